@@ -1,0 +1,45 @@
+"""Values that more than one room speaks of. Frozen, without behaviour that does I/O.
+
+A phone number is an `int` here and a `bigint` in the database: E.164 without its plus sign (at most
+15 digits), which is half the size of the text and compares faster. `e164` writes it for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Outcome = Literal["completed", "failed", "canceled", "rejected", "other"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+"""How a call can have ended. `other` stands for a final status that nobody documented."""
+
+CallbackState = Literal["waiting", "applied", "duplicate", "conflict", "unmatched", "unreadable"]
+CALLBACK_STATES: tuple[CallbackState, ...] = get_args(CallbackState)
+
+SubmissionState = Literal["pending", "sending", "accepted", "refused", "unknown"]
+SUBMISSION_STATES: tuple[SubmissionState, ...] = get_args(SubmissionState)
+
+BatchState = Literal["queueing", "queued", "refused", "unknown", "partial"]
+BATCH_STATES: tuple[BatchState, ...] = get_args(BatchState)
+
+CallState = Literal["pending", "overdue", "final", "refused"]
+CALL_STATES: tuple[CallState, ...] = get_args(CallState)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SubmissionKey:
+    """Names one submission: the batch, and the submission's number in it (from 1)."""
+
+    batch_id: int
+    submission_no: int
+
+
+def e164(phone_number: int) -> str:
+    """`16175551234` as `+16175551234`."""
+    return f"+{phone_number}"
+
+
+def masked(phone_number: int | str) -> str:
+    """A number for a log line: everything but its last two digits replaced, its length kept."""
+    text = str(phone_number)
+    return "*" * max(len(text) - 2, 0) + text[-2:]
