@@ -1,0 +1,181 @@
+"""A CSV file's bytes as lines of text: which encoding, which delimiter, and where it cannot be read.
+
+The file is read twice, in blocks: once to learn whether it is UTF-8 to its end (a guess from the first
+kilobytes would let one late byte spoil a campaign half-way), and once for its lines. No more than a
+block and one CSV record is ever held.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections.abc import Iterator
+from io import StringIO
+from itertools import chain
+from typing import IO
+
+from receiver.errors import Fault, InvalidInput
+
+MAX_CELL = 131_072
+"""Characters of a cell: the csv module's own limit, unless someone changed `csv.field_size_limit`."""
+
+MAX_RECORD = 1 << 20
+"""Bytes of a record (a row with its quoted line ends), give or take one block."""
+
+RECORD_TOO_LONG = "record too long"
+"""The `csv.Error` that `CsvText.lines` raises past that bound."""
+
+_BLOCK = 1 << 16
+_VALIDATION_BLOCK = 1 << 18
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""How .xlsx and .ods (both zip archives) and .xls begin."""
+
+# The header's first cell is known, so what follows it is the delimiter: no guessing from frequencies.
+# A space within the cell counts as part of it, a tab does not, being a delimiter itself.
+_first_cell = re.compile(
+    r'(?:[ \u00a0]*destination[ \u00a0]*|"[ \u00a0]*destination[ \u00a0]*" *)(?:([,;\t|])|[\r\n]|\Z)', re.I
+).match
+
+
+def invalid_csv(code: str, message: str, *, row: int | None = None) -> InvalidInput:
+    """The error for a CSV that cannot be taken as a whole. Without a row, the fault is the field's."""
+    fault = Fault("csv" if row is None else row, code, message)
+    return InvalidInput(message, [fault], code="invalid_csv")
+
+
+class CsvText:
+    """The text of a binary, seekable stream, which stays open and the caller's.
+
+    Raises `InvalidInput` (`invalid_csv`) with one of the fault codes `empty_file`, `workbook`,
+    `missing_destination`, `undecodable`.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.records = 0
+        """How many records the consumer of `lines` has finished; it must keep this up to date, because
+        only it knows where a record ends, and the bound on a record's length is counted from there."""
+        self.nul_seen = False
+        """Whether a NUL has been among the lines so far."""
+        stream.seek(0)
+        start = stream.read(4)
+        if not start:
+            raise invalid_csv("empty_file", "The file is empty.")
+        if start in _WORKBOOKS:
+            raise invalid_csv("workbook", "The file is a spreadsheet's workbook. Save it as CSV (UTF-8) first.")
+        mark, encoding = next(((m, e) for m, e in _MARKS if start.startswith(m)), (b"", "utf-8"))
+        self._start = len(mark)
+        self.encoding = encoding
+        faulty = [(encoding, self._first_undecodable(encoding))]
+        if faulty[0][1] is not None and not mark:
+            self.encoding = "cp1252"
+            faulty.append(("cp1252", self._first_undecodable("cp1252")))
+        self.delimiter = self._find_delimiter()
+        if faulty[-1][1] is not None:
+            raise self._undecodable([(name, offset) for name, offset in faulty if offset is not None])
+
+    def lines(self) -> Iterator[str]:
+        """The lines from the file's beginning, each with its own end: \\n, \\r\\n or \\r.
+
+        Line ends inside quoted cells end a line here too; the csv module puts them together again.
+        """
+        self.records = 0
+        self.nul_seen = False
+        return chain.from_iterable(self._blocks_of_lines(self.encoding))
+
+    def _blocks_of_lines(self, encoding: str, stop: int | None = None, end: str = "") -> Iterator[list[str]]:
+        """Lines in blocks; up to the byte `stop`, with `end` for the text from there on, if given."""
+        decoder = codecs.getincrementaldecoder(encoding)("strict" if stop is None else "replace")
+        position = self._start
+        unfinished = ""
+        record, blocks_in_record = -1, 0
+        while True:
+            self._stream.seek(position)  # a caller may have moved it since the last block
+            block = self._stream.read(_BLOCK if stop is None else min(_BLOCK, stop - position))
+            position += len(block)
+            text = unfinished + decoder.decode(block, final=not block)
+            if not block:
+                text += end
+            self.nul_seen = self.nul_seen or "\0" in text
+            # Not str.splitlines, which also splits at form feeds, U+0085, U+2028 and more.
+            lines = list(StringIO(text, newline=""))
+            if not block:
+                yield lines
+                return
+            # The last line may go on in the next block, be it only with the \n after its \r.
+            unfinished = lines.pop() if lines else ""
+            blocks_in_record = blocks_in_record + 1 if record == self.records else 0
+            record = self.records
+            if blocks_in_record > MAX_RECORD // _BLOCK:
+                # As the csv module reports its own bound, because only its consumer knows the row.
+                raise csv.Error(RECORD_TOO_LONG)
+            yield lines
+
+    def _first_undecodable(self, encoding: str) -> int | None:
+        """The offset of the first byte that is not text in this encoding."""
+        decoder = codecs.getincrementaldecoder(encoding)()
+        position = self._start
+        self._stream.seek(position)
+        while True:
+            block = self._stream.read(_VALIDATION_BLOCK)
+            carried = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                return position - carried + error.start
+            if not block:
+                return None
+            position += len(block)
+
+    def _find_delimiter(self) -> str:
+        self._stream.seek(self._start)
+        head = self._stream.read(4096)
+        text = codecs.getincrementaldecoder(self.encoding)("replace").decode(head)
+        lines = (line for line in StringIO(text, newline="") if line.strip())
+        header = next(lines, "")
+        if not header and len(head) < 4096:
+            raise invalid_csv("empty_file", "The file holds nothing but blank lines.")
+        first = _first_cell(header)
+        if first is None:
+            shown = re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"')[:40].replace("\0", "\u2400")
+            raise invalid_csv(
+                "missing_destination",
+                f'The first column must be called "destination", but the file begins with "{shown}".',
+            )
+        return first[1] or ","
+
+    def _undecodable(self, faulty: list[tuple[str, int]]) -> InvalidInput:
+        """The error for a file that is in none of the encodings; each with its first faulty byte."""
+        rows = [self._row_at(offset) for _, offset in faulty]
+        reasons = [
+            f"not {name.upper()} ({f'row {row}' if row else 'the header'})"
+            for (name, _), row in zip(faulty, rows, strict=True)
+        ]
+        message = f"The file's bytes are {' and '.join(reasons)}. Save it as UTF-8."
+        return invalid_csv("undecodable", message, row=rows[-1] or None)
+
+    def _row_at(self, offset: int) -> int:
+        """The row a byte stands in (0: the header): the records before it, one more character ending them."""
+        self.records = 0
+        row = -1
+        try:
+            lines = chain.from_iterable(self._blocks_of_lines(self.encoding, offset, "\ufffd"))
+            for record in csv.reader(lines, delimiter=self.delimiter):
+                self.records += 1
+                row += not is_blank(record)
+        except csv.Error:
+            row += 1
+        return row
+
+
+def is_blank(record: list[str]) -> bool:
+    """Whether a record is a blank line: nothing on it, or nothing but white space."""
+    return not record or (len(record) == 1 and not record[0].strip())

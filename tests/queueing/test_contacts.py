@@ -1,0 +1,360 @@
+"""The CSV as users really save it: encodings, delimiters, line ends, quoting, and what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from receiver.errors import InvalidInput
+from receiver.queueing.contacts import Contact, ContactReader, InvalidRow, csv_line, read_csv_line
+from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+BOSTON = 16175551234
+
+
+def read(content: bytes, region: str = "US") -> list[Contact | InvalidRow]:
+    return list(ContactReader(io.BytesIO(content), region))
+
+
+def faults(content: bytes) -> list[tuple[str | int, str]]:
+    """Where and what, for a file that is refused as a whole; its messages must be sentences."""
+    with pytest.raises(InvalidInput) as caught:
+        read(content)
+    assert caught.value.code == "invalid_csv"
+    assert all(fault.message.endswith(".") for fault in caught.value.faults)
+    return [(fault.where, fault.code) for fault in caught.value.faults]
+
+
+def valid(rows: list[Contact | InvalidRow]) -> list[Contact]:
+    contacts = [row for row in rows if isinstance(row, Contact)]
+    assert len(contacts) == len(rows), rows
+    return contacts
+
+
+def sample(name: str) -> tuple[ContactReader, list[Contact | InvalidRow]]:
+    with (SAMPLES / name).open("rb") as stream:
+        reader = ContactReader(stream, "US")
+        return reader, list(reader)
+
+
+def test_documented_sample_is_read() -> None:
+    reader, rows = sample("contacts.csv")
+    assert (reader.encoding, reader.delimiter) == ("utf-8", ",")
+    assert reader.columns == ("first_name", "appointment")
+    assert valid(rows)[1] == Contact(2, "tel:+16175551299", 16175551299, None, ("Björn", "2026-12-01 10:00"))
+    assert [row.postd for row in valid(rows)] == [None, None, None, "2"]
+
+
+def test_german_excel_file_is_cp1252_with_semicolons() -> None:
+    reader, rows = sample("csv/excel-german-cp1252.csv")
+    assert (reader.encoding, reader.delimiter) == ("cp1252", ";")
+    assert [row.cells for row in valid(rows)] == [("Ana", "kommt; später"), ("Jürgen", "10 €")]
+
+
+def test_excel_unicode_text_is_utf16_with_tabs() -> None:
+    reader, rows = sample("csv/excel-unicode-text-utf16.csv")
+    assert (reader.encoding, reader.delimiter) == ("utf-16-le", "\t")
+    assert [row.cells for row in valid(rows)] == [("Зоя", "Boston"), ("Chloé", 'a "quoted" word')]
+    assert valid(rows)[1].destination == "'16175551299'"
+
+
+def test_quoted_newlines_are_kept_and_blank_lines_not_counted() -> None:
+    _, rows = sample("csv/utf8-mark-quoted-newlines.csv")
+    assert [(row.row, row.cells) for row in valid(rows)] == [
+        (1, ("Ana", "line one\nline two\r\nline three")),
+        (2, ("Björn", "")),
+    ]
+
+
+def test_each_invalid_row_is_reported_in_its_place() -> None:
+    _, rows = sample("csv/mixed-faults.csv")
+    assert [(row.row, row.code if isinstance(row, InvalidRow) else "") for row in rows] == [
+        (1, ""),
+        (2, "destination_emergency"),
+        (3, "destination_invalid"),
+        (4, "destination_malformed"),
+        (5, "too_many_cells"),
+        (6, "destination_empty"),
+        (7, ""),
+        (8, "nul_character"),
+    ]
+    assert rows[4].cells == ("Ed", "extra")
+    assert rows[6].cells == ("",)  # a short row is filled up
+    assert rows[7].cells == ("G\u2400us",)
+
+
+def test_quote_that_is_never_closed_names_the_row_it_opened_in() -> None:
+    assert faults((SAMPLES / "csv/unclosed-quote.csv").read_bytes()) == [(2, "unclosed_quote")]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", [("csv", "empty_file")]),
+        (b"\n\r\n  \n", [("csv", "empty_file")]),
+        (b"\xef\xbb\xbf", [("csv", "empty_file")]),
+        (b"PK\x03\x04\x14\x00", [("csv", "workbook")]),
+        (b"destination,name\n", [("csv", "no_rows")]),
+        (b"destination,name\n\n \n", [("csv", "no_rows")]),
+        (b"phone,name\n6175551234,Ana\n", [("csv", "missing_destination")]),
+        (b"6175551234,Ana\n", [("csv", "missing_destination")]),
+        (b"destinations,name\n6175551234,Ana\n", [("csv", "missing_destination")]),
+        ("destination,a\n6175551234,b".encode("utf-16-le"), [("csv", "missing_destination")]),
+        (b"destination,,b\n6175551234,1,2\n", [("csv", "empty_column_name")]),
+        (
+            b"destination,a, a,Destination,destination,\n",
+            [("csv", "repeated_column_name"), ("csv", "repeated_column_name"), ("csv", "empty_column_name")],
+        ),
+        (b"destination,a\x00b\n6175551234,1\n", [("csv", "nul_character")]),
+        (b'destination,"a\n6175551234,1\n', [("csv", "unclosed_quote")]),
+        (b'"destination" ,a\n6175551234,1\n', [("csv", "malformed_quotes")]),
+        (b'destination,a\n6175551234,1\n\n6175551299,"x"y"\n', [(2, "malformed_quotes")]),
+        (b"destination,a\n6175551234,\xe4\n6175551299,\x81\n", [(2, "undecodable")]),
+        (b"destination,\x81\n6175551234,a\n", [("csv", "undecodable")]),
+        (b"\xef\xbb\xbfdestination,a\n6175551234,b\n\n\xe4,b\n", [(2, "undecodable")]),
+        ("\ufeffdestination,a\n6175551234,b".encode("utf-16-le") + b"x", [(1, "undecodable")]),
+        (
+            b"\xfe\xff" + "destination,a\n6175551234,".encode("utf-16-be") + b"\xd8\x00\x00a",
+            [(1, "undecodable")],
+        ),
+        (
+            b"destination,a\n6175551234,1\n6175551299," + b"x" * (MAX_CELL + 1),
+            [(2, "cell_too_long")],
+        ),
+        (
+            b'destination,a\n\n6175551234,1\n6175551299,"' + b"x\n" * MAX_CELL,
+            [(2, "cell_too_long")],
+        ),
+        (b"destination,a\n6175551234,1\n6175551299" + b",1" * MAX_RECORD, [(2, "row_too_long")]),
+        (b"destination,a\n6175551234" + b',"1\n"' * MAX_RECORD, [(1, "row_too_long")]),
+    ],
+)
+def test_file_that_cannot_be_taken_is_refused_with_the_place(
+    content: bytes, found: list[tuple[str | int, str]]
+) -> None:
+    assert faults(content) == found
+
+
+def test_undecodable_row_is_found_behind_quoted_newlines_and_many_blocks() -> None:
+    rows = b'6175551234,"two\nlines"\n\n' * 20_000
+    assert faults(b"destination,a\n" + rows + b"6175551234,\x81\xe4\n" + rows) == [(20_001, "undecodable")]
+
+
+def test_cell_of_the_greatest_length_is_kept() -> None:
+    content = b"destination,a\n6175551234," + b"x" * MAX_CELL + b"\n6175551299,y\n"
+    assert [len(row.cells[0]) for row in valid(read(content))] == [MAX_CELL, 1]
+
+
+def test_many_blank_lines_are_no_long_row() -> None:
+    content = b"destination\n" + b"\n" * (3 * MAX_RECORD) + b"6175551234\n"
+    assert [row.row for row in valid(read(content))] == [1]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_single_column_file_needs_no_delimiter(end: bytes) -> None:
+    rows = valid(read(end.join([b" Destination ", b"6175551234", b"", b"  ", b'""', b"6175551299"])))
+    assert [(row.row, row.phone_number, row.cells) for row in rows] == [(1, BOSTON, ()), (2, 16175551299, ())]
+
+
+def test_characters_that_only_unicode_calls_line_ends_stay_in_their_cell() -> None:
+    note = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g"
+    assert valid(read(f"destination,note\n6175551234,{note}\n".encode()))[0].cells == (note,)
+
+
+@pytest.mark.parametrize("length", range(65_500, 65_560))
+def test_row_is_whole_wherever_a_block_ends(length: int) -> None:
+    filler = "ä" * ((length - 30) // 2) + "x" * (length % 2)
+    content = f"destination,a\r\n6175551234,{filler}\r\n6175551299,ü\r\n"
+    assert [row.cells[0] for row in valid(read(content.encode()))] == [filler, "ü"]
+    assert [row.cells[0] for row in valid(read(content.encode("utf-16")))] == [filler, "ü"]
+
+
+def test_nul_is_found_in_a_row_that_ends_blocks_later() -> None:
+    content = b'destination,a\n6175551234,"x\x00\n' + b"y\n" * 60_000 + b'"\n'
+    (row,) = read(content)
+    assert isinstance(row, InvalidRow)
+    assert row.code == "nul_character"
+
+
+def test_reader_can_be_iterated_again_and_leaves_the_stream_open() -> None:
+    with SpooledTemporaryFile(max_size=64) as stream:
+        stream.write(b"destination,a\n" + b"6175551234,x\n" * 1000)
+        reader = ContactReader(cast(BinaryIO, stream), "US")
+        first = list(reader)
+        assert list(reader) == first
+        assert len(first) == 1000
+        partly = iter(reader)
+        next(partly)
+        del partly
+        assert not stream.closed
+
+
+def test_unknown_region_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="ZZ"):
+        ContactReader(io.BytesIO(b"destination\n6175551234"), "ZZ")
+
+
+class Endless(io.RawIOBase):
+    """A file of a given number of equal rows, which takes no memory itself."""
+
+    def __init__(self, header: bytes, row: bytes, rows: int) -> None:
+        self._header, self._row, self._size = header, row, len(header) + len(row) * rows
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        assert whence == io.SEEK_SET
+        self._at = offset
+        return offset
+
+    def read(self, size: int = -1) -> bytes:
+        end = min(self._at + size, self._size)
+        begin, self._at = self._at, max(self._at, end)
+        head = self._header[begin:end]
+        first = max(begin, len(self._header)) - len(self._header)
+        last = max(end, len(self._header)) - len(self._header)
+        skip = first % len(self._row)
+        return head + (self._row * ((last - first) // len(self._row) + 2))[skip : skip + last - first]
+
+
+def test_memory_does_not_grow_with_the_file() -> None:
+    stream = cast(BinaryIO, Endless(b"destination,a,b\n", b"6175551234,Ana,hello world\n", 30_000))
+    assert (
+        len(list(ContactReader(cast(BinaryIO, Endless(b"destination,a,b\n", b"6175551234,,\n", 3)), "US")))
+        == 3
+    )
+    tracemalloc.start()
+    try:
+        count = sum(isinstance(row, Contact) for row in ContactReader(stream, "US"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 30_000
+    assert peak < 4_000_000
+
+
+def cells_of(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    # The characters that CSV is about must come often, or the quoting is hardly tried.
+    return st.text(st.sampled_from("\",;\t|\r\n '") | alphabet, max_size=12)
+
+
+def tables(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[list[list[str]]]:
+    return st.integers(0, 4).flatmap(
+        lambda width: st.lists(
+            st.lists(cells_of(alphabet), min_size=width, max_size=width), min_size=1, max_size=6
+        )
+    )
+
+
+def without_nul(codec: str) -> st.SearchStrategy[str]:
+    return st.characters(codec=codec, exclude_characters="\0")
+
+
+TABLES_IN_ENCODINGS = st.one_of(
+    st.tuples(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), tables(without_nul("utf-8"))),
+    st.tuples(st.just("cp1252"), tables(without_nul("cp1252"))),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    TABLES_IN_ENCODINGS,
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+)
+@example(("utf-8", [["\r", "\n"], ["", '"']]), "\t", "\r", csv.QUOTE_MINIMAL)
+def test_any_table_reads_back_the_same(
+    encoded: tuple[str, list[list[str]]], delimiter: str, end: str, quoting: int
+) -> None:
+    encoding, table = encoded
+    text = io.StringIO(newline="")
+    quoting_style = cast("csv._QuotingType", quoting)  # type: ignore[name-defined, unused-ignore]
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting_style)
+    writer.writerow(["destination", *(f"ä{number}" for number in range(len(table[0])))])
+    # Python's writer quotes a line end only if it is the file's own, so another one would end the row.
+    plain_rows = [
+        [cell.replace("\r", end).replace("\n", end) if len(end) == 1 else cell for cell in row]
+        for row in table
+    ]
+    for row in plain_rows:
+        writer.writerow(["6175551234", *row])
+    reader = ContactReader(io.BytesIO(text.getvalue().encode(encoding)), "US")
+    assert [row.cells for row in valid(list(reader))] == [tuple(row) for row in plain_rows]
+    assert len(reader.columns) == len(table[0])
+
+
+PIECES = st.sampled_from(
+    [
+        b"destination",
+        b",",
+        b";",
+        b"\n",
+        b"\r",
+        b'"',
+        b"6175551234",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\x00",
+        b"\x81",
+        b" ",
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(
+        [b"", b"destination", b"destination,a\n", b"\xff\xfe", "\ufeffdestination\n".encode("utf-16-be")]
+    ),
+    st.lists(PIECES | st.binary(max_size=8), max_size=30),
+)
+def test_any_bytes_are_read_or_refused(head: bytes, pieces: list[bytes]) -> None:
+    try:
+        reader = ContactReader(io.BytesIO(head + b"".join(pieces)), "US")
+        for number, row in enumerate(reader, 1):
+            assert row.row == number
+            assert "\0" not in row.destination + "".join(row.cells)
+            "".join([row.destination, *row.cells]).encode()
+    except InvalidInput as error:
+        assert error.code == "invalid_csv"
+        assert error.faults_total >= len(error.faults) > 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(cells_of(st.characters()), max_size=6))
+@example([""])
+@example([])
+@example(["", ""])
+@example([" leading", "trailing ", "\r", 'a"b', "\n\n", "\ud800", "\0"])
+def test_csv_line_has_an_exact_inverse(cells: list[str]) -> None:
+    assert read_csv_line(csv_line(cells)) == cells
+
+
+def test_csv_line_quotes_only_where_needed() -> None:
+    assert (
+        csv_line(["6175551234", "Ana", "a, b", 'c "d"', "e\nf"]) == '6175551234,Ana,"a, b","c ""d""","e\nf"'
+    )
+
+
+def test_csv_lines_joined_are_the_csv_again() -> None:
+    def again(rows: list[Contact]) -> Iterator[str]:
+        yield csv_line(["destination", "first_name", "note"])
+        for row in rows:
+            yield csv_line([row.destination, *row.cells])
+
+    _, rows = sample("csv/utf8-mark-quoted-newlines.csv")
+    rewritten = "\r\n".join(again(valid(rows))).encode()
+    assert read(rewritten) == rows

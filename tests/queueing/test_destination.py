@@ -1,0 +1,335 @@
+"""The destination grammar, and the quick test's agreement with phonenumbers."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import phonenumbers
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
+from phonenumbers.phonemetadata import PhoneNumberDesc
+
+from receiver.queueing.destination import Destination, DestinationError, candidates, parse, valid_region
+from receiver.queueing.numbering_plan import LONGEST_EMERGENCY_NUMBER, numbering_plan
+
+REGIONS = sorted(phonenumbers.SUPPORTED_REGIONS)
+BOSTON = 16175551234
+
+
+def library_number(digits: str, international: bool, region: str) -> int | None:
+    """What phonenumbers says by itself: the E.164 number if valid."""
+    try:
+        number = phonenumbers.parse(("+" if international else "") + digits, region)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(number):
+        return None
+    return int(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)[1:])
+
+
+def emergency_numbers(region: str) -> PhoneNumberDesc | None:
+    """A few territories have none in the library."""
+    metadata = PhoneMetadata.short_metadata_for_region(region)
+    return metadata.emergency if metadata is not None else None
+
+
+def refusal(text: str, region: str = "US") -> DestinationError:
+    with pytest.raises(DestinationError) as caught:
+        parse(text, region)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "destination"),
+    [
+        ("6175551234", Destination(BOSTON)),
+        ("16175551234", Destination(BOSTON)),
+        ("tel:+16175551234", Destination(BOSTON)),
+        ("16175551234;ani=8009957586", Destination(BOSTON, "8009957586")),
+        ("16175551234;postd=2", Destination(BOSTON, None, "2")),
+        ("tel:+16175551234;ani=8009957586;postd=2", Destination(BOSTON, "8009957586", "2")),
+    ],
+)
+def test_every_form_of_the_provider_page_is_read(text: str, destination: Destination) -> None:
+    assert parse(text, "US") == destination
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(617) 555-1234",
+        "617.555.1234",
+        "[617] 555 1234",
+        " 617 555 1234 ",
+        "617\u00a0555\u00a01234",
+        "617\u2013555\u20111234",
+        "617\u2212555\u22121234",
+        "(+1) 617 555 1234",
+        "+1 (617) 555-1234",
+        "TEL:6175551234",
+        "Tel: +1 617 555 1234",
+        "'6175551234'",
+        "'6175551234",
+        " 'tel:+16175551234' ",
+    ],
+)
+def test_punctuation_of_people_and_spreadsheets_is_allowed(text: str) -> None:
+    assert parse(text, "US") == Destination(BOSTON)
+
+
+def test_parameters_stand_in_any_order_and_case() -> None:
+    assert parse("'6175551234 ;POSTD=2,W#P*; Ani=+1 (800) 995-7586'", "US") == Destination(
+        BOSTON, "+18009957586", "2,w#p*"
+    )
+
+
+def test_local_number_is_read_as_the_regions() -> None:
+    assert parse("020 7183 8750", "GB").phone_number == 442071838750
+    assert parse("+44 (0)20 7183 8750", "US").phone_number == 442071838750
+    assert parse("06 12 34 56 78", "FR").phone_number == 33612345678
+    assert parse("02 1234 5678", "IT").phone_number == 390212345678
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "destination_empty"),
+        ("  \u00a0", "destination_empty"),
+        ("''", "destination_empty"),
+        ("tel:", "destination_malformed"),
+        ("()", "destination_malformed"),
+        ("1-800-FLOWERS", "destination_malformed"),
+        ("6175551234 x123", "destination_malformed"),
+        ("6175551234#123", "destination_malformed"),
+        ("617/555/1234", "destination_malformed"),
+        ("++16175551234", "destination_malformed"),
+        ("1+6175551234", "destination_malformed"),
+        ("tel:tel:6175551234", "destination_malformed"),
+        ('="6175551234"', "destination_malformed"),
+        ("6175551234\n", "destination_malformed"),
+        ("617555\x001234", "destination_malformed"),
+        ("\u0666\u0661\u0667\u0665\u0665\u0665\u0661\u0662\u0663\u0664", "destination_malformed"),
+        ("\uff16\uff11\uff17\uff15\uff15\uff15\uff11\uff12\uff13\uff14", "destination_malformed"),
+        ("\u202a6175551234\u202c", "destination_malformed"),
+        ("6175551234\u00b2", "destination_malformed"),
+        ("6175551234;", "destination_parameter"),
+        ("6175551234;ext=12", "destination_parameter"),
+        ("5551234;phone-context=+1617", "destination_parameter"),
+        ("6175551234;ani=", "destination_parameter"),
+        ("6175551234;ani=my phone", "destination_parameter"),
+        ("6175551234;ani=1234567890123456", "destination_parameter"),
+        ("6175551234;postd=", "destination_parameter"),
+        ("6175551234;postd=2 3", "destination_parameter"),
+        ("6175551234;postd=" + "2" * 65, "destination_parameter"),
+        ("6175551234;postd=1;postd=2", "destination_parameter"),
+        ("911", "destination_emergency"),
+        ("9-1-1", "destination_emergency"),
+        ("tel:112", "destination_emergency"),
+        ("+1911", "destination_emergency"),
+        ("411", "destination_short_code"),
+        ("5551234", "destination_invalid"),
+        ("1234567890", "destination_invalid"),
+        ("+999123456789", "destination_invalid"),
+        ("0", "destination_invalid"),
+        ("1" * 19, "destination_too_long"),
+        ("6175551234" + " " * 191, "destination_too_long"),
+    ],
+)
+def test_what_cannot_be_dialed_is_refused_with_its_code(text: str, code: str) -> None:
+    error = refusal(text)
+    assert error.code == code
+    assert str(error).endswith(".")
+
+
+def test_number_longer_than_e164_is_refused_though_the_library_calls_it_valid() -> None:
+    digits = next(
+        f"49{start}{'0' * 12}"
+        for start in range(200, 999)
+        if library_number(f"49{start}{'0' * 12}", True, "DE")
+    )
+    assert len(digits) == 17
+    assert refusal(f"+{digits}", "DE").code == "destination_too_long"
+
+
+@pytest.mark.parametrize("region", [region for region in REGIONS if emergency_numbers(region)])
+def test_emergency_numbers_of_every_region_are_refused(region: str) -> None:
+    numbers = emergency_numbers(region)
+    assert numbers is not None and numbers.example_number is not None
+    assert refusal(numbers.example_number, region).code == "destination_emergency"
+    assert max(numbers.possible_length) <= LONGEST_EMERGENCY_NUMBER
+
+
+@pytest.mark.parametrize(
+    "text", ["6175551234x", "16175551", "tel:+999123456789", "6175551234;ext=1", "61755512349999999999"]
+)
+def test_refusals_never_show_the_whole_number(text: str) -> None:
+    digits = "".join(character for character in text.partition(";")[0] if character.isdigit())
+    assert digits not in str(refusal(text))
+
+
+def test_letters_are_named_in_the_refusal() -> None:
+    assert 'The letter "F"' in str(refusal("1-800-FLOWERS"))
+    assert "U+202A (left-to-right embedding)" in str(refusal("\u202a6175551234"))
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "1" * 65536,
+        "(" * 65536,
+        "'" * 65536,
+        "1;" * 32768,
+        "tel:" + "-" * 65536,
+        " " * 65536 + "x",
+        "é" * 65536,
+    ],
+)
+def test_64_kib_of_junk_is_refused_within_a_millisecond(junk: str) -> None:
+    def once() -> float:
+        begun = time.perf_counter()
+        refusal(junk)
+        candidates(junk, "US")
+        return time.perf_counter() - begun
+
+    once()
+    assert min(once() for _ in range(20)) < 0.001
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.characters(), max_size=40), st.sampled_from(["US", "DE", "IT"]))
+@example("6175551234\ud800", "US")
+def test_any_text_is_read_or_refused(text: str, region: str) -> None:
+    try:
+        destination = parse(text, region)
+    except DestinationError as error:
+        assert error.code.startswith("destination_")
+    else:
+        assert 0 < destination.phone_number < 10**15
+        assert destination.phone_number in candidates(text, region)
+
+
+def numbers_near_valid(chosen: random.Random, region: str) -> str:
+    """Digits that often are a valid number there: an example cut anywhere and filled up at random."""
+    metadata = PhoneMetadata.metadata_for_region(region)
+    assert metadata is not None
+    kinds = (metadata.fixed_line, metadata.mobile, metadata.toll_free, metadata.premium_rate, metadata.uan)
+    examples = [kind.example_number for kind in kinds if kind is not None and kind.example_number]
+    whole = chosen.choice(examples)
+    kept = whole[: chosen.randint(0, len(whole))]
+    number = kept + "".join(chosen.choices("0123456789", k=len(whole) - len(kept)))
+    code, prefix = str(metadata.country_code), metadata.national_prefix or ""
+    return chosen.choice(["", "", code, prefix, code + prefix, metadata.international_prefix or ""]) + number
+
+
+@pytest.mark.parametrize("seed", [20261201, None])
+def test_quick_test_agrees_with_the_library_in_every_region(seed: int | None) -> None:
+    if seed is None:  # another one each time, named by the assertions where it finds something
+        seed = random.randrange(10**9)
+    chosen = random.Random(seed)
+    common = ["US", "CA", "BS", "GB", "DE", "FR", "IN", "AU", "MX", "IT", "BR"] * 25
+    quick_answers = valid = 0
+    for region in chosen.choices(REGIONS + common, k=12_000):
+        digits = numbers_near_valid(chosen, region)
+        digits = "".join(character for character in digits if character in "0123456789")
+        international = chosen.random() < 0.35
+        expected = library_number(digits, international, region)
+        plan = numbering_plan(region)
+        quick = plan.quick(digits, international)
+        assert quick in (None, expected), (seed, region, digits, international)
+        assert plan.read(digits, international) == expected, (seed, region, digits, international)
+        valid += expected is not None
+        quick_answers += quick is not None
+    # Were it to answer seldom, agreement would mean nothing.
+    assert valid > 3000
+    assert quick_answers > 0.9 * valid
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.from_regex(r"[0-9]{1,18}", fullmatch=True),
+    st.booleans(),
+    st.sampled_from(["US", "CA", "GB", "RU", "BR"]),
+)
+@example("16175551234", False, "BS")
+@example("116175551234", False, "US")
+@example("01144207183875", False, "US")
+@example("3612345", False, "BS")
+def test_quick_test_agrees_with_the_library_on_any_digits(
+    digits: str, international: bool, region: str
+) -> None:
+    assert numbering_plan(region).read(digits, international) == library_number(digits, international, region)
+    quick = numbering_plan(region).quick(digits, international)
+    assert quick in (None, library_number(digits, international, region))
+
+
+def test_common_north_american_forms_are_answered_quickly() -> None:
+    plan = numbering_plan("US")
+    assert plan.quick("6175551234", False) == BOSTON
+    assert plan.quick("16175551234", False) == BOSTON
+    assert plan.quick("16175551234", True) == BOSTON
+    assert plan.quick("4165551234", False) == 14165551234
+    assert plan.quick("442071838750", True) == 442071838750
+
+
+def test_no_calling_code_begins_another() -> None:
+    codes = [str(code) for code in COUNTRY_CODE_TO_REGION_CODE]
+    assert not [(a, b) for a in codes for b in codes if a != b and b.startswith(a)]
+
+
+@pytest.mark.parametrize(
+    "echoed",
+    [
+        "6175551234",
+        "'6175551234'",
+        "16175551234",
+        "+16175551234",
+        "tel:+1-617-555-1234;postd=2",
+        " (617) 555.1234",
+    ],
+)
+def test_echoed_number_is_read_first_as_the_region_reads_it(echoed: str) -> None:
+    assert candidates(echoed, "US")[0] == BOSTON
+
+
+@pytest.mark.parametrize(
+    ("sent", "echoed", "region"),
+    [
+        (BOSTON, "6175551234", "GB"),
+        (BOSTON, "16175551234", "GB"),
+        (442071838750, "442071838750", "US"),
+        (442071838750, "2071838750", "GB"),
+        (442071838750, "02071838750", "GB"),
+        (442071838750, "'1442071838750'", "US"),
+    ],
+)
+def test_echoed_number_with_a_code_more_or_less_still_finds_its_call(
+    sent: int, echoed: str, region: str
+) -> None:
+    assert sent in candidates(echoed, region)
+
+
+def test_candidates_without_digits_or_beyond_any_number_are_empty() -> None:
+    assert candidates("", "US") == candidates("unknown", "US") == candidates("\u0661\u0662", "US") == ()
+    assert candidates("9" * 31, "US") == candidates("0", "ZZ")[1:] == ()
+
+
+def test_candidates_outlive_their_region() -> None:
+    assert candidates("16175551234", "ZZ") == (BOSTON, 6175551234, 116175551234)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.characters(), max_size=60) | st.from_regex(r"'?\+?[0-9 ()-]{1,40}'?"))
+def test_candidates_fit_a_bigint_and_never_raise(text: str) -> None:
+    found = candidates(text, "US")
+    assert all(0 < number < 10**15 for number in found)
+    assert len(set(found)) == len(found)
+
+
+def test_region_is_two_capital_letters_of_a_known_country() -> None:
+    assert valid_region("US")
+    assert not any(map(valid_region, ["us", "", "ZZ", "001", "USA"]))
+    with pytest.raises(ValueError, match="ZZ"):
+        parse("6175551234", "ZZ")
