@@ -1,0 +1,184 @@
+"""The provider's addresses, and a page of the simulator's own: HTTP in, HTTP out."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+import select
+import socket
+import threading
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from receiver.model import masked
+from receiver.simulator import bodies, faults, forms
+from receiver.simulator.calls import seeded
+from receiver.simulator.exchange import Exchange
+from receiver.simulator.forms import Refused
+from receiver.simulator.ledger import Ledger
+from receiver.simulator.settings import Settings
+from receiver.simulator.submission import Submission
+
+log = logging.getLogger(__name__)
+
+ERRORS: Mapping[int, str] = {
+    401: "authentication invalid, or account inactive",
+    403: "user lacks permission",
+    404: "deployment not found",
+    405: "method not allowed",
+    409: "user, deployment or application was deleted",
+    500: "database error",
+}
+"""The documented errors. A deployment or call whose id is one of these statuses (but 405) is answered so."""
+DEPLOYMENT = "/api/apps/<int:application_id>/<int:deployment_id>"
+
+
+def create_app(settings: Settings, exchange: Exchange, ledger: Ledger, stopping: threading.Event) -> Flask:
+    """The WSGI application; `stopping` ends answers that are held back."""
+    app = Flask(__name__)
+
+    @app.before_request
+    def authenticate() -> None:
+        given = request.authorization
+        if request.path.startswith("/api/") and not (
+            given is not None
+            and given.type == "basic"
+            and hmac.compare_digest((given.username or "").encode(), settings.user.encode())
+            and hmac.compare_digest((given.password or "").encode(), settings.key.encode())
+        ):
+            raise Refused(401, ERRORS[401])
+
+    @app.post(f"{DEPLOYMENT}/bulk_queue", provide_automatic_options=False)
+    def bulk_queue(application_id: int, deployment_id: int) -> Response:
+        _provoked(deployment_id)
+        csv = request.files.get("csv")
+        if csv is None:
+            raise Refused(400, "csv is missing")
+        terms = forms.read_terms(request.form)
+        contacts = forms.read_contacts(csv.stream)
+        submission = exchange.accept("bulk_queue", application_id, deployment_id, terms, contacts.destinations)
+        left_out = f", {contacts.left_out} left out" if contacts.left_out else ""
+        _log(submission, f"{len(submission.calls)} calls queued{left_out}")
+        told: dict[str, object] = {"calls_queued": len(submission.calls)}
+        if settings.call_ids == "list":
+            told["call_ids"] = [submission.call_id(call) for call in submission.calls]
+        elif settings.call_ids == "map":
+            told["call_ids"] = {call.destination: submission.call_id(call) for call in submission.calls}
+        return _after_acceptance(settings, submission, stopping) or _answer(told)
+
+    @app.post(f"{DEPLOYMENT}/queue", provide_automatic_options=False)
+    def queue(application_id: int, deployment_id: int) -> Response:
+        _provoked(deployment_id)
+        number = request.form.get("phone_number", "")
+        if not number:
+            raise Refused(400, "phone_number is missing")
+        if not forms.is_destination(number):
+            raise Refused(400, "phone_number is not a phone number")
+        terms = forms.read_terms(request.form)
+        submission = exchange.accept("queue", application_id, deployment_id, terms, [number])
+        _log(submission, f"{masked(bodies.dialed_digits(number))} queued")
+        call_id = submission.call_id(submission.calls[0])
+        answer = _after_acceptance(settings, submission, stopping) or _answer({"call_id": call_id})
+        answer.headers["Link"] = f'<{request.host_url}api/outbound/{call_id}>; rel="status"'
+        return answer
+
+    @app.delete(f"{DEPLOYMENT}/cancel", provide_automatic_options=False)
+    def cancel(application_id: int, deployment_id: int) -> Response:
+        _provoked(deployment_id)
+        exchange.cancel(application_id, deployment_id)
+        return Response(status=202)
+
+    @app.get("/api/outbound/<call_id>", provide_automatic_options=False)
+    def outbound(call_id: str) -> Response:
+        if call_id.isascii() and call_id.isdigit():
+            _provoked(int(call_id))
+        return _answer({"call_details": exchange.call_details(call_id)})
+
+    @app.get("/simulator/ledger")
+    def figures() -> Response:
+        return Response(json.dumps(ledger.summary()), mimetype="application/json")
+
+    @app.get("/simulator/ledger/calls")
+    def calls() -> Response:
+        return Response(ledger.lines(), mimetype="application/x-ndjson")
+
+    @app.errorhandler(Refused)
+    def refuse(error: Refused) -> Response:
+        answer = _answer({"error": str(error)}, error.status)
+        if error.status == 401:
+            answer.headers["WWW-Authenticate"] = 'Basic realm="simulator"'
+        return answer
+
+    @app.errorhandler(HTTPException)
+    def refuse_address(error: HTTPException) -> Response:
+        status = error.code or 500
+        answer = _answer({"error": "not found" if status == 404 else ERRORS.get(status, error.name)}, status)
+        for name, value in error.get_headers():
+            if name == "Allow":
+                answer.headers[name] = value
+        return answer
+
+    return app
+
+
+def _answer(told: Mapping[str, object], status: int = 200) -> Response:
+    """JSON, or XML where that is what `Accept` prefers; anything else is answered in JSON."""
+    wanted = request.accept_mimetypes.best_match(["application/json", "application/xml"], "application/json")
+    if wanted == "application/xml":
+        return Response(bodies.to_xml("result", told), status, mimetype="application/xml")
+    return Response(json.dumps(told), status, mimetype="application/json")
+
+
+def _provoked(identifier: int) -> None:
+    """Some ids stand for the status they are named after, so that a test can have each of them."""
+    if identifier in ERRORS and identifier != 405:
+        raise Refused(identifier, ERRORS[identifier])
+
+
+def _after_acceptance(settings: Settings, submission: Submission, stopping: threading.Event) -> Response | None:
+    """The fault that an accepted request meets: 500 although it was queued, or no answer at all."""
+    fault = faults.draw_answer_fault(seeded(settings.seed, submission.number, "answer"), settings.rates)
+    if fault == "error":
+        return _answer({"error": ERRORS[500]}, 500)
+    if fault == "timeout":
+        client = request.environ.get("werkzeug.socket")
+        while not stopping.wait(0.1) and not (client is not None and _gone(client)):
+            pass
+        if client is not None:
+            client.shutdown(socket.SHUT_RDWR)
+        return Response(status=500)
+    return None
+
+
+def _gone(client: socket.socket) -> bool:
+    """Whether the other side has hung up. Its request was read whole, so it has nothing else to say."""
+    try:
+        poll = select.poll()
+        poll.register(client, select.POLLIN)
+        return bool(poll.poll(0)) and client.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True
+
+
+def _log(submission: Submission, what: str) -> None:
+    log.info(
+        "%s application %d deployment %d: %s, result_url %s",
+        submission.kind,
+        submission.application_id,
+        submission.deployment_id,
+        what,
+        redacted(submission.terms.result_url),
+    )
+
+
+def redacted(url: str | None) -> str:
+    """A `result_url` for a log line: its last part is a token, and whoever knows it can post results."""
+    if url is None:
+        return "none"
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{re.sub(r'[^/]+/?$', '…', parts.path)}"

@@ -1,0 +1,108 @@
+"""The life of one call: drawn once from a seed, without a clock, a thread or a socket.
+
+Offsets are whole simulated seconds since the submission was queued.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FINAL_STATUSES = ("completed", "failed", "canceled", "rejected")
+"""The final statuses that a sister product documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try: how long it rings and, where somebody answers, how long they talk (else None)."""
+
+    ring: int
+    talk: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What becomes of a call that nobody cancels and no window cuts short.
+
+    A plan that ends `canceled` is canceled where its next attempt would have begun.
+    """
+
+    outcome: str
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call as it stands now; the timeline moves it on. Mutable, and small: a batch has a million.
+
+    `status` is what the provider would say at this moment; `outcome` what really became of the call
+    once it has ended, whatever status is told about it.
+    """
+
+    row: int
+    destination: str
+    status: str = "queued"
+    outcome: str | None = None
+    dialed: tuple[int, ...] = ()
+    connected: int | None = None
+    ended: int | None = None
+
+    def end(self, outcome: str, at: int) -> None:
+        self.outcome = self.status = outcome
+        self.ended = at
+
+    @property
+    def duration(self) -> int | None:
+        """Seconds of a completed call, None for any other."""
+        if self.connected is None or self.ended is None:
+            return None
+        return self.ended - self.connected
+
+    @property
+    def events(self) -> list[tuple[str, int]]:
+        """Name and offset of each event so far. A failed call ends without one, as the samples show."""
+        events = [("queued", 0), *(("dialing", at) for at in self.dialed)]
+        if self.connected is not None:
+            events.append(("connected", self.connected))
+        if self.ended is not None:
+            if self.connected is not None:
+                events.append(("disconnected", self.ended))
+            elif self.outcome in ("canceled", "rejected"):
+                events.append((self.outcome, self.ended))
+        return events
+
+    def before_it_ended(self) -> Call:
+        """The same call a moment before its end, for a callback about a step that is not final."""
+        status = "connected" if self.connected is not None else "dialing" if self.dialed else "queued"
+        return Call(self.row, self.destination, status, None, self.dialed, self.connected, None)
+
+
+def seeded(seed: int, *parts: object) -> random.Random:
+    """Draws that depend on these values only, so that no thread's timing can change a call."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return random.Random(text)  # noqa: S311 - pretended calls must be repeatable, not secret
+
+
+def pick(draws: random.Random, weights: Mapping[str, float]) -> str:
+    """One of the names, as often as its weight says."""
+    return draws.choices(tuple(weights), tuple(weights.values()))[0]
+
+
+def draw_plan(draws: random.Random, outcomes: Mapping[str, float], max_attempts: int) -> Plan:
+    """A life for one call. `outcomes` weighs the final statuses; at most `max_attempts` tries."""
+    outcome = pick(draws, outcomes)
+    tries = max_attempts
+    if outcome == "rejected":
+        # The carrier turns the call away at once: it rings for nobody and is not tried again.
+        return Plan(outcome, (Attempt(draws.randint(1, 3), None),))
+    if outcome == "canceled":
+        tries = draws.randrange(max_attempts)
+    elif outcome == "completed":
+        tries = 1
+        while tries < max_attempts and draws.random() < 0.4:
+            tries += 1
+    rings = [draws.randint(4, 35) for _ in range(tries)]
+    talk = draws.randint(5, 120)
+    answered = tries - 1 if outcome == "completed" else None
+    return Plan(outcome, tuple(Attempt(ring, talk if no == answered else None) for no, ring in enumerate(rings)))

@@ -1,0 +1,107 @@
+"""What goes wrong, and how often. Drawn from the seed; every draw is made whatever the rates are,
+so that raising one rate changes no other fault of a call."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from receiver.simulator.calls import pick
+
+UNDOCUMENTED_STATUSES = ("voicemail", "expired", "do_not_call")
+WRONG_CONTENT_TYPES = (
+    "text/plain",
+    "text/html; charset=utf-8",
+    "application/x-www-form-urlencoded",
+    "application/octet-stream",
+    "",  # no header at all
+)
+INCONSISTENCIES = ("start_Timestamp", "cancelled", "events_as_object", "events_missing")
+"""What provider.md's last paragraph expects inside one body, as `bodies` writes it."""
+
+
+def rate(meaning: str) -> float:
+    """A field of `Rates`: never by default; `meaning` is what `--help` says of it."""
+    return field(default=0.0, metadata={"help": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often each fault strikes, each from 0 (never) to 1 (always)."""
+
+    drop: float = rate("a result is never delivered")
+    duplicate: float = rate("a result is delivered a second time, the same bytes")
+    delay: float = rate("a result comes 1 to 120 simulated minutes late")
+    reorder: float = rate("a result is overtaken by later ones, and comes before its own --step")
+    wrong_content_type: float = rate("JSON is sent as text, as a form, or without a content type")
+    unknown_status: float = rate("the final status is one that nobody documented")
+    extra_fields: float = rate("fields that nobody documented are added, nested ones too")
+    inconsistent: float = rate("a field's name, the events or a spelling is off, as documented bodies are")
+    malformed: float = rate("the body breaks off in the middle")
+    step: float = rate("a status that is not final is posted before the result")
+    slow_sender: float = rate("the body trickles in over two real seconds")
+    error_after_acceptance: float = rate("bulk_queue answers 500 and dials all the same")
+    timeout_after_acceptance: float = rate("bulk_queue dials and never answers")
+
+
+@dataclass(frozen=True, slots=True)
+class Mishaps:
+    """What goes wrong with one call's callback. Delays are simulated seconds.
+
+    `names` are the faults as the ledger shows them, joined by `+`; None where all is well.
+    `keep` is the part of the body that is sent, None for the whole; `content_type` None for the right one.
+    """
+
+    names: str | None
+    drop: bool
+    duplicate_after: int | None
+    delay: int
+    reorder: bool
+    step: bool
+    slow_sender: bool
+    shape: str
+    content_type: str | None
+    status: str | None
+    extra_fields: bool
+    inconsistency: str | None
+    keep: float | None
+
+
+def draw_mishaps(draws: random.Random, rates: Rates, shapes: Mapping[str, float]) -> Mishaps:
+    """What goes wrong with one call. `shapes` weighs the shapes of `bodies.SHAPES`."""
+    struck = {each.name: draws.random() < getattr(rates, each.name) for each in fields(Rates)}
+    shape = pick(draws, shapes)
+    late, overtaken, again = draws.randint(60, 7200), draws.randint(30, 600), draws.randint(1, 300)
+    content_type = draws.choice(WRONG_CONTENT_TYPES)
+    status = draws.choice(UNDOCUMENTED_STATUSES)
+    inconsistency = draws.choice(INCONSISTENCIES)
+    keep = draws.uniform(0.1, 0.9)
+    # A form that breaks off can still be read; only JSON and XML are certain to be spoiled.
+    if struck["malformed"] and shape not in ("bare", "wrapped", "xml"):
+        shape = "bare"
+    struck["wrong_content_type"] &= shape in ("bare", "wrapped")
+    of_request = ("error_after_acceptance", "timeout_after_acceptance")
+    return Mishaps(
+        names="+".join(name for name, hit in struck.items() if hit and name not in of_request) or None,
+        drop=struck["drop"],
+        duplicate_after=again if struck["duplicate"] else None,
+        delay=(late if struck["delay"] else 0) + (overtaken if struck["reorder"] else 0),
+        reorder=struck["reorder"],
+        step=struck["step"],
+        slow_sender=struck["slow_sender"],
+        shape=shape,
+        content_type=content_type if struck["wrong_content_type"] else None,
+        status=status if struck["unknown_status"] else None,
+        extra_fields=struck["extra_fields"],
+        inconsistency=inconsistency if struck["inconsistent"] else None,
+        keep=keep if struck["malformed"] else None,
+    )
+
+
+def draw_answer_fault(draws: random.Random, rates: Rates) -> str | None:
+    """What goes wrong with the answer to one accepted request: `timeout`, `error` or None."""
+    timeout, error = draws.random(), draws.random()
+    if timeout < rates.timeout_after_acceptance:
+        return "timeout"
+    return "error" if error < rates.error_after_acceptance else None

@@ -1,0 +1,181 @@
+"""What was queued, and what became of every callback: the figures a test compares with what was kept.
+
+Of every call exactly one is true: its result is `delivered` (answered 200 at least once), `dropped`
+on purpose, `failed` (each try to deliver it is over, none was answered 200) or still `to_come`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+from receiver.simulator.bodies import dialed_digits
+from receiver.simulator.calls import Call
+from receiver.simulator.submission import Submission
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One POST to a `result_url`.
+
+    `what`: `result`, `duplicate` or `step`. `answered`: the HTTP status, None where none came;
+    `error` then says why. `at`: real Unix seconds. `fault`: what was done to it, joined by `+`.
+    """
+
+    what: str
+    answered: int | None
+    at: float
+    fault: str | None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One call's callbacks: where its result stands, and how many planned POSTs are not over yet."""
+
+    state: str = "to_come"
+    fault: str | None = None
+    outstanding: int = 0
+    deliveries: tuple[Delivery, ...] = ()
+
+
+class Ledger:
+    """Counts under one lock. With a file, a line is handed to the operating system as soon as it is
+    true, so that it outlives the death of this process and of any other."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self._submissions: list[Submission] = []
+        self._entries: dict[tuple[int, int], _Entry] = {}
+        self._states: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._callbacks: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._file: TextIO | None = None
+        if path is not None:
+            # It holds result_urls, and whoever knows one can post to it.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._file = open(descriptor, "a", encoding="utf-8", buffering=1)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def accepted(self, submission: Submission) -> None:
+        with self._lock:
+            self._submissions.append(submission)
+            self._states["to_come"] += len(submission.calls)
+            self._append({"kind": submission.kind, "at": time.time(), **_request(submission)})
+
+    def request_dropped(self, submission: Submission, reason: str) -> None:
+        """None of its calls is dialed, because its `result_url` did not answer a GET with 200."""
+        with self._lock:
+            self._faults[f"request_{reason}"] += 1
+            for call in submission.calls:
+                self._move(submission, call, self._entry(submission, call), "dropped", reason)
+
+    def dropped(self, submission: Submission, call: Call, reason: str) -> None:
+        """The call has ended, and its result is not delivered: on purpose."""
+        with self._lock:
+            self._statuses[call.status] += 1
+            self._faults[reason] += 1
+            self._move(submission, call, self._entry(submission, call), "dropped", reason)
+
+    def ended(self, submission: Submission, call: Call, fault: str | None, outstanding: int) -> None:
+        """The call has ended; `outstanding` POSTs about it are to follow."""
+        with self._lock:
+            self._statuses[call.status] += 1
+            self._faults.update(fault.split("+") if fault else ())
+            entry = self._entry(submission, call)
+            entry.fault, entry.outstanding = fault, outstanding
+
+    def posted(self, submission: Submission, call: Call, delivery: Delivery, *, again: bool) -> None:
+        """One POST is over; `again` where the same will be tried once more."""
+        with self._lock:
+            entry = self._entry(submission, call)
+            entry.deliveries = (*entry.deliveries, delivery)
+            entry.outstanding -= not again
+            self._callbacks["attempted"] += 1
+            self._callbacks[f"{delivery.what}s"] += 1
+            self._callbacks["answered_200" if delivery.answered == 200 else "failed"] += 1
+            state = entry.state
+            if delivery.answered == 200 and delivery.what != "step":
+                state = "delivered"
+            elif state == "to_come" and entry.outstanding == 0:
+                state = "failed"
+            self._move(submission, call, entry, state, entry.fault)
+
+    def summary(self) -> dict[str, object]:
+        """The figures, as `GET /simulator/ledger` shows them."""
+        with self._lock:
+            times = Counter(each.terms.result_url for each in self._submissions if each.terms.result_url)
+            states = {name: self._states[name] for name in ("delivered", "dropped", "failed", "to_come")}
+            names = ("attempted", "answered_200", "failed", "results", "duplicates", "steps")
+            return {
+                "requests": [
+                    {**_request(each), "times_queued": times[each.terms.result_url or ""]} for each in self._submissions
+                ],
+                "queued_more_than_once": sorted(url for url, count in times.items() if count > 1),
+                "calls": {"queued": sum(states.values()), **states},
+                "statuses": dict(self._statuses),
+                "callbacks": {name: self._callbacks[name] for name in names},
+                "faults": dict(self._faults),
+            }
+
+    def lines(self) -> Iterator[str]:
+        """One JSON line a call, in the order of acceptance, each as it stands when it is written."""
+        for submission in list(self._submissions):
+            for call in submission.calls:
+                with self._lock:
+                    entry = self._entries.get((submission.number, call.row), _Entry())
+                    line = _call(submission, call, entry)
+                yield json.dumps(line) + "\n"
+
+    def _entry(self, submission: Submission, call: Call) -> _Entry:
+        return self._entries.setdefault((submission.number, call.row), _Entry())
+
+    def _move(self, submission: Submission, call: Call, entry: _Entry, state: str, fault: str | None) -> None:
+        self._states[entry.state] -= 1
+        self._states[state] += 1
+        entry.state, entry.fault = state, fault
+        if entry.outstanding == 0:
+            self._append({"kind": "call", **_call(submission, call, entry)})
+
+    def _append(self, line: dict[str, object]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+
+
+def _request(submission: Submission) -> dict[str, object]:
+    return {
+        "application_id": submission.application_id,
+        "deployment_id": submission.deployment_id,
+        "result_url": submission.terms.result_url,
+        "submission_no": submission.number,
+        "calls_queued": len(submission.calls),
+    }
+
+
+def _call(submission: Submission, call: Call, entry: _Entry) -> dict[str, object]:
+    return {
+        "result_url": submission.terms.result_url,
+        "submission_no": submission.number,
+        "row": call.row,
+        "destination": call.destination,
+        "phone_number": dialed_digits(call.destination),
+        "status": None if call.ended is None else call.status,
+        "attempts": len(call.dialed),
+        "duration": call.duration,
+        "callback": entry.state,
+        "fault": entry.fault,
+        "deliveries": [asdict(delivery) for delivery in entry.deliveries],
+    }

@@ -1,0 +1,161 @@
+"""What the tests talk with: a small real `result_url`, and the provider's form as curl would send it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+from xml.etree import ElementTree
+
+CSV = "destination,name\n6175551234,Ana\ntel:+16175551299,Ben\n16175550188;postd=2,Cid\n"
+BULK = "/api/apps/7/3/bulk_queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    method: str
+    path: str
+    content_type: str | None
+    body: bytes
+    seconds: float
+    connection: int
+
+    @property
+    def details(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+class ResultUrl:
+    """A receiver that keeps what it gets. `answers` gives the status for each POST, 200 when used up."""
+
+    def __init__(self, *, get: int = 200, answers: tuple[int, ...] = ()) -> None:
+        self.received: list[Received] = []
+        self._answers = list(answers)
+        received, left = self.received, self._answers
+
+        class Taking(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _take(self, status: int) -> None:
+                began = time.monotonic()
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                took = time.monotonic() - began
+                kind = self.headers.get("Content-Type")
+                received.append(Received(self.command, self.path, kind, body, took, self.client_address[1]))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self._take(get)
+
+            def do_POST(self) -> None:
+                self._take(left.pop(0) if left else 200)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Taking)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}/results/a-token"
+
+    @property
+    def posts(self) -> list[Received]:
+        return [each for each in self.received if each.method == "POST"]
+
+    def __enter__(self) -> ResultUrl:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    status: int
+    headers: Message
+    body: bytes
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The items of the answer, whichever form it has."""
+        if self.headers.get_content_type() == "application/xml":
+            root = ElementTree.fromstring(self.body)  # noqa: S314 - the simulator's own answer
+            assert root.tag == "result"
+            return {each.tag: each.text for each in root}
+        told: dict[str, Any] = json.loads(self.body)
+        return told
+
+
+def ask(
+    url: str,
+    method: str = "GET",
+    fields: Mapping[str, str] | None = None,
+    csv: str | bytes | None = None,
+    *,
+    accept: str = "application/json",
+    login: str | None = "simulator:simulator",
+    timeout: float = 10,
+) -> Answered:
+    """One request as a client of the provider makes it; a csv of None sends no file."""
+    parts = [
+        f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in (fields or {}).items()
+    ]
+    if csv is not None:
+        content = csv.encode() if isinstance(csv, str) else csv
+        head = b'--B\r\nContent-Disposition: form-data; name="csv"; filename="c.csv"\r\n\r\n'
+        parts.append(head + content + b"\r\n")
+    headers = {"Accept": accept}
+    if login is not None:
+        headers["Authorization"] = f"Basic {b64encode(login.encode()).decode()}"
+    body = None
+    if method == "POST":
+        body = b"".join([*parts, b"--B--\r\n"])
+        headers["Content-Type"] = "multipart/form-data; boundary=B"
+    request = urllib.request.Request(url, body, headers, method=method)  # noqa: S310 - http, to this machine
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 - as above
+            return Answered(answer.status, answer.headers, answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answered(error.code, error.headers, error.read())
+
+
+def eventually(met: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+def settled(simulator_url: str) -> dict[str, Any]:
+    """The ledger once nothing is to come any more, and every POST about it is over."""
+    found: dict[str, Any] = {}
+
+    def all_over() -> bool:
+        found.update(ask(f"{simulator_url}/simulator/ledger").told)
+        return bool(found["calls"]["queued"] and not found["calls"]["to_come"])
+
+    eventually(all_over)
+    return found
+
+
+def ledger_lines(simulator_url: str) -> list[dict[str, Any]]:
+    body = ask(f"{simulator_url}/simulator/ledger/calls").body
+    return [json.loads(line) for line in body.splitlines()]

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from receiver.simulator.bodies import SHAPES
+from receiver.simulator.command import add_arguments, run, settings_from
+from receiver.simulator.faults import Rates
+from receiver.simulator.settings import Settings
+from tests.simulator.receiving import BULK, CSV, ResultUrl, ask, eventually
+
+ALONE = """
+import argparse, sys
+from receiver.simulator.command import add_arguments, run
+parser = argparse.ArgumentParser("simulate")
+add_arguments(parser)
+sys.exit(run(parser.parse_args()))
+"""
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("simulate")
+    add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_no_argument_gives_a_pleasant_simulator_without_faults() -> None:
+    assert settings_from(parsed()) == Settings(port=8100)
+
+
+def test_faults_sets_every_rate_but_those_given() -> None:
+    settings = settings_from(parsed("--faults", "0.5", "--drop", "0"))
+    assert settings.rates == Rates(0.0, *[0.5] * 12)
+    assert settings.shapes == {
+        "bare": 0.5,
+        **{shape: pytest.approx(0.1) for shape in SHAPES if shape != "bare"},
+    }
+
+
+def test_mixes_are_read_as_weights() -> None:
+    settings = settings_from(parsed("--outcomes", "completed=3, failed=1", "--shape", "xml"))
+    assert (settings.outcomes, settings.shapes) == ({"completed": 3, "failed": 1}, {"xml": 1})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--drop", "1.1"),
+        ("--drop", "nan"),
+        ("--drop", "often"),
+        ("--speed", "0"),
+        ("--speed", "inf"),
+        ("--port", "65536"),
+        ("--lines", "0"),
+        ("--outcomes", "answered=1"),
+        ("--outcomes", "completed=0"),
+        ("--outcomes", "completed=-1"),
+        ("--shape", "yaml=1"),
+        ("--send", "http://127.0.0.1:1/", "--count", "0"),
+    ],
+)
+def test_unusable_argument_stops_with_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parsed(*arguments)
+    assert stopped.value.code == 2
+    assert arguments[-2] in capsys.readouterr().err
+
+
+def test_help_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    told = capsys.readouterr().out
+    assert all(
+        option in told for option in ("--timeout-after-acceptance", "--slow-sender", "401, 403, 404, 409")
+    )
+
+
+def test_sender_posts_the_files_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "body"
+    file.write_bytes(b"\x00\xff{'")
+    with ResultUrl() as receiver:
+        arguments = (
+            "--send",
+            receiver.url,
+            "--body",
+            str(file),
+            "--content-type",
+            "text/odd",
+            "--count",
+            "3",
+        )
+        assert run(parsed(*arguments)) == 0
+    assert [(each.body, each.content_type) for each in receiver.posts] == [(b"\x00\xff{'", "text/odd")] * 3
+    assert capsys.readouterr().out.splitlines() == ["200 "] * 3
+
+
+def test_sender_fails_where_one_answer_is_not_200(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "body"
+    file.write_bytes(b"{}")
+    with ResultUrl(answers=(200, 503)) as receiver:
+        assert run(parsed("--send", receiver.url, "--body", str(file), "--count", "2")) == 1
+    assert capsys.readouterr().out.split() == ["200", "503"]
+    assert run(parsed("--send", receiver.url, "--body", str(file))) == 1
+    assert "no answer" in capsys.readouterr().err
+
+
+def test_get_check(capsys: pytest.CaptureFixture[str]) -> None:
+    with ResultUrl() as receiver:
+        assert run(parsed("--send", receiver.url, "--get")) == 0
+    with ResultUrl(get=404) as receiver:
+        assert run(parsed("--send", receiver.url, "--get")) == 1
+    assert capsys.readouterr().out.split() == ["200", "404"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--get",),
+        ("--body", "x"),
+        ("--send", "http://127.0.0.1:1/"),
+        ("--send", "http://127.0.0.1:1/", "--get", "--body", "x"),
+        ("--send", "http://127.0.0.1:1/", "--body", "/nowhere/at/all"),
+        ("--send", "127.0.0.1:1", "--get"),
+    ],
+)
+def test_sender_arguments_that_do_not_fit_are_2(arguments: tuple[str, ...]) -> None:
+    assert run(parsed(*arguments)) == 2
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_served_until_a_signal_and_gone_within_two_seconds(stop: signal.Signals, tmp_path: Path) -> None:
+    arguments = ("--port", "0", "--speed", "1", "--timeout-after-acceptance", "1")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", ALONE, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            with ResultUrl() as receiver:
+                with pytest.raises(TimeoutError):
+                    ask(url + BULK, "POST", {"result_url": receiver.url}, CSV, timeout=0.3)
+                eventually(lambda: bool(receiver.received))
+                began = time.monotonic()
+                server.send_signal(stop)
+                rest, log = server.communicate(timeout=10)
+        finally:
+            server.kill()
+    assert (server.returncode, rest) == (0, "")
+    assert time.monotonic() - began < 2
+    (line,) = log.splitlines()
+    assert "3 calls queued" in line and "a-token" not in line
+
+
+def test_taken_port_is_a_sentence_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with ResultUrl() as receiver:
+        port = receiver.url.split(":")[2].split("/")[0]
+        assert run(parsed("--port", port)) == 1
+    assert "cannot listen on 127.0.0.1" in capsys.readouterr().err
