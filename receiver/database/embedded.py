@@ -1,0 +1,262 @@
+"""A Postgres of our own under DATA_DIR, for a machine that was given no DATABASE_URL.
+
+    DATA_DIR/postgres          the database folder (the cluster), with its log in postgres/log/
+    DATA_DIR/postgres.conf     its settings, written at every start; `alter system` wins over them
+    DATA_DIR/postgres.lock     held by the server itself for as long as any of its processes lives
+    DATA_DIR/postgres.users    held, shared, by every process that uses the server
+
+The server inherits its lock from whoever starts it, so the kernel answers who may start one: nobody
+while a server, what a killed one left running, or another starter lives, in this container or in
+another one on the same disk, where process ids mean nothing. All of them end, and the lock with them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shlex
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import quote
+
+from receiver.database.account import Account, EmbeddedPostgresError, account_for, usable_data_dir
+from receiver.database.cluster import (
+    PORT,
+    SETTINGS,
+    SOCKET,
+    create_cluster,
+    make_private,
+    socket_folder,
+    write_settings,
+)
+from receiver.database.installation import MAJOR_VERSION, make_folders, programs_for
+from receiver.database.postmaster import children_titled, is_postmaster_of, read_pid_file
+
+__all__ = ["SETTINGS", "EmbeddedPostgres", "EmbeddedPostgresError", "usable_data_dir"]
+
+START_SECONDS = 120.0
+"""Longest start, the recovery of a killed server included."""
+ORPHAN_SECONDS = 3.0
+"""How long a killed server's processes may go on computing before they are told to quit."""
+
+
+class EmbeddedPostgres:
+    """The server of `data_dir`, started by whoever needs it first and stopped by the last to leave.
+
+    Several processes, and several objects in one, may use the same folder. All methods but the
+    attributes raise EmbeddedPostgresError. Not for use by two threads at once.
+    """
+
+    def __init__(self, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.data_dir = data_dir.resolve()
+        self.cluster = self.data_dir / "postgres"
+        digest = hashlib.sha256(os.fsencode(self.cluster)).hexdigest()[:12]
+        self._name = f"receiver-{digest}"  # stands in the titles of its processes: children_titled
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._use: IO[str] | None = None
+
+    def start(self) -> None:
+        """Return with the server ready: adopted where it runs, created and started otherwise.
+
+        First start about 1 s, later ones 0.1 s, and longer after a crash; at most START_SECONDS.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        account = account_for(self.cluster)
+        self._check_folder(account)
+        if self._use is None:
+            self._use = self._lock_file("users")
+            # Waits only while the last user stops the server.
+            _wait(lambda: _locked(self._use, fcntl.LOCK_SH), deadline, f"{self.data_dir} is in use.")
+        with self._lock_file("lock") as lock:
+            orphans_quit_at = time.monotonic() + ORPHAN_SECONDS
+            while not self.is_running():
+                if self.postmaster_pid() is None:
+                    if _locked(lock, fcntl.LOCK_EX):
+                        self._launch(account, lock.fileno(), deadline)
+                        continue
+                    if time.monotonic() > orphans_quit_at:
+                        self._end_orphans()
+                if time.monotonic() > deadline:
+                    raise EmbeddedPostgresError(
+                        f"The database in {self.cluster} is held by another process and did not become "
+                        f"ready within {START_SECONDS:.0f} seconds. Another machine or container may be "
+                        "running on this folder; stop it, or set DATABASE_URL."
+                    )
+                time.sleep(0.05)
+
+    def stop(self, *, fast_seconds: float = 20.0) -> None:
+        """End the server, whoever uses it: in good order, and after `fast_seconds` without.
+
+        Open transactions are broken off, and nothing committed is lost, either way; after the second, the
+        next start recovers from the log.
+        """
+        pid = self.postmaster_pid()
+        for how, seconds in ((signal.SIGINT, fast_seconds), (signal.SIGQUIT, 20.0)):
+            if pid is not None and is_postmaster_of(pid, self.cluster):
+                _signal(pid, how)
+                ended_by = time.monotonic() + seconds
+                while is_postmaster_of(pid, self.cluster) and time.monotonic() < ended_by:
+                    time.sleep(0.02)
+        if pid is not None and is_postmaster_of(pid, self.cluster):
+            raise EmbeddedPostgresError(f"The database server {pid} of {self.cluster} does not end.")
+        self._end_orphans()
+        folder = self._socket_dir()
+        if folder != self.cluster and folder.exists():
+            with self._lock_file("lock") as lock:
+                if _locked(lock, fcntl.LOCK_EX):
+                    with suppress(OSError):  # not empty: a killed server's socket, replaced at the next start
+                        folder.rmdir()
+
+    def close(self) -> None:
+        """Stop using the server; the last process to do so stops it. Without `start`, does nothing.
+
+        A killed process has left as well: the kernel gives up its lock.
+        """
+        if self._use is None:
+            return
+        with self._use as use:
+            self._use = None
+            if _locked(use, fcntl.LOCK_EX):
+                self.stop()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def is_running(self) -> bool:
+        """Whether a server of this folder lives and takes connections."""
+        found = read_pid_file(self.cluster)
+        return found is not None and found.status == "ready" and is_postmaster_of(found.pid, self.cluster)
+
+    def postmaster_pid(self) -> int | None:
+        """The process id of this folder's living server, which may still be starting; else None."""
+        found = read_pid_file(self.cluster)
+        return found.pid if found is not None and is_postmaster_of(found.pid, self.cluster) else None
+
+    @property
+    def conninfo(self) -> str:
+        """A libpq URL of the database `receiver`, for root and for the account that the server runs as."""
+        found = read_pid_file(self.cluster)
+        # Another process may have had another TMPDIR: where the server is, is for the server to say.
+        running = found is not None and found.socket_dir and is_postmaster_of(found.pid, self.cluster)
+        folder = found.socket_dir if found is not None and running else str(self._socket_dir())
+        return f"postgresql://receiver@/receiver?host={quote(folder, safe='')}&port={PORT}"
+
+    def _end_orphans(self) -> None:
+        """Tell what a killed server left running to quit; what waits for something has done so already."""
+        orphans = children_titled(self._name)  # listed first: without a postmaster afterwards, they have none
+        if self.postmaster_pid() is None:
+            for pid in orphans:
+                _signal(pid, signal.SIGQUIT)
+
+    def _check_folder(self, account: Account) -> None:
+        """Make DATA_DIR, and see that the account gets in and the database in it is ours to run."""
+        try:
+            make_folders(self.data_dir)
+        except OSError as error:
+            raise EmbeddedPostgresError(f"DATA_DIR {self.data_dir} cannot be made: {error.strerror}.") from error
+        if not account.may("-x", self.data_dir):
+            raise EmbeddedPostgresError(
+                f"Postgres runs as {account.name}, which cannot enter DATA_DIR {self.data_dir}."
+            )
+        if not self.cluster.exists():
+            return
+        if account.uid is None and self.cluster.stat().st_uid != os.geteuid():
+            raise EmbeddedPostgresError(
+                f"The database in {self.cluster} belongs to another user: start the receiver as that user "
+                "or as root, or set DATA_DIR to another folder."
+            )
+        try:
+            version = (self.cluster / "PG_VERSION").read_text().strip()
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"{self.cluster} holds no database ({error.strerror}: PG_VERSION): "
+                "move it away, or set DATA_DIR to another folder."
+            ) from error
+        if version != MAJOR_VERSION:
+            raise EmbeddedPostgresError(
+                f"The database in {self.cluster} was made by Postgres {version}, and this release brings "
+                f"Postgres {MAJOR_VERSION}. Dump it with the release that made it and restore it into a new "
+                "DATA_DIR, or set DATABASE_URL.",
+                code="database_version",
+            )
+
+    def _launch(self, account: Account, lock: int, deadline: float) -> None:
+        """Start the server, which inherits `lock`. The caller holds it: no other server of ours lives."""
+        programs = programs_for(account)
+        if not self.cluster.exists():
+            create_cluster(self.cluster, self._settings, account, programs)
+        sockets = self._socket_dir()
+        if sockets != self.cluster:
+            make_private(sockets, account)
+        # Left by a killed server, and naming no server of ours (our caller looked). Postgres itself would
+        # refuse to start where such a pid is now another process of the account, or a zombie.
+        for stale in (self.cluster / "postmaster.pid", sockets / f"{SOCKET}.lock"):
+            stale.unlink(missing_ok=True)
+        settings = {
+            **self._settings,
+            "cluster_name": self._name,
+            "unix_socket_directories": '"' + str(sockets).replace('"', '""') + '"',
+        }
+        configuration = self.data_dir / "postgres.conf"
+        write_settings(configuration, settings)
+        seconds = max(int(deadline - time.monotonic()), 1)
+        options = f"-c config_file={shlex.quote(str(configuration))}"
+        said = self.data_dir / "postgres-start.log"
+        with said.open("wb") as output:
+            command: list[str | Path] = [programs / "pg_ctl", "start", "-w", "-t", str(seconds)]
+            command += ["-D", self.cluster, "-o", options]
+            result = account.run(command, timeout=seconds + 10, output=output, pass_fds=[lock])
+        if result.returncode != 0:
+            logs = sorted(self.cluster.glob("log/*.log"), key=lambda log: log.stat().st_mtime)[-1:]
+            tail = [line for log in (said, *logs) for line in log.read_text(errors="replace").splitlines()[-8:]]
+            raise EmbeddedPostgresError(f"The database in {self.cluster} does not start. It says:\n" + "\n".join(tail))
+
+    def _socket_dir(self) -> Path:
+        return socket_folder(self.cluster, self._name)
+
+    def _lock_file(self, name: str) -> IO[str]:
+        path = self.data_dir / f"postgres.{name}"
+        try:
+            # Private: whoever may read a file may lock it, and keep the server from starting.
+            return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
+        except OSError as error:
+            raise EmbeddedPostgresError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _locked(file: IO[str] | None, how: int) -> bool:
+    """Try to take a lock on an open file, without waiting."""
+    if file is None:
+        return False
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(condition: Callable[[], bool], deadline: float, message: str) -> None:
+    while not condition():
+        if time.monotonic() > deadline:
+            raise EmbeddedPostgresError(message)
+        time.sleep(0.02)
+
+
+def _signal(pid: int, how: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # ended meanwhile, or another account's after all
+        os.kill(pid, how)

@@ -1,0 +1,283 @@
+"""Bring a database to the schema of this release, and refuse one that differs from it.
+
+A migration is a numbered file of plain SQL in `migrations/`, applied once, in order, in a transaction
+of its own. A file that begins with `-- no-transaction` runs statement by statement instead, for
+`create index concurrently`; it must say `if not exists`, since it runs again from its start if it is
+interrupted. Forward only: a mistake is put right by the next file, never by changing one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from receiver.database.pool import Connection, DatabaseUnavailable, connect
+from receiver.errors import ReceiverError
+
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+MINIMUM_SERVER = 14
+LOCK_SECONDS = 60.0
+"""How long to wait for another process that migrates the same database."""
+
+_log = logging.getLogger(__name__)
+_LOCK_KEY = int.from_bytes(hashlib.sha256(b"receiver schema_migration").digest()[:8], signed=True)
+_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_TABLE = """
+create table if not exists schema_migration (
+    name text primary key,
+    sha256 text not null,
+    applied_at timestamptz not null default now()
+)
+"""
+
+
+class SchemaError(ReceiverError):
+    """The database's schema and this release's files do not fit, or a migration failed. Codes:
+
+    `schema_behind`, `schema_ahead`, `migration_changed`, `migration_out_of_order`, `migration_failed`,
+    `migration_lock`, `migration_files`, `server_version`.
+    """
+
+    code = "schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file. `sha256` is taken with `\\n` line ends, so a checkout for Windows has the same one."""
+
+    name: str
+    text: str
+    sha256: str
+
+    @property
+    def in_transaction(self) -> bool:
+        return not self.text.startswith("-- no-transaction")
+
+
+def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
+    """The folder's files in order. Raises SchemaError `migration_files` for a name without a place in it."""
+    if not folder.is_dir():
+        raise SchemaError(f"The folder {folder} does not exist: run from a whole checkout.", code="migration_files")
+    found: dict[str, Migration] = {}
+    for path in sorted(folder.glob("*.sql")):
+        named = _FILE_NAME.fullmatch(path.name)
+        if named is None or named[1] in found:
+            raise SchemaError(
+                f"{path} needs a name of its own such as 0002_add_index.sql: four digits that no other file "
+                "has, then lower-case words.",
+                code="migration_files",
+            )
+        text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+        found[named[1]] = Migration(path.name, text, hashlib.sha256(text.encode()).hexdigest())
+    return list(found.values())
+
+
+def pending(conn: Connection, folder: Path = MIGRATIONS) -> list[str]:
+    """Names of the files that this database has yet to see. Raises SchemaError where the two do not fit."""
+    return [migration.name for migration in _pending(conn, folder)]
+
+
+def check(conn: Connection, folder: Path = MIGRATIONS) -> None:
+    """Raise SchemaError unless the database is exactly at this release's schema."""
+    waiting = pending(conn, folder)
+    if waiting:
+        raise SchemaError(
+            f"The database lacks {', '.join(waiting)}: run `python -m receiver migrate`.",
+            code="schema_behind",
+        )
+
+
+def migrate(
+    conninfo: str,
+    folder: Path = MIGRATIONS,
+    *,
+    report: Callable[[str], None] = _log.info,
+    lock_seconds: float = LOCK_SECONDS,
+) -> list[str]:
+    """Apply what is pending and return the names; any number of machines may do so at once.
+
+    `report` gets a line before each file. Raises SchemaError, with everything before the failed file
+    kept, and DatabaseUnavailable.
+    """
+    applied = []
+    with connect(conninfo, name="receiver migrate", autocommit=True) as conn, _broken_off():
+        check_server_version(conn.info.server_version)
+        # A statement time-out of the role or database is meant for queries, not for building an index.
+        conn.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
+        with _locked(conn, lock_seconds, report):
+            conn.execute("set client_min_messages = warning")  # of "already exists, skipping"
+            conn.execute(_TABLE)
+            for migration in _pending(conn, folder):
+                report(f"Applying {migration.name}")
+                _apply(conn, migration)
+                applied.append(migration.name)
+    return applied
+
+
+def check_server_version(server_version: int) -> None:
+    """Raise SchemaError for a server older than MINIMUM_SERVER; `server_version` as libpq has it (140005)."""
+    if server_version < MINIMUM_SERVER * 10000:
+        raise SchemaError(
+            f"The server is Postgres {server_version // 10000}; {MINIMUM_SERVER} or later is needed.",
+            code="server_version",
+        )
+
+
+def _pending(conn: Connection, folder: Path) -> list[Migration]:
+    files = list_migrations(folder)
+    applied = _list_applied(conn)
+    known = {migration.name for migration in files}
+    for name in sorted(applied.keys() - known):
+        raise SchemaError(
+            f"The database has had {name}, which this release does not know: a newer one has migrated it. "
+            "Start that release, or restore a backup from before it.",
+            code="schema_ahead",
+        )
+    for migration in files:
+        if applied.get(migration.name, migration.sha256) != migration.sha256:
+            raise SchemaError(
+                f"{migration.name} has changed since this database had it. Put the file back as it was, and "
+                "make the change in a new file.",
+                code="migration_changed",
+            )
+    waiting = [migration for migration in files if migration.name not in applied]
+    if waiting and applied and waiting[0].name < max(applied):
+        raise SchemaError(
+            f"{waiting[0].name} comes before {max(applied)}, which this database has had already. "
+            "Give it a number after the last.",
+            code="migration_out_of_order",
+        )
+    return waiting
+
+
+def _list_applied(conn: Connection) -> dict[str, str]:
+    """sha256 by name."""
+    table = conn.execute("select to_regclass('schema_migration')").fetchone()
+    if table is None or table[0] is None:
+        return {}
+    return dict(conn.execute("select name, sha256 from schema_migration").fetchall())
+
+
+def _apply(conn: Connection, migration: Migration) -> None:
+    try:
+        if migration.in_transaction:
+            with conn.transaction():
+                # A change that waits for its table keeps everybody else waiting behind it.
+                conn.execute("set local lock_timeout = '30s'")
+                conn.execute(migration.text.encode())
+                if conn.info.transaction_status != TransactionStatus.INTRANS:
+                    raise SchemaError(
+                        f"{migration.name} ends its transaction itself: take its `commit` or `rollback` out.",
+                        code="migration_failed",
+                    )
+                _insert_applied(conn, migration)
+        else:
+            _drop_unfinished_indexes(conn, migration)
+            for statement in split_statements(migration.text):
+                conn.execute(statement.encode())
+            _insert_applied(conn, migration)
+    except psycopg.OperationalError as error:
+        if conn.broken:
+            raise
+        raise _failed(migration, error) from error
+    except psycopg.Error as error:
+        raise _failed(migration, error) from error
+
+
+def _insert_applied(conn: Connection, migration: Migration) -> None:
+    conn.execute("insert into schema_migration (name, sha256) values (%s, %s)", [migration.name, migration.sha256])
+
+
+def _drop_unfinished_indexes(conn: Connection, migration: Migration) -> None:
+    """Drop what an interrupted `create index concurrently` of this file left behind.
+
+    Such an index is invalid, is kept up to date and never used, and `if not exists` takes it for done.
+    """
+    invalid: Sequence[tuple[str, str]] = conn.execute(
+        "select n.nspname, c.relname from pg_index i join pg_class c on c.oid = i.indexrelid"
+        " join pg_namespace n on n.oid = c.relnamespace where not i.indisvalid"
+    ).fetchall()
+    for schema, name in invalid:
+        if re.search(rf"\b{re.escape(name)}\b", migration.text):
+            conn.execute(sql.SQL("drop index concurrently {}").format(sql.Identifier(schema, name)))
+
+
+def _failed(migration: Migration, error: psycopg.Error) -> SchemaError:
+    where = migration.name
+    if migration.in_transaction and error.diag.statement_position:
+        where += f", line {migration.text.count(chr(10), 0, int(error.diag.statement_position) - 1) + 1}"
+    kept = (
+        "Nothing of this file is kept."
+        if migration.in_transaction
+        else "Its earlier statements are kept; it will run again from its start."
+    )
+    return SchemaError(f"{where}: {str(error).strip()}. {kept}", code="migration_failed")
+
+
+@contextmanager
+def _locked(conn: Connection, seconds: float, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the migration lock of this database; it ends with the session, however that ends.
+
+    Asked for again and again, never waited for: a waiting statement is a running transaction, for the
+    end of which a `create index concurrently` of the lock's holder would wait in turn.
+    """
+    give_up_at = time.monotonic() + seconds
+    waiting = False
+    while conn.execute("select pg_try_advisory_lock(%s)", [_LOCK_KEY]).fetchone() != (True,):
+        if time.monotonic() >= give_up_at:
+            raise SchemaError(
+                f"Another process has been migrating this database for {seconds:.0f} seconds. Try again when "
+                "it has ended; pg_locks shows its process (locktype advisory).",
+                code="migration_lock",
+            )
+        if not waiting:
+            report("Waiting for another process that migrates this database")
+            waiting = True
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        if not conn.broken:
+            conn.execute("select pg_advisory_unlock(%s)", [_LOCK_KEY])
+
+
+@contextmanager
+def _broken_off() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"The database broke off: {str(error).strip()}. Run the migration again.") from error
+
+
+_STATEMENT_PART = re.compile(
+    r"""
+      --[^\n]* | /\*.*?\*/                        # comments (not nested)
+    | \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*'   # strings
+    | "(?:[^"]|"")*"                              # quoted names
+    | (?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?P=tag)   # dollar-quoted bodies
+    | (?P<end>;)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def split_statements(text: str) -> list[str]:
+    """The statements of a `-- no-transaction` file: several sent at once would be one transaction again."""
+    statements, start = [], 0
+    for part in _STATEMENT_PART.finditer(text):
+        if part["end"]:
+            statements.append(text[start : part.start()])
+            start = part.end()
+    statements.append(text[start:])
+    empty = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
+    return [statement.strip() for statement in statements if not empty.fullmatch(statement)]

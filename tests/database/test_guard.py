@@ -1,0 +1,44 @@
+"""The suite's own fixtures: whatever ends pytest, no server and no folder stays behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from receiver.database.embedded import EmbeddedPostgres
+
+_SLOW = """
+import os, time
+def test_slow(database_url, session_folder):
+    print(session_folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="no server is started")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_server_ends_with_pytest_however_that_ends(tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "test_slow.py").write_text(_SLOW)
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    with subprocess.Popen(
+        [*command, "--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    ) as run:
+        assert run.stdout is not None
+        folder = Path(run.stdout.readline().strip())
+        try:
+            assert EmbeddedPostgres(folder / "shared").is_running()
+        finally:
+            run.send_signal(how)
+            run.communicate(timeout=30)
+    give_up_at = time.monotonic() + 20
+    while folder.exists():
+        assert time.monotonic() < give_up_at, f"{folder} is still there"
+        time.sleep(0.05)

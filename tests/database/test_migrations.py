@@ -1,0 +1,234 @@
+"""The runner against real databases: order, refusals, and several machines at once."""
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from receiver.database.migrations import (
+    MIGRATIONS,
+    SchemaError,
+    check,
+    check_server_version,
+    list_migrations,
+    migrate,
+    pending,
+    split_statements,
+)
+from receiver.database.pool import Connection, connect
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path, "0001_initial", "create table call (n int); insert into call values (1);")
+    write(tmp_path, "0002_more", "alter table call add m int default 7;")
+    return tmp_path
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.sql").write_text(text)
+
+
+def fetch(url: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url) as conn:
+        return conn.execute(query.encode()).fetchall()
+
+
+def code_of_check(url: str, folder: Path) -> str | None:
+    with closing(connect(url, name="test")) as conn:
+        try:
+            check(conn, folder)
+        except SchemaError as error:
+            return error.code
+    return None
+
+
+def test_files_are_applied_once_and_in_order(empty_database_url: str, folder: Path) -> None:
+    lines: list[str] = []
+    assert migrate(empty_database_url, folder, report=lines.append) == ["0001_initial.sql", "0002_more.sql"]
+    assert lines == ["Applying 0001_initial.sql", "Applying 0002_more.sql"]
+    assert migrate(empty_database_url, folder) == []
+    assert fetch(empty_database_url, "select n, m from call") == [(1, 7)]
+    rows = fetch(empty_database_url, "select name, length(sha256), applied_at is not null from schema_migration")
+    assert sorted(rows) == [("0001_initial.sql", 64, True), ("0002_more.sql", 64, True)]
+
+
+def test_this_releases_files_make_a_current_schema(conn: Connection) -> None:
+    check(conn)
+    assert pending(conn) == []
+    assert list_migrations(MIGRATIONS)
+
+
+def test_database_that_lacks_a_file_is_behind(empty_database_url: str, folder: Path) -> None:
+    assert code_of_check(empty_database_url, folder) == "schema_behind"
+    migrate(empty_database_url, folder)
+    assert code_of_check(empty_database_url, folder) is None
+    write(folder, "0003_next", "select 1;")
+    assert code_of_check(empty_database_url, folder) == "schema_behind"
+    with closing(connect(empty_database_url, name="test")) as conn:
+        assert pending(conn, folder) == ["0003_next.sql"]
+
+
+def test_database_of_a_newer_release_is_refused(empty_database_url: str, folder: Path) -> None:
+    migrate(empty_database_url, folder)
+    (folder / "0002_more.sql").unlink()
+    assert code_of_check(empty_database_url, folder) == "schema_ahead"
+    with pytest.raises(SchemaError, match="0002_more"):
+        migrate(empty_database_url, folder)
+
+
+def test_changed_file_is_refused_and_line_ends_are_no_change(empty_database_url: str, folder: Path) -> None:
+    write(folder, "0003_lines", "select 1;\nselect 2;\n")
+    migrate(empty_database_url, folder)
+    (folder / "0003_lines.sql").write_bytes(b"select 1;\r\nselect 2;\r\n")
+    assert code_of_check(empty_database_url, folder) is None
+    write(folder, "0001_initial", "create table call (n bigint);")
+    assert code_of_check(empty_database_url, folder) == "migration_changed"
+    with pytest.raises(SchemaError, match="0001_initial"):
+        migrate(empty_database_url, folder)
+
+
+def test_file_before_one_already_applied_is_refused(empty_database_url: str, folder: Path) -> None:
+    write(folder, "0009_last", "select 1;")
+    migrate(empty_database_url, folder)
+    write(folder, "0005_late", "select 1;")
+    assert code_of_check(empty_database_url, folder) == "migration_out_of_order"
+
+
+def test_failed_file_leaves_nothing_and_names_its_line(empty_database_url: str, folder: Path) -> None:
+    write(folder, "0003_broken", "create table half (n int);\n\nselect nonsense;\n")
+    with pytest.raises(SchemaError, match=r"0003_broken\.sql, line 3: .*nonsense") as caught:
+        migrate(empty_database_url, folder)
+    assert caught.value.code == "migration_failed"
+    assert fetch(empty_database_url, "select to_regclass('half')") == [(None,)]
+    write(folder, "0003_broken", "create table half (n int);")
+    assert migrate(empty_database_url, folder) == ["0003_broken.sql"]
+
+
+def test_file_that_commits_by_itself_is_refused(empty_database_url: str, folder: Path) -> None:
+    write(folder, "0003_commits", "create table half (n int); commit;")
+    with pytest.raises(SchemaError, match="ends its transaction"):
+        migrate(empty_database_url, folder)
+    assert fetch(empty_database_url, "select count(*) from schema_migration") == [(2,)]
+
+
+def test_no_transaction_file_builds_an_index_concurrently(empty_database_url: str, folder: Path) -> None:
+    write(
+        folder,
+        "0003_index",
+        "-- no-transaction\ncreate index concurrently if not exists call_n on call (n);\nselect ';';\n",
+    )
+    assert migrate(empty_database_url, folder)[-1] == "0003_index.sql"
+    assert fetch(empty_database_url, "select indisvalid from pg_index where indexrelid = 'call_n'::regclass") == [
+        (True,)
+    ]
+
+
+def test_index_left_invalid_by_an_interrupted_run_is_built_anew(empty_database_url: str, folder: Path) -> None:
+    write(folder, "0002_more", "insert into call values (1);")
+    migrate(empty_database_url, folder)
+    text = "-- no-transaction\n{}create unique index concurrently if not exists call_n on call (n);\n"
+    write(folder, "0003_index", text.format(""))
+    with pytest.raises(SchemaError, match="run again from its start"):
+        migrate(empty_database_url, folder)  # two rows with the same n: the index stays behind, invalid
+    write(folder, "0003_index", text.format("delete from call;\n"))
+    migrate(empty_database_url, folder)
+    assert fetch(empty_database_url, "select indisvalid from pg_index where indexrelid = 'call_n'::regclass") == [
+        (True,)
+    ]
+
+
+_MIGRATE = """
+import sys
+from pathlib import Path
+from receiver.database.migrations import migrate
+print(len(migrate(sys.argv[1], Path(sys.argv[2]))))
+"""
+
+
+def test_processes_at_once_apply_each_file_once(empty_database_url: str, folder: Path) -> None:
+    for number in range(3, 9):
+        write(folder, f"000{number}_add", f"create table t{number} (n int); select pg_sleep(0.05);")
+    write(
+        folder,
+        "0009_index",
+        "-- no-transaction\ncreate index concurrently if not exists call_n on call (n);\nselect 1;",
+    )
+    command = [sys.executable, "-c", _MIGRATE, empty_database_url, str(folder)]
+    with ThreadPoolExecutor(4) as starters:
+        outputs = list(starters.map(lambda _: subprocess.check_output(command, text=True, timeout=50), range(4)))
+    assert sum(int(output) for output in outputs) == 9
+    assert code_of_check(empty_database_url, folder) is None
+
+
+def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: str, folder: Path) -> None:
+    write(folder, "0003_slow", "select pg_sleep(30);")
+    running = threading.Event()
+    outcome: list[BaseException] = []
+
+    def slow() -> None:
+        try:
+            migrate(empty_database_url, folder, report=lambda line: running.set() if "0003" in line else None)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert running.wait(10)
+    lines: list[str] = []
+    try:
+        with pytest.raises(SchemaError) as caught:
+            migrate(empty_database_url, folder, report=lines.append, lock_seconds=0.3)
+    finally:
+        with psycopg.connect(empty_database_url, autocommit=True) as conn:
+            conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and application_name = 'receiver migrate'"
+            )
+        thread.join()
+    assert caught.value.code == "migration_lock"
+    assert lines == ["Waiting for another process that migrates this database"]
+    # The killed one kept its lock no longer than its session, so the next start is free to go on.
+    assert [getattr(error, "code", error) for error in outcome] == ["database_unavailable"]
+    write(folder, "0003_slow", "select 1;")
+    assert migrate(empty_database_url, folder) == ["0003_slow.sql"]
+
+
+@pytest.mark.parametrize("name", ["1_short", "0003-dash", "0003_Upper", "0002_twice"])
+def test_file_without_a_place_in_the_order_is_refused(folder: Path, name: str) -> None:
+    write(folder, name, "select 1;")
+    with pytest.raises(SchemaError) as caught:
+        list_migrations(folder)
+    assert caught.value.code == "migration_files"
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError) as caught:
+        list_migrations(tmp_path / "nowhere")
+    assert caught.value.code == "migration_files"
+
+
+def test_old_server_is_refused() -> None:
+    check_server_version(140000)
+    with pytest.raises(SchemaError, match="Postgres 13; 14 or later"):
+        check_server_version(130018)
+
+
+def test_statements_are_cut_only_at_their_own_semicolons() -> None:
+    text = """-- no-transaction; really
+        select ';', E'it\\';s', "a;b"; /* ; */
+        do $body$ begin perform 1; end $body$;
+        select $$;$$; -- end;
+    """
+    statements = split_statements(text)
+    assert len(statements) == 3
+    assert [statement.rsplit("\n")[-1].strip()[:6] for statement in statements] == [
+        "select",
+        "do $bo",
+        "select",
+    ]

@@ -1,0 +1,193 @@
+"""The pool against a real server whose connections are killed, refused and blocked."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from receiver.database.pool import DatabaseUnavailable, Pool, connect, connection, full_conninfo, open_pool
+from receiver.errors import ReceiverError
+
+
+@pytest.fixture
+def pool(empty_database_url: str) -> Iterator[Pool]:
+    with closing(open_pool(empty_database_url, max_size=4, name="tests of the pool")) as pool:
+        yield pool
+
+
+def test_connections_are_utc_named_and_in_a_transaction(pool: Pool) -> None:
+    with connection(pool) as conn:
+        row = conn.execute("select current_setting('TimeZone'), current_setting('application_name')").fetchone()
+        assert row == ("UTC", "tests of the pool")
+        assert not conn.autocommit
+
+
+def test_success_commits_and_an_error_rolls_back(pool: Pool) -> None:
+    with connection(pool) as conn:
+        conn.execute("create table kept (n int)")
+    with pytest.raises(RuntimeError), connection(pool) as conn:
+        conn.execute("insert into kept values (1)")
+        raise RuntimeError
+    with connection(pool) as conn:
+        assert conn.execute("select count(*) from kept").fetchone() == (0,)
+
+
+def test_all_connections_killed_while_idle_are_replaced_before_the_next_use(
+    pool: Pool, empty_database_url: str
+) -> None:
+    barrier = threading.Barrier(4)
+
+    def hold() -> None:
+        with connection(pool):
+            barrier.wait(timeout=10)
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert _kill_others(empty_database_url) == 4
+    for _ in range(8):
+        with connection(pool) as conn:
+            assert conn.execute("select 1").fetchone() == (1,)
+
+
+def test_connection_killed_in_use_is_database_unavailable_and_the_next_one_works(
+    pool: Pool, empty_database_url: str
+) -> None:
+    with pytest.raises(DatabaseUnavailable) as caught, connection(pool) as conn:
+        conn.execute("select 1")
+        assert _kill_others(empty_database_url) >= 1
+        conn.execute("select 1")
+    assert caught.value.code == "database_unavailable"
+    with connection(pool) as conn:
+        assert conn.execute("select 1").fetchone() == (1,)
+
+
+def test_absent_server_is_reported_within_the_waiting_time() -> None:
+    nowhere = "postgresql://receiver@/receiver?host=%2Fnonexistent"
+    with closing(open_pool(nowhere, max_size=2, name="nowhere")) as pool:
+        started = time.monotonic()
+        with pytest.raises(DatabaseUnavailable), connection(pool):
+            pass
+        assert time.monotonic() - started < 3
+    with pytest.raises(DatabaseUnavailable, match="No such file"):
+        connect(nowhere, name="nowhere")
+
+
+def test_exhausted_pool_is_reported(empty_database_url: str) -> None:
+    with (
+        closing(open_pool(empty_database_url, max_size=1, name="small")) as pool,
+        connection(pool),
+        pytest.raises(DatabaseUnavailable, match=r"after 2\.00 sec"),
+        connection(pool),
+    ):
+        pass
+
+
+def test_statement_over_its_time_is_ended_by_the_server(empty_database_url: str) -> None:
+    with (
+        closing(open_pool(empty_database_url, max_size=1, name="hasty", statement_timeout_seconds=0.1)) as pool,
+        pytest.raises(DatabaseUnavailable, match="statement timeout"),
+        connection(pool) as conn,
+    ):
+        conn.execute("select pg_sleep(5)")
+
+
+def test_constraint_and_lock_errors_reach_the_caller(pool: Pool) -> None:
+    with connection(pool) as conn:
+        conn.execute("create table once (n int primary key)")
+        conn.execute("insert into once values (1)")
+    with pytest.raises(psycopg.errors.UniqueViolation), connection(pool) as conn:
+        conn.execute("insert into once values (1)")
+    with (
+        connection(pool) as holder,
+        pytest.raises(psycopg.errors.LockNotAvailable),
+        connection(pool) as other,
+    ):
+        holder.execute("select n from once for update")
+        other.execute("select n from once for update nowait")
+
+
+def test_read_only_server_is_database_unavailable(pool: Pool) -> None:
+    with pytest.raises(DatabaseUnavailable), connection(pool) as conn:
+        conn.execute("set transaction read only")
+        conn.execute("create table never (n int)")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_both_schemes_and_what_the_url_says_itself_are_kept(scheme: str) -> None:
+    given = f"{scheme}://bob:p%40ss@db.example:6432/calls?connect_timeout=9&sslmode=require"
+    found = conninfo_to_dict(full_conninfo(given, name="web"))
+    expected = {"user": "bob", "password": "p@ss", "host": "db.example", "port": "6432", "dbname": "calls"}
+    assert found.items() >= expected.items()
+    assert found.items() >= {"connect_timeout": "9", "sslmode": "require", "application_name": "web"}.items()
+    assert found["tcp_user_timeout"] == "5000"
+
+
+def test_text_that_is_no_conninfo_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ReceiverError) as caught:
+        full_conninfo("mysql+pymysql://bob:secret@db/calls", name="web")
+    assert caught.value.code == "database_url"
+    assert "secret" not in str(caught.value)
+
+
+_UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import sys, time
+import gevent
+from receiver.database.pool import connection, open_pool
+
+pool = open_pool(sys.argv[1], max_size=3, name="gevent")
+
+def sleep_in_the_database():
+    with connection(pool) as conn:
+        conn.execute("select pg_sleep(1)")
+
+ticks = 0
+def tick():
+    global ticks
+    while True:
+        gevent.sleep(0.05)
+        ticks += 1
+
+with connection(pool):
+    pass
+ticking = gevent.spawn(tick)
+started = time.monotonic()
+gevent.joinall([gevent.spawn(sleep_in_the_database) for _ in range(3)], raise_error=True)
+took = time.monotonic() - started
+ticking.kill()
+pool.close()
+assert took < 2, f"the three queries took {took} seconds"
+assert ticks >= 10, f"another greenlet ran {ticks} times meanwhile"
+"""
+
+
+def test_greenlets_go_on_while_another_waits_for_the_database(empty_database_url: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _UNDER_GEVENT, empty_database_url],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def _kill_others(url: str) -> int:
+    """End every other session of this database and return how many there were."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        rows = conn.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+            " and backend_type = 'client backend'"
+        ).fetchall()
+        return len(rows)
