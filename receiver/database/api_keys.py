@@ -1,0 +1,113 @@
+"""API keys: made once, shown once, kept as SHA-256.
+
+A key is 256 random bits, so a fast hash is enough: there is nothing to guess, and a slow one would
+cost each request 100 ms. Its prefix is public and finds the row; the digests are then compared in
+constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
+
+Scope = Literal["read", "queue", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+"""Each includes those before it."""
+
+NAME_LENGTH = 100
+
+_KEY = re.compile(r"rr_([A-Za-z0-9]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
+_PREFIX_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
+
+
+class KeyNameTaken(ReceiverError):
+    """A key of that name is in use."""
+
+    code = "key_name_taken"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key, without what makes it one."""
+
+    key_id: int
+    name: str
+    scope: Scope
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+    def allows(self, scope: Scope) -> bool:
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+
+_COLUMNS = "key_id, name, scope, prefix, created_at, expires_at, last_used_at"
+
+
+def create_key(conn: Connection, name: str, scope: Scope, expires_at: datetime | None = None) -> str:
+    """Make a key and return it: nobody can show it again. Raises KeyNameTaken, InvalidInput."""
+    if not 1 <= len(name) <= NAME_LENGTH or not name.isprintable():
+        fault = Fault("name", "invalid", f"It must be 1 to {NAME_LENGTH} printable characters.")
+        raise InvalidInput("The key cannot have this name.", [fault])
+    prefix = "".join(secrets.choice(_PREFIX_LETTERS) for _ in range(8))
+    key = f"rr_{prefix}_{secrets.token_urlsafe(32)}"
+    made = conn.execute(
+        "insert into api_key (name, scope, prefix, digest, expires_at) values (%s, %s, %s, %s, %s)"
+        " on conflict (name) where revoked_at is null do nothing",
+        (name, scope, prefix, _digest(key), expires_at),
+    )
+    if made.rowcount == 0:
+        raise KeyNameTaken(f"A key named {name!r} is in use; revoke it, or choose another name.")
+    return key
+
+
+def find_key(conn: Connection, key: str) -> ApiKey | None:
+    """The key, if it is known, not revoked and not expired. Notes its use, to the minute."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    row = conn.execute(
+        "select digest, last_used_at is null or last_used_at < now() - interval '1 minute' from api_key"
+        " where prefix = %s and revoked_at is null and (expires_at is null or expires_at > now())",
+        (match[1],),
+        prepare=True,
+    ).fetchone()
+    if row is None or not hmac.compare_digest(row[0], _digest(key)):
+        return None
+    if row[1]:
+        # Skipped where another request is writing the same, so that no request waits for this.
+        conn.execute(
+            "update api_key set last_used_at = now() where key_id ="
+            " (select key_id from api_key where prefix = %s for update skip locked)",
+            (match[1],),
+        )
+    with conn.cursor(row_factory=class_row(ApiKey)) as cursor:
+        return cursor.execute(f"select {_COLUMNS} from api_key where prefix = %s", (match[1],)).fetchone()
+
+
+def list_keys(conn: Connection) -> list[ApiKey]:
+    """Keys that are not revoked, by name."""
+    with conn.cursor(row_factory=class_row(ApiKey)) as cursor:
+        return cursor.execute(f"select {_COLUMNS} from api_key where revoked_at is null order by name").fetchall()
+
+
+def revoke_key(conn: Connection, name: str) -> None:
+    """End a key at once. Raises NotFound."""
+    ended = conn.execute("update api_key set revoked_at = now() where name = %s and revoked_at is null", (name,))
+    if ended.rowcount == 0:
+        raise NotFound(f"There is no key named {name!r}.")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
