@@ -1,0 +1,114 @@
+"""Accepting a batch, from whichever door: the API, the dashboards and the command line call this."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO
+
+from receiver.database.pool import Connection
+from receiver.errors import ReceiverError
+from receiver.queueing.batches import (
+    Preview,
+    find_idempotent,
+    insert_batch,
+    insert_idempotent,
+    plan_batch,
+    preview_batch,
+)
+from receiver.queueing.contacts import ContactReader
+from receiver.queueing.parameters import BatchParameters
+
+_BLOCK_BYTES = 1 << 20
+
+
+class IdempotencyKeyReused(ReceiverError):
+    """The key came before, with another CSV or other parameters."""
+
+    code = "idempotency_key_reused"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the deployment sets: rows of a submission, seconds of grace before a call is overdue."""
+
+    submission_rows: int
+    result_grace_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotentRequest:
+    """A request that may come again: whose it is, the key it came with, and what it said."""
+
+    key_id: int
+    idempotency_key: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    batch_id: int
+    replayed: bool = False
+    """The same request was accepted before, as this batch."""
+
+
+def preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits) -> Preview:
+    """What queueing would come to; stores nothing. Raises InvalidInput where the file is no CSV of contacts."""
+    contacts = ContactReader(csv, parameters.default_region)
+    due_at = parameters.due_at(datetime.now(UTC).replace(microsecond=0), limits.result_grace_seconds)
+    return preview_batch(plan_batch(contacts, parameters, limits.submission_rows), due_at)
+
+
+def accept(
+    conn: Connection,
+    csv: IO[bytes],
+    parameters: BatchParameters,
+    limits: Limits,
+    request: IdempotentRequest | None = None,
+) -> Accepted:
+    """Store a batch for the worker to send; the caller commits, or on an error rolls back.
+
+    Raises InvalidInput (nothing is stored), IdempotencyKeyReused.
+    """
+    if request is not None and (earlier := _replayed(conn, request)) is not None:
+        return earlier
+    now = datetime.now(UTC)
+    contacts = ContactReader(csv, parameters.default_region)
+    plan = plan_batch(contacts, parameters, limits.submission_rows)
+    due_at = parameters.due_at(now.replace(microsecond=0), limits.result_grace_seconds)
+    batch_id = insert_batch(conn, plan, parameters, now, due_at)
+    if request is not None and not insert_idempotent(
+        conn, request.key_id, request.idempotency_key, request.digest, batch_id
+    ):
+        # The same request, at the same time, was first.
+        conn.rollback()
+        if (earlier := _replayed(conn, request)) is not None:
+            return earlier
+        return accept(conn, csv, parameters, limits, request)
+    return Accepted(batch_id)
+
+
+def request_digest(csv: IO[bytes], form: Mapping[str, str]) -> bytes:
+    """SHA-256 over the file and the fields, in whatever order these came."""
+    digest = hashlib.sha256()
+    csv.seek(0)
+    while block := csv.read(_BLOCK_BYTES):
+        digest.update(block)
+    for name, text in sorted(form.items()):
+        for part in (name.encode(), text.encode()):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.digest()
+
+
+def _replayed(conn: Connection, request: IdempotentRequest) -> Accepted | None:
+    earlier = find_idempotent(conn, request.key_id, request.idempotency_key)
+    if earlier is None:
+        return None
+    batch_id, digest = earlier
+    if digest != request.digest:
+        raise IdempotencyKeyReused(
+            "This Idempotency-Key came with another CSV or other parameters before; use a new key for a new batch."
+        )
+    return Accepted(batch_id, replayed=True)

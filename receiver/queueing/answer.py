@@ -1,0 +1,213 @@
+"""What the provider's answer to `bulk_queue` proves. No I/O: bytes in, a value out.
+
+Only what the provider page (Queue multiple calls) documents is taken as proof. The rule behind every
+doubt: sending again could dial every person twice, so what is not proven is `unknown`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import unescape
+from typing import Literal
+from xml.etree.ElementTree import ParseError
+
+from defusedxml.ElementTree import fromstring
+
+from receiver.model import masked
+
+AnswerState = Literal["accepted", "refused", "unknown", "not_sent"]
+"""accepted: calls were queued. refused: nothing was queued, and the same request would be refused
+again. unknown: calls may have been queued, so never send it again. not_sent: not a byte of the request
+left this machine, so send it again later.
+"""
+
+ERROR_CHARACTERS = 2_000
+ANSWER_BYTES = 1 << 20
+
+_REFUSALS: Mapping[int, str] = {
+    400: "data improperly formatted or invalid",
+    401: "authentication invalid, or account inactive",
+    403: "user lacks permission",
+    404: "deployment not found",
+    405: "method other than POST",
+    409: "user, deployment or application deleted earlier",
+}
+"""The only statuses documented to prove that nothing was queued, with the provider page's reasons."""
+
+_CHARSETS: Mapping[str, str] = {
+    # Only these: an outsider must not choose among Python's codecs (`idna`, `unicode_escape`, ...).
+    "utf-8": "utf-8-sig",
+    "utf-16": "utf-16",
+    "iso-8859-1": "cp1252",
+    "windows-1252": "cp1252",
+}
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w-]+)", re.ASCII)
+_TAG = re.compile(r"(<[^<>]*>)")  # cannot run over a second "<", so 1 MiB of "<" stays linear
+_UNSEEN_ELEMENTS = ("script", "style")
+_COUNT = re.compile(r"\s*([0-9]{1,10})\s*", re.ASCII)
+_LARGEST_COUNT = 2**31 - 1
+_PHONE_NUMBER = re.compile(r"\+?\(?\d(?:[ .()\-\u2010-\u2015]{0,3}\d){6,}")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one `bulk_queue` request.
+
+    `provider_status`: the HTTP status; None where no answer came.
+    `calls_queued`: as the provider counted them, from 0; may differ from the rows sent.
+    `error`: why it was not accepted, in the provider's words where it has any: one printable line of
+    at most 2,000 characters, without credentials, its phone numbers masked. None when accepted in silence.
+    `answer_text`: the whole answer, at most 1 MiB as UTF-8, without NUL, surrogates and credentials,
+    its phone numbers *not* masked: to be kept (call ids may be in it), never logged.
+    """
+
+    state: AnswerState
+    provider_status: int | None = None
+    calls_queued: int | None = None
+    error: str | None = None
+    answer_text: str | None = field(default=None, repr=False)
+
+
+def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[str] = ()) -> Answer:
+    """Read an HTTP answer, in JSON, in XML or from some gateway in between; never raises.
+
+    `body` is decoded text-wise already (no content-encoding), and may be cut short. Every spelling in
+    `secrets` is struck out of what is kept.
+
+    * 200 with an integer `calls_queued`: accepted; a 200 without one proves nothing: unknown.
+    * the six documented refusals: refused, whatever the body.
+    * everything else: unknown. That holds for 5xx (documented: calls may have been queued), for other
+      2xx and for redirects, and for statuses that only a gateway gives (408, 413, 429, ...): most mean
+      that it passed nothing on, but no page says so, and a wrong guess dials every person twice.
+    """
+    text = _decoded(body, content_type)
+    items = _items(text)
+    if len(body) >= ANSWER_BYTES:
+        # The reader stopped here, perhaps within a credential, whose first half nothing would recognise.
+        text = _without(text, secrets)
+        text = text[: len(text) - max(map(len, secrets), default=0)]
+    calls_queued = _count(items.get("calls_queued"))
+    words = _readable(_words(items, text, content_type), secrets)
+    if status == 200 and calls_queued is not None:
+        state: AnswerState = "accepted"
+        error = _readable(_stated_error(items), secrets)
+    elif status == 200:
+        state = "unknown"
+        error = _readable(_stated_error(items), secrets) or "the provider answered 200 without calls_queued"
+    elif status in _REFUSALS:
+        state = "refused"
+        error = words or f"the provider answered {status}: {_REFUSALS[status]}"
+    elif 300 <= status < 400:
+        # Whoever follows it posts the contacts, and the credentials, to an address nobody configured.
+        state = "unknown"
+        error = f"the provider answered {status}, a redirect, which is never followed: check PLUM_URL"
+    else:
+        state = "unknown"
+        error = words or f"the provider answered {status}, which does not say whether calls were queued"
+    return Answer(state, status, calls_queued, error or None, _kept(text, secrets))
+
+
+def printable_line(text: str, secrets: Sequence[str] = ()) -> str:
+    """`text` as an `Answer.error`: one printable line, bounded, without `secrets`, numbers masked."""
+    return _readable(text, secrets)
+
+
+def _decoded(body: bytes, content_type: str) -> str:
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return body.decode("utf-16", "replace")
+    named = _CHARSET.search(content_type.lower())
+    for charset in (_CHARSETS.get(named[1] if named else ""), "utf-8-sig"):
+        if charset is not None:
+            try:
+                return body.decode(charset)
+            except UnicodeDecodeError:
+                continue
+    return body.decode("cp1252", "replace")
+
+
+def _items(text: str) -> Mapping[str, object]:
+    """The answer's items by name: a JSON object, or what stands under `<result>`; else none."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):  # no JSON, an endless number, or endless nesting
+        return _xml_items(text)
+    if not isinstance(answer, dict):
+        return {}
+    result = answer.get("result")
+    return result if isinstance(result, dict) else answer
+
+
+def _xml_items(text: str) -> Mapping[str, object]:
+    if not text.lstrip().startswith("<"):
+        return {}
+    try:
+        # A DTD is refused with the entities: the provider sends none, and an XHTML page is no answer.
+        root = fromstring(text.strip(), forbid_dtd=True)
+    except (ParseError, ValueError, LookupError):
+        return {}
+    result = root if _name(root.tag) == "result" else next((e for e in root if _name(e.tag) == "result"), ())
+    return {_name(element.tag): "".join(element.itertext()) for element in result}
+
+
+def _name(tag: object) -> str:
+    return str(tag).rpartition("}")[2]
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, str) and (digits := _COUNT.fullmatch(value)):
+        value = int(digits[1])
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT:
+        return value
+    return None
+
+
+def _stated_error(items: Mapping[str, object]) -> str:
+    error = items.get("error")
+    if error is None or isinstance(error, str):
+        return error or ""
+    try:
+        return json.dumps(error, ensure_ascii=False)
+    except (ValueError, RecursionError):  # an integer, or a nesting, that could be read but not written
+        return ""
+
+
+def _words(items: Mapping[str, object], text: str, content_type: str) -> str:
+    """The provider's own words, else what a person would see of the page."""
+    if words := _stated_error(items):
+        return words
+    if "html" not in content_type.lower() and not text.lstrip().startswith("<"):
+        return text
+    seen: dict[str, None] = {}  # keeps the order; a page tends to say the same in title and heading
+    unseen = ""
+    for piece in _TAG.split(text):
+        if piece.startswith("<"):
+            name = piece[1:-1].split(None, 1)[0].lower() if piece[1:-1].strip() else ""
+            if unseen:
+                unseen = "" if name == f"/{unseen}" else unseen
+            elif name in _UNSEEN_ELEMENTS:
+                unseen = name
+        elif not unseen and (words := unescape(piece).strip()):
+            seen.setdefault(words)
+    return " ".join(seen)
+
+
+def _without(text: str, secrets: Sequence[str]) -> str:
+    spellings = "|".join(re.escape(secret) for secret in sorted(secrets, key=len, reverse=True) if secret)
+    return re.sub(spellings, "[redacted]", text) if spellings else text
+
+
+def _readable(text: str, secrets: Sequence[str]) -> str:
+    # In this order: what is cut or spaced out first could no longer be recognised.
+    text = _without(text, secrets)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = _PHONE_NUMBER.sub(lambda m: m[0] if _DATE.fullmatch(m[0]) else masked(m[0]), text)
+    return text if len(text) <= ERROR_CHARACTERS else text[: ERROR_CHARACTERS - 1].rstrip() + "…"
+
+
+def _kept(text: str, secrets: Sequence[str]) -> str | None:
+    text = _without(text, secrets).replace("\x00", "\ufffd")
+    return text.encode("utf-8", "replace")[:ANSWER_BYTES].decode("utf-8", "ignore") or None

@@ -1,0 +1,122 @@
+"""A connection for exactly one request, which knows whether any of it can have left.
+
+urllib3's own, with three things added: `Passage` is told how far the request came, each phase has a time
+limit of its own, and an answer is bounded in time and size, headers included.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import http.client
+import io
+import socket
+import ssl
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+WIRE_BYTES = 2 << 20
+"""The longest answer, headers and body as they arrive."""
+
+
+@dataclass(slots=True)
+class Passage:
+    """How far one request came, and how long each part of it may take, in seconds.
+
+    `read_timeout`: the longest silence, and the longest for one block to be sent; a whole answer may
+    take twice as long. `send_timeout`: the whole request. `broken_off_timeout`: for an answer after the
+    provider stopped reading; it is there by then, or never comes.
+    """
+
+    read_timeout: float
+    send_timeout: float
+    broken_off_timeout: float
+    begun: bool = False  # from here on bytes may have left this machine
+    sent_bytes: int = 0
+    send_until: float = 0.0
+    broken_off: bool = False
+
+    @property
+    def answer_timeout(self) -> float:
+        return self.broken_off_timeout if self.broken_off else self.read_timeout * 2
+
+
+class PlainConnection(HTTPConnection):
+    """Opened once. `passage` is begun when it is open, which for TLS is after the handshake."""
+
+    def __init__(self, *args: Any, passage: Passage, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.passage = passage
+        self.response_class = functools.partial(  # type: ignore[assignment]  # it is only ever called
+            _BoundedResponse, passage=passage
+        )
+
+    def connect(self) -> None:
+        if self.passage.begun:  # http.client would open a lost connection again, in silence
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was lost")
+        super().connect()
+        self.passage.begun = True
+        self.passage.send_until = monotonic() + self.passage.send_timeout
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        left = self.passage.send_until - monotonic()
+        try:
+            if left <= 0:
+                raise TimeoutError
+            # urllib3 leaves the time limit for connecting in place: too short for a busy provider.
+            self.sock.settimeout(min(left, self.passage.read_timeout))
+            super().send(data)
+            self.passage.sent_bytes += len(data)
+        except (TimeoutError, ssl.SSLError) as error:
+            # A provider that stopped reading may have answered before (401, say). For a broken pipe, and
+            # only for that, urllib3 goes on to read the answer.
+            self.passage.broken_off = True
+            raise BrokenPipeError(errno.EPIPE, "the provider stopped reading") from error
+
+
+class TlsConnection(PlainConnection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _BoundedResponse(http.client.HTTPResponse):
+    """An answer whose headers and body together have one time limit and one size limit.
+
+    http.client limits a header line and the number of them, but not how slowly they come nor how many
+    `100 Continue` precede them; and a socket's time limit starts anew with each byte.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, passage: Passage, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_BoundedReader(self.fp.detach(), sock, passage))
+
+
+class _BoundedReader(io.RawIOBase):
+    def __init__(self, wire: io.RawIOBase, sock: socket.socket, passage: Passage) -> None:
+        self.wire = wire
+        self.sock = sock
+        self.silence = passage.read_timeout
+        self.until = monotonic() + passage.answer_timeout
+        self.left = WIRE_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.until - monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took too long")
+        if self.left <= 0:
+            raise OSError(errno.EMSGSIZE, "the answer is too long")
+        self.sock.settimeout(min(left, self.silence))
+        count: int | None = self.wire.readinto(buffer)
+        self.left -= count or 0
+        return count
+
+    def close(self) -> None:
+        self.wire.close()
+        super().close()

@@ -1,0 +1,195 @@
+"""What a user says about a batch besides its CSV: one schema for the form, the API and the command line.
+
+Ranges and rules are the provider's (provider page: Queue multiple calls), checked here so that a
+fault is named by its field before anything is stored or sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
+
+from receiver.errors import Fault, InvalidInput
+from receiver.queueing.destination import valid_region
+
+FULL_DAY = timedelta(hours=24)
+"""How long the provider dials at most where no end is given."""
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""A start this far back is taken as now: the form was filled in a moment ago, or a clock is off."""
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+"""Python's calendar ends with the year 9999, and a grace is yet to be added."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchParameters:
+    """Checked parameters. None: the provider is not told, and its own default holds."""
+
+    application_id: int
+    deployment_id: int
+    name: str = ""
+    start_timestamp: datetime | None = None
+    end_timestamp: datetime | None = None
+    max_attempts: int | None = None
+    reattempt_wait: int | None = None
+    """Seconds."""
+    is_pci: bool = False
+    default_region: str = "US"
+    on_invalid: Literal["refuse", "skip"] = "refuse"
+    on_duplicate: Literal["refuse", "skip", "keep"] = "refuse"
+    dry_run: bool = False
+
+    def due_at(self, now: datetime, grace_seconds: int) -> datetime:
+        """When a call without a result is overdue: past its last possible attempt, and a grace."""
+        if self.end_timestamp is not None:
+            last_attempt = self.end_timestamp
+        else:
+            waits = ((self.max_attempts or 1) - 1) * (self.reattempt_wait or 0)
+            last_attempt = (self.start_timestamp or now) + FULL_DAY + timedelta(seconds=waits)
+        return last_attempt + timedelta(seconds=grace_seconds)
+
+
+class Timestamp(fields.Field[datetime]):
+    """Unix seconds, or RFC 3339 with its offset. To the whole second, as the provider keeps it."""
+
+    default_error_messages = {"invalid": "Write Unix seconds, or a time with its offset such as 2026-12-01T22:00:00Z."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
+        text = str(value).strip()
+        try:
+            if text.isascii() and text.isdigit() and len(text) <= 12:
+                moment = datetime.fromtimestamp(int(text), UTC)
+            elif _RFC3339.fullmatch(text):
+                moment = datetime.fromisoformat(text.upper()).astimezone(UTC).replace(microsecond=0)
+            else:
+                raise self.make_error("invalid")
+        except (ValueError, OverflowError):
+            raise self.make_error("invalid") from None
+        if moment > _LATEST:
+            raise self.make_error("invalid")
+        return moment
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **_: Any) -> str | None:
+        return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class WholeNumber(fields.Integer):
+    """Digits only: `7.0`, `1e3` and digits of other scripts are no numbers that anybody meant to write here."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        text = str(value).strip()
+        if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
+            raise self.make_error("invalid", input=text[:40])
+        return int(text)
+
+
+class Flag(fields.Boolean):
+    """0 or 1, as the provider writes it."""
+
+    truthy = {"1", 1}
+    falsy = {"0", 0}
+    default_error_messages = {"invalid": "Write 0 or 1."}
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def storable(text: str) -> None:
+    """A validator: text that Postgres keeps and a page shows. Raises ValidationError."""
+    if _CONTROL.search(text) or _SURROGATE.search(text):
+        raise ValidationError("It must not hold control characters.")
+
+
+def _region(text: str) -> None:
+    if not valid_region(text.upper()):
+        raise ValidationError("It must be a two-letter country code such as US or GB.")
+
+
+class BatchForm(Schema):
+    """The fields beside `csv`. An unknown one is refused: a misspelt option must not be passed over."""
+
+    class Meta:
+        unknown = RAISE
+
+    application_id = WholeNumber(required=True, validate=validate.Range(1, 2**53))
+    deployment_id = WholeNumber(required=True, validate=validate.Range(1, 2**53))
+    name = fields.String(validate=[validate.Length(max=200), storable])
+    start_timestamp = Timestamp()
+    end_timestamp = Timestamp()
+    max_attempts = WholeNumber(validate=validate.Range(1, 10))
+    reattempt_wait = WholeNumber(validate=validate.Range(60, 86400), metadata={"description": "Seconds."})
+    is_pci = Flag()
+    default_region = fields.String(validate=_region)
+    on_invalid = fields.String(validate=validate.OneOf(["refuse", "skip"]))
+    on_duplicate = fields.String(validate=validate.OneOf(["refuse", "skip", "keep"]))
+    dry_run = Flag()
+
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _check_rules(self, values: dict[str, Any], given: Mapping[str, Any], **_: Any) -> None:
+        now = datetime.now(UTC)
+        faults: dict[str, list[str]] = {}
+        start, end = values.get("start_timestamp"), values.get("end_timestamp")
+        if (values.get("max_attempts") or 1) > 1 and "reattempt_wait" not in given:
+            faults["reattempt_wait"] = ["It is required when max_attempts is more than 1."]
+        if start is not None and start < now - CLOCK_TOLERANCE:
+            faults["start_timestamp"] = ["It is in the past; leave it out to begin now."]
+        if end is not None and end <= now:
+            faults["end_timestamp"] = ["It is in the past: nobody would be called."]
+        elif end is not None and start is not None and end <= start:
+            faults["end_timestamp"] = ["It must be after start_timestamp."]
+        if faults:
+            raise ValidationError(dict(faults))
+
+    @post_load
+    def _upper_region(self, values: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if "default_region" in values:
+            values["default_region"] = values["default_region"].upper()
+        return values
+
+
+def read_parameters(form: Mapping[str, str], default_region: str, default_name: str = "") -> BatchParameters:
+    """Parameters from a form's texts. An empty text is as good as none. Raises InvalidInput naming each field.
+
+    `default_name` is a file's, which may hold anything: what cannot be stored or shown in it is replaced.
+    """
+    given = {name: text for name, text in form.items() if text != ""}
+    try:
+        values = BatchForm().load(given)
+    except ValidationError as error:
+        raise InvalidInput("Some parameters cannot be taken.", faults(error)) from None
+    name = values.pop("name", _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", default_name[:200])))
+    return BatchParameters(**{"name": name, "default_region": default_region, **values})
+
+
+def faults(error: ValidationError) -> list[Fault]:
+    """marshmallow's messages, one fault a message, with codes of our own."""
+    found: list[Fault] = []
+    for where, messages in error.normalized_messages().items():  # type: ignore[no-untyped-call]
+        for message in messages if isinstance(messages, list) else [str(messages)]:
+            found.append(Fault(where, _code(message), message))
+    return found
+
+
+def _code(message: str) -> str:
+    # marshmallow names no codes; its few messages are told apart by their words.
+    if message == Schema.error_messages.get("unknown", "Unknown field.") or message == "Unknown field.":
+        return "unknown_field"
+    if "equired" in message:
+        return "required"
+    if "more than once" in message:
+        return "repeated_field"
+    if "in the past" in message:
+        return "in_the_past"
+    if message.startswith(("Must be greater", "Must be less")):
+        return "out_of_range"
+    if message.startswith("Longer than"):
+        return "too_long"
+    return "invalid"

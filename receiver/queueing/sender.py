@@ -1,0 +1,216 @@
+"""Sending submissions: each at most once, whatever dies in between.
+
+A submission is marked `sending` and committed before its request begins, and nothing but that
+request's own answer, or the proof that no byte of it was sent, leads on from there. A worker that
+dies leaves `sending` behind; once its advisory lock is free, that becomes `unknown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.queueing.batches import lock_batches, refresh_state
+from receiver.queueing.provider import Answer
+from receiver.queueing.submissions import header_line
+
+WORKER_LOCK = 0x72657375
+"""First half of the advisory lock that a living worker holds; the second is its id."""
+
+LINES_AT_ONCE = 2000
+"""Rows that are read from the database at once while a submission is sent."""
+
+GIVE_UP = timedelta(hours=1)
+"""How long an unreachable provider is tried where the batch has no end: later, nobody expects the calls."""
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
+
+ABANDONED = "The process that sent this ended before the provider's answer was recorded."
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A submission that this worker sends, and all that its request says."""
+
+    batch_id: int
+    submission_no: int
+    worker_id: int
+    tries: int
+    first_row: int
+    last_row: int
+    csv_bytes: int
+    columns: list[str]
+    application_id: int
+    deployment_id: int
+    start_at: datetime | None
+    end_at: datetime | None
+    max_attempts: int | None
+    reattempt_wait_seconds: int | None
+    is_pci: bool
+    give_up_at: datetime
+
+
+def claim_submission(conn: Connection, worker_id: int) -> Outgoing | None:
+    """Mark the next due submission `sending` for this worker. The caller commits before it sends."""
+    with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
+        return cursor.execute(
+            """
+            with due as (
+                select batch_id, submission_no from submission
+                where state = 'pending' and next_try_at <= now()
+                order by next_try_at, batch_id, submission_no limit 1 for update skip locked
+            ), taken as (
+                update submission s set state = 'sending', worker_id = %(worker_id)s, sent_at = now(),
+                    tries = s.tries + 1, error = null
+                from due where s.batch_id = due.batch_id and s.submission_no = due.submission_no
+                returning s.*
+            )
+            select t.batch_id, t.submission_no, t.worker_id, t.tries, t.first_row, t.last_row, t.csv_bytes,
+                b.columns, b.application_id, b.deployment_id, b.start_at, b.end_at, b.max_attempts,
+                b.reattempt_wait_seconds, b.is_pci,
+                coalesce(b.end_at, greatest(b.created_at, b.start_at) + %(give_up)s) as give_up_at
+            from taken t join batch b using (batch_id)
+            """,
+            {"worker_id": worker_id, "give_up": GIVE_UP},
+            prepare=True,
+        ).fetchone()
+
+
+def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
+    """The CSV as it is sent, in blocks; `csv_bytes` long in all. Reads a few rows at a time, in no transaction."""
+    yield (header_line(outgoing.columns) + "\r\n").encode()
+    after = outgoing.first_row - 1
+    while after < outgoing.last_row:
+        row = conn.execute(
+            "select max(row), string_agg(line, e'\\r\\n' order by row) || e'\\r\\n' from ("
+            " select row, line from call where batch_id = %s and row > %s and row <= %s and submission_no = %s"
+            " order by row limit %s) next",
+            (outgoing.batch_id, after, outgoing.last_row, outgoing.submission_no, LINES_AT_ONCE),
+            prepare=True,
+        ).fetchone()
+        if row is None or row[0] is None:
+            return
+        after = row[0]
+        yield row[1].encode()
+
+
+def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str | None:
+    """Write down what came of the request; returns the submission's state, None where it is no longer ours.
+
+    A submission that was given up as `unknown` meanwhile still takes the answer to this very request.
+    """
+    lock_batches(conn, [outgoing.batch_id])
+    now = _now(conn)
+    # With the number of the try: an answer that is recorded late must not pass for that of a later request.
+    key = (outgoing.batch_id, outgoing.submission_no, outgoing.worker_id, outgoing.tries)
+    if answer.state == "not_sent":
+        wait = timedelta(seconds=min(FIRST_WAIT_SECONDS * 2 ** min(outgoing.tries - 1, 10), LONGEST_WAIT_SECONDS))
+        state = "pending" if now + wait < outgoing.give_up_at else "refused"
+    else:
+        wait, state = timedelta(), answer.state
+    updated = conn.execute(
+        "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
+        " calls_queued = %s, error = %s, answer = %s"
+        " where batch_id = %s and submission_no = %s and worker_id = %s and tries = %s"
+        " and state in ('sending', 'unknown')",
+        (
+            state,
+            now + wait,
+            None if state == "pending" else now,
+            answer.provider_status,
+            answer.calls_queued,
+            answer.error,
+            answer.answer_text,
+            *key,
+        ),
+    )
+    if updated.rowcount == 0:
+        return None
+    if state == "refused":
+        _refuse_calls(conn, outgoing)
+    refresh_state(conn, [outgoing.batch_id])
+    return state
+
+
+def _refuse_calls(conn: Connection, outgoing: Outgoing) -> None:
+    refused = conn.execute(
+        "update outstanding o set refused = true from call"
+        " where call.batch_id = %(batch_id)s and call.submission_no = %(submission_no)s"
+        " and call.row between %(first_row)s and %(last_row)s"
+        " and o.batch_id = call.batch_id and not o.refused and o.row = call.row",
+        {
+            "batch_id": outgoing.batch_id,
+            "submission_no": outgoing.submission_no,
+            "first_row": outgoing.first_row,
+            "last_row": outgoing.last_row,
+        },
+    ).rowcount
+    conn.execute("update batch_count set refused = refused + %s where batch_id = %s", (refused, outgoing.batch_id))
+
+
+def abandon_submissions(conn: Connection, worker_id: int) -> list[tuple[int, int]]:
+    """Mark `unknown` what workers that are gone left `sending`; returns (batch_id, submission_no) of each."""
+    gone = [
+        other
+        for (other,) in conn.execute(
+            "select distinct worker_id from submission where state = 'sending' and worker_id <> %s",
+            (worker_id,),
+        ).fetchall()
+        if _is_gone(conn, other)
+    ]
+    if not gone:
+        return []
+    left = conn.execute(
+        "select batch_id, submission_no from submission where state = 'sending' and worker_id = any(%s)",
+        (gone,),
+    ).fetchall()
+    lock_batches(conn, [batch_id for batch_id, _ in left])
+    abandoned = conn.execute(
+        "update submission s set answered_at = now(),"
+        # What a callback has proved already needs no doubt.
+        " state = case when proof.found then 'accepted' else 'unknown' end,"
+        " error = case when proof.found then null else %s end"
+        " from (select o.batch_id, o.submission_no, exists (select from call join result using (batch_id, row)"
+        "   where call.batch_id = o.batch_id and call.submission_no = o.submission_no) as found"
+        "   from submission o where o.state = 'sending' and o.worker_id = any(%s)) proof"
+        " where s.batch_id = proof.batch_id and s.submission_no = proof.submission_no and s.state = 'sending'"
+        " returning s.batch_id, s.submission_no",
+        (ABANDONED, gone),
+    ).fetchall()
+    refresh_state(conn, [batch_id for batch_id, _ in abandoned])
+    return abandoned
+
+
+def register_worker(conn: Connection, host: str, pid: int) -> int:
+    """A new worker's id. The connection must stay open while it lives: it holds the worker's advisory lock."""
+    row = conn.execute("insert into worker (host, pid) values (%s, %s) returning worker_id", (host, pid)).fetchone()
+    assert row is not None  # noqa: S101 an insert without conflict clause returns its row
+    hold_worker_lock(conn, row[0])
+    worker_id: int = row[0]
+    return worker_id
+
+
+def hold_worker_lock(conn: Connection, worker_id: int) -> None:
+    conn.execute("select pg_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id))
+
+
+def see_worker(conn: Connection, worker_id: int) -> None:
+    """Say that the worker lives; and forget those that are long gone."""
+    conn.execute("update worker set seen_at = now() where worker_id = %s", (worker_id,))
+    conn.execute("delete from worker where seen_at < now() - interval '1 day'")
+
+
+def _is_gone(conn: Connection, worker_id: int) -> bool:
+    row = conn.execute("select pg_try_advisory_xact_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
+    return row is not None and row[0]
+
+
+def _now(conn: Connection) -> datetime:
+    row = conn.execute("select clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 a select without from returns one row
+    now: datetime = row[0]
+    return now

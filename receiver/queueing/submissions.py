@@ -1,0 +1,190 @@
+"""Cutting a batch into submissions, such that in each of them every number stands once.
+
+The first time a number stands in the CSV its row goes to the first layer, the second time to the
+second, and so on; each layer is cut every `SUBMISSION_ROWS` rows. So token and number name one call.
+
+A number with other keys to press after connecting (`postd`) is another destination, not a
+duplicate (provider page: The CSV); it needs another submission all the same, because a
+callback names the number only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from receiver.errors import Fault, InvalidInput
+from receiver.queueing.contacts import Contact, ContactReader, InvalidRow, csv_line
+
+FAULTS_NAMED = 100
+"""How many faults an answer names; the others are counted."""
+
+DUPLICATE = "duplicate"
+
+
+@dataclass(slots=True)
+class SubmissionDraft:
+    """A submission while its rows come in. `csv_bytes` counts what will be sent, header included."""
+
+    submission_no: int
+    first_row: int
+    csv_bytes: int
+    calls: int = 0
+    last_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """A row that will be a call; `line` is the CSV that is sent for it, without line end."""
+
+    row: int
+    phone_number: int
+    submission_no: int
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """A row that is left out, and why."""
+
+    row: int
+    code: str
+    message: str
+    line: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """Reads contacts once and says of each row what becomes of it; afterwards it holds the totals.
+
+    `faults` are those that the policies refuse or skip: at most `FAULTS_NAMED` of `faults_total`.
+    """
+
+    contacts: ContactReader
+    submission_rows: int
+    on_invalid: Literal["refuse", "skip"]
+    on_duplicate: Literal["refuse", "skip", "keep"]
+    rows: int = 0
+    invalid: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    """Faults that a policy does not let pass: with any, the whole batch is refused."""
+    submissions: list[SubmissionDraft] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    faults_total: int = 0
+
+    def __iter__(self) -> Iterator[PlannedCall | SkippedRow]:
+        header_bytes = len(self.header.encode()) + 2
+        layers: list[SubmissionDraft] = []
+        numbers = _Numbers()
+        for contact in self.contacts:
+            self.rows += 1
+            if isinstance(contact, InvalidRow):
+                self.invalid += 1
+                yield self._skip(contact, contact.code, contact.message, self.on_invalid)
+                continue
+            layer, repeated = numbers.add(contact.phone_number, contact.postd, self.on_duplicate == "keep")
+            if repeated:
+                self.duplicates += 1
+                if self.on_duplicate != "keep":
+                    yield self._skip(
+                        contact, DUPLICATE, "This destination stands in an earlier row.", self.on_duplicate
+                    )
+                    continue
+            if layer == len(layers) or layers[layer].calls == self.submission_rows:
+                draft = SubmissionDraft(len(self.submissions) + 1, contact.row, header_bytes)
+                self.submissions.append(draft)
+                layers[layer : layer + 1] = [draft]
+            draft = layers[layer]
+            line = csv_line((contact.destination, *contact.cells))
+            draft.calls += 1
+            draft.last_row = contact.row
+            draft.csv_bytes += len(line.encode()) + 2
+            yield PlannedCall(contact.row, contact.phone_number, draft.submission_no, line)
+
+    @property
+    def header(self) -> str:
+        return header_line(self.contacts.columns)
+
+    def _skip(self, row: Contact | InvalidRow, code: str, message: str, policy: str) -> SkippedRow:
+        self.faults_total += 1
+        self.refused += policy == "refuse"
+        if len(self.faults) < FAULTS_NAMED:
+            self.faults.append(Fault(row.row, code, message))
+        return SkippedRow(row.row, code, message, csv_line((row.destination, *row.cells)))
+
+    def check(self) -> None:
+        """After the last row: raises InvalidInput where the batch cannot be queued."""
+        if self.refused:
+            raise InvalidInput(
+                "Some rows cannot be called; correct them, or choose to skip them.",
+                self.faults,
+                faults_total=self.faults_total,
+                code="invalid_csv",
+            )
+        if not self.submissions:
+            raise InvalidInput(
+                "No row is left to call.",
+                self.faults or [Fault("csv", "no_rows", "The file has no row that can be called.")],
+                faults_total=max(self.faults_total, 1),
+                code="invalid_csv",
+            )
+
+
+def header_line(columns: Sequence[str]) -> str:
+    """The header that is sent: `destination` first, the others in the user's own spelling."""
+    return csv_line(("destination", *columns))
+
+
+class _Numbers:
+    """How often each number came up, for millions of them: 8 to 20 bytes each, where a set takes 70."""
+
+    def __init__(self) -> None:
+        self._bits = 12
+        self._slots = array("q", bytes(8 << self._bits))
+        self._used = 0
+        # Only numbers that came up more than once, or with keys to press: rare.
+        self._postds: dict[int, set[str | None]] = {}
+        self._layers: dict[int, int] = {}
+
+    def add(self, number: int, postd: str | None, keep: bool) -> tuple[int, bool]:
+        """(the layer that this row belongs to, whether the same destination came up before)."""
+        if self._insert(number):
+            if postd is not None:
+                self._postds[number] = {postd}
+            return 0, False
+        postds = self._postds.setdefault(number, {None})
+        repeated = postd in postds
+        if repeated and not keep:
+            return 0, True
+        postds.add(postd)
+        layer = self._layers[number] = self._layers.get(number, 0) + 1
+        return layer, repeated
+
+    def _insert(self, number: int) -> bool:
+        """Open addressing with linear probing; numbers are never 0, so 0 is a free slot."""
+        slots, mask = self._slots, len(self._slots) - 1
+        slot = (number * 0x9E3779B97F4A7C15 >> 20) & mask
+        while (found := slots[slot]) != 0:
+            if found == number:
+                return False
+            slot = (slot + 1) & mask
+        slots[slot] = number
+        self._used += 1
+        if self._used * 2 > mask:
+            self._grow()
+        return True
+
+    def _grow(self) -> None:
+        numbers = self._slots
+        self._bits += 1
+        self._slots = slots = array("q", bytes(8 << self._bits))
+        mask = len(slots) - 1
+        for number in numbers:
+            if number:
+                slot = (number * 0x9E3779B97F4A7C15 >> 20) & mask
+                while slots[slot]:
+                    slot = (slot + 1) & mask
+                slots[slot] = number
