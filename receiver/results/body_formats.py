@@ -1,0 +1,144 @@
+"""From a callback's bytes to plain values (dict, list, text, number), whatever format they came in.
+
+No page states the callback's content type (provider page: The callback, "Silent"), and a wrong header
+must not cost a result. So the bytes are the witness: the first character tells JSON, XML, multipart
+or form, and of the content type only a multipart boundary is ever used.
+
+Hostile bodies cost a bounded time: what a C parser cannot be stopped in is counted before it starts.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import zlib
+from urllib.parse import unquote_plus
+
+from receiver.results.form_body import read_form, read_multipart
+from receiver.results.unreadable import UnreadableBody
+from receiver.results.xml_body import read_xml
+
+MAX_DECOMPRESSED_BYTES = 1 << 20
+"""Longest output of a compressed body; what inflates further is `undecodable`."""
+
+MAX_JSON_MARKS = 65_536
+"""Most `{`, `[` and `,` in a JSON text: more than an uncompressed body can hold, so only bombs meet it."""
+
+_BLANKS = " \t\r\n\0\ufeff"  # a NUL may pad the end, a byte order mark may survive at the start
+_GZIP_MAGIC = b"\x1f\x8b"
+
+# Longest text that the plain decoder reads: too short for a number whose length could stop Python.
+_SHORT = 4096
+# strict=False: a raw line break inside a string breaks the letter of JSON, not its meaning.
+_short_decoder = json.JSONDecoder(strict=False)
+# Numbers longer than any that means something become null: Python refuses integers of more than
+# 4,300 digits with an error, and needs quadratic time for those just below.
+_long_decoder = json.JSONDecoder(
+    strict=False,
+    parse_int=lambda digits: int(digits) if len(digits) <= 40 else None,
+    parse_float=lambda digits: float(digits) if len(digits) <= 80 else None,
+)
+
+
+def read_body(body: bytes, content_type: str = "", content_encoding: str = "") -> object:
+    """The values in `body`: a dict, list, text, number, bool or None, as JSON would give them.
+
+    `content_encoding` is the request's header. gzip and deflate are undone; a header that the bytes
+    contradict is passed over, since proxies undo a compression and leave its name behind.
+    Raises `UnreadableBody`.
+    """
+    if body[:1] == b"{" and len(body) <= _SHORT:
+        try:  # what nearly every callback is: bare JSON in UTF-8
+            return _short_decoder.decode(body.decode())
+        except (ValueError, RecursionError):
+            pass  # the long way finds out what it is, and names what is wrong with it
+    return read_text(_decoded(_decompressed(body, content_encoding)), content_type)
+
+
+def read_text(text: str, content_type: str = "") -> object:
+    """The values in a text, also in one that stands inside a field of another body.
+
+    Raises `UnreadableBody`.
+    """
+    text = text.strip(_BLANKS)
+    if text[:3].upper() in ("%7B", "%5B", "%3C"):  # a whole document, percent-encoded as a form's only key
+        text = unquote_plus(text.removesuffix("=")).strip(_BLANKS)
+    if not text:
+        raise UnreadableBody("empty")
+    if text[0] in '{["':
+        return _read_json(text)
+    if text[0] == "<":
+        return read_xml(text)
+    if boundary := _boundary(text, content_type):
+        return read_multipart(text, boundary)
+    if "=" in text:
+        return read_form(text)
+    raise UnreadableBody("not_recognised")
+
+
+def _read_json(text: str) -> object:
+    if len(text) > MAX_JSON_MARKS and sum(map(text.count, "{[,")) > MAX_JSON_MARKS:
+        raise UnreadableBody("too_many_items")
+    try:
+        return (_short_decoder if len(text) <= _SHORT else _long_decoder).decode(text)
+    except RecursionError:
+        raise UnreadableBody("too_deep") from None
+    except ValueError:
+        # Not chained: the decoder's error holds the whole text, phone number included.
+        raise UnreadableBody("malformed_json") from None
+
+
+def _boundary(text: str, content_type: str) -> str:
+    """The multipart boundary, or "" where the text is no multipart body."""
+    if text.startswith("--"):
+        return text[2 : text.find("\n")].strip()
+    # A preamble may stand before the first boundary; then only the header knows it.
+    _, _, parameter = content_type.partition("boundary=")
+    boundary = parameter.partition(";")[0].strip(' "')
+    return boundary if boundary and f"--{boundary}" in text else ""
+
+
+def _decompressed(body: bytes, content_encoding: str) -> bytes:
+    if body.startswith(_GZIP_MAGIC):
+        return _inflated(body, 16 + zlib.MAX_WBITS)
+    coding = content_encoding.strip().lower()
+    if coding in ("", "identity") or body.isascii():  # compressed bytes are never all ASCII
+        return body
+    if coding != "deflate":
+        raise UnreadableBody("undecodable")
+    try:
+        return _inflated(body, zlib.MAX_WBITS)
+    except UnreadableBody:
+        # RFC 9110 means the zlib wrapper by "deflate"; some senders leave it away.
+        return _inflated(body, -zlib.MAX_WBITS)
+
+
+def _inflated(body: bytes, wbits: int) -> bytes:
+    stream = zlib.decompressobj(wbits)
+    try:
+        inflated = stream.decompress(body, MAX_DECOMPRESSED_BYTES)
+        # The end mark may stand behind the last byte that was let out.
+        beyond = stream.decompress(stream.unconsumed_tail, 1)
+    except zlib.error:
+        raise UnreadableBody("undecodable") from None
+    if beyond or not stream.eof:
+        raise UnreadableBody("undecodable")
+    return inflated
+
+
+def _decoded(body: bytes) -> str:
+    """The bytes as text: by their mark, else by where UTF-16 has its NULs, else UTF-8, else cp1252."""
+    if body.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return body.decode("utf-32", "replace")
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return body.decode("utf-16", "replace")
+    if len(body) >= 2 and not (body[0] and body[1]):  # every format begins with an ASCII character
+        if body[0]:
+            wide = body[2:4] == b"\0\0"
+            return body.decode("utf-32-le" if wide else "utf-16-le", "replace")
+        wide = body[1] == 0
+        return body.decode("utf-32-be" if wide else "utf-16-be", "replace")
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace")

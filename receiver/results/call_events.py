@@ -1,0 +1,120 @@
+"""The events of one call, in every shape a list was seen in, and the times they tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import zip_longest
+from typing import TypeAlias
+
+from receiver.results.body_formats import read_text
+from receiver.results.field_values import canonical, folded, may_hold_fields, name_of, time_of
+from receiver.results.unreadable import UnreadableBody
+
+MAX_EVENTS = 1000
+"""Of more events than this the first and the last 500 are read; a call has about ten."""
+
+_MAX_WRAPPERS = 4  # a JSON text with one list inside one element, and one to spare
+
+Moment: TypeAlias = datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of a call: its name as sent, and when, in UTC (None where no time could be read)."""
+
+    event: str
+    at: Moment
+
+
+def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment, Moment, Moment]]:
+    """The events in the order sent; then when the call was queued, connected and over, and the latest time.
+
+    Events without a name are left out. A retried call repeats `dialing` and may repeat others, so the
+    first `queued` and `connected` count and the last `disconnected` or `canceled`, each by its time.
+    """
+    items = _items(value)
+    if len(items) > MAX_EVENTS:
+        items = items[: MAX_EVENTS // 2] + items[-MAX_EVENTS // 2 :]
+    events: list[Event] = []
+    queued_at: Moment = None
+    connected_at: Moment = None
+    over_at: Moment = None
+    last_at: Moment = None
+    for item in items:
+        fields = _event_fields(item)
+        name = name_of(fields.get("event"))
+        if not name:
+            continue
+        at = time_of(fields.get("timestamp"))
+        events.append(Event(name, at))
+        if at is None:
+            continue
+        if last_at is None or at > last_at:
+            last_at = at
+        kind = canonical(name)
+        if kind == "queued":
+            queued_at = at if queued_at is None else min(queued_at, at)
+        elif kind == "connected":
+            connected_at = at if connected_at is None else min(connected_at, at)
+        elif kind == "disconnected" or kind == "canceled":
+            over_at = at if over_at is None else max(over_at, at)
+    return tuple(events), (queued_at, connected_at, over_at, last_at)
+
+
+def _event_fields(item: object) -> dict[str, object]:
+    if isinstance(item, dict):
+        return folded(item)
+    if isinstance(item, str):
+        value = _read_quietly(item) if may_hold_fields(item) else {"event": item}
+        return folded(value) if isinstance(value, dict) else {}
+    return {}
+
+
+def _items(value: object) -> list[object]:
+    """The events one by one, from a list, a numbered object, JSON text, XML's elements or one event."""
+    for _ in range(_MAX_WRAPPERS):
+        if isinstance(value, list):
+            return value
+        if isinstance(value, str):
+            value = _read_quietly(value)
+        elif isinstance(value, dict):
+            fields = folded(value)
+            if (numbered := _numbered(fields)) is not None:
+                return numbered
+            if "event" in fields:
+                names = _listed(fields["event"])
+                if not any(isinstance(name, str) for name in names):
+                    return names  # <events><event>…</event><event>…</event></events>
+                # One event, or one column of names beside one of times (events[event][]=…).
+                columns = zip_longest(names, _listed(fields.get("timestamp")))
+                return [{"event": name, "timestamp": at} for name, at in columns]
+            if len(fields) != 1:
+                return []
+            (value,) = fields.values()  # <events><item>…</item></events>
+        else:
+            return []
+    return []
+
+
+def _listed(value: object) -> list[object]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict) and (numbered := _numbered(value)) is not None:
+        return numbered
+    return [value]
+
+
+def _numbered(fields: dict[str, object]) -> list[object] | None:
+    """The values in the order of their names if every name is a number (PHP writes lists so); else None."""
+    if not fields or not all(name.isdecimal() and len(name) < 10 for name in fields):
+        return None
+    return [fields[name] for name in sorted(fields, key=int)]
+
+
+def _read_quietly(text: str) -> object:
+    """The values in a field's text; None where it holds none, for the result does not depend on events."""
+    try:
+        return read_text(text)
+    except UnreadableBody:
+        return None

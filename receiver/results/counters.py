@@ -1,0 +1,128 @@
+"""The counters of a batch: what a settlement adds to them, and the one place that writes them.
+
+They are gathered while a group is settled and written at the end of its transaction, so that the
+row of a busy batch is locked only from there to the commit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from receiver.database.pool import Connection
+from receiver.model import OUTCOMES, Outcome
+
+COUNTED_STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
+"""Callback states with a counter; the waiting ones are counted where they wait."""
+
+QUARTER_HOUR = timedelta(minutes=15)
+
+_BATCH_COLUMNS = ("rows", "skipped", "refused", *OUTCOMES, *COUNTED_STATES, "attempts", "duration_seconds")
+_RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
+
+
+class Deltas:
+    """What is to be added to the counters of each batch, and of each quarter hour of it."""
+
+    def __init__(self) -> None:
+        self._batches: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self._quarters: defaultdict[tuple[int, datetime], Counter[str]] = defaultdict(Counter)
+        self._received: dict[int, tuple[datetime, datetime]] = {}
+
+    def add(self, batch_id: int, counter: str, number: int = 1) -> None:
+        """Count `number` more (or fewer) of one column of batch_count."""
+        self._batches[batch_id][counter] += number
+
+    def add_result(
+        self,
+        batch_id: int,
+        received_at: datetime,
+        outcome: Outcome | None,
+        attempts: int | None,
+        duration_seconds: int | None,
+        sign: int = 1,
+    ) -> None:
+        """Count a call's final result (sign 1), or take one back (-1). A step before the end counts nothing."""
+        if outcome is None:
+            return
+        quarter = received_at.replace(minute=received_at.minute - received_at.minute % 15, second=0, microsecond=0)
+        for counter in (self._batches[batch_id], self._quarters[batch_id, quarter]):
+            counter[outcome] += sign
+            counter["attempts"] += sign * (attempts or 0)
+            counter["duration_seconds"] += sign * (duration_seconds or 0)
+
+    def saw_result(self, batch_id: int, received_at: datetime) -> None:
+        """A callback that names a call of the batch was received at this moment."""
+        first, last = self._received.get(batch_id, (received_at, received_at))
+        self._received[batch_id] = min(first, received_at), max(last, received_at)
+
+    def write(self, conn: Connection) -> None:
+        """Add everything to the tables. Locks the batches' counters, in order, until the commit."""
+        batch_ids = sorted(self._batches.keys() | self._received.keys())
+        if not batch_ids:
+            return
+        # A purged batch has no counters; a late callback of it is counted all the same.
+        conn.execute(
+            "insert into batch_count (batch_id) select * from unnest(%s::bigint[]) as b (batch_id)"
+            " where not exists (select from batch_count c where c.batch_id = b.batch_id)"
+            " on conflict do nothing",
+            (batch_ids,),
+        )
+        conn.execute("select from batch_count where batch_id = any(%s) order by batch_id for update", (batch_ids,))
+        received = [self._received.get(batch_id, (None, None)) for batch_id in batch_ids]
+        conn.execute(
+            _UPDATE_BATCHES,
+            {
+                "batch_id": batch_ids,
+                "first": [first for first, _ in received],
+                "last": [last for _, last in received],
+                **_columns(_BATCH_COLUMNS, [self._batches[batch_id] for batch_id in batch_ids]),
+            },
+        )
+        # The lock on the batch protects its quarter hours, too.
+        quarters = sorted(key for key, counter in self._quarters.items() if any(counter.values()))
+        if quarters:
+            conn.execute(
+                _UPDATE_QUARTERS,
+                {
+                    "batch_id": [batch_id for batch_id, _ in quarters],
+                    "at": [at for _, at in quarters],
+                    **_columns(_RESULT_COLUMNS, [self._quarters[key] for key in quarters]),
+                },
+            )
+
+
+def _columns(names: tuple[str, ...], counters: list[Counter[str]]) -> Mapping[str, list[int]]:
+    return {name: [counter[name] for counter in counters] for name in names}
+
+
+def _unnested(names: tuple[str, ...]) -> str:
+    return ", ".join(f"%({name})s::bigint[]" for name in names)
+
+
+def _added(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} = c.{name} + d.{name}" for name in names)
+
+
+# The names below are this module's own constants; every value is a parameter.
+_UPDATE_BATCHES = f"""
+update batch_count c set {_added(_BATCH_COLUMNS)},
+    first_result_at = least(c.first_result_at, d.first), last_result_at = greatest(c.last_result_at, d.last)
+from unnest(%(batch_id)s::bigint[], %(first)s::timestamptz[], %(last)s::timestamptz[], {_unnested(_BATCH_COLUMNS)})
+    as d (batch_id, first, last, {", ".join(_BATCH_COLUMNS)})
+where c.batch_id = d.batch_id
+"""
+
+_UPDATE_QUARTERS = f"""
+with d as (
+    select * from unnest(%(batch_id)s::bigint[], %(at)s::timestamptz[], {_unnested(_RESULT_COLUMNS)})
+        as d (batch_id, at, {", ".join(_RESULT_COLUMNS)})
+), changed as (
+    update result_count c set {_added(_RESULT_COLUMNS)} from d
+    where c.batch_id = d.batch_id and c.at = d.at
+    returning c.batch_id, c.at
+)
+insert into result_count (batch_id, at, {", ".join(_RESULT_COLUMNS)})
+select d.* from d where not exists (select from changed where changed.batch_id = d.batch_id and changed.at = d.at)
+"""

@@ -1,0 +1,127 @@
+"""One field of a callback, as text, whole number or time, from whatever type it was sent as.
+
+Numbers come as int, float or numeric string, unset ones as empty string or null (provider page: The
+callback, "seen as"). What cannot be read is None, never an error: one odd field must not cost the
+result. Of a field that was sent several times the last counts, as in JSON.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+
+EDGES = " \t\r\n\f\v\0\u00a0\ufeff'\"`\u2018\u2019\u201c\u201d"
+"""Stripped from a field's ends: blanks, and the quotes that stand literally inside phone numbers."""
+
+MAX_TEXT = 200
+"""Longest status, event name and phone number, in characters."""
+
+_FIELDS = frozenset(
+    "status attempts max_attempts queued_timestamp start_timestamp end_timestamp last_attempt_timestamp"
+    " reattempt_wait events duration phone_number call_details result event timestamp".split()
+)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+_FIRST_MILLISECOND = 10**11  # seconds reach it in the year 5138, milliseconds did in 1973
+_FIRST_TOO_LATE = 10**14
+
+
+def storable(text: str) -> str:
+    """The text without what Postgres cannot hold: NULs dropped, lone surrogates replaced by U+FFFD."""
+    if "\0" in text:
+        text = text.replace("\0", "")
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+
+
+def text_of(value: object) -> str:
+    """A text or number as storable text, its edges stripped; anything else is ""."""
+    if isinstance(value, list) and value:
+        value = value[-1]
+    if isinstance(value, str):
+        return storable(value).strip(EDGES)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 10**15:
+        value = int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # repr of an int with thousands of digits raises, and no such number means anything.
+        return str(value) if abs(value) < 10**40 else ""
+    return ""
+
+
+def name_of(value: object) -> str:
+    """A status or event name as sent: text as `text_of` gives it, cut to `MAX_TEXT` characters."""
+    text = text_of(value)
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT].rstrip(EDGES)
+
+
+@lru_cache(maxsize=256)
+def canonical(name: str) -> str:
+    """A status or event name for comparing: case, spelling and what parts its words aside."""
+    name = " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return "canceled" if name == "cancelled" else name
+
+
+def folded(fields: dict[str, object]) -> dict[str, object]:
+    """The fields by lower-case names (`start_Timestamp` was seen); of two that differ in case the last."""
+    if _FIELDS.issuperset(fields):
+        return fields
+    return {name.strip().lower(): value for name, value in fields.items()}
+
+
+def may_hold_fields(value: object) -> bool:
+    """Whether fields can be inside: a list or dict that is not empty, or a text that begins like one."""
+    if isinstance(value, str):
+        return value.lstrip()[:1] in ("{", "[", "<", '"')
+    return isinstance(value, (dict, list)) and bool(value)
+
+
+def integer_of(value: object, *, most: int) -> int | None:
+    """A whole number from 0 to `most`, a fraction cut off; None for anything else."""
+    number = _number(value)
+    return int(number) if number is not None and 0 <= number <= most else None
+
+
+def time_of(value: object) -> datetime | None:
+    """Unix seconds, Unix milliseconds or RFC 3339 text, in UTC; None for anything else.
+
+    Zero and what lies before 1970 is None, for nobody was called then: it is a field that was not set.
+    """
+    number = value if type(value) is int else _number(value)
+    if number is None:
+        return _rfc3339(value) if isinstance(value, str) else None
+    if not 0 < number < _FIRST_TOO_LATE:
+        return None
+    if number < _FIRST_MILLISECOND:
+        return datetime.fromtimestamp(number, UTC)
+    return datetime.fromtimestamp(number / 1000, UTC)
+
+
+def _number(value: object) -> int | float | None:
+    if isinstance(value, list) and value:
+        value = value[-1]
+    if isinstance(value, str):
+        if value.isdecimal() and len(value) <= 18:
+            return int(value)
+        text = value.strip(EDGES)
+        if len(text) > 40 or "_" in text:  # Python reads 1_000 as a number; nobody else does
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _rfc3339(value: str) -> datetime | None:
+    text = value.strip(EDGES)
+    if not 19 <= len(text) <= 40:  # shorter is a date without a time, which is no moment
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return at if at.year >= 1970 else None

@@ -1,0 +1,95 @@
+"""Forms: `application/x-www-form-urlencoded` and `multipart/form-data`, names in PHP's style.
+
+`call_details[events][0][event]=queued` becomes nested dicts; a list becomes a dict with the numbers as
+keys, as PHP itself would hold it. Multipart is split here and not by the standard library's `email`:
+that follows nested parts and needed 400 ms for a hostile body of 64 KiB, where this needs a few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+from receiver.results.unreadable import UnreadableBody
+
+MAX_FIELDS = 4096
+"""Most fields of a form; 1,000 events have 2,000."""
+
+MAX_DEPTH = 8
+"""Most steps in a field's name; `result[call_details][events][0][event]` has five."""
+
+_MAX_HEAD = 2048  # characters of a part's headers that are searched for its name
+_MAX_ESCAPES = 32_768  # more than an uncompressed body can hold; each costs the standard library a step
+
+
+def read_form(text: str) -> dict[str, object]:
+    """The fields of a urlencoded form, nested by the brackets in their names; the last of a name wins.
+
+    Raises `UnreadableBody`.
+    """
+    if text.count("%") > _MAX_ESCAPES:
+        raise UnreadableBody("too_many_items")
+    try:
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise UnreadableBody("too_many_items") from None
+    return _nested(fields)
+
+
+def read_multipart(text: str, boundary: str) -> dict[str, object]:
+    """The fields of a multipart form; parts without a name and a missing end are passed over.
+
+    Raises `UnreadableBody`.
+    """
+    lines = "\n" + text.replace("\r\n", "\n")
+    parts = lines.split("\n--" + boundary, MAX_FIELDS + 2)[1:]
+    if len(parts) > MAX_FIELDS + 1:
+        raise UnreadableBody("too_many_items")
+    fields = []
+    for part in parts:
+        if part.startswith("--"):  # the closing boundary; what follows it is no part
+            break
+        head, _, value = part.partition("\n\n")
+        name = _part_name(head)
+        if name:
+            fields.append((name, value))
+    if not fields:
+        raise UnreadableBody("not_recognised")
+    return _nested(fields)
+
+
+def _part_name(head: str) -> str:
+    for line in head[:_MAX_HEAD].split("\n"):
+        if line[:20].lower() == "content-disposition:":
+            for parameter in line.split(";"):
+                key, _, value = parameter.partition("=")
+                if key.strip().lower() == "name":
+                    return value.strip().strip('"')
+    return ""
+
+
+def _nested(fields: Iterable[tuple[str, str]]) -> dict[str, object]:
+    root: dict[str, object] = {}
+    for name, value in fields:
+        head, bracket, rest = name.partition("[")
+        if not (head and bracket and rest.endswith("]")):
+            root[name] = value
+            continue
+        steps = [head, *rest[:-1].split("][", MAX_DEPTH)]
+        if len(steps) > MAX_DEPTH:
+            raise UnreadableBody("too_deep")
+        node = root
+        for at, step in enumerate(steps[:-1]):
+            child = node.get(key := step or _open_place(node, steps[at + 1]))
+            if not isinstance(child, dict):
+                child = node[key] = {}
+            node = child
+        node[steps[-1] or str(len(node))] = value
+    return root
+
+
+def _open_place(items: dict[str, object], field: str) -> str:
+    """Where `events[][field]` goes: into the last item, or into a new one if that has the field already."""
+    last = str(len(items) - 1)
+    item = items.get(last)
+    return last if isinstance(item, dict) and field and field not in item else str(len(items))

@@ -1,0 +1,86 @@
+"""The journal: callbacks written down, byte for byte, a group at a time.
+
+A group is what one writer commits at once. It has a name, (writer, sequence), and writing it is
+idempotent: the statement first claims the sequence in `journal_writer` and inserts nothing where
+that, or a later one, was claimed before. So a group whose commit was cut off half-way may be
+written again without asking what became of it, even while the server still works on the first
+try. The one condition: a writer's groups are written in the order of their sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from receiver.database.pool import Connection
+from receiver.model import SubmissionKey
+
+BODY_BYTES = 64 * 1024
+"""Longest body that is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """One POST to a `result_url`. Nothing in it was parsed; the texts hold no NUL."""
+
+    key: SubmissionKey
+    received_at: datetime
+    content_type: str
+    content_encoding: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Callbacks that are committed together."""
+
+    writer_id: UUID
+    sequence: int
+    callbacks: tuple[Callback, ...]
+
+
+_WRITE = """
+with claimed as (
+    insert into journal_writer as writer (writer_id, last_sequence) values (%(writer_id)b, %(sequence)b)
+    on conflict (writer_id) do update set last_sequence = excluded.last_sequence, seen_at = now()
+        where writer.last_sequence < excluded.last_sequence
+    returning true
+), stored as (
+    insert into callback (batch_id, submission_no, received_at, content_type, content_encoding, body)
+    select posted.* from claimed, unnest(
+        %(batch_id)b::bigint[], %(submission_no)b::integer[], %(received_at)b::timestamptz[],
+        %(content_type)b::text[], %(content_encoding)b::text[], %(body)b::bytea[]) as posted
+    returning callback_id, batch_id, received_at
+)
+insert into waiting (callback_id, batch_id, received_at) select * from stored
+"""
+
+
+def write_group(conn: Connection, group: Group) -> None:
+    """Store a group, or nothing where it was stored before. One statement: all or none."""
+    callbacks = group.callbacks
+    conn.execute(
+        _WRITE,
+        {
+            "writer_id": group.writer_id,
+            "sequence": group.sequence,
+            "batch_id": [callback.key.batch_id for callback in callbacks],
+            "submission_no": [callback.key.submission_no for callback in callbacks],
+            "received_at": [callback.received_at for callback in callbacks],
+            "content_type": [callback.content_type for callback in callbacks],
+            "content_encoding": [callback.content_encoding for callback in callbacks],
+            "body": [callback.body for callback in callbacks],
+        },
+        prepare=True,
+    )
+
+
+def forget_writers(conn: Connection, days: int) -> int:
+    """Drop the names of writers unseen for `days`; returns how many.
+
+    Longer than any spool may lie undrained: a group spooled by a forgotten writer would be stored again.
+    """
+    return conn.execute(
+        "delete from journal_writer where seen_at < now() - make_interval(days => %s)", (days,)
+    ).rowcount

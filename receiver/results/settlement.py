@@ -1,0 +1,339 @@
+"""Settling: stored callbacks become their calls' results, hundreds at a time, in one transaction.
+
+Read the bodies, find the calls by (submission, number), decide (`receiver.results.standing`), write results,
+what was set aside, and counters. The common callback, the first for its call, costs one row in
+`result`; only calls that have a result already are read again and decided anew. Two workers that
+hold callbacks of one call meet at that row's key: the second waits, and then sees the first one's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.model import CallbackState, Outcome
+from receiver.queueing.batches import accept_proven
+from receiver.queueing.destination import candidates
+from receiver.results.call_details import CallDetails, UnreadableBody, read_call_details
+from receiver.results.counters import Deltas
+from receiver.results.standing import Reading, Verdict, decide
+
+UNKNOWN_BATCH = "unknown_batch"
+NUMBER_NOT_IN_SUBMISSION = "number_not_in_submission"
+SETTLING_FAILED = "settling_failed"
+
+CallKey = tuple[int, int]
+"""(batch_id, row)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A callback as it lies in the journal; `default_region` is its batch's, None where that was purged."""
+
+    batch_id: int
+    callback_id: int
+    submission_no: int
+    received_at: datetime
+    polled: bool
+    content_type: str
+    content_encoding: str
+    body: bytes
+    default_region: str | None
+
+
+_STORED = """c.batch_id, c.callback_id, c.submission_no, c.received_at, c.polled, c.content_type,
+    c.content_encoding, c.body, b.default_region"""
+
+_CLAIM = f"""
+with claimed as (
+    delete from waiting where ctid = any(array(
+        select ctid from waiting where callback_id >= %(floor)s order by callback_id limit %(limit)s
+        for update skip locked))
+    returning batch_id, callback_id
+)
+select {_STORED} from claimed join callback c using (batch_id, callback_id) left join batch b using (batch_id)
+"""
+
+
+def claim_waiting(conn: Connection, limit: int, floor: int = 0) -> list[Stored]:
+    """Take up to `limit` waiting callbacks off the queue, the oldest first, until the transaction ends.
+
+    `floor` is a callback id below which nothing is looked for: it saves walking over entries that are gone
+    but not yet vacuumed.
+    """
+    with conn.cursor(row_factory=class_row(Stored), binary=True) as cursor:
+        return cursor.execute(_CLAIM, {"limit": limit, "floor": floor}, prepare=True).fetchall()
+
+
+def get_stored(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> list[Stored]:
+    """Callbacks of one batch from the journal."""
+    with conn.cursor(row_factory=class_row(Stored), binary=True) as cursor:
+        return cursor.execute(
+            f"select {_STORED} from callback c left join batch b using (batch_id)"
+            " where c.batch_id = %s and c.callback_id = any(%s)",
+            (batch_id, list(callback_ids)),
+        ).fetchall()
+
+
+def settle(conn: Connection, stored: Sequence[Stored]) -> None:
+    """Settle callbacks that are settled nowhere yet. The caller commits."""
+    deltas = Deltas()
+    aside: list[tuple[int, int, CallbackState, str, int | None]] = []
+    details: dict[int, CallDetails] = {}
+    for callback in stored:
+        read = _read(callback)
+        if isinstance(read, UnreadableBody):
+            aside.append((callback.batch_id, callback.callback_id, "unreadable", read.code, None))
+        else:
+            details[callback.callback_id] = read
+
+    readable = [callback for callback in stored if callback.callback_id in details]
+    rows = find_rows(conn, [(callback, details[callback.callback_id].phone_number) for callback in readable])
+    readings: defaultdict[CallKey, list[Reading]] = defaultdict(list)
+    for callback in readable:
+        row = rows.get(callback.callback_id)
+        if row is None:
+            reason = UNKNOWN_BATCH if callback.default_region is None else NUMBER_NOT_IN_SUBMISSION
+            aside.append((callback.batch_id, callback.callback_id, "unmatched", reason, None))
+            continue
+        readings[callback.batch_id, row].append(_reading(callback, details[callback.callback_id]))
+        deltas.saw_result(callback.batch_id, callback.received_at)
+    for batch_id, _, state, _, _ in aside:
+        deltas.add(batch_id, state)
+
+    verdicts = {call: decide(readings[call]) for call in sorted(readings)}
+    inserted = _insert_results(conn, verdicts)
+    for call in inserted:
+        _count_verdict(deltas, call, verdicts[call], aside)
+    contested = [call for call in verdicts if call not in inserted]
+    if contested:
+        aside += _decide_again(conn, {call: readings[call] for call in contested}, deltas)
+    _close_calls(conn, verdicts, deltas)
+    _upsert_set_aside(conn, aside)
+    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows})
+    deltas.write(conn)
+
+
+def set_aside_unsettled(conn: Connection, stored: Sequence[Stored]) -> None:
+    """File callbacks that `settle` failed on, by a fault of ours, as unreadable: kept, shown, and to be replayed."""
+    deltas = Deltas()
+    for callback in stored:
+        deltas.add(callback.batch_id, "unreadable")
+    _upsert_set_aside(conn, [(c.batch_id, c.callback_id, "unreadable", SETTLING_FAILED, None) for c in stored])
+    deltas.write(conn)
+
+
+def _read(callback: Stored) -> CallDetails | UnreadableBody:
+    try:
+        return read_call_details(callback.body, callback.content_type, callback.content_encoding)
+    except UnreadableBody as unreadable:
+        return unreadable
+
+
+def _reading(callback: Stored, details: CallDetails) -> Reading:
+    return Reading(callback.callback_id, callback.received_at, details, callback.polled)
+
+
+def find_rows(conn: Connection, named: Iterable[tuple[Stored, str]]) -> dict[int, int]:
+    """Callback id to the row of the call it names, for those whose number stands in their submission.
+
+    A number may be read in several ways (a leading 1 on one side only, a country code or none): the likeliest
+    is tried for all, then the others for those not found.
+    """
+    rows: dict[int, int] = {}
+    open_ = [
+        (callback, candidates(text, callback.default_region))
+        for callback, text in named
+        if callback.default_region is not None
+    ]
+    attempt = 0
+    while open_ := [(c, numbers) for c, numbers in open_ if c.callback_id not in rows and len(numbers) > attempt]:
+        found = conn.execute(
+            "select g.callback_id, call.row from unnest(%b::bigint[], %b::bigint[], %b::integer[], %b::bigint[])"
+            " as g (callback_id, batch_id, submission_no, phone_number)"
+            " join call using (batch_id, submission_no, phone_number)",
+            (
+                [callback.callback_id for callback, _ in open_],
+                [callback.batch_id for callback, _ in open_],
+                [callback.submission_no for callback, _ in open_],
+                [numbers[attempt] for _, numbers in open_],
+            ),
+            prepare=True,
+        )
+        rows.update(found.fetchall())
+        attempt += 1
+    return rows
+
+
+_INSERT_RESULTS = """
+insert into result (batch_id, row, callback_id, received_at, polled, outcome, provider_status, attempts, max_attempts,
+    queued_at, started_at, ended_at, duration_seconds)
+select * from unnest(%b::bigint[], %b::integer[], %b::bigint[], %b::timestamptz[], %b::boolean[], %b::text[],
+    %b::text[], %b::smallint[], %b::smallint[], %b::timestamptz[], %b::timestamptz[], %b::timestamptz[], %b::integer[])
+on conflict (batch_id, row) do {action}
+returning batch_id, row
+"""
+_INSERT = _INSERT_RESULTS.format(action="nothing")
+_REPLACE = _INSERT_RESULTS.format(
+    action="""update set callback_id = excluded.callback_id, received_at = excluded.received_at,
+    polled = excluded.polled, outcome = excluded.outcome, provider_status = excluded.provider_status,
+    attempts = excluded.attempts, max_attempts = excluded.max_attempts, queued_at = excluded.queued_at,
+    started_at = excluded.started_at, ended_at = excluded.ended_at, duration_seconds = excluded.duration_seconds"""
+)
+
+
+def _insert_results(conn: Connection, verdicts: Mapping[CallKey, Verdict], statement: str = _INSERT) -> set[CallKey]:
+    """Write what stands for calls in ascending order (so that two workers never wait for each other)."""
+    if not verdicts:
+        return set()
+    columns: list[list[Any]] = [[] for _ in range(13)]
+    for (batch_id, row), verdict in verdicts.items():
+        reading, details = verdict.stands, verdict.stands.details
+        values = (
+            batch_id,
+            row,
+            reading.callback_id,
+            reading.received_at,
+            reading.polled,
+            details.outcome,
+            details.provider_status,
+            details.attempts,
+            details.max_attempts,
+            details.queued_at,
+            details.started_at,
+            details.ended_at,
+            details.duration_seconds,
+        )
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return set(conn.execute(statement, columns, prepare=True).fetchall())
+
+
+def _count_verdict(
+    deltas: Deltas,
+    call: CallKey,
+    verdict: Verdict,
+    aside: list[tuple[int, int, CallbackState, str, int | None]],
+) -> None:
+    batch_id, row = call
+    stands, details = verdict.stands, verdict.stands.details
+    deltas.add(batch_id, "applied")
+    deltas.add_result(batch_id, stands.received_at, details.outcome, details.attempts, details.duration_seconds)
+    for callback_id, (state, reason) in verdict.set_aside.items():
+        deltas.add(batch_id, state)
+        aside.append((batch_id, callback_id, state, reason, row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    batch_id: int
+    row: int
+    callback_id: int
+    received_at: datetime
+    outcome: Outcome | None
+    attempts: int | None
+    duration_seconds: int | None
+
+
+def _decide_again(
+    conn: Connection, readings: Mapping[CallKey, list[Reading]], deltas: Deltas
+) -> list[tuple[int, int, CallbackState, str, int | None]]:
+    """Decide calls that had a result, among all their callbacks. Returns what is set aside now."""
+    keys = ([batch_id for batch_id, _ in readings], [row for _, row in readings])
+    with conn.cursor(row_factory=class_row(_Standing)) as cursor:
+        standing = cursor.execute(
+            "select batch_id, row, callback_id, received_at, outcome, attempts, duration_seconds from result"
+            " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, row) using (batch_id, row)"
+            " order by batch_id, row for update of result",
+            keys,
+        ).fetchall()
+    before: dict[CallKey, dict[int, CallbackState]] = {
+        (result.batch_id, result.row): {result.callback_id: "applied"} for result in standing
+    }
+    for batch_id, row, callback_id, state in conn.execute(
+        "select batch_id, row, callback_id, state from set_aside"
+        " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, row) using (batch_id, row)",
+        keys,
+    ):
+        before[batch_id, row][callback_id] = state
+
+    earlier: defaultdict[int, list[int]] = defaultdict(list)
+    for (batch_id, _), states in before.items():
+        earlier[batch_id] += states
+    journaled = {
+        (batch_id, callback.callback_id): callback
+        for batch_id, callback_ids in earlier.items()
+        for callback in get_stored(conn, batch_id, callback_ids)
+    }
+
+    aside: list[tuple[int, int, CallbackState, str, int | None]] = []
+    replaced: dict[CallKey, Verdict] = {}
+    for result in standing:
+        call = batch_id, row = result.batch_id, result.row
+        everything = list(readings[call])
+        for callback_id in before[call]:
+            read = _read(journaled[batch_id, callback_id])
+            if isinstance(read, CallDetails):
+                everything.append(_reading(journaled[batch_id, callback_id], read))
+        verdict = decide(everything)
+        after = dict(verdict.set_aside)
+        for callback_id, state in before[call].items():
+            deltas.add(batch_id, state, -1)
+            if callback_id != verdict.stands.callback_id and callback_id not in after:
+                after[callback_id] = ("unreadable", "unreadable_now")
+        deltas.add(batch_id, "applied")
+        for callback_id, (state, reason) in after.items():
+            deltas.add(batch_id, state)
+            aside.append((batch_id, callback_id, state, reason, row))
+        if verdict.stands.callback_id != result.callback_id:
+            replaced[call] = verdict
+            stands, details = verdict.stands, verdict.stands.details
+            deltas.add_result(
+                batch_id, result.received_at, result.outcome, result.attempts, result.duration_seconds, -1
+            )
+            deltas.add_result(batch_id, stands.received_at, details.outcome, details.attempts, details.duration_seconds)
+    _insert_results(conn, replaced, _REPLACE)
+    _delete_set_aside(conn, [(batch_id, v.stands.callback_id) for (batch_id, _), v in replaced.items()])
+    return aside
+
+
+def _close_calls(conn: Connection, verdicts: Mapping[CallKey, Verdict], deltas: Deltas) -> None:
+    """Calls that are final now are no longer outstanding, nor refused: the provider called after all."""
+    closed = [call for call, verdict in verdicts.items() if verdict.stands.details.outcome is not None]
+    if not closed:
+        return
+    for (batch_id,) in conn.execute(
+        "with gone as (delete from outstanding o using unnest(%b::bigint[], %b::integer[]) as g (batch_id, row)"
+        " where o.batch_id = g.batch_id and o.row = g.row and o.refused in (false, true)"
+        " returning o.batch_id, o.refused) select batch_id from gone where refused",
+        ([batch_id for batch_id, _ in closed], [row for _, row in closed]),
+        prepare=True,
+    ):
+        deltas.add(batch_id, "refused", -1)
+
+
+def _upsert_set_aside(conn: Connection, aside: Sequence[tuple[int, int, CallbackState, str, int | None]]) -> None:
+    if aside:
+        conn.execute(
+            "insert into set_aside (batch_id, callback_id, state, reason, row)"
+            " select * from unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::integer[])"
+            " on conflict (batch_id, callback_id) do update"
+            " set state = excluded.state, reason = excluded.reason, row = excluded.row"
+            " where (set_aside.state, set_aside.reason) is distinct from (excluded.state, excluded.reason)",
+            [list(column) for column in zip(*aside, strict=True)],
+        )
+
+
+def _delete_set_aside(conn: Connection, keys: Sequence[tuple[int, int]]) -> None:
+    if keys:
+        conn.execute(
+            "delete from set_aside s using unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id)"
+            " where s.batch_id = g.batch_id and s.callback_id = g.callback_id",
+            [list(column) for column in zip(*keys, strict=True)],
+        )

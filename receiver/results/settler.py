@@ -1,0 +1,80 @@
+"""Settling whatever waits, group by group: what the worker does all day."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import psycopg
+
+from receiver.database.pool import DatabaseUnavailable, Pool, connection
+from receiver.results.replay import share_with_replay
+from receiver.results.settlement import claim_waiting, set_aside_unsettled, settle
+
+GROUP_CALLBACKS = 500
+"""How many callbacks one transaction settles."""
+
+WHOLE_LOOK_SECONDS = 2.0
+"""How often the queue is looked through from its very beginning."""
+
+_TRIES = 5
+
+log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Takes waiting callbacks and settles them. One for each thread; any number may work at once."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        # Ids are given before the commit, so a lower one may still come in: each look from the floor
+        # spares walking over what was settled but not vacuumed, each whole look finds the stragglers.
+        self._floor = 0
+        self._whole_look_at = 0.0
+
+    def settle_group(self) -> int:
+        """Settle up to GROUP_CALLBACKS; returns how many. Raises DatabaseUnavailable."""
+        now = time.monotonic()
+        if now >= self._whole_look_at:
+            self._floor, self._whole_look_at = 0, now + WHOLE_LOOK_SECONDS
+        for _ in range(_TRIES):
+            try:
+                return self._settle(GROUP_CALLBACKS)
+            except psycopg.errors.TransactionRollback:
+                continue  # another worker was in the way; nothing was written
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                log.exception("a group of callbacks could not be settled; settling them one by one")
+                return self._settle_one_by_one()
+        return 0
+
+    def _settle(self, limit: int) -> int:
+        with connection(self._pool) as conn:
+            share_with_replay(conn)
+            claimed = claim_waiting(conn, limit, self._floor)
+            if claimed:
+                settle(conn, claimed)
+        if claimed:
+            self._floor = min(callback.callback_id for callback in claimed)
+        return len(claimed)
+
+    def _settle_one_by_one(self) -> int:
+        """One callback that breaks settlement must not hold up the others: it is set aside for a person."""
+        settled = 0
+        for _ in range(GROUP_CALLBACKS):
+            with connection(self._pool) as conn:
+                share_with_replay(conn)
+                claimed = claim_waiting(conn, 1)
+                if not claimed:
+                    break
+                try:
+                    with conn.transaction():
+                        settle(conn, claimed)
+                except (psycopg.errors.TransactionRollback, psycopg.OperationalError):
+                    raise
+                except Exception:
+                    log.exception("callback %d cannot be settled", claimed[0].callback_id)
+                    set_aside_unsettled(conn, claimed)
+            settled += 1
+        return settled

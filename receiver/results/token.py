@@ -1,0 +1,49 @@
+"""The token in a `result_url`: signed, and all that is needed to know whose callback this is.
+
+It carries the submission's key in the clear and a signature over it (HMAC-SHA256, itsdangerous),
+so that a forged one is turned away without touching the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from itsdangerous import Signer
+
+from receiver.model import SubmissionKey
+
+# Base64 decoders pass over strange characters, and over the last two bits of the 258 that 43 characters
+# hold; so the shape is checked to the letter, for each submission to have exactly one token.
+_TOKEN = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,8})\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
+
+
+class ResultTokens:
+    """Signs and reads tokens.
+
+    `secret_keys`: the first signs, all verify; so a new secret is put first, and the old one is
+    dropped once the last batch signed with it is over.
+    """
+
+    def __init__(self, secret_keys: Sequence[str]) -> None:
+        # itsdangerous signs with the last of its keys.
+        self._signer = Signer(
+            [key.encode() for key in reversed(secret_keys)], salt="result_url", digest_method=hashlib.sha256
+        )
+
+    def sign(self, key: SubmissionKey) -> str:
+        """The token of a submission: at most 80 characters, each safe in a path."""
+        return self._signer.sign(f"{key.batch_id}-{key.submission_no}").decode()
+
+    def read(self, token: str) -> SubmissionKey | None:
+        """The submission a token names; None where it was not signed here."""
+        match = _TOKEN.fullmatch(token)
+        if match is None or not self._signer.validate(token):
+            return None
+        return SubmissionKey(int(match[1]), int(match[2]))
+
+
+def result_url(public_url: str, token: str) -> str:
+    """What the provider is told to POST results to."""
+    return f"{public_url}/results/{token}"

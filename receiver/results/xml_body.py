@@ -1,0 +1,78 @@
+"""XML, read into the same shapes that JSON has.
+
+An element with children is a dict by their names, one without is its text, and siblings of one name
+are a list. Attributes count only where an element has nothing else, as in
+`<item event="queued" timestamp="1700000100"/>`; elsewhere they are such as `type="integer"`.
+"""
+
+from __future__ import annotations
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, XMLParser
+
+from receiver.results.field_values import storable
+from receiver.results.unreadable import UnreadableBody
+
+MAX_MARKS = 8192
+"""Most `<` and most `=`: an element has two or one, an attribute one; 1,000 events have 6,000."""
+
+MAX_DEPTH = 32
+"""Most elements inside one another."""
+
+
+class _Values:
+    """Builds the values while the parser reads, so that no tree of elements stands beside them."""
+
+    def __init__(self) -> None:
+        self._root: dict[str, object] = {}
+        self._open = [self._root]
+        self._attributes: list[dict[str, str]] = []
+        self._text: list[str] = []
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if len(self._open) > MAX_DEPTH:
+            raise UnreadableBody("too_deep")
+        self._open.append({})
+        self._attributes.append(attributes)
+        self._text.clear()
+
+    def data(self, text: str) -> None:
+        self._text.append(text)
+
+    def end(self, tag: str) -> None:
+        children = self._open.pop()
+        attributes = self._attributes.pop()
+        text = "".join(self._text).strip()
+        self._text.clear()
+        value: object = children or text or dict(attributes) or ""
+        siblings = self._open[-1]
+        name = tag.rpartition("}")[2]  # the name space, if any, stands before the brace
+        if name not in siblings:
+            siblings[name] = value
+            return
+        # Every element's own value is a text or a dict, so a list here was begun by a sibling.
+        before = siblings[name]
+        if isinstance(before, list):
+            before.append(value)
+        else:
+            siblings[name] = [before, value]
+
+    def close(self) -> dict[str, object]:
+        return self._root
+
+
+def read_xml(text: str) -> object:
+    """The document as `{root's name: its value}`.
+
+    A document type is refused: ten lines of its entities can fill the memory, and so can the default
+    attributes that it gives to every element.
+    Raises `UnreadableBody`.
+    """
+    if text.count("<") > MAX_MARKS or text.count("=") > MAX_MARKS:
+        raise UnreadableBody("too_many_items")
+    parser = XMLParser(target=_Values(), forbid_dtd=True)
+    try:
+        parser.feed(storable(text))
+        return parser.close()
+    except (ParseError, DefusedXmlException):
+        raise UnreadableBody("malformed_xml") from None

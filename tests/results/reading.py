@@ -1,0 +1,75 @@
+"""What the tests of reading a callback share: one call to read, one to be refused, one to compare with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from receiver.results.call_details import REASONS, CallDetails, Event, UnreadableBody, read_call_details
+
+SAMPLES = Path(__file__).parent.parent / "samples" / "callbacks"
+CONTENT_TYPES = (
+    "",
+    "application/json",
+    "text/plain; charset=utf-16",
+    "application/x-www-form-urlencoded",
+    'multipart/form-data; boundary="----boundary7d1f"',
+    "text/xml",
+)
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def events(*pairs: tuple[str, int]) -> tuple[Event, ...]:
+    return tuple(Event(name, at(seconds)) for name, seconds in pairs)
+
+
+COMPLETED = CallDetails(
+    phone_number="6175551234",
+    provider_status="completed",
+    outcome="completed",
+    attempts=1,
+    max_attempts=1,
+    queued_at=at(1700000100),
+    started_at=at(1700000131),
+    ended_at=at(1700000178),
+    last_event_at=at(1700000178),
+    duration_seconds=47,
+    events=events(
+        ("queued", 1700000100),
+        ("dialing", 1700000102),
+        ("connected", 1700000131),
+        ("disconnected", 1700000178),
+    ),
+)
+NEVER_CONNECTED = replace(
+    COMPLETED, started_at=None, events=events(("queued", 1700000100), ("disconnected", 1700000178))
+)
+
+
+def read(body: bytes | str | dict[str, object], content_type: str = "", encoding: str = "") -> CallDetails:
+    if isinstance(body, dict):
+        body = json.dumps(body)
+    return read_call_details(body.encode() if isinstance(body, str) else body, content_type, encoding)
+
+
+def reason(body: bytes | str | dict[str, object], content_type: str = "", encoding: str = "") -> str:
+    with pytest.raises(UnreadableBody) as caught:
+        read(body, content_type, encoding)
+    assert str(caught.value) == REASONS[caught.value.code]
+    return caught.value.code
+
+
+def form_fields(value: object, name: str = "") -> list[tuple[str, str]]:
+    """The names and values that PHP's style of form has for nested values."""
+    if isinstance(value, dict):
+        return [pair for key, item in value.items() for pair in form_fields(item, f"{name}[{key}]" if name else key)]
+    if isinstance(value, list):
+        return [pair for place, item in enumerate(value) for pair in form_fields(item, f"{name}[{place}]")]
+    return [(name, str(value))]

@@ -1,0 +1,135 @@
+"""One call rendered in every format, compressed or not, reads back the same."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from urllib.parse import quote, urlencode
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.results.reading import COMPLETED, SAMPLES, form_fields, read, reason
+
+# Compression.
+
+PLAIN = (SAMPLES / "completed.json").read_bytes()
+
+
+def _raw_deflate(body: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(body) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (gzip.compress(PLAIN), "gzip"),
+        (gzip.compress(PLAIN), "X-GZIP"),
+        (gzip.compress(PLAIN), ""),
+        (zlib.compress(PLAIN), "deflate"),
+        (_raw_deflate(PLAIN), "Deflate"),
+        (PLAIN, "identity"),
+        (PLAIN, "gzip"),
+        (PLAIN, "br"),
+        ((SAMPLES / "form.txt").read_bytes(), "gzip"),
+    ],
+)
+def test_compression_is_undone_and_a_false_header_passed_over(body: bytes, encoding: str) -> None:
+    assert read(body, "application/json", encoding).result_key == COMPLETED.result_key
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (gzip.compress(PLAIN)[:-9], "gzip"),
+        (gzip.compress(PLAIN)[:40] + b"\xff" * 40, "gzip"),
+        (zlib.compress(PLAIN)[:-9], "deflate"),
+        (b"\xff\xfe\xfd", "br"),
+        (gzip.compress(b" " * (1 << 20) + b" "), "gzip"),
+    ],
+)
+def test_what_cannot_be_inflated_is_undecodable(body: bytes, encoding: str) -> None:
+    assert reason(body, "", encoding) == "undecodable"
+
+
+def test_one_mebibyte_may_come_out_of_a_compressed_body() -> None:
+    assert read(gzip.compress(PLAIN.ljust(1 << 20)), "", "gzip") == COMPLETED
+
+
+# The same result again, in another format.
+
+_texts = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+_moments = st.integers(1, 2**33)
+_details = st.fixed_dictionaries(
+    {
+        "phone_number": st.from_regex(r"'?\+?[0-9]{5,15}'?", fullmatch=True),
+        "status": st.sampled_from(["completed", "failed", "canceled", "rejected", "queued", "voice_mail"]),
+    },
+    optional={
+        "attempts": st.integers(0, 10) | st.integers(0, 10).map(str) | st.just(""),
+        "max_attempts": st.integers(1, 10),
+        "duration": st.integers(0, 9999) | st.just(""),
+        "queued_timestamp": _moments | _moments.map(str),
+        "start_timestamp": _moments | st.just(""),
+        "end_timestamp": _moments | st.just(""),
+        "last_attempt_timestamp": _moments,
+        "note": _texts,
+        "events": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "event": st.sampled_from(["queued", "dialing", "connected", "disconnected", "canceled"]),
+                    "timestamp": _moments,
+                }
+            ),
+            min_size=1,
+            max_size=12,
+        ),
+    },
+)
+
+
+def _xml(value: object, list_item: str) -> str:
+    if isinstance(value, dict):
+        return "".join(f"<{key}>{_xml(item, list_item)}</{key}>" for key, item in value.items())
+    if isinstance(value, list):
+        return "".join(f"<{list_item}>{_xml(item, list_item)}</{list_item}>" for item in value)
+    return escape(str(value))
+
+
+def _multipart(value: object) -> bytes:
+    parts = [
+        f'--b0undary\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+        for name, text in form_fields(value)
+    ]
+    return ("".join(parts) + "--b0undary--\r\n").encode()
+
+
+@settings(deadline=None)  # a busy neighbour is no failure
+@given(_details)
+def test_same_details_have_one_result_key_in_every_format(sent: dict[str, object]) -> None:
+    wrapped = {"call_details": sent}
+    plain = json.dumps(sent)
+    first = read(plain)
+    renderings: list[bytes] = [
+        json.dumps(wrapped, ensure_ascii=False).encode(),
+        json.dumps({"call_details": plain}).encode(),
+        plain.encode("utf-16"),
+        json.dumps(sent, ensure_ascii=False).encode("utf-16-be"),
+        json.dumps(sent, ensure_ascii=False).encode("utf-32"),
+        urlencode(form_fields(sent)).encode(),
+        urlencode(form_fields(wrapped)).encode(),
+        f"call_details={quote(plain)}".encode(),
+        _multipart(sent),
+        _multipart({"call_details": plain}),
+        f"<result>{_xml(wrapped, 'item')}</result>".encode(),
+        f"<call_details>{_xml(sent, 'event')}</call_details>".encode(),
+        gzip.compress(plain.encode()),
+    ]
+    for body in renderings:
+        again = read(body)
+        assert again.result_key == first.result_key
+        assert again == first

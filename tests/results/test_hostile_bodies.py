@@ -1,0 +1,198 @@
+"""Whatever comes, reading ends in CallDetails that Postgres can hold or in UnreadableBody, and soon."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import tracemalloc
+from datetime import UTC
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from receiver.model import OUTCOMES
+from receiver.results.call_details import REASONS, UnreadableBody, read_call_details
+from tests.results.reading import CONTENT_TYPES, SAMPLES, form_fields, read, reason
+
+unhurried = settings(deadline=None)  # a busy neighbour is no failure; the bombs below measure time
+
+# Nothing but CallDetails or UnreadableBody, whatever comes.
+
+
+def _check(body: bytes, content_type: str, encoding: str = "") -> None:
+    try:
+        details = read_call_details(body, content_type, encoding)
+    except UnreadableBody as error:
+        assert error.code in REASONS
+        return
+    for text in (details.phone_number, details.provider_status, *(event.event for event in details.events)):
+        text.encode()
+        assert text and "\0" not in text and len(text) <= 200
+    for count, most in (
+        (details.attempts, 2**15),
+        (details.max_attempts, 2**15),
+        (details.duration_seconds, 2**31),
+    ):
+        assert count is None or (type(count) is int and 0 <= count < most)
+    times = (details.queued_at, details.started_at, details.ended_at, details.last_event_at)
+    for moment in (*times, *(event.at for event in details.events)):
+        assert moment is None or moment.utcoffset() == UTC.utcoffset(None)
+    assert details.outcome is None or details.outcome in OUTCOMES
+    assert len(details.events) <= 1000
+    hash(details.result_key)
+
+
+_content_types = st.sampled_from(CONTENT_TYPES) | st.text(max_size=40)
+_encodings = st.sampled_from(["", "gzip", "deflate", "br", "identity"])
+_any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["completed", "6175551234"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+_names = st.sampled_from(
+    "status phone_number attempts max_attempts duration events queued_timestamp start_Timestamp"
+    " end_timestamp last_attempt_timestamp call_details result event timestamp item 0 1".split()
+)
+_call_like = st.dictionaries(
+    _names,
+    _any_json | st.dictionaries(_names, _any_json, max_size=4) | _any_json.map(json.dumps),
+    max_size=9,
+)
+
+
+@unhurried
+@given(st.binary(max_size=300), _content_types, _encodings)
+def test_any_bytes_are_read_or_unreadable(body: bytes, content_type: str, encoding: str) -> None:
+    _check(body, content_type, encoding)
+    for start in (b"{", b'["', b"<a>", b"--x\r\n", b"status=1&phone_number=", b"\x1f\x8b\x08"):
+        _check(start + body, content_type, encoding)
+
+
+@unhurried
+@given(_any_json | _call_like, _content_types)
+def test_any_json_is_read_or_unreadable(value: object, content_type: str) -> None:
+    _check(json.dumps(value).encode(), content_type)
+    _check(json.dumps({"phone_number": "1", "status": "failed", "events": value}).encode(), content_type)
+    fields = form_fields(value, "status")
+    _check(urlencode(fields, errors="surrogatepass").encode(), content_type)
+
+
+@unhurried
+@given(
+    st.sampled_from(sorted(path.name for path in SAMPLES.iterdir())),
+    st.lists(st.tuples(st.integers(0, 600), st.binary(max_size=3)), max_size=4),
+)
+def test_mutated_samples_are_read_or_unreadable(name: str, changes: list[tuple[int, bytes]]) -> None:
+    body = bytearray((SAMPLES / name).read_bytes())
+    for place, piece in changes:
+        body[place : place + 1] = piece
+    _check(bytes(body), "")
+
+
+@unhurried
+@given(_content_types, st.text(st.sampled_from("[]a0=&%5BD+;.\n-<>/\"'{}:,"), max_size=200))
+def test_any_punctuation_is_read_or_unreadable(content_type: str, text: str) -> None:
+    _check(text.encode(), content_type)
+    _check(f"phone_number=1&status=x&{text}".encode(), content_type)
+    _check(f'{{"phone_number":"1","status":"x",{text}'.encode(), content_type)
+
+
+# Bombs. None costs more than a moment of processor time or a few megabytes.
+
+
+def _filled(start: bytes, unit: bytes, end: bytes = b"", length: int = 65_536) -> bytes:
+    return start + unit * ((length - len(start) - len(end)) // len(unit)) + end
+
+
+_LAUGHS = b"".join(b'<!ENTITY l%d "%s">' % (level, b"&l%d;" % (level - 1) * 10) for level in range(1, 10))
+_CALL = b'{"phone_number":"1","status":"failed",'
+BOMBS: dict[str, tuple[bytes, str | None]] = {
+    "JSON lists in lists": (b"[" * 65_536, "too_deep"),
+    "JSON objects in objects": (_filled(b"", b'{"a":'), "too_deep"),
+    "JSON ten thousand levels, closed": (b"[" * 10_000 + b"]" * 10_000, "too_deep"),
+    "JSON in UTF-16, nested": (b"\xff\xfe" + b"[\0" * 30_000, "too_deep"),
+    "JSON integer of 60,000 digits": (_CALL + b'"attempts":' + b"9" * 60_000 + b"}", None),
+    "JSON integers of 4,299 digits": (_CALL + b'"a":[' + b",".join([b"9" * 4299] * 14) + b"]}", None),
+    "JSON fraction of 60,000 digits": (_CALL + b'"attempts":0.' + b"9" * 60_000 + b"}", None),
+    "JSON twenty thousand events": (_filled(_CALL + b'"events":[', b"{},", b"{}]}"), None),
+    "JSON events as texts": (_filled(_CALL + b'"events":[', b'"{}",', b"{}]}"), None),
+    "JSON numbered events": (
+        _CALL + b'"events":{' + b",".join(b'"%d":1' % n for n in range(6000)) + b"}}",
+        None,
+    ),
+    "XML ten billion laughs": (
+        b"<!DOCTYPE r [<!ENTITY l0 'ha'>" + _LAUGHS + b"]><r>&l9;</r>",
+        "malformed_xml",
+    ),
+    "XML quadratic entity": (
+        b'<!DOCTYPE r [<!ENTITY a "' + b"x" * 30_000 + b'">]><r>' + b"&a;" * 9000 + b"</r>",
+        "malformed_xml",
+    ),
+    "XML default attributes": (
+        b"<!DOCTYPE r ["
+        + b"".join(b'<!ATTLIST r a%d CDATA "x">' % n for n in range(2000))
+        + b"]><r>"
+        + b"<r/>" * 2000
+        + b"</r>",
+        "malformed_xml",
+    ),
+    "XML external entity": (
+        b'<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/passwd">]><r>&a;</r>',
+        "malformed_xml",
+    ),
+    "XML deep": (b"<a>" * 4000 + b"</a>" * 4000, "too_deep"),
+    "XML many elements": (_filled(b"<r>", b"<a/>", b"</r>"), "too_many_items"),
+    "XML most elements": (b"<r>" + b"<a/>" * 8000 + b"</r>", "several_calls"),
+    "XML many attributes": (b"<r " + b" ".join(b'a%d=""' % n for n in range(6000)) + b"/>", "not_recognised"),
+    "XML comments": (b"<r>" + b"<!---->" * 8000 + b"</r>", "not_recognised"),
+    "form many fields": (_filled(b"", b"a=&"), "too_many_items"),
+    "form deep name": (b"a" + b"[b]" * 20_000 + b"=1", "too_deep"),
+    "form list in list": (b"a[][][]=1&" * 4000 + b"b=", "not_recognised"),
+    "form escapes": (b"a=" + b"%41" * 21_000, "not_recognised"),
+    "multipart many parts": (_filled(b"", b"--x\r\n"), "too_many_items"),
+    "multipart long head": (b"--x\r\nContent-Disposition:" + b";" * 65_000, "not_recognised"),
+    "multipart nested": (
+        b"".join(b"--b%d\nContent-Type: multipart/mixed; boundary=b%d\n\n" % (n, n + 1) for n in range(1200)),
+        "not_recognised",
+    ),
+    "gzip fifty megabytes": (gzip.compress(b"\0" * 50_000_000), "undecodable"),
+    "gzip lists": (gzip.compress(b"[" + b"[]," * 340_000 + b"[]]"), "too_many_items"),
+    "gzip objects": (gzip.compress(b"[" + b'{"":0},' * 32_000 + b"0]"), "several_calls"),
+    "gzip a hundred thousand events": (
+        gzip.compress(_CALL + b'"events":[' + b"{}," * 100_000 + b"{}]}"),
+        "too_many_items",
+    ),
+    "gzip escapes": (gzip.compress(b"a=" + b"%41" * 340_000), "too_many_items"),
+    "gzip multipart head": (gzip.compress(b"--x\r\nContent-Disposition:" + b";" * 900_000), "not_recognised"),
+    "gzip XML line ends": (gzip.compress(b"<r>" + b"\n" * 1_000_000 + b"</r>"), "not_recognised"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb_costs_little_time_and_memory(name: str) -> None:
+    body, code = BOMBS[name]
+    assert len(body) <= 65_536
+
+    def settle() -> None:
+        if code is None:
+            assert read(body).outcome == "failed"
+        else:
+            assert reason(body) == code
+
+    # Processor time, and the best of three, so that busy neighbours do not count.
+    spent = []
+    for _ in range(3):
+        start = time.process_time()
+        settle()
+        spent.append(time.process_time() - start)
+    tracemalloc.start()
+    try:
+        settle()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert min(spent) < 0.05
+    assert peak < 32_000_000
