@@ -1,0 +1,162 @@
+"""The balance of each batch, read from its counters: the same cost for ten calls and for ten million."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from receiver.database.pool import Connection
+from receiver.errors import NotFound
+from receiver.model import CALLBACK_STATES, OUTCOMES, BatchState, SubmissionState
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    id: int
+    """Its number in the batch, from 1."""
+    state: SubmissionState
+    calls: int
+    calls_queued: int | None
+    """What the provider said; it can differ from `calls`."""
+    provider_status: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch with its balance. `counts` and `callbacks` obey the equations of the balance."""
+
+    id: int
+    name: str
+    application_id: int
+    deployment_id: int
+    state: BatchState
+    parameters: dict[str, Any]
+    created_at: datetime
+    queued_at: datetime | None
+    due_at: datetime
+    submissions: tuple[Submission, ...]
+    counts: dict[str, int]
+    callbacks: dict[str, int]
+    attempts: int
+    duration_seconds: int
+    progress: float
+    """final / (rows - skipped - refused); 1.0 where there was nobody to call."""
+    first_result_at: datetime | None
+    last_result_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFilter:
+    """What a list of batches is narrowed to; None leaves a condition out."""
+
+    state: str | None = None
+    application_id: int | None = None
+    deployment_id: int | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    name: str | None = None
+    """Any part of the name, case aside."""
+
+
+_SELECT = """
+select b.batch_id, b.name, b.application_id, b.deployment_id, b.state, b.start_at, b.end_at, b.max_attempts,
+    b.reattempt_wait_seconds, b.is_pci, b.created_at, b.queued_at, b.due_at, b.due_at < now() as past_due,
+    c.rows, c.skipped, c.refused, c.completed, c.failed, c.canceled, c.rejected, c.other,
+    c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
+    c.attempts, c.duration_seconds, c.first_result_at, c.last_result_at,
+    (select count(*) from waiting w where w.batch_id = b.batch_id) as waiting
+from batch b join batch_count c using (batch_id)
+"""
+
+
+def get_batch(conn: Connection, batch_id: int) -> Batch:
+    """One batch. Raises NotFound."""
+    found = _read(conn, _SELECT + "where b.batch_id = %s", (batch_id,))
+    if not found:
+        raise NotFound(f"There is no batch {batch_id}.")
+    return found[0]
+
+
+def list_batches(conn: Connection, wanted: BatchFilter, limit: int, before: int | None = None) -> list[Batch]:
+    """Batches, newest first, with ids below `before`."""
+    conditions: dict[str, Any] = {
+        "b.batch_id < %s": before,
+        "b.state = %s": wanted.state,
+        "b.application_id = %s": wanted.application_id,
+        "b.deployment_id = %s": wanted.deployment_id,
+        "b.created_at >= %s": wanted.created_from,
+        "b.created_at < %s": wanted.created_to,
+        "position(lower(%s) in lower(b.name)) > 0": wanted.name,
+    }
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    where = "where " + " and ".join(given) if given else ""
+    return _read(conn, f"{_SELECT} {where} order by b.batch_id desc limit %s", (*given.values(), limit))
+
+
+def _read(conn: Connection, query: str, parameters: Sequence[Any]) -> list[Batch]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(query, parameters).fetchall()
+    submissions: dict[int, list[Submission]] = {row["batch_id"]: [] for row in rows}
+    for batch_id, submission in _list_submissions(conn, list(submissions)):
+        submissions[batch_id].append(submission)
+    return [_batch(row, submissions[row["batch_id"]]) for row in rows]
+
+
+def _list_submissions(conn: Connection, batch_ids: list[int]) -> list[tuple[int, Submission]]:
+    rows = conn.execute(
+        "select batch_id, submission_no, state, calls, calls_queued, provider_status, error from submission"
+        " where batch_id = any(%s) order by batch_id, submission_no",
+        (batch_ids,),
+    )
+    return [(batch_id, Submission(*columns)) for batch_id, *columns in rows]
+
+
+def _batch(row: dict[str, Any], submissions: list[Submission]) -> Batch:
+    callbacks: dict[str, int] = {state: row[state] for state in CALLBACK_STATES}
+    counts = balance(row, row["past_due"])
+    callable_rows = counts["rows"] - counts["skipped"] - counts["refused"]
+    return Batch(
+        id=row["batch_id"],
+        name=row["name"],
+        application_id=row["application_id"],
+        deployment_id=row["deployment_id"],
+        state=row["state"],
+        parameters={
+            "start_timestamp": row["start_at"],
+            "end_timestamp": row["end_at"],
+            "max_attempts": row["max_attempts"],
+            "reattempt_wait": row["reattempt_wait_seconds"],
+            "is_pci": row["is_pci"],
+        },
+        created_at=row["created_at"],
+        queued_at=row["queued_at"],
+        due_at=row["due_at"],
+        submissions=tuple(submissions),
+        counts=counts,
+        callbacks={"received": sum(callbacks.values()), **callbacks},
+        attempts=row["attempts"],
+        duration_seconds=row["duration_seconds"],
+        progress=round(counts["final"] / callable_rows, 4) if callable_rows else 1.0,
+        first_result_at=row["first_result_at"],
+        last_result_at=row["last_result_at"],
+    )
+
+
+def balance(counted: dict[str, Any], past_due: bool) -> dict[str, int]:
+    """The counts of a batch from its counters: what is neither left out nor final is pending, or overdue."""
+    final = sum(counted[outcome] for outcome in OUTCOMES)
+    remaining = counted["rows"] - counted["skipped"] - counted["refused"] - final
+    return {
+        "rows": counted["rows"],
+        "skipped": counted["skipped"],
+        "refused": counted["refused"],
+        "pending": 0 if past_due else remaining,
+        "overdue": remaining if past_due else 0,
+        "final": final,
+        **{outcome: counted[outcome] for outcome in OUTCOMES},
+    }

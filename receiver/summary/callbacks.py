@@ -1,0 +1,105 @@
+"""The journal, as people look at it: each callback with what settlement made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.errors import NotFound
+from receiver.model import CallbackState
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """One callback. `row` is the call it names, where settlement found one and set the callback aside."""
+
+    id: int
+    batch_id: int
+    submission_id: int
+    state: CallbackState
+    reason: str | None
+    row: int | None
+    received_at: datetime
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackBody:
+    """A callback and what it said, byte for byte."""
+
+    callback: Callback
+    content_encoding: str
+    body: bytes
+
+
+_COLUMNS = """c.callback_id as id, c.batch_id, c.submission_no as submission_id,
+    case when w.callback_id is not null then 'waiting' else coalesce(s.state, 'applied') end as state,
+    s.reason, s.row, c.received_at, c.content_type"""
+
+_JOINS = """left join set_aside s on s.batch_id = c.batch_id and s.callback_id = c.callback_id
+    left join waiting w on w.callback_id = c.callback_id"""
+
+
+def list_callbacks(
+    conn: Connection,
+    limit: int,
+    *,
+    state: CallbackState | None = None,
+    batch_id: int | None = None,
+    before: int | None = None,
+) -> list[Callback]:
+    """Callbacks, newest first, with ids below `before`. What was fetched by polling is none."""
+    conditions = ["not c.polled"]
+    values: dict[str, Any] = {"limit": limit, "state": state, "batch_id": batch_id, "before": before}
+    # The key that the page is walked by stands in the table that the state is kept in.
+    key = "s" if state in ("duplicate", "conflict", "unmatched", "unreadable") else "w" if state == "waiting" else "c"
+    if state == "applied":
+        conditions.append("s.callback_id is null and w.callback_id is null")
+    elif state == "waiting":
+        conditions.append("w.callback_id is not null")
+    elif state is not None:
+        conditions.append("s.state = %(state)s and w.callback_id is null")
+    if batch_id is not None:
+        conditions.append(f"{key}.batch_id = %(batch_id)s")
+    if before is not None:
+        conditions.append(f"{key}.callback_id < %(before)s")
+    with conn.cursor(row_factory=class_row(Callback)) as cursor:
+        return cursor.execute(
+            f"select {_COLUMNS} from callback c {_JOINS} where {' and '.join(conditions)}"
+            f" order by {key}.callback_id desc limit %(limit)s",
+            values,
+        ).fetchall()
+
+
+def list_callbacks_of_call(conn: Connection, batch_id: int, row: int) -> list[Callback]:
+    """All callbacks that name a call, in the order they were received."""
+    with conn.cursor(row_factory=class_row(Callback)) as cursor:
+        return cursor.execute(
+            "with named as (select callback_id from result where batch_id = %(batch_id)s and row = %(row)s"
+            " union select callback_id from set_aside where batch_id = %(batch_id)s and row = %(row)s)"
+            f" select {_COLUMNS} from named join callback c on c.batch_id = %(batch_id)s"
+            f" and c.callback_id = named.callback_id {_JOINS} order by c.received_at, c.callback_id",
+            {"batch_id": batch_id, "row": row},
+        ).fetchall()
+
+
+def get_callback(conn: Connection, callback_id: int) -> CallbackBody:
+    """One callback with its body. Raises NotFound."""
+    with conn.cursor(row_factory=class_row(Callback)) as cursor:
+        callback = cursor.execute(
+            f"select {_COLUMNS} from callback c {_JOINS} where c.callback_id = %s",
+            (callback_id,),
+        ).fetchone()
+    if callback is None:
+        raise NotFound(f"There is no callback {callback_id}.")
+    row = conn.execute(
+        "select content_encoding, body from callback where batch_id = %s and callback_id = %s",
+        (callback.batch_id, callback_id),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"There is no callback {callback_id}.")
+    return CallbackBody(callback, *row)

@@ -1,0 +1,23 @@
+"""Whether the work goes on: when a worker was last seen, and how long the oldest callback has waited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from receiver.database.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Whole seconds; None: never seen, and nothing waits."""
+
+    worker_seen_seconds: int | None
+    oldest_waiting_seconds: int | None
+
+
+def get_liveness(conn: Connection) -> Liveness:
+    row = conn.execute(
+        "select (select extract(epoch from now() - max(seen_at))::bigint from worker),"
+        " (select extract(epoch from now() - received_at)::bigint from waiting order by callback_id limit 1)"
+    ).fetchone()
+    return Liveness(*row) if row is not None else Liveness(None, None)

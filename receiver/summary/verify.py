@@ -1,0 +1,149 @@
+"""Recompute every counter and every state from the rows, and name each that differs.
+
+Nothing here reads a counter to check a counter. One snapshot, so it may run while the service works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from psycopg.rows import dict_row
+
+from receiver.database.pool import Connection
+from receiver.errors import NotFound
+from receiver.model import OUTCOMES
+from receiver.queueing.batches import BATCH_STATE
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that does not hold: what was kept, and what the rows say."""
+
+    batch_id: int
+    what: str
+    kept: object
+    counted: object
+
+
+def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference]:
+    """Check one batch, or all of them, purged ones' late callbacks included. Raises NotFound.
+
+    The caller gives a connection that is not in a transaction yet.
+    """
+    conn.execute("set transaction isolation level repeatable read, read only")
+    if batch_id is not None:
+        if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
+            raise NotFound(f"There is no batch {batch_id}.")
+        batch_ids = [batch_id]
+    else:
+        batch_ids = [
+            found
+            for (found,) in conn.execute(
+                "select batch_id from batch union select batch_id from batch_count"
+                " union select distinct batch_id from waiting order by 1"
+            )
+        ]
+    for wanted in batch_ids:
+        yield from _verify_batch(conn, wanted)
+
+
+def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        counted = cursor.execute(_COUNTED, {"batch_id": batch_id}).fetchone() or {}
+        kept = cursor.execute("select * from batch_count where batch_id = %s", (batch_id,)).fetchone()
+        broken = cursor.execute(_BROKEN, {"batch_id": batch_id}).fetchone() or {}
+        states = cursor.execute(_STATE, {"batch_id": batch_id}).fetchone()
+    if kept is None:
+        # A purged batch of which nothing was settled yet has no counters.
+        kept = {name: None if name.endswith("_at") else 0 for name in counted}
+    for name, number in counted.items():
+        if name not in ("received", "waiting", "quarter_hours") and kept[name] != number:
+            yield Difference(batch_id, name, kept[name], number)
+    quarter_hours = [kept[outcome] for outcome in OUTCOMES] + [kept["attempts"], kept["duration_seconds"]]
+    if counted["quarter_hours"] != quarter_hours:
+        yield Difference(batch_id, "result_count", counted["quarter_hours"], quarter_hours)
+    states_sum = counted["waiting"] + sum(
+        kept[state] for state in ("applied", "duplicate", "conflict", "unmatched", "unreadable")
+    )
+    if counted["received"] != states_sum:
+        yield Difference(batch_id, "callbacks.received", states_sum, counted["received"])
+    for name, number in broken.items():
+        if number:
+            yield Difference(batch_id, name, number, 0)
+    if states is not None and states["kept"] != states["counted"]:
+        yield Difference(batch_id, "state", states["kept"], states["counted"])
+
+
+_COUNTED = """
+with ended as (
+    select count(*) filter (where outcome = 'completed') as completed,
+        count(*) filter (where outcome = 'failed') as failed,
+        count(*) filter (where outcome = 'canceled') as canceled,
+        count(*) filter (where outcome = 'rejected') as rejected,
+        count(*) filter (where outcome = 'other') as other,
+        count(*) filter (where not polled) as applied,
+        coalesce(sum(attempts) filter (where outcome is not null), 0) as attempts,
+        coalesce(sum(duration_seconds) filter (where outcome is not null), 0) as duration_seconds
+    from result where batch_id = %(batch_id)s
+), aside as (
+    select count(*) filter (where state = 'duplicate') as duplicate,
+        count(*) filter (where state = 'conflict') as conflict,
+        count(*) filter (where state = 'unmatched') as unmatched,
+        count(*) filter (where state = 'unreadable') as unreadable
+    from set_aside where batch_id = %(batch_id)s
+), left_out as (select count(*) as skipped from skipped where batch_id = %(batch_id)s
+), received as (
+    select count(*) filter (where not c.polled) as received,
+        min(c.received_at) filter (where settled.row is not null) as first_result_at,
+        max(c.received_at) filter (where settled.row is not null) as last_result_at
+    from callback c left join (
+        select callback_id, row from result where batch_id = %(batch_id)s
+        union all select callback_id, row from set_aside where batch_id = %(batch_id)s and reason <> 'unreadable_now'
+    ) settled using (callback_id)
+    where c.batch_id = %(batch_id)s
+)
+select (select count(*) from call where batch_id = %(batch_id)s) + left_out.skipped as rows, left_out.skipped,
+    (select count(*) from outstanding where batch_id = %(batch_id)s and refused) as refused,
+    ended.completed, ended.failed, ended.canceled, ended.rejected, ended.other,
+    ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
+    ended.attempts, ended.duration_seconds, received.first_result_at, received.last_result_at,
+    received.received,
+    (select count(*) from waiting where batch_id = %(batch_id)s) as waiting,
+    (select array[coalesce(sum(completed), 0), coalesce(sum(failed), 0), coalesce(sum(canceled), 0),
+        coalesce(sum(rejected), 0), coalesce(sum(other), 0), coalesce(sum(attempts), 0),
+        coalesce(sum(duration_seconds), 0)] from result_count where batch_id = %(batch_id)s) as quarter_hours
+from ended, aside, left_out, received
+"""
+
+# Each must be none.
+_BROKEN = """
+select
+    (select count(*) from call c left join result r using (batch_id, row)
+        left join outstanding o on o.batch_id = c.batch_id and o.row = c.row and o.refused in (false, true)
+        where c.batch_id = %(batch_id)s and (r.outcome is null) is distinct from (o.row is not null)
+    ) as "calls neither final nor outstanding, or both",
+    (select count(*) from outstanding o left join call c using (batch_id, row)
+        where o.batch_id = %(batch_id)s and c.row is null) as "outstanding without a call",
+    (select count(*) from result r left join call c using (batch_id, row)
+        where r.batch_id = %(batch_id)s and c.row is null) as "results without a call",
+    (select count(*) from result r left join callback c using (batch_id, callback_id)
+        where r.batch_id = %(batch_id)s and c.callback_id is null) as "results without their callback",
+    (select count(*) from (select callback_id from result where batch_id = %(batch_id)s
+        group by callback_id having count(*) > 1) twice) as "callbacks that are the result of two calls",
+    (select count(*) from callback c
+        left join (select callback_id from result where batch_id = %(batch_id)s) r using (callback_id)
+        left join (select callback_id from set_aside where batch_id = %(batch_id)s) s using (callback_id)
+        left join (select callback_id from waiting where batch_id = %(batch_id)s) w using (callback_id)
+        where c.batch_id = %(batch_id)s
+            and num_nonnulls(r.callback_id, s.callback_id, w.callback_id) <> 1
+    ) as "callbacks that are not in exactly one state",
+    (select count(*) from submission s where batch_id = %(batch_id)s and calls <>
+        (select count(*) from call c where c.batch_id = s.batch_id and c.submission_no = s.submission_no)
+    ) as "submissions whose calls are not all there"
+"""
+
+_STATE = f"""
+select batch.state as kept, {BATCH_STATE} as counted
+from batch join submission using (batch_id) where batch.batch_id = %(batch_id)s group by batch.batch_id
+"""
