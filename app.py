@@ -1,0 +1,14 @@
+"""The WSGI app, for any WSGI server: `gunicorn -c python:receiver.web.gunicorn_conf app:app`."""
+
+import sys
+
+from receiver.config import Config
+from receiver.database.location import find_database
+from receiver.errors import ReceiverError
+from receiver.web.app import create_app
+
+try:
+    config, database_url = find_database(Config.from_env())
+    app = create_app(config, database_url)
+except ReceiverError as error:
+    sys.exit(f"receiver: {error}")

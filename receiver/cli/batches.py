@@ -1,0 +1,141 @@
+"""Commands for batches: queue, status, verify."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from receiver.cli.database import opened_database
+from receiver.cli.running import Commands
+from receiver.config import Config
+from receiver.database.pool import Connection
+from receiver.errors import Fault, InvalidInput
+from receiver.queueing.acceptance import Limits, accept, preview
+from receiver.queueing.parameters import read_parameters
+from receiver.summary.batches import Batch, get_batch
+from receiver.summary.verify import verify
+
+WATCH_SECONDS = 0.5
+
+_OPTIONS = {
+    "name": "what the dashboards call it; default: the file's name",
+    "start-timestamp": "when dialing may begin: Unix seconds or RFC 3339; default: now",
+    "end-timestamp": "when dialing must stop",
+    "max-attempts": "tries for each number, 1 to 10",
+    "reattempt-wait": "seconds between tries, 60 to 86400",
+    "is-pci": "1: run connected calls in the provider's HIPAA/PCI environment",
+    "default-region": "country of a number written without one",
+    "on-invalid": "refuse (default) or skip rows that cannot be called",
+    "on-duplicate": "refuse (default), skip or keep a destination that stands twice",
+}
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    queue = commands.add_parser("queue", help="queue a CSV of contacts")
+    queue.add_argument("csv", metavar="CSV", type=Path)
+    queue.add_argument("--application", required=True, metavar="N", dest="application_id")
+    queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id")
+    for option, help_text in _OPTIONS.items():
+        queue.add_argument(f"--{option}", default="", metavar="X", help=help_text)
+    queue.add_argument("--dry-run", action="store_true", help="only say what would be queued")
+    queue.add_argument("--watch", action="store_true", help="stay, and show the results come in")
+    queue.set_defaults(run=_queue)
+    status = commands.add_parser("status", help="show what became of a batch's calls")
+    status.add_argument("batch", metavar="BATCH", type=int)
+    status.add_argument("--watch", action="store_true", help="stay until every call has ended or is overdue")
+    status.set_defaults(run=_status)
+    check = commands.add_parser("verify", help="recompute every counter from the rows; exit 1 where one differs")
+    check.add_argument("batch", metavar="BATCH", type=int, nargs="?")
+    check.set_defaults(run=_verify)
+
+
+def _queue(parsed: argparse.Namespace) -> int:
+    form = {name: getattr(parsed, name) for name in ("application_id", "deployment_id")}
+    form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
+    config = Config.from_env()
+    limits = Limits(config.submission_rows, config.result_grace_seconds)
+    parameters = read_parameters(form, config.default_region, parsed.csv.name)
+    try:
+        csv = parsed.csv.open("rb")
+    except OSError as error:
+        raise InvalidInput(
+            "The CSV cannot be read.",
+            [Fault(str(parsed.csv), "unreadable", error.strerror or "cannot be read")],
+        ) from None
+    with csv:
+        if parsed.dry_run:
+            seen = preview(csv, parameters, limits)
+            print(f"{seen.rows} rows: {seen.valid} valid, {seen.invalid} invalid, {seen.duplicates} duplicates")
+            print(f"{seen.submissions} submissions; results are due at {seen.due_at:%Y-%m-%dT%H:%M:%SZ}")
+            for fault in seen.errors:
+                print(f"  row {fault.where}: {fault.message} ({fault.code})")
+            if seen.errors_total > len(seen.errors):
+                print(f"  and {seen.errors_total - len(seen.errors)} more")
+            return 0
+        with opened_database("queue", config) as conn:
+            accepted = accept(conn, csv, parameters, limits)
+            conn.commit()
+            print(f"Batch {accepted.batch_id} is stored; a worker sends it.")
+            if parsed.watch:
+                return _watch(conn, accepted.batch_id)
+    return 0
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    with opened_database("status") as conn:
+        if parsed.watch:
+            return _watch(conn, parsed.batch)
+        _show(get_batch(conn, parsed.batch))
+    return 0
+
+
+def _watch(conn: Connection, batch_id: int) -> int:
+    """Show a line that changes on a terminal; when piped, only the end."""
+    while True:
+        batch = get_batch(conn, batch_id)
+        conn.rollback()
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{_line(batch)}", end="", file=sys.stderr, flush=True)
+        if batch.state != "queueing" and not batch.counts["pending"] and not batch.callbacks["waiting"]:
+            break
+        time.sleep(WATCH_SECONDS)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    _show(batch)
+    return 1 if batch.state == "refused" else 0
+
+
+def _line(batch: Batch) -> str:
+    counts = batch.counts
+    return (
+        f"batch {batch.id} {batch.state}: {batch.progress:.0%}, {counts['final']} ended, {counts['pending']} pending,"
+        f" {counts['overdue']} overdue"
+    )
+
+
+def _show(batch: Batch) -> None:
+    print(_line(batch))
+    for title, numbers in (("calls", batch.counts), ("callbacks", batch.callbacks)):
+        print(f"{title:<10}" + ", ".join(f"{name} {number}" for name, number in numbers.items()))
+    for submission in batch.submissions:
+        if submission.state in ("refused", "unknown"):
+            said = f", provider status {submission.provider_status}" if submission.provider_status else ""
+            print(f"submission {submission.id} {submission.state}{said}: {submission.error}")
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    differences = 0
+    with opened_database("verify") as conn:
+        for difference in verify(conn, parsed.batch):
+            differences += 1
+            print(
+                f"batch {difference.batch_id}: {difference.what}: kept {difference.kept},"
+                f" counted from the rows {difference.counted}"
+            )
+    if differences:
+        print(f"{differences} differences.")
+        return 1
+    print("The balance holds, and every counter agrees with the rows.")
+    return 0

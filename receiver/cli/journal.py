@@ -1,0 +1,46 @@
+"""Commands for the journal: replay."""
+
+from __future__ import annotations
+
+import argparse
+
+from receiver.cli.database import opened_database
+from receiver.cli.running import Commands
+from receiver.errors import Fault, InvalidInput
+from receiver.results.replay import find_settled, replay
+
+_STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("replay", help="settle stored callbacks again")
+    parser.add_argument("ids", metavar="ID", nargs="*", type=int, help="callbacks to settle again")
+    parser.add_argument("--state", choices=_STATES, help="all callbacks in this state")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would change")
+    parser.set_defaults(run=_replay)
+
+
+def _replay(parsed: argparse.Namespace) -> int:
+    if bool(parsed.ids) == bool(parsed.state):
+        raise InvalidInput(
+            "Say which callbacks: either their ids, or --state.", [Fault("ID", "required", "or --state")]
+        )
+    seen = changed = after = 0
+    with opened_database("replay") as conn:
+        while keys := find_settled(conn, ids=parsed.ids or None, state=parsed.state, after=after):
+            changes = replay(conn, keys)
+            if parsed.dry_run:
+                conn.rollback()
+            else:
+                conn.commit()
+            for change in changes:
+                reason = f" ({change.reason_after})" if change.reason_after else ""
+                row = f", row {change.row_after}" if change.row_after is not None else ""
+                print(
+                    f"callback {change.callback_id}, batch {change.batch_id}{row}: "
+                    f"{change.state_before} -> {change.state_after}{reason}"
+                )
+            seen, changed, after = seen + len(keys), changed + len(changes), keys[-1][1]
+    verb = "would change" if parsed.dry_run else "changed"
+    print(f"{seen} callbacks settled again; {changed} {verb}.")
+    return 0

@@ -1,0 +1,72 @@
+"""Commands that run the service: serve, migrate, work, simulate."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+
+from receiver.config import Config
+from receiver.database.location import find_database, running_database
+from receiver.database.migrations import check, migrate
+from receiver.database.pool import connect
+from receiver.errors import ConfigurationError, Fault
+from receiver.queueing.provider import Provider
+from receiver.serve import serve
+from receiver.simulator import command as simulator
+from receiver.worker import Worker
+
+Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("serve", help="run everything on this machine")
+    parser.set_defaults(run=_serve)
+    parser = commands.add_parser("migrate", help="bring the database to this release's schema")
+    parser.set_defaults(run=_migrate)
+    parser = commands.add_parser("work", help="send submissions and settle callbacks")
+    parser.set_defaults(run=_work)
+    parser = commands.add_parser("simulate", help="pretend to be the provider, or send one test callback")
+    simulator.add_arguments(parser)
+    parser.set_defaults(run=simulator.run)
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # It tells of each lost connection many times; who asked for one is told once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def _serve(_: argparse.Namespace) -> int:
+    log_to_stderr()
+    return serve(Config.from_env())
+
+
+def _migrate(_: argparse.Namespace) -> int:
+    with running_database(Config.from_env()) as database_url:
+        applied = migrate(database_url, report=print)
+    print(f"{len(applied)} migrations applied." if applied else "Nothing to do: the schema is up to date.")
+    return 0
+
+
+def _work(_: argparse.Namespace) -> int:
+    config, database_url = find_database(Config.from_env())
+    if config.plum_user is None or config.plum_key is None:
+        raise ConfigurationError(
+            [
+                Fault(
+                    "PLUM_USER",
+                    "missing",
+                    "and PLUM_KEY are required to work; `serve` starts a simulator without them",
+                )
+            ]
+        )
+    log_to_stderr()
+    with connect(database_url, name="receiver worker") as conn:
+        check(conn)
+    worker = Worker(config, database_url, Provider(config.plum_url, config.plum_user, config.plum_key))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
+    return 0

@@ -1,0 +1,28 @@
+"""The REST API under `/api/v1`, one module a subject."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flask_smorest
+from flask import Request
+from marshmallow import RAISE, Schema, ValidationError
+from webargs.flaskparser import FlaskParser
+
+
+class _StrictParser(FlaskParser):
+    """Refuses what it would pass over: a misspelt or repeated filter would answer another question than was asked."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE}  # noqa: RUF012 as declared by webargs
+
+    def load_querystring(self, req: Request, schema: Schema) -> Any:
+        repeated = [name for name, texts in req.args.lists() if len(texts) > 1]
+        if repeated:
+            raise ValidationError({name: ["It is given more than once."] for name in repeated})
+        return super().load_querystring(req, schema)
+
+
+class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no types
+    """A subject of the API. Each of its views declares its scope, outermost, and its query, be it `NoQuery`."""
+
+    ARGUMENTS_PARSER = _StrictParser()

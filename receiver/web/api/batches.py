@@ -1,0 +1,162 @@
+"""Batches over REST: queue one, look at them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Response, jsonify, request, url_for
+from flask.views import MethodView
+from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import UnsupportedMediaType
+
+from receiver.database.pool import DatabaseUnavailable, connection
+from receiver.errors import Fault, InvalidInput
+from receiver.queueing.acceptance import IdempotentRequest, accept, preview, request_digest
+from receiver.queueing.parameters import read_parameters
+from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
+from receiver.web import schemas
+from receiver.web.api import Blueprint
+from receiver.web.auth import current_key, requires
+from receiver.web.cursors import read_cursor, write_cursor
+from receiver.web.problems import Problem, listed
+from receiver.web.services import services
+
+WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
+LOOK_SECONDS = 0.1
+"""Between two looks whether the provider has answered."""
+
+blueprint = Blueprint("batches", __name__, description="Batches: a CSV and its parameters, as queued")
+
+
+@blueprint.route("/batches")
+class Batches(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.BatchesQuery, location="query")
+    @blueprint.response(200, schemas.Batches)
+    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+        """List batches, newest first"""
+        limit, cursor = query.pop("limit"), query.pop("cursor", None)
+        position = read_cursor("batches", cursor, 1)
+        with connection(services().pool) as conn:
+            found = list_batches(conn, BatchFilter(**query), limit + 1, position[0] if position else None)
+        more = len(found) > limit
+        found = found[:limit]
+        return {"batches": found, "next_cursor": write_cursor("batches", [found[-1].id]) if more else None}
+
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.response(201, schemas.Batch)
+    def post(self) -> Response:
+        """Queue a CSV"""
+        return queue_batch()
+
+
+@blueprint.route("/batches/<int:batch_id>")
+class OneBatch(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.response(200, schemas.Batch)
+    def get(self, batch_id: int) -> Batch:
+        """One batch with its balance"""
+        with connection(services().pool) as conn:
+            return get_batch(conn, batch_id)
+
+
+def queue_batch() -> Response:
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
+    csv, form = _read_form()
+    parameters = read_parameters(form, services().config.default_region, csv.filename or "")
+    if parameters.dry_run:
+        seen = preview(csv.stream, parameters, services().limits)
+        content: dict[str, Any] = {name: getattr(seen, name) for name in seen.__slots__}
+        content["errors"] = listed(seen.errors)
+        return jsonify(schemas.Preview().dump(content))
+
+    idempotency_key = request.headers.get("Idempotency-Key")
+    repeatable = None
+    if idempotency_key is not None:
+        if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
+            raise InvalidInput(
+                "Some parameters cannot be taken.",
+                [Fault("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")],
+            )
+        repeatable = IdempotentRequest(current_key().key_id, idempotency_key, request_digest(csv.stream, form))
+    wait_seconds = _preferred_wait()
+    with connection(services().pool) as conn:
+        accepted = accept(conn, csv.stream, parameters, services().limits, repeatable)
+    headers = {"Location": url_for("batches.OneBatch", batch_id=accepted.batch_id)}
+    if accepted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return _answer(_wait_for_provider(accepted.batch_id, wait_seconds, headers), headers)
+
+
+def _read_form() -> tuple[FileStorage, dict[str, str]]:
+    try:
+        request.form  # noqa: B018 reads the whole body
+    except ValueError as error:
+        raise InvalidInput(
+            "The body cannot be read as multipart/form-data; nothing was stored.",
+            [Fault("body", "broken_form", f"{error}.")],
+        ) from None
+    faults = [
+        Fault(name, "repeated_field", "It is given more than once.")
+        for name in {**request.form, **request.files}
+        if len(request.form.getlist(name)) + len(request.files.getlist(name)) > 1
+    ]
+    faults += [Fault(name, "unknown_field", "Unknown field.") for name in request.files if name != "csv"]
+    csv = request.files.get("csv")
+    if csv is None:
+        faults.append(Fault("csv", "required", "Send the contacts as a file in the field `csv`."))
+    if csv is None or faults:
+        raise InvalidInput("Some parameters cannot be taken.", faults)
+    return csv, request.form.to_dict()
+
+
+def _preferred_wait() -> float:
+    """Seconds of `Prefer: wait=N` (RFC 7240); what cannot be honoured is passed over, as it says."""
+    for preference in request.headers.get("Prefer", "").split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        seconds = value.strip().strip('"')
+        # isdigit alone is true of a superscript two, of which int makes nothing.
+        if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
+            return min(int(seconds[:9]), LONGEST_WAIT_SECONDS)
+    return WAIT_SECONDS
+
+
+def _wait_for_provider(batch_id: int, seconds: float, headers: dict[str, str]) -> Batch:
+    """The batch, once the provider has answered for all of it, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with connection(services().pool) as conn:
+                batch = get_batch(conn, batch_id)
+        except DatabaseUnavailable:
+            # Whoever is told no more than "try again" would dial everybody twice.
+            raise Problem(
+                "database_unavailable",
+                "The batch is stored, but the database cannot be used now. Do not send it again; look at it later.",
+                headers=headers,
+                batch_id=batch_id,
+            ) from None
+        if batch.state != "queueing" or time.monotonic() >= deadline:
+            return batch
+        time.sleep(LOOK_SECONDS)
+
+
+def _answer(batch: Batch, headers: dict[str, str]) -> Response:
+    if batch.state == "refused":
+        refused = next(submission for submission in batch.submissions if submission.state == "refused")
+        raise Problem(
+            "provider_refused",
+            "The provider refused to queue this; nobody will be called. The batch is kept as refused.",
+            headers=headers,
+            batch_id=batch.id,
+            provider_status=refused.provider_status,
+            provider_error=refused.error,
+        )
+    answer = jsonify(schemas.Batch().dump(batch))
+    answer.status_code = 201 if batch.state == "queued" else 202
+    answer.headers.update(headers)
+    return answer

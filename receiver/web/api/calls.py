@@ -1,0 +1,82 @@
+"""Calls over REST: of a batch, of a number, and one with its callbacks."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from flask.views import MethodView
+
+from receiver.database.pool import connection
+from receiver.queueing.destination import candidates
+from receiver.summary.callbacks import list_callbacks_of_call
+from receiver.summary.calls import CallFilter, get_call, list_calls, list_calls_of_number
+from receiver.web import schemas
+from receiver.web.api import Blueprint
+from receiver.web.auth import requires
+from receiver.web.cursors import read_cursor, write_cursor
+from receiver.web.services import services
+
+blueprint = Blueprint("calls", __name__, description="Calls: rows of the CSV, and what became of them")
+
+
+@blueprint.route("/batches/<int:batch_id>/calls")
+class BatchCalls(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.CallsQuery, location="query")
+    @blueprint.response(200, schemas.Calls)
+    def get(self, query: dict[str, Any], batch_id: int) -> dict[str, Any]:
+        """List a batch's calls, in the order of its rows"""
+        limit = query["limit"]
+        list_name = f"calls {batch_id}"
+        position = read_cursor(list_name, query.get("cursor"), 1)
+        number = query.get("phone_number")
+        wanted = CallFilter(query.get("state"), query.get("outcome"), None if number is None else _numbers(number))
+        with connection(services().pool) as conn:
+            found = list_calls(conn, batch_id, wanted, limit + 1, position[0] if position else 0)
+        more = len(found) > limit
+        found = found[:limit]
+        return {"calls": found, "next_cursor": write_cursor(list_name, [found[-1].row]) if more else None}
+
+
+@blueprint.route("/batches/<int:batch_id>/calls/<int:row>")
+class OneCall(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.response(200, schemas.CallWithCallbacks)
+    def get(self, batch_id: int, row: int) -> dict[str, Any]:
+        """One call with every callback received for it"""
+        with connection(services().pool) as conn:
+            call = get_call(conn, batch_id, row)
+            callbacks = list_callbacks_of_call(conn, batch_id, row)
+        return {**{field.name: getattr(call, field.name) for field in fields(call)}, "callbacks": callbacks}
+
+
+@blueprint.route("/calls")
+class NumberCalls(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.NumberQuery, location="query")
+    @blueprint.response(200, schemas.Calls)
+    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+        """List all calls to a number, newest batch first"""
+        limit = query["limit"]
+        position = read_cursor("number", query.get("cursor"), 2)
+        with connection(services().pool) as conn:
+            found = list_calls_of_number(
+                conn,
+                _numbers(query["phone_number"]),
+                limit + 1,
+                (position[0], position[1]) if position else None,
+            )
+        more = len(found) > limit
+        found = found[:limit]
+        last = found[-1] if more else None
+        return {
+            "calls": found,
+            "next_cursor": write_cursor("number", [last.batch_id, last.row]) if last else None,
+        }
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Every number that a search in whatever spelling may mean."""
+    return candidates(text, services().config.default_region)

@@ -1,0 +1,60 @@
+"""`/healthz`: the process lives. `/readyz`: it can do its work, or what keeps it from it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from receiver.database.migrations import SchemaError, check
+from receiver.database.pool import DatabaseUnavailable, connection
+from receiver.results.spool import SpoolFailed
+from receiver.summary.liveness import Liveness, get_liveness
+from receiver.web.services import services
+
+WORKER_SECONDS = 30
+"""A worker unseen for this long is taken for dead."""
+
+blueprint = Blueprint("health", __name__)
+
+log = logging.getLogger(__name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    return jsonify({"status": "ok"})
+
+
+@blueprint.get("/readyz")
+def readyz() -> tuple[Response, int]:
+    content: dict[str, Any] = {
+        "status": "ready",
+        "database": "ok",
+        "worker": "ok",
+        "oldest_waiting_seconds": None,
+    }
+    faults = []
+    try:
+        with connection(services().pool) as conn:
+            check(conn)
+            alive: Liveness = get_liveness(conn)
+        content["oldest_waiting_seconds"] = alive.oldest_waiting_seconds
+        if alive.worker_seen_seconds is None or alive.worker_seen_seconds > WORKER_SECONDS:
+            content["worker"] = "no worker was seen lately; start one with `python -m receiver work`"
+            faults.append("worker")
+    except DatabaseUnavailable:
+        content["database"] = "cannot be reached; callbacks go to the spool"
+        faults.append("database")
+    except SchemaError as error:
+        content["database"] = str(error)
+        faults.append("database")
+    try:
+        content["spooled"] = services().intake.spool.depth()
+    except SpoolFailed as error:
+        # Callbacks are stored all the same while the database is there, so this alone must not stop them.
+        log.error("%s", error)
+        content["spooled"] = "the spool cannot be used; the log says why"
+    if faults:
+        content["status"] = "not ready"
+    return jsonify(content), 503 if faults else 200

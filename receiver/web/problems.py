@@ -1,0 +1,177 @@
+"""Failures as RFC 9457 problem details: the one place where a code becomes an HTTP status."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from flask import Flask, Response, request
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException, NotAcceptable
+
+from receiver.database.pool import DatabaseUnavailable
+from receiver.errors import Fault, InvalidInput, ReceiverError
+from receiver.queueing.parameters import faults
+
+FAULTS_NAMED = 100
+
+RETRY_AFTER_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+_STATUS_OF_CODE = {
+    "invalid_csv": 422,
+    "invalid_parameters": 422,
+    "idempotency_key_reused": 422,
+    "invalid_cursor": 422,
+    "not_found": 404,
+    "key_name_taken": 409,
+    "database_unavailable": 503,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "rate_limited": 429,
+    "provider_refused": 502,
+}
+
+_TITLES = {
+    400: "Bad request",
+    401: "Key missing or not valid",
+    403: "Key not allowed to do this",
+    404: "Not found",
+    405: "Method not allowed",
+    406: "No such representation",
+    409: "Conflict",
+    413: "Too large",
+    415: "Content type not supported",
+    422: "Not acceptable as it is",
+    429: "Too many requests",
+    500: "Internal error",
+    502: "Refused by the provider",
+    503: "Not available now",
+}
+
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    408: "request_timeout",
+    409: "conflict",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_parameters",
+    429: "rate_limited",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+_REPRESENTATIONS = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
+"""What an address with one of these endings answers; every other one answers JSON."""
+
+
+class Problem(ReceiverError):
+    """A failure that carries more members than its code and words; `headers` go with the answer."""
+
+    def __init__(self, code: str, message: str, *, headers: dict[str, str] | None = None, **members: Any) -> None:
+        super().__init__(message, code=code)
+        self.members = members
+        self.headers = headers or {}
+
+
+def problem(status: int, code: str, detail: str, **members: Any) -> Response:
+    """A problem answer (RFC 9457). `type` names the problem; it is not an address."""
+    content = {
+        "type": f"urn:result-url-receiver:problem:{code}",
+        "title": _TITLES.get(status, "Failure"),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **members,
+    }
+    return Response(json.dumps(content, ensure_ascii=False) + "\n", status, content_type="application/problem+json")
+
+
+def listed(faults: tuple[Fault, ...] | list[Fault]) -> list[dict[str, Any]]:
+    """Faults as the API lists them: a CSV's by `row`, a parameter's by `field`."""
+    return [
+        {
+            "row" if isinstance(fault.where, int) else "field": fault.where,
+            "code": fault.code,
+            "message": fault.message,
+        }
+        for fault in faults[:FAULTS_NAMED]
+    ]
+
+
+def register(app: Flask) -> None:
+    """Answer every failure of this app with a problem, and what nobody would read with 406."""
+    app.before_request(_refuse_unacceptable)
+    app.register_error_handler(ReceiverError, _of_error)
+    app.register_error_handler(HTTPException, _of_http)
+    app.register_error_handler(Exception, _of_anything)
+
+
+def _refuse_unacceptable() -> None:
+    """Before anything is done: who cannot read the answer to a POST would send it again."""
+    if not request.path.startswith("/api/") or not request.accept_mimetypes:
+        return
+    ending = request.path.rpartition(".")[2]
+    offered = _REPRESENTATIONS.get(ending, "application/json")
+    if not request.accept_mimetypes[offered]:
+        raise NotAcceptable(f"This is answered as {offered}, which your Accept header excludes.")
+
+
+def _of_error(error: ReceiverError) -> Response:
+    status = _STATUS_OF_CODE.get(error.code, 500)
+    if status == 500:
+        return _of_anything(error)
+    members: dict[str, Any] = {}
+    if isinstance(error, InvalidInput):
+        members = {"errors": listed(error.faults), "errors_total": error.faults_total}
+    elif isinstance(error, Problem):
+        members = error.members
+    detail = str(error)
+    if isinstance(error, DatabaseUnavailable):
+        log.warning("%s", error)
+        detail = "The database cannot be used now. Try again in a moment."
+        if request.method == "POST":
+            # It may have broken off between our commit and its answer.
+            detail += " What you sent may be stored all the same: send it with the same Idempotency-Key, or look first."
+    answer = problem(status, error.code, detail, **members)
+    if isinstance(error, Problem):
+        answer.headers.update(error.headers)
+    if status == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return answer
+
+
+def _of_http(error: HTTPException) -> Response:
+    status = error.code or 500
+    # What webargs found, field by field.
+    messages = (getattr(error, "data", None) or {}).get("messages")
+    if status == 422 and messages:
+        found = [
+            fault
+            for texts in messages.values()
+            for fault in faults(ValidationError(texts if isinstance(texts, dict) else {"body": texts}))
+        ]
+        return problem(
+            422,
+            "invalid_parameters",
+            "Some parameters cannot be taken.",
+            errors=listed(found),
+            errors_total=len(found),
+        )
+    answer = problem(status, _CODES.get(status, "bad_request"), error.description or _TITLES.get(status, "Failure"))
+    for name, value in error.get_headers(request.environ):
+        # `Allow` of a 405 among them, and what a redirect needs.
+        if name.lower() not in ("content-type", "content-length"):
+            answer.headers[name] = value
+    return answer
+
+
+def _of_anything(error: Exception) -> Response:
+    log.exception("request failed", exc_info=error)
+    return problem(500, "internal_error", "Something failed that should not have; it is in the log.")

@@ -1,0 +1,58 @@
+"""What a web process holds while it lives: its configuration, its connections, and the journal's writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from flask import current_app
+
+from receiver.config import Config
+from receiver.database.pool import Pool, connect, open_pool
+from receiver.queueing.acceptance import Limits
+from receiver.results.intake import Intake
+from receiver.results.spool import Spool
+from receiver.results.token import ResultTokens
+
+POOL_SIZE = 10
+"""Connections of a web process for reading and queueing; the journal has one of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    config: Config
+    database_url: str
+    pool: Pool
+    intake: Intake
+    tokens: ResultTokens
+
+    @classmethod
+    def start(cls, config: Config, database_url: str) -> Services:
+        """Open everything. Postgres may be away: then callbacks go to the spool, and the rest answers 503."""
+        intake = Intake(
+            partial(connect, database_url, name="receiver journal", autocommit=True),
+            Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes),
+        )
+        intake.start()
+        return cls(
+            config=config,
+            database_url=database_url,
+            pool=open_pool(database_url, max_size=POOL_SIZE, name="receiver web"),
+            intake=intake,
+            tokens=ResultTokens(config.secret_keys),
+        )
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.config.submission_rows, self.config.result_grace_seconds)
+
+    def close(self) -> None:
+        """Store what has been taken, and close every connection."""
+        self.intake.stop()
+        self.pool.close(timeout=2)
+
+
+def services() -> Services:
+    """Those of the app that answers the current request."""
+    found: Services = current_app.extensions["receiver"]
+    return found
