@@ -6,10 +6,14 @@ deployment one restart at a time. docs/configuration.md says what each variable 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import overload
 from urllib.parse import urlsplit
@@ -17,9 +21,18 @@ from urllib.parse import urlsplit
 import phonenumbers
 
 from receiver.errors import ConfigurationError, Fault
+from receiver.logs import FORMATS, LEVELS
+
+_Network = IPv4Network | IPv6Network
 
 RESULT_URL_LENGTH = 255
 """Longest `result_url` the provider keeps whole (provider page: Queue multiple calls)."""
+
+SECRET_LENGTH = 16
+"""Fewest characters of a secret key."""
+
+LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+"""A proxy on this machine."""
 
 TOKEN_LENGTH = 80
 """Longest token: two numbers of at most 19 and 10 digits, two separators, 43 characters of signature."""
@@ -44,7 +57,26 @@ class Config:
     submission_rows: int = 10_000
     result_grace_seconds: int = 3600
     retention_days: int | None = None
+    result_poll_rate: int = 5
+    """Overdue calls that the provider is asked about in a second, among all workers; 0: none."""
     spool_max_bytes: int = 1 << 30
+    rate_limit: int = 6000
+    """Requests a minute with one API key to one web process; 0: any number."""
+    trusted_proxies: tuple[_Network, ...] = LOOPBACK
+    """Whose `X-Forwarded-*` headers are believed."""
+    metrics_key: str | None = field(default=None, repr=False)
+    """What `/metrics` is asked with; None: anybody may ask."""
+    bind: str = "0.0.0.0"  # noqa: S104 containers and platforms reach it from outside; a proxy beside it need not
+    stop_seconds: int = 5
+    """How long a web process that is told to stop goes on answering what is under way."""
+    log_level: str = "info"
+    log_format: str | None = None
+    """None: text on a terminal, JSON elsewhere."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must stand in no log."""
+        return tuple(secret for secret in (*self.secret_keys, self.plum_key, self.metrics_key) if secret)
 
     @property
     def has_provider(self) -> bool:
@@ -66,17 +98,19 @@ class Config:
                 "is not set, but its other half is; set both, or neither for the simulator",
             )
         secret_keys = tuple(key.strip() for key in (env.text("SECRET_KEY") or "").split(",") if key.strip())
-        if database_url is not None and not secret_keys:
+        if env.text("DATABASE_URL") is not None and not secret_keys:
             env.fault(
                 "SECRET_KEY",
                 "missing",
                 "is required with DATABASE_URL, and must be the same for every process; "
                 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"',
             )
-        if any(len(key) < 16 for key in secret_keys):
-            env.fault("SECRET_KEY", "too_short", "holds a key of fewer than 16 characters; use at least 32")
+        if any(len(key) < SECRET_LENGTH for key in secret_keys):
+            env.fault(
+                "SECRET_KEY", "too_short", f"holds a key of fewer than {SECRET_LENGTH} characters; use at least 32"
+            )
         config = cls(
-            data_dir=Path(env.text("DATA_DIR") or "var").absolute(),
+            data_dir=Path(env.checked("DATA_DIR", _data_dir) or "var").absolute(),
             public_url=env.checked("PUBLIC_URL", _public_url) or f"http://127.0.0.1:{port}",
             port=port,
             database_url=database_url,
@@ -89,7 +123,15 @@ class Config:
             submission_rows=env.integer("SUBMISSION_ROWS", cls.submission_rows, 1, 1_000_000),
             result_grace_seconds=env.integer("RESULT_GRACE", cls.result_grace_seconds, 0, 30 * 86400),
             retention_days=env.integer("RETENTION_DAYS", None, 1, 36500),
+            result_poll_rate=env.integer("RESULT_POLL_RATE", cls.result_poll_rate, 0, 100),
+            rate_limit=env.integer("RATE_LIMIT", cls.rate_limit, 0, 1_000_000),
             spool_max_bytes=env.integer("SPOOL_MAX_BYTES", cls.spool_max_bytes, 1 << 20, 1 << 50),
+            trusted_proxies=env.networks("TRUSTED_PROXIES", cls.trusted_proxies),
+            metrics_key=env.text("METRICS_KEY"),
+            bind=env.checked("BIND", _address) or cls.bind,
+            stop_seconds=env.integer("STOP_SECONDS", cls.stop_seconds, 3, 3600),
+            log_level=env.choice("LOG_LEVEL", LEVELS) or cls.log_level,
+            log_format=env.choice("LOG_FORMAT", FORMATS),
         )
         if env.faults:
             raise ConfigurationError(env.faults)
@@ -97,25 +139,37 @@ class Config:
 
 
 def read_secret(data_dir: Path) -> str:
-    """The secret generated into `data_dir` at the first start: 43 characters, file mode 0600."""
+    """The secret generated into `data_dir` at the first start: 43 characters, file mode 0600.
+
+    Raises ConfigurationError where it cannot be read or made, or is no secret any more.
+    """
     path = data_dir / "secret-key"
     try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        if not path.exists():
+            _make_secret(path)
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {error}")]) from None
+    if len(secret) < SECRET_LENGTH:
+        # To sign with what anybody can guess would be worse than not to start.
+        message = f"{path} was cut short; put it back, or remove it where no result is awaited any more"
+        raise ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {message}")])
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, not one by process id: two containers on one disk have the same ids.
+    descriptor, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # fails where another process was first: then its secret holds
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-        return path.read_text().strip()
+        with contextlib.suppress(FileExistsError):  # another process was first: its secret holds
+            os.link(draft, path)
+    finally:
+        os.unlink(draft)
 
 
 class _Environment:
@@ -145,6 +199,22 @@ class _Environment:
             return default
         return int(value)
 
+    def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
+        value = (self.text(name) or "").lower()
+        if value and value not in choices:
+            self.fault(name, "invalid", f"is {value[:40]!r}; it must be one of {', '.join(choices)}")
+        return value or None
+
+    def networks(self, name: str, default: tuple[_Network, ...]) -> tuple[_Network, ...]:
+        value = self.text(name)
+        if value is None:
+            return default
+        try:
+            return tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
+        except ValueError:
+            self.fault(name, "invalid", "must be a list of addresses or networks such as 10.0.0.7,192.168.0.0/24")
+            return default
+
     def checked(self, name: str, check: Callable[[str], str]) -> str | None:
         """The variable as `check` returns it; a ValueError of `check` becomes a fault."""
         value = self.text(name)
@@ -157,18 +227,34 @@ class _Environment:
             return None
 
 
+def _data_dir(value: str) -> str:
+    path = Path(value).absolute()
+    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+    if not os.path.isdir(existing):
+        raise ValueError(f"cannot be made: {existing} is no folder")
+    return value
+
+
 def _postgres_url(value: str) -> str:
-    scheme = value.partition("://")[0]
-    if scheme not in ("postgres", "postgresql") and "=" not in value:
+    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", value, re.IGNORECASE)
+    if scheme[1] not in ("postgres", "postgresql") if scheme else "=" not in value:
         raise ValueError("must be a Postgres address such as postgresql://user:password@host/database")
     return value
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("must be an http:// or https:// address without ? and #")
-    if parts.username or parts.password:
+    """Without its trailing slash. No message repeats it: a password may stand in it."""
+    fault = "must be an http:// or https:// address without ? and #, in plain ASCII without spaces"
+    if not re.fullmatch(r"[!-~]+", value) or "?" in value or "#" in value:
+        raise ValueError(fault)
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(fault)
+    if "@" in parts.netloc:
         raise ValueError("must not hold a user or a password")
     return value.rstrip("/")
 
@@ -181,6 +267,13 @@ def _public_url(value: str) -> str:
             f"is longer than {room} characters; the provider keeps only {RESULT_URL_LENGTH} of a result_url"
         )
     return value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from None
 
 
 def _region(value: str) -> str:

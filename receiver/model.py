@@ -34,9 +34,13 @@ class SubmissionKey:
     submission_no: int
 
 
+ERASED = "erased"
+"""What is shown in place of a number, and of all else about a person, that was erased on request."""
+
+
 def e164(phone_number: int) -> str:
-    """`16175551234` as `+16175551234`."""
-    return f"+{phone_number}"
+    """`16175551234` as `+16175551234`; the stand-in of an erased number, which is negative, as `ERASED`."""
+    return f"+{phone_number}" if phone_number > 0 else ERASED
 
 
 def masked(phone_number: int | str) -> str:

@@ -126,14 +126,14 @@ def template(server_url: str) -> str:
 @pytest.fixture
 def database_url(server_url: str, template: str) -> Iterator[str]:
     """A migrated database of the test's own."""
-    with _database(server_url, template) as url:
+    with fresh_database(server_url, template) as url:
         yield url
 
 
 @pytest.fixture
 def empty_database_url(server_url: str) -> Iterator[str]:
     """A database of the test's own without our schema."""
-    with _database(server_url, "template1") as url:
+    with fresh_database(server_url, "template1") as url:
         yield url
 
 
@@ -145,7 +145,7 @@ def conn(database_url: str) -> Iterator[Connection]:
 
 
 @contextlib.contextmanager
-def _database(server_url: str, template: str) -> Iterator[str]:
+def fresh_database(server_url: str, template: str) -> Iterator[str]:
     name = f"{_prefix()}{secrets.token_hex(6)}"
     with psycopg.connect(server_url, autocommit=True) as conn:
         create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))

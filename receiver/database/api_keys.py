@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
 from psycopg.rows import class_row
@@ -25,6 +25,9 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Each includes those before it."""
 
 NAME_LENGTH = 100
+
+NOTED_EVERY = timedelta(minutes=1)
+"""How exactly a key's last use is known: noting each one would be a write for every request."""
 
 _KEY = re.compile(r"rr_([A-Za-z0-9]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
 _PREFIX_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
@@ -52,6 +55,7 @@ class ApiKey:
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
+_IN_USE = "revoked_at is null and (expires_at is null or expires_at > now())"
 _COLUMNS = "key_id, name, scope, prefix, created_at, expires_at, last_used_at"
 
 
@@ -78,22 +82,30 @@ def find_key(conn: Connection, key: str) -> ApiKey | None:
     if match is None:
         return None
     row = conn.execute(
-        "select digest, last_used_at is null or last_used_at < now() - interval '1 minute' from api_key"
-        " where prefix = %s and revoked_at is null and (expires_at is null or expires_at > now())",
-        (match[1],),
-        prepare=True,
+        f"select digest from api_key where prefix = %s and {_IN_USE}", (match[1],), prepare=True
     ).fetchone()
     if row is None or not hmac.compare_digest(row[0], _digest(key)):
         return None
-    if row[1]:
+    return get_key(conn, match[1])
+
+
+def get_key(conn: Connection, prefix: str) -> ApiKey | None:
+    """The key with this prefix, which whoever asks has shown to hold; None if it was revoked or has expired.
+
+    Notes its use, to the minute.
+    """
+    with conn.cursor(row_factory=class_row(ApiKey)) as cursor:
+        key = cursor.execute(
+            f"select {_COLUMNS} from api_key where prefix = %s and {_IN_USE}", (prefix,), prepare=True
+        ).fetchone()
+    if key is not None and (key.last_used_at is None or key.last_used_at < datetime.now(UTC) - NOTED_EVERY):
         # Skipped where another request is writing the same, so that no request waits for this.
         conn.execute(
             "update api_key set last_used_at = now() where key_id ="
             " (select key_id from api_key where prefix = %s for update skip locked)",
-            (match[1],),
+            (prefix,),
         )
-    with conn.cursor(row_factory=class_row(ApiKey)) as cursor:
-        return cursor.execute(f"select {_COLUMNS} from api_key where prefix = %s", (match[1],)).fetchone()
+    return key
 
 
 def list_keys(conn: Connection) -> list[ApiKey]:

@@ -35,6 +35,15 @@ _NETWORK = {
 """libpq's parameters (manual: 32.1.2); what DATABASE_URL says itself comes first."""
 
 
+GAVE_WAY = (
+    # Each of class 40 by itself: psycopg derives none of them from another.
+    psycopg.errors.TransactionRollback,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+)
+"""The transaction was rolled back for another one's sake: nothing was written, do it again."""
+
+
 class DatabaseUnavailable(ReceiverError):
     """Postgres could not be reached, had no connection to give, or broke off.
 
@@ -129,7 +138,7 @@ def _configure(conn: Connection, statement_timeout_seconds: float | None) -> Non
 
 
 _CALLERS_CONCERN = (
-    psycopg.errors.TransactionRollback,  # class 40: a deadlock or a serialization failure; do it again
+    *GAVE_WAY,
     psycopg.errors.LockNotAvailable,  # the caller asked not to wait
 )
 

@@ -1,0 +1,184 @@
+"""Batches, callbacks and settlements in a few words, each through the code that makes them in earnest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from receiver.database.pool import Connection
+from receiver.model import CALLBACK_STATES, OUTCOMES, SubmissionKey
+from receiver.queueing.acceptance import Limits, accept
+from receiver.queueing.answer import Answer
+from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.sender import Outgoing, claim_submission, record_answer, register_worker
+from receiver.results.journal import Callback, Group, write_group
+from receiver.results.settlement import claim_waiting, settle
+from receiver.summary.batches import Batch, get_batch
+from receiver.summary.verify import verify
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+"""When the callbacks of these tests begin to come in."""
+
+ACCEPTED = Answer("accepted", provider_status=200)
+REFUSED = Answer("refused", provider_status=400, error="data improperly formatted or invalid")
+UNKNOWN = Answer("unknown", error="No answer came.")
+
+_received = count()
+
+
+def phone_number(index: int) -> int:
+    """The index-th of a row of valid numbers."""
+    return 16175550000 + index
+
+
+def make_batch(
+    conn: Connection,
+    numbers: Iterable[object] = (phone_number(0),),
+    *,
+    submission_rows: int = 10_000,
+    send: bool = True,
+    past_due: bool = False,
+    **parameters: Any,
+) -> int:
+    """A batch that calls these numbers, in rows from 1, accepted by the provider unless `send` is False."""
+    csv = "".join(f"{line}\n" for line in ("destination,name", *(f"{number},Ana" for number in numbers)))
+    given = {"application_id": 7, "deployment_id": 3, "on_duplicate": "keep", **parameters}
+    batch_id = accept(conn, BytesIO(csv.encode()), BatchParameters(**given), Limits(submission_rows, 3600)).batch_id
+    if past_due:
+        conn.execute("update batch set due_at = now() - interval '1 second' where batch_id = %s", (batch_id,))
+    conn.commit()
+    if send:
+        answer_submissions(conn)
+    return batch_id
+
+
+def answer_submissions(conn: Connection, answer: Callable[[Outgoing], Answer] = lambda _: ACCEPTED) -> list[Outgoing]:
+    """Claim every submission that is due and record what the provider is said to have answered."""
+    worker_id = register_worker(conn, "test", 1)
+    sent = []
+    while (outgoing := claim_submission(conn, worker_id)) is not None:
+        conn.commit()
+        record_answer(conn, outgoing, answer(outgoing))
+        conn.commit()
+        sent.append(outgoing)
+    conn.commit()
+    return sent
+
+
+def result_body(number: int | str, status: str = "completed", *, last_event: int = 60, **fields: Any) -> bytes:
+    """A body as the provider posts it; `last_event`: seconds past noon at which the call was over."""
+    return json.dumps(call_fields(number, status, last_event=last_event, **fields)).encode()
+
+
+def call_fields(number: int | str, status: str = "completed", *, last_event: int = 60, **fields: Any) -> dict[str, Any]:
+    began = int(NOON.timestamp())
+    events = [("queued", began), ("dialing", began + 5), ("disconnected", began + last_event)]
+    return {
+        "phone_number": f"'{number}'",
+        "status": status,
+        "attempts": "1",
+        "max_attempts": "3",
+        **({"duration": 30} if status == "completed" else {}),
+        "events": [{"event": event, "timestamp": at} for event, at in events],
+        **fields,
+    }
+
+
+def make_callback(
+    batch_id: int,
+    body: bytes = b"{}",
+    *,
+    submission_no: int = 1,
+    received_at: datetime | None = None,
+    content_type: str = "application/json",
+) -> Callback:
+    """A callback; each without a `received_at` of its own came in a second after the one before."""
+    received_at = received_at or NOON + timedelta(seconds=next(_received))
+    return Callback(SubmissionKey(batch_id, submission_no), received_at, content_type, "", body)
+
+
+def journal(conn: Connection, *callbacks: Callback) -> list[int]:
+    """Write callbacks down as one group, and commit; returns their ids in the same order."""
+    conn.commit()
+    newest = highest_id(conn)
+    write_group(conn, Group(uuid4(), 1, callbacks))
+    ids = conn.execute("select callback_id from callback where callback_id > %s order by 1", (newest,)).fetchall()
+    conn.commit()
+    return [callback_id for (callback_id,) in ids]
+
+
+def highest_id(conn: Connection) -> int:
+    row = conn.execute("select coalesce(max(callback_id), 0) from callback").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def deliver(conn: Connection, batch_id: int, *bodies: bytes, submission_no: int = 1) -> list[int]:
+    """Journal bodies for a batch's submission and settle all that waits; returns the callbacks' ids."""
+    ids = journal(conn, *(make_callback(batch_id, body, submission_no=submission_no) for body in bodies))
+    settle_all(conn)
+    return ids
+
+
+def settle_all(conn: Connection, group: int = 500) -> int:
+    """Settle whatever waits, `group` callbacks a transaction; returns how many."""
+    settled = 0
+    while claimed := claim_waiting(conn, group):
+        settle(conn, claimed)
+        conn.commit()
+        settled += len(claimed)
+    conn.commit()
+    return settled
+
+
+def purge_batch(conn: Connection, batch_id: int) -> None:
+    """Remove a batch with everything under it."""
+    for table in ("call", "outstanding", "skipped", "callback", "waiting", "result", "set_aside", "batch_count"):
+        conn.execute(f"delete from {table} where batch_id = %s", (batch_id,))  # noqa: S608 names of ours
+    conn.execute("delete from result_count where batch_id = %s", (batch_id,))
+    conn.execute("delete from batch where batch_id = %s", (batch_id,))
+    conn.commit()
+
+
+def read_batch(conn: Connection, batch_id: int) -> Batch:
+    """The batch with its balance, the three equations of the contract checked."""
+    batch = get_batch(conn, batch_id)
+    conn.commit()
+    counts, callbacks = batch.counts, batch.callbacks
+    assert counts["rows"] == sum(counts[name] for name in ("skipped", "refused", "pending", "overdue", "final"))
+    assert counts["final"] == sum(counts[outcome] for outcome in OUTCOMES)
+    assert callbacks["received"] == sum(callbacks[state] for state in CALLBACK_STATES)
+    return batch
+
+
+def present(counts: dict[str, int]) -> dict[str, int]:
+    """Those counts that are not zero."""
+    return {name: number for name, number in counts.items() if number}
+
+
+def states(conn: Connection, ids: Sequence[int]) -> list[tuple[str, str | None]]:
+    """(state, reason) of callbacks, in the order of `ids`."""
+    found = dict[int, tuple[str, str | None]]()
+    for callback_id, state, reason in conn.execute(
+        "select c.callback_id, case when w.callback_id is not null then 'waiting' else coalesce(s.state, 'applied')"
+        " end, s.reason from callback c left join waiting w using (callback_id)"
+        " left join set_aside s on s.callback_id = c.callback_id where c.callback_id = any(%s)",
+        (list(ids),),
+    ):
+        found[callback_id] = state, reason
+    conn.commit()
+    return [found[callback_id] for callback_id in ids]
+
+
+def differences(conn: Connection, batch_id: int | None = None) -> list[dict[str, Any]]:
+    """What `verify` finds."""
+    conn.commit()
+    found = [asdict(difference) for difference in verify(conn, batch_id)]
+    conn.commit()
+    return found

@@ -1,0 +1,258 @@
+"""The environment, read whole: every variable, every default, and every fault at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from receiver.config import RESULT_URL_LENGTH, TOKEN_LENGTH, Config, read_secret
+from receiver.errors import ConfigurationError
+from receiver.model import SubmissionKey
+from receiver.results.token import ResultTokens, result_url
+
+KEY = "0123456789abcdef"
+DATABASE = "postgresql://user:the-password@db.example/receiver"
+
+
+def faults(**environ: str) -> list[tuple[str | int, str]]:
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_env(environ)
+    return [(fault.where, fault.code) for fault in caught.value.faults]
+
+
+def test_nothing_set_is_everything_embedded_on_this_machine() -> None:
+    config = Config.from_env({})
+    assert config == Config(
+        data_dir=Path("var").absolute(),
+        public_url="http://127.0.0.1:8000",
+        port=8000,
+        database_url=None,
+        secret_keys=(),
+        plum_url="https://fuse.plumvoice.com",
+        plum_user=None,
+        plum_key=None,
+        web_concurrency=os.cpu_count() or 1,
+        default_region="US",
+        submission_rows=10000,
+        result_grace_seconds=3600,
+        retention_days=None,
+    )
+    assert not config.has_provider
+
+
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    config = Config.from_env(
+        {
+            "DATABASE_URL": DATABASE,
+            "DATA_DIR": str(tmp_path / "data"),
+            "PUBLIC_URL": "https://calls.example/receiver/",
+            "PLUM_URL": "https://provider.example:8443/",
+            "PLUM_USER": "me@example.com",
+            "PLUM_KEY": "the developer key",
+            "SECRET_KEY": f" {KEY}new , {KEY}old ,",
+            "PORT": "9000",
+            "WEB_CONCURRENCY": "3",
+            "DEFAULT_REGION": "gb",
+            "SUBMISSION_ROWS": "500",
+            "RESULT_GRACE": "0",
+            "RETENTION_DAYS": "30",
+        }
+    )
+    assert config == Config(
+        data_dir=tmp_path / "data",
+        public_url="https://calls.example/receiver",
+        port=9000,
+        database_url=DATABASE,
+        secret_keys=(f"{KEY}new", f"{KEY}old"),
+        plum_url="https://provider.example:8443",
+        plum_user="me@example.com",
+        plum_key="the developer key",
+        web_concurrency=3,
+        default_region="GB",
+        submission_rows=500,
+        result_grace_seconds=0,
+        retention_days=30,
+    )
+    assert config.has_provider
+    assert not (tmp_path / "data").exists()  # reading makes nothing
+
+
+def test_public_url_is_this_machines_port_by_default() -> None:
+    assert Config.from_env({"PORT": "9000"}).public_url == "http://127.0.0.1:9000"
+
+
+def test_empty_and_blank_variables_are_as_good_as_none() -> None:
+    names = ["DATABASE_URL", "PUBLIC_URL", "PLUM_USER", "PLUM_KEY", "SECRET_KEY", "PORT", "RETENTION_DAYS", "DATA_DIR"]
+    assert Config.from_env({name: " " for name in names}) == Config.from_env({})
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = faults(
+        DATABASE_URL="mysql://user:the-password@db/receiver?ssl=1",
+        DATA_DIR=str(tmp_path / "file" / "data"),
+        PUBLIC_URL="calls.example",
+        PLUM_URL="ftp://provider.example",
+        PLUM_USER="me@example.com",
+        PORT="http",
+        WEB_CONCURRENCY="0",
+        DEFAULT_REGION="Germany",
+        SUBMISSION_ROWS="10_000",
+        RESULT_GRACE="-1",
+        RETENTION_DAYS="30.5",
+    )
+    assert sorted(found) == [
+        ("DATABASE_URL", "invalid"),
+        ("DATA_DIR", "invalid"),
+        ("DEFAULT_REGION", "invalid"),
+        ("PLUM_KEY", "missing"),
+        ("PLUM_URL", "invalid"),
+        ("PORT", "invalid"),
+        ("PUBLIC_URL", "invalid"),
+        ("RESULT_GRACE", "invalid"),
+        ("RETENTION_DAYS", "invalid"),
+        ("SECRET_KEY", "missing"),
+        ("SUBMISSION_ROWS", "invalid"),
+        ("WEB_CONCURRENCY", "invalid"),
+    ]
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "-1", "8e3", "8000.0", "+8000", "\u0668\u0660", "9" * 5000, "0x50"])
+def test_port_that_is_no_port_is_a_fault(value: str) -> None:
+    assert faults(PORT=value) == [("PORT", "invalid")]
+
+
+@pytest.mark.parametrize("value", ["mysql://h/d?x=1", "postgresql", "localhost:5432", "sqlite:///x=y", "http://h/?a=b"])
+def test_database_url_that_is_not_for_postgres_is_a_fault(value: str) -> None:
+    assert faults(DATABASE_URL=value, SECRET_KEY=KEY) == [("DATABASE_URL", "invalid")]
+
+
+@pytest.mark.parametrize("value", ["postgres://h/d", "host=/run dbname=d", "host=h password=a://b"])
+def test_database_url_is_taken_in_each_of_libpqs_forms(value: str) -> None:
+    assert Config.from_env({"DATABASE_URL": value, "SECRET_KEY": KEY}).database_url == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "calls.example",
+        "//calls.example",
+        "ftp://calls.example",
+        "http://",
+        "http://:8000",
+        "https://calls.example/?",
+        "https://calls.example/#top",
+        "https://calls.example/?a=b",
+        "https://user:the-password@calls.example",
+        "https://@calls.example",
+        "https://calls.example:port",
+        "https://calls.example:99999",
+        "https://calls.example:0",
+        "https://[::1",
+        "https://calls example",
+        "https://calls.example/\u00e4",
+        "javascript:alert(1)",
+    ],
+)
+def test_addresses_that_cannot_be_called_are_faults(value: str) -> None:
+    for name in ("PUBLIC_URL", "PLUM_URL"):
+        assert faults(**{name: value}) == [(name, "invalid")]
+
+
+def test_public_url_leaves_room_for_the_longest_token() -> None:
+    longest = SubmissionKey(10**18 - 1, 10**9 - 1)
+    token = ResultTokens([KEY]).sign(longest)
+    assert len(token) <= TOKEN_LENGTH and ResultTokens([KEY]).read(token) == longest
+    room = RESULT_URL_LENGTH - len("/results/") - TOKEN_LENGTH
+    fits = "https://" + "x" * (room - len("https://"))
+    assert len(result_url(Config.from_env({"PUBLIC_URL": fits}).public_url, token)) <= RESULT_URL_LENGTH
+    assert faults(PUBLIC_URL=fits + "x") == [("PUBLIC_URL", "invalid")]
+
+
+def test_secret_key_is_required_with_a_database_of_ones_own() -> None:
+    for value in ("", " ", ","):
+        assert faults(DATABASE_URL=DATABASE, SECRET_KEY=value) == [("SECRET_KEY", "missing")]
+    assert Config.from_env({"SECRET_KEY": KEY}).secret_keys == (KEY,)
+
+
+def test_one_short_key_in_the_list_is_a_fault() -> None:
+    assert faults(SECRET_KEY=f"{KEY},{KEY[:-1]}") == [("SECRET_KEY", "too_short")]
+
+
+def test_half_of_the_providers_credentials_is_a_fault() -> None:
+    assert faults(PLUM_USER="me") == [("PLUM_KEY", "missing")]
+    assert faults(PLUM_KEY="key") == [("PLUM_USER", "missing")]
+
+
+def test_no_secret_stands_in_a_repr_or_a_message() -> None:
+    secrets = {"DATABASE_URL": DATABASE, "SECRET_KEY": f"{KEY}1,{KEY}2", "PLUM_USER": "me", "PLUM_KEY": "developer-key"}
+    shown = repr(Config.from_env(secrets))
+    broken = {
+        **secrets,
+        "DATABASE_URL": "the-password@db",
+        "SECRET_KEY": "fedcba,short-secret",
+        "PLUM_URL": "https://me:developer-key@h",
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_env(broken)
+    shown += str(caught.value) + repr(caught.value) + repr(caught.value.faults)
+    for secret in ("the-password", KEY, "developer-key", "fedcba", "short-secret"):
+        assert secret not in shown
+
+
+def test_secret_is_generated_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    secret = read_secret(folder)
+    assert len(secret) == 43
+    assert read_secret(folder) == secret
+    assert [path.name for path in folder.iterdir()] == ["secret-key"]
+    assert (folder / "secret-key").stat().st_mode & 0o777 == 0o600
+    assert read_secret(tmp_path / "other") != secret
+
+
+def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> None:
+    # Each waits for the end of its input, so that all of them begin together.
+    program = (
+        "import sys; from pathlib import Path; from receiver.config import read_secret; print('ready', flush=True);"
+        " sys.stdin.read(); print(read_secret(Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "data")]
+    started = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+        )
+        for _ in range(6)
+    ]
+    try:
+        for process in started:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.stdin = None
+        secrets = {process.communicate(timeout=30)[0] for process in started}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert secrets == {read_secret(tmp_path / "data") + "\n"}
+    assert len(list((tmp_path / "data").iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"short\n", b"\xff" * 43])
+def test_damaged_secret_stops_the_start_instead_of_signing_with_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret-key").write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        read_secret(tmp_path)
+    assert [fault.where for fault in caught.value.faults] == ["DATA_DIR"]
+    assert (tmp_path / "secret-key").read_bytes() == content
+
+
+def test_data_dir_that_cannot_be_written_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError):
+        read_secret(tmp_path / "file")
