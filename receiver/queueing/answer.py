@@ -111,6 +111,14 @@ def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[
     return Answer(state, status, calls_queued, error or None, _kept(text, secrets))
 
 
+def error_words(content_type: str, body: bytes, secrets: Sequence[str] = ()) -> str:
+    """What an answer says is wrong, as an `Answer.error`; "" where it says nothing, or too much to look through."""
+    if len(body) >= ANSWER_BYTES:
+        return ""
+    text = _decoded(body, content_type)
+    return _readable(_words(_items(text), text, content_type), secrets)
+
+
 def printable_line(text: str, secrets: Sequence[str] = ()) -> str:
     """`text` as an `Answer.error`: one printable line, bounded, without `secrets`, numbers masked."""
     return _readable(text, secrets)

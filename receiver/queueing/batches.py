@@ -28,6 +28,10 @@ BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) t
     else 'partial' end"""
 """SQL: a batch's state, from all of its rows in `submission`."""
 
+PROVEN = """exists (select from call join result using (batch_id, row)
+    where call.batch_id = s.batch_id and call.submission_no = s.submission_no)"""
+"""SQL: a callback named one of the calls of submission `s`, so the provider has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preview:
@@ -189,13 +193,16 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
 
 
 def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
-    """A callback named a call of these submissions (batch_id, submission_no): those in doubt were accepted."""
+    """A callback named a call of these submissions (batch_id, submission_no): those in doubt were accepted.
+
+    So were those that a person gave up for lost and that are to be sent again.
+    """
     if not keys:
         return
     doubtful = conn.execute(
         "select s.batch_id, s.submission_no from submission s"
         " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
-        " where s.state = 'unknown'",
+        " where s.state in ('unknown', 'pending')",
         ([batch_id for batch_id, _ in keys], [submission_no for _, submission_no in keys]),
         prepare=True,
     ).fetchall()
@@ -206,7 +213,20 @@ def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
     conn.execute(
         "update submission s set state = 'accepted', error = null, answered_at = coalesce(answered_at, now())"
         " from unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no)"
-        " where s.batch_id = g.batch_id and s.submission_no = g.submission_no and s.state = 'unknown'",
+        " where s.batch_id = g.batch_id and s.submission_no = g.submission_no"
+        " and s.state in ('unknown', 'pending')",
         (batch_ids, [submission_no for _, submission_no in doubtful]),
     )
     refresh_state(conn, batch_ids)
+
+
+def refuse_calls(conn: Connection, batch_id: int, submission_no: int, *, erased_only: bool = False) -> None:
+    """Count a submission's calls as refused, or those among them whose numbers were erased: none will be made."""
+    refused = conn.execute(
+        "update outstanding o set refused = true from submission s join call using (batch_id, submission_no)"
+        " where s.batch_id = %(batch_id)s and s.submission_no = %(submission_no)s"
+        " and call.row between s.first_row and s.last_row and (call.phone_number < 0 or not %(erased_only)s)"
+        " and o.batch_id = call.batch_id and not o.refused and o.row = call.row",
+        {"batch_id": batch_id, "submission_no": submission_no, "erased_only": erased_only},
+    ).rowcount
+    conn.execute("update batch_count set refused = refused + %s where batch_id = %s", (refused, batch_id))

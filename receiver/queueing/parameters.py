@@ -24,7 +24,7 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 """A start this far back is taken as now: the form was filled in a moment ago, or a clock is off."""
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """Python's calendar ends with the year 9999, and a grace is yet to be added."""
 
 
@@ -72,7 +72,7 @@ class Timestamp(fields.Field[datetime]):
                 raise self.make_error("invalid")
         except (ValueError, OverflowError):
             raise self.make_error("invalid") from None
-        if moment > _LATEST:
+        if moment > LATEST:
             raise self.make_error("invalid")
         return moment
 
@@ -98,6 +98,9 @@ class Flag(fields.Boolean):
     default_error_messages = {"invalid": "Write 0 or 1."}
 
 
+STORABLE = "^[^\\x00-\\x1f\\x7f]*$"
+"""What `storable` takes, surrogates aside, as a pattern of JSON Schema."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -113,24 +116,49 @@ def _region(text: str) -> None:
         raise ValidationError("It must be a two-letter country code such as US or GB.")
 
 
+def says(description: str, **more: Any) -> dict[str, Any]:
+    """A field's metadata: what the API's description tells of it."""
+    return {"description": description, **more}
+
+
 class BatchForm(Schema):
     """The fields beside `csv`. An unknown one is refused: a misspelt option must not be passed over."""
 
     class Meta:
         unknown = RAISE
 
-    application_id = WholeNumber(required=True, validate=validate.Range(1, 2**53))
-    deployment_id = WholeNumber(required=True, validate=validate.Range(1, 2**53))
-    name = fields.String(validate=[validate.Length(max=200), storable])
-    start_timestamp = Timestamp()
-    end_timestamp = Timestamp()
-    max_attempts = WholeNumber(validate=validate.Range(1, 10))
-    reattempt_wait = WholeNumber(validate=validate.Range(60, 86400), metadata={"description": "Seconds."})
-    is_pci = Flag()
-    default_region = fields.String(validate=_region)
-    on_invalid = fields.String(validate=validate.OneOf(["refuse", "skip"]))
-    on_duplicate = fields.String(validate=validate.OneOf(["refuse", "skip", "keep"]))
-    dry_run = Flag()
+    application_id = WholeNumber(
+        required=True, validate=validate.Range(1, 2**53), metadata=says("The application.", examples=[7])
+    )
+    deployment_id = WholeNumber(
+        required=True, validate=validate.Range(1, 2**53), metadata=says("Its deployment.", examples=[3])
+    )
+    name = fields.String(
+        validate=[validate.Length(max=200), storable],
+        metadata=says("What people call the batch; else the file's name.", pattern=STORABLE),
+    )
+    start_timestamp = Timestamp(metadata=says("When dialing may begin; else at once."))
+    end_timestamp = Timestamp(metadata=says("When dialing must stop."))
+    max_attempts = WholeNumber(
+        validate=validate.Range(1, 10), metadata=says("Tries a number; more than 1 needs `reattempt_wait`.")
+    )
+    reattempt_wait = WholeNumber(validate=validate.Range(60, 86400), metadata=says("Seconds between two tries."))
+    is_pci = Flag(metadata=says("Run connected calls in the provider's HIPAA/PCI environment."))
+    default_region = fields.String(
+        validate=_region,
+        metadata=says("Country of a number written without one; else `DEFAULT_REGION`.", pattern="^[A-Za-z]{2}$"),
+    )
+    on_invalid = fields.String(
+        validate=validate.OneOf(["refuse", "skip"]),
+        metadata=says("Rows that cannot be called: refuse the batch, or leave them out.", default="refuse"),
+    )
+    on_duplicate = fields.String(
+        validate=validate.OneOf(["refuse", "skip", "keep"]),
+        metadata=says(
+            "Destinations that stand twice: refuse the batch, leave the later out, or call both.", default="refuse"
+        ),
+    )
+    dry_run = Flag(metadata=says("1: answer a preview; nothing is stored or sent."))
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def _check_rules(self, values: dict[str, Any], given: Mapping[str, Any], **_: Any) -> None:

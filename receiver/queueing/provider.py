@@ -17,8 +17,7 @@ import base64
 import html
 import http.client
 import json
-import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
@@ -30,19 +29,27 @@ from urllib3.exceptions import HTTPError
 
 from receiver import __version__
 from receiver.errors import ConfigurationError, Fault, ReceiverError
-from receiver.queueing.answer import ANSWER_BYTES, Answer, AnswerState, parse_answer, printable_line
+from receiver.queueing.answer import ANSWER_BYTES, Answer, AnswerState, error_words, parse_answer, printable_line
 from receiver.queueing.connection import Passage, PlainConnection, TlsConnection
+from receiver.queueing.multipart import CsvError, Multipart, described
 
-__all__ = ["Answer", "AnswerState", "CsvError", "Provider", "QueueRequest", "bulk_queue", "parse_answer"]
+__all__ = [
+    "Answer",
+    "AnswerState",
+    "CsvError",
+    "Got",
+    "NoAnswer",
+    "Provider",
+    "QueueRequest",
+    "bulk_queue",
+    "get",
+    "parse_answer",
+    "read_error",
+]
 
-_BLOCK_BYTES = 256 << 10
 _READ_BYTES = 64 << 10
 
-
-class CsvError(ReceiverError):
-    """The CSV could not be read, or is not as long as was said."""
-
-    code = "csv_unreadable"
+_NO_ANSWER = (CsvError, requests.RequestException, HTTPError, http.client.HTTPException, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +142,83 @@ def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], 
     out of `csv` is raised as it is, and a wrong `csv_bytes` as CsvError; later the answer is `unknown`, and
     the connection is closed short of the announced end, so that no part is taken for the whole.
     """
-    body = _Multipart(request.fields(), csv, csv_bytes)
+    body = Multipart(request.fields(), csv, csv_bytes)
     body.read_first_block()
-    prepared = requests.Request(
-        "POST",
-        f"{provider.url.rstrip('/')}/api/apps/{request.application_id}/{request.deployment_id}/bulk_queue",
-        headers={
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "Authorization": f"Basic {provider._credentials()}",
-            "Connection": "close",
-            "Content-Type": f"multipart/form-data; boundary={body.boundary}",
-            "User-Agent": f"result-url-receiver/{__version__}",
-        },
-    ).prepare()
+    path = f"/api/apps/{request.application_id}/{request.deployment_id}/bulk_queue"
+    prepared = _prepared(provider, "POST", path, {"Content-Type": f"multipart/form-data; boundary={body.boundary}"})
     del prepared.headers["Content-Length"]  # the 0 of a request without body
     if body.length is not None:
         prepared.headers["Content-Length"] = str(body.length)
     prepared.body = body  # type: ignore[assignment]  # an iterable; declared too narrowly
 
     passage = Passage(provider.read_timeout, provider.send_timeout, provider.connect_timeout)
+    try:
+        got = _exchange(provider, prepared, passage)
+    except _NO_ANSWER as error:
+        return _without_answer(error, passage, provider)
+    parsed = parse_answer(got.status, got.content_type, got.body, provider._secrets())
+    if got.broke_off and parsed.state == "unknown" and parsed.provider_status == 200:
+        return replace(parsed, error=_without_answer(got.broke_off, passage, provider).error)
+    return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """An HTTP answer: `body` decompressed, at most 1 MiB and a little; `broke_off`: what ended it before its end.
+
+    `retry_after`: the header as it came, "" without one.
+    """
+
+    status: int
+    content_type: str
+    body: bytes = field(repr=False)
+    broke_off: Exception | None = None
+    retry_after: str = ""
+
+
+class NoAnswer(ReceiverError):
+    """The provider could not be asked, or did not answer in time. The message holds no credentials."""
+
+    code = "no_answer"
+
+
+def get(provider: Provider, path: str) -> Got:
+    """GET something of the provider's, with the same care: once, no redirect, time and size bounded.
+
+    `path` begins with a slash and is encoded. Raises NoAnswer.
+    """
+    passage = Passage(provider.read_timeout, provider.send_timeout, provider.connect_timeout)
+    try:
+        return _exchange(provider, _prepared(provider, "GET", path), passage)
+    except _NO_ANSWER as error:
+        raise NoAnswer(printable_line(described(error), provider._secrets())) from None
+
+
+def read_error(provider: Provider, got: Got) -> str:
+    """Why an answer is no success, in the provider's words where it has any: as `Answer.error`."""
+    words = error_words(got.content_type, got.body, provider._secrets())
+    return words or f"the provider answered {got.status}"
+
+
+def _prepared(
+    provider: Provider, method: str, path: str, headers: Mapping[str, str] | None = None
+) -> requests.PreparedRequest:
+    return requests.Request(
+        method,
+        provider.url.rstrip("/") + path,
+        headers={
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Authorization": f"Basic {provider._credentials()}",
+            "Connection": "close",
+            "User-Agent": f"result-url-receiver/{__version__}",
+            **(headers or {}),
+        },
+    ).prepare()
+
+
+def _exchange(provider: Provider, prepared: requests.PreparedRequest, passage: Passage) -> Got:
+    """Send a request and read what comes back; raises one of `_NO_ANSWER`."""
     adapter = _OneRequestAdapter(passage)
     try:
         response = adapter.send(
@@ -164,79 +228,11 @@ def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], 
             verify=provider.ca_file or True,
         )
         with response:
-            answer, broke_off = _read(response)
-    except (CsvError, requests.RequestException, HTTPError, http.client.HTTPException, OSError) as error:
-        return _without_answer(error, passage, provider)
+            body, broke_off = _read(response)
     finally:
         adapter.close()
-    parsed = parse_answer(response.status_code, response.headers.get("Content-Type", ""), answer, provider._secrets())
-    if broke_off and parsed.state == "unknown" and parsed.provider_status == 200:
-        return replace(parsed, error=_without_answer(broke_off, passage, provider).error)
-    return parsed
-
-
-class _Multipart:
-    """A `multipart/form-data` body (RFC 7578) in blocks of 256 KiB: parameters first, `csv` last.
-
-    The file's name is always `contacts.csv`: the user's own may name a customer, and tells nothing.
-    """
-
-    def __init__(self, fields: dict[str, str], csv: Iterable[bytes], csv_bytes: int | None) -> None:
-        self.boundary = secrets.token_hex(24)
-        parts = [
-            f'--{self.boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
-        ]
-        parts.append(
-            f'--{self.boundary}\r\nContent-Disposition: form-data; name="csv"; filename="contacts.csv"\r\n'
-            "Content-Type: text/csv; charset=utf-8\r\n\r\n"
-        )
-        self._opening = "".join(parts).encode()
-        self._closing = f"\r\n--{self.boundary}--\r\n".encode()
-        self._csv = iter(csv)
-        self._csv_bytes = csv_bytes
-        self._csv_taken = 0
-        self._pending = bytearray(self._opening)
-        self.length = None if csv_bytes is None else len(self._opening) + csv_bytes + len(self._closing)
-
-    def read_first_block(self) -> None:
-        """Raise what the CSV raises at its start, while nothing has been sent yet."""
-        more = self._fill()
-        self._check_length(ended=not more)
-
-    def __iter__(self) -> Iterator[bytes]:
-        while self._fill_or_stop():
-            while len(self._pending) >= _BLOCK_BYTES:
-                yield bytes(memoryview(self._pending)[:_BLOCK_BYTES])
-                del self._pending[:_BLOCK_BYTES]
-        yield bytes(self._pending) + self._closing
-
-    def _fill(self) -> bool:
-        """Gather at least one block; False once the CSV has ended."""
-        if len(self._pending) >= _BLOCK_BYTES:
-            return True
-        for piece in self._csv:
-            self._pending += piece
-            self._csv_taken += len(piece)
-            if len(self._pending) >= _BLOCK_BYTES:
-                return True
-        return False
-
-    def _fill_or_stop(self) -> bool:
-        try:
-            more = self._fill()
-        except Exception as error:
-            # An OSError must not pass as one: urllib3 takes some for the peer's, and goes on to wait
-            # for an answer.
-            raise CsvError(f"the contacts could not be read to their end ({_described(error)})") from error
-        self._check_length(ended=not more)
-        return more
-
-    def _check_length(self, *, ended: bool) -> None:
-        if self._csv_bytes is None:
-            return
-        if self._csv_taken > self._csv_bytes or (ended and self._csv_taken < self._csv_bytes):
-            raise CsvError(f"the contacts are not {self._csv_bytes:,} bytes long, as announced")
+    headers = response.headers
+    return Got(response.status_code, headers.get("Content-Type", ""), body, broke_off, headers.get("Retry-After", ""))
 
 
 class _OneRequestAdapter(HTTPAdapter):
@@ -273,26 +269,11 @@ def _read(response: requests.Response) -> tuple[bytes, Exception | None]:
 def _without_answer(error: Exception, passage: Passage, provider: Provider) -> Answer:
     if not passage.begun:
         state: AnswerState = "not_sent"
-        words = f"nothing was sent: no connection to the provider ({_described(error)})"
+        words = f"nothing was sent: no connection to the provider ({described(error)})"
     else:
         state = "unknown"
         words = (
             f"no answer that could be read, after {passage.sent_bytes:,} bytes of the request were sent, so "
-            f"calls may have been queued ({_described(error)})"
+            f"calls may have been queued ({described(error)})"
         )
     return Answer(state, error=printable_line(words, provider._secrets()))
-
-
-def _described(error: BaseException) -> str:
-    """The first cause of `error` in a few words; what wraps it repeats addresses and object ids.
-
-    Not by `__context__`, which leads on to whatever the caller was handling.
-    """
-    while not isinstance(error, ReceiverError):
-        within = (error.__cause__, getattr(error, "reason", None), *error.args)
-        cause = next((each for each in within if isinstance(each, BaseException)), None)
-        if cause is None:
-            break
-        error = cause
-    words = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -7,15 +7,16 @@ dies leaves `sending` behind; once its advisory lock is free, that becomes `unkn
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
-from receiver.queueing.batches import lock_batches, refresh_state
+from receiver.queueing.batches import PROVEN, accept_proven, lock_batches, refresh_state, refuse_calls
 from receiver.queueing.provider import Answer
+from receiver.queueing.resolution import SENT_SINCE, record_late_answer
 from receiver.queueing.submissions import header_line
 
 WORKER_LOCK = 0x72657375
@@ -29,7 +30,13 @@ GIVE_UP = timedelta(hours=1)
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
 
+NOTHING_SENT = "Nothing was sent: it can be resolved as not queued."
+"""An answer that came after its submission had been given up for unknown."""
+
 ABANDONED = "The process that sent this ended before the provider's answer was recorded."
+
+DOUBT_AGE = timedelta(minutes=10)
+"""How long after its doubt was written down a submission is looked at again: settling takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,20 @@ class Outgoing:
     give_up_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A submission as one of our tries took it."""
+
+    batch_id: int
+    submission_no: int
+    tries: int
+
+
 def claim_submission(conn: Connection, worker_id: int) -> Outgoing | None:
     """Mark the next due submission `sending` for this worker. The caller commits before it sends."""
     with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
         return cursor.execute(
-            """
+            f"""
             with due as (
                 select batch_id, submission_no from submission
                 where state = 'pending' and next_try_at <= now()
@@ -72,7 +88,7 @@ def claim_submission(conn: Connection, worker_id: int) -> Outgoing | None:
             select t.batch_id, t.submission_no, t.worker_id, t.tries, t.first_row, t.last_row, t.csv_bytes,
                 b.columns, b.application_id, b.deployment_id, b.start_at, b.end_at, b.max_attempts,
                 b.reattempt_wait_seconds, b.is_pci,
-                coalesce(b.end_at, greatest(b.created_at, b.start_at) + %(give_up)s) as give_up_at
+                coalesce(b.end_at, {SENT_SINCE} + %(give_up)s) as give_up_at
             from taken t join batch b using (batch_id)
             """,
             {"worker_id": worker_id, "give_up": GIVE_UP},
@@ -88,7 +104,7 @@ def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
         row = conn.execute(
             "select max(row), string_agg(line, e'\\r\\n' order by row) || e'\\r\\n' from ("
             " select row, line from call where batch_id = %s and row > %s and row <= %s and submission_no = %s"
-            " order by row limit %s) next",
+            " and phone_number > 0 order by row limit %s) next",
             (outgoing.batch_id, after, outgoing.last_row, outgoing.submission_no, LINES_AT_ONCE),
             prepare=True,
         ).fetchone()
@@ -112,6 +128,14 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str |
         state = "pending" if now + wait < outgoing.give_up_at else "refused"
     else:
         wait, state = timedelta(), answer.state
+    # Callbacks may come before the answer, and all of them before a time-out.
+    proven = state in ("unknown", "pending") and _is_proven(conn, outgoing)
+    if proven:
+        state = "accepted"
+    error = None if proven else answer.error
+    if state == "pending" and _is_in_doubt(conn, outgoing):
+        # Whatever is unknown waits for a person, even where it would be safe to send it again.
+        state, error = "unknown", f"{NOTHING_SENT} {answer.error or ''}".strip()
     updated = conn.execute(
         "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
         " calls_queued = %s, error = %s, answer = %s"
@@ -123,33 +147,20 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str |
             None if state == "pending" else now,
             answer.provider_status,
             answer.calls_queued,
-            answer.error,
+            error,
             answer.answer_text,
             *key,
         ),
     )
     if updated.rowcount == 0:
-        return None
+        late = record_late_answer(conn, outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer)
+        if late is None:
+            return None
+        state = late
     if state == "refused":
-        _refuse_calls(conn, outgoing)
+        refuse_calls(conn, outgoing.batch_id, outgoing.submission_no)
     refresh_state(conn, [outgoing.batch_id])
     return state
-
-
-def _refuse_calls(conn: Connection, outgoing: Outgoing) -> None:
-    refused = conn.execute(
-        "update outstanding o set refused = true from call"
-        " where call.batch_id = %(batch_id)s and call.submission_no = %(submission_no)s"
-        " and call.row between %(first_row)s and %(last_row)s"
-        " and o.batch_id = call.batch_id and not o.refused and o.row = call.row",
-        {
-            "batch_id": outgoing.batch_id,
-            "submission_no": outgoing.submission_no,
-            "first_row": outgoing.first_row,
-            "last_row": outgoing.last_row,
-        },
-    ).rowcount
-    conn.execute("update batch_count set refused = refused + %s where batch_id = %s", (refused, outgoing.batch_id))
 
 
 def abandon_submissions(conn: Connection, worker_id: int) -> list[tuple[int, int]]:
@@ -170,19 +181,43 @@ def abandon_submissions(conn: Connection, worker_id: int) -> list[tuple[int, int
     ).fetchall()
     lock_batches(conn, [batch_id for batch_id, _ in left])
     abandoned = conn.execute(
-        "update submission s set answered_at = now(),"
-        # What a callback has proved already needs no doubt.
-        " state = case when proof.found then 'accepted' else 'unknown' end,"
-        " error = case when proof.found then null else %s end"
-        " from (select o.batch_id, o.submission_no, exists (select from call join result using (batch_id, row)"
-        "   where call.batch_id = o.batch_id and call.submission_no = o.submission_no) as found"
-        "   from submission o where o.state = 'sending' and o.worker_id = any(%s)) proof"
-        " where s.batch_id = proof.batch_id and s.submission_no = proof.submission_no and s.state = 'sending'"
-        " returning s.batch_id, s.submission_no",
+        "update submission set state = 'unknown', answered_at = now(), error = %s"
+        " where state = 'sending' and worker_id = any(%s) returning batch_id, submission_no",
         (ABANDONED, gone),
     ).fetchall()
     refresh_state(conn, [batch_id for batch_id, _ in abandoned])
     return abandoned
+
+
+def accept_proven_lately(conn: Connection) -> None:
+    """Accept submissions in doubt that have a result already: their callbacks were settled before the worker
+    died, or in the moment in which the doubt was written down. Another callback may never come.
+    """
+    proven = conn.execute(
+        "select s.batch_id, s.submission_no from submission s join batch_count c using (batch_id)"
+        f" where s.state = 'unknown' and s.answered_at > now() - %s and c.applied > 0 and {PROVEN}",
+        (DOUBT_AGE,),
+    ).fetchall()
+    accept_proven(conn, proven)
+
+
+def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
+    """What is `sending` by this worker, as the database has it."""
+    with conn.cursor(row_factory=class_row(Taken)) as cursor:
+        return cursor.execute(
+            "select batch_id, submission_no, tries from submission where state = 'sending' and worker_id = %s",
+            (worker_id,),
+        ).fetchall()
+
+
+def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) -> None:
+    """Make `pending` again what this worker took without hearing that it had: its connection broke in that commit."""
+    for taken in untold:
+        conn.execute(
+            "update submission set state = 'pending' where batch_id = %s and submission_no = %s and tries = %s"
+            " and state = 'sending' and worker_id = %s",
+            (taken.batch_id, taken.submission_no, taken.tries, worker_id),
+        )
 
 
 def register_worker(conn: Connection, host: str, pid: int) -> int:
@@ -194,8 +229,10 @@ def register_worker(conn: Connection, host: str, pid: int) -> int:
     return worker_id
 
 
-def hold_worker_lock(conn: Connection, worker_id: int) -> None:
-    conn.execute("select pg_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id))
+def hold_worker_lock(conn: Connection, worker_id: int) -> bool:
+    """Take the lock that says the worker lives; False while an earlier session of it, lost to us, still has it."""
+    row = conn.execute("select pg_try_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
+    return row is not None and row[0]
 
 
 def see_worker(conn: Connection, worker_id: int) -> None:
@@ -206,6 +243,22 @@ def see_worker(conn: Connection, worker_id: int) -> None:
 
 def _is_gone(conn: Connection, worker_id: int) -> bool:
     row = conn.execute("select pg_try_advisory_xact_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
+    return row is not None and row[0]
+
+
+def _is_proven(conn: Connection, outgoing: Outgoing) -> bool:
+    row = conn.execute(
+        f"select from submission s where batch_id = %s and submission_no = %s and {PROVEN}",
+        (outgoing.batch_id, outgoing.submission_no),
+    ).fetchone()
+    return row is not None
+
+
+def _is_in_doubt(conn: Connection, outgoing: Outgoing) -> bool:
+    row = conn.execute(
+        "select state = 'unknown' from submission where batch_id = %s and submission_no = %s",
+        (outgoing.batch_id, outgoing.submission_no),
+    ).fetchone()
     return row is not None and row[0]
 
 

@@ -231,10 +231,7 @@ class Endless(io.RawIOBase):
 
 def test_memory_does_not_grow_with_the_file() -> None:
     stream = cast(BinaryIO, Endless(b"destination,a,b\n", b"6175551234,Ana,hello world\n", 30_000))
-    assert (
-        len(list(ContactReader(cast(BinaryIO, Endless(b"destination,a,b\n", b"6175551234,,\n", 3)), "US")))
-        == 3
-    )
+    assert len(list(ContactReader(cast(BinaryIO, Endless(b"destination,a,b\n", b"6175551234,,\n", 3)), "US"))) == 3
     tracemalloc.start()
     try:
         count = sum(isinstance(row, Contact) for row in ContactReader(stream, "US"))
@@ -252,9 +249,7 @@ def cells_of(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 def tables(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[list[list[str]]]:
     return st.integers(0, 4).flatmap(
-        lambda width: st.lists(
-            st.lists(cells_of(alphabet), min_size=width, max_size=width), min_size=1, max_size=6
-        )
+        lambda width: st.lists(st.lists(cells_of(alphabet), min_size=width, max_size=width), min_size=1, max_size=6)
     )
 
 
@@ -286,8 +281,7 @@ def test_any_table_reads_back_the_same(
     writer.writerow(["destination", *(f"ä{number}" for number in range(len(table[0])))])
     # Python's writer quotes a line end only if it is the file's own, so another one would end the row.
     plain_rows = [
-        [cell.replace("\r", end).replace("\n", end) if len(end) == 1 else cell for cell in row]
-        for row in table
+        [cell.replace("\r", end).replace("\n", end) if len(end) == 1 else cell for cell in row] for row in table
     ]
     for row in plain_rows:
         writer.writerow(["6175551234", *row])
@@ -316,9 +310,7 @@ PIECES = st.sampled_from(
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.sampled_from(
-        [b"", b"destination", b"destination,a\n", b"\xff\xfe", "\ufeffdestination\n".encode("utf-16-be")]
-    ),
+    st.sampled_from([b"", b"destination", b"destination,a\n", b"\xff\xfe", "\ufeffdestination\n".encode("utf-16-be")]),
     st.lists(PIECES | st.binary(max_size=8), max_size=30),
 )
 def test_any_bytes_are_read_or_refused(head: bytes, pieces: list[bytes]) -> None:
@@ -344,9 +336,7 @@ def test_csv_line_has_an_exact_inverse(cells: list[str]) -> None:
 
 
 def test_csv_line_quotes_only_where_needed() -> None:
-    assert (
-        csv_line(["6175551234", "Ana", "a, b", 'c "d"', "e\nf"]) == '6175551234,Ana,"a, b","c ""d""","e\nf"'
-    )
+    assert csv_line(["6175551234", "Ana", "a, b", 'c "d"', "e\nf"]) == '6175551234,Ana,"a, b","c ""d""","e\nf"'
 
 
 def test_csv_lines_joined_are_the_csv_again() -> None:

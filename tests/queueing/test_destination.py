@@ -146,9 +146,7 @@ def test_what_cannot_be_dialed_is_refused_with_its_code(text: str, code: str) ->
 
 def test_number_longer_than_e164_is_refused_though_the_library_calls_it_valid() -> None:
     digits = next(
-        f"49{start}{'0' * 12}"
-        for start in range(200, 999)
-        if library_number(f"49{start}{'0' * 12}", True, "DE")
+        f"49{start}{'0' * 12}" for start in range(200, 999) if library_number(f"49{start}{'0' * 12}", True, "DE")
     )
     assert len(digits) == 17
     assert refusal(f"+{digits}", "DE").code == "destination_too_long"
@@ -257,9 +255,7 @@ def test_quick_test_agrees_with_the_library_in_every_region(seed: int | None) ->
 @example("116175551234", False, "US")
 @example("01144207183875", False, "US")
 @example("3612345", False, "BS")
-def test_quick_test_agrees_with_the_library_on_any_digits(
-    digits: str, international: bool, region: str
-) -> None:
+def test_quick_test_agrees_with_the_library_on_any_digits(digits: str, international: bool, region: str) -> None:
     assert numbering_plan(region).read(digits, international) == library_number(digits, international, region)
     quick = numbering_plan(region).quick(digits, international)
     assert quick in (None, library_number(digits, international, region))
@@ -305,9 +301,7 @@ def test_echoed_number_is_read_first_as_the_region_reads_it(echoed: str) -> None
         (442071838750, "'1442071838750'", "US"),
     ],
 )
-def test_echoed_number_with_a_code_more_or_less_still_finds_its_call(
-    sent: int, echoed: str, region: str
-) -> None:
+def test_echoed_number_with_a_code_more_or_less_still_finds_its_call(sent: int, echoed: str, region: str) -> None:
     assert sent in candidates(echoed, region)
 
 

@@ -1,0 +1,179 @@
+"""Drafts: a CSV that was uploaded, looked at, and not queued yet.
+
+A draft lives for a day, and each key has at most `MOST_DRAFTS` of them, so that what nobody queues takes a
+bounded space. Queueing one is remembered with it: however often the button is pressed, it becomes one batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import IO, Any, cast
+from uuid import UUID
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from receiver.database.pool import Connection
+from receiver.errors import Fault, InvalidInput, NotFound
+from receiver.queueing.acceptance import IdempotentRequest, Limits, accept, request_digest
+from receiver.queueing.batches import Preview
+from receiver.queueing.parameters import BatchParameters
+
+DRAFT_BYTES = 512 << 20
+"""Largest file: some two million rows of a name and a date, or a million of twenty-five variables."""
+
+MOST_DRAFTS = 5
+"""Of one key. The oldest makes room for the next."""
+
+DRAFT_HOURS = 24
+CHUNK_BYTES = 1 << 20
+
+_UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A draft without its file. `form`: the fields as they were written."""
+
+    draft_id: UUID
+    key_id: int
+    file_name: str
+    csv_bytes: int
+    form: dict[str, str]
+    preview: dict[str, Any] | None
+    batch_id: int | None
+    created_at: datetime
+
+    @property
+    def version(self) -> str:
+        """Names what the form says: whoever queues names the version that they looked at."""
+        return hashlib.sha256(json.dumps(self.form, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_COLUMNS = "draft_id, key_id, file_name, csv_bytes, form, preview, batch_id, created_at"
+
+
+def insert_draft(conn: Connection, key_id: int, csv: IO[bytes], file_name: str, form: Mapping[str, str]) -> UUID:
+    """Keep a file and what was said about it. Raises InvalidInput for a file larger than DRAFT_BYTES."""
+    conn.execute(
+        "delete from draft where draft_id in (select draft_id from draft where key_id = %s and batch_id is null"
+        " order by created_at desc, draft_id offset %s)",
+        (key_id, MOST_DRAFTS - 1),
+    )
+    row = conn.execute(
+        "insert into draft (key_id, file_name, csv_bytes, form) values (%s, %s, 0, %s) returning draft_id",
+        (key_id, _storable(file_name)[-255:], _texts(form)),
+    ).fetchone()
+    assert row is not None  # noqa: S101 an insert without conflict clause returns its row
+    draft_id: UUID = row[0]
+    csv.seek(0)
+    size = 0
+    with conn.cursor().copy("copy draft_chunk (draft_id, chunk_no, content) from stdin (format binary)") as copy:
+        copy.set_types(("uuid", "int4", "bytea"))
+        for chunk_no, content in enumerate(iter(lambda: csv.read(CHUNK_BYTES), b"")):
+            size += len(content)
+            if size > DRAFT_BYTES:
+                raise InvalidInput(
+                    "The file cannot be taken.",
+                    [Fault("csv", "too_large", f"It is larger than {DRAFT_BYTES >> 20} MB; cut it, or use the API.")],
+                )
+            copy.write_row((draft_id, chunk_no, content))
+    conn.execute("update draft set csv_bytes = %s where draft_id = %s", (size, draft_id))
+    return draft_id
+
+
+def get_draft(conn: Connection, key_id: int, draft_id: UUID, *, lock: bool = False) -> Draft:
+    """A key's own draft; `lock` keeps it as it is until the transaction ends. Raises NotFound."""
+    with conn.cursor(row_factory=class_row(Draft)) as cursor:
+        draft = cursor.execute(
+            f"select {_COLUMNS} from draft where draft_id = %s and key_id = %s"
+            " and (batch_id is not null or created_at > now() - make_interval(hours => %s))"
+            + (" for update" if lock else ""),
+            (draft_id, key_id, DRAFT_HOURS),
+        ).fetchone()
+    if draft is None:
+        raise NotFound("This upload is not here any more: it is kept for a day. Upload the file again.")
+    return draft
+
+
+def change_draft(conn: Connection, draft: Draft, form: Mapping[str, str]) -> None:
+    """Keep what is said about the file now."""
+    conn.execute("update draft set form = %s where draft_id = %s and batch_id is null", (_texts(form), draft.draft_id))
+
+
+def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> Preview | None:
+    """The preview that was kept, if it was made for parameters that come to the same."""
+    if draft.preview is None or draft.preview["of"] != _matters(parameters, limits):
+        return None
+    errors = tuple(Fault(**fault) for fault in draft.preview["errors"])
+    counted = {name: draft.preview[name] for name in ("rows", "valid", "invalid", "duplicates", "submissions")}
+    # When results are due depends on the moment of asking.
+    due_at = parameters.due_at(datetime.now(UTC).replace(microsecond=0), limits.result_grace_seconds)
+    return Preview(**counted, due_at=due_at, errors=errors, errors_total=draft.preview["errors_total"])
+
+
+def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits, seen: Preview) -> None:
+    """Keep what `preview` found out, which read the whole file for it."""
+    kept = asdict(seen)
+    del kept["due_at"]
+    conn.execute(
+        "update draft set preview = %s where draft_id = %s",
+        (Jsonb({"of": _matters(parameters, limits), **kept}), draft.draft_id),
+    )
+
+
+def queue_draft(conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits) -> int:
+    """Make a batch of a draft, which is locked; returns its id. The caller commits.
+
+    Raises InvalidInput: then nothing is stored, and the caller rolls back.
+    """
+    if draft.batch_id is not None:
+        return draft.batch_id
+    # The lock already lets only one through; this holds as well where a draft was restored from a backup.
+    name = f"draft {draft.draft_id}"
+    with open_csv(conn, draft.draft_id) as csv:
+        request = IdempotentRequest(draft.key_id, name, request_digest(csv, {}))
+        accepted = accept(conn, csv, parameters, limits, request)
+    conn.execute("update draft set batch_id = %s where draft_id = %s", (accepted.batch_id, draft.draft_id))
+    conn.execute("delete from draft_chunk where draft_id = %s", (draft.draft_id,))
+    return accepted.batch_id
+
+
+def open_csv(conn: Connection, draft_id: UUID) -> IO[bytes]:
+    """A draft's file, to be closed after use: in memory up to 8 MiB, else in a temporary file."""
+    csv = tempfile.SpooledTemporaryFile(max_size=8 << 20)
+    with conn.cursor() as cursor:
+        # One chunk at a time: a result set as a whole would stand in memory.
+        chunk_no = 0
+        while row := cursor.execute(
+            "select content from draft_chunk where draft_id = %s and chunk_no = %s", (draft_id, chunk_no), binary=True
+        ).fetchone():
+            csv.write(row[0])
+            chunk_no += 1
+    csv.seek(0)
+    return cast(IO[bytes], csv)
+
+
+def forget_drafts(conn: Connection, hours: int = DRAFT_HOURS) -> int:
+    """Remove drafts older than this, with their files; returns how many."""
+    return conn.execute("delete from draft where created_at < now() - make_interval(hours => %s)", (hours,)).rowcount
+
+
+def _texts(form: Mapping[str, str]) -> Jsonb:
+    return Jsonb({name: _storable(text) for name, text in form.items()})
+
+
+def _storable(text: str) -> str:
+    """The text without what Postgres cannot keep; the form says of it that it must go."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
+    """What a preview depends on, besides the file."""
+    return [parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]

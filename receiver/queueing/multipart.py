@@ -1,0 +1,95 @@
+"""The request's body: a form whose file is taken as it is sent, and which never looks whole when it is not."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+
+from receiver.errors import ReceiverError
+
+_BLOCK_BYTES = 256 << 10
+
+
+class CsvError(ReceiverError):
+    """The CSV could not be read, or is not as long as was said."""
+
+    code = "csv_unreadable"
+
+
+class Multipart:
+    """A `multipart/form-data` body (RFC 7578) in blocks of 256 KiB: parameters first, `csv` last.
+
+    The file's name is always `contacts.csv`: the user's own may name a customer, and tells nothing.
+    """
+
+    def __init__(self, fields: dict[str, str], csv: Iterable[bytes], csv_bytes: int | None) -> None:
+        self.boundary = secrets.token_hex(24)
+        parts = [
+            f'--{self.boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        ]
+        parts.append(
+            f'--{self.boundary}\r\nContent-Disposition: form-data; name="csv"; filename="contacts.csv"\r\n'
+            "Content-Type: text/csv; charset=utf-8\r\n\r\n"
+        )
+        self._opening = "".join(parts).encode()
+        self._closing = f"\r\n--{self.boundary}--\r\n".encode()
+        self._csv = iter(csv)
+        self._csv_bytes = csv_bytes
+        self._csv_taken = 0
+        self._pending = bytearray(self._opening)
+        self.length = None if csv_bytes is None else len(self._opening) + csv_bytes + len(self._closing)
+
+    def read_first_block(self) -> None:
+        """Raise what the CSV raises at its start, while nothing has been sent yet."""
+        more = self._fill()
+        self._check_length(ended=not more)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._fill_or_stop():
+            while len(self._pending) >= _BLOCK_BYTES:
+                yield bytes(memoryview(self._pending)[:_BLOCK_BYTES])
+                del self._pending[:_BLOCK_BYTES]
+        yield bytes(self._pending) + self._closing
+
+    def _fill(self) -> bool:
+        """Gather at least one block; False once the CSV has ended."""
+        if len(self._pending) >= _BLOCK_BYTES:
+            return True
+        for piece in self._csv:
+            self._pending += piece
+            self._csv_taken += len(piece)
+            if len(self._pending) >= _BLOCK_BYTES:
+                return True
+        return False
+
+    def _fill_or_stop(self) -> bool:
+        try:
+            more = self._fill()
+        except Exception as error:
+            # An OSError must not pass as one: urllib3 takes some for the peer's, and goes on to wait
+            # for an answer.
+            raise CsvError(f"the contacts could not be read to their end ({described(error)})") from error
+        self._check_length(ended=not more)
+        return more
+
+    def _check_length(self, *, ended: bool) -> None:
+        if self._csv_bytes is None:
+            return
+        if self._csv_taken > self._csv_bytes or (ended and self._csv_taken < self._csv_bytes):
+            raise CsvError(f"the contacts are not {self._csv_bytes:,} bytes long, as announced")
+
+
+def described(error: BaseException) -> str:
+    """The first cause of `error` in a few words; what wraps it repeats addresses and object ids.
+
+    Not by `__context__`, which leads on to whatever the caller was handling.
+    """
+    while not isinstance(error, ReceiverError):
+        within = (error.__cause__, getattr(error, "reason", None), *error.args)
+        cause = next((each for each in within if isinstance(each, BaseException)), None)
+        if cause is None:
+            break
+        error = cause
+    words = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

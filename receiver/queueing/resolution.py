@@ -1,0 +1,221 @@
+"""Doubts resolved by a person: an `unknown` submission was queued after all, or it was not.
+
+The person's word is kept with the try it is about, because that try's own answer may come yet: a worker
+that lost its database was given up while its request was under way. Such an answer is never lost, and
+never taken for that of a later try.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
+from receiver.model import SubmissionState
+from receiver.queueing.answer import Answer
+from receiver.queueing.batches import PROVEN, lock_batches, refresh_state, refuse_calls
+
+NOTE_CHARACTERS = 2_000
+
+SENT_SINCE = """greatest(b.created_at, b.start_at, (select max(r.resolved_at) from resolution r
+    where r.batch_id = b.batch_id and not r.queued))"""
+"""SQL: the moment from which batch `b`, where it has no window of its own, is being sent."""
+
+_STATES = {
+    "pending": "it waits to be sent",
+    "sending": "it is being sent",
+    "accepted": "the provider accepted it",
+    "refused": "the provider refused it",
+}
+
+
+class NotInDoubt(ReceiverError):
+    """There is nothing for a person to decide: it is known what became of the submission, or soon will be."""
+
+    code = "not_in_doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a person said about one try, and what is known of that try's answer.
+
+    `late_state`: what the answer proved once it came after all, None while it did not.
+    """
+
+    submission_no: int
+    tries: int
+    queued: bool
+    note: str
+    resolved_by: str
+    resolved_at: datetime
+    provider_status: int | None
+    error: str | None
+    late_state: str | None
+    late_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """An `unknown` submission, as whoever decides needs to know it."""
+
+    batch_id: int
+    submission_no: int
+    tries: int
+    calls: int
+    application_id: int
+    deployment_id: int
+    sent_at: datetime | None
+    end_at: datetime | None
+    error: str | None
+
+
+def get_doubt(conn: Connection, batch_id: int, submission_no: int) -> Doubt:
+    """The submission, which is in doubt. Raises NotFound, NotInDoubt."""
+    row = conn.execute(
+        "select state from submission where batch_id = %s and submission_no = %s", (batch_id, submission_no)
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"There is no submission {submission_no} in a batch {batch_id}.")
+    with conn.cursor(row_factory=class_row(Doubt)) as cursor:
+        doubt = cursor.execute(
+            "select s.batch_id, s.submission_no, s.tries, s.calls, b.application_id, b.deployment_id, s.sent_at,"
+            " b.end_at, s.error from submission s join batch b using (batch_id)"
+            " where s.batch_id = %s and s.submission_no = %s and s.state = 'unknown'",
+            (batch_id, submission_no),
+        ).fetchone()
+    if doubt is None:
+        known = _STATES.get(row[0], "it is in doubt no longer")
+        raise NotInDoubt(f"Submission {submission_no} of batch {batch_id} needs no decision: {known}.")
+    return doubt
+
+
+def resolve_submission(
+    conn: Connection, batch_id: int, submission_no: int, *, queued: bool, note: str, by: str
+) -> SubmissionState:
+    """Write down that the submission was queued after all, or that it was not; returns its state now.
+
+    Queued: `accepted`. Not queued: `pending`, for a worker to send it again with the same `result_url`, or
+    `refused` where its window is over. Everybody is dialed twice if that was wrong. Raises NotFound;
+    NotInDoubt, also where a callback shows that the provider has it; InvalidInput without a note.
+    """
+    note, by = _text("note", note), _text("by", by)
+    lock_batches(conn, [batch_id])
+    doubt = get_doubt(conn, batch_id, submission_no)
+    key = (batch_id, submission_no)
+    if not queued and _was_called_back(conn, batch_id, submission_no):
+        raise NotInDoubt(
+            f"Callbacks came in for submission {submission_no} of batch {batch_id}, so the provider has it: "
+            "to send it again would dial people twice. Look at them with GET /api/v1/callbacks."
+        )
+    over = _is_over(conn, batch_id)
+    if not queued and not over:
+        _postpone(conn, batch_id)
+    conn.execute(
+        "insert into resolution (batch_id, submission_no, tries, queued, note, resolved_by, provider_status,"
+        " calls_queued, error, answer) select batch_id, submission_no, tries, %s, %s, %s, provider_status,"
+        " calls_queued, error, answer from submission where batch_id = %s and submission_no = %s",
+        (queued, note, by, *key),
+    )
+    if queued:
+        return _set_state(conn, doubt, "accepted")
+    if over:
+        refuse_calls(conn, batch_id, submission_no)
+        return _set_state(conn, doubt, "refused", f"It was not queued, says {by}; its window is over.")
+    # Whoever was erased meanwhile is not in what is sent.
+    refuse_calls(conn, batch_id, submission_no, erased_only=True)
+    return _set_state(conn, doubt, "pending")
+
+
+def list_resolutions(conn: Connection, batch_id: int) -> list[Resolution]:
+    """What people said about a batch's submissions, in the order of these and of their tries."""
+    with conn.cursor(row_factory=class_row(Resolution)) as cursor:
+        return cursor.execute(
+            "select submission_no, tries, queued, note, resolved_by, resolved_at, provider_status, error,"
+            " late_state, late_at from resolution where batch_id = %s order by submission_no, tries",
+            (batch_id,),
+        ).fetchall()
+
+
+def record_late_answer(
+    conn: Connection, batch_id: int, submission_no: int, tries: int, answer: Answer
+) -> SubmissionState | None:
+    """Take the answer to a try that is no longer waited for; returns the submission's state if that changed it.
+
+    It is kept with the try. As long as no later try was begun it also counts: accepted is accepted, so
+    what was to be sent again is not; refused is refused unless a callback proves otherwise. What
+    proves nothing changes nothing. The batch is locked.
+    """
+    told = (answer.provider_status, answer.calls_queued, answer.error, answer.answer_text)
+    key = (batch_id, submission_no, tries)
+    resolved = conn.execute(
+        "update resolution set late_state = %s, late_at = now(), provider_status = %s, calls_queued = %s,"
+        " error = %s, answer = %s where batch_id = %s and submission_no = %s and tries = %s",
+        (answer.state, *told, *key),
+    ).rowcount
+    state: SubmissionState = "refused" if answer.state == "refused" else "accepted"
+    if answer.state not in ("accepted", "refused"):
+        return None
+    # Without a person's word, only a callback can have accepted it: then what the answer adds is its details.
+    changed = conn.execute(
+        "update submission s set state = %s, answered_at = now(), provider_status = %s, calls_queued = %s,"
+        " error = %s, answer = %s where batch_id = %s and submission_no = %s and tries = %s"
+        f" and state in ('pending', 'accepted') and (%s or state = 'accepted') and (%s or %s and not {PROVEN})",
+        (state, *told, *key, resolved == 1, state == "accepted", resolved == 1),
+    ).rowcount
+    return state if changed else None
+
+
+def _set_state(conn: Connection, doubt: Doubt, state: SubmissionState, error: str | None = None) -> SubmissionState:
+    key = (doubt.batch_id, doubt.submission_no)
+    if state == "pending":
+        conn.execute(
+            "update submission set state = 'pending', next_try_at = now(), answered_at = null, provider_status = null,"
+            " calls_queued = null, error = null, answer = null where batch_id = %s and submission_no = %s",
+            key,
+        )
+    else:
+        conn.execute(
+            "update submission set state = %s, answered_at = coalesce(answered_at, now()), error = %s"
+            " where batch_id = %s and submission_no = %s",
+            (state, error, *key),
+        )
+    refresh_state(conn, [doubt.batch_id])
+    return state
+
+
+def _postpone(conn: Connection, batch_id: int) -> None:
+    """Results are due as long after this sending as they were after the one before."""
+    conn.execute(
+        f"update batch b set overdue_noticed = false, due_at = b.due_at + (now() - {SENT_SINCE})"
+        f" where b.batch_id = %s and b.end_at is null and {SENT_SINCE} < now()",
+        (batch_id,),
+    )
+
+
+def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> bool:
+    """Whether a callback holds its token: one that named a call has proved it, so these wait or could not be read."""
+    row = conn.execute(
+        "select from callback c join (select callback_id from waiting where batch_id = %(batch_id)s"
+        "  union all select callback_id from set_aside where batch_id = %(batch_id)s) seen using (callback_id)"
+        " where c.batch_id = %(batch_id)s and c.submission_no = %(submission_no)s limit 1",
+        {"batch_id": batch_id, "submission_no": submission_no},
+    ).fetchone()
+    return row is not None
+
+
+def _is_over(conn: Connection, batch_id: int) -> bool:
+    row = conn.execute("select from batch where batch_id = %s and end_at <= now()", (batch_id,)).fetchone()
+    return row is not None
+
+
+def _text(field: str, text: str) -> str:
+    text = " ".join(text.replace("\0", " ").encode("utf-8", "replace").decode().split())
+    if not text or len(text) > NOTE_CHARACTERS:
+        raise InvalidInput(
+            "The decision cannot be kept.",
+            [Fault(field, "required", f"Say in 1 to {NOTE_CHARACTERS} characters how you know.")],
+        )
+    return text

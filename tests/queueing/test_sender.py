@@ -1,0 +1,236 @@
+"""Each submission is sent by one sender, as the user meant it, and takes the answer to its own request only."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from receiver.database.pool import Connection, connect
+from receiver.queueing import sender
+from receiver.queueing.provider import Answer
+from receiver.queueing.sender import GIVE_UP, Outgoing, claim_submission, csv_blocks
+from tests.factories import differences, read_batch
+from tests.queueing.queueing import (
+    ACCEPTED,
+    NOT_SENT,
+    REFUSED,
+    UNKNOWN,
+    batch_state,
+    claim,
+    contacts_csv,
+    csv_of,
+    from_now,
+    number,
+    queue,
+    record,
+    submission_states,
+)
+
+
+def wait_seconds(conn: Connection) -> float:
+    """Until the one submission is tried again."""
+    row = conn.execute("select extract(epoch from next_try_at - clock_timestamp())::float8 from submission").fetchone()
+    conn.rollback()
+    assert row is not None
+    return float(row[0])
+
+
+def refused_rows(conn: Connection) -> list[int]:
+    rows = [row for (row,) in conn.execute("select row from outstanding where refused order by row")]
+    conn.rollback()
+    return rows
+
+
+def test_each_submission_is_claimed_by_one_of_many_senders(conn: Connection, database_url: str) -> None:
+    batch_ids = [queue(conn, contacts_csv(10), 1) for _ in range(4)]
+
+    def claim_all(worker_id: int) -> list[Outgoing]:
+        with contextlib.closing(connect(database_url, name="sender")) as own:
+            claimed = []
+            while (outgoing := claim_submission(own, worker_id)) is not None:
+                own.commit()
+                claimed.append(outgoing)
+            return claimed
+
+    with ThreadPoolExecutor(8) as threads:
+        claimed = [each for share in threads.map(claim_all, range(1, 9)) for each in share]
+    keys = [(each.batch_id, each.submission_no) for each in claimed]
+    assert sorted(keys) == [(batch_id, no) for batch_id in batch_ids for no in range(1, 11)]
+    assert {each.tries for each in claimed} == {1}
+    assert len({each.worker_id for each in claimed}) > 1, "several senders had their share"
+    assert {state for batch_id in batch_ids for state in submission_states(conn, batch_id)} == {"sending"}
+
+
+def test_submission_is_not_claimed_before_its_time(conn: Connection) -> None:
+    queue(conn, contacts_csv(1))
+    conn.execute("update submission set next_try_at = now() + interval '1 minute'")
+    conn.commit()
+    assert claim_submission(conn, 1) is None
+
+
+def test_claim_says_all_that_the_request_needs(conn: Connection) -> None:
+    start, end = from_now(hours=1), from_now(hours=9)
+    parameters = {"start_timestamp": start, "end_timestamp": end, "max_attempts": 3, "reattempt_wait": 300}
+    batch_id = queue(conn, contacts_csv(5), 2, is_pci=True, **parameters)
+    outgoing = claim(conn, 77)
+    assert outgoing == Outgoing(
+        batch_id=batch_id,
+        submission_no=1,
+        worker_id=77,
+        tries=1,
+        first_row=1,
+        last_row=2,
+        csv_bytes=len(b"destination,name\r\n6175550000,name 0\r\n6175550001,name 1\r\n"),
+        columns=["name"],
+        application_id=7,
+        deployment_id=3,
+        start_at=start,
+        end_at=end,
+        max_attempts=3,
+        reattempt_wait_seconds=300,
+        is_pci=True,
+        give_up_at=end,
+    )
+
+
+def test_batch_without_an_end_is_given_up_an_hour_after_it_could_begin(conn: Connection) -> None:
+    queue(conn, contacts_csv(1))
+    queue(conn, contacts_csv(1), start_timestamp=from_now(hours=5))
+    now, later = claim(conn), claim(conn)
+    assert abs(now.give_up_at - from_now() - GIVE_UP) < timedelta(seconds=30)
+    assert later.start_at is not None
+    assert later.give_up_at == later.start_at + GIVE_UP
+
+
+@pytest.mark.parametrize("lines_at_once", [1, 2, 2000])
+def test_what_is_sent_is_what_the_user_wrote(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, lines_at_once: int
+) -> None:
+    monkeypatch.setattr(sender, "LINES_AT_ONCE", lines_at_once)
+    a, b = number(1), number(2)
+    rows = [
+        (f"tel:+1{a}", 'Björn "Bo", jr.', "first line\nsecond\r\nthird\r"),
+        (b, "", " kept as it is "),
+        (a, "=cmd|'/c calc'!A0", "ελληνικά, 漢字, עברית, 🙂"),
+        (f" ({b[:3]}) {b[3:6]}-{b[6:]};postd=1", "\\N", "\\.\t%s"),
+        (number(3), "NULL", "'"),
+    ]
+    queue(conn, csv_of(rows, ("First name", "note")), on_duplicate="keep")
+    outgoing, further = claim(conn), claim(conn)
+    sent = b"".join(csv_blocks(conn, outgoing)), b"".join(csv_blocks(conn, further))
+    assert (len(sent[0]), len(sent[1])) == (outgoing.csv_bytes, further.csv_bytes)
+    header = ["destination", "First name", "note"]
+    assert read_csv(sent[0]) == [header, *map(list, (rows[0], rows[1], rows[4]))]
+    assert read_csv(sent[1]) == [header, *map(list, (rows[2], rows[3]))]
+
+
+def read_csv(content: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))
+
+
+def test_accepted_answer_is_kept_whole(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(3))
+    assert record(conn, claim(conn), ACCEPTED) == "accepted"
+    row = conn.execute("select state, provider_status, calls_queued, error, answer from submission").fetchone()
+    assert row == ("accepted", 200, 3, None, '{"calls_queued": 3}')
+    batch = read_batch(conn, batch_id)
+    assert (batch.state, batch.counts["pending"], batch.counts["refused"]) == ("queued", 3, 0)
+    assert batch.queued_at is not None
+
+
+def test_refusal_leaves_nobody_to_call(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(4), 2)
+    first, second = claim(conn), claim(conn)
+    assert record(conn, second, REFUSED) == "refused"
+    assert refused_rows(conn) == [3, 4]
+    assert record(conn, first, REFUSED) == "refused"
+    batch = read_batch(conn, batch_id)
+    assert (batch.state, batch.counts["refused"], batch.counts["pending"], batch.queued_at) == ("refused", 4, 0, None)
+    assert [(each.provider_status, each.error) for each in batch.submissions] == [(400, "destination missing")] * 2
+    assert differences(conn) == []
+
+
+def test_unknown_answer_leaves_its_calls_pending(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2))
+    assert record(conn, claim(conn), UNKNOWN) == "unknown"
+    batch = read_batch(conn, batch_id)
+    assert (batch.state, batch.counts["pending"]) == ("unknown", 2)
+    assert claim_submission(conn, 1) is None
+
+
+@pytest.mark.parametrize(("tries", "seconds"), [(1, 2), (2, 4), (3, 8), (6, 64), (7, 120), (40, 120)])
+def test_what_was_not_sent_is_tried_again_after_a_growing_pause(conn: Connection, tries: int, seconds: int) -> None:
+    batch_id = queue(conn, contacts_csv(1))
+    conn.execute("update submission set tries = %s", (tries - 1,))
+    assert record(conn, claim(conn), NOT_SENT) == "pending"
+    assert wait_seconds(conn) == pytest.approx(seconds, abs=1)
+    assert batch_state(conn, batch_id) == "queueing"
+    assert conn.execute("select error, answered_at from submission").fetchone() == (NOT_SENT.error, None)
+
+
+def test_next_try_is_a_try_like_the_first(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(1))
+    record(conn, claim(conn), NOT_SENT)
+    conn.execute("update submission set next_try_at = now()")
+    again = claim(conn, 2)
+    assert (again.tries, again.worker_id) == (2, 2)
+    assert record(conn, again, ACCEPTED) == "accepted"
+    assert batch_state(conn, batch_id) == "queued"
+
+
+def test_provider_out_of_reach_until_the_window_ends_is_a_refusal(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(seconds=60))
+    outgoing = claim(conn)
+    assert record(conn, replace(outgoing, give_up_at=from_now(seconds=1)), NOT_SENT) == "refused"
+    assert refused_rows(conn) == [1, 2]
+    assert batch_state(conn, batch_id) == "refused"
+    assert differences(conn) == []
+
+
+def test_answer_recorded_twice_counts_once(conn: Connection) -> None:
+    queue(conn, contacts_csv(2))
+    outgoing = claim(conn)
+    assert record(conn, outgoing, REFUSED) == "refused"
+    assert record(conn, outgoing, REFUSED) is None
+    assert differences(conn) == []
+
+
+@pytest.mark.parametrize("worker_id, tries", [(2, 1), (1, 2)])
+def test_answer_to_another_request_is_not_taken(conn: Connection, worker_id: int, tries: int) -> None:
+    batch_id = queue(conn, contacts_csv(1))
+    outgoing = claim(conn)
+    assert record(conn, replace(outgoing, worker_id=worker_id, tries=tries), ACCEPTED) is None
+    assert submission_states(conn, batch_id) == ["sending"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "state"),
+    [
+        ([ACCEPTED, ACCEPTED], "queued"),
+        ([REFUSED, REFUSED], "refused"),
+        ([UNKNOWN, UNKNOWN], "unknown"),
+        ([ACCEPTED, REFUSED], "partial"),
+        ([ACCEPTED, UNKNOWN], "partial"),
+        ([REFUSED, UNKNOWN], "partial"),
+        ([ACCEPTED, NOT_SENT], "queueing"),
+        ([ACCEPTED, None], "queueing"),
+        ([REFUSED, None], "queueing"),
+    ],
+)
+def test_state_of_a_batch_follows_from_its_submissions(
+    conn: Connection, answers: list[Answer | None], state: str
+) -> None:
+    batch_id = queue(conn, contacts_csv(2), 1)
+    for outgoing, answer in [(claim(conn), answer) for answer in answers]:
+        if answer is not None:
+            record(conn, outgoing, answer)
+    batch = read_batch(conn, batch_id)
+    assert batch.state == state
+    assert (batch.queued_at is not None) == (state != "queueing" and ACCEPTED in answers)
+    assert differences(conn) == []
