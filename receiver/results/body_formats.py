@@ -52,7 +52,12 @@ def read_body(body: bytes, content_type: str = "", content_encoding: str = "") -
             return _short_decoder.decode(body.decode())
         except (ValueError, RecursionError):
             pass  # the long way finds out what it is, and names what is wrong with it
-    return read_text(_decoded(_decompressed(body, content_encoding)), content_type)
+    return read_text(decode_body(body, content_encoding), content_type)
+
+
+def body_text(body: bytes, content_encoding: str = "") -> str:
+    """The body as text, whatever it holds. Raises `UnreadableBody` where it is compressed beyond undoing."""
+    return _decoded(_decompressed(body, content_encoding))
 
 
 def read_text(text: str, content_type: str = "") -> object:
@@ -74,6 +79,11 @@ def read_text(text: str, content_type: str = "") -> object:
     if "=" in text:
         return read_form(text)
     raise UnreadableBody("not_recognised")
+
+
+def decode_body(body: bytes, content_encoding: str = "") -> str:
+    """The text that `read_body` finds in a body, for people to look at. Raises `UnreadableBody`."""
+    return _decoded(_decompressed(body, content_encoding))
 
 
 def _read_json(text: str) -> object:

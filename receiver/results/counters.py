@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from receiver.database.pool import Connection
-from receiver.model import OUTCOMES, Outcome
+from receiver.model import OUTCOMES, CallbackState, Outcome
 
 COUNTED_STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
 """Callback states with a counter; the waiting ones are counted where they wait."""
 
 QUARTER_HOUR = timedelta(minutes=15)
 
-_BATCH_COLUMNS = ("rows", "skipped", "refused", *OUTCOMES, *COUNTED_STATES, "attempts", "duration_seconds")
+_BATCH_COLUMNS = ("rows", "skipped", "refused", *OUTCOMES, "polled", *COUNTED_STATES, "attempts", "duration_seconds")
 _RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
 
 
@@ -34,6 +34,11 @@ class Deltas:
         """Count `number` more (or fewer) of one column of batch_count."""
         self._batches[batch_id][counter] += number
 
+    def add_state(self, batch_id: int, state: CallbackState, polled: bool, number: int = 1) -> None:
+        """Count a callback's state. What was fetched by polling is no callback, and is not counted as one."""
+        if not polled:
+            self._batches[batch_id][state] += number
+
     def add_result(
         self,
         batch_id: int,
@@ -41,6 +46,7 @@ class Deltas:
         outcome: Outcome | None,
         attempts: int | None,
         duration_seconds: int | None,
+        polled: bool,
         sign: int = 1,
     ) -> None:
         """Count a call's final result (sign 1), or take one back (-1). A step before the end counts nothing."""
@@ -51,9 +57,10 @@ class Deltas:
             counter[outcome] += sign
             counter["attempts"] += sign * (attempts or 0)
             counter["duration_seconds"] += sign * (duration_seconds or 0)
+        self._batches[batch_id]["polled"] += sign * polled
 
     def saw_result(self, batch_id: int, received_at: datetime) -> None:
-        """A callback that names a call of the batch was received at this moment."""
+        """A callback, or a fetched body, that names a call of the batch was received at this moment."""
         first, last = self._received.get(batch_id, (received_at, received_at))
         self._received[batch_id] = min(first, received_at), max(last, received_at)
 

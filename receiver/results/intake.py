@@ -3,8 +3,8 @@
 One writer thread a process commits whatever gathered while its last commit ran. Whoever brought a
 callback waits for its group. A database that fails or keeps silent for `PATIENCE_SECONDS` is *away*: its
 connection is cut, the group goes to the spool, and so do all that follow, at once, until another
-thread has reached the database, proved with a prompt commit that it can store, and emptied the
-spool into it. Under gevent these threads are greenlets; nothing here depends on which.
+thread has reached the database and proved with a prompt commit that it can store; it then empties the
+spool into it, beside what comes. Under gevent these threads are greenlets; nothing here depends on which.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import psycopg
 
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
+from receiver.logs import about
 from receiver.results.journal import Callback, Group, write_group
-from receiver.results.spool import Spool, SpoolFailed
+from receiver.results.spool import Spool
 
 PATIENCE_SECONDS = 1.2
 """How long a commit may take before the database counts as away. The answer is owed within two seconds."""
@@ -40,6 +41,9 @@ SPOOL_CHECK_SECONDS = 5.0
 DRAIN_CALLBACKS = 500
 """How many callbacks are read from the spool at once."""
 
+DRAIN_PATIENCE_SECONDS = 30.0
+"""How long what was read from the spool at once may take to store; nothing else is drained meanwhile."""
+
 log = logging.getLogger(__name__)
 
 
@@ -52,12 +56,13 @@ class CannotStore(ReceiverError):
 class _Gathering:
     """Callbacks that will be one group, and those who wait for it."""
 
-    __slots__ = ("callbacks", "done", "failure")
+    __slots__ = ("callbacks", "done", "failure", "spooled")
 
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []
         self.done = threading.Event()
         self.failure: Exception | None = None
+        self.spooled = False
 
 
 class Intake:
@@ -87,8 +92,9 @@ class Intake:
             thread.start()
 
     def stop(self) -> None:
-        """Store what has gathered, then end both threads."""
-        self._stopping = True
+        """Store what has gathered, then end both threads. Whoever comes later is told CannotStore."""
+        with self._lock:
+            self._stopping = True
         self._wake.set()
         self._look.set()
         for thread in self._threads:
@@ -97,9 +103,11 @@ class Intake:
         self._disconnect()
         self.spool.close()
 
-    def store(self, callback: Callback) -> None:
-        """Return once the callback is durable. Raises CannotStore."""
+    def store(self, callback: Callback) -> bool:
+        """Return once the callback is durable: True where that is in the spool. Raises CannotStore."""
         with self._lock:
+            if self._stopping:
+                raise CannotStore("The service is stopping; send the callback again.")
             gathering = self._gathering
             gathering.callbacks.append(callback)
         self._wake.set()
@@ -108,72 +116,81 @@ class Intake:
             gathering.done.wait()
         if gathering.failure is not None:
             raise CannotStore("The callback could not be stored; send it again.") from gathering.failure
+        return gathering.spooled
 
     def _write_groups(self) -> None:
         while True:
-            self._wake.wait()
+            if not self._stopping:
+                self._wake.wait()
             self._wake.clear()
             with self._lock:
                 gathering, self._gathering = self._gathering, _Gathering()
             if gathering.callbacks:
                 try:
-                    self._write(gathering.callbacks)
+                    gathering.spooled = self._write(gathering.callbacks)
                 except Exception as error:  # whatever it is: who waits must hear of it
                     gathering.failure = error
-                    log.error("callbacks could not be stored: %s", error)
+                    log.error("callbacks could not be stored: %s", error, extra=about("callbacks_not_stored"))
                 finally:
                     gathering.done.set()
             elif self._stopping:
                 return
 
-    def _write(self, callbacks: list[Callback]) -> None:
+    def _write(self, callbacks: list[Callback]) -> bool:
+        """Make them durable; whether that is in the spool."""
         with self._lock:
             # In one step: a group named before the database was away must not overtake those in the spool.
             conn = self._conn
             self._sequence += 1
             group = Group(self._writer_id, self._sequence, tuple(callbacks))
-        if conn is not None:
+        if conn is None:
+            self.spool.append(group)
+            if self._conn is not None:
+                self._look.set()  # it came back meanwhile, and the spool may have been drained already
+            return True
+        try:
+            write_group(conn, group)
+            return False
+        except psycopg.Error as error:
+            log.warning("database away, callbacks go to the spool: %s", error, extra=about("database_away"))
+            self._disconnect()
             try:
-                write_group(conn, group)
-                return
-            except psycopg.Error as error:
-                log.warning("database away, callbacks go to the spool: %s", error)
-                self._disconnect()
-                self._look.set()
-        self.spool.append(group)
+                self.spool.append(group)
+            finally:
+                self._look.set()  # only now: whoever looks earlier finds nothing to drain
+            return True
 
     def _look_after_database(self) -> None:
         while not self._stopping:
-            if self._conn is None:
-                self._return()
-            else:
-                with contextlib.suppress(SpoolFailed, psycopg.Error):
-                    if self.spool.oldest(1):
-                        with self._connect() as conn:
-                            self._drain(conn)
-            self._look.wait(PROBE_SECONDS if self._conn is None else SPOOL_CHECK_SECONDS)
+            pause = PROBE_SECONDS
+            try:
+                if self._conn is None:
+                    self._return()
+                elif self.spool.oldest(1):
+                    with self._connect() as conn:
+                        self._drain(conn)
+                if self._conn is not None:
+                    pause = SPOOL_CHECK_SECONDS
+            except (psycopg.Error, ReceiverError) as error:
+                log.debug("database or spool still away: %s", error, extra=about("still_away"))
+            except Exception:
+                log.exception("looking after the database failed; trying again", extra=about("looking_failed"))
+            self._look.wait(pause)
             self._look.clear()
 
     def _return(self) -> None:
         """Go back to the database, if it is there and stores promptly."""
-        try:
-            conn = self._connect()
-        except (psycopg.Error, ReceiverError):
-            return
-        watchdog = threading.Timer(PATIENCE_SECONDS, _shut_down, (conn,))
-        watchdog.daemon = True
-        watchdog.start()
+        conn = self._connect()
         try:
             began = time.monotonic()
-            write_group(conn, Group(uuid4(), 1, ()))
-            if time.monotonic() - began > PROMPT_SECONDS:
-                conn.close()
-                return
+            with _cut_after(PATIENCE_SECONDS, conn):
+                write_group(conn, Group(uuid4(), 1, ()))
         except psycopg.Error:
             conn.close()
             return
-        finally:
-            watchdog.cancel()
+        if time.monotonic() - began > PROMPT_SECONDS:
+            conn.close()
+            return
         with self._lock:
             # A new name for what comes: the old one's groups may lie in the spool, and a writer's groups
             # must reach the journal in their order.
@@ -184,11 +201,13 @@ class Intake:
     def _drain(self, conn: Connection) -> None:
         stored = 0
         while not self._stopping and (groups := self.spool.oldest(DRAIN_CALLBACKS)):
-            for position, group in groups:
-                write_group(conn, group)
-                self.spool.remove(position)
-                stored += len(group.callbacks)
-        log.info("spool drained: %d callbacks", stored)
+            # Each group commits by itself: a transaction left open on a broken line would lock out the next try.
+            with _cut_after(DRAIN_PATIENCE_SECONDS, conn):
+                for _, group in groups:
+                    write_group(conn, group)
+                    stored += len(group.callbacks)
+            self.spool.remove(groups[-1][0])
+        log.info("spool drained: %d callbacks", stored, extra=about("spool_drained", callbacks=stored))
 
     def _cut_connection(self) -> None:
         """Make the writer's statement fail now. It may still be carried out: `write_group` allows for that."""
@@ -200,6 +219,18 @@ class Intake:
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.close()
+
+
+@contextlib.contextmanager
+def _cut_after(seconds: float, conn: Connection) -> Iterator[None]:
+    """Make what runs on the connection fail if it takes longer: a server can be silent for ever."""
+    watchdog = threading.Timer(seconds, _shut_down, (conn,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
 
 
 def _shut_down(conn: Connection) -> None:

@@ -19,6 +19,9 @@ from receiver.model import SubmissionKey
 BODY_BYTES = 64 * 1024
 """Longest body that is taken."""
 
+ERASED_BODY = b'{"erased": true}'
+"""What stands in place of a body that named somebody who was erased."""
+
 
 @dataclass(frozen=True, slots=True)
 class Callback:

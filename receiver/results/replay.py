@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from receiver.database.pool import Connection
 from receiver.model import CallbackState
+from receiver.results.call_details import UnreadableBody, read_call_details
 from receiver.results.counters import Deltas
-from receiver.results.settlement import get_stored, settle
+from receiver.results.journal import ERASED_BODY
+from receiver.results.settlement import find_rows, get_stored, settle
 
 REPLAY_LOCK = 0x7265706C
 """Advisory lock: settlements share it, a replay has it alone (it takes rows away under their feet)."""
@@ -44,12 +47,20 @@ def share_with_replay(conn: Connection) -> None:
 def find_settled(
     conn: Connection, *, ids: Sequence[int] | None = None, state: str | None = None, after: int = 0
 ) -> list[tuple[int, int]]:
-    """(batch_id, callback_id) of the next settled callbacks to be replayed, by id or state, in order of id."""
+    """(batch_id, callback_id) of the next settled callbacks to be replayed, by id or state, in order of id.
+
+    An erased one would be unreadable now, and its call's result lost with it: it stays as it is.
+    """
     if state is not None and state != "applied":
-        query = "select batch_id, callback_id from set_aside s where state = %(state)s and callback_id > %(after)s"
+        query = (
+            "select batch_id, callback_id from set_aside s where state = %(state)s and callback_id > %(after)s"
+            " and not polled and not exists (select from callback c where c.batch_id = s.batch_id"
+            "  and c.callback_id = s.callback_id and c.body = %(erased)s)"
+        )
     else:
         query = (
             "select batch_id, callback_id from callback c where callback_id > %(after)s and not polled"
+            " and body <> %(erased)s"
             " and not exists (select from waiting w where w.callback_id = c.callback_id)"
         )
         if state == "applied":
@@ -61,7 +72,7 @@ def find_settled(
         query += " and callback_id = any(%(ids)s)"
     return conn.execute(
         query + " order by callback_id limit %(limit)s",
-        {"state": state, "after": after, "ids": list(ids or ()), "limit": REPLAY_CALLBACKS},
+        {"state": state, "after": after, "ids": list(ids or ()), "limit": REPLAY_CALLBACKS, "erased": ERASED_BODY},
     ).fetchall()
 
 
@@ -76,11 +87,13 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
         by_batch[batch_id].add(callback_id)
     changes: list[Change] = []
     for batch_id, callback_ids in sorted(by_batch.items()):
-        together = callback_ids | _of_same_calls(conn, batch_id, sorted(callback_ids))
-        before = _standing(conn, batch_id, sorted(together))
+        together = _decided_together(conn, batch_id, callback_ids)
+        before = _standing(conn, batch_id, together)
         _take_back(conn, batch_id, before)
-        settle(conn, get_stored(conn, batch_id, sorted(together)))
-        after = _standing(conn, batch_id, sorted(together))
+        settle(conn, get_stored(conn, batch_id, list(before)))
+        after = _standing(conn, batch_id, list(before))
+        if any(old[2] is not None and after[callback_id][2] is None for callback_id, old in before.items()):
+            _recount_times(conn, batch_id)
         changes += [
             Change(
                 callback_id,
@@ -97,51 +110,66 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
     return changes
 
 
-_State = tuple[CallbackState, str | None, int | None]
-"""(state, reason, row)"""
+_State = tuple[CallbackState, str | None, int | None, bool]
+"""(state, reason, row, polled)"""
+
+
+def _decided_together(conn: Connection, batch_id: int, callback_ids: set[int]) -> list[int]:
+    """These callbacks and all others of the calls that they were filed under, or name as they are read now."""
+    together: set[int] = set()
+    more = callback_ids
+    while more:
+        together |= more
+        more = _of_same_calls(conn, batch_id, sorted(more)) - together
+    return sorted(together)
 
 
 def _of_same_calls(conn: Connection, batch_id: int, callback_ids: list[int]) -> set[int]:
+    named = []
+    for stored in get_stored(conn, batch_id, callback_ids):
+        with suppress(UnreadableBody):
+            details = read_call_details(stored.body, stored.content_type, stored.content_encoding)
+            named.append((stored, details.phone_number))
     found = conn.execute(
         "with calls as (select row from result where batch_id = %(batch_id)s and callback_id = any(%(ids)s)"
         " union select row from set_aside where batch_id = %(batch_id)s and callback_id = any(%(ids)s)"
-        "   and row is not null)"
+        "   and row is not null union select unnest(%(rows)s::integer[]))"
         " select callback_id from calls join result using (row) where batch_id = %(batch_id)s"
         " union select callback_id from calls join set_aside using (row) where batch_id = %(batch_id)s",
-        {"batch_id": batch_id, "ids": callback_ids},
+        {"batch_id": batch_id, "ids": callback_ids, "rows": list(find_rows(conn, named).values())},
     )
     return {callback_id for (callback_id,) in found}
 
 
 def _standing(conn: Connection, batch_id: int, callback_ids: list[int]) -> dict[int, _State]:
     states: dict[int, _State] = {}
-    for callback_id, row in conn.execute(
-        "select callback_id, row from result where batch_id = %s and callback_id = any(%s)",
+    for callback_id, row, polled in conn.execute(
+        "select callback_id, row, polled from result where batch_id = %s and callback_id = any(%s)",
         (batch_id, callback_ids),
     ):
-        states[callback_id] = ("applied", None, row)
-    for callback_id, state, reason, row in conn.execute(
-        "select callback_id, state, reason, row from set_aside where batch_id = %s and callback_id = any(%s)",
+        states[callback_id] = ("applied", None, row, polled)
+    for callback_id, state, reason, row, polled in conn.execute(
+        "select callback_id, state, reason, row, polled from set_aside where batch_id = %s and callback_id = any(%s)",
         (batch_id, callback_ids),
     ):
-        states[callback_id] = (state, reason, row)
+        states[callback_id] = (state, reason, row, polled)
     return states
 
 
 def _take_back(conn: Connection, batch_id: int, states: dict[int, _State]) -> None:
     """Undo what these callbacks effected: results, what was set aside, and their counts."""
     deltas = Deltas()
-    for state, _, _ in states.values():
-        deltas.add(batch_id, state, -1)
+    for state, _, _, polled in states.values():
+        deltas.add_state(batch_id, state, polled, -1)
     ids = list(states)
     conn.execute("delete from set_aside where batch_id = %s and callback_id = any(%s)", (batch_id, ids))
     reopened: list[int] = []
-    for row, received_at, outcome, attempts, duration_seconds in conn.execute(
+    for row, received_at, outcome, attempts, duration_seconds, polled in conn.execute(
         "delete from result where batch_id = %s and callback_id = any(%s)"
-        " returning row, received_at, outcome, attempts, duration_seconds",
+        " returning row, received_at, outcome, attempts, duration_seconds, polled",
         (batch_id, ids),
     ):
-        deltas.add_result(batch_id, received_at, outcome, attempts, duration_seconds, -1)
+        deltas.add_result(batch_id, received_at, outcome, attempts, duration_seconds, polled, -1)
         if outcome is not None:
             reopened.append(row)
     refused = conn.execute(
@@ -153,3 +181,15 @@ def _take_back(conn: Connection, batch_id: int, states: dict[int, _State]) -> No
     ).fetchall()
     deltas.add(batch_id, "refused", sum(1 for (is_refused,) in refused if is_refused))
     deltas.write(conn)
+
+
+def _recount_times(conn: Connection, batch_id: int) -> None:
+    """When the first and the last callback that names a call came in, now that some name none any more."""
+    conn.execute(
+        "update batch_count set (first_result_at, last_result_at) = (select min(c.received_at), max(c.received_at)"
+        " from callback c join (select callback_id from result where batch_id = %(batch_id)s"
+        "  union all select callback_id from set_aside where batch_id = %(batch_id)s and row is not null"
+        " ) named using (callback_id) where c.batch_id = %(batch_id)s)"
+        " where batch_id = %(batch_id)s",
+        {"batch_id": batch_id},
+    )

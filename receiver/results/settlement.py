@@ -9,7 +9,7 @@ hold callbacks of one call meet at that row's key: the second waits, and then se
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,6 +22,7 @@ from receiver.queueing.batches import accept_proven
 from receiver.queueing.destination import candidates
 from receiver.results.call_details import CallDetails, UnreadableBody, read_call_details
 from receiver.results.counters import Deltas
+from receiver.results.set_aside import Aside, delete_set_aside, upsert_set_aside
 from receiver.results.standing import Reading, Verdict, decide
 
 UNKNOWN_BATCH = "unknown_batch"
@@ -84,12 +85,12 @@ def get_stored(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> 
 def settle(conn: Connection, stored: Sequence[Stored]) -> None:
     """Settle callbacks that are settled nowhere yet. The caller commits."""
     deltas = Deltas()
-    aside: list[tuple[int, int, CallbackState, str, int | None]] = []
+    aside: list[Aside] = []
     details: dict[int, CallDetails] = {}
     for callback in stored:
         read = _read(callback)
         if isinstance(read, UnreadableBody):
-            aside.append((callback.batch_id, callback.callback_id, "unreadable", read.code, None))
+            aside.append((callback.batch_id, callback.callback_id, "unreadable", read.code, None, callback.polled))
         else:
             details[callback.callback_id] = read
 
@@ -100,22 +101,22 @@ def settle(conn: Connection, stored: Sequence[Stored]) -> None:
         row = rows.get(callback.callback_id)
         if row is None:
             reason = UNKNOWN_BATCH if callback.default_region is None else NUMBER_NOT_IN_SUBMISSION
-            aside.append((callback.batch_id, callback.callback_id, "unmatched", reason, None))
+            aside.append((callback.batch_id, callback.callback_id, "unmatched", reason, None, callback.polled))
             continue
         readings[callback.batch_id, row].append(_reading(callback, details[callback.callback_id]))
         deltas.saw_result(callback.batch_id, callback.received_at)
-    for batch_id, _, state, _, _ in aside:
-        deltas.add(batch_id, state)
+    for batch_id, _, state, _, _, polled in aside:
+        deltas.add_state(batch_id, state, polled)
 
     verdicts = {call: decide(readings[call]) for call in sorted(readings)}
     inserted = _insert_results(conn, verdicts)
     for call in inserted:
-        _count_verdict(deltas, call, verdicts[call], aside)
+        _count_verdict(deltas, call, verdicts[call], aside, {r.callback_id for r in readings[call] if r.polled})
     contested = [call for call in verdicts if call not in inserted]
     if contested:
         aside += _decide_again(conn, {call: readings[call] for call in contested}, deltas)
     _close_calls(conn, verdicts, deltas)
-    _upsert_set_aside(conn, aside)
+    upsert_set_aside(conn, aside)
     accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows})
     deltas.write(conn)
 
@@ -124,8 +125,8 @@ def set_aside_unsettled(conn: Connection, stored: Sequence[Stored]) -> None:
     """File callbacks that `settle` failed on, by a fault of ours, as unreadable: kept, shown, and to be replayed."""
     deltas = Deltas()
     for callback in stored:
-        deltas.add(callback.batch_id, "unreadable")
-    _upsert_set_aside(conn, [(c.batch_id, c.callback_id, "unreadable", SETTLING_FAILED, None) for c in stored])
+        deltas.add_state(callback.batch_id, "unreadable", callback.polled)
+    upsert_set_aside(conn, [(c.batch_id, c.callback_id, "unreadable", SETTLING_FAILED, None, c.polled) for c in stored])
     deltas.write(conn)
 
 
@@ -219,15 +220,22 @@ def _count_verdict(
     deltas: Deltas,
     call: CallKey,
     verdict: Verdict,
-    aside: list[tuple[int, int, CallbackState, str, int | None]],
+    aside: list[Aside],
+    polled: Collection[int],
 ) -> None:
     batch_id, row = call
-    stands, details = verdict.stands, verdict.stands.details
-    deltas.add(batch_id, "applied")
-    deltas.add_result(batch_id, stands.received_at, details.outcome, details.attempts, details.duration_seconds)
+    deltas.add_state(batch_id, "applied", verdict.stands.polled)
+    _count_result(deltas, batch_id, verdict.stands)
     for callback_id, (state, reason) in verdict.set_aside.items():
-        deltas.add(batch_id, state)
-        aside.append((batch_id, callback_id, state, reason, row))
+        deltas.add_state(batch_id, state, callback_id in polled)
+        aside.append((batch_id, callback_id, state, reason, row, callback_id in polled))
+
+
+def _count_result(deltas: Deltas, batch_id: int, stands: Reading) -> None:
+    details = stands.details
+    deltas.add_result(
+        batch_id, stands.received_at, details.outcome, details.attempts, details.duration_seconds, stands.polled
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,16 +247,15 @@ class _Standing:
     outcome: Outcome | None
     attempts: int | None
     duration_seconds: int | None
+    polled: bool
 
 
-def _decide_again(
-    conn: Connection, readings: Mapping[CallKey, list[Reading]], deltas: Deltas
-) -> list[tuple[int, int, CallbackState, str, int | None]]:
+def _decide_again(conn: Connection, readings: Mapping[CallKey, list[Reading]], deltas: Deltas) -> list[Aside]:
     """Decide calls that had a result, among all their callbacks. Returns what is set aside now."""
     keys = ([batch_id for batch_id, _ in readings], [row for _, row in readings])
     with conn.cursor(row_factory=class_row(_Standing)) as cursor:
         standing = cursor.execute(
-            "select batch_id, row, callback_id, received_at, outcome, attempts, duration_seconds from result"
+            "select batch_id, row, callback_id, received_at, outcome, attempts, duration_seconds, polled from result"
             " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, row) using (batch_id, row)"
             " order by batch_id, row for update of result",
             keys,
@@ -272,7 +279,7 @@ def _decide_again(
         for callback in get_stored(conn, batch_id, callback_ids)
     }
 
-    aside: list[tuple[int, int, CallbackState, str, int | None]] = []
+    aside: list[Aside] = []
     replaced: dict[CallKey, Verdict] = {}
     for result in standing:
         call = batch_id, row = result.batch_id, result.row
@@ -283,23 +290,30 @@ def _decide_again(
                 everything.append(_reading(journaled[batch_id, callback_id], read))
         verdict = decide(everything)
         after = dict(verdict.set_aside)
+        polled = {reading.callback_id for reading in readings[call] if reading.polled}
+        polled |= {callback_id for callback_id in before[call] if journaled[batch_id, callback_id].polled}
         for callback_id, state in before[call].items():
-            deltas.add(batch_id, state, -1)
+            deltas.add_state(batch_id, state, callback_id in polled, -1)
             if callback_id != verdict.stands.callback_id and callback_id not in after:
                 after[callback_id] = ("unreadable", "unreadable_now")
-        deltas.add(batch_id, "applied")
+        deltas.add_state(batch_id, "applied", verdict.stands.polled)
         for callback_id, (state, reason) in after.items():
-            deltas.add(batch_id, state)
-            aside.append((batch_id, callback_id, state, reason, row))
+            deltas.add_state(batch_id, state, callback_id in polled)
+            aside.append((batch_id, callback_id, state, reason, row, callback_id in polled))
         if verdict.stands.callback_id != result.callback_id:
             replaced[call] = verdict
-            stands, details = verdict.stands, verdict.stands.details
             deltas.add_result(
-                batch_id, result.received_at, result.outcome, result.attempts, result.duration_seconds, -1
+                batch_id,
+                result.received_at,
+                result.outcome,
+                result.attempts,
+                result.duration_seconds,
+                result.polled,
+                -1,
             )
-            deltas.add_result(batch_id, stands.received_at, details.outcome, details.attempts, details.duration_seconds)
+            _count_result(deltas, batch_id, verdict.stands)
     _insert_results(conn, replaced, _REPLACE)
-    _delete_set_aside(conn, [(batch_id, v.stands.callback_id) for (batch_id, _), v in replaced.items()])
+    delete_set_aside(conn, [(batch_id, v.stands.callback_id) for (batch_id, _), v in replaced.items()])
     return aside
 
 
@@ -316,24 +330,3 @@ def _close_calls(conn: Connection, verdicts: Mapping[CallKey, Verdict], deltas: 
         prepare=True,
     ):
         deltas.add(batch_id, "refused", -1)
-
-
-def _upsert_set_aside(conn: Connection, aside: Sequence[tuple[int, int, CallbackState, str, int | None]]) -> None:
-    if aside:
-        conn.execute(
-            "insert into set_aside (batch_id, callback_id, state, reason, row)"
-            " select * from unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::integer[])"
-            " on conflict (batch_id, callback_id) do update"
-            " set state = excluded.state, reason = excluded.reason, row = excluded.row"
-            " where (set_aside.state, set_aside.reason) is distinct from (excluded.state, excluded.reason)",
-            [list(column) for column in zip(*aside, strict=True)],
-        )
-
-
-def _delete_set_aside(conn: Connection, keys: Sequence[tuple[int, int]]) -> None:
-    if keys:
-        conn.execute(
-            "delete from set_aside s using unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id)"
-            " where s.batch_id = g.batch_id and s.callback_id = g.callback_id",
-            [list(column) for column in zip(*keys, strict=True)],
-        )

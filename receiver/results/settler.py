@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
 
 import psycopg
 
-from receiver.database.pool import DatabaseUnavailable, Pool, connection
+from receiver.database.measured import Measurements
+from receiver.database.pool import GAVE_WAY, DatabaseUnavailable, Pool, connection
+from receiver.logs import about
 from receiver.results.replay import share_with_replay
 from receiver.results.settlement import claim_waiting, set_aside_unsettled, settle
 
@@ -17,6 +20,9 @@ GROUP_CALLBACKS = 500
 WHOLE_LOOK_SECONDS = 2.0
 """How often the queue is looked through from its very beginning."""
 
+SETTLE = "settle"
+"""What the times from received to settled are measured as."""
+
 _TRIES = 5
 
 log = logging.getLogger(__name__)
@@ -25,8 +31,9 @@ log = logging.getLogger(__name__)
 class Settler:
     """Takes waiting callbacks and settles them. One for each thread; any number may work at once."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, measurements: Measurements | None = None) -> None:
         self._pool = pool
+        self._measurements = measurements
         # Ids are given before the commit, so a lower one may still come in: each look from the floor
         # spares walking over what was settled but not vacuumed, each whole look finds the stragglers.
         self._floor = 0
@@ -40,12 +47,15 @@ class Settler:
         for _ in range(_TRIES):
             try:
                 return self._settle(GROUP_CALLBACKS)
-            except psycopg.errors.TransactionRollback:
+            except GAVE_WAY:
                 continue  # another worker was in the way; nothing was written
             except DatabaseUnavailable:
                 raise
             except Exception:
-                log.exception("a group of callbacks could not be settled; settling them one by one")
+                log.exception(
+                    "a group of callbacks could not be settled; settling them one by one",
+                    extra=about("settle_group_failed"),
+                )
                 return self._settle_one_by_one()
         return 0
 
@@ -57,6 +67,9 @@ class Settler:
                 settle(conn, claimed)
         if claimed:
             self._floor = min(callback.callback_id for callback in claimed)
+            if self._measurements is not None:
+                now = datetime.now(UTC)
+                self._measurements.observe(SETTLE, [(now - each.received_at).total_seconds() for each in claimed])
         return len(claimed)
 
     def _settle_one_by_one(self) -> int:
@@ -71,10 +84,15 @@ class Settler:
                 try:
                     with conn.transaction():
                         settle(conn, claimed)
-                except (psycopg.errors.TransactionRollback, psycopg.OperationalError):
+                except psycopg.OperationalError:
                     raise
                 except Exception:
-                    log.exception("callback %d cannot be settled", claimed[0].callback_id)
+                    batch_id, callback_id = claimed[0].batch_id, claimed[0].callback_id
+                    log.exception(
+                        "callback %d cannot be settled",
+                        callback_id,
+                        extra=about("callback_not_settled", batch_id=batch_id, callback_id=callback_id),
+                    )
                     set_aside_unsettled(conn, claimed)
             settled += 1
         return settled

@@ -1,0 +1,132 @@
+"""The calls that are asked about: which, when next, and what came of it. One row of `poll` for each.
+
+Rows come once a batch's results are overdue, for those of its calls whose ids the provider gave, and only
+for those. All workers together ask at one pace, kept in a row of `upkeep` that each request moves on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.results.call_ids import read_call_ids
+
+LEASE = timedelta(minutes=5)
+"""After which a request whose worker died is made again."""
+
+FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=1), timedelta(hours=12)
+MOST_TRIES = 15
+"""Doubling from one to the other, they cover three and a half days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A call that is to be asked about now; `tries` counts this time."""
+
+    batch_id: int
+    row: int
+    submission_no: int
+    call_id: str
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    batch_id: int
+    submission_no: int
+    calls: int
+
+
+def plan_polls(conn: Connection) -> Planned | None:
+    """Plan the polls of the next submission whose results are overdue; None where none is left to plan."""
+    row = conn.execute(
+        "select s.batch_id, s.submission_no, s.answer, b.default_region from submission s join batch b using (batch_id)"
+        " where s.answer is not null and not s.polls_planned and b.due_at < now()"
+        " order by s.batch_id, s.submission_no limit 1 for update of s skip locked"
+    ).fetchone()
+    if row is None:
+        return None
+    batch_id, submission_no, answer, region = row
+    conn.execute(
+        "update submission set polls_planned = true where batch_id = %s and submission_no = %s",
+        (batch_id, submission_no),
+    )
+    ids = read_call_ids(answer)
+    if not ids:
+        return Planned(batch_id, submission_no, 0)
+    # The place of a call is that among all that were sent, of which those erased since are no longer asked about.
+    overdue = conn.execute(
+        "select n.row, n.place, n.phone_number, n.line from ("
+        "  select c.row, c.phone_number, c.line, row_number() over (order by c.row) as place from call c"
+        "  join submission s using (batch_id, submission_no)"
+        "  where c.batch_id = %(batch_id)s and c.submission_no = %(submission_no)s"
+        "  and c.row between s.first_row and s.last_row) n"
+        " join outstanding o on o.batch_id = %(batch_id)s and not o.refused and o.row = n.row"
+        " where n.phone_number > 0 order by n.row",
+        {"batch_id": batch_id, "submission_no": submission_no},
+    ).fetchall()
+    found = ids.find(((place, number, line) for _, place, number, line in overdue), region)
+    asked = [(row, call_id) for (row, *_), call_id in zip(overdue, found, strict=True) if call_id is not None]
+    conn.execute(
+        "insert into poll (batch_id, submission_no, row, call_id)"
+        " select %s, %s, * from unnest(%s::integer[], %s::text[]) on conflict do nothing",
+        (batch_id, submission_no, [row for row, _ in asked], [call_id for _, call_id in asked]),
+    )
+    return Planned(batch_id, submission_no, len(asked))
+
+
+def forget_settled_polls(conn: Connection) -> None:
+    """Drop the polls of calls that have ended, or been refused, by some other way."""
+    conn.execute(
+        "delete from poll p where p.next_try_at <= now() and not exists"
+        " (select from outstanding o where o.batch_id = p.batch_id and not o.refused and o.row = p.row)"
+    )
+
+
+def claim_poll(conn: Connection, rate: float) -> Poll | None:
+    """The next call to ask about, at most `rate` a second among all workers. The caller commits before it asks."""
+    with conn.cursor(row_factory=class_row(Poll)) as cursor:
+        return cursor.execute(
+            """
+            with due as (
+                select batch_id, row from poll p where next_try_at <= now() and exists (select from outstanding o
+                    where o.batch_id = p.batch_id and not o.refused and o.row = p.row)
+                order by next_try_at limit 1 for update skip locked
+            ), paced as (
+                update upkeep set next_at = now() + %(interval)s
+                where task = 'poll' and next_at <= now() and exists (select from due) returning task
+            )
+            update poll p set tries = p.tries + 1, next_try_at = now() + %(lease)s from due, paced
+            where p.batch_id = due.batch_id and p.row = due.row
+            returning p.batch_id, p.row, p.submission_no, p.call_id, p.tries
+            """,
+            {"interval": timedelta(seconds=1 / rate), "lease": LEASE},
+            prepare=True,
+        ).fetchone()
+
+
+def end_poll(conn: Connection, poll: Poll) -> None:
+    """The call has its result: nothing is left to ask."""
+    conn.execute("delete from poll where batch_id = %s and row = %s", (poll.batch_id, poll.row))
+
+
+def put_off(conn: Connection, poll: Poll, provider_status: int | None, error: str, *, again: bool = True) -> None:
+    """Ask again later, each time after twice as long; never again where that is of no use."""
+    wait = min(FIRST_WAIT * 2 ** min(poll.tries - 1, 20), LONGEST_WAIT)
+    conn.execute(
+        "update poll set next_try_at = now() + %s, provider_status = %s, error = %s where batch_id = %s and row = %s",
+        (wait if again and poll.tries < MOST_TRIES else None, provider_status, error, poll.batch_id, poll.row),
+    )
+
+
+def pause_polls(conn: Connection, poll: Poll, pause: timedelta, provider_status: int | None, error: str) -> None:
+    """Ask about no call for a while: the answer had nothing to do with this one, whose try does not count."""
+    conn.execute("update upkeep set next_at = now() + %s where task = 'poll'", (pause,))
+    conn.execute(
+        "update poll set tries = tries - 1, next_try_at = now() + %s, provider_status = %s, error = %s"
+        " where batch_id = %s and row = %s",
+        (pause, provider_status, error, poll.batch_id, poll.row),
+    )

@@ -1,0 +1,108 @@
+"""What a worker does for batches later in their life: tells what is overdue, fetches results, purges."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from receiver.config import Config
+from receiver.database.pool import Pool, connection
+from receiver.logs import about
+from receiver.queueing.provider import Provider
+from receiver.results.overdue import notice_overdue
+from receiver.results.polls import forget_settled_polls, plan_polls
+from receiver.results.recovery import Polled, poll_once
+from receiver.results.retention import purge, take_turn
+
+LOOK_SECONDS = 10.0
+"""Between two looks for what became overdue: noticed within a minute, with room for a slow database."""
+
+POLLERS = 2
+"""Requests for results at a time: while one waits for its answer, the other keeps the pace."""
+
+POLL_SECONDS = 20.0
+"""Longest silence of the provider when it is asked about one call."""
+
+IDLE_SECONDS = 2.0
+PURGE_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """Steps for a worker's threads; each returns the seconds until it is to be done again."""
+
+    def __init__(self, pool: Pool, provider: Provider, config: Config, stop: threading.Event) -> None:
+        self._pool = pool
+        self._provider = replace(provider, read_timeout=min(provider.read_timeout, POLL_SECONDS))
+        self._rate = config.result_poll_rate
+        self._age = None if config.retention_days is None else timedelta(days=config.retention_days)
+        self._stop = stop
+
+    def steps(self) -> list[tuple[str, Callable[[], float]]]:
+        """The steps with their names: those that the configuration asks for."""
+        steps: list[tuple[str, Callable[[], float]]] = [("overdue", self.look_for_overdue)]
+        if self._rate > 0:
+            steps += [(f"poll-{number}", self.poll) for number in range(1, POLLERS + 1)]
+        if self._age is not None:
+            steps.append(("purge", self.purge))
+        return steps
+
+    def look_for_overdue(self) -> float:
+        """Tell of batches whose calls became overdue, and plan which of these are asked about."""
+        with connection(self._pool) as conn:
+            noticed = notice_overdue(conn)
+        for batch in noticed:
+            log.warning(
+                "batch %d: %d of its %d calls are overdue", batch.batch_id, batch.overdue, batch.calls,
+                extra=about("batch_overdue", batch_id=batch.batch_id, overdue=batch.overdue),
+            )  # fmt: skip
+        if self._rate > 0:
+            with connection(self._pool) as conn:
+                forget_settled_polls(conn)
+            while not self._stop.is_set():
+                with connection(self._pool) as conn:
+                    planned = plan_polls(conn)
+                if planned is None:
+                    break
+                if planned.calls:
+                    log.info(
+                        "batch %d, submission %d: asking about %d overdue calls",
+                        planned.batch_id, planned.submission_no, planned.calls,
+                        extra=about("polls_planned", batch_id=planned.batch_id, calls=planned.calls),
+                    )  # fmt: skip
+        return LOOK_SECONDS
+
+    def poll(self) -> float:
+        """Ask about one call."""
+        asked = poll_once(self._pool, self._provider, self._rate)
+        if asked is None:
+            return min(IDLE_SECONDS, 1 / self._rate)
+        poll, polled, words = asked
+        level = logging.WARNING if polled is Polled.PAUSED else logging.INFO
+        log.log(
+            level, "batch %d, row %d: asked, try %d: %s%s",
+            poll.batch_id, poll.row, poll.tries, polled.value, f" ({words})" if words else "",
+            extra=about("call_polled", batch_id=poll.batch_id, row=poll.row, result=polled.value),
+        )  # fmt: skip
+        return 0.0
+
+    def purge(self) -> float:
+        """Once a day: remove what RETENTION_DAYS says is old enough."""
+        assert self._age is not None  # noqa: S101 else this is no step
+        with connection(self._pool) as conn:
+            turn = take_turn(conn)
+        if not turn:
+            return PURGE_SECONDS
+        with connection(self._pool) as conn:
+            for removed in purge(conn, self._age):
+                conn.commit()
+                if removed.ended:
+                    about_batch = about("batch_purged", batch_id=removed.batch_id)
+                    log.info("batch %d: purged", removed.batch_id, extra=about_batch)
+                if self._stop.is_set():
+                    break
+        return PURGE_SECONDS

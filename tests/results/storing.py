@@ -1,0 +1,99 @@
+"""What the tests of the intake share: one with its spool, callers by the dozen, and a look at what was kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+from receiver.database.pool import Connection, connect
+from receiver.results.intake import CannotStore, Intake
+from receiver.results.spool import Spool
+from tests.factories import make_callback
+from tests.results.waiting import wait_until
+
+ANSWER_OWED_SECONDS = 2.0
+PLENTY = 1 << 30
+
+
+@contextmanager
+def running_intake(url: str, spool_path: Path, *, spool_bytes: int = PLENTY, up: bool = True) -> Iterator[Intake]:
+    """An intake at work; with `up`, once it has reached the database."""
+    intake = Intake(partial(connect, url, name="journal", autocommit=True), Spool(spool_path, spool_bytes))
+    intake.start()
+    try:
+        if up:
+            wait_until(lambda: not intake.database_away)
+        yield intake
+    finally:
+        intake.stop()
+
+
+class Callers:
+    """Threads that each store one callback after another, every one with a body of its own."""
+
+    _numbers = count()
+
+    def __init__(self, intake: Intake, threads: int) -> None:
+        self.stored: list[bytes] = []
+        self.refused: list[bytes] = []
+        self.seconds: list[float] = []
+        self._intake = intake
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(None,)) for _ in range(threads)]
+
+    def run(self, times: int) -> None:
+        """Each thread stores so many; returns when all are done."""
+        self._threads = [threading.Thread(target=self._work, args=(times,)) for _ in self._threads]
+        for thread in self._threads:
+            thread.start()
+        self._join()
+
+    def start(self) -> None:
+        """Each thread stores until `stop`, or until it is refused."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._end.set()
+        self._join()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in self._threads), "a caller was never answered"
+
+    def _work(self, times: int | None) -> None:
+        while times != 0 and not self._end.is_set():
+            times = None if times is None else times - 1
+            body = b"%d" % next(self._numbers)
+            began = time.monotonic()
+            try:
+                self._intake.store(make_callback(1, body))
+                self.stored.append(body)
+            except CannotStore:
+                self.refused.append(body)
+                if times is None:
+                    return
+            self.seconds.append(time.monotonic() - began)
+
+
+def journaled(conn: Connection) -> Counter[bytes]:
+    """How often each body stands in the journal."""
+    found = Counter(body for (body,) in conn.execute("select body from callback join waiting using (callback_id)"))
+    conn.commit()
+    return found
+
+
+def assert_exactly_once(conn: Connection, callers: Callers) -> None:
+    """Whatever was answered is in the journal, soon; and nothing stands there twice."""
+    expected = set(callers.stored)
+    wait_until(lambda: expected <= journaled(conn).keys())
+    found = journaled(conn)
+    assert set(found.values()) <= {1}
+    assert found.keys() - expected <= set(callers.refused)

@@ -1,0 +1,233 @@
+"""The contract's three equations, at every moment and in every order of what can happen to a batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from receiver.database.pool import Connection, connect
+from receiver.queueing.sender import Outgoing, claim_submission, record_answer, register_worker
+from receiver.results.journal import Callback
+from receiver.results.replay import find_settled, replay, share_with_replay
+from receiver.results.settlement import claim_waiting, settle
+from receiver.summary.verify import verify
+from tests.factories import (
+    ACCEPTED,
+    NOON,
+    REFUSED,
+    UNKNOWN,
+    differences,
+    journal,
+    make_batch,
+    make_callback,
+    phone_number,
+    read_batch,
+    result_body,
+    settle_all,
+)
+
+# In CI the same examples each time; elsewhere new ones, and a failing one is printed and remembered.
+FEW = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+CALLS = 4
+SUBMISSION_ROWS = 2
+ANSWERS = {"accepted": ACCEPTED, "refused": REFUSED, "unknown": UNKNOWN}
+
+
+@dataclass(frozen=True)
+class Said:
+    """A callback to come: by which batch's token, about which number, and saying what."""
+
+    batch: int
+    number: int
+    status: str
+    last_event: int
+    minute: int
+
+    def callback(self, batch_ids: list[int], order: int) -> Callback:
+        body = result_body(phone_number(self.number), self.status, last_event=self.last_event)
+        return make_callback(
+            batch_ids[self.batch],
+            b"?" if self.status == "unreadable" else body,
+            submission_no=min(self.number, CALLS - 1) // SUBMISSION_ROWS + 1,
+            received_at=NOON + timedelta(minutes=self.minute, seconds=order),
+        )
+
+
+# Few calls and few statuses, so that callbacks meet; the last number is nobody's.
+said = st.builds(
+    Said,
+    batch=st.integers(0, 1),
+    number=st.integers(0, CALLS),
+    status=st.sampled_from(["completed", "completed", "failed", "canceled", "dialing", "unreadable"]),
+    last_event=st.sampled_from([60, 90]),
+    minute=st.sampled_from([1, 20]),
+)
+settlers = st.integers(0, 1)
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("deliver"), st.lists(said, min_size=1, max_size=4)),
+        st.tuples(st.just("deliver"), st.lists(said, min_size=1, max_size=4)),
+        st.tuples(st.just("begin to settle"), settlers, st.integers(1, 6)),
+        st.tuples(st.just("end settling"), settlers, st.booleans()),
+        st.tuples(st.just("answer"), st.integers(0, 3), st.sampled_from(sorted(ANSWERS))),
+        st.tuples(st.just("replay"), st.sampled_from([None, "applied", "duplicate", "conflict"]), st.booleans()),
+    ),
+    min_size=5,
+    max_size=25,
+)
+
+
+class World:
+    """Two batches whose submissions are under way, two settlers, and somebody who looks on."""
+
+    def __init__(self, conns: list[Connection]) -> None:
+        for conn in conns:
+            conn.rollback()  # what an example that failed left behind
+        self.looker, self.writer, *self.settlers = conns
+        numbers = [phone_number(index) for index in range(CALLS)]
+        self.batch_ids = [
+            make_batch(self.looker, numbers, submission_rows=SUBMISSION_ROWS, send=False) for _ in range(2)
+        ]
+        self.sent: list[Outgoing] = []
+        worker_id = register_worker(self.looker, "test", 1)
+        while (outgoing := claim_submission(self.looker, worker_id)) is not None:
+            self.sent.append(outgoing)
+        self.looker.commit()
+        self.delivered = 0
+
+    def do(self, name: str, *arguments: Any) -> None:
+        """One step; where it would have to wait for another's, it is given up, and rolled back."""
+        step = getattr(self, "_" + name.replace(" ", "_"))
+        try:
+            step(*arguments)
+        except psycopg.errors.LockNotAvailable:
+            note(f"{name} was in somebody's way")
+            for conn in (self.writer, *self.settlers):
+                if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+                    conn.rollback()
+
+    def _deliver(self, says: list[Said]) -> None:
+        callbacks = []
+        for each in says:
+            self.delivered += 1
+            callbacks.append(each.callback(self.batch_ids, self.delivered))
+        journal(self.looker, *callbacks)
+
+    def _begin_to_settle(self, settler: int, group: int) -> None:
+        conn = self.settlers[settler]
+        share_with_replay(conn)
+        settle(conn, claim_waiting(conn, group))
+
+    def _end_settling(self, settler: int, well: bool) -> None:
+        if well:
+            self.settlers[settler].commit()
+        else:
+            self.settlers[settler].rollback()
+
+    def _answer(self, place: int, answer: str) -> None:
+        record_answer(self.writer, self.sent[place], ANSWERS[answer])
+        self.writer.commit()
+
+    def _replay(self, state: str | None, in_earnest: bool) -> None:
+        replay(self.writer, find_settled(self.writer, state=state))
+        if in_earnest:
+            self.writer.commit()
+        else:
+            self.writer.rollback()
+
+    def check(self) -> None:
+        for batch_id in self.batch_ids:
+            read_batch(self.looker, batch_id)
+            assert list(verify(self.looker, batch_id)) == []
+            self.looker.commit()
+
+    def finish(self) -> None:
+        for conn in self.settlers:
+            conn.commit()
+        settle_all(self.looker)
+
+
+@pytest.fixture
+def connections(database_url: str) -> Iterator[list[Connection]]:
+    with ExitStack() as stack:
+        conns = [stack.enter_context(closing(connect(database_url, name="balance"))) for _ in range(4)]
+        for conn in conns:
+            conn.execute("set lock_timeout = '20ms'")
+            conn.commit()
+        yield conns
+
+
+def kept(conn: Connection, batch_ids: list[int]) -> list[Any]:
+    """All that settlement keeps of the batches, callbacks named by when they came in instead of by id."""
+    found: list[Any] = []
+    for batch_id in batch_ids:
+        batch = read_batch(conn, batch_id)
+        found.append((batch.counts, batch.callbacks, batch.attempts, batch.duration_seconds))
+        found.append((batch.state, batch.first_result_at, batch.last_result_at))
+        for query in (
+            "select row, received_at, outcome, provider_status, attempts, ended_at, duration_seconds from result",
+            "select received_at, state, reason, row from set_aside join callback using (batch_id, callback_id)",
+            "select row, refused from outstanding",
+            # Where results were and are no more, zeros may stay.
+            "select at, completed, failed, canceled, attempts, duration_seconds from (select *"
+            " from result_count where completed + failed + canceled > 0) counted",
+        ):
+            rows = conn.execute(f"{query} where batch_id = %s", (batch_id,)).fetchall()
+            found.append(sorted(rows, key=repr))
+    conn.commit()
+    return found
+
+
+@FEW
+@given(operations)
+def test_balance_holds_at_every_moment(connections: list[Connection], steps: list[tuple[Any, ...]]) -> None:
+    world = World(connections)
+    for step in steps:
+        world.do(*step)
+        world.check()
+    world.finish()
+    world.check()
+    before = kept(world.looker, world.batch_ids)
+    assert replay(world.looker, find_settled(world.looker)) == []
+    world.looker.commit()
+    assert kept(world.looker, world.batch_ids) == before
+    assert [d for d in differences(world.looker) if d["batch_id"] in world.batch_ids] == []
+
+
+@FEW
+@given(st.lists(said, min_size=2, max_size=14), st.data())
+def test_final_state_does_not_depend_on_the_order(
+    connections: list[Connection], says: list[Said], data: st.DataObject
+) -> None:
+    """The same callbacks, received when they were, but journaled and settled in another order and other groups."""
+    places = range(len(says))
+    outcomes = []
+    for order in (list(places), data.draw(st.permutations(places))):
+        world = World(connections)
+        for outgoing in world.sent:
+            record_answer(world.looker, outgoing, UNKNOWN)
+        group = data.draw(st.integers(1, 5))
+        for place in order:
+            journal(world.looker, says[place].callback(world.batch_ids, place))
+            if data.draw(st.booleans()):
+                settle_all(world.looker, group)
+        settle_all(world.looker, group)
+        world.check()
+        outcomes.append(kept(world.looker, world.batch_ids))
+    assert outcomes[0] == outcomes[1]

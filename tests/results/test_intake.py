@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from psycopg import sql
+
+from receiver.database.pool import Connection
+from receiver.results import intake as intake_module
+from receiver.results.intake import CannotStore
+from receiver.results.journal import Group, write_group
+from receiver.results.spool import Spool
+from tests.factories import make_callback
+from tests.results.proxy import Proxy
+from tests.results.storing import (
+    ANSWER_OWED_SECONDS,
+    PLENTY,
+    Callers,
+    assert_exactly_once,
+    journaled,
+    running_intake,
+)
+from tests.results.waiting import wait_until, waits_for_lock
+
+
+@pytest.fixture
+def spool_path(tmp_path: Path) -> Path:
+    return tmp_path / "spool.sqlite3"
+
+
+def test_each_of_many_callers_is_stored_once_and_commits_are_shared(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with running_intake(database_url, spool_path) as intake:
+        callers = Callers(intake, 50)
+        callers.run(20)
+        assert (len(callers.stored), callers.refused) == (1000, [])
+        assert journaled(conn) == dict.fromkeys(callers.stored, 1)
+    commits = conn.execute("select sum(last_sequence) from journal_writer").fetchone()
+    assert commits is not None and commits[0] < 500
+    assert not spool_path.exists()
+
+
+def test_store_returns_only_after_the_callback_is_in_the_journal(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with running_intake(database_url, spool_path) as intake:
+        for number in range(20):
+            intake.store(make_callback(1, b"%d" % number))
+            assert len(journaled(conn)) == number + 1
+
+
+def test_database_away_at_the_start_is_spooled_for_and_then_drained_into(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with Proxy(database_url) as proxy:
+        proxy.close()
+        with running_intake(proxy.url, spool_path, up=False) as intake:
+            callers = Callers(intake, 10)
+            callers.run(5)
+            assert intake.database_away
+            assert (len(callers.stored), intake.spool.depth(), journaled(conn)) == (50, 50, {})
+            assert max(callers.seconds) < ANSWER_OWED_SECONDS
+            proxy.open()
+            assert_exactly_once(conn, callers)
+            wait_until(lambda: intake.spool.depth() == 0)
+            intake.store(make_callback(1, b"and on"))
+            assert journaled(conn)[b"and on"] == 1
+
+
+def test_killed_connections_lose_nothing_and_double_nothing(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with running_intake(database_url, spool_path) as intake:
+        callers = Callers(intake, 20)
+        callers.start()
+        for _ in range(8):
+            wait_until(lambda: not intake.database_away)
+            stored = len(callers.stored)
+            wait_until(lambda seen=stored: len(callers.stored) > seen + 20)  # type: ignore[misc]
+            conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name = 'journal' and datname = current_database()"
+            )
+            conn.commit()
+        callers.stop()
+        assert callers.refused == []
+        assert max(callers.seconds) < ANSWER_OWED_SECONDS
+        assert_exactly_once(conn, callers)
+
+
+@pytest.mark.parametrize("held_back", ["requests", "answers", "both"])
+def test_hung_server_costs_one_wait_and_nothing_is_stored_twice_when_it_thaws(
+    conn: Connection, database_url: str, spool_path: Path, held_back: str
+) -> None:
+    with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
+        callers = Callers(intake, 10)
+        callers.run(3)
+        proxy.freeze(requests=held_back != "answers", answers=held_back != "requests")
+        callers.run(1)
+        assert max(callers.seconds) < ANSWER_OWED_SECONDS
+        for _ in range(20):
+            before = len(callers.seconds)
+            callers.run(1)
+            assert max(callers.seconds[before:]) < 0.1
+        assert (len(callers.stored), callers.refused) == (240, [])
+        assert intake.database_away
+        proxy.thaw()
+        wait_until(lambda: not intake.database_away and intake.spool.depth() == 0)
+        callers.run(1)
+        assert_exactly_once(conn, callers)
+
+
+@pytest.mark.parametrize("commit_seconds", [0.8, 1.6])
+def test_slow_commits_are_answered_in_time_and_exactly_once(
+    conn: Connection, database_url: str, spool_path: Path, commit_seconds: float
+) -> None:
+    with running_intake(database_url, spool_path) as intake:
+        conn.execute(
+            sql.SQL(
+                "create function slow() returns trigger language plpgsql as"
+                " $$ begin perform pg_sleep({}); return null; end $$"
+            ).format(sql.Literal(commit_seconds))
+        )
+        conn.execute("create trigger slow after insert on callback for each statement execute function slow()")
+        conn.commit()
+        callers = Callers(intake, 10)
+        callers.start()
+        wait_until(lambda: len(callers.stored) >= 30)
+        callers.stop()
+        assert callers.refused == []
+        assert max(callers.seconds) < ANSWER_OWED_SECONDS
+        conn.execute("drop trigger slow on callback")
+        conn.commit()
+        assert_exactly_once(conn, callers)
+
+
+def test_database_that_became_read_only_is_away(conn: Connection, database_url: str, spool_path: Path) -> None:
+    """What a failover leaves behind: every connection works, and nothing can be written."""
+    name = sql.Identifier(conn.info.dbname)
+    conn.autocommit = True
+    with running_intake(database_url, spool_path) as intake:
+        callers = Callers(intake, 5)
+        conn.execute(sql.SQL("alter database {} set default_transaction_read_only = on").format(name))
+        conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'journal'")
+        callers.run(20)
+        assert (len(callers.stored), intake.database_away) == (100, True)
+        conn.execute(sql.SQL("alter database {} reset default_transaction_read_only").format(name))
+        assert_exactly_once(conn, callers)
+
+
+def test_where_neither_database_nor_spool_can_store_the_caller_is_told(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path, spool_bytes=0) as intake:
+        proxy.close()
+        proxy.cut()
+        callers = Callers(intake, 5)
+        callers.run(4)
+        assert (callers.stored, len(callers.refused), journaled(conn)) == ([], 20, {})
+        with pytest.raises(CannotStore) as caught:
+            intake.store(make_callback(1))
+        assert caught.value.code == "storage_unavailable"
+        proxy.open()
+        wait_until(lambda: not intake.database_away)
+        callers.run(1)
+        assert len(callers.stored) == 5
+        assert_exactly_once(conn, callers)
+
+
+def test_stop_loses_nothing_and_leaves_nobody_waiting(conn: Connection, database_url: str, spool_path: Path) -> None:
+    callers_of_all = []
+    for _ in range(3):
+        with running_intake(database_url, spool_path) as intake:
+            callers = Callers(intake, 20)
+            callers.start()
+            wait_until(lambda callers=callers: len(callers.stored) > 50)  # type: ignore[misc]
+        callers.stop()
+        callers_of_all.append(callers)
+        assert callers.refused, "who comes after the end is told so"
+    with running_intake(database_url, spool_path):
+        for callers in callers_of_all:
+            wait_until(lambda callers=callers: set(callers.stored) <= journaled(conn).keys())  # type: ignore[misc]
+    assert set(journaled(conn).values()) == {1}
+
+
+def test_stop_while_the_server_hangs_spools_what_has_gathered(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with Proxy(database_url) as proxy:
+        with running_intake(proxy.url, spool_path) as intake:
+            callers = Callers(intake, 5)
+            proxy.freeze()
+            waiting = threading.Thread(target=callers.run, args=(1,))
+            waiting.start()
+            wait_until(lambda: intake._sequence == 1)
+        waiting.join(5)
+        proxy.thaw()
+        assert callers.stored and len(callers.seconds) == 5
+        with running_intake(database_url, spool_path):
+            assert_exactly_once(conn, callers)
+
+
+def test_spool_that_another_process_left_is_drained_even_if_the_database_was_away_meanwhile(
+    conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
+    with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
+        proxy.close()  # the intake's own connection stays, and nothing is written to show that others fail
+        left = Spool(spool_path, PLENTY)
+        left.append(Group(uuid4(), 1, (make_callback(1, b"left"),)))
+        left.close()
+        time.sleep(0.3)  # a few tries to drain it
+        assert not intake.database_away
+        proxy.open()
+        wait_until(lambda: journaled(conn) == {b"left": 1})
+
+
+def test_drain_that_a_server_never_answers_is_begun_again(
+    conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "DRAIN_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
+    left = Group(uuid4(), 1, (make_callback(1, b"left"),))
+    spool = Spool(spool_path, PLENTY)
+    spool.append(left)
+    spool.close()
+    write_group(conn, left)  # uncommitted, so the drain waits for it
+    with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
+        wait_until(lambda: waits_for_lock(conn, "journal"))
+        proxy.freeze_present_lines()
+        conn.rollback()
+        wait_until(lambda: intake.spool.depth() == 0)
+        assert journaled(conn) == {b"left": 1}
+
+
+def test_processes_that_drain_the_same_spool_store_each_group_once(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with Proxy(database_url) as proxy:
+        proxy.close()
+        with (
+            running_intake(proxy.url, spool_path, up=False) as one,
+            running_intake(proxy.url, spool_path, up=False) as two,
+        ):
+            callers = Callers(one, 20), Callers(two, 20)
+            for half in callers:
+                half.run(20)
+            proxy.open()
+            for half in callers:
+                wait_until(lambda half=half: set(half.stored) <= journaled(conn).keys())  # type: ignore[misc]
+            wait_until(lambda: one.spool.depth() == 0)
+            assert journaled(conn) == dict.fromkeys(callers[0].stored + callers[1].stored, 1)

@@ -1,0 +1,283 @@
+"""Old batches go whole, a piece at a time, and no count is ever wrong meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from itertools import islice
+
+import pytest
+
+from receiver.database.pool import Connection, connect
+from receiver.errors import NotFound
+from receiver.queueing.drafts import insert_draft
+from receiver.queueing.sender import record_answer
+from receiver.results import retention
+from receiver.results.replay import REPLAY_LOCK
+from receiver.results.retention import Removed, count_old, purge, take_turn
+from receiver.results.settlement import claim_waiting, settle
+from receiver.summary.attention import BatchesOf, get_attention
+from receiver.summary.batches import BatchFilter, get_batch, list_batches
+from receiver.summary.series import SummaryFilter, get_summary
+from tests.factories import (
+    ACCEPTED,
+    UNKNOWN,
+    answer_submissions,
+    deliver,
+    differences,
+    journal,
+    make_batch,
+    make_callback,
+    phone_number,
+    present,
+    read_batch,
+    result_body,
+    settle_all,
+    states,
+)
+
+NUMBERS = [phone_number(index) for index in range(12)]
+MONTH = timedelta(days=30)
+TABLES = ("call", "callback", "waiting", "result", "set_aside", "outstanding", "skipped", "poll", "submission",
+          "batch", "batch_count", "result_count", "idempotency", "resolution", "purge")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "PURGE_ROWS", 5)
+
+
+def make_full_batch(conn: Connection) -> int:
+    """A batch with something in every table that hangs on one."""
+    batch_id = make_batch(conn, [*NUMBERS, "nobody"], on_invalid="skip", submission_rows=7)
+    deliver(conn, batch_id, *(result_body(number) for number in NUMBERS[:4]), result_body(NUMBERS[0], "failed"), b"{}")
+    deliver(conn, batch_id, result_body(phone_number(99)), result_body(NUMBERS[8], "dialing"), submission_no=2)
+    conn.execute("insert into poll (batch_id, row, submission_no, call_id) values (%s, 5, 1, 'a')", (batch_id,))
+    conn.execute(
+        "insert into idempotency (key_id, idempotency_key, digest, batch_id) values (%s, 'k', '', %s)",
+        (batch_id, batch_id),
+    )
+    conn.execute(
+        "insert into resolution (batch_id, submission_no, tries, queued, note, resolved_by)"
+        " values (%s, 1, 1, true, 'n', 'b')",
+        (batch_id,),
+    )
+    conn.commit()
+    return batch_id
+
+
+def age(conn: Connection, batch_id: int, days: int = 40) -> int:
+    conn.execute(
+        "update batch set created_at = now() - make_interval(days => %s), due_at = now() - make_interval(days => %s)"
+        " where batch_id = %s",
+        (days + 1, days, batch_id),
+    )
+    conn.execute(
+        "update callback set received_at = received_at - interval '2000 days' where batch_id = %s", (batch_id,)
+    )
+    conn.commit()
+    return batch_id
+
+
+def purge_all(conn: Connection, older_than: timedelta = MONTH) -> list[int]:
+    """Purge to the end; returns the batches that went."""
+    ended = []
+    for removed in purge(conn, older_than):
+        conn.commit()
+        assert removed.rows <= 5
+        assert differences(conn) == []
+        if removed.ended:
+            ended.append(removed.batch_id)
+    conn.commit()
+    return ended
+
+
+def rows_of(conn: Connection, batch_id: int) -> dict[str, int]:
+    """Rows that carry the batch's id, those of empty tables left out."""
+    counted = {}
+    for table in TABLES:
+        row = conn.execute(f"select count(*) from {table} where batch_id = %s", (batch_id,)).fetchone()  # noqa: S608
+        assert row is not None
+        counted[table] = row[0]
+    conn.commit()
+    return present(counted)
+
+
+def test_old_batches_go_with_everything_and_others_stay_as_they_were(conn: Connection) -> None:
+    old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
+    assert set(rows_of(conn, old)) == set(TABLES) - {"waiting", "purge"}
+    before = (read_batch(conn, young), rows_of(conn, young))
+    assert purge_all(conn) == [old]
+    assert rows_of(conn, old) == {}
+    assert (read_batch(conn, young), rows_of(conn, young)) == before
+
+
+def test_age_counts_from_when_results_were_due(conn: Connection) -> None:
+    batch_id = age(conn, make_batch(conn, NUMBERS), days=29)
+    assert purge_all(conn) == []
+    assert purge_all(conn, timedelta(days=28)) == [batch_id]
+
+
+def test_what_is_still_queueing_is_never_old(conn: Connection) -> None:
+    batch_id = age(conn, make_batch(conn, NUMBERS, send=False))
+    assert purge_all(conn) == []
+    answer_submissions(conn)
+    assert purge_all(conn) == [batch_id]
+
+
+def test_a_batch_leaves_lists_and_totals_with_the_first_piece(conn: Connection) -> None:
+    old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
+    next(purge(conn, MONTH))
+    conn.commit()
+    with pytest.raises(NotFound):
+        get_batch(conn, old)
+    assert [batch.id for batch in list_batches(conn, BatchFilter(), 10)] == [young]
+    alone = read_batch(conn, young)
+    summary = get_summary(conn, SummaryFilter())
+    assert summary.totals == {
+        **alone.counts, "attempts": alone.attempts, "duration_seconds": alone.duration_seconds
+    }  # fmt: skip
+    assert sum(point["final"] for point in summary.series) == alone.counts["final"]
+    attention = get_attention(conn, BatchesOf())
+    assert (attention.unmatched, attention.unreadable, attention.conflict) == (1, 1, 1)
+    assert attention.totals == alone.counts
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4, 9])
+def test_a_purge_that_was_cut_off_is_gone_on_with(conn: Connection, pieces: int) -> None:
+    old = age(conn, make_full_batch(conn))
+    for _ in islice(purge(conn, MONTH), pieces):
+        conn.commit()
+    conn.rollback()
+    assert differences(conn) == []
+    assert purge_all(conn, timedelta(days=36500)) == [old]
+    assert rows_of(conn, old) == {}
+
+
+def test_a_killed_transaction_takes_nothing(conn: Connection) -> None:
+    old = age(conn, make_full_batch(conn))
+    before = rows_of(conn, old)
+    next(purge(conn, MONTH))
+    conn.rollback()
+    assert rows_of(conn, old) == before
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 100])
+def test_callbacks_that_come_in_meanwhile_stay_as_unmatched(conn: Connection, pieces: int) -> None:
+    old = age(conn, make_full_batch(conn))
+    steps = purge(conn, MONTH)
+    for _ in islice(steps, pieces):
+        conn.commit()
+    now = datetime.now(UTC)
+    late = journal(
+        conn, *(make_callback(old, body, received_at=now) for body in (result_body(NUMBERS[5]), b"nonsense"))
+    )
+    settle_all(conn)
+    waiting = journal(conn, make_callback(old, result_body(NUMBERS[6]), received_at=now))
+    for _ in steps:
+        conn.commit()
+    assert states(conn, late) == [("unmatched", "unknown_batch"), ("unreadable", "not_recognised")]
+    assert differences(conn) == []
+    settle_all(conn)
+    assert states(conn, waiting) == [("unmatched", "unknown_batch")]
+    assert set(rows_of(conn, old)) == {"callback", "set_aside", "batch_count"}
+    assert get_attention(conn, BatchesOf()).unmatched == 2
+    assert differences(conn) == []
+
+
+def test_callbacks_that_waited_when_the_batch_went_are_kept(conn: Connection) -> None:
+    old = age(conn, make_full_batch(conn))
+    waiting = journal(conn, make_callback(old, result_body(NUMBERS[6]), received_at=datetime.now(UTC)))
+    assert purge_all(conn) == [old]
+    settle_all(conn)
+    assert states(conn, waiting) == [("unmatched", "unknown_batch")]
+    assert differences(conn) == []
+
+
+def test_late_callbacks_go_when_they_are_old_themselves(conn: Connection) -> None:
+    old = age(conn, make_full_batch(conn))
+    purge_all(conn)
+    now = datetime.now(UTC)
+    journal(
+        conn,
+        *(make_callback(old, result_body(NUMBERS[1]), received_at=now - timedelta(days=31)) for _ in range(8)),
+        make_callback(old, result_body(NUMBERS[2]), received_at=now - timedelta(days=29)),
+        make_callback(old, result_body(NUMBERS[3]), received_at=now - timedelta(days=32)),
+    )
+    settle_all(conn)
+    assert count_old(conn, MONTH).late_callbacks == 9
+    assert purge_all(conn) == [old]
+    # One that came out of a spool stays until the younger ones before it are old, too.
+    assert rows_of(conn, old) == {"callback": 2, "set_aside": 2, "batch_count": 1}
+    assert purge_all(conn, timedelta(days=20)) == [old]
+    assert rows_of(conn, old) == {}
+
+
+def test_a_settlement_under_way_is_waited_for(conn: Connection, database_url: str) -> None:
+    old = age(conn, make_full_batch(conn))
+    journal(conn, make_callback(old, result_body(NUMBERS[6])))
+    conn.execute("select pg_advisory_xact_lock_shared(%s)", (REPLAY_LOCK,))
+    settle(conn, claim_waiting(conn, 10))
+    with closing(connect(database_url, name="another")) as other:
+        other.execute("set lock_timeout = '100ms'")
+        with pytest.raises(Exception, match="lock timeout"):
+            next(purge(other, MONTH))
+    conn.commit()
+    assert purge_all(conn) == [old]
+    assert rows_of(conn, old) == {}
+
+
+def test_two_who_purge_at_once_do_it_once(conn: Connection, database_url: str) -> None:
+    batches = [age(conn, make_full_batch(conn)) for _ in range(2)]
+    with closing(connect(database_url, name="another")) as other:
+        ours, theirs = purge(conn, MONTH), purge(other, MONTH)
+        while any([_piece(ours, conn), _piece(theirs, other)]):
+            pass
+    assert [rows_of(conn, batch_id) for batch_id in batches] == [{}, {}]
+    assert differences(conn) == []
+
+
+def _piece(steps: Iterator[Removed], conn: Connection) -> bool:
+    more = next(steps, None) is not None
+    conn.commit()
+    return more
+
+
+def test_a_late_answer_for_a_purged_batch_is_dropped(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS, send=False)
+    (outgoing,) = answer_submissions(conn, lambda _: UNKNOWN)
+    age(conn, batch_id)
+    purge_all(conn)
+    assert record_answer(conn, outgoing, ACCEPTED) is None
+
+
+def test_what_would_go_is_counted_and_left(conn: Connection) -> None:
+    age(conn, make_full_batch(conn))
+    make_full_batch(conn)
+    old = count_old(conn, MONTH)
+    assert (old.batches, old.calls, old.callbacks, old.late_callbacks) == (1, 12, 8, 0)
+    assert len(list_batches(conn, BatchFilter(), 10)) == 2
+
+
+def test_workers_take_one_turn_a_day_and_at_once_what_was_cut_off(conn: Connection) -> None:
+    assert take_turn(conn)
+    assert not take_turn(conn)
+    conn.commit()
+    age(conn, make_full_batch(conn))
+    next(purge(conn, MONTH))
+    conn.commit()
+    assert take_turn(conn)
+    conn.execute("update upkeep set next_at = now() where task = 'purge'")
+    purge_all(conn)
+    assert take_turn(conn)
+
+
+def test_a_draft_goes_with_the_batch_it_became(conn: Connection) -> None:
+    batch_id = age(conn, make_batch(conn, NUMBERS))
+    draft_id = insert_draft(conn, 1, BytesIO(b"destination\n"), "a.csv", {})
+    conn.execute("update draft set batch_id = %s where draft_id = %s", (batch_id, draft_id))
+    conn.commit()
+    purge_all(conn)
+    assert conn.execute("select count(*) from draft").fetchone() == (0,)

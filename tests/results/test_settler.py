@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from receiver.database.pool import Connection, DatabaseUnavailable, Pool, open_pool
+from receiver.results import settler as settler_module
+from receiver.results.replay import REPLAY_LOCK, find_settled, replay
+from receiver.results.settlement import claim_waiting
+from receiver.results.settler import GROUP_CALLBACKS, Settler
+from tests.factories import (
+    differences,
+    journal,
+    make_batch,
+    make_callback,
+    phone_number,
+    read_batch,
+    result_body,
+    states,
+)
+
+APPLIED = ("applied", None)
+SET_ASIDE = ("unreadable", "settling_failed")
+
+
+@pytest.fixture
+def pool(database_url: str) -> Iterator[Pool]:
+    pool = open_pool(database_url, max_size=2, name="settler")
+    yield pool
+    pool.close()
+
+
+def fail_on(conn: Connection, status: str, error: str = "raise_exception") -> None:
+    """Make the database fail whatever writes a result of this status."""
+    conn.execute(
+        "create function fail() returns trigger language plpgsql as"
+        f" $$ begin raise exception 'made to fail' using errcode = '{error}'; end $$"
+    )
+    conn.execute(
+        "create trigger fail before insert on result for each row"
+        f" when (new.provider_status = '{status}') execute function fail()"
+    )
+    conn.commit()
+
+
+def test_nothing_waits_and_nothing_is_settled(pool: Pool) -> None:
+    assert Settler(pool).settle_group() == 0
+
+
+def test_group_is_settled_and_counted(conn: Connection, pool: Pool) -> None:
+    batch_id = make_batch(conn)
+    ids = journal(conn, *(make_callback(batch_id, result_body(phone_number(0))) for _ in range(GROUP_CALLBACKS + 1)))
+    settler = Settler(pool)
+    assert [settler.settle_group() for _ in range(3)] == [GROUP_CALLBACKS, 1, 0]
+    assert states(conn, ids[:1]) == [APPLIED]
+    assert differences(conn) == []
+
+
+def test_one_callback_that_breaks_settlement_does_not_hold_up_the_others(
+    conn: Connection, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch_id = make_batch(conn, [phone_number(index) for index in range(5)])
+    bodies = [result_body(phone_number(index), "poison" if index == 2 else "completed") for index in range(5)]
+    ids = journal(conn, *(make_callback(batch_id, body) for body in [*bodies, b"?"]))
+    fail_on(conn, "poison")
+    settler = Settler(pool)
+    assert settler.settle_group() == 6
+    assert settler.settle_group() == 0
+    assert states(conn, ids) == [APPLIED, APPLIED, SET_ASIDE, APPLIED, APPLIED, ("unreadable", "not_recognised")]
+    assert differences(conn) == []
+    counts = read_batch(conn, batch_id).counts
+    assert (counts["final"], counts["pending"]) == (4, 1)
+    assert f"callback {ids[2]} cannot be settled" in caplog.text
+    assert "made to fail" in caplog.text
+
+
+def test_what_was_set_aside_is_settled_by_a_replay_once_the_fault_is_gone(conn: Connection, pool: Pool) -> None:
+    batch_id = make_batch(conn)
+    ids = journal(conn, *(make_callback(batch_id, result_body(phone_number(0), "poison")) for _ in range(2)))
+    fail_on(conn, "poison")
+    Settler(pool).settle_group()
+    assert states(conn, ids) == [SET_ASIDE, SET_ASIDE]
+    conn.execute("drop trigger fail on result")
+    conn.commit()
+    replay(conn, find_settled(conn, state="unreadable"))
+    conn.commit()
+    assert states(conn, ids) == [APPLIED, ("duplicate", "same_result")]
+    assert differences(conn) == []
+
+
+@pytest.mark.parametrize("error", ["deadlock_detected", "serialization_failure"])
+def test_transaction_that_was_rolled_back_for_another_is_tried_again_and_never_set_aside(
+    conn: Connection, pool: Pool, error: str
+) -> None:
+    batch_id = make_batch(conn)
+    ids = journal(conn, make_callback(batch_id, result_body(phone_number(0), "poison")))
+    fail_on(conn, "poison", error)
+    settler = Settler(pool)
+    assert settler.settle_group() == 0
+    assert states(conn, ids) == [("waiting", None)]
+    conn.execute("drop trigger fail on result")
+    conn.commit()
+    assert settler.settle_group() == 1
+    assert states(conn, ids) == [APPLIED]
+
+
+def test_settlement_that_the_server_breaks_off_leaves_everything_waiting(conn: Connection, pool: Pool) -> None:
+    batch_id = make_batch(conn)
+    ids = journal(conn, make_callback(batch_id, result_body(phone_number(0), "poison")))
+    fail_on(conn, "poison", "admin_shutdown")
+    with pytest.raises(DatabaseUnavailable):
+        Settler(pool).settle_group()
+    assert states(conn, ids) == [("waiting", None)]
+
+
+def test_callback_committed_late_with_a_lower_id_is_found(
+    conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
+    monkeypatch.setattr(settler_module, "WHOLE_LOOK_SECONDS", 3600.0)
+    settler = Settler(pool)
+    late, early = journal(conn, *(make_callback(batch_id, result_body(phone_number(index))) for index in range(2)))
+    conn.execute("delete from waiting where callback_id = %s", (late,))
+    conn.commit()
+    assert settler.settle_group() == 1
+    conn.execute("insert into waiting select callback_id, batch_id, received_at from callback where callback_id = %s",
+                 (late,))  # fmt: skip
+    conn.commit()
+    assert settler.settle_group() == 0, "looked for from the lowest that was settled last"
+    settler._whole_look_at = 0.0
+    assert settler.settle_group() == 1
+    assert states(conn, [late, early]) == [APPLIED, APPLIED]
+
+
+def test_settler_leaves_what_another_one_holds(conn: Connection, pool: Pool) -> None:
+    batch_id = make_batch(conn, [phone_number(index) for index in range(3)])
+    journal(conn, *(make_callback(batch_id, result_body(phone_number(index))) for index in range(3)))
+    assert len(claim_waiting(conn, 2)) == 2
+    settler = Settler(pool)
+    assert settler.settle_group() == 1
+    conn.rollback()
+    assert Settler(pool).settle_group() == 2
+    assert differences(conn) == []
+
+
+def test_settling_waits_while_a_replay_is_under_way(conn: Connection, database_url: str) -> None:
+    batch_id = make_batch(conn)
+    journal(conn, make_callback(batch_id, result_body(phone_number(0))))
+    impatient = open_pool(f"{database_url} options='-c lock_timeout=50ms'", max_size=1, name="settler")
+    try:
+        conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            Settler(impatient).settle_group()
+        conn.rollback()
+        assert Settler(impatient).settle_group() == 1
+    finally:
+        impatient.close()
