@@ -61,6 +61,16 @@ class BatchFilter:
     created_to: datetime | None = None
     name: str | None = None
     """Any part of the name, case aside."""
+    running: bool | None = None
+    """Whether calls are still being queued or made."""
+    overdue: bool | None = None
+    """Whether calls are overdue."""
+    submission_state: SubmissionState | None = None
+    """The state of at least one of its submissions."""
+
+
+REMAINING = "c.rows - c.skipped - c.refused - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
+"""SQL: calls of a batch that have no final result, from its counters."""
 
 
 _SELECT = """
@@ -74,15 +84,26 @@ from batch b join batch_count c using (batch_id)
 """
 
 
-def get_batch(conn: Connection, batch_id: int) -> Batch:
-    """One batch. Raises NotFound."""
-    found = _read(conn, _SELECT + "where b.batch_id = %s", (batch_id,))
+def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True) -> Batch:
+    """One batch; without its submissions it costs the same however many those are. Raises NotFound."""
+    found = _read(conn, _SELECT + "where b.batch_id = %s", (batch_id,), with_submissions)
     if not found:
         raise NotFound(f"There is no batch {batch_id}.")
     return found[0]
 
 
-def list_batches(conn: Connection, wanted: BatchFilter, limit: int, before: int | None = None) -> list[Batch]:
+def get_default_region(conn: Connection, batch_id: int) -> str:
+    """The country of a number that the batch's CSV wrote without one. Raises NotFound."""
+    row = conn.execute("select default_region from batch where batch_id = %s", (batch_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"There is no batch {batch_id}.")
+    region: str = row[0]
+    return region
+
+
+def list_batches(
+    conn: Connection, wanted: BatchFilter, limit: int, before: int | None = None, *, with_submissions: bool = True
+) -> list[Batch]:
     """Batches, newest first, with ids below `before`."""
     conditions: dict[str, Any] = {
         "b.batch_id < %s": before,
@@ -92,17 +113,21 @@ def list_batches(conn: Connection, wanted: BatchFilter, limit: int, before: int 
         "b.created_at >= %s": wanted.created_from,
         "b.created_at < %s": wanted.created_to,
         "position(lower(%s) in lower(b.name)) > 0": wanted.name,
+        f"(b.state = 'queueing' or (b.due_at >= now() and {REMAINING} > 0)) = %s": wanted.running,
+        f"(b.due_at < now() and {REMAINING} > 0) = %s": wanted.overdue,
+        "exists (select from submission s where s.batch_id = b.batch_id and s.state = %s)": wanted.submission_state,
     }
     given = {condition: value for condition, value in conditions.items() if value is not None}
     where = "where " + " and ".join(given) if given else ""
-    return _read(conn, f"{_SELECT} {where} order by b.batch_id desc limit %s", (*given.values(), limit))
+    query = f"{_SELECT} {where} order by b.batch_id desc limit %s"
+    return _read(conn, query, (*given.values(), limit), with_submissions)
 
 
-def _read(conn: Connection, query: str, parameters: Sequence[Any]) -> list[Batch]:
+def _read(conn: Connection, query: str, parameters: Sequence[Any], with_submissions: bool = True) -> list[Batch]:
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(query, parameters).fetchall()
     submissions: dict[int, list[Submission]] = {row["batch_id"]: [] for row in rows}
-    for batch_id, submission in _list_submissions(conn, list(submissions)):
+    for batch_id, submission in _list_submissions(conn, list(submissions) if with_submissions else []):
         submissions[batch_id].append(submission)
     return [_batch(row, submissions[row["batch_id"]]) for row in rows]
 

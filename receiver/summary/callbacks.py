@@ -43,16 +43,27 @@ _COLUMNS = """c.callback_id as id, c.batch_id, c.submission_no as submission_id,
 _JOINS = """left join set_aside s on s.batch_id = c.batch_id and s.callback_id = c.callback_id
     left join waiting w on w.callback_id = c.callback_id"""
 
+NEWEST_COUNTED = 10_000
+"""How many callbacks of each state are counted by reason, the newest: a look at them must stay short."""
+
+# The oldest of them; of an empty state, none.
+_OLDEST_COUNTED = """select coalesce(min(callback_id), 0) from (select callback_id from set_aside
+    where state = %(state)s order by callback_id desc limit %(newest)s) newest"""
+
 
 def list_callbacks(
     conn: Connection,
     limit: int,
     *,
     state: CallbackState | None = None,
+    reason: str | None = None,
     batch_id: int | None = None,
     before: int | None = None,
 ) -> list[Callback]:
-    """Callbacks, newest first, with ids below `before`. What was fetched by polling is none."""
+    """Callbacks, newest first, with ids below `before`. What was fetched by polling is none.
+
+    A `reason` is looked for among those that `count_by_reason` counts, and needs their state.
+    """
     conditions = ["not c.polled"]
     values: dict[str, Any] = {"limit": limit, "state": state, "batch_id": batch_id, "before": before}
     # The key that the page is walked by stands in the table that the state is kept in.
@@ -63,6 +74,9 @@ def list_callbacks(
         conditions.append("w.callback_id is not null")
     elif state is not None:
         conditions.append("s.state = %(state)s and w.callback_id is null")
+    if reason is not None:
+        conditions.append(f"s.reason = %(reason)s and s.callback_id >= ({_OLDEST_COUNTED})")
+        values |= {"reason": reason, "newest": NEWEST_COUNTED}
     if batch_id is not None:
         conditions.append(f"{key}.batch_id = %(batch_id)s")
     if before is not None:
@@ -75,14 +89,25 @@ def list_callbacks(
         ).fetchall()
 
 
+def count_by_reason(conn: Connection, state: CallbackState) -> dict[str, int]:
+    """Why callbacks were set aside in this state, the most frequent reason first: of the newest `NEWEST_COUNTED`."""
+    return dict(
+        conn.execute(
+            "select reason, count(*) from (select reason from set_aside where state = %s and not polled"
+            " order by callback_id desc limit %s) newest group by reason order by count(*) desc, reason",
+            (state, NEWEST_COUNTED),
+        ).fetchall()
+    )
+
+
 def list_callbacks_of_call(conn: Connection, batch_id: int, row: int) -> list[Callback]:
-    """All callbacks that name a call, in the order they were received."""
+    """All callbacks that name a call, in the order they were received. What was fetched by polling is none."""
     with conn.cursor(row_factory=class_row(Callback)) as cursor:
         return cursor.execute(
             "with named as (select callback_id from result where batch_id = %(batch_id)s and row = %(row)s"
             " union select callback_id from set_aside where batch_id = %(batch_id)s and row = %(row)s)"
             f" select {_COLUMNS} from named join callback c on c.batch_id = %(batch_id)s"
-            f" and c.callback_id = named.callback_id {_JOINS} order by c.received_at, c.callback_id",
+            f" and c.callback_id = named.callback_id and not c.polled {_JOINS} order by c.received_at, c.callback_id",
             {"batch_id": batch_id, "row": row},
         ).fetchall()
 

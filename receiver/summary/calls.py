@@ -59,9 +59,12 @@ select c.batch_id, c.row, c.phone_number, c.line, b.columns, b.due_at < now() as
     r.outcome, r.provider_status, r.attempts, r.max_attempts, r.queued_at, r.started_at, r.ended_at,
     r.duration_seconds, r.received_at as result_received_at, r.polled,
     r.callback_id, j.content_type, j.content_encoding, j.body,
-    exists (select from outstanding o where o.batch_id = c.batch_id and o.refused and o.row = c.row) as refused
+    coalesce(o.refused, false) as refused
 from picked p join call c using (batch_id, row) join batch b using (batch_id)
     left join result r using (batch_id, row)
+    -- The limit keeps it one look into the index for each call: joined, all refused calls there are may be read.
+    left join lateral (select o.refused from outstanding o
+        where r.outcome is null and o.batch_id = c.batch_id and o.refused and o.row = c.row limit 1) o on true
     left join callback j on j.batch_id = r.batch_id and j.callback_id = r.callback_id
 """
 

@@ -1,21 +1,42 @@
 """Exports: a batch's calls with their results, and its skipped rows, in blocks as they come off Postgres.
 
-A block of rows is one COPY of its own, so that a reader who is slow holds neither a connection nor a
-snapshot, and one who goes away leaves nothing behind. Memory holds one block.
+A block is a query of its own, so that a reader who is slow holds neither a connection nor a snapshot, and one
+who goes away leaves nothing behind. Memory holds one block. A row is whole; those of different blocks may be some
+moments apart.
+
+Postgres puts the lines of CSV together, a whole block into one value: that takes less than COPY and psycopg do to
+hand over a million rows one by one.
 """
 
 from __future__ import annotations
 
-import re
+import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from receiver.database.pool import Connection, Pool, connection
+from receiver.database.pool import Connection, DatabaseUnavailable, Pool, connection
 from receiver.errors import NotFound
+from receiver.model import ERASED
 from receiver.queueing.contacts import csv_line, read_csv_line
+from receiver.results.call_events import Event
 from receiver.summary.calls import Call, CallFilter, list_calls
+from receiver.summary.formulas import defuse, defuse_csv
 
-BLOCK_ROWS = 5_000
-CALLS_AT_ONCE = 200
+BLOCK_ROWS, BLOCK_BYTES = 5_000, 1 << 20
+"""A block's rows: so many, or about as many as hold so much of the user's own columns."""
+
+CALLS_AT_ONCE = 500
+"""Each of these is made in Python, and others want their turn."""
+
+BLOCKS_AT_ONCE = 3
+"""In one process: the pool's other connections are for those who ask for less, however many exports there are."""
+
+PATIENCE_SECONDS = 30.0
+"""For how long a block is tried again while Postgres is away: it may be restarted under a download."""
 
 END = "\r\n"
 
@@ -36,89 +57,151 @@ RESULT_COLUMNS = (
 )
 SKIPPED_COLUMNS = ("row", "code", "message")
 
-# Spreadsheets read the full-width forms as the others.
-_STARTS = "=@\t\r\n\uff1d\uff0b\uff0d\uff20"
-_FORMULA = re.compile(f"[{_STARTS}]|[+-](?![0-9.,]*$)", re.ASCII)
-# A line in which some cell may be one. It may be wrong about what stands in quotes, never the other way.
-_SUSPECT = re.compile(f'(?:^|,)"?(?:[{_STARTS}]|[+-](?![0-9.]*(?:,|"|$)))', re.ASCII)
 
-
-def defuse(cell: str) -> str:
-    """A cell that a spreadsheet shows instead of running it: a formula gets an apostrophe in front.
-
-    Numbers with a sign, E.164 ones among them, are no formulas.
-    """
-    return f"'{cell}" if _FORMULA.match(cell) else cell
+@dataclass(frozen=True, slots=True)
+class _Source:
+    batch_id: int
+    columns: list[str]
+    last_row: int
+    block_rows: int
 
 
 def export_calls_csv(pool: Pool, batch_id: int) -> Iterator[bytes]:
-    """The user's own columns and then `RESULT_COLUMNS`, as CSV in UTF-8. Raises NotFound before the first block."""
-    with connection(pool) as conn:
-        columns, last_row = _columns(conn, batch_id)
-    header = csv_line(_header(columns, RESULT_COLUMNS))
-    return _blocks(header, pool, _CALLS, batch_id, last_row, _defused)
+    """The user's own columns and then `RESULT_COLUMNS`, as CSV in UTF-8 without a mark, formulas defused.
+
+    Raises NotFound at once; later only where the batch is purged meanwhile, so that no part is taken for all.
+    """
+    source = _get_source(pool, batch_id)
+
+    def blocks() -> Iterator[bytes]:
+        yield _header(source.columns, RESULT_COLUMNS)
+        for values in _blocks(source):
+            ((lines,),) = _read(pool, batch_id, _get_rows, _CALLS, values)
+            if lines is not None:
+                yield defuse_csv(lines)
+
+    return blocks()
 
 
 def export_skipped_csv(pool: Pool, batch_id: int) -> Iterator[bytes]:
     """The rows left out: the user's own columns, then `SKIPPED_COLUMNS`, then what cells stood beyond the header.
 
-    `destination` comes first, so that the file can be corrected and queued. Raises NotFound.
+    `destination` comes first, so that the file can be corrected and queued. Raises NotFound as `export_calls_csv`.
     """
-    with connection(pool) as conn:
-        columns, last_row = _columns(conn, batch_id)
-    width = len(columns) + 1
+    source = _get_source(pool, batch_id)
+    width = len(source.columns) + 1
 
-    def whole(line: str) -> str:
-        # What is appended by the query stands last; a row with too many cells keeps its width before it.
-        cells = read_csv_line(line)
-        own, appended = cells[: -len(SKIPPED_COLUMNS)], cells[-len(SKIPPED_COLUMNS) :]
-        return csv_line([defuse(cell) for cell in (*own[:width], *appended, *own[width:])])
+    def blocks() -> Iterator[bytes]:
+        yield _header(source.columns, SKIPPED_COLUMNS)
+        for values in _blocks(source):
+            lines = []
+            skipped = _read(pool, batch_id, _get_rows, _SKIPPED, values)
+            for line, row, code, message in skipped:
+                cells = read_csv_line(line)
+                whole = (*cells[:width], str(row), code, message, *cells[width:])
+                lines.append(csv_line([defuse(cell) for cell in whole]) + END)
+            if lines:
+                yield "".join(lines).encode()
 
-    header = csv_line(_header(columns, SKIPPED_COLUMNS))
-    return _blocks(header, pool, _SKIPPED, batch_id, last_row, whole)
+    return blocks()
+
+
+def export_calls_ndjson(pool: Pool, batch_id: int) -> Iterator[bytes]:
+    """All calls, a line of JSON each, with the members that the API gives a call. Raises NotFound at once."""
+    calls = export_calls(pool, batch_id)
+    return ("".join(f"{call_json(call)}\n" for call in block).encode() for block in calls)
 
 
 def export_calls(pool: Pool, batch_id: int) -> Iterator[list[Call]]:
-    """All calls of a batch, a block at a time. Raises NotFound before the first."""
-    with connection(pool) as conn:
-        _columns(conn, batch_id)
-    return _call_blocks(pool, batch_id)
+    """All calls of a batch, a block at a time. Raises NotFound at once."""
+    _get_source(pool, batch_id)
+
+    def blocks() -> Iterator[list[Call]]:
+        after_row = 0
+        while calls := _read(pool, batch_id, list_calls, batch_id, CallFilter(), CALLS_AT_ONCE, after_row):
+            yield calls
+            after_row = calls[-1].row
+
+    return blocks()
 
 
-def _call_blocks(pool: Pool, batch_id: int) -> Iterator[list[Call]]:
-    after_row = 0
+def call_json(call: Call) -> str:
+    """A call as the API writes it: the same members in the same order, without line ends."""
+    return _json.encode({name: getattr(call, name) for name in _CALL_MEMBERS})
+
+
+_CALL_MEMBERS = tuple(field.name for field in fields(Call))
+
+
+def _member(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    assert isinstance(value, Event)  # noqa: S101 a call holds nothing else that JSON does not
+    return {"event": value.event, "at": value.at}
+
+
+_json = json.JSONEncoder(ensure_ascii=False, default=_member)
+
+
+def _blocks(source: _Source) -> Iterator[dict[str, int]]:
+    """The values that the queries below read a block with, for one after the other."""
+    for after_row in range(0, source.last_row, source.block_rows):
+        yield {"batch_id": source.batch_id, "after_row": after_row, "last_row": after_row + source.block_rows}
+
+
+def _get_rows(conn: Connection, query: str, values: dict[str, int]) -> list[tuple[Any, ...]]:
+    with conn.cursor(binary=True) as cursor:
+        # Planned for these very rows: a plan for any rows at all may read the whole batch.
+        return cursor.execute(query, values, prepare=False).fetchall()
+
+
+_Given = ParamSpec("_Given")
+_Row = TypeVar("_Row")
+
+
+def _read(
+    pool: Pool,
+    batch_id: int,
+    read: Callable[Concatenate[Connection, _Given], list[_Row]],
+    *given: _Given.args,
+    **named: _Given.kwargs,
+) -> list[_Row]:
+    """A block, its connection given back before anybody waits for the reader. Raises NotFound for a purged batch.
+
+    A file begun is worth some patience: where no connection can be had, or it breaks off, the block is read again.
+    """
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
-        with connection(pool) as conn:
-            calls = list_calls(conn, batch_id, CallFilter(), CALLS_AT_ONCE, after_row)
-        if not calls:
-            return
-        yield calls
-        after_row = calls[-1].row
+        try:
+            with _at_once, connection(pool) as conn:
+                found = read(conn, *given, **named)
+                if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
+                    raise NotFound(f"Batch {batch_id} was purged while it was exported.")
+                return found
+        except DatabaseUnavailable:
+            if time.monotonic() > give_up_at:
+                raise
+        time.sleep(1)
 
 
-def _blocks(
-    header: str, pool: Pool, query: str, batch_id: int, last_row: int, finish: Callable[[str], str]
-) -> Iterator[bytes]:
-    yield (header + END).encode()
-    for after_row in range(0, last_row, BLOCK_ROWS):
-        with connection(pool) as conn, conn.cursor() as cursor:
-            # Binary, because the text form would escape what is CSV already.
-            with cursor.copy(
-                f"copy ({query}) to stdout (format binary)", (batch_id, after_row, after_row + BLOCK_ROWS)
-            ) as copy:
-                copy.set_types(["text"])
-                lines = [finish(line) for (line,) in copy.rows()]
-        if lines:
-            yield (END.join(lines) + END).encode()
+_at_once = threading.BoundedSemaphore(BLOCKS_AT_ONCE)
 
 
-def _defused(line: str) -> str:
-    if _SUSPECT.search(line) is None:
-        return line
-    return csv_line([defuse(cell) for cell in read_csv_line(line)])
+def _get_source(pool: Pool, batch_id: int) -> _Source:
+    with connection(pool) as conn:
+        row = conn.execute(
+            "select b.columns, c.rows,"
+            " (select max(s.csv_bytes / s.calls) from submission s where s.batch_id = b.batch_id)"
+            " from batch b join batch_count c using (batch_id) where b.batch_id = %s",
+            (batch_id,),
+        ).fetchone()
+    if row is None:
+        raise NotFound(f"There is no batch {batch_id}.")
+    columns, last_row, line_bytes = row
+    return _Source(batch_id, columns, last_row, max(1, min(BLOCK_ROWS, BLOCK_BYTES // line_bytes)))
 
 
-def _header(columns: Sequence[str], ours: Sequence[str]) -> list[str]:
+def _header(columns: Sequence[str], ours: Sequence[str]) -> bytes:
     """Names stay unique: where the user has a column called as ours, ours is prefixed."""
     taken = {"destination", *columns}
     named = []
@@ -126,46 +209,41 @@ def _header(columns: Sequence[str], ours: Sequence[str]) -> list[str]:
         while name in taken:
             name = f"result_{name}"
         named.append(name)
-    return [defuse(name) for name in ("destination", *columns, *named)]
+    return (csv_line([defuse(name) for name in ("destination", *columns, *named)]) + END).encode()
 
 
-def _columns(conn: Connection, batch_id: int) -> tuple[list[str], int]:
-    row = conn.execute(
-        "select b.columns, c.rows from batch b join batch_count c using (batch_id) where batch_id = %s", (batch_id,)
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"There is no batch {batch_id}.")
-    return row[0], row[1]
-
-
-def _quoted(text: str) -> str:
-    """SQL: a text as a CSV cell."""
-    return (
-        f"case when {text} ~ '[\",\\r\\n]' then '\"' || replace({text}, '\"', '\"\"') || '\"'"
-        f" else coalesce({text}, '') end"
-    )
+def _cell(expression: str) -> str:
+    """SQL: an empty cell where there is nothing, which `concat_ws` would leave out."""
+    return f"coalesce(({expression})::text, '')"
 
 
 def _time(moment: str) -> str:
-    """SQL: a time as RFC 3339, to the second, in UTC."""
-    return f"coalesce(to_char({moment} at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), '')"
+    """SQL: a time as RFC 3339, to the second. Of a session in UTC, as all of ours are."""
+    return _cell(f"""to_char({moment}, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')""")
 
 
-_STATE = """case when r.outcome is not null then 'final'
-    when exists (select from outstanding o where o.batch_id = c.batch_id and o.refused and o.row = c.row) then 'refused'
+_NUMBER = f"case when c.phone_number > 0 then '+' || c.phone_number else '{ERASED}' end"
+
+_STATE = """case when r.outcome is not null then 'final' when o.row is not null then 'refused'
     when b.due_at < now() then 'overdue' else 'pending' end"""
 
+_STATUS = """case when r.provider_status = r.outcome then r.outcome
+    when r.provider_status ~ '[",\\r\\n]' then '"' || replace(r.provider_status, '"', '""') || '"'
+    else r.provider_status end"""
+
+_SOURCE = "case when r.polled then 'poll' when not r.polled then 'callback' end"
+
+_ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
+"""Of each table by itself: with the call's alone, each block would read all results of the batch."""
+
 _CALLS = f"""
-select concat_ws(',', c.line, c.row, '+' || c.phone_number, {_STATE}, coalesce(r.outcome, ''),
-    {_quoted("r.provider_status")}, coalesce(r.attempts::text, ''), coalesce(r.max_attempts::text, ''),
-    {_time("r.queued_at")}, {_time("r.started_at")}, {_time("r.ended_at")}, coalesce(r.duration_seconds::text, ''),
-    {_time("r.received_at")},
-    case when r.callback_id is null then '' when r.polled then 'poll' else 'callback' end)
-from call c join batch b using (batch_id) left join result r using (batch_id, row)
-where c.batch_id = %s and c.row > %s and c.row <= %s order by c.row
+select convert_to(string_agg(concat_ws(',', c.line, c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},
+        {_cell(_STATUS)}, {_cell("r.attempts")}, {_cell("r.max_attempts")}, {_time("r.queued_at")},
+        {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time("r.received_at")},
+        {_cell(_SOURCE)}), E'\\r\\n' order by c.row) || E'\\r\\n', 'UTF8')
+from batch b join (select * from call where {_ROWS}) c using (batch_id)
+    left join (select * from result where {_ROWS}) r using (row)
+    left join (select row from outstanding where {_ROWS} and refused) o using (row)
 """
 
-_SKIPPED = f"""
-select concat_ws(',', s.line, s.row, {_quoted("s.code")}, {_quoted("s.message")})
-from skipped s where s.batch_id = %s and s.row > %s and s.row <= %s order by s.row
-"""
+_SKIPPED = f"select line, row, code, message from skipped where {_ROWS} order by row"

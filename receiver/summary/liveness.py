@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from receiver.database.pool import Connection
 
+WORKER_SECONDS = 30
+"""A worker unseen for this long is taken for dead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Liveness:

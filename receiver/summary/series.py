@@ -7,8 +7,8 @@ days, those that a clock change makes longer or shorter included, are made of.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
 
 from psycopg.rows import dict_row
 
@@ -18,17 +18,21 @@ from receiver.model import OUTCOMES
 from receiver.summary.batches import balance
 
 MOST_POINTS = 10_000
-"""Longest series: more than a year of hours."""
+"""Longest series: more than a year of hours, or 27 years of days."""
 
 Interval = Literal["hour", "day"]
+INTERVALS: tuple[Interval, ...] = get_args(Interval)
+
+_LENGTH = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class SummaryFilter:
     """What a summary is about; None leaves a condition out.
 
-    `from_` and `to` bound the series, to the quarter hour that each lies in; the totals are of the batches
-    as they stand, so that they balance.
+    `from_` and `to` (exclusive) bound the series, to the quarter hour that each lies in; the totals are of the
+    batches as they stand, so that they balance.
     """
 
     application_id: int | None = None
@@ -38,11 +42,12 @@ class SummaryFilter:
     to: datetime | None = None
     interval: Interval = "day"
     time_zone: str = "UTC"
+    """An IANA name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """`totals`: the balance, attempts and seconds of talk. `series`: one point an interval, none left out."""
+    """`totals`: the balance, attempts and seconds of talk. `series`: see `get_series`."""
 
     totals: dict[str, int]
     series: list[dict[str, Any]]
@@ -52,29 +57,14 @@ _COUNTERS = ("rows", "skipped", "refused", *OUTCOMES, "attempts", "duration_seco
 
 
 def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
-    """Totals and series. Raises InvalidInput for an unknown time zone, or a series too long."""
-    if wanted.time_zone not in _time_zones(conn):
-        raise _refused("time_zone", "invalid", "Write an IANA name such as America/New_York.")
-    values: dict[str, Any] = {
-        "application_id": wanted.application_id,
-        "deployment_id": wanted.deployment_id,
-        "batch_id": wanted.batch_id,
-        "from": wanted.from_,
-        "to": wanted.to,
-        "interval": wanted.interval,
-        "time_zone": wanted.time_zone,
-        "most": MOST_POINTS,
-    }
-    conditions = [
-        f"b.{column} = %({column})s"
-        for column in ("application_id", "deployment_id", "batch_id")
-        if values[column] is not None
-    ]
-    where = " and ".join(conditions) or "true"
-    return Summary(_totals(conn, where, values), _series(conn, where, values))
+    """Totals and series. Raises InvalidInput as `get_series`."""
+    series = get_series(conn, wanted)
+    return Summary(get_totals(conn, wanted), series)
 
 
-def _totals(conn: Connection, where: str, values: dict[str, Any]) -> dict[str, int]:
+def get_totals(conn: Connection, wanted: SummaryFilter) -> dict[str, int]:
+    """The balance, attempts and seconds of talk of all batches that are wanted, whenever their results came in."""
+    where, values = _batches(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
     with conn.cursor(row_factory=dict_row) as cursor:
         halves = cursor.execute(
@@ -90,55 +80,123 @@ def _totals(conn: Connection, where: str, values: dict[str, Any]) -> dict[str, i
     return totals
 
 
-def _series(conn: Connection, where: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    # Without conditions on the batch, the results of purged batches would count, too: they have no batch.
-    sums = ", ".join(
-        f"coalesce(sum(r.{name}), 0)::bigint as {name}" for name in (*OUTCOMES, "attempts", "duration_seconds")
-    )
+def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
+    """Results by the time they were received: one point an interval, none left out, at most MOST_POINTS.
+
+    Each point: `at`, when its hour or day begins in the time zone; `final` and the outcomes; `attempts`;
+    `duration_seconds`. Without `from_` or `to` the series goes from the first or to the last result. Raises
+    InvalidInput for an unknown time zone, bounds out of order, or a series too long.
+    """
+    _check(conn, wanted)
+    where, values = _batches(wanted)
+    values |= {"interval": wanted.interval, "time_zone": wanted.time_zone}
+    first, last = "(select min(at) from counted)", "(select max(at) from counted)"
+    if wanted.from_ is not None:
+        first = "date_bin('15 minutes', %(from)s::timestamptz, timestamptz 'epoch')"
+        where += f" and r.at >= {first}"
+        values["from"] = wanted.from_
+    if wanted.to is not None:
+        last = "%(to)s::timestamptz - interval '1 microsecond'"
+        where += " and r.at < %(to)s"
+        values["to"] = wanted.to
+    # Of an open series not much more is counted than shows that it is too long.
+    values["longest"] = MOST_POINTS * _LENGTH[wanted.interval] * 1.1
+    # Results of purged batches may be counted still: they have no batch any more.
+    counters = (*OUTCOMES, "attempts", "duration_seconds")
+    names = ", ".join(counters)
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
             f"""
             with counted as materialized (
-                select r.* from result_count r join batch b using (batch_id)
-                where {where}
-                    and (%(from)s::timestamptz is null or r.at >= date_bin('15 minutes', %(from)s, timestamptz 'epoch'))
-                    and (%(to)s::timestamptz is null or r.at < %(to)s)
+                select r.at, {names} from result_count r join batch b using (batch_id) where {where}
             ), bounds as (
-                select date_bin('15 minutes', coalesce(%(from)s::timestamptz, min(at)), timestamptz 'epoch') as first,
-                    coalesce(%(to)s::timestamptz, max(at) + interval '1 minute') - interval '1 microsecond' as last
-                from counted
+                select {first} as first, {last} as last
             ), points as (
-                select distinct date_trunc(%(interval)s, quarter, %(time_zone)s) as at
-                from bounds, generate_series(first, last, interval '15 minutes') as quarter
-                limit %(most)s + 1
+                select truncated, min(quarter) as at
+                from bounds, lateral ({_QUARTERS[wanted.interval]}) q,
+                    lateral (select date_trunc(%(interval)s, quarter, %(time_zone)s) as truncated) t
+                where quarter <= last and truncated >= date_trunc(%(interval)s, first, %(time_zone)s)
+                group by truncated
+            ), both_of_them as (
+                select truncated, at, {", ".join(f"0 as {name}" for name in counters)} from points
+                union all
+                select date_trunc(%(interval)s, at, %(time_zone)s), null, {names} from counted
             )
-            select points.at, {sums}
-            from points left join counted r on date_trunc(%(interval)s, r.at, %(time_zone)s) = points.at
-            group by points.at order by points.at
+            select max(at) as at, {", ".join(f"sum({name})::bigint as {name}" for name in counters)}
+            from both_of_them group by truncated order by max(at)
             """,
             values,
         ).fetchall()
     if len(rows) > MOST_POINTS:
-        raise _refused("from", "range_too_long", f"The series would have more than {MOST_POINTS} points.")
+        raise _too_long()
     return [
         {
             "at": row["at"],
             "final": sum(row[outcome] for outcome in OUTCOMES),
-            **{name: row[name] for name in (*OUTCOMES, "attempts", "duration_seconds")},
+            **{name: row[name] for name in counters},
         }
         for row in rows
     ]
 
 
+# A point begins with its first quarter hour. What date_trunc says may lie before that (half an hour back on Lord
+# Howe) or after it (a midnight that comes twice in Havana); here it is only the name that the quarter hours of a point
+# have in common. So each quarter hour is looked at, or, of days, those around midnight: no clock is put forward or
+# back across it by more than an hour. To find the first one of the first point, they begin before it.
+_QUARTERS: dict[Interval, str] = {
+    "hour": """
+        select generate_series(date_trunc('hour', first, %(time_zone)s) - interval '2 hours',
+            least(last, first + %(longest)s), interval '15 minutes') as quarter""",
+    "day": """
+        select midnight + around * interval '15 minutes' as quarter from (
+            select distinct date_trunc('day', half_day, %(time_zone)s) as midnight
+            from generate_series(first - interval '1 day', least(last, first + %(longest)s) + interval '1 day',
+                interval '12 hours') as half_day
+        ) midnights, generate_series(-4, 4) as around""",
+}
+"""SQL: times among which is each at which a point begins."""
+
+
+def _batches(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
+    given = {
+        column: getattr(wanted, column)
+        for column in ("application_id", "deployment_id", "batch_id")
+        if getattr(wanted, column) is not None
+    }
+    return " and ".join(f"b.{column} = %({column})s" for column in given) or "true", given
+
+
+def _check(conn: Connection, wanted: SummaryFilter) -> None:
+    if wanted.time_zone not in time_zones(conn):
+        raise _refused("time_zone", "invalid", "Write an IANA name such as America/New_York.")
+    for name, moment in (("from", wanted.from_), ("to", wanted.to)):
+        if moment is not None and not _EARLIEST <= moment <= _LATEST:
+            raise _refused(name, "out_of_range", "It must lie between the years 1970 and 9000.")
+    if wanted.from_ is not None and wanted.to is not None:
+        if wanted.from_ >= wanted.to:
+            raise _refused("to", "out_of_order", "It must be later than `from`.")
+        if (wanted.to - wanted.from_) / _LENGTH[wanted.interval] > MOST_POINTS:
+            raise _too_long()
+
+
 _known_time_zones: frozenset[str] = frozenset()
 
 
-def _time_zones(conn: Connection) -> frozenset[str]:
-    """The names that the database knows; it takes other things for time zones, too. Read once."""
+def time_zones(conn: Connection) -> frozenset[str]:
+    """The IANA names that the database knows; it takes other things for time zones, too. Read once."""
     global _known_time_zones
     if not _known_time_zones:
-        _known_time_zones = frozenset(name for (name,) in conn.execute("select name from pg_timezone_names"))
+        # The others are copies of all zones, some with leap seconds, and names that say nothing about a place.
+        _known_time_zones = frozenset(
+            name
+            for (name,) in conn.execute("select name from pg_timezone_names")
+            if not name.startswith(("posix", "right/")) and name not in ("Factory", "localtime")
+        )
     return _known_time_zones
+
+
+def _too_long() -> InvalidInput:
+    return _refused("from", "range_too_long", f"The series would have more than {MOST_POINTS} points.")
 
 
 def _refused(field: str, code: str, message: str) -> InvalidInput:

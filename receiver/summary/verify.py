@@ -12,7 +12,6 @@ from psycopg.rows import dict_row
 
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
-from receiver.model import OUTCOMES
 from receiver.queueing.batches import BATCH_STATE
 
 
@@ -40,8 +39,10 @@ def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference
         batch_ids = [
             found
             for (found,) in conn.execute(
-                "select batch_id from batch union select batch_id from batch_count"
-                " union select distinct batch_id from waiting order by 1"
+                "select batch_id from (select batch_id from batch union select batch_id from batch_count"
+                " union select distinct batch_id from callback union select distinct batch_id from waiting) known"
+                # What is being purged is counted nowhere any more, and recounted when that is over.
+                " where not exists (select from purge where purge.batch_id = known.batch_id) order by 1"
             )
         ]
     for wanted in batch_ids:
@@ -58,11 +59,8 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
         # A purged batch of which nothing was settled yet has no counters.
         kept = {name: None if name.endswith("_at") else 0 for name in counted}
     for name, number in counted.items():
-        if name not in ("received", "waiting", "quarter_hours") and kept[name] != number:
+        if name not in ("received", "waiting") and kept[name] != number:
             yield Difference(batch_id, name, kept[name], number)
-    quarter_hours = [kept[outcome] for outcome in OUTCOMES] + [kept["attempts"], kept["duration_seconds"]]
-    if counted["quarter_hours"] != quarter_hours:
-        yield Difference(batch_id, "result_count", counted["quarter_hours"], quarter_hours)
     states_sum = counted["waiting"] + sum(
         kept[state] for state in ("applied", "duplicate", "conflict", "unmatched", "unreadable")
     )
@@ -82,6 +80,7 @@ with ended as (
         count(*) filter (where outcome = 'canceled') as canceled,
         count(*) filter (where outcome = 'rejected') as rejected,
         count(*) filter (where outcome = 'other') as other,
+        count(*) filter (where polled and outcome is not null) as polled,
         count(*) filter (where not polled) as applied,
         coalesce(sum(attempts) filter (where outcome is not null), 0) as attempts,
         coalesce(sum(duration_seconds) filter (where outcome is not null), 0) as duration_seconds
@@ -91,7 +90,7 @@ with ended as (
         count(*) filter (where state = 'conflict') as conflict,
         count(*) filter (where state = 'unmatched') as unmatched,
         count(*) filter (where state = 'unreadable') as unreadable
-    from set_aside where batch_id = %(batch_id)s
+    from set_aside where batch_id = %(batch_id)s and not polled
 ), left_out as (select count(*) as skipped from skipped where batch_id = %(batch_id)s
 ), received as (
     select count(*) filter (where not c.polled) as received,
@@ -99,20 +98,17 @@ with ended as (
         max(c.received_at) filter (where settled.row is not null) as last_result_at
     from callback c left join (
         select callback_id, row from result where batch_id = %(batch_id)s
-        union all select callback_id, row from set_aside where batch_id = %(batch_id)s and reason <> 'unreadable_now'
+        union all select callback_id, row from set_aside where batch_id = %(batch_id)s
     ) settled using (callback_id)
     where c.batch_id = %(batch_id)s
 )
 select (select count(*) from call where batch_id = %(batch_id)s) + left_out.skipped as rows, left_out.skipped,
     (select count(*) from outstanding where batch_id = %(batch_id)s and refused) as refused,
     ended.completed, ended.failed, ended.canceled, ended.rejected, ended.other,
-    ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
+    ended.polled, ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
     ended.attempts, ended.duration_seconds, received.first_result_at, received.last_result_at,
     received.received,
-    (select count(*) from waiting where batch_id = %(batch_id)s) as waiting,
-    (select array[coalesce(sum(completed), 0), coalesce(sum(failed), 0), coalesce(sum(canceled), 0),
-        coalesce(sum(rejected), 0), coalesce(sum(other), 0), coalesce(sum(attempts), 0),
-        coalesce(sum(duration_seconds), 0)] from result_count where batch_id = %(batch_id)s) as quarter_hours
+    (select count(*) from waiting where batch_id = %(batch_id)s) as waiting
 from ended, aside, left_out, received
 """
 
@@ -128,7 +124,8 @@ select
     (select count(*) from result r left join call c using (batch_id, row)
         where r.batch_id = %(batch_id)s and c.row is null) as "results without a call",
     (select count(*) from result r left join callback c using (batch_id, callback_id)
-        where r.batch_id = %(batch_id)s and c.callback_id is null) as "results without their callback",
+        where r.batch_id = %(batch_id)s and (c.callback_id is null or c.polled <> r.polled)
+    ) as "results without their callback",
     (select count(*) from (select callback_id from result where batch_id = %(batch_id)s
         group by callback_id having count(*) > 1) twice) as "callbacks that are the result of two calls",
     (select count(*) from callback c
@@ -140,7 +137,24 @@ select
     ) as "callbacks that are not in exactly one state",
     (select count(*) from submission s where batch_id = %(batch_id)s and calls <>
         (select count(*) from call c where c.batch_id = s.batch_id and c.submission_no = s.submission_no)
-    ) as "submissions whose calls are not all there"
+    ) as "submissions whose calls are not all there",
+    (select count(*) from outstanding o join call c using (batch_id, row)
+        join submission s using (batch_id, submission_no)
+        where o.batch_id = %(batch_id)s and not o.refused and s.state = 'refused'
+    ) as "calls of refused submissions that are still awaited",
+    (select count(*) from (
+        select date_bin('15 minutes', received_at, 'epoch') as at, count(*) filter (where outcome = 'completed'),
+            count(*) filter (where outcome = 'failed'), count(*) filter (where outcome = 'canceled'),
+            count(*) filter (where outcome = 'rejected'), count(*) filter (where outcome = 'other'),
+            coalesce(sum(attempts), 0), coalesce(sum(duration_seconds), 0)
+        from result where batch_id = %(batch_id)s and outcome is not null group by 1
+    ) c (at, completed, failed, canceled, rejected, other, attempts, duration_seconds)
+    full join (select * from result_count where batch_id = %(batch_id)s) k using (at)
+    where (coalesce(c.completed, 0), coalesce(c.failed, 0), coalesce(c.canceled, 0), coalesce(c.rejected, 0),
+        coalesce(c.other, 0), coalesce(c.attempts, 0), coalesce(c.duration_seconds, 0))
+        is distinct from (coalesce(k.completed, 0), coalesce(k.failed, 0), coalesce(k.canceled, 0),
+        coalesce(k.rejected, 0), coalesce(k.other, 0), coalesce(k.attempts, 0), coalesce(k.duration_seconds, 0))
+    ) as "quarter hours that count otherwise than their results"
 """
 
 _STATE = f"""

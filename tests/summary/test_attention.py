@@ -1,0 +1,110 @@
+"""What needs a person: counted over many batches as it is over each."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from receiver.database.pool import Connection
+from receiver.summary.attention import Attention, BatchesOf, get_attention
+from receiver.summary.batches import BatchFilter, get_batch, list_batches
+from receiver.summary.verify import verify
+from tests.factories import (
+    ACCEPTED,
+    REFUSED,
+    UNKNOWN,
+    answer_submissions,
+    deliver,
+    make_batch,
+    phone_number,
+    purge_batch,
+    result_body,
+)
+
+NUMBERS = [phone_number(index) for index in range(4)]
+
+
+def ids(conn: Connection, **wanted: object) -> list[int]:
+    return [batch.id for batch in list_batches(conn, BatchFilter(**wanted), 100)]  # type: ignore[arg-type]
+
+
+def test_nothing_needs_anybody_where_nothing_was_queued(conn: Connection) -> None:
+    attention = get_attention(conn, BatchesOf())
+    assert not attention.is_needed
+    assert set(attention.totals.values()) == {0}
+
+
+def test_each_thing_that_needs_a_person_is_counted_where_it_is(conn: Connection) -> None:
+    overdue = make_batch(conn, NUMBERS, past_due=True)
+    deliver(conn, overdue, result_body(NUMBERS[0]))
+    unknown = make_batch(conn, NUMBERS[:3], send=False, submission_rows=2)
+    answer_submissions(conn, lambda outgoing: UNKNOWN if outgoing.submission_no == 1 else ACCEPTED)
+    refused = make_batch(conn, NUMBERS, send=False)
+    answer_submissions(conn, lambda _: REFUSED)
+    asked = make_batch(conn, NUMBERS)
+    deliver(conn, asked, b"nothing of use", b"neither", result_body(phone_number(99)))
+    deliver(conn, asked, result_body(NUMBERS[0], last_event=60), result_body(NUMBERS[0], "failed", last_event=50))
+    attention = get_attention(conn, BatchesOf())
+    assert attention == Attention(
+        totals=attention.totals,
+        overdue_calls=3,
+        overdue_batches=1,
+        unknown_submissions=1,
+        unknown_calls=2,
+        refused_submissions=1,
+        refused_calls=4,
+        unreadable=2,
+        unmatched=1,
+        conflict=1,
+    )
+    assert attention.is_needed
+    batches = [get_batch(conn, batch_id) for batch_id in (overdue, unknown, refused, asked)]
+    assert attention.totals == {name: sum(batch.counts[name] for batch in batches) for name in batches[0].counts}
+    assert ids(conn, overdue=True) == [overdue]
+    assert ids(conn, submission_state="unknown") == [unknown]
+    assert ids(conn, submission_state="refused") == [refused]
+    assert ids(conn, running=True) == [asked, unknown]
+    assert ids(conn, running=True, submission_state="unknown", name="") == [unknown]
+    conn.rollback()
+    assert list(verify(conn)) == []
+
+
+def test_batch_runs_while_it_is_queueing_or_has_calls_to_come(conn: Connection) -> None:
+    queueing = make_batch(conn, NUMBERS, send=False)
+    late = make_batch(conn, NUMBERS, send=False, past_due=True)
+    assert ids(conn, running=True) == [late, queueing]
+    answer_submissions(conn)
+    assert ids(conn, running=True) == [queueing]
+    deliver(conn, queueing, *map(result_body, NUMBERS))
+    assert ids(conn, running=True) == []
+
+
+def test_filters_leave_out_what_is_not_asked_for(conn: Connection) -> None:
+    for application_id, deployment_id in ((1, 1), (1, 2), (2, 1)):
+        make_batch(conn, NUMBERS, past_due=True, application_id=application_id, deployment_id=deployment_id)
+    old = make_batch(conn, NUMBERS, past_due=True, application_id=3)
+    conn.execute("update batch set created_at = now() - interval '3 days' where batch_id = %s", (old,))
+    conn.commit()
+    day_ago = datetime.now(UTC) - timedelta(days=1)
+    for wanted, batches in (
+        (BatchesOf(), 4),
+        (BatchesOf(application_id=1), 2),
+        (BatchesOf(application_id=1, deployment_id=2), 1),
+        (BatchesOf(deployment_id=9), 0),
+        (BatchesOf(created_from=day_ago), 3),
+        (BatchesOf(created_to=day_ago), 1),
+        (BatchesOf(application_id=3, created_from=day_ago), 0),
+    ):
+        attention = get_attention(conn, wanted)
+        assert (attention.overdue_batches, attention.overdue_calls) == (batches, 4 * batches), wanted
+        assert attention.totals["rows"] == 4 * batches
+
+
+def test_callback_for_a_purged_batch_needs_somebody_as_well(conn: Connection) -> None:
+    purged = make_batch(conn, NUMBERS)
+    purge_batch(conn, purged)
+    conn.execute("delete from batch where batch_id = %s", (purged,))
+    conn.commit()
+    deliver(conn, purged, result_body(NUMBERS[0]))
+    attention = get_attention(conn, BatchesOf())
+    assert attention.unmatched == 1
+    assert set(attention.totals.values()) == {0}

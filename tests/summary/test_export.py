@@ -1,0 +1,292 @@
+"""Exports against what spreadsheets run, what Postgres escapes, and batches that change or go meanwhile."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from io import BytesIO, StringIO
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from receiver.database.pool import Connection, Pool, open_pool
+from receiver.errors import NotFound
+from receiver.queueing.acceptance import Limits, accept
+from receiver.queueing.contacts import csv_line
+from receiver.queueing.parameters import BatchParameters
+from receiver.summary import export
+from receiver.summary.export import (
+    RESULT_COLUMNS,
+    export_calls,
+    export_calls_csv,
+    export_calls_ndjson,
+    export_skipped_csv,
+)
+from receiver.summary.formulas import defuse, defuse_csv
+from tests.factories import (
+    NOON,
+    REFUSED,
+    answer_submissions,
+    deliver,
+    make_batch,
+    phone_number,
+    purge_batch,
+    result_body,
+)
+
+
+@pytest.fixture
+def pool(database_url: str) -> Iterator[Pool]:
+    pool = open_pool(database_url, max_size=1, name="test export")
+    try:
+        yield pool
+    finally:
+        pool.close(timeout=2)
+
+
+def queue(conn: Connection, text: str, **parameters: object) -> int:
+    given = BatchParameters(application_id=7, deployment_id=3, **{"on_invalid": "skip", **parameters})  # type: ignore[arg-type]
+    batch_id = accept(conn, BytesIO(text.encode()), given, Limits(10_000, 3600)).batch_id
+    conn.commit()
+    answer_submissions(conn)
+    return batch_id
+
+
+def rows_of(blocks: Iterator[bytes]) -> list[dict[str, str]]:
+    text = b"".join(blocks).decode()
+    assert text.endswith("\r\n")
+    header, *rows = csv.reader(StringIO(text, newline=""), strict=True)
+    assert len(set(header)) == len(header)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+# Formulas -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "=1+1",
+        "+1+1",
+        "-1+1",
+        "@SUM(1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "\uff1d1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff201",
+        "=",
+        "@",
+        "+1 617 555 1234",
+        "-cmd|' /C calc'!A0",
+        "+-1",
+        "-1,x",
+        '="1"',
+        "+\u0661",
+    ],
+)
+def test_formula_gets_an_apostrophe_wherever_it_stands(cell: str) -> None:
+    assert defuse(cell) == f"'{cell}"
+    for cells in (["x", cell, "y"], [cell, "x", "y"], ["x", "y", cell], [cell, cell, 'a "b"']):
+        block = (csv_line(["plain", "row", "1"]) + "\r\n" + csv_line(cells) + "\r\n").encode()
+        rows = list(csv.reader(StringIO(defuse_csv(block).decode(), newline=""), strict=True))
+        assert rows[1] == [f"'{one}" if one == cell else one for one in cells]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["", "1", "+16175551234", "-1", "-1.5", "+1,234.50", "-", "a=b", "a@b.c", " =1", "'=1", "1-2", "\u00ef", "\ufb01"],
+)
+def test_what_is_no_formula_is_left_alone(cell: str) -> None:
+    assert defuse(cell) == cell
+    block = (csv_line(["x", cell, cell]) + "\r\n").encode()
+    assert defuse_csv(block) == block
+
+
+CELLS = st.text(st.sampled_from("=+-@\t\r\n,\"'0159. ab\u00e9\uff1d\uff0b\uffe9"), max_size=6)
+
+
+@given(st.lists(st.lists(CELLS, min_size=2, max_size=4), min_size=1, max_size=4))
+@example([["-1,=1", "x"], ['"=1', "+1"]])
+@example([["", "\r\n=1"], ["x", "\n"]])
+def test_block_is_defused_as_its_cells_are(rows: list[list[str]]) -> None:
+    block = "".join(csv_line(cells) + "\r\n" for cells in rows).encode()
+    defused = list(csv.reader(StringIO(defuse_csv(block).decode(), newline=""), strict=True))
+    assert defused == [[defuse(cell) for cell in cells] for cells in rows]
+
+
+# Calls --------------------------------------------------------------------------------------------
+
+
+def test_calls_in_every_state(conn: Connection, pool: Pool) -> None:
+    numbers = [phone_number(index) for index in range(4)]
+    batch_id = make_batch(conn, numbers)
+    deliver(
+        conn,
+        batch_id,
+        result_body(numbers[0]),
+        result_body(numbers[1], 'odd, "new" one'),
+        result_body(numbers[2], "dialing"),
+    )
+    conn.execute("update callback set received_at = %s", (NOON,))
+    conn.execute("update result set received_at = %s + interval '0.999999 s'", (NOON,))
+    conn.commit()
+    first, second, third, fourth = rows_of(export_calls_csv(pool, batch_id))
+    assert list(first) == ["destination", "name", *RESULT_COLUMNS]
+    assert first == {
+        "destination": str(numbers[0]),
+        "name": "Ana",
+        "row": "1",
+        "phone_number": f"+{numbers[0]}",
+        "state": "final",
+        "outcome": "completed",
+        "provider_status": "completed",
+        "attempts": "1",
+        "max_attempts": "3",
+        "queued_at": "2026-03-01T12:00:00Z",
+        "started_at": "",
+        "ended_at": "2026-03-01T12:01:00Z",
+        "duration_seconds": "30",
+        "result_received_at": "2026-03-01T12:00:00Z",
+        "result_source": "callback",
+    }
+    assert (second["outcome"], second["provider_status"]) == ("other", 'odd, "new" one')
+    assert (third["state"], third["outcome"], third["provider_status"]) == ("pending", "", "dialing")
+    assert [fourth[name] for name in RESULT_COLUMNS] == ["4", f"+{numbers[3]}", "pending", *[""] * 10]
+
+
+def test_refused_and_overdue_calls_say_so(conn: Connection, pool: Pool) -> None:
+    refused = make_batch(conn, send=False)
+    answer_submissions(conn, lambda _: REFUSED)
+    overdue = make_batch(conn, past_due=True)
+    assert [rows_of(export_calls_csv(pool, batch_id))[0]["state"] for batch_id in (refused, overdue)] == [
+        "refused",
+        "overdue",
+    ]
+
+
+def test_cells_of_the_user_come_back_as_they_were(conn: Connection, pool: Pool) -> None:
+    cells = [
+        'say "hi"',
+        "a,b",
+        "line\none",
+        "line\r\ntwo",
+        "\\n \\, \\\\",
+        "  spaced  ",
+        "Zoë \U0001f600",
+        "",
+        "\x01\x1f",
+    ]
+    columns = [f"column {number}" for number in range(len(cells))]
+    batch_id = queue(conn, f"{csv_line(['destination', *columns])}\n{csv_line(['6175551234', *cells])}\n")
+    (row,) = rows_of(export_calls_csv(pool, batch_id))
+    assert [row[column] for column in columns] == cells
+
+
+def test_formulas_in_cells_header_and_status_are_defused(conn: Connection, pool: Pool) -> None:
+    batch_id = queue(conn, "destination,=name,phone\n6175551234,=1+1,+16175551234\n6175551235,Ana,-2\n")
+    deliver(conn, batch_id, result_body(16175551234, "@now"))
+    first, second = rows_of(export_calls_csv(pool, batch_id))
+    assert (first["'=name"], first["phone"], first["provider_status"]) == ("'=1+1", "+16175551234", "'@now")
+    assert (second["'=name"], second["phone"]) == ("Ana", "-2")
+
+
+def test_columns_called_as_ours_keep_their_names(conn: Connection, pool: Pool) -> None:
+    batch_id = queue(conn, "destination,state,result_state,row\n6175551234,MA,NH,seven\n")
+    (row,) = rows_of(export_calls_csv(pool, batch_id))
+    assert (row["state"], row["result_state"], row["row"]) == ("MA", "NH", "seven")
+    assert (row["result_result_state"], row["result_row"]) == ("pending", "1")
+
+
+def test_blocks_join_without_a_seam(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int | str] = [phone_number(index) for index in range(23)]
+    numbers[5:12] = ["nobody"] * 7
+    batch_id = make_batch(conn, numbers, on_invalid="skip")
+    whole = {
+        what: b"".join(what(pool, batch_id)) for what in (export_calls_csv, export_skipped_csv, export_calls_ndjson)
+    }
+    assert (whole[export_calls_csv].count(b"\r\n"), whole[export_skipped_csv].count(b"\r\n")) == (17, 8)
+    for rows in (1, 4, 5, 23, 24):
+        monkeypatch.setattr(export, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(export, "CALLS_AT_ONCE", rows)
+        for what, content in whole.items():
+            assert b"".join(what(pool, batch_id)) == content
+
+
+def test_wide_rows_make_small_blocks(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "BLOCK_BYTES", 50_000)
+    lines = "".join(f"{phone_number(index)},{'x' * 20_000}\n" for index in range(10))
+    blocks = list(export_calls_csv(pool, queue(conn, f"destination,note\n{lines}")))
+    assert len(blocks) == 1 + 5
+    assert max(map(len, blocks)) < 50_000
+
+
+# Skipped rows -------------------------------------------------------------------------------------
+
+
+def test_skipped_rows_say_why_and_can_be_queued_again(conn: Connection, pool: Pool) -> None:
+    text = "destination,name\n6175551234,Ana\n555,=Ben\n6175551234,Cleo\n6175551235,Dan,more,cells\nnobody\n"
+    batch_id = queue(conn, text, on_duplicate="skip")
+    content = b"".join(export_skipped_csv(pool, batch_id)).decode()
+    header, *rows = csv.reader(StringIO(content, newline=""), strict=True)
+    assert header == ["destination", "name", "row", "code", "message"]
+    assert [row[:4] for row in rows] == [
+        ["555", "'=Ben", "2", "destination_invalid"],
+        ["6175551234", "Cleo", "3", "duplicate"],
+        ["6175551235", "Dan", "4", "too_many_cells"],
+        ["nobody", "", "5", "destination_malformed"],
+    ]
+    assert all(row[4] for row in rows)
+    assert rows[2][5:] == ["more", "cells"]
+
+
+def test_nothing_skipped_is_a_header_alone(conn: Connection, pool: Pool) -> None:
+    assert list(export_skipped_csv(pool, make_batch(conn))) == [b"destination,name,row,code,message\r\n"]
+
+
+# NDJSON -------------------------------------------------------------------------------------------
+
+
+def test_ndjson_is_a_call_a_line(conn: Connection, pool: Pool) -> None:
+    batch_id = queue(conn, 'destination,note\n6175551234,"a\nb\u2028"\n6175551235,Zoë\n')
+    lines = b"".join(export_calls_ndjson(pool, batch_id)).decode().split("\n")
+    assert lines.pop() == ""
+    calls = [json.loads(line) for line in lines]
+    assert [call["variables"]["note"] for call in calls] == ["a\nb\u2028", "Zoë"]
+
+
+# Meanwhile ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson, export_calls])
+def test_unknown_batch_is_told_before_the_first_block(pool: Pool, what: object) -> None:
+    with pytest.raises(NotFound):
+        what(pool, 99)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson])
+def test_batch_that_is_purged_meanwhile_breaks_off(
+    conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, what: object
+) -> None:
+    monkeypatch.setattr(export, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(export, "CALLS_AT_ONCE", 2)
+    batch_id = make_batch(conn, [phone_number(index) for index in range(6)])
+    blocks = what(pool, batch_id)  # type: ignore[operator]
+    next(blocks)
+    purge_batch(conn, batch_id)
+    with pytest.raises(NotFound):
+        list(blocks)
+
+
+@pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson])
+def test_reader_between_two_blocks_holds_no_connection(conn: Connection, pool: Pool, what: object) -> None:
+    batch_id = make_batch(conn, [phone_number(0), "nobody"], on_invalid="skip")
+    blocks = what(pool, batch_id)  # type: ignore[operator]
+    next(blocks)
+    with pool.connection(timeout=1) as only_one:
+        only_one.execute("select 1")
+    blocks.close()
