@@ -33,9 +33,13 @@ from receiver.database.location import settle_config
 from receiver.database.migrations import migrate
 from receiver.database.pool import connect
 from receiver.errors import NotFound, ReceiverError
+from receiver.logs import about
 
 STOP_SECONDS = 7.0
 """How long children may take to end before they are killed; with the database's stop, within ten."""
+
+ORPHAN_SECONDS = 20.0
+"""How long the children of a `serve` that was killed may take to end."""
 
 DEATHS, DEATHS_SECONDS = 5, 60.0
 """A child that died this often in this time will not live."""
@@ -61,6 +65,8 @@ class _Child:
     name: str
     arguments: list[str]
     environment: dict[str, str]
+    lock: int
+    """A file descriptor that is locked for as long as any child has it (`_after_orphans`)."""
     started: subprocess.Popen[bytes] | None = None
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=DEATHS))
 
@@ -70,6 +76,7 @@ class _Child:
             env=self.environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=[self.lock],
             preexec_fn=_end_with_parent,
         )
 
@@ -92,6 +99,7 @@ def serve(config: Config) -> int:
         print(notice, flush=True)
     with ExitStack() as stack:
         stack.enter_context(_only_one(config.data_dir))
+        lock = stack.enter_context(_after_orphans(config.data_dir))
         _check_port(config.port)
         server = None
         if config.database_url is None:
@@ -101,7 +109,7 @@ def serve(config: Config) -> int:
         assert config.database_url is not None  # noqa: S101 set just now where it was not given
         migrate(config.database_url, report=lambda line: print(line, flush=True))
         key = _serving_key(config.database_url, config.data_dir)
-        children, provider = _children(config)
+        children, provider = _children(config, lock.fileno())
         stack.callback(_stop, children)
         for child in children:
             child.start()
@@ -115,7 +123,7 @@ def _watch(children: list[_Child], server: EmbeddedPostgres | None, stop: thread
     restarts: list[tuple[float, _Child]] = []
     while not stop.wait(WATCH_SECONDS):
         if server is not None and not server.is_running():
-            log.error("the database server ended; starting it again")
+            log.error("the database server ended; starting it again", extra=about("database_ended"))
             server.start()
         for child in children:
             status = child.died()
@@ -128,17 +136,20 @@ def _watch(children: list[_Child], server: EmbeddedPostgres | None, stop: thread
                     status,
                 )
                 return 1
-            log.error("%s ended (exit status %d); starting it again", child.name, status)
+            log.error(
+                "%s ended (exit status %d); starting it again", child.name, status,
+                extra=about("child_ended", child=child.name, exit_status=status),
+            )  # fmt: skip
             child.started = None
             restarts.append((time.monotonic() + 0.2 * 2 ** len(child.deaths), child))
         for due in [entry for entry in restarts if entry[0] <= time.monotonic()]:
             restarts.remove(due)
             due[1].start()
-    log.info("stopping")
+    log.info("stopping", extra=about("stopping"))
     return 0
 
 
-def _children(config: Config) -> tuple[list[_Child], str]:
+def _children(config: Config, lock: int) -> tuple[list[_Child], str]:
     """The processes to run, and where calls are sent, in words."""
     environment = {
         **os.environ,
@@ -147,6 +158,7 @@ def _children(config: Config) -> tuple[list[_Child], str]:
         "SECRET_KEY": ",".join(config.secret_keys),
         "PORT": str(config.port),
         "PYTHONUNBUFFERED": "1",
+        "STOP_SECONDS": "5",  # with the rest of stopping, within STOP_SECONDS of our own
     }
     python = sys.executable
     children = []
@@ -157,10 +169,10 @@ def _children(config: Config) -> tuple[list[_Child], str]:
         provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real one"
         environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
         simulate = [python, "-m", "receiver", "simulate", "--port", str(port)]
-        children.append(_Child("simulator", simulate, environment))
+        children.append(_Child("simulator", simulate, environment, lock))
     gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
-    children.append(_Child("web", gunicorn, environment))
-    children.append(_Child("worker", [python, "-m", "receiver", "work"], environment))
+    children.append(_Child("web", gunicorn, environment, lock))
+    children.append(_Child("worker", [python, "-m", "receiver", "work"], environment, lock))
     return children, provider
 
 
@@ -190,6 +202,26 @@ def _only_one(data_dir: Path) -> IO[str]:
             f"Another `serve` is running on {data_dir}. Stop it, or set DATA_DIR and PORT to run a second one."
         ) from None
     return lock
+
+
+def _after_orphans(data_dir: Path) -> IO[str]:
+    """The lock that our children inherit: whoever gets it knows that those of a killed `serve` have ended, which
+    they are told when it is killed, and that the port is theirs no more. Raises CannotServe.
+    """
+    lock = (data_dir / "serve.children").open("a")
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise CannotServe(
+                    f"Processes of an earlier `serve` on {data_dir} do not end. Look for them with"
+                    f" `fuser {data_dir / 'serve.children'}`, and end them."
+                ) from None
+            time.sleep(WATCH_SECONDS)
 
 
 def _check_port(port: int) -> None:

@@ -1,4 +1,4 @@
-"""The worker: sends submissions, settles callbacks, and looks after what others left behind.
+"""The worker: sends submissions, settles callbacks, looks after what others left behind, and does the upkeep.
 
 Each of these is a thread with a loop that survives everything but the end of the process: an error is
 logged and the step is done again after a pause, because every step is a transaction of its own.
@@ -11,32 +11,44 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import psycopg
 
 from receiver.config import Config
+from receiver.database.measured import Measurements, add_measured
 from receiver.database.pool import Connection, DatabaseUnavailable, Pool, connect, connection, open_pool
 from receiver.errors import ReceiverError
+from receiver.logs import about
 from receiver.model import SubmissionKey
 from receiver.queueing.answer import printable_line
+from receiver.queueing.drafts import forget_drafts
 from receiver.queueing.provider import Answer, Provider, QueueRequest, bulk_queue
 from receiver.queueing.sender import (
     Outgoing,
+    Taken,
     abandon_submissions,
+    accept_proven_lately,
     claim_submission,
     csv_blocks,
     hold_worker_lock,
+    list_taken,
     record_answer,
     register_worker,
+    release_untold,
     see_worker,
 )
 from receiver.results.journal import forget_writers
 from receiver.results.settler import GROUP_CALLBACKS, Settler
 from receiver.results.token import ResultTokens, result_url
+from receiver.results.upkeep import POLLERS, Upkeep
 
 SENDERS = 4
 """Submissions sent at a time: a provider that is slow to answer one must not hold up the others."""
+
+SETTLERS = 2
+"""Threads that settle: while Postgres works for one, Python reads bodies for the other."""
 
 HEARTBEAT_SECONDS = 5.0
 SEND_CHECK_SECONDS = 0.2
@@ -60,6 +72,9 @@ class Worker:
         self._tokens = ResultTokens(config.secret_keys)
         self._stop = threading.Event()
         self._worker_id = 0
+        self._measurements = Measurements()
+        self._under_way: set[Taken] = set()
+        """What a sender took and has not recorded the answer for."""
 
     def stop(self) -> None:
         """End after the steps under way; a request to the provider is waited for as long as `run` allows."""
@@ -69,11 +84,13 @@ class Worker:
         """Work until `stop`. Raises DatabaseUnavailable if the database cannot be reached at the start."""
         presence = connect(self._database_url, name="receiver worker", autocommit=True)
         self._worker_id = register_worker(presence, socket.gethostname(), os.getpid())
-        pool = open_pool(self._database_url, max_size=SENDERS + 3, name="receiver worker")
-        log.info("worker %d started", self._worker_id)
-        settler = Settler(pool)
-        steps: list[tuple[str, Callable[[], float]]] = [("settle", lambda: self._settle(settler))]
+        pool = open_pool(self._database_url, max_size=SENDERS + SETTLERS + POLLERS + 4, name="receiver worker")
+        log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
+        steps: list[tuple[str, Callable[[], float]]] = []
+        for number in range(1, SETTLERS + 1):
+            steps.append((f"settle-{number}", _Settling(Settler(pool, self._measurements)).step))
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
+        steps += Upkeep(pool, self._provider, self._config, self._stop).steps()
         threads = [threading.Thread(target=self._repeat, args=step, name=step[0], daemon=True) for step in steps]
         for thread in threads:
             thread.start()
@@ -81,12 +98,15 @@ class Worker:
             presence = self._look_after(pool, presence)
         finally:
             self._stop.set()
+            deadline = time.monotonic() + grace_seconds
             for thread in threads:
-                thread.join(grace_seconds)
+                thread.join(max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(ReceiverError, psycopg.Error):
+                self._write_measurements(pool)
             pool.close(timeout=1)
             # Last: with this connection ends the lock that says we live.
             presence.close()
-        log.info("worker %d stopped", self._worker_id)
+        log.info("worker %d stopped", self._worker_id, extra=about("worker_stopped", worker_id=self._worker_id))
 
     def _repeat(self, name: str, step: Callable[[], float]) -> None:
         """Do a step again and again, each time after the pause it returned."""
@@ -94,42 +114,59 @@ class Worker:
             try:
                 pause = step()
             except DatabaseUnavailable as error:
-                log.warning("%s: %s", name, error)
+                log.warning("%s: %s", name, error, extra=about("database_away", step=name))
                 pause = ERROR_PAUSE_SECONDS
             except Exception:
-                log.exception("%s failed; trying again", name)
+                log.exception("%s failed; trying again", name, extra=about("step_failed", step=name))
+                self._measurements.count("failure", name.partition("-")[0])
                 pause = ERROR_PAUSE_SECONDS
             self._stop.wait(pause)
 
-    def _settle(self, settler: Settler) -> float:
-        settled = settler.settle_group()
-        if settled == GROUP_CALLBACKS:
-            return 0.0
-        self._idle = 0.0 if settled else min(self._idle + SETTLE_CHECK_SECONDS / 2, IDLE_SECONDS)
-        return max(SETTLE_CHECK_SECONDS, self._idle)
-
-    _idle = 0.0
-
     def _send(self, pool: Pool) -> float:
-        with connection(pool) as conn:
-            outgoing = claim_submission(conn, self._worker_id)
+        outgoing = self._claim(pool)
         if outgoing is None:
             return SEND_CHECK_SECONDS
+        began = time.monotonic()
         answer = self._ask_provider(outgoing)
+        seconds = time.monotonic() - began
+        self._measurements.count("send_result", answer.state)
+        self._measurements.observe("send", [seconds])
         log.info(
             "submission sent: batch %d, submission %d, try %d: %s, provider status %s",
             outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer.state, answer.provider_status,
+            extra=about("submission_sent", batch_id=outgoing.batch_id, submission=outgoing.submission_no,
+                        result=answer.state, provider_status=answer.provider_status, seconds=round(seconds, 3)),
         )  # fmt: skip
         # Nobody else knows the answer, so it is worth waiting for the database as long as we live.
         while True:
             try:
                 with connection(pool) as conn:
-                    record_answer(conn, outgoing, answer)
+                    state = record_answer(conn, outgoing, answer)
+                if state is None:
+                    log.warning(
+                        "batch %d, submission %d: it was decided before the answer to try %d came; see its resolution",
+                        outgoing.batch_id, outgoing.submission_no, outgoing.tries,
+                    )  # fmt: skip
+                self._under_way.discard(_taken(outgoing))
                 return 0.0
-            except (DatabaseUnavailable, OSError) as error:
-                log.warning("the provider's answer is not recorded yet: %s", error)
+            except (DatabaseUnavailable, psycopg.Error, OSError) as error:
+                log.warning("the provider's answer is not recorded yet: %s", error, extra=about("answer_not_recorded"))
                 if self._stop.wait(ERROR_PAUSE_SECONDS):
                     raise
+
+    def _claim(self, pool: Pool) -> Outgoing | None:
+        outgoing = None
+        try:
+            with connection(pool) as conn:
+                outgoing = claim_submission(conn, self._worker_id)
+                if outgoing is not None:
+                    # Before the commit: `_release_untold` takes for lost what is committed and not under way.
+                    self._under_way.add(_taken(outgoing))
+        except BaseException:
+            if outgoing is not None:
+                self._under_way.discard(_taken(outgoing))
+            raise
+        return outgoing
 
     def _ask_provider(self, outgoing: Outgoing) -> Answer:
         key = SubmissionKey(outgoing.batch_id, outgoing.submission_no)
@@ -153,7 +190,7 @@ class Worker:
             # `bulk_queue` raises what reading the contacts raised, and only while nothing has been sent.
             return Answer("not_sent", error=printable_line(f"The contacts could not be read: {error}"))
         except Exception as error:
-            log.exception("sending failed in a way nobody foresaw")
+            log.exception("sending failed in a way nobody foresaw", extra=about("sending_failed"))
             return Answer("unknown", error=f"Sending failed: {type(error).__name__}")
         finally:
             # Nothing that closing says may stand in for the answer.
@@ -166,15 +203,62 @@ class Worker:
             try:
                 if presence.closed:
                     presence = connect(self._database_url, name="receiver worker", autocommit=True)
-                    hold_worker_lock(presence, self._worker_id)
-                see_worker(presence, self._worker_id)
+                    if not hold_worker_lock(presence, self._worker_id):
+                        presence.close()  # the server has not noticed yet that the lost one is gone
+                else:
+                    presence.execute("select")
+                with connection(pool) as conn:
+                    see_worker(conn, self._worker_id)
+                self._write_measurements(pool)
                 with connection(pool) as conn:
                     forget_writers(conn, WRITER_DAYS)
+                    forget_drafts(conn)
+                self._release_untold(pool)
+                with connection(pool) as conn:
                     abandoned = abandon_submissions(conn, self._worker_id)
+                with connection(pool) as conn:
+                    accept_proven_lately(conn)
                 for batch_id, submission_no in abandoned:
-                    log.warning("batch %d, submission %d: its sender died; unknown", batch_id, submission_no)
+                    log.warning(
+                        "batch %d, submission %d: its sender died; unknown", batch_id, submission_no,
+                        extra=about("submission_abandoned", batch_id=batch_id, submission=submission_no),
+                    )  # fmt: skip
             except Exception as error:
-                log.warning("look after: %s", error)
+                log.warning("look after: %s", error, extra=about("looking_failed"))
                 presence.close()
             self._stop.wait(HEARTBEAT_SECONDS)
         return presence
+
+    def _write_measurements(self, pool: Pool) -> None:
+        taken = self._measurements.take()
+        try:
+            with connection(pool) as conn:
+                add_measured(conn, taken)
+        except BaseException:
+            self._measurements.back(taken)
+            raise
+
+    def _release_untold(self, pool: Pool) -> None:
+        with connection(pool) as conn:
+            # First the database, then our memory: what was taken in between is in the latter only.
+            taken = list_taken(conn, self._worker_id)
+            release_untold(conn, self._worker_id, [each for each in taken if each not in self._under_way])
+
+
+class _Settling:
+    """Settles group after group, and looks more rarely the longer none comes."""
+
+    def __init__(self, settler: Settler) -> None:
+        self._settler = settler
+        self._pause = SETTLE_CHECK_SECONDS
+
+    def step(self) -> float:
+        settled = self._settler.settle_group()
+        if settled == GROUP_CALLBACKS:
+            return 0.0
+        self._pause = SETTLE_CHECK_SECONDS if settled else min(self._pause * 1.5, IDLE_SECONDS)
+        return self._pause
+
+
+def _taken(outgoing: Outgoing) -> Taken:
+    return Taken(outgoing.batch_id, outgoing.submission_no, outgoing.tries)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.cli import batches, journal, keys, running
+from receiver.cli import batches, doctor, journal, keys, running, upkeep
 from receiver.errors import ConfigurationError, InvalidInput, ReceiverError
 
 _UNUSABLE = ("invalid_parameters", "database_url")
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (running, batches, journal, keys):
+    for room in (running, batches, journal, keys, upkeep, doctor):
         room.add_commands(commands)
     parsed = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""Commands for batches: queue, status, verify."""
+"""Commands for batches: queue, status, export, verify."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from receiver.cli.database import opened_database
+from receiver.cli.database import opened_database, opened_pool
 from receiver.cli.running import Commands
 from receiver.config import Config
 from receiver.database.pool import Connection
@@ -15,9 +15,12 @@ from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
 from receiver.queueing.parameters import read_parameters
 from receiver.summary.batches import Batch, get_batch
+from receiver.summary.export import export_calls_csv, export_calls_ndjson
 from receiver.summary.verify import verify
 
 WATCH_SECONDS = 0.5
+
+_EXPORTS = {"csv": export_calls_csv, "ndjson": export_calls_ndjson}
 
 _OPTIONS = {
     "name": "what the dashboards call it; default: the file's name",
@@ -46,6 +49,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     status.add_argument("batch", metavar="BATCH", type=int)
     status.add_argument("--watch", action="store_true", help="stay until every call has ended or is overdue")
     status.set_defaults(run=_status)
+    export = commands.add_parser("export", help="write a batch's calls and their results to standard output")
+    export.add_argument("batch", metavar="BATCH", type=int)
+    export.add_argument("--format", choices=sorted(_EXPORTS), default="csv", help="default: %(default)s")
+    export.set_defaults(run=_export)
     check = commands.add_parser("verify", help="recompute every counter from the rows; exit 1 where one differs")
     check.add_argument("batch", metavar="BATCH", type=int, nargs="?")
     check.set_defaults(run=_verify)
@@ -88,6 +95,21 @@ def _status(parsed: argparse.Namespace) -> int:
         if parsed.watch:
             return _watch(conn, parsed.batch)
         _show(get_batch(conn, parsed.batch))
+    return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    progress = sys.stderr.isatty() and not sys.stdout.isatty()
+    with opened_pool("export") as pool:
+        written = 0
+        for block in _EXPORTS[parsed.format](pool, parsed.batch):
+            sys.stdout.buffer.write(block)
+            written += len(block)
+            if progress:
+                print(f"\r\x1b[K{written / 1e6:.1f} MB", end="", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    if progress:
+        print(file=sys.stderr)
     return 0
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from receiver.config import Config
 from receiver.database.location import running_database
 from receiver.database.migrations import check
-from receiver.database.pool import Connection, connect
+from receiver.database.pool import Connection, Pool, connect, open_pool
 
 
 @contextmanager
@@ -17,7 +17,20 @@ def opened_database(command: str, config: Config | None = None) -> Iterator[Conn
 
     Raises ConfigurationError, DatabaseUnavailable, SchemaError.
     """
-    with running_database(config or Config.from_env()) as url, connect(url, name=f"receiver {command}") as conn:
-        check(conn)
-        conn.rollback()
+    with _checked_database(command, config) as url, connect(url, name=f"receiver {command}") as conn:
         yield conn
+
+
+@contextmanager
+def opened_pool(command: str, config: Config | None = None) -> Iterator[Pool]:
+    """A pool of one connection, for what takes a new one for each block that it reads. Raises as `opened_database`."""
+    with _checked_database(command, config) as url, open_pool(url, max_size=1, name=f"receiver {command}") as pool:
+        yield pool
+
+
+@contextmanager
+def _checked_database(command: str, config: Config | None) -> Iterator[str]:
+    with running_database(config or Config.from_env()) as url:
+        with connect(url, name=f"receiver {command}") as conn:
+            check(conn)
+        yield url

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
+
+from marshmallow import ValidationError
 
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.database.api_keys import SCOPES, create_key, list_keys, revoke_key
+from receiver.errors import Fault, InvalidInput
+from receiver.queueing.parameters import Timestamp
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -15,6 +20,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     create = actions.add_parser("create", help="make a key; it is the last line printed, shown this once")
     create.add_argument("name", metavar="NAME")
     create.add_argument("--scope", required=True, choices=SCOPES, help="each includes those before it")
+    create.add_argument("--expires-at", metavar="TIME", help="when it ends: Unix seconds or RFC 3339; default: never")
     create.set_defaults(run=_create)
     actions.add_parser("list", help="list the keys in use").set_defaults(run=_list)
     revoke = actions.add_parser("revoke", help="end a key at once")
@@ -23,9 +29,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _create(parsed: argparse.Namespace) -> int:
+    expires_at = None if parsed.expires_at is None else _expiry(parsed.expires_at)
     with opened_database("keys") as conn:
-        key = create_key(conn, parsed.name, parsed.scope)
-    print(f"Key {parsed.name!r} of scope {parsed.scope}. Keep it: it is not shown again.")
+        key = create_key(conn, parsed.name, parsed.scope, expires_at)
+    until = f", good until {_time(expires_at)}" if expires_at is not None else ""
+    print(f"Key {parsed.name!r} of scope {parsed.scope}{until}. Keep it: it is not shown again.")
     print(key)
     return 0
 
@@ -33,10 +41,10 @@ def _create(parsed: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     with opened_database("keys") as conn:
         keys = list_keys(conn)
-    print(f"{'NAME':<24} {'SCOPE':<6} {'PREFIX':<12} {'CREATED':<20} {'LAST USED':<20}")
+    print(f"{'NAME':<24} {'SCOPE':<6} {'PREFIX':<12} {'CREATED':<20} {'EXPIRES':<20} {'LAST USED':<20}")
     for key in keys:
-        used = "never" if key.last_used_at is None else f"{key.last_used_at:%Y-%m-%dT%H:%M:%SZ}"
-        print(f"{key.name:<24} {key.scope:<6} rr_{key.prefix:<9} {key.created_at:%Y-%m-%dT%H:%M:%SZ} {used:<20}")
+        times = " ".join(f"{_time(moment):<20}" for moment in (key.created_at, key.expires_at, key.last_used_at))
+        print(f"{key.name:<24} {key.scope:<6} rr_{key.prefix:<9} {times}")
     return 0
 
 
@@ -45,3 +53,19 @@ def _revoke(parsed: argparse.Namespace) -> int:
         revoke_key(conn, parsed.name)
     print(f"Key {parsed.name!r} is revoked.")
     return 0
+
+
+def _expiry(text: str) -> datetime:
+    try:
+        moment = Timestamp().deserialize(text)
+    except ValidationError as error:
+        raise InvalidInput(
+            "The key was not made.", [Fault("--expires-at", "invalid", str(error.messages[0]))]
+        ) from None
+    if moment <= datetime.now(UTC):
+        raise InvalidInput("The key was not made.", [Fault("--expires-at", "in_the_past", "It is in the past.")])
+    return moment
+
+
+def _time(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

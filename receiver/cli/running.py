@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
-import sys
 
 from receiver.config import Config
 from receiver.database.location import find_database, running_database
 from receiver.database.migrations import check, migrate
 from receiver.database.pool import connect
 from receiver.errors import ConfigurationError, Fault
+from receiver.logs import start_logging
 from receiver.queueing.provider import Provider
 from receiver.serve import serve
 from receiver.simulator import command as simulator
+from receiver.telemetry import start_telemetry
 from receiver.worker import Worker
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
@@ -32,15 +32,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=simulator.run)
 
 
-def log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # It tells of each lost connection many times; who asked for one is told once.
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-
-
 def _serve(_: argparse.Namespace) -> int:
-    log_to_stderr()
-    return serve(Config.from_env())
+    config = Config.from_env()
+    start_logging(config.log_level, config.log_format, config.secrets)
+    return serve(config)
 
 
 def _migrate(_: argparse.Namespace) -> int:
@@ -62,11 +57,12 @@ def _work(_: argparse.Namespace) -> int:
                 )
             ]
         )
-    log_to_stderr()
+    start_logging(config.log_level, config.log_format, config.secrets)
+    start_telemetry(None, config.secrets)
     with connect(database_url, name="receiver worker") as conn:
         check(conn)
     worker = Worker(config, database_url, Provider(config.plum_url, config.plum_user, config.plum_key))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
-    worker.run()
+    worker.run(grace_seconds=config.stop_seconds)
     return 0

@@ -87,9 +87,7 @@ def test_other_methods_are_405(url: str, path: str, method: str, allowed: str, a
     assert answer.told["error"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/api/apps/seven/3/bulk_queue", "/api/apps/7/bulk_queue", "/api/outbound/9999-1"]
-)
+@pytest.mark.parametrize("path", ["/api/apps/seven/3/bulk_queue", "/api/apps/7/bulk_queue", "/api/outbound/9999-1"])
 def test_unknown_address_or_call_is_404(url: str, path: str) -> None:
     answer = ask(url + path)
     assert answer.status == 404 and answer.told["error"]
@@ -133,9 +131,7 @@ def test_single_call_is_queued_and_its_status_told(url: str, accept: str) -> Non
     assert "call_details" in status.told
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"phone_number": "911"}, {"phone_number": "6175551234", "max_attempts": "2"}]
-)
+@pytest.mark.parametrize("fields", [{}, {"phone_number": "911"}, {"phone_number": "6175551234", "max_attempts": "2"}])
 def test_single_call_with_a_fault_is_400(url: str, fields: dict[str, str]) -> None:
     assert ask(f"{url}/api/apps/7/3/queue", "POST", fields).status == 400
 
@@ -161,10 +157,7 @@ def test_cancel_sends_a_burst_for_pending_calls_of_that_deployment_only() -> Non
         fields = {"result_url": receiver.url}
         assert ask(simulator.url + BULK, "POST", fields, f"destination\n{numbers}").status == 200
         other = {"result_url": f"{receiver.url}-other"}
-        assert (
-            ask(f"{simulator.url}/api/apps/7/4/bulk_queue", "POST", other, f"destination\n{numbers}").status
-            == 200
-        )
+        assert ask(f"{simulator.url}/api/apps/7/4/bulk_queue", "POST", other, f"destination\n{numbers}").status == 200
         # Before its GET is answered, a submission would end by its own plan only once it is dialed.
         eventually(lambda: len(receiver.received) == 2)
         answer = ask(f"{simulator.url}/api/apps/7/3/cancel", "DELETE")

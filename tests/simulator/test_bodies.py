@@ -87,9 +87,7 @@ def test_multipart_carries_the_form_and_repeats_byte_for_byte() -> None:
     message = message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     parts = message.get_payload()
     assert isinstance(parts, list)
-    values = {
-        str(part["Content-Disposition"]): part.get_payload() for part in parts if isinstance(part, Message)
-    }
+    values = {str(part["Content-Disposition"]): part.get_payload() for part in parts if isinstance(part, Message)}
     assert values['form-data; name="phone_number"'] == "'6175551234'"
     assert values['form-data; name="events[1][event]"'] == "dialing"
 
@@ -128,9 +126,7 @@ def test_xml_escapes_and_keeps_keys_that_are_no_names() -> None:
         ("0612345678", "'0612345678'", "'0612345678'"),
     ],
 )
-def test_number_in_apostrophes_with_or_without_the_leading_one(
-    destination: str, as_written: str, flipped: str
-) -> None:
+def test_number_in_apostrophes_with_or_without_the_leading_one(destination: str, as_written: str, flipped: str) -> None:
     assert spell_number(destination, flip_leading_one=False) == as_written
     assert spell_number(destination, flip_leading_one=True) == flipped
 
@@ -161,9 +157,7 @@ def test_each_inconsistency_changes_what_it_names_only() -> None:
     assert "events" not in with_inconsistency(details, "events_missing")
     events = details["events"]
     assert isinstance(events, list)
-    assert with_inconsistency(details, "events_as_object")["events"] == {
-        str(no): e for no, e in enumerate(events)
-    }
+    assert with_inconsistency(details, "events_as_object")["events"] == {str(no): e for no, e in enumerate(events)}
     capital = with_inconsistency(details, "start_Timestamp")
     assert capital["start_Timestamp"] == details["start_timestamp"] and "start_timestamp" not in capital
 

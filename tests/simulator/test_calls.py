@@ -8,9 +8,7 @@ from receiver.simulator.calls import Attempt, Call, Plan, draw_plan, seeded
 from receiver.simulator.settings import USUAL_OUTCOMES
 
 
-def plans(
-    seed: int, count: int, outcomes: dict[str, float] | None = None, max_attempts: int = 3
-) -> list[Plan]:
+def plans(seed: int, count: int, outcomes: dict[str, float] | None = None, max_attempts: int = 3) -> list[Plan]:
     weights = USUAL_OUTCOMES if outcomes is None else outcomes
     return [draw_plan(seeded(seed, row), weights, max_attempts) for row in range(count)]
 

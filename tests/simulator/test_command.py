@@ -66,9 +66,7 @@ def test_mixes_are_read_as_weights() -> None:
         ("--send", "http://127.0.0.1:1/", "--count", "0"),
     ],
 )
-def test_unusable_argument_stops_with_2(
-    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_argument_stops_with_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parsed(*arguments)
     assert stopped.value.code == 2
@@ -79,9 +77,7 @@ def test_help_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parsed("--help")
     told = capsys.readouterr().out
-    assert all(
-        option in told for option in ("--timeout-after-acceptance", "--slow-sender", "401, 403, 404, 409")
-    )
+    assert all(option in told for option in ("--timeout-after-acceptance", "--slow-sender", "401, 403, 404, 409"))
 
 
 def test_sender_posts_the_files_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

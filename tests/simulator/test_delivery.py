@@ -149,9 +149,7 @@ def test_shape(shape: str, content_type: str, holds: Callable[[bytes], bool]) ->
 
 def test_request_is_dropped_unless_its_result_url_answers_200() -> None:
     with ResultUrl(get=204) as receiver, Simulator(FAST) as simulator:
-        assert ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV).told == {
-            "calls_queued": 3
-        }
+        assert ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV).told == {"calls_queued": 3}
         ledger = settled(simulator.url)
         assert (ledger["calls"]["dropped"], ledger["statuses"]) == (3, {})
         assert ledger["faults"] == {"request_check": 1}
@@ -216,9 +214,5 @@ def test_stop_cuts_off_what_is_under_way_and_leaves_no_thread() -> None:
             eventually(lambda: bool(receiver.received))
             began = time.monotonic()
         assert time.monotonic() - began < 2
-        mine = [
-            each
-            for each in set(threading.enumerate()) - before
-            if each.name.startswith(("sender", "exch", "sim"))
-        ]
+        mine = [each for each in set(threading.enumerate()) - before if each.name.startswith(("sender", "exch", "sim"))]
         assert mine == []

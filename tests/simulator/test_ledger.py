@@ -37,11 +37,7 @@ def test_figures_balance_at_every_moment_and_agree_with_the_calls_and_the_receiv
     assert ledger["calls"]["dropped"] == ledger["faults"]["drop"] > 0
     posts = [delivery for line in lines for delivery in line["deliveries"]]
     assert len(posts) == len(receiver.posts) == ledger["callbacks"]["attempted"]
-    assert (
-        sum(post["answered"] == 200 for post in posts)
-        == ledger["callbacks"]["answered_200"]
-        == len(posts) - 3
-    )
+    assert sum(post["answered"] == 200 for post in posts) == ledger["callbacks"]["answered_200"] == len(posts) - 3
 
     kept = [json.loads(line) for line in file.read_text().splitlines()]
     assert (kept[0]["kind"], kept[0]["result_url"], kept[0]["calls_queued"]) == (

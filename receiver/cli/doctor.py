@@ -1,0 +1,33 @@
+"""The command `doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from receiver.cli.running import Commands
+from receiver.doctor import Level, examine
+
+_COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "failure": "31"}
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="look at everything that a deployment needs; exit 1 where something is missing",
+        description="Looks at configuration, database, clock, disk, worker, PUBLIC_URL and provider. Changes nothing, "
+        "stores nothing, calls nobody. Run it on each machine, with the environment of the service.",
+    )
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    found: dict[Level, int] = {"ok": 0, "warning": 0, "failure": 0}
+    for finding in examine():
+        found[finding.level] += 1
+        level = f"{finding.level:<8}"
+        if sys.stdout.isatty():
+            level = f"\x1b[{_COLOURS[finding.level]}m{level}\x1b[0m"
+        print(f"{level} {finding.subject:<14} {finding.message}", flush=True)
+    print(f"{found['ok']} ok, {found['warning']} warnings, {found['failure']} failures.")
+    return 1 if found["failure"] else 0

@@ -1,0 +1,173 @@
+"""Commands for what comes later in a batch's life: resolve, purge, erase."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+import time
+from dataclasses import fields
+from datetime import timedelta
+
+from receiver.cli.database import opened_database
+from receiver.cli.running import Commands
+from receiver.config import Config
+from receiver.errors import Fault, InvalidInput
+from receiver.model import masked
+from receiver.queueing.destination import DestinationError, parse
+from receiver.queueing.resolution import Doubt, get_doubt, resolve_submission
+from receiver.results.erasure import Erased, erase
+from receiver.results.retention import count_old, purge
+from receiver.results.spool import Spool, SpoolFailed
+
+SHOW_SECONDS = 0.2
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    resolve = commands.add_parser(
+        "resolve",
+        help="say what became of a submission whose answer was lost",
+        description="Says what became of an `unknown` submission. With --not-queued it is sent again: if it was "
+        "queued after all, everybody in it is dialed twice. Look at the provider's own pages first.",
+    )
+    resolve.add_argument("batch", metavar="BATCH", type=int)
+    resolve.add_argument("submission", metavar="SUBMISSION", type=int, help="its number in the batch, from 1")
+    said = resolve.add_mutually_exclusive_group(required=True)
+    said.add_argument("--queued", action="store_true", dest="queued", help="the provider has it: accepted")
+    said.add_argument("--not-queued", action="store_false", dest="queued", help="it has not: send it again")
+    resolve.add_argument("--note", required=True, metavar="TEXT", help="how you know; kept with your name")
+    resolve.add_argument("--by", metavar="NAME", help="who says so; default: your account's name")
+    resolve.add_argument("--yes", action="store_true", help="do not ask")
+    resolve.set_defaults(run=_resolve)
+
+    removal = commands.add_parser("purge", help="delete old batches with everything under them")
+    removal.add_argument("--older-than", metavar="DAYS", type=_days, help="default: RETENTION_DAYS")
+    removal.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    removal.set_defaults(run=_purge)
+
+    erasure = commands.add_parser("erase", help="erase one telephone number, and keep every count")
+    erasure.add_argument("number", metavar="NUMBER", help="in any spelling; read as DEFAULT_REGION's")
+    erasure.add_argument("--dry-run", action="store_true", help="only say what would be erased")
+    erasure.set_defaults(run=_erase)
+
+
+def _resolve(parsed: argparse.Namespace) -> int:
+    by = parsed.by or _account()
+    with opened_database("resolve") as conn:
+        doubt = get_doubt(conn, parsed.batch, parsed.submission)
+        conn.rollback()
+        if not parsed.yes:
+            _confirm(doubt, queued=parsed.queued)
+        state = resolve_submission(conn, parsed.batch, parsed.submission, queued=parsed.queued, note=parsed.note, by=by)
+    meaning = {
+        "accepted": "Its results are waited for.",
+        "pending": "A worker sends it again.",
+        "refused": "Its window is over, so nobody is called.",
+    }
+    print(f"Submission {parsed.submission} of batch {parsed.batch} is {state} now. {meaning[state]}")
+    return 0
+
+
+def _confirm(doubt: Doubt, *, queued: bool) -> None:
+    sent = "" if doubt.sent_at is None else f" was sent at {doubt.sent_at:%Y-%m-%dT%H:%M:%SZ} and"
+    where = f"application {doubt.application_id}, deployment {doubt.deployment_id}"
+    print(
+        f"Submission {doubt.submission_no} of batch {doubt.batch_id}, {doubt.calls} calls for {where},{sent} was never"
+        f" answered: {doubt.error}",
+        file=sys.stderr,
+    )
+    if queued:
+        print("If it was not queued, nobody is called, and its calls become overdue.", file=sys.stderr)
+    else:
+        print(f"IF IT WAS QUEUED AFTER ALL, ALL {doubt.calls} PEOPLE ARE DIALED TWICE.", file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise InvalidInput(
+            "This needs your confirmation.", [Fault("--yes", "required", "Add --yes, or run it on a terminal.")]
+        )
+    print("Type yes to go on: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise InvalidInput("Nothing was changed.", code="not_confirmed")
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's account need not have a name
+        return f"uid {os.getuid()}"
+
+
+def _purge(parsed: argparse.Namespace) -> int:
+    config = Config.from_env()
+    days = config.retention_days if parsed.older_than is None else parsed.older_than
+    if days is None:
+        raise InvalidInput(
+            "Say how old.", [Fault("--older-than", "required", "Give DAYS, or set RETENTION_DAYS in the environment.")]
+        )
+    age = timedelta(days=days)
+    with opened_database("purge", config) as conn:
+        old = count_old(conn, age)
+        conn.rollback()
+        late = f"; {old.late_callbacks} late callbacks of batches that are gone" if old.late_callbacks else ""
+        what = f"{old.batches} batches older than {days} days, with {old.calls} calls and {old.callbacks} callbacks"
+        if parsed.dry_run:
+            print(f"Would purge {what}{late}.")
+            return 0
+        ended = rows = 0
+        shown_at = 0.0
+        for removed in purge(conn, age):
+            conn.commit()
+            ended, rows = ended + removed.ended, rows + removed.rows
+            if sys.stderr.isatty() and time.monotonic() - shown_at > SHOW_SECONDS:
+                shown_at = time.monotonic()
+                print(f"\r\x1b[Kbatch {removed.batch_id}: {rows} rows removed", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(f"Purged {what}{late}: {rows} rows under {ended} batches.")
+    return 0
+
+
+def _erase(parsed: argparse.Namespace) -> int:
+    config = Config.from_env()
+    try:
+        phone_number = parse(parsed.number, config.default_region).phone_number
+    except DestinationError as error:
+        raise InvalidInput("This cannot be erased.", [Fault("NUMBER", error.code, str(error))]) from None
+    total = Erased()
+    shown_at = 0.0
+    with opened_database("erase", config) as conn:
+        for piece in erase(conn, phone_number):
+            if parsed.dry_run:
+                conn.rollback()
+            else:
+                conn.commit()
+            total += piece
+            if sys.stderr.isatty() and time.monotonic() - shown_at > SHOW_SECONDS:
+                shown_at = time.monotonic()
+                print(f"\r\x1b[K{_counted(total)}", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    verb = "Would erase" if parsed.dry_run else "Erased"
+    print(f"{verb} {masked(phone_number)}: {_counted(total)}.")
+    _tell_of_spool(config)
+    return 0
+
+
+def _counted(total: Erased) -> str:
+    return ", ".join(f"{each.name} {getattr(total, each.name)}" for each in fields(total))
+
+
+def _tell_of_spool(config: Config) -> None:
+    """Callbacks in a spool are in no database yet. Only this machine's can be looked at."""
+    try:
+        depth = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes).depth()
+    except SpoolFailed:
+        return
+    if depth:
+        print(f"{depth} callbacks lie in this machine's spool and were not looked at: erase again once it is empty.")
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or int(text) > 36500:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of days from 0 to 36500")
+    return int(text)

@@ -1,0 +1,278 @@
+"""`doctor`: looks at everything that a deployment needs, changes nothing, calls nobody, and says what to do.
+
+Each look is a function that yields what it found, and stops at what makes the rest of it pointless.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import psycopg
+
+from receiver.config import Config
+from receiver.database.location import running_database, settle_config
+from receiver.database.migrations import check, check_server_version
+from receiver.database.pool import Connection, connect
+from receiver.errors import ConfigurationError, ReceiverError
+from receiver.model import SubmissionKey
+from receiver.queueing.provider import NoAnswer, Provider, get, read_error
+from receiver.results.spool import Spool, SpoolFailed
+from receiver.results.token import ResultTokens, result_url
+from receiver.summary.gauges import get_gauges
+from receiver.summary.liveness import WORKER_SECONDS
+
+Level = Literal["ok", "warning", "failure"]
+
+CLOCK_SECONDS = 2.0
+"""How far our clock may be from the database's: times of receipt are ours, due times are compared with its own."""
+
+OLD_SECONDS = 300.0
+"""A callback that waits this long to be settled is no longer on its way."""
+
+ASK_SECONDS = 10.0
+SLOW_SECONDS = 2.0
+"""Within this the answer to a callback is owed."""
+
+LEAST_DISK = 256 << 20
+GOOD_SECRET = 32
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, how it is, and where it is not well, what to do."""
+
+    subject: str
+    level: Level
+    message: str
+
+
+def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
+    """Everything, in the order in which one thing needs the other."""
+    try:
+        config, _ = settle_config(Config.from_env(environ))
+    except ConfigurationError as error:
+        for fault in error.faults:
+            yield Finding("configuration", "failure", f"{fault.where} {fault.message}")
+        return
+    yield from look_at_configuration(config)
+    try:
+        with running_database(config) as url, connect(url, name="receiver doctor", autocommit=True) as conn:
+            yield from look_at_database(conn)
+    except (ReceiverError, psycopg.Error) as error:
+        yield Finding("database", "failure", str(error).strip())
+    yield from look_at_disk(config)
+    yield from look_at_public_url(config)
+    yield from look_at_provider(config)
+
+
+def look_at_configuration(config: Config) -> Iterator[Finding]:
+    """What is allowed, and still no good idea where calls are made in earnest."""
+    found = []
+    scheme, host = urlsplit(config.public_url).scheme, urlsplit(config.public_url).hostname
+    if config.has_provider and host in LOOPBACK_NAMES:
+        message = f"PUBLIC_URL is {config.public_url}: the provider cannot reach it, and every result would be lost"
+        found.append(Finding("configuration", "failure", message))
+    elif config.has_provider and scheme == "http":
+        message = "PUBLIC_URL is not https: phone numbers cross the network in the clear; put TLS in front"
+        found.append(Finding("configuration", "warning", message))
+    if config.secret_keys and len(config.secret_keys[0]) < GOOD_SECRET:
+        message = f"the first SECRET_KEY has fewer than {GOOD_SECRET} characters; put a longer one in front of it"
+        found.append(Finding("configuration", "warning", message))
+    if config.has_provider and config.metrics_key is None and host not in LOOPBACK_NAMES:
+        message = "METRICS_KEY is not set: whoever reaches /metrics sees how many calls there are; set it, or close it"
+        found.append(Finding("configuration", "warning", message))
+    yield from found or [Finding("configuration", "ok", "complete")]
+
+
+def look_at_database(conn: Connection) -> Iterator[Finding]:
+    """Version, durability, schema, clock, and whether the work goes on."""
+    check_server_version(conn.info.server_version)
+    yield Finding("database", "ok", f"PostgreSQL {conn.info.parameter_status('server_version')}")
+    yield from _look_at_settings(conn)
+    asked = time.monotonic()
+    row = conn.execute("select clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 one row
+    apart = abs((datetime.now(UTC) - row[0]).total_seconds()) - (time.monotonic() - asked)
+    if apart > CLOCK_SECONDS:
+        yield Finding("clock", "failure", f"{apart:.0f} s from the database's; run a time service on both machines")
+    else:
+        yield Finding("clock", "ok", "agrees with the database's")
+    check(conn)
+    yield Finding("migrations", "ok", "the schema is this release's")
+    yield from _look_at_work(conn)
+
+
+_SETTINGS: tuple[tuple[str, tuple[str, ...], Level, str], ...] = (
+    ("fsync", ("on",), "failure", "a power cut can destroy the whole database; switch it on"),
+    ("full_page_writes", ("on",), "failure", "a power cut can destroy pages; switch it on"),
+    (
+        "synchronous_commit",
+        ("on", "remote_apply", "remote_write", "local"),
+        "failure",
+        "a callback that was answered 200 can be lost in a crash; set it to on for this role",
+    ),
+    ("server_encoding", ("UTF8",), "failure", "names and bodies cannot be kept; make the database with encoding UTF8"),
+    ("transaction_read_only", ("off",), "failure", "this is a standby, or read only; connect to the primary"),
+    ("TimeZone", ("UTC",), "warning", "sessions of ours should be in UTC; something between us resets settings"),
+)
+"""What must be, what follows where it is not, and what to do."""
+
+
+def _look_at_settings(conn: Connection) -> Iterator[Finding]:
+    well = True
+    for name, wanted, level, otherwise in _SETTINGS:
+        row = conn.execute("select current_setting(%s)", (name,)).fetchone()
+        value = "" if row is None else str(row[0])
+        if value not in wanted:
+            well = False
+            yield Finding("settings", level, f"{name} is {value}: {otherwise}")
+    if well:
+        yield Finding("settings", "ok", "durable, UTF-8, UTC, a primary")
+
+
+def _look_at_work(conn: Connection) -> Iterator[Finding]:
+    gauges = get_gauges(conn)
+    if gauges.workers:
+        yield Finding("worker", "ok", f"{gauges.workers} seen within {WORKER_SECONDS} s")
+    else:
+        seen = "never" if gauges.worker_seen_seconds is None else f"{gauges.worker_seen_seconds:.0f} s ago"
+        message = f"seen {seen}: nothing is sent and nothing settled; start `python -m receiver work`"
+        yield Finding("worker", "failure", message)
+    if (gauges.oldest_waiting_seconds or 0) > OLD_SECONDS:
+        message = f"the oldest callback waits for {gauges.oldest_waiting_seconds:.0f} s; look at the worker's log"
+        yield Finding("callbacks", "warning", message)
+    else:
+        yield Finding("callbacks", "ok", f"{gauges.callbacks['waiting']} wait to be settled")
+    if doubts := gauges.submissions["unknown"]:
+        message = f"{doubts} are unknown; say what became of them: `python -m receiver resolve --help`"
+        yield Finding("submissions", "warning", message)
+
+
+def look_at_disk(config: Config) -> Iterator[Finding]:
+    """The folder of the spool: writable, synced, with room for what may have to be kept, and drained."""
+    try:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=config.data_dir) as file:
+            file.write(b"doctor")
+            file.flush()
+            os.fsync(file.fileno())
+        free = shutil.disk_usage(config.data_dir).free
+    except OSError as error:
+        message = f"{config.data_dir} cannot be written ({error.strerror}): without the database callbacks are lost"
+        yield Finding("disk", "failure", f"{message}; set DATA_DIR to a folder that can")
+        return
+    if free < min(LEAST_DISK, config.spool_max_bytes):
+        yield Finding("disk", "failure", f"{free >> 20} MiB are free in {config.data_dir}; make room")
+    elif free < config.spool_max_bytes:
+        message = f"{free >> 20} MiB are free in {config.data_dir}, less than SPOOL_MAX_BYTES; make room, or lower it"
+        yield Finding("disk", "warning", message)
+    else:
+        yield Finding("disk", "ok", f"{free >> 20} MiB are free in {config.data_dir}")
+    yield _spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
+
+
+def _spool(path: Path, max_bytes: int) -> Finding:
+    spool = Spool(path, max_bytes)
+    try:
+        depth = spool.depth()
+    except SpoolFailed as error:
+        return Finding("spool", "failure", f"{error}. Put its file aside, and keep it: it may hold callbacks")
+    finally:
+        spool.close()
+    if depth:
+        return Finding(
+            "spool", "warning", f"holds {depth} callbacks; it drains while a web process runs on this machine"
+        )
+    return Finding("spool", "ok", "empty")
+
+
+def look_at_public_url(config: Config) -> Iterator[Finding]:
+    """Whether a `result_url` answers as the provider needs it, asked from here. Stores nothing."""
+    tokens = ResultTokens(config.secret_keys)
+    url = result_url(config.public_url, tokens.sign(SubmissionKey(1, 1)))
+    forged = result_url(config.public_url, ResultTokens(["nobody's secret"]).sign(SubmissionKey(1, 1)))
+    for method, asked, wanted in (("GET", url, 200), ("HEAD", url, 200), ("POST", url, 200), ("POST", forged, 404)):
+        began = time.monotonic()
+        try:
+            status, words = _ask(method, asked)
+        except (OSError, HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            message = f"{config.public_url} cannot be reached from here ({reason}): start the web processes, or mend"
+            yield Finding(
+                "PUBLIC_URL", "failure", f"{message} the address, its DNS, its certificate or what is in front"
+            )
+            return
+        seconds = time.monotonic() - began
+        if status != wanted:
+            what = "a forged token" if asked == forged else "a token of ours"
+            message = f"{method} with {what} is answered {status} where {wanted} is due{_reason(status, wanted, words)}"
+            yield Finding("PUBLIC_URL", "failure", message)
+            return
+        if seconds > SLOW_SECONDS:
+            yield Finding("PUBLIC_URL", "warning", f"{method} took {seconds:.1f} s; a sender may not wait so long")
+    yield Finding("PUBLIC_URL", "ok", f"{config.public_url} answers as a result_url must")
+
+
+def _reason(status: int, wanted: int, location: str) -> str:
+    if 300 <= status < 400:
+        return f": a redirect to {urlsplit(location).netloc or 'elsewhere'}; set PUBLIC_URL to where it leads"
+    if (status, wanted) == (404, 200):
+        return ": the web processes have another SECRET_KEY, or something else answers there"
+    if status in (401, 403):
+        return ": something in front asks for a login, or lets only some addresses in; leave /results/ open"
+    if wanted == 404:
+        return ": something in front answers in our stead"
+    return ": look at the log of the web processes and of what stands in front of them"
+
+
+def _ask(method: str, url: str) -> tuple[int, str]:
+    """Status, and where a redirect would lead. Certificates are verified; nothing is followed."""
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    conn = kind(parts.hostname or "", parts.port, timeout=ASK_SECONDS)
+    try:
+        conn.request(method, parts.path, headers={"Connection": "close", "User-Agent": "result-url-receiver doctor"})
+        answer: HTTPResponse = conn.getresponse()
+        return answer.status, answer.getheader("Location") or ""
+    finally:
+        with suppress(OSError):
+            conn.close()
+
+
+_MEANT: dict[int, tuple[Level, str]] = {
+    401: ("failure", "refuses PLUM_USER and PLUM_KEY, or the account is not active"),
+    403: ("ok", "knows us"),
+    404: ("ok", "knows us"),
+    400: ("ok", "knows us"),
+}
+
+
+def look_at_provider(config: Config) -> Iterator[Finding]:
+    """Ask about a call that does not exist: an answer tells the credentials apart, and nobody is called."""
+    if config.plum_user is None or config.plum_key is None:
+        yield Finding(
+            "provider", "warning", "PLUM_USER and PLUM_KEY are not set: `serve` pretends one, `work` will not run"
+        )
+        return
+    provider = Provider(config.plum_url, config.plum_user, config.plum_key, read_timeout=ASK_SECONDS)
+    try:
+        got = get(provider, "/api/outbound/0")
+    except NoAnswer as error:
+        message = f"{config.plum_url} cannot be asked: {error}. Look at PLUM_URL, and at what lets us out"
+        yield Finding("provider", "failure", message)
+        return
+    level, meaning = _MEANT.get(got.status, ("warning", "answers as it should not; look at PLUM_URL"))
+    words = read_error(provider, got) if level != "ok" else ""
+    yield Finding("provider", level, f"{config.plum_url} {meaning} ({got.status}{f': {words}' if words else ''})")

@@ -1,0 +1,170 @@
+"""`queue`, `status`, `export` and `verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from receiver.database.pool import Connection
+from tests.cli.conftest import Run
+from tests.factories import REFUSED, answer_submissions, deliver, make_batch, phone_number, read_batch, result_body
+
+CSV = "destination,name\n6175551234,Ana\n6175551299,Ben\n"
+TO = ("--application", "7", "--deployment", "3")
+
+
+@pytest.fixture
+def contacts(tmp_path: Path) -> str:
+    path = tmp_path / "contacts.csv"
+    path.write_text(CSV)
+    return str(path)
+
+
+def count_batches(conn: Connection) -> int:
+    row = conn.execute("select count(*) from batch").fetchone()
+    conn.rollback()
+    assert row is not None
+    return int(row[0])
+
+
+def test_queued_csv_is_a_batch_with_its_options(run: Run, conn: Connection, contacts: str) -> None:
+    ran = run(
+        "queue", contacts, *TO, "--name", "Reminders", "--max-attempts", "3", "--reattempt-wait", "300", "--is-pci", "1"
+    )
+    assert (ran.status, ran.err) == (0, "")
+    (batch_id,) = (int(word) for word in ran.out.split() if word.isdigit())
+    batch = read_batch(conn, batch_id)
+    assert (batch.name, batch.application_id, batch.deployment_id) == ("Reminders", 7, 3)
+    assert batch.parameters["max_attempts"] == 3 and batch.parameters["reattempt_wait"] == 300
+    assert batch.parameters["is_pci"] and batch.counts["pending"] == 2
+
+
+def test_name_is_the_files_by_default(run: Run, conn: Connection, contacts: str, tmp_path: Path) -> None:
+    run("queue", contacts, *TO)
+    strange = tmp_path / "caf\udce9\n.csv"
+    strange.write_text(CSV)
+    assert run("queue", str(strange), *TO).status == 0
+    assert read_batch(conn, 1).name == "contacts.csv"
+    assert read_batch(conn, 2).name.isprintable()
+
+
+def test_dry_run_tells_and_stores_nothing(run: Run, conn: Connection, contacts: str) -> None:
+    Path(contacts).write_text(CSV + "911,Eve\n6175551234,Ana\n")
+    ran = run("queue", contacts, *TO, "--dry-run")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[0] == "4 rows: 3 valid, 1 invalid, 1 duplicates"
+    assert "row 3:" in ran.lines[2] and "destination_emergency" in ran.lines[2]
+    assert "row 4:" in ran.lines[3] and "duplicate" in ran.lines[3]
+    assert count_batches(conn) == 0
+
+
+def test_dry_run_needs_no_database_and_counts_the_faults_it_does_not_name(run_anywhere: Run, contacts: str) -> None:
+    Path(contacts).write_text("destination\n" + "12\n" * 150)
+    ran = run_anywhere("queue", contacts, *TO, "--dry-run")
+    assert ran.status == 0
+    assert len(ran.lines) == 103 and ran.lines[-1].strip() == "and 50 more"
+
+
+def test_refused_csv_is_status_1_with_each_fault(run: Run, conn: Connection, contacts: str) -> None:
+    Path(contacts).write_text("destination\n" + "12\n" * 150)
+    ran = run("queue", contacts, *TO)
+    assert (ran.status, ran.out) == (1, "")
+    assert "  row 1: " in ran.err and "  row 100: " in ran.err and "and 50 more" in ran.err
+    assert count_batches(conn) == 0
+
+
+def test_unusable_parameters_are_status_2_with_each_field(run: Run, conn: Connection, contacts: str) -> None:
+    ran = run("queue", contacts, "--application", "x", "--deployment", "0", "--max-attempts", "99")
+    assert (ran.status, ran.out) == (2, "")
+    for field in ("application_id", "deployment_id", "max_attempts"):
+        assert f"  {field}: " in ran.err
+    assert count_batches(conn) == 0
+
+
+def test_csv_that_cannot_be_opened_is_status_2(run: Run, tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing.csv", tmp_path):
+        ran = run("queue", str(path), *TO)
+        assert (ran.status, ran.out) == (2, "")
+        assert str(path) in ran.err
+
+
+def test_status_shows_the_balance(run: Run, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
+    deliver(conn, batch_id, result_body(phone_number(0)))
+    ran = run("status", str(batch_id))
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[0] == f"batch {batch_id} queued: 50%, 1 ended, 1 pending, 0 overdue"
+    assert "rows 2" in ran.lines[1] and "completed 1" in ran.lines[1]
+    assert "received 1" in ran.lines[2] and "applied 1" in ran.lines[2]
+
+
+def test_status_of_what_is_not_there_is_status_1(run: Run) -> None:
+    for batch in ("99", "-1", "9" * 30):
+        ran = run("status", batch)
+        assert (ran.status, ran.out) == (1, ""), batch
+        assert ran.err == f"receiver: There is no batch {batch}.\n"
+
+
+def test_watch_ends_with_the_last_result_and_shows_no_progress_when_piped(run: Run, conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    deliver(conn, batch_id, result_body(phone_number(0)))
+    ran = run("status", str(batch_id), "--watch")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[0].startswith(f"batch {batch_id} queued: 100%")
+
+
+def test_watch_of_a_refused_batch_is_status_1_and_says_why(run: Run, conn: Connection) -> None:
+    batch_id = make_batch(conn, send=False)
+    answer_submissions(conn, lambda _: REFUSED)
+    ran = run("status", str(batch_id), "--watch")
+    assert ran.status == 1
+    assert "refused, provider status 400: data improperly formatted" in ran.out
+    assert run("status", str(batch_id)).status == 0
+
+
+def test_verify_holds_for_what_was_counted_right(run: Run, conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    deliver(conn, batch_id, result_body(phone_number(0)))
+    for arguments in ((), (str(batch_id),)):
+        ran = run("verify", *arguments)
+        assert (ran.status, ran.lines) == (0, ["The balance holds, and every counter agrees with the rows."])
+
+
+def test_verify_lists_what_differs_with_status_1(run: Run, conn: Connection) -> None:
+    wrong, right = make_batch(conn, [phone_number(0), phone_number(1)]), make_batch(conn)
+    conn.execute("update batch_count set completed = 1, duplicate = 2 where batch_id = %s", (wrong,))
+    conn.commit()
+    for arguments in ((), (str(wrong),)):
+        ran = run("verify", *arguments)
+        assert ran.status == 1
+        assert f"batch {wrong}: completed: kept 1, counted from the rows 0" in ran.lines
+        assert f"batch {wrong}: duplicate: kept 2, counted from the rows 0" in ran.lines
+        assert not any(line.startswith(f"batch {right}:") for line in ran.lines)
+    assert run("verify", str(right)).status == 0
+
+
+def test_verify_of_what_is_not_there_is_status_1(run: Run) -> None:
+    ran = run("verify", "99")
+    assert (ran.status, ran.err) == (1, "receiver: There is no batch 99.\n")
+
+
+def test_export_writes_the_users_columns_and_then_the_results(run: Run, conn: Connection, contacts: str) -> None:
+    run("queue", contacts, *TO)
+    ran = run("export", "1")
+    assert (ran.status, ran.err) == (0, "")
+    header, first, second = ran.out.splitlines()
+    assert header.startswith("destination,name,row,phone_number,state")
+    assert first.startswith("6175551234,Ana,1,+16175551234,pending") and second.startswith("6175551299,Ben,2,")
+
+
+def test_export_as_ndjson_is_a_call_a_line(run: Run, conn: Connection, contacts: str) -> None:
+    run("queue", contacts, *TO)
+    calls = [json.loads(line) for line in run("export", "1", "--format", "ndjson").out.splitlines()]
+    assert [(call["row"], call["variables"]) for call in calls] == [(1, {"name": "Ana"}), (2, {"name": "Ben"})]
+
+
+def test_export_of_no_batch_is_refused(run: Run, conn: Connection) -> None:
+    ran = run("export", "4711")
+    assert (ran.status, ran.out) == (1, "") and "no batch 4711" in ran.err

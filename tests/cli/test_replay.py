@@ -1,0 +1,49 @@
+"""`replay`."""
+
+from __future__ import annotations
+
+from receiver.database.pool import Connection
+from tests.cli.conftest import Run
+from tests.factories import deliver, make_batch, phone_number, read_batch, result_body
+
+
+def unreadable_no_more(conn: Connection) -> tuple[int, int]:
+    """(batch, callback): set aside by a reader that knew less than ours."""
+    batch_id = make_batch(conn)
+    (callback_id,) = deliver(conn, batch_id, b"{")
+    conn.execute("update callback set body = %s", (result_body(phone_number(0)),))
+    conn.commit()
+    return batch_id, callback_id
+
+
+def test_replay_by_state_settles_again_and_says_what_changed(run: Run, conn: Connection) -> None:
+    batch_id, callback_id = unreadable_no_more(conn)
+    ran = run("replay", "--state", "unreadable")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines == [
+        f"callback {callback_id}, batch {batch_id}, row 1: unreadable -> applied",
+        "1 callbacks settled again; 1 changed.",
+    ]
+    assert read_batch(conn, batch_id).counts["completed"] == 1
+    assert run("verify").status == 0
+
+
+def test_dry_run_says_the_same_and_changes_nothing(run: Run, conn: Connection) -> None:
+    batch_id, callback_id = unreadable_no_more(conn)
+    ran = run("replay", str(callback_id), "--dry-run")
+    assert ran.status == 0
+    assert ran.lines[-1] == "1 callbacks settled again; 1 would change."
+    assert read_batch(conn, batch_id).counts["completed"] == 0
+
+
+def test_neither_or_both_of_ids_and_state_are_status_2(run: Run) -> None:
+    for arguments in ((), ("1", "--state", "applied")):
+        ran = run("replay", *arguments)
+        assert (ran.status, ran.out) == (2, "")
+        assert "--state" in ran.err
+
+
+def test_callback_that_is_not_there_changes_nothing(run: Run, conn: Connection) -> None:
+    make_batch(conn)
+    for callback_id in ("99", "9" * 30):
+        assert run("replay", callback_id).lines == ["0 callbacks settled again; 0 changed."]

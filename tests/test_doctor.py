@@ -1,0 +1,225 @@
+"""`doctor` against what it looks at: a served app, a database, a disk, a provider; each well, and each not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wrappers import Request, Response
+
+from receiver import doctor
+from receiver.cli import main
+from receiver.config import Config
+from receiver.database.pool import Connection, connect
+from receiver.doctor import Finding
+from receiver.queueing.sender import register_worker
+from receiver.results.journal import Group
+from receiver.results.spool import Spool
+from receiver.simulator.server import Simulator
+from receiver.simulator.settings import Settings
+from tests.factories import UNKNOWN, answer_submissions, make_batch, make_callback
+from tests.web.asking import SECRET
+from tests.web.conftest import app, config
+
+__all__ = ["app", "config"]
+
+
+class _Quiet(WSGIRequestHandler):
+    def log(self, type: str, message: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(wsgi: Any) -> Iterator[str]:
+    """The address that a WSGI app answers on."""
+    server = make_server("127.0.0.1", 0, wsgi, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def only(findings: Iterator[Finding]) -> Finding:
+    found = list(findings)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def levels(findings: Iterator[Finding]) -> dict[str, str]:
+    return {finding.subject: finding.level for finding in findings}
+
+
+# PUBLIC_URL --------------------------------------------------------------------------------------
+
+
+def test_served_app_answers_as_a_result_url_must_and_nothing_is_stored(
+    app: Flask, config: Config, conn: Connection
+) -> None:
+    with served(app) as url:
+        found = only(doctor.look_at_public_url(replace(config, public_url=url)))
+    assert (found.level, found.message) == ("ok", f"{url} answers as a result_url must")
+    assert conn.execute("select count(*) from callback").fetchone() == (0,)
+
+
+def test_other_secret_is_told(app: Flask, config: Config) -> None:
+    with served(app) as url:
+        found = only(doctor.look_at_public_url(replace(config, public_url=url, secret_keys=("x" * 40,))))
+    assert found.level == "failure" and "another SECRET_KEY" in found.message
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(301, "PUBLIC_URL to where it leads"), (401, "asks for a login"), (502, "look at the log"), (200, "in our stead")],
+)
+def test_whatever_stands_in_front_and_answers_itself_is_told(config: Config, status: int, hint: str) -> None:
+    @Request.application
+    def in_front(request: Request) -> Response:
+        return Response("", status, {"Location": "https://www.example.com/results/"})
+
+    with served(in_front) as url:
+        found = only(doctor.look_at_public_url(replace(config, public_url=url)))
+    assert found.level == "failure" and hint in found.message
+    assert "/results/1-1" not in found.message, "a token opens something, and nobody needs to see it"
+
+
+def test_address_that_nobody_serves_is_told(config: Config) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    found = only(doctor.look_at_public_url(replace(config, public_url=url)))
+    assert found.level == "failure" and "cannot be reached" in found.message
+
+
+# Database ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looking(database_url: str) -> Iterator[Connection]:
+    with connect(database_url, name="receiver doctor", autocommit=True) as conn:
+        yield conn
+
+
+def test_settings_that_can_lose_data_are_failures(looking: Connection) -> None:
+    looking.execute("set synchronous_commit = off")
+    looking.execute("set default_transaction_read_only = on")
+    found = [finding for finding in doctor.look_at_database(looking) if finding.subject == "settings"]
+    said = {finding.message.split(" is ")[0]: finding.level for finding in found}
+    # The tests' own server is hurried, and the doctor sees that.
+    assert said.items() >= {"fsync": "failure", "synchronous_commit": "failure"}.items()
+    assert said["transaction_read_only"] == "failure"
+    assert "server_encoding" not in said and "TimeZone" not in said
+
+
+def test_worker_that_lives_is_well_and_one_that_never_was_is_not(looking: Connection, conn: Connection) -> None:
+    assert levels(doctor.look_at_database(looking))["worker"] == "failure"
+    register_worker(conn, "here", 1)
+    conn.commit()
+    found = levels(doctor.look_at_database(looking))
+    assert (found["worker"], found["callbacks"], found["migrations"], found["clock"]) == ("ok",) * 4
+
+
+def test_doubts_and_old_callbacks_are_told(looking: Connection, conn: Connection) -> None:
+    make_batch(conn, send=False)
+    answer_submissions(conn, lambda _: UNKNOWN)
+    conn.execute("insert into waiting values (1, 1, now() - interval '1 hour')")
+    conn.commit()
+    found = levels(doctor.look_at_database(looking))
+    assert (found["submissions"], found["callbacks"]) == ("warning", "warning")
+
+
+def test_database_that_was_not_migrated_says_how(
+    empty_database_url: str, config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "DATABASE_URL": empty_database_url,
+        "SECRET_KEY": SECRET,
+        "DATA_DIR": str(config.data_dir),
+        "PORT": "9",
+    }
+    for name in ("PUBLIC_URL", "PLUM_URL", "PLUM_USER", "PLUM_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("failure  database") and "receiver migrate" in line for line in lines)
+    assert any(line.startswith("ok       disk") for line in lines), "one failure does not hide the rest"
+    assert lines[-1].endswith(" failures.")
+
+
+def test_every_fault_of_the_configuration_is_told() -> None:
+    found = list(doctor.examine({"PORT": "x", "DATABASE_URL": "mysql://u:sesame@h/d"}))
+    assert [finding.level for finding in found] == ["failure"] * 3
+    assert "sesame" not in " ".join(finding.message for finding in found)
+
+
+# Configuration, disk, provider -------------------------------------------------------------------
+
+
+def test_provider_that_could_never_reach_us_is_a_failure(config: Config) -> None:
+    real = replace(config, plum_user="u", plum_key="k", metrics_key="m", secret_keys=("x" * 40,))
+    expected = {"http://127.0.0.1:8000": "failure", "http://r.example": "warning", "https://r.example": "ok"}
+    for url, level in expected.items():
+        assert only(doctor.look_at_configuration(replace(real, public_url=url))).level == level
+    warned = list(doctor.look_at_configuration(replace(real, public_url="https://r.example", metrics_key=None)))
+    assert [finding.level for finding in warned] == ["warning"] and "METRICS_KEY" in warned[0].message
+
+
+def test_disk_that_is_too_small_for_the_spool_is_told(config: Config) -> None:
+    assert levels(doctor.look_at_disk(config)) == {"disk": "ok", "spool": "ok"}
+    assert levels(doctor.look_at_disk(replace(config, spool_max_bytes=1 << 50)))["disk"] == "warning"
+
+
+def test_folder_that_cannot_be_written_is_told(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert only(doctor.look_at_disk(replace(config, data_dir=tmp_path / "file"))).level == "failure"
+
+
+def test_spool_that_holds_callbacks_and_one_that_is_broken_are_told(config: Config) -> None:
+    spool = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
+    batch = make_callback(1)
+    spool.append(Group(uuid4(), 1, (batch, batch)))
+    spool.close()
+    found = {finding.subject: finding for finding in doctor.look_at_disk(config)}
+    assert found["spool"].level == "warning" and "holds 2 callbacks" in found["spool"].message
+    for path in config.data_dir.glob("spool.sqlite3*"):
+        path.write_bytes(b"not a database" * 100)
+    assert levels(doctor.look_at_disk(config))["spool"] == "failure"
+
+
+def test_provider_is_asked_without_queueing_anybody(config: Config) -> None:
+    assert only(doctor.look_at_provider(config)).level == "warning"
+    settings = Settings()
+    with Simulator(settings) as simulator:
+        asked = replace(config, plum_url=simulator.url, plum_user=settings.user, plum_key=settings.key)
+        assert only(doctor.look_at_provider(replace(asked, plum_key="another"))).level == "failure"
+        assert only(doctor.look_at_provider(asked)).level == "ok"
+    found = only(doctor.look_at_provider(asked))
+    assert found.level == "failure" and "cannot be asked" in found.message
+
+
+@pytest.mark.parametrize(("status", "level"), [(401, "failure"), (403, "ok"), (404, "ok"), (302, "warning")])
+def test_what_the_provider_answers_tells_the_credentials_apart(config: Config, status: int, level: str) -> None:
+    asked: list[tuple[str, str]] = []
+
+    @Request.application
+    def provider(request: Request) -> Response:
+        asked.append((request.method, request.path))
+        return Response('{"error": "no: the-key"}', status, content_type="application/json")
+
+    with served(provider) as url:
+        found = only(doctor.look_at_provider(replace(config, plum_url=url, plum_user="u", plum_key="the-key")))
+    assert (found.level, asked) == (level, [("GET", "/api/outbound/0")])
+    assert "the-key" not in found.message

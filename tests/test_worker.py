@@ -1,0 +1,355 @@
+"""The worker against a provider that answers, refuses, keeps silent and comes back; and when it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver import worker as worker_module
+from receiver.config import Config
+from receiver.database.pool import Connection, connect
+from receiver.model import SubmissionKey
+from receiver.queueing import sender
+from receiver.queueing.provider import Provider
+from receiver.results.token import ResultTokens
+from receiver.simulator.faults import Rates
+from receiver.simulator.server import Simulator
+from receiver.simulator.settings import Settings
+from receiver.worker import SENDERS, Worker
+from tests.factories import differences, journal, make_callback, read_batch, result_body
+from tests.queueing.queueing import batch_state, contacts_csv, from_now, number, queue, submission_states
+from tests.queueing.test_provider import answering, hold, http, read_request, serving
+from tests.simulator.receiving import ask
+
+ROOT = Path(__file__).parents[1]
+SECRET = "a secret that is long enough"
+LOGIN = "simulator"
+NOBODY_LISTENS = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks come more often, so that no test waits seconds for one."""
+    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(worker_module, "SEND_CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(worker_module, "ERROR_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(sender, "FIRST_WAIT_SECONDS", 0.1)
+
+
+@contextlib.contextmanager
+def working(database_url: str, provider_url: str, read_timeout: float = 10) -> Iterator[Worker]:
+    """A worker in a thread of this process, stopped at the end of the block."""
+    config = Config(data_dir=ROOT, public_url="https://calls.example.com", port=8000, secret_keys=(SECRET,))
+    worker = Worker(config, database_url, Provider(provider_url, LOGIN, LOGIN, read_timeout=read_timeout))
+    thread = threading.Thread(target=worker.run, args=(2.0,))
+    with contextlib.closing(connect(database_url, name="test", autocommit=True)) as watch:
+        before = count_workers(watch)
+        thread.start()
+        eventually(lambda: count_workers(watch) > before)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def count_workers(conn: Connection) -> int:
+    row = conn.execute("select count(*) from worker").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@contextlib.contextmanager
+def simulated(**rates: float) -> Iterator[Simulator]:
+    # No GET of the result_url, where nobody listens; the callbacks are the tests' own.
+    with Simulator(Settings(check=False, rates=Rates(drop=1, **rates), user=LOGIN, key=LOGIN)) as simulator:
+        yield simulator
+
+
+def eventually(met: Callable[[], bool], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
+
+
+def reaches(conn: Connection, batch_id: int, state: str) -> None:
+    """Wait until the batch is in this state."""
+    end = time.monotonic() + 15
+    while (found := batch_state(conn, batch_id)) != state:
+        assert time.monotonic() < end, f"it stayed {found}"
+        time.sleep(0.02)
+
+
+def times_queued(simulator: Simulator) -> list[int]:
+    """How often each submission reached the provider."""
+    requests = ask(f"{simulator.url}/simulator/ledger").told["requests"]
+    return [each["times_queued"] for each in requests]
+
+
+def token(batch_id: int, submission_no: int = 1) -> bytes:
+    return ResultTokens([SECRET]).sign(SubmissionKey(batch_id, submission_no)).encode()
+
+
+def test_every_submission_is_sent_once_and_accepted(database_url: str, conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(25), 4, end_timestamp=from_now(hours=2), max_attempts=2, reattempt_wait=60)
+    with simulated() as simulator, working(database_url, simulator.url):
+        reaches(conn, batch_id, "queued")
+        assert times_queued(simulator) == [1] * 7
+        requests = ask(f"{simulator.url}/simulator/ledger").told["requests"]
+    assert {each["result_url"].encode() for each in requests} == {
+        b"https://calls.example.com/results/" + token(batch_id, submission_no) for submission_no in range(1, 8)
+    }
+    assert [each.calls_queued for each in read_batch(conn, batch_id).submissions] == [4] * 6 + [1]
+
+
+def test_request_says_what_the_user_said(database_url: str, conn: Connection) -> None:
+    start, end = from_now(hours=1), from_now(hours=2)
+    rules: dict[str, Any] = {"start_timestamp": start, "end_timestamp": end, "max_attempts": 2, "reattempt_wait": 90}
+    batch_id = queue(conn, contacts_csv(2), is_pci=True, **rules)
+    with answering(http(200, b'{"calls_queued": 2}')) as provider, working(database_url, provider.url):
+        reaches(conn, batch_id, "queued")
+    (request,) = provider.requests
+    assert request.startswith(b"POST /api/apps/7/3/bulk_queue HTTP/1.1\r\n")
+    for name, value in {
+        "start_timestamp": int(start.timestamp()),
+        "end_timestamp": int(end.timestamp()),
+        "max_attempts": 2,
+        "reattempt_wait": 90,
+        "is_pci": 1,
+        "result_url": f"https://calls.example.com/results/{token(batch_id).decode()}",
+    }.items():
+        assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in request
+    assert b"\r\n\r\ndestination,name\r\n6175550000,name 0\r\n6175550001,name 1\r\n\r\n--" in request
+
+
+def test_refusal_of_the_provider_is_kept_with_its_words(database_url: str, conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(3))
+    with answering(http(409, b'{"error": "deployment was deleted"}')) as provider, working(database_url, provider.url):
+        reaches(conn, batch_id, "refused")
+    batch = read_batch(conn, batch_id)
+    assert (batch.submissions[0].provider_status, batch.submissions[0].error) == (409, "deployment was deleted")
+    assert batch.counts["refused"] == 3
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [http(500, b'{"error": "database error"}'), http(200, b"<html>"), b""])
+def test_answer_that_proves_nothing_is_never_asked_for_again(
+    database_url: str, conn: Connection, answer: bytes
+) -> None:
+    batch_id, other = queue(conn, contacts_csv(3)), queue(conn, contacts_csv(2))
+    with answering(answer) as provider, working(database_url, provider.url):
+        reaches(conn, batch_id, "unknown")
+        reaches(conn, other, "unknown")
+        further = queue(conn, contacts_csv(1))
+        reaches(conn, further, "unknown")
+    assert len(provider.requests) == 3
+    assert provider.connections == 3
+
+
+def test_silence_of_the_provider_ends_in_doubt(database_url: str, conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(3))
+    with serving(hold) as provider, working(database_url, provider.url, read_timeout=0.3):
+        reaches(conn, batch_id, "unknown")
+    assert provider.connections == 1
+
+
+def test_results_that_come_while_the_provider_keeps_its_answer_back_prove_it(
+    database_url: str, conn: Connection
+) -> None:
+    batch_id = queue(conn, contacts_csv(2))
+    with simulated(timeout_after_acceptance=1) as simulator, working(database_url, simulator.url, read_timeout=1.5):
+        eventually(lambda: times_queued(simulator) == [1])
+        journal(conn, make_callback(batch_id, result_body(number(0))), make_callback(batch_id, result_body(number(1))))
+        reaches(conn, batch_id, "queued")
+        assert times_queued(simulator) == [1]
+    assert read_batch(conn, batch_id).counts["completed"] == 2
+    assert differences(conn) == []
+
+
+def test_provider_that_cannot_be_reached_is_tried_until_it_can(database_url: str, conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2))
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    with working(database_url, f"http://127.0.0.1:{port}"):
+        eventually(lambda: tries(conn) > 1)
+        assert submission_states(conn, batch_id)[0] in ("pending", "sending")
+        with Simulator(Settings(port=port, check=False)) as simulator:
+            reaches(conn, batch_id, "queued")
+            assert times_queued(simulator) == [1]
+
+
+def tries(conn: Connection) -> int:
+    row = conn.execute("select max(tries) from submission").fetchone()
+    conn.rollback()
+    assert row is not None
+    return int(row[0])
+
+
+def test_provider_out_of_reach_until_the_end_is_a_refusal(database_url: str, conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(seconds=2))
+    with working(database_url, NOBODY_LISTENS):
+        reaches(conn, batch_id, "refused")
+    batch = read_batch(conn, batch_id)
+    assert batch.counts["refused"] == 2
+    assert batch.submissions[0].error is not None
+    assert "nothing was sent" in batch.submissions[0].error
+
+
+def test_callbacks_are_settled(database_url: str, conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(700))
+    with simulated() as simulator, working(database_url, simulator.url):
+        journal(conn, *(make_callback(batch_id, result_body(number(index))) for index in range(600)))
+        eventually(lambda: read_batch(conn, batch_id).counts["final"] == 600)
+    assert differences(conn) == []
+
+
+def test_submission_taken_by_a_commit_of_which_the_worker_never_heard_is_sent(
+    database_url: str, conn: Connection
+) -> None:
+    with simulated() as simulator, working(database_url, simulator.url):
+        batch_id = queue(conn, contacts_csv(2), start_timestamp=from_now(hours=1))
+        # As it stands where the connection broke while the server was already committing.
+        conn.execute(
+            "update submission set state = 'sending', tries = 1, worker_id = (select worker_id from worker)"
+            " where batch_id = %s and state = 'pending'",
+            (batch_id,),
+        )
+        conn.commit()
+        reaches(conn, batch_id, "queued")
+        assert times_queued(simulator) == [1]
+
+
+def test_lost_database_connections_are_made_again_and_nothing_is_sent_twice(
+    database_url: str, conn: Connection
+) -> None:
+    batch_ids = [queue(conn, contacts_csv(20), 2) for _ in range(4)]
+    stop = time.monotonic() + 1.5
+    with simulated() as simulator, working(database_url, simulator.url):
+        while time.monotonic() < stop:
+            conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and application_name like 'receiver %'"
+            )
+            conn.commit()
+            time.sleep(0.05)
+        batch_ids += [queue(conn, contacts_csv(1))]
+        for batch_id in batch_ids:
+            reaches(conn, batch_id, "queued")
+        assert times_queued(simulator) == [1] * 41
+        journal(conn, *(make_callback(batch_id, result_body(number(0))) for batch_id in batch_ids))
+        eventually(lambda: all(read_batch(conn, batch_id).counts["final"] == 1 for batch_id in batch_ids))
+    assert differences(conn) == []
+
+
+@contextlib.contextmanager
+def worker_process(database_url: str, provider_url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker of its own process; killed at the end, if the test has not done that."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database_url,
+        "SECRET_KEY": SECRET,
+        "PLUM_URL": provider_url,
+        "PLUM_USER": LOGIN,
+        "PLUM_KEY": LOGIN,
+    }
+    command = [sys.executable, "-m", "receiver", "work"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Thinking:
+    """A provider that takes requests whole, any number at a time, and keeps every answer back."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._threads.append(threading.Thread(target=self._think, args=(connection,)))
+                self._threads[-1].start()
+
+    def _think(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            self.requests.append(read_request(connection))
+            self._over.wait(30)
+
+    def hang_up(self) -> None:
+        self._over.set()
+
+    def __enter__(self) -> Thinking:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hang_up()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+
+def test_worker_killed_while_the_provider_thinks_leaves_doubt_and_no_second_request(
+    database_url: str, conn: Connection
+) -> None:
+    batch_id = queue(conn, contacts_csv(2))
+
+    with Thinking() as provider:
+        with worker_process(database_url, provider.url) as process:
+            eventually(lambda: len(provider.requests) == 1)
+            assert submission_states(conn, batch_id) == ["sending"]
+            process.send_signal(signal.SIGKILL)
+        with working(database_url, provider.url):
+            reaches(conn, batch_id, "unknown")
+            assert "ended before" in str(read_batch(conn, batch_id).submissions[0].error)
+            # The next worker is not idle: it sends what is new, and only that.
+            queue(conn, contacts_csv(1))
+            eventually(lambda: len(provider.requests) == 2)
+            journal(conn, make_callback(batch_id, result_body(number(1))))
+            reaches(conn, batch_id, "queued")
+            provider.hang_up()
+    assert [request.count(token(batch_id)) for request in provider.requests] == [1, 0]
+    assert differences(conn) == []
+
+
+def test_stopped_worker_waits_for_the_answer_that_is_on_its_way(database_url: str, conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2))
+    with answering(http(200, b'{"calls_queued": 2}'), pause=0) as provider:
+        with working(database_url, provider.url) as worker:
+            eventually(lambda: bool(provider.requests))
+            worker.stop()
+    assert batch_state(conn, batch_id) == "queued"
+
+
+def test_silent_provider_does_not_keep_the_worker_from_stopping(database_url: str, conn: Connection) -> None:
+    for _ in range(6):
+        queue(conn, contacts_csv(1))
+    with Thinking() as provider:
+        with working(database_url, provider.url):
+            eventually(lambda: len(provider.requests) == SENDERS)
+            began = time.monotonic()
+        # As long as one request may take, however many are under way.
+        assert time.monotonic() - began < 4
+        row = conn.execute("select count(*) from submission where state = 'sending'").fetchone()
+        assert row == (SENDERS,)
