@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Flask, Request, Response, request
-from flask_smorest import Api
-from werkzeug.formparser import FormDataParser
+from flask import Flask, Response, request
 from werkzeug.routing import IntegerConverter
 
 from receiver import __version__
 from receiver.config import Config
-from receiver.web import health, problems
-from receiver.web.api import batches, callbacks, calls
+from receiver.telemetry import start_telemetry
+from receiver.web import access, compression, dashboard, health, metrics, problems
+from receiver.web.api import batches, callbacks, calls, exports, replay, summary
+from receiver.web.openapi import open_api
+from receiver.web.proxies import Forwarded
+from receiver.web.reference import page
 from receiver.web.services import Services
+from receiver.web.uploads import UploadRequest
 from receiver.web.webhook import Webhook
 
 UPLOAD_BYTES = 1 << 30
@@ -34,14 +37,6 @@ _SECURITY_HEADERS = {
 }
 
 
-class _Request(Request):
-    def make_form_data_parser(self) -> FormDataParser:
-        """A parser that raises ValueError for a broken form, where the usual one takes it for an empty one."""
-        parser = super().make_form_data_parser()
-        parser.silent = False
-        return parser
-
-
 class _Id(IntegerConverter):
     """A whole number in a path that fits a bigint; what is longer names nothing here."""
 
@@ -50,8 +45,8 @@ class _Id(IntegerConverter):
 
 def create_app(config: Config, database_url: str) -> Flask:
     """The WSGI app over a migrated database. It owns threads and connections: `close_app` ends them."""
-    app = Flask("receiver.web")
-    app.request_class = _Request
+    app = Flask("receiver.web", static_folder=None)  # the dashboards serve their files under their hashes
+    app.request_class = UploadRequest
     app.url_map.converters["int"] = _Id
     services = Services.start(config, database_url)
     app.extensions["receiver"] = services
@@ -64,15 +59,22 @@ def create_app(config: Config, database_url: str) -> Flask:
         MAX_CONTENT_LENGTH=UPLOAD_BYTES,
         MAX_FORM_MEMORY_SIZE=FORM_FIELD_BYTES,
         MAX_FORM_PARTS=100,
-        SECRET_KEY=config.secret_keys[0],
     )
-    api = Api(app)
-    for blueprint in (batches.blueprint, calls.blueprint, callbacks.blueprint):
-        api.register_blueprint(blueprint, url_prefix="/api/v1")
+    api = open_api(app)
+    for subject in (batches, calls, exports, summary, callbacks, replay):
+        api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     app.register_blueprint(health.blueprint)
+    metrics.register(app)
+    app.register_blueprint(page.blueprint)
+    dashboard.register(app, config)
     problems.register(app)
+    compression.register(app)
     app.after_request(_secure)
-    app.wsgi_app = Webhook(app.wsgi_app, services.tokens, services.intake)  # type: ignore[method-assign]  # Flask's own way to wrap it
+    access.register(app)
+    start_telemetry(app, config.secrets)  # before the callbacks' endpoint stands in front, which is not traced
+    # Flask's own way to wrap it; the callbacks' endpoint stands before all else.
+    forwarded = Forwarded(app.wsgi_app, config.trusted_proxies)
+    app.wsgi_app = Webhook(forwarded, services.tokens, services.intake)  # type: ignore[method-assign]
     return app
 
 

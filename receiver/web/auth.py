@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -11,6 +12,7 @@ from flask import g, request
 from receiver.database.api_keys import ApiKey, Scope, find_key
 from receiver.database.pool import connection
 from receiver.web.problems import Problem
+from receiver.web.rate_limit import client_address
 from receiver.web.services import services
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -45,10 +47,21 @@ def current_key() -> ApiKey:
 def _bearer() -> ApiKey:
     header = request.headers.get("Authorization", "")
     scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Problem("unauthorized", "Send your API key: `Authorization: Bearer <key>`.", headers=_CHALLENGE)
-    with connection(services().pool) as conn:
-        key = find_key(conn, token.strip())
-    if key is None:
+    token = token.strip() if scheme.lower() == "bearer" else ""
+    limits, address, digest = services().rate_limits, client_address(), hashlib.sha256(token.encode()).digest()
+    if limits is not None:
+        limits.check_failures(digest, address)
+    key = None
+    if token:
+        with connection(services().pool) as conn:
+            key = find_key(conn, token)
+    if limits is not None:
+        if key is None:
+            limits.count_failure(address)
+        else:
+            limits.count_request(digest)
+    if key is None and token:
         raise Problem("unauthorized", "This API key is not known, or was revoked, or has expired.", headers=_CHALLENGE)
+    if key is None:
+        raise Problem("unauthorized", "Send your API key: `Authorization: Bearer <key>`.", headers=_CHALLENGE)
     return key

@@ -9,12 +9,11 @@ from flask import Blueprint, Response, jsonify
 
 from receiver.database.migrations import SchemaError, check
 from receiver.database.pool import DatabaseUnavailable, connection
+from receiver.logs import about
 from receiver.results.spool import SpoolFailed
+from receiver.summary.liveness import WORKER_SECONDS as WORKER_SECONDS
 from receiver.summary.liveness import Liveness, get_liveness
 from receiver.web.services import services
-
-WORKER_SECONDS = 30
-"""A worker unseen for this long is taken for dead."""
 
 blueprint = Blueprint("health", __name__)
 
@@ -53,7 +52,7 @@ def readyz() -> tuple[Response, int]:
         content["spooled"] = services().intake.spool.depth()
     except SpoolFailed as error:
         # Callbacks are stored all the same while the database is there, so this alone must not stop them.
-        log.error("%s", error)
+        log.error("%s", error, extra=about("spool_failed"))
         content["spooled"] = "the spool cannot be used; the log says why"
     if faults:
         content["status"] = "not ready"

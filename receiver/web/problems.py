@@ -6,12 +6,14 @@ import json
 import logging
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, render_template, request
+from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException, NotAcceptable
 
 from receiver.database.pool import DatabaseUnavailable
 from receiver.errors import Fault, InvalidInput, ReceiverError
+from receiver.logs import about
 from receiver.queueing.parameters import faults
 
 FAULTS_NAMED = 100
@@ -27,6 +29,7 @@ _STATUS_OF_CODE = {
     "invalid_cursor": 422,
     "not_found": 404,
     "key_name_taken": 409,
+    "not_in_doubt": 409,
     "database_unavailable": 503,
     "unauthorized": 401,
     "forbidden": 403,
@@ -81,7 +84,7 @@ class Problem(ReceiverError):
 
 
 def problem(status: int, code: str, detail: str, **members: Any) -> Response:
-    """A problem answer (RFC 9457). `type` names the problem; it is not an address."""
+    """A problem answer (RFC 9457), or a page for a browser. `type` names the problem; it is not an address."""
     content = {
         "type": f"urn:result-url-receiver:problem:{code}",
         "title": _TITLES.get(status, "Failure"),
@@ -90,7 +93,14 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Response:
         "code": code,
         **members,
     }
+    if "text/html" in request.accept_mimetypes.values() and not request.path.startswith("/api/"):
+        return Response(render_template("problem.html", **content), status)
     return Response(json.dumps(content, ensure_ascii=False) + "\n", status, content_type="application/problem+json")
+
+
+def statuses() -> dict[str, int]:
+    """The HTTP status of each code."""
+    return {code: status for status, code in _CODES.items()} | _STATUS_OF_CODE
 
 
 def listed(faults: tuple[Fault, ...] | list[Fault]) -> list[dict[str, Any]]:
@@ -110,6 +120,7 @@ def register(app: Flask) -> None:
     app.before_request(_refuse_unacceptable)
     app.register_error_handler(ReceiverError, _of_error)
     app.register_error_handler(HTTPException, _of_http)
+    app.register_error_handler(ParseException, _of_broken_body)
     app.register_error_handler(Exception, _of_anything)
 
 
@@ -119,8 +130,21 @@ def _refuse_unacceptable() -> None:
         return
     ending = request.path.rpartition(".")[2]
     offered = _REPRESENTATIONS.get(ending, "application/json")
-    if not request.accept_mimetypes[offered]:
+    if not _accepts(offered):
         raise NotAcceptable(f"This is answered as {offered}, which your Accept header excludes.")
+
+
+def _accepts(offered: str) -> bool:
+    """Whether the Accept header does: its most specific range decides (RFC 9110, 12.5.1), parameters aside."""
+    for media_range in (offered, offered.partition("/")[0] + "/*", "*/*"):
+        qualities = [
+            quality
+            for text, quality in request.accept_mimetypes
+            if text.partition(";")[0].strip().lower() == media_range
+        ]
+        if qualities:
+            return max(qualities) > 0
+    return False
 
 
 def _of_error(error: ReceiverError) -> Response:
@@ -134,9 +158,9 @@ def _of_error(error: ReceiverError) -> Response:
         members = error.members
     detail = str(error)
     if isinstance(error, DatabaseUnavailable):
-        log.warning("%s", error)
+        log.warning("%s", error, extra=about("database_away"))
         detail = "The database cannot be used now. Try again in a moment."
-        if request.method == "POST":
+        if request.method == "POST" and "api_key" in g:
             # It may have broken off between our commit and its answer.
             detail += " What you sent may be stored all the same: send it with the same Idempotency-Key, or look first."
     answer = problem(status, error.code, detail, **members)
@@ -172,6 +196,11 @@ def _of_http(error: HTTPException) -> Response:
     return answer
 
 
+def _of_broken_body(error: Exception) -> Response:
+    """What gunicorn finds in the middle of a body, such as a chunk without a size."""
+    return problem(400, "bad_request", f"The body is not sent as HTTP has it: {error}. Nothing was stored.")
+
+
 def _of_anything(error: Exception) -> Response:
-    log.exception("request failed", exc_info=error)
+    log.exception("request failed", exc_info=error, extra=about("request_failed"))
     return problem(500, "internal_error", "Something failed that should not have; it is in the log.")

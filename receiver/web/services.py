@@ -13,6 +13,7 @@ from receiver.queueing.acceptance import Limits
 from receiver.results.intake import Intake
 from receiver.results.spool import Spool
 from receiver.results.token import ResultTokens
+from receiver.web.rate_limit import RateLimits
 
 POOL_SIZE = 10
 """Connections of a web process for reading and queueing; the journal has one of its own."""
@@ -25,6 +26,7 @@ class Services:
     pool: Pool
     intake: Intake
     tokens: ResultTokens
+    rate_limits: RateLimits | None
 
     @classmethod
     def start(cls, config: Config, database_url: str) -> Services:
@@ -40,6 +42,7 @@ class Services:
             pool=open_pool(database_url, max_size=POOL_SIZE, name="receiver web"),
             intake=intake,
             tokens=ResultTokens(config.secret_keys),
+            rate_limits=RateLimits.of(config.rate_limit),
         )
 
     @property

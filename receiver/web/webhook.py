@@ -8,13 +8,20 @@ not known to do (provider page: The callback).
 from __future__ import annotations
 
 import logging
+import re
+import secrets
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from itertools import count
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from receiver.logs import OncePer, about, request_id
 from receiver.results.intake import CannotStore, Intake
 from receiver.results.journal import BODY_BYTES, Callback
 from receiver.results.token import ResultTokens
+from receiver.web.access import BEGAN
+from receiver.web.counts import ANSWERS, counts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,26 +33,41 @@ HEADER_LENGTH = 255
 
 RETRY_AFTER_SECONDS = 5
 
+REFUSALS_SECONDS = 10.0
+"""One line of the log in so many seconds for each kind of refusal: whoever likes can cause them."""
+
 log = logging.getLogger(__name__)
+_refusals = logging.getLogger(f"{__name__}.refusals")
+_refusals.addFilter(OncePer(REFUSALS_SECONDS))
 
-_Answer = tuple[str, bytes, list[tuple[str, str]]]
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
-_STORED: _Answer = ("200 OK", b'{"status": "stored"}', [])
-_OK: _Answer = ("200 OK", b'{"status": "ok"}', [])
-_NOT_FOUND: _Answer = ("404 Not Found", b'{"status": "not_found"}', [])
+_Answer = tuple[int, str, bytes, list[tuple[str, str]]]
+
+
+def _answer(counted_as: str, status: str, *headers: tuple[str, str], told: str | None = None) -> _Answer:
+    body = f'{{"status": "{told or counted_as}"}}'.encode()
+    always = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    return (ANSWERS.index(counted_as), status, body, [*always, *headers])
+
+
+_STORED = _answer("stored", "200 OK")
+_SPOOLED = _answer("spooled", "200 OK", told="stored")
+_OK = _answer("ok", "200 OK")
+_NOT_FOUND = _answer("not_found", "404 Not Found")
 # The rest of the body is not read, so the connection cannot be used again.
-_TOO_LARGE: _Answer = ("413 Content Too Large", b'{"status": "too_large"}', [("Connection", "close")])
-_CUT_OFF: _Answer = ("400 Bad Request", b'{"status": "incomplete"}', [("Connection", "close")])
-_NOT_ALLOWED: _Answer = (
-    "405 Method Not Allowed",
-    b'{"status": "method_not_allowed"}',
-    [("Allow", "GET, HEAD, POST")],
-)
-_UNAVAILABLE: _Answer = (
-    "503 Service Unavailable",
-    b'{"status": "unavailable"}',
-    [("Retry-After", str(RETRY_AFTER_SECONDS))],
-)
+_TOO_LARGE = _answer("too_large", "413 Content Too Large", ("Connection", "close"))
+_CUT_OFF = _answer("incomplete", "400 Bad Request", ("Connection", "close"))
+_NOT_ALLOWED = _answer("method_not_allowed", "405 Method Not Allowed", ("Allow", "GET, HEAD, POST"))
+_UNAVAILABLE = _answer("unavailable", "503 Service Unavailable", ("Retry-After", str(RETRY_AFTER_SECONDS)))
+
+_WAITED = (_STORED, _SPOOLED, _UNAVAILABLE)
+_REFUSED = (_NOT_FOUND, _TOO_LARGE, _CUT_OFF, _NOT_ALLOWED)
 
 
 class Webhook:
@@ -55,22 +77,27 @@ class Webhook:
         self._otherwise = otherwise
         self._tokens = tokens
         self._intake = intake
+        # Made here, after the fork: two processes must not give the same ids.
+        self._process = secrets.token_hex(6)
+        self._requests = count(1)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began = perf_counter()
+        asked: str = environ.get("HTTP_X_REQUEST_ID", "")
+        if not asked or not _SANE_ID.fullmatch(asked):
+            asked = f"{self._process}-{next(self._requests):x}"
+        request_id.set(asked)
         path: str = environ.get("PATH_INFO", "")
         if not path.startswith(PREFIX):
+            environ[BEGAN] = began
             return self._otherwise(environ, start_response)
-        status, body, headers = self._answer(path[len(PREFIX) :].rstrip("/"), environ)
-        start_response(
-            status,
-            [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(body))),
-                ("Cache-Control", "no-store"),
-                ("X-Content-Type-Options", "nosniff"),
-                *headers,
-            ],
-        )
+        answer = self._answer(path[len(PREFIX) :].rstrip("/"), environ)
+        counted_as, status, body, headers = answer
+        counts.callback(counted_as, began, timed=answer in _WAITED)
+        if answer in _REFUSED:
+            word = ANSWERS[counted_as]
+            _refusals.warning("a request to a result_url was refused: %s", word, extra=about(f"callback_{word}"))
+        start_response(status, [*headers, ("X-Request-Id", asked)])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, token: str, environ: WSGIEnvironment) -> _Answer:
@@ -98,11 +125,14 @@ class Webhook:
             body,
         )
         try:
-            self._intake.store(callback)
+            spooled = self._intake.store(callback)
         except CannotStore:
-            log.error("callback lost unless sent again: neither database nor spool could store it")
+            log.error(
+                "callback lost unless sent again: neither database nor spool could store it",
+                extra=about("callback_lost", batch_id=key.batch_id, submission=key.submission_no),
+            )
             return _UNAVAILABLE
-        return _STORED
+        return _SPOOLED if spooled else _STORED
 
 
 def _read_body(environ: WSGIEnvironment) -> bytes | None:
@@ -121,7 +151,8 @@ def _read_body(environ: WSGIEnvironment) -> bytes | None:
     try:
         while len(body) < wanted and (block := read(wanted - len(body))):
             body += block
-    except OSError:
+    except Exception:
+        # OSError where the connection ended, and whatever of its own the server raises for a broken chunk.
         return None
     if announced and len(body) < wanted:
         return None

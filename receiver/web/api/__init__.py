@@ -7,7 +7,10 @@ from typing import Any
 import flask_smorest
 from flask import Request
 from marshmallow import RAISE, Schema, ValidationError
-from webargs.flaskparser import FlaskParser
+from webargs.flaskparser import FlaskParser, is_json_request
+from werkzeug.exceptions import UnsupportedMediaType
+
+from receiver.web.json_body import JSON_BYTES, read_json
 
 
 class _StrictParser(FlaskParser):
@@ -20,6 +23,12 @@ class _StrictParser(FlaskParser):
         if repeated:
             raise ValidationError({name: ["It is given more than once."] for name in repeated})
         return super().load_querystring(req, schema)
+
+    def load_json(self, req: Request, schema: Schema) -> Any:
+        if not is_json_request(req):
+            raise UnsupportedMediaType("Send the request as application/json.")
+        req.max_content_length = JSON_BYTES
+        return read_json(req.get_data())
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no types

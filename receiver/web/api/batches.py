@@ -18,6 +18,7 @@ from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key, requires
+from receiver.web.conditional import revalidated
 from receiver.web.cursors import read_cursor, write_cursor
 from receiver.web.problems import Problem, listed
 from receiver.web.services import services
@@ -32,10 +33,15 @@ blueprint = Blueprint("batches", __name__, description="Batches: a CSV and its p
 @blueprint.route("/batches")
 class Batches(MethodView):
     @requires("read")
+    @revalidated
     @blueprint.arguments(schemas.BatchesQuery, location="query")
     @blueprint.response(200, schemas.Batches)
+    @blueprint.doc(operationId="list_batches")
     def get(self, query: dict[str, Any]) -> dict[str, Any]:
-        """List batches, newest first"""
+        """List batches, newest first
+
+        Each with its whole balance. The filters narrow together.
+        """
         limit, cursor = query.pop("limit"), query.pop("cursor", None)
         position = read_cursor("batches", cursor, 1)
         with connection(services().pool) as conn:
@@ -46,19 +52,37 @@ class Batches(MethodView):
 
     @requires("queue")
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(201, schemas.Batch)
+    @blueprint.response(201, schemas.Batch, description="The provider accepted every submission.")
+    @blueprint.alt_response(
+        202, schema=schemas.Batch, success=True, description="Still queueing, or some submission is `unknown`."
+    )
+    @blueprint.alt_response(
+        200, schema=schemas.Preview, success=True, description="`dry_run`: a preview. Nothing was stored or sent."
+    )
+    @blueprint.doc(operationId="queue_batch")
     def post(self) -> Response:
-        """Queue a CSV"""
+        """Queue a CSV
+
+        The first row is a header whose first cell is `destination`; every other column becomes a variable of its call.
+        A file in which any row cannot be called, or any destination stands twice, is refused as a whole, unless
+        `on_invalid` or `on_duplicate` say otherwise. A submission is sent to the provider at most once; one whose
+        answer was lost is `unknown`, and waits for a person or for a callback that proves it.
+        """
         return queue_batch()
 
 
 @blueprint.route("/batches/<int:batch_id>")
 class OneBatch(MethodView):
     @requires("read")
+    @revalidated
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
     @blueprint.response(200, schemas.Batch)
+    @blueprint.doc(operationId="get_batch")
     def get(self, batch_id: int) -> Batch:
-        """One batch with its balance"""
+        """One batch with its balance
+
+        Read from counters that the settling transaction keeps, so it costs the same for ten calls and for ten million.
+        """
         with connection(services().pool) as conn:
             return get_batch(conn, batch_id)
 

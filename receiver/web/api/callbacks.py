@@ -24,6 +24,7 @@ class Callbacks(MethodView):
     @requires("read")
     @blueprint.arguments(schemas.CallbacksQuery, location="query")
     @blueprint.response(200, schemas.Callbacks)
+    @blueprint.doc(operationId="list_callbacks")
     def get(self, query: dict[str, Any]) -> dict[str, Any]:
         """List callbacks, newest first"""
         limit = query["limit"]
@@ -49,6 +50,7 @@ class OneCallback(MethodView):
     @requires("read")
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
     @blueprint.response(200, schemas.CallbackWithBody)
+    @blueprint.doc(operationId="get_callback")
     def get(self, callback_id: int) -> dict[str, Any]:
         """One callback with its body"""
         with connection(services().pool) as conn:

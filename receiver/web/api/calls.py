@@ -25,6 +25,7 @@ class BatchCalls(MethodView):
     @requires("read")
     @blueprint.arguments(schemas.CallsQuery, location="query")
     @blueprint.response(200, schemas.Calls)
+    @blueprint.doc(operationId="list_calls")
     def get(self, query: dict[str, Any], batch_id: int) -> dict[str, Any]:
         """List a batch's calls, in the order of its rows"""
         limit = query["limit"]
@@ -44,6 +45,7 @@ class OneCall(MethodView):
     @requires("read")
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
     @blueprint.response(200, schemas.CallWithCallbacks)
+    @blueprint.doc(operationId="get_call")
     def get(self, batch_id: int, row: int) -> dict[str, Any]:
         """One call with every callback received for it"""
         with connection(services().pool) as conn:
@@ -57,6 +59,7 @@ class NumberCalls(MethodView):
     @requires("read")
     @blueprint.arguments(schemas.NumberQuery, location="query")
     @blueprint.response(200, schemas.Calls)
+    @blueprint.doc(operationId="find_calls")
     def get(self, query: dict[str, Any]) -> dict[str, Any]:
         """List all calls to a number, newest batch first"""
         limit = query["limit"]

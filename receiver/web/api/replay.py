@@ -1,0 +1,140 @@
+"""Replay over REST: stored callbacks are settled again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask.views import MethodView
+from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+
+from receiver.database.pool import Pool, connection
+from receiver.model import CALLBACK_STATES
+from receiver.queueing.parameters import WholeNumber, says
+from receiver.results.replay import Change, find_settled, replay
+from receiver.web import schemas
+from receiver.web.api import Blueprint
+from receiver.web.auth import requires
+from receiver.web.services import services
+
+MOST_IDS = 1000
+CHANGES_SHOWN = 1000
+
+blueprint = Blueprint("replay", __name__)
+
+
+class _Ids(fields.List[int]):
+    """A list of ids, faulty as a whole or not at all: nobody looks for the one that is."""
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> list[int | None]:
+        try:
+            found = super()._deserialize(_whole_numbers(value), attr, data, **kwargs)
+        except ValidationError:
+            found = []
+        if not 1 <= len(found) <= MOST_IDS:
+            raise ValidationError(f"Write a list of 1 to {MOST_IDS} ids, which are whole numbers.")
+        return found
+
+
+def _whole_numbers(value: Any) -> list[int]:
+    """Those of a JSON list of nothing else, which may be written as 7.0; else none. Texts are no numbers."""
+    if not isinstance(value, list) or not all(type(item) in (int, float) and item == int(item) for item in value):
+        return []
+    return [int(item) for item in value]
+
+
+class _TrueOrFalse(fields.Boolean):
+    """JSON's own: 0 and 0.0 are equal to False, and still nobody's way to write it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=str(value)[:40])
+        return value
+
+
+class ReplayRequest(Schema):
+    class Meta:
+        unknown = RAISE
+
+    ids = _Ids(
+        WholeNumber(validate=validate.Range(1, schemas.LARGEST_ID)),
+        metadata=says(f"These callbacks, at most {MOST_IDS}; or `state`.", minItems=1, maxItems=MOST_IDS),
+    )
+    state = fields.String(
+        validate=validate.OneOf([state for state in CALLBACK_STATES if state != "waiting"]),
+        metadata=says("All callbacks in this state; or `ids`."),
+    )
+    dry_run = _TrueOrFalse(load_default=False, metadata=says("Only say what would change."))
+
+    @validates_schema
+    def _check_one(self, values: dict[str, Any], **_: Any) -> None:
+        if ("ids" in values) == ("state" in values):
+            raise ValidationError({"ids": ["Either ids or state is required, and not both."]})
+
+
+class ChangeAnswer(schemas.Answer):
+    callback_id = fields.Integer(metadata=says("The callback."))
+    batch_id = fields.Integer(metadata=says("Its batch."))
+    state_before = fields.String(validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state until now."))
+    state_after = fields.String(validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state from now on."))
+    reason_after = fields.String(allow_none=True, metadata=says("Why it is set aside; null where it is not."))
+    row_before = fields.Integer(allow_none=True, metadata=says("The call that it named until now."))
+    row_after = fields.Integer(allow_none=True, metadata=says("The call that it names from now on."))
+
+
+class ReplayAnswer(schemas.Answer):
+    dry_run = fields.Boolean(metadata=says("Whether nothing was changed."))
+    replayed = fields.Integer(metadata=says("Callbacks settled again."))
+    changed = fields.Integer(metadata=says("Changes, those of other callbacks for the same calls included."))
+    changes = fields.List(fields.Nested(ChangeAnswer), metadata=says(f"The first {CHANGES_SHOWN} changes."))
+    passed_over = fields.List(
+        fields.Integer(), metadata=says("Those of the `ids` that are not stored, not settled yet, or erased.")
+    )
+
+
+@dataclass(slots=True)
+class _Replayed:
+    dry_run: bool
+    passed_over: list[int]
+    replayed: int = 0
+    changed: int = 0
+    changes: list[Change] = field(default_factory=list)
+
+
+@blueprint.route("/callbacks/replay")
+class Replay(MethodView):
+    @requires("admin")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(ReplayRequest)
+    @blueprint.response(200, ReplayAnswer)
+    @blueprint.doc(operationId="replay_callbacks", tags=["callbacks"])
+    def post(self, wanted: dict[str, Any]) -> _Replayed:
+        """Settle stored callbacks again
+
+        As though they had just come in: for when bodies are read better than before, or something was filed wrongly.
+        All callbacks of the same calls are decided with them. Done a thousand at a time, each thousand wholly or not
+        at all; if it breaks off, ask again, for what is settled again already only stays as it is.
+        """
+        return _replay(services().pool, wanted.get("ids"), wanted.get("state"), wanted["dry_run"])
+
+
+def _replay(pool: Pool, ids: Sequence[int] | None, state: str | None, dry_run: bool) -> _Replayed:
+    done = _Replayed(dry_run, sorted(set(ids or ())))
+    after = 0
+    while True:
+        with connection(pool) as conn:
+            keys = find_settled(conn, ids=ids, state=state, after=after)
+            if not keys:
+                return done
+            changes = replay(conn, keys)
+            if dry_run:
+                conn.rollback()
+        after = keys[-1][1]
+        done.replayed += len(keys)
+        done.changed += len(changes)
+        done.changes += changes[: CHANGES_SHOWN - len(done.changes)]
+        seen = {callback_id for _, callback_id in keys}
+        done.passed_over = [callback_id for callback_id in done.passed_over if callback_id not in seen]

@@ -1,0 +1,35 @@
+"""The dashboards: pages for people, made on the server, usable without JavaScript.
+
+`pages.page` declares a page with its scope; `session` says who looks at it. One module a page.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from receiver.config import Config
+from receiver.web.dashboard import (
+    batch,
+    batch_calls,
+    batches,
+    call,
+    callbacks,
+    keys,
+    new_batch,
+    overview,
+    resolve,
+    signin,
+)
+from receiver.web.dashboard.pages import blueprint
+from receiver.web.dashboard.session import keep_sessions
+from receiver.web.rate_limit import TokenBuckets
+
+# Importing a module of pages declares its routes.
+PAGES = (batch, batch_calls, batches, call, callbacks, keys, new_batch, overview, resolve, signin)
+
+
+def register(app: Flask, config: Config) -> None:
+    """Serve the dashboards from this app."""
+    keep_sessions(app, config)
+    app.extensions[signin.FAILURES] = TokenBuckets(signin.FAILURES_A_MINUTE)
+    app.register_blueprint(blueprint)

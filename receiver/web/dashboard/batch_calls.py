@@ -1,0 +1,131 @@
+"""The calls of a batch as a list: by state, by outcome, by number, a page at a time; and the files to take away.
+
+A number that is looked for never stands in an address, which proxies and browsers write down: it is POSTed, kept in
+the signed session under a name made up for it, and the address has that name.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, cast
+
+from flask import Response, redirect, request, session, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from receiver.database.pool import Connection
+from receiver.model import CALL_STATES, OUTCOMES, CallState, Outcome
+from receiver.queueing.destination import candidates
+from receiver.summary.batches import get_default_region
+from receiver.summary.calls import Call, CallFilter, list_calls
+from receiver.summary.export import export_calls_csv, export_calls_ndjson, export_skipped_csv
+from receiver.web.api.exports import NDJSON, csv_file, streamed_file
+from receiver.web.dashboard.numbers import choose_numbers, shown_text
+from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import own_path
+from receiver.web.services import services
+
+PAGE_CALLS = 50
+
+MOST_SEARCHES = 5
+"""Numbers a session remembers: as many tabs may show what was found for one."""
+
+LONGEST_NUMBER = 100
+
+_SEARCHES = "searches"
+
+
+@dataclass(frozen=True, slots=True)
+class CallsPage:
+    """A page of calls and what it was narrowed to. `number` is the one looked for, as this viewer may see it."""
+
+    calls: list[Call]
+    state: CallState | None
+    outcome: Outcome | None
+    search: str | None
+    number: str | None
+    after: int
+    next_after: int | None
+
+    @property
+    def filtered(self) -> bool:
+        return self.state is not None or self.outcome is not None or self.number is not None
+
+    def address(self, batch_id: int, **changed: str | int | None) -> str:
+        """This page's address with something about it changed; None takes it out."""
+        kept: dict[str, Any] = {"state": self.state, "outcome": self.outcome, "search": self.search, **changed}
+        return url_for("dashboard.batch", batch_id=batch_id, _anchor="calls", **kept)
+
+
+def read_calls(conn: Connection, batch_id: int) -> CallsPage:
+    """The calls that this request's query asks for. What it says that is no state and no outcome is passed over."""
+    state = cast("CallState | None", _one_of(CALL_STATES, request.args.get("state")))
+    outcome = cast("Outcome | None", _one_of(OUTCOMES, request.args.get("outcome")))
+    search = request.args.get("search")
+    number = _searches().get(search) if search else None
+    after = min(max(request.args.get("after", default=0, type=int), 0), 2**31 - 1)
+    numbers = None if number is None else candidates(number, get_default_region(conn, batch_id))
+    found = list_calls(conn, batch_id, CallFilter(state, outcome, numbers), PAGE_CALLS + 1, after)
+    more = len(found) > PAGE_CALLS
+    found = found[:PAGE_CALLS]
+    return CallsPage(
+        calls=found,
+        state=state,
+        outcome=outcome,
+        search=search if number is not None else None,
+        number=None if number is None else shown_text(number),
+        after=after,
+        next_after=found[-1].row if more else None,
+    )
+
+
+@page("/batches/<int:batch_id>/search", scope="read", methods=("POST",))
+def search_calls(batch_id: int) -> AnyResponse:
+    """Look for a number, in whatever spelling, among the calls of a batch; nothing typed shows all again."""
+    number = request.form.get("number", "").strip()[:LONGEST_NUMBER]
+    if not number:
+        return redirect(url_for("dashboard.batch", batch_id=batch_id, _anchor="calls"), 303)
+    name = secrets.token_urlsafe(6)
+    session[_SEARCHES] = [*_searches().items(), (name, number)][-MOST_SEARCHES:]
+    return redirect(url_for("dashboard.batch", batch_id=batch_id, search=name, _anchor="calls"), 303)
+
+
+@page("/numbers", scope="read", methods=("POST",))
+def switch_numbers() -> AnyResponse:
+    """Show whole numbers, or all but their last four digits hidden, for as long as the session lasts."""
+    choose_numbers(request.form.get("whole") == "1")
+    return redirect(own_path(request.form.get("next")), 303)
+
+
+@page("/batches/<int:batch_id>/calls.csv", scope="read")
+def download_calls_csv(batch_id: int) -> Response:
+    """All calls with their results, as CSV."""
+    return _unkept(csv_file(export_calls_csv(services().pool, batch_id), batch_id, "calls", with_mark=True))
+
+
+@page("/batches/<int:batch_id>/calls.ndjson", scope="read")
+def download_calls_ndjson(batch_id: int) -> Response:
+    """All calls with their results, one JSON object a line, as the API gives them."""
+    blocks = export_calls_ndjson(services().pool, batch_id)
+    return _unkept(streamed_file(blocks, NDJSON, batch_id, "calls.ndjson"))
+
+
+@page("/batches/<int:batch_id>/skipped.csv", scope="read")
+def download_skipped_csv(batch_id: int) -> Response:
+    """The rows that were left out, each with its reason, as CSV."""
+    return _unkept(csv_file(export_skipped_csv(services().pool, batch_id), batch_id, "skipped", with_mark=True))
+
+
+def _unkept(answer: Response) -> Response:
+    """A file of people's numbers, of which no cache keeps a copy."""
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+def _one_of(names: tuple[str, ...], text: str | None) -> str | None:
+    return text if text in names else None
+
+
+def _searches() -> dict[str, str]:
+    kept = session.get(_SEARCHES)
+    return {name: number for name, number in kept} if isinstance(kept, list) else {}

@@ -1,0 +1,75 @@
+"""The list of batches: how far each is, and what became of its calls."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from flask import render_template, request
+
+from receiver.database.pool import connection
+from receiver.errors import InvalidInput
+from receiver.model import BATCH_STATES
+from receiver.summary.batches import BatchFilter, list_batches
+from receiver.web.cursors import read_cursor, write_cursor
+from receiver.web.dashboard.charts import split_bar
+from receiver.web.dashboard.filters import Filters
+from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import zone
+from receiver.web.services import services
+
+PAGE_BATCHES = 25
+
+NEEDS = {
+    "running": "running",
+    "overdue": "with overdue calls",
+    "unknown": "with an unknown submission",
+    "refused": "with a refused submission",
+}
+"""What the overview's links narrow the list to, beside the states."""
+
+
+@page("/batches", scope="read")
+def batches() -> str:
+    """All batches, newest first."""
+    filters = Filters.read(request.args, zone())
+    state = filters.one_of("state", BATCH_STATES)
+    needs = filters.one_of("needs", tuple(NEEDS))
+    name = filters.texts.get("name", "") or None
+    if name is not None and (len(name) > 200 or not name.isprintable()):
+        filters.faults["name"] = "Write at most 200 characters, none of them a control character."
+        name = None
+    wanted = BatchFilter(
+        state=state,
+        application_id=filters.application_id,
+        deployment_id=filters.deployment_id,
+        created_from=filters.starts_at,
+        created_to=filters.ends_at,
+        name=name,
+        running=True if needs == "running" else None,
+        overdue=True if needs == "overdue" else None,
+        submission_state="unknown" if needs == "unknown" else "refused" if needs == "refused" else None,
+    )
+    try:
+        position = read_cursor("batches", filters.texts.get("cursor") or None, 1)
+    except InvalidInput:
+        # An old address: better the first page than none.
+        position = None
+    with connection(services().pool) as conn:
+        found = list_batches(conn, wanted, PAGE_BATCHES + 1, position[0] if position else None, with_submissions=False)
+    query = {key: text for key, text in filters.texts.items() if text and key != "cursor"}
+    older = None
+    if len(found) > PAGE_BATCHES:
+        found = found[:PAGE_BATCHES]
+        older = "/batches?" + urlencode({**query, "cursor": write_cursor("batches", [found[-1].id])})
+    return render_template(
+        "batches.html",
+        batches=found,
+        filters=filters,
+        first_page="/batches" + ("?" + urlencode(query) if query else ""),
+        needs=needs,
+        needs_words=NEEDS,
+        older=older,
+        paged=position is not None,
+        split_bar=split_bar,
+        states=[(state, state) for state in BATCH_STATES],
+    )

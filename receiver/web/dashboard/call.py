@@ -1,0 +1,65 @@
+"""One call: what became of it, drawn and told, and every callback that was received for it."""
+
+from __future__ import annotations
+
+from flask import render_template
+from markupsafe import Markup
+
+from receiver.database.pool import connection
+from receiver.summary.batches import get_batch
+from receiver.summary.callbacks import list_callbacks_of_call
+from receiver.summary.calls import Call, get_call
+from receiver.web.dashboard import wording
+from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import time_zone
+from receiver.web.dashboard.timeline import timeline
+from receiver.web.dashboard.visible import visible
+from receiver.web.services import services
+
+MOST_CALLBACKS = 50
+"""Callbacks of one call that are listed; a call has one, sometimes two."""
+
+VARIABLES_CHARACTERS = 40_000
+"""Of the page, for all variables together, as they are written into it."""
+
+MARKUP_CHARACTERS = 60
+"""Around each."""
+
+
+@page("/batches/<int:batch_id>/calls/<int:row>", scope="read")
+def call(batch_id: int, row: int) -> str:
+    """One call."""
+    with connection(services().pool) as conn:
+        found = get_call(conn, batch_id, row)
+        batch = get_batch(conn, batch_id, with_submissions=False)
+        callbacks = list_callbacks_of_call(conn, batch_id, row)
+    variables = _shown(found.variables)
+    return render_template(
+        "call.html",
+        batch=batch,
+        call=found,
+        timeline=_timeline(found) if found.result_source else None,
+        variables=variables,
+        more_variables=len(found.variables) - len(variables),
+        callbacks=callbacks[:MOST_CALLBACKS],
+        more_callbacks=max(len(callbacks) - MOST_CALLBACKS, 0),
+        wording=wording,
+    )
+
+
+def _timeline(found: Call) -> Markup:
+    return timeline(
+        found.events, time_zone=time_zone(), key="timeline", title=f"Row {found.row}: events and waits, to scale"
+    )
+
+
+def _shown(variables: dict[str, str]) -> dict[str, str]:
+    """The first variables, as many as a page has room for; each is cut on the page itself."""
+    room = VARIABLES_CHARACTERS
+    shown = {}
+    for name, text in variables.items():
+        room -= len(visible(name)) + len(visible(text)) + MARKUP_CHARACTERS
+        if room < 0:
+            break
+        shown[name] = text
+    return shown

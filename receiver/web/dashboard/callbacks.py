@@ -1,0 +1,165 @@
+"""Callbacks that need a look, one callback with its body, and settling them again after a preview."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import cast
+
+from flask import Response, flash, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from receiver.database.pool import Connection, connection
+from receiver.errors import Fault, InvalidInput
+from receiver.model import CALLBACK_STATES, CallbackState
+from receiver.results.replay import REPLAY_CALLBACKS, Change, find_settled, replay
+from receiver.summary.callbacks import NEWEST_COUNTED, Callback, count_by_reason, get_callback, list_callbacks
+from receiver.web.dashboard import wording
+from receiver.web.dashboard.body_text import body_text
+from receiver.web.dashboard.filters import LARGEST_ID
+from receiver.web.dashboard.numbers import numbers_whole
+from receiver.web.dashboard.pages import page
+from receiver.web.problems import Problem
+from receiver.web.services import services
+
+NEED_A_LOOK: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
+
+ANY = "any"
+"""In place of a state: all callbacks, those that simply became results among them."""
+
+PAGE_CALLBACKS = 50
+
+MOST_CHANGES_SHOWN = 50
+
+
+@page("/callbacks", scope="read")
+def callbacks() -> str:
+    """Callbacks that need a look, by reason, and a list of them."""
+    state = request.args.get("state")
+    wanted = cast("CallbackState | None", _one_of(state))
+    states = (wanted,) if wanted is not None or state == ANY else NEED_A_LOOK
+    reason = request.args.get("reason", "")[:100] if wanted in NEED_A_LOOK else ""
+    batch_id, before = _id("batch_id"), _id("before")
+    found: list[Callback] = []
+    with connection(services().pool) as conn:
+        reasons = {name: count_by_reason(conn, name) for name in NEED_A_LOOK}
+        for name in states:
+            found += list_callbacks(
+                conn, PAGE_CALLBACKS + 1, state=name, reason=reason or None, batch_id=batch_id, before=before
+            )
+    found.sort(key=lambda callback: -callback.id)
+    return render_template(
+        "callbacks.html",
+        reasons=reasons,
+        callbacks=found[:PAGE_CALLBACKS],
+        more=len(found) > PAGE_CALLBACKS,
+        before=before,
+        state=ANY if state == ANY else wanted,
+        reason=reason,
+        batch_id=batch_id,
+        states=(*CALLBACK_STATES, ANY),
+        newest_counted=NEWEST_COUNTED,
+        counted_in_part=any(sum(counted.values()) >= NEWEST_COUNTED for counted in reasons.values()),
+        wording=wording,
+    )
+
+
+@page("/callbacks/<int:callback_id>", scope="read")
+def callback(callback_id: int) -> str:
+    """One callback with its body."""
+    as_received = request.args.get("as") == "received"
+    with connection(services().pool) as conn:
+        found = get_callback(conn, callback_id)
+    return render_template(
+        "callback.html",
+        callback=found.callback,
+        row=found.callback.row or _id("row"),  # the call that it was reached from
+        content_encoding=found.content_encoding,
+        size=len(found.body),
+        body=body_text(found.body, found.content_encoding, as_received=as_received),
+        as_received=as_received,
+        wording=wording,
+    )
+
+
+@page("/callbacks/<int:callback_id>/body", scope="read")
+def download_body(callback_id: int) -> Response:
+    """A callback's body, byte for byte, as a file that nothing runs."""
+    if not numbers_whole():
+        raise Problem("forbidden", "The body holds a whole phone number. Show whole numbers first, then download it.")
+    with connection(services().pool) as conn:
+        found = get_callback(conn, callback_id)
+    answer = Response(found.body, content_type="application/octet-stream")
+    answer.headers["Content-Disposition"] = f'attachment; filename="callback-{callback_id}.bin"'
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+@page("/callbacks/replay", scope="admin", methods=("POST",))
+def replay_callbacks() -> AnyResponse | str:
+    """Settle callbacks again: first only to see what would change, and once that is confirmed in earnest.
+
+    Which ones: `ids`, or the newest of a `state` and `reason`. The preview names them by id, so that what is
+    confirmed is what was previewed.
+    """
+    confirmed = request.form.get("confirmed") == "1"
+    with connection(services().pool) as conn:
+        keys = find_settled(conn, ids=_ids() or _found(conn))
+        changes = replay(conn, keys)
+        if not confirmed:
+            conn.rollback()
+    if confirmed:
+        flash(f"{wording.counted(len(keys), 'callback')} settled again: {_changed(changes)}")
+        return redirect(url_for("dashboard.callbacks"), 303)
+    return render_template(
+        "callbacks_replay.html",
+        ids=[callback_id for _, callback_id in keys],
+        changes=changes[:MOST_CHANGES_SHOWN],
+        more_changes=max(len(changes) - MOST_CHANGES_SHOWN, 0),
+        sentence=_changed(changes),
+        wording=wording,
+    )
+
+
+def _found(conn: Connection) -> list[int]:
+    state = cast("CallbackState | None", _one_of(request.form.get("state")))
+    if state is None:
+        return []
+    reason = request.form.get("reason", "")[:100] or None
+    return [found.id for found in list_callbacks(conn, REPLAY_CALLBACKS, state=state, reason=reason)]
+
+
+def _ids() -> list[int]:
+    texts = request.form.get("ids", "").split(",")
+    ids = [int(text) for text in texts if text.isascii() and text.isdigit() and len(text) <= 18]
+    if len(ids) > REPLAY_CALLBACKS:
+        raise InvalidInput(
+            "So many callbacks cannot be settled again at once.",
+            [Fault("ids", "too_many", f"At most {REPLAY_CALLBACKS:,} at a time; the command line has no limit.")],
+        )
+    return ids
+
+
+def _changed(changes: list[Change]) -> str:
+    """`3 changes: 2 from unreadable to applied, 1 from conflict to duplicate.`"""
+    if not changes:
+        return "nothing changes."
+    moves = Counter(
+        f"from {change.state_before} to {change.state_after}"
+        if change.state_before != change.state_after
+        else f"still {change.state_after}, for another reason"
+        for change in changes
+    )
+    return (
+        f"{wording.counted(len(changes), 'change')}: "
+        + ", ".join(f"{wording.number(count)} {move}" for move, count in moves.most_common())
+        + "."
+    )
+
+
+def _one_of(text: str | None) -> str | None:
+    return text if text in CALLBACK_STATES else None
+
+
+def _id(name: str) -> int | None:
+    number = request.args.get(name, type=int)
+    return number if number is not None and 0 < number < LARGEST_ID else None

@@ -1,0 +1,91 @@
+"""What a page is narrowed to, as its address says: an address can be kept, sent on, and opened by another person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+FIRST_YEAR, LAST_YEAR = 1971, 8999
+"""Days that every part of the service can reckon with."""
+
+LARGEST_ID = 2**53
+
+
+@dataclass(slots=True)
+class Filters:
+    """Read from a query: values where they make sense, and else why they do not, by field.
+
+    Days are the viewer's; `first_day` and `last_day` both belong to what is wanted.
+    """
+
+    zone: ZoneInfo
+    texts: Mapping[str, str]
+    faults: dict[str, str] = field(default_factory=dict)
+    application_id: int | None = None
+    deployment_id: int | None = None
+    first_day: date | None = None
+    last_day: date | None = None
+
+    @classmethod
+    def read(cls, query: Mapping[str, str], zone: ZoneInfo) -> Filters:
+        filters = cls(zone, {name: text.strip() for name, text in query.items()})
+        filters.application_id = filters.whole_number("application_id")
+        filters.deployment_id = filters.whole_number("deployment_id")
+        filters.first_day, filters.last_day = filters._day("from"), filters._day("to")
+        if filters.first_day and filters.last_day and filters.last_day < filters.first_day:
+            filters.faults["to"] = "It is before the first day."
+            filters.last_day = None
+        return filters
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What narrows the list of batches in the same way, for links to it."""
+        names = ("application_id", "deployment_id")
+        days = {"from": self.first_day, "to": self.last_day}
+        return {name: self.texts[name] for name in names if self.texts.get(name) and name not in self.faults} | {
+            name: day.isoformat() for name, day in days.items() if day is not None
+        }
+
+    @property
+    def starts_at(self) -> datetime | None:
+        """When the first day begins."""
+        return None if self.first_day is None else self._begins(self.first_day)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the last day is over."""
+        return None if self.last_day is None else self._begins(self.last_day + timedelta(days=1))
+
+    def one_of(self, name: str, choices: tuple[str, ...]) -> str | None:
+        text = self.texts.get(name, "")
+        if not text or text in choices:
+            return text or None
+        self.faults[name] = "Choose one of the list."
+        return None
+
+    def whole_number(self, name: str) -> int | None:
+        text = self.texts.get(name, "")
+        if not text:
+            return None
+        if text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= LARGEST_ID:
+            return int(text)
+        self.faults[name] = "Write a whole number."
+        return None
+
+    def _day(self, name: str) -> date | None:
+        text = self.texts.get(name, "")
+        if not text:
+            return None
+        try:
+            day = date.fromisoformat(text)
+        except ValueError:
+            day = None
+        if day is not None and FIRST_YEAR <= day.year <= LAST_YEAR and len(text) == 10:
+            return day
+        self.faults[name] = "Write a day such as 2026-12-01."
+        return None
+
+    def _begins(self, day: date) -> datetime:
+        return datetime.combine(day, time(), self.zone)

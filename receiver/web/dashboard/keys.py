@@ -1,0 +1,90 @@
+"""API keys: who may do what, made and ended here by whoever may do everything."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+
+from flask import flash, redirect, render_template, request
+from werkzeug.wrappers import Response
+
+from receiver.database.api_keys import SCOPES, KeyNameTaken, Scope, create_key, list_keys, revoke_key
+from receiver.database.pool import connection
+from receiver.errors import InvalidInput, NotFound
+from receiver.web.auth import current_key
+from receiver.web.dashboard.filters import LAST_YEAR
+from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import zone
+from receiver.web.services import services
+
+SCOPE_WORDS: dict[Scope, str] = {
+    "read": "read: look at everything",
+    "queue": "queue: also queue batches, and so call people",
+    "admin": "admin: also make and revoke keys, and settle callbacks again",
+}
+
+
+@page("/keys", scope="admin", methods=("GET", "POST"))
+def keys() -> str | tuple[str, int]:
+    """The keys in use; make another one."""
+    if request.method == "GET":
+        return _list({}, {})
+    form = {name: request.form.get(name, "").strip() for name in ("name", "scope", "expires_on")}
+    expires_at, faults = _expiry(form["expires_on"])
+    scope = next((scope for scope in SCOPES if scope == form["scope"]), None)
+    if scope is None:
+        faults["scope"] = "Choose what the key is for."
+    if not form["name"]:
+        faults["name"] = "Give it a name: who or what uses it."
+    if scope is None or faults:
+        return _list(form, faults), 422
+    try:
+        with connection(services().pool) as conn:
+            key = create_key(conn, form["name"], scope, expires_at)
+    except KeyNameTaken:
+        return _list(form, {"name": "A key of this name is in use; revoke it, or choose another name."}), 422
+    except InvalidInput as error:
+        return _list(form, {str(fault.where): fault.message for fault in error.faults}), 422
+    # Not a redirect: the key would have to be kept somewhere in between.
+    return render_template("key_made.html", key=key, name=form["name"], scope=scope, expires_at=expires_at)
+
+
+@page("/keys/<prefix>/revoke", scope="admin", methods=("GET", "POST"))
+def revoke(prefix: str) -> str | Response:
+    """Ask once more, and end a key."""
+    with connection(services().pool) as conn:
+        key = next((key for key in list_keys(conn) if key.prefix == prefix), None)
+        if key is None:
+            raise NotFound("There is no such key any more.")
+        if request.method == "POST":
+            revoke_key(conn, key.name)
+    if request.method == "GET":
+        return render_template("key_revoke.html", key=key, own=key.key_id == current_key().key_id)
+    flash(f"The key “{key.name}” is revoked.")
+    return redirect("/keys", 303)
+
+
+def _list(form: dict[str, str], faults: dict[str, str]) -> str:
+    with connection(services().pool) as conn:
+        found = list_keys(conn)
+    return render_template(
+        "keys.html",
+        keys=found,
+        form=form,
+        faults=faults,
+        scopes=list(SCOPE_WORDS.items()),
+        now=datetime.now(UTC),
+        today=datetime.now(zone()).date(),
+    )
+
+
+def _expiry(text: str) -> tuple[datetime | None, dict[str, str]]:
+    """The end of the last day, in the viewer's time zone."""
+    if not text:
+        return None, {}
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return None, {"expires_on": "Write a day such as 2026-12-01."}
+    if day.year > LAST_YEAR or day < datetime.now(zone()).date():
+        return None, {"expires_on": "Choose a day to come." if day.year <= LAST_YEAR else "Choose an earlier day."}
+    return datetime.combine(day + timedelta(days=1), time(), zone()), {}

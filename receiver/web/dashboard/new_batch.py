@@ -1,0 +1,222 @@
+"""A new batch in two steps: upload a CSV, look at what it would come to, and press one button.
+
+The upload is kept as a draft (`receiver.queueing.drafts`). Its page can be reloaded, its choices can be changed
+without another upload, and whatever is pressed how often, it becomes one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from flask import flash, redirect, render_template, request, session, url_for
+from werkzeug.wrappers import Response
+
+from receiver.database.pool import connection
+from receiver.errors import Fault, InvalidInput
+from receiver.queueing.acceptance import preview
+from receiver.queueing.drafts import (
+    DRAFT_BYTES,
+    Draft,
+    change_draft,
+    get_draft,
+    insert_draft,
+    keep_preview,
+    kept_preview,
+    open_csv,
+    queue_draft,
+)
+from receiver.queueing.parameters import BatchParameters, read_parameters
+from receiver.web.auth import current_key
+from receiver.web.dashboard.pages import FORM_BYTES, page
+from receiver.web.dashboard.session import zone
+from receiver.web.services import services
+
+TEXTS = (
+    "application_id",
+    "deployment_id",
+    "name",
+    "start_timestamp",
+    "end_timestamp",
+    "max_attempts",
+    "reattempt_wait",
+    "is_pci",
+    "default_region",
+)
+POLICIES = ("on_invalid", "on_duplicate")
+MOMENTS = ("start_timestamp", "end_timestamp")
+
+LAST_USED = "last_batch"
+"""In the session: application and deployment of the last batch, which the next one begins with."""
+
+
+@page("/batches/new", scope="queue", methods=("GET", "POST"), request_bytes=DRAFT_BYTES + FORM_BYTES)
+def new_batch() -> Response | tuple[str, int] | str:
+    """Upload a CSV."""
+    if request.method == "GET":
+        application_id, deployment_id = session.get(LAST_USED) or ("", "")
+        form = {"application_id": application_id, "deployment_id": deployment_id}
+        return render_template("new_batch.html", form=form, faults={}, **_words())
+    form = _read_form(request.form)
+    csv = request.files.get("csv")
+    faults = {} if csv is not None and csv.filename else {"csv": "Choose the CSV file of the numbers to call."}
+    if csv is not None and not faults:
+        try:
+            with connection(services().pool) as conn:
+                draft_id = insert_draft(conn, current_key().key_id, csv.stream, csv.filename or "", form)
+            return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
+        except InvalidInput as error:
+            faults = _by_field(error.faults)
+    faults |= _faults_of(form)[1]
+    return render_template("new_batch.html", form=_shown(form), faults=faults, **_words()), 422
+
+
+@page("/batches/new/<uuid:draft_id>", scope="queue", methods=("GET", "POST"))
+def draft(draft_id: UUID) -> Response | str:
+    """Look at what an upload would come to, and change what is to be done with it."""
+    if request.method == "POST":
+        with connection(services().pool) as conn:
+            found = get_draft(conn, current_key().key_id, draft_id, lock=True)
+            form = {**found.form, **_read_form(request.form, found.form)}
+            change_draft(conn, found, form)
+        return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
+    with connection(services().pool) as conn:
+        found = get_draft(conn, current_key().key_id, draft_id)
+    if found.batch_id is not None:
+        return redirect(_batch_path(found.batch_id), 303)
+    parameters, faults = _faults_of(found.form, found.file_name)
+    seen, unreadable = None, None
+    if parameters is not None:
+        try:
+            seen = _look_at(found, parameters)
+        except InvalidInput as error:
+            unreadable = error
+    return render_template(
+        "draft.html",
+        draft=found,
+        faults=faults,
+        form=_shown(found.form),
+        parameters=parameters,
+        seen=seen,
+        unreadable=unreadable,
+        blocked=_blocked(seen, parameters),
+        **_words(),
+    )
+
+
+@page("/batches/new/<uuid:draft_id>/queue", scope="queue", methods=("POST",))
+def queue(draft_id: UUID) -> Response:
+    """Queue an upload, once, however often this is asked."""
+    here = url_for("dashboard.draft", draft_id=draft_id)
+    try:
+        with connection(services().pool) as conn:
+            found = get_draft(conn, current_key().key_id, draft_id, lock=True)
+            if found.batch_id is not None:
+                return redirect(_batch_path(found.batch_id), 303)
+            if request.form.get("version") != found.version:
+                flash("The choices were changed after this page was opened. Look at them again; nobody was called.")
+                return redirect(here, 303)
+            parameters = read_parameters(found.form, services().config.default_region, found.file_name)
+            batch_id = queue_draft(conn, found, parameters, services().limits)
+    except InvalidInput:
+        # Time has passed, and the start with it, say: the draft's page tells.
+        return redirect(here, 303)
+    session[LAST_USED] = [str(parameters.application_id), str(parameters.deployment_id)]
+    return redirect(_batch_path(batch_id), 303)
+
+
+def _look_at(found: Draft, parameters: BatchParameters) -> Any:
+    """The draft's preview, read from its file unless that was done before. Raises InvalidInput."""
+    limits = services().limits
+    seen = kept_preview(found, parameters, limits)
+    if seen is None:
+        with connection(services().pool) as conn:
+            csv = open_csv(conn, found.draft_id)
+        # The connection is given back first: reading a million rows takes a while.
+        with csv:
+            seen = preview(csv, parameters, limits)
+        with connection(services().pool) as conn:
+            keep_preview(conn, found, parameters, limits, seen)
+    return seen
+
+
+def _blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
+    """Why this cannot be queued as it is; None where it can."""
+    if seen is None or parameters is None:
+        return "faulty"
+    if seen.invalid and parameters.on_invalid == "refuse":
+        return "invalid"
+    if seen.duplicates and parameters.on_duplicate == "refuse":
+        return "duplicates"
+    return None if seen.submissions else "nobody"
+
+
+def _read_form(given: Mapping[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The form's texts as `read_parameters` takes them: times of the viewer's zone become times with their offset."""
+    form = {name: given[name].strip() for name in (*TEXTS, *POLICIES) if name in given}
+    for name in MOMENTS:
+        if name in form:
+            form[name] = _with_offset(form[name], (before or {}).get(name, ""))
+    if "fields" in given:
+        form["is_pci"] = "1" if given.get("is_pci") else "0"  # a box that is not ticked is not sent
+    return form
+
+
+def _with_offset(text: str, before: str) -> str:
+    if text == _local(before):
+        return before  # untouched, and so exact: what is shown has no seconds
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=zone()).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError):
+        pass
+    return text
+
+
+def _shown(form: Mapping[str, str]) -> dict[str, str]:
+    """The form's texts as its fields show them: times in the viewer's zone."""
+    return {name: _local(text) if name in MOMENTS else text for name, text in form.items()}
+
+
+def _local(text: str) -> str:
+    try:
+        return datetime.fromisoformat(text).astimezone(zone()).strftime("%Y-%m-%dT%H:%M")
+    except (ValueError, OverflowError):
+        return text
+
+
+def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParameters | None, dict[str, str]]:
+    """What the form says, or what is wrong with it, by field."""
+    try:
+        return read_parameters(form, services().config.default_region, file_name), {}
+    except InvalidInput as error:
+        return None, _by_field(error.faults)
+
+
+def _by_field(faults: tuple[Fault, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for fault in faults:
+        # The API's names of other fields mean nothing on a form.
+        message = fault.message.replace("max_attempts", "the number of tries").replace("start_timestamp", "the start")
+        found.setdefault(str(fault.where), _PLAIN.get(message, message))
+    return found
+
+
+_PLAIN = {
+    "Missing data for required field.": "Fill this in.",
+    "Not a valid integer.": "Write a whole number.",
+    "Write Unix seconds, or a time with its offset such as 2026-12-01T22:00:00Z.": (
+        "Write a day and a time such as 2026-12-01T22:00."
+    ),
+}
+
+
+def _batch_path(batch_id: int) -> str:
+    return f"/batches/{batch_id}"
+
+
+def _words() -> dict[str, Any]:
+    return {"default_region": services().config.default_region, "most_megabytes": DRAFT_BYTES >> 20}

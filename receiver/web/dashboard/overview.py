@@ -1,0 +1,89 @@
+"""The overview: what needs somebody, what is running, and what became of the calls."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from flask import render_template, request
+
+from receiver.database.pool import connection
+from receiver.errors import InvalidInput
+from receiver.summary.attention import BatchesOf, get_attention
+from receiver.summary.batches import BatchFilter, list_batches
+from receiver.summary.liveness import get_liveness
+from receiver.summary.series import Interval, SummaryFilter, get_series
+from receiver.web.dashboard.charts import split_bar, stacked_series
+from receiver.web.dashboard.filters import Filters
+from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import time_zone, zone
+from receiver.web.health import WORKER_SECONDS
+from receiver.web.services import services
+
+DAYS = 30
+"""Shown where the address names no days."""
+
+HOURLY_DAYS = 3
+"""So few days are shown by the hour."""
+
+RUNNING = 5
+"""Batches named as running; the list has the others."""
+
+WAITING_SECONDS = 60
+"""A callback that waits this long for its settlement is worth telling."""
+
+
+@page("/", scope="read")
+def overview() -> str:
+    """What is running, what needs somebody, what became of the calls."""
+    filters = Filters.read(request.args, zone())
+    today = datetime.now(zone()).date()
+    if "from" not in filters.texts and "to" not in filters.texts:
+        filters.first_day = today - timedelta(days=DAYS - 1)
+    interval = cast(Interval, filters.one_of("interval", ("hour", "day")) or _interval(filters))
+    batches = BatchesOf(filters.application_id, filters.deployment_id, filters.starts_at, filters.ends_at)
+    running_of = BatchFilter(application_id=filters.application_id, deployment_id=filters.deployment_id, running=True)
+    # A series that is open to the future ends where the present does.
+    ends_at = min(filters.ends_at or datetime.max.replace(tzinfo=UTC), datetime.now(UTC))
+    results = SummaryFilter(
+        application_id=filters.application_id,
+        deployment_id=filters.deployment_id,
+        from_=filters.starts_at,
+        to=ends_at,
+        interval=interval,
+        time_zone=time_zone(),
+    )
+    points: list[dict[str, Any]] = []
+    with connection(services().pool) as conn:
+        alive = get_liveness(conn)
+        attention = get_attention(conn, batches)
+        running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
+        if filters.starts_at is None or filters.starts_at < ends_at:
+            try:
+                points = get_series(conn, results)
+            except InvalidInput as error:
+                filters.faults["interval"] = error.faults[0].message
+    chart = stacked_series(
+        points, interval=interval, time_zone=time_zone(), key="results", title="Results by the time they came in"
+    )
+    return render_template(
+        "overview.html",
+        alive=alive,
+        attention=attention,
+        chart=chart,
+        filters=filters,
+        interval=interval,
+        running=running[:RUNNING],
+        more_running=len(running) > RUNNING,
+        split_bar=split_bar,
+        today=today,
+        waiting_seconds=WAITING_SECONDS,
+        worker_seconds=WORKER_SECONDS,
+    )
+
+
+def _interval(filters: Filters) -> Interval:
+    if filters.first_day is None:
+        return "day"
+    last = filters.last_day or datetime.now(filters.zone).date()
+    return "hour" if (last - filters.first_day).days < HOURLY_DAYS else "day"

@@ -1,0 +1,158 @@
+"""Who is signed in to the dashboards, and the proof that a form came from a page of ours.
+
+A session is a signed cookie: it names the API key that was signed in with, and the server looks that key up
+again at each request, so that a revoked or expired one is signed out at once. Nothing else about the key is
+in it. Signing out removes the cookie; a copy of it is good until `SESSION_SECONDS` are over or the key is revoked.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from flask import Flask, g, request, session
+from flask.sessions import SecureCookieSessionInterface
+from werkzeug.exceptions import BadRequest
+
+from receiver.config import Config
+from receiver.database.api_keys import ApiKey, get_key
+from receiver.database.pool import connection
+from receiver.web.problems import Problem
+from receiver.web.services import services
+
+SESSION_SECONDS = 12 * 3600
+"""How long a session lasts from its sign-in: a working day."""
+
+TOKEN_BYTES = 24
+
+TIME_ZONES = frozenset(available_timezones()) - {"localtime", "Factory"} | {"UTC"}
+"""IANA names that can be chosen."""
+
+
+class _SessionCookie(SecureCookieSessionInterface):
+    """Behind TLS the cookie is Secure and has a name that no other host of the domain can set."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure
+
+    def get_cookie_name(self, app: Flask) -> str:
+        return "__Host-receiver" if request.is_secure else "receiver"
+
+
+def keep_sessions(app: Flask, config: Config) -> None:
+    """Set the app up to sign sessions with the first secret and to verify them with all."""
+    app.session_interface = _SessionCookie()
+    app.config.update(
+        SECRET_KEY=config.secret_keys[0],
+        SECRET_KEY_FALLBACKS=list(config.secret_keys[1:]),
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_PATH="/",
+        SESSION_REFRESH_EACH_REQUEST=False,
+        PERMANENT_SESSION_LIFETIME=SESSION_SECONDS,
+    )
+
+
+def sign_in(key: ApiKey, time_zone: str) -> None:
+    """Begin a new session: nothing that was in the browser's cookie before is worth anything in it."""
+    kept = session.get("time_zone", time_zone if time_zone in TIME_ZONES else "UTC")
+    session.clear()
+    session.permanent = True
+    session.update(key=key.prefix, until=int(time.time()) + SESSION_SECONDS, time_zone=kept)
+    g.api_key = key
+
+
+def sign_out() -> None:
+    """End the session; the browser keeps nothing but the time zone."""
+    kept = session.get("time_zone")
+    session.clear()
+    if kept is not None:
+        session["time_zone"] = kept
+    g.pop("api_key", None)
+
+
+def signed_in_key() -> ApiKey | None:
+    """The key of this request's session, if it still holds; looked up in the database. Raises DatabaseUnavailable."""
+    prefix, until = session.get("key"), session.get("until")
+    if not isinstance(prefix, str) or not isinstance(until, int) or until <= time.time():
+        return None
+    with connection(services().pool) as conn:
+        key = get_key(conn, prefix)
+    g.api_key = key
+    return key
+
+
+def viewer() -> ApiKey | None:
+    """The key that this page is made for, None where nobody is signed in; asks nothing of the database."""
+    key: ApiKey | None = g.get("api_key")
+    return key
+
+
+def csrf_token() -> str:
+    """The session's token, masked anew in each answer: compression then says nothing about it (BREACH)."""
+    token = session.get("csrf")
+    if not isinstance(token, str):
+        token = session["csrf"] = _text(secrets.token_bytes(TOKEN_BYTES))
+    mask = secrets.token_bytes(TOKEN_BYTES)
+    return _text(mask + _xor(mask, _bytes(token)))
+
+
+def check_csrf() -> None:
+    """Raise Problem (403) unless this request carries the session's token: in its form, or in a header of htmx."""
+    try:
+        text = request.form.get("csrf_token", "")
+    except ValueError:
+        raise BadRequest("The form did not arrive whole; nothing was done. Send it again.") from None
+    given = _bytes(request.headers.get("X-CSRF-Token") or text)
+    token = session.get("csrf")
+    if isinstance(token, str) and len(given) == 2 * TOKEN_BYTES:
+        unmasked = _xor(given[:TOKEN_BYTES], given[TOKEN_BYTES:])
+        if hmac.compare_digest(unmasked, _bytes(token)):
+            return
+    raise Problem("forbidden", "This form is out of date, or another site sent it. Open its page again, and send it.")
+
+
+def own_path(text: str | None) -> str:
+    """Where to go on to, if it is a path of this service, else `/`: a link to us must not lead away from us."""
+    if not text or len(text) > 2000 or not text.startswith("/") or text.startswith("//"):
+        return "/"
+    # Browsers take a backslash for a slash, and pass over tabs and line ends.
+    if "\\" in text or not text.isascii() or any(character <= " " or character == "\x7f" for character in text):
+        return "/"
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "/"
+    return "/" if parts.scheme or parts.netloc else text
+
+
+def time_zone() -> str:
+    """The viewer's time zone: an IANA name."""
+    name: Any = session.get("time_zone")
+    return name if name in TIME_ZONES else "UTC"
+
+
+def zone() -> ZoneInfo:
+    """The viewer's time zone, to convert with."""
+    return ZoneInfo(time_zone())
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=False))
+
+
+def _text(content: bytes) -> str:
+    return urlsafe_b64encode(content).decode()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return urlsafe_b64decode(text.encode())
+    except (NotBase64, ValueError):
+        return b""

@@ -1,0 +1,85 @@
+"""Signing in with an API key, signing out, the viewer's time zone, and the files that pages are made with."""
+
+from __future__ import annotations
+
+import math
+
+from flask import Response, current_app, flash, redirect, render_template, request, session, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from receiver.database.api_keys import find_key
+from receiver.database.pool import connection
+from receiver.web.dashboard.assets import answer_asset
+from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import TIME_ZONES, own_path, sign_in, sign_out, signed_in_key
+from receiver.web.rate_limit import TokenBuckets, client_address
+from receiver.web.services import services
+
+FAILURES_A_MINUTE = 10
+"""So often an address may fail to sign in, in each web process, which counts for itself (receiver.web.rate_limit)."""
+
+FAILURES = "receiver.failed_sign_ins"
+"""Where the app keeps the count."""
+
+
+@page("/login", scope=None, methods=("GET", "POST"))
+def login() -> AnyResponse:
+    """Sign in."""
+    onward = own_path(request.values.get("next"))
+    if request.method == "GET":
+        return redirect(onward, 303) if signed_in_key() is not None else _form(onward)
+    failures: TokenBuckets = current_app.extensions[FAILURES]
+    address = client_address()
+    seconds = failures.wait_seconds(address)
+    if seconds > 0:
+        answer = _form(onward, f"Too many failed tries from your address. Try again in {_words(seconds)}.", 429)
+        answer.headers["Retry-After"] = str(math.ceil(seconds))
+        return answer
+    text = request.form.get("key", "").strip()
+    with connection(services().pool) as conn:
+        key = find_key(conn, text)
+    if key is None:
+        failures.take(address)
+        fault = "This key is not known, or was revoked, or has expired." if text else "Enter your API key."
+        return _form(onward, fault, 422)
+    sign_in(key, request.form.get("time_zone", ""))
+    return redirect(onward, 303)
+
+
+@page("/logout", scope=None, methods=("POST",))
+def logout() -> AnyResponse:
+    """Sign out."""
+    sign_out()
+    return redirect(url_for("dashboard.login"), 303)
+
+
+@page("/time-zone", scope="read", methods=("GET", "POST"))
+def choose_time_zone() -> AnyResponse | tuple[str, int]:
+    """Choose the zone that all times are shown in."""
+    onward = own_path(request.values.get("next"))
+    fault = None
+    if request.method == "POST":
+        chosen = request.form.get("time_zone", "").strip()
+        if chosen in TIME_ZONES:
+            session["time_zone"] = chosen
+            flash(f"Times are shown in {chosen}.")
+            return redirect(onward, 303)
+        fault = "This is no time zone we know. Choose one from the list, such as America/New_York."
+    content = render_template("time_zone.html", zones=sorted(TIME_ZONES), onward=onward, fault=fault)
+    return content, 422 if fault else 200
+
+
+@page("/static/<digest>/<path:name>", scope=None)
+def asset(digest: str, name: str) -> Response:
+    """A style sheet, script or picture."""
+    return answer_asset(digest, name)
+
+
+def _form(onward: str, fault: str | None = None, status: int = 200) -> Response:
+    content = render_template("login.html", onward=onward, fault=fault)
+    return current_app.make_response((content, status))
+
+
+def _words(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    return f"{whole} second{'' if whole == 1 else 's'}"

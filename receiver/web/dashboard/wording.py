@@ -1,0 +1,164 @@
+"""Sentences of the dashboards. Pure, so that every singular and plural can be tested.
+
+Figures are grouped by commas, and what counts things agrees with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from receiver.model import OUTCOMES
+from receiver.results.settlement import NUMBER_NOT_IN_SUBMISSION, SETTLING_FAILED, UNKNOWN_BATCH
+from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
+from receiver.results.unreadable import REASONS as UNREADABLE_REASONS
+
+
+def number(count: int) -> str:
+    """1234567 as `1,234,567`."""
+    return f"{count:,}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 call`, `2 calls`; `many` where an s does not make it."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def percent(part: int, whole: int) -> str:
+    """A share that never says 0% or 100% where that is not so."""
+    if whole <= 0:
+        return "–"  # noqa: RUF001 a dash: there is no share of nothing
+    if part <= 0:
+        return "0%"
+    if part >= whole:
+        return "100%"
+    share = 100 * part / whole
+    if share < 1:
+        return "under 1%"
+    return "over 99%" if share > 99 else f"{share:.0f}%"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: `45 s`, `1 min 19 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = max(round(seconds), 0)
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size:,} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    return f"{whole} s"
+
+
+def balance_sentence(counts: Mapping[str, int]) -> str:
+    """A batch's counts as one sentence, e.g. `1,000 rows: 5 skipped, 995 calls, 932 ended, 63 still out.`
+
+    What is zero goes unsaid, except where nothing has ended yet.
+    """
+    calls = counts["rows"] - counts["skipped"]
+    parts = []
+    if counts["skipped"]:
+        parts.append(f"{number(counts['skipped'])} skipped")
+    parts.append(counted(calls, "call"))
+    if counts["refused"]:
+        parts.append(f"{number(counts['refused'])} refused")
+    if calls > counts["refused"]:
+        parts.append(f"{number(counts['final'])} ended" if counts["final"] else "none ended yet")
+    if counts["pending"]:
+        parts.append(f"{number(counts['pending'])} still out")
+    if counts["overdue"]:
+        parts.append(f"{number(counts['overdue'])} overdue")
+    return f"{counted(counts['rows'], 'row')}: {', '.join(parts)}."
+
+
+def outcomes_sentence(counts: Mapping[str, int]) -> str:
+    """`932 ended: 800 completed, 100 failed, 32 canceled.`; what is zero goes unsaid."""
+    if not counts["final"]:
+        return "No call has ended yet."
+    named = [f"{number(counts[outcome])} {outcome}" for outcome in OUTCOMES if counts[outcome]]
+    return f"{number(counts['final'])} ended: {', '.join(named)}."
+
+
+def attempts_sentence(attempts: int, final: int) -> str:
+    """How many tries the ended calls needed, on average: `1,400 attempts for 932 ended calls, 1.5 for each.`"""
+    if not final:
+        return "No call has ended yet."
+    tries, calls = counted(attempts, "attempt"), counted(final, "ended call")
+    return (
+        f"{tries} for {calls}." if final == 1 else f"{tries} for {calls}, {attempts / final:.1f} for each on average."
+    )
+
+
+def talk_sentence(duration_seconds: int, completed: int) -> str:
+    """`12 h 4 min of talk in 800 completed calls, 54 s each on average.`"""
+    if not duration_seconds:
+        return "No talk time was reported."
+    talk = f"{duration(duration_seconds)} of talk"
+    if not completed:
+        return f"{talk}."
+    calls = counted(completed, "completed call")
+    return (
+        f"{talk} in {calls}."
+        if completed == 1
+        else f"{talk} in {calls}, {duration(duration_seconds / completed)} each on average."
+    )
+
+
+def callbacks_sentence(callbacks: Mapping[str, int]) -> str:
+    """`940 callbacks: 932 became results, 8 duplicates, 1 waiting.`; what is zero goes unsaid."""
+    if not callbacks["received"]:
+        return "No callback has been received yet."
+    parts = []
+    if callbacks["applied"]:
+        parts.append(f"{number(callbacks['applied'])} became {'a result' if callbacks['applied'] == 1 else 'results'}")
+    if callbacks["duplicate"]:
+        parts.append(counted(callbacks["duplicate"], "duplicate"))
+    if callbacks["conflict"]:
+        parts.append(counted(callbacks["conflict"], "conflict"))
+    parts += [
+        f"{number(callbacks[state])} {state}" for state in ("unmatched", "unreadable", "waiting") if callbacks[state]
+    ]
+    return f"{counted(callbacks['received'], 'callback')}: {', '.join(parts)}."
+
+
+def refusal_advice(provider_status: int | None) -> str:
+    """What to do about a refused submission (provider page: Queue multiple calls, the table of statuses)."""
+    if provider_status in (401, 403):
+        return (
+            "The provider does not let this account queue calls there. Check PLUM_USER and PLUM_KEY,"
+            " and the account's rights, then queue the rows again."
+        )
+    if provider_status in (404, 409):
+        return "The provider has no such application or deployment. Check both numbers, then queue the rows again."
+    if provider_status is None:
+        return "It never reached the provider. Check PLUM_URL and the network, then queue the rows again."
+    return "Correct what the provider names, then queue the rows again. Nobody in it was called."
+
+
+UNKNOWN_ADVICE = (
+    "Nobody knows whether the provider queued it. It is never sent again by itself: that could call everybody twice."
+    " The first callback for one of its calls settles it. If none comes, look in the provider's account and decide."
+)
+
+
+def submissions_sentence(counted: Mapping[str, int]) -> str:
+    """`100 submissions: 98 accepted, 1 refused, 1 unknown.`"""
+    total = sum(counted.values())
+    states = [f"{number(count)} {state}" for state, count in counted.items()]
+    subject = f"{number(total)} {'submission' if total == 1 else 'submissions'}"
+    return f"{subject}: {', '.join(states)}." if states else "No submission."
+
+
+REASONS = {
+    **UNREADABLE_REASONS,
+    UNKNOWN_BATCH: "Its batch is not here: it was purged, or the callback belongs to another database.",
+    NUMBER_NOT_IN_SUBMISSION: "Its number is in none of the calls of the submission it came for.",
+    SETTLING_FAILED: "Settling it failed by a fault of ours; the log says why. Replay it once that is mended.",
+    SAME_RESULT: "It says the same as an earlier one.",
+    OTHER_RESULT_STANDS: "It says something else than the result that stands, whose last event is later, or as late.",
+    STEP_SUPERSEDED: "It tells of a step before the end, and a result was known already.",
+    "unreadable_now": "It could be read when it came in, and no longer can.",
+}
+"""Why a callback was set aside, by the stable code that is kept with it."""
+
+
+def reason_sentence(code: str | None) -> str:
+    """The reason in words; a code that is not known, as it is."""
+    return REASONS.get(code, code.replace("_", " ")) if code else ""

@@ -1,0 +1,56 @@
+"""JSON from strangers: what the standard parser lets pass and somebody stumbles over later is refused by name."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from receiver.errors import Fault, InvalidInput
+
+JSON_BYTES = 1 << 20
+"""Longest body."""
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises InvalidInput, its fault's code one of `not_json`, `not_an_object`, `not_a_number`,
+    `too_deep`, `repeated_field`, `unusable_text`.
+    """
+    try:
+        content = json.loads(
+            body.decode(), parse_constant=_refuse_number, parse_float=_number, object_pairs_hook=_object
+        )
+        text = json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        _refuse("too_deep", "It is nested too deeply.")
+    except UnicodeEncodeError:
+        _refuse("unusable_text", "A text in it holds half a character (a lone surrogate).")
+    except ValueError as error:
+        _refuse("not_json", f"It is no JSON: {error}.")
+    if b"\\u0000" in text:
+        _refuse("unusable_text", "A text in it holds a NUL character.")
+    if not isinstance(content, dict):
+        _refuse("not_an_object", "It must be an object.")
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        _refuse("repeated_field", "A name stands in it twice.")
+    return found
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        _refuse_number(text)
+    return number
+
+
+def _refuse_number(text: str) -> NoReturn:
+    _refuse("not_a_number", f"It holds {text[:40]}, which is no number that can be kept.")
+
+
+def _refuse(code: str, message: str) -> NoReturn:
+    raise InvalidInput("The body cannot be taken.", [Fault("body", code, message)])

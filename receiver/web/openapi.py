@@ -1,0 +1,216 @@
+"""The API's description, OpenAPI 3.1, made from what validates requests and shapes answers.
+
+flask-smorest gives the paths under `/api/v1` with their parameters and answers, from the views' own schemas. What
+holds for many of them is added here by rule: the key and its scope, the problems, headers, samples, real answers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask_smorest import Api
+from marshmallow import fields
+
+from receiver.queueing.parameters import LATEST, BatchForm, Flag, Timestamp
+from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_OPERATION
+from receiver.web.reference.outside import operations_paths, results_path
+from receiver.web.reference.samples import SAMPLES
+from receiver.web.reference.shared import (
+    CSV_FIELD,
+    IF_NONE_MATCH,
+    INTRODUCTION,
+    METRICS_SECURITY_SCHEME,
+    PATH_PARAMETERS,
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+    SECURITY_SCHEME,
+    TAGS,
+    Description,
+)
+from receiver.web.schemas import LARGEST_ID, InvalidProblem, Moment, Problem, RefusedProblem
+
+API = "/api/v1"
+
+PROBLEM = "application/problem+json"
+
+_PATH_PARAMETER = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
+
+
+def open_api(app: Flask) -> Api:
+    """flask-smorest over this app, told what our own fields are written as."""
+    api = Api(app)
+    api.DEFAULT_ERROR_RESPONSE_NAME = None
+    api.register_field(Moment, "string", "date-time")
+    api.register_field(Timestamp, None, None)
+    api.ma_plugin.converter.add_attribute_function(_own_field)
+    for name, schema in (("Problem", Problem), ("InvalidProblem", InvalidProblem), ("RefusedProblem", RefusedProblem)):
+        api.spec.components.schema(name, schema=schema())
+    api.spec.components.schema("BatchForm", schema=BatchForm())
+    return api
+
+
+def describe(app: Flask) -> Description:
+    """The whole description of an app whose blueprints are registered."""
+    generated = app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()
+    views = dict(_views(app))
+    examples = _examples()
+    paths: Description = {}
+    for path, item in generated["paths"].items():
+        paths[path] = item
+        for parameter in item.get("parameters", []):
+            _describe_path_parameter(parameter)
+        for method, operation in _operations(item):
+            name = operation["operationId"]
+            view = views[path, method]
+            if name == "queue_batch":
+                _describe_queueing(operation)
+            if hasattr(view, "revalidated"):
+                _describe_revalidation(operation)
+            codes = {*EVERYWHERE, *OF_OPERATION.get(name, ())}
+            codes |= {"not_found"} if item.get("parameters") else set()
+            codes |= {"forbidden"} if view.required_scope != "read" else set()
+            _complete(operation, view.required_scope, codes, examples.get(name, {}))
+    paths |= {"/results/{token}": results_path(), **operations_paths()}
+    used = {tag for item in paths.values() for _, operation in _operations(item) for tag in operation["tags"]}
+    schemas = generated["components"]["schemas"]
+    form = schemas["BatchForm"]
+    form["properties"] = {"csv": CSV_FIELD, **form["properties"]}
+    form["required"] = ["csv", *form["required"]]
+    # Rules of its `validates_schema`, which apispec cannot see.
+    schemas["ReplayRequest"]["oneOf"] = [{"required": ["ids"]}, {"required": ["state"]}]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": app.config["API_TITLE"],
+            "version": app.config["API_VERSION"],
+            "summary": "What became of every call we queued?",
+            "description": INTRODUCTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "This installation."}],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items() if name in used],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"ApiKey": SECURITY_SCHEME, "MetricsKey": METRICS_SECURITY_SCHEME},
+            "headers": RESPONSE_HEADERS,
+            "responses": {code: _problem((code,), examples["problems"]) for code in CODES},
+            "schemas": {name: schema for name, schema in sorted(schemas.items()) if name not in _UNUSED},
+        },
+    }
+
+
+_UNUSED = ("Error", "PaginationMetadata")
+"""flask-smorest's own shapes, which nothing here answers."""
+
+
+def _complete(operation: Description, scope: str, codes: set[str], examples: Description) -> None:
+    """What every operation under `/api/v1` has: its scope, its problems, and answers that were really given."""
+    name = operation["operationId"]
+    operation["security"] = [{"ApiKey": [scope]}]
+    operation["description"] = f"{operation.get('description', '')}\n\nNeeds a key of scope `{scope}`.".strip()
+    del operation["responses"]["422"]  # flask-smorest's, of another shape
+    of_status: dict[int, list[str]] = {}
+    for code in (code for code in CODES if code in codes):
+        of_status.setdefault(CODES[code].status, []).append(code)
+    responses = operation["responses"]
+    for status, answer in examples.items():
+        for media_type in responses[status]["content"].values():
+            media_type["example"] = answer
+    if "application/json" not in responses["200"]["content"]:
+        responses["200"]["headers"] = _headers("Content-Disposition")
+    for number, listed in of_status.items():
+        alone = {"$ref": f"#/components/responses/{listed[0]}"}
+        responses[str(number)] = alone if len(listed) == 1 else _problem(tuple(listed), _examples()["problems"])
+    operation["responses"] = dict(sorted(responses.items()))
+    if name in SAMPLES:
+        operation["x-codeSamples"] = [
+            {"lang": "Shell" if language == "curl" else language, "label": language, "source": source}
+            for language, source in SAMPLES[name].items()
+        ]
+
+
+def _problem(codes: tuple[str, ...], examples: Description) -> Description:
+    """The answer to failures that share a status."""
+    schema = "Problem"
+    if CODES[codes[0]].status == 422:
+        schema = "InvalidProblem"
+    elif codes[0] in ("provider_refused", "database_unavailable"):
+        schema = "RefusedProblem"
+    content: Description = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    given = {code: {"value": examples[code]} for code in codes if code in examples}
+    if given:
+        content["examples"] = given
+    answer: Description = {
+        "description": "\n".join(f"`{code}`: {CODES[code].when} {CODES[code].remedy}" for code in codes),
+        "content": {PROBLEM: content},
+    }
+    headers = _headers(*(name for code in codes for name in HEADERS.get(code, ())))
+    return answer | ({"headers": headers} if headers else {})
+
+
+def _describe_queueing(operation: Description) -> None:
+    operation["parameters"] = [*operation.get("parameters", []), *REQUEST_HEADERS]
+    operation["requestBody"] = {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {"$ref": "#/components/schemas/BatchForm"},
+                "encoding": {"csv": {"contentType": "text/csv"}},
+            }
+        },
+    }
+    for status in ("201", "202"):
+        operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
+
+
+def _describe_revalidation(operation: Description) -> None:
+    operation["parameters"] = [*operation.get("parameters", []), IF_NONE_MATCH]
+    operation["responses"]["200"]["headers"] = _headers("ETag")
+    operation["responses"]["304"] = {"description": "The answer that you have.", "headers": _headers("ETag")}
+
+
+def _headers(*names: str) -> Description:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _describe_path_parameter(parameter: Description) -> None:
+    parameter["description"] = PATH_PARAMETERS[parameter["name"]]
+    parameter["schema"] |= {"minimum": 1, "maximum": LARGEST_ID}
+
+
+def _views(app: Flask) -> Iterator[tuple[tuple[str, str], Any]]:
+    """The views under `/api/v1`, by their path as OpenAPI writes it and their method."""
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith(API):
+            view_class = getattr(app.view_functions[rule.endpoint], "view_class", None)
+            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+                yield (_PATH_PARAMETER.sub(r"{\1}", rule.rule), method.lower()), getattr(view_class, method.lower())
+
+
+def _operations(item: Description) -> list[tuple[str, Description]]:
+    return [(method, item[method]) for method in ("get", "head", "post", "put", "patch", "delete") if method in item]
+
+
+def _own_field(_: Any, field: fields.Field[Any], **__: Any) -> Description:
+    """How our own fields are written (an attribute function of apispec's converter)."""
+    if isinstance(field, Timestamp):
+        seconds = {"type": "integer", "minimum": 0, "maximum": int(LATEST.timestamp())}
+        # Of a year that `Timestamp` takes: none before the first, none that begins with a 9.
+        moment = {"type": "string", "format": "date-time", "pattern": "^(?!0000)[0-8][0-9]{3}-"}
+        return {"anyOf": [moment, seconds]}
+    if isinstance(field, Flag):
+        return {"type": "integer", "enum": [0, 1], "default": 0}
+    return {}
+
+
+@cache
+def _examples() -> Description:
+    """Answers that were really given, by operation and status; problems by code. A test makes and checks them."""
+    content: Description = json.loads((Path(__file__).parent / "reference" / "examples.json").read_text())
+    return content

@@ -1,0 +1,144 @@
+"""What stands beside `/api/v1`: the callback endpoint in front of Flask, and what a supervisor asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from receiver.results.journal import BODY_BYTES
+
+Description = dict[str, Any]
+
+
+def results_path() -> Description:
+    """`/results/{token}`, as `receiver.web.webhook` answers it."""
+    return {
+        "parameters": [
+            {
+                "name": "token",
+                "in": "path",
+                "required": True,
+                "description": "Names the submission, and is signed: nobody else can make one.",
+                "schema": {"type": "string", "pattern": r"^[1-9][0-9]{0,17}-[1-9][0-9]{0,8}\.[A-Za-z0-9_-]{43}$"},
+            }
+        ],
+        "post": {
+            "operationId": "store_callback",
+            "tags": ["results"],
+            "summary": "Take a call's result",
+            "description": (
+                "The provider posts here when a call is over. The body is stored byte for byte before the answer, and "
+                "parsed only after it. An empty body is answered, and nothing is stored. A trailing slash makes no "
+                "difference, nor does any header."
+            ),
+            "security": [],
+            "requestBody": {
+                "description": f"Whatever the provider sends, at most {BODY_BYTES} bytes.",
+                "content": {
+                    "application/json": {
+                        "schema": {"type": "object"},
+                        "example": {
+                            "phone_number": "'6175551234'",
+                            "status": "completed",
+                            "attempts": "1",
+                            "duration": 32,
+                            "events": [{"event": "queued", "timestamp": 1796119200}],
+                        },
+                    },
+                    "*/*": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}},
+                },
+            },
+            "responses": {
+                "200": _status("The bytes are durable (`stored`), or there were none (`ok`).", "stored", "ok"),
+                "400": _status("The body broke off; nothing was stored.", "incomplete"),
+                "404": _status("The token was not signed here; nothing was stored.", "not_found"),
+                "413": _status(f"The body is longer than {BODY_BYTES} bytes.", "too_large"),
+                "503": {
+                    **_status("Neither the database nor the local disk could store it.", "unavailable"),
+                    "headers": {"Retry-After": {"$ref": "#/components/headers/Retry-After"}},
+                },
+            },
+        },
+        "get": _asked("ask_result_url", "Ask whether results are taken here"),
+        "head": _asked("head_result_url", "Ask whether results are taken here, without a body"),
+    }
+
+
+def operations_paths() -> Description:
+    """What the service says of itself; `receiver.web.health` and `receiver.web.metrics` answer it."""
+    seconds = {"type": ["integer", "null"], "description": "Age of the oldest callback not yet settled."}
+    readiness = {
+        "type": "object",
+        "required": ["status", "database", "worker", "oldest_waiting_seconds", "spooled"],
+        "properties": {
+            "status": {"type": "string", "enum": ["ready", "not ready"]},
+            "database": {"type": "string", "description": "`ok`, or what is wrong."},
+            "worker": {"type": "string", "description": "`ok`, or what is wrong."},
+            "oldest_waiting_seconds": seconds,
+            "spooled": {"type": ["integer", "string"], "description": "Callbacks on local disk, or what is wrong."},
+        },
+    }
+    return {
+        "/healthz": {
+            "get": {
+                "operationId": "get_health",
+                "tags": ["operations"],
+                "summary": "Whether the process lives",
+                "security": [],
+                "responses": {"200": _status("It does.", "ok")},
+            }
+        },
+        "/readyz": {
+            "get": {
+                "operationId": "get_readiness",
+                "tags": ["operations"],
+                "summary": "Whether it can do its work, or what keeps it from it",
+                "security": [],
+                "responses": {
+                    "200": {"description": "It can.", "content": {"application/json": {"schema": readiness}}},
+                    "503": {"description": "It cannot.", "content": {"application/json": {"schema": readiness}}},
+                },
+            }
+        },
+        "/metrics": {
+            "get": {
+                "operationId": "get_metrics",
+                "tags": ["operations"],
+                "summary": "Counts and times, for Prometheus",
+                "description": "In OpenMetrics' format for whoever asks for that in `Accept`.",
+                "security": [{}, {"MetricsKey": []}],
+                "responses": {
+                    "200": {
+                        "description": "The metrics.",
+                        "content": {
+                            "text/plain": {"schema": {"type": "string"}},
+                            "application/openmetrics-text": {"schema": {"type": "string"}},
+                        },
+                    },
+                    "401": {"$ref": "#/components/responses/unauthorized"},
+                },
+            }
+        },
+    }
+
+
+def _asked(operation_id: str, summary: str) -> Description:
+    return {
+        "operationId": operation_id,
+        "tags": ["results"],
+        "summary": summary,
+        "description": "Some senders ask so before they dial. Nothing is stored.",
+        "security": [],
+        "responses": {
+            "200": _status("They are.", "ok"),
+            "404": _status("The token was not signed here.", "not_found"),
+        },
+    }
+
+
+def _status(description: str, *statuses: str) -> Description:
+    schema = {
+        "type": "object",
+        "required": ["status"],
+        "properties": {"status": {"type": "string", "enum": list(statuses)}},
+    }
+    return {"description": description, "content": {"application/json": {"schema": schema}}}

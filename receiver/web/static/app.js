@@ -1,0 +1,56 @@
+// Pages work without this file. With it: the browser's time zone is offered at sign-in, a page that
+// cannot be brought up to date says so, a form is sent once, and a new key can be copied.
+(function () {
+  "use strict";
+
+  var zone = document.querySelector("[data-browser-time-zone]");
+  if (zone) {
+    zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
+  }
+
+  var stale = document.getElementById("stale");
+  function isStale() {
+    if (stale.hidden) {
+      stale.textContent = "This page has not been brought up to date since " +
+        new Date().toLocaleTimeString() + ". Trying again.";
+      stale.hidden = false;
+    }
+  }
+  document.addEventListener("htmx:responseError", isStale);
+  document.addEventListener("htmx:sendError", isStale);
+  document.addEventListener("htmx:timeout", isStale);
+  document.addEventListener("htmx:afterSwap", function () { stale.hidden = true; });
+  // A page that nobody looks at asks for nothing.
+  document.addEventListener("htmx:beforeRequest", function (event) {
+    var source = event.detail.elt;
+    if (document.hidden && source.getAttribute("hx-trigger")) {
+      event.preventDefault();
+    }
+  });
+
+  // A second click while the first is under way. The server would take it for the same one anyway.
+  document.addEventListener("submit", function (event) {
+    var form = event.target;
+    if (form.method !== "post" || form.hasAttribute("hx-post")) { return; }
+    if (form.dataset.sent) { event.preventDefault(); return; }
+    form.dataset.sent = "1";
+    var button = event.submitter;
+    if (button && button.dataset.busy) { button.textContent = button.dataset.busy; }
+  });
+  // Back brings the page as it was left.
+  window.addEventListener("pageshow", function (event) {
+    if (event.persisted) {
+      document.querySelectorAll("form[data-sent]").forEach(function (form) { delete form.dataset.sent; });
+    }
+  });
+
+  document.addEventListener("click", function (event) {
+    var button = event.target.closest("[data-copies]");
+    if (!button) { return; }
+    var source = document.getElementById(button.dataset.copies);
+    navigator.clipboard.writeText(source.textContent.trim()).then(function () { button.textContent = "Copied"; });
+  });
+  document.querySelectorAll("[data-copies]").forEach(function (button) {
+    if (navigator.clipboard) { button.hidden = false; }
+  });
+}());

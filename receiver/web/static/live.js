@@ -1,0 +1,71 @@
+// An htmx extension: hx-swap="merge" changes what is on the page into what was answered, node by node,
+// instead of replacing it. What is the same stays the same node, so that nothing somebody reads, has
+// selected, focused, scrolled or unfolded is taken away from under them every two seconds.
+// htmx does the asking: app.js stops it while the page is hidden, and an answer of 286 for good.
+(function () {
+  "use strict";
+
+  function sameKind(one, other) {
+    return one.nodeType === other.nodeType && one.nodeName === other.nodeName && (one.id || "") === (other.id || "");
+  }
+
+  function mergeAttributes(from, to) {
+    Array.from(to.attributes).forEach(function (attribute) {
+      if (from.getAttribute(attribute.name) !== attribute.value) { from.setAttribute(attribute.name, attribute.value); }
+    });
+    Array.from(from.attributes).forEach(function (attribute) {
+      // Whether it is unfolded is the reader's to say.
+      if (!to.hasAttribute(attribute.name) && !(attribute.name === "open" && from.nodeName === "DETAILS")) {
+        from.removeAttribute(attribute.name);
+      }
+    });
+  }
+
+  function merge(from, to) {
+    if (from.nodeType !== Node.ELEMENT_NODE) {
+      if (from.data !== to.data) { from.data = to.data; }
+      return;
+    }
+    if (from.isEqualNode(to)) { return; }
+    mergeAttributes(from, to);
+    var old = from.firstChild;
+    Array.from(to.childNodes).forEach(function (wanted) {
+      if (wanted.id) {
+        var kept = Array.from(from.children).find(function (child) { return sameKind(child, wanted); });
+        // What stands before a part that is still wanted has gone.
+        while (kept && old && old !== kept && old.compareDocumentPosition(kept) & Node.DOCUMENT_POSITION_FOLLOWING) {
+          var gone = old;
+          old = old.nextSibling;
+          gone.remove();
+        }
+      }
+      if (old && sameKind(old, wanted)) {
+        var next = old.nextSibling;
+        merge(old, wanted);
+        old = next;
+      } else {
+        from.insertBefore(wanted, old);
+      }
+    });
+    while (old) {
+      var left = old;
+      old = old.nextSibling;
+      left.remove();
+    }
+  }
+
+  htmx.defineExtension("merge", {
+    isInlineSwap: function (style) { return style === "merge"; },
+    handleSwap: function (style, target, fragment) {
+      if (style !== "merge") { return false; }
+      var answer = fragment.nodeType === Node.ELEMENT_NODE ? fragment : fragment.firstElementChild;
+      if (answer && answer.id === target.id) { merge(target, answer); }
+      return [];
+    }
+  });
+
+  // Nothing new is news, too: the page is up to date.
+  document.addEventListener("htmx:afterOnLoad", function (event) {
+    if (event.detail.xhr.status === 204) { document.getElementById("stale").hidden = true; }
+  });
+}());

@@ -1,0 +1,97 @@
+"""The app over a fresh database, asked by clients whose keys have each of the scopes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from receiver.config import Config
+from receiver.database.api_keys import Scope, create_key
+from receiver.database.pool import Connection
+from receiver.web.app import close_app, create_app
+from receiver.web.services import Services
+from tests.results.waiting import wait_until
+from tests.web.asking import config_for
+from tests.web.browsing import Browser, visitor
+
+ClientFor = Callable[[Scope], FlaskClient]
+
+
+@pytest.fixture
+def config(tmp_path: Path, database_url: str) -> Config:
+    return config_for(tmp_path, database_url)
+
+
+@pytest.fixture
+def app(config: Config, database_url: str) -> Iterator[Flask]:
+    app = create_app(config, database_url)
+    try:
+        services: Services = app.extensions["receiver"]
+        # Until then callbacks go to the spool, and from there to the database: stored, but not to be seen yet.
+        wait_until(lambda: not services.intake.database_away)
+        yield app
+    finally:
+        close_app(app)
+
+
+@pytest.fixture
+def app_without_database(tmp_path: Path) -> Iterator[Flask]:
+    """The app while Postgres is away."""
+    nowhere = f"postgresql://receiver@/receiver?host={tmp_path}"
+    app = create_app(config_for(tmp_path, nowhere), nowhere)
+    try:
+        yield app
+    finally:
+        close_app(app)
+
+
+@pytest.fixture
+def client_for(app: Flask, conn: Connection) -> ClientFor:
+    """Makes a client with a new key of a scope."""
+
+    def make(scope: Scope) -> FlaskClient:
+        key = create_key(conn, f"{scope} key", scope)
+        conn.commit()
+        client = app.test_client()
+        client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {key}"
+        return client
+
+    return make
+
+
+@pytest.fixture
+def reader(client_for: ClientFor) -> FlaskClient:
+    return client_for("read")
+
+
+@pytest.fixture
+def queuer(client_for: ClientFor) -> FlaskClient:
+    return client_for("queue")
+
+
+@pytest.fixture
+def stranger(app: Flask) -> FlaskClient:
+    """Somebody without a key."""
+    return app.test_client()
+
+
+@pytest.fixture
+def reader_at(app: Flask, conn: Connection) -> Browser:
+    """Somebody at a browser, whose key may read."""
+    return visitor(app, conn, "read")
+
+
+@pytest.fixture
+def queuer_at(app: Flask, conn: Connection) -> Browser:
+    """Somebody at a browser, whose key may queue."""
+    return visitor(app, conn, "queue")
+
+
+@pytest.fixture
+def admin_at(app: Flask, conn: Connection) -> Browser:
+    """Somebody at a browser, whose key may do everything."""
+    return visitor(app, conn, "admin")

@@ -1,0 +1,108 @@
+"""The service as it is deployed: gunicorn with the project's own settings, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.web.asking import SECRET
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    status: int
+    head: str
+    body: bytes
+
+
+class Sender:
+    """One connection, spoken byte by byte."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=15)
+        self._file = self._socket.makefile("rb")
+
+    def send(self, *parts: bytes) -> Sender:
+        self._socket.sendall(b"".join(parts))
+        return self
+
+    def finish_sending(self) -> Sender:
+        """End our half of the connection: a sender that was cut off, but still listens."""
+        self._socket.shutdown(socket.SHUT_WR)
+        return self
+
+    def answer(self, *, to_head: bool = False) -> Answered:
+        status_line = self._file.readline() or b"HTTP/1.1 0"  # they hung up
+        head = b""
+        while (line := self._file.readline()) not in (b"\r\n", b""):
+            head += line
+        text = head.decode("latin-1")
+        length = next((int(line[15:]) for line in text.splitlines() if line.lower().startswith("content-length:")), 0)
+        return Answered(int(status_line.split()[1]), text, b"" if to_head else self._file.read(length))
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@contextmanager
+def gunicorn(data_dir: Path, database_url: str) -> Iterator[int]:
+    """Runs it; gives the port that it answers on."""
+    with gunicorn_process(data_dir, database_url) as (_, port):
+        yield port
+
+
+@contextmanager
+def gunicorn_process(
+    data_dir: Path, database_url: str, **variables: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Runs it; gives its parent process, and the port that it answers on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "DATA_DIR": str(data_dir),
+        "SECRET_KEY": SECRET,
+        "PORT": str(port),
+        "WEB_CONCURRENCY": "1",
+        **variables,
+    }
+    port = int(environment["PORT"])
+    log = data_dir / "gunicorn.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 30
+        while not _answers(port):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield process, port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    # Whatever was sent to it, nothing may have failed in a way nobody foresaw.
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _answers(port: int) -> bool:
+    try:
+        sender = Sender(port)
+    except ConnectionRefusedError:
+        return False
+    try:
+        return sender.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").answer().status == 200
+    finally:
+        sender.close()

@@ -1,0 +1,257 @@
+"""Queueing over REST as far as it goes without the provider, and looking at what was queued."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from receiver.database.pool import Connection
+from tests.factories import answer_submissions, deliver, make_batch, phone_number, result_body
+from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of, shape_of
+
+BATCH_SHAPE = {
+    "id": "int",
+    "name": "str",
+    "application_id": "int",
+    "deployment_id": "int",
+    "state": "str",
+    "parameters": {
+        "start_timestamp": "NoneType",
+        "end_timestamp": "time",
+        "max_attempts": "int",
+        "reattempt_wait": "int",
+        "is_pci": "bool",
+    },
+    "created_at": "time",
+    "queued_at": "time",
+    "due_at": "time",
+    "submissions": [
+        {
+            "id": "int",
+            "state": "str",
+            "calls": "int",
+            "calls_queued": "NoneType",
+            "provider_status": "int",
+            "error": "NoneType",
+        }
+    ],
+    "counts": dict.fromkeys(
+        "rows skipped refused pending overdue final completed failed canceled rejected other".split(), "int"
+    ),
+    "callbacks": dict.fromkeys(
+        ["received", "waiting", "applied", "duplicate", "conflict", "unmatched", "unreadable"], "int"
+    ),
+    "attempts": "int",
+    "duration_seconds": "int",
+    "progress": "float",
+    "first_result_at": "time",
+    "last_result_at": "time",
+}
+"""The contract's example, in its order."""
+
+
+def end_in(hours: int) -> str:
+    return (datetime.now(UTC) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_batch_is_the_contracts_example_field_by_field(queuer: FlaskClient, conn: Connection) -> None:
+    fields: dict[str, Any] = {
+        "end_timestamp": end_in(5),
+        "max_attempts": "3",
+        "reattempt_wait": "300",
+        "name": "December reminders",
+    }
+    queued = post_csv(queuer, CSV + "911,Eve\n", on_invalid="skip", **fields)
+    assert queued.status_code == 202
+    batch_id = queued.get_json()["id"]
+    answer_submissions(conn)
+    deliver(conn, batch_id, result_body(16175551234, duration=79), result_body(16175551234, duration=79))
+    answer = queuer.get(queued.headers["Location"])
+    assert shape_of(answer.json) == BATCH_SHAPE
+    assert list(answer.get_json()) == list(BATCH_SHAPE)
+    batch = answer.get_json()
+    assert batch["parameters"]["end_timestamp"] == fields["end_timestamp"]
+    assert (batch["state"], batch["progress"], batch["duration_seconds"]) == ("queued", 0.5, 79)
+    assert {name: number for name, number in batch["counts"].items() if number} == {
+        "rows": 3,
+        "skipped": 1,
+        "pending": 1,
+        "final": 1,
+        "completed": 1,
+    }
+    assert batch["callbacks"] == {**dict.fromkeys(batch["callbacks"], 0), "received": 2, "applied": 1, "duplicate": 1}
+    assert queuer.get("/api/v1/batches").get_json()["batches"] == [batch]
+
+
+def test_batch_that_waits_for_its_worker_is_202_with_its_location(queuer: FlaskClient) -> None:
+    answer = post_csv(queuer, file_name="Größe für Björn.csv")
+    assert answer.status_code == 202
+    batch = answer.get_json()
+    assert answer.headers["Location"] == f"/api/v1/batches/{batch['id']}"
+    assert (batch["state"], batch["name"], batch["queued_at"]) == ("queueing", "Größe für Björn.csv", None)
+    assert batch["submissions"][0]["state"] == "pending"
+    assert queuer.get(answer.headers["Location"]).get_json() == batch
+
+
+def test_text_is_written_as_utf_8_and_not_escaped(queuer: FlaskClient) -> None:
+    assert "Björn ☎".encode() in post_csv(queuer, name="Björn ☎").data
+
+
+def test_dry_run_is_a_preview_and_stores_nothing(queuer: FlaskClient, conn: Connection) -> None:
+    csv = CSV + "911,Eve\n6175551234,Ana again\n"
+    answer = post_csv(queuer, csv, dry_run="1", end_timestamp="2035-01-01T00:00:00Z")
+    assert (answer.status_code, count_batches(conn)) == (200, 0)
+    preview = answer.get_json()
+    errors = preview.pop("errors")
+    assert list(preview.items()) == [
+        ("rows", 4),
+        ("valid", 3),
+        ("invalid", 1),
+        ("duplicates", 1),
+        ("submissions", 1),
+        ("due_at", "2035-01-01T01:00:00Z"),
+        ("errors_total", 2),
+    ]
+    assert [(error["row"], error["code"]) for error in errors] == [(3, "destination_emergency"), (4, "duplicate")]
+
+
+def test_invalid_rows_are_named_and_nothing_is_stored(queuer: FlaskClient, conn: Connection) -> None:
+    answer = post_csv(queuer, "destination\n6175551234\n5551234\n\n6175551234\n,,\n")
+    assert faults_of(answer, "invalid_csv") == [(2, "destination_invalid"), (3, "duplicate"), (4, "too_many_cells")]
+    assert count_batches(conn) == 0
+
+
+def test_a_hundred_faults_are_named_and_all_are_counted(queuer: FlaskClient) -> None:
+    content = problem_of(post_csv(queuer, "destination\n" + "12\n" * 250), 422, "invalid_csv")
+    assert [error["row"] for error in content["errors"]] == list(range(1, 101))
+    assert content["errors_total"] == 250
+
+
+@pytest.mark.parametrize(
+    ("csv", "code"),
+    [
+        (b"", "empty_file"),
+        (b"\n\n", "empty_file"),
+        (b"destination\n", "no_rows"),
+        (b"phone\n6175551234\n", "missing_destination"),
+        (b"destination,a,a\n6175551234,,\n", "repeated_column_name"),
+        (b"PK\x03\x04", "workbook"),
+    ],
+)
+def test_file_that_is_no_csv_of_contacts_is_named(queuer: FlaskClient, csv: bytes, code: str) -> None:
+    for dry_run in "01":
+        assert faults_of(post_csv(queuer, csv, dry_run=dry_run), "invalid_csv") == [("csv", code)]
+
+
+def test_every_faulty_parameter_is_named_at_once(queuer: FlaskClient, conn: Connection) -> None:
+    answer = post_csv(
+        queuer,
+        application_id="0",
+        deployment_id="",
+        start_timestamp="yesterday",
+        end_timestamp="2020-01-01T00:00:00Z",
+        max_attempts="11",
+        reattempt_wait="59",
+        is_pci="yes",
+        default_region="XX",
+        on_invalid="keep",
+        on_duplicate="ignore",
+        dry_run="true",
+        name="x" * 201,
+        applicaton_id="7",
+    )
+    found = dict(faults_of(answer))
+    assert found.pop("applicaton_id") == "unknown_field"
+    assert found.pop("deployment_id") == "required"
+    assert found.pop("end_timestamp") == "in_the_past"
+    assert found.pop("name") == "too_long"
+    assert [found.pop(name) for name in ("application_id", "max_attempts", "reattempt_wait")] == ["out_of_range"] * 3
+    assert set(found) == {"start_timestamp", "is_pci", "default_region", "on_invalid", "on_duplicate", "dry_run"}
+    assert count_batches(conn) == 0
+
+
+def test_tries_without_a_wait_between_them_are_refused(queuer: FlaskClient) -> None:
+    assert faults_of(post_csv(queuer, max_attempts="2")) == [("reattempt_wait", "required")]
+
+
+def test_dry_run_in_the_query_is_refused_and_nobody_is_called(queuer: FlaskClient, conn: Connection) -> None:
+    answer = queuer.post("/api/v1/batches?dry_run=1", data={"application_id": "7", "deployment_id": "3"})
+    assert faults_of(answer) == [("dry_run", "unknown_field")]
+    assert count_batches(conn) == 0
+
+
+def test_hostile_texts_in_the_form_are_named_or_stored_but_never_fail(queuer: FlaskClient) -> None:
+    for text in ("\0", "NaN", "Infinity", "1e400", "9" * 5000, "-1", "\u0663", "\u202e", "\x7f", "{}", "null"):
+        for name in ("application_id", "start_timestamp", "max_attempts", "is_pci", "name", "default_region"):
+            fields: dict[str, Any] = {"dry_run": "1", name: text}
+            answer = post_csv(queuer, **fields)
+            assert answer.status_code in (200, 422), (name, text)
+            if answer.status_code == 422:
+                assert [field for field, _ in faults_of(answer)] == [name]
+
+
+def test_list_is_newest_first_and_pages_to_its_end(reader: FlaskClient, conn: Connection) -> None:
+    made = [make_batch(conn, send=False) for _ in range(5)]
+    seen, path = [], "/api/v1/batches?limit=2"
+    for expected in (2, 2, 1):
+        page = reader.get(path).get_json()
+        assert len(page["batches"]) == expected
+        seen += [batch["id"] for batch in page["batches"]]
+        path = f"/api/v1/batches?limit=2&cursor={page['next_cursor']}"
+    assert page["next_cursor"] is None
+    assert seen == made[::-1]
+
+
+def test_filters_of_the_list_combine(reader: FlaskClient, conn: Connection) -> None:
+    sent = make_batch(conn, name="December reminders", application_id=8)
+    queueing = make_batch(conn, name="December 100%", application_id=8, deployment_id=4, send=False)
+    other = make_batch(conn, name="January", send=False)
+    conn.execute("update batch set created_at = '2026-01-31T12:00:00Z' where batch_id = %s", (other,))
+    conn.commit()
+
+    def found(query: str) -> list[int]:
+        page = reader.get(f"/api/v1/batches?{query}").get_json()
+        assert page["next_cursor"] is None
+        return [batch["id"] for batch in page["batches"]]
+
+    assert found("state=queued") == [sent]
+    assert found("state=queueing") == [other, queueing]
+    assert found("application_id=8") == [queueing, sent]
+    assert found("application_id=8&state=queueing") == [queueing]
+    assert found("application_id=8&deployment_id=3") == [sent]
+    assert found("name=decem") == [queueing, sent]
+    assert found("name=0%25") == [queueing]
+    assert found("name=_") == []
+    assert found("created_to=2026-01-31T12:00:01Z") == [other]
+    assert found("created_to=2026-01-31T13:00:00%2B01:00") == []
+    assert found("created_from=2026-01-31T12:00:00Z&created_to=1769860801") == [other]
+    assert found("created_from=2026-02-01T00:00:00Z&name=december&state=queued") == [sent]
+
+
+def test_cursor_goes_on_within_the_filters(reader: FlaskClient, conn: Connection) -> None:
+    wanted = [make_batch(conn, name=f"{'even' if number % 2 else 'odd'} {number}", send=False) for number in range(6)]
+    first = reader.get("/api/v1/batches?name=even&limit=2").get_json()
+    rest = reader.get(f"/api/v1/batches?name=even&limit=2&cursor={first['next_cursor']}").get_json()
+    assert [batch["id"] for batch in first["batches"] + rest["batches"]] == wanted[5::-2]
+    assert rest["next_cursor"] is None
+
+
+def test_head_is_get_without_the_body(reader: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    for path in ("/api/v1/batches", f"/api/v1/batches/{batch_id}", f"/api/v1/batches/{batch_id}/calls"):
+        head, get = reader.head(path), reader.get(path)
+        assert (head.status_code, head.data) == (200, b"")
+        assert head.headers["Content-Length"] == get.headers["Content-Length"]
+
+
+def test_csv_of_which_no_row_would_be_left_is_refused(queuer: FlaskClient, conn: Connection) -> None:
+    answer = post_csv(queuer, "destination\n12\n", on_invalid="skip")
+    assert faults_of(answer, "invalid_csv")
+    assert count_batches(conn) == 0
+
+
+def test_overdue_calls_stand_in_the_balance(reader: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1)], past_due=True)
+    counts = reader.get(f"/api/v1/batches/{batch_id}").get_json()["counts"]
+    assert {name: number for name, number in counts.items() if number} == {"rows": 2, "overdue": 2}

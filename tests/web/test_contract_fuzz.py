@@ -1,0 +1,138 @@
+"""Requests made up from the description, valid ones and broken ones, against the app and a real Postgres.
+
+Each answer must be what the description says: status, headers, type and shape; nothing invalid is taken, nothing valid
+is refused, nothing is answered without a key. `make fuzz-api` runs thousands for each operation and prints how many.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.schemas import BaseSchema
+
+from receiver.config import Config
+from receiver.database.api_keys import create_key
+from receiver.database.pool import Connection
+from receiver.web.app import close_app, create_app
+from receiver.web.openapi import describe
+from tests.factories import deliver, make_batch, phone_number, result_body
+from tests.web.asking import CSV, config_for, results_path
+
+LONG_RUN = "FUZZ_CASES" in os.environ
+"""Cases are made up anew each time, and counted; in the test suite they are the same ones each time."""
+
+CASES = int(os.environ.get("FUZZ_CASES", "15"))
+"""For each operation, beside those that probe the edges of each parameter."""
+
+# Rules between fields, times that must lie ahead and CSVs have no JSON Schema: what has the right shape may be refused.
+REFUSED_ALL_THE_SAME = ["2xx", "413", "415", "422", "502"]
+
+
+def described() -> BaseSchema:
+    """The description, which needs no database."""
+    with TemporaryDirectory() as folder:
+        nowhere = f"postgresql://receiver@/receiver?host={folder}"
+        app = create_app(config_for(Path(folder), nowhere), nowhere)
+        try:
+            description = describe(app)
+        finally:
+            close_app(app)
+    config = schemathesis.Config.from_dict(
+        {
+            "generation": {
+                "deterministic": not LONG_RUN,
+                "max-examples": CASES,
+                # Every case is sent with a valid key; that none is answered without one, schemathesis tries by itself.
+                "with-security-parameters": False,
+            },
+            "operations": [
+                {
+                    "include-operation-id": "queue_batch",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": REFUSED_ALL_THE_SAME}},
+                },
+                {
+                    "include-operation-id": "get_summary",
+                    "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "422"]}},
+                },
+                {
+                    # There is no worker, and that is what it says.
+                    "include-operation-id": "get_readiness",
+                    "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", "503"]}},
+                },
+            ],
+        }
+    )
+    return schemathesis.openapi.from_dict(description, config=config)
+
+
+contract = described()
+
+
+@pytest.fixture
+def config(tmp_path: Path, database_url: str) -> Config:
+    return replace(config_for(tmp_path, database_url), rate_limit=0)
+
+
+@pytest.fixture
+def key(conn: Connection) -> str:
+    """Of a database with batches, calls and callbacks there to be found."""
+    for index in range(4):
+        batch_id = make_batch(conn, [phone_number(index), phone_number(index + 1)])
+        deliver(conn, batch_id, result_body(phone_number(index)), b"nonsense")
+    key = create_key(conn, "fuzz", "admin")
+    conn.commit()
+    return key
+
+
+@pytest.fixture
+def answered(request: pytest.FixtureRequest) -> Iterator[Counter[int]]:
+    """How many cases were answered with each status."""
+    answered: Counter[int] = Counter()
+    yield answered
+    if LONG_RUN:
+        statuses = ", ".join(f"{status}: {number}" for status, number in sorted(answered.items()))
+        print(f"\n{answered.total():6} {request.node.name} ({statuses})", file=sys.__stderr__)
+
+
+@contract.parametrize()
+@settings(
+    max_examples=CASES,
+    derandomize=not LONG_RUN,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
+def test_answers_are_what_the_description_says(case: Case[Any], app: Flask, key: str, answered: Counter[int]) -> None:
+    case.operation.schema.app = app
+    if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE:
+        _aim(case)
+    if case.operation.definition.raw["operationId"] == "queue_batch":
+        case.headers["Prefer"] = "wait=0"  # there is no worker
+    answer = case.call_and_validate(app=app, headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"})
+    answered[answer.status_code] += 1
+
+
+def _aim(case: Case[Any]) -> None:
+    """Let a valid request hit what is there: made-up ids, tokens, cursors and CSVs hardly ever would."""
+    for name, value in case.path_parameters.items():
+        case.path_parameters[name] = results_path()[9:] if name == "token" else 1 + int(value) % 5
+    if isinstance(case.query, dict):
+        case.query.pop("cursor", None)
+    body: Any = case.body
+    if isinstance(body, dict) and "csv" in body and len(str(body.get("name"))) % 2:
+        body["csv"] = CSV.encode()
+        for name in ("start_timestamp", "end_timestamp", "default_region", "max_attempts"):
+            body.pop(name, None)

@@ -1,0 +1,228 @@
+"""Charts: what is drawn is what was given, and whoever sees no colour, or no picture, is told it too."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from markupsafe import Markup
+
+from receiver.model import OUTCOMES
+from receiver.results.call_details import Event
+from receiver.summary.series import Interval
+from receiver.web.dashboard.charts import split_bar, stacked_series
+from receiver.web.dashboard.intervals import MOST_BARS, bars_of
+from receiver.web.dashboard.timeline import timeline
+from tests.factories import NOON
+from tests.web.browsing import text_of
+from tests.web.page_rules import broken_rules
+
+NAMES: tuple[str, ...] = OUTCOMES
+ZERO = dict.fromkeys(NAMES, 0)
+
+
+def counts_of(**given: int) -> dict[str, int]:
+    counts = {"rows": 0, "skipped": 0, "refused": 0, "pending": 0, "overdue": 0, **ZERO, **given}
+    counts["final"] = sum(counts[outcome] for outcome in OUTCOMES)
+    counts["rows"] = sum(counts[name] for name in ("skipped", "refused", "pending", "overdue", "final"))
+    return counts
+
+
+def points_of(*counts: dict[str, int], every: timedelta = timedelta(hours=1), first: datetime = NOON) -> list[Any]:
+    return [
+        {"at": first + index * every, **ZERO, **given, "final": sum(given.values())}
+        for index, given in enumerate(counts)
+    ]
+
+
+def series(points: Sequence[Any], interval: Interval = "hour", time_zone: str = "UTC") -> Markup:
+    return stacked_series(points, interval=interval, time_zone=time_zone, key="results", title="Results")
+
+
+def widths_of(bar: str) -> dict[str, float]:
+    return {name: float(width) for name, width in re.findall(r'<rect class="[a-z]+-(\w+)".*? width="([\d.]+)"', bar)}
+
+
+def test_split_bar_gives_each_part_its_share() -> None:
+    bar = split_bar(counts_of(completed=60, failed=20, pending=20), key="batch-1", label="Batch 1")
+    assert widths_of(bar) == pytest.approx({"completed": 59.8, "failed": 19.8, "pending": 19.8}, abs=0.01)
+
+
+def test_one_call_of_a_million_is_to_be_seen_in_the_split_bar() -> None:
+    bar = split_bar(counts_of(completed=999_997, rejected=1, overdue=1, refused=1), key="b", label="Batch 1")
+    widths = widths_of(bar)
+    assert min(widths.values()) > 0.5
+    assert 99 < sum(widths.values()) <= 100
+
+
+def test_split_bar_says_in_words_what_it_shows() -> None:
+    bar = split_bar(counts_of(completed=1, canceled=1, skipped=5, pending=2), key="batch-7", label="Batch 7")
+    assert 'role="img" aria-labelledby="batch-7-title batch-7-desc"' in bar
+    assert '<title id="batch-7-title">Batch 7</title>' in bar
+    assert "9 rows: 5 skipped, 4 calls, 2 ended, 2 still out. 2 ended: 1 completed, 1 canceled." in bar
+    assert broken_rules(bar, whole=False) == []
+
+
+def test_parts_of_the_split_bar_differ_in_height_where_they_have_not_ended() -> None:
+    bar = split_bar(counts_of(completed=5, pending=5, overdue=5, refused=5, skipped=5), key="b", label="Batch")
+    places = re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', bar)
+    assert len(places) == len(set(places)) == 5
+
+
+def test_split_bar_of_no_rows_is_an_empty_track() -> None:
+    assert widths_of(split_bar(counts_of(), key="b", label="Batch")) == {"pending": 100}
+
+
+@pytest.mark.parametrize("hostile", ['"><script>alert(1)</script>', "</title></svg><img src=x onerror=alert(1)>"])
+def test_label_of_a_chart_stays_text(hostile: str) -> None:
+    bar = split_bar(counts_of(completed=1), key="b", label=hostile)
+    drawn = stacked_series(points_of({"completed": 1}), interval="hour", time_zone="UTC", key="results", title=hostile)
+    assert broken_rules(bar, whole=False) == broken_rules(drawn, whole=False) == []
+    assert "<script" not in bar + drawn and "<img" not in bar + drawn
+
+
+def test_series_has_its_figures_in_a_table() -> None:
+    drawn = series(points_of({"completed": 1200, "failed": 3}, {}, {"completed": 1}))
+    assert re.search(r'<th scope="row">1 Mar 2026, 12:00</th><td class="figure">1,203</td>', drawn)
+    assert re.search(r'<th scope="row">1 Mar 2026, 14:00</th><td class="figure">1</td>', drawn)
+    assert "13:00" not in text_of(drawn.split("<details")[1])  # nothing came in then
+    assert broken_rules(drawn, whole=False) == []
+
+
+def test_series_stacks_outcomes_upon_each_other() -> None:
+    drawn = series(points_of({"completed": 4, "failed": 2, "canceled": 2}))
+    heights = {
+        outcome: (float(top), float(height))
+        for outcome, top, height in re.findall(
+            r'id="results-(\w+)" clipPathUnits="objectBoundingBox"><path d="M[\d.]+ ([\d.]+)h[\d.]+v([\d.]+)h', drawn
+        )
+    }
+    assert heights == {"completed": (0.5, 0.5), "failed": (0.25, 0.25), "canceled": (0, 0.25)}
+
+
+def test_each_outcome_but_one_has_a_texture_of_its_own() -> None:
+    drawn = series(points_of(dict.fromkeys(NAMES, 1)))
+    textures = re.findall(r'<pattern id="results-(\w+)-texture"[^>]*>(.*?)</pattern>', drawn)
+    assert [outcome for outcome, _ in textures] == [outcome for outcome in OUTCOMES if outcome != "completed"]
+    assert len({drawing for _, drawing in textures}) == len(textures)
+    for outcome, _ in textures:
+        assert drawn.count(f'fill="url(#results-{outcome}-texture)"') == 2  # in the bars, and in the legend
+
+
+def test_legend_names_the_outcomes_that_are_there_with_their_numbers() -> None:
+    drawn = series(points_of({"completed": 1000}, {"completed": 234, "other": 1}))
+    assert text_of(drawn.split("<figcaption>")[1].split("</ul>")[0]) == "completed 1,234 other 1"
+
+
+def test_series_without_results_says_so() -> None:
+    assert text_of(series([])) == text_of(series(points_of({}, {}))) == "No results yet."
+
+
+@pytest.mark.parametrize("days", [0, 1, 4, 11, 20, 60, 400])
+def test_any_length_of_hours_becomes_few_bars_of_the_same_total(days: int) -> None:
+    points = points_of(*({"completed": hour % 7, "failed": 1} for hour in range(days * 24 + 1)))
+    bars, unit = bars_of(points, "hour", ZoneInfo("America/New_York"))
+    assert len(bars) <= MOST_BARS + 2, unit
+    assert sum(bar.final for bar in bars) == sum(point["final"] for point in points)
+    assert sum(bar.counts["failed"] for bar in bars) == len(points)
+    assert len({bar.name for bar in bars}) == len(bars)
+
+
+@pytest.mark.parametrize(("days", "unit"), [(1, "day"), (40, "day"), (100, "week"), (1000, "month"), (3650, "year")])
+def test_unit_of_the_bars_grows_with_the_days(days: int, unit: str) -> None:
+    points = points_of(*({"completed": 1} for _ in range(days)), every=timedelta(days=1))
+    bars, found = bars_of(points, "day", ZoneInfo("UTC"))
+    assert (found, sum(bar.final for bar in bars)) == (unit, days)
+
+
+def test_days_and_weeks_are_those_of_the_time_zone() -> None:
+    first = datetime(2026, 3, 1, 5, tzinfo=UTC)  # midnight in New York, a Sunday
+    points = points_of(*({"completed": 1} for _ in range(100)), every=timedelta(days=1), first=first)
+    bars, _ = bars_of(points, "day", ZoneInfo("America/New_York"))
+    assert [bar.name for bar in bars[:2]] == ["week of 23 Feb 2026", "week of 2 Mar 2026"]
+    assert [bar.final for bar in bars[:2]] == [1, 7]
+
+
+def test_hour_that_a_clock_change_repeats_is_two_bars() -> None:
+    first = datetime(2026, 11, 1, 5, tzinfo=UTC)  # 01:00 in New York, for the first time that day
+    points = points_of({"completed": 1}, {"completed": 2}, {"completed": 4}, first=first)
+    bars, _ = bars_of(points, "hour", ZoneInfo("America/New_York"))
+    assert [(bar.name, bar.final) for bar in bars] == [
+        ("1 Nov 2026, 01:00", 1),
+        ("1 Nov 2026, 01:00", 2),
+        ("1 Nov 2026, 02:00", 4),
+    ]
+
+
+def test_a_year_of_hours_is_drawn_small_and_a_usual_chart_at_once() -> None:
+    year = points_of(*(dict.fromkeys(NAMES, hour % 900) for hour in range(9000)))
+    assert len(series(year)) < 40_000
+    usual = points_of(*(dict.fromkeys(NAMES, hour) for hour in range(1, 49)))
+    series(usual)
+    fastest = min(_seconds(usual) for _ in range(20))
+    assert fastest < 0.005  # measured 0.9 ms; other tests run beside this one
+
+
+def _seconds(points: Sequence[Any]) -> float:
+    begun = time.perf_counter()
+    series(points)
+    return time.perf_counter() - begun
+
+
+def event(name: str, seconds: int | None) -> Event:
+    return Event(name, None if seconds is None else NOON + timedelta(seconds=seconds))
+
+
+def drawn_timeline(*events: Event, time_zone: str = "UTC") -> Markup:
+    return timeline(events, time_zone=time_zone, key="timeline", title="Row 1")
+
+
+def test_timeline_is_to_scale() -> None:
+    drawn = drawn_timeline(event("queued", 0), event("dialing", 50), event("connected", 60), event("disconnected", 100))
+    spans = re.findall(r'class="span-(\w+)" x="([\d.]+)%" y="[\d.]+" width="([\d.]+)%"', drawn)
+    assert spans == [("waiting", "0.00", "50.00"), ("ringing", "50.00", "10.00"), ("connected", "60.00", "40.00")]
+    assert "1 attempt within 1 min 40 s: waiting 50 s, ringing 10 s, connected 40 s." in drawn
+    assert broken_rules(drawn, whole=False) == []
+
+
+def test_attempts_are_marked_and_numbered_and_a_lost_one_counts_as_waiting() -> None:
+    drawn = drawn_timeline(event("queued", 0), event("dialing", 10), event("dialing", 310), event("failed", 340))
+    assert re.findall(r'text-anchor="\w+">(\d+)</text>', drawn) == ["1", "2"]
+    assert "2 attempts within 5 min 40 s: waiting 5 min 10 s, ringing 30 s." in drawn
+
+
+def test_timeline_lists_every_event_also_those_whose_time_nobody_can_read() -> None:
+    drawn = drawn_timeline(event("connected", 5), event("queued", 0), event("<b>odd", None), time_zone="Asia/Kolkata")
+    text = text_of(drawn.split("<table")[1])
+    assert text.index("queued") < text.index("connected") < text.index("<b>odd")
+    assert "1 Mar 2026, 17:30:00" in text and "time not readable" in text
+    assert "&lt;b&gt;odd" in drawn
+
+
+def test_short_ringing_among_hours_of_waiting_is_to_be_seen() -> None:
+    drawn = drawn_timeline(event("queued", 0), event("dialing", 80_000), event("disconnected", 80_003))
+    widths = dict(re.findall(r'class="span-(\w+)" x="[\d.]+%" y="[\d.]+" width="([\d.]+)%"', drawn))
+    assert float(widths["ringing"]) == 0.5
+    assert "ringing: 3 s" in drawn
+
+
+@pytest.mark.parametrize("events", [[("queued", 0)], [("queued", 5), ("dialing", 5)], [("queued", None)]])
+def test_timeline_without_any_span_is_only_a_table(events: list[tuple[str, int | None]]) -> None:
+    drawn = drawn_timeline(*(event(name, seconds) for name, seconds in events))
+    assert "<svg" not in drawn
+    assert drawn.count('<th scope="row">') == len(events)
+
+
+def test_call_without_events_says_so() -> None:
+    assert text_of(drawn_timeline()) == "No event was reported."
+
+
+def test_a_thousand_events_are_drawn_in_part_and_the_others_counted() -> None:
+    drawn = drawn_timeline(*(event("dialing" * 30, second) for second in range(1000)))
+    assert len(drawn) < 60_000
+    assert "And 940 more events." in drawn

@@ -1,0 +1,164 @@
+"""Between the upload and the button: a draft waits for a day, is its owner's alone, and is queued once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+from flask import Flask
+
+from receiver.database.pool import Connection
+from receiver.errors import NotFound
+from receiver.queueing import drafts
+from receiver.queueing.drafts import MOST_DRAFTS, forget_drafts, get_draft, open_csv
+from receiver.summary.batches import get_batch
+from receiver.web.app import close_app, create_app
+from tests.web.asking import config_for
+from tests.web.browsing import Browser, text_of, visitor
+from tests.web.drafting import FAULTY, button, confirm, count, drafted, key_id, upload
+
+
+@pytest.fixture
+def browser(app: Flask, conn: Connection) -> Browser:
+    return visitor(app, conn, "queue")
+
+
+def test_button_pressed_twice_a_reload_and_a_second_tab_call_everybody_once(
+    app: Flask, browser: Browser, conn: Connection
+) -> None:
+    path = drafted(browser)
+    first, second = browser.get(path), browser.get(path)
+    assert confirm(browser, path, first).location == "/batches/1"
+    assert confirm(browser, path, first).location == "/batches/1"
+    assert confirm(browser, path, second).location == "/batches/1"
+    assert count(conn, "batch") == 1 and count(conn, "call") == 2
+
+
+def test_button_pressed_by_many_at_the_same_time_calls_everybody_once(
+    app: Flask, browser: Browser, conn: Connection
+) -> None:
+    path = drafted(browser, "destination\n" + "".join(f"+1617555{number:04d}\n" for number in range(2000)))
+    page = browser.get(path)
+    cookie = browser.client.get_cookie("receiver")
+    assert cookie is not None
+
+    def press(_: int) -> str | None:
+        tab = Browser(app)
+        tab.client.set_cookie("receiver", cookie.value)
+        return confirm(tab, path, page).location
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(press, range(12))) == {"/batches/1"}
+    assert count(conn, "batch") == 1 and count(conn, "call") == 2000
+
+
+def test_button_queues_only_what_its_page_showed(browser: Browser, conn: Connection) -> None:
+    path = drafted(browser, FAULTY, on_invalid="skip", on_duplicate="skip")
+    before = browser.get(path)
+    assert button(before) == "Call 2 people"
+    browser.post(path, on_duplicate="keep")
+    assert confirm(browser, path, before).location == path
+    assert count(conn, "batch") == 0
+    assert "changed after this page was opened" in browser.get(path)
+    assert confirm(browser, path).location == "/batches/1"
+
+
+def test_draft_that_was_queued_can_no_longer_be_changed(browser: Browser, conn: Connection) -> None:
+    path = drafted(browser)
+    token = browser.token(path)
+    confirm(browser, path)
+    browser.client.post(path, data={"csrf_token": token, "name": "another", "application_id": "8"})
+    assert browser.client.get(path).location == "/batches/1"
+    assert get_batch(conn, 1).application_id == 7
+
+
+def test_same_file_uploaded_again_is_another_batch(browser: Browser, conn: Connection) -> None:
+    for number in (1, 2):
+        assert confirm(browser, drafted(browser)).location == f"/batches/{number}"
+
+
+# Where it waits ------------------------------------------------------------------------------------
+
+
+def test_nobody_else_sees_a_draft(app: Flask, browser: Browser, conn: Connection) -> None:
+    path = drafted(browser)
+    other = visitor(app, conn, "admin", "Ben")
+    assert "not here any more" in text_of(other.get(path, 404))
+    token = other.token("/")
+    assert other.client.post(path, data={"csrf_token": token, "name": "x"}).status_code == 404
+    assert other.client.post(f"{path}/queue", data={"csrf_token": token, "version": "x"}).status_code == 404
+
+
+def test_another_web_machine_finds_the_file_byte_for_byte(
+    app: Flask, browser: Browser, conn: Connection, database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = ("destination,note\n" + "".join(f"+1617555{n:04d},{'é' * 400}\n" for n in range(4000))).encode()
+    path = drafted(browser, content)
+    with open_csv(conn, UUID(path[-36:])) as csv:
+        assert csv.read() == content
+    assert count(conn, "draft_chunk") == 4
+    cookie = browser.client.get_cookie("receiver")
+    assert cookie is not None
+    second = create_app(config_for(tmp_path_factory.mktemp("second"), database_url), database_url)
+    try:
+        there = Browser(second)
+        there.client.set_cookie("receiver", cookie.value)
+        assert button(there.get(path)) == "Call 4,000 people"
+        assert confirm(there, path).location == "/batches/1"
+    finally:
+        close_app(second)
+
+
+def test_file_larger_than_a_draft_may_be_is_refused(
+    browser: Browser, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "DRAFT_BYTES", 2_000_000)
+    answer = upload(browser, b"destination\n" + b"6175551234\n" * 200_000)
+    assert answer.status_code == 422 and "It is larger than" in answer.text
+    assert count(conn, "draft") == count(conn, "draft_chunk") == 0
+
+
+def test_drafts_are_forgotten_after_a_day(browser: Browser, conn: Connection) -> None:
+    old, queued, young = drafted(browser), drafted(browser), drafted(browser)
+    confirm(browser, queued)
+    conn.execute(
+        "update draft set created_at = now() - interval '25 hours' where draft_id = any(%s)",
+        ([UUID(old[-36:]), UUID(queued[-36:])],),
+    )
+    conn.commit()
+    browser.get(old, 404)
+    assert browser.client.get(queued).location == "/batches/1"
+    assert forget_drafts(conn) == 2
+    conn.commit()
+    assert count(conn, "draft") == count(conn, "draft_chunk") == 1
+    browser.get(young)
+    assert count(conn, "batch") == 1
+
+
+def test_key_has_so_many_drafts_and_the_oldest_makes_room(app: Flask, browser: Browser, conn: Connection) -> None:
+    other = drafted(visitor(app, conn, "queue", "Ben"))
+    queued = drafted(browser)
+    confirm(browser, queued)
+    paths = [drafted(browser) for _ in range(MOST_DRAFTS + 1)]
+    browser.get(paths[0], 404)
+    for path in paths[1:]:
+        browser.get(path)
+    assert browser.client.get(queued).status_code == 303
+    with pytest.raises(NotFound):
+        get_draft(conn, key_id(conn), UUID(other[-36:]))
+    assert count(conn, "draft") == MOST_DRAFTS + 2
+
+
+def test_looking_twice_reads_the_file_once(
+    app: Flask, browser: Browser, monkeypatch: pytest.MonkeyPatch, conn: Connection
+) -> None:
+    path = drafted(browser, FAULTY)
+    first = browser.get(path)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("receiver.web.dashboard.new_batch.open_csv", fail)
+    again = browser.get(path)
+    assert text_of(again) == text_of(first)

@@ -1,0 +1,211 @@
+"""The overview and the list of batches: what they show, how they are narrowed, and what names cannot do to them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask
+
+from receiver.database.pool import Connection
+from receiver.queueing.sender import register_worker
+from tests.factories import REFUSED, UNKNOWN, answer_submissions, deliver, make_batch, phone_number, result_body
+from tests.web.browsing import Browser, text_of, visitor
+
+NUMBERS = [phone_number(index) for index in range(4)]
+
+
+@pytest.fixture
+def browser(app: Flask, conn: Connection) -> Browser:
+    register_worker(conn, "test", 1)
+    conn.commit()
+    return visitor(app, conn, "read")
+
+
+def attention_of(page: str) -> str:
+    return text_of(page.partition('id="attention-title"')[2].partition("</section>")[0].partition(">")[2])
+
+
+def rows_of(page: str) -> list[str]:
+    """The batches that a list names, by their ids."""
+    return re.findall(r'class="quiet">#(\d+) ', page)
+
+
+def test_empty_service_is_calm_and_says_what_to_do(browser: Browser, app: Flask, conn: Connection) -> None:
+    page = browser.get("/")
+    assert attention_of(page) == "Needs somebody Nothing. Every call is on its way or has its result."
+    assert "No results yet." in page and "No calls are being made." in page
+    assert "No batch has been queued yet." in browser.get("/batches")
+    assert "Queue the first one" in visitor(app, conn, "queue").get("/batches")
+
+
+def test_what_needs_somebody_links_to_where_it_is_dealt_with(browser: Browser, conn: Connection) -> None:
+    overdue = make_batch(conn, NUMBERS, past_due=True)
+    unknown = make_batch(conn, NUMBERS, send=False)
+    answer_submissions(conn, lambda _: UNKNOWN)
+    refused = make_batch(conn, NUMBERS[:1], send=False)
+    answer_submissions(conn, lambda _: REFUSED)
+    asked = make_batch(conn, NUMBERS)
+    deliver(conn, asked, b"nothing of use", result_body(phone_number(99)))
+    page = browser.get("/")
+    words = attention_of(page)
+    for said in ("4 calls overdue in 1 batch", "1 submission unknown", "4 calls may or may not be made"):
+        assert said in words
+    for said in ("1 submission refused", "1 call will not be made", "1 callback unreadable", "1 callback unmatched"):
+        assert said in words
+    for needs, batch_id in (("overdue", overdue), ("unknown", unknown), ("refused", refused)):
+        (link,) = re.findall(rf'href="(/batches\?[^"]*needs={needs}[^"]*)"', page)
+        assert rows_of(browser.get(link.replace("&amp;", "&"))) == [str(batch_id)]
+    for state in ("unreadable", "unmatched"):
+        assert f'href="/callbacks?state={state}"' in page
+
+
+def test_missing_worker_and_waiting_callbacks_are_told(browser: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS)
+    conn.execute("update worker set seen_at = now() - interval '1 hour'")
+    conn.execute("insert into waiting values (1, %s, now() - interval '5 minutes')", (batch_id,))
+    conn.commit()
+    words = attention_of(browser.get("/"))
+    assert "No worker is running" in words
+    assert "The oldest callback has waited 5 min to be settled." in words
+
+
+def test_totals_and_chart_show_the_results(browser: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS)
+    bodies = [result_body(NUMBERS[0]), result_body(NUMBERS[1], "failed"), result_body(NUMBERS[2], "odd")]
+    deliver(conn, batch_id, *bodies)
+    page = browser.get("/?from=2026-03-01&interval=hour")
+    words = text_of(page)
+    assert "Calls 4 Ended 3 75% Completed 1 33% Failed 1 33% Canceled 0 0%" in words
+    assert "completed 1 failed 1 other 1" in words
+    assert "Overdue 0 Refused 0" in words
+    running = text_of(page.partition('id="running-title"')[2].partition("</section>")[0])
+    assert "75% of 4 calls" in running and "1 completed" in running and "1 pending" in running
+
+
+def test_days_begin_in_the_viewers_time_zone(browser: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS[:1])
+    conn.execute("update batch set created_at = '2026-03-01T02:00:00Z' where batch_id = %s", (batch_id,))
+    conn.commit()
+    assert rows_of(browser.get("/batches?from=2026-03-01&to=2026-03-01")) == [str(batch_id)]
+    browser.post("/time-zone", time_zone="America/New_York")
+    assert rows_of(browser.get("/batches?from=2026-03-01&to=2026-03-01")) == []
+    page = browser.get("/batches?from=2026-02-28&to=2026-02-28")
+    assert rows_of(page) == [str(batch_id)]
+    assert (
+        '<time datetime="2026-03-01T02:00:00Z" title="Saturday, 28 February 2026, 21:00:00 America/New_York">' in page
+    )
+
+
+def test_filters_stand_in_the_address_and_in_the_form(browser: Browser, conn: Connection) -> None:
+    first = make_batch(conn, name="December reminders", application_id=1)
+    second = make_batch(conn, name="Flu clinic", application_id=2, send=False)
+    for query, found in (
+        ("name=REMIND", [first]),
+        ("name=%25", []),
+        ("application_id=2", [second]),
+        ("application_id=2&deployment_id=4", []),
+        ("state=queueing", [second]),
+        ("state=queued&name=december", [first]),
+        ("from=2020-01-01&to=2020-01-02", []),
+        ("needs=running", [second, first]),
+    ):
+        assert rows_of(browser.get(f"/batches?{query}")) == [str(batch_id) for batch_id in found], query
+    page = browser.get("/batches?name=%22Flu%22&state=queueing&application_id=2&from=2026-01-01")
+    for shown in ('value="&#34;Flu&#34;"', '<option value="queueing" selected>', 'value="2026-01-01"', 'value="2"'):
+        assert shown in page
+
+
+def test_list_is_paged_by_signed_cursors(browser: Browser, conn: Connection) -> None:
+    made = [make_batch(conn, name=f"Number {number}", send=False) for number in range(53)]
+    path, seen = "/batches?name=number", []
+    for size in (25, 25, 3):
+        page = browser.get(path)
+        assert len(rows_of(page)) == size
+        seen += rows_of(page)
+        older = re.findall(r'href="([^"]+)" rel="next"', page)
+        path = older[0].replace("&amp;", "&") if older else ""
+    assert not path
+    assert seen == [str(batch_id) for batch_id in reversed(made)]
+    for cursor in ("x", "WzFd", "%00", "." * 300):
+        assert rows_of(browser.get(f"/batches?cursor={cursor}"))[0] == str(made[-1])
+
+
+FAULTY = [
+    "-1",
+    "1.0",
+    "x",
+    "%00",
+    "%F0%9F%92%A3",
+    "9" * 400,
+    "%D9%A1",
+    "1e400",
+    "2026-13-01",
+    "0001-01-01",
+    "9999-12-31",
+]
+
+
+def test_filter_that_makes_no_sense_is_named_and_left_out(browser: Browser, conn: Connection) -> None:
+    make_batch(conn)
+    for path, names in (
+        ("/", ("application_id", "deployment_id", "from", "to", "interval")),
+        ("/batches", ("application_id", "deployment_id", "from", "to", "state")),
+    ):
+        for name in names:
+            for text in FAULTY:
+                page = browser.get(f"{path}?{name}={text}")
+                assert f'id="{name.replace("_", "-")}-fault"' in page, (path, name, text)
+    page = browser.get("/batches?from=2026-02-02&to=2026-02-01")
+    assert "It is before the first day." in page
+    for text in ("x" * 201, "%00", "%ED%A0%80", "%0a", "' or 1=1 --", "\u202e"):
+        browser.get(f"/batches?name={text}")
+
+
+def test_series_that_would_be_too_long_is_named(browser: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS)
+    deliver(conn, batch_id, result_body(NUMBERS[0]))
+    page = browser.get("/?from=1990-01-01&interval=hour")
+    assert 'id="interval-fault"' in page
+    tomorrow = (datetime.now(UTC) + timedelta(days=2)).date()
+    browser.get(f"/?from={tomorrow}")
+
+
+NAMES = [
+    "<script>alert(1)</script>",
+    "\" autofocus onfocus='alert(1)'",
+    "'; drop table batch; --",
+    "\u202egnp.exe\u202c",
+    "{{ 7 * 7 }} {% raw %}",
+    "تذكير بالموعد",
+    "🎉👨‍👩‍👧" * 20,
+    "a" * 200,
+    "&lt;b&gt; &amp;",
+    "   ",
+]
+
+
+def test_hostile_names_are_shown_as_text_and_kept_apart(browser: Browser, conn: Connection) -> None:
+    for name in NAMES:
+        make_batch(conn, name=name)
+    make_batch(conn, name="z" * 10_000)  # no form takes it; a restored database may hold it
+    for path in ("/", "/batches"):
+        page = browser.get(path)
+        assert "<script>alert" not in page and not re.search(r"<[^>]*\son[a-z]+=", page)
+        assert len(page.encode()) < 100_000
+    page = browser.get("/batches")
+    words = text_of(page)
+    for name in NAMES[:-1]:
+        assert " ".join(name.split()) in words, name
+    assert "Batch 10" in words
+    assert page.count("<bdi>\u202egnp.exe\u202c</bdi>") == 1
+
+
+def test_live_part_asks_for_the_same_address_again(browser: Browser) -> None:
+    page = browser.get('/?application_id=7&from=2026-01-01&x="><b>')
+    assert (
+        'hx-get="/?application_id=7&amp;from=2026-01-01&amp;x=' in page
+        and "<b>" not in page.partition("<main")[2][:3000]
+    )
+    assert 'hx-trigger="every 5s" hx-select="#live"' in page

@@ -1,0 +1,344 @@
+"""Signing in and out, what a session is worth, and who may send forms."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
+from itsdangerous import URLSafeTimedSerializer
+
+from receiver.config import Config
+from receiver.database.api_keys import create_key, get_key, list_keys, revoke_key
+from receiver.database.pool import Connection
+from receiver.web.app import close_app, create_app
+from receiver.web.dashboard.session import own_path
+from receiver.web.dashboard.signin import FAILURES, FAILURES_A_MINUTE
+from receiver.web.rate_limit import TokenBuckets
+from tests.web.asking import SECRET
+from tests.web.browsing import Browser, token_in, visitor
+
+
+@pytest.fixture
+def key(conn: Connection) -> str:
+    made = create_key(conn, "Ana", "read")
+    conn.commit()
+    return made
+
+
+@pytest.fixture
+def browser(app: Flask) -> Browser:
+    return Browser(app)
+
+
+def test_whoever_is_not_signed_in_is_sent_to_sign_in_and_from_there_back(browser: Browser, key: str) -> None:
+    answer = browser.client.get("/batches?state=queued&name=a%20b")
+    assert (answer.status_code, answer.location) == (303, "/login?next=/batches?state%3Dqueued%26name%3Da%2520b")
+    page = browser.get(answer.location)
+    assert 'value="/batches?state=queued&amp;name=a%20b"' in page
+    answer = browser.sign_in(key, "/batches?state=queued&name=a%20b")
+    assert (answer.status_code, answer.location) == (303, "/batches?state=queued&name=a%20b")
+    assert browser.client.get("/login?next=/batches").location == "/batches"
+
+
+def test_page_says_who_is_signed_in_and_with_which_scope(browser: Browser, key: str) -> None:
+    browser.sign_in(key)
+    page = browser.get("/")
+    assert '<bdi class="name" title="Ana">Ana</bdi>' in page
+    assert '<span class="scope">read</span>' in page
+
+
+def test_wrong_key_is_named_beside_its_field(browser: Browser) -> None:
+    for text in ("", " ", "nonsense", "rr_abcdefgh_" + "A" * 43, "\0", "ключ", "x" * 100_000):
+        answer = browser.sign_in(text)
+        assert answer.status_code == 422
+        assert 'aria-describedby="key-hint key-fault"' in answer.text
+        assert 'id="key-fault" role="alert"' in answer.text
+    assert browser.client.get("/").status_code == 303
+
+
+def test_revoked_key_is_signed_out_at_its_next_request(browser: Browser, key: str, conn: Connection) -> None:
+    browser.sign_in(key)
+    browser.get("/")
+    revoke_key(conn, "Ana")
+    conn.commit()
+    assert browser.client.get("/").location == "/login"
+
+
+def test_expired_key_is_signed_out(app: Flask, conn: Connection) -> None:
+    browser = visitor(app, conn, "read", "Ben")
+    conn.execute("update api_key set expires_at = now() - interval '1 second' where name = 'Ben'")
+    conn.commit()
+    assert browser.client.get("/").location == "/login"
+
+
+def test_signing_out_ends_the_session_and_takes_a_form(browser: Browser, key: str) -> None:
+    browser.sign_in(key)
+    assert browser.client.get("/logout").status_code == 405
+    assert browser.client.post("/logout").status_code == 403
+    browser.get("/")
+    assert browser.post("/logout", form_at="/").location == "/login"
+    assert browser.client.get("/").location == "/login"
+
+
+def test_session_ends_after_a_working_day(browser: Browser, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser.sign_in(key)
+    browser.get("/")
+    now = time.time()
+    monkeypatch.setattr("receiver.web.dashboard.session.time.time", lambda: now + 12 * 3600 - 60)
+    browser.get("/")
+    monkeypatch.setattr("receiver.web.dashboard.session.time.time", lambda: now + 12 * 3600 + 1)
+    assert browser.client.get("/").location == "/login"
+
+
+def test_using_a_session_is_noted_as_use_of_its_key(browser: Browser, key: str, conn: Connection) -> None:
+    browser.sign_in(key)
+    conn.execute("update api_key set last_used_at = now() - interval '2 hours'")
+    conn.commit()
+    browser.get("/")
+    (used,) = [found.last_used_at for found in list_keys(conn)]
+    assert used is not None and used > datetime.now(UTC) - timedelta(minutes=1)
+
+
+# Cookies -----------------------------------------------------------------------------------------
+
+
+def test_cookie_is_out_of_reach_of_scripts_and_other_sites(browser: Browser, key: str) -> None:
+    cookie = browser.sign_in(key).headers["Set-Cookie"]
+    assert cookie.startswith("receiver=")
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    assert key not in cookie
+
+
+def test_cookie_is_secure_behind_tls_and_belongs_to_this_host_alone(app: Flask, key: str) -> None:
+    client = app.test_client()
+    base = "https://calls.example"
+    page = client.get("/login", base_url=base)
+    answer = client.post("/login", base_url=base, data={"csrf_token": token_in(page.text), "key": key})
+    cookie = answer.headers["Set-Cookie"]
+    assert cookie.startswith("__Host-receiver=")
+    assert {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
+    assert "Domain" not in cookie
+    assert client.get("/", base_url=base).status_code == 200
+
+
+def test_sign_in_keeps_nothing_of_the_session_that_was_there(app: Flask, browser: Browser, key: str) -> None:
+    """Whoever planted their own cookie in a browser knows its token; after the sign-in it is worth nothing."""
+    planted = browser.token("/login")
+    before = browser.client.get_cookie("receiver")
+    browser.sign_in(key)
+    after = browser.client.get_cookie("receiver")
+    assert before is not None and after is not None and before.value != after.value
+    assert browser.client.post("/logout", data={"csrf_token": planted}).status_code == 403
+    attacker = Browser(app)
+    attacker.client.set_cookie("receiver", before.value)
+    assert attacker.client.get("/").location == "/login"
+
+
+def signed(content: dict[str, object], secret: str) -> str:
+    interface = SecureCookieSessionInterface
+    return str(
+        URLSafeTimedSerializer(
+            secret,
+            salt=interface.salt,
+            serializer=interface.serializer,
+            signer_kwargs={"key_derivation": "hmac", "digest_method": interface.digest_method},
+        ).dumps(content)
+    )
+
+
+def test_session_that_we_did_not_sign_is_worth_nothing(browser: Browser, key: str, conn: Connection) -> None:
+    (found,) = list_keys(conn)
+    content: dict[str, object] = {"key": found.prefix, "until": int(time.time()) + 1000}
+    browser.client.set_cookie("receiver", signed(content, "another secret, of somebody else"))
+    assert browser.client.get("/").location == "/login"
+    browser.client.set_cookie("receiver", signed(content, SECRET))
+    browser.get("/")
+
+
+def test_session_of_another_release_signs_nobody_in_and_breaks_nothing(browser: Browser) -> None:
+    contents: list[dict[str, object]] = [
+        {"key": 1, "until": "tomorrow"},
+        {"key": None, "until": None, "time_zone": ["UTC"], "csrf": 7},
+        {"key": "x" * 1000, "until": 10**12, "time_zone": "../etc/passwd", "csrf": "%%%", "last_batch": 3},
+    ]
+    for content in contents:
+        browser.client.set_cookie("receiver", signed(content, SECRET))
+        assert browser.client.get("/").location == "/login"
+        browser.get("/login")
+
+
+def test_session_signed_before_the_secret_was_renewed_goes_on(
+    tmp_path: Path, config: Config, database_url: str, browser: Browser, key: str
+) -> None:
+    browser.sign_in(key)
+    cookie = browser.client.get_cookie("receiver")
+    assert cookie is not None
+    renewed = replace(config, data_dir=tmp_path / "2", secret_keys=("a secret that signs from now on", SECRET))
+    (tmp_path / "2").mkdir()
+    app = create_app(renewed, database_url)
+    try:
+        later = Browser(app)
+        later.client.set_cookie("receiver", cookie.value)
+        later.get("/")
+    finally:
+        close_app(app)
+
+
+# Where one goes on to ------------------------------------------------------------------------------
+
+
+ELSEWHERE = [
+    "https://evil.example/",
+    "//evil.example",
+    "/\\evil.example",
+    "\\\\evil.example",
+    "/\t/evil.example",
+    "/\n/evil.example",
+    "javascript:alert(1)",
+    "evil.example",
+    "/%0d%0aSet-Cookie: x\r\n",
+    "/ü",
+    "/" + "x" * 3000,
+    "http:/evil",
+    "/\0",
+    "//[",
+]
+
+
+def test_sign_in_never_leads_away_from_here(browser: Browser, key: str) -> None:
+    for text in ELSEWHERE:
+        assert own_path(text) == "/"
+        browser.client.delete_cookie("receiver")
+        assert browser.sign_in(key, text).location == "/"
+    browser.client.delete_cookie("receiver")
+    assert browser.client.get("/login?next=https://evil.example/").status_code == 200
+
+
+def test_path_of_ours_is_gone_on_to() -> None:
+    for path in ("/", "/batches/7?state=queued#calls", "/calls?next=//evil.example", "/a//b"):
+        assert own_path(path) == path
+
+
+# Forms -------------------------------------------------------------------------------------------
+
+
+def test_form_without_its_token_or_with_a_foreign_one_is_refused(app: Flask, conn: Connection) -> None:
+    browser, other = visitor(app, conn, "admin", "Ana"), visitor(app, conn, "admin", "Ben")
+    own = browser.token("/keys")
+    for token in (None, "", "x", "ü", "A" * 64, own[:-4] + "AAAA", own[4:], own + "A", other.token("/keys")):
+        fields = {"name": "made by another site", "scope": "admin"} | ({} if token is None else {"csrf_token": token})
+        answer = browser.client.post("/keys", data=fields)
+        assert answer.status_code == 403, token
+        assert "out of date" in answer.text
+    assert {key.name for key in list_keys(conn)} == {"Ana", "Ben"}
+    assert browser.client.post("/keys", data={**fields, "csrf_token": own}).status_code == 200
+
+
+def test_token_differs_in_each_answer_and_each_of_them_holds(app: Flask, conn: Connection) -> None:
+    browser = visitor(app, conn, "read")
+    tokens = [browser.token("/") for _ in range(3)]
+    assert len(set(tokens)) == 3
+    for token in tokens:
+        answer = browser.client.post("/time-zone", data={"csrf_token": token, "time_zone": "Europe/Berlin"})
+        assert answer.status_code == 303
+
+
+def test_htmx_sends_the_token_as_a_header(app: Flask, conn: Connection) -> None:
+    browser = visitor(app, conn, "read")
+    wanted = {"time_zone": "Europe/Berlin"}
+    headers = {"HX-Request": "true"}
+    assert browser.client.post("/time-zone", data=wanted, headers=headers).status_code == 403
+    headers["X-CSRF-Token"] = browser.token("/")
+    assert browser.client.post("/time-zone", data=wanted, headers=headers).status_code == 303
+
+
+def test_htmx_is_told_to_leave_for_the_sign_in_instead_of_showing_it_in_the_page(browser: Browser) -> None:
+    answer = browser.client.get("/", headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")
+
+
+def test_sign_in_itself_needs_a_token(browser: Browser, key: str) -> None:
+    """Else another site could sign somebody in with its own key, and watch what they queue."""
+    assert browser.client.post("/login", data={"key": key}).status_code == 403
+
+
+# Tries -------------------------------------------------------------------------------------------
+
+
+def test_address_that_keeps_failing_has_to_wait(app: Flask, key: str) -> None:
+    browser = Browser(app)
+    for _ in range(FAILURES_A_MINUTE):
+        assert browser.sign_in("nonsense").status_code == 422
+    answer = browser.sign_in(key)
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["Retry-After"]) <= 60
+    assert "Try again in" in answer.text
+    other = Browser(app)
+    other.client.environ_base["REMOTE_ADDR"] = "192.0.2.7"
+    assert other.sign_in(key).status_code == 303
+
+
+def test_proxy_names_its_client_and_clients_cannot_name_another(app: Flask, key: str) -> None:
+    def tries(remote: str, forwarded: str) -> Browser:
+        browser = Browser(app)
+        browser.client.environ_base.update(REMOTE_ADDR=remote, HTTP_X_FORWARDED_FOR=forwarded)
+        return browser
+
+    for number in range(FAILURES_A_MINUTE):
+        # What stands before the proxy's own word may be made up by the client.
+        tries("127.0.0.1", f"198.51.100.{number}, 203.0.113.9").sign_in("nonsense")
+        tries("192.0.2.50", f"198.51.100.{number}").sign_in("nonsense")
+    assert tries("127.0.0.1", "203.0.113.9").sign_in(key).status_code == 429
+    assert tries("192.0.2.50", "203.0.113.77").sign_in(key).status_code == 429
+    assert tries("127.0.0.1", "203.0.113.10").sign_in(key).status_code == 303
+
+
+def test_tries_come_back_with_time(app: Flask, key: str) -> None:
+    now = 1000.0
+    app.extensions[FAILURES] = TokenBuckets(FAILURES_A_MINUTE, lambda: now)
+    browser = Browser(app)
+    for _ in range(FAILURES_A_MINUTE):
+        browser.sign_in("nonsense")
+    assert browser.sign_in(key).headers["Retry-After"] == "6"
+    now += 6
+    assert browser.sign_in(key).status_code == 303
+
+
+# Time zone -----------------------------------------------------------------------------------------
+
+
+def test_time_zone_is_chosen_and_outlives_the_session(browser: Browser, key: str) -> None:
+    browser.sign_in(key)
+    assert "Times in <strong>UTC</strong>" in browser.get("/")
+    answer = browser.post("/time-zone", time_zone="Asia/Kathmandu", next="/batches")
+    assert (answer.status_code, answer.location) == (303, "/batches")
+    assert "Times in <strong>Asia/Kathmandu</strong>" in browser.get("/batches")
+    browser.post("/logout", form_at="/")
+    browser.sign_in(key)
+    assert "Times in <strong>Asia/Kathmandu</strong>" in browser.get("/")
+
+
+def test_time_zone_of_the_browser_is_taken_at_sign_in(browser: Browser, key: str) -> None:
+    browser.post("/login", key=key, time_zone="America/New_York")
+    assert "Times in <strong>America/New_York</strong>" in browser.get("/")
+
+
+def test_what_is_no_time_zone_is_refused(app: Flask, conn: Connection) -> None:
+    browser = visitor(app, conn, "read")
+    for text in ("", "Mars/Olympus", "../../etc/passwd", "\0", "localtime", "+03:00"):
+        answer = browser.post("/time-zone", time_zone=text)
+        assert answer.status_code == 422
+        assert 'id="time-zone-fault"' in answer.text
+
+
+def test_key_of_another_database_with_the_same_number_is_no_key_here(conn: Connection, key: str) -> None:
+    """Sessions name a key by its random prefix: numbers begin again where a database does."""
+    assert get_key(conn, "1") is None
+    (found,) = list_keys(conn)
+    assert get_key(conn, found.prefix) == replace(found, last_used_at=None)

@@ -1,0 +1,84 @@
+"""`Idempotency-Key`: the same request sent again is the same batch, so nobody is called twice."""
+
+import threading
+
+from flask.testing import FlaskClient
+
+from receiver.database.pool import Connection
+from tests.results.waiting import wait_until
+from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of
+from tests.web.conftest import ClientFor
+
+
+def test_same_idempotency_key_and_content_answer_with_the_same_batch(queuer: FlaskClient, conn: Connection) -> None:
+    key = {"Idempotency-Key": "Dezember \u00fc 1"}
+    first, second = post_csv(queuer, headers=key), post_csv(queuer, headers=key)
+    assert "Idempotency-Replayed" not in first.headers
+    assert second.headers["Idempotency-Replayed"] == "true"
+    assert (second.status_code, second.json) == (202, first.json)
+    assert second.headers["Location"] == first.headers["Location"]
+    assert count_batches(conn) == 1
+
+
+def test_same_idempotency_key_with_other_content_is_refused(queuer: FlaskClient, conn: Connection) -> None:
+    key = {"Idempotency-Key": "once"}
+    post_csv(queuer, headers=key)
+    for answer in (post_csv(queuer, CSV + "6175551298,Cid\n", headers=key), post_csv(queuer, headers=key, is_pci="1")):
+        problem_of(answer, 422, "idempotency_key_reused")
+    assert count_batches(conn) == 1
+
+
+def test_idempotency_keys_of_two_api_keys_are_two(client_for: ClientFor, conn: Connection) -> None:
+    for client in (client_for("queue"), client_for("admin")):
+        answer = post_csv(client, headers={"Idempotency-Key": "once"})
+        assert "Idempotency-Replayed" not in answer.headers
+    assert count_batches(conn) == 2
+
+
+def test_refused_request_does_not_use_up_its_idempotency_key(queuer: FlaskClient) -> None:
+    key = {"Idempotency-Key": "once"}
+    assert post_csv(queuer, "destination\n12\n", headers=key).status_code == 422
+    assert post_csv(queuer, headers=key).status_code == 202
+
+
+def test_the_same_request_many_times_at_once_is_one_batch(queuer: FlaskClient, conn: Connection) -> None:
+    answers = []
+
+    def post() -> None:
+        answers.append(post_csv(queuer, headers={"Idempotency-Key": "once"}))
+
+    threads = [threading.Thread(target=post) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status_code for answer in answers] == [202] * 6
+    assert len({answer.get_json()["id"] for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 5
+    assert count_batches(conn) == 1
+
+
+def test_unusable_idempotency_keys_are_refused(queuer: FlaskClient, conn: Connection) -> None:
+    for key in ("", "x" * 256, "tab\there", "\x85"):
+        answer = post_csv(queuer, headers={"Idempotency-Key": key})
+        assert faults_of(answer) == [("Idempotency-Key", "invalid")], key
+    assert count_batches(conn) == 0
+
+
+def test_request_that_the_database_broke_off_may_be_sent_again_with_its_key(
+    queuer: FlaskClient, conn: Connection
+) -> None:
+    key = {"Idempotency-Key": "once"}
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(post_csv(queuer, headers=key)))
+    conn.execute("lock table batch in exclusive mode")
+    thread.start()
+    # Ends whoever waits for our lock, which is the request with its batch half written.
+    end = "select pg_terminate_backend(pid) from pg_locks where relation = 'batch'::regclass and not granted"
+    wait_until(lambda: conn.execute(end).fetchone() is not None)
+    thread.join()
+    conn.rollback()
+    assert "same Idempotency-Key" in problem_of(answers[0], 503, "database_unavailable")["detail"]
+    assert int(answers[0].headers["Retry-After"]) > 0
+    assert post_csv(queuer, headers=key).status_code == 202
+    assert count_batches(conn) == 1

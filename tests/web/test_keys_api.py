@@ -1,0 +1,97 @@
+"""Keys as the command line makes them and the API takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from receiver.cli import main
+from receiver.database.api_keys import list_keys
+from receiver.database.pool import Connection
+from tests.web.asking import SECRET, problem_of
+
+Keys = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def keys(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Keys:
+    """Runs `keys …`: (exit status, all that was printed)."""
+    for name, text in {"DATABASE_URL": database_url, "DATA_DIR": str(tmp_path), "SECRET_KEY": SECRET}.items():
+        monkeypatch.setenv(name, text)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        status = main(["keys", *arguments])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def ask(client: FlaskClient, key: str) -> int:
+    return client.get("/api/v1/batches", headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def test_key_with_an_end_is_good_until_then(keys: Keys, stranger: FlaskClient, conn: Connection) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)
+    status, printed = keys("create", "reports", "--scope", "read", "--expires-at", end.isoformat())
+    assert status == 0
+    assert f"good until {end:%Y-%m-%dT%H:%M:%SZ}" in printed
+    key = printed.splitlines()[-1]
+    assert [known.expires_at for known in list_keys(conn)] == [end]
+    assert ask(stranger, key) == 200
+    conn.execute("update api_key set expires_at = now()")
+    conn.commit()
+    answer = stranger.get("/api/v1/batches", headers={"Authorization": f"Bearer {key}"})
+    assert "expired" in problem_of(answer, 401, "unauthorized")["detail"]
+
+
+@pytest.mark.parametrize("end", ["yesterday", "", "2026-01-01", "2020-01-01T00:00:00Z", "0", "NaN"])
+def test_end_that_is_none_or_in_the_past_makes_no_key(keys: Keys, conn: Connection, end: str) -> None:
+    status, printed = keys("create", "reports", "--scope", "read", "--expires-at", end)
+    assert status == 2
+    assert "--expires-at" in printed
+    assert list_keys(conn) == []
+
+
+def test_list_shows_prefix_end_and_last_use_and_no_key(keys: Keys, stranger: FlaskClient) -> None:
+    end = "2099-12-31T00:00:00Z"
+    key = keys("create", "reports", "--scope", "read", "--expires-at", end)[1].splitlines()[-1]
+    keys("create", "dialer", "--scope", "queue")
+    header, dialer, reports = keys("list")[1].splitlines()
+    assert header.split() == ["NAME", "SCOPE", "PREFIX", "CREATED", "EXPIRES", "LAST", "USED"]
+    assert dialer.split()[-2:] == ["never", "never"]
+    assert reports.split()[2] == key[:11]
+    assert reports.split()[-2:] == [end, "never"]
+    assert key[12:] not in reports
+    assert ask(stranger, key) == 200
+    reports = keys("list")[1].splitlines()[2]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", reports.split()[-1])
+
+
+def test_use_is_noted_once_a_minute_and_not_with_each_request(
+    keys: Keys, stranger: FlaskClient, conn: Connection
+) -> None:
+    key = keys("create", "reports", "--scope", "read")[1].splitlines()[-1]
+
+    def version() -> object:
+        row = conn.execute("select xmin::text, last_used_at from api_key").fetchone()
+        conn.commit()
+        return row
+
+    assert ask(stranger, key) == 200
+    noted = version()
+    assert [ask(stranger, key) for _ in range(5)] == [200] * 5
+    assert version() == noted
+    conn.execute("update api_key set last_used_at = now() - interval '2 minutes'")
+    conn.commit()
+    assert ask(stranger, key) == 200
+    (known,) = list_keys(conn)
+    assert known.last_used_at is not None
+    assert datetime.now(UTC) - known.last_used_at < timedelta(minutes=1)

@@ -1,0 +1,214 @@
+"""`/openapi.json`: valid, complete, and true."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask import Flask
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from receiver.config import Config
+from receiver.database.pool import Connection
+from receiver.queueing.parameters import BatchForm
+from receiver.web import problems
+from receiver.web.app import close_app, create_app
+from receiver.web.openapi import describe
+from receiver.web.reference.codes import CODES
+from tests.web.real_answers import EXAMPLES, collect, timeless
+from tests.web.test_auth import api_views
+
+Description = dict[str, Any]
+
+ELSEWHERE = {
+    "key_name_taken": 409,
+    "invalid_cursor": 422,
+    "request_timeout": 408,
+    "conflict": 409,
+    "unavailable": 503,
+    "not_in_doubt": 409,
+}
+"""Codes that no operation is answered with as a whole: of the dashboards, of one fault, of werkzeug's unused ones."""
+
+
+@pytest.fixture
+def description(app: Flask) -> Description:
+    answer = app.test_client().get("/openapi.json")
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
+    found: Description = json.loads(answer.data)
+    return found
+
+
+def operations(description: Description) -> Iterator[tuple[str, str, Description]]:
+    """(path, method, operation), the operation's own parameters after its path's."""
+    for path, item in description["paths"].items():
+        for method in ("get", "head", "post", "put", "patch", "delete"):
+            if method in item:
+                operation = item[method]
+                shared = item.get("parameters", [])
+                yield path, method, {**operation, "parameters": [*shared, *operation.get("parameters", [])]}
+
+
+def resolved(description: Description, node: Description) -> Description:
+    """What a reference points to, else the node itself."""
+    if "$ref" not in node:
+        return node
+    found: Any = description
+    for part in node["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    assert isinstance(found, dict)
+    return found
+
+
+def conforms(description: Description, schema: Description, value: Any) -> list[str]:
+    """What is wrong with a value under one of the description's schemas."""
+    validator = OAS31Validator(
+        {**schema, "components": description["components"]}, format_checker=OAS31Validator.FORMAT_CHECKER
+    )
+    return [error.message for error in validator.iter_errors(value)]
+
+
+def test_is_valid_openapi_3_1(description: Description) -> None:
+    assert description["openapi"].startswith("3.1.")
+    OpenAPIV31SpecValidator(description).validate()
+
+
+def test_is_answered_304_when_it_has_not_changed(app: Flask) -> None:
+    client = app.test_client()
+    etag = client.get("/openapi.json").headers["ETag"]
+    assert client.get("/openapi.json", headers={"If-None-Match": etag}).status_code == 304
+
+
+def test_points_nowhere_else(app: Flask) -> None:
+    text = app.test_client().get("/openapi.json").text
+    assert "http://" not in text and "https://" not in text
+    assert describe(app)["servers"] == [{"url": "/", "description": "This installation."}]
+
+
+def test_describes_every_view_of_the_api_with_its_scope(app: Flask, description: Description) -> None:
+    described = {
+        (method.upper(), path.replace("{batch_id}", "1").replace("{row}", "1").replace("{callback_id}", "1")): operation
+        for path, method, operation in operations(description)
+    }
+    views = list(api_views(app))
+    assert {(method, path) for method, path, _ in views} == {key for key in described if key[1].startswith("/api/")}
+    for method, path, scope in views:
+        assert described[method, path]["security"] == [{"ApiKey": [scope]}]
+
+
+def test_every_operation_has_name_words_tag_and_answers(description: Description) -> None:
+    names = [operation["operationId"] for *_, operation in operations(description)]
+    assert len(names) == len(set(names)) >= 13
+    tags = {tag["name"]: tag["description"] for tag in description["tags"]}
+    for path, method, operation in operations(description):
+        assert operation["summary"], (path, method)
+        assert set(operation["tags"]) <= set(tags)
+        for answer in operation["responses"].values():
+            assert resolved(description, answer)["description"]
+    assert {tag for *_, operation in operations(description) for tag in operation["tags"]} == set(tags)
+
+
+def test_every_parameter_is_described_and_bounded(description: Description) -> None:
+    for path, _, operation in operations(description):
+        for parameter in operation["parameters"]:
+            where = (path, parameter["name"])
+            assert parameter["description"], where
+            # What cannot be honoured in these two is passed over, whatever it is (RFC 7240, 2; RFC 9110, 13.1.2).
+            assert is_bounded(parameter["schema"]) or parameter["name"] in ("Prefer", "If-None-Match"), where
+    for name, field in description["components"]["schemas"]["BatchForm"]["properties"].items():
+        assert field["description"], name
+        assert is_bounded(field) or field.get("format") == "binary", name
+
+
+def is_bounded(schema: Description) -> bool:
+    """Whether not just anything of its type will do."""
+    if "anyOf" in schema:
+        return all(is_bounded(choice) for choice in schema["anyOf"])
+    if schema["type"] == "integer":
+        return "enum" in schema or {"minimum", "maximum"} <= set(schema)
+    return bool({"enum", "maxLength", "pattern", "format"} & set(schema))
+
+
+def test_every_answered_field_is_described(description: Description) -> None:
+    for name, schema in description["components"]["schemas"].items():
+        for field, shape in schema["properties"].items():
+            assert shape.get("description") or shape.get("items"), (name, field)
+
+
+def test_form_is_the_one_that_is_checked(description: Description) -> None:
+    form = description["components"]["schemas"]["BatchForm"]
+    assert list(form["properties"]) == ["csv", *BatchForm().fields]
+    assert form["required"] == ["csv", "application_id", "deployment_id"]
+    assert form["additionalProperties"] is False
+    assert form["properties"]["max_attempts"] | {"description": ""} == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10,
+        "description": "",
+    }
+    assert form["properties"]["on_duplicate"]["enum"] == ["refuse", "skip", "keep"]
+
+
+def test_every_code_that_the_api_answers_is_described(description: Description) -> None:
+    assert {code: known.status for code, known in CODES.items()} | ELSEWHERE == problems.statuses()
+    assert set(description["components"]["responses"]) == set(CODES)
+    for path, _, operation in operations(description):
+        if path.startswith("/api/"):
+            assert {"401", "406", "422", "500", "503"} <= set(operation["responses"])
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(resolved(description, answer)["content"]) == ["application/problem+json"]
+
+
+@pytest.fixture
+def limited(config: Config, database_url: str) -> Iterator[Flask]:
+    """The app where a key may ask once a minute."""
+    app = create_app(replace(config, rate_limit=1), database_url)
+    yield app
+    close_app(app)
+
+
+def test_examples_are_what_the_api_answers(
+    app: Flask, limited: Flask, app_without_database: Flask, conn: Connection
+) -> None:
+    answers = collect(app, limited, app_without_database, conn)
+    if os.environ.get("EXAMPLES_WRITE"):
+        EXAMPLES.write_text(json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+    assert timeless(json.loads(EXAMPLES.read_text())) == timeless(answers)
+
+
+def test_examples_conform_to_their_schemas(description: Description) -> None:
+    shown = 0
+    for path, method, operation in operations(description):
+        for status, answer in operation["responses"].items():
+            for media_type, content in resolved(description, answer).get("content", {}).items():
+                examples = [content["example"]] if "example" in content else []
+                examples += [example["value"] for example in content.get("examples", {}).values()]
+                for example in examples:
+                    assert conforms(description, content["schema"], example) == [], (path, method, status)
+                    assert unknown_fields(description, content["schema"], example) == [], (path, method, status)
+                    shown += 1
+                if path.startswith("/api/") and int(status) < 300:
+                    assert examples, (path, method, status, media_type)
+    assert shown > 50
+
+
+def unknown_fields(description: Description, schema: Description, value: Any, where: str = "") -> list[str]:
+    """Fields of a value that its schema does not name: they may come, but not without a description."""
+    schema = resolved(description, schema)
+    if isinstance(value, list):
+        return [name for item in value for name in unknown_fields(description, schema["items"], item, where)]
+    if not isinstance(value, dict) or "additionalProperties" in schema:
+        return []
+    unknown = [f"{where}.{name}" for name in value if name not in schema["properties"]]
+    return unknown + [
+        found
+        for name, member in value.items()
+        if name in schema["properties"]
+        for found in unknown_fields(description, schema["properties"][name], member, f"{where}.{name}")
+    ]

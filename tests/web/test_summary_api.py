@@ -1,0 +1,115 @@
+"""`GET /api/v1/summary`: what a dashboard asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from receiver.database.pool import Connection
+from tests.factories import NOON, deliver, journal, make_batch, make_callback, phone_number, result_body, settle_all
+from tests.web.asking import faults_of, shape_of
+
+COUNTS = ["rows", "skipped", "refused", "pending", "overdue", "final"]
+OUTCOMES = ["completed", "failed", "canceled", "rejected", "other"]
+
+
+def receive(conn: Connection, count: int = 1, **parameters: Any) -> int:
+    """A batch of two calls, so many of which got their results at noon."""
+    numbers = [phone_number(index) for index in range(2)]
+    batch_id = make_batch(conn, numbers, **parameters)
+    bodies = [result_body(number) for number in numbers[:count]]
+    journal(conn, *(make_callback(batch_id, body, received_at=NOON) for body in bodies))
+    settle_all(conn)
+    return batch_id
+
+
+def test_shape(reader: FlaskClient, conn: Connection) -> None:
+    receive(conn)
+    answer = reader.get("/api/v1/summary")
+    assert answer.status_code == 200
+    assert shape_of(answer.json) == {
+        "totals": dict.fromkeys([*COUNTS, *OUTCOMES, "attempts", "duration_seconds"], "int"),
+        "series": [{"at": "time", **dict.fromkeys(["final", *OUTCOMES, "attempts", "duration_seconds"], "int")}],
+    }
+
+
+def test_nothing_queued_is_zeros_and_an_empty_series(reader: FlaskClient) -> None:
+    content = reader.get("/api/v1/summary").json
+    assert content is not None
+    assert set(content["totals"].values()) == {0}
+    assert content["series"] == []
+
+
+def test_series_of_a_time_zone(reader: FlaskClient, conn: Connection) -> None:
+    receive(conn)
+    for query, begins in {
+        "": "2026-03-01T00:00:00Z",
+        "time_zone=Asia/Tokyo": "2026-02-28T15:00:00Z",
+        "time_zone=Asia/Kolkata&interval=hour": "2026-03-01T11:30:00Z",
+        "interval=hour": "2026-03-01T12:00:00Z",
+        "interval=hour&from=2026-03-01T12:00:00Z&to=2026-03-01T12:30:00Z": "2026-03-01T12:00:00Z",
+        "interval=hour&from=1772366400&to=1772368200": "2026-03-01T12:00:00Z",
+        "from=2026-03-01T13:00:00%2B01:00&to=2026-03-01T14:00:00%2B01:00": "2026-03-01T00:00:00Z",
+    }.items():
+        content = reader.get(f"/api/v1/summary?{query}").json
+        assert content is not None
+        assert [(point["at"], point["final"]) for point in content["series"]] == [(begins, 1)], query
+
+
+def test_totals_are_of_the_batches_as_they_stand_whatever_the_series_shows(
+    reader: FlaskClient, conn: Connection
+) -> None:
+    receive(conn)
+    content = reader.get("/api/v1/summary?from=2026-04-01T00:00:00Z&to=2026-04-02T00:00:00Z").json
+    assert content is not None
+    assert [point["final"] for point in content["series"]] == [0]
+    assert (content["totals"]["rows"], content["totals"]["pending"], content["totals"]["final"]) == (2, 1, 1)
+
+
+def test_filters_combine(reader: FlaskClient, conn: Connection) -> None:
+    first = receive(conn, application_id=1, deployment_id=1)
+    receive(conn, 2, application_id=1, deployment_id=2)
+
+    def finals(query: str) -> tuple[int, int]:
+        content = reader.get(f"/api/v1/summary?{query}").json
+        assert content is not None
+        return content["totals"]["final"], sum(point["final"] for point in content["series"])
+
+    assert finals("") == finals("application_id=1") == (3, 3)
+    assert finals("application_id=1&deployment_id=2") == (2, 2)
+    assert finals(f"batch_id={first}") == finals("deployment_id=1") == (1, 1)
+    assert finals(f"batch_id={first}&deployment_id=2") == finals("batch_id=99") == (0, 0)
+
+
+def test_totals_balance_while_results_come_in(reader: FlaskClient, conn: Connection) -> None:
+    numbers = [phone_number(index) for index in range(20)]
+    batch_id = make_batch(conn, numbers)
+    for done, number in enumerate(numbers, 1):
+        deliver(conn, batch_id, result_body(number, "failed" if done % 2 else "completed"), b"nonsense")
+        content = reader.get("/api/v1/summary").json
+        assert content is not None
+        totals = content["totals"]
+        assert totals["rows"] == sum(totals[name] for name in COUNTS[1:]) == 20
+        assert totals["final"] == sum(totals[name] for name in OUTCOMES) == done
+
+
+@pytest.mark.parametrize(
+    ("query", "fault"),
+    [
+        ("interval=week", ("interval", "invalid")),
+        ("time_zone=Mars/Olympus", ("time_zone", "invalid")),
+        ("time_zone=%00", ("time_zone", "invalid")),
+        ("time_zone=" + "x" * 101, ("time_zone", "invalid")),
+        ("from=yesterday", ("from", "invalid")),
+        ("to=2026-03-01", ("to", "invalid")),
+        ("from_=0", ("from_", "unknown_field")),
+        ("from=2026-03-01T12:00:00Z&to=2026-03-01T11:00:00Z", ("to", "out_of_order")),
+        ("from=0001-01-01T00:00:00Z", ("from", "out_of_range")),
+        ("from=0&to=2026-01-01T00:00:00Z&interval=hour", ("from", "range_too_long")),
+        ("batch_id=0", ("batch_id", "out_of_range")),
+    ],
+)
+def test_what_cannot_be_taken_is_named(reader: FlaskClient, query: str, fault: tuple[str, str]) -> None:
+    assert faults_of(reader.get(f"/api/v1/summary?{query}")) == [fault]

@@ -1,0 +1,153 @@
+"""The callback endpoint behind gunicorn: bodies in chunks, in pieces, cut off, slow, and too long."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from receiver.database.pool import connect
+from tests.conftest import fresh_database
+from tests.results.waiting import wait_until
+from tests.web.asking import results_path
+from tests.web.gunicorn import Answered, Sender, gunicorn
+
+BATCH = iter(range(1, 1000))
+Connect = Callable[[], Sender]
+
+
+@pytest.fixture(scope="module")
+def url(server_url: str, template: str) -> Iterator[str]:
+    with fresh_database(server_url, template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def port(url: str, session_folder: Path) -> Iterator[int]:
+    with gunicorn(Path(tempfile.mkdtemp(dir=session_folder)), url) as port:
+        yield port
+
+
+@pytest.fixture
+def sender(port: int) -> Iterator[Connect]:
+    with ExitStack() as stack:
+
+        def open_one() -> Sender:
+            sender = Sender(port)
+            stack.callback(sender.close)
+            return sender
+
+        yield open_one
+
+
+@pytest.fixture
+def batch_id() -> int:
+    """A batch that no other test here sends callbacks for."""
+    return next(BATCH)
+
+
+def head(batch_id: int, *headers: str, method: str = "POST") -> bytes:
+    lines = (f"{method} {results_path(batch_id)} HTTP/1.1", "Host: x", *headers, "", "")
+    return "\r\n".join(lines).encode()
+
+
+def chunk(content: bytes) -> bytes:
+    return f"{len(content):x}\r\n".encode() + content + b"\r\n"
+
+
+def stored(url: str, batch_id: int) -> list[bytes]:
+    """Bodies, once those of the spool have reached the database."""
+    with connect(url, name="test") as conn:
+        rows = conn.execute("select body from callback where batch_id = %s order by callback_id", (batch_id,))
+        return [body for (body,) in rows]
+
+
+def said(answer: Answered) -> tuple[int, bytes]:
+    return answer.status, answer.body
+
+
+STORED = (200, b'{"status": "stored"}')
+INCOMPLETE = (400, b'{"status": "incomplete"}')
+
+
+def test_chunked_body_is_put_together(sender: Connect, url: str, batch_id: int) -> None:
+    one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), chunk(b"first "), chunk(b"second"), chunk(b""))
+    assert said(one.answer()) == STORED
+    wait_until(lambda: stored(url, batch_id) == [b"first second"])
+
+
+def test_chunked_body_of_64_kib_is_stored_and_one_byte_more_is_413(sender: Connect, url: str, batch_id: int) -> None:
+    exact = [chunk(b"x" * 16384)] * 4
+    one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *exact, chunk(b""))
+    assert said(one.answer()) == STORED
+    other = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *exact, chunk(b"x"), chunk(b""))
+    assert other.answer().status == 413
+    wait_until(lambda: [len(body) for body in stored(url, batch_id)] == [65536])
+
+
+def test_endless_body_is_answered_413_without_being_read_to_its_end(sender: Connect, batch_id: int) -> None:
+    one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *[chunk(b"x" * 16384)] * 5)
+    assert one.answer().status == 413
+    announced = sender().send(head(batch_id, "Content-Length: 99999999999"))
+    assert announced.answer().status == 413
+
+
+def test_empty_chunked_body_is_not_stored(sender: Connect, url: str, batch_id: int) -> None:
+    one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), chunk(b""))
+    assert said(one.answer()) == (200, b'{"status": "ok"}')
+    assert said(sender().send(head(batch_id)).answer()) == (200, b'{"status": "ok"}')
+    assert stored(url, batch_id) == []
+
+
+def test_cut_off_bodies_are_refused_and_not_stored(sender: Connect, url: str, batch_id: int) -> None:
+    chunked = head(batch_id, "Transfer-Encoding: chunked")
+    for sent in (
+        head(batch_id, "Content-Length: 10") + b"123456789",
+        chunked + chunk(b"whole") + b"5\r\n12",
+        chunked + chunk(b"whole"),
+        chunked + chunk(b"whole") + b"5\r\n12345",
+        chunked + chunk(b"whole") + b"0\r\n",
+        chunked,
+        chunked + chunk(b"whole") + b"xyz\r\n",
+        chunked + b"5\r\n1234567\r\n0\r\n\r\n",
+    ):
+        assert said(sender().send(sent).finish_sending().answer()) == INCOMPLETE, sent
+    assert stored(url, batch_id) == []
+
+
+def test_slow_sender_is_waited_for_and_holds_up_nobody(sender: Connect, url: str, batch_id: int) -> None:
+    slow = [sender().send(head(batch_id, "Content-Length: 5"), b"sl") for _ in range(20)]
+    slow.append(sender().send(head(batch_id)[:40]))
+    for _ in range(5):
+        quick = sender().send(head(batch_id, "Content-Length: 5"), b"quick")
+        assert said(quick.answer()) == STORED
+    for one in slow[:20]:
+        assert said(one.send(b"owl").answer()) == STORED
+    wait_until(lambda: sorted(stored(url, batch_id)) == [b"quick"] * 5 + [b"slowl"] * 20)
+
+
+def test_connection_is_kept_for_the_next_callback(sender: Connect, url: str, batch_id: int) -> None:
+    one = sender()
+    for body in (b"1", b"2", b"3"):
+        assert said(one.send(head(batch_id, "Content-Length: 1"), body).answer()) == STORED
+    assert one.send(head(batch_id, method="HEAD")).answer(to_head=True).status == 200
+    # What an answer did not want to read must not be taken for the next request.
+    assert one.send(head(batch_id, "Content-Length: 3", method="GET"), b"GET").answer().status == 200
+    assert one.send(head(batch_id, "Content-Length: 3", method="PUT"), b"PUT").answer().status == 405
+    assert said(one.send(head(batch_id, "Content-Length: 1"), b"4").answer()) == STORED
+    wait_until(lambda: stored(url, batch_id) == [b"1", b"2", b"3", b"4"])
+
+
+def test_sender_that_asks_first_is_told_to_go_on(sender: Connect, url: str, batch_id: int) -> None:
+    one = sender().send(head(batch_id, "Content-Length: 4", "Expect: 100-continue"))
+    assert one.answer().status == 100
+    assert said(one.send(b"body").answer()) == STORED
+    wait_until(lambda: stored(url, batch_id) == [b"body"])
+
+
+def test_trailing_slash_is_not_redirected(sender: Connect, batch_id: int) -> None:
+    request = head(batch_id, "Content-Length: 4").replace(b" HTTP/1.1", b"/ HTTP/1.1", 1)
+    assert said(sender().send(request, b"body").answer()) == STORED
