@@ -1,0 +1,260 @@
+"""A whole service of real processes, met as its users meet it: by commands, HTTP and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT / "tests" / "samples"
+START_SECONDS = 40.0
+OURS = ("DATABASE_URL", "DATA_DIR", "PORT", "PUBLIC_URL", "SECRET_KEY", "WEB_CONCURRENCY", "DEFAULT_REGION")
+"""Variables of the surroundings that would change what a test starts; and all that begin with PLUM_."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def told(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    pid: int
+    started: str
+    """In the kernel's ticks: with the pid, it names a process for good."""
+    parent: int
+    command: str
+    environment: str
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """The surroundings without what configures the service, and these changes."""
+    kept = {name: value for name, value in os.environ.items() if name not in OURS and not name.startswith("PLUM_")}
+    return kept | changes
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """With which interpreter, and as whom, `python -m receiver` is run. `account` None: as ourselves."""
+
+    python: str = sys.executable
+    account: pwd.struct_passwd | None = None
+
+    def started(self, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
+        if self.account is not None:
+            options |= {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
+        return subprocess.Popen([self.python, "-m", "receiver", *arguments], cwd=ROOT, **options)
+
+
+OURSELVES = Runner()
+
+
+def run_command(
+    *arguments: str, environment: Mapping[str, str], runner: Runner = OURSELVES
+) -> subprocess.CompletedProcess[str]:
+    """`python -m receiver …` to its end."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with runner.started(*arguments, env=environment, text=True, **pipes) as process:
+        try:
+            said, complained = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
+
+
+class Service:
+    """`python -m receiver serve` on a free port and a DATA_DIR of its own under `folder`.
+
+    A context manager: what it started is gone after it, however the test ended.
+    """
+
+    def __init__(self, folder: Path, *, runner: Runner = OURSELVES, **environment: str) -> None:
+        self.data_dir = folder / "var"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = clean_environment(DATA_DIR=str(self.data_dir), PORT=str(self.port), **environment)
+        self.log = folder / "serve.log"
+        self.key = ""
+        self._runner = runner
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._process is not None and self._process.poll() is None:
+                self.stop()
+        finally:
+            for process in self.processes():
+                os.kill(process.pid, signal.SIGKILL)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Return once it says that it runs, its API key read from what it printed."""
+        said = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = self._runner.started(
+                "serve", env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        eventually(lambda: self._runs(said), START_SECONDS, lambda: self.log.read_text()[said:])
+
+    def _runs(self, said: int) -> bool:
+        assert self._process is not None
+        text = self.log.read_text()[said:]
+        assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{text}"
+        if found := re.search(r"^ +API key +(\S+)$", text, re.MULTILINE):
+            self.key = found[1]
+        return found is not None
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """Signal `serve` alone; its exit status, and the seconds until it had ended."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._process.send_signal(how)
+        return self._process.wait(60), time.monotonic() - began
+
+    def processes(self) -> list[Process]:
+        """Every living process of this service: its DATA_DIR is in the command or the environment, or it descends
+        from one where it is.
+        """
+        everything = list_processes()
+        mark = str(self.data_dir)
+        ours = {each.pid for each in everything if mark in each.command or f"DATA_DIR={mark}\0" in each.environment}
+        ours.discard(os.getpid())
+        while more := {each.pid for each in everything if each.parent in ours} - ours:
+            ours |= more
+        return [each for each in everything if each.pid in ours]
+
+    def process(self, *words: str, parent: int | None = None) -> Process:
+        """The one that runs a command of these words."""
+        return next(
+            each
+            for each in self.processes()
+            if all(word in each.command for word in words) and parent in (None, each.parent)
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command in the service's own surroundings."""
+        return run_command(*arguments, environment=self.environment, runner=self._runner)
+
+    def ask(
+        self, path: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request with the service's key."""
+        return ask(self.url + path, method, body, {"Authorization": f"Bearer {self.key}", **(headers or {})})
+
+    def batch(self, batch_id: int) -> dict[str, Any]:
+        """The batch, the equations of the balance checked."""
+        answer = self.ask(f"/api/v1/batches/{batch_id}")
+        assert answer.status == 200, answer
+        batch = answer.told
+        counts, callbacks = batch["counts"], batch["callbacks"]
+        assert counts["rows"] == sum(counts[name] for name in ("skipped", "refused", "pending", "overdue", "final"))
+        assert counts["final"] == sum(counts[name] for name in ("completed", "failed", "canceled", "rejected", "other"))
+        states = ("waiting", "applied", "duplicate", "conflict", "unmatched", "unreadable")
+        assert callbacks["received"] == sum(callbacks[name] for name in states)
+        return batch
+
+    def queue(self, csv: Path, *headers: str, **fields: str) -> Answer:
+        """POST a batch as people do: with curl where there is one."""
+        fields = {"application_id": "7", "deployment_id": "3", **fields}
+        headers = (f"Authorization: Bearer {self.key}", *headers)
+        if shutil.which("curl") is None:
+            return self._queue_without_curl(csv, headers, fields)
+        command = ["curl", "--silent", "--show-error", "--include", "--max-time", "120", "-H", "Expect:"]
+        command += [argument for header in headers for argument in ("-H", header)]
+        command += ["-F", f"csv=@{csv}"]
+        command += [argument for name, text in fields.items() for argument in ("--form-string", f"{name}={text}")]
+        said = subprocess.run([*command, f"{self.url}/api/v1/batches"], capture_output=True, check=True, timeout=130)
+        head, _, body = said.stdout.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        return Answer(int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body)
+
+    def _queue_without_curl(self, csv: Path, headers: Sequence[str], fields: Mapping[str, str]) -> Answer:
+        boundary = secrets.token_hex(16)
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode()
+            for name, text in fields.items()
+        ]
+        disposition = f'form-data; name="csv"; filename="{csv.name}"'
+        parts.append(f"--{boundary}\r\nContent-Disposition: {disposition}\r\n\r\n".encode() + csv.read_bytes())
+        body = b"".join([*parts, f"\r\n--{boundary}--\r\n".encode()])
+        given = dict(header.split(": ", 1) for header in headers)
+        given["Content-Type"] = f"multipart/form-data; boundary={boundary}"
+        return ask(f"{self.url}/api/v1/batches", "POST", body, given, timeout=120)
+
+
+def ask(
+    url: str,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 30,
+) -> Answer:
+    request = urllib.request.Request(url, body, dict(headers or {}), method=method)  # noqa: S310 http, to this machine
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 as above
+            return Answer(answer.status, dict(answer.headers), answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, dict(error.headers), error.read())
+
+
+def eventually(met: Callable[[], bool], seconds: float = 20, otherwise: Callable[[], object] = lambda: "") -> None:
+    """Wait until it is so; `otherwise` tells what there was instead."""
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, f"it never came true: {otherwise()}"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def list_processes() -> list[Process]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            # The name, in brackets, may hold anything; what follows it is numbers (proc(5): /proc/[pid]/stat).
+            status = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (folder / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # it has ended, or is another user's
+        if status[0] != "Z":
+            found.append(Process(int(folder.name), status[19], int(status[1]), command, environment))
+    return found

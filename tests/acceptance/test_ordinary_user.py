@@ -1,0 +1,58 @@
+"""Root is not needed: an ordinary account runs everything in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.service import ROOT, SAMPLES, Runner, Service, eventually
+
+
+def is_reachable(python: str, account: pwd.struct_passwd) -> bool:
+    """Whether the account can run this interpreter on this code."""
+    try:
+        tried = subprocess.run(
+            [python, "-c", "import receiver.cli"],
+            cwd=ROOT,
+            env=found_by(python),
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=[],
+            capture_output=True,
+        )
+    except PermissionError:
+        return False
+    return tried.returncode == 0
+
+
+def found_by(python: str) -> dict[str, str]:
+    """The environment in which the interpreter finds the packages that we were installed with."""
+    return {} if python == sys.executable else {"PYTHONPATH": sysconfig.get_path("purelib")}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="every other test here runs as an ordinary user already")
+def test_ordinary_user_serves_and_queues(server_dir: Path) -> None:
+    account = pwd.getpwnam("nobody")
+    # Root's own interpreter may lie where nobody else gets in; then the system's, if it is the same release.
+    release = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    python = next((each for each in (sys.executable, release) if is_reachable(each, account)), None)
+    if python is None:
+        pytest.skip(f"{account.pw_name} can run neither {Path(sys.executable).resolve()} nor {release}")
+    home = server_dir / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, account.pw_uid, account.pw_gid)
+    with Service(home, runner=Runner(python, account), HOME=str(home), **found_by(python)) as service:
+        assert {Path(f"/proc/{each.pid}").stat().st_uid for each in service.processes()} == {account.pw_uid}
+        answer = service.queue(SAMPLES / "contacts.csv", "Prefer: wait=20")
+        assert answer.status == 201, answer.body
+        eventually(lambda: service.batch(answer.told["id"])["counts"]["final"] == 4)
+        assert service.run("verify").returncode == 0
+        assert service.stop()[0] == 0
+        assert service.processes() == []
+    assert {path.stat().st_uid for path in home.rglob("*")} <= {account.pw_uid, 0}

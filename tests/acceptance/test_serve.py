@@ -1,0 +1,111 @@
+"""`serve` by itself: what it starts, what it says, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.service import SAMPLES, Process, Service, clean_environment, eventually, run_command
+
+
+def is_alive(process: Process) -> bool:
+    try:
+        status = (Path("/proc") / str(process.pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return status[19] == process.started and status[0] != "Z"
+
+
+def check_everything_stops(service: Service, how: signal.Signals) -> None:
+    """Within ten seconds of the signal, with exit status 0, and down to the last process."""
+    before = service.processes()
+    assert len(before) > 8, before
+    status, seconds = service.stop(how)
+    assert (status, [each for each in before if is_alive(each)], service.processes()) == (0, [], [])
+    assert seconds < 10
+
+
+def check_sample_is_called(service: Service) -> int:
+    """Queue the sample contacts; every result arrives. Returns the batch id."""
+    answer = service.queue(SAMPLES / "contacts.csv", "Prefer: wait=20", name="samples")
+    assert answer.status == 201, answer.body
+    batch_id = int(answer.told["id"])
+    eventually(lambda: service.batch(batch_id)["counts"]["final"] == 4)
+    batch = service.batch(batch_id)
+    assert (batch["state"], batch["progress"], batch["counts"]["rows"]) == ("queued", 1.0, 4)
+    assert batch["callbacks"]["received"] == batch["callbacks"]["applied"] == 4
+    return batch_id
+
+
+def test_without_a_provider_samples_are_called_by_its_simulator_and_a_signal_ends_it_all(server_dir: Path) -> None:
+    with Service(server_dir) as service:
+        assert "simulator" in service.log.read_text(), "it says that nobody is really called"
+        assert service.ask("/readyz").told["status"] == "ready"
+        batch_id = check_sample_is_called(service)
+
+        simulator = service.process("receiver simulate")
+        os.kill(simulator.pid, signal.SIGKILL)
+        eventually(lambda: not is_alive(simulator))
+        eventually(lambda: any("receiver simulate" in each.command for each in service.processes()))
+        check_sample_is_called(service)
+
+        key = service.key
+        check_everything_stops(service, signal.SIGTERM)
+        service.start()
+        assert service.key == key
+        assert service.batch(batch_id)["counts"]["final"] == 4
+        check_everything_stops(service, signal.SIGINT)
+
+
+def test_second_serve_does_not_start_and_says_why(server_dir: Path) -> None:
+    with Service(server_dir) as service:
+        again = service.run("serve")
+        assert again.returncode == 2
+        assert f"Another `serve` is running on {service.data_dir}" in again.stderr
+        assert again.stderr.count("\n") == 1, again.stderr
+
+        elsewhere = clean_environment(DATA_DIR=str(server_dir / "other"), PORT=str(service.port))
+        other = run_command("serve", environment=elsewhere)
+        assert other.returncode == 2
+        assert f"Port {service.port} cannot be used" in other.stderr
+        assert other.stderr.count("\n") == 1, other.stderr
+
+        assert service.ask("/readyz").status == 200
+        assert service.ask("/api/v1/batches").status == 200
+
+
+def test_port_that_another_program_uses_is_named(server_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment = clean_environment(DATA_DIR=str(server_dir / "var"), PORT=str(port))
+        refused = run_command("serve", environment=environment)
+    assert refused.returncode == 2
+    assert f"Port {port} cannot be used" in refused.stderr
+    assert not (server_dir / "var" / "postgres").exists(), "it looks before it makes a database"
+
+
+@pytest.mark.parametrize("command", [["serve"], ["work"]])
+def test_every_fault_of_the_configuration_is_named_at_once(server_dir: Path, command: list[str]) -> None:
+    wrong = {
+        "PORT": "99999",
+        "PLUM_USER": "somebody",
+        "PLUM_URL": "ftp://example.com",
+        "PUBLIC_URL": "calls.example.com",
+        "SECRET_KEY": "short",
+        "DEFAULT_REGION": "Narnia",
+        "SUBMISSION_ROWS": "0",
+        "RESULT_GRACE": "1h",
+        "WEB_CONCURRENCY": "two",
+        "RETENTION_DAYS": "-1",
+    }
+    refused = run_command(*command, environment=clean_environment(DATA_DIR=str(server_dir / "var"), **wrong))
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    named = {line.split()[1] for line in refused.stderr.splitlines()}
+    assert named == {*wrong, "PLUM_KEY"} - {"PLUM_USER"}
+    assert "Traceback" not in refused.stderr
+    assert not (server_dir / "var").exists()
