@@ -1,0 +1,21 @@
+-- After a database was restored from a backup, and before a worker starts on it:
+--   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/after-restore.sql
+-- What happened between the backup and its restore is not in it, and two things must not be taken from it.
+begin;
+
+-- Batches that were made since have tokens that are out, and callbacks that will come: their ids must not be given
+-- again. A million is more than anybody made meanwhile.
+select setval(pg_get_serial_sequence('batch', 'batch_id'),
+    nextval(pg_get_serial_sequence('batch', 'batch_id')) + 1000000);
+-- Callback ids that people have noted, or that scripts remember, must name what they named.
+select setval(pg_get_serial_sequence('callback', 'callback_id'),
+    nextval(pg_get_serial_sequence('callback', 'callback_id')) + 100000000);
+
+-- What was about to be sent may have been sent since: sending it again could dial everybody twice. So it is said to
+-- have been taken by a worker that is gone; the next one finds that, and makes it `unknown`, for a person to resolve.
+with gone as (
+    insert into worker (host, pid, seen_at) values ('before the restore', 0, 'epoch') returning worker_id
+)
+update submission set state = 'sending', worker_id = (select worker_id from gone) where state in ('pending', 'sending');
+
+commit;

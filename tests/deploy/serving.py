@@ -1,0 +1,157 @@
+"""nginx as deploy/nginx configures it, and senders that do not stop while something is replaced."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.results.waiting import wait_until
+from tests.web.asking import results_path
+
+SITE = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "receiver.conf"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def nginx(folder: Path, backends: Sequence[int]) -> Iterator[int]:
+    """nginx with the site's own configuration, but for ports, paths and a shorter patience; gives its TLS port."""
+    for program in ("nginx", "openssl"):
+        if shutil.which(program, path="/usr/sbin:/usr/bin:/bin:/usr/local/bin") is None:
+            pytest.skip(f"{program} is not installed (Debian: apt-get install nginx-light openssl)")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    port, plain_port = free_port(), free_port()
+    site = SITE.read_text()
+    for was, becomes in (
+        (r"listen \[::\].*", ""),
+        (r"listen 80;", f"listen 127.0.0.1:{plain_port};"),
+        (r"listen 443 ", f"listen 127.0.0.1:{port} "),
+        (r"/etc/letsencrypt/\S*fullchain.pem", str(certificate)),
+        (r"/etc/letsencrypt/\S*privkey.pem", str(key)),
+        (r"/var/log/nginx/", f"{folder}/"),
+        (r"client_body_timeout   15s", "client_body_timeout 2s"),
+        (r"server 127\.0\.0\.1:8000 (.*);", " ".join(rf"server 127.0.0.1:{backend} \1;" for backend in backends)),
+    ):
+        site, times = re.subn(was, becomes, site)
+        assert times > 0, f"the site's configuration has no {was}"
+    (folder / "site.conf").write_text(site)
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    (folder / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
+        "events { worker_connections 512; }\n"
+        f"http {{ access_log off; {temporary} include {folder}/site.conf; }}\n"
+    )
+    folder.chmod(0o755)
+    command = ["nginx", "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
+    with subprocess.Popen(command, env={"PATH": "/usr/sbin:/usr/bin:/bin"}) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while not _listens(port):
+                assert process.poll() is None and time.monotonic() < deadline, (folder / "error.log").read_text()
+                time.sleep(0.02)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def trusting(folder: Path) -> ssl.SSLContext:
+    """A context that trusts the certificate of `nginx` in this folder."""
+    return ssl.create_default_context(cafile=str(folder / "certificate.pem"))
+
+
+class Senders:
+    """Post callbacks one after the other, some on connections of their own and some on kept ones, until the end.
+
+    `failures`: whatever was not answered 200, in words. `stored`: how many were.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext | None = None, number: int = 6) -> None:
+        self.failures: list[str] = []
+        self.stored = 0
+        self._port, self._context = port, context
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._send, args=(each % 2 == 0,)) for each in range(number)]
+
+    def __enter__(self) -> Senders:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def go_on(self) -> None:
+        """Return when so many more were stored that every sender had its turn."""
+        so_far = self.stored
+        wait_until(lambda: self.stored > so_far + 50, 30)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._context is None:
+            return http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+        return http.client.HTTPSConnection("127.0.0.1", self._port, timeout=15, context=self._context)
+
+    def _send(self, keeps: bool) -> None:
+        conn = self._connect()
+        while not self._stop.is_set():
+            try:
+                conn.request("POST", results_path(), b'{"status": "completed"}')
+                answer = conn.getresponse()
+                answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(f"{'kept' if keeps else 'new'} connection: {error!r}")
+                conn.close()
+                continue
+            if answer.status != 200:
+                self.failures.append(f"answered {answer.status}")
+            with self._lock:
+                self.stored += answer.status == 200
+            if not keeps or answer.will_close:
+                conn.close()
+        conn.close()
+
+
+def ask(
+    port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, bytes]:
+    """One request over TLS, from 127.0.0.2: status and body."""
+    conn = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context, source_address=("127.0.0.2", 0))
+    with closing(conn):
+        conn.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = conn.getresponse()
+        return answer.status, answer.read()

@@ -1,0 +1,47 @@
+"""What is done to a restored database: nothing is dialed twice, and no id is given again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from receiver.database.pool import Connection
+from receiver.queueing.resolution import resolve_submission
+from receiver.queueing.sender import abandon_submissions, claim_submission, register_worker
+from receiver.summary.batches import get_batch
+from tests.factories import deliver, differences, journal, make_batch, make_callback, phone_number, result_body
+
+SQL = (Path(__file__).resolve().parents[2] / "deploy" / "after-restore.sql").read_text()
+
+
+def test_ids_jump_and_what_may_have_been_sent_waits_for_a_person(conn: Connection) -> None:
+    accepted, pending = make_batch(conn), make_batch(conn, send=False)
+    (callback_id,) = journal(conn, make_callback(accepted))
+    conn.autocommit = True
+    conn.execute(SQL)
+    conn.autocommit = False
+
+    worker_id = register_worker(conn, "after the restore", 1)
+    assert claim_submission(conn, worker_id) is None, "nobody is dialed by itself"
+    assert abandon_submissions(conn, worker_id) == [(pending, 1)]
+    conn.commit()
+    assert get_batch(conn, accepted).state == "queued"
+    assert get_batch(conn, pending).state == "unknown"
+    assert differences(conn) == []
+
+    assert make_batch(conn) > pending + 1_000_000
+    assert journal(conn, make_callback(accepted))[0] > callback_id + 100_000_000
+
+
+def test_callbacks_prove_what_was_sent_and_a_person_sends_the_rest(conn: Connection) -> None:
+    sent, unsent = make_batch(conn, send=False), make_batch(conn, [phone_number(1)], send=False)
+    conn.autocommit = True
+    conn.execute(SQL)
+    conn.autocommit = False
+    worker_id = register_worker(conn, "after the restore", 1)
+    abandon_submissions(conn, worker_id)
+    deliver(conn, sent, result_body(phone_number(0)))
+    assert get_batch(conn, sent).state == "queued"
+    resolve_submission(conn, unsent, 1, queued=False, note="the provider's page has no such batch", by="Ana")
+    conn.commit()
+    outgoing = claim_submission(conn, worker_id)
+    assert outgoing is not None and (outgoing.batch_id, outgoing.submission_no) == (unsent, 1)

@@ -1,0 +1,172 @@
+"""What is deployed says the same everywhere: variables and commands that exist, and no more rights than needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # types-PyYAML is not worth a pin
+
+from receiver import __version__
+from receiver.cli import main
+from receiver.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+
+OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR"}
+"""Variables that are not ours."""
+
+
+def kubernetes() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "receiver.yaml").read_text()))
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return found
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    for thing in kubernetes():
+        if "template" in thing.get("spec", {}):
+            yield thing["metadata"]["name"], thing["spec"]["template"]["spec"]
+
+
+def known_variables() -> set[str]:
+    documented = (ROOT / "docs" / "configuration.md").read_text()
+    return set(re.findall(r"`([A-Z][A-Z_]+)`", documented)) | OTHERS
+
+
+def set_variables() -> Iterator[tuple[str, str]]:
+    for name in ("systemd/environment.example", "compose.env.example"):
+        for variable in re.findall(r"^([A-Z_]+)=", (DEPLOY / name).read_text(), re.MULTILINE):
+            yield name, variable
+    for variable in re.findall(r"([A-Z_]{3,})=", (DEPLOY / "Containerfile").read_text()):
+        yield "Containerfile", variable
+    for service in compose()["services"].values():
+        for variable in service["environment"]:
+            yield "compose.yaml", variable
+    for thing in kubernetes():
+        for variable in thing.get("data", {}):
+            yield "receiver.yaml", variable
+
+
+def commands() -> Iterator[list[str]]:
+    for unit in UNITS:
+        yield from (shlex.split(line) for line in re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE))
+    yield from (shlex.split(line) for line in re.findall(r"^\w+: (.*)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
+    yield from (service["command"] for service in compose()["services"].values() if "command" in service)
+    yield from (pod["containers"][0]["command"] for _, pod in pods() if "command" in pod["containers"][0])
+
+
+def test_every_variable_that_is_set_is_documented() -> None:
+    unknown = {(where, name) for where, name in set_variables() if not name.startswith("POSTGRES_")}
+    assert len(unknown) > 30
+    assert {(where, name) for where, name in unknown if name not in known_variables()} == set()
+
+
+def test_every_variable_that_is_read_is_documented() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "receiver").glob("*.py"))
+    read = set(re.findall(r"env\.\w+\(\s*\"([A-Z_]+)\"", sources)) | set(
+        re.findall(r"environ\.get\(\"([A-Z_]+)\"", sources)
+    )
+    assert len(read) > 20
+    assert read - known_variables() == set()
+
+
+def test_example_environment_is_accepted_once_it_is_filled_in() -> None:
+    for name in ("systemd/environment.example", "compose.env.example"):
+        lines = re.findall(r"^([A-Z_]+)=(.*)$", (DEPLOY / name).read_text(), re.MULTILINE)
+        filled = {variable: value or "x" * 40 for variable, value in lines}
+        config = Config.from_env(filled)
+        assert config.public_url.startswith("https://"), "a redirected result_url is a lost result"
+
+
+def test_every_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(commands())
+    assert len(found) >= 8
+    for command in found:
+        if "gunicorn" in " ".join(command):
+            assert command[-3:] == ["-c", "python:receiver.web.gunicorn_conf", "app:app"]
+            continue
+        assert command[-3:-1] == ["-m", "receiver"], command
+        with pytest.raises(SystemExit) as ended:
+            main([command[-1], "--help"])
+        assert ended.value.code == 0
+
+
+def test_containers_run_as_nobody_with_a_read_only_root() -> None:
+    assert re.search(r"^USER 10001:10001$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
+    for name, service in compose()["services"].items():
+        if name != "database":
+            assert service["read_only"] and service["cap_drop"] == ["ALL"], name
+    for name, pod in pods():
+        assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"], name
+        container = pod["containers"][0]
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], name
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert {"/data", "/tmp"} == {mount["mountPath"] for mount in container["volumeMounts"]}, name  # noqa: S108
+        assert container["image"] == f"receiver:{__version__}"
+
+
+def test_no_probe_takes_a_pod_away_because_the_database_is() -> None:
+    web = dict(pods())["receiver-web"]["containers"][0]
+    probes = [web[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")]
+    assert probes == ["/healthz"] * 3
+    kinds = [thing["kind"] for thing in kubernetes() if thing["metadata"]["name"] == "receiver-web"]
+    assert "StatefulSet" in kinds and "Deployment" not in kinds, "each has a disk of its own, which outlives it"
+
+
+def test_every_stop_leaves_more_time_than_the_processes_take() -> None:
+    wanted = int(next(value for name, value in _lines("systemd/environment.example") if name == "STOP_SECONDS"))
+    for unit in UNITS:
+        for seconds in re.findall(r"^TimeoutStopSec=(\d+)$", unit.read_text(), re.MULTILINE):
+            assert int(seconds) > wanted + 5
+    settings = next(thing["data"] for thing in kubernetes() if thing["kind"] == "ConfigMap")
+    for name, pod in pods():
+        if name != "receiver-migrate":
+            assert pod["terminationGracePeriodSeconds"] > int(settings["STOP_SECONDS"]) + 8
+    in_image = re.search(r"STOP_SECONDS=(\d+)", (DEPLOY / "Containerfile").read_text())
+    assert in_image is not None
+    assert int(compose()["services"]["web"]["stop_grace_period"].rstrip("s")) > int(in_image[1]) + 5
+
+
+def _lines(name: str) -> list[tuple[str, str]]:
+    return re.findall(r"^([A-Z_]+)=(.*)$", (DEPLOY / name).read_text(), re.MULTILINE)
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian: systemd)"
+)
+def test_units_are_understood_by_systemd_and_exposed_to_little(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.symlink_to("/bin/true")
+    for unit in UNITS:
+        copy = tmp_path / unit.name
+        copy.write_text(unit.read_text().replace("/opt/receiver/.venv/bin/python", str(python)))
+        # Never the machine's own manager: there may be none.
+        environment = {"PATH": os.environ["PATH"], "SYSTEMD_LOG_LEVEL": "warning"}
+        verified = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(copy)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        complaints = [line for line in verified.stderr.splitlines() if unit.name in line]
+        assert complaints == []
+        rated = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(copy)],
+            capture_output=True, text=True, env=environment, check=False,
+        )  # fmt: skip
+        assert rated.returncode == 0, rated.stdout[-2000:]

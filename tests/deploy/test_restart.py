@@ -1,0 +1,135 @@
+"""A release: processes are replaced under load, no callback is lost, and no request fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+
+from receiver.database.api_keys import create_key
+from receiver.database.pool import connect
+from tests.deploy.serving import Senders, ask, free_port, nginx, trusting
+from tests.results.waiting import wait_until
+from tests.web.asking import results_path
+from tests.web.gunicorn import Sender, gunicorn_process
+
+
+def children(parent: subprocess.Popen[bytes]) -> set[str]:
+    return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
+
+
+def all_stored(database_url: str, number: int) -> bool:
+    with psycopg.connect(database_url) as conn:
+        return conn.execute("select count(*) from callback").fetchone() == (number,)
+
+
+def test_hup_loses_no_callback_and_fails_no_request(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, WEB_CONCURRENCY="2", STOP_SECONDS="8") as (parent, port):
+        with Senders(port) as senders:
+            senders.go_on()
+            before = children(parent)
+            slow = Sender(port).send(
+                f"POST {results_path()} HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n".encode(), b'{"a"'
+            )
+            os.kill(parent.pid, signal.SIGHUP)
+            time.sleep(2.5)
+            # It was under way all the while, and its process has been told to stop.
+            assert slow.send(b":1").answer().status == 200
+            slow.close()
+            wait_until(lambda: not children(parent) & before and len(children(parent)) == 2, 20)
+            senders.go_on()
+        assert senders.failures == []
+    wait_until(lambda: all_stored(database_url, senders.stored + 1))
+
+
+def test_idle_connection_is_hung_up_on_without_a_word(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, STOP_SECONDS="3") as (parent, port):
+        idle = Sender(port).send(f"GET {results_path()} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert idle.answer().status == 200
+        parent.send_signal(signal.SIGTERM)
+        assert idle.answer().status == 0, "a 500 here would be taken for the answer to the next request"
+        idle.close()
+        assert parent.wait(10) == 0
+    assert '"level": "error"' not in (folder / "gunicorn.log").read_text()
+
+
+def test_instances_behind_nginx_are_replaced_one_by_one_unnoticed(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    sides = {free_port(): Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2)}
+    with ExitStack() as everything:
+        running = {port: everything.enter_context(ExitStack()) for port in sides}
+
+        def start(port: int) -> None:
+            running[port].enter_context(gunicorn_process(sides[port], database_url, PORT=str(port), STOP_SECONDS="3"))
+
+        for port in sides:
+            start(port)
+        tls_port = everything.enter_context(nginx(folder, list(sides)))
+        with Senders(tls_port, trusting(folder)) as senders:
+            for port in sides:
+                senders.go_on()
+                running[port].close()
+                senders.go_on()
+                start(port)
+        assert senders.failures == []
+        wait_until(lambda: all_stored(database_url, senders.stored))
+
+
+def test_site_of_nginx_lets_through_what_it_should_and_nothing_else(session_folder: Path, database_url: str) -> None:
+    folder, side = (Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2))
+    with connect(database_url, name="test") as conn:
+        key = create_key(conn, "test", "queue")
+    with gunicorn_process(side, database_url) as (_, port), nginx(folder, [port]) as tls_port:
+        context = trusting(folder)
+        signed, forged = results_path(), results_path(secret="somebody else's secret")
+
+        # Callbacks: as the provider sends them, up to their bound, and no further.
+        assert ask(tls_port, context, "POST", signed, b"x" * 65536) == (200, b'{"status": "stored"}')
+        assert ask(tls_port, context, "POST", signed, b"x" * 65537)[0] == 413
+        assert ask(tls_port, context, "POST", forged, b"{}") == (404, b'{"status": "not_found"}')
+        assert ask(tls_port, context, "GET", signed) == (200, b'{"status": "ok"}')
+        assert [ask(tls_port, context, "POST", signed, b"{}")[0] for _ in range(200)] == [200] * 200, "never limited"
+
+        # Who sends slowly on purpose is hung up on, long before the sender would have given up.
+        began = time.monotonic()
+        with (
+            socket.create_connection(("127.0.0.1", tls_port)) as line,
+            context.wrap_socket(line, server_hostname="127.0.0.1") as slow,
+        ):
+            slow.sendall(f"POST {signed} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+            slow.settimeout(20)
+            assert slow.recv(1000) == b"" or time.monotonic() - began < 10
+        assert time.monotonic() - began < 10
+
+        # A long upload passes, and is read by us: nobody can be called, so it is refused for its rows.
+        upload = "--B\r\nContent-Disposition: form-data; name=csv; filename=c.csv\r\n\r\ndestination,n\n"
+        body = (upload + "555,xxxxxxxx\n" * 400_000 + "\r\n--B--\r\n").encode()
+        status, told = ask(
+            tls_port, context, "POST", "/api/v1/batches", body,
+            Content_Type="multipart/form-data; boundary=B", Authorization=f"Bearer {key}",
+        )  # fmt: skip
+        assert (status, json.loads(told)["code"]) == (422, "invalid_parameters")
+        assert ask(tls_port, context, "POST", "/api/v1/callbacks/replay", b"x" * (2 << 20))[0] == 413
+
+        # The client's own address, whatever it says of itself; and metrics for this machine alone.
+        made_up = {"X_Forwarded_For": "198.51.100.9", "Authorization": f"Bearer {key}"}
+        ask(tls_port, context, "GET", "/api/v1/batches?name=617", None, **made_up)
+        logged = [json.loads(line) for line in (side / "gunicorn.log").read_text().splitlines()]
+        request = next(line for line in logged if line.get("path") == "/api/v1/batches" and line["method"] == "GET")
+        assert (request["address"], request["status"]) == ("127.0.0.2", 200)
+        assert len(request["request_id"]) == 32, "nginx's own, so that both logs tell of one request"
+        assert ask(tls_port, context, "GET", "/metrics")[0] == 403
+
+        # No log has a token or a query.
+        said = "".join(path.read_text() for path in (*folder.glob("*.log"), side / "gunicorn.log"))
+        assert "/results/... " in said.replace('"', " ") and signed[-43:] not in said and "name=617" not in said
