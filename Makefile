@@ -1,20 +1,26 @@
 # The two commands are `make run` and `make test`; both need only make and Python 3.11 or later.
 
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3 python,$(shell command -v $(name))))
+# The first that runs and is new enough: a version manager may leave names on the path that do neither.
+PYTHON ?= $(or $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format pin clean
+.PHONY: help run test fuzz-api lint format pin release clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Start everything on this machine
 	@exec $(BIN)/python -m receiver serve
 
 test: $(VENV)/.development ## Run all tests
+	@tests/tools
 	@exec $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-auto} $(PYTEST_ARGS)
+
+fuzz-api: $(VENV)/.development ## Ask the API 2,000 made-up questions an operation, or FUZZ_CASES
+	@FUZZ_CASES=$${FUZZ_CASES:-2000} exec $(BIN)/python -m pytest -q -s tests/web/test_contract_fuzz.py
 
 lint: $(VENV)/.development ## Check style, types and the rooms' import rule
 	$(BIN)/ruff check .
@@ -31,6 +37,19 @@ pin: ## Resolve pyproject.toml's dependencies anew into the requirements files (
 		--custom-compile-command "make pin" pyproject.toml -o requirements.txt
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make pin" --extra dev pyproject.toml -o requirements-dev.txt
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' receiver/__init__.py)
+ARCHIVE = dist/result-url-receiver-$(VERSION).tar.gz
+
+release: $(VENV)/.development ## Check everything, and pack what is committed into dist/
+	@git diff --quiet HEAD || { echo "There is something that is not committed." >&2; exit 1; }
+	@grep -q '^## $(VERSION) ' CHANGELOG.md || { echo "CHANGELOG.md has no heading for $(VERSION)." >&2; exit 1; }
+	.ci/run
+	@mkdir -p dist
+	git archive --format=tar.gz --prefix=result-url-receiver-$(VERSION)/ -o $(ARCHIVE) HEAD
+	@rm -rf dist/seen && mkdir dist/seen && tar -xzf $(ARCHIVE) -C dist/seen --strip-components=1
+	@cd dist/seen && test "$$(../../$(BIN)/python -m receiver --version)" = "$(VERSION)"
+	@rm -rf dist/seen && echo "$(ARCHIVE) is made and starts."
 
 clean: ## Remove what the other commands made, your data in var/ excepted
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

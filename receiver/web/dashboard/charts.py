@@ -109,7 +109,7 @@ def stacked_series(
         _defs(bars, present, top, key)
         + _grid()
         + _stacks(present, key)
-        + _heights(top)
+        + _heights(top, at_end=len(bars) < LEAST_SLOTS)
         + _hints(bars, present)
         + _times(bars),
     )
@@ -186,9 +186,11 @@ def _grid() -> str:
     return "".join(f'<line class="chart-line" x1="0" x2="100%" y1="{y}" y2="{y}"/>' for y in (_TOP, _MIDDLE, _BASE))
 
 
-def _heights(top: int) -> str:
+def _heights(top: int, *, at_end: bool) -> str:
     words = {_TOP: number(top)} | ({_MIDDLE: number(top // 2)} if top % 2 == 0 else {})
-    return "".join(f'<text class="chart-text halo" x="0" y="{y - 4}">{word}</text>' for y, word in words.items())
+    # Few bars stand at the beginning, and leave the end free for words.
+    place = 'x="100%" text-anchor="end"' if at_end else 'x="0"'
+    return "".join(f'<text class="chart-text halo" {place} y="{y - 4}">{word}</text>' for y, word in words.items())
 
 
 def _stacks(present: Sequence[Outcome], key: str) -> str:

@@ -1,0 +1,95 @@
+"""A service with something on each of its pages: batches that went well, badly, and nobody knows how."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from tests.acceptance.service import Service, ask, eventually
+
+NUMBERS = [f"61755512{last}" for last in range(34, 42)]
+CONTACTS = "".join(
+    (
+        "destination,first_name,appointment\n",
+        *(f"{number},Person {number[-2:]},2026-12-01 09:30\n" for number in NUMBERS),
+        "555,Dev,2026-12-01 11:00\n",
+        "911,Erin,2026-12-01 11:15\n",
+        f"+1{NUMBERS[0]},Again,2026-12-01 11:30\n",
+    )
+).encode()
+"""Eight people, two rows that nobody can call, and one that repeats the first."""
+
+SCRIPT = "<script>alert(1)</script>"
+PICTURE = "\"'><img src=x onerror=alert(2)>"
+TURNED = "\u202eabc\u200b"
+EMOJI = "\U0001f469\u200d\U0001f52c"
+FORMULA = '=HYPERLINK("http://evil.example/","x")'
+FLOOD = "x" * 10_000
+HOSTILE_CELLS = [SCRIPT, PICTURE, TURNED + EMOJI, FORMULA, "{{ 7 * 7 }}${7 * 7}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Populated:
+    service: Service
+    settled: int
+    """A batch all of whose calls have ended, with rows that were skipped."""
+    unknown: int
+    """A batch whose one submission nobody knows about."""
+    hostile: int
+    """A batch whose names, variables and results are hostile."""
+    hostile_number: str
+    reader: str
+    """A key of scope `read`."""
+
+
+def populate(service: Service, folder: Path) -> Populated:
+    contacts = folder / "contacts.csv"
+    contacts.write_bytes(CONTACTS)
+    hostile, number = folder / "hostile.csv", NUMBERS[0]
+    hostile.write_bytes(hostile_contacts(NUMBERS[:2]))
+    policies = {"on_invalid": "skip", "on_duplicate": "skip"}
+    settled = _queue(service, contacts, name="December reminders", **policies)
+    # The simulated provider answers these deployments with 500 and 404.
+    unknown = _queue(service, contacts, name="Nobody knows", deployment_id="500", **policies)
+    _queue(service, contacts, name="Refused", deployment_id="404", **policies)
+    queued = _queue(service, hostile, name=SCRIPT + PICTURE + TURNED, application_id="13")
+    eventually(lambda: all(service.batch(batch_id)["counts"]["pending"] == 0 for batch_id in (settled, queued)), 60)
+    result_url = find_result_url(service, 13)
+    for status in (SCRIPT, PICTURE, TURNED + EMOJI, FLOOD):
+        body = json.dumps({"phone_number": f"'{number}'", "status": status, "attempts": "1", SCRIPT: FLOOD})
+        assert ask(result_url, "POST", body.encode(), {"Content-Type": "application/json"}).status == 200
+    for body in (SCRIPT + PICTURE, "\0\x1b[2J" + TURNED, FLOOD):
+        headers = {"Content-Type": "text/html; charset=<script>"}
+        assert ask(result_url, "POST", body.encode(), headers).status == 200
+    eventually(lambda: service.batch(queued)["callbacks"]["waiting"] == 0, 60)
+    eventually(lambda: service.batch(unknown)["submissions"][0]["state"] == "unknown", 60)
+    made = service.run("keys", "create", f"reader {PICTURE}", "--scope", "read")
+    return Populated(service, settled, unknown, queued, number, made.stdout.split()[-1])
+
+
+def hostile_contacts(numbers: list[str]) -> bytes:
+    text = StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["destination", *(f"{cell} {at}" for at, cell in enumerate(HOSTILE_CELLS)), "flood"])
+    writer.writerows([number, *HOSTILE_CELLS, FLOOD] for number in numbers)
+    return text.getvalue().encode()
+
+
+def find_result_url(service: Service, application_id: int) -> str:
+    """Where results of an application's one submission are posted: the simulator was told."""
+    found = re.search(r"simulator at (http://\S+?);", service.log.read_text())
+    assert found is not None
+    requests = ask(f"{found[1]}/simulator/ledger").told["requests"]
+    urls: list[str] = [each["result_url"] for each in requests if each["application_id"] == application_id]
+    (url,) = urls
+    return url
+
+
+def _queue(service: Service, contacts: Path, **fields: str) -> int:
+    answer = service.queue(contacts, "Prefer: wait=0", **fields)
+    assert answer.status == 202, answer.body
+    return int(answer.told["id"])

@@ -1,0 +1,112 @@
+"""Makes docs/pictures anew: `python -m tests.browser.pictures`.
+
+A real service, a simulated provider that takes its time, and a batch of six hundred calls, pictured while they are
+made.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import FloatRect, Page, ViewportSize
+
+from tests.acceptance.service import ROOT, Service, eventually, free_port
+from tests.acceptance.test_whole_path import simulator
+from tests.browser.calls import CONTACTS
+from tests.browser.chromium import launched, sign_in, watched
+
+PICTURES = ROOT / "docs" / "pictures"
+MOST_BYTES = 200_000
+VIEW = ViewportSize(width=1280, height=860)
+MARGIN = 20
+CALLS = 600
+FIRST_NAMES = ("Ana", "Björn", "Chloé", "Dev", "Erin", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kofi", "Lena")
+PACE = ("--speed", "40", "--lines", "60", "--unknown-status", "0.03", "--duplicate", "0.02", "--malformed", "0.004")
+
+
+def contacts() -> bytes:
+    """Made-up people; some of their numbers are none, and some stand twice."""
+    rows = ["destination,first_name,appointment"]
+    drawn = random.Random(1)
+    for row in range(CALLS):
+        number = 6175550100 + row if row % 40 else 555
+        number -= 3 * (row % 90 == 50)
+        rows.append(f"{number},{drawn.choice(FIRST_NAMES)},2026-12-{1 + row % 5:02} {9 + row % 8:02}:30")
+    return "\n".join(rows).encode()
+
+
+def queue(service: Service, folder: Path, name: str, text: bytes, **fields: str) -> int:
+    file = folder / "contacts.csv"
+    file.write_bytes(text)
+    answer = service.queue(file, "Prefer: wait=0", name=name, on_invalid="skip", on_duplicate="skip", **fields)
+    return int(answer.told["id"])
+
+
+def ended(service: Service, batch_id: int) -> float:
+    share: float = service.batch(batch_id)["progress"]
+    return share
+
+
+def picture(page: Page, name: str, path: str | None = None, *, until: str | None = None) -> None:
+    """What the window shows, or the page from its top to the end of the part `until`, a CSS selector."""
+    if path is not None:
+        page.goto(path)
+    clip = None
+    if until is not None:
+        box = page.locator(until).bounding_box()
+        assert box is not None
+        clip = FloatRect(x=0, y=0, width=VIEW["width"], height=box["y"] + box["height"] + MARGIN)
+    file = PICTURES / f"{name}.png"
+    page.screenshot(path=file, clip=clip, full_page=clip is not None, animations="disabled", caret="hide")
+    assert file.stat().st_size < MOST_BYTES, f"{file} is too large for a page of documentation"
+
+
+def picture_all(page: Page, service: Service, folder: Path) -> None:
+    sign_in(page, service.key)
+    page.goto("/batches/new")
+    picture(page, "new-batch")
+    file = folder / "contacts.csv"
+    page.get_by_label("CSV of the numbers to call").set_input_files(file)
+    page.get_by_label("Application", exact=True).fill("7")
+    page.get_by_label("Deployment").fill("3")
+    page.get_by_role("button", name="Upload and check").click()
+    page.get_by_role("heading", name="Check before calling").wait_for()
+    picture(page, "preview", until="section[aria-labelledby=go]")
+    batch_id = queue(service, folder, "December reminders", contacts(), max_attempts="3", reattempt_wait="60")
+    eventually(lambda: ended(service, batch_id) > 0.6, 300)
+    picture(page, "batch", f"/batches/{batch_id}", until="#live")
+    picture(page, "overview", "/", until="#live")
+    picture(page, "batches", "/batches", until="#live")
+    calls = service.ask(f"/api/v1/batches/{batch_id}/calls?state=final&limit=400").told["calls"]
+    row = max(calls, key=lambda call: (call["outcome"] == "completed", call["attempts"] or 0))["row"]
+    picture(page, "call", f"/batches/{batch_id}/calls/{row}", until=".columns")
+    picture(page, "callbacks", "/callbacks?state=any")
+    picture(page, "callback", "/callbacks/1")
+    picture(page, "keys", "/keys", until="section[aria-labelledby=another]")
+
+
+def main() -> int:
+    PICTURES.mkdir(exist_ok=True)
+    provider = free_port()
+    login = {"PLUM_URL": f"http://127.0.0.1:{provider}", "PLUM_USER": "simulator", "PLUM_KEY": "simulator"}
+    with tempfile.TemporaryDirectory(prefix="pictures-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # started by root, Postgres runs as another account, which must pass
+        service = Service(folder, **login)
+        service.environment["PUBLIC_URL"] = service.url
+        with simulator(provider, *PACE), service, launched() as browser:
+            earlier = queue(service, folder, "November follow-up", contacts()[:4000], application_id="5")
+            eventually(lambda: ended(service, earlier) == 1, 300)
+            queue(service, folder, "Clinic, Tuesday", CONTACTS, deployment_id="404")
+            with watched(browser, service.url, viewport=VIEW) as page:
+                page.goto("/login")
+                picture(page, "sign-in", until="main .card")
+                picture_all(page, service, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

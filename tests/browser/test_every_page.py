@@ -1,0 +1,157 @@
+"""What holds for every page: anybody can use it, on a small screen too, and nothing hostile on it comes to life."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, FilePayload, Page, ViewportSize, expect
+
+from tests.browser.calls import FORMULA, NUMBERS, PICTURE, SCRIPT, Populated, hostile_contacts
+from tests.browser.chromium import scroll_room, sign_in, watched
+from tests.browser.tour import tour
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+NARROW = ViewportSize(width=320, height=640)
+WIDE = ViewportSize(width=1280, height=900)
+
+
+def violations(page: Page, rules: Sequence[str] = RULES) -> list[Any]:
+    """What axe finds against WCAG 2.2 AA and good practice, or these rules alone: the rule, and where."""
+    page.evaluate(AXE)
+    found: list[Any] = page.evaluate(
+        """async (rules) => {
+          const {violations} = await axe.run(document, {runOnly: rules, resultTypes: ["violations"]});
+          return violations.map(({id, nodes}) => [id, nodes.map(({html, failureSummary}) => [html, failureSummary])]);
+        }""",
+        rules,
+    )
+    return found
+
+
+# The schemes differ in colours alone.
+@pytest.mark.parametrize(("scheme", "rules"), [("light", RULES), ("dark", ["color-contrast"])], ids=["light", "dark"])
+def test_axe_finds_nothing_on_any_page(
+    browser: Browser, populated: Populated, scheme: Literal["light", "dark"], rules: list[str]
+) -> None:
+    found = {}
+    with watched(browser, populated.service.url, color_scheme=scheme, viewport=WIDE) as page:
+        for name in tour(page, populated):
+            page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
+            found[name] = violations(page, rules)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+    assert len(found) > 20
+
+
+def test_no_page_scrolls_sideways_on_a_small_screen(browser: Browser, populated: Populated) -> None:
+    found = {}
+    with watched(browser, populated.service.url, viewport=NARROW) as page:
+        for name in tour(page, populated):
+            page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
+            found[name] = scroll_room(page)
+    assert {name: room for name, room in found.items() if room} == {}
+    assert len(found) > 20
+
+
+def check_is_harmless(page: Page) -> None:
+    """No element came of a hostile text; that no script ran and no dialog came up, `watched` sees."""
+    for kind in ("script", "img", "iframe", "[onerror]", "a[href*='evil']"):
+        expect(page.locator(f"main {kind}")).to_have_count(0)
+    expect(page.locator("script:not([src])")).to_have_count(0)
+
+
+def test_hostile_texts_are_shown_and_do_nothing(own_page: Page, populated: Populated) -> None:
+    page = own_page
+    page.goto("/batches/new")
+    hostile = FilePayload(name=f"{SCRIPT}.csv", mimeType="text/csv", buffer=hostile_contacts(NUMBERS))
+    page.get_by_label("CSV of the numbers to call").set_input_files(hostile)
+    page.get_by_label("Application", exact=True).fill("7")
+    page.get_by_label("Deployment").fill("3")
+    page.get_by_label("Name").fill(PICTURE)
+    page.get_by_role("button", name="Upload and check").click()
+    expect(page.get_by_role("button", name="Call 8 people")).to_be_visible()
+    expect(page.locator("main")).to_contain_text(PICTURE)
+    check_is_harmless(page)
+
+    batch = f"/batches/{populated.hostile}"
+    callbacks = populated.service.ask(f"/api/v1/callbacks?batch_id={populated.hostile}").told["callbacks"]
+    paths = ["/", "/batches", "/keys", "/callbacks?state=any", batch, f"{batch}/calls/1"]
+    for path in (*paths, *(f"/callbacks/{callback['id']}" for callback in callbacks)):
+        page.goto(path)
+        check_is_harmless(page)
+    page.goto(batch)
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"{SCRIPT}{PICTURE}")
+    # What would turn a line around or hide in it is shown for what it is.
+    expect(page.locator("h1 .hidden-character").first).to_have_text("U+202E")
+    page.goto(f"{batch}/calls/1")
+    variables = page.get_by_role("region", name="Variables")
+    for shown in (SCRIPT, PICTURE, FORMULA, "{{ 7 * 7 }}${7 * 7}", "more characters"):
+        expect(variables).to_contain_text(shown)
+    assert len(page.locator("main").inner_text()) < 10_000, "a flood pushes nothing away"
+    links = page.get_by_role("link", name="Show the body of callback")
+    bodies = links.count()
+    assert bodies > 1
+    for left in reversed(range(bodies)):
+        links.first.click()
+        expect(links).to_have_count(left)
+    expect(page.get_by_role("region", name="Body of callback")).to_have_count(bodies)
+    check_is_harmless(page)
+
+
+FOCUSED = """
+() => {
+  const focused = document.activeElement, style = getComputedStyle(focused), box = focused.getBoundingClientRect();
+  return {
+    words: focused.innerText?.trim() || focused.getAttribute("aria-label") || focused.labels?.[0]?.innerText || "",
+    ring: (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2) || style.boxShadow !== "none",
+    seen: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
+  };
+}
+"""
+
+
+def focusable(page: Page, most: int = 80) -> list[str]:
+    """Tab through the page; what each stop is called. Each must be in sight, and show that it has the focus."""
+    words: list[str] = []
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):
+            break
+        stop = page.evaluate(FOCUSED)
+        assert stop["ring"] and stop["seen"], stop
+        words.append(stop["words"])
+    return words
+
+
+def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(page: Page, populated: Populated) -> None:
+    page.goto("/login")
+    page.keyboard.type(populated.service.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+    words = focusable(page)
+    assert words[0] == "Skip to content"
+    assert words[2:6] == ["Overview", "Batches", "Callbacks", "Keys"]
+    assert {"New batch", "Sign out", "Show", "API reference"} <= set(words)
+    for path, main in [
+        ("/batches/new", {"Upload and check"}),
+        (f"/batches/{populated.settled}", {"Find", "Download", "Hide numbers", "1"}),
+        (f"/batches/{populated.unknown}", {"Decide about submission 1", "Submissions"}),
+        ("/keys", {"Make the key"}),
+    ]:
+        page.goto(path)
+        assert main <= set(focusable(page)), path
+    page.goto("/batches")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+
+
+def test_reader_is_told_why_a_page_is_refused(page: Page, populated: Populated) -> None:
+    sign_in(page, populated.reader)
+    answer = page.goto("/keys")
+    assert answer is not None and answer.status == 403
+    expect(page.get_by_text("This needs a key of scope admin")).to_be_visible()
+    assert (violations(page), scroll_room(page)) == ([], 0)

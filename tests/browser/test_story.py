@@ -1,0 +1,138 @@
+"""A batch from the sign-in to the exported results, as a person does it in a browser."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, FilePayload, Page, Request, TimeoutError, expect
+
+from tests.acceptance.service import Service
+from tests.browser.calls import CONTACTS, NUMBERS, Populated
+from tests.browser.chromium import sign_in, watched
+
+UPLOAD = FilePayload(name="reminders.csv", mimeType="text/csv", buffer=CONTACTS)
+
+
+def upload(page: Page) -> None:
+    page.get_by_role("link", name="New batch").click()
+    page.get_by_label("CSV of the numbers to call").set_input_files(UPLOAD)
+    page.get_by_label("Application", exact=True).fill("7")
+    page.get_by_label("Deployment").fill("3")
+    page.get_by_role("button", name="Upload and check").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Check before calling")
+
+
+def queue(page: Page) -> int:
+    """From the preview to the batch's page, by the choices that its faults need; the batch's id."""
+    call = page.get_by_role("button", name=re.compile(r"^(Call|Make) [\d,]+ "))
+    expect(call).to_have_count(0)
+    page.get_by_role("button", name="Leave them out").click()
+    expect(call).to_have_count(0)
+    page.get_by_role("button", name="Call once", exact=True).click()
+    expect(call).to_have_text("Call 8 people")
+    call.click()
+    page.wait_for_url(re.compile(r"/batches/\d+$"))
+    return int(page.url.rpartition("/")[2])
+
+
+def polls(request: Request) -> bool:
+    return "/live?" in request.url
+
+
+def test_csv_becomes_calls_whose_results_are_followed_found_and_taken_away(
+    own_page: Page, service: Service, tmp_path: Path
+) -> None:
+    page = own_page
+    upload(page)
+    rows = page.get_by_role("region", name="Rows with their reasons")
+    expect(rows).to_contain_text("911")
+    batch_id = queue(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("reminders.csv")
+
+    # Live, in the same document, until nothing more can come.
+    page.evaluate("window.thisDocument = true")
+    expect(page.locator("#balance .balance")).to_contain_text("11 rows: 3 skipped, 8 calls, 8 ended.")
+    expect(page.locator("#live[hx-get]")).to_have_count(0)
+    assert page.evaluate("window.thisDocument") is True
+    with pytest.raises(TimeoutError):
+        page.wait_for_event("request", polls, timeout=2500)
+    counts = service.batch(batch_id)["counts"]
+
+    page.reload()
+    calls = page.locator("#calls tbody tr")
+    expect(calls).to_have_count(8)
+    page.get_by_label("State").select_option("pending")
+    expect(page.locator("#calls")).to_contain_text("No call matches.")
+    page.get_by_label("State").select_option("final")
+    expect(calls).to_have_count(8)
+    page.get_by_label("Outcome").select_option("completed")
+    expect(calls).to_have_count(counts["completed"])
+    expect(calls.locator(".badge-completed")).to_have_count(counts["completed"])
+
+    # A number is found however it is written, and is in no address.
+    page.goto(f"/batches/{batch_id}")
+    page.get_by_label("Phone number, however it is written").fill("(617) 555-1236")
+    page.get_by_role("button", name="Find").click()
+    expect(calls).to_have_count(1)
+    assert "1236" not in page.url
+    calls.get_by_role("link").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(f"+1{NUMBERS[2]}")
+    expect(page.locator("table.events tbody tr").first).to_be_visible()
+    page.get_by_role("link", name="Show the body of callback").click()
+    expect(page.get_by_role("region", name="Body of callback")).to_contain_text("phone_number")
+
+    page.get_by_role("link", name=f"Batch {batch_id}").click()
+    page.get_by_text("Download", exact=True).click()
+    with page.expect_download() as started:
+        page.get_by_role("link", name="All calls and results, CSV").click()
+    file = tmp_path / started.value.suggested_filename
+    started.value.save_as(file)
+    assert file.suffix == ".csv"
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        exported = list(csv.DictReader(lines))
+    assert [call["destination"] for call in exported] == NUMBERS
+    assert sum(call["outcome"] == "completed" for call in exported) == counts["completed"]
+
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/login")
+    page.goto(f"/batches/{batch_id}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+def test_reader_sees_hidden_numbers_until_asked_and_nothing_to_change(page: Page, populated: Populated) -> None:
+    sign_in(page, populated.reader)
+    expect(page.get_by_role("link", name="Batches", exact=True)).to_be_visible()
+    for name in ("New batch", "Keys"):
+        expect(page.get_by_role("link", name=name)).to_have_count(0)
+    for path in ("/batches/new", "/keys"):
+        answer = page.goto(path)
+        assert answer is not None and answer.status == 403
+    page.goto(f"/batches/{populated.settled}")
+    calls = page.locator("#calls tbody")
+    expect(calls).to_contain_text("•1234")
+    assert NUMBERS[0] not in page.content()
+    page.get_by_role("button", name="Show whole numbers").click()
+    expect(calls).to_contain_text(f"+1{NUMBERS[0]}")
+    page.get_by_role("button", name="Hide numbers").click()
+    expect(calls).to_contain_text("•1234")
+    page.goto(f"/batches/{populated.unknown}/submissions")
+    expect(page.get_by_text("Deciding needs a key of scope queue.")).to_be_visible()
+    expect(page.get_by_role("link", name="Decide")).to_have_count(0)
+
+
+def test_without_scripts_a_batch_is_uploaded_queued_and_seen(browser: Browser, service: Service) -> None:
+    with watched(browser, service.url, java_script_enabled=False) as page:
+        sign_in(page, service.key)
+        upload(page)
+        batch_id = queue(page)
+        expect(page.locator("#balance .balance")).to_contain_text("8 calls")
+        expect(page.locator("#calls tbody tr")).to_have_count(8)
+        page.get_by_label("State").select_option("refused")
+        page.get_by_role("button", name="Show", exact=True).click()
+        expect(page.locator("#calls")).to_contain_text("No call matches.")
+        page.goto("/batches")
+        page.locator(f"a[href='/batches/{batch_id}']").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("reminders.csv")

@@ -1,0 +1,81 @@
+"""Every page of the dashboards, one after the other, with something on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from playwright.sync_api import FilePayload, Page, expect
+
+from tests.browser.calls import CONTACTS, Populated
+from tests.browser.chromium import sign_in
+
+
+def tour(page: Page, populated: Populated) -> Iterator[str]:
+    """Leads an administrator through all pages; yields the name of each once it is there."""
+    page.goto("/login")
+    yield "sign-in"
+    page.get_by_label("API key").fill("rr_no_key")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    yield "sign-in refused"
+    sign_in(page, populated.service.key)
+    yield from _new_batch(page)
+    (doubt,) = populated.service.batch(populated.unknown)["submissions"]
+    for name, path, status in [
+        ("overview", "/", 200),
+        ("overview with a faulty filter", "/?application_id=x", 200),
+        ("batches", "/batches", 200),
+        ("batches filtered to none", "/batches?name=nothing+has+this+name", 200),
+        ("batch", f"/batches/{populated.settled}", 200),
+        ("calls filtered to none", f"/batches/{populated.settled}?state=refused", 200),
+        ("batch in doubt", f"/batches/{populated.unknown}", 200),
+        ("hostile batch", f"/batches/{populated.hostile}", 200),
+        ("submissions", f"/batches/{populated.unknown}/submissions", 200),
+        ("decision", f"/batches/{populated.unknown}/submissions/{doubt['id']}/resolve", 200),
+        ("attempts", f"/batches/{populated.settled}/attempts", 200),
+        ("call", f"/batches/{populated.settled}/calls/1", 200),
+        ("hostile call", f"/batches/{populated.hostile}/calls/1", 200),
+        ("callbacks", "/callbacks", 200),
+        ("all callbacks", "/callbacks?state=any", 200),
+        ("callback", "/callbacks/1", 200),
+        ("keys", "/keys", 200),
+        ("time zone", "/time-zone", 200),
+        ("not found", "/batches/999999", 404),
+    ]:
+        answer = page.goto(path)
+        assert answer is not None and answer.status == status, (path, answer)
+        yield name
+    yield from _forms(page)
+
+
+def _new_batch(page: Page) -> Iterator[str]:
+    page.goto("/batches/new")
+    yield "new batch"
+    for name, text, status in [("contacts.csv", CONTACTS, 200), ("picture.csv", b"\x89PNG\r\n\x1a\n\0", 422)]:
+        page.goto("/batches/new")
+        page.get_by_label("CSV of the numbers to call").set_input_files(
+            FilePayload(name=name, mimeType="text/csv", buffer=text)
+        )
+        page.get_by_label("Application", exact=True).fill("7")
+        page.get_by_label("Deployment").fill("3" if status == 200 else "x")
+        page.get_by_role("button", name="Upload and check").click()
+        expect(page.locator(".note.bad").first).to_be_visible()
+        yield f"preview of {name}"
+
+
+def _forms(page: Page) -> Iterator[str]:
+    page.goto("/callbacks")
+    page.get_by_role("button", name="Preview settling again").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Preview of a replay")
+    yield "replay"
+    page.goto("/keys")
+    page.get_by_label("Name").fill("made on a tour")
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("The new key")
+    yield "key made"
+    page.goto("/keys")
+    page.get_by_role("link", name="Revoke made on a tour").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Revoke")
+    yield "key revoked"
+    page.get_by_role("button", name="Revoke it").click()
+    expect(page.get_by_role("link", name="Revoke made on a tour")).to_have_count(0)
