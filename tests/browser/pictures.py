@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import FloatRect, Page, ViewportSize
 
@@ -22,6 +23,7 @@ PICTURES = ROOT / "docs" / "pictures"
 MOST_BYTES = 200_000
 VIEW = ViewportSize(width=1280, height=860)
 MARGIN = 20
+"""Pixels of ground below the part that a picture ends with."""
 CALLS = 600
 FIRST_NAMES = ("Ana", "Björn", "Chloé", "Dev", "Erin", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kofi", "Lena")
 PACE = ("--speed", "40", "--lines", "60", "--unknown-status", "0.03", "--duplicate", "0.02", "--malformed", "0.004")
@@ -77,12 +79,12 @@ def picture_all(page: Page, service: Service, folder: Path) -> None:
     picture(page, "preview", until="section[aria-labelledby=go]")
     batch_id = queue(service, folder, "December reminders", contacts(), max_attempts="3", reattempt_wait="60")
     eventually(lambda: ended(service, batch_id) > 0.6, 300)
-    picture(page, "batch", f"/batches/{batch_id}", until="#live")
+    picture(page, "batch", f"/batches/{batch_id}", until="#results-section")
     picture(page, "overview", "/", until="#live")
     picture(page, "batches", "/batches", until="#live")
     calls = service.ask(f"/api/v1/batches/{batch_id}/calls?state=final&limit=400").told["calls"]
     row = max(calls, key=lambda call: (call["outcome"] == "completed", call["attempts"] or 0))["row"]
-    picture(page, "call", f"/batches/{batch_id}/calls/{row}", until=".columns")
+    picture(page, "call", f"/batches/{batch_id}/calls/{row}", until="section[aria-labelledby=facts-title]")
     picture(page, "callbacks", "/callbacks?state=any")
     picture(page, "callback", "/callbacks/1")
     picture(page, "keys", "/keys", until="section[aria-labelledby=another]")
@@ -91,7 +93,11 @@ def picture_all(page: Page, service: Service, folder: Path) -> None:
 def main() -> int:
     PICTURES.mkdir(exist_ok=True)
     provider = free_port()
-    login = {"PLUM_URL": f"http://127.0.0.1:{provider}", "PLUM_USER": "simulator", "PLUM_KEY": "simulator"}
+    login: dict[str, Any] = {
+        "PLUM_URL": f"http://127.0.0.1:{provider}",
+        "PLUM_USER": "simulator",
+        "PLUM_KEY": "simulator",
+    }
     with tempfile.TemporaryDirectory(prefix="pictures-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # started by root, Postgres runs as another account, which must pass

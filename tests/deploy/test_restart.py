@@ -11,6 +11,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -85,6 +86,18 @@ def test_instances_behind_nginx_are_replaced_one_by_one_unnoticed(session_folder
         wait_until(lambda: all_stored(database_url, senders.stored))
 
 
+def logged_request(log: Path, method: str, path: str) -> dict[str, Any]:
+    """The line about a request: it is written after the answer, so it may be a moment late."""
+    deadline = time.monotonic() + 10
+    while True:
+        for line in log.read_text().splitlines(keepends=True):
+            found: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
+            if (found.get("method"), found.get("path")) == (method, path):
+                return found
+        assert time.monotonic() < deadline, f"{method} {path} is not in the log"
+        time.sleep(0.05)
+
+
 def test_site_of_nginx_lets_through_what_it_should_and_nothing_else(session_folder: Path, database_url: str) -> None:
     folder, side = (Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2))
     with connect(database_url, name="test") as conn:
@@ -124,8 +137,7 @@ def test_site_of_nginx_lets_through_what_it_should_and_nothing_else(session_fold
         # The client's own address, whatever it says of itself; and metrics for this machine alone.
         made_up = {"X_Forwarded_For": "198.51.100.9", "Authorization": f"Bearer {key}"}
         ask(tls_port, context, "GET", "/api/v1/batches?name=617", None, **made_up)
-        logged = [json.loads(line) for line in (side / "gunicorn.log").read_text().splitlines()]
-        request = next(line for line in logged if line.get("path") == "/api/v1/batches" and line["method"] == "GET")
+        request = logged_request(side / "gunicorn.log", "GET", "/api/v1/batches")
         assert (request["address"], request["status"]) == ("127.0.0.2", 200)
         assert len(request["request_id"]) == 32, "nginx's own, so that both logs tell of one request"
         assert ask(tls_port, context, "GET", "/metrics")[0] == 403
