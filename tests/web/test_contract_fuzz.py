@@ -132,7 +132,11 @@ def _aim(case: Case[Any]) -> None:
     if isinstance(case.query, dict):
         case.query.pop("cursor", None)
     body: Any = case.body
-    if isinstance(body, dict) and "csv" in body and len(str(body.get("name"))) % 2:
-        body["csv"] = CSV.encode()
-        for name in ("start_timestamp", "end_timestamp", "default_region", "max_attempts"):
-            body.pop(name, None)
+    if isinstance(body, dict) and "csv" in body:
+        chance = len(str(body.get("name")))
+        if chance % 4:
+            body["csv"] = CSV.encode()
+            for name in ("start_timestamp", "end_timestamp", "default_region", "max_attempts"):
+                body.pop(name, None)
+        if chance % 2:
+            case.headers.pop("Idempotency-Key", None)  # the short ones came before, with other content
