@@ -108,7 +108,9 @@ def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
         rows = cursor.execute(
             f"""
             with counted as materialized (
-                select r.at, {names} from result_count r join batch b using (batch_id) where {where}
+                -- Added up before they are truncated, which costs more than adding: many batches share a quarter hour.
+                select r.at, {", ".join(f"sum(r.{name})::bigint as {name}" for name in counters)}
+                from result_count r join batch b using (batch_id) where {where} group by r.at
             ), bounds as (
                 select {first} as first, {last} as last
             ), points as (
