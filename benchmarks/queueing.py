@@ -1,0 +1,147 @@
+"""Accepting a large CSV, sending it, and exporting it again: seconds, and what memory it takes."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.bodies import contact_rows
+from benchmarks.figures import Figure
+from benchmarks.filling import fill
+from benchmarks.world import World, memory_mib
+from receiver.database.account import account_for
+from receiver.database.api_keys import create_key
+from receiver.database.installation import programs_for
+from receiver.database.pool import connect
+
+BOUNDARY = "benchmark-boundary"
+
+
+def measure(world: World, *, rows: int) -> list[Figure]:
+    url = world.receiver_database("bench_queueing")
+    with connect(url, name="benchmark") as conn:
+        key = create_key(conn, "benchmark", "queue")
+    with world.web(url) as port:
+        _upload(port, key, _form(world.folder / "warm.form", 10_000))
+        pids = _web_pids(port)
+        before = sum(memory_mib(pid) for pid in pids)
+        with _Peak(pids) as peak:
+            taken = _upload(port, key, _form(world.folder / "large.form", rows))
+        growth = peak.mib - before
+        with connect(url, name="benchmark", autocommit=True) as conn:
+            filled = fill(conn, rows)
+            conn.execute("vacuum analyze")
+        before = sum(memory_mib(pid) for pid in pids)
+        with _Peak(pids) as export_peak:
+            exported = _download(port, key, f"/api/v1/batches/{filled}/calls.csv")
+        alone = _psql_copy(world, url, filled)
+    return [
+        Figure(f"accepting {rows:,} rows", taken, "s", at_most=20 * rows / 1_000_000),
+        Figure("memory growth over that of 10,000 rows", growth, "MiB", at_most=64),
+        Figure(f"exporting {rows:,} joined rows as CSV / psql \\copy", alone / exported, "x", at_least=0.6),
+        Figure("memory growth of an export", export_peak.mib - before, "MiB", at_most=32),
+    ]
+
+
+class _Peak:
+    """The highest memory of some processes while the block runs, in MiB."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.mib = 0.0
+
+    def _look(self) -> None:
+        while not self._over.wait(0.05):
+            self.mib = max(self.mib, sum(memory_mib(pid) for pid in self._pids))
+
+    def __enter__(self) -> _Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _form(path: Path, rows: int) -> Path:
+    """A multipart form on disk."""
+    with path.open("w", newline="") as file:
+        for name, value in (("application_id", "1"), ("deployment_id", "1")):
+            file.write(f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n')
+        file.write(f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="csv"; filename="c.csv"\r\n\r\n')
+        file.writelines(contact_rows(rows))
+        file.write(f"\r\n--{BOUNDARY}--\r\n")
+    return path
+
+
+def _upload(port: int, key: str, form: Path) -> float:
+    began = time.perf_counter()
+    conn = http.client.HTTPConnection("127.0.0.1", port)
+    with form.open("rb") as file:
+        conn.request(
+            "POST",
+            "/api/v1/batches",
+            file,
+            {
+                "Authorization": f"Bearer {key}",
+                "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
+                "Content-Length": str(form.stat().st_size),
+                "Prefer": "wait=0",
+            },
+        )
+        answer = conn.getresponse()
+        said = answer.read()
+    if answer.status != 202:
+        raise RuntimeError(f"{answer.status} {said[:300]!r}")
+    return time.perf_counter() - began
+
+
+def _download(port: int, key: str, path: str) -> float:
+    began = time.perf_counter()
+    conn = http.client.HTTPConnection("127.0.0.1", port)
+    conn.request("GET", path, headers={"Authorization": f"Bearer {key}"})
+    answer = conn.getresponse()
+    while answer.read(1 << 16):
+        pass
+    if answer.status != 200:
+        raise RuntimeError(f"{path}: {answer.status}")
+    return time.perf_counter() - began
+
+
+def _psql_copy(world: World, url: str, batch_id: int) -> float:
+    """Seconds that psql takes for the same join and the same columns."""
+    times = ", ".join(
+        f'to_char(r.{column}, \'YYYY-MM-DD"T"HH24:MI:SS"Z"\')'
+        for column in ("queued_at", "started_at", "ended_at", "received_at")
+    )
+    query = (
+        "select c.line, c.row, '+' || c.phone_number, case when r.outcome is not null then 'final' else 'pending' end,"
+        f" r.outcome, r.provider_status, r.attempts, r.max_attempts, {times}, r.duration_seconds, 'callback'"
+        f" from call c left join result r using (batch_id, row) where c.batch_id = {batch_id} order by c.row"
+    )
+    psql = programs_for(account_for(world.server.cluster)) / "psql"
+    began = time.perf_counter()
+    subprocess.run(  # noqa: S603 our own command
+        [str(psql), url, "-c", f"\\copy ({query}) to '/dev/null'"], check=True, capture_output=True
+    )
+    return time.perf_counter() - began
+
+
+def _web_pids(port: int) -> list[int]:
+    """The gunicorn processes that serve this port: those with PORT in their environment."""
+    wanted = f"PORT={port}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and wanted in (process / "environ").read_bytes().split(b"\0"):
+                parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                found.append((int(process.name), parent))
+        except OSError:
+            continue
+    pids = {pid for pid, _ in found}
+    return [pid for pid, parent in found if parent in pids] or list(pids)

@@ -1,0 +1,191 @@
+"""What every measurement stands on: one Postgres with the product's own settings, our processes, the peers'.
+
+fsync and synchronous_commit are on for everybody. Each side has a database of its own in the same server.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.bodies import AREA, contact_rows
+from receiver.database.embedded import EmbeddedPostgres
+from receiver.database.migrations import migrate
+from receiver.database.pool import connect
+from receiver.model import SubmissionKey
+from receiver.queueing.acceptance import Limits, accept
+from receiver.queueing.parameters import BatchParameters
+from receiver.results.token import ResultTokens
+
+ROOT = Path(__file__).resolve().parents[1]
+SECRET = "a benchmark needs no secret; only one long enough"  # noqa: S105 it protects nothing
+WEB_PROCESSES = 2
+SUBMISSION_ROWS = 10_000
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class World:
+    """A server and a folder for the time of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = EmbeddedPostgres(folder)
+        self.tokens = ResultTokens([SECRET])
+
+    def database(self, name: str) -> str:
+        """The address of a new, empty database."""
+        with connect(self.server.conninfo, name="benchmark", autocommit=True) as conn:
+            conn.execute(f"drop database if exists {name} with (force)")
+            conn.execute(f"create database {name}")
+        return self.server.conninfo.replace("/receiver?", f"/{name}?")
+
+    def receiver_database(self, name: str) -> str:
+        """The address of a new database with our schema."""
+        url = self.database(name)
+        migrate(url)
+        return url
+
+    def peer_database(self, name: str, rows: int) -> str:
+        """The address of a new database as the peers need it, with calls for the numbers of `contact_rows`."""
+        url = self.database(name)
+        with connect(url, name="benchmark") as conn:
+            conn.execute((ROOT / "benchmarks" / "peers" / "schema.sql").read_text())
+            conn.execute(
+                "insert into call (batch_id, phone_number) select 1, (%s + row)::text from generate_series(1, %s) row",
+                (AREA, rows),
+            )
+        return url
+
+    def batch(self, url: str, rows: int) -> int:
+        """A batch of `rows` calls, accepted as the API does; returns its id."""
+        csv = io.BytesIO("".join(contact_rows(rows)).encode())
+        with connect(url, name="benchmark") as conn:
+            return accept(conn, csv, BatchParameters(1, 1), Limits(SUBMISSION_ROWS, 3600)).batch_id
+
+    def result_paths(self, batch_id: int, rows: int) -> list[str]:
+        """The path of each submission's result_url, in the order of their rows."""
+        submissions = -(-rows // SUBMISSION_ROWS)
+        return [f"/results/{self.tokens.sign(SubmissionKey(batch_id, no))}" for no in range(1, submissions + 1)]
+
+    def environment(self, url: str, **more: str) -> dict[str, str]:
+        """The environment of our own processes."""
+        return {
+            **os.environ,
+            "DATABASE_URL": url,
+            "SECRET_KEY": SECRET,
+            "DATA_DIR": str(self.folder / "spool"),
+            "WEB_CONCURRENCY": str(WEB_PROCESSES),
+            "PLUM_USER": "benchmark",
+            "PLUM_KEY": "benchmark",
+            "PLUM_URL": "http://127.0.0.1:9",
+            "PYTHONPATH": str(ROOT),
+            **more,
+        }
+
+    @contextmanager
+    def web(self, url: str, application: str = "app:app") -> Iterator[int]:
+        """Our gunicorn settings around our application, or another; gives the port."""
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", application]
+        with running(command, self.environment(url, PORT=str(port))):
+            wait_for(port)
+            yield port
+
+    @contextmanager
+    def worker(self, url: str) -> Iterator[int]:
+        """Our worker; gives its process id."""
+        with running([sys.executable, "-m", "receiver", "work"], self.environment(url)) as process:
+            yield process.pid
+
+    @contextmanager
+    def fastapi(self, url: str) -> Iterator[int]:
+        port = free_port()
+        command = [sys.executable, "-m", "uvicorn", "--workers", str(WEB_PROCESSES), "--port", str(port)]
+        command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
+        with running([*command, "benchmarks.peers.fastapi_asyncpg:app"], self.environment(url)):
+            wait_for(port)
+            yield port
+
+    @contextmanager
+    def flask(self, url: str) -> Iterator[int]:
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "--workers", str(WEB_PROCESSES), "--worker-class", "gthread"]
+        command += ["--threads", "16", "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", "--log-level", "warning"]
+        with running([*command, "--no-control-socket", "benchmarks.peers.flask_gthread:app"], self.environment(url)):
+            wait_for(port)
+            yield port
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[World]:
+    """Start the server; end it, and whatever is in the folder stays."""
+    made = World(folder)
+    with made.server:
+        yield made
+
+
+@contextmanager
+def running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with the block."""
+    process = subprocess.Popen(command, env=environment, cwd=ROOT)  # noqa: S603 commands of this package
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(port: int, seconds: float = 30) -> None:
+    """Return when something answers HTTP there."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2).close()
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def memory_mib(pid: int) -> float:
+    """Resident memory of a process and all below it."""
+    return sum(_status_kib(each) for each in family(pid)) / 1024
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            found += family(int(child))
+    return found
+
+
+def _status_kib(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
