@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from benchmarks.bodies import write_wrk_script
 from benchmarks.figures import Figure
@@ -26,7 +27,7 @@ def measure(world: World, *, seconds: int, rounds: int = ROUNDS) -> list[Figure]
     script, peer_script = world.folder / "ours.lua", world.folder / "peer.lua"
     write_wrk_script(script, world.result_paths(batch_id, ROWS), ROWS, BODIES)
     write_wrk_script(peer_script, ["/results/1"], ROWS, BODIES)
-    sides: dict[str, tuple[Callable[[], AbstractContextManager[int]], object]] = {
+    sides: dict[str, tuple[Callable[[], AbstractContextManager[int]], Path]] = {
         "no-op view": (lambda: world.web(ours, "benchmarks.peers.noop:app"), script),
         "ours": (lambda: world.web(ours), script),
         "FastAPI, asyncpg": (lambda: world.fastapi(peers), peer_script),
@@ -36,9 +37,9 @@ def measure(world: World, *, seconds: int, rounds: int = ROUNDS) -> list[Figure]
     for number in range(rounds):
         for name, (start, lua) in sides.items():
             with start() as port:
-                drive(port, lua, connections=32, seconds=2)  # type: ignore[arg-type]  # warms up
+                drive(port, lua, connections=32, seconds=2)  # warms up
                 for connections in (32, 256):
-                    load = drive(port, lua, connections=connections, seconds=seconds, seed=number)  # type: ignore[arg-type]
+                    load = drive(port, lua, connections=connections, seconds=seconds, seed=number)
                     measured.setdefault((name, connections), []).append(load)
     rate = {key: statistics.median(load.rate for load in loads) for key, loads in measured.items()}
     p99 = {key: statistics.median(load.p99_ms for load in loads) for key, loads in measured.items()}
