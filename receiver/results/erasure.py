@@ -21,6 +21,7 @@ from receiver.queueing.contacts import csv_line, read_csv_line
 from receiver.queueing.mentions import Mentions
 from receiver.results.body_formats import body_text
 from receiver.results.journal import ERASED_BODY
+from receiver.results.packing import PLAIN, unpack
 from receiver.results.replay import REPLAY_LOCK
 from receiver.results.unreadable import UnreadableBody
 
@@ -164,9 +165,9 @@ def _erase_texts(conn: Connection, batch_id: int, mentions: Mentions) -> Erased:
 
 def _erase_bodies(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> int:
     return conn.execute(
-        "update callback set body = %s, content_type = 'application/json', content_encoding = ''"
+        "update callback set body = %s, packing = %s, content_type = 'application/json', content_encoding = ''"
         " where batch_id = %s and callback_id = any(%s) and body <> %s",
-        (ERASED_BODY, batch_id, list(callback_ids), ERASED_BODY),
+        (ERASED_BODY, PLAIN, batch_id, list(callback_ids), ERASED_BODY),
     ).rowcount
 
 
@@ -192,7 +193,12 @@ class _Body:
     batch_id: int
     callback_id: int
     content_encoding: str
-    body: bytes
+    packing: int
+    packed_body: bytes
+
+    @property
+    def body(self) -> bytes:
+        return unpack(self.packing, self.packed_body)
 
 
 def _list_bodies(conn: Connection, table: str) -> Iterator[list[_Body]]:
@@ -202,7 +208,7 @@ def _list_bodies(conn: Connection, table: str) -> Iterator[list[_Body]]:
     while True:
         with conn.cursor(row_factory=class_row(_Body), binary=True) as cursor:
             piece = cursor.execute(
-                f"select c.batch_id, c.callback_id, c.content_encoding, c.body from {table} k"
+                f"select c.batch_id, c.callback_id, c.content_encoding, c.packing, c.body as packed_body from {table} k"
                 " join callback c on c.batch_id = k.batch_id and c.callback_id = k.callback_id"
                 f" where (k.batch_id, k.callback_id) > (%s, %s) and {condition}"
                 " order by k.batch_id, k.callback_id limit %s",

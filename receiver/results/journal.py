@@ -15,6 +15,7 @@ from uuid import UUID
 
 from receiver.database.pool import Connection
 from receiver.model import SubmissionKey
+from receiver.results.packing import pack
 
 BODY_BYTES = 64 * 1024
 """Longest body that is taken."""
@@ -50,10 +51,10 @@ with claimed as (
         where writer.last_sequence < excluded.last_sequence
     returning true
 ), stored as (
-    insert into callback (batch_id, submission_no, received_at, content_type, content_encoding, body)
+    insert into callback (batch_id, submission_no, received_at, content_type, content_encoding, packing, body)
     select posted.* from claimed, unnest(
         %(batch_id)b::bigint[], %(submission_no)b::integer[], %(received_at)b::timestamptz[],
-        %(content_type)b::text[], %(content_encoding)b::text[], %(body)b::bytea[]) as posted
+        %(content_type)b::text[], %(content_encoding)b::text[], %(packing)b::smallint[], %(body)b::bytea[]) as posted
     returning callback_id, batch_id, received_at
 )
 insert into waiting (callback_id, batch_id, received_at) select * from stored
@@ -63,6 +64,7 @@ insert into waiting (callback_id, batch_id, received_at) select * from stored
 def write_group(conn: Connection, group: Group) -> None:
     """Store a group, or nothing where it was stored before. One statement: all or none."""
     callbacks = group.callbacks
+    packed = [pack(callback.body) for callback in callbacks]
     conn.execute(
         _WRITE,
         {
@@ -73,7 +75,8 @@ def write_group(conn: Connection, group: Group) -> None:
             "received_at": [callback.received_at for callback in callbacks],
             "content_type": [callback.content_type for callback in callbacks],
             "content_encoding": [callback.content_encoding for callback in callbacks],
-            "body": [callback.body for callback in callbacks],
+            "packing": [packing for packing, _ in packed],
+            "body": [body for _, body in packed],
         },
         prepare=True,
     )

@@ -18,6 +18,7 @@ from receiver.queueing.provider import Got, NoAnswer, Provider, get, read_error
 from receiver.results.call_details import UnreadableBody, read_call_details
 from receiver.results.field_values import storable
 from receiver.results.journal import BODY_BYTES
+from receiver.results.packing import pack
 from receiver.results.polls import Poll, claim_poll, end_poll, pause_polls, put_off
 from receiver.results.replay import share_with_replay
 from receiver.results.settlement import get_stored, settle
@@ -81,9 +82,9 @@ def _take(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
         if not _exists(conn, poll):
             return Polled.NEVER, "the call was purged or erased"
         row = conn.execute(
-            "insert into callback (batch_id, submission_no, received_at, polled, content_type, body)"
-            " values (%s, %s, %s, true, %s, %s) returning callback_id",
-            (poll.batch_id, poll.submission_no, received_at, content_type, got.body),
+            "insert into callback (batch_id, submission_no, received_at, polled, content_type, packing, body)"
+            " values (%s, %s, %s, true, %s, %s, %s) returning callback_id",
+            (poll.batch_id, poll.submission_no, received_at, content_type, *pack(got.body)),
         ).fetchone()
         assert row is not None  # noqa: S101 an insert without conflict clause returns its row
         settle(conn, get_stored(conn, poll.batch_id, [row[0]]))

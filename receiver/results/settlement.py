@@ -22,6 +22,7 @@ from receiver.queueing.batches import accept_proven
 from receiver.queueing.destination import candidates
 from receiver.results.call_details import CallDetails, UnreadableBody, read_call_details
 from receiver.results.counters import Deltas
+from receiver.results.packing import unpack
 from receiver.results.set_aside import Aside, delete_set_aside, upsert_set_aside
 from receiver.results.standing import Reading, Verdict, decide
 
@@ -44,12 +45,18 @@ class Stored:
     polled: bool
     content_type: str
     content_encoding: str
-    body: bytes
+    packing: int
+    packed_body: bytes
     default_region: str | None
+
+    @property
+    def body(self) -> bytes:
+        """Byte for byte as it was received."""
+        return unpack(self.packing, self.packed_body)
 
 
 _STORED = """c.batch_id, c.callback_id, c.submission_no, c.received_at, c.polled, c.content_type,
-    c.content_encoding, c.body, b.default_region"""
+    c.content_encoding, c.packing, c.body as packed_body, b.default_region"""
 
 _CLAIM = f"""
 with claimed as (

@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CallbackState
+from receiver.results.packing import unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +123,10 @@ def get_callback(conn: Connection, callback_id: int) -> CallbackBody:
     if callback is None:
         raise NotFound(f"There is no callback {callback_id}.")
     row = conn.execute(
-        "select content_encoding, body from callback where batch_id = %s and callback_id = %s",
+        "select content_encoding, packing, body from callback where batch_id = %s and callback_id = %s",
         (callback.batch_id, callback_id),
     ).fetchone()
     if row is None:
         raise NotFound(f"There is no callback {callback_id}.")
-    return CallbackBody(callback, *row)
+    content_encoding, packing, body = row
+    return CallbackBody(callback, content_encoding, unpack(packing, body))

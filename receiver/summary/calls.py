@@ -18,6 +18,7 @@ from receiver.errors import NotFound
 from receiver.model import CallState, Outcome, e164
 from receiver.queueing.contacts import read_csv_line
 from receiver.results.call_details import Event, UnreadableBody, read_call_details
+from receiver.results.packing import unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ _DETAILS = """
 select c.batch_id, c.row, c.phone_number, c.line, b.columns, b.due_at < now() as past_due,
     r.outcome, r.provider_status, r.attempts, r.max_attempts, r.queued_at, r.started_at, r.ended_at,
     r.duration_seconds, r.received_at as result_received_at, r.polled,
-    r.callback_id, j.content_type, j.content_encoding, j.body,
+    r.callback_id, j.content_type, j.content_encoding, j.packing, j.body,
     coalesce(o.refused, false) as refused
 from picked p join call c using (batch_id, row) join batch b using (batch_id)
     left join result r using (batch_id, row)
@@ -180,6 +181,7 @@ def _state(row: dict[str, Any]) -> CallState:
 def _events(row: dict[str, Any]) -> tuple[Event, ...]:
     # The journal keeps them; a copy in each result would be the largest thing there.
     try:
-        return read_call_details(row["body"], row["content_type"], row["content_encoding"]).events
+        body = unpack(row["packing"], row["body"])
+        return read_call_details(body, row["content_type"], row["content_encoding"]).events
     except UnreadableBody:
         return ()

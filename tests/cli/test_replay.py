@@ -11,7 +11,7 @@ def unreadable_no_more(conn: Connection) -> tuple[int, int]:
     """(batch, callback): set aside by a reader that knew less than ours."""
     batch_id = make_batch(conn)
     (callback_id,) = deliver(conn, batch_id, b"{")
-    conn.execute("update callback set body = %s", (result_body(phone_number(0)),))
+    conn.execute("update callback set packing = 0, body = %s", (result_body(phone_number(0)),))
     conn.commit()
     return batch_id, callback_id
 

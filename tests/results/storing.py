@@ -13,6 +13,7 @@ from pathlib import Path
 
 from receiver.database.pool import Connection, connect
 from receiver.results.intake import CannotStore, Intake
+from receiver.results.packing import unpack
 from receiver.results.spool import Spool
 from tests.factories import make_callback
 from tests.results.waiting import wait_until
@@ -85,7 +86,9 @@ class Callers:
 
 def journaled(conn: Connection) -> Counter[bytes]:
     """How often each body stands in the journal."""
-    found = Counter(body for (body,) in conn.execute("select body from callback join waiting using (callback_id)"))
+    found = Counter(
+        unpack(*row) for row in conn.execute("select packing, body from callback join waiting using (callback_id)")
+    )
     conn.commit()
     return found
 

@@ -10,6 +10,7 @@ import pytest
 from receiver.database.pool import Connection, connect
 from receiver.model import SubmissionKey
 from receiver.results.journal import BODY_BYTES, Callback, Group, forget_writers, write_group
+from receiver.results.packing import unpack
 from tests.factories import (
     deliver,
     differences,
@@ -26,9 +27,11 @@ from tests.results.waiting import wait_until, waits_for_lock
 
 
 def bodies(conn: Connection) -> list[bytes]:
-    found = conn.execute("select body from callback join waiting using (callback_id) order by callback_id").fetchall()
+    found = conn.execute(
+        "select packing, body from callback join waiting using (callback_id) order by callback_id"
+    ).fetchall()
     conn.commit()
-    return [body for (body,) in found]
+    return [unpack(*row) for row in found]
 
 
 def group(sequence: int = 1, *texts: bytes, writer: Group | None = None) -> Group:
@@ -41,9 +44,13 @@ def test_callback_is_kept_byte_for_byte(conn: Connection) -> None:
     received_at = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
     write_group(conn, Group(uuid4(), 1, (Callback(SubmissionKey(10**18 - 1, 10**9 - 1), received_at, "a", "b", body),)))
     kept = conn.execute(
-        "select batch_id, submission_no, received_at, content_type, content_encoding, body, polled from callback"
-    ).fetchall()
-    assert kept == [(10**18 - 1, 10**9 - 1, received_at, "a", "b", body, False)]
+        "select batch_id, submission_no, received_at, content_type, content_encoding, polled, packing, body"
+        " from callback"
+    ).fetchone()
+    assert kept is not None
+    *fields, packing, packed = kept
+    assert fields == [10**18 - 1, 10**9 - 1, received_at, "a", "b", False]
+    assert unpack(packing, packed) == body
     assert conn.execute("select batch_id, received_at from waiting").fetchall() == [(10**18 - 1, received_at)]
 
 

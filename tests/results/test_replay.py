@@ -53,7 +53,7 @@ def replay_everything(conn: Connection, **wanted: Any) -> list[Change]:
 
 
 def tamper(conn: Connection, callback_id: int, body: bytes) -> None:
-    conn.execute("update callback set body = %s where callback_id = %s", (body, callback_id))
+    conn.execute("update callback set packing = 0, body = %s where callback_id = %s", (body, callback_id))
     conn.commit()
 
 

@@ -297,7 +297,7 @@ def test_times_of_first_and_last_result_span_every_callback_that_names_a_call(co
 def test_result_that_cannot_be_read_any_more_gives_way_to_a_new_one(conn: Connection) -> None:
     batch_id = make_batch(conn)
     ids = deliver(conn, batch_id, result_body(NUMBER, "failed", last_event=900))
-    conn.execute("update callback set body = '?'")
+    conn.execute("update callback set packing = 0, body = '?'")
     conn.commit()
     ids += deliver(conn, batch_id, result_body(NUMBER))
     assert states(conn, ids) == [("unreadable", "unreadable_now"), APPLIED]
@@ -307,7 +307,7 @@ def test_result_that_cannot_be_read_any_more_gives_way_to_a_new_one(conn: Connec
 def test_where_the_standing_result_cannot_be_read_any_more_one_set_aside_may_stand_again(conn: Connection) -> None:
     batch_id = make_batch(conn)
     ids = deliver(conn, batch_id, result_body(NUMBER, "failed", last_event=900), result_body(NUMBER))
-    conn.execute("update callback set body = '?' where callback_id = %s", (ids[0],))
+    conn.execute("update callback set packing = 0, body = '?' where callback_id = %s", (ids[0],))
     conn.commit()
     ids += deliver(conn, batch_id, result_body(NUMBER, "dialing"))
     assert states(conn, ids) == [("unreadable", "unreadable_now"), APPLIED, ("duplicate", STEP_SUPERSEDED)]

@@ -12,6 +12,7 @@ from receiver.database.pool import GAVE_WAY, Connection, connect, open_pool
 from receiver.queueing.sender import claim_submission, record_answer, register_worker
 from receiver.results.call_details import read_call_details
 from receiver.results.journal import Callback
+from receiver.results.packing import unpack
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import claim_waiting, settle
 from receiver.results.settler import Settler
@@ -90,6 +91,11 @@ def pile(batch_id: int, seed: int, size: int) -> list[Callback]:
     ]
 
 
+def standing_bodies(conn: Connection) -> dict[int, bytes]:
+    found = conn.execute("select row, packing, body from result join callback using (batch_id, callback_id)")
+    return {row: unpack(packing, body) for row, packing, body in found}
+
+
 def expected_standing(callbacks: list[Callback]) -> dict[int, bytes]:
     """Row to the body that stands for it, decided among all at once."""
     calls: dict[int, list[Reading]] = {}
@@ -108,8 +114,7 @@ def test_workers_that_meet_at_the_same_calls_decide_as_one_would(conn: Connectio
     assert differences(conn) == []
     callback_counts = read_batch(conn, batch_id).callbacks
     assert (callback_counts["received"], callback_counts["applied"]) == (600, CALLS)
-    standing = conn.execute("select row, body from result join callback using (batch_id, callback_id)").fetchall()
-    assert dict(standing) == expected_standing(callbacks)
+    assert standing_bodies(conn) == expected_standing(callbacks)
 
 
 def test_workers_and_replays_at_once_keep_every_count(conn: Connection, database_url: str) -> None:
@@ -139,8 +144,7 @@ def test_workers_and_replays_at_once_keep_every_count(conn: Connection, database
     at_once(replay_all, settle_shared)
     settle_waiting(database_url, 500)()
     assert differences(conn) == []
-    standing = conn.execute("select row, body from result join callback using (batch_id, callback_id)").fetchall()
-    assert dict(standing) == expected_standing(callbacks)
+    assert standing_bodies(conn) == expected_standing(callbacks)
 
 
 def test_refusals_and_doubts_recorded_among_results_keep_every_count(conn: Connection, database_url: str) -> None:

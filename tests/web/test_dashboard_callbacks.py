@@ -224,7 +224,7 @@ def settled_wrongly(conn: Connection) -> tuple[int, int]:
     batch_id = make_batch(conn)
     (callback_id,) = journal(conn, make_callback(batch_id, b"{broken"))
     settle_all(conn)
-    conn.execute("update callback set body = %s", (result_body(phone_number(0)),))
+    conn.execute("update callback set packing = 0, body = %s", (result_body(phone_number(0)),))
     conn.commit()
     return batch_id, callback_id
 

@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
+from receiver.results.packing import unpack
 from receiver.web.app import close_app, create_app
 from tests.web.asking import SECRET, config_for, results_path
 
@@ -23,12 +24,13 @@ def sender(app: Flask) -> FlaskClient:
 
 def stored(conn: Connection) -> list[tuple[int, int, str, str, bytes]]:
     rows = conn.execute(
-        "select batch_id, submission_no, content_type, content_encoding, body from callback order by callback_id"
+        "select batch_id, submission_no, content_type, content_encoding, packing, body from callback"
+        " order by callback_id"
     ).fetchall()
     waiting = conn.execute("select count(*) from waiting").fetchone()
     assert waiting == (len(rows),)
     conn.rollback()
-    return [(*columns, body) for *columns, body in rows]
+    return [(*columns, unpack(packing, body)) for *columns, packing, body in rows]
 
 
 def test_body_is_stored_byte_for_byte_before_the_answer(sender: FlaskClient, conn: Connection) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from receiver.database.pool import connect
+from receiver.results.packing import unpack
 from tests.conftest import fresh_database
 from tests.results.waiting import wait_until
 from tests.web.asking import results_path
@@ -61,8 +62,8 @@ def chunk(content: bytes) -> bytes:
 def stored(url: str, batch_id: int) -> list[bytes]:
     """Bodies, once those of the spool have reached the database."""
     with connect(url, name="test") as conn:
-        rows = conn.execute("select body from callback where batch_id = %s order by callback_id", (batch_id,))
-        return [body for (body,) in rows]
+        rows = conn.execute("select packing, body from callback where batch_id = %s order by callback_id", (batch_id,))
+        return [unpack(*row) for row in rows]
 
 
 def said(answer: Answered) -> tuple[int, bytes]:
