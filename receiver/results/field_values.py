@@ -22,6 +22,7 @@ _FIELDS = frozenset(
     "status attempts max_attempts queued_timestamp start_timestamp end_timestamp last_attempt_timestamp"
     " reattempt_wait events duration phone_number call_details result event timestamp".split()
 )
+_FOLDED_NAMES = re.compile(r"[a-z0-9_]*", re.ASCII)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 _FIRST_MILLISECOND = 10**11  # seconds reach it in the year 5138, milliseconds did in 1973
@@ -64,7 +65,7 @@ def canonical(name: str) -> str:
 
 def folded(fields: dict[str, object]) -> dict[str, object]:
     """The fields by lower-case names (`start_Timestamp` was seen); of two that differ in case the last."""
-    if _FIELDS.issuperset(fields):
+    if _FIELDS.issuperset(fields) or _FOLDED_NAMES.fullmatch("".join(fields)):
         return fields
     return {name.strip().lower(): value for name, value in fields.items()}
 

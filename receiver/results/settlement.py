@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from psycopg.rows import class_row
+from psycopg.rows import args_row, class_row
 
 from receiver.database.pool import Connection
 from receiver.model import CallbackState, Outcome
@@ -75,13 +75,13 @@ def claim_waiting(conn: Connection, limit: int, floor: int = 0) -> list[Stored]:
     `floor` is a callback id below which nothing is looked for: it saves walking over entries that are gone
     but not yet vacuumed.
     """
-    with conn.cursor(row_factory=class_row(Stored), binary=True) as cursor:
+    with conn.cursor(row_factory=args_row(Stored), binary=True) as cursor:
         return cursor.execute(_CLAIM, {"limit": limit, "floor": floor}, prepare=True).fetchall()
 
 
 def get_stored(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> list[Stored]:
     """Callbacks of one batch from the journal."""
-    with conn.cursor(row_factory=class_row(Stored), binary=True) as cursor:
+    with conn.cursor(row_factory=args_row(Stored), binary=True) as cursor:
         return cursor.execute(
             f"select {_STORED} from callback c left join batch b using (batch_id)"
             " where c.batch_id = %s and c.callback_id = any(%s)",

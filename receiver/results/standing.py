@@ -8,7 +8,7 @@ is not final stands only as long as none is, the latest one first.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -40,8 +40,10 @@ class Verdict:
     set_aside: dict[int, tuple[CallbackState, str]]
 
 
-def decide(readings: Iterable[Reading]) -> Verdict:
+def decide(readings: Sequence[Reading]) -> Verdict:
     """Decide among all readings of one call; there is at least one."""
+    if len(readings) == 1:  # nearly always
+        return Verdict(readings[0], {})
     speaks_for: dict[Hashable, Reading] = {}
     set_aside: dict[int, tuple[CallbackState, str]] = {}
     for reading in sorted(readings, key=lambda reading: (reading.received_at, reading.callback_id)):

@@ -5,6 +5,7 @@ import string
 import pytest
 from itsdangerous import Signer
 
+import receiver.results.token as token_module
 from receiver.model import SubmissionKey
 from receiver.results.token import ResultTokens, result_url
 
@@ -90,3 +91,17 @@ def test_signed_text_of_another_shape_names_nothing(payload: str) -> None:
 )
 def test_any_other_text_is_refused(text: str) -> None:
     assert TOKENS.read(text) is None
+
+
+def test_memory_of_genuine_tokens_is_bounded_and_forged_ones_never_enter_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_module, "KEPT_TOKENS", 3)
+    tokens = ResultTokens(["first secret"])
+    for number in range(1, 11):
+        key = SubmissionKey(42, number)
+        genuine = tokens.sign(key)
+        forged = genuine[:-43] + TOKENS.sign(SubmissionKey(9, 9))[-43:]
+        for _ in range(2):
+            assert tokens.read(genuine) == key
+            assert tokens.read(forged) is None
+        assert forged not in tokens._known
+        assert len(tokens._known) <= 3
