@@ -28,8 +28,8 @@ from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from receiver.worker import SENDERS, Worker
 from tests.factories import differences, journal, make_callback, read_batch, result_body
+from tests.queueing.provider_server import Thinking, answering, hold, http, serving
 from tests.queueing.queueing import batch_state, contacts_csv, from_now, number, queue, submission_states
-from tests.queueing.test_provider import answering, hold, http, read_request, serving
 from tests.simulator.receiving import ask
 
 ROOT = Path(__file__).parents[1]
@@ -271,43 +271,6 @@ def worker_process(database_url: str, provider_url: str) -> Iterator[subprocess.
             yield process
         finally:
             process.kill()
-
-
-class Thinking:
-    """A provider that takes requests whole, any number at a time, and keeps every answer back."""
-
-    def __init__(self) -> None:
-        self.requests: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                self._threads.append(threading.Thread(target=self._think, args=(connection,)))
-                self._threads[-1].start()
-
-    def _think(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            self.requests.append(read_request(connection))
-            self._over.wait(30)
-
-    def hang_up(self) -> None:
-        self._over.set()
-
-    def __enter__(self) -> Thinking:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.hang_up()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(10)
 
 
 def test_worker_killed_while_the_provider_thinks_leaves_doubt_and_no_second_request(

@@ -37,7 +37,7 @@ from tests.factories import (
     read_batch,
     result_body,
 )
-from tests.queueing.test_provider import Server, hold, http, serving
+from tests.queueing.provider_server import Server, hold, http, serving
 from tests.simulator.receiving import eventually, settled
 
 NUMBERS = [phone_number(index) for index in range(5)]
