@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import unescape
 from typing import Literal
-from xml.etree.ElementTree import ParseError
-
-from defusedxml.ElementTree import fromstring
 
 from receiver.model import masked
+from receiver.queueing.xml_events import MalformedXml, read_elements
 
 AnswerState = Literal["accepted", "refused", "unknown", "not_sent"]
 """accepted: calls were queued. refused: nothing was queued, and the same request would be refused
@@ -152,17 +150,42 @@ def _items(text: str) -> Mapping[str, object]:
 def _xml_items(text: str) -> Mapping[str, object]:
     if not text.lstrip().startswith("<"):
         return {}
+    result = _Result()
     try:
-        # A DTD is refused with the entities: the provider sends none, and an XHTML page is no answer.
-        root = fromstring(text.strip(), forbid_dtd=True)
-    except (ParseError, ValueError, LookupError):
+        read_elements(text.strip(), result)
+    except MalformedXml:
         return {}
-    result = root if _name(root.tag) == "result" else next((e for e in root if _name(e.tag) == "result"), ())
-    return {_name(element.tag): "".join(element.itertext()) for element in result}
+    return result.items
 
 
-def _name(tag: object) -> str:
-    return str(tag).rpartition("}")[2]
+class _Result:
+    """Gathers what stands under `<result>`, which is the root or the first of that name within it."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, str] = {}
+        self._depth = 0  # of the elements that are open
+        self._result: int | None = None  # how deep the one that counts stands, while it is open
+        self._over = False
+        self._text: list[str] = []
+
+    def start(self, name: str, attributes: object) -> None:
+        if name == "result" and self._depth < 2 and self._result is None and not self._over:
+            self._result = self._depth
+        elif self._result is not None and self._depth == self._result + 1:
+            self._text.clear()  # of what stood between two items
+        self._depth += 1
+
+    def text(self, text: str) -> None:
+        if self._result is not None:
+            self._text.append(text)
+
+    def end(self, name: str) -> None:
+        self._depth -= 1
+        if self._depth == self._result:
+            self._result, self._over = None, True
+        elif self._result is not None and self._depth == self._result + 1:
+            self.items[name] = "".join(self._text)
+            self._text.clear()
 
 
 def _count(value: object) -> int | None:

@@ -16,6 +16,11 @@ from receiver.errors import Fault, InvalidInput
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, CsvText, invalid_csv, is_blank
 from receiver.queueing.destination import DestinationError, parse
 from receiver.queueing.numbering_plan import numbering_plan
+from receiver.queueing.quoting import quoted
+
+MAX_COLUMNS = 1000
+"""Of the header. Short rows are filled up to its width, so without a bound a file of 2 MB, half of it header, would
+come to many gigabytes."""
 
 NUL_SHOWN_AS = "\u2400"
 """SYMBOL FOR NULL. A text column of Postgres cannot hold the character itself."""
@@ -55,8 +60,8 @@ class ContactReader:
     size. A row shorter than the header is filled up with empty cells.
 
     Raises ValueError for an unknown region, and `InvalidInput` with code `invalid_csv` for a file that
-    cannot be taken as a whole. Fault codes when it is made: `empty_file`, `workbook`,
-    `undecodable`, `missing_destination`, `empty_column_name`, `repeated_column_name`, `nul_character`.
+    cannot be taken as a whole. Fault codes when it is made: `empty_file`, `workbook`, `undecodable`,
+    `missing_destination`, `too_many_columns`, `empty_column_name`, `repeated_column_name`, `nul_character`.
     Fault codes when it is made or iterated: `malformed_quotes`, `unclosed_quote`, `cell_too_long`,
     `row_too_long`, and at the end of the iteration `no_rows`.
     """
@@ -151,6 +156,8 @@ def _column_names(header: list[str]) -> tuple[str, ...]:
 
     Case counts: `Name` and `name` are two variables to a voice application.
     """
+    if len(header) > MAX_COLUMNS:
+        raise invalid_csv("too_many_columns", f"The header has {len(header):,} columns; {MAX_COLUMNS:,} are the most.")
     seen = {"destination"}
     faults = []
     for number, column in enumerate(header[1:], 2):
@@ -160,7 +167,7 @@ def _column_names(header: list[str]) -> tuple[str, ...]:
         elif not name:
             faults.append(Fault("csv", "empty_column_name", f"Column {number} has no name."))
         elif name in seen:
-            faults.append(Fault("csv", "repeated_column_name", f'Two columns are called "{name[:40]}".'))
+            faults.append(Fault("csv", "repeated_column_name", f'Two columns are called "{quoted(name, 40)}".'))
         seen.add(name)
     if faults:
         message = "The header cannot be used: " + faults[0].message

@@ -27,6 +27,7 @@ from receiver.queueing.numbering_plan import (
     numbering_plan,
     valid_region,
 )
+from receiver.queueing.quoting import quoted
 
 __all__ = ["Destination", "DestinationError", "candidates", "parse", "valid_region"]
 
@@ -160,8 +161,10 @@ def _parameters(parameters: list[str]) -> tuple[str | None, str | None]:
         name, _, setting = (part.strip(_SPACES) for part in parameter.partition("="))
         name = name.lower()
         if name not in ("ani", "postd"):
+            # A second number may stand here, which no message shows.
+            shown = "".join("*" if c.isdigit() else c for c in quoted(name, 20))
             raise DestinationError(
-                f'";{name[:20]}" is not understood; only ";ani=" and ";postd=" may follow the number.',
+                f'";{shown}" is not understood; only ";ani=" and ";postd=" may follow the number.',
                 code="destination_parameter",
             )
         if name in found:

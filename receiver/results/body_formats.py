@@ -14,7 +14,7 @@ import json
 import zlib
 from urllib.parse import unquote_plus
 
-from receiver.results.form_body import read_form, read_multipart
+from receiver.results.form_body import MAX_ESCAPES, read_form, read_multipart
 from receiver.results.unreadable import UnreadableBody
 from receiver.results.xml_body import read_xml
 
@@ -67,6 +67,8 @@ def read_text(text: str, content_type: str = "") -> object:
     """
     text = text.strip(_BLANKS)
     if text[:3].upper() in ("%7B", "%5B", "%3C"):  # a whole document, percent-encoded as a form's only key
+        if text.count("%") > MAX_ESCAPES:
+            raise UnreadableBody("too_many_items")
         text = unquote_plus(text.removesuffix("=")).strip(_BLANKS)
     if not text:
         raise UnreadableBody("empty")

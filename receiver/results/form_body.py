@@ -18,8 +18,11 @@ MAX_FIELDS = 4096
 MAX_DEPTH = 8
 """Most steps in a field's name; `result[call_details][events][0][event]` has five."""
 
+MAX_ESCAPES = 32_768
+"""Most `%` in a text that is percent-decoded: more than an uncompressed body can hold, and each costs the standard
+library a step and 200 bytes."""
+
 _MAX_HEAD = 2048  # characters of a part's headers that are searched for its name
-_MAX_ESCAPES = 32_768  # more than an uncompressed body can hold; each costs the standard library a step
 
 
 def read_form(text: str) -> dict[str, object]:
@@ -27,7 +30,7 @@ def read_form(text: str) -> dict[str, object]:
 
     Raises `UnreadableBody`.
     """
-    if text.count("%") > _MAX_ESCAPES:
+    if text.count("%") > MAX_ESCAPES:
         raise UnreadableBody("too_many_items")
     try:
         fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)

@@ -7,9 +7,7 @@ are a list. Attributes count only where an element has nothing else, as in
 
 from __future__ import annotations
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, XMLParser
-
+from receiver.queueing.xml_events import MalformedXml, read_elements
 from receiver.results.field_values import storable
 from receiver.results.unreadable import UnreadableBody
 
@@ -19,34 +17,35 @@ MAX_MARKS = 8192
 MAX_DEPTH = 32
 """Most elements inside one another."""
 
+_BLANKS = " \t\r\n"  # XML's own; of others a field loses as many as it would in JSON
+
 
 class _Values:
     """Builds the values while the parser reads, so that no tree of elements stands beside them."""
 
     def __init__(self) -> None:
-        self._root: dict[str, object] = {}
-        self._open = [self._root]
+        self.root: dict[str, object] = {}
+        self._open = [self.root]
         self._attributes: list[dict[str, str]] = []
-        self._text: list[str] = []
+        self._pieces: list[str] = []
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
+    def start(self, name: str, attributes: dict[str, str]) -> None:
         if len(self._open) > MAX_DEPTH:
             raise UnreadableBody("too_deep")
         self._open.append({})
         self._attributes.append(attributes)
-        self._text.clear()
+        self._pieces.clear()
 
-    def data(self, text: str) -> None:
-        self._text.append(text)
+    def text(self, text: str) -> None:
+        self._pieces.append(text)
 
-    def end(self, tag: str) -> None:
+    def end(self, name: str) -> None:
         children = self._open.pop()
         attributes = self._attributes.pop()
-        text = "".join(self._text).strip()
-        self._text.clear()
+        text = "".join(self._pieces).strip(_BLANKS)
+        self._pieces.clear()
         value: object = children or text or dict(attributes) or ""
         siblings = self._open[-1]
-        name = tag.rpartition("}")[2]  # the name space, if any, stands before the brace
         if name not in siblings:
             siblings[name] = value
             return
@@ -56,9 +55,6 @@ class _Values:
             before.append(value)
         else:
             siblings[name] = [before, value]
-
-    def close(self) -> dict[str, object]:
-        return self._root
 
 
 def read_xml(text: str) -> object:
@@ -70,9 +66,9 @@ def read_xml(text: str) -> object:
     """
     if text.count("<") > MAX_MARKS or text.count("=") > MAX_MARKS:
         raise UnreadableBody("too_many_items")
-    parser = XMLParser(target=_Values(), forbid_dtd=True)
+    values = _Values()
     try:
-        parser.feed(storable(text))
-        return parser.close()
-    except (ParseError, DefusedXmlException):
+        read_elements(storable(text), values)
+    except MalformedXml:
         raise UnreadableBody("malformed_xml") from None
+    return values.root

@@ -18,7 +18,8 @@ from receiver.errors import ReceiverError
 from receiver.simulator.bodies import Terms, dialed_digits
 
 RESULT_URL_LENGTH = 255
-DESTINATION = re.compile(r"(tel:)?\s*\+?[\d\s().-]+(;[A-Za-z]+=[^;]*)*", re.IGNORECASE | re.ASCII)
+# The first run of spaces is possessive: shared with what follows it, a cell of spaces would take a minute.
+DESTINATION = re.compile(r"(tel:)?\s*+\+?[\d\s().-]+(;[A-Za-z]+=[^;]*)*", re.IGNORECASE | re.ASCII)
 
 
 class Refused(ReceiverError):

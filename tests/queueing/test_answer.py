@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import time
+import tracemalloc
+from dataclasses import replace
 from html import escape
 
 import pytest
@@ -202,6 +204,49 @@ def test_a_mebibyte_made_to_be_slow_is_read_in_linear_time(unit: bytes) -> None:
 
     # Quadratic work on 1 MiB takes minutes; the bound leaves room for a busy machine.
     assert seconds(ANSWER_BYTES) < 10
+
+
+def test_xml_name_space_costs_no_more_memory_than_a_copy_for_each_element_would() -> None:
+    """A parser that knows name spaces kept gigabytes of this."""
+    elements = b"".join(b"<a%x/>" % number for number in range(10_000))
+    body = b'<result xmlns="' + b"x" * 100_000 + b'">' + elements + b"</result>"
+    tracemalloc.start()
+    try:
+        answer = parse_answer(200, XML, body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.state == "unknown"
+    assert peak < 64 << 20
+
+
+def test_text_between_items_belongs_to_none() -> None:
+    answer = parse_answer(400, XML, b"<result>one <calls_queued>4</calls_queued> two <error>a<b>b</b></error></result>")
+    assert (answer.calls_queued, answer.error) == (4, "ab")
+
+
+def test_only_the_first_result_counts() -> None:
+    answer = parse_answer(
+        200,
+        XML,
+        b"<r><result><calls_queued>4</calls_queued></result><result><calls_queued>5</calls_queued></result></r>",
+    )
+    assert answer.calls_queued == 4
+
+
+@given(
+    status=st.sampled_from([200, 400, 500]),
+    count=st.none() | st.integers(-1, 2**31),
+    words=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cn"]), min_size=1, max_size=40),
+)
+def test_json_and_xml_of_the_same_items_are_one_answer(status: int, count: int | None, words: str) -> None:
+    items = {"error": words} if count is None else {"calls_queued": count, "error": words}
+    elements = "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in items.items())
+    answers = [
+        parse_answer(status, content_type, body.encode())
+        for content_type, body in ((JSON, json.dumps(items)), (XML, f"<result>{elements}</result>"))
+    ]
+    assert replace(answers[0], answer_text=None) == replace(answers[1], answer_text=None)
 
 
 @given(

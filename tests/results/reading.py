@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote, urlencode
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -73,3 +77,47 @@ def form_fields(value: object, name: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [pair for place, item in enumerate(value) for pair in form_fields(item, f"{name}[{place}]")]
     return [(name, str(value))]
+
+
+XML_CANNOT_HOLD = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def renderings(sent: dict[str, object], *, xml: bool = True, multipart: bool = True) -> dict[str, bytes]:
+    """One call's details in every format; XML and multipart cannot hold every character."""
+    wrapped = {"call_details": sent}
+    plain = json.dumps(sent)
+    found = {
+        "JSON": plain.encode(),
+        "wrapped JSON": json.dumps(wrapped, ensure_ascii=False).encode(),
+        "JSON in JSON": json.dumps({"call_details": plain}).encode(),
+        "UTF-16 with a mark": plain.encode("utf-16"),
+        "UTF-16": json.dumps(sent, ensure_ascii=False).encode("utf-16-be"),
+        "UTF-32": json.dumps(sent, ensure_ascii=False).encode("utf-32"),
+        "form": urlencode(form_fields(sent)).encode(),
+        "wrapped form": urlencode(form_fields(wrapped)).encode(),
+        "JSON in a form": f"call_details={quote(plain)}".encode(),
+        "JSON in multipart": _multipart({"call_details": plain}),
+        "gzip": gzip.compress(plain.encode(), 1),
+    }
+    if multipart:
+        found["multipart"] = _multipart(sent)
+    if xml:
+        found["XML"] = f"<result>{_xml(wrapped, 'item')}</result>".encode()
+        found["XML with events of one name"] = f"<call_details>{_xml(sent, 'event')}</call_details>".encode()
+    return found
+
+
+def _xml(value: object, list_item: str) -> str:
+    if isinstance(value, dict):
+        return "".join(f"<{key}>{_xml(item, list_item)}</{key}>" for key, item in value.items())
+    if isinstance(value, list):
+        return "".join(f"<{list_item}>{_xml(item, list_item)}</{list_item}>" for item in value)
+    return escape(str(value), {"\r": "&#13;"})
+
+
+def _multipart(value: object) -> bytes:
+    parts = [
+        f'--b0undary\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+        for name, text in form_fields(value)
+    ]
+    return ("".join(parts) + "--b0undary--\r\n").encode()

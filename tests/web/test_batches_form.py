@@ -72,6 +72,7 @@ WHOLE = b"--B\r\n" + b"\r\n--B\r\n".join(
         (WHOLE + b"\r\n--B--\r\n", "multipart/form-data; boundary="),
         (WHOLE + b"\r\n--B--\r\n", "multipart/form-data; boundary=\u00e9"),
         (WHOLE + b"\r\n--B\r\nnonsense\r\n\r\n1\r\n--B--\r\n", "multipart/form-data; boundary=B"),
+        (WHOLE + b"\r\n--B\r\nContent-Disposition: form-data\r\n\r\n1\r\n--B--\r\n", "multipart/form-data; boundary=B"),
     ],
 )
 def test_broken_form_is_refused_as_one(queuer: FlaskClient, body: bytes, content_type: str) -> None:

@@ -1,0 +1,20 @@
+"""A user's own text within a message, which may be shown on a terminal."""
+
+from __future__ import annotations
+
+
+def quoted(text: str, characters: int) -> str:
+    """At most so many characters of it, on one line, without what a terminal would obey.
+
+    Control characters become their signs (U+2400 to U+2421), spaces of any kind a space, and what else cannot be
+    shown U+FFFD.
+    """
+    return "".join(c if c.isprintable() else _sign(c) for c in text[:characters])
+
+
+def _sign(character: str) -> str:
+    if character < " ":
+        return chr(0x2400 + ord(character))
+    if character == "\x7f":
+        return "\u2421"
+    return " " if character.isspace() else "\ufffd"

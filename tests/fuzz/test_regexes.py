@@ -1,0 +1,153 @@
+"""No expression in receiver/ takes more than linear time, whatever text it is given.
+
+Every call of `re` is found in the source, so that a new one is tried as well. The texts are made of the
+expression's own characters: a beginning, one or two of them two thousand times, and an end that cannot match.
+Quadratic time would be some hundred times the bound, exponential time would never end.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import string
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from types import BuiltinMethodType, ModuleType
+
+import pytest
+
+RECEIVER = Path(__file__).parents[2] / "receiver"
+METHODS = ("fullmatch", "match", "search", "sub", "split", "findall", "finditer")
+REPEATED = 2048
+SECONDS = 0.01
+
+# What stands in an expression that is put together when it is needed, and why its text cannot hurt.
+BUILT = {
+    "receiver.queueing.numbering_plan": "phonenumbers' metadata, for at most 32 digits; its own target tries it",
+    "receiver.queueing.mentions": "tried below for one number",
+    "receiver.queueing.answer": "the account's own credentials, escaped",
+    "receiver.database.migrations": "our own migrations",
+}
+
+
+class Use:
+    """One expression and one way in which it is used."""
+
+    def __init__(self, where: str, pattern: re.Pattern[str] | re.Pattern[bytes], method: str) -> None:
+        self.where, self.pattern, self.method = where, pattern, method
+
+    def __str__(self) -> str:
+        return f"{self.where} {self.method}"
+
+    def seconds(self, text: str) -> float:
+        given = text.encode("utf-8", "replace") if isinstance(self.pattern.pattern, bytes) else text
+        call: Callable[..., object] = getattr(self.pattern, self.method)
+        arguments = ("" if isinstance(given, str) else b"", given) if self.method == "sub" else (given,)
+        began = time.process_time()
+        found = call(*arguments)
+        if self.method == "finditer":
+            assert sum(1 for _ in found) >= 0  # type: ignore[attr-defined, misc]
+        return time.process_time() - began
+
+
+def modules() -> Iterator[tuple[ModuleType, str]]:
+    for path in sorted(RECEIVER.rglob("*.py")):
+        source = path.read_text()
+        if "import re\n" in source and path.name != "gunicorn_conf.py":
+            name = ".".join(path.relative_to(RECEIVER.parent).with_suffix("").parts).removesuffix(".__init__")
+            yield importlib.import_module(name), source
+
+
+def uses_in(module: ModuleType, source: str) -> Iterator[Use]:
+    """The module's own compiled expressions, and those that stand in a call."""
+    tree = ast.parse(source)
+    for name in sorted(assigned(tree)):
+        value = getattr(module, name, None)
+        if isinstance(value, re.Pattern):
+            # Where it is handed on, it may be used in any way; to search takes the most.
+            methods = set(re.findall(rf"\b{re.escape(name)}\.({'|'.join(METHODS)})\b", source)) or {"search"}
+            yield from (Use(f"{module.__name__}.{name}", value, method) for method in sorted(methods))
+        elif isinstance(value, BuiltinMethodType) and isinstance(value.__self__, re.Pattern):
+            yield Use(f"{module.__name__}.{name}", value.__self__, value.__name__)
+    for call, method in re_calls(tree):
+        if method in METHODS and isinstance(call.args[0], ast.Constant):
+            flags = re.IGNORECASE if "IGNORECASE" in ast.dump(call) else re.NOFLAG
+            yield Use(f"{module.__name__}:{call.lineno}", re.compile(str(call.args[0].value), flags), method)
+
+
+def assigned(tree: ast.Module) -> set[str]:
+    """The names that a module gives values at its head."""
+    statements = (statement for statement in tree.body if isinstance(statement, (ast.Assign, ast.AnnAssign)))
+    targets = (node for statement in statements for node in ast.walk(statement) if isinstance(node, ast.Name))
+    return {node.id for node in targets if isinstance(node.ctx, ast.Store)}
+
+
+def re_calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Each call of the module's functions, and which."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="re"), attr=method)) if method in ("compile", *METHODS):
+                yield node, method
+
+
+def attacks(expression: str) -> Iterator[str]:
+    """Texts that are likely to be read in many ways."""
+    words = sorted({word for word in re.findall(r"[A-Za-z]{3,}:?=?|://", expression) if len(word) < 14})[:4]
+    own = {character for character in expression if not character.isalnum()} | set(" \t\n1a\u0301\u0660")
+    own -= set(string.ascii_letters) - {"a"}
+    single = sorted(own)
+    pumps = [*single, *("".join(pair) for pair in product(single, repeat=2) if pair[0] != pair[1])][:100] + words
+    for beginning, pump, end in product(["", *words], pumps, ["", "\0"]):
+        yield beginning + pump * (REPEATED // len(pump)) + end
+
+
+USES = [use for module, source in modules() for use in uses_in(module, source)]
+
+
+@pytest.mark.parametrize("use", USES, ids=str)
+def test_expression_takes_linear_time(use: Use) -> None:
+    expression = str(use.pattern.pattern)
+    for text in attacks(expression):
+        assert min_seconds(use, text) < SECONDS, (text[:20], text[-20:])
+
+
+def min_seconds(use: Use, text: str) -> float:
+    """Of as many tries as it takes to be quick, and of three at most."""
+    spent = use.seconds(text)
+    for _ in range(2):
+        if spent >= SECONDS:
+            spent = min(spent, use.seconds(text))
+    return spent
+
+
+def test_expression_for_one_number_takes_linear_time() -> None:
+    mentions = importlib.import_module("receiver.queueing.mentions").Mentions(16175551234)
+    for expression in (mentions._spelt, mentions._abroad):
+        use = Use("mentions", expression, "search")
+        for text in (
+            unit * 400 for unit in ("1 (617) 555-123", "+1 ", "61 ", "0", "6175551230", "+001", "1-", "011 - ")
+        ):
+            assert min_seconds(use, text) < SECONDS, text[:20]
+
+
+def test_every_expression_is_known() -> None:
+    """One that is put together out of pieces is at a module's head, or among `BUILT`."""
+    for module, source in modules():
+        tree = ast.parse(source)
+        at_the_head = {
+            id(call)
+            for statement in tree.body
+            if isinstance(statement, (ast.Assign, ast.AnnAssign))
+            for call, _ in re_calls(statement)
+        }
+        for call, _ in re_calls(tree):
+            known = id(call) in at_the_head or isinstance(call.args[0], ast.Constant) or module.__name__ in BUILT
+            assert known, f"{module.__name__}:{call.lineno}"
+
+
+def test_a_quadratic_expression_is_found() -> None:
+    use = Use("the simulator's, once", re.compile(r"(tel:)?\s*\+?[\d\s().-]+(;[A-Za-z]+=[^;]*)*"), "fullmatch")
+    assert any(min_seconds(use, text) >= SECONDS for text in attacks(str(use.pattern.pattern)))
