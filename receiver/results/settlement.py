@@ -23,7 +23,7 @@ from receiver.queueing.destination import candidates
 from receiver.results.call_details import CallDetails, UnreadableBody, read_call_details
 from receiver.results.counters import Deltas
 from receiver.results.packing import unpack
-from receiver.results.set_aside import Aside, delete_set_aside, upsert_set_aside
+from receiver.results.set_aside import Aside, delete_set_aside, list_differing, list_repeated, upsert_set_aside
 from receiver.results.standing import Reading, Verdict, decide
 
 UNKNOWN_BATCH = "unknown_batch"
@@ -258,7 +258,7 @@ class _Standing:
 
 
 def _decide_again(conn: Connection, readings: Mapping[CallKey, list[Reading]], deltas: Deltas) -> list[Aside]:
-    """Decide calls that had a result, among all their callbacks. Returns what is set aside now."""
+    """Decide calls that had a result, among all that their callbacks say. Returns what is set aside now."""
     keys = ([batch_id for batch_id, _ in readings], [row for _, row in readings])
     with conn.cursor(row_factory=class_row(_Standing)) as cursor:
         standing = cursor.execute(
@@ -270,21 +270,18 @@ def _decide_again(conn: Connection, readings: Mapping[CallKey, list[Reading]], d
     before: dict[CallKey, dict[int, CallbackState]] = {
         (result.batch_id, result.row): {result.callback_id: "applied"} for result in standing
     }
-    for batch_id, row, callback_id, state in conn.execute(
-        "select batch_id, row, callback_id, state from set_aside"
-        " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, row) using (batch_id, row)",
-        keys,
-    ):
+    for batch_id, row, callback_id, state in list_differing(conn, list(before)):
         before[batch_id, row][callback_id] = state
-
-    earlier: defaultdict[int, list[int]] = defaultdict(list)
-    for (batch_id, _), states in before.items():
-        earlier[batch_id] += states
-    journaled = {
-        (batch_id, callback.callback_id): callback
-        for batch_id, callback_ids in earlier.items()
-        for callback in get_stored(conn, batch_id, callback_ids)
-    }
+    journaled = _get_all(conn, [(batch_id, each) for (batch_id, _), states in before.items() for each in states])
+    lost = [
+        (result.batch_id, result.row)
+        for result in standing
+        if isinstance(_read(journaled[result.batch_id, result.callback_id]), UnreadableBody)
+    ]
+    repeated = list_repeated(conn, lost) if lost else []
+    for batch_id, row, callback_id, state in repeated:
+        before[batch_id, row][callback_id] = state
+    journaled |= _get_all(conn, [(batch_id, callback_id) for batch_id, _, callback_id, _ in repeated])
 
     aside: list[Aside] = []
     replaced: dict[CallKey, Verdict] = {}
@@ -322,6 +319,17 @@ def _decide_again(conn: Connection, readings: Mapping[CallKey, list[Reading]], d
     _insert_results(conn, replaced, _REPLACE)
     delete_set_aside(conn, [(batch_id, v.stands.callback_id) for (batch_id, _), v in replaced.items()])
     return aside
+
+
+def _get_all(conn: Connection, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Stored]:
+    by_batch: defaultdict[int, list[int]] = defaultdict(list)
+    for batch_id, callback_id in keys:
+        by_batch[batch_id].append(callback_id)
+    return {
+        (batch_id, stored.callback_id): stored
+        for batch_id, callback_ids in by_batch.items()
+        for stored in get_stored(conn, batch_id, callback_ids)
+    }
 
 
 def _close_calls(conn: Connection, verdicts: Mapping[CallKey, Verdict], deltas: Deltas) -> None:
