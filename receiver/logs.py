@@ -49,9 +49,12 @@ _SECRET = re.compile(
 _DIGITS = re.compile(r"[+(\d][\d() .-]{6,22}\d")
 _NUMBER = re.compile(
     r"(?<!\d)\d{9,15}(?!\d)"
-    r"|(?:\+?1[ .-]?)?(?<![\d-])\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\d)"
+    r"|(?<!\d)(?<!\d-)(?:\+?1[ .-]?)?\(?\d{3}\)?[ .-]?\d{3}[ .-]?\d{4}(?!\d)"
     r"|\+(?=(?:[ .()-]*\d){7})\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}"
 )
+
+_ESCAPE = re.compile(r"%(2[089BDE])", re.IGNORECASE)
+"""In an address: what stands between the digits of a number."""
 
 
 def redact(text: str, secrets: Sequence[str] = ()) -> str:
@@ -64,6 +67,8 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
             text = text.replace(secret, "[redacted]")
     if any(mark in text for mark in _MARKS) or _LONG_SECRET.search(text):
         text = _SECRET.sub(lambda match: f"{match[str(match.lastgroup)]}[redacted]", text)
+    if "%2" in text:
+        text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
     return _DIGITS.sub(lambda run: _NUMBER.sub(_masked, run[0]), text)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from receiver.database.account import Account, EmbeddedPostgresError
+from receiver.database.account import Account, EmbeddedPostgresError, complaint
 
 PORT = "5432"  # only part of the socket's name: no TCP is listened on
 SOCKET = f".s.PGSQL.{PORT}"
@@ -48,6 +48,12 @@ SETTINGS: Mapping[str, str] = {
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
     "log_min_messages": "log",
+    # What is told all the same (a connection that was ended, a process that was killed) is told without statement,
+    # parameters, detail and context: the last two quote rows, such as the line of a CSV that was being stored.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
     "log_checkpoints": "off",
 }
 """What the server runs with; `EmbeddedPostgres(settings=…)` adds to and replaces these."""
@@ -78,7 +84,8 @@ def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account,
         if result.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)
             raise EmbeddedPostgresError(
-                f"No database can be made in {cluster.parent}. {command[0]} says:\n{result.stdout[-2000:]}"
+                f"No database can be made in {cluster.parent}: {complaint(result.stdout)}. Mend that, or set DATA_DIR"
+                " to another folder."
             )
     fresh.rename(cluster)
     folder = os.open(cluster.parent, os.O_RDONLY)

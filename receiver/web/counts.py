@@ -21,6 +21,7 @@ ANSWERS = (
     "incomplete",
     "too_large",
     "method_not_allowed",
+    "forbidden",
     "unavailable",
 )
 """What a request to a `result_url` can be answered: each a word of its answer's body, but `spooled`, which the
@@ -42,6 +43,9 @@ POOL_COUNTS = {
 }
 """psycopg_pool's statistics that are counts, and the metric that each becomes."""
 
+READS = ("replica", "behind", "unusable", "interrupted", "not_found", "own_change")
+"""Where what a replica may be asked for was read: there, or at the primary, and why (receiver.database.replica)."""
+
 SLOTS = 600
 """Twice the most processes that can be configured, for old and new ones side by side, and some."""
 
@@ -59,9 +63,10 @@ _POOL = _REQUESTED_SUM + 1
 _POOL_SIZE = _POOL + len(POOL_COUNTS)
 _POOL_IN_USE = _POOL_SIZE + 1
 _SPOOLING = _POOL_IN_USE + 1
-_CELLS = _SPOOLING + 1
+_READ = _SPOOLING + 1
+_CELLS = _READ + len(READS)
 
-_GAUGES = range(_POOL_SIZE, _CELLS)
+_GAUGES = range(_POOL_SIZE, _READ)
 """What describes a living process, and ends with it."""
 
 
@@ -118,6 +123,10 @@ class Counts:
         own[_POOL_SIZE] = now.get("pool_size", 0)
         own[_POOL_IN_USE] = now.get("pool_size", 0) - now.get("pool_available", 0)
 
+    def read(self, came: str) -> None:
+        """An answer was read where READS says."""
+        self._own[_READ + READS.index(came)] += 1
+
     def total(self) -> Totals:
         """All slots added up, at this moment."""
         return Totals([sum(self._memory[cell::_CELLS]) for cell in range(_CELLS)])
@@ -139,6 +148,7 @@ class Totals:
         self.pool_size = cells[_POOL_SIZE]
         self.pool_in_use = cells[_POOL_IN_USE]
         self.processes_spooling = cells[_SPOOLING]
+        self.reads = dict(zip(READS, cells[_READ:], strict=True))
 
 
 counts = Counts()

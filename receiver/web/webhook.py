@@ -22,6 +22,7 @@ from receiver.results.journal import BODY_BYTES, Callback
 from receiver.results.token import ResultTokens
 from receiver.web.access import BEGAN
 from receiver.web.counts import ANSWERS, counts
+from receiver.web.proxies import Proxies, Sources
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -61,22 +62,35 @@ _SPOOLED = _answer("spooled", "200 OK", told="stored")
 _OK = _answer("ok", "200 OK")
 _NOT_FOUND = _answer("not_found", "404 Not Found")
 # The rest of the body is not read, so the connection cannot be used again.
+_FORBIDDEN = _answer("forbidden", "403 Forbidden", ("Connection", "close"))
 _TOO_LARGE = _answer("too_large", "413 Content Too Large", ("Connection", "close"))
 _CUT_OFF = _answer("incomplete", "400 Bad Request", ("Connection", "close"))
 _NOT_ALLOWED = _answer("method_not_allowed", "405 Method Not Allowed", ("Allow", "GET, HEAD, POST"))
 _UNAVAILABLE = _answer("unavailable", "503 Service Unavailable", ("Retry-After", str(RETRY_AFTER_SECONDS)))
 
 _WAITED = (_STORED, _SPOOLED, _UNAVAILABLE)
-_REFUSED = (_NOT_FOUND, _TOO_LARGE, _CUT_OFF, _NOT_ALLOWED)
+_REFUSED = (_FORBIDDEN, _NOT_FOUND, _TOO_LARGE, _CUT_OFF, _NOT_ALLOWED)
 
 
 class Webhook:
-    """WSGI: answers `/results/<token>`, and leaves every other path to `otherwise`."""
+    """WSGI: answers `/results/<token>`, and leaves every other path to `otherwise`.
 
-    def __init__(self, otherwise: WSGIApplication, tokens: ResultTokens, intake: Intake) -> None:
+    `sources`: who alone may ask; None: everybody. Whoever else is refused before the token is looked at.
+    """
+
+    def __init__(
+        self,
+        otherwise: WSGIApplication,
+        tokens: ResultTokens,
+        intake: Intake,
+        proxies: Proxies,
+        sources: Sources | None,
+    ) -> None:
         self._otherwise = otherwise
         self._tokens = tokens
         self._intake = intake
+        self._proxies = proxies
+        self._sources = sources
         # Made here, after the fork: two processes must not give the same ids.
         self._process = secrets.token_hex(6)
         self._requests = count(1)
@@ -95,12 +109,16 @@ class Webhook:
         counted_as, status, body, headers = answer
         counts.callback(counted_as, began, timed=answer in _WAITED)
         if answer in _REFUSED:
-            word = ANSWERS[counted_as]
-            _refusals.warning("a request to a result_url was refused: %s", word, extra=about(f"callback_{word}"))
+            word, address = ANSWERS[counted_as], self._proxies.client(environ)
+            _refusals.warning(
+                "a request to a result_url was refused: %s", word, extra=about(f"callback_{word}", address=address)
+            )
         start_response(status, [*headers, ("X-Request-Id", asked)])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, token: str, environ: WSGIEnvironment) -> _Answer:
+        if self._sources is not None and not self._sources.admit(environ):
+            return _FORBIDDEN
         key = self._tokens.read(token)
         if key is None:
             return _NOT_FOUND

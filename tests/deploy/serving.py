@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.results.waiting import wait_until
-from tests.web.asking import results_path
+from tests.web.asking import SECRET, results_path
 
 SITE = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "receiver.conf"
 
@@ -98,10 +98,11 @@ class Senders:
     `failures`: whatever was not answered 200, in words. `stored`: how many were.
     """
 
-    def __init__(self, port: int, context: ssl.SSLContext | None = None, number: int = 6) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext | None = None, number: int = 6, secret: str = SECRET) -> None:
         self.failures: list[str] = []
         self.stored = 0
         self._port, self._context = port, context
+        self._path = results_path(secret=secret)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._send, args=(each % 2 == 0,)) for each in range(number)]
@@ -130,7 +131,7 @@ class Senders:
         conn = self._connect()
         while not self._stop.is_set():
             try:
-                conn.request("POST", results_path(), b'{"status": "completed"}')
+                conn.request("POST", self._path, b'{"status": "completed"}')
                 answer = conn.getresponse()
                 answer.read()
             except (OSError, http.client.HTTPException) as error:

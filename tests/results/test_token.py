@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 import string
 
 import pytest
@@ -105,3 +106,25 @@ def test_memory_of_genuine_tokens_is_bounded_and_forged_ones_never_enter_it(monk
             assert tokens.read(forged) is None
         assert forged not in tokens._known
         assert len(tokens._known) <= 3
+
+
+def test_signature_is_compared_in_constant_time_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the time that an answer takes says nothing of how much of a forged signature was right."""
+    compared: list[tuple[int, int]] = []
+    really, agree = hmac.compare_digest, [True]
+
+    def compare(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return really(left, right) if agree[0] else False
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    rotated = ResultTokens(["new secret", "first secret"])
+    payload, signature = TOKEN.split(".")
+    for forged in ("A" * 43, signature[:-1] + ("A" if signature[-1] != "A" else "E"), "A" + signature[1:]):
+        compared.clear()
+        assert rotated.read(f"{payload}.{forged}") is None
+        assert compared == [(32, 32)] * 2, "each secret, the whole signature, however much of it is right"
+    agree[0] = False
+    assert rotated.read(TOKEN) is None, "nothing else lets a token through"
+    agree[0] = True
+    assert rotated.read(TOKEN) == KEY

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from receiver.web.proxies import Forwarded
+from receiver.web.proxies import Forwarded, Proxies
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -29,7 +29,7 @@ def seen(peer: str, forwarded_for: str | None = None, proto: str | None = None) 
         kept.append(environ)
         return []
 
-    Forwarded(app, TRUSTED)(environ, lambda *_: lambda _: None)
+    Forwarded(app, Proxies(TRUSTED))(environ, lambda *_: lambda _: None)
     assert not any(name.startswith("HTTP_X_FORWARDED") for name in kept[0]), "nobody behind may believe it again"
     return kept[0]["REMOTE_ADDR"], kept[0]["wsgi.url_scheme"]
 

@@ -8,6 +8,8 @@ from receiver.results.journal import BODY_BYTES
 
 Description = dict[str, Any]
 
+_FORBIDDEN = "`RESULT_SOURCES` is set, and the sender is in none of its networks; nothing was stored."
+
 
 def results_path() -> Description:
     """`/results/{token}`, as `receiver.web.webhook` answers it."""
@@ -50,6 +52,7 @@ def results_path() -> Description:
             "responses": {
                 "200": _status("The bytes are durable (`stored`), or there were none (`ok`).", "stored", "ok"),
                 "400": _status("The body broke off; nothing was stored.", "incomplete"),
+                "403": _status(_FORBIDDEN, "forbidden"),
                 "404": _status("The token was not signed here; nothing was stored.", "not_found"),
                 "413": _status(f"The body is longer than {BODY_BYTES} bytes.", "too_large"),
                 "503": {
@@ -130,6 +133,7 @@ def _asked(operation_id: str, summary: str) -> Description:
         "security": [],
         "responses": {
             "200": _status("They are.", "ok"),
+            "403": _status(_FORBIDDEN, "forbidden"),
             "404": _status("The token was not signed here.", "not_found"),
         },
     }

@@ -1,0 +1,151 @@
+"""Under load for long, and all at once: nothing grows, nothing is lost. LOAD_SECONDS: how long (make load-long)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import pytest
+
+from tests.acceptance.calling import TakingProvider
+from tests.acceptance.load import Load
+from tests.acceptance.service import Service, eventually
+
+SECONDS = float(os.environ.get("LOAD_SECONDS", "20"))
+LONG = SECONDS >= 300
+SHARE = 0.8
+"""Of the rate that the service keeps up with, with its worker settling beside."""
+
+ROWS = 300_000 if LONG else 15_000
+"""So many that a call gets few callbacks: one that comes again is settled by reading the earlier ones anew."""
+
+NUMBERS = [str(6_175_550_000 + row) for row in range(ROWS)]
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the service's own processes have at one moment."""
+
+    at: float
+    rss_bytes: dict[str, int]
+    files: dict[str, int]
+    connections: int
+    """To the database, of web processes and worker."""
+
+
+def sample(service: Service) -> Sample:
+    rss, files, connections = {}, {}, 0
+    for process in service.processes():
+        if "postgres: receiver-" in process.command:
+            connections += " receiver receiver " in process.command
+            continue
+        kind = "web" if "gunicorn" in process.command else "worker" if "receiver work" in process.command else ""
+        if kind:
+            name = f"{kind} {process.pid}"
+            try:
+                rss[name] = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * PAGE
+                files[name] = len(os.listdir(f"/proc/{process.pid}/fd"))
+            except OSError:
+                continue  # it has ended
+    return Sample(time.monotonic(), rss, files, connections)
+
+
+@contextmanager
+def called(folder: Path) -> Iterator[tuple[Service, str]]:
+    """A service with a batch that was queued, and its `result_url`."""
+    contacts = folder / "contacts.csv"
+    contacts.write_text("destination\n" + "".join(f"{number}\n" for number in NUMBERS))
+    with TakingProvider() as provider:
+        login: dict[str, Any] = {
+            "PLUM_URL": provider.url,
+            "PLUM_USER": "u",
+            "PLUM_KEY": "k",
+            "SUBMISSION_ROWS": str(ROWS),
+        }
+        with Service(folder, WEB_CONCURRENCY="2", **login) as service:
+            assert service.queue(contacts, "Prefer: wait=0").status in (201, 202)
+            eventually(lambda: len(provider.result_urls) == 1, 120)
+            eventually(lambda: service.batch(1)["state"] == "queued", 60)
+            yield service, provider.result_urls[0]
+
+
+def all_settled(service: Service, stored: int, seconds: float) -> None:
+    """Every callback that was answered 200 is in the journal, once, and was settled; and the books balance."""
+    eventually(lambda: service.batch(1)["callbacks"]["waiting"] == 0, seconds, lambda: service.batch(1)["callbacks"])
+    callbacks = service.batch(1)["callbacks"]
+    assert callbacks["received"] == stored
+    assert callbacks["applied"] + callbacks["duplicate"] == stored
+    verified = service.run("verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def milliseconds(took: list[float]) -> str:
+    return f"p50 {1000 * median(took):.1f} ms, p99 {1000 * quantiles(took, n=100)[98]:.1f} ms"
+
+
+def tell(top_rate: float, load: Load, samples: list[Sample], began: float, waiting: int) -> None:
+    """The figures of a run: at its beginning, in its middle, and at its end."""
+    print(f"\ntop rate {top_rate:,.0f} callbacks/s; {SECONDS:.0f} s at {load.stored / SECONDS:,.0f}/s")
+    for name, first, last in (("first third", 0.0, 1 / 3), ("last third", 2 / 3, 9.0)):
+        took = [took for due, took in load.took if first <= (due - began) / SECONDS < last]
+        print(f"{name:<12} {milliseconds(took)}")
+    three = samples[0], samples[len(samples) // 2], samples[-1]
+    for name in samples[-1].rss_bytes:
+        megabytes = " → ".join(f"{each.rss_bytes.get(name, 0) / 2**20:.1f}" for each in three)
+        print(f"{name.split()[0]:<12} {megabytes} MiB, files {[each.files.get(name, 0) for each in three]}")
+    print(f"{'database':<12} connections {[each.connections for each in three]}; {waiting:,} not settled yet")
+    print(f"{'machine':<12} load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+
+
+def test_nothing_grows_at_four_fifths_of_the_top_rate(server_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with called(server_dir) as (service, result_url):
+        began = time.monotonic()
+        with Load(result_url, NUMBERS, rate=0) as top:
+            time.sleep(max(4.0, SECONDS / 20))
+        top_rate = top.stored / (time.monotonic() - began)
+        rate, samples = SHARE * top_rate, []
+        with Load(result_url, NUMBERS, rate) as load:
+            began = time.monotonic()
+            while time.monotonic() < began + SECONDS:
+                time.sleep(SECONDS / 60)
+                samples.append(sample(service))
+        waiting = service.batch(1)["callbacks"]["waiting"]
+        with capsys.disabled():
+            tell(top_rate, load, samples, began, waiting)
+        settled_at = time.monotonic()
+        all_settled(service, top.stored + load.stored, 120 + 2 * SECONDS)
+        with capsys.disabled():
+            print(f"{'books':<12} balance; all settled {time.monotonic() - settled_at:.0f} s after the last callback")
+    assert (top.failures, load.failures) == ([], [])
+
+    # The first third fills caches and pools; what grows after it would go on growing.
+    middle, end = samples[20:30], samples[-10:]
+    assert end[-1].rss_bytes.keys() == samples[0].rss_bytes.keys() and len(end[-1].rss_bytes) >= 3, "none was replaced"
+    for name in end[-1].rss_bytes:
+        before, after = (median(each.rss_bytes[name] for each in some) for some in (middle, end))
+        assert after < before * 1.05 + (8 << 20), f"{name} grew from {before / 2**20:.1f} to {after / 2**20:.1f} MiB"
+        assert max(each.files[name] for each in end) <= max(each.files[name] for each in middle) + 5, name
+    assert max(each.connections for each in end) <= max(each.connections for each in middle) + 2
+    if LONG:  # in twenty seconds, the neighbours of this test are what decides
+        halves = [[took for due, took in load.took if (due < began + SECONDS / 2) is first] for first in (True, False)]
+        assert median(halves[1]) < 1.5 * median(halves[0]) + 0.005
+
+
+def test_burst_of_twenty_times_the_usual_rate_loses_nothing(server_dir: Path) -> None:
+    usual = 40.0
+    with called(server_dir) as (service, result_url):
+        with Load(result_url, NUMBERS, usual, connections=300) as load:
+            time.sleep(2)
+            before, load.rate = load.stored, 20 * usual
+            eventually(lambda: load.stored > before + 5 * load.rate, 120)  # five seconds' worth of it
+            load.rate = usual
+            time.sleep(1)
+        assert load.failures == []
+        all_settled(service, load.stored, 60)

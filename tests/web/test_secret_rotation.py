@@ -1,0 +1,65 @@
+"""`SECRET_KEY` is renewed while callbacks come in: instance by instance, and nobody notices."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from receiver.database.pool import connect
+from tests.deploy.serving import Senders, ask, free_port, nginx, trusting
+from tests.results.waiting import wait_until
+from tests.web.asking import SECRET, results_path
+from tests.web.gunicorn import gunicorn_process
+
+NEW = "the secret that signs from now on and is longer"
+
+
+def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
+    session_folder: Path, database_url: str
+) -> None:
+    """As docs/operations.md says: known everywhere before anybody signs with it, dropped when nobody needs the old."""
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    sides = {free_port(): Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2)}
+    with ExitStack() as everything:
+        running = {port: everything.enter_context(ExitStack()) for port in sides}
+
+        def start(port: int, secret: str) -> None:
+            variables = {"PORT": str(port), "SECRET_KEY": secret, "STOP_SECONDS": "3"}
+            running[port].enter_context(gunicorn_process(sides[port], database_url, **variables))
+
+        def roll(secret: str, *senders: Senders) -> None:
+            for port in sides:
+                running[port].close()
+                for each in senders:
+                    each.go_on()
+                start(port, secret)
+            for each in senders:
+                each.go_on()
+
+        for port in sides:
+            start(port, SECRET)
+        tls_port = everything.enter_context(nginx(folder, list(sides)))
+        context = trusting(folder)
+
+        def answered(secret: str) -> int:
+            return ask(tls_port, context, "GET", results_path(secret=secret))[0]
+
+        assert (answered(SECRET), answered(NEW)) == (200, 404)
+        with Senders(tls_port, context, 4) as before:
+            roll(f"{SECRET},{NEW}", before)
+            # From here on an instance may sign with the new one: the others know it already.
+            with Senders(tls_port, context, 4, NEW) as after:
+                roll(f"{NEW},{SECRET}", before, after)
+                assert (answered(SECRET), answered(NEW)) == (200, 200)
+        with Senders(tls_port, context, 4, NEW) as last:
+            roll(NEW, last)
+        assert (answered(SECRET), answered(NEW)) == (404, 200)
+        assert before.failures == after.failures == last.failures == []
+        stored = before.stored + after.stored + last.stored
+
+        def all_stored() -> bool:
+            with connect(database_url, name="test") as conn:
+                return conn.execute("select count(*) from callback").fetchone() == (stored,)
+
+        wait_until(all_stored, 30)

@@ -1,0 +1,186 @@
+"""Two thousand connections that send a byte now and then: nobody else notices, and they are hung up on."""
+
+from __future__ import annotations
+
+import errno
+import re
+import resource
+import selectors
+import socket
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from receiver.database.pool import connect
+from receiver.web.paced_socket import HEAD_MOST_SECONDS, SEND_SECONDS
+from tests.results.waiting import wait_until
+from tests.web.asking import results_path
+from tests.web.gunicorn import Sender, gunicorn_process
+
+CONNECTIONS = 2000
+PACE_SECONDS = 2.0
+"""Between two bytes of one connection; a thousand of them a second in all."""
+
+BODY = b'{"status": "completed"}'
+HEAD = f"POST {results_path(7)} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
+KINDS = {
+    "nothing": b"",
+    "head": HEAD.encode() + b"X-Long: ",
+    "body": HEAD.encode() + b"\r\n{",
+    "chunk": f"POST {results_path(7)} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n{{".encode(),
+    "form": b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\nkey=",
+}
+"""What each sends at once; then it goes on with single bytes, all but the first."""
+
+
+@dataclass(slots=True)
+class Dawdler:
+    kind: str
+    line: socket.socket
+    began: float
+    lasted: float | None = None
+    answered: bytearray = field(default_factory=bytearray)
+
+
+class Dawdlers:
+    """One thread sends a byte on each connection every `PACE_SECONDS`, until it is hung up on."""
+
+    def __init__(self, port: int, number: int) -> None:
+        self.all: list[Dawdler] = []
+        self._stop = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        for at in range(number):
+            kind = list(KINDS)[at % len(KINDS)]
+            line = socket.create_connection(("127.0.0.1", port), timeout=30)
+            line.sendall(KINDS[kind])
+            line.setblocking(False)
+            self.all.append(Dawdler(kind, line, time.monotonic()))
+            self._selector.register(line, selectors.EVENT_READ, self.all[-1])
+        self._thread = threading.Thread(target=self._dawdle)
+
+    def _dawdle(self) -> None:
+        steps = 20
+        turn = 0
+        while not self._stop.is_set():
+            for key, _ in self._selector.select(PACE_SECONDS / steps):
+                self._listen(key.data)
+            for each in self.all[turn % steps :: steps]:
+                if each.lasted is None and each.kind != "nothing":
+                    try:
+                        each.line.send(b"x")
+                    except OSError as error:
+                        if error.errno != errno.EAGAIN:
+                            self._end(each)
+            turn += 1
+            self._stop.wait(PACE_SECONDS / steps)
+
+    def _listen(self, each: Dawdler) -> None:
+        try:
+            said = each.line.recv(4096)
+        except OSError:
+            said = b""
+        each.answered += said
+        if not said:
+            self._end(each)
+
+    def _end(self, each: Dawdler) -> None:
+        if each.lasted is None:
+            each.lasted = time.monotonic() - each.began
+            self._selector.unregister(each.line)
+
+    def __enter__(self) -> Dawdlers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._selector.close()
+        for each in self.all:
+            each.line.close()
+
+    def left(self) -> Counter[str]:
+        return Counter(each.kind for each in self.all if each.lasted is None)
+
+
+@contextmanager
+def many_files() -> Iterator[None]:
+    """For our side of the connections: most systems allow a process 1,024 until it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS * 2
+    if hard not in (-1, resource.RLIM_INFINITY) and hard < wanted:
+        pytest.skip(f"this process may open no more than {hard} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted) if soft != -1 else soft, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def post_many(port: int, number: int) -> list[float]:
+    """Callbacks, half of them on connections of their own; how long each took, in seconds, in order."""
+    kept = Sender(port)
+    took = []
+    for at in range(number):
+        sender = kept if at % 2 else Sender(port)
+        began = time.monotonic()
+        request = f"POST {results_path()} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
+        answer = sender.send(request.encode(), BODY).answer()
+        took.append(time.monotonic() - began)
+        assert (answer.status, answer.body) == (200, b'{"status": "stored"}')
+        if sender is not kept:
+            sender.close()
+    kept.close()
+    return sorted(took)
+
+
+def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
+    session_folder: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with many_files(), gunicorn_process(folder, database_url) as (parent, port):
+        alone = post_many(port, 100)
+        with Dawdlers(port, CONNECTIONS) as dawdlers:
+            beside = post_many(port, 200)
+            assert dawdlers.left()["body"] == CONNECTIONS / len(KINDS), "they are still there, all of them"
+            # 20 s, and a second more for each 500 bytes; they send one in two seconds.
+            wait_until(lambda: set(dawdlers.left()) <= {"nothing"}, 120)
+            lasted = {kind: [each.lasted or 0.0 for each in dawdlers.all if each.kind == kind] for kind in KINDS}
+            post_many(port, 20)
+            limits = Path(f"/proc/{parent.pid}/limits").read_text()
+    assert beside[len(beside) // 2] < 2, "the answer is owed within two seconds"
+    for kind in ("head", "body", "chunk", "form"):
+        assert SEND_SECONDS - 1 <= min(lasted[kind]) and max(lasted[kind]) < 3 * HEAD_MOST_SECONDS, kind
+    for each in dawdlers.all:
+        if each.kind in ("body", "chunk"):
+            assert b'{"status": "incomplete"}' in each.answered or not each.answered
+    with connect(database_url, name="test") as conn:
+        wait_until(lambda: conn.execute("select count(*) from callback").fetchone() == (320,))
+        assert conn.execute("select count(*) from callback where batch_id = 7").fetchone() == (0,)
+    found = re.search(r"Max open files +(\d+|unlimited)", limits)
+    assert found is not None and (found[1] == "unlimited" or int(found[1]) >= CONNECTIONS)
+    with capsys.disabled():
+        middles = [1000 * each[len(each) // 2] for each in (alone, beside)]
+        print(f"\nmedian of a callback: {middles[0]:.1f} ms alone, {middles[1]:.1f} ms beside {CONNECTIONS} slow ones")
+
+
+def test_process_takes_as_many_connections_as_it_says_where_the_system_allows_1024(
+    session_folder: Path, database_url: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (-1, resource.RLIM_INFINITY) and hard < 5000:
+        pytest.skip(f"this process may open no more than {hard} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # inherited by what is started
+    try:
+        with gunicorn_process(Path(tempfile.mkdtemp(dir=session_folder)), database_url) as (parent, _):
+            (child, *_) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+            said = re.search(r"Max open files +(\d+)", Path(f"/proc/{child}/limits").read_text())
+            assert said is not None and int(said[1]) == 5000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

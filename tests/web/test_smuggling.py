@@ -1,0 +1,191 @@
+"""Requests whose end can be read in two ways: neither nginx nor gunicorn lets a second one through in them.
+
+What gives a smuggled request away is that the server behind has seen one that the proxy in front has not.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import fresh_database
+from tests.deploy.serving import ask, nginx, trusting
+from tests.results.waiting import wait_until
+from tests.web.asking import results_path
+from tests.web.gunicorn import gunicorn_process
+
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def inner(name: str, mark: str) -> bytes:
+    """The request that is to be smuggled; each has a path of its own."""
+    return f"GET /{mark}-{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+def chunk(content: bytes, extension: bytes = b"", end: bytes = b"\r\n") -> bytes:
+    return b"%x%s%s%s\r\n" % (len(content), extension, end, content)
+
+
+Body = Callable[[bytes], bytes]
+"""From what is to be smuggled to the body that it stands in."""
+
+VARIANTS: dict[str, tuple[tuple[str, ...], Body]] = {
+    # Two lengths: who takes the first leaves a request behind for who takes the second.
+    "te-cl": ((CHUNKED, "Content-Length: 4"), lambda it: b"%x\r\n" % len(it) + it + b"\r\n0\r\n\r\n"),
+    "cl-te": (("Content-Length: 5", CHUNKED), lambda it: b"0\r\n\r\n" + it),
+    "cl-cl": (("Content-Length: 2", "Content-Length: 90"), lambda it: b"{}" + it),
+    "cl-cl-same": (("Content-Length: 2", "Content-Length: 2"), lambda it: b"{}" + it),
+    "cl-list": (("Content-Length: 2, 90",), lambda it: b"{}" + it),
+    "cl-sign": (("Content-Length: +2",), lambda it: b"{}" + it),
+    "cl-hex": (("Content-Length: 0x2",), lambda it: b"{}" + it),
+    "cl-underscore": (("Content-Length: 9_0",), lambda it: b"{}" + it),
+    "cl-space": (("Content-Length: 2 2",), lambda it: b"{}" + it),
+    "cl-arabic": (("Content-Length: \u0662",), lambda it: b"{}" + it),
+    # A Transfer-Encoding that one of two overlooks.
+    "te-space-before-colon": (("Transfer-Encoding : chunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-tab": (("Transfer-Encoding:\tchunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-vertical-tab": (("Transfer-Encoding: \x0bchunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-x": (("Transfer-Encoding: xchunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-quoted": (('Transfer-Encoding: "chunked"', "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-identity": (("Transfer-Encoding: identity", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-chunked-identity": (("Transfer-Encoding: chunked, identity",), lambda it: b"0\r\n\r\n" + it),
+    "te-twice": ((CHUNKED, "Transfer-Encoding: identity"), lambda it: b"0\r\n\r\n" + it),
+    "te-chunked-twice": (("Transfer-Encoding: chunked, chunked",), lambda it: b"0\r\n\r\n" + it),
+    "te-underscore": (("Transfer_Encoding: chunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-folded": (("Transfer-Encoding:\r\n chunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-bare-lf": (("X: y\nTransfer-Encoding: chunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-bare-cr": (("X: y\rTransfer-Encoding: chunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "te-nul": (("Transfer-Encoding: chunked\0", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
+    "cl-bare-lf": (("X: y\nContent-Length: 2",), lambda it: b"{}" + it),
+    # Chunks whose length can be read in two ways.
+    "chunk-extension": ((CHUNKED,), lambda it: chunk(it, b";a=b") + b"0\r\n\r\n"),
+    "chunk-extension-lf": ((CHUNKED,), lambda it: b"2;\n{}\r\n0\r\n\r\n" + it),
+    "chunk-extension-quoted": ((CHUNKED,), lambda it: b'2;a="\r\n0\r\n\r\n' + it),
+    "chunk-bare-lf": ((CHUNKED,), lambda it: b"0\n\n" + it),
+    "chunk-bare-cr": ((CHUNKED,), lambda it: b"0\r\r" + it),
+    "chunk-no-end": ((CHUNKED,), lambda it: b"2\r\n{}0\r\n\r\n" + it),
+    "chunk-hex-prefix": ((CHUNKED,), lambda it: b"0x0\r\n\r\n" + it),
+    "chunk-sign": ((CHUNKED,), lambda it: b"+0\r\n\r\n" + it),
+    "chunk-overflow": ((CHUNKED,), lambda it: b"10000000000000000\r\n\r\n" + it),
+    "chunk-underscore": ((CHUNKED,), lambda it: b"0_0\r\n\r\n" + it),
+    "chunk-spaces": ((CHUNKED,), lambda it: b" 0 \r\n\r\n" + it),
+    "chunk-trailer": ((CHUNKED,), lambda it: b"0\r\nContent-Length: 90\r\n\r\n" + it),
+    "chunk-trailer-lf": ((CHUNKED,), lambda it: b"0\r\nX: y\n\n" + it),
+    # No length at all, and a request line that holds another one.
+    "no-length": ((), lambda it: it),
+    "upgrade": (("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA"), lambda it: it),
+    "expect": (("Expect: 100-continue", "Content-Length: 2"), lambda it: b"{}" + it),
+    "hop-by-hop": (("Connection: Content-Length", "Content-Length: 90"), lambda it: it),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """nginx with TLS, gunicorn behind it, and where each writes what it was asked."""
+
+    port: int
+    context: ssl.SSLContext
+    backend: int
+    nginx_log: Path
+    gunicorn_log: Path
+
+    def asked_behind(self) -> list[str]:
+        lines = [json.loads(line) for line in self.gunicorn_log.read_text().splitlines() if line.startswith("{")]
+        return [line["path"] for line in lines if line["event"] == "request"]
+
+    def asked_in_front(self) -> list[str]:
+        return [line.split('"')[1].split(" ")[1] for line in self.nginx_log.read_text().splitlines() if '"GET ' in line]
+
+
+@pytest.fixture(scope="module")
+def front(server_url: str, template: str, session_folder: Path) -> Iterator[Front]:
+    folder, side = (Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2))
+    with (
+        fresh_database(server_url, template) as url,
+        gunicorn_process(side, url) as (_, backend),
+        nginx(folder, [backend]) as port,
+    ):
+        yield Front(port, trusting(folder), backend, folder / "receiver.log", side / "gunicorn.log")
+
+
+def send_all(requests: dict[str, bytes], connect: Callable[[], socket.socket]) -> dict[str, bytes]:
+    """Each on a connection of its own; all that is answered until they hang up, or have nothing more to say."""
+    said = dict.fromkeys(requests, b"")
+    with ExitStack() as stack:
+        lines = {name: stack.enter_context(closing(connect())) for name in requests}
+        for name, request in requests.items():
+            with suppress(ConnectionError, ssl.SSLError):
+                lines[name].sendall(request)
+        quiet_at = time.monotonic() + 2.0
+        open_ones = dict(lines)
+        while open_ones and time.monotonic() < quiet_at:
+            for name, line in list(open_ones.items()):
+                line.settimeout(0.02)
+                try:
+                    more = line.recv(65536)
+                except TimeoutError:
+                    continue
+                except (ConnectionError, ssl.SSLError):
+                    more = b""
+                said[name] += more
+                if more:
+                    quiet_at = time.monotonic() + 2.0
+                else:
+                    del open_ones[name]
+    return said
+
+
+def request_of(name: str, path: str, mark: str = "smuggled") -> bytes:
+    headers, body = VARIANTS[name]
+    lines = (f"POST {path} HTTP/1.1", "Host: 127.0.0.1", *headers, "", "")
+    return "\r\n".join(lines).encode() + body(inner(name, mark))
+
+
+CARRIERS = (results_path(), "/api/v1/batches", "/nowhere")
+"""Where a body is taken, where it is refused unread, and where nothing is."""
+
+
+def test_server_behind_nginx_sees_no_request_that_nginx_has_not(front: Front) -> None:
+    def connect() -> socket.socket:
+        plain = socket.create_connection(("127.0.0.1", front.port), timeout=30)
+        return front.context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    for path in CARRIERS:
+        answered = send_all({name: request_of(name, path) for name in VARIANTS}, connect)
+        assert sum(said.startswith(b"HTTP/1.1 ") for said in answered.values()) > len(VARIANTS) * 0.8, answered
+        # On the connections that nginx keeps: what was left behind in one would be answered in its stead.
+        for _ in range(20):
+            assert ask(front.port, front.context, "GET", "/all-were-sent")[0] == 404
+    sent = 20 * len(CARRIERS)
+    wait_until(lambda: front.asked_behind().count("/all-were-sent") == sent, 20)
+    wait_until(lambda: front.asked_in_front().count("/all-were-sent") == sent, 20)
+    behind = [each for each in front.asked_behind() if each.startswith("/smuggled-")]
+    ahead = [each for each in front.asked_in_front() if each.startswith("/smuggled-")]
+    assert sorted(behind) == sorted(ahead), "one has seen what the other has not"
+    assert ahead, "a plain second request follows a first, and both see it: so the logs are read as they should be"
+
+
+ONE_READING = {"chunk-extension", "no-length", "te-tab", "te-underscore", "expect", "upgrade", "hop-by-hop"}
+"""What HTTP has only one reading for; in some of them a second request does follow a first."""
+
+
+def test_gunicorn_alone_takes_no_request_whose_end_is_in_doubt(front: Front) -> None:
+    """Where no nginx stands in front, something else may, which reads it the other way."""
+    in_doubt = {name: request_of(name, "/nowhere", "alone") for name in VARIANTS if name not in ONE_READING}
+    plain = {"plain": request_of("no-length", "/nowhere", "alone")}
+    answered = send_all(in_doubt | plain, lambda: socket.create_connection(("127.0.0.1", front.backend), timeout=30))
+    wait_until(lambda: "/alone-no-length" in front.asked_behind(), 20)
+    assert {f"/alone-{name}" for name in in_doubt} & set(front.asked_behind()) == set()
+    # A second answer, to a request that nobody made, is what a proxy would give to the next one who asks.
+    assert {name: said for name, said in answered.items() if said.count(b"HTTP/1.1 ") != 1} == {
+        "plain": answered["plain"]
+    }
