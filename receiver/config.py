@@ -34,6 +34,9 @@ SECRET_LENGTH = 16
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 """A proxy on this machine."""
 
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+"""Hosts of an address that mean the machine that asks."""
+
 TOKEN_LENGTH = 80
 """Longest token: two numbers of at most 19 and 10 digits, two separators, 43 characters of signature."""
 
@@ -47,6 +50,9 @@ class Config:
     port: int
     database_url: str | None = field(default=None, repr=False)
     """None: an embedded Postgres under `data_dir`."""
+    database_replica_url: str | None = field(default=None, repr=False)
+    """A hot standby that is read from; None: everything is asked of the primary."""
+    replica_max_lag_seconds: int = 10
     secret_keys: tuple[str, ...] = field(default=(), repr=False)
     """The first signs, all verify. Empty: to be generated into `data_dir` (`with_secret`)."""
     plum_url: str = "https://fuse.plumvoice.com"
@@ -64,6 +70,8 @@ class Config:
     """Requests a minute with one API key to one web process; 0: any number."""
     trusted_proxies: tuple[_Network, ...] = LOOPBACK
     """Whose `X-Forwarded-*` headers are believed."""
+    result_sources: tuple[_Network, ...] = ()
+    """Who alone may ask for `/results/…`; empty: everybody."""
     metrics_key: str | None = field(default=None, repr=False)
     """What `/metrics` is asked with; None: anybody may ask."""
     bind: str = "0.0.0.0"  # noqa: S104 containers and platforms reach it from outside; a proxy beside it need not
@@ -83,12 +91,23 @@ class Config:
         """Whether provider credentials are set; without them `serve` starts the simulator."""
         return self.plum_user is not None and self.plum_key is not None
 
+    @property
+    def loses_results(self) -> bool:
+        """Whether a provider elsewhere is told to post results to a name that means its own machine."""
+        asked = urlsplit(self.plum_url).hostname
+        return (
+            self.has_provider and asked not in LOOPBACK_NAMES and urlsplit(self.public_url).hostname in LOOPBACK_NAMES
+        )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:
         """Read and check everything. Raises ConfigurationError naming all faults."""
         env = _Environment(os.environ if environ is None else environ)
         port = env.integer("PORT", 8000, 1, 65535)
         database_url = env.checked("DATABASE_URL", _postgres_url)
+        database_replica_url = env.checked("DATABASE_REPLICA_URL", _postgres_url)
+        if database_replica_url is not None and env.text("DATABASE_URL") is None:
+            env.fault("DATABASE_REPLICA_URL", "needless", "needs DATABASE_URL: the embedded Postgres has no standby")
         plum_user, plum_key = env.text("PLUM_USER"), env.text("PLUM_KEY")
         if (plum_user is None) != (plum_key is None):
             missing = "PLUM_KEY" if plum_key is None else "PLUM_USER"
@@ -114,6 +133,8 @@ class Config:
             public_url=env.checked("PUBLIC_URL", _public_url) or f"http://127.0.0.1:{port}",
             port=port,
             database_url=database_url,
+            database_replica_url=database_replica_url,
+            replica_max_lag_seconds=env.integer("REPLICA_MAX_LAG", cls.replica_max_lag_seconds, 2, 3600),
             secret_keys=secret_keys,
             plum_url=env.checked("PLUM_URL", _http_url) or cls.plum_url,
             plum_user=plum_user,
@@ -127,6 +148,7 @@ class Config:
             rate_limit=env.integer("RATE_LIMIT", cls.rate_limit, 0, 1_000_000),
             spool_max_bytes=env.integer("SPOOL_MAX_BYTES", cls.spool_max_bytes, 1 << 20, 1 << 50),
             trusted_proxies=env.networks("TRUSTED_PROXIES", cls.trusted_proxies),
+            result_sources=env.networks("RESULT_SOURCES", cls.result_sources),
             metrics_key=env.text("METRICS_KEY"),
             bind=env.checked("BIND", _address) or cls.bind,
             stop_seconds=env.integer("STOP_SECONDS", cls.stop_seconds, 3, 3600),
@@ -148,7 +170,13 @@ def read_secret(data_dir: Path) -> str:
         if not path.exists():
             _make_secret(path)
         secret = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        message = (
+            f"holds no usable secret-key: {error.strerror}: {path}. Start this as the account that DATA_DIR belongs to,"
+            " or name a folder that this one may write to"
+        )
+        raise ConfigurationError([Fault("DATA_DIR", "invalid", message)]) from None
+    except UnicodeDecodeError as error:
         raise ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {error}")]) from None
     if len(secret) < SECRET_LENGTH:
         # To sign with what anybody can guess would be worse than not to start.
@@ -209,11 +237,19 @@ class _Environment:
         value = self.text(name)
         if value is None:
             return default
-        try:
-            return tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
-        except ValueError:
-            self.fault(name, "invalid", "must be a list of addresses or networks such as 10.0.0.7,192.168.0.0/24")
+        found, wrong = [], []
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                found.append(_network(part))
+            except ValueError:
+                wrong.append(repr(part[:50]))
+        if wrong or not found:
+            what = f"holds {', '.join(wrong[:5])}; it" if wrong else "names nobody; it"
+            self.fault(
+                name, "invalid", f"{what} must be a list of addresses or networks such as 10.0.0.7,192.168.0.0/24"
+            )
             return default
+        return tuple(found)
 
     def checked(self, name: str, check: Callable[[str], str]) -> str | None:
         """The variable as `check` returns it; a ValueError of `check` becomes a fault."""
@@ -239,6 +275,9 @@ def _postgres_url(value: str) -> str:
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", value, re.IGNORECASE)
     if scheme[1] not in ("postgres", "postgresql") if scheme else "=" not in value:
         raise ValueError("must be a Postgres address such as postgresql://user:password@host/database")
+    if scheme and re.search(r"%(?![0-9A-Fa-f]{2})", value):
+        # libpq could not read it; known here, it is told before any process is started.
+        raise ValueError("holds a % that begins no code; special characters of a password must be percent-encoded")
     return value
 
 
@@ -274,6 +313,14 @@ def _address(value: str) -> str:
         return str(ip_address(value))
     except ValueError:
         raise ValueError("must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from None
+
+
+def _network(value: str) -> _Network:
+    """IPv4 written as IPv6 (`::ffff:192.0.2.0/120`) is IPv4: that is how addresses are compared."""
+    network = ip_network(value, strict=False)
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and (v4 := network.network_address.ipv4_mapped):
+        return IPv4Network((v4, network.prefixlen - 96))
+    return network
 
 
 def _region(value: str) -> str:

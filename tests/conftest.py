@@ -25,6 +25,8 @@ from psycopg.conninfo import make_conninfo
 from receiver.database.embedded import EmbeddedPostgres
 from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
+from tests.acceptance.postgres import Postgres
+from tests.replication import migrated_primary, standby_of
 
 _FOLDER = "RECEIVER_TEST_FOLDER"
 """Environment, from controller to workers: the run's folder, whose name is part of its databases' names."""
@@ -171,3 +173,17 @@ def _list_databases(conn: psycopg.Connection) -> list[str]:
 
 def _drop(conn: psycopg.Connection, name: str) -> None:
     conn.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="module")
+def primary(session_folder: Path) -> Iterator[Postgres]:
+    """A server of the module's own, migrated, which standbys may stream from."""
+    with migrated_primary(session_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def standby(primary: Postgres, server_dir: Path) -> Iterator[Postgres]:
+    """A standby that streams from `primary`."""
+    with standby_of(primary, server_dir) as made:
+        yield made

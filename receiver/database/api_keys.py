@@ -7,6 +7,7 @@ constant time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
+import psycopg
 from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
@@ -81,12 +83,11 @@ def find_key(conn: Connection, key: str) -> ApiKey | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    row = conn.execute(
-        f"select digest from api_key where prefix = %s and {_IN_USE}", (match[1],), prepare=True
-    ).fetchone()
-    if row is None or not hmac.compare_digest(row[0], _digest(key)):
+    found = _read(conn, match[1])
+    if found is None or not hmac.compare_digest(found[1], _digest(key)):
         return None
-    return get_key(conn, match[1])
+    _note_use(conn, found[0])
+    return found[0]
 
 
 def get_key(conn: Connection, prefix: str) -> ApiKey | None:
@@ -94,18 +95,30 @@ def get_key(conn: Connection, prefix: str) -> ApiKey | None:
 
     Notes its use, to the minute.
     """
-    with conn.cursor(row_factory=class_row(ApiKey)) as cursor:
-        key = cursor.execute(
-            f"select {_COLUMNS} from api_key where prefix = %s and {_IN_USE}", (prefix,), prepare=True
-        ).fetchone()
-    if key is not None and (key.last_used_at is None or key.last_used_at < datetime.now(UTC) - NOTED_EVERY):
-        # Skipped where another request is writing the same, so that no request waits for this.
-        conn.execute(
-            "update api_key set last_used_at = now() where key_id ="
-            " (select key_id from api_key where prefix = %s for update skip locked)",
-            (prefix,),
-        )
-    return key
+    found = _read(conn, prefix)
+    if found is None:
+        return None
+    _note_use(conn, found[0])
+    return found[0]
+
+
+def _read(conn: Connection, prefix: str) -> tuple[ApiKey, bytes] | None:
+    row = conn.execute(
+        f"select {_COLUMNS}, digest from api_key where prefix = %s and {_IN_USE}", (prefix,), prepare=True
+    ).fetchone()
+    return None if row is None else (ApiKey(*row[:-1]), row[-1])
+
+
+def _note_use(conn: Connection, key: ApiKey) -> None:
+    if key.last_used_at is None or key.last_used_at < datetime.now(UTC) - NOTED_EVERY:
+        # Skipped where another request is writing the same, so that no request waits for this; and where nothing can
+        # be written now: whoever only wants to read still may.
+        with contextlib.suppress(psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.DiskFull), conn.transaction():
+            conn.execute(
+                "update api_key set last_used_at = now() where key_id ="
+                " (select key_id from api_key where prefix = %s for update skip locked)",
+                (key.prefix,),
+            )
 
 
 def list_keys(conn: Connection) -> list[ApiKey]:

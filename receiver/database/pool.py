@@ -6,10 +6,14 @@ gevent has patched it, provided that happened before psycopg was imported.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
+from typing import TypeVar, cast
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
@@ -21,6 +25,12 @@ Pool = ConnectionPool[Connection]
 
 WAIT_SECONDS = 2.0
 """Longest wait for a connection from the pool: a callback's sender waits behind it, then the spool."""
+
+CHECK_SECONDS = 1.0
+"""How long a server may take to say that it is still there, before a connection to it is handed out."""
+
+PATIENCE_SECONDS = 60.0
+"""How long the answer to one statement is waited for: longer than any of those of a request or of the worker takes."""
 
 _NETWORK = {
     "connect_timeout": "3",
@@ -53,58 +63,99 @@ class DatabaseUnavailable(ReceiverError):
     code = "database_unavailable"
 
 
-def full_conninfo(conninfo: str, *, name: str) -> str:
+def full_conninfo(conninfo: str, *, name: str, variable: str = "DATABASE_URL") -> str:
     """`conninfo` (a `postgres://` or `postgresql://` URL, or key=value pairs) with our time-outs and `name`.
 
-    Raises ReceiverError with code `database_url` where it is neither; its text may hold a password and
-    is not repeated.
+    Raises ReceiverError with code `database_url` where it is neither, which names the `variable` that it came from;
+    its text may hold a password and is not repeated.
     """
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
         raise ReceiverError(
-            "DATABASE_URL is neither a postgresql:// URL nor a list of key=value pairs. "
+            f"{variable} is neither a postgresql:// URL nor a list of key=value pairs. "
             "A password's special characters must be percent-encoded in a URL.",
             code="database_url",
         ) from None
     return make_conninfo("", **{**_NETWORK, "application_name": name, **given})
 
 
-def connect(conninfo: str, *, name: str, autocommit: bool = False) -> Connection:
-    """One connection outside any pool, for a command or a migration. Raises DatabaseUnavailable."""
+_Result = TypeVar("_Result")
+
+
+class _Patient(psycopg.Connection[TupleRow]):
+    """A connection that gives up a server which says nothing for `patience_seconds`, and breaks; None: never.
+
+    A server that hangs (its processes stopped, its disk stuck) is kept up by its kernel: that takes connections and
+    acknowledges all that is sent, so no time-out of the network ever ends the wait, nor does `statement_timeout`.
+    """
+
+    patience_seconds: float | None = PATIENCE_SECONDS
+
+    def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
+        limit = self.patience_seconds if timeout is None else timeout
+        began = monotonic()
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.OperationalError:
+            if limit is not None and monotonic() - began >= limit:
+                # Nobody waits for it any more, so the server need not go on; and its answer, which may yet come, must
+                # not be taken for that to another statement.
+                with contextlib.suppress(psycopg.Error):
+                    self.cancel_safe(timeout=CHECK_SECONDS)
+                self.close()
+            raise
+
+
+def connect(conninfo: str, *, name: str, autocommit: bool = False, patience_seconds: float | None = None) -> Connection:
+    """One connection outside any pool, for a command or a migration, whose statements may take as long as they do,
+    unless `patience_seconds` says otherwise. Raises DatabaseUnavailable.
+    """
     with _named():
-        conn = psycopg.connect(full_conninfo(conninfo, name=name), autocommit=autocommit)
+        conn = _Patient.connect(full_conninfo(conninfo, name=name), autocommit=autocommit)
         try:
             _configure(conn, None)
+            conn.patience_seconds = patience_seconds
         except BaseException:
             conn.close()
             raise
         return conn
 
 
-def open_pool(conninfo: str, *, max_size: int, name: str, statement_timeout_seconds: float | None = None) -> Pool:
+def open_pool(
+    conninfo: str,
+    *,
+    max_size: int,
+    name: str,
+    statement_timeout_seconds: float | None = None,
+    wait_seconds: float = WAIT_SECONDS,
+) -> Pool:
     """A pool of up to `max_size` connections, opened without waiting: Postgres may be away for now.
 
     Each connection: time zone UTC, autocommit off, application_name `name`, and statements ended by the
-    server after `statement_timeout_seconds`. Open it in the process that uses it, after any fork.
+    server after `statement_timeout_seconds`, or broken by us after PATIENCE_SECONDS. One is waited for at most
+    `wait_seconds`. Open it in the process that uses it, after any fork.
     """
 
-    def check(conn: Connection) -> None:
+    def check(conn: _Patient) -> None:
+        conn.patience_seconds = CHECK_SECONDS
         try:
             ConnectionPool.check_connection(conn)
+            conn.patience_seconds = PATIENCE_SECONDS
         except psycopg.Error:
             # One dead connection usually means a restarted server, so all are dead. Found one by one,
             # with the pool's growing pauses in between, they would outlast WAIT_SECONDS.
             pool.drain()
             raise
 
-    pool: Pool = ConnectionPool(
+    pool: ConnectionPool[_Patient] = ConnectionPool(
         full_conninfo(conninfo, name=name),
+        connection_class=_Patient,
         min_size=1,
         max_size=max_size,
         open=False,
         name=name,
-        timeout=WAIT_SECONDS,
+        timeout=wait_seconds,
         check=check,
         configure=lambda conn: _configure(conn, statement_timeout_seconds),
         # Give up quickly: the next one who asks then tries at once, where a long series of attempts would
@@ -112,18 +163,33 @@ def open_pool(conninfo: str, *, max_size: int, name: str, statement_timeout_seco
         reconnect_timeout=WAIT_SECONDS,
     )
     pool.open(wait=False)
-    return pool
+    return cast(Pool, pool)
 
 
 @contextmanager
 def connection(pool: Pool) -> Iterator[Connection]:
     """A connection from the pool: committed at the end, rolled back on an error, given back either way.
 
-    Raises DatabaseUnavailable, after WAIT_SECONDS at most, where none can be had, and where Postgres
-    breaks off. What the caller can act on passes unchanged: a constraint, a deadlock, a lock not got.
+    Raises DatabaseUnavailable where none can be had, after WAIT_SECONDS or what the pool was opened with, and where
+    Postgres breaks off. What the caller can act on passes unchanged: a constraint, a deadlock, a lock not got.
     """
     with _named(), pool.connection() as conn:
         yield conn
+
+
+@contextmanager
+def reading(pool: Pool) -> Iterator[Connection]:
+    """A connection from the pool whose statements are transactions of their own: spares BEGIN and COMMIT their ways.
+
+    For what only reads, and needs no two statements to see the same. Raises as `connection`.
+    """
+    with connection(pool) as conn:
+        conn.autocommit = True
+        try:
+            yield conn
+        finally:
+            if conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:  # else it is broken, and thrown away
+                conn.autocommit = False
 
 
 def _configure(conn: Connection, statement_timeout_seconds: float | None) -> None:
@@ -152,7 +218,9 @@ def _named() -> Iterator[None]:
         raise
     except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
         # The second: connected to what a failover has made a standby, which is no help to a writer.
-        reason = str(error).strip() or type(error).__name__
+        # libpq says it in several lines, with a question for the user among them that our last sentence answers.
+        lines = [line.strip() for line in str(error).splitlines() if not line.strip().startswith("Is the server")]
+        reason = "; ".join(lines).rstrip(".") or type(error).__name__
         raise DatabaseUnavailable(
             f"The database cannot be used now: {reason}. Check that Postgres runs and DATABASE_URL is right."
         ) from error

@@ -18,11 +18,11 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from receiver.database.pool import Connection, DatabaseUnavailable, Pool, connection
+from receiver.database.pool import Connection, DatabaseUnavailable
+from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.model import ERASED
 from receiver.queueing.contacts import csv_line, read_csv_line
-from receiver.results.call_events import Event
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.summary.formulas import defuse, defuse_csv
 
@@ -66,36 +66,36 @@ class _Source:
     block_rows: int
 
 
-def export_calls_csv(pool: Pool, batch_id: int) -> Iterator[bytes]:
+def export_calls_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
     """The user's own columns and then `RESULT_COLUMNS`, as CSV in UTF-8 without a mark, formulas defused.
 
     Raises NotFound at once; later only where the batch is purged meanwhile, so that no part is taken for all.
     """
-    source = _get_source(pool, batch_id)
+    source = reader.read(_get_source, batch_id)
 
     def blocks() -> Iterator[bytes]:
         yield _header(source.columns, RESULT_COLUMNS)
         for values in _blocks(source):
-            ((lines,),) = _read(pool, batch_id, _get_rows, _CALLS, values)
+            ((lines,),) = _read(reader, batch_id, _get_rows, _CALLS, values)
             if lines is not None:
                 yield defuse_csv(lines)
 
     return blocks()
 
 
-def export_skipped_csv(pool: Pool, batch_id: int) -> Iterator[bytes]:
+def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
     """The rows left out: the user's own columns, then `SKIPPED_COLUMNS`, then what cells stood beyond the header.
 
     `destination` comes first, so that the file can be corrected and queued. Raises NotFound as `export_calls_csv`.
     """
-    source = _get_source(pool, batch_id)
+    source = reader.read(_get_source, batch_id)
     width = len(source.columns) + 1
 
     def blocks() -> Iterator[bytes]:
         yield _header(source.columns, SKIPPED_COLUMNS)
         for values in _blocks(source):
             lines = []
-            skipped = _read(pool, batch_id, _get_rows, _SKIPPED, values)
+            skipped = _read(reader, batch_id, _get_rows, _SKIPPED, values)
             for line, row, code, message in skipped:
                 cells = read_csv_line(line)
                 whole = (*cells[:width], str(row), code, message, *cells[width:])
@@ -106,19 +106,19 @@ def export_skipped_csv(pool: Pool, batch_id: int) -> Iterator[bytes]:
     return blocks()
 
 
-def export_calls_ndjson(pool: Pool, batch_id: int) -> Iterator[bytes]:
+def export_calls_ndjson(reader: Reader, batch_id: int) -> Iterator[bytes]:
     """All calls, a line of JSON each, with the members that the API gives a call. Raises NotFound at once."""
-    calls = export_calls(pool, batch_id)
+    calls = export_calls(reader, batch_id)
     return ("".join(f"{call_json(call)}\n" for call in block).encode() for block in calls)
 
 
-def export_calls(pool: Pool, batch_id: int) -> Iterator[list[Call]]:
+def export_calls(reader: Reader, batch_id: int) -> Iterator[list[Call]]:
     """All calls of a batch, a block at a time. Raises NotFound at once."""
-    _get_source(pool, batch_id)
+    reader.read(_get_source, batch_id)
 
     def blocks() -> Iterator[list[Call]]:
         after_row = 0
-        while calls := _read(pool, batch_id, list_calls, batch_id, CallFilter(), CALLS_AT_ONCE, after_row):
+        while calls := _read(reader, batch_id, list_calls, batch_id, CallFilter(), CALLS_AT_ONCE, after_row):
             yield calls
             after_row = calls[-1].row
 
@@ -127,20 +127,19 @@ def export_calls(pool: Pool, batch_id: int) -> Iterator[list[Call]]:
 
 def call_json(call: Call) -> str:
     """A call as the API writes it: the same members in the same order, without line ends."""
-    return _json.encode({name: getattr(call, name) for name in _CALL_MEMBERS})
+    members = {name: getattr(call, name) for name in _CALL_MEMBERS}
+    return _json.encode(members | {"events": [event._asdict() for event in call.events]})
 
 
 _CALL_MEMBERS = tuple(field.name for field in fields(Call))
 
 
-def _member(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    assert isinstance(value, Event)  # noqa: S101 a call holds nothing else that JSON does not
-    return {"event": value.event, "at": value.at}
+def _member(value: object) -> str:
+    assert isinstance(value, datetime)  # noqa: S101 a call holds nothing else that JSON does not
+    return value.isoformat().replace("+00:00", "Z")
 
 
-_json = json.JSONEncoder(ensure_ascii=False, default=_member)
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_member)
 
 
 def _blocks(source: _Source) -> Iterator[dict[str, int]]:
@@ -160,7 +159,7 @@ _Row = TypeVar("_Row")
 
 
 def _read(
-    pool: Pool,
+    reader: Reader,
     batch_id: int,
     read: Callable[Concatenate[Connection, _Given], list[_Row]],
     *given: _Given.args,
@@ -170,14 +169,18 @@ def _read(
 
     A file begun is worth some patience: where no connection can be had, or it breaks off, the block is read again.
     """
+
+    def whole(conn: Connection) -> list[_Row]:
+        found = read(conn, *given, **named)
+        if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
+            raise NotFound(f"Batch {batch_id} was purged while it was exported.")
+        return found
+
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            with _at_once, connection(pool) as conn:
-                found = read(conn, *given, **named)
-                if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
-                    raise NotFound(f"Batch {batch_id} was purged while it was exported.")
-                return found
+            with _at_once:
+                return reader.read(whole)
         except DatabaseUnavailable:
             if time.monotonic() > give_up_at:
                 raise
@@ -187,14 +190,13 @@ def _read(
 _at_once = threading.BoundedSemaphore(BLOCKS_AT_ONCE)
 
 
-def _get_source(pool: Pool, batch_id: int) -> _Source:
-    with connection(pool) as conn:
-        row = conn.execute(
-            "select b.columns, c.rows,"
-            " (select max(s.csv_bytes / s.calls) from submission s where s.batch_id = b.batch_id)"
-            " from batch b join batch_count c using (batch_id) where b.batch_id = %s",
-            (batch_id,),
-        ).fetchone()
+def _get_source(conn: Connection, batch_id: int) -> _Source:
+    row = conn.execute(
+        "select b.columns, c.rows,"
+        " (select max(s.csv_bytes / s.calls) from submission s where s.batch_id = b.batch_id)"
+        " from batch b join batch_count c using (batch_id) where b.batch_id = %s",
+        (batch_id,),
+    ).fetchone()
     if row is None:
         raise NotFound(f"There is no batch {batch_id}.")
     columns, last_row, line_bytes = row

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from flask import g, request
 
 from receiver.database.api_keys import ApiKey, Scope, find_key
-from receiver.database.pool import connection
+from receiver.database.pool import reading
 from receiver.web.problems import Problem
 from receiver.web.rate_limit import client_address
 from receiver.web.services import services
@@ -53,7 +53,7 @@ def _bearer() -> ApiKey:
         limits.check_failures(digest, address)
     key = None
     if token:
-        with connection(services().pool) as conn:
+        with reading(services().pool) as conn:
             key = find_key(conn, token)
     if limits is not None:
         if key is None:

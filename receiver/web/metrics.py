@@ -115,6 +115,12 @@ def _of_web(held: Services) -> Iterable[Metric]:
         "Processes whose last callback went to the spool, because the database is away for them.",
         total.processes_spooling,
     )
+    if held.replica is not None:
+        yield _counter("receiver_web_replica_reads", "Answers by where they were read, and why.", "came", total.reads)
+        fitness, lag = held.replica.fitness(), held.replica.lag_seconds
+        yield GaugeMetricFamily("receiver_web_replica_usable", "Whether it is asked.", int(isinstance(fitness, float)))
+        if lag is not None:
+            yield GaugeMetricFamily("receiver_web_replica_lag_seconds", "By how much it is behind, at most.", lag)
     try:
         depth = held.intake.spool.depth()
     except SpoolFailed:

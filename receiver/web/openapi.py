@@ -27,6 +27,7 @@ from receiver.web.reference.shared import (
     INTRODUCTION,
     METRICS_SECURITY_SCHEME,
     PATH_PARAMETERS,
+    READ_AT_REPLICA,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     SECURITY_SCHEME,
@@ -122,8 +123,13 @@ def _complete(operation: Description, scope: str, codes: set[str], examples: Des
     for status, answer in examples.items():
         for media_type in responses[status]["content"].values():
             media_type["example"] = answer
+    headers: Description = responses["200"].get("headers", {})
     if "application/json" not in responses["200"]["content"]:
-        responses["200"]["headers"] = _headers("Content-Disposition")
+        headers |= _headers("Content-Disposition")
+    if name in READ_AT_REPLICA:
+        headers |= _headers("Read-From", "Replica-Lag")
+    if headers:
+        responses["200"]["headers"] = headers
     for number, listed in of_status.items():
         alone = {"$ref": f"#/components/responses/{listed[0]}"}
         responses[str(number)] = alone if len(listed) == 1 else _problem(tuple(listed), _examples()["problems"])

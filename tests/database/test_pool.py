@@ -13,6 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from receiver.database.pool import DatabaseUnavailable, Pool, connect, connection, full_conninfo, open_pool
 from receiver.errors import ReceiverError
+from tests.results.proxy import Proxy
+from tests.results.waiting import wait_until
 
 
 @pytest.fixture
@@ -68,6 +70,38 @@ def test_connection_killed_in_use_is_database_unavailable_and_the_next_one_works
     assert caught.value.code == "database_unavailable"
     with connection(pool) as conn:
         assert conn.execute("select 1").fetchone() == (1,)
+
+
+def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_database_url: str) -> None:
+    """Its kernel takes connections and acknowledges whatever is sent, so that nothing of the network ends the wait."""
+    with Proxy(empty_database_url) as proxy, closing(open_pool(proxy.url, max_size=4, name="hung")) as pool:
+        with connection(pool) as conn:
+            conn.execute("select 1")
+        proxy.freeze()
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable), connection(pool):
+            pass
+        assert time.monotonic() - began < 20
+        proxy.thaw()
+        wait_until(lambda: _works(pool))
+
+
+def test_statement_that_is_given_up_is_ended_at_the_server_and_its_connection_with_it(empty_database_url: str) -> None:
+    with closing(connect(empty_database_url, name="impatient", autocommit=True, patience_seconds=0.3)) as conn:
+        with pytest.raises(psycopg.OperationalError):
+            conn.execute("select pg_sleep(600)")
+        assert conn.closed
+    with closing(connect(empty_database_url, name="watching", autocommit=True)) as watching:
+        query = "select from pg_stat_activity where application_name = 'impatient'"
+        wait_until(lambda: watching.execute(query).fetchone() is None)
+
+
+def _works(pool: Pool) -> bool:
+    try:
+        with connection(pool) as conn:
+            return conn.execute("select 1").fetchone() == (1,)
+    except DatabaseUnavailable:
+        return False
 
 
 def test_absent_server_is_reported_within_the_waiting_time() -> None:

@@ -21,6 +21,14 @@ METRIC = re.compile(r"\breceiver_[a-z_]+")
 LATER = {"receiver_sends_total", "receiver_worker_failures_total", "receiver_worker_heartbeat_age_seconds"}
 
 
+# Where there is a replica; tests/web/test_replica.py sees each of them told.
+OF_A_REPLICA = {
+    "receiver_web_replica_reads_total",
+    "receiver_web_replica_usable",
+    "receiver_web_replica_lag_seconds",
+}
+
+
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     found = shutil.which("promtool")
     if found is None:
@@ -32,7 +40,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 def told(stranger: FlaskClient) -> set[str]:
     """The names of all samples that the service tells."""
     lines = stranger.get("/metrics").text.splitlines()
-    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")} | LATER
+    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")} | LATER | OF_A_REPLICA
 
 
 def alerts() -> list[dict[str, Any]]:

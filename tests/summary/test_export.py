@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.database.pool import Connection, Pool, open_pool
+from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.contacts import csv_line
@@ -135,7 +136,7 @@ def test_calls_in_every_state(conn: Connection, pool: Pool) -> None:
     conn.execute("update callback set received_at = %s", (NOON,))
     conn.execute("update result set received_at = %s + interval '0.999999 s'", (NOON,))
     conn.commit()
-    first, second, third, fourth = rows_of(export_calls_csv(pool, batch_id))
+    first, second, third, fourth = rows_of(export_calls_csv(Reader(pool), batch_id))
     assert list(first) == ["destination", "name", *RESULT_COLUMNS]
     assert first == {
         "destination": str(numbers[0]),
@@ -163,7 +164,7 @@ def test_refused_and_overdue_calls_say_so(conn: Connection, pool: Pool) -> None:
     refused = make_batch(conn, send=False)
     answer_submissions(conn, lambda _: REFUSED)
     overdue = make_batch(conn, past_due=True)
-    assert [rows_of(export_calls_csv(pool, batch_id))[0]["state"] for batch_id in (refused, overdue)] == [
+    assert [rows_of(export_calls_csv(Reader(pool), batch_id))[0]["state"] for batch_id in (refused, overdue)] == [
         "refused",
         "overdue",
     ]
@@ -183,21 +184,21 @@ def test_cells_of_the_user_come_back_as_they_were(conn: Connection, pool: Pool) 
     ]
     columns = [f"column {number}" for number in range(len(cells))]
     batch_id = queue(conn, f"{csv_line(['destination', *columns])}\n{csv_line(['6175551234', *cells])}\n")
-    (row,) = rows_of(export_calls_csv(pool, batch_id))
+    (row,) = rows_of(export_calls_csv(Reader(pool), batch_id))
     assert [row[column] for column in columns] == cells
 
 
 def test_formulas_in_cells_header_and_status_are_defused(conn: Connection, pool: Pool) -> None:
     batch_id = queue(conn, "destination,=name,phone\n6175551234,=1+1,+16175551234\n6175551235,Ana,-2\n")
     deliver(conn, batch_id, result_body(16175551234, "@now"))
-    first, second = rows_of(export_calls_csv(pool, batch_id))
+    first, second = rows_of(export_calls_csv(Reader(pool), batch_id))
     assert (first["'=name"], first["phone"], first["provider_status"]) == ("'=1+1", "+16175551234", "'@now")
     assert (second["'=name"], second["phone"]) == ("Ana", "-2")
 
 
 def test_columns_called_as_ours_keep_their_names(conn: Connection, pool: Pool) -> None:
     batch_id = queue(conn, "destination,state,result_state,row\n6175551234,MA,NH,seven\n")
-    (row,) = rows_of(export_calls_csv(pool, batch_id))
+    (row,) = rows_of(export_calls_csv(Reader(pool), batch_id))
     assert (row["state"], row["result_state"], row["row"]) == ("MA", "NH", "seven")
     assert (row["result_result_state"], row["result_row"]) == ("pending", "1")
 
@@ -206,21 +207,20 @@ def test_blocks_join_without_a_seam(conn: Connection, pool: Pool, monkeypatch: p
     numbers: list[int | str] = [phone_number(index) for index in range(23)]
     numbers[5:12] = ["nobody"] * 7
     batch_id = make_batch(conn, numbers, on_invalid="skip")
-    whole = {
-        what: b"".join(what(pool, batch_id)) for what in (export_calls_csv, export_skipped_csv, export_calls_ndjson)
-    }
+    kinds = (export_calls_csv, export_skipped_csv, export_calls_ndjson)
+    whole = {what: b"".join(what(Reader(pool), batch_id)) for what in kinds}
     assert (whole[export_calls_csv].count(b"\r\n"), whole[export_skipped_csv].count(b"\r\n")) == (17, 8)
     for rows in (1, 4, 5, 23, 24):
         monkeypatch.setattr(export, "BLOCK_ROWS", rows)
         monkeypatch.setattr(export, "CALLS_AT_ONCE", rows)
         for what, content in whole.items():
-            assert b"".join(what(pool, batch_id)) == content
+            assert b"".join(what(Reader(pool), batch_id)) == content
 
 
 def test_wide_rows_make_small_blocks(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "BLOCK_BYTES", 50_000)
     lines = "".join(f"{phone_number(index)},{'x' * 20_000}\n" for index in range(10))
-    blocks = list(export_calls_csv(pool, queue(conn, f"destination,note\n{lines}")))
+    blocks = list(export_calls_csv(Reader(pool), queue(conn, f"destination,note\n{lines}")))
     assert len(blocks) == 1 + 5
     assert max(map(len, blocks)) < 50_000
 
@@ -231,7 +231,7 @@ def test_wide_rows_make_small_blocks(conn: Connection, pool: Pool, monkeypatch: 
 def test_skipped_rows_say_why_and_can_be_queued_again(conn: Connection, pool: Pool) -> None:
     text = "destination,name\n6175551234,Ana\n555,=Ben\n6175551234,Cleo\n6175551235,Dan,more,cells\nnobody\n"
     batch_id = queue(conn, text, on_duplicate="skip")
-    content = b"".join(export_skipped_csv(pool, batch_id)).decode()
+    content = b"".join(export_skipped_csv(Reader(pool), batch_id)).decode()
     header, *rows = csv.reader(StringIO(content, newline=""), strict=True)
     assert header == ["destination", "name", "row", "code", "message"]
     assert [row[:4] for row in rows] == [
@@ -245,7 +245,7 @@ def test_skipped_rows_say_why_and_can_be_queued_again(conn: Connection, pool: Po
 
 
 def test_nothing_skipped_is_a_header_alone(conn: Connection, pool: Pool) -> None:
-    assert list(export_skipped_csv(pool, make_batch(conn))) == [b"destination,name,row,code,message\r\n"]
+    assert list(export_skipped_csv(Reader(pool), make_batch(conn))) == [b"destination,name,row,code,message\r\n"]
 
 
 # NDJSON -------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_nothing_skipped_is_a_header_alone(conn: Connection, pool: Pool) -> None
 
 def test_ndjson_is_a_call_a_line(conn: Connection, pool: Pool) -> None:
     batch_id = queue(conn, 'destination,note\n6175551234,"a\nb\u2028"\n6175551235,Zoë\n')
-    lines = b"".join(export_calls_ndjson(pool, batch_id)).decode().split("\n")
+    lines = b"".join(export_calls_ndjson(Reader(pool), batch_id)).decode().split("\n")
     assert lines.pop() == ""
     calls = [json.loads(line) for line in lines]
     assert [call["variables"]["note"] for call in calls] == ["a\nb\u2028", "Zoë"]
@@ -265,7 +265,7 @@ def test_ndjson_is_a_call_a_line(conn: Connection, pool: Pool) -> None:
 @pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson, export_calls])
 def test_unknown_batch_is_told_before_the_first_block(pool: Pool, what: object) -> None:
     with pytest.raises(NotFound):
-        what(pool, 99)  # type: ignore[operator]
+        what(Reader(pool), 99)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson])
@@ -275,7 +275,7 @@ def test_batch_that_is_purged_meanwhile_breaks_off(
     monkeypatch.setattr(export, "BLOCK_ROWS", 2)
     monkeypatch.setattr(export, "CALLS_AT_ONCE", 2)
     batch_id = make_batch(conn, [phone_number(index) for index in range(6)])
-    blocks = what(pool, batch_id)  # type: ignore[operator]
+    blocks = what(Reader(pool), batch_id)  # type: ignore[operator]
     next(blocks)
     purge_batch(conn, batch_id)
     with pytest.raises(NotFound):
@@ -285,7 +285,7 @@ def test_batch_that_is_purged_meanwhile_breaks_off(
 @pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson])
 def test_reader_between_two_blocks_holds_no_connection(conn: Connection, pool: Pool, what: object) -> None:
     batch_id = make_batch(conn, [phone_number(0), "nobody"], on_invalid="skip")
-    blocks = what(pool, batch_id)  # type: ignore[operator]
+    blocks = what(Reader(pool), batch_id)  # type: ignore[operator]
     next(blocks)
     with pool.connection(timeout=1) as only_one:
         only_one.execute("select 1")

@@ -1,7 +1,8 @@
-"""A start that must not happen."""
+"""A start that must not happen, and what the parent of the web processes leaves to them."""
 
 import os
 import subprocess
+import sys
 
 from tests.web.gunicorn import COMMAND, ROOT
 
@@ -13,3 +14,14 @@ def test_unusable_configuration_stops_the_start_with_status_2_and_every_fault() 
     named = sorted(line.split()[:2] for line in ran.stderr.splitlines())
     assert named == [["receiver:", name] for name in ("DATABASE_URL", "PORT", "SECRET_KEY")]
     assert "the-password" not in ran.stderr
+
+
+def test_parent_imports_nothing_that_would_make_its_workers_wait_for_postgres_one_request_at_a_time() -> None:
+    """psycopg takes what it waits with as it finds it: imported before gevent has patched that, it blocks all."""
+    script = (
+        "import sys, receiver.web.gunicorn_conf, receiver.web.gunicorn_worker;"
+        " sys.exit(', '.join({'psycopg', 'psycopg_pool', 'flask'} & sys.modules.keys()) or None)"
+    )
+    environment = {"PATH": os.environ["PATH"]}
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")

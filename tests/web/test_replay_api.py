@@ -48,7 +48,9 @@ def file_wrongly(conn: Connection, count: int = 1) -> tuple[int, list[int]]:
     batch_id = make_batch(conn, numbers)
     ids = deliver(conn, batch_id, *(b"nonsense" for _ in numbers))
     for callback_id, number in zip(ids, numbers, strict=True):
-        conn.execute("update callback set packing = 0, body = %s where callback_id = %s", (result_body(number), callback_id))
+        conn.execute(
+            "update callback set packing = 0, body = %s where callback_id = %s", (result_body(number), callback_id)
+        )
     conn.commit()
     return batch_id, ids
 
@@ -116,7 +118,8 @@ def test_other_callbacks_of_the_call_are_decided_with_it(admin: FlaskClient, con
     number = phone_number(0)
     first, later = deliver(conn, batch_id, result_body(number), b"nonsense")
     conn.execute(
-        "update callback set packing = 0, body = %s where callback_id = %s", (result_body(number, "failed", last_event=90), later)
+        "update callback set packing = 0, body = %s where callback_id = %s",
+        (result_body(number, "failed", last_event=90), later),
     )
     conn.commit()
     said = settle_again(admin, ids=[later])

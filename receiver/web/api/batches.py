@@ -10,7 +10,7 @@ from flask.views import MethodView
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
 
-from receiver.database.pool import DatabaseUnavailable, connection
+from receiver.database.pool import DatabaseUnavailable, connection, reading
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import IdempotentRequest, accept, preview, request_digest
 from receiver.queueing.parameters import read_parameters
@@ -21,6 +21,7 @@ from receiver.web.auth import current_key, requires
 from receiver.web.conditional import revalidated
 from receiver.web.cursors import read_cursor, write_cursor
 from receiver.web.problems import Problem, listed
+from receiver.web.reading import reader
 from receiver.web.services import services
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
@@ -44,8 +45,8 @@ class Batches(MethodView):
         """
         limit, cursor = query.pop("limit"), query.pop("cursor", None)
         position = read_cursor("batches", cursor, 1)
-        with connection(services().pool) as conn:
-            found = list_batches(conn, BatchFilter(**query), limit + 1, position[0] if position else None)
+        before = position[0] if position else None
+        found = reader().read(list_batches, BatchFilter(**query), limit + 1, before)
         more = len(found) > limit
         found = found[:limit]
         return {"batches": found, "next_cursor": write_cursor("batches", [found[-1].id]) if more else None}
@@ -83,7 +84,7 @@ class OneBatch(MethodView):
 
         Read from counters that the settling transaction keeps, so it costs the same for ten calls and for ten million.
         """
-        with connection(services().pool) as conn:
+        with reading(services().pool) as conn:
             return get_batch(conn, batch_id)
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from flask.views import MethodView
 
-from receiver.database.pool import connection
+from receiver.database.pool import reading
 from receiver.summary.callbacks import get_callback, list_callbacks
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
 from receiver.web.cursors import read_cursor, write_cursor
+from receiver.web.reading import reader
 from receiver.web.services import services
 
 blueprint = Blueprint("callbacks", __name__, description="Callbacks: each POST to a result_url, byte for byte")
@@ -29,14 +30,13 @@ class Callbacks(MethodView):
         """List callbacks, newest first"""
         limit = query["limit"]
         position = read_cursor("callbacks", query.get("cursor"), 1)
-        with connection(services().pool) as conn:
-            found = list_callbacks(
-                conn,
-                limit + 1,
-                state=query.get("state"),
-                batch_id=query.get("batch_id"),
-                before=position[0] if position else None,
-            )
+        found = reader().read(
+            list_callbacks,
+            limit + 1,
+            state=query.get("state"),
+            batch_id=query.get("batch_id"),
+            before=position[0] if position else None,
+        )
         more = len(found) > limit
         found = found[:limit]
         return {
@@ -53,7 +53,7 @@ class OneCallback(MethodView):
     @blueprint.doc(operationId="get_callback")
     def get(self, callback_id: int) -> dict[str, Any]:
         """One callback with its body"""
-        with connection(services().pool) as conn:
+        with reading(services().pool) as conn:
             found = get_callback(conn, callback_id)
         content = {field.name: getattr(found.callback, field.name) for field in fields(found.callback)}
         try:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from flask import Response
 from flask.views import MethodView
 
-from receiver.database.pool import connection
+from receiver.database.pool import reading
 from receiver.queueing.destination import candidates
 from receiver.summary.callbacks import list_callbacks_of_call
-from receiver.summary.calls import CallFilter, get_call, list_calls, list_calls_of_number
+from receiver.summary.calls import Call, CallFilter, get_call, list_calls, list_calls_of_number
+from receiver.summary.export import call_json
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
 from receiver.web.cursors import read_cursor, write_cursor
+from receiver.web.reading import reader
 from receiver.web.services import services
 
 blueprint = Blueprint("calls", __name__, description="Calls: rows of the CSV, and what became of them")
@@ -26,18 +31,17 @@ class BatchCalls(MethodView):
     @blueprint.arguments(schemas.CallsQuery, location="query")
     @blueprint.response(200, schemas.Calls)
     @blueprint.doc(operationId="list_calls")
-    def get(self, query: dict[str, Any], batch_id: int) -> dict[str, Any]:
+    def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """List a batch's calls, in the order of its rows"""
         limit = query["limit"]
         list_name = f"calls {batch_id}"
         position = read_cursor(list_name, query.get("cursor"), 1)
         number = query.get("phone_number")
         wanted = CallFilter(query.get("state"), query.get("outcome"), None if number is None else _numbers(number))
-        with connection(services().pool) as conn:
-            found = list_calls(conn, batch_id, wanted, limit + 1, position[0] if position else 0)
+        found = reader().read(list_calls, batch_id, wanted, limit + 1, position[0] if position else 0)
         more = len(found) > limit
         found = found[:limit]
-        return {"calls": found, "next_cursor": write_cursor(list_name, [found[-1].row]) if more else None}
+        return _page(found, write_cursor(list_name, [found[-1].row]) if more else None)
 
 
 @blueprint.route("/batches/<int:batch_id>/calls/<int:row>")
@@ -48,7 +52,7 @@ class OneCall(MethodView):
     @blueprint.doc(operationId="get_call")
     def get(self, batch_id: int, row: int) -> dict[str, Any]:
         """One call with every callback received for it"""
-        with connection(services().pool) as conn:
+        with reading(services().pool) as conn:
             call = get_call(conn, batch_id, row)
             callbacks = list_callbacks_of_call(conn, batch_id, row)
         return {**{field.name: getattr(call, field.name) for field in fields(call)}, "callbacks": callbacks}
@@ -60,24 +64,22 @@ class NumberCalls(MethodView):
     @blueprint.arguments(schemas.NumberQuery, location="query")
     @blueprint.response(200, schemas.Calls)
     @blueprint.doc(operationId="find_calls")
-    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+    def get(self, query: dict[str, Any]) -> Response:
         """List all calls to a number, newest batch first"""
         limit = query["limit"]
         position = read_cursor("number", query.get("cursor"), 2)
-        with connection(services().pool) as conn:
-            found = list_calls_of_number(
-                conn,
-                _numbers(query["phone_number"]),
-                limit + 1,
-                (position[0], position[1]) if position else None,
-            )
+        after = (position[0], position[1]) if position else None
+        found = reader().read(list_calls_of_number, _numbers(query["phone_number"]), limit + 1, after)
         more = len(found) > limit
         found = found[:limit]
         last = found[-1] if more else None
-        return {
-            "calls": found,
-            "next_cursor": write_cursor("number", [last.batch_id, last.row]) if last else None,
-        }
+        return _page(found, write_cursor("number", [last.batch_id, last.row]) if last else None)
+
+
+def _page(calls: Sequence[Call], next_cursor: str | None) -> Response:
+    """As the schema `Calls` says, written like the lines of an export: a thousand calls by marshmallow take 80 ms."""
+    text = ",".join(call_json(call) for call in calls)
+    return Response(f'{{"calls":[{text}],"next_cursor":{json.dumps(next_cursor)}}}\n', mimetype="application/json")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

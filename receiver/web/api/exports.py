@@ -13,14 +13,13 @@ from flask import Response
 from flask.views import MethodView
 from marshmallow import Schema
 
-from receiver.database.pool import connection
 from receiver.queueing.parameters import Flag, says
 from receiver.summary.batches import get_batch
 from receiver.summary.export import export_calls_csv, export_calls_ndjson, export_skipped_csv
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
-from receiver.web.services import services
+from receiver.web.reading import reader
 
 CSV = "text/csv; charset=utf-8; header=present"
 NDJSON = "application/x-ndjson"
@@ -51,7 +50,7 @@ class CallsCsv(MethodView):
         The CSV's own columns, then the result's. Streamed, in UTF-8; a cell that a spreadsheet would run as a formula
         has an apostrophe in front. A column called as one of the result's keeps its name, the result's is prefixed.
         """
-        blocks = export_calls_csv(services().pool, batch_id)
+        blocks = export_calls_csv(reader(), batch_id)
         return csv_file(blocks, batch_id, "calls", with_mark=query["bom"])
 
 
@@ -66,7 +65,7 @@ class SkippedCsv(MethodView):
 
         The CSV's own columns, then the row's number and why it was left out. Correct it, and queue it as a new batch.
         """
-        blocks = export_skipped_csv(services().pool, batch_id)
+        blocks = export_skipped_csv(reader(), batch_id)
         return csv_file(blocks, batch_id, "skipped", with_mark=query["bom"])
 
 
@@ -81,7 +80,7 @@ class CallsNdjson(MethodView):
 
         One call a line, with the members that the list of calls has. Streamed.
         """
-        return streamed_file(export_calls_ndjson(services().pool, batch_id), NDJSON, batch_id, "calls.ndjson")
+        return streamed_file(export_calls_ndjson(reader(), batch_id), NDJSON, batch_id, "calls.ndjson")
 
 
 def csv_file(blocks: Iterator[bytes], batch_id: int, what: str, *, with_mark: bool) -> Response:
@@ -92,8 +91,7 @@ def csv_file(blocks: Iterator[bytes], batch_id: int, what: str, *, with_mark: bo
 
 def streamed_file(blocks: Iterator[bytes], content_type: str, batch_id: int, what: str) -> Response:
     """A download, sent as `blocks` come. For a HEAD request none of them is asked for."""
-    with connection(services().pool) as conn:
-        name = get_batch(conn, batch_id, with_submissions=False).name
+    name = reader().read(get_batch, batch_id, with_submissions=False).name
     answer = Response(blocks, content_type=content_type)
     answer.headers["Content-Disposition"] = content_disposition(f"{_stem(name)} {batch_id} {what}".strip())
     return answer

@@ -7,14 +7,13 @@ from typing import Any
 from flask.views import MethodView
 from marshmallow import Schema, fields, validate
 
-from receiver.database.pool import connection
 from receiver.queueing.parameters import Timestamp, WholeNumber, says
 from receiver.summary.series import INTERVALS, Summary, SummaryFilter, get_summary
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
 from receiver.web.conditional import revalidated
-from receiver.web.services import services
+from receiver.web.reading import reader
 
 blueprint = Blueprint("summary", __name__, description="Totals and series over many batches")
 
@@ -75,5 +74,4 @@ class SummaryOfBatches(MethodView):
         the results received from `from` until before `to`, in hours or days of `time_zone`: none is left out, and one
         that a clock change makes longer or shorter is one of them. At most 10,000.
         """
-        with connection(services().pool) as conn:
-            return get_summary(conn, SummaryFilter(**query))
+        return reader().read(get_summary, SummaryFilter(**query))

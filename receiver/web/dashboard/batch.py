@@ -17,7 +17,7 @@ from typing import Any
 from flask import Response, make_response, render_template, request
 from markupsafe import Markup
 
-from receiver.database.pool import Connection, connection
+from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SubmissionState
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
@@ -29,11 +29,11 @@ from receiver.summary.submissions import (
     list_submissions_in_doubt,
 )
 from receiver.web.dashboard import wording
-from receiver.web.dashboard.batch_calls import read_calls
+from receiver.web.dashboard.batch_calls import CallsPage, read_calls
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone
-from receiver.web.services import services
+from receiver.web.reading import reader
 
 POLL_SECONDS = 2
 NO_MORE_POLLS = 286
@@ -89,32 +89,39 @@ class Progress:
 @page("/batches/<int:batch_id>", scope="read")
 def batch(batch_id: int) -> str:
     """One batch."""
-    with connection(services().pool) as conn:
+
+    def look(conn: Connection) -> tuple[Progress, CallsPage]:
         found = get_batch(conn, batch_id, with_submissions=False)
-        progress = _progress(conn, found, count_submissions(conn, batch_id))
-        calls = read_calls(conn, batch_id)
+        return _progress(conn, found, count_submissions(conn, batch_id)), read_calls(conn, batch_id)
+
+    progress, calls = reader().read(look)
     return render_template("batch.html", **_shown(progress), calls=calls)
 
 
 @page("/batches/<int:batch_id>/live", scope="read")
 def batch_live(batch_id: int) -> Response:
     """The region of a batch's page that changes while calls are out."""
-    with connection(services().pool) as conn:
+
+    def look(conn: Connection) -> Progress | None:
         found = get_batch(conn, batch_id, with_submissions=False)
         submissions = count_submissions(conn, batch_id)
-        status = 200 if _is_live(found) else NO_MORE_POLLS
-        if status == 200 and request.args.get("seen") == _digest(found, submissions):
-            return Response(status=204)
-        progress = _progress(conn, found, submissions)
-    return make_response(render_template("batch_live.html", **_shown(progress)), status)
+        if _is_live(found) and request.args.get("seen") == _digest(found, submissions):
+            return None
+        return _progress(conn, found, submissions)
+
+    progress = reader().read(look)
+    if progress is None:
+        return Response(status=204)
+    return make_response(
+        render_template("batch_live.html", **_shown(progress)), 200 if progress.is_live else NO_MORE_POLLS
+    )
 
 
 @page("/batches/<int:batch_id>/attempts", scope="read")
 def batch_attempts(batch_id: int) -> str:
     """How many calls took one attempt, two, three …"""
-    with connection(services().pool) as conn:
-        found = get_batch(conn, batch_id, with_submissions=False)
-        attempts = count_by_attempts(conn, batch_id)
+    found = reader().read(get_batch, batch_id, with_submissions=False)
+    attempts = reader().read(count_by_attempts, batch_id)
     return render_template("batch_attempts.html", batch=found, attempts=attempts, wording=wording)
 
 
@@ -122,11 +129,10 @@ def batch_attempts(batch_id: int) -> str:
 def batch_submissions(batch_id: int) -> str:
     """All submissions of a batch, those that need a person first."""
     after = request.args.get("after", default=0, type=int)
-    with connection(services().pool) as conn:
-        found = get_batch(conn, batch_id, with_submissions=False)
-        counted = count_submissions(conn, batch_id)
-        in_doubt = list_submissions_in_doubt(conn, batch_id, PAGE_IN_DOUBT) if after <= 0 else []
-        submissions = list_submissions(conn, batch_id, PAGE_SUBMISSIONS + 1, min(max(after, 0), 2**31 - 1))
+    found = reader().read(get_batch, batch_id, with_submissions=False)
+    counted = reader().read(count_submissions, batch_id)
+    in_doubt = reader().read(list_submissions_in_doubt, batch_id, PAGE_IN_DOUBT) if after <= 0 else []
+    submissions = reader().read(list_submissions, batch_id, PAGE_SUBMISSIONS + 1, min(max(after, 0), 2**31 - 1))
     more = len(submissions) > PAGE_SUBMISSIONS
     return render_template(
         "batch_submissions.html",

@@ -23,7 +23,7 @@ from receiver.web.api.exports import NDJSON, csv_file, streamed_file
 from receiver.web.dashboard.numbers import choose_numbers, shown_text
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import own_path
-from receiver.web.services import services
+from receiver.web.reading import reader
 
 PAGE_CALLS = 50
 
@@ -100,20 +100,20 @@ def switch_numbers() -> AnyResponse:
 @page("/batches/<int:batch_id>/calls.csv", scope="read")
 def download_calls_csv(batch_id: int) -> Response:
     """All calls with their results, as CSV."""
-    return _unkept(csv_file(export_calls_csv(services().pool, batch_id), batch_id, "calls", with_mark=True))
+    return _unkept(csv_file(export_calls_csv(reader(), batch_id), batch_id, "calls", with_mark=True))
 
 
 @page("/batches/<int:batch_id>/calls.ndjson", scope="read")
 def download_calls_ndjson(batch_id: int) -> Response:
     """All calls with their results, one JSON object a line, as the API gives them."""
-    blocks = export_calls_ndjson(services().pool, batch_id)
+    blocks = export_calls_ndjson(reader(), batch_id)
     return _unkept(streamed_file(blocks, NDJSON, batch_id, "calls.ndjson"))
 
 
 @page("/batches/<int:batch_id>/skipped.csv", scope="read")
 def download_skipped_csv(batch_id: int) -> Response:
     """The rows that were left out, each with its reason, as CSV."""
-    return _unkept(csv_file(export_skipped_csv(services().pool, batch_id), batch_id, "skipped", with_mark=True))
+    return _unkept(csv_file(export_skipped_csv(reader(), batch_id), batch_id, "skipped", with_mark=True))
 
 
 def _unkept(answer: Response) -> Response:

@@ -6,7 +6,6 @@ from urllib.parse import urlencode
 
 from flask import render_template, request
 
-from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.model import BATCH_STATES
 from receiver.summary.batches import BatchFilter, list_batches
@@ -15,7 +14,7 @@ from receiver.web.dashboard.charts import split_bar
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
-from receiver.web.services import services
+from receiver.web.reading import reader
 
 PAGE_BATCHES = 25
 
@@ -54,8 +53,8 @@ def batches() -> str:
     except InvalidInput:
         # An old address: better the first page than none.
         position = None
-    with connection(services().pool) as conn:
-        found = list_batches(conn, wanted, PAGE_BATCHES + 1, position[0] if position else None, with_submissions=False)
+    before = position[0] if position else None
+    found = reader().read(list_batches, wanted, PAGE_BATCHES + 1, before, with_submissions=False)
     query = {key: text for key, text in filters.texts.items() if text and key != "cursor"}
     older = None
     if len(found) > PAGE_BATCHES:

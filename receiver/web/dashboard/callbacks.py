@@ -19,6 +19,7 @@ from receiver.web.dashboard.filters import LARGEST_ID
 from receiver.web.dashboard.numbers import numbers_whole
 from receiver.web.dashboard.pages import page
 from receiver.web.problems import Problem
+from receiver.web.reading import reader
 from receiver.web.services import services
 
 NEED_A_LOOK: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
@@ -39,13 +40,16 @@ def callbacks() -> str:
     states = (wanted,) if wanted is not None or state == ANY else NEED_A_LOOK
     reason = request.args.get("reason", "")[:100] if wanted in NEED_A_LOOK else ""
     batch_id, before = _id("batch_id"), _id("before")
-    found: list[Callback] = []
-    with connection(services().pool) as conn:
-        reasons = {name: count_by_reason(conn, name) for name in NEED_A_LOOK}
+
+    def look(conn: Connection) -> tuple[dict[CallbackState, dict[str, int]], list[Callback]]:
+        found: list[Callback] = []
         for name in states:
             found += list_callbacks(
                 conn, PAGE_CALLBACKS + 1, state=name, reason=reason or None, batch_id=batch_id, before=before
             )
+        return {name: count_by_reason(conn, name) for name in NEED_A_LOOK}, found
+
+    reasons, found = reader().read(look)
     found.sort(key=lambda callback: -callback.id)
     return render_template(
         "callbacks.html",

@@ -7,18 +7,18 @@ from typing import Any, cast
 
 from flask import render_template, request
 
-from receiver.database.pool import connection
+from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
-from receiver.summary.attention import BatchesOf, get_attention
-from receiver.summary.batches import BatchFilter, list_batches
-from receiver.summary.liveness import get_liveness
+from receiver.summary.attention import Attention, BatchesOf, get_attention
+from receiver.summary.batches import Batch, BatchFilter, list_batches
+from receiver.summary.liveness import Liveness, get_liveness
 from receiver.summary.series import Interval, SummaryFilter, get_series
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone, zone
 from receiver.web.health import WORKER_SECONDS
-from receiver.web.services import services
+from receiver.web.reading import reader
 
 DAYS = 30
 """Shown where the address names no days."""
@@ -53,16 +53,18 @@ def overview() -> str:
         interval=interval,
         time_zone=time_zone(),
     )
-    points: list[dict[str, Any]] = []
-    with connection(services().pool) as conn:
-        alive = get_liveness(conn)
-        attention = get_attention(conn, batches)
-        running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
+
+    def look(conn: Connection) -> tuple[Liveness, Attention, list[Batch], list[dict[str, Any]]]:
+        points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
                 points = get_series(conn, results)
             except InvalidInput as error:
                 filters.faults["interval"] = error.faults[0].message
+        running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
+        return get_liveness(conn), get_attention(conn, batches), running, points
+
+    alive, attention, running, points = reader().read(look)
     chart = stacked_series(
         points, interval=interval, time_zone=time_zone(), key="results", title="Results by the time they came in"
     )

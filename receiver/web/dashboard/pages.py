@@ -15,7 +15,16 @@ from receiver.database.api_keys import Scope
 from receiver.web.auth import current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.assets import asset_url
-from receiver.web.dashboard.session import check_csrf, csrf_token, signed_in_key, time_zone, viewer, zone
+from receiver.web.dashboard.session import (
+    check_csrf,
+    csrf_token,
+    note_change,
+    read_own_changes,
+    signed_in_key,
+    time_zone,
+    viewer,
+    zone,
+)
 from receiver.web.problems import Problem
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -55,6 +64,12 @@ def page(
             if request.method not in ("GET", "HEAD", "OPTIONS"):
                 request.max_content_length = request_bytes
                 check_csrf()
+                answer = view(*args, **kwargs)
+                if scope is not None:
+                    note_change()
+                return answer
+            if scope is not None:
+                read_own_changes()
             return view(*args, **kwargs)
 
         checked.required_scope = scope  # type: ignore[attr-defined]  # read by the test that enumerates routes

@@ -22,14 +22,20 @@ from werkzeug.exceptions import BadRequest
 
 from receiver.config import Config
 from receiver.database.api_keys import ApiKey, get_key
-from receiver.database.pool import connection
+from receiver.database.pool import reading
 from receiver.web.problems import Problem
+from receiver.web.reading import OWN_CHANGE
 from receiver.web.services import services
 
 SESSION_SECONDS = 12 * 3600
 """How long a session lasts from its sign-in: a working day."""
 
 TOKEN_BYTES = 24
+
+CLOCKS_SECONDS = 3
+"""Machines' clocks may differ by so much, the second that a session's time is cut off to included."""
+
+_CHANGED = "changed"
 
 TIME_ZONES = frozenset(available_timezones()) - {"localtime", "Factory"} | {"UTC"}
 """IANA names that can be chosen."""
@@ -82,7 +88,7 @@ def signed_in_key() -> ApiKey | None:
     prefix, until = session.get("key"), session.get("until")
     if not isinstance(prefix, str) or not isinstance(until, int) or until <= time.time():
         return None
-    with connection(services().pool) as conn:
+    with reading(services().pool) as conn:
         key = get_key(conn, prefix)
     g.api_key = key
     return key
@@ -92,6 +98,19 @@ def viewer() -> ApiKey | None:
     """The key that this page is made for, None where nobody is signed in; asks nothing of the database."""
     key: ApiKey | None = g.get("api_key")
     return key
+
+
+def note_change() -> None:
+    """Whoever is signed in may have changed something. Nothing is noted where there is no replica."""
+    if services().replica is not None:
+        session[_CHANGED] = int(time.time())
+
+
+def read_own_changes() -> None:
+    """Read this answer at the primary for as long as a replica that may be asked may lack this session's change."""
+    replica = services().replica
+    if replica is not None and isinstance(changed := session.get(_CHANGED), int):
+        setattr(g, OWN_CHANGE, time.time() - changed < replica.max_lag_seconds + CLOCKS_SECONDS)
 
 
 def csrf_token() -> str:

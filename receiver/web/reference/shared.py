@@ -61,10 +61,30 @@ RESPONSE_HEADERS: Description = {
         "description": "Names this answer. Send it as `If-None-Match` to be told 304 while it has not changed.",
         "schema": {"type": "string"},
     },
+    "Read-From": {
+        "description": "Where this was read. Only there where a read replica is configured.",
+        "schema": {"type": "string", "enum": ["replica", "primary"]},
+    },
+    "Replica-Lag": {
+        "description": "With `Read-From: replica`: what was stored within so many seconds may be missing here.",
+        "schema": {"type": "number", "minimum": 0},
+    },
     "Content-Disposition": {"description": "`attachment`, with a name for the file.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}},
     "WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}},
 }
+
+READ_AT_REPLICA = (
+    "list_batches",
+    "list_calls",
+    "find_calls",
+    "list_callbacks",
+    "get_summary",
+    "export_calls_csv",
+    "export_calls_ndjson",
+    "export_skipped_csv",
+)
+"""Operations that a replica may answer (receiver.web.reading)."""
 
 REQUEST_HEADERS = [
     {

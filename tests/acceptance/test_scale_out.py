@@ -1,0 +1,230 @@
+"""More than one machine: four that take results and three that work, over one Postgres, with one secret."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import secrets
+import time
+import urllib.request
+from collections import Counter
+from contextlib import ExitStack
+from http.cookiejar import CookieJar
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from tests.acceptance.calling import simulator
+from tests.acceptance.machines import Balancer, Machine
+from tests.acceptance.service import ask, eventually, free_port, run_command
+from tests.acceptance.test_whole_path import Expected, wait_for_the_last_callback
+from tests.results.proxy import Proxy
+
+ROWS = 3000
+RATE_LIMIT = 60
+"""Few: a slow machine must be asked faster than its count is filled again."""
+
+SECRET = secrets.token_urlsafe(32)
+CONTESTED = 20
+"""Calls of which a second, different result comes."""
+
+
+def make_key(machine: Machine, name: str, scope: str = "admin") -> str:
+    made = run_command("keys", "create", name, "--scope", scope, environment=machine.environment)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.splitlines()[-1]
+
+
+def queue(url: str, key: str, csv: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    fields = {"application_id": "7", "deployment_id": "3"}
+    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}' for name, text in fields.items()]
+    parts.append(f'Content-Disposition: form-data; name="csv"; filename="contacts.csv"\r\n\r\n{csv}')
+    body = "".join(f"--B\r\n{part}\r\n" for part in parts) + "--B--\r\n"
+    given = {"Authorization": f"Bearer {key}", "Content-Type": "multipart/form-data; boundary=B", **headers}
+    answer = ask(f"{url}/api/v1/batches", "POST", body.encode(), given, timeout=90)
+    return answer.status, answer.told
+
+
+def post_contradictions(machines: list[Machine], expected: Expected) -> None:
+    """For some calls a second result, of an earlier end than the first one's: it must be kept, and change nothing."""
+    for index, call in enumerate(expected.final[:CONTESTED]):
+        body = {
+            "phone_number": f"'{call['phone_number']}'",
+            "status": "failed" if call["status"] != "failed" else "completed",
+            "attempts": "1",
+            "events": [{"event": "queued", "timestamp": 1000}, {"event": "disconnected", "timestamp": 1001}],
+        }
+        machine = machines[index % len(machines)]
+        address = machine.url + urlsplit(call["result_url"]).path
+        assert ask(address, "POST", json.dumps(body).encode(), {"Content-Type": "application/json"}).status == 200
+
+
+def test_campaign_over_four_machines_ends_right_though_one_dies_and_one_loses_its_database(
+    server_dir: Path, database_url: str
+) -> None:
+    numbers = [str(6_175_550_000 + row) for row in range(ROWS)]
+    csv = "\n".join(("destination", *numbers, ""))
+    provider_port = free_port()
+    given = {
+        "SECRET_KEY": SECRET,
+        "PLUM_URL": f"http://127.0.0.1:{provider_port}",
+        "PLUM_USER": "simulator",
+        "PLUM_KEY": "simulator",
+        "SUBMISSION_ROWS": "500",
+    }
+    # A delivery that a dying machine does not answer is made once more; one in ten comes twice anyhow.
+    faulty = ("--duplicate", "0.1", "--retry", "5", "--seed", "4")
+    paced = ("--speed", "900", "--lines", "60", "--senders", "24")
+    balancer = Balancer()
+    with ExitStack() as stack:
+        line = stack.enter_context(Proxy(database_url))
+        given["PUBLIC_URL"] = balancer.url
+        machines = [
+            Machine(server_dir / name, works=works, DATABASE_URL=url, **given)
+            for name, works, url in (
+                ("first", True, database_url),
+                ("second", True, database_url),
+                ("dying", True, database_url),
+                ("cut off", False, line.url),
+            )
+        ]
+        for machine in machines:
+            stack.enter_context(machine)
+        for machine in machines:
+            machine.await_start()
+        first, second, dying, cut_off = machines
+        stack.enter_context(balancer.before(machines))
+        provider = stack.enter_context(simulator(provider_port, *faulty, *paced))
+        key = make_key(first, "campaign")
+        assert [machine.ask("/api/v1/batches", key).status for machine in machines] == [200] * 4
+        eventually(lambda: first.metric("receiver_workers") == 3)
+
+        status, batch = queue(balancer.url, key, csv, Prefer="wait=60")
+        assert (status, batch["state"], len(batch["submissions"])) == (201, "queued", 6)
+        address = f"/api/v1/batches/{batch['id']}"
+
+        def told(machine: Machine) -> dict[str, Any]:
+            found: dict[str, Any] = machine.ask(address, key).told
+            return found
+
+        def have_come(share: float) -> bool:
+            return bool(told(first)["counts"]["final"] >= share * ROWS)
+
+        eventually(lambda: have_come(0.1), 90)
+        line.close()
+        line.cut()
+        eventually(lambda: cut_off.metric("receiver_web_spool_callbacks") > 0, 60)
+        assert first.metric("receiver_web_spool_callbacks") == second.metric("receiver_web_spool_callbacks") == 0
+        dying.kill()
+        assert not have_come(0.9), "it died too late for this test's purpose"
+        eventually(lambda: have_come(0.5), 90)
+        line.open()
+        eventually(lambda: cut_off.metric("receiver_web_spool_callbacks") == 0, 60)
+
+        eventually(lambda: ask(f"{provider}/simulator/ledger").told["calls"]["to_come"] == 0, 120)
+        wait_for_the_last_callback(provider)
+        expected = Expected(provider)
+        post_contradictions([first, second, cut_off], expected)
+        eventually(lambda: told(first)["callbacks"]["received"] >= expected.received + CONTESTED)
+        eventually(lambda: told(first)["callbacks"]["waiting"] == 0, 60)
+
+        ended = told(first)
+        assert told(second) == told(cut_off) == ended
+        check_against_ledger(ended, expected)
+        assert min(balancer.passed[machine.port] for machine in machines) > 0
+        assert first.metric("receiver_workers") >= 2
+        verified = run_command("verify", environment=second.environment)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def check_against_ledger(batch: dict[str, Any], expected: Expected) -> None:
+    counts, callbacks = batch["counts"], batch["callbacks"]
+    assert len(expected.calls) == len(expected.final) == ROWS == counts["rows"] == counts["final"]
+    assert expected.summary["queued_more_than_once"] == []
+    outcomes = Counter({name: counts[name] for name in ("completed", "failed", "canceled", "rejected", "other")})
+    assert +outcomes == +expected.outcomes()
+    assert batch["attempts"] == sum(max(call["attempts"], 1) for call in expected.calls)
+    assert batch["duration_seconds"] == sum(call["duration"] or 0 for call in expected.calls)
+    assert (callbacks["applied"], callbacks["conflict"]) == (ROWS, CONTESTED)
+    assert (callbacks["unmatched"], callbacks["unreadable"]) == (0, 0)
+    # What the dying machine stored and could not answer any more came once more.
+    stored_unanswered = callbacks["received"] - CONTESTED - expected.received
+    assert 0 <= stored_unanswered <= expected.summary["callbacks"]["failed"]
+    assert callbacks["duplicate"] == expected.received + stored_unanswered - ROWS > 0
+
+
+class Visitor:
+    """Somebody at a browser, who is sent to another machine with every request. Cookies know no ports."""
+
+    def __init__(self) -> None:
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+
+    def get(self, machine: Machine, path: str) -> tuple[str, str]:
+        with self._opener.open(machine.url + path, timeout=30) as answer:
+            return urlsplit(answer.url).path, answer.read().decode()
+
+    def sign_in(self, form_from: Machine, sent_to: Machine, key: str) -> str:
+        """Where it leads."""
+        token = re.search(r'name="csrf_token" value="([^"]+)"', self.get(form_from, "/login")[1])
+        assert token is not None
+        form = urlencode({"csrf_token": token[1], "key": key}).encode()
+        with self._opener.open(f"{sent_to.url}/login", form, timeout=30) as answer:
+            return str(urlsplit(answer.url).path)
+
+
+def ask_until_refused(machine: Machine, key: str, most: int) -> int:
+    """How often the key was answered 200 on one connection before it was 429."""
+    conn = http.client.HTTPConnection("127.0.0.1", machine.port, timeout=30)
+    try:
+        for answered in range(most):
+            conn.request("GET", "/api/v1/batches?limit=1", headers={"Authorization": f"Bearer {key}"})
+            answer = conn.getresponse()
+            answer.read()
+            if answer.status == 429:
+                assert int(answer.headers["Retry-After"]) >= 1
+                return answered
+            assert answer.status == 200
+        raise AssertionError("it was never refused")
+    finally:
+        conn.close()
+
+
+def test_machines_know_each_others_keys_sessions_cursors_and_batches_but_not_their_counts(
+    server_dir: Path, database_url: str
+) -> None:
+    given = {"DATABASE_URL": database_url, "SECRET_KEY": SECRET, "RATE_LIMIT": str(RATE_LIMIT)}
+    with ExitStack() as stack:
+        left, right = (
+            stack.enter_context(Machine(server_dir / name, works=False, **given)) for name in ("left", "right")
+        )
+        left.await_start()
+        right.await_start()
+        key, busy = make_key(left, "visitor"), make_key(right, "busy", "read")
+
+        csv = "destination\n6175551234\n"
+        sent = {"Idempotency-Key": "one", "Prefer": "wait=0"}
+        (status, batch), (status_again, again) = (queue(url, key, csv, **sent) for url in (left.url, right.url))
+        assert (status, status_again) == (202, 202) and batch["id"] == again["id"], "one batch, on whichever machine"
+        queue(left.url, key, csv, Prefer="wait=0")
+        cursor = left.ask("/api/v1/batches?limit=1", key).told["next_cursor"]
+        page = right.ask(f"/api/v1/batches?limit=1&cursor={cursor}", key).told
+        assert [each["id"] for each in page["batches"]] == [batch["id"]]
+        tag = left.ask(f"/api/v1/batches/{batch['id']}", key).headers["ETag"]
+        assert right.ask(f"/api/v1/batches/{batch['id']}", key, {"If-None-Match": tag}).status == 304
+
+        visitor = Visitor()
+        assert visitor.sign_in(left, right, key) == "/"
+        assert [visitor.get(machine, "/batches")[0] for machine in (left, right, left)] == ["/batches"] * 3
+
+        began = time.monotonic()
+        refused_after = ask_until_refused(left, busy, 3000)
+        refilled = RATE_LIMIT / 60 * (time.monotonic() - began) + 1
+        assert RATE_LIMIT <= refused_after <= RATE_LIMIT + refilled
+        assert right.ask("/api/v1/batches?limit=1", busy).status == 200, "each machine keeps its own count"
+
+        revoked = run_command("keys", "revoke", "visitor", environment=right.environment)
+        assert revoked.returncode == 0, revoked.stderr
+        assert [machine.ask("/api/v1/batches", key).status for machine in (left, right)] == [401, 401]
+        assert visitor.get(left, "/batches")[0] == "/login"
+        assert not list(right.data_dir.glob("secret-key")), "the secret is the given one"

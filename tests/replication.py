@@ -1,0 +1,73 @@
+"""Postgres' own replication: a primary with our schema, and hot standbys that stream from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from receiver.database.migrations import migrate
+from receiver.database.pool import open_pool
+from receiver.database.replica import Reader, Replica
+from tests.acceptance.postgres import Postgres
+from tests.results.waiting import wait_until
+
+LONG = 3600
+"""As a limit: however slow this machine is, the replica is never too far behind."""
+
+SECONDS = 60.0
+"""Longest wait for something that is to come about."""
+
+
+@contextmanager
+def migrated_primary(session_folder: Path) -> Iterator[Postgres]:
+    folder = Path(mkdtemp(prefix="r", dir=session_folder))
+    # Replay cancels at once what stands in its way: max_standby_streaming_delay is 30 s otherwise.
+    with Postgres(folder, {"max_standby_streaming_delay": "0"}) as server:
+        migrate(server.url)
+        yield server
+
+
+@contextmanager
+def standby_of(primary: Postgres, folder: Path) -> Iterator[Postgres]:
+    made = primary.standby(folder, name="replica")
+    try:
+        yield made
+    finally:
+        if made.processes():
+            made.stop("immediate")
+
+
+def stop_replay(standby: Postgres) -> None:
+    """What comes in is kept and not shown: a standby that cannot keep up."""
+    standby.execute("select pg_wal_replay_pause()")
+    wait_until(lambda: standby.execute("select pg_get_wal_replay_pause_state()") == [("paused",)], SECONDS)
+
+
+def resume_replay(standby: Postgres) -> None:
+    standby.execute("select pg_wal_replay_resume()")
+
+
+def catch_up(primary: Postgres, standby: Postgres) -> None:
+    """Return when the standby shows what the primary has now."""
+    ((written,),) = primary.execute("select pg_current_wal_lsn()::text")
+    shown = f"select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
+    wait_until(lambda: standby.execute(shown) == [(True,)], SECONDS)
+
+
+def await_fit(replica: Replica) -> None:
+    wait_until(lambda: isinstance(replica.fitness(), float), SECONDS)
+
+
+@contextmanager
+def readers(primary: Postgres, standby: Postgres) -> Iterator[tuple[Replica, Reader]]:
+    """The replica, once it is asked, and the reads of one answer."""
+    replica = Replica(standby.url, primary.url, max_lag_seconds=LONG, max_size=2)
+    pool = open_pool(primary.url, max_size=1, name="test")
+    try:
+        await_fit(replica)
+        yield replica, Reader(pool, replica)
+    finally:
+        replica.close()
+        pool.close()
