@@ -11,4 +11,6 @@ try:
     config, database_url = find_database(Config.from_env())
     app = create_app(config, database_url)
 except ReceiverError as error:
-    sys.exit(f"receiver: {error}")
+    print(f"receiver: {error}", file=sys.stderr)
+    # gunicorn gives up on this status; it would start a process that ends with any other again and again.
+    sys.exit(4)

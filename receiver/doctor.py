@@ -20,10 +20,11 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from receiver.config import Config
+from receiver.config import LOOPBACK_NAMES, Config
 from receiver.database.location import running_database, settle_config
 from receiver.database.migrations import check, check_server_version
 from receiver.database.pool import Connection, connect
+from receiver.database.replica import NotFollowing, measure
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.model import SubmissionKey
 from receiver.queueing.provider import NoAnswer, Provider, get, read_error
@@ -46,7 +47,6 @@ SLOW_SECONDS = 2.0
 
 LEAST_DISK = 256 << 20
 GOOD_SECRET = 32
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
     try:
         with running_database(config) as url, connect(url, name="receiver doctor", autocommit=True) as conn:
             yield from look_at_database(conn)
+            if config.database_replica_url is not None:
+                yield look_at_replica(conn, config.database_replica_url, config.replica_max_lag_seconds)
     except (ReceiverError, psycopg.Error) as error:
         yield Finding("database", "failure", str(error).strip())
     yield from look_at_disk(config)
@@ -81,10 +83,10 @@ def look_at_configuration(config: Config) -> Iterator[Finding]:
     """What is allowed, and still no good idea where calls are made in earnest."""
     found = []
     scheme, host = urlsplit(config.public_url).scheme, urlsplit(config.public_url).hostname
-    if config.has_provider and host in LOOPBACK_NAMES:
+    if config.loses_results:
         message = f"PUBLIC_URL is {config.public_url}: the provider cannot reach it, and every result would be lost"
         found.append(Finding("configuration", "failure", message))
-    elif config.has_provider and scheme == "http":
+    elif config.has_provider and scheme == "http" and host not in LOOPBACK_NAMES:
         message = "PUBLIC_URL is not https: phone numbers cross the network in the clear; put TLS in front"
         found.append(Finding("configuration", "warning", message))
     if config.secret_keys and len(config.secret_keys[0]) < GOOD_SECRET:
@@ -94,6 +96,9 @@ def look_at_configuration(config: Config) -> Iterator[Finding]:
         message = "METRICS_KEY is not set: whoever reaches /metrics sees how many calls there are; set it, or close it"
         found.append(Finding("configuration", "warning", message))
     yield from found or [Finding("configuration", "ok", "complete")]
+    if config.result_sources:
+        networks = ", ".join(str(network) for network in config.result_sources)
+        yield Finding("RESULT_SOURCES", "ok", f"results are taken from these networks alone: {networks}")
 
 
 def look_at_database(conn: Connection) -> Iterator[Finding]:
@@ -112,6 +117,22 @@ def look_at_database(conn: Connection) -> Iterator[Finding]:
     check(conn)
     yield Finding("migrations", "ok", "the schema is this release's")
     yield from _look_at_work(conn)
+
+
+def look_at_replica(primary: Connection, url: str, max_lag_seconds: int) -> Finding:
+    """Whether it follows this primary, and how closely. Without it all is well but slower, so nothing is a failure."""
+    try:
+        with connect(url, name="receiver doctor", autocommit=True) as conn:
+            behind_seconds = measure(primary, conn, max_lag_seconds)
+    except NotFollowing as error:
+        return Finding("replica", "warning", f"is not asked, the primary is: {error}")
+    except (ReceiverError, psycopg.Error) as error:
+        reason = str(error).strip().partition("\n")[0]
+        return Finding("replica", "warning", f"is not asked, the primary is: {reason}; mend DATABASE_REPLICA_URL or it")
+    if behind_seconds is None:
+        message = f"is more than {max_lag_seconds} s behind, and not asked: look at its load, its disk and the line"
+        return Finding("replica", "warning", message)
+    return Finding("replica", "ok", f"follows, {behind_seconds:.1f} s behind")
 
 
 _SETTINGS: tuple[tuple[str, tuple[str, ...], Level, str], ...] = (
@@ -215,6 +236,11 @@ def look_at_public_url(config: Config) -> Iterator[Finding]:
             )
             return
         seconds = time.monotonic() - began
+        if status == 403 and config.result_sources:
+            message = f"{config.public_url} answers 403 from here, as it should where this machine is in none of the"
+            message += " RESULT_SOURCES; run this from one that is, to see whether the provider would be answered"
+            yield Finding("PUBLIC_URL", "warning", message)
+            return
         if status != wanted:
             what = "a forged token" if asked == forged else "a token of ours"
             message = f"{method} with {what} is answered {status} where {wanted} is due{_reason(status, wanted, words)}"

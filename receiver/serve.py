@@ -1,7 +1,8 @@
 """`serve`: everything on one machine, started in order, watched, and stopped together.
 
-A child that dies is started again; one that keeps dying ends the service with its reason. Children
-live in sessions of their own, so that Ctrl-C reaches only us, and the kernel ends them should we be killed.
+A child that dies is started again; one that keeps dying ends the service with its reason. While a database that is
+not ours is away, results are taken all the same, and the worker awaits its return. Children live in sessions of their
+own, so that Ctrl-C reaches only us, and the kernel ends them should we be killed.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from typing import IO
 from receiver import __version__
 from receiver.config import Config
 from receiver.database.api_keys import create_key, find_key, revoke_key
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.database.awaiting import Return, is_away
+from receiver.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.database.location import settle_config
 from receiver.database.migrations import migrate
-from receiver.database.pool import connect
-from receiver.errors import NotFound, ReceiverError
+from receiver.database.pool import DatabaseUnavailable, connect
+from receiver.errors import NotFound
 from receiver.logs import about
+from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
 
 STOP_SECONDS = 7.0
 """How long children may take to end before they are killed; with the database's stop, within ten."""
@@ -42,7 +45,7 @@ ORPHAN_SECONDS = 20.0
 """How long the children of a `serve` that was killed may take to end."""
 
 DEATHS, DEATHS_SECONDS = 5, 60.0
-"""A child that died this often in this time will not live."""
+"""A child, or the database server, that ended this often in this time will not live."""
 
 READY_SECONDS = 20.0
 WATCH_SECONDS = 0.2
@@ -52,12 +55,6 @@ SIMULATOR_LOGIN = "simulator"
 log = logging.getLogger("receiver.serve")
 
 
-class CannotServe(ReceiverError):
-    """The service cannot start here, for a reason that the user can change."""
-
-    code = "invalid_parameters"  # exit status 2: it lies in the configuration
-
-
 @dataclass(slots=True)
 class _Child:
     """A process of the service, and when it died lately."""
@@ -65,16 +62,20 @@ class _Child:
     name: str
     arguments: list[str]
     environment: dict[str, str]
+    needs_database: bool
+    """It cannot start while the database is away."""
     lock: int
     """A file descriptor that is locked for as long as any child has it (`_after_orphans`)."""
     started: subprocess.Popen[bytes] | None = None
-    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=DEATHS))
+    deaths: deque[float] = field(default_factory=deque)
 
     def start(self) -> None:
         self.started = subprocess.Popen(  # noqa: S603 arguments are this module's own
             self.arguments,
             env=self.environment,
             stdin=subprocess.DEVNULL,
+            # Its address, which the greeting names: alone in a line it would be taken for the dashboards'.
+            stdout=subprocess.DEVNULL if self.name == "simulator" else None,
             start_new_session=True,
             pass_fds=[self.lock],
             preexec_fn=_end_with_parent,
@@ -83,10 +84,6 @@ class _Child:
     def died(self) -> int | None:
         """The exit status of a process that has ended, else None."""
         return None if self.started is None else self.started.poll()
-
-    def keeps_dying(self) -> bool:
-        self.deaths.append(time.monotonic())
-        return len(self.deaths) == DEATHS and self.deaths[-1] - self.deaths[0] < DEATHS_SECONDS
 
 
 def serve(config: Config) -> int:
@@ -98,38 +95,70 @@ def serve(config: Config) -> int:
     if notice is not None:
         print(notice, flush=True)
     with ExitStack() as stack:
+        check_data_dir(config.data_dir)
         stack.enter_context(_only_one(config.data_dir))
         lock = stack.enter_context(_after_orphans(config.data_dir))
-        _check_port(config.port)
+        check_address(config.bind, config.port)
         server = None
         if config.database_url is None:
             server = EmbeddedPostgres(config.data_dir)
             stack.enter_context(server)
             config = replace(config, database_url=server.conninfo)
         assert config.database_url is not None  # noqa: S101 set just now where it was not given
-        migrate(config.database_url, report=lambda line: print(line, flush=True))
-        key = _serving_key(config.database_url, config.data_dir)
+        key, away = _prepare(config.database_url, config.data_dir)
         children, provider = _children(config, lock.fileno())
         stack.callback(_stop, children)
         for child in children:
-            child.start()
-        _wait_until_ready(config.port, children, stop)
+            if away is None or not child.needs_database:
+                child.start()
+        # With the worker, where it can work: whoever is greeted may queue, and ask `doctor`, at once.
+        _wait_until("/readyz" if away is None else "/healthz", config.port, children, stop)
         if not stop.is_set():
             _greet(config, key, provider)
-        return _watch(children, server, stop)
+        return _watch(children, server or config.database_url, stop, away)
 
 
-def _watch(children: list[_Child], server: EmbeddedPostgres | None, stop: threading.Event) -> int:
+def _prepare(database_url: str, data_dir: Path) -> tuple[str, Return | None]:
+    """Bring the database to this release's schema; returns the API key, and what is awaited where it is away.
+
+    A machine that starts again while it is away must take results: nobody sends them again. At a first start the
+    address is more likely wrong, and somebody is there to be told: raises DatabaseUnavailable.
+    """
+    try:
+        migrate(database_url, report=_say)
+        return _serving_key(database_url, data_dir), None
+    except DatabaseUnavailable as error:
+        path = data_dir / "api-key"
+        if not path.exists():
+            raise
+        log.error("%s Results go to the spool until it returns.", error, extra=about("database_away"))
+        return path.read_text().strip(), Return(database_url, _say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _watch(children: list[_Child], database: EmbeddedPostgres | str, stop: threading.Event, away: Return | None) -> int:
+    """`database`: the server that is ours to keep running, or the address of one that is not."""
     restarts: list[tuple[float, _Child]] = []
+    database_deaths: deque[float] = deque()
     while not stop.wait(WATCH_SECONDS):
-        if server is not None and not server.is_running():
-            log.error("the database server ended; starting it again", extra=about("database_ended"))
-            server.start()
+        if isinstance(database, EmbeddedPostgres) and not database.is_running():
+            _start_again(database, database_deaths)
+        if away is not None and away.has_come():
+            away = None
+            restarts += [(0.0, child) for child in children if child.needs_database]
         for child in children:
             status = child.died()
             if status is None:
                 continue
-            if child.keeps_dying():
+            if child.needs_database and isinstance(database, str) and is_away(database):
+                log.error("%s ended while the database is away", child.name, extra=about("database_away"))
+                child.started = None
+                away = away or Return(database, _say)
+                continue
+            if _keep_coming(child.deaths):
                 log.error(
                     "%s keeps ending (exit status %d): giving up; its last words stand above",
                     child.name,
@@ -143,10 +172,38 @@ def _watch(children: list[_Child], server: EmbeddedPostgres | None, stop: thread
             child.started = None
             restarts.append((time.monotonic() + 0.2 * 2 ** len(child.deaths), child))
         for due in [entry for entry in restarts if entry[0] <= time.monotonic()]:
-            restarts.remove(due)
-            due[1].start()
+            # While it recovers from the death of one of its processes, a child would only die once more.
+            if not isinstance(database, EmbeddedPostgres) or database.lets_in():
+                restarts.remove(due)
+                due[1].start()
     log.info("stopping", extra=about("stopping"))
     return 0
+
+
+def _keep_coming(deaths: deque[float]) -> bool:
+    """Note one more death; whether they are too many for what died to be started again. Old ones are forgotten."""
+    now = time.monotonic()
+    deaths.append(now)
+    while now - deaths[0] >= DEATHS_SECONDS:
+        deaths.popleft()
+    return len(deaths) >= DEATHS
+
+
+def _start_again(server: EmbeddedPostgres, deaths: deque[float]) -> None:
+    """Start the database server, which ended. Raises EmbeddedPostgresError where it does so again and again.
+
+    A start that fails is one more such end: the server may have been killed in the middle of it.
+    """
+    if _keep_coming(deaths):
+        raise EmbeddedPostgresError(
+            f"The database server keeps ending: {DEATHS} times within {DEATHS_SECONDS:.0f} seconds. "
+            f"Its last words stand in {server.cluster / 'log'}."
+        )
+    log.error("the database server ended; starting it again", extra=about("database_ended"))
+    try:
+        server.start()
+    except EmbeddedPostgresError as error:
+        log.error("%s", error, extra=about("database_not_started"))
 
 
 def _children(config: Config, lock: int) -> tuple[list[_Child], str]:
@@ -169,10 +226,10 @@ def _children(config: Config, lock: int) -> tuple[list[_Child], str]:
         provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real one"
         environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
         simulate = [python, "-m", "receiver", "simulate", "--port", str(port)]
-        children.append(_Child("simulator", simulate, environment, lock))
+        children.append(_Child("simulator", simulate, environment, False, lock))
     gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
-    children.append(_Child("web", gunicorn, environment, lock))
-    children.append(_Child("worker", [python, "-m", "receiver", "work"], environment, lock))
+    children.append(_Child("web", gunicorn, environment, False, lock))
+    children.append(_Child("worker", [python, "-m", "receiver", "work"], environment, True, lock))
     return children, provider
 
 
@@ -191,14 +248,13 @@ def _stop(children: list[_Child]) -> None:
 
 
 def _only_one(data_dir: Path) -> IO[str]:
-    """The lock of this DATA_DIR, held while the file is open. Raises CannotServe."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    """The lock of this DATA_DIR, held while the file is open. Raises CannotStart."""
     lock = (data_dir / "serve.lock").open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise CannotServe(
+        raise CannotStart(
             f"Another `serve` is running on {data_dir}. Stop it, or set DATA_DIR and PORT to run a second one."
         ) from None
     return lock
@@ -206,7 +262,7 @@ def _only_one(data_dir: Path) -> IO[str]:
 
 def _after_orphans(data_dir: Path) -> IO[str]:
     """The lock that our children inherit: whoever gets it knows that those of a killed `serve` have ended, which
-    they are told when it is killed, and that the port is theirs no more. Raises CannotServe.
+    they are told when it is killed, and that the port is theirs no more. Raises CannotStart.
     """
     lock = (data_dir / "serve.children").open("a")
     deadline = time.monotonic() + ORPHAN_SECONDS
@@ -217,22 +273,11 @@ def _after_orphans(data_dir: Path) -> IO[str]:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 lock.close()
-                raise CannotServe(
+                raise CannotStart(
                     f"Processes of an earlier `serve` on {data_dir} do not end. Look for them with"
                     f" `fuser {data_dir / 'serve.children'}`, and end them."
                 ) from None
             time.sleep(WATCH_SECONDS)
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise CannotServe(
-                f"Port {port} cannot be used: {error.strerror}. Stop what uses it, or set PORT to another."
-            ) from None
 
 
 def _free_port() -> int:
@@ -258,11 +303,12 @@ def _serving_key(database_url: str, data_dir: Path) -> str:
     return key
 
 
-def _wait_until_ready(port: int, children: list[_Child], stop: threading.Event) -> None:
+def _wait_until(path: str, port: int, children: list[_Child], stop: threading.Event) -> None:
+    """Until the web processes answer 200 there, one of the children dies, or READY_SECONDS are over."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and all(child.died() is None for child in children):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             if stop.wait(0.05):
@@ -278,6 +324,12 @@ def _greet(config: Config, key: str, provider: str) -> None:
         f"  Provider   {provider}\n",
         flush=True,
     )
+    if config.loses_results:
+        print(
+            f"  WARNING    The provider cannot reach {config.public_url}: every result of a call made now is lost.\n"
+            "             Stop this, and set PUBLIC_URL to an address of yours that leads here.\n",
+            flush=True,
+        )
 
 
 def _end_with_parent() -> None:

@@ -16,9 +16,18 @@ from collections.abc import Callable
 
 import psycopg
 
+from receiver.collector import spare_long_lived
 from receiver.config import Config
 from receiver.database.measured import Measurements, add_measured
-from receiver.database.pool import Connection, DatabaseUnavailable, Pool, connect, connection, open_pool
+from receiver.database.pool import (
+    PATIENCE_SECONDS,
+    Connection,
+    DatabaseUnavailable,
+    Pool,
+    connect,
+    connection,
+    open_pool,
+)
 from receiver.errors import ReceiverError
 from receiver.logs import about
 from receiver.model import SubmissionKey
@@ -82,7 +91,7 @@ class Worker:
 
     def run(self, grace_seconds: float = 5.0) -> None:
         """Work until `stop`. Raises DatabaseUnavailable if the database cannot be reached at the start."""
-        presence = connect(self._database_url, name="receiver worker", autocommit=True)
+        presence = self._connect("receiver worker")
         self._worker_id = register_worker(presence, socket.gethostname(), os.getpid())
         pool = open_pool(self._database_url, max_size=SENDERS + SETTLERS + POLLERS + 4, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
@@ -91,6 +100,7 @@ class Worker:
             steps.append((f"settle-{number}", _Settling(Settler(pool, self._measurements)).step))
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps += Upkeep(pool, self._provider, self._config, self._stop).steps()
+        spare_long_lived()
         threads = [threading.Thread(target=self._repeat, args=step, name=step[0], daemon=True) for step in steps]
         for thread in threads:
             thread.start()
@@ -107,6 +117,9 @@ class Worker:
             # Last: with this connection ends the lock that says we live.
             presence.close()
         log.info("worker %d stopped", self._worker_id, extra=about("worker_stopped", worker_id=self._worker_id))
+
+    def _connect(self, name: str) -> Connection:
+        return connect(self._database_url, name=name, autocommit=True, patience_seconds=PATIENCE_SECONDS)
 
     def _repeat(self, name: str, step: Callable[[], float]) -> None:
         """Do a step again and again, each time after the pause it returned."""
@@ -181,7 +194,7 @@ class Worker:
             is_pci=outgoing.is_pci,
         )
         try:
-            conn = connect(self._database_url, name="receiver sender", autocommit=True)
+            conn = self._connect("receiver sender")
         except ReceiverError as error:
             return Answer("not_sent", error=printable_line(f"The contacts could not be read: {error}"))
         try:
@@ -202,7 +215,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 if presence.closed:
-                    presence = connect(self._database_url, name="receiver worker", autocommit=True)
+                    presence = self._connect("receiver worker")
                     if not hold_worker_lock(presence, self._worker_id):
                         presence.close()  # the server has not noticed yet that the lost one is gone
                 else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,9 +19,12 @@ from receiver.errors import ConfigurationError, InvalidInput, ReceiverError
 _UNUSABLE = ("invalid_parameters", "database_url")
 """Codes of errors that lie in the arguments or the configuration."""
 
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+"""What a disk says that is full, broken or another's: nothing that a traceback would explain."""
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status."""
+
+def make_parser() -> argparse.ArgumentParser:
+    """What every command takes; `run` of what it parses is the command."""
     parser = argparse.ArgumentParser(
         prog="python -m receiver",
         description="Keeps every call result, and says what became of every call queued.",
@@ -29,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for room in (running, batches, journal, keys, upkeep, doctor):
         room.add_commands(commands)
-    parsed = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    parsed = make_parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
         sys.stdout.flush()  # here, where a reader who has left is no surprise
@@ -54,5 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; Python must not fail once more when it closes it.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK_FAULTS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"receiver: {error.strerror}{where}. Look at rights, and at the room on the disk.", file=sys.stderr)
         return 1
     return status

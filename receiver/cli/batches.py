@@ -11,6 +11,7 @@ from receiver.cli.database import opened_database, opened_pool
 from receiver.cli.running import Commands
 from receiver.config import Config
 from receiver.database.pool import Connection
+from receiver.database.replica import Reader
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
 from receiver.queueing.parameters import read_parameters
@@ -37,24 +38,24 @@ _OPTIONS = {
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     queue = commands.add_parser("queue", help="queue a CSV of contacts")
-    queue.add_argument("csv", metavar="CSV", type=Path)
-    queue.add_argument("--application", required=True, metavar="N", dest="application_id")
-    queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id")
+    queue.add_argument("csv", metavar="CSV", type=Path, help="contacts, under a header that begins with `destination`")
+    queue.add_argument("--application", required=True, metavar="N", dest="application_id", help="the provider's id")
+    queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id", help="the provider's id")
     for option, help_text in _OPTIONS.items():
         queue.add_argument(f"--{option}", default="", metavar="X", help=help_text)
     queue.add_argument("--dry-run", action="store_true", help="only say what would be queued")
     queue.add_argument("--watch", action="store_true", help="stay, and show the results come in")
     queue.set_defaults(run=_queue)
     status = commands.add_parser("status", help="show what became of a batch's calls")
-    status.add_argument("batch", metavar="BATCH", type=int)
+    status.add_argument("batch", metavar="BATCH", type=int, help="its number")
     status.add_argument("--watch", action="store_true", help="stay until every call has ended or is overdue")
     status.set_defaults(run=_status)
     export = commands.add_parser("export", help="write a batch's calls and their results to standard output")
-    export.add_argument("batch", metavar="BATCH", type=int)
+    export.add_argument("batch", metavar="BATCH", type=int, help="its number")
     export.add_argument("--format", choices=sorted(_EXPORTS), default="csv", help="default: %(default)s")
     export.set_defaults(run=_export)
     check = commands.add_parser("verify", help="recompute every counter from the rows; exit 1 where one differs")
-    check.add_argument("batch", metavar="BATCH", type=int, nargs="?")
+    check.add_argument("batch", metavar="BATCH", type=int, nargs="?", help="its number; default: all batches")
     check.set_defaults(run=_verify)
 
 
@@ -102,7 +103,7 @@ def _export(parsed: argparse.Namespace) -> int:
     progress = sys.stderr.isatty() and not sys.stdout.isatty()
     with opened_pool("export") as pool:
         written = 0
-        for block in _EXPORTS[parsed.format](pool, parsed.batch):
+        for block in _EXPORTS[parsed.format](Reader(pool), parsed.batch):
             sys.stdout.buffer.write(block)
             written += len(block)
             if progress:

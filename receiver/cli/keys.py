@@ -18,13 +18,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("keys", help="make, list and revoke API keys")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     create = actions.add_parser("create", help="make a key; it is the last line printed, shown this once")
-    create.add_argument("name", metavar="NAME")
+    create.add_argument("name", metavar="NAME", help="what it is listed as")
     create.add_argument("--scope", required=True, choices=SCOPES, help="each includes those before it")
     create.add_argument("--expires-at", metavar="TIME", help="when it ends: Unix seconds or RFC 3339; default: never")
     create.set_defaults(run=_create)
     actions.add_parser("list", help="list the keys in use").set_defaults(run=_list)
     revoke = actions.add_parser("revoke", help="end a key at once")
-    revoke.add_argument("name", metavar="NAME")
+    revoke.add_argument("name", metavar="NAME", help="as `keys list` has it")
     revoke.set_defaults(run=_revoke)
 
 

@@ -31,7 +31,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         description="Says what became of an `unknown` submission. With --not-queued it is sent again: if it was "
         "queued after all, everybody in it is dialed twice. Look at the provider's own pages first.",
     )
-    resolve.add_argument("batch", metavar="BATCH", type=int)
+    resolve.add_argument("batch", metavar="BATCH", type=int, help="its number")
     resolve.add_argument("submission", metavar="SUBMISSION", type=int, help="its number in the batch, from 1")
     said = resolve.add_mutually_exclusive_group(required=True)
     said.add_argument("--queued", action="store_true", dest="queued", help="the provider has it: accepted")

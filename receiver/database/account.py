@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,6 +121,19 @@ def account_for(cluster: Path) -> Account:
         f"Postgres does not run as root, and none of the accounts {', '.join(ACCOUNTS)} exists. "
         "Start the receiver as an ordinary user, make such an account, or set DATABASE_URL."
     )
+
+
+_ERROR = re.compile(r"(?:PANIC|FATAL|error):\s+(.*)")
+_CAUSE = re.compile(r"LOG:\s+((?:invalid|could not|unrecognized|cannot|parameter) .*)")
+
+
+def complaint(said: str) -> str:
+    """What went wrong, of all that a Postgres program printed or logged: its last error, after the line of the log
+    that says why, if there is one; else its last line.
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    found = [match[1] for kind in (_CAUSE, _ERROR) for match in list(filter(None, map(kind.search, lines)))[-1:]]
+    return "; ".join(found or lines[-1:] or ["it says nothing"]).rstrip(".")
 
 
 def usable_data_dir(wanted: Path) -> tuple[Path, str | None]:

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-from receiver.database.account import Account, EmbeddedPostgresError, account_for, usable_data_dir
+from receiver.database.account import Account, EmbeddedPostgresError, account_for, complaint, usable_data_dir
 from receiver.database.cluster import (
     PORT,
     SETTINGS,
@@ -75,7 +75,7 @@ class EmbeddedPostgres:
             _wait(lambda: _locked(self._use, fcntl.LOCK_SH), deadline, f"{self.data_dir} is in use.")
         with self._lock_file("lock") as lock:
             orphans_quit_at = time.monotonic() + ORPHAN_SECONDS
-            while not self.is_running():
+            while not (self.is_running() and self.lets_in()):
                 if self.postmaster_pid() is None:
                     if _locked(lock, fcntl.LOCK_EX):
                         self._launch(account, lock.fileno(), deadline)
@@ -139,9 +139,18 @@ class EmbeddedPostgres:
         self.close()
 
     def is_running(self) -> bool:
-        """Whether a server of this folder lives and takes connections."""
+        """Whether a server of this folder lives and has started."""
         found = read_pid_file(self.cluster)
         return found is not None and found.status == "ready" and is_postmaster_of(found.pid, self.cluster)
+
+    def lets_in(self) -> bool:
+        """Whether it takes connections; not while it recovers from the death of one of its processes, though it
+        lives, and its pid file says `ready` all the while.
+        """
+        # Not above: gunicorn's parent imports this module, and must not import psycopg (receiver.web.gunicorn_conf).
+        from psycopg.pq import PGconn, Ping
+
+        return PGconn.ping(f"{self.conninfo}&connect_timeout=3".encode()) == Ping.OK
 
     def postmaster_pid(self) -> int | None:
         """The process id of this folder's living server, which may still be starting; else None."""
@@ -225,7 +234,10 @@ class EmbeddedPostgres:
         if result.returncode != 0:
             logs = sorted(self.cluster.glob("log/*.log"), key=lambda log: log.stat().st_mtime)[-1:]
             tail = [line for log in (said, *logs) for line in log.read_text(errors="replace").splitlines()[-8:]]
-            raise EmbeddedPostgresError(f"The database in {self.cluster} does not start. It says:\n" + "\n".join(tail))
+            raise EmbeddedPostgresError(
+                f"The database in {self.cluster} does not start: {complaint(chr(10).join(tail))}. {said} and"
+                f" {self.cluster / 'log'} have the rest."
+            )
 
     def _socket_dir(self) -> Path:
         return socket_folder(self.cluster, self._name)

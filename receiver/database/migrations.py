@@ -88,7 +88,8 @@ def pending(conn: Connection, folder: Path = MIGRATIONS) -> list[str]:
 
 
 def check(conn: Connection, folder: Path = MIGRATIONS) -> None:
-    """Raise SchemaError unless the database is exactly at this release's schema."""
+    """Raise SchemaError unless the database is exactly at this release's schema, on a server that is new enough."""
+    check_server_version(conn.info.server_version)
     waiting = pending(conn, folder)
     if waiting:
         raise SchemaError(
@@ -128,7 +129,8 @@ def check_server_version(server_version: int) -> None:
     """Raise SchemaError for a server older than MINIMUM_SERVER; `server_version` as libpq has it (140005)."""
     if server_version < MINIMUM_SERVER * 10000:
         raise SchemaError(
-            f"The server is Postgres {server_version // 10000}; {MINIMUM_SERVER} or later is needed.",
+            f"The server is Postgres {server_version // 10000}; {MINIMUM_SERVER} or later is needed. Upgrade it, or set"
+            " DATABASE_URL to another.",
             code="server_version",
         )
 
@@ -221,7 +223,9 @@ def _failed(migration: Migration, error: psycopg.Error) -> SchemaError:
         if migration.in_transaction
         else "Its earlier statements are kept; it will run again from its start."
     )
-    return SchemaError(f"{where}: {str(error).strip()}. {kept}", code="migration_failed")
+    said = (error.diag.message_primary or str(error), error.diag.message_detail, error.diag.message_hint)
+    why = "; ".join(part.strip().rstrip(".") for part in said if part)
+    return SchemaError(f"{where}: {why}. {kept}", code="migration_failed")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from receiver.errors import ReceiverError
 from receiver.queueing.batches import (
     Preview,
     find_idempotent,
+    get_now,
     insert_batch,
     insert_idempotent,
     plan_batch,
@@ -74,7 +75,7 @@ def accept(
     """
     if request is not None and (earlier := _replayed(conn, request)) is not None:
         return earlier
-    now = datetime.now(UTC)
+    now = get_now(conn)
     contacts = ContactReader(csv, parameters.default_region)
     plan = plan_batch(contacts, parameters, limits.submission_rows)
     due_at = parameters.due_at(now.replace(microsecond=0), limits.result_grace_seconds)

@@ -47,6 +47,14 @@ class Preview:
     errors_total: int
 
 
+def get_now(conn: Connection) -> datetime:
+    """The time by the database's clock, which is the same for all machines and is what `due_at` is compared with."""
+    row = conn.execute("select clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 a select without from returns one row
+    now: datetime = row[0]
+    return now
+
+
 def plan_batch(contacts: ContactReader, parameters: BatchParameters, submission_rows: int) -> Plan:
     """The plan that `preview_batch` and `insert_batch` read through."""
     return Plan(contacts, submission_rows, parameters.on_invalid, parameters.on_duplicate)

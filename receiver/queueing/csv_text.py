@@ -16,6 +16,7 @@ from itertools import chain
 from typing import IO
 
 from receiver.errors import Fault, InvalidInput
+from receiver.queueing.quoting import quoted
 
 MAX_CELL = 131_072
 """Characters of a cell: the csv module's own limit, unless someone changed `csv.field_size_limit`."""
@@ -145,7 +146,7 @@ class CsvText:
             raise invalid_csv("empty_file", "The file holds nothing but blank lines.")
         first = _first_cell(header)
         if first is None:
-            shown = re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"')[:40].replace("\0", "\u2400")
+            shown = quoted(re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"'), 40)
             raise invalid_csv(
                 "missing_destination",
                 f'The first column must be called "destination", but the file begins with "{shown}".',

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
-from receiver.queueing.batches import PROVEN, accept_proven, lock_batches, refresh_state, refuse_calls
+from receiver.queueing.batches import PROVEN, accept_proven, get_now, lock_batches, refresh_state, refuse_calls
 from receiver.queueing.provider import Answer
 from receiver.queueing.resolution import SENT_SINCE, record_late_answer
 from receiver.queueing.submissions import header_line
@@ -120,7 +120,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str |
     A submission that was given up as `unknown` meanwhile still takes the answer to this very request.
     """
     lock_batches(conn, [outgoing.batch_id])
-    now = _now(conn)
+    now = get_now(conn)
     # With the number of the try: an answer that is recorded late must not pass for that of a later request.
     key = (outgoing.batch_id, outgoing.submission_no, outgoing.worker_id, outgoing.tries)
     if answer.state == "not_sent":
@@ -260,10 +260,3 @@ def _is_in_doubt(conn: Connection, outgoing: Outgoing) -> bool:
         (outgoing.batch_id, outgoing.submission_no),
     ).fetchone()
     return row is not None and row[0]
-
-
-def _now(conn: Connection) -> datetime:
-    row = conn.execute("select clock_timestamp()").fetchone()
-    assert row is not None  # noqa: S101 a select without from returns one row
-    now: datetime = row[0]
-    return now

@@ -21,6 +21,7 @@ from uuid import uuid4
 import psycopg
 
 from receiver.database.pool import Connection
+from receiver.database.sessions import Session, get_session, lives
 from receiver.errors import ReceiverError
 from receiver.logs import about
 from receiver.results.journal import Callback, Group, write_group
@@ -75,6 +76,7 @@ class Intake:
         self._gathering = _Gathering()
         self._wake = threading.Event()
         self._conn: Connection | None = None
+        self._last_try: Session | None = None
         self._look = threading.Event()
         self._stopping = False
         self._writer_id, self._sequence = uuid4(), 0
@@ -179,16 +181,9 @@ class Intake:
             self._look.clear()
 
     def _return(self) -> None:
-        """Go back to the database, if it is there and stores promptly."""
+        """Go back to the database, if it is there and stores."""
         conn = self._connect()
-        try:
-            began = time.monotonic()
-            with _cut_after(PATIENCE_SECONDS, conn):
-                write_group(conn, Group(uuid4(), 1, ()))
-        except psycopg.Error:
-            conn.close()
-            return
-        if time.monotonic() - began > PROMPT_SECONDS:
+        if not self._stores(conn):
             conn.close()
             return
         with self._lock:
@@ -198,16 +193,54 @@ class Intake:
             self._conn = conn
         self._look.set()
 
+    def _stores(self, conn: Connection) -> bool:
+        """Whether it does so promptly, and has room for what was spooled."""
+        try:
+            with _cut_after(PATIENCE_SECONDS, conn):
+                if self._last_try is not None and lives(conn, self._last_try):
+                    # Its commit still waits: for a synchronous standby, say, and does so whoever hung up. Another one
+                    # would, too, and then another, until the server has no connection left for anybody.
+                    return False
+                self._last_try = get_session(conn)
+                began = time.monotonic()
+                write_group(conn, Group(uuid4(), 1, ()))
+                if time.monotonic() - began > PROMPT_SECONDS:
+                    return False
+        except psycopg.Error:
+            return False
+        try:
+            with self._connect() as beside:
+                self._tell_drained(self._drain_some(beside, PATIENCE_SECONDS))
+        except psycopg.errors.DiskFull:
+            return False  # a full disk takes a group of none, and nothing that has to be put somewhere
+        except (psycopg.Error, ReceiverError) as error:
+            # Whatever else holds up the spool must not hold up what comes.
+            log.debug("the spool cannot be drained yet: %s", error, extra=about("still_away"))
+        return True
+
     def _drain(self, conn: Connection) -> None:
         stored = 0
-        while not self._stopping and (groups := self.spool.oldest(DRAIN_CALLBACKS)):
-            # Each group commits by itself: a transaction left open on a broken line would lock out the next try.
-            with _cut_after(DRAIN_PATIENCE_SECONDS, conn):
-                for _, group in groups:
-                    write_group(conn, group)
-                    stored += len(group.callbacks)
-            self.spool.remove(groups[-1][0])
-        log.info("spool drained: %d callbacks", stored, extra=about("spool_drained", callbacks=stored))
+        while not self._stopping and (some := self._drain_some(conn)):
+            stored += some
+        self._tell_drained(stored)
+
+    def _drain_some(self, conn: Connection, patience_seconds: float | None = None) -> int:
+        """Store the oldest groups of the spool, and forget them there; returns how many callbacks they were."""
+        groups = self.spool.oldest(DRAIN_CALLBACKS)
+        if not groups:
+            return 0
+        # Each group commits by itself: a transaction left open on a broken line would lock out the next try. One that
+        # was stored before, and may be on this server alone, is on its synchronous standbys afterwards, too: to find
+        # that it is claimed locks its row, so that this commit as well is written to the log and waits for them.
+        with _cut_after(patience_seconds or DRAIN_PATIENCE_SECONDS, conn):
+            for _, group in groups:
+                write_group(conn, group)
+        self.spool.remove(groups[-1][0])
+        return sum(len(group.callbacks) for _, group in groups)
+
+    def _tell_drained(self, stored: int) -> None:
+        if stored:
+            log.info("spool drained: %d callbacks", stored, extra=about("spool_drained", callbacks=stored))
 
     def _cut_connection(self) -> None:
         """Make the writer's statement fail now. It may still be carried out: `write_group` allows for that."""

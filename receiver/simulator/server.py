@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -69,7 +70,8 @@ class Simulator:
             listener = socket.create_server((settings.host, settings.port), family=family)
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
-            raise CannotListen(f"cannot listen on {where}: {error.strerror or error}") from error
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise CannotListen(f"cannot listen on {where}: {why}; stop what does, or choose another --port") from error
         try:
             self._ledger = Ledger(settings.ledger)
         except OSError as error:

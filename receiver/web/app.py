@@ -8,10 +8,10 @@ from werkzeug.routing import IntegerConverter
 from receiver import __version__
 from receiver.config import Config
 from receiver.telemetry import start_telemetry
-from receiver.web import access, compression, dashboard, health, metrics, problems
+from receiver.web import access, compression, dashboard, health, metrics, problems, reading
 from receiver.web.api import batches, callbacks, calls, exports, replay, summary
 from receiver.web.openapi import open_api
-from receiver.web.proxies import Forwarded
+from receiver.web.proxies import Forwarded, Proxies, Sources
 from receiver.web.reference import page
 from receiver.web.services import Services
 from receiver.web.uploads import UploadRequest
@@ -71,10 +71,17 @@ def create_app(config: Config, database_url: str) -> Flask:
     compression.register(app)
     app.after_request(_secure)
     access.register(app)
+    reading.register(app)
     start_telemetry(app, config.secrets)  # before the callbacks' endpoint stands in front, which is not traced
     # Flask's own way to wrap it; the callbacks' endpoint stands before all else.
-    forwarded = Forwarded(app.wsgi_app, config.trusted_proxies)
-    app.wsgi_app = Webhook(forwarded, services.tokens, services.intake)  # type: ignore[method-assign]
+    proxies = Proxies(config.trusted_proxies)
+    app.wsgi_app = Webhook(  # type: ignore[method-assign]
+        Forwarded(app.wsgi_app, proxies),
+        services.tokens,
+        services.intake,
+        proxies,
+        Sources(config.result_sources, proxies) if config.result_sources else None,
+    )
     return app
 
 

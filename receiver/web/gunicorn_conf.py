@@ -6,29 +6,41 @@ standard library for gevent before psycopg looks at it.
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from receiver.collector import spare_long_lived
 from receiver.config import Config
-from receiver.errors import ConfigurationError
+from receiver.database.location import settle_config
+from receiver.errors import ConfigurationError, ReceiverError
 from receiver.logs import logging_config
 from receiver.web.counts import counts
+from receiver.web.prerequisites import HANDOVER_SECONDS, check_address, check_data_dir
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
+
+def _refuse(error: ConfigurationError) -> NoReturn:
+    for fault in error.faults:
+        print(f"receiver: {fault.where} {fault.message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
 try:
     _config = Config.from_env()
 except ConfigurationError as _error:
-    for _fault in _error.faults:
-        print(f"receiver: {_fault.where} {_fault.message}", file=sys.stderr)
-    raise SystemExit(2) from None
+    _refuse(_error)
 
 bind = f"[{_config.bind}]:{_config.port}" if ":" in _config.bind else f"{_config.bind}:{_config.port}"
 workers = _config.web_concurrency
 worker_class = "receiver.web.gunicorn_worker.OrderlyWorker"
+# Each takes a file descriptor (`on_starting`). Who dawdles on one is hung up on (receiver.web.paced_socket).
 worker_connections = 4000
 backlog = 4096
 # Longer than a proxy keeps an idle connection, so that it is never us who close it under a request.
@@ -39,6 +51,7 @@ timeout = 60
 control_socket_disable = True
 # The token in the path is a credential, and numbers may stand in queries: nothing logs them.
 accesslog = None
+logger_class = "receiver.web.gunicorn_worker.ErrorLog"
 errorlog = "-"
 loglevel = "info" if _config.log_level == "debug" else "warning"
 logconfig_dict = logging_config(_config.log_level, _config.log_format, _config.secrets)
@@ -47,6 +60,31 @@ proc_name = "receiver"
 # Whom to believe is TRUSTED_PROXIES' to say (receiver.web.proxies): gunicorn believes nobody.
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
+
+
+def on_starting(server: Arbiter) -> None:
+    """Let each process open as many files as it takes connections: most systems allow 1,024 until one asks for more."""
+    wanted = worker_connections + 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    _check_prerequisites(server)
+
+
+def _check_prerequisites(server: Arbiter) -> None:
+    """Say in one line why we cannot start, and end: a worker that cannot would be started again and again."""
+    try:
+        config, _ = settle_config(_config)
+        check_data_dir(config.data_dir)
+        if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else the address was handed to us, open
+            for host, port in (address for address in server.address if isinstance(address, tuple)):
+                check_address(host, port, patience_seconds=HANDOVER_SECONDS)
+    except ConfigurationError as error:
+        _refuse(error)
+    except ReceiverError as error:
+        print(f"receiver: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def pre_fork(server: Arbiter, worker: Worker) -> None:
@@ -58,6 +96,16 @@ def post_fork(server: Arbiter, worker: Worker) -> None:
     # The parent kills what is left after its own graceful_timeout. The child begins up to a second later and needs
     # another to hang up; then `worker_exit` is to have its turn.
     worker.cfg.set("graceful_timeout", max(1, worker.cfg.graceful_timeout - 3))
+
+
+def post_worker_init(worker: Worker) -> None:
+    spare_long_lived()
+    # The database may be away at a start, and is waited for. That is told once, by the first of the processes.
+    app = worker.app.callable
+    if worker.age == 1 and "receiver" in getattr(app, "extensions", {}):
+        from receiver.web.health import tell_of_database
+
+        threading.Thread(target=tell_of_database, args=[app], daemon=True).start()
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Flask, Response, jsonify
 
 from receiver.database.migrations import SchemaError, check
-from receiver.database.pool import DatabaseUnavailable, connection
+from receiver.database.pool import DatabaseUnavailable, connect, connection
+from receiver.errors import ReceiverError
 from receiver.logs import about
 from receiver.results.spool import SpoolFailed
 from receiver.summary.liveness import WORKER_SECONDS as WORKER_SECONDS
 from receiver.summary.liveness import Liveness, get_liveness
-from receiver.web.services import services
+from receiver.web.services import Services, services
 
 blueprint = Blueprint("health", __name__)
 
@@ -38,6 +39,10 @@ def readyz() -> tuple[Response, int]:
         with connection(services().pool) as conn:
             check(conn)
             alive: Liveness = get_liveness(conn)
+        if services().intake.database_away:
+            # Read only, its disk full, a synchronous standby gone: what is asked is answered, and nothing is stored.
+            content["database"] = "can be read, but does not store, or too slowly; callbacks go to the spool"
+            faults.append("database")
         content["oldest_waiting_seconds"] = alive.oldest_waiting_seconds
         if alive.worker_seen_seconds is None or alive.worker_seen_seconds > WORKER_SECONDS:
             content["worker"] = "no worker was seen lately; start one with `python -m receiver work`"
@@ -57,3 +62,15 @@ def readyz() -> tuple[Response, int]:
     if faults:
         content["status"] = "not ready"
     return jsonify(content), 503 if faults else 200
+
+
+def tell_of_database(app: Flask) -> None:
+    """Log what keeps the database from being used. A web process starts all the same, so as not to lose callbacks;
+    without a line that says why, a wrong password would look like a start that went well.
+    """
+    found: Services = app.extensions["receiver"]
+    try:
+        with connect(found.database_url, name="receiver web") as conn:
+            check(conn)
+    except ReceiverError as error:
+        log.warning("started, but not ready: %s", error, extra=about("not_ready"))

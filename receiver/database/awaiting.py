@@ -1,0 +1,57 @@
+"""A database that is away when it is needed: its return is awaited beside what goes on without it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from receiver.database.migrations import migrate
+from receiver.database.pool import DatabaseUnavailable, connect
+from receiver.errors import ReceiverError
+from receiver.logs import about
+
+LOOK_SECONDS = 1.0
+"""Between two looks whether it is back."""
+
+log = logging.getLogger(__name__)
+
+
+def is_away(database_url: str) -> bool:
+    """Whether it cannot be reached now, after a few seconds at most."""
+    try:
+        connect(database_url, name="receiver serve").close()
+    except DatabaseUnavailable:
+        return True
+    return False
+
+
+class Return:
+    """Awaits it in a thread, brings it to this release's schema once it is there, and then has come about."""
+
+    def __init__(self, database_url: str, report: Callable[[str], None]) -> None:
+        self._database_url = database_url
+        self._report = report
+        self._failure: ReceiverError | None = None
+        self._thread = threading.Thread(target=self._await, name="database-return", daemon=True)
+        self._thread.start()
+
+    def has_come(self) -> bool:
+        """Raises the SchemaError with which migrating it ended."""
+        if self._failure is not None:
+            raise self._failure
+        return not self._thread.is_alive()
+
+    def _await(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                migrate(self._database_url, report=self._report)
+                log.info("the database is back", extra=about("database_back"))
+                return
+            except DatabaseUnavailable as error:
+                log.debug("the database is still away: %s", error, extra=about("still_away"))
+            except ReceiverError as error:
+                self._failure = error
+                return
+            pause.wait(LOOK_SECONDS)

@@ -1,0 +1,229 @@
+"""A service on a Postgres that is taken away from it, results that come in meanwhile, and what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from tests.acceptance.calling import TakingProvider
+from tests.acceptance.postgres import Postgres
+from tests.acceptance.service import Answer, Process, Service, ask, eventually
+
+NUMBERS = [str(6_173_000_000 + index) for index in range(2000)]
+SECRET = "a secret of this test and of nobody else"
+OWED_SECONDS = 2.0
+"""How long a callback may wait for its answer at the very worst."""
+
+KNOWN_SECONDS = 0.1
+"""How long half of the callbacks wait at most once the process knows that the database is away."""
+
+
+def patience() -> float:
+    """By how much a promise in seconds is stretched where more wants to run than there are processors."""
+    return max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """One callback, by its mark, and how it was answered. Status 0: it was not."""
+
+    mark: int
+    status: int
+    seconds: float
+    headers: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Results:
+    """Posts results to a `result_url`, each for a call of its own, and remembers each answer.
+
+    Every one comes on a connection of its own, so that any web process may be the one to take it.
+    """
+
+    result_url: str
+    posted: list[Posted] = field(default_factory=list)
+
+    def post(self, number: int, *, at_once: int = 1, bytes_each: int = 0) -> list[Posted]:
+        """Post `number` of them: `at_once` 1, each when the one before was answered."""
+        marks = range(len(self.posted), len(self.posted) + number)
+        with ThreadPoolExecutor(at_once) as posting:
+            answered = list(posting.map(lambda mark: self._post(mark, bytes_each), marks))
+        self.posted += answered
+        return answered
+
+    def repeat(self, mark: int) -> Posted:
+        """Post one of them again, by which it becomes a duplicate."""
+        return self._post(mark, 0)
+
+    def acknowledged(self) -> list[int]:
+        return [each.mark for each in self.posted if each.status == 200]
+
+    def _post(self, mark: int, bytes_each: int) -> Posted:
+        address = urlsplit(self.result_url)
+        content = {"phone_number": f"'{NUMBERS[mark]}'", "status": "completed", "attempts": "1", "mark": mark}
+        body = json.dumps(content | {"note": secrets.token_urlsafe(bytes_each * 3 // 4)})  # nothing can compress it
+        connection = http.client.HTTPConnection(address.netloc, timeout=30)
+        began = time.monotonic()
+        with contextlib.closing(connection):
+            try:
+                connection.request("POST", address.path, body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+                status, headers = answer.status, dict(answer.headers)
+            except (OSError, http.client.HTTPException):
+                status, headers = 0, {}
+        return Posted(mark, status, time.monotonic() - began, headers)
+
+
+class World:
+    """`serve` with two web processes and a worker on `postgres`; one batch is queued, and its results may come."""
+
+    def __init__(self, folder: Path, database_url: str, postgres: Postgres, provider: TakingProvider, **more: Any):
+        self.postgres = postgres
+        self.provider = provider
+        self._contacts = folder / "contacts.csv"
+        given: dict[str, Any] = {
+            "PLUM_URL": provider.url,
+            "PLUM_USER": "somebody",
+            "PLUM_KEY": "key",
+            "WEB_CONCURRENCY": "2",
+        }
+        given |= {"DATABASE_URL": database_url, "SECRET_KEY": SECRET}
+        self.service = Service(folder, **given, **more)
+        self.batch_id = 0
+        self.results = Results("")
+        self._cookie = ""
+
+    def begin(self) -> None:
+        answer = self.queue(NUMBERS)
+        assert answer.status == 201, answer.body
+        self.batch_id = int(answer.told["id"])
+        self.results.result_url = self.provider.result_urls[-1]
+        self._cookie = self._sign_in()
+
+    def queue(self, numbers: Sequence[str] = NUMBERS[:5]) -> Answer:
+        self._contacts.write_text("\n".join(("destination", *numbers, "")))
+        return self.service.queue(self._contacts, "Prefer: wait=20")
+
+    def page(self, path: str) -> Answer:
+        """A dashboard as a browser asks for it that signed in earlier."""
+        return ask(self.service.url + path, headers={"Accept": "text/html", "Cookie": self._cookie})
+
+    def _sign_in(self) -> str:
+        form = ask(f"{self.service.url}/login")
+        token = re.search(rb'name="csrf_token" value="([^"]+)"', form.body)
+        assert token is not None, form.body
+        address = urlsplit(self.service.url)
+        connection = http.client.HTTPConnection(address.netloc, timeout=30)
+        with contextlib.closing(connection):
+            fields = {"csrf_token": token[1].decode(), "key": self.service.key}
+            headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": _cookie(form.headers)}
+            connection.request("POST", "/login", urlencode(fields), headers)
+            answer = connection.getresponse()
+            assert answer.status in (302, 303), answer.read()
+            return _cookie(dict(answer.headers))
+
+    def web_processes(self) -> list[Process]:
+        running = [each for each in self.service.processes() if "gunicorn" in each.command]
+        masters = {each.pid for each in running if each.parent == self.service.pid}
+        return [each for each in running if each.parent in masters]
+
+    def kill_web_process(self) -> None:
+        """SIGKILL one of them, and return once another has taken its place."""
+        killed = self.web_processes()[0]
+        os.kill(killed.pid, signal.SIGKILL)
+        eventually(lambda: len({each.pid for each in self.web_processes()} - {killed.pid}) == 2, 40)
+
+    def kill_worker(self) -> None:
+        """SIGKILL it, and return once `serve` has seen that it cannot start another one now."""
+        os.kill(self.service.process("receiver work", parent=self.service.pid).pid, signal.SIGKILL)
+        eventually(lambda: "worker ended while the database is away" in self.service.log.read_text(), 40)
+
+    def kill_everything(self) -> None:
+        """What a power cut does to every process of the service; then the machine starts again."""
+        for process in self.service.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        self.service.stop()
+        eventually(lambda: self.service.processes() == [])
+        self.service.start()
+
+    def journal(self) -> list[int]:
+        """The marks of all callbacks that are stored and settled, in the journal's order. Each is that of its row."""
+        found = self.postgres.execute(
+            "select row - 1 from (select callback_id, row from result union all select callback_id, row from set_aside)"
+            " settled order by callback_id"
+        )
+        return [mark for (mark,) in found]
+
+    def stored(self) -> int:
+        """How many callbacks the journal has."""
+        ((number,),) = self.postgres.execute("select count(*) from callback")
+        return int(number)
+
+    def spooled(self) -> int:
+        """How many callbacks lie in the spool, which all web processes of a machine share."""
+        depth = self.service.ask("/readyz").told["spooled"]
+        return depth if isinstance(depth, int) else 0
+
+    def is_settled(self) -> bool:
+        """Every spool is empty, and nothing waits."""
+        ready = self.service.ask("/readyz")
+        return (
+            ready.status == 200
+            and ready.told["spooled"] == 0
+            and self.service.batch(self.batch_id)["callbacks"]["waiting"] == 0
+        )
+
+    def _how_it_is(self) -> str:
+        return f"{self.service.ask('/readyz').body!r}\n{self.service.log.read_text()[-3000:]}"
+
+    def check_everything_is_there(self) -> None:
+        """Whatever was acknowledged is in the journal, once, soon; and what was not is not there twice."""
+        eventually(self.is_settled, 60, self._how_it_is)
+        journal = self.journal()
+        assert len(journal) == self.stored()
+        assert [mark for mark, times in Counter(journal).items() if times > 1] == [], "stored twice"
+        assert set(self.results.acknowledged()) - set(journal) == set(), "acknowledged, and lost"
+        refused = {each.mark for each in self.results.posted if each.status not in (0, 200)}
+        assert set(journal) & refused == set(), "refused, and stored all the same"
+        counted = self.service.batch(self.batch_id)
+        assert counted["callbacks"]["received"] == counted["counts"]["final"] == len(journal)
+
+    def check_verified(self) -> None:
+        verified = self.service.run("verify")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@contextlib.contextmanager
+def world(folder: Path, postgres: Postgres, database_url: str | None = None, **more: Any) -> Iterator[World]:
+    with TakingProvider() as provider:
+        made = World(folder, database_url or postgres.url, postgres, provider, **more)
+        with made.service:
+            made.begin()
+            yield made
+
+
+def median(posted: Sequence[Posted]) -> float:
+    return sorted(each.seconds for each in posted)[len(posted) // 2]
+
+
+def worst(posted: Sequence[Posted]) -> float:
+    return max(each.seconds for each in posted)
+
+
+def _cookie(headers: Mapping[str, str]) -> str:
+    return headers["Set-Cookie"].partition(";")[0]

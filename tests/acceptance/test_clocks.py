@@ -1,0 +1,152 @@
+"""Clocks that are wrong, jump, or belong to odd zones change nothing that was counted, and nothing that is due."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import struct
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.acceptance.outages import OWED_SECONDS, World, patience, world, worst
+from tests.acceptance.postgres import Postgres
+
+SHIFTED = Path(__file__).with_name("shifted_clock.c")
+ODD_ZONES = ("Pacific/Apia", "America/St_Johns", "Asia/Kathmandu")
+CHANGES = (
+    # A day in which the clocks of a zone are put forward or back: when it begins, and how many hours it has.
+    ("America/New_York", "2026-03-08T05:00:00Z", 23),
+    ("America/New_York", "2025-11-02T04:00:00Z", 25),
+    ("Europe/Berlin", "2026-03-28T23:00:00Z", 23),
+    ("Europe/Berlin", "2026-10-24T22:00:00Z", 25),
+    ("Australia/Lord_Howe", "2026-04-04T13:00:00Z", 24.5),
+    ("Australia/Lord_Howe", "2026-10-03T13:30:00Z", 23.5),
+)
+
+
+class Clock:
+    """The wall clock of all processes that `environment` is given to: it can be set while they run."""
+
+    def __init__(self, folder: Path) -> None:
+        library, self._offset = folder / "shifted_clock.so", folder / "clock"
+        compiler = shutil.which("cc")
+        if compiler is None or sys.platform != "linux":
+            pytest.skip("a C compiler for Linux is needed to shift the clock (Debian: apt-get install gcc libc6-dev)")
+        subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library, SHIFTED], check=True)
+        self._offset.write_bytes(bytes(8))
+        self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(self._offset)}
+
+    def set_off(self, by: timedelta) -> None:
+        """It is off by so much from now on."""
+        with self._offset.open("r+b", buffering=0) as offset:
+            offset.write(struct.pack("=q", int(by.total_seconds())))
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def off_by(text: str, expected: datetime) -> float:
+    return abs((moment(text) - expected).total_seconds())
+
+
+def check_due(batch: dict[str, Any]) -> None:
+    """24 hours for the calls and one of grace, from the moment by the database's clock."""
+    assert off_by(batch["created_at"], datetime.now(UTC)) < 60 * patience()
+    assert moment(batch["due_at"]) == moment(batch["created_at"]).replace(microsecond=0) + timedelta(hours=25)
+    assert batch["counts"]["overdue"] == 0
+
+
+def series(there: World, **query: str) -> list[dict[str, Any]]:
+    answer = there.service.ask(f"/api/v1/summary?{urlencode({'batch_id': there.batch_id, **query})}")
+    assert answer.status == 200, answer.body
+    found: list[dict[str, Any]] = answer.told["series"]
+    return found
+
+
+def check_sums(there: World) -> None:
+    """Whatever the interval and the zone, the series adds up to what ended."""
+    final = len(there.results.acknowledged())
+    counts = there.service.batch(there.batch_id)["counts"]
+    assert (counts["final"], counts["completed"], counts["overdue"]) == (final, final, 0)
+    for zone in ("UTC", *ODD_ZONES, *{zone for zone, _, _ in CHANGES}):
+        for interval in ("hour", "day"):
+            points = series(there, interval=interval, time_zone=zone, **{"from": "2025-11-01T00:00:00Z"})
+            assert sum(point["final"] for point in points) == final, (zone, interval)
+            assert [point["at"] for point in points] == sorted({point["at"] for point in points})
+
+
+def check_day(there: World, clock: Clock, zone: str, begins: str, hours: float) -> None:
+    """Results of its first, its middle and its last quarter hour, and of those around it, by the machine's clock."""
+    start, length = moment(begins), timedelta(hours=hours)
+    quarter = timedelta(minutes=10)
+    for at in (
+        start - quarter,
+        start + quarter,
+        start + length / 2,
+        start + length - quarter,
+        start + length + quarter,
+    ):
+        clock.set_off(at - datetime.now(UTC))
+        assert there.results.post(1)[0].status == 200
+    clock.set_off(timedelta())
+    there.check_everything_is_there()
+    within = {"from": begins, "to": f"{start + length:%Y-%m-%dT%H:%M:%SZ}", "time_zone": zone}
+    (day,) = series(there, interval="day", **within)
+    assert (day["at"], day["final"]) == (begins, 3)
+    by_hour = series(there, interval="hour", **within)
+    assert sum(point["final"] for point in by_hour) == 3
+    assert len(by_hour) == math.ceil(hours)
+
+
+def test_clock_that_jumps_changes_no_outcome_and_no_due_time(server_dir: Path) -> None:
+    clock = Clock(server_dir)
+    zones: dict[str, Any] = {"TZ": ODD_ZONES[0], **clock.environment}
+    with Postgres(server_dir) as postgres:
+        postgres.execute(f"alter role receiver set timezone = '{ODD_ZONES[1]}'")
+        with world(server_dir, postgres, **zones) as there:
+            there.results.post(10)
+            for by in (timedelta(days=1), timedelta(days=-1), timedelta(hours=-1), timedelta()):
+                clock.set_off(by)
+                queued = there.queue()
+                assert queued.status == 201, queued.body
+                check_due(queued.told)
+                there.results.post(10, at_once=2)
+                # The stored time is the machine's own; that it is wrong is all that follows.
+                received = there.service.ask("/api/v1/callbacks?limit=1").told["callbacks"][0]["received_at"]
+                assert off_by(received, datetime.now(UTC) + by) < 60 * patience()
+                ready = there.service.ask("/readyz")
+                assert (ready.status, ready.told["worker"]) == (200, "ok"), ready.body
+            assert {each.status for each in there.results.posted} == {200}
+            assert worst(there.results.posted) < OWED_SECONDS * patience(), "no wait is measured by a clock that jumps"
+            there.check_everything_is_there()
+            for zone, begins, hours in CHANGES:
+                check_day(there, clock, zone, begins, hours)
+            check_sums(there)
+            check_due(there.service.batch(there.batch_id))
+            there.check_verified()
+
+
+def test_zones_of_processes_and_of_the_role_change_nothing(server_dir: Path) -> None:
+    with Postgres(server_dir) as postgres, world(server_dir, postgres) as there:
+        for zone, other in zip(ODD_ZONES, ODD_ZONES[1:] + ODD_ZONES[:1], strict=True):
+            postgres.execute(
+                f"alter role receiver set timezone = '{zone}'", f"alter database receiver set timezone = '{zone}'"
+            )
+            there.service.stop()
+            there.service.environment["TZ"] = other
+            there.service.start()
+            there.results.post(10)
+            there.check_everything_is_there()
+            check_sums(there)
+            queued = there.queue()
+            assert queued.status == 201, queued.body
+            check_due(queued.told)
+        check_due(there.service.batch(there.batch_id))
+        there.check_verified()

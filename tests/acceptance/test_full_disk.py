@@ -1,0 +1,82 @@
+"""Disks that are full: the database's, and then the spool's as well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.outages import NUMBERS, OWED_SECONDS, patience, world, worst
+from tests.acceptance.postgres import Postgres
+from tests.acceptance.service import eventually
+
+DATABASE_MIB, SPOOL_MIB = 96, 8
+THRIFTY = {"min_wal_size": "2MB", "max_wal_size": "8MB", "wal_keep_size": "0", "log_statement": "none"}
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[Path]:
+    """A disk of that size, in `folder`: memory, which only root may mount."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=0755", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte of it free."""
+    with (disk / "ballast").open("ab", buffering=0) as ballast:
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    ballast.write(b"\0" * size)
+
+
+def free(disk: Path) -> None:
+    (disk / "ballast").unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small disks that this fills")
+def test_full_disk_of_the_database_loses_nothing_and_with_the_spools_the_sender_is_told(server_dir: Path) -> None:
+    with (
+        small_disk(server_dir / "database", DATABASE_MIB) as database_disk,
+        small_disk(server_dir / "var", SPOOL_MIB) as spool_disk,
+        Postgres(database_disk, THRIFTY) as postgres,
+        world(server_dir, postgres) as there,
+    ):
+        there.results.post(10)
+        fill(database_disk)
+        # What is allocated already takes some yet.
+        eventually(
+            lambda: there.results.post(20, at_once=4, bytes_each=20_000)[-1].status == 200 and there.spooled() > 0
+        )
+        known = there.results.post(40, at_once=4)
+        assert {each.status for each in known} == {200}
+        queued = there.queue(NUMBERS)  # a few rows might fit into what is allocated
+        assert (queued.status, queued.headers["Retry-After"]) == (503, "5"), queued.body
+        assert len(there.provider.result_urls) == 1
+        assert there.service.ask("/readyz").status == 503
+
+        fill(spool_disk)
+        eventually(lambda: {each.status for each in there.results.post(8, bytes_each=60_000)} == {503}, 60)
+        refused = there.results.post(8, at_once=2, bytes_each=60_000)
+        assert {(each.status, each.headers["Retry-After"]) for each in refused} == {(503, "5")}
+        assert worst(there.results.posted) < OWED_SECONDS * patience()
+
+        free(spool_disk)
+        assert there.results.post(1)[0].status == 200
+        free(database_disk)
+        if not postgres.answers():
+            postgres.start()  # it ends itself where it could not write its log
+        there.check_everything_is_there()
+        there.check_verified()

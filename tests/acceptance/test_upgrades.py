@@ -1,0 +1,166 @@
+"""From one release to the next, and from one server to another: nothing fails, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.acceptance.outages import World, world
+from tests.acceptance.postgres import Postgres
+from tests.acceptance.service import ROOT, eventually
+
+NEXT = {
+    "9000_next.sql": "alter table batch add column cost_center text not null default '';\n"
+    "create table tariff (tariff_id bigint primary key, price numeric not null);\n"
+    "alter table result add column tariff_id bigint;\n",
+    "9001_index.sql": "-- no-transaction\n"
+    "create index concurrently if not exists result_tariff on result (tariff_id) where tariff_id is not null;\n",
+}
+"""What a later release may do to the tables: docs/contributing.md, "A migration"."""
+
+
+def next_release(folder: Path) -> Path:
+    """This release with two migrations more."""
+    made = folder / "next"
+    for name in ("receiver", "migrations"):
+        shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in NEXT.items():
+        (made / "migrations" / name).write_text(text)
+    return made
+
+
+def run_in(release: Path, there: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "receiver", *arguments]
+    return subprocess.run(
+        command, cwd=release, env=there.service.environment, capture_output=True, text=True, timeout=90
+    )
+
+
+def while_results_come_in(there: World, do: Callable[[], None]) -> None:
+    """Do it in the midst of results and reads, none of which may fail."""
+    over = threading.Event()
+    failed: list[str] = []
+
+    def post() -> None:
+        while not over.is_set():
+            there.results.post(4, at_once=2)
+            over.wait(0.05)
+
+    def read() -> None:
+        while not over.wait(0.1):
+            for path in (f"/api/v1/batches/{there.batch_id}", "/api/v1/summary", "/api/v1/batches"):
+                if (answer := there.service.ask(path)).status != 200:
+                    failed.append(f"{path}: {answer.status} {answer.body!r}")
+
+    busy = [threading.Thread(target=each) for each in (post, read)]
+    for thread in busy:
+        thread.start()
+    try:
+        so_far = len(there.results.posted)
+        eventually(lambda: len(there.results.posted) > so_far + 20, 40)
+        do()
+        so_far = len(there.results.posted)
+        eventually(lambda: len(there.results.posted) > so_far + 20, 40)
+    finally:
+        over.set()
+        for thread in busy:
+            thread.join()
+    assert failed == []
+    assert {each.status for each in there.results.posted} == {200}
+
+
+def test_old_processes_serve_on_while_the_next_release_migrates_and_then_give_way(server_dir: Path) -> None:
+    release = next_release(server_dir)
+    with Postgres(server_dir) as postgres, world(server_dir, postgres) as there:
+
+        def migrate() -> None:
+            migrated = run_in(release, there, "migrate")
+            assert migrated.returncode == 0, migrated.stdout + migrated.stderr
+            assert "2 migrations applied" in migrated.stdout
+
+        while_results_come_in(there, migrate)
+        queued = there.queue()
+        assert queued.status == 201, queued.body
+        eventually(lambda: there.service.batch(there.batch_id)["callbacks"]["waiting"] == 0, 40)
+        assert there.service.batch(there.batch_id)["counts"]["final"] == len(there.results.posted)
+
+        # Nothing of the old release starts anew on it, and whoever asks is told what to do.
+        ready = there.service.ask("/readyz")
+        assert ready.status == 503
+        for said in (ready.told["database"], refusal(there, "work"), refusal(there, "verify"), refusal(there, "serve")):
+            assert "9000_next.sql" in said and "Start that release" in said, said
+        verified = run_in(release, there, "verify")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def refusal(there: World, command: str) -> str:
+    """What a command of the old release says in one line, and does no more."""
+    if command == "serve":
+        there.service.stop()
+    ran = there.service.run(command)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+    return ran.stderr
+
+
+def contents(postgres: Postgres) -> dict[str, tuple[int, str]]:
+    """Of every table: how many rows, and a digest of all of them; of every sequence, where it stands."""
+    tables = postgres.execute(
+        "select oid::regclass::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
+    )
+    found = {}
+    for (table,) in tables:
+        (found[table],) = postgres.execute(
+            f"select count(*), md5(coalesce(string_agg(t::text, e'\\n' order by t::text), '')) from {table} t"  # noqa: S608 a name of ours
+        )
+    for name, last in postgres.execute("select sequencename, coalesce(last_value, 0) from pg_sequences"):
+        found[name] = (last, "")
+    return found
+
+
+def run_file(postgres: Postgres, path: Path) -> None:
+    """As docs/operations.md says, by psql; the account that this runs as may not be let into our folders."""
+    script = postgres.folder.parent / path.name
+    shutil.copy(path, script)
+    script.chmod(0o644)
+    postgres.run("psql", postgres.url, "-v", "ON_ERROR_STOP=1", "-f", script)
+
+
+def test_dump_restored_into_another_server_is_the_same_and_old_tokens_hold(server_dir: Path) -> None:
+    for name in ("old", "new"):
+        (server_dir / name).mkdir()
+    with Postgres(server_dir / "old") as old, Postgres(server_dir / "new") as new, world(server_dir, old) as there:
+        there.results.post(40, at_once=4)
+        again = [there.results.repeat(each) for each in range(5)]
+        assert {each.status for each in again} == {200}
+        eventually(there.is_settled, 60)
+        before = there.service.batch(there.batch_id)
+        assert before["callbacks"]["duplicate"] == 5
+        there.service.stop()
+
+        dump = server_dir / "old" / "receiver.dump"
+        old.run("pg_dump", "--format=custom", "--no-owner", f"--file={dump}", old.url)
+        dump.chmod(0o644)
+        new.run("pg_restore", "--exit-on-error", "--no-owner", f"--dbname={new.url}", dump)
+        assert contents(new) == contents(old)
+        assert contents(new)["callback"][0] == 45
+
+        run_file(new, ROOT / "deploy" / "after-restore.sql")
+        there.postgres = new
+        there.service.environment["DATABASE_URL"] = new.url
+        key = there.service.key
+        there.service.start()
+        assert there.service.key == key, "keys hold"
+        after = there.service.batch(there.batch_id)
+        assert after == before
+        assert {each.status for each in there.results.post(40, at_once=4)} == {200}, "tokens hold"
+        eventually(there.is_settled, 60)
+        assert there.service.batch(there.batch_id)["counts"]["final"] == 80
+        queued = there.queue()
+        assert queued.status == 201, queued.body
+        assert int(queued.told["id"]) > there.batch_id + 1_000_000
+        there.check_verified()
