@@ -1,13 +1,17 @@
-"""A provider that only takes the batch, and a crowd that then posts results as fast as it is let."""
+"""Providers: one that only takes the batch, and the simulator as a process of its own."""
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import json
 import re
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+
+from tests.acceptance.service import ROOT, clean_environment
 
 
 class TakingProvider:
@@ -45,44 +49,18 @@ class TakingProvider:
         self._thread.join()
 
 
-class Posting:
-    """Threads that post one result for each number, none of them twice, a few hundred a second.
-
-    `acknowledged`: those that were answered 200. The others may or may not have been stored.
-    """
-
-    def __init__(self, result_url: str, numbers: list[str], threads: int = 4) -> None:
-        self.acknowledged: list[str] = []
-        self.failed: list[str] = []
-        self._address = urlsplit(result_url)
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._post_all, args=(numbers[first::threads],)) for first in range(threads)
-        ]
-
-    def _post_all(self, numbers: list[str]) -> None:
-        connection = http.client.HTTPConnection(self._address.netloc, timeout=10)
-        for number in numbers:
-            body = json.dumps({"phone_number": f"'{number}'", "status": "completed", "attempts": "1"})
-            try:
-                connection.request("POST", self._address.path, body, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                answer.read()
-                taken = answer.status == 200
-            except (OSError, http.client.HTTPException):
-                taken = False
-                connection.close()
-            (self.acknowledged if taken else self.failed).append(number)
-            if self._stop.wait(0.01 if taken else 0.1):
-                break
-        connection.close()
-
-    def __enter__(self) -> Posting:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
+@contextlib.contextmanager
+def simulator(port: int, *arguments: str) -> Iterator[str]:
+    """Runs it for as long as the block; gives its address once it listens."""
+    command = [sys.executable, "-m", "receiver", "simulate", "--port", str(port), *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            assert url.startswith("http://"), "it does not listen"
+            yield url
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -63,6 +64,28 @@ def test_what_was_committed_is_there_after_a_restart(server: EmbeddedPostgres) -
     assert server.postmaster_pid() is None
     server.start()
     assert fetch(server, "select n from kept") == (7,)
+
+
+def is_recovering(server: EmbeddedPostgres) -> bool:
+    try:
+        psycopg.connect(server.conninfo).close()
+    except psycopg.OperationalError as error:
+        return "in recovery mode" in str(error)
+    return False
+
+
+def test_start_waits_for_a_server_that_recovers_from_the_death_of_a_process(server: EmbeddedPostgres) -> None:
+    server.start()
+    with closing(psycopg.connect(server.conninfo)) as stopped, closing(psycopg.connect(server.conninfo)) as killed:
+        # Told to quit, it cannot; until the server kills it after five seconds, nobody is let in.
+        os.kill(stopped.info.backend_pid, signal.SIGSTOP)
+        os.kill(killed.info.backend_pid, signal.SIGKILL)
+        wait_until(lambda: is_recovering(server))
+        assert server.is_running()
+        other = EmbeddedPostgres(server.data_dir, HURRIED)
+        other.start()
+        assert fetch(other, "select 7") == (7,)
+        other.close()
 
 
 def test_settings_of_the_product_are_durable_and_private(server_dir: Path) -> None:

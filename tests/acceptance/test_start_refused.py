@@ -1,0 +1,271 @@
+"""What keeps a start from going well is told in one line, with what to do next, and never by a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import cast
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from tests.acceptance.postgres import Postgres
+from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, eventually, free_port, run_command
+from tests.results.proxy import Proxy
+
+PASSWORD = "the-password-of-nobody"
+RECEIVER = [sys.executable, "-m", "receiver"]
+COMMANDS = {
+    "serve": [*RECEIVER, "serve"],
+    "migrate": [*RECEIVER, "migrate"],
+    "work": [*RECEIVER, "work"],
+    "gunicorn": [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"],
+    "queue": [*RECEIVER, "queue", str(SAMPLES / "contacts.csv"), "--application", "7", "--deployment", "3"],
+    "status": [*RECEIVER, "status", "1"],
+}
+ALL = tuple(COMMANDS)
+NEEDING_A_DATABASE = tuple(name for name in COMMANDS if name != "gunicorn")
+"""gunicorn starts without: it takes callbacks all the same."""
+SERVING = ("serve", "gunicorn")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    command: str
+    status: int
+    said: str
+    complained: str
+
+
+class _OlderServer(Proxy):
+    """A line to a server that says it is a Postgres 13."""
+
+    def _pump(self, source: socket.socket, target: socket.socket, gate: Event) -> None:
+        super()._pump(cast(socket.socket, _Older(source)), target, gate)
+
+
+class _Older:
+    """Reads from a socket; its ParameterStatus of the version keeps its length (Postgres manual: 53.7)."""
+
+    def __init__(self, source: socket.socket) -> None:
+        self._source = source
+
+    def recv(self, size: int) -> bytes:
+        block = self._source.recv(size)
+        return re.sub(rb"(?<=server_version\x00)\d\d\.(\d+)", lambda found: b"13." + b"9" * len(found[1]), block)
+
+
+@pytest.fixture(scope="module")
+def postgres(session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """One that asks `locked` for a password, and has a database that a later release has migrated."""
+    folder = session_folder / f"refusing-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    rules = folder / "pg_hba.conf"
+    rules.write_text("host all locked 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
+    rules.chmod(0o644)
+    with Postgres(folder, {"hba_file": str(rules)}) as postgres:
+        postgres.execute("create role locked login superuser password 'another'")
+        postgres.execute("create database later")
+        later = make_conninfo(postgres.url, dbname="later")
+        migrated = run_command("migrate", environment=surroundings(tmp_path_factory.mktemp("m"), DATABASE_URL=later))
+        assert migrated.returncode == 0, migrated.stderr
+        postgres.execute("insert into schema_migration values ('9999_later.sql', 'x')", database="later")
+        yield postgres
+
+
+def surroundings(folder: Path, **variables: str) -> dict[str, str]:
+    """An environment in which everything starts, but for these variables; one that is empty counts as not set."""
+    usual = {
+        "DATA_DIR": str(folder / "data"),
+        "PORT": str(free_port()),
+        "WEB_CONCURRENCY": "2",
+        "SECRET_KEY": "a secret that is long enough",
+        "PLUM_URL": "http://127.0.0.1:9",
+        "PLUM_USER": "nobody",
+        "PLUM_KEY": "no key of anybody",
+        "LOG_FORMAT": "json",
+    }
+    return clean_environment(**{**usual, **variables})
+
+
+def run_all(names: Sequence[str], environment: Mapping[str, str], *, root: Path = ROOT) -> list[Ended]:
+    """Each to its end, side by side, where nothing of theirs is in each other's way."""
+
+    def run(name: str) -> Ended:
+        with subprocess.Popen(
+            COMMANDS[name], cwd=root, env=environment, stdin=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                said, complained = process.communicate(timeout=90)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        return Ended(name, process.returncode, said, complained)
+
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(run, names))
+
+
+def check_refused(ended: Sequence[Ended], status: int, *words: str) -> None:
+    """One line each, with these words in it, and this exit status."""
+    for each in ended:
+        assert (each.command, each.status) == (each.command, status), each
+        assert each.complained.startswith("receiver: "), each
+        assert each.complained.count("\n") == 1, each
+        assert [word for word in words if word not in each.complained] == [], each
+        assert "Traceback" not in each.said and PASSWORD not in each.said + each.complained, each
+
+
+DATABASE_FAULTS = {
+    "unreachable": ("Connection refused", "Check that Postgres runs and DATABASE_URL is right."),
+    "wrong password": ("password authentication failed", "DATABASE_URL"),
+    "no such database": ('database "missing" does not exist', "DATABASE_URL"),
+    "older server": ("The server is Postgres 13; 14 or later is needed.", "DATABASE_URL"),
+    "newer schema": ("9999_later.sql", "Start that release, or restore a backup"),
+    "no schema": ("0001_initial.sql", "run `python -m receiver migrate`"),
+}
+
+
+@pytest.fixture(params=DATABASE_FAULTS)
+def fault(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def faulty_url(postgres: Postgres, fault: str) -> Iterator[str]:
+    usual = postgres.url
+    if fault == "older server":
+        with _OlderServer(usual) as older:
+            yield older.url
+    elif fault == "wrong password":
+        yield make_conninfo(usual, user="locked", password=PASSWORD)
+    else:
+        yield {
+            "unreachable": f"postgresql://nobody:{PASSWORD}@127.0.0.1:9/none",
+            "no such database": make_conninfo(usual, dbname="missing"),
+            "newer schema": make_conninfo(usual, dbname="later"),
+            "no schema": usual,
+        }[fault]
+
+
+def test_database_that_cannot_be_used_ends_a_command_with_status_1(tmp_path: Path, fault: str, faulty_url: str) -> None:
+    names = [name for name in NEEDING_A_DATABASE if fault != "no schema" or name not in ("serve", "migrate")]
+    ended = run_all(names, surroundings(tmp_path, DATABASE_URL=faulty_url))
+    check_refused(ended, 1, *DATABASE_FAULTS[fault])
+
+
+def test_web_processes_start_without_a_usable_database_and_log_why(tmp_path: Path, fault: str, faulty_url: str) -> None:
+    environment = surroundings(tmp_path, DATABASE_URL=faulty_url)
+    log = tmp_path / "gunicorn.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            COMMANDS["gunicorn"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        eventually(lambda: '"event": "not_ready"' in log.read_text(), 60, log.read_text)
+        (line,) = [line for line in log.read_text().splitlines() if '"event": "not_ready"' in line]
+        for word in DATABASE_FAULTS[fault]:
+            assert word in line.replace('\\"', '"')
+        assert ask(f"http://127.0.0.1:{environment['PORT']}/healthz").status == 200
+        process.terminate()
+        assert process.wait(60) == 0
+        assert "Traceback" not in log.read_text() and PASSWORD not in log.read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_port_that_is_taken_is_named(tmp_path: Path, postgres: Postgres) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run_all(SERVING, surroundings(tmp_path, DATABASE_URL=postgres.url, PORT=port))
+    check_refused(ended, 2, f"Port {port} cannot be used: Address already in use.", "set PORT to another")
+
+
+def test_address_of_another_machine_is_named(tmp_path: Path, postgres: Postgres) -> None:
+    ended = run_all(SERVING, surroundings(tmp_path, DATABASE_URL=postgres.url, BIND="192.0.2.1"))
+    check_refused(ended, 2, "BIND 192.0.2.1 is no address of this machine.")
+
+
+def test_port_of_the_simulator_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = run_command("simulate", "--port", port, environment=surroundings(tmp_path))
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1), refused
+    assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr and "--port" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "variables", "words"),
+    [
+        (ALL, {"DATA_DIR": str(ROOT / "LICENSE")}, ("DATA_DIR cannot be made", "LICENSE is no folder")),
+        (ALL, {"SECRET_KEY": ""}, ("SECRET_KEY is required with DATABASE_URL", "make one with: python -c")),
+        (ALL, {"SECRET_KEY": "short"}, ("SECRET_KEY", "use at least 32")),
+        (ALL, {"PORT": "eighty"}, ("PORT is 'eighty'; it must be a whole number from 1 to 65535",)),
+        (SERVING, {"DATA_DIR": "/proc/nowhere"}, ("DATA_DIR /proc/nowhere cannot be written", "Name a folder")),
+        (ALL, {"DATABASE_URL": "", "SECRET_KEY": "", "DATA_DIR": "/proc/nowhere"}, ("DATA_DIR", "name a folder")),
+        (("work",), {"PLUM_USER": "", "PLUM_KEY": ""}, ("PLUM_USER and PLUM_KEY are required to work", "`serve`")),
+    ],
+    ids=lambda value: " ".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else None,
+)
+def test_configuration_that_cannot_be_used_is_status_2(
+    tmp_path: Path, postgres: Postgres, names: Sequence[str], variables: Mapping[str, str], words: Sequence[str]
+) -> None:
+    ended = run_all(names, surroundings(tmp_path, **{"DATABASE_URL": postgres.url, **variables}))
+    check_refused(ended, 2, *words)
+    if variables.get("DATABASE_URL") != "":
+        assert not (tmp_path / "data").exists(), "what is refused leaves nothing behind"
+
+
+def test_password_that_is_not_percent_encoded_is_told_without_repeating_it(tmp_path: Path) -> None:
+    environment = surroundings(tmp_path, DATABASE_URL=f"postgresql://user:50%{PASSWORD}@host/d")
+    check_refused(run_all(ALL, environment), 2, "DATABASE_URL", "percent-encoded")
+
+
+def test_address_that_libpq_alone_cannot_read_is_told_by_every_command(tmp_path: Path) -> None:
+    environment = surroundings(tmp_path, DATABASE_URL=f"host=127.0.0.1 nonsense={PASSWORD}")
+    check_refused(run_all(NEEDING_A_DATABASE, environment), 2, "DATABASE_URL is neither")
+    (web,) = run_all(["gunicorn"], environment)
+    # Known in a process of its own only: gunicorn gives up then, and does not start it again and again.
+    assert web.status != 0 and "DATABASE_URL is neither" in web.complained, web
+    assert PASSWORD not in web.said + web.complained
+
+
+def test_copy_without_its_migrations_says_so(tmp_path: Path, postgres: Postgres) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "receiver", copy / "receiver", ignore=shutil.ignore_patterns("__pycache__"))
+    ended = run_all(NEEDING_A_DATABASE, surroundings(tmp_path, DATABASE_URL=postgres.url), root=copy)
+    check_refused(ended, 1, "migrations does not exist", "run from a whole checkout")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
+@pytest.mark.parametrize(("size", "status"), [("2m", 1), ("40k", 1)])
+def test_disk_without_room_for_a_database_is_told(server_dir: Path, size: str, status: int) -> None:
+    disk = server_dir / "disk"
+    disk.mkdir(mode=0o755)
+    # In a mount namespace of its own, the disk is gone with the command.
+    script = 'mount -t tmpfs -o size="$1",mode=755 tmpfs "$2" && shift 2 && exec "$@"'
+    isolated = ["unshare", "--mount", "sh", "-c", script, "sh", size, str(disk)]
+    if subprocess.run([*isolated, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this container may not mount")
+    environment = surroundings(server_dir, DATA_DIR=str(disk / "var"), DATABASE_URL="", SECRET_KEY="")
+    for name in ("serve", "migrate", "queue"):
+        ran = subprocess.run(
+            [*isolated, *COMMANDS[name]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90
+        )
+        check_refused(
+            [Ended(name, ran.returncode, ran.stdout, ran.stderr)], status, "No space left on device", "DATA_DIR"
+        )

@@ -1,0 +1,162 @@
+"""The documents' blocks of commands, with what they are said to print, and terminals to run them in as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sysconfig
+import time
+import venv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Self
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("sh", "bash", "console")
+"""Languages of blocks that a reader runs. What they print may follow in a block of one of PRINTED."""
+PRINTED = ("json", "text")
+RUNS = "is running; Ctrl-C stops it."
+"""What `make run` says when it has started."""
+
+_FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```\n", re.MULTILINE | re.DOTALL)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`document`: its path from the root. `printed`: what the document says that it prints; None: it does not say."""
+
+    document: str
+    line: int
+    language: str
+    source: str
+    printed: str | None = None
+
+    @property
+    def first_line(self) -> str:
+        return self.source.split("\n", 1)[0]
+
+    @property
+    def stays(self) -> bool:
+        """Whether it starts the service, and a second terminal is needed for what follows."""
+        return self.source.endswith("make run\n")
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}: {self.first_line}"
+
+
+def documents() -> list[str]:
+    """All that is written for readers, by its path from the root. What others wrote and we keep is theirs."""
+    kept = ("vendor", ".venv", "node_modules", "out", "dist", "var")
+    found = [path.relative_to(ROOT) for path in ROOT.rglob("*.md")]
+    return sorted(str(path) for path in found if not any(part in kept or part[0] == "." for part in path.parts[:-1]))
+
+
+def blocks_of(document: str) -> list[Block]:
+    """Every block, in its order; one that says what the commands before it print is part of those."""
+    text = (ROOT / document).read_text()
+    found: list[Block] = []
+    end = -1
+    for fence in _FENCE.finditer(text):
+        indent, language, source = fence.groups()
+        source = re.sub(f"^{indent}", "", source, flags=re.MULTILINE)
+        if fence.start() == end and language in PRINTED and found[-1].language in COMMANDS:
+            before = found[-1]
+            found[-1] = Block(before.document, before.line, before.language, before.source, source)
+        else:
+            found.append(Block(document, text.count("\n", 0, fence.start()) + 1, language, source))
+        end = fence.end()
+    return found
+
+
+def commands_of(document: str) -> list[Block]:
+    return [block for block in blocks_of(document) if block.language in COMMANDS]
+
+
+def agrees(really: str, printed: str) -> bool:
+    """Whether it is what stands there: any time for a time, and anything for an ellipsis."""
+    pattern = ".*".join(re.escape(part) for part in _plain(printed).split("…"))
+    return re.fullmatch(pattern, _plain(really), re.DOTALL) is not None
+
+
+def _plain(text: str) -> str:
+    """Without its times, and without the spaces that mean nothing in JSON."""
+    return re.sub(r'(?<=[]}"\w][:,]) (?=["[{\d])', "", _TIME.sub("TIME", text.strip()))
+
+
+def make_checkout(folder: Path) -> Path:
+    """A clone as `make run` leaves it behind at its first run: its own virtualenv, the requirements in it."""
+    folder.mkdir(mode=0o711)
+    for name in ("Makefile", "app.py", "deploy", "migrations", "receiver", "requirements.txt", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    venv.create(folder / ".venv", symlinks=True)
+    packages = Path(
+        sysconfig.get_path("purelib", vars={"base": str(folder / ".venv"), "platbase": str(folder / ".venv")})
+    )
+    (packages / "installed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (folder / ".venv" / ".runtime").touch()
+    return folder
+
+
+class Terminal:
+    """A shell that keeps its variables from block to block. A context manager: it and all it started end with it."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._screen = TemporaryFile()  # no pipe: a service writes on when nobody reads
+        self._read = 0
+        self._shell = subprocess.Popen(
+            ["bash"], cwd=folder, env=dict(environment), stdin=subprocess.PIPE, stdout=self._screen,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, source: str, seconds: float = 120) -> str:
+        """What the block prints. Fails where one of its commands does."""
+        self._type(f"set -eu -o pipefail; trap 'printf \"\\0%s\\0\" $?' EXIT\n{source}printf '\\0done\\0'\n")
+        said, status, _ = self._await(lambda text: text.count("\0") > 1, seconds).split("\0", 2)
+        assert status == "done", f"{source}\nended with status {status} and said:\n{said}"
+        return said
+
+    def start(self, source: str, until: str = RUNS, seconds: float = 120) -> str:
+        """A block whose last command stays; what it prints, up to the end of the paragraph that says it runs."""
+        self._type(source)
+        return self._await(lambda text: "\n\n" in text.partition(until)[2], seconds)
+
+    def close(self, seconds: float = 60) -> None:
+        """Ctrl-C, and the shell with it."""
+        assert self._shell.stdin is not None
+        try:
+            if self._shell.poll() is None:
+                os.killpg(self._shell.pid, signal.SIGINT)
+                self._shell.stdin.close()
+                self._shell.wait(seconds)
+        finally:
+            if self._shell.poll() is None:
+                os.killpg(self._shell.pid, signal.SIGKILL)
+                self._shell.wait()
+            self._screen.close()
+
+    def _type(self, text: str) -> None:
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(text.encode())
+        self._shell.stdin.flush()
+
+    def _await(self, met: Callable[[str], bool], seconds: float) -> str:
+        """What was printed since the last time, once it is enough."""
+        end = time.monotonic() + seconds
+        while True:
+            said = os.pread(self._screen.fileno(), 1 << 24, self._read)
+            if met(text := said.decode(errors="replace").replace("\r\n", "\n")):
+                self._read += len(said)
+                return text
+            assert time.monotonic() < end and self._shell.poll() is None, f"it never came; it said:\n{text}"
+            time.sleep(0.02)
