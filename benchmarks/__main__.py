@@ -1,4 +1,8 @@
-"""`python -m benchmarks [--quick] [--only NAME …]`: measure, print one table of ratios, keep it as JSON."""
+"""`python -m benchmarks [--quick] [--only NAME …]`: measure, print one table of ratios, keep it as JSON.
+
+Exit 1 where a goal was missed: by the quick form, whose sizes are small and whose machine may be busy, only where it
+was missed twice by a factor of two.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +10,82 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import acknowledging, queueing, reading, settling, storing
+from benchmarks import acknowledging, growing, purging, queueing, reading, sending, settling, storing
 from benchmarks.figures import Figure, keep, table
 from benchmarks.world import ROOT, World, world
 
-Measurement = Callable[[World, bool], list[Figure]]
+Measurement = Callable[[World], list[Figure]]
 
-MEASUREMENTS: dict[str, Measurement] = {
-    "acknowledging": lambda w, quick: acknowledging.measure(w, seconds=4 if quick else 10, rounds=1 if quick else 3),
-    "sustained": lambda w, quick: settling.keep_up(w, seconds=10 if quick else 120),
-    "draining": lambda w, quick: settling.drain(w, callbacks=50_000 if quick else 500_000),
-    "delay": lambda w, quick: settling.delay(w, rate=100 if quick else 400, seconds=10 if quick else 30),
-    "reading": lambda w, quick: reading.measure(
-        w, large=100_000 if quick else 1_000_000, others=0 if quick else 9, count=100 if quick else 300
-    ),
-    "queueing": lambda w, quick: queueing.measure(w, rows=100_000 if quick else 1_000_000),
-    "storing": lambda w, quick: storing.measure(w, calls=50_000 if quick else 200_000),
+FULL: dict[str, Measurement] = {
+    "acknowledging": lambda w: acknowledging.measure(w, seconds=10, rounds=3),
+    "sustained": lambda w: settling.keep_up(w, seconds=120),
+    "draining": lambda w: settling.drain(w, callbacks=500_000),
+    "delay": lambda w: settling.delay(w, rate=450, seconds=30),
+    "reading": lambda w: reading.measure(w, large=1_000_000, others=9, count=300),
+    "queueing": lambda w: queueing.measure(w, rows=1_000_000),
+    "sending": lambda w: sending.measure(w, rows=1_000_000),
+    "storing": lambda w: storing.measure(w, calls=200_000),
+    "purging": lambda w: purging.measure(w, calls=1_000_000, seconds=15, rounds=3),
+    "growing": lambda w: growing.measure(w, sizes=(10_000, 100_000, 1_000_000, 10_000_000), count=200),
 }
+
+QUICK: dict[str, Measurement] = {
+    "acknowledging": lambda w: acknowledging.measure(w, seconds=3, rounds=1),
+    "sustained": lambda w: settling.keep_up(w, seconds=6),
+    "draining": lambda w: settling.drain(w, callbacks=30_000),
+    "delay": lambda w: settling.delay(w, rate=100, seconds=5),
+    "reading": lambda w: reading.measure(w, large=50_000, others=0, count=60),
+    "queueing": lambda w: queueing.measure(w, rows=50_000),
+    "sending": lambda w: sending.measure(w, rows=100_000),
+    "storing": lambda w: storing.measure(w, calls=20_000),
+}
+
+LOOSE = 2.0
+"""The quick form's goals are so many times easier."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, a few minutes in all")
-    parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=list(MEASUREMENTS), metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, looser goals, ratios only: three minutes")
+    parser.add_argument("--only", nargs="+", choices=FULL, metavar="NAME", help=f"of {', '.join(FULL)}")
     parsed = parser.parse_args()
+    measurements = QUICK if parsed.quick else FULL
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="receiver-bench-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # as root, the server runs as another account, which must pass
         with world(folder) as made:
-            for measurement in parsed.only:
+            for measurement in parsed.only or measurements:
+                if measurement not in measurements:
+                    parser.error(f"{measurement} has no quick form")
                 print(f"measuring: {measurement}", file=sys.stderr, flush=True)
-                figures += MEASUREMENTS[measurement](made, parsed.quick)
+                figures += _measured(measurements[measurement], made, loose=parsed.quick)
     print(table(figures))
     print(f"\nkept in {keep(figures, ROOT / 'benchmarks' / 'out', 'quick' if parsed.quick else 'full')}")
-    return 0
+    return 1 if any(figure.reached is False for figure in figures) else 0
+
+
+def _measured(measurement: Measurement, made: World, *, loose: bool) -> list[Figure]:
+    if not loose:
+        return measurement(made)
+    figures = _ratios(measurement(made))
+    return _ratios(measurement(made)) if any(figure.reached is False for figure in figures) else figures
+
+
+def _ratios(figures: list[Figure]) -> list[Figure]:
+    """What says something on any machine, and counts of failures, with easier goals."""
+    return [
+        replace(
+            figure,
+            at_least=None if figure.at_least is None else figure.at_least / LOOSE,
+            at_most=None if figure.at_most is None else figure.at_most * LOOSE,
+        )
+        for figure in figures
+        if figure.unit in ("x", "") and not figure.what.endswith("p99")
+    ]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from benchmarks.wrk import Load, drive
 from receiver.database.account import account_for
 from receiver.database.installation import programs_for
 
-ROWS, BODIES = 200_000, 20_000
+ROWS = 400_000
 ROUNDS = 3
 """Each side is measured this often, in turn, so that a noisy minute falls on all of them; medians count."""
 
@@ -25,8 +25,8 @@ def measure(world: World, *, seconds: int, rounds: int = ROUNDS) -> list[Figure]
     batch_id = world.batch(ours, ROWS)
     peers = world.peer_database("bench_peer", ROWS)
     script, peer_script = world.folder / "ours.lua", world.folder / "peer.lua"
-    write_wrk_script(script, world.result_paths(batch_id, ROWS), ROWS, BODIES)
-    write_wrk_script(peer_script, ["/results/1"], ROWS, BODIES)
+    write_wrk_script(script, world.result_paths(batch_id, ROWS), ROWS)
+    write_wrk_script(peer_script, ["/results/1"], ROWS)
     sides: dict[str, tuple[Callable[[], AbstractContextManager[int]], Path]] = {
         "no-op view": (lambda: world.web(ours, "benchmarks.peers.noop:app"), script),
         "ours": (lambda: world.web(ours), script),
@@ -34,12 +34,13 @@ def measure(world: World, *, seconds: int, rounds: int = ROUNDS) -> list[Figure]
         "Flask, gthread": (lambda: world.flask(peers), peer_script),
     }
     measured: dict[tuple[str, int], list[Load]] = {}
-    for number in range(rounds):
+    for _ in range(rounds):
         for name, (start, lua) in sides.items():
             with start() as port:
-                drive(port, lua, connections=32, seconds=2)  # warms up
+                first = 1 + drive(port, lua, connections=32, seconds=2).answered  # warms up
                 for connections in (32, 256):
-                    load = drive(port, lua, connections=connections, seconds=seconds, seed=number)
+                    load = drive(port, lua, connections=connections, seconds=seconds, first=first)
+                    first = (first + load.answered) % ROWS + 1
                     measured.setdefault((name, connections), []).append(load)
     rate = {key: statistics.median(load.rate for load in loads) for key, loads in measured.items()}
     p99 = {key: statistics.median(load.p99_ms for load in loads) for key, loads in measured.items()}

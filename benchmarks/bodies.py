@@ -49,23 +49,64 @@ def body(row: int, seed: int = 1) -> bytes:
     return json.dumps(details, separators=(",", ":")).encode()
 
 
-def write_wrk_script(path: Path, urls: Sequence[str], rows: int, count: int) -> None:
-    """A wrk script that POSTs `count` bodies again and again, for calls spread over `rows`, to the url of each row.
+TEMPLATES = 20_000
+"""Different bodies in a wrk script; each is sent for one call after the other."""
 
-    `urls` are paths, one for each submission of equal size, in order of their rows.
+
+def write_wrk_script(path: Path, urls: Sequence[str], rows: int) -> None:
+    """A wrk script that POSTs one body for each of `rows` calls, in order, to the url of its row; and again from 1.
+
+    `urls` are paths, one for each submission of equal size, in order of their rows. The script takes the row to
+    begin with, and the most requests a second (0: as fast as is answered).
     """
-    step = max(rows // count, 1)
     per_url = -(-rows // len(urls))
     with path.open("w") as file:
-        file.write('wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nlocal posts = {}\n')
-        for number in range(count):
-            row = number * step % rows + 1
-            file.write(f"posts[{number + 1}] = {{'{urls[(row - 1) // per_url]}', [==[{body(row).decode()}]==]}}\n")
-        file.write(
-            "local requests, at = {}, 0\n"
-            "init = function(args)\n"
-            "  math.randomseed(tonumber(args[1] or '1'))\n"
-            "  for i, post in ipairs(posts) do requests[i] = wrk.format(nil, post[1], nil, post[2]) end\n"
-            "  at = math.random(#requests)\nend\n"
-            "request = function() at = at % #requests + 1; return requests[at] end\n"
-        )
+        file.write(f"local rows, per_url, area = {rows}, {per_url}, {AREA}\nlocal urls, bodies = {{}}, {{}}\n")
+        for number, url in enumerate(urls, 1):
+            file.write(f"urls[{number}] = '{url}'\n")
+        for number in range(1, min(TEMPLATES, rows) + 1):
+            before, after = body(number).decode().split(str(AREA + number))
+            file.write(f"bodies[{number}] = {{[==[{before}]==], [==[{after}]==]}}\n")
+        file.write(_WRK_SCRIPT)
+
+
+# Lua. The text of a request is put together from parts: wrk.format would take longer than wrk itself.
+_WRK_SCRIPT = r"""
+local ffi = require("ffi")
+ffi.cdef[[ typedef struct { long s; long us; } moment; int gettimeofday(moment *at, void *zone); ]]
+local moment = ffi.new("moment")
+local function milliseconds()
+  ffi.C.gettimeofday(moment, nil)
+  return tonumber(moment.s) * 1000 + tonumber(moment.us) / 1000
+end
+
+local row, interval, due, parts = 1, 0, 0, {}
+
+-- Open loop: who fell behind catches up, so that a slow answer does not slow the load.
+local function wait()
+  due = due + interval
+  return math.max(0, math.floor(due - milliseconds()))
+end
+
+init = function(args)
+  row = tonumber(args[1] or "1")
+  local rate = tonumber(args[2] or "0")
+  interval = 1000 / rate
+  due = milliseconds()
+  if rate > 0 then delay = wait end
+  for i, body in ipairs(bodies) do
+    local length = #body[1] + #string.format("%.0f", area) + #body[2]
+    parts[i] = {
+      " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: " .. length
+        .. "\r\n\r\n" .. body[1], body[2] }
+  end
+end
+
+request = function()
+  local part = parts[(row - 1) % #parts + 1]
+  local url = urls[math.floor((row - 1) / per_url) + 1]
+  local text = "POST " .. url .. part[1] .. string.format("%.0f", area + row) .. part[2]
+  row = row % rows + 1
+  return text
+end
+"""

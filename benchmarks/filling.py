@@ -5,8 +5,9 @@ from __future__ import annotations
 from benchmarks.bodies import AREA, body
 from benchmarks.world import SUBMISSION_ROWS
 from receiver.database.pool import Connection
+from receiver.results.packing import pack
 
-_BODY = body(1).decode()
+_PACKING, _BODY = pack(body(1))
 
 
 def fill(conn: Connection, calls: int) -> int:
@@ -19,7 +20,14 @@ def fill(conn: Connection, calls: int) -> int:
         " returning batch_id"
     ).fetchone()
     assert row is not None  # noqa: S101 an insert returns its row
-    values = {"batch_id": row[0], "calls": calls, "size": SUBMISSION_ROWS, "area": AREA, "body": _BODY.encode()}
+    values = {
+        "batch_id": row[0],
+        "calls": calls,
+        "size": SUBMISSION_ROWS,
+        "area": AREA,
+        "packing": _PACKING,
+        "body": _BODY,
+    }
     for statement in _STATEMENTS:
         conn.execute(statement, values)
     batch_id: int = row[0]
@@ -32,17 +40,17 @@ _OUTCOME = """case when g %% 100000 = 7 or g = %(calls)s then null when g %% 100
 
 _STATEMENTS = (
     "insert into submission (batch_id, submission_no, state, calls, first_row, last_row, csv_bytes, answered_at,"
-    " provider_status, calls_queued) select %(batch_id)s, no, 'accepted', last - first + 1, first, last, 1, now(), 200,"
-    " last - first + 1 from (select no, (no - 1) * %(size)s + 1 as first, least(no * %(size)s, %(calls)s) as last"
+    " provider_status, calls_queued) select %(batch_id)s, no, 'accepted', last - first + 1, first, last,"
+    " (last - first + 1) * 30, now(), 200, last - first + 1 from (select no, (no - 1) * %(size)s + 1 as first, least(no * %(size)s, %(calls)s) as last"
     " from generate_series(1, (%(calls)s + %(size)s - 1) / %(size)s) no) s",
     "insert into call (batch_id, phone_number, row, submission_no, line) select %(batch_id)s, %(area)s + g, g,"
     " (g - 1) / %(size)s + 1, (%(area)s + g) || ',Name' || g || ',Boston' from generate_series(1, %(calls)s) g",
     f"insert into outstanding (batch_id, row) select %(batch_id)s, g from generate_series(1, %(calls)s) g"
     f" where {_OUTCOME} is null",
     f"""with posted as (
-        insert into callback (batch_id, received_at, submission_no, content_type, body)
+        insert into callback (batch_id, received_at, submission_no, content_type, packing, body)
         select %(batch_id)s, now() - interval '10 hours' * ((%(calls)s - g)::float / %(calls)s),
-            (g - 1) / %(size)s + 1, 'application/json', %(body)s
+            (g - 1) / %(size)s + 1, 'application/json', %(packing)s, %(body)s
         from generate_series(1, %(calls)s) g where {_OUTCOME} is not null order by g
         returning callback_id, received_at
     ), numbered as (select callback_id, received_at, row_number() over (order by callback_id) as n from posted),

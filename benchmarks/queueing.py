@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import subprocess
-import threading
 import time
 from pathlib import Path
 
 from benchmarks.bodies import contact_rows
 from benchmarks.figures import Figure
 from benchmarks.filling import fill
-from benchmarks.world import World, memory_mib
+from benchmarks.world import Peak, World, memory_mib
 from receiver.database.account import account_for
 from receiver.database.api_keys import create_key
 from receiver.database.installation import programs_for
@@ -28,14 +27,14 @@ def measure(world: World, *, rows: int) -> list[Figure]:
         _upload(port, key, _form(world.folder / "warm.form", 10_000))
         pids = _web_pids(port)
         before = sum(memory_mib(pid) for pid in pids)
-        with _Peak(pids) as peak:
+        with Peak(pids) as peak:
             taken = _upload(port, key, _form(world.folder / "large.form", rows))
         growth = peak.mib - before
         with connect(url, name="benchmark", autocommit=True) as conn:
             filled = fill(conn, rows)
             conn.execute("vacuum analyze")
         before = sum(memory_mib(pid) for pid in pids)
-        with _Peak(pids) as export_peak:
+        with Peak(pids) as export_peak:
             exported = _download(port, key, f"/api/v1/batches/{filled}/calls.csv")
         alone = _psql_copy(world, url, filled)
     return [
@@ -44,28 +43,6 @@ def measure(world: World, *, rows: int) -> list[Figure]:
         Figure(f"exporting {rows:,} joined rows as CSV / psql \\copy", alone / exported, "x", at_least=0.6),
         Figure("memory growth of an export", export_peak.mib - before, "MiB", at_most=32),
     ]
-
-
-class _Peak:
-    """The highest memory of some processes while the block runs, in MiB."""
-
-    def __init__(self, pids: list[int]) -> None:
-        self._pids = pids
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self.mib = 0.0
-
-    def _look(self) -> None:
-        while not self._over.wait(0.05):
-            self.mib = max(self.mib, sum(memory_mib(pid) for pid in self._pids))
-
-    def __enter__(self) -> _Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 def _form(path: Path, rows: int) -> Path:

@@ -66,27 +66,37 @@ def drain(world: World, *, callbacks: int) -> list[Figure]:
 
 
 def keep_up(world: World, *, seconds: int) -> list[Figure]:
-    """Acknowledged and settled at once, beside FastAPI, which does both in the request."""
-    rows = 400_000
+    """Acknowledged and settled at once, beside FastAPI, which does both in the request; then at 0.9 of that rate."""
+    rows = 7_000 * (2 * seconds + 2)  # more than anything here reaches: each result is its call's first
     url = world.receiver_database("bench_sustained")
     batch_id = world.batch(url, rows)
     peers = world.peer_database("bench_sustained_peer", rows)
     script, peer_script = world.folder / "sustained.lua", world.folder / "sustained_peer.lua"
-    write_wrk_script(script, world.result_paths(batch_id, rows), rows, 60_000)
-    write_wrk_script(peer_script, ["/results/1"], rows, 60_000)
+    write_wrk_script(script, world.result_paths(batch_id, rows), rows)
+    write_wrk_script(peer_script, ["/results/1"], rows)
     with world.fastapi(peers) as port:
-        drive(port, peer_script, connections=32, seconds=2)
-        peer = drive(port, peer_script, connections=32, seconds=min(seconds, 20))
+        first = 1 + drive(port, peer_script, connections=32, seconds=2).answered
+        peer = drive(port, peer_script, connections=32, seconds=min(seconds, 30), first=first)
     with world.web(url) as port, world.worker(url), connect(url, name="benchmark", autocommit=True) as conn:
-        drive(port, script, connections=32, seconds=2)
+        first = 1 + drive(port, script, connections=32, seconds=2).answered
         began, before = time.monotonic(), settled_callbacks(conn)
-        drive(port, script, connections=32, seconds=seconds)
-        settled, waiting = settled_callbacks(conn) - before, _waiting(conn)
-        rate = settled / (time.monotonic() - began)
+        load = drive(port, script, connections=32, seconds=seconds, first=first)
+        rate = (settled_callbacks(conn) - before) / (time.monotonic() - began)
+        backlog = _waiting(conn)
+        first += load.answered
+        while _waiting(conn):
+            time.sleep(0.1)
+        calm = []
+        for _ in range(2):
+            paced = drive(port, script, connections=64, seconds=seconds // 2, first=first, rate=0.9 * rate)
+            first += paced.answered
+            calm.append(_waiting(conn))
     return [
-        Figure("acknowledged and settled, sustained", rate, "/s", note=f"{waiting:,} waiting at the end"),
+        Figure("acknowledged and settled, sustained", rate, "/s", note=f"{backlog:,} waited at the end"),
         Figure("acknowledged and settled / FastAPI, asyncpg", rate / peer.rate, "x", at_least=1.3),
-    ]
+        Figure("at 0.9 of that rate: backlog grew by", max(0, calm[1] - calm[0]), "", at_most=0.01 * rate * seconds,
+               note=f"{calm[0]:,} waited half-way, {calm[1]:,} at the end, {paced.rate:,.0f}/s"),
+    ]  # fmt: skip
 
 
 def delay(world: World, *, rate: int, seconds: int) -> list[Figure]:

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -88,6 +89,7 @@ class World:
             "PLUM_KEY": "benchmark",
             "PLUM_URL": "http://127.0.0.1:9",
             "PYTHONPATH": str(ROOT),
+            "LOG_LEVEL": "warning",
             **more,
         }
 
@@ -101,9 +103,9 @@ class World:
             yield port
 
     @contextmanager
-    def worker(self, url: str) -> Iterator[int]:
+    def worker(self, url: str, **more: str) -> Iterator[int]:
         """Our worker; gives its process id."""
-        with running([sys.executable, "-m", "receiver", "work"], self.environment(url)) as process:
+        with running([sys.executable, "-m", "receiver", "work"], self.environment(url, **more)) as process:
             yield process.pid
 
     @contextmanager
@@ -173,6 +175,28 @@ def wait_for(port: int, seconds: float = 30) -> None:
 def memory_mib(pid: int) -> float:
     """Resident memory of a process and all below it."""
     return sum(_status_kib(each) for each in family(pid)) / 1024
+
+
+class Peak:
+    """The highest memory of some processes, and all below them, while the block runs, in MiB."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.mib = 0.0
+
+    def _look(self) -> None:
+        while not self._over.wait(0.05):
+            self.mib = max(self.mib, sum(memory_mib(pid) for pid in self._pids))
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def family(pid: int) -> list[int]:
