@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz-api lint format pin release clean
+.PHONY: help run test fuzz fuzz-api load-long kill-long audit bench lint format pin release clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,27 @@ test: $(VENV)/.development ## Run all tests
 	@tests/tools
 	@exec $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-auto} $(PYTEST_ARGS)
 
+fuzz: $(VENV)/.fuzz ## Look for input that breaks a reader: FUZZ_SECONDS (300) for each, by Hypothesis and by atheris
+	@export FUZZ_SECONDS=$${FUZZ_SECONDS:-300}; status=0; \
+	$(BIN)/python -m pytest -q -s tests/fuzz tests/queueing/test_destination.py -k "for_long or exchange" || status=1; \
+	$(BIN)/python -m tests.fuzz.atheris_run all --seconds $$FUZZ_SECONDS || status=1; \
+	exit $$status
+
 fuzz-api: $(VENV)/.development ## Ask the API 2,000 made-up questions an operation, or FUZZ_CASES
 	@FUZZ_CASES=$${FUZZ_CASES:-2000} exec $(BIN)/python -m pytest -q -s tests/web/test_contract_fuzz.py
+
+load-long: $(VENV)/.development ## Ten minutes, or LOAD_SECONDS, at four fifths of the top rate: nothing may grow
+	@LOAD_SECONDS=$${LOAD_SECONDS:-600} exec $(BIN)/python -m pytest -q -s tests/acceptance/test_load.py
+
+kill-long: $(VENV)/.development ## Kill 1,000 processes, or KILLS, from seed 1 on, or KILL_SEED: nothing may be lost
+	@KILLS=$${KILLS:-1000} exec $(BIN)/python -m pytest -q -s tests/acceptance/killing/test_kill_anywhere.py
+
+audit: $(VENV)/.audit ## Look for known faults: bandit in the code, pip-audit in what is pinned (needs a network)
+	@exec $(BIN)/python -m tests.audit $(VENV)/audit/bin
+
+bench: $(VENV)/.bench ## Measure beside the peers and draw how it grows: over an hour, on a machine with nothing else to do
+	@tests/tools
+	@exec $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(VENV)/.development ## Check style, types and the rooms' import rule
 	$(BIN)/ruff check .
@@ -37,6 +56,10 @@ pin: ## Resolve pyproject.toml's dependencies anew into the requirements files (
 		--custom-compile-command "make pin" pyproject.toml -o requirements.txt
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make pin" --extra dev pyproject.toml -o requirements-dev.txt
+	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make pin" --extra bench -c requirements-dev.txt pyproject.toml -o requirements-bench.txt
+	printf 'bandit\npip-audit\n' | uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make pin" - -o requirements-audit.txt
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' receiver/__init__.py)
 ARCHIVE = dist/result-url-receiver-$(VERSION).tar.gz
@@ -68,4 +91,18 @@ $(VENV)/.runtime: requirements.txt | $(BIN)/python
 
 $(VENV)/.development: requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.development
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	@touch $@
+
+$(VENV)/.fuzz: requirements-fuzz.txt $(VENV)/.development
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
+	@touch $@
+
+# Of its own: what it needs is none of ours, and must not decide about our versions.
+$(VENV)/.audit: requirements-audit.txt $(VENV)/.development
+	@$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.txt
 	@touch $@

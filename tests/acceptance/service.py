@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tests" / "samples"
-START_SECONDS = 40.0
+START_SECONDS = 120.0
 OURS = ("DATABASE_URL", "DATA_DIR", "PORT", "PUBLIC_URL", "SECRET_KEY", "WEB_CONCURRENCY", "DEFAULT_REGION")
 """Variables of the surroundings that would change what a test starts; and all that begin with PLUM_."""
 

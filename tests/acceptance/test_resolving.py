@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.service import ROOT, Service, ask, clean_environment, eventually, free_port
+from tests.acceptance.calling import simulator
+from tests.acceptance.service import Service, ask, eventually, free_port
 
 CSV = b"destination,name\n6175551234,Ana\n6175551299,Ben\n"
-
-
-@contextmanager
-def simulator(port: int, *options: str) -> Iterator[str]:
-    """A provider of its own process, for as long as the block."""
-    arguments = [sys.executable, "-m", "receiver", "simulate", "--port", str(port), "--speed", "2000", *options]
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://")
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
 
 
 def requests_to(url: str) -> list[dict[str, Any]]:
@@ -50,7 +30,7 @@ def test_what_a_person_resolves_is_sent_once_more_with_the_same_result_url(tmp_p
     )
     with service:
         # The provider has it, says 500, and never calls back; so only its own page could tell.
-        with simulator(port, "--error-after-acceptance", "1", "--drop", "1") as url:
+        with simulator(port, "--speed", "2000", "--error-after-acceptance", "1", "--drop", "1") as url:
             accepted = service.queue(csv, "Prefer: wait=20")
             assert accepted.status == 202 and accepted.told["state"] == "unknown"
             batch_id = accepted.told["id"]
@@ -58,7 +38,7 @@ def test_what_a_person_resolves_is_sent_once_more_with_the_same_result_url(tmp_p
         unconfirmed = service.run("resolve", str(batch_id), "1", "--not-queued", "--note", "their page is empty")
         assert unconfirmed.returncode == 2 and "DIALED TWICE" in unconfirmed.stderr
         assert service.batch(batch_id)["state"] == "unknown"
-        with simulator(port) as url:
+        with simulator(port, "--speed", "2000") as url:
             resolved = service.run(
                 "resolve", str(batch_id), "1", "--not-queued", "--note", "their page is empty", "--by", "Ana", "--yes"
             )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.service import ROOT, Answer, Service, ask, clean_environment, eventually, free_port
+from tests.acceptance.calling import simulator
+from tests.acceptance.service import Answer, Service, ask, eventually, free_port
 
 ROWS = 1000
 COLUMNS = [f"variable {number}" for number in range(1, 41)]
@@ -60,21 +57,6 @@ def write_contacts(path: Path) -> dict[int, list[str]]:
         writer.writerow(["Destination", *COLUMNS])
         writer.writerows(rows.values())
     return rows
-
-
-@contextlib.contextmanager
-def simulator(port: int, *arguments: str) -> Iterator[str]:
-    """The pretended provider as a process of its own; gives its address once it listens."""
-    command = [sys.executable, "-m", "receiver", "simulate", "--port", str(port), *arguments]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-            assert process.wait(10) == 0
 
 
 class Expected:

@@ -1,0 +1,210 @@
+"""Kills at named steps. A test puts this folder on PYTHONPATH of the service's own processes, whose code so
+needs no hooks: Python imports this file at its start, and it wraps modules as they are imported.
+
+`KILLING_STEPS` names a folder. `armed/STEP` in it says how many times more the step is passed, and which process
+dies then. Whoever comes to that takes the file away first, so that no two do. `seen/STEP` is made when a
+process comes by for the first time. A step is `before …` or `after …` what can be half done: a commit, named after
+the function that asked for it; a send to the provider; an answer to a callback.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+FOLDER = Path(os.environ.get("KILLING_STEPS", "/nonexistent"))
+ROLES = ("gunicorn", "work", "serve")
+"""Words of the command lines of processes that are killed so; others (`verify`, say) are let alone."""
+
+IN_BETWEEN = ("receiver.database.pool", "receiver.database.replica", "receiver.results.journal")
+"""Modules that commit for whoever called them."""
+
+_seen: set[str] = set()
+_passed: dict[str, int] = {}
+_sending = threading.local()
+
+
+def reach(step: str, backend: int = 0) -> None:
+    """Come to a step; `backend` is the Postgres process at the other end of the connection."""
+    if step not in _seen:
+        _seen.add(step)
+        (FOLDER / "seen" / step).touch()
+    armed = FOLDER / "armed" / step
+    try:
+        times, victim = armed.read_text().split()
+    except FileNotFoundError:
+        _passed.pop(step, None)
+        return
+    _passed[step] = _passed.get(step, 0) + 1
+    if _passed[step] < int(times):
+        return
+    try:
+        armed.rename(FOLDER / "reached" / step)
+    except FileNotFoundError:
+        return  # another process was here first
+    pid = {"self": os.getpid(), "backend": backend}.get(victim) or int(victim)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it was killed at the same moment by the test's other hand
+
+
+def _committer() -> str | None:
+    """The function of the receiver on whose behalf something is committed, None where there is none."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("receiver.") and module not in IN_BETWEEN and frame.f_code.co_name != "_transaction":
+            return f"{module.removeprefix('receiver.')}.{frame.f_code.co_qualname}"
+        frame = frame.f_back
+    return None
+
+
+def _wrap_postgres(module: ModuleType) -> None:
+    commit, execute = module.Connection.commit, module.Connection.execute
+    idle, open_transaction = 0, 2  # libpq's PQTRANS_IDLE and PQTRANS_INTRANS
+
+    def commit_or_die(self: Any) -> None:
+        step = f"commit of {_committer()}"
+        if self.closed or self.info.transaction_status != open_transaction or step.endswith("None"):
+            commit(self)
+            return
+        backend = self.info.backend_pid
+        reach(f"before {step}", backend)
+        commit(self)
+        reach(f"after {step}", backend)
+
+    def execute_or_die(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        """With autocommit, a statement that writes is its own commit."""
+        writes = isinstance(query, str) and query.lstrip().startswith(("with ", "insert ", "update ", "delete "))
+        if not writes or self.closed or not self.autocommit or self.info.transaction_status != idle:
+            return execute(self, query, *args, **options)
+        step, backend = f"commit of {_committer()}", self.info.backend_pid
+        reach(f"before {step}", backend)
+        cursor = execute(self, query, *args, **options)
+        reach(f"after {step}", backend)
+        return cursor
+
+    module.Connection.commit, module.Connection.execute = commit_or_die, execute_or_die
+
+
+def _wrap_transactions(module: ModuleType) -> None:
+    leave = module.Transaction.__exit__
+
+    def leave_or_die(self: Any, error: Any, *more: Any) -> Any:
+        """With autocommit, the end of a block is its commit; else it is a savepoint's."""
+        if error is not None or not self.connection.autocommit:
+            return leave(self, error, *more)
+        step, backend = f"commit of {_committer()}", self.connection.info.backend_pid
+        reach(f"before {step}", backend)
+        swallowed = leave(self, error, *more)
+        reach(f"after {step}", backend)
+        return swallowed
+
+    module.Transaction.__exit__ = leave_or_die
+
+
+class _SpoolConnection(sqlite3.Connection):
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if sql != "commit":
+            return super().execute(sql, *args)
+        step = f"commit of {_committer()}"
+        reach(f"before {step}")
+        cursor = super().execute(sql, *args)
+        reach(f"after {step}")
+        return cursor
+
+
+def _wrap_spool(module: ModuleType) -> None:
+    module.sqlite3.connect = functools.partial(sqlite3.connect, factory=_SpoolConnection)
+
+
+def _wrap_worker(module: ModuleType) -> None:
+    bulk_queue = module.bulk_queue
+
+    def bulk_queue_or_die(provider: Any, request: Any, *args: Any) -> Any:
+        _sending.result_url = request.result_url
+        reach("before a request to the provider")
+        answer = bulk_queue(provider, request, *args)
+        reach("after a request to the provider")
+        return answer
+
+    module.bulk_queue = bulk_queue_or_die  # type: ignore[attr-defined]
+
+
+def _wrap_sends(module: ModuleType) -> None:
+    send = module.PlainConnection.send
+
+    def send_or_die(self: Any, block: Any) -> None:
+        if self.passage.sent_bytes == 0 and (result_url := _sending.__dict__.pop("result_url", None)):
+            with open(FOLDER / "requests", "a") as file:
+                file.write(f"{result_url}\n")
+        reach("before a send to the provider")
+        send(self, block)
+        reach("after a send to the provider")
+
+    module.PlainConnection.send = send_or_die
+
+
+class _Answer(list[bytes]):
+    """A WSGI answer; gunicorn closes it when its last byte was handed to the kernel."""
+
+    def close(self) -> None:
+        reach("after an answer to a callback")
+
+
+def _wrap_webhook(module: ModuleType) -> None:
+    call = module.Webhook.__call__
+
+    def call_or_die(self: Any, environ: dict[str, Any], start_response: Any) -> Any:
+        answer = call(self, environ, start_response)
+        if environ["REQUEST_METHOD"] != "POST" or not environ["PATH_INFO"].startswith("/results/"):
+            return answer
+        reach("before an answer to a callback")
+        return _Answer(answer)
+
+    module.Webhook.__call__ = call_or_die
+
+
+WRAPS: dict[str, Callable[[ModuleType], None]] = {
+    "psycopg.connection": _wrap_postgres,
+    "psycopg.transaction": _wrap_transactions,
+    "receiver.results.spool": _wrap_spool,
+    "receiver.worker": _wrap_worker,
+    "receiver.queueing.connection": _wrap_sends,
+    "receiver.web.webhook": _wrap_webhook,
+}
+
+
+class _Wrapping(importlib.abc.MetaPathFinder):
+    """Finds what is to be wrapped as Python does, and wraps it once it was run."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name not in WRAPS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_wrap(module: ModuleType) -> None:
+                run(module)
+                WRAPS[name](module)
+
+            spec.loader.exec_module = run_and_wrap  # type: ignore[method-assign]
+        return spec
+
+
+if FOLDER.is_dir() and any(role in sys.orig_argv for role in ROLES):
+    sys.meta_path.insert(0, _Wrapping())

@@ -1,0 +1,106 @@
+"""What must hold after any number of kills, once all that was sent has been delivered and settled."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from typing import Any
+
+from tests.acceptance.killing.load import POSTED_NUMBERS, application_id
+from tests.acceptance.killing.world import World
+from tests.acceptance.service import ask
+
+READ_BACK = 40
+"""So many stored bodies are compared, byte for byte, each time."""
+
+TOTALLED = ("rows", "skipped", "refused", "pending", "overdue", "final")
+
+
+def check_promises(world: World) -> None:
+    check_acknowledged_is_stored_once(world)
+    ledger = check_nothing_was_requested_twice(world)
+    batches = world.batches()
+    check_what_was_queued(world, batches, ledger)
+    check_results(world, batches)
+    check_totals(world)
+    verified = world.service.run("verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def check_acknowledged_is_stored_once(world: World) -> None:
+    """Each body that was answered 200 stands in the journal once, and no other one twice."""
+    posted, acknowledged = world.record.posted, world.record.acknowledged
+    stored = world.pages(f"/api/v1/callbacks?batch_id={world.posted_batch}", "callbacks")
+    marks = Counter(callback["content_type"].partition("mark=")[2] for callback in stored)
+    assert acknowledged - marks.keys() == set(), "answered 200, and lost"
+    assert [mark for mark, times in marks.items() if times > 1] == [], "stored twice"
+    assert marks.keys() <= posted.keys(), "stored, and never sent"
+    assert [callback for callback in stored if callback["state"] == "waiting"] == []
+    received = world.service.batch(world.posted_batch)["callbacks"]["received"]
+    assert received == len(stored)
+    for callback in random.Random(world.seed).sample(stored, min(READ_BACK, len(stored))):
+        body = world.service.ask(f"/api/v1/callbacks/{callback['id']}").told["body"]
+        assert body.encode() == posted[callback["content_type"].partition("mark=")[2]]
+
+
+def check_nothing_was_requested_twice(world: World) -> dict[str, Any]:
+    """By what the provider took, and by what began to leave the worker. Returns the provider's ledger."""
+    ledger = world.ledger()
+    assert ledger["queued_more_than_once"] == []
+    assert [url for url, times in world.steps.requests().items() if times > 1] == []
+    return ledger
+
+
+def check_what_was_queued(world: World, batches: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
+    """One batch for each key, whatever died before the answer; and each submission says what became of it."""
+    of_provider = Counter(request["application_id"] for request in ledger["requests"])
+    by_application = {batch["application_id"]: batch for batch in batches}
+    assert len(by_application) == len(batches), "a key was answered with two batches"
+    for key, batch_id in world.record.queued.items():
+        number = int(key.removeprefix("key-"))
+        assert by_application[application_id(number)]["id"] == batch_id
+    for batch in batches:
+        (submission,) = batch["submissions"]
+        taken = of_provider[batch["application_id"]]
+        if submission["state"] == "accepted":
+            assert taken == 1, (batch, "accepted here, and unknown to the provider")
+        else:
+            # Cut off on the way, or after it; a callback would have proved it.
+            assert submission["state"] == "unknown" and taken <= 1, batch
+        assert submission["calls"] == batch["counts"]["rows"]
+
+
+def check_results(world: World, batches: list[dict[str, Any]]) -> None:
+    """A call has its result if one was delivered, and only calls that the provider has have one."""
+    delivered: Counter[int] = Counter()
+    answered: Counter[int] = Counter()
+    attempted: Counter[int] = Counter()
+    applications = {each["submission_no"]: each["application_id"] for each in world.ledger()["requests"]}
+    for line in ask(f"{world.provider}/simulator/ledger/calls").body.splitlines():
+        call = json.loads(line)
+        application = applications[call["submission_no"]]
+        delivered[application] += call["callback"] == "delivered"
+        answered[application] += sum(each["answered"] == 200 for each in call["deliveries"])
+        attempted[application] += len(call["deliveries"])
+    for listed in batches:
+        batch = world.service.batch(listed["id"])
+        application, counts = batch["application_id"], batch["counts"]
+        assert counts["rows"] == counts["pending"] + counts["overdue"] + counts["final"]
+        if batch["id"] == world.posted_batch:
+            continue
+        assert answered[application] <= batch["callbacks"]["received"] <= attempted[application]
+        assert counts["final"] >= delivered[application]
+        assert (batch["callbacks"]["unmatched"], batch["callbacks"]["unreadable"]) == (0, 0)
+    calls = world.pages(f"/api/v1/batches/{world.posted_batch}/calls", "calls")
+    assert [call["row"] for call in calls] == list(range(1, len(POSTED_NUMBERS) + 1)), "each call once"
+
+
+def check_totals(world: World) -> None:
+    """Two looks at the same: the summary's totals, and the sum of all batches."""
+    totals = world.service.ask("/api/v1/summary").told["totals"]
+    batches = world.batches()
+    for name in ("rows", "skipped", "refused"):
+        assert totals[name] == sum(batch["counts"][name] for batch in batches), name
+    assert totals["rows"] == sum(totals[name] for name in TOTALLED[1:])
+    assert totals["final"] <= sum(batch["counts"]["final"] for batch in batches)

@@ -1,0 +1,49 @@
+"""Steps of the service's processes at which one of them is killed (in_process/sitecustomize.py)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+IN_PROCESS = Path(__file__).parent / "in_process"
+
+
+class Steps:
+    """The folder through which steps are armed, and through which it is known that they were reached."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        for name in ("armed", "reached", "seen"):
+            (folder / name).mkdir(parents=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes that are to be killed are started with."""
+        path = os.pathsep.join(filter(None, (str(IN_PROCESS), os.environ.get("PYTHONPATH"))))
+        return {"PYTHONPATH": path, "KILLING_STEPS": str(self._folder)}
+
+    def arm(self, step: str, times: int, victim: str | int) -> None:
+        """Kill `victim` (`self`, `backend` or a process id) when a process comes to the step so many times."""
+        (self._folder / "reached" / step).unlink(missing_ok=True)
+        written = self._folder / "arming"
+        written.write_text(f"{times} {victim}")
+        written.rename(self._folder / "armed" / step)
+
+    def is_reached(self, step: str) -> bool:
+        return (self._folder / "reached" / step).exists()
+
+    def disarm(self) -> list[str]:
+        """Let all pass again; returns the steps that nobody came to."""
+        armed = list((self._folder / "armed").iterdir())
+        for each in armed:
+            each.unlink(missing_ok=True)
+        return [each.name for each in armed]
+
+    def seen(self) -> set[str]:
+        return {each.name for each in (self._folder / "seen").iterdir()}
+
+    def requests(self) -> Counter[str]:
+        """How often a request for each `result_url` began to leave, whatever came of it."""
+        requests = self._folder / "requests"
+        return Counter(requests.read_text().split() if requests.exists() else ())

@@ -1,0 +1,84 @@
+"""`serve` starts again what dies; but it never limps on: what dies again and again ends it, with the reason."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.killing.plan import SERVE_STEPS
+from tests.acceptance.killing.steps import Steps
+from tests.acceptance.killing.world import LIMIT_SECONDS, has_ended
+from tests.acceptance.service import OURSELVES, SAMPLES, Service, eventually
+
+START_OF_WORKER = "before commit of queueing.sender.register_worker"
+
+
+def start_with(folder: Path, steps: Steps) -> Service:
+    variables: dict[str, Any] = {**steps.environment, "WEB_CONCURRENCY": "1"}
+    return Service(folder, **variables)
+
+
+def check_ended(service: Service, *reasons: str) -> None:
+    """With exit status 1, its reason as its last words, and nothing of it left."""
+    status, _ = service.stop()
+    log = service.log.read_text()
+    assert status == 1, log[-3000:]
+    for reason in reasons:
+        assert reason in log[-3000:], log[-3000:]
+    assert service.processes() == []
+
+
+def test_worker_that_dies_again_and_again_ends_serve_with_the_reason(server_dir: Path) -> None:
+    steps = Steps(server_dir / "steps")
+    with start_with(server_dir, steps) as service:
+        steps.arm(START_OF_WORKER, 1, "self")
+        os.kill(service.process("receiver work").pid, signal.SIGKILL)
+        died = 1
+        limit = time.monotonic() + LIMIT_SECONDS
+        while not has_ended(service):
+            assert time.monotonic() < limit, service.log.read_text()[-3000:]
+            if steps.is_reached(START_OF_WORKER):
+                died += 1
+                steps.arm(START_OF_WORKER, 1, "self")
+            time.sleep(0.02)
+        assert died >= 5, "it is given its chances"
+        check_ended(service, "worker keeps ending (exit status -9): giving up")
+
+
+def test_database_that_dies_again_and_again_ends_serve_with_the_reason(server_dir: Path) -> None:
+    with start_with(server_dir, Steps(server_dir / "steps")) as service:
+        killed: set[int] = set()
+        limit = time.monotonic() + LIMIT_SECONDS
+        while not has_ended(service):
+            assert time.monotonic() < limit, service.log.read_text()[-3000:]
+            for process in service.processes():
+                if "postgres" in process.command and " -D " in process.command and process.pid not in killed:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.add(process.pid)
+            time.sleep(0.05)
+        assert len(killed) >= 5
+        check_ended(service, "The database server keeps ending: 5 times within 60 seconds. Its last words stand in")
+
+
+def test_first_start_that_is_killed_at_any_commit_is_finished_by_the_next(server_dir: Path) -> None:
+    steps = Steps(server_dir / "steps")
+    service = start_with(server_dir, steps)
+    with ExitStack() as stack:
+        stack.push(service)
+        for step in SERVE_STEPS:
+            steps.arm(step.name, step.times, "self")
+            with service.log.open("ab") as log:
+                serve = OURSELVES.started(
+                    "serve", env=service.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                )
+            assert serve.wait(LIMIT_SECONDS) == -signal.SIGKILL, service.log.read_text()
+            assert steps.is_reached(step.name)
+        service.start()
+        assert service.queue(SAMPLES / "contacts.csv", "Prefer: wait=20").status == 201
+        eventually(lambda: service.batch(1)["counts"]["final"] == 4)
+        assert service.run("verify").returncode == 0

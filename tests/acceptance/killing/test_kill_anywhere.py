@@ -1,0 +1,61 @@
+"""Whatever is killed, wherever it was: nothing that was acknowledged is lost, and nobody is called twice.
+
+`make test` kills 50 times; `make kill-long` with KILLS=1000 goes on with other seeds. One seed by itself:
+`KILL_SEED=7 KILLS=50 make kill-long`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.killing.plan import (
+    NO_STEPS,
+    PLAN_KILLS,
+    SERVE_STEPS,
+    WEB_STEPS,
+    WORKER_STEPS,
+    draw_plan,
+    groups,
+)
+from tests.acceptance.killing.promises import check_promises
+from tests.acceptance.killing.world import World
+
+FIRST_SEED = int(os.environ.get("KILL_SEED", "1"))
+KILLS = int(os.environ.get("KILLS", str(PLAN_KILLS)))
+GROUP_KILLS = 17
+"""Between two looks whether everything holds."""
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + -(-KILLS // PLAN_KILLS)))
+def test_whatever_is_killed_nothing_is_lost_and_nobody_called_twice(server_dir: Path, seed: int) -> None:
+    began = time.monotonic()
+    with World(server_dir, seed) as world:
+        for group in groups(draw_plan(seed), GROUP_KILLS):
+            with world.load():
+                for volley in group:
+                    world.kill(volley)
+            world.settle()
+            check_promises(world)
+        seen = {step for step in world.steps.seen() if not step.split(" of ")[-1].startswith(("web.", "serve."))}
+        named = {step.name for step in (*SERVE_STEPS, *WEB_STEPS, *WORKER_STEPS)}
+        assert seen - named - NO_STEPS == set(), "commits that plan.py does not have: name them in WEB_STEPS or such"
+        assert len(world.record.acknowledged) > 10 * world.kills.total() and len(world.record.queued) > 10
+        print(describe(world, time.monotonic() - began))
+
+
+def describe(world: World, seconds: float) -> str:
+    """One line of figures."""
+    record, states = world.record, Counter(batch["state"] for batch in world.batches())
+    victims = Counter(kill.partition(" ")[0] for kill in world.kills.elements())
+    named = sum(times for kill, times in world.kills.items() if " " in kill)
+    return (
+        f"\nseed {world.seed}: {world.kills.total()} kills, {named} of them at a named step,"
+        f" in {seconds:.0f} s ({', '.join(f'{name} {times}' for name, times in victims.most_common())});"
+        f" callbacks: {len(record.posted)} posted, {len(record.acknowledged)} answered 200;"
+        f" batches: {states['queued']} queued, {states['unknown']} unknown"
+    )

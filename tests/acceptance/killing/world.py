@@ -1,0 +1,243 @@
+"""A service, a provider and their callers, in which processes are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.calling import simulator
+from tests.acceptance.killing.load import POSTED_NUMBERS, Load, Record, application_id
+from tests.acceptance.killing.plan import WEB_STEPS, Kill, Volley
+from tests.acceptance.killing.steps import Steps
+from tests.acceptance.service import Process, Service, ask, eventually, free_port
+
+LIMIT_SECONDS = 180.0
+"""Far longer than anything takes on an idle machine."""
+
+PROVOKE_SECONDS = 10.0
+
+MOST_DEATHS, DEATHS_SECONDS = 3, 75.0
+"""A child of `serve` that would die more often in this time is spared: `serve` would give up, and rightly."""
+
+PROVIDER = (
+    *("--speed", "3600", "--no-check", "--senders", "8"),
+    *("--duplicate", "0.2", "--delay", "0.2", "--drop", "0.1", "--reorder", "0.1", "--step", "0.1"),
+    *("--unknown-status", "0.1", "--error-after-acceptance", "0.1"),
+)
+CHILDREN = ("web", "worker", "database")
+
+_WEB_NAMES = frozenset(step.name for step in WEB_STEPS)
+
+
+def has_ended(service: Service) -> bool:
+    """Whether its `serve` has; what its exit status was is left for `Service.stop` to see."""
+    return os.waitid(os.P_PID, service.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+class World:
+    """A context manager; nothing of it is left behind. `kills` counts whom it killed, and how."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.seed = seed
+        self.kills: Counter[str] = Counter()
+        self.steps = Steps(folder / "steps")
+        self.record = Record()
+        self.provider = ""
+        self.result_url = ""
+        self.posted_batch = 0
+        self._folder = folder
+        self._draws = random.Random(f"{seed} victims")
+        self._log_start = 0
+        port = free_port()
+        variables: dict[str, Any] = {
+            **self.steps.environment,
+            "PLUM_URL": f"http://127.0.0.1:{port}",
+            "PLUM_USER": "simulator",
+            "PLUM_KEY": "simulator",
+            "WEB_CONCURRENCY": "2",
+        }
+        self._simulator = simulator(port, "--seed", str(seed), *PROVIDER)
+        self.service = Service(folder, **variables)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> World:
+        with ExitStack() as stack:
+            self.provider = stack.enter_context(self._simulator)
+            stack.enter_context(self.service)
+            # Nobody dials it, as fast as the provider's clock runs: its results are the test's to post.
+            contacts = self._folder / "posted.csv"
+            contacts.write_text("\n".join(("destination", *POSTED_NUMBERS)))
+            fields = {"application_id": str(application_id(0)), "start_timestamp": str(int(time.time()) + 315_000_000)}
+            eventually(
+                lambda: self.service.queue(contacts, "Idempotency-Key: posted", **fields).status in (201, 202),
+                LIMIT_SECONDS,
+                self._last_words,
+            )
+            (self.posted_batch,) = (batch["id"] for batch in self.batches())
+            eventually(lambda: len(self.ledger()["requests"]) == 1, LIMIT_SECONDS)
+            self.result_url = self.ledger()["requests"][0]["result_url"]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def ledger(self) -> dict[str, Any]:
+        return ask(f"{self.provider}/simulator/ledger").told
+
+    def load(self) -> Load:
+        return Load(self.service, self.result_url, self._folder, self.record, self.seed)
+
+    def kill(self, volley: Volley) -> None:
+        """Kill all of a volley; return when every one of its steps was reached, and `serve` runs."""
+        self._spare(volley)
+        named = [kill for kill in volley if kill.step is not None]
+        for kill in named:
+            self._arm(kill)
+        for kill in volley:
+            if kill.step is None:
+                time.sleep(kill.seconds)
+                self.strike(kill.victim)
+        limit = time.monotonic() + LIMIT_SECONDS
+        provoked_at = time.monotonic()
+        while pending := [kill for kill in named if kill.step and not self.steps.is_reached(kill.step)]:
+            assert time.monotonic() < limit, f"nobody came to {pending}: {self._last_words()}"
+            self.tend()
+            if time.monotonic() > provoked_at + PROVOKE_SECONDS and any(kill.after == "database" for kill in pending):
+                # Postgres was back before anybody had needed it for so many times.
+                self.strike("backend")
+                provoked_at = time.monotonic()
+            time.sleep(0.02)
+        for kill in named:
+            self.kills[f"{kill.victim} {kill.step}"] += 1
+        self.tend()
+
+    def strike(self, victim: str) -> None:
+        """Kill it now, or as soon as there is one."""
+        self.kills[victim] += 1
+        if victim in ("serve", "everything"):
+            processes = self.service.processes() if victim == "everything" else []
+            # First `serve`, which would start the others again.
+            os.kill(self.service.pid, signal.SIGKILL)
+            for process in processes:
+                self._end(process)
+            os.waitid(os.P_PID, self.service.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            limit = time.monotonic() + LIMIT_SECONDS
+            while not (found := self._find(victim)):
+                assert time.monotonic() < limit, f"there is no {victim}: {self._last_words()}"
+                self.tend()
+                time.sleep(0.02)
+            self._end(self._draws.choice(found))
+        self.tend()
+
+    def tend(self) -> None:
+        """Start `serve` again where it was killed. It must not have ended in any other way."""
+        if has_ended(self.service):
+            status, _ = self.service.stop(signal.SIGKILL)
+            assert status == -signal.SIGKILL, f"serve ended with {status}: {self._last_words()}"
+            self._log_start = self.service.log.stat().st_size
+            self.service.start()
+
+    def settle(self) -> None:
+        """Return when all that was sent is delivered and settled, and nothing waits any more."""
+        assert self.steps.disarm() == []
+        eventually(self._is_settled, LIMIT_SECONDS, self._last_words)
+
+    def batches(self) -> list[dict[str, Any]]:
+        return self.pages("/api/v1/batches", "batches")
+
+    def pages(self, path: str, items: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            answer = self.service.ask(f"{path}{'&' if '?' in path else '?'}limit=1000{cursor}")
+            assert answer.status == 200, answer
+            found += answer.told[items]
+            if answer.told["next_cursor"] is None:
+                return found
+            cursor = f"&cursor={answer.told['next_cursor']}"
+
+    def _is_settled(self) -> bool:
+        self.tend()  # a step is known as reached just before its victim dies
+        if self.ledger()["calls"]["to_come"] != len(POSTED_NUMBERS):
+            return False
+        try:
+            ready = self.service.ask("/readyz")
+            if ready.status != 200 or ready.told["spooled"] != 0:
+                return False
+            listed = self.service.ask("/api/v1/batches?limit=1000")
+        except OSError:
+            return False  # a process that was killed last is not back yet
+        return listed.status == 200 and all(
+            batch["state"] != "queueing" and batch["callbacks"]["waiting"] == 0 for batch in listed.told["batches"]
+        )
+
+    def _spare(self, volley: Volley) -> None:
+        """Begin anew with another `serve` before a child of it has died too often."""
+        coming = Counter(self._dying(kill) for kill in volley)
+        died = self._deaths()
+        if any(died[child] and died[child] + coming[child] > MOST_DEATHS for child in CHILDREN):
+            self.strike(self._draws.choice(("serve", "everything")))
+            self.tend()
+
+    def _arm(self, kill: Kill) -> None:
+        assert kill.step is not None
+        victim: str | int = kill.victim
+        if kill.victim == "serve":
+            victim = self.service.pid
+        elif kill.victim == "postmaster":
+            limit = time.monotonic() + LIMIT_SECONDS
+            while not (found := self._find("postmaster")):
+                assert time.monotonic() < limit, self._last_words()
+                time.sleep(0.02)
+            victim = found[0].pid
+        self.steps.arm(kill.step, kill.times, victim)
+
+    def _dying(self, kill: Kill) -> str:
+        """What `serve` starts again after it, if anything, as it is called in its log."""
+        if kill.victim == "self":
+            return "a web process" if kill.step in _WEB_NAMES else "worker"
+        return {"gunicorn": "web", "postmaster": "database"}.get(kill.victim, kill.victim)
+
+    def _deaths(self) -> Counter[str]:
+        """What `serve` has seen die lately, by its log."""
+        deaths: Counter[str] = Counter()
+        before = datetime.now(UTC) - timedelta(seconds=DEATHS_SECONDS)
+        for line in self.service.log.read_bytes()[self._log_start :].splitlines():
+            if b'"child_ended"' in line or b'"database_ended"' in line:
+                told = json.loads(line)
+                if datetime.fromisoformat(told["time"]) > before:
+                    deaths[told.get("child", "database")] += 1
+        return deaths
+
+    def _find(self, victim: str) -> list[Process]:
+        everything = self.service.processes()
+        if victim == "worker":
+            return [each for each in everything if each.command.rstrip().endswith("receiver work")]
+        if victim in ("web", "gunicorn"):
+            children = [each for each in everything if "-m gunicorn" in each.command]
+            return [each for each in children if (each.parent == self.service.pid) == (victim == "gunicorn")]
+        postmasters = [each for each in everything if " -D " in each.command and "postgres " in each.command]
+        if victim == "postmaster":
+            return postmasters
+        # Any process of the server's, that of a connection or one that writes pages; its log's alone is not missed.
+        pids = {each.pid for each in postmasters}
+        return [each for each in everything if each.parent in pids and ": logger" not in each.command]
+
+    def _end(self, process: Process) -> None:
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself meanwhile
+
+    def _last_words(self) -> str:
+        return self.service.log.read_text()[-6000:]
