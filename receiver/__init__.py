@@ -9,4 +9,4 @@ Three paths, three rooms, and data that only walks forward:
 3. Read (`receiver.summary`): the balance, lists and exports, over REST and in dashboards.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
