@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from datetime import UTC, datetime
 
 import psycopg
@@ -20,6 +21,10 @@ GROUP_CALLBACKS = 500
 WHOLE_LOOK_SECONDS = 2.0
 """How often the queue is looked through from its very beginning."""
 
+STRAGGLER_SECONDS = 1.0
+"""How long after its neighbours a callback may be committed and still be found by the next look. Ids are given before
+the commit, and web processes commit beside each other."""
+
 SETTLE = "settle"
 """What the times from received to settled are measured as."""
 
@@ -34,19 +39,17 @@ class Settler:
     def __init__(self, pool: Pool, measurements: Measurements | None = None) -> None:
         self._pool = pool
         self._measurements = measurements
-        # Ids are given before the commit, so a lower one may still come in: each look from the floor
-        # spares walking over what was settled but not vacuumed, each whole look finds the stragglers.
-        self._floor = 0
+        # When a group was claimed, and its lowest id: a look from where we were STRAGGLER_SECONDS ago spares walking
+        # over what was settled but not vacuumed, each whole look finds those that were committed later still.
+        self._claimed: deque[tuple[float, int]] = deque()
         self._whole_look_at = 0.0
 
     def settle_group(self) -> int:
         """Settle up to GROUP_CALLBACKS; returns how many. Raises DatabaseUnavailable."""
-        now = time.monotonic()
-        if now >= self._whole_look_at:
-            self._floor, self._whole_look_at = 0, now + WHOLE_LOOK_SECONDS
+        floor = self._look_from(time.monotonic())
         for _ in range(_TRIES):
             try:
-                return self._settle(GROUP_CALLBACKS)
+                return self._settle(GROUP_CALLBACKS, floor)
             except GAVE_WAY:
                 continue  # another worker was in the way; nothing was written
             except DatabaseUnavailable:
@@ -59,14 +62,23 @@ class Settler:
                 return self._settle_one_by_one()
         return 0
 
-    def _settle(self, limit: int) -> int:
+    def _look_from(self, now: float) -> int:
+        if now >= self._whole_look_at:
+            self._whole_look_at = now + WHOLE_LOOK_SECONDS
+            return 0
+        before = now - STRAGGLER_SECONDS
+        while len(self._claimed) > 1 and self._claimed[1][0] <= before:
+            self._claimed.popleft()
+        return self._claimed[0][1] if self._claimed and self._claimed[0][0] <= before else 0
+
+    def _settle(self, limit: int, floor: int) -> int:
         with connection(self._pool) as conn:
             share_with_replay(conn)
-            claimed = claim_waiting(conn, limit, self._floor)
+            claimed = claim_waiting(conn, limit, floor)
             if claimed:
                 settle(conn, claimed)
         if claimed:
-            self._floor = min(callback.callback_id for callback in claimed)
+            self._claimed.append((time.monotonic(), min(callback.callback_id for callback in claimed)))
             if self._measurements is not None:
                 now = datetime.now(UTC)
                 self._measurements.observe(SETTLE, [(now - each.received_at).total_seconds() for each in claimed])

@@ -115,23 +115,26 @@ def test_settlement_that_the_server_breaks_off_leaves_everything_waiting(conn: C
     assert states(conn, ids) == [("waiting", None)]
 
 
+@pytest.mark.parametrize("late_by_more", [False, True])
 def test_callback_committed_late_with_a_lower_id_is_found(
-    conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, late_by_more: bool
 ) -> None:
-    batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
+    batch_id = make_batch(conn, [phone_number(index) for index in range(3)])
     monkeypatch.setattr(settler_module, "WHOLE_LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(settler_module, "STRAGGLER_SECONDS", 0.0 if late_by_more else 60.0)
     settler = Settler(pool)
-    late, early = journal(conn, *(make_callback(batch_id, result_body(phone_number(index))) for index in range(2)))
+    late, *early = journal(conn, *(make_callback(batch_id, result_body(phone_number(index))) for index in range(3)))
     conn.execute("delete from waiting where callback_id = %s", (late,))
     conn.commit()
-    assert settler.settle_group() == 1
+    assert settler.settle_group() == 2
     conn.execute("insert into waiting select callback_id, batch_id, received_at from callback where callback_id = %s",
                  (late,))  # fmt: skip
     conn.commit()
-    assert settler.settle_group() == 0, "looked for from the lowest that was settled last"
-    settler._whole_look_at = 0.0
+    if late_by_more:
+        assert settler.settle_group() == 0, "looked for from the lowest that was settled so long ago"
+        settler._whole_look_at = 0.0
     assert settler.settle_group() == 1
-    assert states(conn, [late, early]) == [APPLIED, APPLIED]
+    assert states(conn, [late, *early]) == [APPLIED] * 3
 
 
 def test_settler_leaves_what_another_one_holds(conn: Connection, pool: Pool) -> None:
