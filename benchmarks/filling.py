@@ -41,7 +41,8 @@ _OUTCOME = """case when g %% 100000 = 7 or g = %(calls)s then null when g %% 100
 _STATEMENTS = (
     "insert into submission (batch_id, submission_no, state, calls, first_row, last_row, csv_bytes, answered_at,"
     " provider_status, calls_queued) select %(batch_id)s, no, 'accepted', last - first + 1, first, last,"
-    " (last - first + 1) * 30, now(), 200, last - first + 1 from (select no, (no - 1) * %(size)s + 1 as first, least(no * %(size)s, %(calls)s) as last"
+    " (last - first + 1) * 30, now(), 200, last - first + 1 from"
+    " (select no, (no - 1) * %(size)s + 1 as first, least(no * %(size)s, %(calls)s) as last"
     " from generate_series(1, (%(calls)s + %(size)s - 1) / %(size)s) no) s",
     "insert into call (batch_id, phone_number, row, submission_no, line) select %(batch_id)s, %(area)s + g, g,"
     " (g - 1) / %(size)s + 1, (%(area)s + g) || ',Name' || g || ',Boston' from generate_series(1, %(calls)s) g",

@@ -74,6 +74,10 @@ def keep_up(world: World, *, seconds: int) -> list[Figure]:
     script, peer_script = world.folder / "sustained.lua", world.folder / "sustained_peer.lua"
     write_wrk_script(script, world.result_paths(batch_id, rows), rows)
     write_wrk_script(peer_script, ["/results/1"], rows)
+    for each in (url, peers):  # nobody's autovacuum is to look at what was just loaded while another is measured
+        with connect(each, name="benchmark", autocommit=True) as conn:
+            conn.execute("vacuum analyze")
+            conn.execute("checkpoint")
     with world.fastapi(peers) as port:
         first = 1 + drive(port, peer_script, connections=32, seconds=2).answered
         peer = drive(port, peer_script, connections=32, seconds=min(seconds, 30), first=first)
@@ -91,10 +95,11 @@ def keep_up(world: World, *, seconds: int) -> list[Figure]:
             paced = drive(port, script, connections=64, seconds=seconds // 2, first=first, rate=0.9 * rate)
             first += paced.answered
             calm.append(_waiting(conn))
+    may_grow = rate * max(0.5, 0.01 * seconds)  # groups come and go: half a second's worth is none
     return [
         Figure("acknowledged and settled, sustained", rate, "/s", note=f"{backlog:,} waited at the end"),
         Figure("acknowledged and settled / FastAPI, asyncpg", rate / peer.rate, "x", at_least=1.3),
-        Figure("at 0.9 of that rate: backlog grew by", max(0, calm[1] - calm[0]), "", at_most=0.01 * rate * seconds,
+        Figure("at 0.9 of that rate: backlog grew by", max(0, calm[1] - calm[0]), "", at_most=may_grow,
                note=f"{calm[0]:,} waited half-way, {calm[1]:,} at the end, {paced.rate:,.0f}/s"),
     ]  # fmt: skip
 
@@ -116,6 +121,9 @@ def delay(world: World, *, rate: int, seconds: int) -> list[Figure]:
                 time.sleep(0.002)
 
     with world.web(url) as port, world.worker(url):
+        with connect(url, name="benchmark", autocommit=True) as conn:
+            while conn.execute("select from worker").fetchone() is None:
+                time.sleep(0.05)
         watcher = threading.Thread(target=look)
         watcher.start()
         began = time.monotonic()
