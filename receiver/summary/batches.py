@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CALLBACK_STATES, OUTCOMES, BatchState, SubmissionState
+from receiver.summary.losses import Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Batch:
     """final / (rows - skipped - refused); 1.0 where there was nobody to call."""
     first_result_at: datetime | None
     last_result_at: datetime | None
+    loss_rate: float | None
+    """Share of its results that were never delivered; None before it is due, and where there was nobody to call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ select b.batch_id, b.name, b.application_id, b.deployment_id, b.state, b.start_a
     b.reattempt_wait_seconds, b.is_pci, b.created_at, b.queued_at, b.due_at, b.due_at < now() as past_due,
     c.rows, c.skipped, c.refused, c.completed, c.failed, c.canceled, c.rejected, c.other,
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
-    c.attempts, c.duration_seconds, c.first_result_at, c.last_result_at,
+    c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
     (select count(*) from waiting w where w.batch_id = b.batch_id) as waiting
 from batch b join batch_count c using (batch_id)
 """
@@ -169,6 +172,7 @@ def _batch(row: dict[str, Any], submissions: list[Submission]) -> Batch:
         progress=round(counts["final"] / callable_rows, 4) if callable_rows else 1.0,
         first_result_at=row["first_result_at"],
         last_result_at=row["last_result_at"],
+        loss_rate=Loss(callable_rows, counts["overdue"], row["polled"]).rate if row["past_due"] else None,
     )
 
 

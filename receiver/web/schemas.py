@@ -216,6 +216,14 @@ class Batch(Answer):
     )
     first_result_at = _moment("When its first result was received.", allow_none=True)
     last_result_at = _moment("When its latest result was received.", allow_none=True)
+    loss_rate = fields.Float(
+        allow_none=True,
+        validate=validate.Range(0, 1),
+        metadata=says(
+            "Share of its results that were never delivered: overdue, or fetched. Null before `due_at`, and with nobody"
+            " to call."
+        ),
+    )
 
 
 def _next_cursor() -> fields.String:

@@ -68,8 +68,8 @@ def test_batch_is_the_contracts_example_field_by_field(queuer: FlaskClient, conn
     answer_submissions(conn)
     deliver(conn, batch_id, result_body(16175551234, duration=79), result_body(16175551234, duration=79))
     answer = queuer.get(queued.headers["Location"])
-    assert shape_of(answer.json) == BATCH_SHAPE
-    assert list(answer.get_json()) == list(BATCH_SHAPE)
+    assert shape_of(answer.json) == {**BATCH_SHAPE, "loss_rate": "NoneType"}
+    assert list(answer.get_json()) == [*BATCH_SHAPE, "loss_rate"]
     batch = answer.get_json()
     assert batch["parameters"]["end_timestamp"] == fields["end_timestamp"]
     assert (batch["state"], batch["progress"], batch["duration_seconds"]) == ("queued", 0.5, 79)

@@ -101,6 +101,11 @@ def talk_sentence(duration_seconds: int, completed: int) -> str:
     )
 
 
+def loss_sentence(rate: float) -> str:
+    """`3% of its results were never delivered.`"""
+    return f"{percent(round(rate * 1_000_000), 1_000_000)} of its results were never delivered: overdue, or fetched."
+
+
 def callbacks_sentence(callbacks: Mapping[str, int]) -> str:
     """`940 callbacks: 932 became results, 8 duplicates, 1 waiting.`; what is zero goes unsaid."""
     if not callbacks["received"]:
