@@ -100,11 +100,13 @@ def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
     """The CSV as it is sent, in blocks; `csv_bytes` long in all. Reads a few rows at a time, in no transaction."""
     yield (header_line(outgoing.columns) + "\r\n").encode()
     after = outgoing.first_row - 1
+    # Sums, so that no index but that of the rows serves: a batch is sent before Postgres has looked at it, and the one
+    # of the numbers, which then seems as good, would read and sort the whole submission for each block.
     while after < outgoing.last_row:
         row = conn.execute(
             "select max(row), string_agg(line, e'\\r\\n' order by row) || e'\\r\\n' from ("
-            " select row, line from call where batch_id = %s and row > %s and row <= %s and submission_no = %s"
-            " and phone_number > 0 order by row limit %s) next",
+            " select row, line from call where batch_id = %s and row > %s and row <= %s and submission_no + 0 = %s"
+            " and phone_number + 0 > 0 order by row limit %s) next",
             (outgoing.batch_id, after, outgoing.last_row, outgoing.submission_no, LINES_AT_ONCE),
             prepare=True,
         ).fetchone()
