@@ -44,10 +44,13 @@ class Size:
 
 def measure(world: World, *, sizes: tuple[int, ...], count: int) -> list[Figure]:
     """Measures each size in a database of its own, and draws the picture. `count`: asked this often."""
-    measured = [_measure(world, size, count) for size in sizes]
+    measured: list[Size] = []
     (ROOT / "benchmarks" / "out").mkdir(exist_ok=True)
-    (ROOT / "benchmarks" / "out" / "growth.json").write_text(json.dumps([asdict(size) for size in measured], indent=1))
-    draw(measured, PICTURE)
+    for size in sizes:  # drawn after each: the last takes longer than all before
+        measured.append(_measure(world, size, count))
+        content = json.dumps([asdict(each) for each in measured], indent=1)
+        (ROOT / "benchmarks" / "out" / "growth.json").write_text(content + "\n")
+        draw(measured, PICTURE)
     grown: dict[str, Callable[[Size], float]] = {
         "GET /batches/{id}": lambda size: size.batch_ms[0],
         "summary": lambda size: size.summary_ms[0],
