@@ -24,6 +24,15 @@ from receiver.queueing.parameters import BatchParameters
 SETTLED = 20_000
 """Callbacks of a fresh batch that are settled beside what lies there."""
 
+READ = {
+    "batch_ms": "GET /batches/{id}",
+    "summary_ms": "summary",
+    "first_page_ms": "first page of 100 calls",
+    "last_page_ms": "last page",
+    "number_ms": "one number",
+}
+"""What is read, and what its curve is called."""
+
 PICTURE = ROOT / "docs" / "pictures" / "growth.svg"
 
 
@@ -130,17 +139,12 @@ def draw(measured: list[Size], path: Path) -> None:
 
     calls = [size.calls for size in measured]
     figure, ((reading, settling), (accepting, storing)) = pyplot.subplots(2, 2, figsize=(10, 7), layout="constrained")
-    for name, label in (
-        ("batch_ms", "GET /batches/{id}"),
-        ("summary_ms", "summary"),
-        ("first_page_ms", "first page of 100 calls"),
-        ("last_page_ms", "last page"),
-        ("number_ms", "one number"),
-    ):
+    for name, label in READ.items():
         (line,) = reading.plot(calls, [getattr(size, name)[0] for size in measured], marker="o", label=label)
         reading.plot(calls, [getattr(size, name)[1] for size in measured], linestyle=":", color=line.get_color())
-    reading.set(title="Reading: p50, and p99 dotted", ylabel="ms", ylim=(0, None))
-    reading.legend(fontsize="small")
+    slowest = max(getattr(size, name)[1] for size in measured for name in READ)
+    reading.set(title="Reading: p50, and p99 dotted", ylabel="ms", ylim=(0, 1.45 * slowest))  # room for the legend
+    reading.legend(fontsize="small", ncols=2, loc="upper left")
     settling.plot(calls, [size.settled_per_second for size in measured], marker="o")
     settling.set(title=f"Settling {SETTLED:,} callbacks beside them, one worker", ylabel="callbacks/s", ylim=(0, None))
     accepting.plot(calls, [size.accept_seconds for size in measured], marker="o")
