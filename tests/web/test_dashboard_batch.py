@@ -183,6 +183,10 @@ def test_doubt_is_resolved_with_a_note_and_the_name_of_the_key(
     assert state_of(conn, in_doubt) == "accepted"
     said = conn.execute("select queued, note, resolved_by from resolution").fetchall()
     assert said == [(True, "Seen in the account", "queue of a person")]
+    page = queuer_at.get(f"/batches/{in_doubt}/submissions")
+    assert broken_rules(page) == []
+    for shown in ("It was queued.", "Seen in the account", "queue of a person"):
+        assert shown in page
 
 
 UNFINISHED: list[tuple[dict[str, str], str]] = [

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SubmissionState
+from receiver.queueing.resolution import list_resolutions
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.series import Interval, SummaryFilter, get_series
@@ -142,6 +143,7 @@ def batch_submissions(batch_id: int) -> str:
         submissions=submissions[:PAGE_SUBMISSIONS],
         more=more,
         after=after,
+        resolutions=reader().read(list_resolutions, batch_id) if after <= 0 else [],
         wording=wording,
     )
 
