@@ -123,6 +123,37 @@ def test_reader_sees_hidden_numbers_until_asked_and_nothing_to_change(page: Page
     expect(page.get_by_role("link", name="Decide")).to_have_count(0)
 
 
+CHOOSE = """
+(name) => {
+  const state = document.getElementById("state");
+  state.value = name;
+  state.dispatchEvent(new Event("change", {bubbles: true}));
+}
+"""
+
+
+def test_last_choice_wins_however_fast_it_follows(own_page: Page, populated: Populated) -> None:
+    page = own_page
+    calls = page.locator("#calls tbody tr")
+    # While the first is being asked for.
+    page.goto(f"/batches/{populated.settled}")
+    page.evaluate(f"() => {{ const choose = {CHOOSE}; choose('pending'); choose('final'); }}")
+    page.wait_for_url("**state=final**")
+    expect(calls).to_have_count(8)
+    expect(page.get_by_label("State")).to_have_value("final")
+    # The moment its answer is on the page.
+    page.evaluate(
+        f"""() => {{
+          const choose = {CHOOSE};
+          document.addEventListener("htmx:afterSwap", () => choose("final"), {{once: true}});
+          choose("pending");
+        }}"""
+    )
+    page.wait_for_url("**state=pending**")
+    page.wait_for_url("**state=final**")
+    expect(calls).to_have_count(8)
+
+
 def test_without_scripts_a_batch_is_uploaded_queued_and_seen(browser: Browser, service: Service) -> None:
     with watched(browser, service.url, java_script_enabled=False) as page:
         sign_in(page, service.key)
