@@ -1,32 +1,29 @@
 """`serve`: everything on one machine, started in order, watched, and stopped together.
 
 A child that dies is started again; one that keeps dying ends the service with its reason. While a database that is
-not ours is away, results are taken all the same, and the worker awaits its return. Children live in sessions of their
-own, so that Ctrl-C reaches only us, and the kernel ends them should we be killed.
+not ours is away, results are taken all the same, and the worker awaits its return.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from receiver import __version__
+from receiver.children import DEATHS, DEATHS_SECONDS, Child, after_orphans, keep_coming, stop_all
 from receiver.config import Config
 from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.awaiting import Return, is_away
@@ -38,52 +35,12 @@ from receiver.errors import NotFound
 from receiver.logs import about
 from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
 
-STOP_SECONDS = 7.0
-"""How long children may take to end before they are killed; with the database's stop, within ten."""
-
-ORPHAN_SECONDS = 20.0
-"""How long the children of a `serve` that was killed may take to end."""
-
-DEATHS, DEATHS_SECONDS = 5, 60.0
-"""A child, or the database server, that ended this often in this time will not live."""
-
 READY_SECONDS = 20.0
 WATCH_SECONDS = 0.2
 KEY_NAME = "serve"
 SIMULATOR_LOGIN = "simulator"
 
 log = logging.getLogger("receiver.serve")
-
-
-@dataclass(slots=True)
-class _Child:
-    """A process of the service, and when it died lately."""
-
-    name: str
-    arguments: list[str]
-    environment: dict[str, str]
-    needs_database: bool
-    """It cannot start while the database is away."""
-    lock: int
-    """A file descriptor that is locked for as long as any child has it (`_after_orphans`)."""
-    started: subprocess.Popen[bytes] | None = None
-    deaths: deque[float] = field(default_factory=deque)
-
-    def start(self) -> None:
-        self.started = subprocess.Popen(  # noqa: S603 arguments are this module's own
-            self.arguments,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            # Its address, which the greeting names: alone in a line it would be taken for the dashboards'.
-            stdout=subprocess.DEVNULL if self.name == "simulator" else None,
-            start_new_session=True,
-            pass_fds=[self.lock],
-            preexec_fn=_end_with_parent,
-        )
-
-    def died(self) -> int | None:
-        """The exit status of a process that has ended, else None."""
-        return None if self.started is None else self.started.poll()
 
 
 def serve(config: Config) -> int:
@@ -97,7 +54,7 @@ def serve(config: Config) -> int:
     with ExitStack() as stack:
         check_data_dir(config.data_dir)
         stack.enter_context(_only_one(config.data_dir))
-        lock = stack.enter_context(_after_orphans(config.data_dir))
+        lock = stack.enter_context(after_orphans(config.data_dir))
         check_address(config.bind, config.port)
         server = None
         if config.database_url is None:
@@ -107,7 +64,7 @@ def serve(config: Config) -> int:
         assert config.database_url is not None  # noqa: S101 set just now where it was not given
         key, away = _prepare(config.database_url, config.data_dir)
         children, provider = _children(config, lock.fileno())
-        stack.callback(_stop, children)
+        stack.callback(stop_all, children)
         for child in children:
             if away is None or not child.needs_database:
                 child.start()
@@ -139,9 +96,9 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _watch(children: list[_Child], database: EmbeddedPostgres | str, stop: threading.Event, away: Return | None) -> int:
+def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: threading.Event, away: Return | None) -> int:
     """`database`: the server that is ours to keep running, or the address of one that is not."""
-    restarts: list[tuple[float, _Child]] = []
+    restarts: list[tuple[float, Child]] = []
     database_deaths: deque[float] = deque()
     while not stop.wait(WATCH_SECONDS):
         if isinstance(database, EmbeddedPostgres) and not database.is_running():
@@ -158,7 +115,7 @@ def _watch(children: list[_Child], database: EmbeddedPostgres | str, stop: threa
                 child.started = None
                 away = away or Return(database, _say)
                 continue
-            if _keep_coming(child.deaths):
+            if keep_coming(child.deaths):
                 log.error(
                     "%s keeps ending (exit status %d): giving up; its last words stand above",
                     child.name,
@@ -180,21 +137,12 @@ def _watch(children: list[_Child], database: EmbeddedPostgres | str, stop: threa
     return 0
 
 
-def _keep_coming(deaths: deque[float]) -> bool:
-    """Note one more death; whether they are too many for what died to be started again. Old ones are forgotten."""
-    now = time.monotonic()
-    deaths.append(now)
-    while now - deaths[0] >= DEATHS_SECONDS:
-        deaths.popleft()
-    return len(deaths) >= DEATHS
-
-
 def _start_again(server: EmbeddedPostgres, deaths: deque[float]) -> None:
     """Start the database server, which ended. Raises EmbeddedPostgresError where it does so again and again.
 
     A start that fails is one more such end: the server may have been killed in the middle of it.
     """
-    if _keep_coming(deaths):
+    if keep_coming(deaths):
         raise EmbeddedPostgresError(
             f"The database server keeps ending: {DEATHS} times within {DEATHS_SECONDS:.0f} seconds. "
             f"Its last words stand in {server.cluster / 'log'}."
@@ -206,7 +154,7 @@ def _start_again(server: EmbeddedPostgres, deaths: deque[float]) -> None:
         log.error("%s", error, extra=about("database_not_started"))
 
 
-def _children(config: Config, lock: int) -> tuple[list[_Child], str]:
+def _children(config: Config, lock: int) -> tuple[list[Child], str]:
     """The processes to run, and where calls are sent, in words."""
     environment = {
         **os.environ,
@@ -226,25 +174,11 @@ def _children(config: Config, lock: int) -> tuple[list[_Child], str]:
         provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real one"
         environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
         simulate = [python, "-m", "receiver", "simulate", "--port", str(port)]
-        children.append(_Child("simulator", simulate, environment, False, lock))
+        children.append(Child("simulator", simulate, environment, False, lock))
     gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
-    children.append(_Child("web", gunicorn, environment, False, lock))
-    children.append(_Child("worker", [python, "-m", "receiver", "work"], environment, True, lock))
+    children.append(Child("web", gunicorn, environment, False, lock))
+    children.append(Child("worker", [python, "-m", "receiver", "work"], environment, True, lock))
     return children, provider
-
-
-def _stop(children: list[_Child]) -> None:
-    """End all at once: they need nothing of each other to stop."""
-    running = [child.started for child in children if child.started is not None and child.started.poll() is None]
-    for process in running:
-        process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in running:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _only_one(data_dir: Path) -> IO[str]:
@@ -258,26 +192,6 @@ def _only_one(data_dir: Path) -> IO[str]:
             f"Another `serve` is running on {data_dir}. Stop it, or set DATA_DIR and PORT to run a second one."
         ) from None
     return lock
-
-
-def _after_orphans(data_dir: Path) -> IO[str]:
-    """The lock that our children inherit: whoever gets it knows that those of a killed `serve` have ended, which
-    they are told when it is killed, and that the port is theirs no more. Raises CannotStart.
-    """
-    lock = (data_dir / "serve.children").open("a")
-    deadline = time.monotonic() + ORPHAN_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                lock.close()
-                raise CannotStart(
-                    f"Processes of an earlier `serve` on {data_dir} do not end. Look for them with"
-                    f" `fuser {data_dir / 'serve.children'}`, and end them."
-                ) from None
-            time.sleep(WATCH_SECONDS)
 
 
 def _free_port() -> int:
@@ -303,7 +217,7 @@ def _serving_key(database_url: str, data_dir: Path) -> str:
     return key
 
 
-def _wait_until(path: str, port: int, children: list[_Child], stop: threading.Event) -> None:
+def _wait_until(path: str, port: int, children: list[Child], stop: threading.Event) -> None:
     """Until the web processes answer 200 there, one of the children dies, or READY_SECONDS are over."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and all(child.died() is None for child in children):
@@ -330,20 +244,3 @@ def _greet(config: Config, key: str, provider: str) -> None:
             "             Stop this, and set PUBLIC_URL to an address of yours that leads here.\n",
             flush=True,
         )
-
-
-def _end_with_parent() -> None:
-    """In the child: be told to end when the parent is gone, however it went (Linux; elsewhere nothing)."""
-    if _prctl is not None:
-        _prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _load_prctl() -> Callable[..., int] | None:
-    try:
-        found: Callable[..., int] = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    return found
-
-
-_prctl = _load_prctl()
