@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from itsdangerous import BadData, URLSafeSerializer
 
 from receiver.errors import Fault, InvalidInput
 from receiver.web.services import services
+
+Item = TypeVar("Item")
+
+
+def read_page(
+    list_name: str,
+    query: Mapping[str, Any],
+    read: Callable[[int, tuple[int, ...] | None], list[Item]],
+    position: Callable[[Item], tuple[int, ...]],
+    *,
+    length: int = 1,
+) -> tuple[list[Item], str | None]:
+    """The page of a list that a `schemas.PageQuery` asks for, and the cursor of the next one, None at the end.
+
+    `read` returns at most so many items, those after a position of `length` numbers; `position` is where an item
+    stands. Raises InvalidInput for a cursor of another list, and what `read` raises.
+    """
+    limit = query["limit"]
+    # One more than fits shows that another page follows.
+    found = read(limit + 1, read_cursor(list_name, query.get("cursor"), length))
+    page = found[:limit]
+    return page, write_cursor(list_name, position(page[-1])) if len(found) > limit else None
 
 
 def write_cursor(list_name: str, position: Sequence[int]) -> str:

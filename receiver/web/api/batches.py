@@ -19,7 +19,7 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key, requires
 from receiver.web.conditional import revalidated
-from receiver.web.cursors import read_cursor, write_cursor
+from receiver.web.cursors import read_page
 from receiver.web.problems import Problem, listed
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -43,13 +43,13 @@ class Batches(MethodView):
 
         Each with its whole balance. The filters narrow together.
         """
-        limit, cursor = query.pop("limit"), query.pop("cursor", None)
-        position = read_cursor("batches", cursor, 1)
-        before = position[0] if position else None
-        found = reader().read(list_batches, BatchFilter(**query), limit + 1, before)
-        more = len(found) > limit
-        found = found[:limit]
-        return {"batches": found, "next_cursor": write_cursor("batches", [found[-1].id]) if more else None}
+        wanted = BatchFilter(**{name: value for name, value in query.items() if name not in ("limit", "cursor")})
+
+        def read(limit: int, after: tuple[int, ...] | None) -> list[Batch]:
+            return reader().read(list_batches, wanted, limit, after[0] if after else None)
+
+        found, next_cursor = read_page("batches", query, read, lambda batch: (batch.id,))
+        return {"batches": found, "next_cursor": next_cursor}
 
     @requires("queue")
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)

@@ -9,11 +9,11 @@ from typing import Any
 from flask.views import MethodView
 
 from receiver.database.pool import reading
-from receiver.summary.callbacks import get_callback, list_callbacks
+from receiver.summary.callbacks import Callback, get_callback, list_callbacks
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
-from receiver.web.cursors import read_cursor, write_cursor
+from receiver.web.cursors import read_page
 from receiver.web.reading import reader
 from receiver.web.services import services
 
@@ -28,21 +28,14 @@ class Callbacks(MethodView):
     @blueprint.doc(operationId="list_callbacks")
     def get(self, query: dict[str, Any]) -> dict[str, Any]:
         """List callbacks, newest first"""
-        limit = query["limit"]
-        position = read_cursor("callbacks", query.get("cursor"), 1)
-        found = reader().read(
-            list_callbacks,
-            limit + 1,
-            state=query.get("state"),
-            batch_id=query.get("batch_id"),
-            before=position[0] if position else None,
-        )
-        more = len(found) > limit
-        found = found[:limit]
-        return {
-            "callbacks": found,
-            "next_cursor": write_cursor("callbacks", [found[-1].id]) if more else None,
-        }
+        state, batch_id = query.get("state"), query.get("batch_id")
+
+        def read(limit: int, after: tuple[int, ...] | None) -> list[Callback]:
+            before = after[0] if after else None
+            return reader().read(list_callbacks, limit, state=state, batch_id=batch_id, before=before)
+
+        found, next_cursor = read_page("callbacks", query, read, lambda callback: (callback.id,))
+        return {"callbacks": found, "next_cursor": next_cursor}
 
 
 @blueprint.route("/callbacks/<int:callback_id>")
