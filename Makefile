@@ -15,10 +15,10 @@ help: ## Say what there is
 run: $(VENV)/.runtime ## Start everything on this machine
 	@exec $(BIN)/python -m receiver serve
 
-# One process more than cores: many tests wait.
+# One process more than cores: many tests wait. Those that have none left take from the others: some take minutes.
 test: $(VENV)/.development ## Run all tests
 	@tests/tools
-	@exec $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.fuzz ## Look for input that breaks a reader: FUZZ_SECONDS (300) for each, by Hypothesis and by atheris
 	@export FUZZ_SECONDS=$${FUZZ_SECONDS:-300}; status=0; \
