@@ -82,14 +82,20 @@ select b.batch_id, b.name, b.application_id, b.deployment_id, b.state, b.start_a
     c.rows, c.skipped, c.refused, c.completed, c.failed, c.canceled, c.rejected, c.other,
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
     c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
-    (select count(*) from waiting w where w.batch_id = b.batch_id) as waiting
+    (select count(*) from waiting w where w.batch_id = b.batch_id) as waiting{submissions}
 from batch b join batch_count c using (batch_id)
+"""
+
+# In the same statement: another one would cost as much again.
+_SUBMISSIONS = """,
+    (select json_agg(json_build_array(s.submission_no, s.state, s.calls, s.calls_queued, s.provider_status, s.error)
+        order by s.submission_no) from submission s where s.batch_id = b.batch_id) as submissions
 """
 
 
 def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True) -> Batch:
     """One batch; without its submissions it costs the same however many those are. Raises NotFound."""
-    found = _read(conn, _SELECT + "where b.batch_id = %s", (batch_id,), with_submissions)
+    found = _read(conn, "where b.batch_id = %s", (batch_id,), with_submissions)
     if not found:
         raise NotFound(f"There is no batch {batch_id}.")
     return found[0]
@@ -122,29 +128,17 @@ def list_batches(
     }
     given = {condition: value for condition, value in conditions.items() if value is not None}
     where = "where " + " and ".join(given) if given else ""
-    query = f"{_SELECT} {where} order by b.batch_id desc limit %s"
-    return _read(conn, query, (*given.values(), limit), with_submissions)
+    condition = f"{where} order by b.batch_id desc limit %s"
+    return _read(conn, condition, (*given.values(), limit), with_submissions)
 
 
-def _read(conn: Connection, query: str, parameters: Sequence[Any], with_submissions: bool = True) -> list[Batch]:
+def _read(conn: Connection, condition: str, parameters: Sequence[Any], with_submissions: bool) -> list[Batch]:
+    query = _SELECT.format(submissions=_SUBMISSIONS if with_submissions else "") + condition
     with conn.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(query, parameters).fetchall()
-    submissions: dict[int, list[Submission]] = {row["batch_id"]: [] for row in rows}
-    for batch_id, submission in _list_submissions(conn, list(submissions) if with_submissions else []):
-        submissions[batch_id].append(submission)
-    return [_batch(row, submissions[row["batch_id"]]) for row in rows]
+        return [_batch(row) for row in cursor.execute(query, parameters)]
 
 
-def _list_submissions(conn: Connection, batch_ids: list[int]) -> list[tuple[int, Submission]]:
-    rows = conn.execute(
-        "select batch_id, submission_no, state, calls, calls_queued, provider_status, error from submission"
-        " where batch_id = any(%s) order by batch_id, submission_no",
-        (batch_ids,),
-    )
-    return [(batch_id, Submission(*columns)) for batch_id, *columns in rows]
-
-
-def _batch(row: dict[str, Any], submissions: list[Submission]) -> Batch:
+def _batch(row: dict[str, Any]) -> Batch:
     callbacks: dict[str, int] = {state: row[state] for state in CALLBACK_STATES}
     counts = balance(row, row["past_due"])
     callable_rows = counts["rows"] - counts["skipped"] - counts["refused"]
@@ -164,7 +158,7 @@ def _batch(row: dict[str, Any], submissions: list[Submission]) -> Batch:
         created_at=row["created_at"],
         queued_at=row["queued_at"],
         due_at=row["due_at"],
-        submissions=tuple(submissions),
+        submissions=tuple(Submission(*columns) for columns in row.get("submissions") or ()),
         counts=counts,
         callbacks={"received": sum(callbacks.values()), **callbacks},
         attempts=row["attempts"],
