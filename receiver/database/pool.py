@@ -7,6 +7,7 @@ gevent has patched it, provided that happened before psycopg was imported.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -28,6 +29,10 @@ WAIT_SECONDS = 2.0
 
 CHECK_SECONDS = 1.0
 """How long a server may take to say that it is still there, before a connection to it is handed out."""
+
+PROVEN_SECONDS = 0.05
+"""A connection over which the server answered so lately is handed out unasked: a request, which takes two, asks less.
+Whoever gets one whose server has gone since is in the place of those who waited for an answer at that moment."""
 
 PATIENCE_SECONDS = 60.0
 """How long the answer to one statement is waited for: longer than any of those of a request or of the worker takes."""
@@ -91,12 +96,16 @@ class _Patient(psycopg.Connection[TupleRow]):
     """
 
     patience_seconds: float | None = PATIENCE_SECONDS
+    answered_at = -math.inf
+    """When the server last said anything, on the monotonic clock."""
 
     def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
         limit = self.patience_seconds if timeout is None else timeout
         began = monotonic()
         try:
-            return super().wait(gen, interval, limit)
+            result = super().wait(gen, interval, limit)
+            self.answered_at = monotonic()
+            return result
         except psycopg.OperationalError:
             if limit is not None and monotonic() - began >= limit:
                 # Nobody waits for it any more, so the server need not go on; and its answer, which may yet come, must
@@ -138,6 +147,8 @@ def open_pool(
     """
 
     def check(conn: _Patient) -> None:
+        if monotonic() - conn.answered_at < PROVEN_SECONDS:
+            return
         conn.patience_seconds = CHECK_SECONDS
         try:
             ConnectionPool.check_connection(conn)

@@ -11,7 +11,15 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from receiver.database.pool import DatabaseUnavailable, Pool, connect, connection, full_conninfo, open_pool
+from receiver.database.pool import (
+    PROVEN_SECONDS,
+    DatabaseUnavailable,
+    Pool,
+    connect,
+    connection,
+    full_conninfo,
+    open_pool,
+)
 from receiver.errors import ReceiverError
 from tests.results.proxy import Proxy
 from tests.results.waiting import wait_until
@@ -55,6 +63,7 @@ def test_all_connections_killed_while_idle_are_replaced_before_the_next_use(
     for thread in threads:
         thread.join()
     assert _kill_others(empty_database_url) == 4
+    time.sleep(PROVEN_SECONDS)
     for _ in range(8):
         with connection(pool) as conn:
             assert conn.execute("select 1").fetchone() == (1,)
@@ -78,6 +87,7 @@ def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_databas
         with connection(pool) as conn:
             conn.execute("select 1")
         proxy.freeze()
+        time.sleep(PROVEN_SECONDS)
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailable), connection(pool):
             pass
