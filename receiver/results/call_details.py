@@ -7,8 +7,8 @@ call is found among them and its fields are read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from receiver.model import Outcome
 from receiver.results.body_formats import read_body, read_text
@@ -50,8 +50,7 @@ _OUTCOMES: dict[str, Outcome | None] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CallDetails:
+class CallDetails(NamedTuple):
     """What one callback says about one call.
 
     `phone_number` is as sent, quotes and blanks around it stripped: not E.164 yet, and possibly

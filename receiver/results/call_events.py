@@ -14,6 +14,7 @@ MAX_EVENTS = 1000
 """Of more events than this the first and the last 500 are read; a call has about ten."""
 
 # Provider page, The callback. Spelled so, they need no cleaning.
+_DOCUMENTED_FIELDS = frozenset({"event", "timestamp"})
 _DOCUMENTED_NAMES = frozenset({"queued", "dialing", "connected", "disconnected", "canceled"})
 
 _MAX_WRAPPERS = 4  # a JSON text with one list inside one element, and one to spare
@@ -43,19 +44,19 @@ def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment,
     over_at: Moment = None
     last_at: Moment = None
     for item in items:
-        fields = _event_fields(item)
-        name = fields.get("event")
-        if not (isinstance(name, str) and name in _DOCUMENTED_NAMES):
+        fields = item if type(item) is dict and _DOCUMENTED_FIELDS.issuperset(item) else _event_fields(item)
+        name = kind = fields.get("event")
+        if not (type(name) is str and name in _DOCUMENTED_NAMES):
             name = name_of(name)
-        if not name:
-            continue
+            if not name:
+                continue
+            kind = canonical(name)
         at = time_of(fields.get("timestamp"))
         events.append(Event(name, at))
         if at is None:
             continue
         if last_at is None or at > last_at:
             last_at = at
-        kind = canonical(name)
         if kind == "queued":
             queued_at = at if queued_at is None else min(queued_at, at)
         elif kind == "connected":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, CallbackState, Outcome
@@ -28,7 +28,9 @@ class Deltas:
     def __init__(self) -> None:
         self._batches: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._quarters: defaultdict[tuple[int, datetime], Counter[str]] = defaultdict(Counter)
-        self._received: dict[int, tuple[datetime, datetime]] = {}
+        self._received: defaultdict[int, list[datetime]] = defaultdict(list)
+        # The one that the last result was received in, and most likely the next, too.
+        self._from = self._to = datetime.min.replace(tzinfo=UTC)
 
     def add(self, batch_id: int, counter: str, number: int = 1) -> None:
         """Count `number` more (or fewer) of one column of batch_count."""
@@ -52,20 +54,27 @@ class Deltas:
         """Count a call's final result (sign 1), or take one back (-1). A step before the end counts nothing."""
         if outcome is None:
             return
-        quarter = received_at.replace(minute=received_at.minute - received_at.minute % 15, second=0, microsecond=0)
-        for counter in (self._batches[batch_id], self._quarters[batch_id, quarter]):
-            counter[outcome] += sign
-            counter["attempts"] += sign * (attempts or 0)
-            counter["duration_seconds"] += sign * (duration_seconds or 0)
-        self._batches[batch_id]["polled"] += sign * polled
+        if not self._from <= received_at < self._to:
+            minute = received_at.minute - received_at.minute % 15
+            self._from = received_at.replace(minute=minute, second=0, microsecond=0)
+            self._to = self._from + QUARTER_HOUR
+        counter = self._quarters[batch_id, self._from]
+        counter[outcome] += sign
+        if attempts:
+            counter["attempts"] += sign * attempts
+        if duration_seconds:
+            counter["duration_seconds"] += sign * duration_seconds
+        if polled:
+            self._batches[batch_id]["polled"] += sign
 
     def saw_result(self, batch_id: int, received_at: datetime) -> None:
         """A callback, or a fetched body, that names a call of the batch was received at this moment."""
-        first, last = self._received.get(batch_id, (received_at, received_at))
-        self._received[batch_id] = min(first, received_at), max(last, received_at)
+        self._received[batch_id].append(received_at)
 
     def write(self, conn: Connection) -> None:
-        """Add everything to the tables. Locks the batches' counters, in order, until the commit."""
+        """Add everything to the tables, once. Locks the batches' counters, in order, until the commit."""
+        for (batch_id, _), counter in self._quarters.items():
+            self._batches[batch_id].update(counter)
         batch_ids = sorted(self._batches.keys() | self._received.keys())
         if not batch_ids:
             return
@@ -77,13 +86,13 @@ class Deltas:
             (batch_ids,),
         )
         conn.execute("select from batch_count where batch_id = any(%s) order by batch_id for update", (batch_ids,))
-        received = [self._received.get(batch_id, (None, None)) for batch_id in batch_ids]
+        received = [self._received.get(batch_id, ()) for batch_id in batch_ids]
         conn.execute(
             _UPDATE_BATCHES,
             {
                 "batch_id": batch_ids,
-                "first": [first for first, _ in received],
-                "last": [last for _, last in received],
+                "first": [min(moments, default=None) for moments in received],
+                "last": [max(moments, default=None) for moments in received],
                 **_columns(_BATCH_COLUMNS, [self._batches[batch_id] for batch_id in batch_ids]),
             },
         )

@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from psycopg.rows import args_row, class_row
 
+from receiver.database.arrays import bigints, booleans, integers, smallints
 from receiver.database.pool import Connection
 from receiver.model import CallbackState, Outcome
 from receiver.queueing.batches import accept_proven
@@ -34,8 +35,7 @@ CallKey = tuple[int, int]
 """(batch_id, row)"""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A callback as it lies in the journal; `default_region` is its batch's, None where that was purged."""
 
     batch_id: int
@@ -167,10 +167,10 @@ def find_rows(conn: Connection, named: Iterable[tuple[Stored, str]]) -> dict[int
             " as g (callback_id, batch_id, submission_no, phone_number)"
             " join call using (batch_id, submission_no, phone_number)",
             (
-                [callback.callback_id for callback, _ in open_],
-                [callback.batch_id for callback, _ in open_],
-                [callback.submission_no for callback, _ in open_],
-                [numbers[attempt] for _, numbers in open_],
+                bigints([callback.callback_id for callback, _ in open_]),
+                bigints([callback.batch_id for callback, _ in open_]),
+                integers([callback.submission_no for callback, _ in open_]),
+                bigints([numbers[attempt] for _, numbers in open_]),
             ),
             prepare=True,
         )
@@ -200,26 +200,23 @@ def _insert_results(conn: Connection, verdicts: Mapping[CallKey, Verdict], state
     """Write what stands for calls in ascending order (so that two workers never wait for each other)."""
     if not verdicts:
         return set()
-    columns: list[list[Any]] = [[] for _ in range(13)]
-    for (batch_id, row), verdict in verdicts.items():
-        reading, details = verdict.stands, verdict.stands.details
-        values = (
-            batch_id,
-            row,
-            reading.callback_id,
-            reading.received_at,
-            reading.polled,
-            details.outcome,
-            details.provider_status,
-            details.attempts,
-            details.max_attempts,
-            details.queued_at,
-            details.started_at,
-            details.ended_at,
-            details.duration_seconds,
-        )
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
+    standing = [verdict.stands for verdict in verdicts.values()]
+    details = [reading.details for reading in standing]
+    columns = (
+        bigints([batch_id for batch_id, _ in verdicts]),
+        integers([row for _, row in verdicts]),
+        bigints([reading.callback_id for reading in standing]),
+        [reading.received_at for reading in standing],
+        booleans([reading.polled for reading in standing]),
+        [each.outcome for each in details],
+        [each.provider_status for each in details],
+        smallints([each.attempts for each in details]),
+        smallints([each.max_attempts for each in details]),
+        [each.queued_at for each in details],
+        [each.started_at for each in details],
+        [each.ended_at for each in details],
+        integers([each.duration_seconds for each in details]),
+    )
     return set(conn.execute(statement, columns, prepare=True).fetchall())
 
 
@@ -341,7 +338,7 @@ def _close_calls(conn: Connection, verdicts: Mapping[CallKey, Verdict], deltas: 
         "with gone as (delete from outstanding o using unnest(%b::bigint[], %b::integer[]) as g (batch_id, row)"
         " where o.batch_id = g.batch_id and o.row = g.row and o.refused in (false, true)"
         " returning o.batch_id, o.refused) select batch_id from gone where refused",
-        ([batch_id for batch_id, _ in closed], [row for _, row in closed]),
+        (bigints([batch_id for batch_id, _ in closed]), integers([row for _, row in closed])),
         prepare=True,
     ):
         deltas.add(batch_id, "refused", -1)

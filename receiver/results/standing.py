@@ -9,8 +9,8 @@ is not final stands only as long as none is, the latest one first.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from receiver.model import CallbackState
 from receiver.results.call_details import CallDetails
@@ -22,8 +22,7 @@ STEP_SUPERSEDED = "step_superseded"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """A callback that was read and names a call."""
 
     callback_id: int
@@ -32,8 +31,7 @@ class Reading:
     polled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What stands, and what was set aside: callback id to (state, reason)."""
 
     stands: Reading

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -52,8 +51,8 @@ COMPLETED = CallDetails(
         ("disconnected", 1700000178),
     ),
 )
-NEVER_CONNECTED = replace(
-    COMPLETED, started_at=None, events=events(("queued", 1700000100), ("disconnected", 1700000178))
+NEVER_CONNECTED = COMPLETED._replace(
+    started_at=None, events=events(("queued", 1700000100), ("disconnected", 1700000178))
 )
 
 

@@ -1,0 +1,51 @@
+"""Arrays made at once are the arrays that psycopg makes item by item, to the byte and as Postgres reads them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import LiteralString
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.adapt import PyFormat, Transformer
+
+from receiver.database.arrays import Array, bigints, booleans, integers, smallints
+from receiver.database.pool import Connection
+
+Maker = Callable[[Iterable[int | None]], Array]
+
+
+@pytest.mark.parametrize(
+    ("make", "query", "bits"),
+    [
+        (bigints, "select v, pg_typeof(v)::text from unnest(%b::bigint[]) as v", 63),
+        (integers, "select v, pg_typeof(v)::text from unnest(%b::integer[]) as v", 31),
+        (smallints, "select v, pg_typeof(v)::text from unnest(%b::smallint[]) as v", 15),
+    ],
+)
+def test_numbers_come_out_as_they_went_in(conn: Connection, make: Maker, query: LiteralString, bits: int) -> None:
+    name = make.__name__.removesuffix("s")
+    values = [0, None, -1, 2**bits - 1, -(2**bits), 7]
+    columns: list[list[int | None]] = [values, [None], [5], []]
+    for column in columns:
+        assert conn.execute(query, (make(column),)).fetchall() == [(value, name) for value in column]
+    with pytest.raises(struct.error):
+        make([2**bits])
+
+
+def test_booleans_come_out_as_they_went_in(conn: Connection) -> None:
+    found = conn.execute("select * from unnest(%b::boolean[])", (booleans([True, None, False]),))
+    assert found.fetchall() == [(True,), (None,), (False,)]
+
+
+@given(st.lists(st.integers(2**31, 2**63 - 1), min_size=1))
+def test_bytes_are_those_that_psycopg_makes(values: list[int]) -> None:
+    transformer = Transformer()
+    (made,) = transformer.dump_sequence([values], [PyFormat.BINARY])
+    assert made is not None
+    # The second number says whether there are nulls; "perhaps" is said here.
+    content = bigints(values).content
+    assert content[:4] + content[8:] == bytes(made)[:4] + bytes(made)[8:]
+    assert transformer.types == (bigints(values).oid,)
