@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+from tests.acceptance.service import Service
 
 IN_PROCESS = Path(__file__).parent / "in_process"
 
@@ -47,3 +50,9 @@ class Steps:
         """How often a request for each `result_url` began to leave, whatever came of it."""
         requests = self._folder / "requests"
         return Counter(requests.read_text().split() if requests.exists() else ())
+
+
+def service_with(folder: Path, steps: Steps, **environment: str) -> Service:
+    """A service with one web process, whose processes come to the steps."""
+    variables: dict[str, Any] = {**steps.environment, "WEB_CONCURRENCY": "1", **environment}
+    return Service(folder, **variables)

@@ -8,19 +8,13 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from tests.acceptance.killing.plan import SERVE_STEPS
-from tests.acceptance.killing.steps import Steps
+from tests.acceptance.killing.steps import Steps, service_with
 from tests.acceptance.killing.world import LIMIT_SECONDS, has_ended
 from tests.acceptance.service import OURSELVES, SAMPLES, Service, eventually
 
 START_OF_WORKER = "before commit of queueing.sender.register_worker"
-
-
-def start_with(folder: Path, steps: Steps) -> Service:
-    variables: dict[str, Any] = {**steps.environment, "WEB_CONCURRENCY": "1"}
-    return Service(folder, **variables)
 
 
 def check_ended(service: Service, *reasons: str) -> None:
@@ -35,7 +29,7 @@ def check_ended(service: Service, *reasons: str) -> None:
 
 def test_worker_that_dies_again_and_again_ends_serve_with_the_reason(server_dir: Path) -> None:
     steps = Steps(server_dir / "steps")
-    with start_with(server_dir, steps) as service:
+    with service_with(server_dir, steps) as service:
         steps.arm(START_OF_WORKER, 1, "self")
         os.kill(service.process("receiver work").pid, signal.SIGKILL)
         died = 1
@@ -51,7 +45,7 @@ def test_worker_that_dies_again_and_again_ends_serve_with_the_reason(server_dir:
 
 
 def test_database_that_dies_again_and_again_ends_serve_with_the_reason(server_dir: Path) -> None:
-    with start_with(server_dir, Steps(server_dir / "steps")) as service:
+    with service_with(server_dir, Steps(server_dir / "steps")) as service:
         killed: set[int] = set()
         limit = time.monotonic() + LIMIT_SECONDS
         while not has_ended(service):
@@ -67,7 +61,7 @@ def test_database_that_dies_again_and_again_ends_serve_with_the_reason(server_di
 
 def test_first_start_that_is_killed_at_any_commit_is_finished_by_the_next(server_dir: Path) -> None:
     steps = Steps(server_dir / "steps")
-    service = start_with(server_dir, steps)
+    service = service_with(server_dir, steps)
     with ExitStack() as stack:
         stack.push(service)
         for step in SERVE_STEPS:

@@ -23,7 +23,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 FOLDER = Path(os.environ.get("KILLING_STEPS", "/nonexistent"))
-ROLES = ("gunicorn", "work", "serve")
+ROLES = ("gunicorn", "work", "serve", "replay", "resolve", "erase", "purge")
 """Words of the command lines of processes that are killed so; others (`verify`, say) are let alone."""
 
 IN_BETWEEN = ("receiver.database.pool", "receiver.database.replica", "receiver.results.journal")

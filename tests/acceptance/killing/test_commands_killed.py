@@ -1,0 +1,116 @@
+"""A command killed at any of its commits leaves nothing half done, and is finished by the same command again."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from receiver.database.pool import Connection
+from tests.acceptance.killing.steps import Steps, service_with
+from tests.acceptance.service import Service, eventually
+
+ROWS = 40
+NUMBERS = [f"61755512{last}" for last in range(10, 10 + ROWS)]
+MOST_COMMITS = 30
+
+
+@pytest.fixture
+def steps(server_dir: Path) -> Steps:
+    return Steps(server_dir / "steps")
+
+
+def queued(service: Service, folder: Path, **fields: str) -> int:
+    contacts = folder / "contacts.csv"
+    contacts.write_text("\n".join(("destination,name", *(f"{number},Person" for number in NUMBERS))))
+    answer = service.queue(contacts, "Prefer: wait=20", **fields)
+    assert answer.status in (201, 202), answer
+    return int(answer.told["id"])
+
+
+def wait_until_settled(service: Service, batch_id: int) -> None:
+    eventually(lambda: service.batch(batch_id)["counts"]["final"] == ROWS, 60)
+    eventually(lambda: service.batch(batch_id)["callbacks"]["waiting"] == 0)
+
+
+def kill_at_every_commit(service: Service, steps: Steps, where: str, command: tuple[str, ...]) -> int:
+    """Kill it before and after its first commit, its second, and so on, until it ends; returns how often it was.
+
+    Each time the books must balance, and the next attempt goes on from what the one before left.
+    """
+    killed = 0
+    for when in ("before", "after"):
+        for times in range(1, MOST_COMMITS):
+            steps.arm(f"{when} commit of {where}", times, "self")
+            ended = service.run(*command)
+            verified = service.run("verify")
+            assert verified.returncode == 0, (when, times, verified.stdout + verified.stderr)
+            if steps.disarm():
+                assert ended.returncode == 0, ended.stderr
+                break
+            assert ended.returncode == -signal.SIGKILL, ended
+            killed += 1
+        else:
+            pytest.fail(f"{command} never ended")
+    return killed
+
+
+def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Steps) -> None:
+    with service_with(server_dir, steps) as service:
+        batch_id = queued(service, server_dir)
+        wait_until_settled(service, batch_id)
+        before = service.batch(batch_id)
+
+        replayed = ("replay", "--state", "applied")
+        assert kill_at_every_commit(service, steps, "cli.journal._replay", replayed) >= 2
+        assert service.batch(batch_id) == before
+
+        erased = NUMBERS[3]
+        assert kill_at_every_commit(service, steps, "cli.upkeep._erase", ("erase", erased)) >= 2
+        assert service.batch(batch_id)["counts"] == before["counts"]
+        found = service.ask(f"/api/v1/calls?phone_number={erased}").told["calls"]
+        assert found == []
+
+
+def test_resolving_killed_at_its_commit_is_done_once_or_not_at_all(server_dir: Path, steps: Steps) -> None:
+    with service_with(server_dir, steps) as service:
+        # The simulated provider answers this deployment with 500: nobody knows what became of it.
+        batch_id = queued(service, server_dir, deployment_id="500")
+        assert service.batch(batch_id)["state"] == "unknown"
+        commit = "commit of cli.database.opened_database"  # the first is that of the session's settings
+        command = ("resolve", str(batch_id), "1", "--queued", "--note", "their page shows it", "--yes")
+
+        def state() -> str:
+            return str(service.batch(batch_id)["submissions"][0]["state"])
+
+        steps.arm(f"before {commit}", 2, "self")
+        assert service.run(*command).returncode == -signal.SIGKILL
+        assert state() == "unknown"
+        steps.arm(f"after {commit}", 2, "self")
+        assert service.run(*command).returncode == -signal.SIGKILL
+        assert state() == "accepted"
+        again = service.run(*command)
+        assert again.returncode == 1 and "the provider accepted it" in again.stderr
+        assert service.run("verify").returncode == 0
+
+
+def test_purge_killed_at_any_commit_is_gone_on_with(
+    server_dir: Path, steps: Steps, database_url: str, conn: Connection
+) -> None:
+    secret = "a secret that is long enough"
+    with service_with(server_dir, steps, DATABASE_URL=database_url, SECRET_KEY=secret) as service:
+        old, kept = queued(service, server_dir), queued(service, server_dir, application_id="8")
+        for batch_id in (old, kept):
+            wait_until_settled(service, batch_id)
+        before = service.batch(kept)
+        conn.execute(
+            "update batch set created_at = created_at - interval '60 days', due_at = due_at - interval '60 days'"
+            " where batch_id = %s",
+            (old,),
+        )
+        conn.commit()
+        assert kill_at_every_commit(service, steps, "cli.upkeep._purge", ("purge", "--older-than", "30")) >= 4
+        assert service.ask(f"/api/v1/batches/{old}").status == 404
+        assert service.ask(f"/api/v1/callbacks?batch_id={old}").told["callbacks"] == []
+        assert service.batch(kept) == before
