@@ -85,8 +85,7 @@ def _measure(world: World, calls: int, count: int) -> Size:
         batch_id = fill(conn, calls)
         conn.execute("vacuum analyze")
         bytes_per_call = _taken(conn) / calls
-        with world.web(url) as port:
-            reader = Reader(port, key)
+        with world.web(url) as port, Reader(port, key) as reader:
             base = f"/api/v1/batches/{batch_id}"
             last = cursor(batch_id, calls - 150)
             read = {

@@ -24,6 +24,12 @@ class Reader:
         self._conn = http.client.HTTPConnection("127.0.0.1", port)
         self._headers = {"Authorization": f"Bearer {key}"}
 
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._conn.close()
+
     def ask(self, path: str) -> tuple[float, dict[str, object]]:
         began = time.perf_counter()
         self._conn.request("GET", path, headers=self._headers)
@@ -61,9 +67,9 @@ def measure(world: World, *, large: int, others: int, count: int) -> list[Figure
         key = create_key(conn, "benchmark", "read")
     figures: list[Figure] = []
     with world.web(url, "benchmarks.peers.select_one:app") as port:
-        floor = Reader(port, key).times("/api/v1/batches/1", count)
-    with world.web(url) as port:
-        reader = Reader(port, key)
+        with Reader(port, key) as reader:
+            floor = reader.times("/api/v1/batches/1", count)
+    with world.web(url) as port, Reader(port, key) as reader:
         for name, path in (("GET /batches/{id}", "/api/v1/batches/{}"), ("summary", "/api/v1/summary?batch_id={}")):
             of_small = reader.times(path.format(small), count)
             of_large = reader.times(path.format(batch_id), count)
