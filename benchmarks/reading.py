@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import statistics
 import time
@@ -15,6 +16,8 @@ from benchmarks.filling import fill
 from benchmarks.world import SECRET, World
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
+
+TURN = 30
 
 
 class Reader:
@@ -50,6 +53,15 @@ class Reader:
         return sorted(self.ask(path)[0] for _ in range(count))
 
 
+def in_turn(asked: dict[str, tuple[Reader, str]], count: int) -> dict[str, list[float]]:
+    """Times of each, sorted, `count` or a few more; in short turns, as a machine's speed changes by the minute."""
+    times: dict[str, list[float]] = {name: [] for name in asked}
+    for _ in range(0, count, TURN):
+        for name, (reader, path) in asked.items():
+            times[name] += reader.times(path, TURN)
+    return {name: sorted(found) for name, found in times.items()}
+
+
 def quantile(times: list[float], part: float) -> float:
     """Of sorted times, the one that `part` of them do not exceed."""
     return times[min(int(len(times) * part), len(times) - 1)]
@@ -66,41 +78,36 @@ def measure(world: World, *, large: int, others: int, count: int) -> list[Figure
         conn.execute("vacuum analyze")
         key = create_key(conn, "benchmark", "read")
     figures: list[Figure] = []
-    with world.web(url, "benchmarks.peers.select_one:app") as port:
-        with Reader(port, key) as reader:
-            floor = reader.times("/api/v1/batches/1", count)
-    with world.web(url) as port, Reader(port, key) as reader:
-        for name, path in (("GET /batches/{id}", "/api/v1/batches/{}"), ("summary", "/api/v1/summary?batch_id={}")):
-            of_small = reader.times(path.format(small), count)
-            of_large = reader.times(path.format(batch_id), count)
-            for part in (0.5, 0.99):
-                label = f"p{part * 100:g}"
-                figures.append(
-                    Figure(
-                        f"{name}, {large:,} calls / 1,000: {label}",
-                        quantile(of_large, part) / quantile(of_small, part),
-                        "x",
-                        at_most=1.3,
-                        note=f"{quantile(of_large, part):.2f} ms",
-                    )
-                )
-                figures.append(
-                    Figure(
-                        f"{name}, {large:,} calls / a view that runs select 1: {label}",
-                        quantile(of_large, part) / quantile(floor, part),
-                        "x",
-                        at_most=2.0,
-                        note=f"which takes {quantile(floor, part):.2f} ms",
-                    )
-                )
-        for name, times in _pages(reader, batch_id, large, count):
+    with (
+        world.web(url, "benchmarks.peers.select_one:app") as floor_port,
+        world.web(url) as port,
+        Reader(floor_port, key) as floor_reader,
+        Reader(port, key) as reader,
+    ):
+        kinds = {"GET /batches/{id}": "/api/v1/batches/{}", "summary": "/api/v1/summary?batch_id={}"}
+        asked = {"select 1": (floor_reader, "/api/v1/batches/1")}
+        for name, path in kinds.items():
+            asked |= {f"{name} {calls}": (reader, path.format(calls)) for calls in (small, batch_id)}
+        times = in_turn(asked, count)
+        for name, part in itertools.product(kinds, (0.5, 0.99)):
+            floor, of_small, of_large = (
+                quantile(times[which], part) for which in ("select 1", f"{name} {small}", f"{name} {batch_id}")
+            )
+            label = f"p{part * 100:g}"
+            figures += [
+                Figure(f"{name}, {large:,} calls / 1,000: {label}", of_large / of_small, "x", at_most=1.3,
+                       note=f"{of_large:.2f} ms"),
+                Figure(f"{name}, {large:,} calls / a view that runs select 1: {label}", of_large / floor, "x",
+                       at_most=2.0, note=f"which takes {floor:.2f} ms"),
+            ]  # fmt: skip
+        for name, of_page in _pages(reader, batch_id, large, count):
             figures.append(
                 Figure(
                     f"calls, {name}: p99",
-                    quantile(times, 0.99),
+                    quantile(of_page, 0.99),
                     "ms",
                     at_most=25,
-                    note=f"p50 {statistics.median(times):.1f} ms",
+                    note=f"p50 {statistics.median(of_page):.1f} ms",
                 )
             )
     return figures

@@ -141,9 +141,9 @@ def open_pool(
 ) -> Pool:
     """A pool of up to `max_size` connections, opened without waiting: Postgres may be away for now.
 
-    Each connection: time zone UTC, autocommit off, application_name `name`, and statements ended by the
-    server after `statement_timeout_seconds`, or broken by us after PATIENCE_SECONDS. One is waited for at most
-    `wait_seconds`. Open it in the process that uses it, after any fork.
+    Each connection: time zone UTC, application_name `name`, and statements ended by the server after
+    `statement_timeout_seconds`, or broken by us after PATIENCE_SECONDS. One is waited for at most `wait_seconds`. Open
+    it in the process that uses it, after any fork.
     """
 
     def check(conn: _Patient) -> None:
@@ -185,6 +185,7 @@ def connection(pool: Pool) -> Iterator[Connection]:
     Postgres breaks off. What the caller can act on passes unchanged: a constraint, a deadlock, a lock not got.
     """
     with _named(), pool.connection() as conn:
+        _set_autocommit(conn, False)
         yield conn
 
 
@@ -194,13 +195,14 @@ def reading(pool: Pool) -> Iterator[Connection]:
 
     For what only reads, and needs no two statements to see the same. Raises as `connection`.
     """
-    with connection(pool) as conn:
-        conn.autocommit = True
-        try:
-            yield conn
-        finally:
-            if conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:  # else it is broken, and thrown away
-                conn.autocommit = False
+    with _named(), pool.connection() as conn:
+        _set_autocommit(conn, True)
+        yield conn
+
+
+def _set_autocommit(conn: Connection, on: bool) -> None:
+    if conn.autocommit != on:  # to set what is so already costs 20 us
+        conn.autocommit = on
 
 
 def _configure(conn: Connection, statement_timeout_seconds: float | None) -> None:

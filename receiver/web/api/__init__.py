@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import flask_smorest
-from flask import Request
+from flask import Request, request
 from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
@@ -17,6 +17,11 @@ class _StrictParser(FlaskParser):
     """Refuses what it would pass over: a misspelt or repeated filter would answer another question than was asked."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE}  # noqa: RUF012 as declared by webargs
+
+    def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **given: Any) -> Any:
+        if location == "query" and isinstance(argmap, Schema) and not argmap.fields and not request.query_string:
+            return {}  # what takes nothing was given nothing
+        return super().parse(argmap, req, location=location, **given)
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         repeated = [name for name, texts in req.args.lists() if len(texts) > 1]
@@ -35,3 +40,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no typ
     """A subject of the API. Each of its views declares its scope, outermost, and its query, be it `NoQuery`."""
 
     ARGUMENTS_PARSER = _StrictParser()
+
+    def arguments(self, schema: Schema | type[Schema], **given: Any) -> Any:
+        """As flask-smorest's, of one instance: of a class, webargs makes another for every request."""
+        return super().arguments(schema() if isinstance(schema, type) else schema, **given)

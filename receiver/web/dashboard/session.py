@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from flask import Flask, g, request, session
-from flask.sessions import SecureCookieSessionInterface
+from flask import Flask, Request, g, request, session
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.exceptions import BadRequest
 
 from receiver.config import Config
@@ -49,6 +49,10 @@ class _SessionCookie(SecureCookieSessionInterface):
 
     def get_cookie_name(self, app: Flask) -> str:
         return "__Host-receiver" if request.is_secure else "receiver"
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        # Whoever asks the API has no cookie; to find that out costs as much as to route the request.
+        return None if request.path.startswith("/api/") else super().open_session(app, request)
 
 
 def keep_sessions(app: Flask, config: Config) -> None:
