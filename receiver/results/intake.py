@@ -23,7 +23,7 @@ import psycopg
 from receiver.database.pool import Connection
 from receiver.database.sessions import Session, get_session, lives
 from receiver.errors import ReceiverError
-from receiver.logs import about
+from receiver.logs import OncePer, about
 from receiver.results.journal import Callback, Group, write_group
 from receiver.results.spool import Spool
 
@@ -45,7 +45,12 @@ DRAIN_CALLBACKS = 500
 DRAIN_PATIENCE_SECONDS = 30.0
 """How long what was read from the spool at once may take to store; nothing else is drained meanwhile."""
 
+NOT_DRAINED_SECONDS = 10.0
+"""One line of the log in so many seconds where the spool cannot be drained."""
+
 log = logging.getLogger(__name__)
+_drains = logging.getLogger(f"{__name__}.drains")
+_drains.addFilter(OncePer(NOT_DRAINED_SECONDS))
 
 
 class CannotStore(ReceiverError):
@@ -174,7 +179,10 @@ class Intake:
                 if self._conn is not None:
                     pause = SPOOL_CHECK_SECONDS
             except (psycopg.Error, ReceiverError) as error:
-                log.debug("database or spool still away: %s", error, extra=about("still_away"))
+                if self._conn is None:
+                    log.debug("database or spool still away: %s", error, extra=about("still_away"))
+                else:
+                    _drains.warning("the spool cannot be drained: %s", error, extra=about("spool_not_drained"))
             except Exception:
                 log.exception("looking after the database failed; trying again", extra=about("looking_failed"))
             self._look.wait(pause)
@@ -232,10 +240,16 @@ class Intake:
         # Each group commits by itself: a transaction left open on a broken line would lock out the next try. One that
         # was stored before, and may be on this server alone, is on its synchronous standbys afterwards, too: to find
         # that it is claimed locks its row, so that this commit as well is written to the log and waits for them.
-        with _cut_after(patience_seconds or DRAIN_PATIENCE_SECONDS, conn):
-            for _, group in groups:
-                write_group(conn, group)
-        self.spool.remove(groups[-1][0])
+        reached = None
+        try:
+            with _cut_after(patience_seconds or DRAIN_PATIENCE_SECONDS, conn):
+                for position, group in groups:
+                    write_group(conn, group)
+                    reached = position
+        finally:
+            # Where it is cut off, the next try must not begin at the first group again: it might never come further.
+            if reached is not None:
+                self.spool.remove(reached)
         return sum(len(group.callbacks) for _, group in groups)
 
     def _tell_drained(self, stored: int) -> None:
