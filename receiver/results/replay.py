@@ -83,7 +83,7 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
     """
     conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
     by_batch: defaultdict[int, set[int]] = defaultdict(set)
-    for batch_id, callback_id in keys:
+    for batch_id, callback_id in _still_there(conn, keys):
         by_batch[batch_id].add(callback_id)
     changes: list[Change] = []
     for batch_id, callback_ids in sorted(by_batch.items()):
@@ -108,6 +108,16 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
             if old != after[callback_id]
         ]
     return changes
+
+
+def _still_there(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those that are not erased and not being purged, by whoever had the lock before us."""
+    return conn.execute(
+        "select batch_id, callback_id from callback"
+        " join unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id) using (batch_id, callback_id)"
+        " where body <> %s and not exists (select from purge p where p.batch_id = callback.batch_id)",
+        ([batch_id for batch_id, _ in keys], [callback_id for _, callback_id in keys], ERASED_BODY),
+    ).fetchall()
 
 
 _State = tuple[CallbackState, str | None, int | None, bool]

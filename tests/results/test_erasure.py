@@ -155,6 +155,19 @@ def test_a_replay_leaves_erased_results_alone(conn: Connection) -> None:
     assert differences(conn) == []
 
 
+def test_a_replay_that_waited_for_an_erasure_leaves_its_results_alone(conn: Connection) -> None:
+    batch_id = make_traces(conn)
+    found = find_settled(conn)  # which a replay does before it waits for the lock that an erasure has
+    erase_all(conn)
+    before = read_batch(conn, batch_id)
+    assert replay(conn, found) == []
+    conn.commit()
+    assert read_batch(conn, batch_id) == before
+    assert get_call(conn, batch_id, 1).outcome == "completed"
+    conn.commit()
+    assert differences(conn) == []
+
+
 def test_a_callback_that_comes_later_is_unmatched_and_erased_by_the_next_time(conn: Connection) -> None:
     batch_id = queue(conn, f"destination\n{NUMBER}\n".encode())
     answer_submissions(conn)

@@ -15,7 +15,7 @@ from receiver.errors import NotFound
 from receiver.queueing.drafts import insert_draft
 from receiver.queueing.sender import record_answer
 from receiver.results import retention
-from receiver.results.replay import REPLAY_LOCK
+from receiver.results.replay import REPLAY_LOCK, find_settled, replay
 from receiver.results.retention import Removed, count_old, purge, take_turn
 from receiver.results.settlement import claim_waiting, settle
 from receiver.summary.attention import BatchesOf, get_attention
@@ -281,3 +281,17 @@ def test_a_draft_goes_with_the_batch_it_became(conn: Connection) -> None:
     conn.commit()
     purge_all(conn)
     assert conn.execute("select count(*) from draft").fetchone() == (0,)
+
+
+def test_replay_passes_over_what_is_half_purged(conn: Connection) -> None:
+    old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
+    everything = find_settled(conn)
+    removed = next(purge(conn, MONTH))
+    conn.commit()
+    assert (removed.batch_id, removed.ended) == (old, False)
+    before = read_batch(conn, young)
+    assert replay(conn, everything) == replay(conn, find_settled(conn)) == []
+    conn.commit()
+    assert read_batch(conn, young) == before
+    assert purge_all(conn) == [old]
+    assert rows_of(conn, old) == {}
