@@ -32,6 +32,9 @@ PREFIX = "/results/"
 HEADER_LENGTH = 255
 """How much of a content type is kept: it is a hint, and may be anything."""
 
+LENGTH_DIGITS = 12
+"""More of them announce a body that is too large, whatever they are."""
+
 RETRY_AFTER_SECONDS = 5
 
 REFUSALS_SECONDS = 10.0
@@ -159,11 +162,12 @@ def _read_body(environ: WSGIEnvironment) -> bytes | None:
     A part of a body is not stored: it cannot be told from a whole one later, and was not acknowledged.
     """
     announced: str = environ.get("CONTENT_LENGTH") or ""
-    if announced.isdecimal() and int(announced[:12]) > BODY_BYTES:
+    length = announced.lstrip("0")
+    if announced.isdecimal() and (len(length) > LENGTH_DIGITS or int(length or "0") > BODY_BYTES):
         return bytes(BODY_BYTES + 1)
     if not announced and not environ.get("wsgi.input_terminated"):
         return b""
-    wanted = int(announced) if announced.isdecimal() else BODY_BYTES + 1
+    wanted = int(length or "0") if announced.isdecimal() else BODY_BYTES + 1
     read: Callable[[int], bytes] = environ["wsgi.input"].read
     body = bytearray()
     try:

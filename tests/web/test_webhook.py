@@ -104,6 +104,16 @@ def test_announced_length_alone_is_enough_for_413(sender: FlaskClient, conn: Con
     assert stored(conn) == []
 
 
+@pytest.mark.parametrize("length", ["0000000000000000001073741824", "9" * 4301, "0" * 4301 + "65537"])
+def test_length_that_is_written_at_length_is_no_way_around_413(sender: FlaskClient, length: str) -> None:
+    class Unread:
+        def read(self, size: int) -> bytes:
+            raise AssertionError(f"{size} bytes of a body too large were asked for")
+
+    answer = sender.post(results_path(), environ_overrides={"CONTENT_LENGTH": length, "wsgi.input": Unread()})
+    assert answer.status_code == 413
+
+
 def test_body_shorter_than_announced_is_not_stored(sender: FlaskClient, conn: Connection) -> None:
     assert len(BODY) == 23
     for length in ("24", "100", "\u00b2"):
