@@ -106,11 +106,23 @@ class _Formatter(logging.Formatter):
         return parts
 
 
+# What JSON may hold as it is, and a terminal or an editor obeys: DEL, C1, line ends, what turns a line around.
+_MOVES_THE_CURSOR = {
+    code: f"\\u{code:04x}"
+    for code in (0x7F, *range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+def _printable(text: str) -> str:
+    """A text from outside must not look like a line of its own, nor move the cursor."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 class JsonFormatter(_Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self._parts(record), ensure_ascii=False, default=str)
+        return json.dumps(self._parts(record), ensure_ascii=False, default=str).translate(_MOVES_THE_CURSOR)
 
 
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
@@ -127,13 +139,12 @@ class TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         parts = self._parts(record)
         level = f"{parts['level']:<7}"
-        said = " ".join(f"{name}={value}" for name, value in parts.items() if name not in _ASIDE)
+        said = _printable(" ".join(f"{name}={value}" for name, value in parts.items() if name not in _ASIDE))
         if self._colour:
             level, said = f"\x1b[{_COLOURS[parts['level']]}m{level}\x1b[0m", f"\x1b[2m{said}\x1b[0m"
-        # A text from outside must not look like a line of its own, nor move the cursor.
-        message = "".join(letter if letter.isprintable() else " " for letter in parts["message"])
-        line = f"{parts['time'][11:23]} {level} {message}  {said}".rstrip()
-        return f"{line}\n{parts['exception']}" if "exception" in parts else line
+        line = f"{parts['time'][11:23]} {level} {_printable(parts['message'])}  {said}".rstrip()
+        # Each line of it set in, so that none looks like one of the log's.
+        return "\n  ".join([line, *map(_printable, parts.get("exception", "").splitlines())])
 
 
 class OncePer(logging.Filter):

@@ -127,6 +127,23 @@ def test_text_from_outside_cannot_forge_a_line_or_move_the_cursor() -> None:
     assert "\x1b[32m" in TextFormatter(colour=True).format(record)
 
 
+def test_neither_fields_nor_exceptions_forge_a_line_or_move_the_cursor() -> None:
+    hostile = "/a\n12:00:00.000 error   forged \x1b[2J\x9b2J\x7f\u2028\u202e"
+    record = logging.LogRecord("x", logging.INFO, "", 0, "asked", (), None)
+    record.fields = {"path": hostile}
+    try:
+        raise ValueError(hostile)
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    text = TextFormatter(colour=False).format(record)
+    first, *more = text.split("\n")
+    assert "forged" in first and all(line.startswith("  ") for line in more)
+    written = JsonFormatter().format(record)
+    assert json.loads(written)["path"] == hostile
+    for line in (*text.split("\n"), written):
+        assert line.isprintable()
+
+
 def test_what_strangers_cause_is_told_once_in_a_while_with_how_often() -> None:
     now = 1000.0
     once = OncePer(10)
