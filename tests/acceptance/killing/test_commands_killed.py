@@ -34,26 +34,21 @@ def wait_until_settled(service: Service, batch_id: int) -> None:
     eventually(lambda: service.batch(batch_id)["callbacks"]["waiting"] == 0)
 
 
-def kill_at_every_commit(service: Service, steps: Steps, where: str, command: tuple[str, ...]) -> int:
-    """Kill it before and after its first commit, its second, and so on, until it ends; returns how often it was.
+def kill_at_every_commit(service: Service, steps: Steps, when: str, where: str, *command: str) -> int:
+    """Kill it `before` or `after` its first commit, its second, and so on, until it ends; returns how often it was.
 
     Each time the books must balance, and the next attempt goes on from what the one before left.
     """
-    killed = 0
-    for when in ("before", "after"):
-        for times in range(1, MOST_COMMITS):
-            steps.arm(f"{when} commit of {where}", times, "self")
-            ended = service.run(*command)
-            verified = service.run("verify")
-            assert verified.returncode == 0, (when, times, verified.stdout + verified.stderr)
-            if steps.disarm():
-                assert ended.returncode == 0, ended.stderr
-                break
-            assert ended.returncode == -signal.SIGKILL, ended
-            killed += 1
-        else:
-            pytest.fail(f"{command} never ended")
-    return killed
+    for times in range(1, MOST_COMMITS):
+        steps.arm(f"{when} commit of {where}", times, "self")
+        ended = service.run(*command)
+        verified = service.run("verify")
+        assert verified.returncode == 0, (when, times, verified.stdout + verified.stderr)
+        if steps.disarm():
+            assert ended.returncode == 0, ended.stderr
+            return times - 1
+        assert ended.returncode == -signal.SIGKILL, ended
+    pytest.fail(f"{command} never ended")
 
 
 def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Steps) -> None:
@@ -62,15 +57,15 @@ def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Ste
         wait_until_settled(service, batch_id)
         before = service.batch(batch_id)
 
-        replayed = ("replay", "--state", "applied")
-        assert kill_at_every_commit(service, steps, "cli.journal._replay", replayed) >= 2
-        assert service.batch(batch_id) == before
-
-        erased = NUMBERS[3]
-        assert kill_at_every_commit(service, steps, "cli.upkeep._erase", ("erase", erased)) >= 2
-        assert service.batch(batch_id)["counts"] == before["counts"]
-        found = service.ask(f"/api/v1/calls?phone_number={erased}").told["calls"]
-        assert found == []
+        for when, erased in (("before", NUMBERS[3]), ("after", NUMBERS[5])):
+            assert (
+                kill_at_every_commit(service, steps, when, "cli.journal._replay", "replay", "--state", "applied") == 1
+            )
+            assert service.batch(batch_id) == before
+            assert kill_at_every_commit(service, steps, when, "cli.upkeep._erase", "erase", erased) >= 2
+            assert service.batch(batch_id)["counts"] == before["counts"]
+            assert service.ask(f"/api/v1/calls?phone_number={erased}").told["calls"] == []
+            before = service.batch(batch_id)
 
 
 def test_resolving_killed_at_its_commit_is_done_once_or_not_at_all(server_dir: Path, steps: Steps) -> None:
@@ -100,17 +95,18 @@ def test_purge_killed_at_any_commit_is_gone_on_with(
 ) -> None:
     secret = "a secret that is long enough"
     with service_with(server_dir, steps, DATABASE_URL=database_url, SECRET_KEY=secret) as service:
-        old, kept = queued(service, server_dir), queued(service, server_dir, application_id="8")
-        for batch_id in (old, kept):
+        first, second, kept = (queued(service, server_dir, application_id=str(number)) for number in (7, 8, 9))
+        for batch_id in (first, second, kept):
             wait_until_settled(service, batch_id)
         before = service.batch(kept)
-        conn.execute(
-            "update batch set created_at = created_at - interval '60 days', due_at = due_at - interval '60 days'"
-            " where batch_id = %s",
-            (old,),
-        )
-        conn.commit()
-        assert kill_at_every_commit(service, steps, "cli.upkeep._purge", ("purge", "--older-than", "30")) >= 4
-        assert service.ask(f"/api/v1/batches/{old}").status == 404
-        assert service.ask(f"/api/v1/callbacks?batch_id={old}").told["callbacks"] == []
-        assert service.batch(kept) == before
+        for when, old in (("before", first), ("after", second)):
+            conn.execute(
+                "update batch set created_at = created_at - interval '60 days', due_at = due_at - interval '60 days'"
+                " where batch_id = %s",
+                (old,),
+            )
+            conn.commit()
+            assert kill_at_every_commit(service, steps, when, "cli.upkeep._purge", "purge", "--older-than", "30") >= 4
+            assert service.ask(f"/api/v1/batches/{old}").status == 404
+            assert service.ask(f"/api/v1/callbacks?batch_id={old}").told["callbacks"] == []
+            assert service.batch(kept) == before
