@@ -19,8 +19,19 @@ blueprint = Blueprint("summary", __name__, description="Totals and series over m
 
 
 class SummaryQuery(Schema):
-    from_ = Timestamp(data_key="from", metadata=says("Begin the series here; else with the first result."))
-    to = Timestamp(metadata=says("End the series before this; else with the last result."))
+    from_ = Timestamp(
+        data_key="from",
+        metadata=says(
+            "Begin the series here; else with the first result. Results are counted by the quarter hour of UTC: that"
+            " which this lies in belongs to the series from its beginning on."
+        ),
+    )
+    to = Timestamp(
+        metadata=says(
+            "End the series before this; else with the last result. Results are counted by the quarter hour of UTC:"
+            " one that has begun before this belongs to the series to its end."
+        )
+    )
     interval = fields.String(
         load_default="day", validate=validate.OneOf(INTERVALS), metadata=says("What each point of the series is.")
     )
