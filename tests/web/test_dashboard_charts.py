@@ -159,6 +159,27 @@ def test_hour_that_a_clock_change_repeats_is_two_bars() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("days", "unit"), [(3, "3 hours"), (10, "6 hours"), (20, "12 hours"), (30, "day"), (90, "week")]
+)
+def test_bars_of_several_hours_take_in_the_hour_that_comes_twice(days: int, unit: str) -> None:
+    first = datetime(2026, 10, 31, 4, tzinfo=UTC)  # midnight in New York; a day later its clocks go back
+    points = points_of(*({"completed": 1} for _ in range(24 * days)), first=first)
+    bars, found = bars_of(points, "hour", ZoneInfo("America/New_York"))
+    assert found == unit
+    assert len({bar.name for bar in bars}) == len(bars)
+    assert sum(bar.final for bar in bars) == len(points)
+
+
+@pytest.mark.parametrize(("days", "unit"), [(30, "day"), (90, "week"), (400, "month"), (2000, "year")])
+def test_clocks_that_go_back_by_half_an_hour_make_no_second_bar_of_a_day(days: int, unit: str) -> None:
+    half_past = datetime(2026, 4, 4, 15, tzinfo=UTC)  # on Lord Howe 01:30 for the second time, on the 5th
+    points = points_of(*({"completed": 1} for _ in range(24 * days)), first=half_past - timedelta(hours=12))
+    bars, found = bars_of(points, "hour", ZoneInfo("Australia/Lord_Howe"))
+    assert found == unit
+    assert len({bar.name for bar in bars}) == len(bars)
+
+
 def test_a_year_of_hours_is_drawn_small_and_a_usual_chart_at_once() -> None:
     year = points_of(*(dict.fromkeys(NAMES, hour % 900) for hour in range(9000)))
     assert len(series(year)) < 40_000

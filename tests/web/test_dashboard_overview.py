@@ -10,7 +10,16 @@ from flask import Flask
 
 from receiver.database.pool import Connection
 from receiver.queueing.sender import register_worker
-from tests.factories import REFUSED, UNKNOWN, answer_submissions, deliver, make_batch, phone_number, result_body
+from tests.factories import (
+    REFUSED,
+    UNKNOWN,
+    answer_submissions,
+    deliver,
+    make_batch,
+    phone_number,
+    purge_batch,
+    result_body,
+)
 from tests.web.browsing import Browser, text_of, visitor
 
 NUMBERS = [phone_number(index) for index in range(4)]
@@ -59,6 +68,33 @@ def test_what_needs_somebody_links_to_where_it_is_dealt_with(browser: Browser, c
         assert rows_of(browser.get(link.replace("&amp;", "&"))) == [str(batch_id)]
     for state in ("unreadable", "unmatched"):
         assert f'href="/callbacks?state={state}"' in page
+
+
+def test_what_is_old_needs_somebody_until_days_are_asked_for(browser: Browser, conn: Connection) -> None:
+    old = make_batch(conn, NUMBERS, send=False)
+    answer_submissions(conn, lambda _: UNKNOWN)
+    conn.execute("update batch set created_at = now() - interval '31 days' where batch_id = %s", (old,))
+    purged = make_batch(conn, NUMBERS)
+    purge_batch(conn, purged)
+    conn.execute("delete from batch where batch_id = %s", (purged,))
+    conn.commit()
+    deliver(conn, purged, result_body(NUMBERS[0]))
+    page = browser.get("/")
+    assert "1 submission unknown" in attention_of(page) and "1 callback unmatched" in attention_of(page)
+    assert "Looked for in" not in attention_of(page)
+    (link,) = re.findall(r'href="(/batches\?[^"]*needs=unknown[^"]*)"', page)
+    assert rows_of(browser.get(link.replace("&amp;", "&"))) == [str(old)]
+    assert "Calls 0 Ended 0" in text_of(page)
+    today = datetime.now(UTC).date()
+    for query, batches in (
+        (f"from={today - timedelta(days=7)}", f"created from {today - timedelta(days=7):%-d %b %Y}"),
+        (f"to={today - timedelta(days=40)}", f"created to {today - timedelta(days=40):%-d %b %Y}"),
+        ("application_id=9&deployment_id=8", "of application 9 of deployment 8"),
+    ):
+        assert attention_of(browser.get(f"/?{query}")) == (
+            "Needs somebody Nothing. Every call of these batches is on its way or has its result."
+            f" Looked for in batches {batches} only. Look in all batches"
+        )
 
 
 def test_missing_worker_and_waiting_callbacks_are_told(browser: Browser, conn: Connection) -> None:

@@ -39,13 +39,23 @@ def _day(local: datetime) -> str:
     return f"{local.day} {local:%b %Y}"
 
 
-def _hours(size: int) -> Callable[[datetime], datetime]:
+def _hour(local: datetime) -> datetime:
     # An hour that a clock change repeats has its own `fold`, and so its own bar.
-    return lambda local: local.replace(hour=local.hour - local.hour % size, minute=0)
+    return local.replace(minute=0)
+
+
+def _hours(size: int) -> Callable[[datetime], datetime]:
+    # Hours that a clock change repeats are of the same bar, for all of a day's bars have names of their own.
+    return lambda local: local.replace(hour=local.hour - local.hour % size, minute=0, fold=0)
+
+
+def _midnight(local: datetime) -> datetime:
+    # A point may begin at half past: Lord Howe puts its clocks back by half an hour.
+    return local.replace(hour=0, minute=0, fold=0)
 
 
 def _first_of_week(local: datetime) -> datetime:
-    return local.replace(hour=0, fold=0) - timedelta(days=local.weekday())
+    return _midnight(local) - timedelta(days=local.weekday())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +68,23 @@ class _Step:
 
 
 _STEPS = (
-    _Step("hour", 1 / 24, _hours(1), _clock, _short_clock),
+    _Step("hour", 1 / 24, _hour, _clock, _short_clock),
     _Step("3 hours", 1 / 8, _hours(3), _clock, _short_clock),
     _Step("6 hours", 1 / 4, _hours(6), _clock, _short_clock),
     _Step("12 hours", 1 / 2, _hours(12), _clock, _short_clock),
-    _Step("day", 1, lambda local: local.replace(hour=0, fold=0), _day, _day),
+    _Step("day", 1, _midnight, _day, _day),
     _Step("week", 7, _first_of_week, lambda local: f"week of {_day(local)}", _day),
     _Step(
         "month",
         30,
-        lambda local: local.replace(day=1, hour=0, fold=0),
+        lambda local: _midnight(local).replace(day=1),
         lambda local: f"{local:%B %Y}",
         lambda local: f"{local:%b %Y}",
     ),
     _Step(
         "year",
         365,
-        lambda local: local.replace(month=1, day=1, hour=0, fold=0),
+        lambda local: _midnight(local).replace(month=1, day=1),
         lambda local: f"{local:%Y}",
         lambda local: f"{local:%Y}",
     ),

@@ -21,7 +21,7 @@ from receiver.web.health import WORKER_SECONDS
 from receiver.web.reading import reader
 
 DAYS = 30
-"""Shown where the address names no days."""
+"""Of so many, batches are added up and results drawn where the address names none."""
 
 HOURLY_DAYS = 3
 """So few days are shown by the hour."""
@@ -38,10 +38,12 @@ def overview() -> str:
     """What is running, what needs somebody, what became of the calls."""
     filters = Filters.read(request.args, zone())
     today = datetime.now(zone()).date()
+    # Days that nobody asked for hide nothing that needs somebody, nor in the lists that are linked to.
+    asked_for, asked_for_query = _batches(filters), filters.query
     if "from" not in filters.texts and "to" not in filters.texts:
         filters.first_day = today - timedelta(days=DAYS - 1)
+    shown = _batches(filters)
     interval = cast(Interval, filters.one_of("interval", ("hour", "day")) or _interval(filters))
-    batches = BatchesOf(filters.application_id, filters.deployment_id, filters.starts_at, filters.ends_at)
     running_of = BatchFilter(application_id=filters.application_id, deployment_id=filters.deployment_id, running=True)
     # A series that is open to the future ends where the present does.
     ends_at = min(filters.ends_at or datetime.max.replace(tzinfo=UTC), datetime.now(UTC))
@@ -54,7 +56,7 @@ def overview() -> str:
         time_zone=time_zone(),
     )
 
-    def look(conn: Connection) -> tuple[Liveness, Attention, list[Batch], list[dict[str, Any]]]:
+    def look(conn: Connection) -> tuple[Liveness, Attention, dict[str, int], list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
@@ -62,15 +64,19 @@ def overview() -> str:
             except InvalidInput as error:
                 filters.faults["interval"] = error.faults[0].message
         running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
-        return get_liveness(conn), get_attention(conn, batches), running, points
+        attention = get_attention(conn, asked_for)
+        totals = attention.totals if shown == asked_for else get_attention(conn, shown).totals
+        return get_liveness(conn), attention, totals, running, points
 
-    alive, attention, running, points = reader().read(look)
+    alive, attention, totals, running, points = reader().read(look)
     chart = stacked_series(
         points, interval=interval, time_zone=time_zone(), key="results", title="Results by the time they came in"
     )
     return render_template(
         "overview.html",
         alive=alive,
+        asked_for=asked_for,
+        asked_for_query=asked_for_query,
         attention=attention,
         chart=chart,
         filters=filters,
@@ -79,9 +85,14 @@ def overview() -> str:
         more_running=len(running) > RUNNING,
         split_bar=split_bar,
         today=today,
+        totals=totals,
         waiting_seconds=WAITING_SECONDS,
         worker_seconds=WORKER_SECONDS,
     )
+
+
+def _batches(filters: Filters) -> BatchesOf:
+    return BatchesOf(filters.application_id, filters.deployment_id, filters.starts_at, filters.ends_at)
 
 
 def _interval(filters: Filters) -> Interval:

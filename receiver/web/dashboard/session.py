@@ -22,7 +22,8 @@ from werkzeug.exceptions import BadRequest
 
 from receiver.config import Config
 from receiver.database.api_keys import ApiKey, get_key
-from receiver.database.pool import reading
+from receiver.database.pool import Connection, reading
+from receiver.summary.series import time_zones
 from receiver.web.problems import Problem
 from receiver.web.reading import OWN_CHANGE
 from receiver.web.services import services
@@ -38,7 +39,10 @@ CLOCKS_SECONDS = 3
 _CHANGED = "changed"
 
 TIME_ZONES = frozenset(available_timezones()) - {"localtime", "Factory"} | {"UTC"}
-"""IANA names that can be chosen."""
+"""IANA names that we can convert with. The database may know fewer of them: see `zones_of`."""
+
+_ZONES = "zones"
+"""In `g`: those of them that the database knows."""
 
 
 class _SessionCookie(SecureCookieSessionInterface):
@@ -69,9 +73,21 @@ def keep_sessions(app: Flask, config: Config) -> None:
     )
 
 
-def sign_in(key: ApiKey, time_zone: str) -> None:
-    """Begin a new session: nothing that was in the browser's cookie before is worth anything in it."""
-    kept = session.get("time_zone", time_zone if time_zone in TIME_ZONES else "UTC")
+def zones_of(conn: Connection) -> frozenset[str]:
+    """IANA names that can be chosen: both we and the database convert with them.
+
+    Debian and Ubuntu keep the old names (Asia/Calcutta, Europe/Kiev) in a package of their own, tzdata-legacy,
+    that the machine of the database may lack.
+    """
+    return TIME_ZONES & time_zones(conn) | {"UTC"}
+
+
+def sign_in(key: ApiKey, time_zone: str, zones: frozenset[str]) -> None:
+    """Begin a new session: nothing that was in the browser's cookie before is worth anything in it.
+
+    But for the time zone; `time_zone`, the browser's, is taken where there was none, if it is one of `zones`.
+    """
+    kept = next((name for name in (session.get("time_zone"), time_zone) if _is_one_of(zones, name)), "UTC")
     session.clear()
     session.permanent = True
     session.update(key=key.prefix, until=int(time.time()) + SESSION_SECONDS, time_zone=kept)
@@ -94,6 +110,7 @@ def signed_in_key() -> ApiKey | None:
         return None
     with reading(services().pool) as conn:
         key = get_key(conn, prefix)
+        setattr(g, _ZONES, zones_of(conn))
     g.api_key = key
     return key
 
@@ -155,15 +172,25 @@ def own_path(text: str | None) -> str:
     return "/" if parts.scheme or parts.netloc else text
 
 
+def zones() -> frozenset[str]:
+    """The time zones that the viewer can choose from; of a viewer who is signed in, those that the database knows."""
+    known: frozenset[str] = g.get(_ZONES, TIME_ZONES)
+    return known
+
+
 def time_zone() -> str:
-    """The viewer's time zone: an IANA name."""
+    """The viewer's time zone: an IANA name. UTC where the database does not know the one that was chosen."""
     name: Any = session.get("time_zone")
-    return name if name in TIME_ZONES else "UTC"
+    return str(name) if _is_one_of(zones(), name) else "UTC"
 
 
 def zone() -> ZoneInfo:
     """The viewer's time zone, to convert with."""
     return ZoneInfo(time_zone())
+
+
+def _is_one_of(zones: frozenset[str], name: object) -> bool:
+    return isinstance(name, str) and name in zones
 
 
 def _xor(left: bytes, right: bytes) -> bytes:

@@ -11,7 +11,7 @@ from receiver.database.api_keys import find_key
 from receiver.database.pool import connection
 from receiver.web.dashboard.assets import answer_asset
 from receiver.web.dashboard.pages import page
-from receiver.web.dashboard.session import TIME_ZONES, own_path, sign_in, sign_out, signed_in_key
+from receiver.web.dashboard.session import own_path, sign_in, sign_out, signed_in_key, zones, zones_of
 from receiver.web.rate_limit import TokenBuckets, client_address
 from receiver.web.services import services
 
@@ -38,11 +38,12 @@ def login() -> AnyResponse:
     text = request.form.get("key", "").strip()
     with connection(services().pool) as conn:
         key = find_key(conn, text)
+        known = zones_of(conn)
     if key is None:
         failures.take(address)
         fault = "This key is not known, or was revoked, or has expired." if text else "Enter your API key."
         return _form(onward, fault, 422)
-    sign_in(key, request.form.get("time_zone", ""))
+    sign_in(key, request.form.get("time_zone", ""), known)
     return redirect(onward, 303)
 
 
@@ -60,12 +61,12 @@ def choose_time_zone() -> AnyResponse | tuple[str, int]:
     fault = None
     if request.method == "POST":
         chosen = request.form.get("time_zone", "").strip()
-        if chosen in TIME_ZONES:
+        if chosen in zones():
             session["time_zone"] = chosen
             flash(f"Times are shown in {chosen}.")
             return redirect(onward, 303)
         fault = "This is no time zone we know. Choose one from the list, such as America/New_York."
-    content = render_template("time_zone.html", zones=sorted(TIME_ZONES), onward=onward, fault=fault)
+    content = render_template("time_zone.html", zones=sorted(zones()), onward=onward, fault=fault)
     return content, 422 if fault else 200
 
 
