@@ -142,7 +142,8 @@ _SETTINGS: tuple[tuple[str, tuple[str, ...], Level, str], ...] = (
         "synchronous_commit",
         ("on", "remote_apply", "remote_write", "local"),
         "failure",
-        "a callback that was answered 200 can be lost in a crash; set it to on for this role",
+        "a crash can lose a callback that was answered 200, or that a request was begun, which is then made twice; "
+        "set it to on for this role",
     ),
     ("server_encoding", ("UTF8",), "failure", "names and bodies cannot be kept; make the database with encoding UTF8"),
     ("transaction_read_only", ("off",), "failure", "this is a standby, or read only; connect to the primary"),

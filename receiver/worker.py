@@ -41,6 +41,7 @@ from receiver.queueing.sender import (
     accept_proven_lately,
     claim_submission,
     csv_blocks,
+    find_gone,
     hold_worker_lock,
     list_taken,
     record_answer,
@@ -56,17 +57,16 @@ from receiver.results.upkeep import POLLERS, Upkeep
 SENDERS = 4
 """Submissions sent at a time: a provider that is slow to answer one must not hold up the others."""
 
-SETTLERS = 2
-"""Threads that settle: while Postgres works for one, Python reads bodies for the other."""
-
 HEARTBEAT_SECONDS = 5.0
+PRESENCE_SECONDS = 1.0
+"""Between two looks at the connection that holds our lock: a lost one must be back before others have looked twice."""
 SEND_CHECK_SECONDS = 0.2
 """Between two looks for submissions to send."""
-GATHER_SECONDS = (0.05, 0.5)
-"""How long the first settler, and the others, let callbacks gather once all that waited are settled. A group of 200
-takes half the work of five groups of 40. The others are for a backlog: with one they need no pause."""
+GATHER_SECONDS = 0.05
+"""How long callbacks are let gather once all that waited are settled: a group of 200 takes half the work of five groups
+of 40."""
 IDLE_SECONDS = 0.2
-"""The first one's longest pause, while none come."""
+"""The longest pause, while none come."""
 ERROR_PAUSE_SECONDS = 1.0
 WRITER_DAYS = 90
 
@@ -84,6 +84,9 @@ class Worker:
         self._stop = threading.Event()
         self._worker_id = 0
         self._measurements = Measurements()
+        self._gone: set[int] = set()
+        """Workers that the last look found gone. Dead are those that the next one finds gone, too: when Postgres starts
+        again, the living lose their locks with their connections and have them back in a moment."""
         self._under_way: set[Taken] = set()
         """What a sender took and has not recorded the answer for."""
 
@@ -95,11 +98,10 @@ class Worker:
         """Work until `stop`. Raises DatabaseUnavailable if the database cannot be reached at the start."""
         presence = self._connect("receiver worker")
         self._worker_id = register_worker(presence, socket.gethostname(), os.getpid())
-        pool = open_pool(self._database_url, max_size=SENDERS + SETTLERS + POLLERS + 4, name="receiver worker")
+        pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + 5, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
-        steps: list[tuple[str, Callable[[], float]]] = []
-        for number in range(1, SETTLERS + 1):
-            steps.append((f"settle-{number}", _Settling(Settler(pool, self._measurements), first=number == 1).step))
+        # One thread settles: two take turns at Python's lock, which costs them what they gain by not waiting together.
+        steps: list[tuple[str, Callable[[], float]]] = [("settle", _Settling(Settler(pool, self._measurements)).step)]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps += Upkeep(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()
@@ -214,35 +216,56 @@ class Worker:
 
     def _look_after(self, pool: Pool, presence: Connection) -> Connection:
         """Be seen alive, and find what dead workers left. Returns the connection that holds our lock."""
+        next_look = time.monotonic()
         while not self._stop.is_set():
             try:
-                if presence.closed:
-                    presence = self._connect("receiver worker")
-                    if not hold_worker_lock(presence, self._worker_id):
-                        presence.close()  # the server has not noticed yet that the lost one is gone
-                else:
-                    presence.execute("select")
-                with connection(pool) as conn:
-                    see_worker(conn, self._worker_id)
-                self._write_measurements(pool)
-                with connection(pool) as conn:
-                    forget_writers(conn, WRITER_DAYS)
-                    forget_drafts(conn)
-                self._release_untold(pool)
-                with connection(pool) as conn:
-                    abandoned = abandon_submissions(conn, self._worker_id)
-                with connection(pool) as conn:
-                    accept_proven_lately(conn)
-                for batch_id, submission_no in abandoned:
-                    log.warning(
-                        "batch %d, submission %d: its sender died; unknown", batch_id, submission_no,
-                        extra=about("submission_abandoned", batch_id=batch_id, submission=submission_no),
-                    )  # fmt: skip
+                presence = self._keep_present(presence)
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + HEARTBEAT_SECONDS
+                    self._look(pool)
             except Exception as error:
                 log.warning("look after: %s", error, extra=about("looking_failed"))
-                presence.close()
-            self._stop.wait(HEARTBEAT_SECONDS)
+                self._gone = set()
+            self._stop.wait(min(PRESENCE_SECONDS, HEARTBEAT_SECONDS))
         return presence
+
+    def _keep_present(self, presence: Connection) -> Connection:
+        """The connection that holds our lock: a new one where its own server says nothing more."""
+        if not presence.closed:
+            try:
+                presence.execute("select")
+                return presence
+            except (psycopg.Error, OSError):
+                presence.close()
+        fresh = self._connect("receiver worker")
+        try:
+            held = hold_worker_lock(fresh, self._worker_id)
+        except BaseException:
+            fresh.close()
+            raise
+        if not held:
+            fresh.close()  # the server has not noticed yet that the lost one is gone
+        return fresh
+
+    def _look(self, pool: Pool) -> None:
+        with connection(pool) as conn:
+            see_worker(conn, self._worker_id)
+        self._write_measurements(pool)
+        with connection(pool) as conn:
+            forget_writers(conn, WRITER_DAYS)
+            forget_drafts(conn)
+        self._release_untold(pool)
+        with connection(pool) as conn:
+            gone = find_gone(conn, self._worker_id)
+            abandoned = abandon_submissions(conn, self._worker_id, among=self._gone)
+        self._gone = gone
+        with connection(pool) as conn:
+            accept_proven_lately(conn)
+        for batch_id, submission_no in abandoned:
+            log.warning(
+                "batch %d, submission %d: its sender died; unknown", batch_id, submission_no,
+                extra=about("submission_abandoned", batch_id=batch_id, submission=submission_no),
+            )  # fmt: skip
 
     def _write_measurements(self, pool: Pool) -> None:
         taken = self._measurements.take()
@@ -263,16 +286,15 @@ class Worker:
 class _Settling:
     """Settles group after group, and looks more rarely the longer none comes."""
 
-    def __init__(self, settler: Settler, *, first: bool) -> None:
+    def __init__(self, settler: Settler) -> None:
         self._settler = settler
-        self._gather = GATHER_SECONDS[0 if first else 1]
-        self._pause = self._gather
+        self._pause = GATHER_SECONDS
 
     def step(self) -> float:
         settled = self._settler.settle_group()
         if settled == GROUP_CALLBACKS:
             return 0.0
-        self._pause = self._gather if settled else max(self._gather, min(self._pause * 1.5, IDLE_SECONDS))
+        self._pause = GATHER_SECONDS if settled else min(self._pause * 1.5, IDLE_SECONDS)
         return self._pause
 
 

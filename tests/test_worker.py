@@ -22,6 +22,7 @@ from receiver.database.pool import Connection, connect
 from receiver.model import SubmissionKey
 from receiver.queueing import sender
 from receiver.queueing.provider import Provider
+from receiver.queueing.sender import find_gone, hold_worker_lock, register_worker
 from receiver.results.token import ResultTokens
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
@@ -29,7 +30,7 @@ from receiver.simulator.settings import Settings
 from receiver.worker import SENDERS, Worker
 from tests.factories import differences, journal, make_callback, read_batch, result_body
 from tests.queueing.provider_server import Thinking, answering, hold, http, serving
-from tests.queueing.queueing import batch_state, contacts_csv, from_now, number, queue, submission_states
+from tests.queueing.queueing import batch_state, claim, contacts_csv, from_now, number, queue, submission_states
 from tests.simulator.receiving import ask
 
 ROOT = Path(__file__).parents[1]
@@ -252,6 +253,59 @@ def test_lost_database_connections_are_made_again_and_nothing_is_sent_twice(
         journal(conn, *(make_callback(batch_id, result_body(number(0))) for batch_id in batch_ids))
         eventually(lambda: all(read_batch(conn, batch_id).counts["final"] == 1 for batch_id in batch_ids))
     assert differences(conn) == []
+
+
+def test_worker_that_loses_its_lock_for_a_moment_is_not_taken_for_dead(
+    database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[set[int]] = []
+
+    def look(own: Connection, worker_id: int) -> set[int]:
+        found.append(find_gone(own, worker_id))
+        return found[-1]
+
+    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 2.0)
+    monkeypatch.setattr(worker_module, "PRESENCE_SECONDS", 0.1)
+    monkeypatch.setattr(worker_module, "find_gone", look)
+    batch_id = queue(conn, contacts_csv(1))
+    with contextlib.closing(connect(database_url, name="test", autocommit=True)) as lost:
+        other = register_worker(lost, "test", 1)
+        claim(conn, other)
+    with simulated() as simulator, working(database_url, simulator.url):
+        eventually(lambda: {other} in found)
+        with contextlib.closing(connect(database_url, name="test", autocommit=True)) as presence:
+            # While the look is under way, it has the lock itself.
+            eventually(lambda: hold_worker_lock(presence, other))
+            assert submission_states(conn, batch_id) == ["sending"]
+            eventually(lambda: found[-1] == set())
+            del found[:]
+        eventually(lambda: bool(found))
+        assert submission_states(conn, batch_id) == ["sending"], "it was there in between"
+        reaches(conn, batch_id, "unknown")
+        assert times_queued(simulator) == []
+
+
+def test_worker_keeps_its_lock_where_another_connection_breaks(database_url: str, conn: Connection) -> None:
+    with simulated() as simulator, working(database_url, simulator.url):
+        presence = holders(conn)
+        assert len(presence) == 1
+        conn.execute("alter table worker rename to away")
+        conn.commit()
+        time.sleep(0.5)  # several looks, which fail
+        conn.execute("alter table away rename to worker")
+        conn.commit()
+        assert holders(conn) == presence
+
+
+def holders(conn: Connection) -> list[int]:
+    """The server's processes that hold a worker's lock in this database."""
+    rows = conn.execute(
+        "select pid from pg_locks where locktype = 'advisory' and classid = %s and granted"
+        " and database = (select oid from pg_database where datname = current_database())",
+        (sender.WORKER_LOCK,),
+    ).fetchall()
+    conn.commit()
+    return [pid for (pid,) in rows]
 
 
 @contextlib.contextmanager

@@ -26,9 +26,15 @@ _BLOCK_BYTES = 1 << 20
 
 
 class IdempotencyKeyReused(ReceiverError):
-    """The key came before, with another CSV or other parameters."""
+    """The key came before, with another CSV or other parameters: as the batch `batch_id`."""
 
     code = "idempotency_key_reused"
+
+    def __init__(self, batch_id: int) -> None:
+        super().__init__(
+            "This Idempotency-Key came with another CSV or other parameters before; use a new key for a new batch."
+        )
+        self.batch_id = batch_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def accept(
 
     Raises InvalidInput (nothing is stored), IdempotencyKeyReused.
     """
-    if request is not None and (earlier := _replayed(conn, request)) is not None:
+    if request is not None and (earlier := find_accepted(conn, request)) is not None:
         return earlier
     now = get_now(conn)
     contacts = ContactReader(csv, parameters.default_region)
@@ -85,7 +91,7 @@ def accept(
     ):
         # The same request, at the same time, was first.
         conn.rollback()
-        if (earlier := _replayed(conn, request)) is not None:
+        if (earlier := find_accepted(conn, request)) is not None:
             return earlier
         return accept(conn, csv, parameters, limits, request)
     return Accepted(batch_id)
@@ -103,13 +109,12 @@ def request_digest(csv: IO[bytes], form: Mapping[str, str]) -> bytes:
     return digest.digest()
 
 
-def _replayed(conn: Connection, request: IdempotentRequest) -> Accepted | None:
+def find_accepted(conn: Connection, request: IdempotentRequest) -> Accepted | None:
+    """The batch that this very request became before, None where its key is new. Raises IdempotencyKeyReused."""
     earlier = find_idempotent(conn, request.key_id, request.idempotency_key)
     if earlier is None:
         return None
     batch_id, digest = earlier
     if digest != request.digest:
-        raise IdempotencyKeyReused(
-            "This Idempotency-Key came with another CSV or other parameters before; use a new key for a new batch."
-        )
+        raise IdempotencyKeyReused(batch_id)
     return Accepted(batch_id, replayed=True)

@@ -161,7 +161,7 @@ def record_late_answer(
     # Without a person's word, only a callback can have accepted it: then what the answer adds is its details.
     changed = conn.execute(
         "update submission s set state = %s, answered_at = now(), provider_status = %s, calls_queued = %s,"
-        " error = %s, answer = %s where batch_id = %s and submission_no = %s and tries = %s"
+        " error = %s, answer = %s, polls_planned = false where batch_id = %s and submission_no = %s and tries = %s"
         f" and state in ('pending', 'accepted') and (%s or state = 'accepted') and (%s or %s and not {PROVEN})",
         (state, *told, *key, resolved == 1, state == "accepted", resolved == 1),
     ).rowcount
@@ -172,8 +172,9 @@ def _set_state(conn: Connection, doubt: Doubt, state: SubmissionState, error: st
     key = (doubt.batch_id, doubt.submission_no)
     if state == "pending":
         conn.execute(
-            "update submission set state = 'pending', next_try_at = now(), answered_at = null, provider_status = null,"
-            " calls_queued = null, error = null, answer = null where batch_id = %s and submission_no = %s",
+            "update submission set state = 'pending', next_try_at = now(), sent_at = null, answered_at = null,"
+            " provider_status = null, calls_queued = null, error = null, answer = null"
+            " where batch_id = %s and submission_no = %s",
             key,
         )
     else:
@@ -196,11 +197,16 @@ def _postpone(conn: Connection, batch_id: int) -> None:
 
 
 def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> bool:
-    """Whether a callback holds its token: one that named a call has proved it, so these wait or could not be read."""
+    """Whether a callback holds its token: it waits, could not be read, or gave a call its result in the moment in which
+    the doubt was written down, so that it is not accepted yet.
+    """
     row = conn.execute(
-        "select from callback c join (select callback_id from waiting where batch_id = %(batch_id)s"
+        "select where exists (select from callback c join ("
+        "  select callback_id from waiting where batch_id = %(batch_id)s"
         "  union all select callback_id from set_aside where batch_id = %(batch_id)s) seen using (callback_id)"
-        " where c.batch_id = %(batch_id)s and c.submission_no = %(submission_no)s limit 1",
+        " where c.batch_id = %(batch_id)s and c.submission_no = %(submission_no)s)"
+        " or exists (select from submission s where s.batch_id = %(batch_id)s"
+        f" and s.submission_no = %(submission_no)s and {PROVEN})",
         {"batch_id": batch_id, "submission_no": submission_no},
     ).fetchone()
     return row is not None

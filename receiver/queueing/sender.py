@@ -26,12 +26,29 @@ LINES_AT_ONCE = 2000
 """Rows that are read from the database at once while a submission is sent."""
 
 GIVE_UP = timedelta(hours=1)
-"""How long an unreachable provider is tried where the batch has no end: later, nobody expects the calls."""
+"""How long a batch without an end may wait for its first sending, and a submission's provider be out of reach: later,
+nobody expects the calls."""
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
 
 NOTHING_SENT = "Nothing was sent: it can be resolved as not queued."
 """An answer that came after its submission had been given up for unknown."""
+
+WINDOW_OVER = (
+    "Nothing was sent and nobody is called: its window ended before it could be sent. See that a worker runs, and"
+    " queue its contacts again with a later end if they are still to be called."
+)
+HOUR_OVER = (
+    "Nothing was sent and nobody is called: an hour went by in which it could not be sent, and calls that late surprise"
+    " people. See that a worker runs, and queue its contacts again if they are still to be called."
+)
+
+_OVER = f"""(coalesce(b.end_at, greatest({SENT_SINCE}, s.sent_at) + %(give_up)s) <= now()
+    and (b.end_at is not null or s.sent_at is not null or not exists (select from submission o
+        where o.batch_id = b.batch_id and o.state in ('sending', 'accepted', 'unknown'))))"""
+"""SQL: it is too late to send the pending submission `s` of batch `b`. What was tried in vain has an hour from the
+first such try; what was not tried has the batch's, and no limit once others of that batch were sent: a large one takes
+its time."""
 
 ABANDONED = "The process that sent this ended before the provider's answer was recorded."
 
@@ -71,29 +88,36 @@ class Taken:
 
 
 def claim_submission(conn: Connection, worker_id: int) -> Outgoing | None:
-    """Mark the next due submission `sending` for this worker. The caller commits before it sends."""
+    """Mark the next due submission `sending` for this worker. The caller commits, before it sends or looks again.
+
+    Where none is left to send, those for which it is too late are refused, a batch's at a time.
+    """
     with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
-        return cursor.execute(
+        # A pending submission's `sent_at` is its first try in vain. While it is sent, `next_try_at` keeps that moment.
+        outgoing = cursor.execute(
             f"""
             with due as (
-                select batch_id, submission_no from submission
-                where state = 'pending' and next_try_at <= now()
-                order by next_try_at, batch_id, submission_no limit 1 for update skip locked
+                select s.batch_id, s.submission_no from submission s join batch b using (batch_id)
+                where s.state = 'pending' and s.next_try_at <= now() and not {_OVER}
+                order by s.next_try_at, s.batch_id, s.submission_no limit 1 for update of s skip locked
             ), taken as (
                 update submission s set state = 'sending', worker_id = %(worker_id)s, sent_at = now(),
-                    tries = s.tries + 1, error = null
+                    next_try_at = coalesce(s.sent_at, now()), tries = s.tries + 1, error = null
                 from due where s.batch_id = due.batch_id and s.submission_no = due.submission_no
                 returning s.*
             )
             select t.batch_id, t.submission_no, t.worker_id, t.tries, t.first_row, t.last_row, t.csv_bytes,
                 b.columns, b.application_id, b.deployment_id, b.start_at, b.end_at, b.max_attempts,
                 b.reattempt_wait_seconds, b.is_pci,
-                coalesce(b.end_at, {SENT_SINCE} + %(give_up)s) as give_up_at
+                coalesce(b.end_at, greatest({SENT_SINCE}, t.next_try_at) + %(give_up)s) as give_up_at
             from taken t join batch b using (batch_id)
             """,
             {"worker_id": worker_id, "give_up": GIVE_UP},
             prepare=True,
         ).fetchone()
+    if outgoing is None:
+        _refuse_late(conn)
+    return outgoing
 
 
 def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
@@ -130,8 +154,9 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str |
         state = "pending" if now + wait < outgoing.give_up_at else "refused"
     else:
         wait, state = timedelta(), answer.state
-    # Callbacks may come before the answer, and all of them before a time-out.
-    proven = state in ("unknown", "pending") and _is_proven(conn, outgoing)
+    # Callbacks may come before the answer, and all of them before a time-out; or they prove the try before this one, so
+    # that a refusal of this one says nothing of the calls.
+    proven = state != "accepted" and (state != "refused" or outgoing.tries > 1) and _is_proven(conn, outgoing)
     if proven:
         state = "accepted"
     error = None if proven else answer.error
@@ -140,7 +165,8 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str |
         state, error = "unknown", f"{NOTHING_SENT} {answer.error or ''}".strip()
     updated = conn.execute(
         "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
-        " calls_queued = %s, error = %s, answer = %s"
+        " calls_queued = %s, error = %s, answer = %s, polls_planned = false,"
+        " sent_at = case when %s then next_try_at else sent_at end"
         " where batch_id = %s and submission_no = %s and worker_id = %s and tries = %s"
         " and state in ('sending', 'unknown')",
         (
@@ -151,6 +177,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str |
             answer.calls_queued,
             error,
             answer.answer_text,
+            state == "pending",
             *key,
         ),
     )
@@ -165,16 +192,24 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str |
     return state
 
 
-def abandon_submissions(conn: Connection, worker_id: int) -> list[tuple[int, int]]:
-    """Mark `unknown` what workers that are gone left `sending`; returns (batch_id, submission_no) of each."""
-    gone = [
-        other
-        for (other,) in conn.execute(
-            "select distinct worker_id from submission where state = 'sending' and worker_id <> %s",
-            (worker_id,),
-        ).fetchall()
-        if _is_gone(conn, other)
-    ]
+def find_gone(conn: Connection, worker_id: int) -> set[int]:
+    """Workers, other than this one, whose lock is free though they have something `sending`: dead, or cut off a moment
+    ago. Until this transaction ends, none of them takes its lock again.
+    """
+    others = conn.execute(
+        "select distinct worker_id from submission where state = 'sending' and worker_id <> %s", (worker_id,)
+    ).fetchall()
+    return {other for (other,) in others if _is_gone(conn, other)}
+
+
+def abandon_submissions(
+    conn: Connection, worker_id: int, *, among: Collection[int] | None = None
+) -> list[tuple[int, int]]:
+    """Mark `unknown` what workers that are gone left `sending`; returns (batch_id, submission_no) of each.
+
+    `among`: those that were found gone before. Whoever lost its connection a moment ago is not dead.
+    """
+    gone = [other for other in find_gone(conn, worker_id) if among is None or other in among]
     if not gone:
         return []
     left = conn.execute(
@@ -216,7 +251,8 @@ def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) 
     """Make `pending` again what this worker took without hearing that it had: its connection broke in that commit."""
     for taken in untold:
         conn.execute(
-            "update submission set state = 'pending' where batch_id = %s and submission_no = %s and tries = %s"
+            "update submission set state = 'pending', sent_at = next_try_at"
+            " where batch_id = %s and submission_no = %s and tries = %s"
             " and state = 'sending' and worker_id = %s",
             (taken.batch_id, taken.submission_no, taken.tries, worker_id),
         )
@@ -241,6 +277,29 @@ def see_worker(conn: Connection, worker_id: int) -> None:
     """Say that the worker lives; and forget those that are long gone."""
     conn.execute("update worker set seen_at = now() where worker_id = %s", (worker_id,))
     conn.execute("delete from worker where seen_at < now() - interval '1 day'")
+
+
+def _refuse_late(conn: Connection) -> None:
+    late = conn.execute(
+        "select s.batch_id from submission s join batch b using (batch_id)"
+        f" where s.state = 'pending' and s.next_try_at <= now() and {_OVER} limit 1",
+        {"give_up": GIVE_UP},
+        prepare=True,
+    ).fetchone()
+    if late is None:
+        return
+    (batch_id,) = late
+    lock_batches(conn, [batch_id])
+    refused = conn.execute(
+        "update submission s set state = 'refused', answered_at = now(),"
+        " error = concat_ws(' ', case when b.end_at is null then %(hour_over)s else %(window_over)s end, s.error)"
+        " from batch b where s.batch_id = b.batch_id and b.batch_id = %(batch_id)s and s.state = 'pending'"
+        f" and {_OVER} returning s.submission_no",
+        {"batch_id": batch_id, "give_up": GIVE_UP, "hour_over": HOUR_OVER, "window_over": WINDOW_OVER},
+    ).fetchall()
+    for (submission_no,) in refused:
+        refuse_calls(conn, batch_id, submission_no)
+    refresh_state(conn, [batch_id])
 
 
 def _is_gone(conn: Connection, worker_id: int) -> bool:

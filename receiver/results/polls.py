@@ -57,13 +57,15 @@ def plan_polls(conn: Connection) -> Planned | None:
     ids = read_call_ids(answer)
     if not ids:
         return Planned(batch_id, submission_no, 0)
-    # The place of a call is that among all that were sent, of which those erased since are no longer asked about.
+    # The place of a call is that among all that were sent. Of these, the ones erased since are no longer asked about;
+    # what was erased before was left out, and refused at that moment.
     overdue = conn.execute(
         "select n.row, n.place, n.phone_number, n.line from ("
         "  select c.row, c.phone_number, c.line, row_number() over (order by c.row) as place from call c"
         "  join submission s using (batch_id, submission_no)"
         "  where c.batch_id = %(batch_id)s and c.submission_no = %(submission_no)s"
-        "  and c.row between s.first_row and s.last_row) n"
+        "  and c.row between s.first_row and s.last_row and (c.phone_number > 0 or not exists (select from"
+        "  outstanding r where r.batch_id = c.batch_id and r.refused and r.row = c.row))) n"
         " join outstanding o on o.batch_id = %(batch_id)s and not o.refused and o.row = n.row"
         " where n.phone_number > 0 order by n.row",
         {"batch_id": batch_id, "submission_no": submission_no},
@@ -72,7 +74,9 @@ def plan_polls(conn: Connection) -> Planned | None:
     asked = [(row, call_id) for (row, *_), call_id in zip(overdue, found, strict=True) if call_id is not None]
     conn.execute(
         "insert into poll (batch_id, submission_no, row, call_id)"
-        " select %s, %s, * from unnest(%s::integer[], %s::text[]) on conflict do nothing",
+        " select %s, %s, * from unnest(%s::integer[], %s::text[]) on conflict (batch_id, row) do update"
+        " set call_id = excluded.call_id, tries = 0, next_try_at = now(), provider_status = null, error = null"
+        " where poll.call_id <> excluded.call_id",
         (batch_id, submission_no, [row for row, _ in asked], [call_id for _, call_id in asked]),
     )
     return Planned(batch_id, submission_no, len(asked))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
 
@@ -15,8 +15,7 @@ from receiver.model import CALLBACK_STATES, OUTCOMES, BatchState, SubmissionStat
 from receiver.summary.losses import Loss
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     id: int
     """Its number in the batch, from 1."""
     state: SubmissionState

@@ -14,6 +14,7 @@ from receiver.queueing.sender import (
     Taken,
     abandon_submissions,
     accept_proven_lately,
+    find_gone,
     list_taken,
     register_worker,
     release_untold,
@@ -71,6 +72,14 @@ def test_only_what_dead_workers_left_is_abandoned(conn: Connection, database_url
     # Its lock ends with its connection.
     until(lambda: abandon_submissions(conn, 1_000_000) == [(batch_id, 2)], conn)
     assert submission_states(conn, batch_id) == ["unknown", "unknown", "sending", "pending"]
+
+
+def test_worker_that_was_not_gone_before_keeps_what_it_sends(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(1))
+    claim(conn, NOBODY)
+    assert abandon_submissions(conn, 1, among=set()) == []
+    assert find_gone(conn, 1) == {NOBODY}
+    assert abandon_submissions(conn, 1, among={NOBODY}) == [(batch_id, 1)]
 
 
 def until(met: Callable[[], bool], conn: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -110,6 +111,34 @@ def test_a_callback_that_proved_it_leaves_nothing_to_resolve(conn: Connection) -
     deliver(conn, batch_id, result_body(NUMBERS[0]))
     with pytest.raises(NotInDoubt, match="accepted"):
         resolve(conn, batch_id, queued=False)
+
+
+def test_it_is_not_sent_again_where_a_result_stands_already(conn: Connection) -> None:
+    batch_id, _ = in_doubt(conn)
+    deliver(conn, batch_id, result_body(NUMBERS[0]))
+    # As it stands where the doubt is written down while the result is being settled.
+    conn.execute("update submission set state = 'unknown'")
+    conn.commit()
+    with pytest.raises(NotInDoubt, match="dial people twice"):
+        resolve(conn, batch_id, queued=False)
+    conn.rollback()
+    assert resolve(conn, batch_id, queued=True) == "accepted"
+
+
+@pytest.mark.parametrize("answer", [REFUSED, UNKNOWN, Answer("not_sent", error="no connection")])
+def test_a_second_try_in_vain_is_accepted_where_callbacks_proved_the_first(conn: Connection, answer: Answer) -> None:
+    batch_id, _ = in_doubt(conn)
+    resolve(conn, batch_id, queued=False)
+    second = claim_submission(conn, register_worker(conn, "test", 2))
+    conn.commit()
+    assert second is not None
+    deliver(conn, batch_id, result_body(NUMBERS[0]))
+    # The last word on a try that was not sent: given up.
+    over = replace(second, give_up_at=second.give_up_at - timedelta(hours=2))
+    assert answer_late(conn, over, answer) == "accepted"
+    assert present(read_batch(conn, batch_id).counts) == {"rows": 3, "pending": 2, "final": 1, "completed": 1}
+    assert read_batch(conn, batch_id).submissions[0].error is None
+    assert differences(conn) == []
 
 
 @pytest.mark.parametrize("settled", [True, False])
@@ -227,6 +256,21 @@ def test_results_of_what_is_sent_again_are_due_later(conn: Connection) -> None:
     conn.commit()
     resolve(conn, batch_id, queued=False)
     assert read_batch(conn, batch_id).due_at - after.due_at < timedelta(minutes=1)
+
+
+def test_what_is_sent_again_counts_as_never_tried(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS[:2], send=False, submission_rows=1)
+    answers = iter([ACCEPTED, UNKNOWN])
+    answer_submissions(conn, lambda _: next(answers))
+    resolve_submission(conn, batch_id, 2, queued=False, note="not there", by="Ana")
+    # The senders were busy for hours with what came before.
+    conn.execute("update batch set created_at = created_at - interval '3 hours'")
+    conn.execute("update submission set sent_at = sent_at - interval '3 hours'")
+    conn.execute("update resolution set resolved_at = resolved_at - interval '2 hours'")
+    conn.commit()
+    (again,) = answer_submissions(conn)
+    assert again.submission_no == 2
+    assert again.give_up_at > datetime.now(again.give_up_at.tzinfo) + timedelta(minutes=50)
 
 
 def test_only_the_submission_in_doubt_is_resolved(conn: Connection) -> None:

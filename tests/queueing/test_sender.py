@@ -14,7 +14,7 @@ import pytest
 from receiver.database.pool import Connection, connect
 from receiver.queueing import sender
 from receiver.queueing.provider import Answer
-from receiver.queueing.sender import GIVE_UP, Outgoing, claim_submission, csv_blocks
+from receiver.queueing.sender import GIVE_UP, HOUR_OVER, WINDOW_OVER, Outgoing, claim_submission, csv_blocks
 from tests.factories import differences, read_batch
 from tests.queueing.queueing import (
     ACCEPTED,
@@ -233,4 +233,98 @@ def test_state_of_a_batch_follows_from_its_submissions(
     batch = read_batch(conn, batch_id)
     assert batch.state == state
     assert (batch.queued_at is not None) == (state != "queueing" and ACCEPTED in answers)
+    assert differences(conn) == []
+
+
+def make_older(conn: Connection, batch_id: int, interval: str) -> None:
+    """As if the batch had been made, and its submissions tried, this much earlier."""
+    conn.execute("update batch set created_at = created_at - %s::interval where batch_id = %s", (interval, batch_id))
+    conn.execute("update submission set sent_at = sent_at - %s::interval where batch_id = %s", (interval, batch_id))
+    conn.commit()
+
+
+def due_at_once(conn: Connection) -> None:
+    conn.execute("update submission set next_try_at = now() where state = 'pending'")
+    conn.commit()
+
+
+def claim_none(conn: Connection) -> None:
+    assert claim_submission(conn, 1) is None
+    conn.commit()
+
+
+def test_batch_whose_window_ended_before_a_worker_came_is_refused_and_not_sent(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(3), 2, end_timestamp=from_now(hours=1))
+    conn.execute("update batch set end_at = now() - interval '1 second'")
+    conn.commit()
+    claim_none(conn)
+    batch = read_batch(conn, batch_id)
+    assert (batch.state, batch.counts["refused"], batch.counts["pending"]) == ("refused", 3, 0)
+    assert [(each.state, each.error) for each in batch.submissions] == [("refused", WINDOW_OVER)] * 2
+    assert differences(conn) == []
+
+
+def test_window_that_ends_while_a_batch_is_sent_ends_the_rest_of_it(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2), 1, end_timestamp=from_now(hours=1))
+    record(conn, claim(conn), ACCEPTED)
+    conn.execute("update batch set end_at = now() - interval '1 second'")
+    conn.commit()
+    claim_none(conn)
+    assert submission_states(conn, batch_id) == ["accepted", "refused"]
+    assert batch_state(conn, batch_id) == "partial"
+    assert differences(conn) == []
+
+
+@pytest.mark.parametrize(("late", "state"), [("59 minutes", "sending"), ("61 minutes", "refused")])
+def test_batch_without_an_end_waits_an_hour_for_a_worker(conn: Connection, late: str, state: str) -> None:
+    batch_id = queue(conn, contacts_csv(2))
+    make_older(conn, batch_id, late)
+    claim_submission(conn, 1)
+    conn.commit()
+    assert submission_states(conn, batch_id) == [state]
+    assert read_batch(conn, batch_id).submissions[0].error == (HOUR_OVER if state == "refused" else None)
+    assert differences(conn) == []
+
+
+def test_hour_of_a_batch_begins_with_its_start(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(1), start_timestamp=from_now(minutes=-4))
+    make_older(conn, batch_id, "20 hours")
+    assert claim(conn).batch_id == batch_id
+
+
+@pytest.mark.parametrize("answer", [ACCEPTED, UNKNOWN, None])
+def test_large_batch_goes_on_as_long_as_it_takes(conn: Connection, answer: Answer | None) -> None:
+    batch_id = queue(conn, contacts_csv(2), 1)
+    first = claim(conn)
+    if answer is not None:
+        record(conn, first, answer)
+    make_older(conn, batch_id, "3 hours")
+    assert claim(conn).submission_no == 2
+
+
+def test_provider_out_of_reach_for_seconds_ends_no_batch_however_old(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(3), 1)
+    record(conn, claim(conn), ACCEPTED)
+    make_older(conn, batch_id, "3 hours")
+    assert [record(conn, claim(conn), NOT_SENT) for _ in range(2)] == ["pending"] * 2
+    due_at_once(conn)
+    assert [record(conn, claim(conn), answer) for answer in (NOT_SENT, ACCEPTED)] == ["pending", "accepted"]
+
+
+def test_provider_out_of_reach_is_tried_for_an_hour_from_the_first_try_in_vain(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2), 1)
+    for _ in range(2):
+        record(conn, claim(conn), NOT_SENT)
+    make_older(conn, batch_id, "59 minutes")
+    due_at_once(conn)
+    again = claim(conn)
+    assert from_now() < again.give_up_at < from_now(minutes=2)
+    assert record(conn, again, NOT_SENT) == "pending"
+    # Their worker dies, and the next one comes after the hour: for what was tried again and for what was not.
+    make_older(conn, batch_id, "2 minutes")
+    due_at_once(conn)
+    claim_none(conn)
+    batch = read_batch(conn, batch_id)
+    assert [each.state for each in batch.submissions] == ["refused"] * 2
+    assert batch.submissions[0].error == f"{HOUR_OVER} {NOT_SENT.error}"
     assert differences(conn) == []

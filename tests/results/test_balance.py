@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from receiver.database.pool import Connection, connect
-from receiver.queueing.sender import Outgoing, claim_submission, record_answer, register_worker
+from receiver.queueing.sender import Outgoing, accept_proven_lately, claim_submission, record_answer, register_worker
 from receiver.results.journal import Callback
 from receiver.results.replay import find_settled, replay, share_with_replay
 from receiver.results.settlement import claim_waiting, settle
@@ -167,6 +167,9 @@ class World:
         for conn in self.settlers:
             conn.commit()
         settle_all(self.looker)
+        # As the worker's next look does, for a doubt that was written down while a result was being settled.
+        accept_proven_lately(self.looker)
+        self.looker.commit()
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_killed_connections_lose_nothing_and_double_nothing(
         callers = Callers(intake, 20)
         callers.start()
         for _ in range(8):
-            # Twenty threads that find the spool fast leave little of a busy machine to the one that looks for a way back.
+            # Twenty threads that find the spool fast leave little of a busy machine to the one that looks about.
             wait_until(lambda: not intake.database_away, 60)
             stored = len(callers.stored)
             wait_until(lambda seen=stored: len(callers.stored) > seen + 20, 60)  # type: ignore[misc]
