@@ -121,6 +121,7 @@ class InvalidProblem(Problem):
         fields.Nested(RowFault), metadata=says("Each fault with its row or field: the first 100.", optional=True)
     )
     errors_total = fields.Integer(metadata=says("How many faults there are.", optional=True))
+    batch_id = fields.Integer(metadata=says("The batch that an `Idempotency-Key` became before.", optional=True))
 
 
 class RefusedProblem(Problem):

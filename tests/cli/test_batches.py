@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.cli import batches
 from receiver.database.pool import Connection
 from tests.cli.conftest import Run
 from tests.factories import REFUSED, answer_submissions, deliver, make_batch, phone_number, read_batch, result_body
@@ -81,6 +82,41 @@ def test_unusable_parameters_are_status_2_with_each_field(run: Run, conn: Connec
     for field in ("application_id", "deployment_id", "max_attempts"):
         assert f"  {field}: " in ran.err
     assert count_batches(conn) == 0
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, conn: Connection, name: str) -> None:
+    """End the server's side of the command's connection once `name` has been done."""
+    done = getattr(batches, name)
+
+    def then_break(own: Connection, *arguments: object) -> object:
+        found = done(own, *arguments)
+        conn.execute("select pg_terminate_backend(%s, 5000)", (own.info.backend_pid,))
+        conn.rollback()
+        if name == "get_batch":
+            return done(own, *arguments)
+        return found
+
+    monkeypatch.setattr(batches, name, then_break)
+
+
+def test_connection_that_breaks_while_it_is_stored_says_to_look_first(
+    run: Run, conn: Connection, contacts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off(monkeypatch, conn, "accept")
+    ran = run("queue", contacts, *TO)
+    assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+    assert "may be stored" in ran.err and "before you queue it again" in ran.err
+
+
+def test_connection_that_breaks_while_it_is_watched_names_the_stored_batch(
+    run: Run, conn: Connection, contacts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off(monkeypatch, conn, "get_batch")
+    ran = run("queue", contacts, *TO, "--watch")
+    assert (ran.status, ran.out) == (1, "Batch 1 is stored; a worker sends it.\n")
+    assert len(ran.err.splitlines()) == 1
+    assert "Batch 1 is stored" in ran.err and "Do not queue it again" in ran.err and "status 1" in ran.err
+    assert count_batches(conn) == 1
 
 
 def test_csv_that_cannot_be_opened_is_status_2(run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`Idempotency-Key`: the same request sent again is the same batch, so nobody is called twice."""
 
 import threading
+from datetime import UTC, datetime, timedelta
 
 from flask.testing import FlaskClient
 
@@ -82,3 +83,31 @@ def test_request_that_the_database_broke_off_may_be_sent_again_with_its_key(
     assert int(answers[0].headers["Retry-After"]) > 0
     assert post_csv(queuer, headers=key).status_code == 202
     assert count_batches(conn) == 1
+
+
+def test_request_sent_again_after_its_times_have_passed_is_the_same_batch(
+    queuer: FlaskClient, conn: Connection
+) -> None:
+    key = {"Idempotency-Key": "once"}
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    fields = {"end_timestamp": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    first = post_csv(queuer, headers=key, **fields)
+    assert first.status_code == 202
+    wait_until(lambda: datetime.now(UTC) > end)
+    again = post_csv(queuer, headers=key, **fields)
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
+    assert again.get_json()["id"] == first.get_json()["id"]
+    assert faults_of(post_csv(queuer, headers={"Idempotency-Key": "new"}, **fields)) == [
+        ("end_timestamp", "in_the_past")
+    ]
+    assert count_batches(conn) == 1
+
+
+def test_key_of_another_request_names_the_batch_that_it_became(queuer: FlaskClient) -> None:
+    key = {"Idempotency-Key": "once"}
+    batch_id = post_csv(queuer, headers=key).get_json()["id"]
+    # Also where the other request could not be taken at all.
+    for fields in ({"is_pci": "1"}, {"end_timestamp": "2020-01-01T00:00:00Z"}):
+        answer = post_csv(queuer, headers=key, **fields)
+        assert problem_of(answer, 422, "idempotency_key_reused")["batch_id"] == batch_id
+    assert post_csv(queuer, headers=key, dry_run="1").status_code == 200, "a preview is none of it"

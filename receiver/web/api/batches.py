@@ -12,7 +12,15 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.database.pool import DatabaseUnavailable, connection, reading
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.acceptance import IdempotentRequest, accept, preview, request_digest
+from receiver.queueing.acceptance import (
+    Accepted,
+    IdempotencyKeyReused,
+    IdempotentRequest,
+    accept,
+    find_accepted,
+    preview,
+    request_digest,
+)
 from receiver.queueing.parameters import read_parameters
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
@@ -92,6 +100,10 @@ def queue_batch() -> Response:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
     csv, form = _read_form()
+    repeatable = None if form.get("dry_run") == "1" else _repeatable(csv, form)
+    # First of all: the answer to a request that was accepted stays, also when its times have come to be in the past.
+    if repeatable is not None and (earlier := _find_accepted(repeatable)) is not None:
+        return _accepted(earlier, _preferred_wait())
     parameters = read_parameters(form, services().config.default_region, csv.filename or "")
     if parameters.dry_run:
         seen = preview(csv.stream, parameters, services().limits)
@@ -99,18 +111,40 @@ def queue_batch() -> Response:
         content["errors"] = listed(seen.errors)
         return jsonify(schemas.Preview().dump(content))
 
-    idempotency_key = request.headers.get("Idempotency-Key")
-    repeatable = None
-    if idempotency_key is not None:
-        if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
-            raise InvalidInput(
-                "Some parameters cannot be taken.",
-                [Fault("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")],
-            )
-        repeatable = IdempotentRequest(current_key().key_id, idempotency_key, request_digest(csv.stream, form))
     wait_seconds = _preferred_wait()
-    with connection(services().pool) as conn:
-        accepted = accept(conn, csv.stream, parameters, services().limits, repeatable)
+    try:
+        with connection(services().pool) as conn:
+            accepted = accept(conn, csv.stream, parameters, services().limits, repeatable)
+    except IdempotencyKeyReused as error:
+        raise _reused(error) from None
+    return _accepted(accepted, wait_seconds)
+
+
+def _repeatable(csv: FileStorage, form: dict[str, str]) -> IdempotentRequest | None:
+    idempotency_key = request.headers.get("Idempotency-Key")
+    if idempotency_key is None:
+        return None
+    if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
+        raise InvalidInput(
+            "Some parameters cannot be taken.",
+            [Fault("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")],
+        )
+    return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(csv.stream, form))
+
+
+def _find_accepted(repeatable: IdempotentRequest) -> Accepted | None:
+    try:
+        with reading(services().pool) as conn:
+            return find_accepted(conn, repeatable)
+    except IdempotencyKeyReused as error:
+        raise _reused(error) from None
+
+
+def _reused(error: IdempotencyKeyReused) -> Problem:
+    return Problem(error.code, str(error), batch_id=error.batch_id)
+
+
+def _accepted(accepted: Accepted, wait_seconds: float) -> Response:
     headers = {"Location": url_for("batches.OneBatch", batch_id=accepted.batch_id)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
