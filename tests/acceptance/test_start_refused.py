@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ class _Older:
 @pytest.fixture(scope="module")
 def postgres(session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """One that asks `locked` for a password, and has a database that a later release has migrated."""
-    folder = session_folder / f"refusing-{os.getpid()}"
-    folder.mkdir(mode=0o755)
+    folder = Path(tempfile.mkdtemp(prefix="refusing-", dir=session_folder))
+    folder.chmod(0o755)
     rules = folder / "pg_hba.conf"
     rules.write_text("host all locked 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n")
     rules.chmod(0o644)

@@ -51,7 +51,7 @@ WORKER_STEPS = [
     *_commits("worker.Worker._send", times=2),
     *_commits("results.settler.Settler._settle", times=5),
     # Four in a row: it says that it lives, forgets, gives up what the dead left, accepts what is proven.
-    *_commits("worker.Worker._look_after", times=4),
+    *_commits("worker.Worker._look", times=4),
     *_commits("worker.Worker._release_untold"),
     *_commits("worker.Worker._write_measurements"),
     *_commits("results.upkeep.Upkeep.look_for_overdue", after="worker"),
