@@ -8,34 +8,35 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from receiver import worker as worker_module
-from receiver.config import Config
 from receiver.database.pool import Connection, connect
-from receiver.model import SubmissionKey
 from receiver.queueing import sender
-from receiver.queueing.provider import Provider
 from receiver.queueing.sender import find_gone, hold_worker_lock, register_worker
-from receiver.results.token import ResultTokens
-from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
-from receiver.worker import SENDERS, Worker
+from receiver.worker import SENDERS
 from tests.factories import differences, journal, make_callback, read_batch, result_body
 from tests.queueing.provider_server import Thinking, answering, hold, http, serving
 from tests.queueing.queueing import batch_state, claim, contacts_csv, from_now, number, queue, submission_states
 from tests.simulator.receiving import ask
+from tests.working import (
+    LOGIN,
+    ROOT,
+    SECRET,
+    eventually,
+    reaches,
+    simulated,
+    times_queued,
+    token,
+    working,
+)
 
-ROOT = Path(__file__).parents[1]
-SECRET = "a secret that is long enough"
-LOGIN = "simulator"
 NOBODY_LISTENS = "http://127.0.0.1:9"
 
 
@@ -46,62 +47,6 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "SEND_CHECK_SECONDS", 0.02)
     monkeypatch.setattr(worker_module, "ERROR_PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(sender, "FIRST_WAIT_SECONDS", 0.1)
-
-
-@contextlib.contextmanager
-def working(database_url: str, provider_url: str, read_timeout: float = 10) -> Iterator[Worker]:
-    """A worker in a thread of this process, stopped at the end of the block."""
-    config = Config(data_dir=ROOT, public_url="https://calls.example.com", port=8000, secret_keys=(SECRET,))
-    worker = Worker(config, database_url, Provider(provider_url, LOGIN, LOGIN, read_timeout=read_timeout))
-    thread = threading.Thread(target=worker.run, args=(2.0,))
-    with contextlib.closing(connect(database_url, name="test", autocommit=True)) as watch:
-        before = count_workers(watch)
-        thread.start()
-        eventually(lambda: count_workers(watch) > before)
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-def count_workers(conn: Connection) -> int:
-    row = conn.execute("select count(*) from worker").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-@contextlib.contextmanager
-def simulated(**rates: float) -> Iterator[Simulator]:
-    # No GET of the result_url, where nobody listens; the callbacks are the tests' own.
-    with Simulator(Settings(check=False, rates=Rates(drop=1, **rates), user=LOGIN, key=LOGIN)) as simulator:
-        yield simulator
-
-
-def eventually(met: Callable[[], bool], seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
-
-
-def reaches(conn: Connection, batch_id: int, state: str) -> None:
-    """Wait until the batch is in this state."""
-    end = time.monotonic() + 15
-    while (found := batch_state(conn, batch_id)) != state:
-        assert time.monotonic() < end, f"it stayed {found}"
-        time.sleep(0.02)
-
-
-def times_queued(simulator: Simulator) -> list[int]:
-    """How often each submission reached the provider."""
-    requests = ask(f"{simulator.url}/simulator/ledger").told["requests"]
-    return [each["times_queued"] for each in requests]
-
-
-def token(batch_id: int, submission_no: int = 1) -> bytes:
-    return ResultTokens([SECRET]).sign(SubmissionKey(batch_id, submission_no)).encode()
 
 
 def test_every_submission_is_sent_once_and_accepted(database_url: str, conn: Connection) -> None:

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +19,8 @@ from receiver.config import Config
 from receiver.database.pool import Connection, Pool, open_pool
 from receiver.queueing.answer import Answer
 from receiver.queueing.provider import Got, Provider, QueueRequest, bulk_queue, get
-from receiver.queueing.resolution import resolve_submission
-from receiver.queueing.sender import csv_blocks, record_answer
+from receiver.queueing.sender import csv_blocks
 from receiver.results import polls
-from receiver.results.erasure import erase
 from receiver.results.polls import MOST_TRIES, claim_poll, forget_settled_polls, plan_polls
 from receiver.results.recovery import Polled, poll_once
 from receiver.results.upkeep import Upkeep
@@ -41,6 +38,7 @@ from tests.factories import (
     result_body,
 )
 from tests.queueing.provider_server import Server, hold, http, serving
+from tests.results.polling import plan_all
 from tests.simulator.receiving import eventually, settled
 
 NUMBERS = [phone_number(index) for index in range(5)]
@@ -105,14 +103,6 @@ def make_poll(conn: Connection, call_id: str, *, tries: int = 0) -> int:
     conn.execute("update poll set tries = %s", (tries,))
     conn.commit()
     return batch_id
-
-
-def plan_all(conn: Connection) -> int:
-    planned = 0
-    while (submission := plan_polls(conn)) is not None:
-        planned += submission.calls
-    conn.commit()
-    return planned
 
 
 def poll_row(conn: Connection) -> tuple[int, timedelta | None, int | None, str | None] | None:
@@ -309,70 +299,6 @@ def test_nothing_is_planned_before_calls_are_overdue_nor_without_ids(conn: Conne
     conn.commit()
     assert plan_all(conn) == 1
     assert plan_polls(conn) is None
-
-
-def told_ids(*call_ids: str) -> Answer:
-    told = json.dumps({"calls_queued": len(call_ids), "call_ids": call_ids})
-    return Answer("accepted", 200, calls_queued=len(call_ids), answer_text=told)
-
-
-def asked(conn: Connection, batch_id: int) -> dict[int, str]:
-    rows = conn.execute("select row, call_id from poll where batch_id = %s", (batch_id,)).fetchall()
-    conn.commit()
-    return dict(rows)
-
-
-def test_ids_of_a_later_answer_take_the_place_of_those_before(conn: Connection) -> None:
-    batch_id = make_batch(conn, NUMBERS[:2], send=False)
-    (first,) = answer_submissions(conn, lambda _: Answer("unknown", 500, error="late", answer_text='["a", "b"]'))
-    conn.execute("update batch set due_at = now() - interval '1 second'")
-    conn.execute("update submission set polls_planned = true")
-    resolve_submission(conn, batch_id, 1, queued=True, note="seen there", by="Ana")
-    conn.commit()
-    assert plan_all(conn) == 0
-    assert record_answer(conn, first, told_ids("c", "d")) == "accepted"
-    assert (plan_all(conn), asked(conn, batch_id)) == (2, {1: "c", 2: "d"})
-
-
-def test_what_is_sent_again_is_asked_about_by_the_ids_of_that_answer(conn: Connection) -> None:
-    batch_id = make_batch(conn, NUMBERS[:2], send=False)
-    doubtful = replace(told_ids("a", "b"), state="unknown", error="cut off")
-    answer_submissions(conn, lambda _: doubtful)
-    conn.execute("update batch set due_at = now() - interval '1 second'")
-    assert plan_all(conn) == 2
-    assert (plan_all(conn), asked(conn, batch_id)) == (0, {1: "a", 2: "b"})
-    resolve_submission(conn, batch_id, 1, queued=False, note="not there", by="Ana")
-    conn.commit()
-    answer_submissions(conn, lambda _: told_ids("a", "d"))
-    conn.execute("update batch set due_at = now() - interval '1 second'")
-    conn.execute("update poll set tries = 9")
-    assert plan_all(conn) == 2
-    assert asked(conn, batch_id) == {1: "a", 2: "d"}
-    assert conn.execute("select tries from poll order by row").fetchall() == [(9,), (0,)]
-
-
-@pytest.mark.parametrize("erased", ["before it was sent", "before it was sent again", "after it was sent"])
-def test_ids_in_order_are_those_of_the_rows_that_were_sent(conn: Connection, erased: str) -> None:
-    batch_id = make_batch(conn, NUMBERS[:3], send=False)
-
-    def erase_first() -> None:
-        for _ in erase(conn, NUMBERS[0]):
-            conn.commit()
-
-    if erased == "before it was sent again":
-        answer_submissions(conn, lambda _: Answer("unknown", 500, error="late"))
-        erase_first()
-        resolve_submission(conn, batch_id, 1, queued=False, note="not there", by="Ana")
-        conn.commit()
-    elif erased == "before it was sent":
-        erase_first()
-    if erased == "after it was sent":
-        answer_submissions(conn, lambda _: told_ids("a", "b", "c"))
-        erase_first()
-    else:
-        answer_submissions(conn, lambda _: told_ids("b", "c"))
-    conn.execute("update batch set due_at = now() - interval '1 second'")
-    assert (plan_all(conn), asked(conn, batch_id)) == (2, {2: "b", 3: "c"})
 
 
 def test_a_result_that_comes_while_it_is_asked_for_stands(

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from io import BytesIO, StringIO
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from receiver.database.pool import Connection, Pool, open_pool
 from receiver.database.replica import Reader
@@ -25,7 +23,6 @@ from receiver.summary.export import (
     export_calls_ndjson,
     export_skipped_csv,
 )
-from receiver.summary.formulas import defuse, defuse_csv
 from tests.factories import (
     NOON,
     REFUSED,
@@ -61,127 +58,6 @@ def rows_of(blocks: Iterator[bytes]) -> list[dict[str, str]]:
     header, *rows = csv.reader(StringIO(text, newline=""), strict=True)
     assert len(set(header)) == len(header)
     return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-# Formulas -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [
-        "=1+1",
-        "+1+1",
-        "-1+1",
-        "@SUM(1)",
-        "\t1",
-        "\r1",
-        "\n1",
-        "\uff1d1",
-        "\uff0b1",
-        "\uff0d1",
-        "\uff201",
-        "=",
-        "@",
-        "+1 617 555 1234",
-        "-cmd|' /C calc'!A0",
-        "+-1",
-        "-1,x",
-        '="1"',
-        "+\u0661",
-        '-"1"+1',
-    ],
-)
-def test_formula_gets_an_apostrophe_wherever_it_stands(cell: str) -> None:
-    assert defuse(cell) == f"'{cell}"
-    for cells in (["x", cell, "y"], [cell, "x", "y"], ["x", "y", cell], [cell, cell, 'a "b"']):
-        block = (csv_line(["plain", "row", "1"]) + "\r\n" + csv_line(cells) + "\r\n").encode()
-        rows = list(csv.reader(StringIO(defuse_csv(block).decode(), newline=""), strict=True))
-        assert rows[1] == [f"'{one}" if one == cell else one for one in cells]
-
-
-@pytest.mark.parametrize(
-    ("cell", "defused"),
-    [
-        ('x;=HYPERLINK("http://evil.example/")', 'x;\'=HYPERLINK("http://evil.example/")'),
-        ("x\n=1", "x\n'=1"),
-        ("x\r=1", "x\r'=1"),
-        ("x\r\n@now", "x\r\n'@now"),
-        ("x\t=1", "x\t'=1"),
-        (";=1", ";'=1"),
-        ("=1;=2;3;+4+5", "'=1;'=2;3;'+4+5"),
-        ("\t=1", "'\t'=1"),
-        ('x;"=1"', 'x;"\'=1"'),
-        ('x\n"" =1', 'x\n"" \'=1'),
-        ("x;  =1", "x;  '=1"),
-        ("x;\uff1d1", "x;'\uff1d1"),
-        ("x;-1+1", "x;'-1+1"),
-        ("x;-1,5+cmd|' /C calc'!A0", "x;'-1,5+cmd|' /C calc'!A0"),
-        ("x\n+1,y", "x\n'+1,y"),
-        ("+1;+2", "'+1;+2"),
-        ("x;+\u0661", "x;'+\u0661"),
-    ],
-)
-def test_formula_that_would_begin_within_a_cell_gets_an_apostrophe(cell: str, defused: str) -> None:
-    """A spreadsheet whose separator is the semicolon or the tab reads other cells than we wrote."""
-    assert defuse(cell) == defused
-    for cells in (["x", cell, "y"], [cell, "x", "y"], ["x", "y", cell]):
-        block = (csv_line(["+16175551234", "a, b", "1"]) + "\r\n" + csv_line(cells) + "\r\n").encode()
-        rows = list(csv.reader(StringIO(defuse_csv(block).decode(), newline=""), strict=True))
-        assert rows[1] == [defused if one == cell else one for one in cells]
-
-
-@pytest.mark.parametrize(
-    "cell",
-    [
-        "call later; then write",
-        "a;b;c",
-        "a; b = c",
-        "x;",
-        "x;;",
-        "1;-2;3",
-        "6175551234;+16175551235",
-        "a; -1.5 ;b",
-        'x;"-1"',
-        'one\ntwo, "three"\r\nfour\rfive\tsix',
-        "x;\ufb01",
-    ],
-)
-def test_separator_before_no_formula_changes_nothing(cell: str) -> None:
-    assert defuse(cell) == cell
-    block = (csv_line(["+16175551234", cell, cell]) + "\r\n").encode()
-    assert defuse_csv(block) == block
-
-
-@pytest.mark.parametrize(
-    "cells", [["a; b", "1;2"], ["a\tb", "c\td"], ["1 Main St\nBoston, MA", "x"], ["1;-2;+3;x", "y"]]
-)
-def test_block_without_a_formula_is_not_taken_apart(cells: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would take ten times as long."""
-    monkeypatch.setattr("receiver.summary.formulas.csv.reader", None)
-    block = (csv_line(["+16175551234", *cells]) + "\r\n").encode() * 3
-    assert defuse_csv(block) is block
-
-
-@pytest.mark.parametrize(
-    "cell",
-    ["", "1", "+16175551234", "-1", "-1.5", "+1,234.50", "-", "a=b", "a@b.c", " =1", "'=1", "1-2", "\u00ef", "\ufb01"],
-)
-def test_what_is_no_formula_is_left_alone(cell: str) -> None:
-    assert defuse(cell) == cell
-    block = (csv_line(["x", cell, cell]) + "\r\n").encode()
-    assert defuse_csv(block) == block
-
-
-CELLS = st.text(st.sampled_from("=+-@\t\r\n,;\"'0159. ab\u00e9\uff1d\uff0b\uffe9"), max_size=6)
-
-
-@given(st.lists(st.lists(CELLS, min_size=2, max_size=4), min_size=1, max_size=4))
-@example([["-1,=1", "x"], ['"=1', "+1"]])
-@example([["", "\r\n=1"], ["x", "\n"]])
-def test_block_is_defused_as_its_cells_are(rows: list[list[str]]) -> None:
-    block = "".join(csv_line(cells) + "\r\n" for cells in rows).encode()
-    defused = list(csv.reader(StringIO(defuse_csv(block).decode(), newline=""), strict=True))
-    assert defused == [[defuse(cell) for cell in cells] for cells in rows]
 
 
 # Calls --------------------------------------------------------------------------------------------

@@ -95,3 +95,17 @@ def queuer_at(app: Flask, conn: Connection) -> Browser:
 def admin_at(app: Flask, conn: Connection) -> Browser:
     """Somebody at a browser, whose key may do everything."""
     return visitor(app, conn, "admin")
+
+
+@pytest.fixture
+def key(conn: Connection) -> str:
+    """A key that may read."""
+    made = create_key(conn, "Ana", "read")
+    conn.commit()
+    return made
+
+
+@pytest.fixture
+def browser(app: Flask) -> Browser:
+    """A browser in which nobody is signed in."""
+    return Browser(app)

@@ -1,0 +1,15 @@
+"""What the tests of fetching results share."""
+
+from __future__ import annotations
+
+from receiver.database.pool import Connection
+from receiver.results.polls import plan_polls
+
+
+def plan_all(conn: Connection) -> int:
+    """Plan for every submission that wants it; returns for how many calls."""
+    planned = 0
+    while (submission := plan_polls(conn)) is not None:
+        planned += submission.calls
+    conn.commit()
+    return planned

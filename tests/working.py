@@ -1,0 +1,81 @@
+"""A worker in a thread of the test's own process, and providers for it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from receiver.config import Config
+from receiver.database.pool import Connection, connect
+from receiver.model import SubmissionKey
+from receiver.queueing.provider import Provider
+from receiver.results.token import ResultTokens
+from receiver.simulator.faults import Rates
+from receiver.simulator.server import Simulator
+from receiver.simulator.settings import Settings
+from receiver.worker import Worker
+from tests.queueing.queueing import batch_state
+from tests.simulator.receiving import ask
+
+ROOT = Path(__file__).parents[1]
+SECRET = "a secret that is long enough"
+LOGIN = "simulator"
+
+
+@contextlib.contextmanager
+def working(database_url: str, provider_url: str, read_timeout: float = 10) -> Iterator[Worker]:
+    """A worker in a thread of this process, stopped at the end of the block."""
+    config = Config(data_dir=ROOT, public_url="https://calls.example.com", port=8000, secret_keys=(SECRET,))
+    worker = Worker(config, database_url, Provider(provider_url, LOGIN, LOGIN, read_timeout=read_timeout))
+    thread = threading.Thread(target=worker.run, args=(2.0,))
+    with contextlib.closing(connect(database_url, name="test", autocommit=True)) as watch:
+        before = count_workers(watch)
+        thread.start()
+        eventually(lambda: count_workers(watch) > before)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def count_workers(conn: Connection) -> int:
+    row = conn.execute("select count(*) from worker").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@contextlib.contextmanager
+def simulated(**rates: float) -> Iterator[Simulator]:
+    # No GET of the result_url, where nobody listens; the callbacks are the tests' own.
+    with Simulator(Settings(check=False, rates=Rates(drop=1, **rates), user=LOGIN, key=LOGIN)) as simulator:
+        yield simulator
+
+
+def eventually(met: Callable[[], bool], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
+
+
+def reaches(conn: Connection, batch_id: int, state: str) -> None:
+    """Wait until the batch is in this state."""
+    end = time.monotonic() + 15
+    while (found := batch_state(conn, batch_id)) != state:
+        assert time.monotonic() < end, f"it stayed {found}"
+        time.sleep(0.02)
+
+
+def times_queued(simulator: Simulator) -> list[int]:
+    """How often each submission reached the provider."""
+    requests = ask(f"{simulator.url}/simulator/ledger").told["requests"]
+    return [each["times_queued"] for each in requests]
+
+
+def token(batch_id: int, submission_no: int = 1) -> bytes:
+    return ResultTokens([SECRET]).sign(SubmissionKey(batch_id, submission_no)).encode()
