@@ -18,6 +18,7 @@ from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
 
 TURN = 30
+"""Requests of one kind before it is the next one's turn."""
 
 
 class Reader:
