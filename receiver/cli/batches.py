@@ -12,7 +12,7 @@ import psycopg
 from receiver.cli.database import opened_database, opened_pool
 from receiver.cli.running import Commands
 from receiver.config import Config
-from receiver.database.pool import Connection, DatabaseUnavailable
+from receiver.database.pool import Connection, DatabaseUnavailable, in_one_line
 from receiver.database.replica import Reader
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
@@ -93,8 +93,8 @@ def _queue(parsed: argparse.Namespace) -> int:
                     raise
                 # It may have broken off between the commit and its answer.
                 raise DatabaseUnavailable(
-                    f"The database broke off: {_reason(error)}. The batch may be stored all the same, and is sent then:"
-                    " look at the list of batches before you queue it again."
+                    f"The database broke off: {in_one_line(error)}. The batch may be stored all the same, and is sent"
+                    " then: look at the list of batches before you queue it again."
                 ) from error
             print(f"Batch {accepted.batch_id} is stored; a worker sends it.", flush=True)
             if parsed.watch:
@@ -102,8 +102,9 @@ def _queue(parsed: argparse.Namespace) -> int:
                     return _watch(conn, accepted.batch_id)
                 except (psycopg.OperationalError, DatabaseUnavailable) as error:
                     raise DatabaseUnavailable(
-                        f"Batch {accepted.batch_id} is stored, but the database cannot be used now: {_reason(error)}. "
-                        f"Do not queue it again; look at it later with `status {accepted.batch_id}`."
+                        f"Batch {accepted.batch_id} is stored, but the database cannot be used now: "
+                        f"{in_one_line(error)}. Do not queue it again; look at it later with"
+                        f" `status {accepted.batch_id}`."
                     ) from error
     return 0
 
@@ -145,11 +146,6 @@ def _watch(conn: Connection, batch_id: int) -> int:
         print(file=sys.stderr)
     _show(batch)
     return 1 if batch.state == "refused" else 0
-
-
-def _reason(error: Exception) -> str:
-    """libpq's words in one line: it takes several."""
-    return "; ".join(str(error).split("\n")).strip("; ").rstrip(".") or type(error).__name__
 
 
 def _line(batch: Batch) -> str:

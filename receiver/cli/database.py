@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from receiver.config import Config
 from receiver.database.location import running_database
 from receiver.database.migrations import check
-from receiver.database.pool import Connection, Pool, connect, open_pool
+from receiver.database.pool import Connection, Pool, connect, naming_outages, open_pool
 
 
 @contextmanager
 def opened_database(command: str, config: Config | None = None) -> Iterator[Connection]:
     """A connection, in no transaction yet: committed at the end, rolled back on an error.
 
-    Raises ConfigurationError, DatabaseUnavailable, SchemaError.
+    Raises ConfigurationError, SchemaError, and DatabaseUnavailable also where Postgres breaks off in the block.
     """
-    with _checked_database(command, config) as url, connect(url, name=f"receiver {command}") as conn:
+    with (
+        naming_outages(),
+        _checked_database(command, config) as url,
+        connect(url, name=f"receiver {command}") as conn,
+    ):
         yield conn
 
 

@@ -97,7 +97,7 @@ class _Patient(psycopg.Connection[TupleRow]):
 
     patience_seconds: float | None = PATIENCE_SECONDS
     answered_at = -math.inf
-    """When the server last said anything, on the monotonic clock."""
+    """When something last went well over it, on the monotonic clock; be it the end of a transaction that was none."""
 
     def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
         limit = self.patience_seconds if timeout is None else timeout
@@ -120,7 +120,7 @@ def connect(conninfo: str, *, name: str, autocommit: bool = False, patience_seco
     """One connection outside any pool, for a command or a migration, whose statements may take as long as they do,
     unless `patience_seconds` says otherwise. Raises DatabaseUnavailable.
     """
-    with _named():
+    with naming_outages():
         conn = _Patient.connect(full_conninfo(conninfo, name=name), autocommit=autocommit)
         try:
             _configure(conn, None)
@@ -184,7 +184,7 @@ def connection(pool: Pool) -> Iterator[Connection]:
     Raises DatabaseUnavailable where none can be had, after WAIT_SECONDS or what the pool was opened with, and where
     Postgres breaks off. What the caller can act on passes unchanged: a constraint, a deadlock, a lock not got.
     """
-    with _named(), pool.connection() as conn:
+    with naming_outages(), pool.connection() as conn:
         _set_autocommit(conn, False)
         yield conn
 
@@ -195,7 +195,7 @@ def reading(pool: Pool) -> Iterator[Connection]:
 
     For what only reads, and needs no two statements to see the same. Raises as `connection`.
     """
-    with _named(), pool.connection() as conn:
+    with naming_outages(), pool.connection() as conn:
         _set_autocommit(conn, True)
         yield conn
 
@@ -223,7 +223,7 @@ _CALLERS_CONCERN = (
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def naming_outages() -> Iterator[None]:
     """Turn what psycopg raises when Postgres is away into DatabaseUnavailable."""
     try:
         yield
@@ -231,9 +231,13 @@ def _named() -> Iterator[None]:
         raise
     except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
         # The second: connected to what a failover has made a standby, which is no help to a writer.
-        # libpq says it in several lines, with a question for the user among them that our last sentence answers.
-        lines = [line.strip() for line in str(error).splitlines() if not line.strip().startswith("Is the server")]
-        reason = "; ".join(lines).rstrip(".") or type(error).__name__
         raise DatabaseUnavailable(
-            f"The database cannot be used now: {reason}. Check that Postgres runs and DATABASE_URL is right."
+            f"The database cannot be used now: {in_one_line(error)}. Check that Postgres runs and"
+            " DATABASE_URL is right."
         ) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """What libpq says in several lines, without its question to the user: our next sentence answers that."""
+    lines = [line.strip() for line in str(error).splitlines() if not line.strip().startswith("Is the server")]
+    return "; ".join(lines).rstrip(".") or type(error).__name__

@@ -119,6 +119,17 @@ def test_connection_that_breaks_while_it_is_watched_names_the_stored_batch(
     assert count_batches(conn) == 1
 
 
+@pytest.mark.parametrize("watch", [(), ("--watch",)], ids=["once", "watch"])
+def test_connection_that_breaks_while_it_is_looked_at_is_told_in_one_line(
+    run: Run, conn: Connection, monkeypatch: pytest.MonkeyPatch, watch: tuple[str, ...]
+) -> None:
+    batch_id = make_batch(conn, [phone_number(0)])
+    break_off(monkeypatch, conn, "get_batch")
+    ran = run("status", str(batch_id), *watch)
+    assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+    assert "The database cannot be used now" in ran.err
+
+
 def test_csv_that_cannot_be_opened_is_status_2(run: Run, tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.csv", tmp_path):
         ran = run("queue", str(path), *TO)
