@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from receiver.database.embedded import EmbeddedPostgres
 from receiver.database.migrations import migrate
 from receiver.database.pool import connect
 from receiver.model import SubmissionKey
+from receiver.ports import free_port
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
 from receiver.results.token import ResultTokens
@@ -148,13 +148,6 @@ def running(command: list[str], environment: Mapping[str, str]) -> Iterator[subp
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(port: int, seconds: float = 30) -> None:

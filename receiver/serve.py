@@ -10,7 +10,6 @@ import fcntl
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -33,6 +32,7 @@ from receiver.database.migrations import migrate
 from receiver.database.pool import DatabaseUnavailable, connect
 from receiver.errors import NotFound
 from receiver.logs import about
+from receiver.ports import free_port
 from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
 
 READY_SECONDS = 20.0
@@ -169,7 +169,7 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
     children = []
     provider = f"{config.plum_url}, as {config.plum_user}"
     if not config.has_provider:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real one"
         environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
@@ -192,13 +192,6 @@ def _only_one(data_dir: Path) -> IO[str]:
             f"Another `serve` is running on {data_dir}. Stop it, or set DATA_DIR and PORT to run a second one."
         ) from None
     return lock
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _serving_key(database_url: str, data_dir: Path) -> str:

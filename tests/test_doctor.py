@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from receiver.cli import main
 from receiver.config import Config
 from receiver.database.pool import Connection, connect
 from receiver.doctor import Finding
+from receiver.ports import free_port
 from receiver.queueing.sender import register_worker
 from receiver.results.journal import Group
 from receiver.results.spool import Spool
@@ -96,9 +96,7 @@ def test_whatever_stands_in_front_and_answers_itself_is_told(config: Config, sta
 
 
 def test_address_that_nobody_serves_is_told(config: Config) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    found = only(doctor.look_at_public_url(replace(config, public_url=url)))
+    found = only(doctor.look_at_public_url(replace(config, public_url=f"http://127.0.0.1:{free_port()}")))
     assert found.level == "failure" and "cannot be reached" in found.message
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from receiver import worker as worker_module
 from receiver.database.pool import Connection, connect
+from receiver.ports import free_port
 from receiver.queueing import sender
 from receiver.queueing.sender import find_gone, hold_worker_lock, register_worker
 from receiver.simulator.server import Simulator
@@ -127,8 +127,7 @@ def test_results_that_come_while_the_provider_keeps_its_answer_back_prove_it(
 
 def test_provider_that_cannot_be_reached_is_tried_until_it_can(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
+    port = free_port()
     with working(database_url, f"http://127.0.0.1:{port}"):
         eventually(lambda: tries(conn) > 1)
         assert submission_states(conn, batch_id)[0] in ("pending", "sending")

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 
-from tests.acceptance.service import ROOT, Answer, ask, clean_environment, eventually, free_port
+from receiver.ports import free_port
+from tests.acceptance.service import ROOT, Answer, ask, clean_environment, eventually
 
 WEB = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
 WORK = [sys.executable, "-m", "receiver", "work"]

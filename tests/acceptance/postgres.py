@@ -21,7 +21,8 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from tests.acceptance.service import Process, eventually, free_port, list_processes
+from receiver.ports import free_port
+from tests.acceptance.service import Process, eventually, list_processes
 
 DATABASE = "receiver"
 HURRIED = {

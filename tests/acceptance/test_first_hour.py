@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.service import START_SECONDS, ask, clean_environment, eventually, free_port
+from receiver.ports import free_port
+from tests.acceptance.service import START_SECONDS, ask, clean_environment, eventually
 from tests.documents.blocks import Block, Terminal, agrees, commands_of, make_checkout
 
 README = "README.md"

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from receiver.ports import free_port
 from tests.acceptance.calling import simulator
-from tests.acceptance.service import Service, ask, eventually, free_port
+from tests.acceptance.service import Service, ask, eventually
 
 CSV = b"destination,name\n6175551234,Ana\n6175551299,Ben\n"
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from receiver.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.machines import Balancer, Machine
-from tests.acceptance.service import ask, eventually, free_port, run_command
+from tests.acceptance.service import ask, eventually, run_command
 from tests.acceptance.test_whole_path import Expected, wait_for_the_last_callback
 from tests.results.proxy import Proxy
 

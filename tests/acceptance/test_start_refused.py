@@ -20,8 +20,9 @@ from typing import cast
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from receiver.ports import free_port
 from tests.acceptance.postgres import Postgres
-from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, eventually, free_port, run_command
+from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, eventually, run_command
 from tests.results.proxy import Proxy
 
 PASSWORD = "the-password-of-nobody"

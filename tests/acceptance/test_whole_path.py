@@ -9,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from receiver.ports import free_port
 from tests.acceptance.calling import simulator
-from tests.acceptance.service import Answer, Service, ask, eventually, free_port
+from tests.acceptance.service import Answer, Service, ask, eventually
 
 ROWS = 1000
 COLUMNS = [f"variable {number}" for number in range(1, 41)]

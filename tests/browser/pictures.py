@@ -14,8 +14,9 @@ from typing import Any
 
 from playwright.sync_api import FloatRect, Page, ViewportSize
 
+from receiver.ports import free_port
 from tests.acceptance.calling import simulator
-from tests.acceptance.service import ROOT, Service, eventually, free_port
+from tests.acceptance.service import ROOT, Service, eventually
 from tests.browser.calls import CONTACTS
 from tests.browser.chromium import launched, sign_in, watched
 

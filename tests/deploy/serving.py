@@ -16,16 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from receiver.ports import free_port
 from tests.results.waiting import wait_until
 from tests.web.asking import SECRET, results_path
 
 SITE = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "receiver.conf"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -17,7 +17,8 @@ import psycopg
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
-from tests.deploy.serving import Senders, ask, free_port, nginx, trusting
+from receiver.ports import free_port
+from tests.deploy.serving import Senders, ask, nginx, trusting
 from tests.results.waiting import wait_until
 from tests.web.asking import results_path
 from tests.web.gunicorn import Sender, gunicorn_process

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from receiver.ports import free_port
 from receiver.queueing.provider import CsvError, bulk_queue
 from tests.queueing.provider_server import (
     CSV,
@@ -246,9 +247,7 @@ def test_a_long_csv_of_another_length_than_said_is_unknown(said: int) -> None:
 
 
 def test_a_refused_connection_is_not_sent() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    answer = queue(f"http://127.0.0.1:{port}")
+    answer = queue(f"http://127.0.0.1:{free_port()}")
     assert (answer.state, answer.provider_status) == ("not_sent", None)
     assert "Connection refused" in str(answer.error)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from receiver.ports import free_port
 from tests.web.asking import SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,15 +69,12 @@ def gunicorn_process(
     data_dir: Path, database_url: str, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Runs it; gives its parent process, and the port that it answers on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
     environment = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database_url,
         "DATA_DIR": str(data_dir),
         "SECRET_KEY": SECRET,
-        "PORT": str(port),
+        "PORT": str(free_port()),
         "WEB_CONCURRENCY": "1",
         **variables,
     }

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from receiver.database.pool import connect
-from tests.deploy.serving import Senders, ask, free_port, nginx, trusting
+from receiver.ports import free_port
+from tests.deploy.serving import Senders, ask, nginx, trusting
 from tests.results.waiting import wait_until
 from tests.web.asking import SECRET, results_path
 from tests.web.gunicorn import gunicorn_process

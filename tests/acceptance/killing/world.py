@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from receiver.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.killing.load import POSTED_NUMBERS, Load, Record, application_id
 from tests.acceptance.killing.plan import WEB_STEPS, Kill, Volley
 from tests.acceptance.killing.steps import Steps
-from tests.acceptance.service import Process, Service, ask, eventually, free_port
+from tests.acceptance.service import Process, Service, ask, eventually
 
 LIMIT_SECONDS = 180.0
 """Far longer than anything takes on an idle machine."""

@@ -1,0 +1,22 @@
+"""Ports of this machine for processes that are started with a number, and listen a little later."""
+
+from __future__ import annotations
+
+import socket
+
+_kept: list[socket.socket] = []
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody is given before this process ends, and that whoever is told of it can listen on.
+
+    A port found free and let go of could be anybody's a moment later, a passing client's too. So a socket stays
+    bound to it. As that one never listens, and allows its address to be used again (`SO_REUSEADDR`, see socket(7)),
+    another socket that allows it too, as servers' do, can bind to the port and listen.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _kept.append(holder)
+    port: int = holder.getsockname()[1]
+    return port
