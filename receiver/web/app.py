@@ -10,6 +10,7 @@ from receiver.config import Config
 from receiver.telemetry import start_telemetry
 from receiver.web import access, compression, dashboard, health, metrics, problems, reading
 from receiver.web.api import batches, callbacks, calls, exports, replay, summary
+from receiver.web.json_answer import JSONProvider
 from receiver.web.openapi import open_api
 from receiver.web.proxies import Forwarded, Proxies, Sources
 from receiver.web.reference import page
@@ -50,8 +51,7 @@ def create_app(config: Config, database_url: str) -> Flask:
     app.url_map.converters["int"] = _Id
     services = Services.start(config, database_url)
     app.extensions["receiver"] = services
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # fields stand in the order people read them
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json = JSONProvider(app)
     app.config.update(
         API_TITLE="result_url receiver",
         API_VERSION=__version__,
@@ -92,10 +92,12 @@ def close_app(app: Flask) -> None:
 
 
 def _secure(response: Response) -> Response:
-    for name, value in _SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+    wanted = _SECURITY_HEADERS
     if request.is_secure:
-        response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+        wanted = {**wanted, "Strict-Transport-Security": "max-age=31536000"}
     if request.path.startswith("/api/"):
-        response.headers.setdefault("Cache-Control", "no-store")
+        wanted = {**wanted, "Cache-Control": "no-store"}
+    # Looked through once, not anew for each: much of what a small answer takes are its headers.
+    there = {name.lower() for name in response.headers.keys()}
+    response.headers.extend((name, value) for name, value in wanted.items() if name.lower() not in there)
     return response

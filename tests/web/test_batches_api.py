@@ -7,6 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
+from receiver.queueing.answer import Answer
 from tests.factories import answer_submissions, deliver, make_batch, phone_number, result_body
 from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of, shape_of
 
@@ -92,6 +93,18 @@ def test_batch_that_waits_for_its_worker_is_202_with_its_location(queuer: FlaskC
     assert (batch["state"], batch["name"], batch["queued_at"]) == ("queueing", "Größe für Björn.csv", None)
     assert batch["submissions"][0]["state"] == "pending"
     assert queuer.get(answer.headers["Location"]).get_json() == batch
+
+
+def test_submissions_are_as_they_are_stored_in_their_order(reader: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, map(phone_number, range(12)), submission_rows=1, send=False)
+    said = "\"Größe\" \\ \t\r\n\u2028 \x7f </script> \U0001f4de {'a': [null]}"
+    answer_submissions(conn, lambda _: Answer("refused", provider_status=400, error=said))
+    batch = reader.get(f"/api/v1/batches/{batch_id}").get_json()
+    assert batch["submissions"] == [
+        {"id": number, "state": "refused", "calls": 1, "calls_queued": None, "provider_status": 400, "error": said}
+        for number in range(1, 13)
+    ]
+    assert reader.get("/api/v1/batches").get_json()["batches"] == [batch]
 
 
 def test_text_is_written_as_utf_8_and_not_escaped(queuer: FlaskClient) -> None:

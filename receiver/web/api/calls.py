@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from flask import Response
+from flask import Response, jsonify
 from flask.views import MethodView
 
 from receiver.database.pool import reading
@@ -19,6 +18,7 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
 from receiver.web.cursors import read_page
+from receiver.web.json_answer import ReadyJson
 from receiver.web.reading import reader
 from receiver.web.services import services
 
@@ -75,7 +75,7 @@ class NumberCalls(MethodView):
 def _answer(calls: Sequence[Call], next_cursor: str | None) -> Response:
     """As the schema `Calls` says, written like the lines of an export: a thousand calls by marshmallow take 80 ms."""
     text = ",".join(call_json(call) for call in calls)
-    return Response(f'{{"calls":[{text}],"next_cursor":{json.dumps(next_cursor)}}}\n', mimetype="application/json")
+    return jsonify({"calls": ReadyJson(f"[{text}]"), "next_cursor": next_cursor})
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,0 +1,38 @@
+"""Answers of which a part is JSON already."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from receiver.web.json_answer import JSONProvider, ReadyJson
+
+
+def written(content: Any) -> str:
+    return JSONProvider(Flask(__name__)).dumps(content)
+
+
+def test_ready_text_stands_as_it_is_wherever_it_is_put() -> None:
+    spaced = '{"a" : [1,  2]}'
+    text = written({"before": 1, "one": ReadyJson(spaced), "list": [ReadyJson("[]"), "ü", ReadyJson("null")]})
+    assert spaced in text
+    assert json.loads(text) == {"before": 1, "one": {"a": [1, 2]}, "list": [[], "ü", None]}
+    assert '"ü"' in text
+
+
+def test_ready_text_alone_is_the_answer() -> None:
+    assert written(ReadyJson("[1]")) == "[1]"
+
+
+def test_nothing_is_taken_for_the_place_of_another() -> None:
+    # What is put in is not looked through, and a place is not guessed.
+    hostile = json.dumps([JSONProvider._PLACE, "@", "%s", "\\0", "\\g<0>"])
+    assert json.loads(written([ReadyJson(hostile), ReadyJson("2")])) == [json.loads(hostile), 2]
+
+
+def test_what_is_no_json_is_refused() -> None:
+    with pytest.raises(TypeError):
+        written({"a": object()})
