@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
-
-_kept: list[socket.socket] = []
 
 
 def free_port() -> int:
@@ -17,6 +16,6 @@ def free_port() -> int:
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("127.0.0.1", 0))
-    _kept.append(holder)
+    atexit.register(holder.close)
     port: int = holder.getsockname()[1]
     return port

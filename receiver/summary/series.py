@@ -6,9 +6,11 @@ days, those that a clock change makes longer or shorter included, are made of.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, get_args
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple, get_args
 
 from psycopg.rows import dict_row
 
@@ -54,30 +56,30 @@ class Summary:
 
 
 _COUNTERS = ("rows", "skipped", "refused", *OUTCOMES, "attempts", "duration_seconds")
+_OF_RESULTS = (*OUTCOMES, "attempts", "duration_seconds")
+"""Those of the counters that are kept by time, too."""
 
 
 def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
-    """Totals and series. Raises InvalidInput as `get_series`."""
-    series = get_series(conn, wanted)
-    return Summary(get_totals(conn, wanted), series)
+    """Totals and series, as they are at the same moment. Raises InvalidInput as `get_series`."""
+    _check(conn, wanted)
+    totals, series = _totals(wanted), _series(wanted)
+    # In one statement: another one would cost as much again as the totals.
+    nothing = ", ".join("0" for _ in range(len(_COUNTERS) - len(_OF_RESULTS)))
+    both = f"""
+        select past_due, null::timestamptz as at, {", ".join(_COUNTERS)} from ({totals.sql}) totals
+        union all
+        select null, at, {nothing}, {", ".join(_OF_RESULTS)} from ({series.sql}) series
+    """
+    rows = _rows(conn, _Query(both, totals.values | series.values))
+    return Summary(
+        _add_halves(row for row in rows if row["at"] is None), _points([row for row in rows if row["at"] is not None])
+    )
 
 
 def get_totals(conn: Connection, wanted: SummaryFilter) -> dict[str, int]:
     """The balance, attempts and seconds of talk of all batches that are wanted, whenever their results came in."""
-    where, values = _batches(wanted)
-    sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
-    with conn.cursor(row_factory=dict_row) as cursor:
-        halves = cursor.execute(
-            f"select b.due_at < now() as past_due, {sums} from batch b join batch_count c using (batch_id)"
-            f" where {where} group by past_due",
-            values,
-        ).fetchall()
-    totals = balance(dict.fromkeys(_COUNTERS, 0), past_due=False) | {"attempts": 0, "duration_seconds": 0}
-    for half in halves:
-        counts = balance(half, half["past_due"])
-        counts |= {"attempts": half["attempts"], "duration_seconds": half["duration_seconds"]}
-        totals = {name: number + counts[name] for name, number in totals.items()}
-    return totals
+    return _add_halves(_rows(conn, _totals(wanted)))
 
 
 def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
@@ -88,9 +90,44 @@ def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
     InvalidInput for an unknown time zone, bounds out of order, or a series too long.
     """
     _check(conn, wanted)
+    return _points(_rows(conn, _series(wanted)))
+
+
+class _Query(NamedTuple):
+    sql: str
+    values: dict[str, Any]
+
+
+def _rows(conn: Connection, query: _Query) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query.sql, query.values).fetchall()
+
+
+def _totals(wanted: SummaryFilter) -> _Query:
+    """A row for the batches whose time is over, and one for the others; none where there are none."""
+    where, values = _batches(wanted)
+    sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
+    sql = f"""
+        select b.due_at < now() as past_due, {sums} from batch b join batch_count c using (batch_id)
+        where {where} group by past_due
+    """
+    return _Query(sql, values)
+
+
+def _add_halves(halves: Iterable[dict[str, Any]]) -> dict[str, int]:
+    totals = balance(dict.fromkeys(_COUNTERS, 0), past_due=False) | {"attempts": 0, "duration_seconds": 0}
+    for half in halves:
+        counts = balance(half, half["past_due"])
+        counts |= {"attempts": half["attempts"], "duration_seconds": half["duration_seconds"]}
+        totals = {name: number + counts[name] for name, number in totals.items()}
+    return totals
+
+
+def _series(wanted: SummaryFilter) -> _Query:
+    """A row a point, in any order."""
     where, values = _batches(wanted)
     values |= {"interval": wanted.interval, "time_zone": wanted.time_zone}
-    first, last = "(select min(at) from counted)", "(select max(at) from counted)"
+    first, last = "earliest", "latest"
     if wanted.from_ is not None:
         first = "date_bin('15 minutes', %(from)s::timestamptz, timestamptz 'epoch')"
         where += f" and r.at >= {first}"
@@ -102,42 +139,42 @@ def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
     # Of an open series not much more is counted than shows that it is too long.
     values["longest"] = MOST_POINTS * _LENGTH[wanted.interval] * 1.1
     # Results of purged batches may be counted still: they have no batch any more.
-    counters = (*OUTCOMES, "attempts", "duration_seconds")
-    names = ", ".join(counters)
-    with conn.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(
-            f"""
-            with counted as materialized (
-                -- Added up before they are truncated, which costs more than adding: many batches share a quarter hour.
-                select r.at, {", ".join(f"sum(r.{name})::bigint as {name}" for name in counters)}
-                from result_count r join batch b using (batch_id) where {where} group by r.at
-            ), bounds as (
-                select {first} as first, {last} as last
-            ), points as (
-                select truncated, min(quarter) as at
-                from bounds, lateral ({_QUARTERS[wanted.interval]}) q,
-                    lateral (select date_trunc(%(interval)s, quarter, %(time_zone)s) as truncated) t
-                where quarter <= last and truncated >= date_trunc(%(interval)s, first, %(time_zone)s)
-                group by truncated
-            ), both_of_them as (
-                select truncated, at, {", ".join(f"0 as {name}" for name in counters)} from points
-                union all
-                select date_trunc(%(interval)s, at, %(time_zone)s), null, {names} from counted
-            )
-            select max(at) as at, {", ".join(f"sum({name})::bigint as {name}" for name in counters)}
-            from both_of_them group by truncated order by max(at)
-            """,
-            values,
-        ).fetchall()
+    names = ", ".join(_OF_RESULTS)
+    sql = f"""
+        with counted as materialized (
+            -- Added up before they are truncated, which costs more than adding: many batches share a quarter hour.
+            select r.at, {", ".join(f"sum(r.{name})::bigint as {name}" for name in _OF_RESULTS)}
+            from result_count r join batch b using (batch_id) where {where} group by r.at
+        ), bounds as materialized (
+            select {first} as first, {last} as last
+            from (select min(at) as earliest, max(at) as latest from counted) as results
+        ), points as (
+            select truncated, min(quarter) as at
+            from bounds, lateral ({_QUARTERS[wanted.interval]}) q,
+                lateral (select date_trunc(%(interval)s, quarter, %(time_zone)s) as truncated) t
+            where quarter <= last and truncated >= date_trunc(%(interval)s, first, %(time_zone)s)
+            group by truncated
+        ), both_of_them as (
+            select truncated, at, {", ".join(f"0 as {name}" for name in _OF_RESULTS)} from points
+            union all
+            select date_trunc(%(interval)s, at, %(time_zone)s), null, {names} from counted
+        )
+        select max(at) as at, {", ".join(f"sum({name})::bigint as {name}" for name in _OF_RESULTS)}
+        from both_of_them group by truncated
+    """
+    return _Query(sql, values)
+
+
+def _points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(rows) > MOST_POINTS:
         raise _too_long()
     return [
         {
             "at": row["at"],
             "final": sum(row[outcome] for outcome in OUTCOMES),
-            **{name: row[name] for name in counters},
+            **{name: row[name] for name in _OF_RESULTS},
         }
-        for row in rows
+        for row in sorted(rows, key=itemgetter("at"))
     ]
 
 

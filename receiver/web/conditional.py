@@ -10,6 +10,9 @@ from flask import Response, make_response, request
 
 View = TypeVar("View", bound=Callable[..., Any])
 
+_PRECONDITIONS = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"}
+"""WSGI's names of the headers that an answer without a time of change can be asked under."""
+
 
 def revalidated(view: View) -> View:
     """Give a view's answers an ETag, and honour `If-None-Match` (RFC 9110, 13.1.2).
@@ -25,7 +28,8 @@ def revalidated(view: View) -> View:
             answer.add_etag(weak=True)
             answer.headers["Cache-Control"] = "private, no-cache"
             answer.vary.add("Authorization")
-            answer.make_conditional(request)
+            if not _PRECONDITIONS.isdisjoint(request.environ):
+                answer.make_conditional(request)
         return answer
 
     checked.revalidated = True  # type: ignore[attr-defined]  # read by the API's description
