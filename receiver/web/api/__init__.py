@@ -27,7 +27,7 @@ class _StrictParser(FlaskParser):
         repeated = [name for name, texts in req.args.lists() if len(texts) > 1]
         if repeated:
             raise ValidationError({name: ["It is given more than once."] for name in repeated})
-        return super().load_querystring(req, schema)
+        return req.args.to_dict()  # what webargs wraps them in is for names that may be repeated
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         if not is_json_request(req):
