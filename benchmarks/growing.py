@@ -145,11 +145,13 @@ def draw(measured: list[Size], path: Path) -> None:
     reading.set(title="Reading: p50, and p99 dotted", ylabel="ms", ylim=(0, 1.45 * slowest))  # room for the legend
     reading.legend(fontsize="small", ncols=2, loc="upper left")
     settling.plot(calls, [size.settled_per_second for size in measured], marker="o")
-    settling.set(title=f"Settling {SETTLED:,} callbacks beside them, one worker", ylabel="callbacks/s", ylim=(0, None))
+    settling.set(title=f"Settling {SETTLED:,} callbacks beside them, one worker", ylabel="callbacks/s")
     accepting.plot(calls, [size.accept_seconds for size in measured], marker="o")
     accepting.set(title="Accepting a CSV of so many rows", ylabel="s", yscale="log")
     storing.plot(calls, [size.bytes_per_call for size in measured], marker="o")
-    storing.set(title="Disk for each settled call, indexes included", ylabel="bytes", ylim=(0, None))
+    storing.set(title="Disk for each settled call, indexes included", ylabel="bytes")
+    for axes in (settling, storing):
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
     for axes in (reading, settling, accepting, storing):
         axes.set(xlabel="calls in the batch", xscale="log")
         axes.grid(visible=True, alpha=0.3)
