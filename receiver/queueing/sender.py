@@ -7,6 +7,7 @@ dies leaves `sending` behind; once its advisory lock is free, that becomes `unkn
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,10 +15,13 @@ from datetime import datetime, timedelta
 from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
+from receiver.logs import about
 from receiver.queueing.batches import PROVEN, accept_proven, get_now, lock_batches, refresh_state, refuse_calls
 from receiver.queueing.provider import Answer
 from receiver.queueing.resolution import SENT_SINCE, record_late_answer
 from receiver.queueing.submissions import header_line
+
+log = logging.getLogger(__name__)
 
 WORKER_LOCK = 0x72657375
 """First half of the advisory lock that a living worker holds; the second is its id."""
@@ -300,6 +304,12 @@ def _refuse_late(conn: Connection) -> None:
     for (submission_no,) in refused:
         refuse_calls(conn, batch_id, submission_no)
     refresh_state(conn, [batch_id])
+    if refused:
+        log.warning(
+            "batch %d: %d submissions are refused and were not sent, as their time is over",
+            batch_id, len(refused),
+            extra=about("refused_late", batch_id=batch_id, submissions=len(refused)),
+        )  # fmt: skip
 
 
 def _is_gone(conn: Connection, worker_id: int) -> bool:

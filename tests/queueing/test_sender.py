@@ -253,7 +253,9 @@ def claim_none(conn: Connection) -> None:
     conn.commit()
 
 
-def test_batch_whose_window_ended_before_a_worker_came_is_refused_and_not_sent(conn: Connection) -> None:
+def test_batch_whose_window_ended_before_a_worker_came_is_refused_and_not_sent(
+    conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     batch_id = queue(conn, contacts_csv(3), 2, end_timestamp=from_now(hours=1))
     conn.execute("update batch set end_at = now() - interval '1 second'")
     conn.commit()
@@ -262,6 +264,8 @@ def test_batch_whose_window_ended_before_a_worker_came_is_refused_and_not_sent(c
     assert (batch.state, batch.counts["refused"], batch.counts["pending"]) == ("refused", 3, 0)
     assert [(each.state, each.error) for each in batch.submissions] == [("refused", WINDOW_OVER)] * 2
     assert differences(conn) == []
+    claim_none(conn)
+    assert caplog.messages == [f"batch {batch_id}: 2 submissions are refused and were not sent, as their time is over"]
 
 
 def test_window_that_ends_while_a_batch_is_sent_ends_the_rest_of_it(conn: Connection) -> None:
