@@ -37,8 +37,11 @@ Whoever gets one whose server has gone since is in the place of those who waited
 PATIENCE_SECONDS = 60.0
 """How long the answer to one statement is waited for: longer than any of those of a request or of the worker takes."""
 
+CONNECT_SECONDS = 3
+"""How long a server may take to let us in, and then to take the settings of the session."""
+
 _NETWORK = {
-    "connect_timeout": "3",
+    "connect_timeout": str(CONNECT_SECONDS),
     # A server that vanished without a word: unacknowledged bytes are given up after 5 s, a connection
     # that only waits is probed after 10 s and given up after 3 probes more. Unix sockets ignore these.
     "tcp_user_timeout": "5000",
@@ -205,15 +208,17 @@ def _set_autocommit(conn: Connection, on: bool) -> None:
         conn.autocommit = on
 
 
-def _configure(conn: Connection, statement_timeout_seconds: float | None) -> None:
+def _configure(conn: _Patient, statement_timeout_seconds: float | None) -> None:
     """Settings of the session, by statement: poolers such as PgBouncer refuse them as start parameters."""
     milliseconds = None if statement_timeout_seconds is None else str(round(statement_timeout_seconds * 1000))
+    patience, conn.patience_seconds = conn.patience_seconds, CONNECT_SECONDS
     conn.execute(
         "select set_config('TimeZone', 'UTC', false),"
         " set_config('statement_timeout', coalesce(%s, current_setting('statement_timeout')), false)",
         [milliseconds],
     )
     conn.commit()
+    conn.patience_seconds = patience
 
 
 _CALLERS_CONCERN = (

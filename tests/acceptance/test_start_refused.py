@@ -52,8 +52,8 @@ class Ended:
 class _OlderServer(Proxy):
     """A line to a server that says it is a Postgres 13."""
 
-    def _pump(self, source: socket.socket, target: socket.socket, gate: Event) -> None:
-        super()._pump(cast(socket.socket, _Older(source)), target, gate)
+    def _pump(self, source: socket.socket, target: socket.socket, gate: Event, passing: int = 0) -> None:
+        super()._pump(cast(socket.socket, _Older(source)), target, gate, passing)
 
 
 class _Older:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from receiver.database import pool as pool_module
 from receiver.database.pool import (
     PROVEN_SECONDS,
     DatabaseUnavailable,
@@ -94,6 +95,24 @@ def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_databas
         assert time.monotonic() - began < 20
         proxy.thaw()
         wait_until(lambda: _works(pool))
+
+
+@pytest.mark.parametrize("patience_seconds", [None, 60.0])
+def test_server_that_hangs_once_it_let_us_in_is_given_up_soon(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, patience_seconds: float | None
+) -> None:
+    monkeypatch.setattr(pool_module, "CONNECT_SECONDS", 0.3)
+    with Proxy(empty_database_url) as proxy:
+        proxy.freeze_newcomers()
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable, match="timeout"):
+            connect(proxy.url, name="newcomer", patience_seconds=patience_seconds)
+        assert time.monotonic() - began < 20
+        proxy.thaw()
+        with closing(connect(proxy.url, name="newcomer", patience_seconds=patience_seconds)) as conn:
+            assert conn.execute("select true from pg_sleep(0.5)").fetchone() == (True,), (
+                "only letting us in has a limit"
+            )
 
 
 def test_statement_that_is_given_up_is_ended_at_the_server_and_its_connection_with_it(empty_database_url: str) -> None:

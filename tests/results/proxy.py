@@ -21,6 +21,7 @@ class Proxy:
         self._folder = tempfile.TemporaryDirectory(prefix="p")
         self.url = make_conninfo(database_url, host=self._folder.name, port=self._port)
         self._gates: list[tuple[threading.Event, threading.Event]] = []
+        self._passing = 0
         self._listener: socket.socket | None = None
         self._lines: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -77,6 +78,12 @@ class Proxy:
         self.freeze()
         self._add_gates()
 
+    def freeze_newcomers(self) -> None:
+        """Let later connections sign in, and hold back what they send then."""
+        self._add_gates()
+        self.freeze(answers=False)
+        self._passing = 1
+
     def thaw(self) -> None:
         for gates in self._gates:
             for gate in gates:
@@ -96,7 +103,7 @@ class Proxy:
             server = self._connect()
             self._lines += (client, server)
             requests_gate, answers_gate = self._gates[-1]
-            self._run(self._pump, client, server, requests_gate)
+            self._run(self._pump, client, server, requests_gate, self._passing)
             self._run(self._pump, server, client, answers_gate)
 
     def _connect(self) -> socket.socket:
@@ -106,10 +113,13 @@ class Proxy:
             return server
         return socket.create_connection((self._host, int(self._port)))
 
-    def _pump(self, source: socket.socket, target: socket.socket, gate: threading.Event) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, gate: threading.Event, passing: int = 0) -> None:
+        """`passing`: how many blocks go through whatever the gate."""
         with contextlib.suppress(OSError):
             while block := source.recv(65536):
-                gate.wait()
+                if passing == 0:
+                    gate.wait()
+                passing = max(passing - 1, 0)
                 target.sendall(block)
         gate.wait()
         with contextlib.suppress(OSError):
