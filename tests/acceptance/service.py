@@ -46,6 +46,7 @@ class Process:
     started: str
     """In the kernel's ticks: with the pid, it names a process for good."""
     parent: int
+    uid: int
     command: str
     environment: str
 
@@ -245,10 +246,11 @@ def list_processes() -> list[Process]:
         try:
             # The name, in brackets, may hold anything; what follows it is numbers (proc(5): /proc/[pid]/stat).
             status = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            uid = folder.stat().st_uid
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             environment = (folder / "environ").read_bytes().decode(errors="replace")
         except OSError:
             continue  # it has ended, or is another user's
         if status[0] != "Z":
-            found.append(Process(int(folder.name), status[19], int(status[1]), command, environment))
+            found.append(Process(int(folder.name), status[19], int(status[1]), uid, command, environment))
     return found

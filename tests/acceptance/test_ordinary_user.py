@@ -48,7 +48,7 @@ def test_ordinary_user_serves_and_queues(server_dir: Path) -> None:
     home.mkdir(mode=0o700)
     os.chown(home, account.pw_uid, account.pw_gid)
     with Service(home, runner=Runner(python, account), HOME=str(home), **found_by(python)) as service:
-        assert {Path(f"/proc/{each.pid}").stat().st_uid for each in service.processes()} == {account.pw_uid}
+        assert {each.uid for each in service.processes()} == {account.pw_uid}
         answer = service.queue(SAMPLES / "contacts.csv", "Prefer: wait=20")
         assert answer.status == 201, answer.body
         eventually(lambda: service.batch(answer.told["id"])["counts"]["final"] == 4)

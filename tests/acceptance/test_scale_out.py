@@ -76,7 +76,7 @@ def test_campaign_over_four_machines_ends_right_though_one_dies_and_one_loses_it
     }
     # A delivery that a dying machine does not answer is made once more; one in ten comes twice anyhow.
     faulty = ("--duplicate", "0.1", "--retry", "5", "--seed", "4")
-    paced = ("--speed", "900", "--lines", "60", "--senders", "24")
+    paced = ("--speed", "450", "--lines", "60", "--senders", "24")
     balancer = Balancer()
     with ExitStack() as stack:
         line = stack.enter_context(Proxy(database_url))
