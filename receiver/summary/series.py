@@ -72,9 +72,8 @@ def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
         select null, at, {nothing}, {", ".join(_OF_RESULTS)} from ({series.sql}) series
     """
     rows = _rows(conn, _Query(both, totals.values | series.values))
-    return Summary(
-        _add_halves(row for row in rows if row["at"] is None), _points([row for row in rows if row["at"] is not None])
-    )
+    halves = [row for row in rows if row["past_due"] is not None]
+    return Summary(_add_halves(halves), _points([row for row in rows if row["past_due"] is None]))
 
 
 def get_totals(conn: Connection, wanted: SummaryFilter) -> dict[str, int]:
