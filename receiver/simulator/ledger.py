@@ -2,6 +2,7 @@
 
 Of every call exactly one is true: its result is `delivered` (answered 200 at least once), `dropped`
 on purpose, `failed` (each try to deliver it is over, none was answered 200) or still `to_come`.
+Of callbacks, `to_come` are those of calls that have ended, duplicates and further tries included.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Ledger:
             self._faults.update(fault.split("+") if fault else ())
             entry = self._entry(submission, call)
             entry.fault, entry.outstanding = fault, outstanding
+            self._callbacks["to_come"] += outstanding
 
     def posted(self, submission: Submission, call: Call, delivery: Delivery, *, again: bool) -> None:
         """One POST is over; `again` where the same will be tried once more."""
@@ -104,6 +106,7 @@ class Ledger:
             entry = self._entry(submission, call)
             entry.deliveries = (*entry.deliveries, delivery)
             entry.outstanding -= not again
+            self._callbacks["to_come"] -= not again
             self._callbacks["attempted"] += 1
             self._callbacks[f"{delivery.what}s"] += 1
             self._callbacks["answered_200" if delivery.answered == 200 else "failed"] += 1
@@ -119,7 +122,7 @@ class Ledger:
         with self._lock:
             times = Counter(each.terms.result_url for each in self._submissions if each.terms.result_url)
             states = {name: self._states[name] for name in ("delivered", "dropped", "failed", "to_come")}
-            names = ("attempted", "answered_200", "failed", "results", "duplicates", "steps")
+            names = ("attempted", "answered_200", "failed", "to_come", "results", "duplicates", "steps")
             return {
                 "requests": [
                     {**_request(each), "times_queued": times[each.terms.result_url or ""]} for each in self._submissions
