@@ -11,13 +11,10 @@ from receiver.database.migrations import migrate
 from receiver.database.pool import open_pool
 from receiver.database.replica import Reader, Replica
 from tests.acceptance.postgres import Postgres
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 
 LONG = 3600
 """As a limit: however slow this machine is, the replica is never too far behind."""
-
-SECONDS = 60.0
-"""Longest wait for something that is to come about."""
 
 
 @contextmanager
@@ -42,7 +39,7 @@ def standby_of(primary: Postgres, folder: Path) -> Iterator[Postgres]:
 def stop_replay(standby: Postgres) -> None:
     """What comes in is kept and not shown: a standby that cannot keep up."""
     standby.execute("select pg_wal_replay_pause()")
-    wait_until(lambda: standby.execute("select pg_get_wal_replay_pause_state()") == [("paused",)], SECONDS)
+    eventually(lambda: standby.execute("select pg_get_wal_replay_pause_state()") == [("paused",)])
 
 
 def resume_replay(standby: Postgres) -> None:
@@ -53,11 +50,11 @@ def catch_up(primary: Postgres, standby: Postgres) -> None:
     """Return when the standby shows what the primary has now."""
     ((written,),) = primary.execute("select pg_current_wal_lsn()::text")
     shown = f"select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
-    wait_until(lambda: standby.execute(shown) == [(True,)], SECONDS)
+    eventually(lambda: standby.execute(shown) == [(True,)])
 
 
 def await_fit(replica: Replica) -> None:
-    wait_until(lambda: isinstance(replica.fitness(), float), SECONDS)
+    eventually(lambda: isinstance(replica.fitness(), float))
 
 
 @contextmanager

@@ -25,11 +25,11 @@ from tests.factories import differences, journal, make_callback, read_batch, res
 from tests.queueing.provider_server import Thinking, answering, hold, http, serving
 from tests.queueing.queueing import batch_state, claim, contacts_csv, from_now, number, queue, submission_states
 from tests.simulator.receiving import ask
+from tests.waiting import eventually
 from tests.working import (
     LOGIN,
     ROOT,
     SECRET,
-    eventually,
     reaches,
     simulated,
     times_queued,

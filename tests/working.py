@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from receiver.config import Config
@@ -19,6 +18,7 @@ from receiver.simulator.settings import Settings
 from receiver.worker import Worker
 from tests.queueing.queueing import batch_state
 from tests.simulator.receiving import ask
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[1]
 SECRET = "a secret that is long enough"
@@ -56,19 +56,9 @@ def simulated(**rates: float) -> Iterator[Simulator]:
         yield simulator
 
 
-def eventually(met: Callable[[], bool], seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
-
-
 def reaches(conn: Connection, batch_id: int, state: str) -> None:
     """Wait until the batch is in this state."""
-    end = time.monotonic() + 15
-    while (found := batch_state(conn, batch_id)) != state:
-        assert time.monotonic() < end, f"it stayed {found}"
-        time.sleep(0.02)
+    eventually(lambda: batch_state(conn, batch_id) == state, otherwise=lambda: batch_state(conn, batch_id))
 
 
 def times_queued(simulator: Simulator) -> list[int]:

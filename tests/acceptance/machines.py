@@ -17,7 +17,8 @@ from itertools import cycle
 from pathlib import Path
 
 from receiver.ports import free_port
-from tests.acceptance.service import ROOT, Answer, ask, clean_environment, eventually
+from tests.acceptance.service import ROOT, Answer, ask, clean_environment
+from tests.waiting import eventually
 
 WEB = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
 WORK = [sys.executable, "-m", "receiver", "work"]

@@ -20,7 +20,8 @@ from urllib.parse import urlencode, urlsplit
 
 from tests.acceptance.calling import TakingProvider
 from tests.acceptance.postgres import Postgres
-from tests.acceptance.service import Answer, Process, Service, ask, eventually
+from tests.acceptance.service import Answer, Process, Service, ask
+from tests.waiting import eventually
 
 NUMBERS = [str(6_173_000_000 + index) for index in range(2000)]
 SECRET = "a secret of this test and of nobody else"
@@ -145,12 +146,12 @@ class World:
         """SIGKILL one of them, and return once another has taken its place."""
         killed = self.web_processes()[0]
         os.kill(killed.pid, signal.SIGKILL)
-        eventually(lambda: len({each.pid for each in self.web_processes()} - {killed.pid}) == 2, 40)
+        eventually(lambda: len({each.pid for each in self.web_processes()} - {killed.pid}) == 2)
 
     def kill_worker(self) -> None:
         """SIGKILL it, and return once `serve` has seen that it cannot start another one now."""
         os.kill(self.service.process("receiver work", parent=self.service.pid).pid, signal.SIGKILL)
-        eventually(lambda: "worker ended while the database is away" in self.service.log.read_text(), 40)
+        eventually(lambda: "worker ended while the database is away" in self.service.log.read_text())
 
     def kill_everything(self) -> None:
         """What a power cut does to every process of the service; then the machine starts again."""

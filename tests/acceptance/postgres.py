@@ -22,7 +22,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from receiver.ports import free_port
-from tests.acceptance.service import Process, eventually, list_processes
+from tests.acceptance.service import Process, list_processes
+from tests.waiting import eventually
 
 DATABASE = "receiver"
 HURRIED = {

@@ -14,12 +14,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from receiver.ports import free_port
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tests" / "samples"
@@ -228,14 +229,6 @@ def ask(
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, dict(error.headers), error.read())
-
-
-def eventually(met: Callable[[], bool], seconds: float = 20, otherwise: Callable[[], object] = lambda: "") -> None:
-    """Wait until it is so; `otherwise` tells what there was instead."""
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, f"it never came true: {otherwise()}"
-        time.sleep(0.05)
 
 
 def list_processes() -> list[Process]:

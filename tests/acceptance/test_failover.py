@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.acceptance.outages import OWED_SECONDS, World, patience, world, worst
 from tests.acceptance.postgres import DATABASE, Postgres
-from tests.acceptance.service import eventually
+from tests.waiting import eventually
 
 STUCK = "select pid from pg_stat_activity where application_name = 'receiver journal' and wait_event = 'SyncRep'"
 PROBED_SECONDS = 8.0
@@ -93,7 +93,7 @@ def test_promoted_asynchronous_standby_lacks_what_it_had_not_received_and_the_bo
         take_over(there, second)
         taken = there.results.post(20)
         assert {each.status for each in taken} == {200}
-        eventually(there.is_settled, 60)
+        eventually(there.is_settled)
         journal = there.journal()
         assert {each.mark for each in received + taken} <= set(journal), "what it had received is there"
         assert set(journal).isdisjoint(each.mark for each in lagging), "what it had not received is lost"

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from receiver.ports import free_port
-from tests.acceptance.service import START_SECONDS, ask, clean_environment, eventually
+from tests.acceptance.service import START_SECONDS, ask, clean_environment
 from tests.documents.blocks import Block, Terminal, agrees, commands_of, make_checkout
+from tests.waiting import eventually
 
 README = "README.md"
 NOT_RUN = "make test"
@@ -159,7 +160,7 @@ def check_callback_by_hand(reader: Reader, stub: Stub) -> None:
     (reader.checkout / "result.json").write_text(json.dumps({"phone_number": "'6175551000'", "status": "completed"}))
     posted = reader.command(f"curl -s -H 'Content-Type: application/json' --data-binary @result.json {result_url}")
     assert json.loads(posted) == {"status": "stored"}
-    eventually(lambda: "received 24, waiting 0" in reader.command(".venv/bin/python -m receiver status 3"), 30)
+    eventually(lambda: "received 24, waiting 0" in reader.command(".venv/bin/python -m receiver status 3"))
 
 
 def check_everything_is_well(reader: Reader) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.outages import NUMBERS, OWED_SECONDS, patience, world, worst
 from tests.acceptance.postgres import Postgres
-from tests.acceptance.service import eventually
+from tests.waiting import eventually
 
 DATABASE_MIB, SPOOL_MIB = 96, 8
 THRIFTY = {"min_wal_size": "2MB", "max_wal_size": "8MB", "wal_keep_size": "0", "log_statement": "none"}
@@ -68,7 +68,7 @@ def test_full_disk_of_the_database_loses_nothing_and_with_the_spools_the_sender_
         assert there.service.ask("/readyz").status == 503
 
         fill(spool_disk)
-        eventually(lambda: {each.status for each in there.results.post(8, bytes_each=60_000)} == {503}, 60)
+        eventually(lambda: {each.status for each in there.results.post(8, bytes_each=60_000)} == {503})
         refused = there.results.post(8, at_once=2, bytes_each=60_000)
         assert {(each.status, each.headers["Retry-After"]) for each in refused} == {(503, "5")}
         assert worst(there.results.posted) < OWED_SECONDS * patience()

@@ -15,7 +15,8 @@ import pytest
 
 from tests.acceptance.calling import TakingProvider
 from tests.acceptance.load import Load
-from tests.acceptance.service import Service, eventually
+from tests.acceptance.service import Service
+from tests.waiting import eventually
 
 SECONDS = float(os.environ.get("LOAD_SECONDS", "20"))
 LONG = SECONDS >= 300
@@ -72,7 +73,7 @@ def called(folder: Path) -> Iterator[tuple[Service, str]]:
         with Service(folder, WEB_CONCURRENCY="2", **login) as service:
             assert service.queue(contacts, "Prefer: wait=0").status in (201, 202)
             eventually(lambda: len(provider.result_urls) == 1, 120)
-            eventually(lambda: service.batch(1)["state"] == "queued", 60)
+            eventually(lambda: service.batch(1)["state"] == "queued")
             yield service, provider.result_urls[0]
 
 

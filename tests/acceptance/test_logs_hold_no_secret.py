@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.service import Service, ask, eventually
+from tests.acceptance.service import Service, ask
+from tests.waiting import eventually
 
 NUMBERS = ["6175593812", "6175593824", "6175593835", "6175593846"]
 CALLER_ID = "8009957586"
@@ -199,7 +200,7 @@ def run_everything(service: Service, result_url: str) -> list[str]:
     disturb_the_database(service)
     # What was posted meanwhile went to the spool, or to the database when it was back.
     assert ask(result_url, "POST", json.dumps({"phone_number": NUMBERS[3], "status": "failed"}).encode()).status == 200
-    eventually(lambda: service.ask("/api/v1/callbacks?state=waiting").told.get("callbacks") == [], 60)
+    eventually(lambda: service.ask("/api/v1/callbacks?state=waiting").told.get("callbacks") == [])
     service.run("erase", NUMBERS[1])
     return [*seen, made, service.key]
 

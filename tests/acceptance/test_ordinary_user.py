@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.service import ROOT, SAMPLES, Runner, Service, eventually
+from tests.acceptance.service import ROOT, SAMPLES, Runner, Service
+from tests.waiting import eventually
 
 
 def is_reachable(python: str, account: pwd.struct_passwd) -> bool:

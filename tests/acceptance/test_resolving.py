@@ -8,7 +8,8 @@ from typing import Any
 
 from receiver.ports import free_port
 from tests.acceptance.calling import simulator
-from tests.acceptance.service import Service, ask, eventually
+from tests.acceptance.service import Service, ask
+from tests.waiting import eventually
 
 CSV = b"destination,name\n6175551234,Ana\n6175551299,Ben\n"
 

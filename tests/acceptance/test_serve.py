@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.service import SAMPLES, Process, Service, clean_environment, eventually, run_command
+from tests.acceptance.service import SAMPLES, Process, Service, clean_environment, run_command
+from tests.waiting import eventually
 
 
 def is_alive(process: Process) -> bool:

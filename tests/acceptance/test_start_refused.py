@@ -22,8 +22,9 @@ from psycopg.conninfo import make_conninfo
 
 from receiver.ports import free_port
 from tests.acceptance.postgres import Postgres
-from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, eventually, run_command
+from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, run_command
 from tests.results.proxy import Proxy
+from tests.waiting import eventually
 
 PASSWORD = "the-password-of-nobody"
 RECEIVER = [sys.executable, "-m", "receiver"]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.acceptance.outages import World, world
 from tests.acceptance.postgres import Postgres
-from tests.acceptance.service import ROOT, eventually
+from tests.acceptance.service import ROOT
+from tests.waiting import eventually
 
 NEXT = {
     "9000_next.sql": "alter table batch add column cost_center text not null default '';\n"
@@ -61,10 +62,10 @@ def while_results_come_in(there: World, do: Callable[[], None]) -> None:
         thread.start()
     try:
         so_far = len(there.results.posted)
-        eventually(lambda: len(there.results.posted) > so_far + 20, 40)
+        eventually(lambda: len(there.results.posted) > so_far + 20)
         do()
         so_far = len(there.results.posted)
-        eventually(lambda: len(there.results.posted) > so_far + 20, 40)
+        eventually(lambda: len(there.results.posted) > so_far + 20)
     finally:
         over.set()
         for thread in busy:
@@ -85,7 +86,7 @@ def test_old_processes_serve_on_while_the_next_release_migrates_and_then_give_wa
         while_results_come_in(there, migrate)
         queued = there.queue()
         assert queued.status == 201, queued.body
-        eventually(lambda: there.service.batch(there.batch_id)["callbacks"]["waiting"] == 0, 40)
+        eventually(lambda: there.service.batch(there.batch_id)["callbacks"]["waiting"] == 0)
         assert there.service.batch(there.batch_id)["counts"]["final"] == len(there.results.posted)
 
         # Nothing of the old release starts anew on it, and whoever asks is told what to do.
@@ -137,7 +138,7 @@ def test_dump_restored_into_another_server_is_the_same_and_old_tokens_hold(serve
         there.results.post(40, at_once=4)
         again = [there.results.repeat(each) for each in range(5)]
         assert {each.status for each in again} == {200}
-        eventually(there.is_settled, 60)
+        eventually(there.is_settled)
         before = there.service.batch(there.batch_id)
         assert before["callbacks"]["duplicate"] == 5
         there.service.stop()
@@ -158,7 +159,7 @@ def test_dump_restored_into_another_server_is_the_same_and_old_tokens_hold(serve
         after = there.service.batch(there.batch_id)
         assert after == before
         assert {each.status for each in there.results.post(40, at_once=4)} == {200}, "tokens hold"
-        eventually(there.is_settled, 60)
+        eventually(there.is_settled)
         assert there.service.batch(there.batch_id)["counts"]["final"] == 80
         queued = there.queue()
         assert queued.status == 201, queued.body

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from tests.acceptance.service import Service, ask, eventually
+from tests.acceptance.service import Service, ask
+from tests.waiting import eventually
 
 NUMBERS = [f"61755512{last}" for last in range(34, 42)]
 CONTACTS = "".join(
@@ -57,7 +58,7 @@ def populate(service: Service, folder: Path) -> Populated:
     unknown = _queue(service, contacts, name="Nobody knows", deployment_id="500", **policies)
     _queue(service, contacts, name="Refused", deployment_id="404", **policies)
     queued = _queue(service, hostile, name=SCRIPT + PICTURE + TURNED, application_id="13")
-    eventually(lambda: all(service.batch(batch_id)["counts"]["pending"] == 0 for batch_id in (settled, queued)), 60)
+    eventually(lambda: all(service.batch(batch_id)["counts"]["pending"] == 0 for batch_id in (settled, queued)))
     result_url = find_result_url(service, 13)
     for status in (SCRIPT, PICTURE, TURNED + EMOJI, FLOOD):
         body = json.dumps({"phone_number": f"'{number}'", "status": status, "attempts": "1", SCRIPT: FLOOD})
@@ -65,8 +66,8 @@ def populate(service: Service, folder: Path) -> Populated:
     for body in (SCRIPT + PICTURE, "\0\x1b[2J" + TURNED, FLOOD):
         headers = {"Content-Type": "text/html; charset=<script>"}
         assert ask(result_url, "POST", body.encode(), headers).status == 200
-    eventually(lambda: service.batch(queued)["callbacks"]["waiting"] == 0, 60)
-    eventually(lambda: service.batch(unknown)["submissions"][0]["state"] == "unknown", 60)
+    eventually(lambda: service.batch(queued)["callbacks"]["waiting"] == 0)
+    eventually(lambda: service.batch(unknown)["submissions"][0]["state"] == "unknown")
     made = service.run("keys", "create", f"reader {PICTURE}", "--scope", "read")
     return Populated(service, settled, unknown, queued, number, made.stdout.split()[-1])
 

@@ -16,9 +16,10 @@ from playwright.sync_api import FloatRect, Page, ViewportSize
 
 from receiver.ports import free_port
 from tests.acceptance.calling import simulator
-from tests.acceptance.service import ROOT, Service, eventually
+from tests.acceptance.service import ROOT, Service
 from tests.browser.calls import CONTACTS
 from tests.browser.chromium import launched, sign_in, watched
+from tests.waiting import eventually
 
 PICTURES = ROOT / "docs" / "pictures"
 MOST_BYTES = 200_000

@@ -19,6 +19,7 @@ from receiver.database.embedded import EmbeddedPostgres, EmbeddedPostgresError, 
 from receiver.database.installation import programs_for
 from receiver.database.postmaster import children_titled, is_postmaster_of, read_pid_file
 from tests.conftest import HURRIED
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another account")
@@ -42,16 +43,8 @@ def kill_postmaster(server: EmbeddedPostgres) -> int:
     pid = server.postmaster_pid()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_postmaster_of(pid, server.cluster))
+    eventually(lambda: not is_postmaster_of(pid, server.cluster))
     return pid
-
-
-def wait_until(condition: object, seconds: float = 10) -> None:
-    assert callable(condition)
-    give_up_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up_at, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_what_was_committed_is_there_after_a_restart(server: EmbeddedPostgres) -> None:
@@ -80,7 +73,7 @@ def test_start_waits_for_a_server_that_recovers_from_the_death_of_a_process(serv
         # Told to quit, it cannot; until the server kills it after five seconds, nobody is let in.
         os.kill(stopped.info.backend_pid, signal.SIGSTOP)
         os.kill(killed.info.backend_pid, signal.SIGKILL)
-        wait_until(lambda: is_recovering(server))
+        eventually(lambda: is_recovering(server))
         assert server.is_running()
         other = EmbeddedPostgres(server.data_dir, HURRIED)
         other.start()
@@ -128,6 +121,8 @@ import sys
 from pathlib import Path
 from receiver.database.embedded import EmbeddedPostgres
 from tests.conftest import HURRIED
+from tests.waiting import eventually
+from tests.waiting import eventually
 for uid in map(int, sys.argv[2:]):  # imported first: that user may be unable to read this Python
     os.setgroups([])
     os.setresgid(uid, uid, uid)

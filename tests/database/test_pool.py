@@ -23,7 +23,7 @@ from receiver.database.pool import (
 )
 from receiver.errors import ReceiverError
 from tests.results.proxy import Proxy
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_databas
             pass
         assert time.monotonic() - began < 20
         proxy.thaw()
-        wait_until(lambda: _works(pool))
+        eventually(lambda: _works(pool))
 
 
 @pytest.mark.parametrize("patience_seconds", [None, 60.0])
@@ -123,7 +123,7 @@ def test_statement_that_is_given_up_is_ended_at_the_server_and_its_connection_wi
         assert conn.closed
     with closing(connect(empty_database_url, name="watching", autocommit=True)) as watching:
         query = "select from pg_stat_activity where application_name = 'impatient'"
-        wait_until(lambda: watching.execute(query).fetchone() is None)
+        eventually(lambda: watching.execute(query).fetchone() is None)
 
 
 def _works(pool: Pool) -> bool:

@@ -15,7 +15,6 @@ from receiver.errors import ConfigurationError, NotFound, ReceiverError
 from tests.acceptance.postgres import Postgres
 from tests.replication import (
     LONG,
-    SECONDS,
     await_fit,
     catch_up,
     readers,
@@ -23,7 +22,7 @@ from tests.replication import (
     standby_of,
     stop_replay,
 )
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 
 
 def test_read_that_replay_canceled_is_answered_by_the_primary(primary: Postgres, standby: Postgres) -> None:
@@ -38,7 +37,7 @@ def test_read_that_replay_canceled_is_answered_by_the_primary(primary: Postgres,
 
     def make_conflict() -> None:
         sleeping = "select count(*) from pg_stat_activity where query like 'select case%' and state = 'active'"
-        wait_until(lambda: standby.execute(sleeping) == [(1,)], SECONDS)
+        eventually(lambda: standby.execute(sleeping) == [(1,)])
         primary.execute("delete from scratch", "vacuum scratch")
 
     with readers(primary, standby) as (replica, reader):
@@ -79,7 +78,7 @@ def test_replica_that_broke_off_is_not_asked_before_it_was_looked_at_again(
 ) -> None:
     with readers(primary, standby) as (replica, reader):
         monkeypatch.setattr("receiver.database.replica.LOOK_SECONDS", LONG)
-        wait_until(lambda: (replica.lag_seconds or 0) > 2, SECONDS)  # the last look for an hour
+        eventually(lambda: (replica.lag_seconds or 0) > 2)  # the last look for an hour
         standby.stop("immediate")
         assert isinstance(replica.fitness(), float), "nobody knows yet"
         assert (reader.read(where), reader.came) == ("primary", "interrupted")
@@ -102,7 +101,7 @@ def test_address_of_several_servers_finds_the_standby_among_them_again_after_a_f
         try:
             await_fit(replica)
             follower.stop("immediate")
-            wait_until(lambda: "no standby" in (replica.fault or ""), SECONDS)
+            eventually(lambda: "no standby" in (replica.fault or ""))
             assert replica.fitness() == "unusable"
             with connection(replica.pool) as conn:
                 assert where(conn) == "primary", "there is no other one"
@@ -169,7 +168,7 @@ def test_doctor_says_how_the_replica_follows(primary: Postgres, standby: Postgre
         with connect(primary.url, name="test", autocommit=True) as conn:
             return look_at_replica(conn, standby.url, 1)
 
-    wait_until(lambda: look().level == "ok", SECONDS)
+    eventually(lambda: look().level == "ok")
     assert "s behind" in look().message
     stop_replay(standby)
     primary.execute("create table if not exists written ()", "drop table written")

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from receiver.database.embedded import EmbeddedPostgres
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 
 NUMBER, LITERAL = 6175593812, "6175593824"
 
@@ -48,8 +48,8 @@ def test_log_tells_of_ended_connections_and_killed_processes_and_of_no_row(serve
         pid = other.info.backend_pid
         other.execute(f"select {LITERAL}")
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: "terminated by signal 9" in logged(server))
-        wait_until(lambda: logged(server).count("ready to accept connections") == 2, 30)
+        eventually(lambda: "terminated by signal 9" in logged(server))
+        eventually(lambda: logged(server).count("ready to accept connections") == 2)
     said = logged(server)
     assert "terminating connection due to administrator command" in said
     assert not any(number in said for number in (str(NUMBER), LITERAL)), said

@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from receiver.ports import free_port
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import SECRET, results_path
 
 SITE = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "receiver.conf"
@@ -64,10 +63,8 @@ def nginx(folder: Path, backends: Sequence[int]) -> Iterator[int]:
     command = ["nginx", "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
     with subprocess.Popen(command, env={"PATH": "/usr/sbin:/usr/bin:/bin"}) as process:
         try:
-            deadline = time.monotonic() + 20
-            while not _listens(port):
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "error.log").read_text()
-                time.sleep(0.02)
+            eventually(lambda: process.poll() is not None or _listens(port))
+            assert process.poll() is None, (folder / "error.log").read_text()
             yield port
         finally:
             process.terminate()
@@ -115,7 +112,7 @@ class Senders:
     def go_on(self) -> None:
         """Return when so many more were stored that every sender had its turn."""
         so_far = self.stored
-        wait_until(lambda: self.stored > so_far + 50, 30)
+        eventually(lambda: self.stored > so_far + 50)
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._context is None:

@@ -19,7 +19,7 @@ from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
 from receiver.ports import free_port
 from tests.deploy.serving import Senders, ask, nginx, trusting
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import Sender, gunicorn_process
 
@@ -47,10 +47,10 @@ def test_hup_loses_no_callback_and_fails_no_request(session_folder: Path, databa
             # It was under way all the while, and its process has been told to stop.
             assert slow.send(b":1").answer().status == 200
             slow.close()
-            wait_until(lambda: not children(parent) & before and len(children(parent)) == 2, 20)
+            eventually(lambda: not children(parent) & before and len(children(parent)) == 2)
             senders.go_on()
         assert senders.failures == []
-    wait_until(lambda: all_stored(database_url, senders.stored + 1))
+    eventually(lambda: all_stored(database_url, senders.stored + 1))
 
 
 def test_idle_connection_is_hung_up_on_without_a_word(session_folder: Path, database_url: str) -> None:
@@ -84,19 +84,20 @@ def test_instances_behind_nginx_are_replaced_one_by_one_unnoticed(session_folder
                 senders.go_on()
                 start(port)
         assert senders.failures == []
-        wait_until(lambda: all_stored(database_url, senders.stored))
+        eventually(lambda: all_stored(database_url, senders.stored))
 
 
 def logged_request(log: Path, method: str, path: str) -> dict[str, Any]:
     """The line about a request: it is written after the answer, so it may be a moment late."""
-    deadline = time.monotonic() + 10
-    while True:
-        for line in log.read_text().splitlines(keepends=True):
-            found: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
-            if (found.get("method"), found.get("path")) == (method, path):
-                return found
-        assert time.monotonic() < deadline, f"{method} {path} is not in the log"
-        time.sleep(0.05)
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        found[:] = [line for line in lines if (line.get("method"), line.get("path")) == (method, path)]
+        return bool(found)
+
+    eventually(is_there, otherwise=lambda: f"{method} {path} is not in the log")
+    return found[0]
 
 
 def test_site_of_nginx_lets_through_what_it_should_and_nothing_else(session_folder: Path, database_url: str) -> None:

@@ -22,7 +22,7 @@ from receiver.web.reference.codes import CODES
 from receiver.web.reference.samples import SAMPLES
 from tests.acceptance.service import Service
 from tests.documents.blocks import ROOT, Block, Terminal, agrees, commands_of, documents, make_checkout
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import SECRET
 
 DOCUMENTED_ADDRESS, DOCUMENTED_KEY_FILE = "http://127.0.0.1:8000", "var/api-key"
@@ -120,7 +120,7 @@ def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
     # The same Idempotency-Key, and the same content but for the fields' order: one batch, whoever asks.
     ids = {json.loads(printed)["id"] if language == "curl" else int(printed) for language, printed in queued.items()}
     (batch_id,) = ids
-    wait_until(lambda: service.batch(batch_id)["progress"] == 1, seconds=30)
+    eventually(lambda: service.batch(batch_id)["progress"] == 1)
     for language in languages:
         source = SAMPLES["get_call"][language].replace("/batches/1/", f"/batches/{batch_id}/")
         printed = _run(language, source, service, tmp_path)

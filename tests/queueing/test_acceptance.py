@@ -14,6 +14,7 @@ from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Accepted, IdempotencyKeyReused, IdempotentRequest, accept, request_digest
 from receiver.queueing.parameters import BatchParameters
 from tests.queueing.queueing import LIMITS, contacts_csv
+from tests.waiting import eventually
 
 CSV = contacts_csv(5)
 FORM = {"application_id": "7", "deployment_id": "3"}
@@ -131,8 +132,4 @@ def wait_for_lock(database_url: str, conn: Connection) -> None:
     """Return once `conn`, which another thread uses, waits for somebody's transaction."""
     pid = conn.info.backend_pid
     with contextlib.closing(connect(database_url, name="watch", autocommit=True)) as watch:
-        for _ in range(1000):
-            row = watch.execute("select cardinality(pg_blocking_pids(%s)), pg_sleep(0.01)", [pid]).fetchone()
-            if row is not None and row[0]:
-                return
-    raise AssertionError("it never waited")
+        eventually(lambda: watch.execute("select pg_blocking_pids(%s)", [pid]).fetchone() != ([],))

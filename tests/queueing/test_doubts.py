@@ -34,6 +34,7 @@ from tests.queueing.queueing import (
     record,
     submission_states,
 )
+from tests.waiting import eventually
 
 NOBODY = 2**31 - 1
 """A worker's id that none has."""
@@ -84,13 +85,13 @@ def test_worker_that_was_not_gone_before_keeps_what_it_sends(conn: Connection) -
 
 def until(met: Callable[[], bool], conn: Connection) -> None:
     """The server takes a moment to notice that a connection was closed."""
-    for _ in range(500):
-        if met():
-            conn.commit()
-            return
+
+    def met_now() -> bool:
         conn.rollback()
-        conn.execute("select pg_sleep(0.01)")
-    raise AssertionError("it never came true")
+        return met()
+
+    eventually(met_now)
+    conn.commit()
 
 
 @pytest.mark.parametrize("left_by", ["a dead worker", "an answer that says nothing"])

@@ -16,7 +16,7 @@ from receiver.results.intake import CannotStore, Intake
 from receiver.results.packing import unpack
 from receiver.results.spool import Spool
 from tests.factories import make_callback
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 
 ANSWER_OWED_SECONDS = 2.0
 PLENTY = 1 << 30
@@ -29,7 +29,7 @@ def running_intake(url: str, spool_path: Path, *, spool_bytes: int = PLENTY, up:
     intake.start()
     try:
         if up:
-            wait_until(lambda: not intake.database_away)
+            eventually(lambda: not intake.database_away)
         yield intake
     finally:
         intake.stop()
@@ -96,7 +96,7 @@ def journaled(conn: Connection) -> Counter[bytes]:
 def assert_exactly_once(conn: Connection, callers: Callers) -> None:
     """Whatever was answered is in the journal, soon; and nothing stands there twice."""
     expected = set(callers.stored)
-    wait_until(lambda: expected <= journaled(conn).keys())
+    eventually(lambda: expected <= journaled(conn).keys())
     found = journaled(conn)
     assert set(found.values()) <= {1}
     assert found.keys() - expected <= set(callers.refused)

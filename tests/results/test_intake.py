@@ -23,7 +23,7 @@ from tests.results.storing import (
     journaled,
     running_intake,
 )
-from tests.results.waiting import wait_until, waits_for_lock
+from tests.waiting import eventually, waits_for_lock
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_database_away_at_the_start_is_spooled_for_and_then_drained_into(
             assert max(callers.seconds) < ANSWER_OWED_SECONDS
             proxy.open()
             assert_exactly_once(conn, callers)
-            wait_until(lambda: intake.spool.depth() == 0)
+            eventually(lambda: intake.spool.depth() == 0)
             intake.store(make_callback(1, b"and on"))
             assert journaled(conn)[b"and on"] == 1
 
@@ -79,9 +79,9 @@ def test_killed_connections_lose_nothing_and_double_nothing(
         callers.start()
         for _ in range(8):
             # Twenty threads that find the spool fast leave little of a busy machine to the one that looks about.
-            wait_until(lambda: not intake.database_away, 60)
+            eventually(lambda: not intake.database_away)
             stored = len(callers.stored)
-            wait_until(lambda seen=stored: len(callers.stored) > seen + 20, 60)  # type: ignore[misc]
+            eventually(lambda seen=stored: len(callers.stored) > seen + 20)  # type: ignore[misc]
             conn.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where application_name = 'journal' and datname = current_database()"
@@ -110,7 +110,7 @@ def test_hung_server_costs_one_wait_and_nothing_is_stored_twice_when_it_thaws(
         assert (len(callers.stored), callers.refused) == (240, [])
         assert intake.database_away
         proxy.thaw()
-        wait_until(lambda: not intake.database_away and intake.spool.depth() == 0)
+        eventually(lambda: not intake.database_away and intake.spool.depth() == 0)
         callers.run(1)
         assert_exactly_once(conn, callers)
 
@@ -130,7 +130,7 @@ def test_slow_commits_are_answered_in_time_and_exactly_once(
         conn.commit()
         callers = Callers(intake, 10)
         callers.start()
-        wait_until(lambda: len(callers.stored) >= 30)
+        eventually(lambda: len(callers.stored) >= 30)
         callers.stop()
         assert callers.refused == []
         assert max(callers.seconds) < ANSWER_OWED_SECONDS
@@ -166,7 +166,7 @@ def test_where_neither_database_nor_spool_can_store_the_caller_is_told(
             intake.store(make_callback(1))
         assert caught.value.code == "storage_unavailable"
         proxy.open()
-        wait_until(lambda: not intake.database_away)
+        eventually(lambda: not intake.database_away)
         callers.run(1)
         assert len(callers.stored) == 5
         assert_exactly_once(conn, callers)
@@ -178,13 +178,13 @@ def test_stop_loses_nothing_and_leaves_nobody_waiting(conn: Connection, database
         with running_intake(database_url, spool_path) as intake:
             callers = Callers(intake, 20)
             callers.start()
-            wait_until(lambda callers=callers: len(callers.stored) > 50)  # type: ignore[misc]
+            eventually(lambda callers=callers: len(callers.stored) > 50)  # type: ignore[misc]
         callers.stop()
         callers_of_all.append(callers)
         assert callers.refused, "who comes after the end is told so"
     with running_intake(database_url, spool_path):
         for callers in callers_of_all:
-            wait_until(lambda callers=callers: set(callers.stored) <= journaled(conn).keys())  # type: ignore[misc]
+            eventually(lambda callers=callers: set(callers.stored) <= journaled(conn).keys())  # type: ignore[misc]
     assert set(journaled(conn).values()) == {1}
 
 
@@ -197,7 +197,7 @@ def test_stop_while_the_server_hangs_spools_what_has_gathered(
             proxy.freeze()
             waiting = threading.Thread(target=callers.run, args=(1,))
             waiting.start()
-            wait_until(lambda: intake._sequence == 1)
+            eventually(lambda: intake._sequence == 1)
         waiting.join(5)
         proxy.thaw()
         assert callers.stored and len(callers.seconds) == 5
@@ -217,7 +217,7 @@ def test_spool_that_another_process_left_is_drained_even_if_the_database_was_awa
         time.sleep(0.3)  # a few tries to drain it
         assert not intake.database_away
         proxy.open()
-        wait_until(lambda: journaled(conn) == {b"left": 1})
+        eventually(lambda: journaled(conn) == {b"left": 1})
 
 
 def test_drain_that_a_server_never_answers_is_begun_again(
@@ -231,10 +231,10 @@ def test_drain_that_a_server_never_answers_is_begun_again(
     spool.close()
     write_group(conn, left)  # uncommitted, so the drain waits for it
     with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
-        wait_until(lambda: waits_for_lock(conn, "journal"), 60)
+        eventually(lambda: waits_for_lock(conn, "journal"))
         proxy.freeze_present_lines()
         conn.rollback()
-        wait_until(lambda: intake.spool.depth() == 0, 60)
+        eventually(lambda: intake.spool.depth() == 0)
         assert journaled(conn) == {b"left": 1}
 
 
@@ -250,9 +250,9 @@ def test_drain_that_is_cut_off_goes_on_where_it_was(
     spool.close()
     write_group(conn, held)  # uncommitted, so the drain waits for it until it is cut off
     with running_intake(database_url, spool_path) as intake:
-        wait_until(lambda: intake.spool.depth() == 2, 60)
+        eventually(lambda: intake.spool.depth() == 2)
         conn.rollback()
-        wait_until(lambda: intake.spool.depth() == 0, 60)
+        eventually(lambda: intake.spool.depth() == 0)
     assert journaled(conn) == {b"first": 1, b"held": 1, b"last": 1}
 
 
@@ -270,6 +270,6 @@ def test_processes_that_drain_the_same_spool_store_each_group_once(
                 half.run(20)
             proxy.open()
             for half in callers:
-                wait_until(lambda half=half: set(half.stored) <= journaled(conn).keys())  # type: ignore[misc]
-            wait_until(lambda: one.spool.depth() == 0)
+                eventually(lambda half=half: set(half.stored) <= journaled(conn).keys())  # type: ignore[misc]
+            eventually(lambda: one.spool.depth() == 0)
             assert journaled(conn) == dict.fromkeys(callers[0].stored + callers[1].stored, 1)

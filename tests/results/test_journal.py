@@ -23,7 +23,7 @@ from tests.factories import (
     result_body,
     settle_all,
 )
-from tests.results.waiting import wait_until, waits_for_lock
+from tests.waiting import eventually, waits_for_lock
 
 
 def bodies(conn: Connection) -> list[bytes]:
@@ -107,7 +107,7 @@ def test_second_try_waits_for_the_first_one_in_flight(
         write_group(first, hanging)
         second_try = threading.Thread(target=write_group, args=(again, hanging))
         second_try.start()
-        wait_until(lambda: waits_for_lock(conn, "again"))
+        eventually(lambda: waits_for_lock(conn, "again"))
         if commits:
             first.commit()
         else:

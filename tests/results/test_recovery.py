@@ -39,7 +39,8 @@ from tests.factories import (
 )
 from tests.queueing.provider_server import Server, hold, http, serving
 from tests.results.polling import plan_all
-from tests.simulator.receiving import eventually, settled
+from tests.simulator.receiving import settled
+from tests.waiting import eventually
 
 NUMBERS = [phone_number(index) for index in range(5)]
 FAST = 10_000.0

@@ -8,13 +8,15 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 from xml.etree import ElementTree
+
+from tests.waiting import eventually
 
 CSV = "destination,name\n6175551234,Ana\ntel:+16175551299,Ben\n16175550188;postd=2,Cid\n"
 BULK = "/api/apps/7/3/bulk_queue"
@@ -137,20 +139,13 @@ def ask(
             return Answered(error.code, error.headers, error.read())
 
 
-def eventually(met: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
-
-
 def settled(simulator_url: str) -> dict[str, Any]:
     """The ledger once nothing is to come any more, and every POST about it is over."""
     found: dict[str, Any] = {}
 
     def all_over() -> bool:
         found.update(ask(f"{simulator_url}/simulator/ledger").told)
-        return bool(found["calls"]["queued"] and not found["calls"]["to_come"])
+        return bool(found["calls"]["queued"] and not found["calls"]["to_come"] and not found["callbacks"]["to_come"])
 
     eventually(all_over)
     return found

@@ -10,7 +10,8 @@ from receiver.simulator.app import redacted
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
-from tests.simulator.receiving import BULK, CSV, ResultUrl, ask, eventually, ledger_lines, settled
+from tests.simulator.receiving import BULK, CSV, ResultUrl, ask, ledger_lines, settled
+from tests.waiting import eventually
 
 KINDS = ("application/json", "application/xml")
 

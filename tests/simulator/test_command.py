@@ -14,7 +14,8 @@ from receiver.simulator.bodies import SHAPES
 from receiver.simulator.command import add_arguments, run, settings_from
 from receiver.simulator.faults import Rates
 from receiver.simulator.settings import Settings
-from tests.simulator.receiving import BULK, CSV, ResultUrl, ask, eventually
+from tests.simulator.receiving import BULK, CSV, ResultUrl, ask
+from tests.waiting import eventually
 
 ALONE = """
 import argparse, sys

@@ -17,7 +17,8 @@ from receiver.simulator.delivery import Wire
 from receiver.simulator.faults import UNDOCUMENTED_STATUSES, WRONG_CONTENT_TYPES, Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
-from tests.simulator.receiving import BULK, CSV, Received, ResultUrl, ask, eventually, settled
+from tests.simulator.receiving import BULK, CSV, Received, ResultUrl, ask, settled
+from tests.waiting import eventually
 
 FAST = Settings(speed=1e6)
 
@@ -178,6 +179,20 @@ def test_retry_tries_a_failed_delivery_again() -> None:
         ledger = settled(simulator.url)
         assert (ledger["calls"]["delivered"], ledger["callbacks"]["attempted"]) == (3, 4)
     assert Counter(each.body for each in receiver.posts).most_common(1)[0][1] == 2
+
+
+def test_duplicates_are_to_come_until_they_have_come() -> None:
+    with ResultUrl() as receiver, Simulator(replace(with_rates(duplicate=1), speed=200)) as simulator:
+        ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV)
+
+        def balanced() -> bool:
+            ledger = ask(f"{simulator.url}/simulator/ledger").told
+            ended, posts = sum(ledger["statuses"].values()), ledger["callbacks"]
+            assert posts["attempted"] + posts["to_come"] == 2 * ended
+            return bool(posts["attempted"] == 6)
+
+        eventually(balanced)
+    assert len(receiver.posts) == 6
 
 
 def test_receiver_that_is_away_is_a_failed_delivery() -> None:

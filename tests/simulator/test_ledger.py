@@ -8,7 +8,8 @@ from receiver.simulator.bodies import SHAPES
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
-from tests.simulator.receiving import BULK, ResultUrl, ask, eventually, ledger_lines, settled
+from tests.simulator.receiving import BULK, ResultUrl, ask, ledger_lines, settled
+from tests.waiting import eventually
 
 CONTACTS = "destination\n" + "".join(f"6175551{no:03d}\n" for no in range(200))
 RATES = Rates(drop=0.1, duplicate=0.2, delay=0.3, reorder=0.3, step=0.2, malformed=0.1)
@@ -27,7 +28,7 @@ def test_figures_balance_at_every_moment_and_agree_with_the_calls_and_the_receiv
     settings = Settings(speed=2000, rates=RATES, shapes=dict.fromkeys(SHAPES, 1.0), ledger=file)
     with ResultUrl(answers=(500, 503, 404)) as receiver, Simulator(settings) as simulator:
         ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CONTACTS)
-        eventually(lambda: balanced(ask(f"{simulator.url}/simulator/ledger").told), seconds=30)
+        eventually(lambda: balanced(ask(f"{simulator.url}/simulator/ledger").told))
         eventually(lambda: file.read_text().count('"kind": "call"') == 200)
         ledger = ask(f"{simulator.url}/simulator/ledger").told
         lines = ledger_lines(simulator.url)

@@ -14,7 +14,7 @@ from receiver.database.api_keys import Scope, create_key
 from receiver.database.pool import Connection
 from receiver.web.app import close_app, create_app
 from receiver.web.services import Services
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import config_for
 from tests.web.browsing import Browser, visitor
 
@@ -32,7 +32,7 @@ def app(config: Config, database_url: str) -> Iterator[Flask]:
     try:
         services: Services = app.extensions["receiver"]
         # Until then callbacks go to the spool, and from there to the database: stored, but not to be seen yet.
-        wait_until(lambda: not services.intake.database_away)
+        eventually(lambda: not services.intake.database_away)
         yield app
     finally:
         close_app(app)

@@ -7,13 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.ports import free_port
+from tests.waiting import eventually
 from tests.web.asking import SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,10 +83,8 @@ def gunicorn_process(
     with log.open("wb") as output:
         process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 30
-        while not _answers(port):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+        eventually(lambda: process.poll() is not None or _answers(port), otherwise=log.read_text)
+        assert process.poll() is None, log.read_text()
         yield process, port
     finally:
         process.send_signal(signal.SIGTERM)

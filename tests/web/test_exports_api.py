@@ -17,7 +17,7 @@ from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from receiver.web.api.exports import content_disposition
 from tests.factories import deliver, make_batch, phone_number, result_body
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import faults_of, problem_of
 from tests.web.gunicorn import gunicorn
 
@@ -157,7 +157,7 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
         for reader in readers:
             assert reader.recv(1000).startswith(b"HTTP/1.1 200")
         # Who reads slowly holds none either: there are more readers than connections.
-        wait_until(lambda: connections()[1] == 0)
+        eventually(lambda: connections()[1] == 0)
         assert connections()[0] <= 10
         for reader in readers[:13]:
             reader.close()
@@ -166,7 +166,7 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
         while received < 15_000_000:
             received += len(rest(1 << 16))
         readers[13].close()
-        wait_until(lambda: connections()[1] == 0)
+        eventually(lambda: connections()[1] == 0)
         with socket.create_connection(("127.0.0.1", port), timeout=10) as again:
             again.sendall(request)
             assert again.recv(1000).startswith(b"HTTP/1.1 200")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of
 from tests.web.conftest import ClientFor
 
@@ -76,7 +76,7 @@ def test_request_that_the_database_broke_off_may_be_sent_again_with_its_key(
     thread.start()
     # Ends whoever waits for our lock, which is the request with its batch half written.
     end = "select pg_terminate_backend(pid) from pg_locks where relation = 'batch'::regclass and not granted"
-    wait_until(lambda: conn.execute(end).fetchone() is not None)
+    eventually(lambda: conn.execute(end).fetchone() is not None)
     thread.join()
     conn.rollback()
     assert "same Idempotency-Key" in problem_of(answers[0], 503, "database_unavailable")["detail"]
@@ -93,7 +93,7 @@ def test_request_sent_again_after_its_times_have_passed_is_the_same_batch(
     fields = {"end_timestamp": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
     first = post_csv(queuer, headers=key, **fields)
     assert first.status_code == 202
-    wait_until(lambda: datetime.now(UTC) > end)
+    eventually(lambda: datetime.now(UTC) > end)
     again = post_csv(queuer, headers=key, **fields)
     assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
     assert again.get_json()["id"] == first.get_json()["id"]

@@ -34,7 +34,7 @@ from tests.factories import (
     phone_number,
     result_body,
 )
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import Sender, gunicorn_process
 
@@ -204,7 +204,7 @@ def test_counts_of_all_processes_are_told_by_each_and_outlive_a_killed_one(
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         assert len(children) == 2
         os.kill(int(children[0]), signal.SIGKILL)
-        wait_until(
+        eventually(
             lambda: (
                 len(now := Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()) == 2
                 and children[0] not in now

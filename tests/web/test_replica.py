@@ -25,13 +25,12 @@ from tests.acceptance.service import ask
 from tests.factories import deliver, make_batch, phone_number, result_body
 from tests.replication import (
     LONG,
-    SECONDS,
     await_fit,
     catch_up,
     resume_replay,
     stop_replay,
 )
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.browsing import visitor
 from tests.web.gunicorn import gunicorn_process
 from tests.web.test_metrics import Samples
@@ -175,10 +174,10 @@ def test_replica_that_is_too_far_behind_is_not_asked_until_it_caught_up(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     with serving(config, conn, standby.url, max_lag_seconds=2) as held:
-        wait_until(lambda: held.read_from() == "replica", SECONDS)
+        eventually(lambda: held.read_from() == "replica")
         stop_replay(standby)
         new = make_batch(conn, [phone_number(0)], name="not shown yet")
-        wait_until(lambda: held.read_from() == "primary", SECONDS)
+        eventually(lambda: held.read_from() == "primary")
         assert new in listed(held.get("/api/v1/batches"))
         said = held.metrics()
         assert said["receiver_web_replica_usable", ""] == 0
@@ -186,7 +185,7 @@ def test_replica_that_is_too_far_behind_is_not_asked_until_it_caught_up(
         assert said["receiver_web_replica_reads_total", "behind"] > 0
 
         resume_replay(standby)
-        wait_until(lambda: held.read_from() == "replica", SECONDS)
+        eventually(lambda: held.read_from() == "replica")
         assert new in listed(held.get("/api/v1/batches"))
         assert held.metrics()["receiver_web_replica_usable", ""] == 1
 
@@ -217,7 +216,7 @@ def test_file_that_was_begun_at_a_replica_that_dies_is_whole(
         }
         assert set(grown) <= {"interrupted", "unusable"} and sum(grown.values()) == 2
         standby.start()
-        wait_until(lambda: held.read_from() == "replica", SECONDS)
+        eventually(lambda: held.read_from() == "replica")
 
 
 def test_replica_that_hangs_is_not_waited_for(config: Config, conn: Connection, standby: Postgres) -> None:
@@ -225,18 +224,18 @@ def test_replica_that_hangs_is_not_waited_for(config: Config, conn: Connection, 
         assert held.read_from() == "replica"
         standby.freeze()
         try:
-            wait_until(lambda: held.read_from() == "primary", SECONDS)
-            wait_until(lambda: held.replica.lag_seconds is None, SECONDS)
+            eventually(lambda: held.read_from() == "primary")
+            eventually(lambda: held.replica.lag_seconds is None)
         finally:
             standby.thaw()
-        wait_until(lambda: held.read_from() == "replica", SECONDS)
+        eventually(lambda: held.read_from() == "replica")
 
 
 def test_promoted_replica_is_not_asked(config: Config, conn: Connection, standby: Postgres) -> None:
     make_batch(conn, [phone_number(0)], name="here")
     with serving(config, conn, standby.url) as held:
         standby.promote()
-        wait_until(lambda: held.replica.fitness() == "unusable", SECONDS)
+        eventually(lambda: held.replica.fitness() == "unusable")
         standby.execute("update batch set name = 'somewhere else'")
         for _ in range(20):
             answer = held.get("/api/v1/batches")
@@ -311,9 +310,9 @@ def test_gunicorn_reads_at_the_replica(primary: Postgres, standby: Postgres, con
             assert answer.status == 200
             return answer.headers.get("Read-From")
 
-        wait_until(lambda: read_from() == "replica", SECONDS)
+        eventually(lambda: read_from() == "replica")
         standby.stop("immediate")
-        wait_until(lambda: read_from() == "primary", SECONDS)
+        eventually(lambda: read_from() == "primary")
 
 
 def test_every_place_that_a_read_can_come_from_is_counted() -> None:

@@ -21,8 +21,8 @@ from receiver.database.pool import connect
 from receiver.errors import ConfigurationError
 from receiver.web.app import close_app, create_app
 from receiver.web.proxies import Proxies, Sources
-from tests.results.waiting import wait_until
 from tests.test_doctor import only, served
+from tests.waiting import eventually
 from tests.web.asking import config_for, results_path
 from tests.web.gunicorn import ROOT, Sender, gunicorn_process
 
@@ -164,7 +164,7 @@ def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
                 (row,) = conn.execute("select count(*) from callback").fetchall()
             return int(row[0])
 
-        wait_until(lambda: stored() == 1)
+        eventually(lambda: stored() == 1)
     lines = [json.loads(line) for line in (folder / "gunicorn.log").read_text().splitlines() if "forbidden" in line]
     assert 1 <= len(lines) <= 3, "thirty were refused; a line each would let strangers fill the disk"
     assert (lines[0]["event"], lines[0]["address"]) == ("callback_forbidden", "203.0.113.77")

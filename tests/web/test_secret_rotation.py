@@ -9,7 +9,7 @@ from pathlib import Path
 from receiver.database.pool import connect
 from receiver.ports import free_port
 from tests.deploy.serving import Senders, ask, nginx, trusting
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import SECRET, results_path
 from tests.web.gunicorn import gunicorn_process
 
@@ -63,4 +63,4 @@ def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
             with connect(database_url, name="test") as conn:
                 return conn.execute("select count(*) from callback").fetchone() == (stored,)
 
-        wait_until(all_stored, 30)
+        eventually(all_stored)

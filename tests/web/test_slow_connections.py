@@ -20,7 +20,7 @@ import pytest
 
 from receiver.database.pool import connect
 from receiver.web.paced_socket import HEAD_MOST_SECONDS, SEND_SECONDS
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import Sender, gunicorn_process
 
@@ -150,7 +150,7 @@ def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
             beside = post_many(port, 200)
             assert dawdlers.left()["body"] == CONNECTIONS / len(KINDS), "they are still there, all of them"
             # 20 s, and a second more for each 500 bytes; they send one in two seconds.
-            wait_until(lambda: set(dawdlers.left()) <= {"nothing"}, 120)
+            eventually(lambda: set(dawdlers.left()) <= {"nothing"}, 120)
             lasted = {kind: [each.lasted or 0.0 for each in dawdlers.all if each.kind == kind] for kind in KINDS}
             post_many(port, 20)
             limits = Path(f"/proc/{parent.pid}/limits").read_text()
@@ -161,7 +161,7 @@ def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
         if each.kind in ("body", "chunk"):
             assert b'{"status": "incomplete"}' in each.answered or not each.answered
     with connect(database_url, name="test") as conn:
-        wait_until(lambda: conn.execute("select count(*) from callback").fetchone() == (320,))
+        eventually(lambda: conn.execute("select count(*) from callback").fetchone() == (320,))
         assert conn.execute("select count(*) from callback where batch_id = 7").fetchone() == (0,)
     found = re.search(r"Max open files +(\d+|unlimited)", limits)
     assert found is not None and (found[1] == "unlimited" or int(found[1]) >= CONNECTIONS)

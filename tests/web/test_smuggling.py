@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import fresh_database
 from tests.deploy.serving import ask, nginx, trusting
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import gunicorn_process
 
@@ -166,8 +166,8 @@ def test_server_behind_nginx_sees_no_request_that_nginx_has_not(front: Front) ->
         for _ in range(20):
             assert ask(front.port, front.context, "GET", "/all-were-sent")[0] == 404
     sent = 20 * len(CARRIERS)
-    wait_until(lambda: front.asked_behind().count("/all-were-sent") == sent, 20)
-    wait_until(lambda: front.asked_in_front().count("/all-were-sent") == sent, 20)
+    eventually(lambda: front.asked_behind().count("/all-were-sent") == sent)
+    eventually(lambda: front.asked_in_front().count("/all-were-sent") == sent)
     behind = [each for each in front.asked_behind() if each.startswith("/smuggled-")]
     ahead = [each for each in front.asked_in_front() if each.startswith("/smuggled-")]
     assert sorted(behind) == sorted(ahead), "one has seen what the other has not"
@@ -183,7 +183,7 @@ def test_gunicorn_alone_takes_no_request_whose_end_is_in_doubt(front: Front) -> 
     in_doubt = {name: request_of(name, "/nowhere", "alone") for name in VARIANTS if name not in ONE_READING}
     plain = {"plain": request_of("no-length", "/nowhere", "alone")}
     answered = send_all(in_doubt | plain, lambda: socket.create_connection(("127.0.0.1", front.backend), timeout=30))
-    wait_until(lambda: "/alone-no-length" in front.asked_behind(), 20)
+    eventually(lambda: "/alone-no-length" in front.asked_behind())
     assert {f"/alone-{name}" for name in in_doubt} & set(front.asked_behind()) == set()
     # A second answer, to a request that nobody made, is what a proxy would give to the next one who asks.
     assert {name: said for name, said in answered.items() if said.count(b"HTTP/1.1 ") != 1} == {

@@ -12,7 +12,7 @@ import pytest
 from receiver.database.pool import connect
 from receiver.results.packing import unpack
 from tests.conftest import fresh_database
-from tests.results.waiting import wait_until
+from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import Answered, Sender, gunicorn
 
@@ -77,7 +77,7 @@ INCOMPLETE = (400, b'{"status": "incomplete"}')
 def test_chunked_body_is_put_together(sender: Connect, url: str, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), chunk(b"first "), chunk(b"second"), chunk(b""))
     assert said(one.answer()) == STORED
-    wait_until(lambda: stored(url, batch_id) == [b"first second"])
+    eventually(lambda: stored(url, batch_id) == [b"first second"])
 
 
 def test_chunked_body_of_64_kib_is_stored_and_one_byte_more_is_413(sender: Connect, url: str, batch_id: int) -> None:
@@ -86,7 +86,7 @@ def test_chunked_body_of_64_kib_is_stored_and_one_byte_more_is_413(sender: Conne
     assert said(one.answer()) == STORED
     other = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *exact, chunk(b"x"), chunk(b""))
     assert other.answer().status == 413
-    wait_until(lambda: [len(body) for body in stored(url, batch_id)] == [65536])
+    eventually(lambda: [len(body) for body in stored(url, batch_id)] == [65536])
 
 
 def test_endless_body_is_answered_413_without_being_read_to_its_end(sender: Connect, batch_id: int) -> None:
@@ -127,7 +127,7 @@ def test_slow_sender_is_waited_for_and_holds_up_nobody(sender: Connect, url: str
         assert said(quick.answer()) == STORED
     for one in slow[:20]:
         assert said(one.send(b"owl").answer()) == STORED
-    wait_until(lambda: sorted(stored(url, batch_id)) == [b"quick"] * 5 + [b"slowl"] * 20)
+    eventually(lambda: sorted(stored(url, batch_id)) == [b"quick"] * 5 + [b"slowl"] * 20)
 
 
 def test_connection_is_kept_for_the_next_callback(sender: Connect, url: str, batch_id: int) -> None:
@@ -139,14 +139,14 @@ def test_connection_is_kept_for_the_next_callback(sender: Connect, url: str, bat
     assert one.send(head(batch_id, "Content-Length: 3", method="GET"), b"GET").answer().status == 200
     assert one.send(head(batch_id, "Content-Length: 3", method="PUT"), b"PUT").answer().status == 405
     assert said(one.send(head(batch_id, "Content-Length: 1"), b"4").answer()) == STORED
-    wait_until(lambda: stored(url, batch_id) == [b"1", b"2", b"3", b"4"])
+    eventually(lambda: stored(url, batch_id) == [b"1", b"2", b"3", b"4"])
 
 
 def test_sender_that_asks_first_is_told_to_go_on(sender: Connect, url: str, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Content-Length: 4", "Expect: 100-continue"))
     assert one.answer().status == 100
     assert said(one.send(b"body").answer()) == STORED
-    wait_until(lambda: stored(url, batch_id) == [b"body"])
+    eventually(lambda: stored(url, batch_id) == [b"body"])
 
 
 def test_trailing_slash_is_not_redirected(sender: Connect, batch_id: int) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from receiver.database.pool import Connection
 from tests.acceptance.killing.steps import Steps, service_with
-from tests.acceptance.service import Service, eventually
+from tests.acceptance.service import Service
+from tests.waiting import eventually
 
 ROWS = 40
 NUMBERS = [f"61755512{last}" for last in range(10, 10 + ROWS)]
@@ -30,7 +31,7 @@ def queued(service: Service, folder: Path, **fields: str) -> int:
 
 
 def wait_until_settled(service: Service, batch_id: int) -> None:
-    eventually(lambda: service.batch(batch_id)["counts"]["final"] == ROWS, 60)
+    eventually(lambda: service.batch(batch_id)["counts"]["final"] == ROWS)
     eventually(lambda: service.batch(batch_id)["callbacks"]["waiting"] == 0)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.acceptance.killing.plan import SERVE_STEPS
 from tests.acceptance.killing.steps import Steps, service_with
 from tests.acceptance.killing.world import LIMIT_SECONDS, has_ended
-from tests.acceptance.service import OURSELVES, SAMPLES, Service, eventually
+from tests.acceptance.service import OURSELVES, SAMPLES, Service
+from tests.waiting import eventually
 
 START_OF_WORKER = "before commit of queueing.sender.register_worker"
 

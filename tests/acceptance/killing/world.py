@@ -18,7 +18,8 @@ from tests.acceptance.calling import simulator
 from tests.acceptance.killing.load import POSTED_NUMBERS, Load, Record, application_id
 from tests.acceptance.killing.plan import WEB_STEPS, Kill, Volley
 from tests.acceptance.killing.steps import Steps
-from tests.acceptance.service import Process, Service, ask, eventually
+from tests.acceptance.service import Process, Service, ask
+from tests.waiting import eventually
 
 LIMIT_SECONDS = 180.0
 """Far longer than anything takes on an idle machine."""
@@ -169,7 +170,8 @@ class World:
 
     def _is_settled(self) -> bool:
         self.tend()  # a step is known as reached just before its victim dies
-        if self.ledger()["calls"]["to_come"] != len(POSTED_NUMBERS):
+        ledger = self.ledger()
+        if ledger["calls"]["to_come"] != len(POSTED_NUMBERS) or ledger["callbacks"]["to_come"]:
             return False
         try:
             ready = self.service.ask("/readyz")

@@ -7,13 +7,20 @@ from collections.abc import Callable
 
 from receiver.database.pool import Connection
 
+PATIENCE_SECONDS = 60.0
+"""Long: it is only waited out where a test fails, and a busy machine must not be the reason."""
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Return as soon as the condition holds; fail when it does not within `seconds`."""
+
+def eventually(
+    met: Callable[[], bool], seconds: float = PATIENCE_SECONDS, otherwise: Callable[[], object] = lambda: ""
+) -> None:
+    """Return as soon as it is so; fail when it does not become so. `otherwise` tells what there was instead."""
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the awaited condition did not come about"
-        time.sleep(0.005)
+    pause = 0.005
+    while not met():
+        assert time.monotonic() < end, f"it never came true: {otherwise()}"
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.1)
 
 
 def waits_for_lock(conn: Connection, name: str) -> bool:
