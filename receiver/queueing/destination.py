@@ -201,7 +201,8 @@ def _refuse_characters(text: str) -> NoReturn:
 
 def _refuse_length(digits: str) -> NoReturn:
     raise DestinationError(
-        f"{masked(digits)} has too many digits; a number has at most {MAX_DIGITS} with its country code.",
+        f"{len(digits)} digits, the last two {digits[-2:]}, are too many; a number has at most {MAX_DIGITS} with its"
+        " country code.",
         code="destination_too_long",
     )
 
