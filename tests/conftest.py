@@ -15,18 +15,27 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
+from tests import factories
 from tests.acceptance.postgres import Postgres
+from tests.leftovers import remove
 from tests.replication import migrated_primary, standby_of
+from tests.waiting import eventually
+
+# A busy neighbour is no failure: what must be quick, its own test measures.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 _FOLDER = "RECEIVER_TEST_FOLDER"
 """Environment, from controller to workers: the run's folder, whose name is part of its databases' names."""
@@ -46,16 +55,16 @@ HURRIED = {
 }
 """Server settings that trade durability for speed; no test here cuts the power."""
 
+GUARD_SECONDS = 300
+"""How long the end of a run waits until its servers are stopped and its folder is gone."""
+
 _GUARD = """
-import os, shutil, sys
+import sys
 from pathlib import Path
 sys.stdin.read()
 sys.path.insert(0, sys.argv[2])
-from receiver.database.embedded import EmbeddedPostgres
-folder = Path(sys.argv[1])
-for cluster in folder.glob("**/postgres/PG_VERSION"):
-    EmbeddedPostgres(cluster.parents[1]).stop(fast_seconds=2)
-shutil.rmtree(folder, ignore_errors=True)
+from tests.leftovers import remove
+remove(Path(sys.argv[1]))
 """
 
 _guard = pytest.StashKey["subprocess.Popen[bytes]"]()
@@ -78,10 +87,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if guard is None:
         return
     if given := os.environ.get("TEST_DATABASE_URL"):
-        with contextlib.suppress(psycopg.Error), psycopg.connect(given, autocommit=True) as conn:
+        with contextlib.suppress(psycopg.Error, AssertionError), psycopg.connect(given, autocommit=True) as conn:
             for name in _list_databases(conn):
                 _drop(conn, name)
-    guard.communicate(timeout=60)
+    try:
+        guard.communicate(timeout=GUARD_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"{os.environ[_FOLDER]} is still being removed; that goes on by itself.", file=sys.stderr)
 
 
 @pytest.fixture(scope="session")
@@ -90,12 +102,25 @@ def session_folder() -> Path:
     return Path(os.environ[_FOLDER])
 
 
+@pytest.fixture(autouse=True)
+def from_noon() -> Iterator[None]:
+    """Each test's callbacks begin to come in at noon, however many this process has made for others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factories, "_received", count())
+        yield
+
+
 @pytest.fixture
-def server_dir(session_folder: Path) -> Path:
-    """A new folder for a server of the test's own: short, and open to the account the server runs as."""
+def server_dir(session_folder: Path) -> Iterator[Path]:
+    """A new folder for a server of the test's own: short, and open to the account the server runs as.
+
+    Removed after the test: those of all tests together would take gigabytes, and the end of the run minutes.
+    """
     folder = Path(tempfile.mkdtemp(prefix="s", dir=session_folder))
     folder.chmod(0o711)
-    return folder
+    yield folder
+    with contextlib.suppress(EmbeddedPostgresError):  # it does not end; the guard tries again
+        remove(folder)
 
 
 @pytest.fixture(scope="session")
@@ -119,8 +144,8 @@ def template(server_url: str) -> str:
             _drop(conn, unfinished)
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(unfinished)))
             migrate(make_conninfo(server_url, dbname=unfinished))
-            conn.execute(
-                sql.SQL("alter database {} rename to {}").format(sql.Identifier(unfinished), sql.Identifier(name))
+            _alone(
+                conn, sql.SQL("alter database {} rename to {}").format(sql.Identifier(unfinished), sql.Identifier(name))
             )
     return name
 
@@ -153,7 +178,7 @@ def fresh_database(server_url: str, template: str) -> Iterator[str]:
         create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
         if conn.info.server_version >= 150000:
             create += sql.SQL(" strategy file_copy")
-        conn.execute(create)
+        _alone(conn, create)
     try:
         yield make_conninfo(server_url, dbname=name)
     finally:
@@ -172,7 +197,22 @@ def _list_databases(conn: psycopg.Connection) -> list[str]:
 
 
 def _drop(conn: psycopg.Connection, name: str) -> None:
-    conn.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+    _alone(conn, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def _alone(conn: psycopg.Connection, statement: sql.Composed) -> None:
+    """Carry out what nobody else may be in a database for: on a busy machine, sessions that have been ended may take
+    longer to go than the five seconds that Postgres gives them.
+    """
+
+    def done() -> bool:
+        try:
+            conn.execute(statement)
+        except psycopg.errors.ObjectInUse:
+            return False
+        return True
+
+    eventually(done, otherwise=lambda: statement.as_string(conn))
 
 
 @pytest.fixture(scope="module")

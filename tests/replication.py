@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+import pytest
+
 from receiver.database.migrations import migrate
 from receiver.database.pool import open_pool
 from receiver.database.replica import Reader, Replica
 from tests.acceptance.postgres import Postgres
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 LONG = 3600
 """As a limit: however slow this machine is, the replica is never too far behind."""
@@ -20,8 +22,9 @@ LONG = 3600
 @contextmanager
 def migrated_primary(session_folder: Path) -> Iterator[Postgres]:
     folder = Path(mkdtemp(prefix="r", dir=session_folder))
-    # Replay cancels at once what stands in its way: max_standby_streaming_delay is 30 s otherwise.
-    with Postgres(folder, {"max_standby_streaming_delay": "0"}) as server:
+    # Replay cancels at once what stands in its way: max_standby_streaming_delay is 30 s otherwise. What vacuum does of
+    # its own accord would cancel reads that nobody wants canceled.
+    with Postgres(folder, {"max_standby_streaming_delay": "0", "autovacuum": "off"}) as server:
         migrate(server.url)
         yield server
 
@@ -58,13 +61,23 @@ def await_fit(replica: Replica) -> None:
 
 
 @contextmanager
+def patient_replica() -> Iterator[None]:
+    """A standby that is well is not given up because this machine is busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WAIT_SECONDS", "PATIENCE_SECONDS"):
+            patch.setattr(f"receiver.database.replica.{name}", PATIENCE_SECONDS)
+        yield
+
+
+@contextmanager
 def readers(primary: Postgres, standby: Postgres) -> Iterator[tuple[Replica, Reader]]:
-    """The replica, once it is asked, and the reads of one answer."""
-    replica = Replica(standby.url, primary.url, max_lag_seconds=LONG, max_size=2)
-    pool = open_pool(primary.url, max_size=1, name="test")
-    try:
-        await_fit(replica)
-        yield replica, Reader(pool, replica)
-    finally:
-        replica.close()
-        pool.close()
+    """The replica, once it is asked, and the reads of one answer; both patient."""
+    with patient_replica():
+        replica = Replica(standby.url, primary.url, max_lag_seconds=LONG, max_size=2)
+        pool = open_pool(primary.url, max_size=1, name="test", wait_seconds=PATIENCE_SECONDS)
+        try:
+            await_fit(replica)
+            yield replica, Reader(pool, replica)
+        finally:
+            replica.close()
+            pool.close()

@@ -66,8 +66,9 @@ def levels(findings: Iterator[Finding]) -> dict[str, str]:
 
 
 def test_served_app_answers_as_a_result_url_must_and_nothing_is_stored(
-    app: Flask, config: Config, conn: Connection
+    app: Flask, config: Config, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(doctor, "SLOW_SECONDS", 60)
     with served(app) as url:
         found = only(doctor.look_at_public_url(replace(config, public_url=url)))
     assert (found.level, found.message) == ("ok", f"{url} answers as a result_url must")

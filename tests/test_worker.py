@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ from tests.working import (
     LOGIN,
     ROOT,
     SECRET,
+    holders,
     reaches,
     simulated,
     times_queued,
@@ -144,8 +146,11 @@ def tries(conn: Connection) -> int:
 
 
 def test_provider_out_of_reach_until_the_end_is_a_refusal(database_url: str, conn: Connection) -> None:
-    batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(seconds=2))
+    batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(hours=1))
     with working(database_url, NOBODY_LISTENS):
+        eventually(lambda: tries(conn) > 0 and submission_states(conn, batch_id) == ["pending"])
+        conn.execute("update batch set end_at = now()")
+        conn.commit()
         reaches(conn, batch_id, "refused")
     batch = read_batch(conn, batch_id)
     assert batch.counts["refused"] == 2
@@ -202,29 +207,42 @@ def test_lost_database_connections_are_made_again_and_nothing_is_sent_twice(
 def test_worker_that_loses_its_lock_for_a_moment_is_not_taken_for_dead(
     database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun: list[int] = []
     found: list[set[int]] = []
+    turn = threading.Semaphore(0)
 
     def look(own: Connection, worker_id: int) -> set[int]:
+        begun.append(worker_id)
+        turn.acquire(timeout=60)
         found.append(find_gone(own, worker_id))
         return found[-1]
 
-    monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 2.0)
-    monkeypatch.setattr(worker_module, "PRESENCE_SECONDS", 0.1)
+    def let_look() -> set[int]:
+        """What one look finds, when it is over: when the next has begun, and waits for its turn."""
+        before = len(begun)
+        turn.release()
+        eventually(lambda: len(begun) > before)
+        return found[-1]
+
     monkeypatch.setattr(worker_module, "find_gone", look)
     batch_id = queue(conn, contacts_csv(1))
     with contextlib.closing(connect(database_url, name="test", autocommit=True)) as lost:
         other = register_worker(lost, "test", 1)
         claim(conn, other)
+    eventually(lambda: holders(conn) == [])
     with simulated() as simulator, working(database_url, simulator.url):
-        eventually(lambda: {other} in found)
-        with contextlib.closing(connect(database_url, name="test", autocommit=True)) as presence:
-            # While the look is under way, it has the lock itself.
-            eventually(lambda: hold_worker_lock(presence, other))
-            assert submission_states(conn, batch_id) == ["sending"]
-            eventually(lambda: found[-1] == set())
-            del found[:]
-        eventually(lambda: bool(found))
-        assert submission_states(conn, batch_id) == ["sending"], "it was there in between"
+        try:
+            eventually(lambda: bool(begun))
+            assert let_look() == {other}
+            with contextlib.closing(connect(database_url, name="test", autocommit=True)) as presence:
+                assert hold_worker_lock(presence, other)
+                assert submission_states(conn, batch_id) == ["sending"]
+                assert let_look() == set()
+            eventually(lambda: len(holders(conn)) == 1)
+            assert let_look() == {other}
+            assert submission_states(conn, batch_id) == ["sending"], "it was there in between"
+        finally:
+            turn.release(10_000)
         reaches(conn, batch_id, "unknown")
         assert times_queued(simulator) == []
 
@@ -239,17 +257,6 @@ def test_worker_keeps_its_lock_where_another_connection_breaks(database_url: str
         conn.execute("alter table away rename to worker")
         conn.commit()
         assert holders(conn) == presence
-
-
-def holders(conn: Connection) -> list[int]:
-    """The server's processes that hold a worker's lock in this database."""
-    rows = conn.execute(
-        "select pid from pg_locks where locktype = 'advisory' and classid = %s and granted"
-        " and database = (select oid from pg_database where datname = current_database())",
-        (sender.WORKER_LOCK,),
-    ).fetchall()
-    conn.commit()
-    return [pid for (pid,) in rows]
 
 
 @contextlib.contextmanager
@@ -297,7 +304,7 @@ def test_worker_killed_while_the_provider_thinks_leaves_doubt_and_no_second_requ
 def test_stopped_worker_waits_for_the_answer_that_is_on_its_way(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
     with answering(http(200, b'{"calls_queued": 2}'), pause=0) as provider:
-        with working(database_url, provider.url) as worker:
+        with working(database_url, provider.url, grace_seconds=60) as worker:
             eventually(lambda: bool(provider.requests))
             worker.stop()
     assert batch_state(conn, batch_id) == "queued"
@@ -307,10 +314,10 @@ def test_silent_provider_does_not_keep_the_worker_from_stopping(database_url: st
     for _ in range(6):
         queue(conn, contacts_csv(1))
     with Thinking() as provider:
-        with working(database_url, provider.url):
+        with working(database_url, provider.url, grace_seconds=5):
             eventually(lambda: len(provider.requests) == SENDERS)
             began = time.monotonic()
         # As long as one request may take, however many are under way.
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15
         row = conn.execute("select count(*) from submission where state = 'sending'").fetchone()
         assert row == (SENDERS,)

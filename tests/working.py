@@ -11,6 +11,7 @@ from receiver.config import Config
 from receiver.database.pool import Connection, connect
 from receiver.model import SubmissionKey
 from receiver.queueing.provider import Provider
+from receiver.queueing.sender import WORKER_LOCK
 from receiver.results.token import ResultTokens
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
@@ -26,27 +27,35 @@ LOGIN = "simulator"
 
 
 @contextlib.contextmanager
-def working(database_url: str, provider_url: str, read_timeout: float = 10) -> Iterator[Worker]:
-    """A worker in a thread of this process, stopped at the end of the block."""
+def working(
+    database_url: str, provider_url: str, read_timeout: float = 60, grace_seconds: float = 2
+) -> Iterator[Worker]:
+    """A worker in a thread of this process, present when the block begins, and stopped at its end."""
     config = Config(data_dir=ROOT, public_url="https://calls.example.com", port=8000, secret_keys=(SECRET,))
     worker = Worker(config, database_url, Provider(provider_url, LOGIN, LOGIN, read_timeout=read_timeout))
-    thread = threading.Thread(target=worker.run, args=(2.0,))
+    thread = threading.Thread(target=worker.run, args=(grace_seconds,))
     with contextlib.closing(connect(database_url, name="test", autocommit=True)) as watch:
-        before = count_workers(watch)
+        before = set(holders(watch))
         thread.start()
-        eventually(lambda: count_workers(watch) > before)
+        # Not how many: one that was killed a moment ago may lose its own meanwhile.
+        eventually(lambda: not before.issuperset(holders(watch)))
     try:
         yield worker
     finally:
         worker.stop()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
-def count_workers(conn: Connection) -> int:
-    row = conn.execute("select count(*) from worker").fetchone()
-    assert row is not None
-    return int(row[0])
+def holders(conn: Connection) -> list[int]:
+    """The server's processes that hold a worker's lock in this database."""
+    rows = conn.execute(
+        "select pid from pg_locks where locktype = 'advisory' and classid = %s and granted"
+        " and database = (select oid from pg_database where datname = current_database())",
+        (WORKER_LOCK,),
+    ).fetchall()
+    conn.commit()
+    return [pid for (pid,) in rows]
 
 
 @contextlib.contextmanager

@@ -173,7 +173,7 @@ def test_reader_that_leaves_early_is_status_1_without_a_traceback(run: Run, data
             stderr=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
             env={**os.environ, "DATABASE_URL": database_url},
-            timeout=30,
+            timeout=120,
             check=False,
         )
     finally:

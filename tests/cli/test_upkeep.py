@@ -93,7 +93,7 @@ def test_resolve_on_a_terminal_asks(
             "DATA_DIR": str(tmp_path),
         }
         arguments = [sys.executable, "-m", "receiver", "resolve", str(doubtful), "1", "--queued", "--note", "seen"]
-        ran = subprocess.run(arguments, cwd=ROOT, env=environment, stdin=theirs, capture_output=True, timeout=60)
+        ran = subprocess.run(arguments, cwd=ROOT, env=environment, stdin=theirs, capture_output=True, timeout=180)
     finally:
         os.close(ours)
         os.close(theirs)

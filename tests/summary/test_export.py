@@ -227,6 +227,6 @@ def test_reader_between_two_blocks_holds_no_connection(conn: Connection, pool: P
     batch_id = make_batch(conn, [phone_number(0), "nobody"], on_invalid="skip")
     blocks = what(Reader(pool), batch_id)  # type: ignore[operator]
     next(blocks)
-    with pool.connection(timeout=1) as only_one:
+    with pool.connection(timeout=30) as only_one:
         only_one.execute("select 1")
     blocks.close()

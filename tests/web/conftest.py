@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from flask.testing import FlaskClient
 from receiver.config import Config
 from receiver.database.api_keys import Scope, create_key
 from receiver.database.pool import Connection
+from receiver.results import intake
 from receiver.web.app import close_app, create_app
 from receiver.web.services import Services
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.web.asking import config_for
 from tests.web.browsing import Browser, visitor
 
@@ -26,16 +28,26 @@ def config(tmp_path: Path, database_url: str) -> Config:
     return config_for(tmp_path, database_url)
 
 
+@contextmanager
+def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
+    """The app over a database that is well, and that it does not give up because this machine is busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+        app = create_app(config, database_url)
+        try:
+            services: Services = app.extensions["receiver"]
+            services.pool.timeout = PATIENCE_SECONDS
+            # Until then callbacks go to the spool, and from there to the database: stored, but not to be seen yet.
+            eventually(lambda: not services.intake.database_away)
+            yield app
+        finally:
+            close_app(app)
+
+
 @pytest.fixture
 def app(config: Config, database_url: str) -> Iterator[Flask]:
-    app = create_app(config, database_url)
-    try:
-        services: Services = app.extensions["receiver"]
-        # Until then callbacks go to the spool, and from there to the database: stored, but not to be seen yet.
-        eventually(lambda: not services.intake.database_away)
+    with patient_app(config, database_url) as app:
         yield app
-    finally:
-        close_app(app)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class Sender:
     """One connection, spoken byte by byte."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=15)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._file = self._socket.makefile("rb")
 
     def send(self, *parts: bytes) -> Sender:
@@ -88,7 +88,7 @@ def gunicorn_process(
         yield process, port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
     # Whatever was sent to it, nothing may have failed in a way nobody foresaw.
     assert "Traceback" not in log.read_text(), log.read_text()
 

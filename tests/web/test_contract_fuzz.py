@@ -111,7 +111,6 @@ def answered(request: pytest.FixtureRequest) -> Iterator[Counter[int]]:
     max_examples=CASES,
     derandomize=not LONG_RUN,
     database=None,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )

@@ -7,9 +7,9 @@ from flask.testing import FlaskClient
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
-from receiver.web.app import close_app, create_app
 from tests.factories import deliver, make_batch, phone_number
 from tests.web.asking import SECRET, config_for, faults_of
+from tests.web.conftest import patient_app
 
 NUMBER = "phone_number=6175550000"
 
@@ -56,9 +56,6 @@ def test_cursor_outlives_the_renewal_of_the_secret(
     key = create_key(conn, "another", "read")
     conn.commit()
     config = replace(config_for(tmp_path, database_url), secret_keys=("the secret that signs from now on", SECRET))
-    app = create_app(config, database_url)
-    try:
+    with patient_app(config, database_url) as app:
         answer = app.test_client().get(f"{path}&cursor={cursor}", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 200
-    finally:
-        close_app(app)

@@ -13,9 +13,9 @@ from receiver.errors import NotFound
 from receiver.queueing import drafts
 from receiver.queueing.drafts import MOST_DRAFTS, forget_drafts, get_draft, open_csv
 from receiver.summary.batches import get_batch
-from receiver.web.app import close_app, create_app
 from tests.web.asking import config_for
 from tests.web.browsing import Browser, text_of, visitor
+from tests.web.conftest import patient_app
 from tests.web.drafting import FAULTY, button, confirm, count, drafted, key_id, upload
 
 
@@ -100,14 +100,11 @@ def test_another_web_machine_finds_the_file_byte_for_byte(
     assert count(conn, "draft_chunk") == 4
     cookie = browser.client.get_cookie("receiver")
     assert cookie is not None
-    second = create_app(config_for(tmp_path_factory.mktemp("second"), database_url), database_url)
-    try:
+    with patient_app(config_for(tmp_path_factory.mktemp("second"), database_url), database_url) as second:
         there = Browser(second)
         there.client.set_cookie("receiver", cookie.value)
         assert button(there.get(path)) == "Call 4,000 people"
         assert confirm(there, path).location == "/batches/1"
-    finally:
-        close_app(second)
 
 
 def test_file_larger_than_a_draft_may_be_is_refused(

@@ -15,12 +15,12 @@ from itsdangerous import URLSafeTimedSerializer
 from receiver.config import Config
 from receiver.database.api_keys import get_key, list_keys, revoke_key
 from receiver.database.pool import Connection
-from receiver.web.app import close_app, create_app
 from receiver.web.dashboard.session import own_path
 from receiver.web.dashboard.signin import FAILURES, FAILURES_A_MINUTE
 from receiver.web.rate_limit import TokenBuckets
 from tests.web.asking import SECRET
 from tests.web.browsing import Browser, token_in, visitor
+from tests.web.conftest import patient_app
 
 
 def test_whoever_is_not_signed_in_is_sent_to_sign_in_and_from_there_back(browser: Browser, key: str) -> None:
@@ -169,13 +169,10 @@ def test_session_signed_before_the_secret_was_renewed_goes_on(
     assert cookie is not None
     renewed = replace(config, data_dir=tmp_path / "2", secret_keys=("a secret that signs from now on", SECRET))
     (tmp_path / "2").mkdir()
-    app = create_app(renewed, database_url)
-    try:
+    with patient_app(renewed, database_url) as app:
         later = Browser(app)
         later.client.set_cookie("receiver", cookie.value)
         later.get("/")
-    finally:
-        close_app(app)
 
 
 # Where one goes on to ------------------------------------------------------------------------------
@@ -259,7 +256,13 @@ def test_sign_in_itself_needs_a_token(browser: Browser, key: str) -> None:
 # Tries -------------------------------------------------------------------------------------------
 
 
+def stop_clock(app: Flask) -> None:
+    """No try comes back while they are made."""
+    app.extensions[FAILURES] = TokenBuckets(FAILURES_A_MINUTE, lambda: 1000.0)
+
+
 def test_address_that_keeps_failing_has_to_wait(app: Flask, key: str) -> None:
+    stop_clock(app)
     browser = Browser(app)
     for _ in range(FAILURES_A_MINUTE):
         assert browser.sign_in("nonsense").status_code == 422
@@ -278,6 +281,7 @@ def test_proxy_names_its_client_and_clients_cannot_name_another(app: Flask, key:
         browser.client.environ_base.update(REMOTE_ADDR=remote, HTTP_X_FORWARDED_FOR=forwarded)
         return browser
 
+    stop_clock(app)
     for number in range(FAILURES_A_MINUTE):
         # What stands before the proxy's own word may be made up by the client.
         tries("127.0.0.1", f"198.51.100.{number}, 203.0.113.9").sign_in("nonsense")

@@ -151,7 +151,7 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
         f"GET /api/v1/batches/{batch_id}/calls.csv HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
     )
     with gunicorn(tmp_path, database_url) as port:
-        readers = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(14)]
+        readers = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(14)]
         for reader in readers:
             reader.sendall(request)
         for reader in readers:
@@ -167,6 +167,6 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
             received += len(rest(1 << 16))
         readers[13].close()
         eventually(lambda: connections()[1] == 0)
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as again:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as again:
             again.sendall(request)
             assert again.recv(1000).startswith(b"HTTP/1.1 200")

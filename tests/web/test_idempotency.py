@@ -1,11 +1,15 @@
 """`Idempotency-Key`: the same request sent again is the same batch, so nobody is called twice."""
 
-import threading
-from datetime import UTC, datetime, timedelta
+from __future__ import annotations
 
+import threading
+from datetime import UTC, datetime, timedelta, tzinfo
+
+import pytest
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
+from receiver.queueing import parameters
 from tests.waiting import eventually
 from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of
 from tests.web.conftest import ClientFor
@@ -86,14 +90,19 @@ def test_request_that_the_database_broke_off_may_be_sent_again_with_its_key(
 
 
 def test_request_sent_again_after_its_times_have_passed_is_the_same_batch(
-    queuer: FlaskClient, conn: Connection
+    queuer: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Later:
+            return super().now(tz) + timedelta(hours=2)
+
     key = {"Idempotency-Key": "once"}
-    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
     fields = {"end_timestamp": end.strftime("%Y-%m-%dT%H:%M:%SZ")}
     first = post_csv(queuer, headers=key, **fields)
     assert first.status_code == 202
-    eventually(lambda: datetime.now(UTC) > end)
+    monkeypatch.setattr(parameters, "datetime", Later)
     again = post_csv(queuer, headers=key, **fields)
     assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
     assert again.get_json()["id"] == first.get_json()["id"]

@@ -22,7 +22,6 @@ from receiver.config import Config
 from receiver.database.measured import Measurements, add_measured
 from receiver.database.pool import Connection
 from receiver.queueing.sender import register_worker
-from receiver.web.app import close_app, create_app
 from receiver.web.counts import ANSWERS, Counts
 from tests.factories import (
     UNKNOWN,
@@ -36,6 +35,7 @@ from tests.factories import (
 )
 from tests.waiting import eventually
 from tests.web.asking import results_path
+from tests.web.conftest import patient_app
 from tests.web.gunicorn import Sender, gunicorn_process
 
 Samples = dict[tuple[str, str], float]
@@ -132,15 +132,12 @@ def test_metrics_answer_while_the_database_is_away(app_without_database: Flask) 
 
 
 def test_metrics_key_is_asked_for_where_there_is_one(config: Config, database_url: str) -> None:
-    app = create_app(replace(config, metrics_key="only-for-prometheus"), database_url)
-    try:
+    with patient_app(replace(config, metrics_key="only-for-prometheus"), database_url) as app:
         client = app.test_client()
         for given in ({}, {"Authorization": "Bearer another"}, {"Authorization": "Bearer only-for-prometheus "}):
             answer = client.get("/metrics", headers=given)
             assert (answer.status_code, answer.json and answer.json["code"]) == (401, "unauthorized")
         assert ask(client, {"Authorization": "Bearer only-for-prometheus"})
-    finally:
-        close_app(app)
 
 
 def test_nothing_but_a_programs_own_words_stands_in_a_label(stranger: FlaskClient, conn: Connection) -> None:

@@ -17,9 +17,10 @@ from receiver.config import Config
 from receiver.database.pool import Connection
 from receiver.queueing.parameters import BatchForm
 from receiver.web import problems
-from receiver.web.app import close_app, create_app
 from receiver.web.openapi import describe
+from receiver.web.rate_limit import TokenBuckets
 from receiver.web.reference.codes import CODES
+from tests.web.conftest import patient_app
 from tests.web.real_answers import EXAMPLES, collect, timeless
 from tests.web.test_auth import api_views
 
@@ -166,11 +167,11 @@ def test_every_code_that_the_api_answers_is_described(description: Description) 
 
 
 @pytest.fixture
-def limited(config: Config, database_url: str) -> Iterator[Flask]:
-    """The app where a key may ask once a minute."""
-    app = create_app(replace(config, rate_limit=1), database_url)
-    yield app
-    close_app(app)
+def limited(config: Config, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
+    """The app where a key may ask once a minute, which never passes."""
+    monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (lambda: 1000.0,))
+    with patient_app(replace(config, rate_limit=1), database_url) as app:
+        yield app
 
 
 def test_examples_are_what_the_api_answers(

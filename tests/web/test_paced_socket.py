@@ -53,6 +53,7 @@ def test_who_trickles_bytes_is_taken_for_one_who_hung_up(pair: tuple[PacedSocket
     assert line.recv(100) == b"POST"
     if awaited == "body":
         line.await_body()
+    theirs.send(b"x")
     stop = threading.Event()
     thread = trickle(theirs, stop)
     try:
@@ -91,6 +92,7 @@ def test_who_sends_fast_enough_may_take_long(
     monkeypatch.setattr(paced_socket, "LEAST_BYTES_A_SECOND", 10)
     line, theirs = pair
     line.await_body()
+    theirs.send(b"x" * 100)  # ten seconds' worth, so that a busy machine may trickle the rest as it can
     stop = threading.Event()
     thread = trickle(theirs, stop)
     try:
@@ -133,7 +135,10 @@ def test_who_takes_nothing_of_the_answer_is_given_up_on(pair: tuple[PacedSocket,
         line.sendall(b"x" * (16 << 20))
 
 
-def test_slow_reader_gets_the_whole_answer(pair: tuple[PacedSocket, socket.socket]) -> None:
+def test_slow_reader_gets_the_whole_answer(
+    pair: tuple[PacedSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paced_socket, "TAKE_SECONDS", 30.0)
     line, theirs = pair
     content = bytes(range(256)) * (16 << 10)
     taken = bytearray()

@@ -142,7 +142,7 @@ def test_missing_database_is_503_with_retry_after(app_without_database: Flask) -
     answer = client.get("/api/v1/batches", headers={"Authorization": "Bearer rr_abcdefgh_" + "A" * 43})
     problem_of(answer, 503, "database_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert "host" not in answer.text  # where the database is, is nobody's business
 
 

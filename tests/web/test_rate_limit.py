@@ -13,10 +13,10 @@ from receiver.config import Config
 from receiver.database.api_keys import create_key, revoke_key
 from receiver.database.pool import Connection
 from receiver.web import rate_limit
-from receiver.web.app import close_app, create_app
 from receiver.web.rate_limit import RateLimits, TokenBuckets, client_address
 from receiver.web.services import Services
 from tests.web.asking import problem_of, results_path
+from tests.web.conftest import patient_app
 
 PER_MINUTE = 30
 FAILURES = 3
@@ -40,11 +40,8 @@ def clock() -> Clock:
 def app(config: Config, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     """One that lets a key ask 30 times a minute, by a clock of the test's."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (clock,))
-    app = create_app(replace(config, rate_limit=PER_MINUTE), database_url)
-    try:
+    with patient_app(replace(config, rate_limit=PER_MINUTE), database_url) as app:
         yield app
-    finally:
-        close_app(app)
 
 
 def ask(client: FlaskClient, times: int, **headers: str) -> list[int]:
@@ -94,11 +91,8 @@ def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_zero_is_no_limit(config: Config, database_url: str) -> None:
     assert RateLimits.of(0) is None
-    app = create_app(replace(config, rate_limit=0), database_url)
-    try:
+    with patient_app(replace(config, rate_limit=0), database_url) as app:
         assert set(ask(app.test_client(), 50)) == {401}
-    finally:
-        close_app(app)
 
 
 # By key -------------------------------------------------------------------------------------------

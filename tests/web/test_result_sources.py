@@ -235,7 +235,10 @@ def test_doctor_says_that_it_is_on(config: Config) -> None:
     assert "RESULT_SOURCES" not in {each.subject for each in doctor.look_at_configuration(config)}
 
 
-def test_doctor_tells_its_own_refusal_from_one_by_what_stands_in_front(app_with: AppWith, config: Config) -> None:
+def test_doctor_tells_its_own_refusal_from_one_by_what_stands_in_front(
+    app_with: AppWith, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SLOW_SECONDS", 60)
     with served(app_with()) as url:
         asked = replace(config, public_url=url, result_sources=PROVIDER)
         found = only(doctor.look_at_public_url(asked))

@@ -1,0 +1,15 @@
+"""What is left of servers when nobody needs them any more."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from receiver.database.embedded import EmbeddedPostgres
+
+
+def remove(folder: Path) -> None:
+    """Stop every server under the folder, whoever started it, and remove the folder."""
+    for cluster in folder.glob("**/postgres/PG_VERSION"):
+        EmbeddedPostgres(cluster.parents[1]).stop(fast_seconds=2)
+    shutil.rmtree(folder, ignore_errors=True)
