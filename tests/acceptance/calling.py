@@ -63,4 +63,4 @@ def simulator(port: int, *arguments: str) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0

@@ -23,6 +23,8 @@ class _Line:
     socket: socket.socket
     sent_at: float = 0.0
     """When what it waits for was due to be sent."""
+    asked_at: float = 0.0
+    """When that was sent: a sender that was held up itself has not waited since it was due."""
     said: bytearray = field(default_factory=bytearray)
 
 
@@ -72,12 +74,12 @@ class Load:
                 due_at = due_at + 1 / self.rate if self.rate else now
             for key, _ in self._selector.select(TICK_SECONDS):
                 self._receive(key.data)
-            for line in [each for each in self._busy.values() if now - each.sent_at > PATIENCE_SECONDS]:
+            for line in [each for each in self._busy.values() if now - each.asked_at > PATIENCE_SECONDS]:
                 self._fail(line, "no answer came")
 
     def _send(self, due_at: float) -> None:
         line = self._free.popleft()
-        line.sent_at = due_at
+        line.sent_at, line.asked_at = due_at, time.monotonic()
         line.said.clear()
         self._busy[id(line)] = line
         self._selector.register(line.socket, selectors.EVENT_READ, line)

@@ -57,7 +57,7 @@ class Machine:
             process.terminate()
         try:
             for process in self._running:
-                process.wait(30)
+                process.wait(90)
         finally:
             self.kill()
 

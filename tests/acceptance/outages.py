@@ -11,7 +11,7 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import Answer, Process, Service, ask
 from tests.waiting import eventually
 
-NUMBERS = [str(6_173_000_000 + index) for index in range(2000)]
+NUMBERS = [str(6_173_000_000 + index) for index in range(4000)]
 SECRET = "a secret of this test and of nobody else"
 OWED_SECONDS = 2.0
 """How long a callback may wait for its answer at the very worst."""
@@ -31,10 +31,10 @@ OWED_SECONDS = 2.0
 KNOWN_SECONDS = 0.1
 """How long half of the callbacks wait at most once the process knows that the database is away."""
 
-
-def patience() -> float:
-    """By how much a promise in seconds is stretched where more wants to run than there are processors."""
-    return max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+TIMES = 3
+"""So often is tried what must be done in some time: a busy machine may hold up whatever runs on it for a moment, but a
+service that is too slow is so each time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class World:
 
     def queue(self, numbers: Sequence[str] = NUMBERS[:5]) -> Answer:
         self._contacts.write_text("\n".join(("destination", *numbers, "")))
-        return self.service.queue(self._contacts, "Prefer: wait=20")
+        return self.service.queue(self._contacts, "Prefer: wait=60")
 
     def page(self, path: str) -> Answer:
         """A dashboard as a browser asks for it that signed in earlier."""
@@ -141,6 +141,36 @@ class World:
         running = [each for each in self.service.processes() if "gunicorn" in each.command]
         masters = {each.pid for each in running if each.parent == self.service.pid}
         return [each for each in running if each.parent in masters]
+
+    def await_connections(self) -> None:
+        """Return once each web process has its connection for results, so that it can lose it."""
+        held = "select count(*) from pg_stat_activity where application_name = 'receiver journal'"
+        eventually(lambda: self.postgres.execute(held) == [(len(self.web_processes()),)], otherwise=self._how_it_is)
+
+    def post_until_all_know(self, log_start: int) -> list[Posted]:
+        """Post until every web process has found the database away, by its log from there on; whoever has not may go
+        to it yet, past those that lie in the spool.
+        """
+        posted: list[Posted] = []
+
+        def all_know() -> bool:
+            away = self._found_away(log_start)
+            if all(each.pid in away for each in self.web_processes()):
+                return True
+            posted.extend(self.results.post(4, at_once=4))
+            return False
+
+        eventually(all_know, otherwise=self._how_it_is)
+        return posted
+
+    def _found_away(self, log_start: int) -> set[int]:
+        """The process ids of those whose journal has told so."""
+        lines = self.service.log.read_bytes()[log_start:].splitlines()
+        told = [json.loads(line) for line in lines if b'"database_away"' in line and line.endswith(b"}")]
+        return {each["process"] for each in told if each["logger"] == "receiver.results.intake"}
+
+    def log_size(self) -> int:
+        return self.service.log.stat().st_size
 
     def kill_web_process(self) -> None:
         """SIGKILL one of them, and return once another has taken its place."""
@@ -216,6 +246,16 @@ def world(folder: Path, postgres: Postgres, database_url: str | None = None, **m
         with made.service:
             made.begin()
             yield made
+
+
+def post_in_time(post: Callable[[], list[Posted]]) -> list[Posted]:
+    """All that was posted until a whole group of it was answered in time."""
+    groups: list[list[Posted]] = []
+    while len(groups) < TIMES:
+        groups.append(post())
+        if worst(groups[-1]) < OWED_SECONDS:
+            return [each for group in groups for each in group]
+    raise AssertionError(f"at worst {', '.join(f'{worst(group):.2f}' for group in groups)} s")
 
 
 def median(posted: Sequence[Posted]) -> float:

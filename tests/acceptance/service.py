@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from receiver.database.embedded import EmbeddedPostgres
 from receiver.ports import free_port
 from tests.waiting import eventually
 
@@ -81,7 +82,7 @@ def run_command(
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with runner.started(*arguments, env=environment, text=True, **pipes) as process:
         try:
-            said, complained = process.communicate(timeout=60)
+            said, complained = process.communicate(timeout=180)
         finally:
             process.kill()
     return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
@@ -156,6 +157,16 @@ class Service:
             ours |= more
         return [each for each in everything if each.pid in ours]
 
+    @property
+    def embedded_database_url(self) -> str:
+        """Where its embedded Postgres is reached."""
+        return EmbeddedPostgres(self.data_dir).conninfo
+
+    @property
+    def simulator_url(self) -> str:
+        """Where the provider's simulator is reached that it started."""
+        return str(re.findall(r"simulator at (http://\S+?);", self.log.read_text())[-1])
+
     def process(self, *words: str, parent: int | None = None) -> Process:
         """The one that runs a command of these words."""
         return next(
@@ -173,6 +184,10 @@ class Service:
     ) -> Answer:
         """One request with the service's key."""
         return ask(self.url + path, method, body, {"Authorization": f"Bearer {self.key}", **(headers or {})})
+
+    def is_ready(self) -> bool:
+        """Whether the web process that happens to answer says so; another one may still be starting."""
+        return bool(self.ask("/readyz").told["status"] == "ready")
 
     def batch(self, batch_id: int) -> dict[str, Any]:
         """The batch, the equations of the balance checked."""

@@ -144,6 +144,7 @@ def check_campaign_of_every_shape(reader: Reader, stub: Stub) -> None:
     )
     assert said.startswith("Batch 3 is stored")
     assert "batch 3 queued: 100%, 23 ended" in reader.command(".venv/bin/python -m receiver status 3 --watch")
+    eventually(lambda: len(stub.did("result")) - done == len(numbers))
     posted = {each["number"]: each for each in stub.did("result")[done:]}
     assert {each["answered"] for each in posted.values()} == {200}
     exported = list(csv.DictReader(reader.command(".venv/bin/python -m receiver export 3").splitlines()))

@@ -37,7 +37,7 @@ def next_release(folder: Path) -> Path:
 def run_in(release: Path, there: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "receiver", *arguments]
     return subprocess.run(
-        command, cwd=release, env=there.service.environment, capture_output=True, text=True, timeout=90
+        command, cwd=release, env=there.service.environment, capture_output=True, text=True, timeout=180
     )
 
 
@@ -86,8 +86,7 @@ def test_old_processes_serve_on_while_the_next_release_migrates_and_then_give_wa
         while_results_come_in(there, migrate)
         queued = there.queue()
         assert queued.status == 201, queued.body
-        eventually(lambda: there.service.batch(there.batch_id)["callbacks"]["waiting"] == 0)
-        assert there.service.batch(there.batch_id)["counts"]["final"] == len(there.results.posted)
+        eventually(lambda: there.service.batch(there.batch_id)["counts"]["final"] == len(there.results.posted))
 
         # Nothing of the old release starts anew on it, and whoever asks is told what to do.
         ready = there.service.ask("/readyz")

@@ -20,7 +20,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 """What is waited for on a loaded machine; on an idle one, all of it is there at once."""
 
 _TELL_VIOLATIONS = """
@@ -40,7 +40,7 @@ def launched() -> Iterator[Browser]:
         pytest.skip("chromium is not installed (apt-get install chromium)")
     expect.set_options(timeout=PATIENCE_SECONDS * 1000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS, timeout=120_000)
         yield browser
         browser.close()
 

@@ -68,7 +68,7 @@ def nginx(folder: Path, backends: Sequence[int]) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def _listens(port: int) -> bool:
@@ -116,8 +116,8 @@ class Senders:
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._context is None:
-            return http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
-        return http.client.HTTPSConnection("127.0.0.1", self._port, timeout=15, context=self._context)
+            return http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        return http.client.HTTPSConnection("127.0.0.1", self._port, timeout=60, context=self._context)
 
     def _send(self, keeps: bool) -> None:
         conn = self._connect()
@@ -143,7 +143,7 @@ def ask(
     port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, bytes]:
     """One request over TLS, from 127.0.0.2: status and body."""
-    conn = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context, source_address=("127.0.0.2", 0))
+    conn = http.client.HTTPSConnection("127.0.0.1", port, timeout=120, context=context, source_address=("127.0.0.2", 0))
     with closing(conn):
         conn.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = conn.getresponse()

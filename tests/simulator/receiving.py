@@ -112,7 +112,7 @@ def ask(
     *,
     accept: str = "application/json",
     login: str | None = "simulator:simulator",
-    timeout: float = 10,
+    timeout: float = 60,
 ) -> Answered:
     """One request as a client of the provider makes it; a csv of None sends no file."""
     parts = [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,19 +138,25 @@ def test_single_call_with_a_fault_is_400(url: str, fields: dict[str, str]) -> No
     assert ask(f"{url}/api/apps/7/3/queue", "POST", fields).status == 400
 
 
-def test_status_of_a_call_moves_on_as_it_is_dialed() -> None:
-    with Simulator(Settings(speed=30, outcomes={"completed": 1})) as simulator:
+def test_status_of_a_call_moves_on_as_it_is_dialed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now, time=time.time, sleep=time.sleep)
+    monkeypatch.setattr("receiver.simulator.exchange.time", clock)
+    with Simulator(Settings(speed=1000, outcomes={"completed": 1})) as simulator:
         queued = ask(f"{simulator.url}/api/apps/7/3/queue", "POST", {"phone_number": "6175551234"})
-        seen: list[str] = []
 
-        def completed() -> bool:
+        def status() -> str:
             details = ask(f"{simulator.url}/api/outbound/{queued.told['call_id']}").told["call_details"]
-            if details["status"] not in seen:
-                seen.append(details["status"])
-            return bool(details["status"] == "completed")
+            return str(details["status"])
 
-        eventually(completed)
-        assert seen[-3:] == ["dialing", "connected", "completed"]
+        def becomes(expected: str) -> None:
+            eventually(lambda: status() == expected, otherwise=status)
+
+        assert status() == "queued"
+        # It is dialed a second after it was queued, rings for 25 and talks for 30: tests/simulator/test_calls.py.
+        for seconds, expected in ((1.5, "dialing"), (26.5, "connected"), (56.5, "completed")):
+            now = 1000.0 + seconds / 1000
+            becomes(expected)
 
 
 def test_cancel_sends_a_burst_for_pending_calls_of_that_deployment_only() -> None:

@@ -25,7 +25,7 @@ def steps(server_dir: Path) -> Steps:
 def queued(service: Service, folder: Path, **fields: str) -> int:
     contacts = folder / "contacts.csv"
     contacts.write_text("\n".join(("destination,name", *(f"{number},Person" for number in NUMBERS))))
-    answer = service.queue(contacts, "Prefer: wait=20", **fields)
+    answer = service.queue(contacts, "Prefer: wait=60", **fields)
     assert answer.status in (201, 202), answer
     return int(answer.told["id"])
 

@@ -25,7 +25,7 @@ def check_ended(service: Service, *reasons: str) -> None:
     assert status == 1, log[-3000:]
     for reason in reasons:
         assert reason in log[-3000:], log[-3000:]
-    assert service.processes() == []
+    eventually(lambda: service.processes() == [])
 
 
 def test_worker_that_dies_again_and_again_ends_serve_with_the_reason(server_dir: Path) -> None:
@@ -74,6 +74,6 @@ def test_first_start_that_is_killed_at_any_commit_is_finished_by_the_next(server
             assert serve.wait(LIMIT_SECONDS) == -signal.SIGKILL, service.log.read_text()
             assert steps.is_reached(step.name)
         service.start()
-        assert service.queue(SAMPLES / "contacts.csv", "Prefer: wait=20").status == 201
+        assert service.queue(SAMPLES / "contacts.csv", "Prefer: wait=60").status == 201
         eventually(lambda: service.batch(1)["counts"]["final"] == 4)
         assert service.run("verify").returncode == 0

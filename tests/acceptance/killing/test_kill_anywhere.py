@@ -23,7 +23,8 @@ from tests.acceptance.killing.plan import (
     groups,
 )
 from tests.acceptance.killing.promises import check_promises
-from tests.acceptance.killing.world import World
+from tests.acceptance.killing.world import LIMIT_SECONDS, World
+from tests.waiting import eventually
 
 FIRST_SEED = int(os.environ.get("KILL_SEED", "1"))
 KILLS = int(os.environ.get("KILLS", str(PLAN_KILLS)))
@@ -39,13 +40,20 @@ def test_whatever_is_killed_nothing_is_lost_and_nobody_called_twice(server_dir: 
             with world.load():
                 for volley in group:
                     world.kill(volley)
+                eventually(lambda: was_busy(world), LIMIT_SECONDS)
             world.settle()
             check_promises(world)
         seen = {step for step in world.steps.seen() if not step.split(" of ")[-1].startswith(("web.", "serve."))}
         named = {step.name for step in (*SERVE_STEPS, *WEB_STEPS, *WORKER_STEPS)}
         assert seen - named - NO_STEPS == set(), "commits that plan.py does not have: name them in WEB_STEPS or such"
-        assert len(world.record.acknowledged) > 10 * world.kills.total() and len(world.record.queued) > 10
         print(describe(world, time.monotonic() - began))
+
+
+def was_busy(world: World) -> bool:
+    """Whether enough went on around the kills: on a slow machine, they come faster than results and batches."""
+    world.tend()  # the last one may have hit `serve`
+    record, kills = world.record, world.kills.total()
+    return len(record.acknowledged) > 10 * kills and 5 * len(record.queued) > kills
 
 
 def describe(world: World, seconds: float) -> str:
