@@ -161,13 +161,13 @@ def test_processes_at_once_apply_each_file_once(empty_database_url: str, folder:
     )
     command = [sys.executable, "-c", _MIGRATE, empty_database_url, str(folder)]
     with ThreadPoolExecutor(4) as starters:
-        outputs = list(starters.map(lambda _: subprocess.check_output(command, text=True, timeout=50), range(4)))
+        outputs = list(starters.map(lambda _: subprocess.check_output(command, text=True, timeout=120), range(4)))
     assert sum(int(output) for output in outputs) == 9
     assert code_of_check(empty_database_url, folder) is None
 
 
 def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: str, folder: Path) -> None:
-    write(folder, "0003_slow", "select pg_sleep(30);")
+    write(folder, "0003_slow", "select pg_sleep(600);")
     running = threading.Event()
     outcome: list[BaseException] = []
 
@@ -179,7 +179,7 @@ def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: s
 
     thread = threading.Thread(target=slow)
     thread.start()
-    assert running.wait(10)
+    assert running.wait(60)
     lines: list[str] = []
     try:
         with pytest.raises(SchemaError) as caught:

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.config import Config
 from receiver.database.pool import Connection, connect, connection
-from receiver.database.replica import Behind, NotFollowing, Replica, get_replayed, get_written
+from receiver.database.replica import WAIT_SECONDS, Behind, NotFollowing, Replica, get_replayed, get_written
 from receiver.doctor import Finding, look_at_replica
 from receiver.errors import ConfigurationError, NotFound, ReceiverError
 from tests.acceptance.postgres import Postgres
@@ -17,12 +17,13 @@ from tests.replication import (
     LONG,
     await_fit,
     catch_up,
+    patient_replica,
     readers,
     resume_replay,
     standby_of,
     stop_replay,
 )
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 def test_read_that_replay_canceled_is_answered_by_the_primary(primary: Postgres, standby: Postgres) -> None:
@@ -77,12 +78,20 @@ def test_replica_that_broke_off_is_not_asked_before_it_was_looked_at_again(
     primary: Postgres, standby: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with readers(primary, standby) as (replica, reader):
-        monkeypatch.setattr("receiver.database.replica.LOOK_SECONDS", LONG)
-        eventually(lambda: (replica.lag_seconds or 0) > 2)  # the last look for an hour
+        looking, over = threading.Event(), threading.Event()
+
+        def look() -> None:
+            looking.set()
+            over.wait(PATIENCE_SECONDS)
+
+        monkeypatch.setattr(replica, "_look", look)
+        assert looking.wait(PATIENCE_SECONDS), "this look sees nothing, and the one before it is over"
+        replica.pool.timeout = WAIT_SECONDS  # in earnest: in vain, it is waited out
         standby.stop("immediate")
         assert isinstance(replica.fitness(), float), "nobody knows yet"
         assert (reader.read(where), reader.came) == ("primary", "interrupted")
         assert replica.fitness() == "unusable"
+        over.set()
 
 
 def test_address_of_several_servers_finds_the_standby_among_them_again_after_a_failover(
@@ -91,7 +100,7 @@ def test_address_of_several_servers_finds_the_standby_among_them_again_after_a_f
     first, second = server_dir / "first", server_dir / "second"
     first.mkdir()
     second.mkdir()
-    with standby_of(primary, first) as promoted, standby_of(primary, second) as follower:
+    with patient_replica(), standby_of(primary, first) as promoted, standby_of(primary, second) as follower:
         hosts = f"127.0.0.1:{promoted.port},127.0.0.1:{follower.port}"
         address = f"postgresql://receiver@{hosts}/receiver?target_session_attrs"
         promoted.promote()

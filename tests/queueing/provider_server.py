@@ -28,6 +28,7 @@ class Server:
     port: int
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
+    pieces_sent: int = 0
     scheme: str = "http"
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -49,7 +50,7 @@ def serving(script: Callable[[socket.socket, Server], None], tls: ssl.SSLContext
                 except OSError:
                     return
                 server.connections += 1
-                connection.settimeout(20)
+                connection.settimeout(60)
                 # A peer that hangs up is what several tests are about.
                 with connection, suppress(OSError):
                     if tls:
@@ -65,7 +66,7 @@ def serving(script: Callable[[socket.socket, Server], None], tls: ssl.SSLContext
         finally:
             server.over.set()
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -74,13 +75,13 @@ def hang_up(connection: socket.socket, server: Server) -> None:
 
 
 def hold(connection: socket.socket, server: Server) -> None:
-    server.over.wait(20)
+    server.over.wait(60)
 
 
 def refuse_early_and_hold(connection: socket.socket, server: Server) -> None:
     connection.recv(1000)
     connection.sendall(http(401, b'{"error": "inactive"}'))
-    server.over.wait(20)
+    server.over.wait(60)
 
 
 def read_request(connection: socket.socket) -> bytes:
@@ -127,6 +128,7 @@ def answering(*pieces: bytes, pause: float = 0.0) -> Iterator[Server]:
         server.requests.append(read_request(connection))
         for piece in pieces:
             connection.sendall(piece)
+            server.pieces_sent += 1
             time.sleep(pause)
 
     with serving(script) as server:
@@ -134,7 +136,7 @@ def answering(*pieces: bytes, pause: float = 0.0) -> Iterator[Server]:
 
 
 def provider(url: str, **changes: object) -> Provider:
-    return Provider(url, USER, KEY, **{"connect_timeout": 5.0, "read_timeout": 10.0, **changes})  # type: ignore[arg-type]  # floats and a path, by name
+    return Provider(url, USER, KEY, **{"connect_timeout": 60.0, "read_timeout": 60.0, **changes})  # type: ignore[arg-type]  # floats and a path, by name
 
 
 def queue(url: str, csv: bytes = CSV, **changes: object) -> Answer:
@@ -189,7 +191,7 @@ class Thinking:
     def _think(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
             self.requests.append(read_request(connection))
-            self._over.wait(30)
+            self._over.wait(60)
 
     def hang_up(self) -> None:
         self._over.set()
@@ -203,4 +205,4 @@ class Thinking:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)

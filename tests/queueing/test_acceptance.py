@@ -91,7 +91,7 @@ def at_once(database_url: str, contents: list[bytes]) -> list[Accepted | Excepti
 
     def one(content: bytes) -> Accepted | Exception:
         with contextlib.closing(connect(database_url, name="test")) as conn:
-            together.wait(10)
+            together.wait(60)
             try:
                 return accept_once(conn, request(content), content)
             except IdempotencyKeyReused as error:
@@ -124,7 +124,7 @@ def test_request_whose_twin_was_rolled_back_is_accepted(database_url: str, conn:
         waiting = thread.submit(accept_once, twin, request())
         wait_for_lock(database_url, twin)
         conn.rollback()
-        assert not waiting.result(10).replayed
+        assert not waiting.result(60).replayed
     assert count_batches(conn) == 1
 
 

@@ -19,6 +19,9 @@ from tests.factories import make_callback
 from tests.waiting import eventually
 
 ANSWER_OWED_SECONDS = 2.0
+PAUSE_SECONDS = 0.005
+"""Of a caller without end, between two callbacks: the spool is so fast that they would leave no time to others."""
+
 PLENTY = 1 << 30
 
 
@@ -56,7 +59,7 @@ class Callers:
         self._join()
 
     def start(self) -> None:
-        """Each thread stores until `stop`, or until it is refused."""
+        """Each thread stores until `stop`, or until it is refused, with a short pause after each."""
         for thread in self._threads:
             thread.start()
 
@@ -66,7 +69,7 @@ class Callers:
 
     def _join(self) -> None:
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in self._threads), "a caller was never answered"
 
     def _work(self, times: int | None) -> None:
@@ -82,6 +85,8 @@ class Callers:
                 if times is None:
                     return
             self.seconds.append(time.monotonic() - began)
+            if times is None:
+                self._end.wait(PAUSE_SECONDS)
 
 
 def journaled(conn: Connection) -> Counter[bytes]:

@@ -112,7 +112,7 @@ def test_second_try_waits_for_the_first_one_in_flight(
             first.commit()
         else:
             first.rollback()
-        second_try.join(5)
+        second_try.join(60)
         again.commit()
     assert bodies(conn) == [b"before", b"a"]
 

@@ -46,7 +46,7 @@ def at_once(*works: Callable[[], None]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     if errors:
         raise errors[0]
@@ -196,7 +196,7 @@ def test_settler_waits_for_a_call_that_another_holds_and_then_sees_its_result(
         second.start()
         # The first one's own entry counts as waiting until it commits, so the second is still at work.
         first.commit()
-        second.join(10)
+        second.join(60)
     callback_counts = read_batch(conn, batch_id).callbacks
     assert (callback_counts["applied"], callback_counts["duplicate"]) == (1, 1)
     assert differences(conn) == []

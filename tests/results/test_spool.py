@@ -194,7 +194,7 @@ def test_processes_share_a_spool_from_its_first_moment(spool: Spool) -> None:
             assert process.stdin is not None
             process.stdin.close()
         for process in running:
-            assert process.stderr is not None and (process.stderr.read(), process.wait(30)) == ("", 0)
+            assert process.stderr is not None and (process.stderr.read(), process.wait(60)) == ("", 0)
     found = kept(spool)
     assert [len(group.callbacks) for group in found] == [3] * 80
     for writer_id in {group.writer_id for group in found}:
@@ -278,6 +278,6 @@ def _start(work: str, path: Path) -> subprocess.Popen[str]:
 
 def _run(work: str, path: Path, status: int = 0) -> str:
     process = _start(work, path)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     return out
