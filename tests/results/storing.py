@@ -49,11 +49,11 @@ class Callers:
         self.seconds: list[float] = []
         self._intake = intake
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(None,)) for _ in range(threads)]
+        self._threads = self._make_threads(threads, None)
 
     def run(self, times: int) -> None:
         """Each thread stores so many; returns when all are done."""
-        self._threads = [threading.Thread(target=self._work, args=(times,)) for _ in self._threads]
+        self._threads = self._make_threads(len(self._threads), times)
         for thread in self._threads:
             thread.start()
         self._join()
@@ -68,9 +68,14 @@ class Callers:
         self._join()
 
     def _join(self) -> None:
-        for thread in self._threads:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in self._threads), "a caller was never answered"
+        eventually(
+            lambda: not any(thread.is_alive() for thread in self._threads),
+            otherwise=lambda: "a caller was never answered",
+        )
+
+    def _make_threads(self, threads: int, times: int | None) -> list[threading.Thread]:
+        # Daemons: one that is never answered must not keep pytest from its end.
+        return [threading.Thread(target=self._work, args=(times,), daemon=True) for _ in range(threads)]
 
     def _work(self, times: int | None) -> None:
         while times != 0 and not self._end.is_set():
