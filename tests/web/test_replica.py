@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +15,6 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from receiver.config import Config
-from receiver.database import replica
 from receiver.database.api_keys import create_key
 from receiver.database.pool import PROVEN_SECONDS, Connection
 from receiver.database.replica import WAIT_SECONDS, Came, Replica
@@ -28,10 +27,11 @@ from tests.replication import (
     LONG,
     await_fit,
     catch_up,
+    patient_replica,
     resume_replay,
     stop_replay,
 )
-from tests.waiting import PATIENCE_SECONDS, eventually
+from tests.waiting import eventually
 from tests.web.browsing import visitor
 from tests.web.conftest import patient_app
 from tests.web.gunicorn import gunicorn_process
@@ -86,10 +86,7 @@ def serving(
     database_url = config.database_url
     assert database_url is not None
     config = replace(config, database_replica_url=replica_url, replica_max_lag_seconds=max_lag_seconds)
-    with pytest.MonkeyPatch.context() as patch:
-        if patient:
-            patch.setattr(replica, "WAIT_SECONDS", PATIENCE_SECONDS)
-            patch.setattr(replica, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+    with patient_replica() if patient else nullcontext():
         with patient_app(config, database_url) as app:
             key = create_key(conn, f"reader of {config.data_dir}", "read")
             conn.commit()
