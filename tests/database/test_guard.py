@@ -30,6 +30,8 @@ def test_server_ends_with_pytest_however_that_ends(tmp_path: Path, how: signal.S
         stderr=subprocess.STDOUT,
         text=True,
         cwd=Path(__file__).resolve().parents[2],
+        # Whatever a shell starts in the background ignores it, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
         assert run.stdout is not None
         folder = Path(run.stdout.readline().strip())
@@ -37,5 +39,8 @@ def test_server_ends_with_pytest_however_that_ends(tmp_path: Path, how: signal.S
             assert EmbeddedPostgres(folder / "shared").is_running()
         finally:
             run.send_signal(how)
-            run.communicate(timeout=120)
+            try:
+                run.communicate(timeout=120)
+            finally:
+                run.kill()
     eventually(lambda: not folder.exists(), otherwise=lambda: f"{folder} is still there")
