@@ -8,6 +8,7 @@ call is found among them and its fields are read.
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import blake2b
 from typing import NamedTuple
 
 from receiver.model import Outcome
@@ -71,9 +72,14 @@ class CallDetails(NamedTuple):
     events: tuple[Event, ...]
 
     @property
-    def result_key(self) -> tuple[str, int | None, int | None, datetime | None]:
-        """Two callbacks for one call with equal keys say the same result again, in whatever format."""
-        return canonical(self.provider_status), self.attempts, self.duration_seconds, self.last_event_at
+    def result_key(self) -> bytes:
+        """16 bytes. Two callbacks for one call with equal keys have the same result, in whatever format.
+
+        A digest, so that it can be stored in little space and does not contain text from outside.
+        """
+        at = self.last_event_at.timestamp() if self.last_event_at is not None else None
+        said = f"{self.attempts} {self.duration_seconds} {at} {canonical(self.provider_status)}"
+        return blake2b(said.encode(), digest_size=16).digest()
 
 
 def read_call_details(body: bytes, content_type: str, content_encoding: str = "") -> CallDetails:

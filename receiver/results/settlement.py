@@ -25,7 +25,7 @@ from receiver.results.call_details import CallDetails, UnreadableBody, read_call
 from receiver.results.counters import Deltas
 from receiver.results.packing import unpack
 from receiver.results.set_aside import Aside, delete_set_aside, list_differing, list_repeated, upsert_set_aside
-from receiver.results.standing import Reading, Verdict, decide
+from receiver.results.standing import Candidate, Verdict, candidate, decide
 
 UNKNOWN_BATCH = "unknown_batch"
 NUMBER_NOT_IN_SUBMISSION = "number_not_in_submission"
@@ -103,25 +103,26 @@ def settle(conn: Connection, stored: Sequence[Stored]) -> None:
 
     readable = [callback for callback in stored if callback.callback_id in details]
     rows = find_rows(conn, [(callback, details[callback.callback_id].phone_number) for callback in readable])
-    readings: defaultdict[CallKey, list[Reading]] = defaultdict(list)
+    candidates_of: defaultdict[CallKey, list[Candidate]] = defaultdict(list)
     for callback in readable:
         row = rows.get(callback.callback_id)
         if row is None:
             reason = UNKNOWN_BATCH if callback.default_region is None else NUMBER_NOT_IN_SUBMISSION
             aside.append((callback.batch_id, callback.callback_id, "unmatched", reason, None, callback.polled))
             continue
-        readings[callback.batch_id, row].append(_reading(callback, details[callback.callback_id]))
+        candidates_of[callback.batch_id, row].append(_candidate(callback, details[callback.callback_id]))
         deltas.saw_result(callback.batch_id, callback.received_at)
     for batch_id, _, state, _, _, polled in aside:
         deltas.add_state(batch_id, state, polled)
 
-    verdicts = {call: decide(readings[call]) for call in sorted(readings)}
-    inserted = _insert_results(conn, verdicts)
+    verdicts = {call: decide(candidates_of[call]) for call in sorted(candidates_of)}
+    inserted = _insert_results(conn, verdicts, details)
     for call in inserted:
-        _count_verdict(deltas, call, verdicts[call], aside, {r.callback_id for r in readings[call] if r.polled})
-    contested = [call for call in verdicts if call not in inserted]
+        polled_ids = {each.callback_id for each in candidates_of[call] if each.polled}
+        _count_verdict(deltas, call, verdicts[call], details, aside, polled_ids)
+    contested = {call: candidates_of[call] for call in verdicts if call not in inserted}
     if contested:
-        aside += _decide_again(conn, {call: readings[call] for call in contested}, deltas)
+        aside += _decide_again(conn, contested, details, deltas)
     _close_calls(conn, verdicts, deltas)
     upsert_set_aside(conn, aside)
     accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows})
@@ -144,8 +145,8 @@ def _read(callback: Stored) -> CallDetails | UnreadableBody:
         return unreadable
 
 
-def _reading(callback: Stored, details: CallDetails) -> Reading:
-    return Reading(callback.callback_id, callback.received_at, details, callback.polled)
+def _candidate(callback: Stored, details: CallDetails) -> Candidate:
+    return candidate(callback.callback_id, callback.received_at, callback.polled, details)
 
 
 def find_rows(conn: Connection, named: Iterable[tuple[Stored, str]]) -> dict[int, int]:
@@ -196,18 +197,23 @@ _REPLACE = _INSERT_RESULTS.format(
 )
 
 
-def _insert_results(conn: Connection, verdicts: Mapping[CallKey, Verdict], statement: str = _INSERT) -> set[CallKey]:
+def _insert_results(
+    conn: Connection,
+    verdicts: Mapping[CallKey, Verdict],
+    details_of: Mapping[int, CallDetails],
+    statement: str = _INSERT,
+) -> set[CallKey]:
     """Write what stands for calls in ascending order (so that two workers never wait for each other)."""
     if not verdicts:
         return set()
     standing = [verdict.stands for verdict in verdicts.values()]
-    details = [reading.details for reading in standing]
+    details = [details_of[each.callback_id] for each in standing]
     columns = (
         bigints([batch_id for batch_id, _ in verdicts]),
         integers([row for _, row in verdicts]),
-        bigints([reading.callback_id for reading in standing]),
-        [reading.received_at for reading in standing],
-        booleans([reading.polled for reading in standing]),
+        bigints([each.callback_id for each in standing]),
+        [each.received_at for each in standing],
+        booleans([each.polled for each in standing]),
         [each.outcome for each in details],
         [each.provider_status for each in details],
         smallints([each.attempts for each in details]),
@@ -224,19 +230,20 @@ def _count_verdict(
     deltas: Deltas,
     call: CallKey,
     verdict: Verdict,
+    details_of: Mapping[int, CallDetails],
     aside: list[Aside],
     polled: Collection[int],
 ) -> None:
     batch_id, row = call
     deltas.add_state(batch_id, "applied", verdict.stands.polled)
-    _count_result(deltas, batch_id, verdict.stands)
+    _count_result(deltas, batch_id, verdict.stands, details_of)
     for callback_id, (state, reason) in verdict.set_aside.items():
         deltas.add_state(batch_id, state, callback_id in polled)
         aside.append((batch_id, callback_id, state, reason, row, callback_id in polled))
 
 
-def _count_result(deltas: Deltas, batch_id: int, stands: Reading) -> None:
-    details = stands.details
+def _count_result(deltas: Deltas, batch_id: int, stands: Candidate, details_of: Mapping[int, CallDetails]) -> None:
+    details = details_of[stands.callback_id]
     deltas.add_result(
         batch_id, stands.received_at, details.outcome, details.attempts, details.duration_seconds, stands.polled
     )
@@ -254,9 +261,17 @@ class _Standing:
     polled: bool
 
 
-def _decide_again(conn: Connection, readings: Mapping[CallKey, list[Reading]], deltas: Deltas) -> list[Aside]:
-    """Decide calls that had a result, among all that their callbacks say. Returns what is set aside now."""
-    keys = ([batch_id for batch_id, _ in readings], [row for _, row in readings])
+def _decide_again(
+    conn: Connection,
+    candidates_of: Mapping[CallKey, list[Candidate]],
+    details: Mapping[int, CallDetails],
+    deltas: Deltas,
+) -> list[Aside]:
+    """Decide calls that had a result, among all that their callbacks say. Returns what is set aside now.
+
+    `details` are those of the new callbacks.
+    """
+    keys = ([batch_id for batch_id, _ in candidates_of], [row for _, row in candidates_of])
     with conn.cursor(row_factory=class_row(_Standing)) as cursor:
         standing = cursor.execute(
             "select batch_id, row, callback_id, received_at, outcome, attempts, duration_seconds, polled from result"
@@ -282,16 +297,18 @@ def _decide_again(conn: Connection, readings: Mapping[CallKey, list[Reading]], d
 
     aside: list[Aside] = []
     replaced: dict[CallKey, Verdict] = {}
+    details_of = dict(details)
     for result in standing:
         call = batch_id, row = result.batch_id, result.row
-        everything = list(readings[call])
+        everything = list(candidates_of[call])
         for callback_id in before[call]:
             read = _read(journaled[batch_id, callback_id])
             if isinstance(read, CallDetails):
-                everything.append(_reading(journaled[batch_id, callback_id], read))
+                details_of[callback_id] = read
+                everything.append(_candidate(journaled[batch_id, callback_id], read))
         verdict = decide(everything)
         after = dict(verdict.set_aside)
-        polled = {reading.callback_id for reading in readings[call] if reading.polled}
+        polled = {each.callback_id for each in candidates_of[call] if each.polled}
         polled |= {callback_id for callback_id in before[call] if journaled[batch_id, callback_id].polled}
         for callback_id, state in before[call].items():
             deltas.add_state(batch_id, state, callback_id in polled, -1)
@@ -312,8 +329,8 @@ def _decide_again(conn: Connection, readings: Mapping[CallKey, list[Reading]], d
                 result.polled,
                 -1,
             )
-            _count_result(deltas, batch_id, verdict.stands)
-    _insert_results(conn, replaced, _REPLACE)
+            _count_result(deltas, batch_id, verdict.stands, details_of)
+    _insert_results(conn, replaced, details_of, _REPLACE)
     delete_set_aside(conn, [(batch_id, v.stands.callback_id) for (batch_id, _), v in replaced.items()])
     return aside
 
@@ -331,7 +348,7 @@ def _get_all(conn: Connection, keys: Iterable[tuple[int, int]]) -> dict[tuple[in
 
 def _close_calls(conn: Connection, verdicts: Mapping[CallKey, Verdict], deltas: Deltas) -> None:
     """Calls that are final now are no longer outstanding, nor refused: the provider called after all."""
-    closed = [call for call, verdict in verdicts.items() if verdict.stands.details.outcome is not None]
+    closed = [call for call, verdict in verdicts.items() if verdict.stands.outcome is not None]
     if not closed:
         return
     for (batch_id,) in conn.execute(

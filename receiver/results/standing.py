@@ -1,61 +1,102 @@
-"""Which of several callbacks for one call stands. Pure, and the same in whatever order they are settled.
+"""Choose the result of a call among all callbacks for it. Pure, and independent of their order.
 
-Callbacks that say the same (`CallDetails.result_key`) are one result, and the earliest received of
-them speaks for it; the others are duplicates. Of different final results the one whose last
-event is later stands, at a tie the earlier received; the others conflict with it. A status that
-is not final stands only as long as none is, the latest one first.
+Callbacks with the same result key are one result. The earliest received of them represents it; the
+others are duplicates. Of several final results one is chosen, and the others conflict with it. A
+status that is not final is shown only while the call has no final one, and it is never a result.
+
+How one final result is chosen (docs/decisions/0006):
+
+1. Results whose last event has a possible time: the one with the later event wins. At a tie, a
+   documented final status wins over an undocumented one, then the result received earlier wins.
+2. Results without a possible time: a documented one wins, then the one received earlier.
+3. The winners of 1 and 2 are compared without times, as in 2.
+
+So every pair is decided as the contract states, and a result that wins against each of the others
+always wins. Comparing pairs one after another would not do: with A at 10:00, B without a time and C
+at 09:00, received in the order C, B, A, each beats one of the others, and the order would decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from receiver.model import CallbackState
+from receiver.model import CallbackState, Outcome
 from receiver.results.call_details import CallDetails
 
 SAME_RESULT = "same_result"
 OTHER_RESULT_STANDS = "other_result_stands"
 STEP_SUPERSEDED = "step_superseded"
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
+FIRST_POSSIBLE = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST_AHEAD = timedelta(days=1)
+"""An event cannot be earlier than the first, nor later than the receipt of its callback by more than the second."""
 
 
-class Reading(NamedTuple):
-    """A callback that was read and names a call."""
+class Candidate(NamedTuple):
+    """What the decision needs about one callback that names the call, and nothing else."""
 
     callback_id: int
     received_at: datetime
-    details: CallDetails
-    polled: bool = False
+    polled: bool
+    result_key: bytes
+    """`CallDetails.result_key`."""
+    outcome: Outcome | None
+    """None: the status is not final."""
+    last_event_at: datetime | None
+
+    @property
+    def documented(self) -> bool:
+        """The provider documents this status as final."""
+        return self.outcome is not None and self.outcome != "other"
+
+    @property
+    def decisive_at(self) -> datetime | None:
+        """The time of the last event; None if it is missing or cannot be true."""
+        at = self.last_event_at
+        if at is None or at < FIRST_POSSIBLE or at - self.received_at > LATEST_AHEAD:
+            return None
+        return at
 
 
 class Verdict(NamedTuple):
-    """What stands, and what was set aside: callback id to (state, reason)."""
+    """The callback that is applied to the call, and callback id to (state, reason) of all others."""
 
-    stands: Reading
+    stands: Candidate
     set_aside: dict[int, tuple[CallbackState, str]]
 
 
-def decide(readings: Sequence[Reading]) -> Verdict:
-    """Decide among all readings of one call; there is at least one."""
-    if len(readings) == 1:  # nearly always
-        return Verdict(readings[0], {})
-    speaks_for: dict[Hashable, Reading] = {}
+def candidate(callback_id: int, received_at: datetime, polled: bool, details: CallDetails) -> Candidate:
+    """What the decision needs about a callback that was just read."""
+    return Candidate(callback_id, received_at, polled, details.result_key, details.outcome, details.last_event_at)
+
+
+def decide(candidates: Sequence[Candidate]) -> Verdict:
+    """Decide among all callbacks of one call; there is at least one."""
+    if len(candidates) == 1:  # nearly always
+        return Verdict(candidates[0], {})
+    represents: dict[bytes, Candidate] = {}
     set_aside: dict[int, tuple[CallbackState, str]] = {}
-    for reading in sorted(readings, key=lambda reading: (reading.received_at, reading.callback_id)):
-        if speaks_for.setdefault(reading.details.result_key, reading) is not reading:
-            set_aside[reading.callback_id] = ("duplicate", SAME_RESULT)
-    different = list(speaks_for.values())
-    finals = [reading for reading in different if reading.details.outcome is not None]
-    # max() keeps the first of equals: for finals that is the earlier received; for steps the later is wanted.
-    stands = max(finals or reversed(different), key=lambda reading: reading.details.last_event_at or _NEVER)
-    for reading in different:
-        if reading is stands:
+    for each in sorted(candidates, key=lambda each: (each.received_at, each.callback_id)):
+        if represents.setdefault(each.result_key, each) is not each:
+            set_aside[each.callback_id] = ("duplicate", SAME_RESULT)
+    different = list(represents.values())
+    finals = [each for each in different if each.outcome is not None]
+    # Both are sorted by what decides without times.
+    stands = _winner(sorted(finals, key=lambda each: not each.documented) or different[::-1])
+    for each in different:
+        if each is stands:
             continue
-        if reading.details.outcome is None:
-            set_aside[reading.callback_id] = ("duplicate", STEP_SUPERSEDED)
+        if each.outcome is None:
+            set_aside[each.callback_id] = ("duplicate", STEP_SUPERSEDED)
         else:
-            set_aside[reading.callback_id] = ("conflict", OTHER_RESULT_STANDS)
+            set_aside[each.callback_id] = ("conflict", OTHER_RESULT_STANDS)
     return Verdict(stands, set_aside)
+
+
+def _winner(ranked: Sequence[Candidate]) -> Candidate:
+    """The latest result (the first of equally late ones), or one without a possible time that is ranked before it."""
+    timed = [(at, each) for each in ranked if (at := each.decisive_at) is not None]
+    latest = max(timed, key=lambda found: found[0])[1] if timed else None
+    return next(each for each in ranked if each is latest or each.decisive_at is None)

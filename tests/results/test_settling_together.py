@@ -16,7 +16,7 @@ from receiver.results.packing import unpack
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import claim_waiting, settle
 from receiver.results.settler import Settler
-from receiver.results.standing import Reading, decide
+from receiver.results.standing import Candidate, candidate, decide
 from tests.factories import (
     REFUSED,
     UNKNOWN,
@@ -98,12 +98,12 @@ def standing_bodies(conn: Connection) -> dict[int, bytes]:
 
 def expected_standing(callbacks: list[Callback]) -> dict[int, bytes]:
     """Row to the body that stands for it, decided among all at once."""
-    calls: dict[int, list[Reading]] = {}
+    calls: dict[int, list[Candidate]] = {}
     for place, callback in enumerate(callbacks):
         details = read_call_details(callback.body, callback.content_type)
         row = int(details.phone_number) - phone_number(0) + 1
-        calls.setdefault(row, []).append(Reading(place, callback.received_at, details))
-    return {row: callbacks[decide(readings).stands.callback_id].body for row, readings in calls.items()}
+        calls.setdefault(row, []).append(candidate(place, callback.received_at, False, details))
+    return {row: callbacks[decide(candidates).stands.callback_id].body for row, candidates in calls.items()}
 
 
 def test_workers_that_meet_at_the_same_calls_decide_as_one_would(conn: Connection, database_url: str) -> None:

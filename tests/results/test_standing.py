@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from receiver.model import Outcome
 from receiver.results.call_details import CallDetails
-from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED, Reading, decide
+from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED, Candidate, candidate, decide
 from tests.factories import NOON
 
 STEPS = ("queued", "dialing", "connected")
@@ -27,10 +28,10 @@ def reading(
     status: str = "completed",
     *,
     received: int | None = None,
-    last_event: int | None = 60,
+    last_event: int | datetime | None = 60,
     attempts: int | None = 1,
     duration_seconds: int | None = None,
-) -> Reading:
+) -> Candidate:
     """`received` (by default the id) and `last_event`: seconds past noon."""
     details = CallDetails(
         phone_number="6175551234",
@@ -41,11 +42,12 @@ def reading(
         queued_at=None,
         started_at=None,
         ended_at=None,
-        last_event_at=None if last_event is None else NOON + timedelta(seconds=last_event),
+        last_event_at=NOON + timedelta(seconds=last_event) if isinstance(last_event, int) else last_event,
         duration_seconds=duration_seconds,
         events=(),
     )
-    return Reading(callback_id, NOON + timedelta(seconds=callback_id if received is None else received), details)
+    received_at = NOON + timedelta(seconds=callback_id if received is None else received)
+    return candidate(callback_id, received_at, False, details)
 
 
 def test_single_reading_stands_whatever_it_says() -> None:
@@ -76,7 +78,7 @@ def test_same_moment_of_receipt_is_decided_by_the_id() -> None:
     ],
     ids=["status", "attempts", "attempts missing", "duration", "last event"],
 )
-def test_any_difference_in_what_counts_makes_another_result(other: Reading) -> None:
+def test_any_difference_in_what_counts_makes_another_result(other: Candidate) -> None:
     assert decide([reading(1), other]).set_aside == {2: ("conflict", OTHER_RESULT_STANDS)}
 
 
@@ -98,8 +100,54 @@ def test_at_a_tie_the_earlier_received_stands() -> None:
         assert verdict.set_aside == {second: ("conflict", OTHER_RESULT_STANDS)}
 
 
-def test_result_without_any_event_yields_to_one_with() -> None:
-    assert decide([reading(1, "failed", last_event=None), reading(2, "completed")]).stands.callback_id == 2
+IMPOSSIBLE_TIMES = {
+    "missing": None,
+    "seconds since 1900": NOON + timedelta(days=365.25 * 70),
+    "a day after the receipt, and a second": NOON + timedelta(days=1, seconds=2),
+    "before 2000": datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC),
+}
+impossible_times = pytest.mark.parametrize("last_event", IMPOSSIBLE_TIMES.values(), ids=IMPOSSIBLE_TIMES)
+
+
+@impossible_times
+def test_time_that_is_missing_or_cannot_be_true_does_not_decide(last_event: datetime | None) -> None:
+    for first, second in ((0, 1), (1, 0)):
+        found = [reading(1, received=first), reading(2, "failed", received=second, last_event=last_event)]
+        assert decide(found).stands == found[first]
+
+
+@impossible_times
+def test_documented_result_wins_over_an_undocumented_one_where_times_do_not_decide(last_event: datetime | None) -> None:
+    for first, second in ((0, 1), (1, 0)):
+        for times in ((60, last_event), (last_event, 60), (last_event, last_event)):
+            documented = reading(1, "failed", received=first, last_event=times[0])
+            undocumented = reading(2, "busy", received=second, last_event=times[1])
+            assert decide([documented, undocumented]).stands == documented
+
+
+def test_documented_result_wins_at_a_tie_and_an_undocumented_one_with_a_later_event_wins() -> None:
+    assert decide([reading(1, "busy"), reading(2, "failed")]).stands.callback_id == 2
+    assert decide([reading(1, "busy", last_event=61), reading(2, "failed")]).stands.callback_id == 1
+
+
+def test_time_up_to_a_day_after_the_receipt_and_from_2000_decides() -> None:
+    ahead = reading(2, received=5, last_event=NOON + timedelta(days=1, seconds=5))
+    assert decide([reading(1, "failed"), ahead]).stands.callback_id == 2
+    old = reading(2, last_event=datetime(2000, 1, 1, 0, 0, 1, tzinfo=UTC))
+    assert decide([reading(1, "failed", last_event=datetime(2000, 1, 1, tzinfo=UTC)), old]).stands.callback_id == 2
+
+
+def test_time_of_a_repeated_result_is_judged_by_its_first_receipt() -> None:
+    """A later repetition does not make a time possible that was not."""
+    ahead = NOON + timedelta(days=1, seconds=30)
+    first, again = reading(1, last_event=ahead), reading(3, received=99_999, last_event=ahead)
+    assert decide([first, again, reading(2, "failed", received=0)]).stands.callback_id == 2
+
+
+def test_result_without_a_time_does_not_change_which_of_the_others_wins() -> None:
+    latest, earlier = reading(3, "failed", last_event=90), reading(1, "completed", last_event=60)
+    without = reading(2, "busy", received=0, last_event=None)
+    assert decide([earlier, latest, without]).stands == latest
 
 
 def test_duplicate_of_a_result_in_conflict_is_a_duplicate() -> None:
@@ -125,44 +173,66 @@ def test_of_steps_the_latest_stands_and_at_a_tie_the_later_received() -> None:
     assert (verdict.stands.callback_id, verdict.set_aside) == (2, {1: ("duplicate", STEP_SUPERSEDED)})
 
 
+_times = st.none() | st.integers(1, 3) | st.sampled_from(list(IMPOSSIBLE_TIMES.values()))
 readings = st.lists(
     st.builds(
         reading,
         st.just(0),
         st.sampled_from([*OUTCOMES, *STEPS]),
         received=st.integers(0, 3),
-        last_event=st.none() | st.integers(1, 3),
+        last_event=_times,
         attempts=st.none() | st.integers(1, 2),
     ),
     min_size=1,
     max_size=8,
-).map(lambda found: [Reading(number, r.received_at, r.details) for number, r in enumerate(found, 1)])
+).map(lambda found: [each._replace(callback_id=number) for number, each in enumerate(found, 1)])
 
 
 @given(readings, st.randoms(use_true_random=False))
-def test_order_in_which_readings_come_does_not_matter(found: list[Reading], random: Random) -> None:
+def test_order_in_which_readings_come_does_not_matter(found: list[Candidate], random: Random) -> None:
     shuffled = list(found)
     random.shuffle(shuffled)
     assert decide(shuffled) == decide(found)
 
 
+def _wins(one: Candidate, other: Candidate) -> bool:
+    """Whether `one` wins against `other`, in the words of the contract."""
+    times = [each.decisive_at for each in (one, other)]
+    if None not in times and times[0] != times[1]:
+        return bool(times[0] and times[1] and times[0] > times[1])
+    if one.documented != other.documented:
+        return one.documented
+    return (one.received_at, one.callback_id) < (other.received_at, other.callback_id)
+
+
 @given(readings)
-def test_every_reading_is_accounted_for_and_the_best_stands(found: list[Reading]) -> None:
+def test_every_reading_is_accounted_for_and_the_best_stands(found: list[Candidate]) -> None:
     verdict = decide(found)
     assert verdict.set_aside.keys() | {verdict.stands.callback_id} == {reading.callback_id for reading in found}
     assert verdict.stands.callback_id not in verdict.set_aside
-    finals = [reading for reading in found if reading.details.outcome is not None]
-    assert (verdict.stands in finals) == bool(finals)
-    latest = max(r.details.last_event_at or datetime.min.replace(tzinfo=UTC) for r in finals or found)
-    assert (verdict.stands.details.last_event_at or datetime.min.replace(tzinfo=UTC)) == latest
-    results = {reading.details.result_key for reading in found}
+    results = {reading.result_key for reading in found}
     duplicates = [callback_id for callback_id, (_, reason) in verdict.set_aside.items() if reason == SAME_RESULT]
     assert len(duplicates) == len(found) - len(results)
+    different = [reading for reading in found if reading.callback_id not in duplicates]
+    finals = [reading for reading in different if reading.outcome is not None]
+    assert (verdict.stands in finals) == bool(finals)
+    for each in finals:
+        if all(each is other or _wins(each, other) for other in finals):
+            assert verdict.stands == each
+    if finals:  # never one that loses against each of the others
+        assert len(finals) == 1 or any(_wins(verdict.stands, other) for other in finals)
 
 
-@given(readings, st.data())
-def test_deciding_in_portions_comes_to_the_same_as_at_once(found: list[Reading], data: st.DataObject) -> None:
-    """Settlement decides what is new among all that was settled before."""
-    cut = data.draw(st.integers(1, len(found)))
-    first = decide(found[:cut])
-    assert decide([*found[cut:], first.stands, *(r for r in found[:cut] if r != first.stands)]) == decide(found)
+@given(readings)
+def test_settling_one_by_one_in_any_order_comes_to_the_same_as_at_once(found: list[Candidate]) -> None:
+    """Settlement decides what is new among the result and all that differs from it; repetitions are not read again."""
+    expected = decide(found)
+    for order in permutations(found[:5]):
+        known: list[Candidate] = []
+        states: dict[int, tuple[str, str]] = {}
+        for new in (*order, *found[5:]):
+            verdict = decide([*known, new])
+            states |= verdict.set_aside
+            states.pop(verdict.stands.callback_id, None)
+            known = [each for each in (*known, new) if states.get(each.callback_id, ("", ""))[1] != SAME_RESULT]
+        assert (verdict.stands, states) == expected
