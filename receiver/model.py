@@ -7,6 +7,7 @@ A phone number is an `int` here and a `bigint` in the database: E.164 without it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, get_args
 
 Outcome = Literal["completed", "failed", "canceled", "rejected", "other"]
@@ -41,6 +42,11 @@ ERASED = "erased"
 def e164(phone_number: int) -> str:
     """`16175551234` as `+16175551234`; the stand-in of an erased number, which is negative, as `ERASED`."""
     return f"+{phone_number}" if phone_number > 0 else ERASED
+
+
+def rfc3339(moment: datetime) -> str:
+    """A time as every answer writes it: in UTC, in whole seconds if it has no fraction, else in microseconds."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def masked(phone_number: int | str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
 from receiver.errors import Fault, InvalidInput
+from receiver.model import rfc3339
 from receiver.queueing.destination import valid_region
 
 FULL_DAY = timedelta(hours=24)
@@ -57,7 +58,7 @@ class BatchParameters:
 
 
 class Timestamp(fields.Field[datetime]):
-    """Unix seconds, or RFC 3339 with its offset. To the whole second, as the provider keeps it."""
+    """Unix seconds, or RFC 3339 with its offset. To the microsecond, as the database keeps times."""
 
     default_error_messages = {"invalid": "Write Unix seconds, or a time with its offset such as 2026-12-01T22:00:00Z."}
 
@@ -67,7 +68,7 @@ class Timestamp(fields.Field[datetime]):
             if text.isascii() and text.isdigit() and len(text) <= 12:
                 moment = datetime.fromtimestamp(int(text), UTC)
             elif _RFC3339.fullmatch(text):
-                moment = datetime.fromisoformat(text.upper()).astimezone(UTC).replace(microsecond=0)
+                moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
             else:
                 raise self.make_error("invalid")
         except (ValueError, OverflowError):
@@ -77,7 +78,14 @@ class Timestamp(fields.Field[datetime]):
         return moment
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **_: Any) -> str | None:
-        return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return None if value is None else rfc3339(value)
+
+
+class WholeSecond(Timestamp):
+    """A time that the provider is told: it takes Unix seconds, so a fraction is left out."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
+        return super()._deserialize(value, attr, data, **kwargs).replace(microsecond=0)
 
 
 class WholeNumber(fields.Integer):
@@ -137,8 +145,8 @@ class BatchForm(Schema):
         validate=[validate.Length(max=200), storable],
         metadata=says("What people call the batch; else the file's name.", pattern=STORABLE),
     )
-    start_timestamp = Timestamp(metadata=says("When dialing may begin; else at once."))
-    end_timestamp = Timestamp(metadata=says("When dialing must stop."))
+    start_timestamp = WholeSecond(metadata=says("When dialing may begin; else at once."))
+    end_timestamp = WholeSecond(metadata=says("When dialing must stop."))
     max_attempts = WholeNumber(
         validate=validate.Range(1, 10), metadata=says("Tries a number; more than 1 needs `reattempt_wait`.")
     )

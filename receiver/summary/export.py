@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from receiver.database.pool import Connection, DatabaseUnavailable
 from receiver.database.replica import Reader
 from receiver.errors import NotFound
-from receiver.model import ERASED
+from receiver.model import ERASED, rfc3339
 from receiver.queueing.contacts import csv_line, read_csv_line
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.summary.formulas import defuse, defuse_csv
@@ -136,7 +136,7 @@ _CALL_MEMBERS = tuple(field.name for field in fields(Call))
 
 def _member(value: object) -> str:
     assert isinstance(value, datetime)  # noqa: S101 a call holds nothing else that JSON does not
-    return value.isoformat().replace("+00:00", "Z")
+    return rfc3339(value)
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_member)
@@ -220,8 +220,8 @@ def _cell(expression: str) -> str:
 
 
 def _time(moment: str) -> str:
-    """SQL: a time as RFC 3339, to the second. Of a session in UTC, as all of ours are."""
-    return _cell(f"""to_char({moment}, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')""")
+    """SQL: a time as `rfc3339` writes it. Of a session in UTC, as all of ours are."""
+    return _cell(f"""replace(to_char({moment}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')""")
 
 
 _NUMBER = f"case when c.phone_number > 0 then '+' || c.phone_number else '{ERASED}' end"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from marshmallow import Schema, fields, validate
@@ -14,6 +14,7 @@ from receiver.model import (
     CALLBACK_STATES,
     OUTCOMES,
     SUBMISSION_STATES,
+    rfc3339,
 )
 from receiver.queueing.parameters import STORABLE, Timestamp, WholeNumber, says, storable
 from receiver.web.json_answer import ReadyJson
@@ -22,10 +23,10 @@ LARGEST_ID = 10**18 - 1
 
 
 class Moment(fields.Field[datetime]):
-    """A time in answers: RFC 3339, UTC, `Z`, with microseconds where there are any."""
+    """A time in answers, as `rfc3339` writes it."""
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **_: Any) -> str | None:
-        return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return None if value is None else rfc3339(value)
 
 
 class Answer(Schema):
@@ -75,8 +76,8 @@ class BatchesQuery(PageQuery):
     state = _one_of(BATCH_STATES, "Only batches in this state.")
     application_id = _id("Only this application's.")
     deployment_id = _id("Only this deployment's.")
-    created_from = Timestamp(metadata=says("Only batches created at this time or later."))
-    created_to = Timestamp(metadata=says("Only batches created before this time."))
+    created_from = Timestamp(metadata=says("Only batches created at this time or later, to the microsecond."))
+    created_to = Timestamp(metadata=says("Only batches created before this time, to the microsecond."))
     name = fields.String(
         validate=[validate.Length(max=200), storable],
         metadata=says("Only batches with this in their name, case aside.", pattern=STORABLE),

@@ -92,7 +92,7 @@ def test_calls_in_every_state(conn: Connection, pool: Pool) -> None:
         "started_at": "",
         "ended_at": "2026-03-01T12:01:00Z",
         "duration_seconds": "30",
-        "result_received_at": "2026-03-01T12:00:00Z",
+        "result_received_at": "2026-03-01T12:00:00.999999Z",
         "result_source": "callback",
     }
     assert (second["outcome"], second["provider_status"]) == ("other", 'odd, "new" one')

@@ -1,6 +1,9 @@
 """Queueing over REST as far as it goes without the provider, and looking at what was queued."""
 
+import csv
+import json
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -240,6 +243,42 @@ def test_filters_of_the_list_combine(reader: FlaskClient, conn: Connection) -> N
     assert found("created_to=2026-01-31T13:00:00%2B01:00") == []
     assert found("created_from=2026-01-31T12:00:00Z&created_to=1769860801") == [other]
     assert found("created_from=2026-02-01T00:00:00Z&name=december&state=queued") == [sent]
+
+
+def test_created_at_as_answered_is_a_filter_to_the_microsecond(reader: FlaskClient, conn: Connection) -> None:
+    first, second = make_batch(conn), make_batch(conn)
+    conn.execute("update batch set created_at = '2026-01-31T12:00:00.123456Z' where batch_id = %s", (first,))
+    conn.execute("update batch set created_at = '2026-01-31T12:00:00.123457Z' where batch_id = %s", (second,))
+    conn.commit()
+
+    def found(query: str) -> list[int]:
+        return [batch["id"] for batch in reader.get(f"/api/v1/batches?{query}").get_json()["batches"]]
+
+    at = reader.get(f"/api/v1/batches/{second}").get_json()["created_at"]
+    assert at == "2026-01-31T12:00:00.123457Z"
+    assert found(f"created_from={at}") == [second]
+    assert found(f"created_to={at}") == [first]
+    assert found("created_from=2026-01-31T13:00:00.123456%2B01:00&created_to=2026-01-31T12:00:00.123458Z") == [
+        second,
+        first,
+    ]
+
+
+def test_times_have_the_same_form_in_every_format(reader: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
+    deliver(conn, batch_id, result_body(phone_number(0)), result_body(phone_number(1)))
+    conn.execute("update result set received_at = '2026-03-01T12:00:00.000120Z' where row = 1")
+    conn.execute("update result set received_at = '2026-03-01T12:00:00Z' where row = 2")
+    conn.commit()
+    path = f"/api/v1/batches/{batch_id}/calls"
+    lists = reader.get(path).get_json()["calls"]
+    lines = [json.loads(line) for line in reader.get(f"{path}.ndjson").text.splitlines()]
+    cells = list(csv.DictReader(StringIO(reader.get(f"{path}.csv").text)))
+    expected = ["2026-03-01T12:00:00.000120Z", "2026-03-01T12:00:00Z"]
+    for found in (lists, lines, cells, [reader.get(f"{path}/{row}").get_json() for row in (1, 2)]):
+        assert [call["result_received_at"] for call in found] == expected
+    for name in ("queued_at", "ended_at"):
+        assert [call[name] for call in lists] == [cell[name] for cell in cells]
 
 
 def test_cursor_goes_on_within_the_filters(reader: FlaskClient, conn: Connection) -> None:

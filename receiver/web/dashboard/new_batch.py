@@ -7,7 +7,7 @@ without another upload, and whatever is pressed how often, it becomes one batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response
 
 from receiver.database.pool import connection
 from receiver.errors import Fault, InvalidInput
+from receiver.model import rfc3339
 from receiver.queueing.acceptance import preview
 from receiver.queueing.drafts import (
     DRAFT_BYTES,
@@ -170,7 +171,7 @@ def _with_offset(text: str, before: str) -> str:
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
-            return moment.replace(tzinfo=zone()).astimezone(UTC).isoformat().replace("+00:00", "Z")
+            return rfc3339(moment.replace(tzinfo=zone()))
     except (ValueError, OverflowError):
         pass
     return text

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from receiver import __version__
 from receiver.database.api_keys import Scope
+from receiver.model import rfc3339
 from receiver.web.auth import current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.assets import asset_url
@@ -120,9 +121,8 @@ def moment(at: datetime | None, form: str = "minute") -> Markup:
         "day": f"{local:%-d %b %Y}",
     }
     text = texts[form] if form in texts else _ago(at)
-    utc = at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        utc, f"{local:%A, %-d %B %Y, %H:%M:%S} {time_zone()}", text
+        rfc3339(at), f"{local:%A, %-d %B %Y, %H:%M:%S} {time_zone()}", text
     )
 
 
