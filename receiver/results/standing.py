@@ -6,14 +6,17 @@ status that is not final is shown only while the call has no final one, and it i
 
 How one final result is chosen (docs/decisions/0006):
 
-1. Results whose last event has a possible time: the one with the later event wins. At a tie, a
-   documented final status wins over an undocumented one, then the result received earlier wins.
-2. Results without a possible time: a documented one wins, then the one received earlier.
-3. The winners of 1 and 2 are compared without times, as in 2.
+1. Results whose last event has a possible time: the one with the later event wins. At a tie, the one
+   that is ranked higher wins.
+2. The winner of 1 and all results without a possible time: the one that is ranked highest wins.
 
-So every pair is decided as the contract states, and a result that wins against each of the others
-always wins. Comparing pairs one after another would not do: with A at 10:00, B without a time and C
-at 09:00, received in the order C, B, A, each beats one of the others, and the order would decide.
+A documented final status is ranked above an undocumented one, then a result without an impossible time
+above one with, then the result received earlier above one received later.
+
+So every pair is decided by its times if both are possible, else by rank, and a result that wins
+against each of the others always wins. Comparing pairs one after another would not do: with A at 10:00,
+B without a time and C at 09:00, received in the order C, B, A, each beats one of the others, and the
+order would decide.
 """
 
 from __future__ import annotations
@@ -52,12 +55,10 @@ class Candidate(NamedTuple):
         return self.outcome is not None and self.outcome != "other"
 
     @property
-    def decisive_at(self) -> datetime | None:
-        """The time of the last event; None if it is missing or cannot be true."""
+    def time_is_impossible(self) -> bool:
+        """The time of the last event cannot be true."""
         at = self.last_event_at
-        if at is None or at < FIRST_POSSIBLE or at - self.received_at > LATEST_AHEAD:
-            return None
-        return at
+        return at is not None and (at < FIRST_POSSIBLE or at - self.received_at > LATEST_AHEAD)
 
 
 class Verdict(NamedTuple):
@@ -83,8 +84,9 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
             set_aside[each.callback_id] = ("duplicate", SAME_RESULT)
     different = list(represents.values())
     finals = [each for each in different if each.outcome is not None]
-    # Both are sorted by what decides without times.
-    stands = _winner(sorted(finals, key=lambda each: not each.documented) or different[::-1])
+    # Each sorted by rank: of steps, the one received last is shown.
+    ranked = sorted(finals, key=lambda each: (not each.documented, each.time_is_impossible)) or different[::-1]
+    stands = _winner(ranked)
     for each in different:
         if each is stands:
             continue
@@ -96,7 +98,7 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
 
 
 def _winner(ranked: Sequence[Candidate]) -> Candidate:
-    """The latest result (the first of equally late ones), or one without a possible time that is ranked before it."""
-    timed = [(at, each) for each in ranked if (at := each.decisive_at) is not None]
+    """The latest result (of equally late ones the first), or one before it that has no possible time."""
+    timed = [(at, each) for each in ranked if (at := each.last_event_at) is not None and not each.time_is_impossible]
     latest = max(timed, key=lambda found: found[0])[1] if timed else None
-    return next(each for each in ranked if each is latest or each.decisive_at is None)
+    return next(each for each in ranked if each is latest or each.last_event_at is None or each.time_is_impossible)

@@ -101,22 +101,33 @@ def test_at_a_tie_the_earlier_received_stands() -> None:
 
 
 IMPOSSIBLE_TIMES = {
-    "missing": None,
     "seconds since 1900": NOON + timedelta(days=365.25 * 70),
     "a day after the receipt, and a second": NOON + timedelta(days=1, seconds=2),
-    "before 2000": datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC),
+    "before 2000": datetime(1999, 12, 31, 12, 0, 0, tzinfo=UTC),
 }
 impossible_times = pytest.mark.parametrize("last_event", IMPOSSIBLE_TIMES.values(), ids=IMPOSSIBLE_TIMES)
 
 
-@impossible_times
-def test_time_that_is_missing_or_cannot_be_true_does_not_decide(last_event: datetime | None) -> None:
+def test_missing_time_does_not_decide() -> None:
     for first, second in ((0, 1), (1, 0)):
-        found = [reading(1, received=first), reading(2, "failed", received=second, last_event=last_event)]
+        found = [reading(1, received=first), reading(2, "failed", received=second, last_event=None)]
         assert decide(found).stands == found[first]
 
 
 @impossible_times
+def test_result_with_an_impossible_time_never_wins_against_one_with_a_possible_time(last_event: datetime) -> None:
+    for first, second in ((0, 1), (1, 0)):
+        possible = reading(1, received=first)
+        assert decide([possible, reading(2, "failed", received=second, last_event=last_event)]).stands == possible
+
+
+@impossible_times
+def test_of_results_with_impossible_times_the_earlier_received_wins(last_event: datetime) -> None:
+    later = last_event + timedelta(hours=1)
+    assert decide([reading(1, last_event=last_event), reading(2, "failed", last_event=later)]).stands.callback_id == 1
+
+
+@pytest.mark.parametrize("last_event", [None, *IMPOSSIBLE_TIMES.values()], ids=["missing", *IMPOSSIBLE_TIMES])
 def test_documented_result_wins_over_an_undocumented_one_where_times_do_not_decide(last_event: datetime | None) -> None:
     for first, second in ((0, 1), (1, 0)):
         for times in ((60, last_event), (last_event, 60), (last_event, last_event)):
@@ -197,11 +208,13 @@ def test_order_in_which_readings_come_does_not_matter(found: list[Candidate], ra
 
 def _wins(one: Candidate, other: Candidate) -> bool:
     """Whether `one` wins against `other`, in the words of the contract."""
-    times = [each.decisive_at for each in (one, other)]
-    if None not in times and times[0] != times[1]:
-        return bool(times[0] and times[1] and times[0] > times[1])
+    times = [None if each.time_is_impossible else each.last_event_at for each in (one, other)]
+    if times[0] is not None and times[1] is not None and times[0] != times[1]:
+        return times[0] > times[1]
     if one.documented != other.documented:
         return one.documented
+    if one.time_is_impossible != other.time_is_impossible:
+        return other.time_is_impossible
     return (one.received_at, one.callback_id) < (other.received_at, other.callback_id)
 
 
