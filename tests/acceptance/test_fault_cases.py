@@ -1,0 +1,83 @@
+"""Inputs that an earlier release answered wrongly, sent over HTTP to a running service.
+
+`tests/samples/faults/cases.json` lists each case: a CSV, parameters, callbacks in order (file and headers), and what
+must be answered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.calling import TakingProvider
+from tests.acceptance.service import SAMPLES, Service, ask
+from tests.waiting import eventually
+
+FAULTS = SAMPLES / "faults"
+CASES: list[dict[str, Any]] = json.loads((FAULTS / "cases.json").read_text())
+NOT_FIXED_YET: tuple[str, ...] = (
+    *("F1a", "F5a", "F6a", "F6b", "F7a", "F9a"),
+    *("F2a", "F4b", "F8a", "F8b"),
+)
+"""Ids of cases that are still answered wrongly. Remove an id with the change that corrects it."""
+
+
+def of_type(wanted: str) -> list[Any]:
+    expected = pytest.mark.xfail(reason="not fixed yet", strict=False)
+    return [
+        pytest.param(case, id=case["id"], marks=[expected] if case["id"] in NOT_FIXED_YET else [])
+        for case in CASES
+        if case["type"] == wanted
+    ]
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[TakingProvider]:
+    with TakingProvider() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, provider: TakingProvider) -> Iterator[Service]:
+    folder: Path = tmp_path_factory.mktemp("faults")
+    with Service(folder, WEB_CONCURRENCY="1", PLUM_URL=provider.url, PLUM_USER="me", PLUM_KEY="mine") as service:
+        yield service
+
+
+@pytest.mark.parametrize("case", of_type("callbacks"))
+def test_callbacks_give_the_call_its_correct_result(
+    service: Service, provider: TakingProvider, case: dict[str, Any]
+) -> None:
+    queued = service.queue(FAULTS / case["csv"], "Prefer: wait=60", **case["params"])
+    assert queued.status == 201, queued
+    batch_id = queued.told["id"]
+    for name, headers in case["posts"]:
+        stored = ask(provider.result_urls[-1], "POST", (FAULTS / name).read_bytes(), headers)
+        assert stored.told == {"status": "stored"}
+
+    def settled() -> bool:
+        callbacks = service.batch(batch_id)["callbacks"]
+        return bool(callbacks["received"] == len(case["posts"]) and callbacks["waiting"] == 0)
+
+    eventually(settled, otherwise=lambda: service.batch(batch_id))
+    call = service.ask(f"/api/v1/batches/{batch_id}/calls/1").told
+    expected = case["expect"]["call"]
+    assert {name: call[name] for name in expected} == expected, case["why"]
+
+
+@pytest.mark.parametrize("case", of_type("dry"))
+def test_preview_is_correct(service: Service, case: dict[str, Any]) -> None:
+    answer = service.queue(FAULTS / case["csv"], dry_run="true", **case["params"])
+    expect = case["expect"]
+    if "any_of" in expect:
+        found = {"status": answer.status, **answer.told}
+        assert any(all(found.get(name) == value for name, value in wanted.items()) for wanted in expect["any_of"]), (
+            case["why"],
+            answer,
+        )
+    if "message_any" in expect:
+        assert any(word in answer.body.decode() for word in expect["message_any"]), (case["why"], answer)
