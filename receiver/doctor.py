@@ -143,7 +143,7 @@ _SETTINGS: tuple[tuple[str, tuple[str, ...], Level, str], ...] = (
         ("on", "remote_apply", "remote_write", "local"),
         "failure",
         "a crash can lose a callback that was answered 200, or that a request was begun, which is then made twice; "
-        "set it to on for this role",
+        "each session of ours sets it, so something between us resets settings",
     ),
     ("server_encoding", ("UTF8",), "failure", "names and bodies cannot be kept; make the database with encoding UTF8"),
     ("transaction_read_only", ("off",), "failure", "this is a standby, or read only; connect to the primary"),

@@ -214,6 +214,10 @@ def _configure(conn: _Patient, statement_timeout_seconds: float | None) -> None:
     patience, conn.patience_seconds = conn.patience_seconds, CONNECT_SECONDS
     conn.execute(
         "select set_config('TimeZone', 'UTC', false),"
+        # Each commit lets somebody forget something: a callback's sender, whoever queued a batch, the spool, the
+        # provider. So it must be on disk, whatever the server, the database or the role says. A stricter setting stays.
+        " set_config('synchronous_commit', coalesce("
+        "  nullif(current_setting('synchronous_commit'), 'off'), 'on'), false),"
         " set_config('statement_timeout', coalesce(%s, current_setting('statement_timeout')), false)",
         [milliseconds],
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from receiver.database import pool as pool_module
@@ -41,6 +42,29 @@ def test_connections_are_utc_named_and_in_a_transaction(pool: Pool) -> None:
         row = conn.execute("select current_setting('TimeZone'), current_setting('application_name')").fetchone()
         assert row == ("UTC", "tests of the pool")
         assert not conn.autocommit
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"), [("off", "on"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")]
+)
+def test_commits_are_durable_whatever_the_database_says(empty_database_url: str, said: str, wanted: str) -> None:
+    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+        name = sql.Identifier(owner.info.dbname)
+        owner.execute(sql.SQL("alter database {} set synchronous_commit = {}").format(name, sql.Identifier(said)))
+    show = "select setting, source from pg_settings where name = 'synchronous_commit'"
+    with connect(empty_database_url, name="receiver journal", autocommit=True) as conn:
+        # Of the session's own: what an administrator sets meanwhile does not change it.
+        assert conn.execute(show).fetchone() == (wanted, "session")
+    with closing(open_pool(empty_database_url, max_size=1, name="receiver web")) as pool, connection(pool) as conn:
+        assert conn.execute(show).fetchone() == (wanted, "session")
+
+
+def test_commits_are_durable_whatever_the_role_says(empty_database_url: str) -> None:
+    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+        name = sql.Identifier(owner.info.dbname)
+        owner.execute(sql.SQL("alter role current_user in database {} set synchronous_commit = off").format(name))
+    with connect(empty_database_url, name="receiver journal", autocommit=True) as conn:
+        assert conn.execute("show synchronous_commit").fetchone() == ("on",)
 
 
 def test_success_commits_and_an_error_rolls_back(pool: Pool) -> None:
