@@ -9,13 +9,10 @@ spool into it, beside what comes. Under gevent these threads are greenlets; noth
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from uuid import uuid4
 
 import psycopg
@@ -24,11 +21,15 @@ from receiver.database.pool import Connection
 from receiver.database.sessions import Session, get_session, lives
 from receiver.errors import ReceiverError
 from receiver.logs import OncePer, about
+from receiver.results.draining import cut_after, drain_some, shut_down
 from receiver.results.journal import Callback, Group, write_group
-from receiver.results.spool import Spool
+from receiver.results.spool import Spool, SpoolFailed
 
 PATIENCE_SECONDS = 1.2
 """How long a commit may take before the database counts as away. The answer is owed within two seconds."""
+
+ANSWER_SECONDS = 8.0
+"""The longest that anybody is kept waiting, whatever holds up the writer: then the sender is told to try again."""
 
 PROMPT_SECONDS = 0.5
 """A database that stores a group within this is back."""
@@ -39,11 +40,11 @@ PROBE_SECONDS = 0.5
 SPOOL_CHECK_SECONDS = 5.0
 """Between two looks for groups that another process, or an earlier one, left in the spool."""
 
-DRAIN_CALLBACKS = 500
-"""How many callbacks are read from the spool at once."""
+NAMES = 20
+"""How many names the writer may take at once (`_renew_name`). Each is a row of `journal_writer` for WRITER_DAYS."""
 
-DRAIN_PATIENCE_SECONDS = 30.0
-"""How long what was read from the spool at once may take to store; nothing else is drained meanwhile."""
+NAME_SECONDS = 60.0
+"""How long it takes until it may take another."""
 
 NOT_DRAINED_SECONDS = 10.0
 """One line of the log in so many seconds where the spool cannot be drained."""
@@ -84,7 +85,11 @@ class Intake:
         self._last_try: Session | None = None
         self._look = threading.Event()
         self._stopping = False
+        # These are the writer's thread's: how it names its groups (`_renew_name`).
         self._writer_id, self._sequence = uuid4(), 0
+        self._spooled_up_to: int | None = None
+        self._names_paid_until = 0.0
+        self._probe_id, self._probes = uuid4(), 0
         self._threads = [
             threading.Thread(target=self._write_groups, name="journal-writer", daemon=True),
             threading.Thread(target=self._look_after_database, name="journal-recovery", daemon=True),
@@ -120,10 +125,18 @@ class Intake:
         self._wake.set()
         if not gathering.done.wait(PATIENCE_SECONDS):
             self._cut_connection()
-            gathering.done.wait()
+            if not gathering.done.wait(ANSWER_SECONDS - PATIENCE_SECONDS):
+                self._give_up(gathering, callback)
+                raise CannotStore("Storing the callback takes too long; send it again.")
         if gathering.failure is not None:
             raise CannotStore("The callback could not be stored; send it again.") from gathering.failure
         return gathering.spooled
+
+    def _give_up(self, gathering: _Gathering, callback: Callback) -> None:
+        """Nobody waits for it any more. What the writer has not taken yet must not pile up behind it."""
+        with self._lock:
+            if gathering is self._gathering:
+                gathering.callbacks = [each for each in gathering.callbacks if each is not callback]
 
     def _write_groups(self) -> None:
         while True:
@@ -145,13 +158,13 @@ class Intake:
 
     def _write(self, callbacks: list[Callback]) -> bool:
         """Make them durable; whether that is in the spool."""
-        with self._lock:
-            # In one step: a group named before the database was away must not overtake those in the spool.
-            conn = self._conn
-            self._sequence += 1
-            group = Group(self._writer_id, self._sequence, tuple(callbacks))
+        conn = self._conn
+        if conn is not None:
+            self._renew_name()
+        self._sequence += 1
+        group = Group(self._writer_id, self._sequence, tuple(callbacks))
         if conn is None:
-            self.spool.append(group)
+            self._spool(group)
             if self._conn is not None:
                 self._look.set()  # it came back meanwhile, and the spool may have been drained already
             return True
@@ -162,10 +175,35 @@ class Intake:
             log.warning("database away, callbacks go to the spool: %s", error, extra=about("database_away"))
             self._disconnect()
             try:
-                self.spool.append(group)
+                self._spool(group)
             finally:
                 self._look.set()  # only now: whoever looks earlier finds nothing to drain
             return True
+
+    def _spool(self, group: Group) -> None:
+        self._spooled_up_to = self.spool.append(group)
+
+    def _renew_name(self) -> None:
+        """Take a new name for what comes, if the spool still holds groups of the present one.
+
+        A writer's groups must reach the journal in their order, and the next one goes there directly. Only the writer's
+        thread names groups, and what it spooled is in the spool.
+        """
+        if not self._is_drained():
+            self._writer_id, self._sequence = uuid4(), 0
+            self._names_paid_until = max(time.monotonic(), self._names_paid_until) + NAME_SECONDS
+        self._spooled_up_to = None
+
+    def _may_rename(self) -> bool:
+        """A database that is back only for moments would take a name, and so a row, each time."""
+        return self._names_paid_until - time.monotonic() <= (NAMES - 1) * NAME_SECONDS
+
+    def _is_drained(self) -> bool:
+        """Whether nothing that goes by the present name is in the spool."""
+        try:
+            return self._spooled_up_to is None or self.spool.is_past(self._spooled_up_to)
+        except SpoolFailed:
+            return False
 
     def _look_after_database(self) -> None:
         while not self._stopping:
@@ -173,9 +211,11 @@ class Intake:
             try:
                 if self._conn is None:
                     self._return()
-                elif self.spool.oldest(1):
+                elif self.spool.depth():
                     with self._connect() as conn:
                         self._drain(conn)
+                if self._conn is not None:
+                    self.spool.clean()
                 if self._conn is not None:
                     pause = SPOOL_CHECK_SECONDS
             except (psycopg.Error, ReceiverError) as error:
@@ -194,63 +234,40 @@ class Intake:
         if not self._stores(conn):
             conn.close()
             return
-        with self._lock:
-            # A new name for what comes: the old one's groups may lie in the spool, and a writer's groups
-            # must reach the journal in their order.
-            self._writer_id, self._sequence = uuid4(), 0
-            self._conn = conn
+        self._conn = conn
         self._look.set()
 
     def _stores(self, conn: Connection) -> bool:
         """Whether it does so promptly, and has room for what was spooled."""
         try:
-            with _cut_after(PATIENCE_SECONDS, conn):
+            with cut_after(PATIENCE_SECONDS, conn):
                 if self._last_try is not None and lives(conn, self._last_try):
                     # Its commit still waits: for a synchronous standby, say, and does so whoever hung up. Another one
                     # would, too, and then another, until the server has no connection left for anybody.
                     return False
                 self._last_try = get_session(conn)
                 began = time.monotonic()
-                write_group(conn, Group(uuid4(), 1, ()))
+                self._probes += 1
+                write_group(conn, Group(self._probe_id, self._probes, ()))
                 if time.monotonic() - began > PROMPT_SECONDS:
                     return False
         except psycopg.Error:
             return False
         try:
             with self._connect() as beside:
-                self._tell_drained(self._drain_some(beside, PATIENCE_SECONDS))
+                self._tell_drained(drain_some(beside, self.spool, PATIENCE_SECONDS))
         except psycopg.errors.DiskFull:
             return False  # a full disk takes a group of none, and nothing that has to be put somewhere
         except (psycopg.Error, ReceiverError) as error:
             # Whatever else holds up the spool must not hold up what comes.
             log.debug("the spool cannot be drained yet: %s", error, extra=about("still_away"))
-        return True
+        return self._is_drained() or self._may_rename()
 
     def _drain(self, conn: Connection) -> None:
         stored = 0
-        while not self._stopping and (some := self._drain_some(conn)):
+        while not self._stopping and (some := drain_some(conn, self.spool)):
             stored += some
         self._tell_drained(stored)
-
-    def _drain_some(self, conn: Connection, patience_seconds: float | None = None) -> int:
-        """Store the oldest groups of the spool, and forget them there; returns how many callbacks they were."""
-        groups = self.spool.oldest(DRAIN_CALLBACKS)
-        if not groups:
-            return 0
-        # Each group commits by itself: a transaction left open on a broken line would lock out the next try. One that
-        # was stored before, and may be on this server alone, is on its synchronous standbys afterwards, too: to find
-        # that it is claimed locks its row, so that this commit as well is written to the log and waits for them.
-        reached = None
-        try:
-            with _cut_after(patience_seconds or DRAIN_PATIENCE_SECONDS, conn):
-                for position, group in groups:
-                    write_group(conn, group)
-                    reached = position
-        finally:
-            # Where it is cut off, the next try must not begin at the first group again: it might never come further.
-            if reached is not None:
-                self.spool.remove(reached)
-        return sum(len(group.callbacks) for _, group in groups)
 
     def _tell_drained(self, stored: int) -> None:
         if stored:
@@ -260,27 +277,9 @@ class Intake:
         """Make the writer's statement fail now. It may still be carried out: `write_group` allows for that."""
         conn = self._conn
         if conn is not None:
-            _shut_down(conn)
+            shut_down(conn)
 
     def _disconnect(self) -> None:
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.close()
-
-
-@contextlib.contextmanager
-def _cut_after(seconds: float, conn: Connection) -> Iterator[None]:
-    """Make what runs on the connection fail if it takes longer: a server can be silent for ever."""
-    watchdog = threading.Timer(seconds, _shut_down, (conn,))
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.cancel()
-
-
-def _shut_down(conn: Connection) -> None:
-    with contextlib.suppress(OSError, psycopg.Error):
-        with socket.socket(fileno=os.dup(conn.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)

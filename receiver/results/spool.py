@@ -3,6 +3,10 @@
 One file a machine, shared by its web processes. It keeps groups, not callbacks, so that draining
 is `write_group` over again: a group that the database had stored after all stores nothing more,
 and a drain that is killed half-way is simply begun again.
+
+Whoever reads has a connection of its own and takes no lock: SQLite's write-ahead log gives it a
+snapshot. What is removed is overwritten, in steps so short that who appends does not notice, and
+`clean` gives the room of an empty spool back: bodies are personal data, and must not stay behind.
 """
 
 from __future__ import annotations
@@ -10,12 +14,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 from receiver.errors import ReceiverError
@@ -23,10 +28,17 @@ from receiver.model import SubmissionKey
 from receiver.results.journal import Callback, Group
 
 BUSY_SECONDS = 5.0
-"""How long another process may be waited for."""
+"""How long another program that writes to the file may be waited for. Ours write for milliseconds."""
+
+RETRY_SECONDS = 0.005
+"""Between two tries. SQLite could wait by itself, but would then hold up every thread that gevent runs."""
+
+REMOVED_AT_ONCE = 64
+"""Callbacks of one step of `remove`, which keeps others from writing: at most 4 MiB to overwrite."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_T = TypeVar("_T")
 _Row = tuple[str, int, int, int, int, int, str, str, bytes]
 
 _SCHEMA = """
@@ -57,10 +69,12 @@ class Spool:
         self.path = path
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
+        self._reading_lock = threading.Lock()
         self._opened: sqlite3.Connection | None = None
+        self._reading: sqlite3.Connection | None = None
 
-    def append(self, group: Group) -> None:
-        """Keep a group. On return it is on disk. Raises SpoolFailed, having kept nothing."""
+    def append(self, group: Group) -> int:
+        """Keep a group; returns its position. On return it is on disk. Raises SpoolFailed, having kept nothing."""
         with self._transaction() as db:
             (pages,), (free,), (size,) = (
                 db.execute(f"pragma {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
@@ -84,21 +98,26 @@ class Spool:
                     for callback in group.callbacks
                 ),
             )
+            position: int = db.execute("select last_insert_rowid()").fetchone()[0]
+        return position
 
     def oldest(self, limit: int) -> list[tuple[int, Group]]:
         """The oldest groups with the position each ends at: whole groups, about `limit` callbacks in all."""
-        if self._opened is None and not self.path.exists():
-            return []
         rows: list[_Row] = []
-        with self._transaction() as db:
+        with self._snapshot() as db:
+            if db is None:
+                return []
             # Read only as far as needed: what lies behind may be millions.
-            for row in db.execute(
-                "select writer_id, sequence, position, batch_id, submission_no, received_at_us, content_type,"
-                " content_encoding, body from spooled order by position"
-            ):
-                if len(rows) >= limit and row[:2] != rows[-1][:2]:
-                    break
-                rows.append(row)
+            with closing(
+                db.execute(
+                    "select writer_id, sequence, position, batch_id, submission_no, received_at_us, content_type,"
+                    " content_encoding, body from spooled order by position"
+                )
+            ) as found:
+                for row in found:
+                    if len(rows) >= limit and row[:2] != rows[-1][:2]:
+                        break
+                    rows.append(row)
         return [
             (members[-1][2], Group(UUID(writer_id), sequence, tuple(_callback(row) for row in members)))
             for (writer_id, sequence), members in (
@@ -107,32 +126,83 @@ class Spool:
         ]
 
     def remove(self, position: int) -> None:
-        """Forget all groups up to this position: they are stored elsewhere."""
-        with self._transaction() as db:
-            db.execute("delete from spooled where position <= ?", (position,))
+        """Forget all groups up to this position: they are stored elsewhere. Their bodies are overwritten.
+
+        Where this is interrupted in the middle of a group, the rest of it is known by its name to be stored.
+        """
+        last: int | None = None
+        while last != position:
+            if last is not None:
+                time.sleep(0.001)  # so that whoever waits to append comes first
+            with self._transaction() as db:
+                last = db.execute(
+                    "select max(position) from (select position from spooled where position <= ?"
+                    " order by position limit ?)",
+                    (position, REMOVED_AT_ONCE),
+                ).fetchone()[0]
+                if last is None:
+                    return
+                db.execute("delete from spooled where position <= ?", (last,))
+
+    def is_past(self, position: int) -> bool:
+        """Whether all groups up to this position have been removed."""
+        with self._snapshot() as db:
+            first = None if db is None else db.execute("select min(position) from spooled").fetchone()[0]
+        return first is None or first > position
 
     def depth(self) -> int:
         """How many callbacks it holds."""
-        if self._opened is None and not self.path.exists():
-            return 0
-        with self._transaction() as db:
-            # Groups only ever leave from the front; counting them would hold up who spools.
-            first, last = (db.execute(f"select {end}(position) from spooled").fetchone()[0] for end in ("min", "max"))
+        with self._snapshot() as db:
+            if db is None:
+                return 0
+            # Groups only ever leave from the front; counting them would take long.
+            first, last = db.execute(
+                "select (select min(position) from spooled), (select max(position) from spooled)"
+            ).fetchone()
         return 0 if first is None else int(last - first + 1)
+
+    def clean(self) -> bool:
+        """Give back the room of an empty spool, and with it what its files still hold of removed bodies.
+
+        False where it is not empty, or is being used at this moment: try again later. Nobody waits for this.
+        """
+        with self._snapshot() as db:
+            if db is None:
+                return True
+            if db.execute("select 1 from spooled limit 1").fetchone() is not None:
+                return False
+            log = self.path.with_name(f"{self.path.name}-wal")
+            if not db.execute("pragma freelist_count").fetchone()[0] and not (log.exists() and log.stat().st_size):
+                return True
+        try:
+            with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as db:
+                db.execute("pragma secure_delete = on")
+                db.execute("pragma temp_store = memory")  # else `vacuum` writes a file elsewhere
+                db.execute("vacuum")
+                (busy, _, _) = db.execute("pragma wal_checkpoint(truncate)").fetchone()
+                return not busy
+        except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.Error) and _is_busy(error):
+                return False
+            raise SpoolFailed(f"The spool {self.path} could not be cleaned: {error}") from error
 
     def close(self) -> None:
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
+        with self._reading_lock:
+            if self._reading is not None:
+                self._reading.close()
+                self._reading = None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction at a time; whatever SQLite or the disk says against it is SpoolFailed."""
+        """One that writes, one at a time; whatever SQLite or the disk says against it is SpoolFailed."""
         with self._lock:
             try:
-                db = self._open()
-                db.execute("begin immediate")
+                db = _patiently(self._open)
+                _patiently(lambda: db.execute("begin immediate"))
                 try:
                     yield db
                     db.execute("commit")
@@ -143,14 +213,26 @@ class Spool:
             except (sqlite3.Error, OSError) as error:
                 raise SpoolFailed(f"The spool {self.path} could not be used: {error}") from error
 
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection to read with, which neither waits for who writes nor keeps them waiting; None: no spool yet."""
+        with self._reading_lock:
+            try:
+                if self._reading is None and self.path.exists():
+                    self._reading = _patiently(self._open_to_read)
+                yield self._reading
+            except (sqlite3.Error, OSError) as error:
+                raise SpoolFailed(f"The spool {self.path} could not be used: {error}") from error
+
     def _open(self) -> sqlite3.Connection:
         if self._opened is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
             try:
                 self.path.chmod(0o600)
-                _write_ahead(db)
+                db.execute("pragma journal_mode = wal")
                 db.execute("pragma synchronous = full")
+                db.execute("pragma secure_delete = on")
                 db.execute(_SCHEMA)
             except BaseException:
                 db.close()
@@ -158,18 +240,40 @@ class Spool:
             self._opened = db
         return self._opened
 
+    def _open_to_read(self) -> sqlite3.Connection | None:
+        db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            if _has_table(db):  # else another process is just making it
+                db.execute("pragma query_only = on")
+                return db
+        except BaseException:
+            db.close()
+            raise
+        db.close()
+        return None
 
-def _write_ahead(db: sqlite3.Connection) -> None:
-    """Switch to WAL, which SQLite does not wait for: the processes of a machine all open the file at once."""
+
+def _has_table(db: sqlite3.Connection) -> bool:
+    return db.execute("select 1 from sqlite_master where name = 'spooled'").fetchone() is not None
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _patiently(do: Callable[[], _T]) -> _T:
+    """Do it, again and again while another program is in the way, for at most BUSY_SECONDS.
+
+    SQLite itself does not wait for a switch to WAL: the processes of a machine all open the file at once.
+    """
     end = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            db.execute("pragma journal_mode = wal")
-            return
+            return do()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+            if not _is_busy(error) or time.monotonic() > end:
                 raise
-        time.sleep(0.005)
+        time.sleep(RETRY_SECONDS)
 
 
 def _callback(row: _Row) -> Callback:

@@ -3,15 +3,19 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 from psycopg import sql
 
-from receiver.database.pool import Connection
+from receiver.database.pool import Connection, connect
+from receiver.results import draining
 from receiver.results import intake as intake_module
-from receiver.results.intake import CannotStore
+from receiver.results.intake import CannotStore, Intake
 from receiver.results.journal import Group, write_group
 from receiver.results.spool import Spool
 from tests.factories import make_callback
@@ -48,6 +52,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_patience_leaves_time_for_the_spool_and_the_answer() -> None:
     assert intake_module.PATIENCE_SECONDS < ANSWER_OWED_SECONDS - 0.5
+    assert intake_module.ANSWER_SECONDS < 10
 
 
 @pytest.mark.usefixtures("patient")
@@ -247,7 +252,7 @@ def test_spool_that_another_process_left_is_drained_even_if_the_database_was_awa
 def test_drain_that_a_server_never_answers_is_begun_again(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "DRAIN_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(draining, "DRAIN_PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
     left = Group(uuid4(), 1, (make_callback(1, b"left"),))
     spool = Spool(spool_path, PLENTY)
@@ -265,7 +270,7 @@ def test_drain_that_a_server_never_answers_is_begun_again(
 def test_drain_that_is_cut_off_goes_on_where_it_was(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "DRAIN_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(draining, "DRAIN_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
     first, held, last = (Group(uuid4(), 1, (make_callback(1, body),)) for body in (b"first", b"held", b"last"))
     spool = Spool(spool_path, PLENTY)
@@ -297,3 +302,126 @@ def test_processes_that_drain_the_same_spool_store_each_group_once(
                 eventually(lambda half=half: set(half.stored) <= journaled(conn).keys())  # type: ignore[misc]
             eventually(lambda: one.spool.depth() == 0)
             assert journaled(conn) == dict.fromkeys(callers[0].stored + callers[1].stored, 1)
+
+
+def test_drained_bodies_are_in_no_file_any_more(conn: Connection, database_url: str, spool_path: Path) -> None:
+    digits = [b"1617555%04d" % number for number in range(300)]
+
+    def in_files() -> list[bytes]:
+        contents = b"".join(path.read_bytes() for path in spool_path.parent.rglob("*") if path.is_file())
+        return [each for each in digits if each in contents]
+
+    with Proxy(database_url) as proxy:
+        proxy.close()
+        with running_intake(proxy.url, spool_path, up=False) as intake:
+            for each in digits:
+                intake.store(make_callback(1, b'{"phone_number": "%s"}' % each))
+            assert in_files() == digits
+            proxy.open()
+            eventually(lambda: len(journaled(conn)) == 300 and in_files() == [])
+            assert spool_path.stat().st_size < 100_000
+
+
+def test_probing_a_slow_database_takes_one_row(conn: Connection, database_url: str, spool_path: Path) -> None:
+    with running_intake(database_url, spool_path) as intake:
+        conn.execute(
+            "create function slow() returns trigger language plpgsql as"
+            " $$ begin perform pg_sleep(0.6); return null; end $$"
+        )
+        conn.execute("create trigger slow after insert on callback for each statement execute function slow()")
+        conn.execute(KILL_SESSIONS)
+        conn.commit()
+        intake.store(make_callback(1, b"finds it away"))
+        probes = intake._probes
+        eventually(lambda: intake._probes > probes + 4)
+        assert intake.database_away
+        rows = conn.execute("select count(*) from journal_writer").fetchone()
+        conn.execute("drop trigger slow on callback")
+        conn.commit()
+        assert rows is not None and rows[0] <= 2
+        eventually(lambda: journaled(conn) == {b"finds it away": 1})
+
+
+def test_name_is_kept_where_all_that_was_spooled_by_it_is_drained(
+    conn: Connection, database_url: str, spool_path: Path
+) -> None:
+    with running_intake(database_url, spool_path) as intake:
+        for number in range(4):
+            conn.execute(KILL_SESSIONS)
+            conn.commit()
+            intake.store(make_callback(1, b"spooled %d" % number))
+            eventually(lambda: not intake.database_away and intake.spool.depth() == 0)
+            intake.store(make_callback(1, b"direct %d" % number))
+        assert journaled(conn) == dict.fromkeys(
+            (b"%s %d" % (way, n) for way in (b"spooled", b"direct") for n in range(4)), 1
+        )
+    rows = conn.execute("select count(*) from journal_writer").fetchone()
+    assert rows is not None and rows[0] <= 3, "one that writes, and one that probes"
+
+
+def test_database_that_is_back_for_moments_takes_a_bounded_number_of_names(
+    conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "NAMES", 2)
+    monkeypatch.setattr(intake_module, "NAME_SECONDS", 3600.0)
+    held = Group(uuid4(), 1, (make_callback(1, b"held"),))
+    spool = Spool(spool_path, PLENTY)
+    spool.append(held)
+    spool.close()
+    write_group(conn, held)  # uncommitted, so nothing can be drained
+    with closing(psycopg.connect(database_url, autocommit=True)) as killing:
+        with running_intake(database_url, spool_path) as intake:
+            stored = [b"held"]
+
+            def store(body: bytes) -> None:
+                intake.store(make_callback(1, body))
+                stored.append(body)
+
+            for number in range(2):
+                killing.execute(KILL_SESSIONS)
+                store(b"spooled %d" % number)
+                eventually(lambda: not intake.database_away)
+                store(b"direct %d" % number)
+            killing.execute(KILL_SESSIONS)
+            store(b"spooled at last")
+            probes = intake._probes
+            eventually(lambda: intake._probes > probes + 2)
+            assert intake.database_away, "its names are used up, and the spool takes all"
+            conn.rollback()
+            eventually(lambda: not intake.database_away)
+            store(b"and on")
+            eventually(lambda: journaled(conn) == dict.fromkeys(stored, 1))
+
+
+def test_nobody_waits_for_ever_for_a_disk_that_hangs(
+    conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(intake_module, "PATIENCE_SECONDS", 0.1)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    class HangingSpool(Spool):
+        def append(self, group: Group) -> int:
+            hangs.set()
+            goes_on.wait(60)
+            return super().append(group)
+
+    with Proxy(database_url) as proxy:
+        proxy.close()
+        intake = Intake(partial(connect, proxy.url, name="journal", autocommit=True), HangingSpool(spool_path, PLENTY))
+        intake.start()
+        try:
+            callers = Callers(intake, 5)
+            callers.run(2)
+            assert hangs.is_set()
+            assert (callers.stored, len(callers.refused)) == ([], 10)
+            assert max(callers.seconds) < STUCK_SECONDS
+        finally:
+            goes_on.set()
+            proxy.open()
+        eventually(lambda: not intake.database_away and intake.spool.depth() == 0)
+        assert len(journaled(conn)) <= 5, "those that nobody waited for any more were not kept behind it"
+        callers.run(1)
+        assert len(callers.stored) == 5
+        assert_exactly_once(conn, callers)
+        intake.stop()

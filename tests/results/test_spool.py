@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from receiver.results import spool as spool_module
 from receiver.results.journal import Group
 from receiver.results.spool import Spool, SpoolFailed
 from tests.factories import make_callback
@@ -118,8 +119,9 @@ def test_reading_the_oldest_costs_the_same_however_much_lies_behind(spool: Spool
             nonlocal steps
             steps += 1
 
-        assert spool._opened is not None
-        spool._opened.set_progress_handler(step, 100)
+        spool.depth()
+        assert spool._reading is not None
+        spool._reading.set_progress_handler(step, 100)
         spool.oldest(10)
         return steps
 
@@ -238,10 +240,11 @@ def test_unusable_file_is_spool_failed(tmp_path: Path, broken: str) -> None:
     spool.close()
 
 
-def test_spool_locked_by_another_program_is_spool_failed_and_works_afterwards(spool: Spool) -> None:
+def test_spool_locked_by_another_program_is_spool_failed_and_works_afterwards(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool.append(make_group(b"a"))
-    assert spool._opened is not None
-    spool._opened.execute("pragma busy_timeout = 50")
+    monkeypatch.setattr(spool_module, "BUSY_SECONDS", 0.05)
     other = sqlite3.connect(spool.path, isolation_level=None)
     other.execute("begin immediate")
     with pytest.raises(SpoolFailed, match="locked"):
@@ -250,6 +253,95 @@ def test_spool_locked_by_another_program_is_spool_failed_and_works_afterwards(sp
     other.close()
     spool.append(make_group(b"c"))
     assert spool.depth() == 2
+
+
+def test_reading_waits_for_nobody_who_writes_and_keeps_nobody_waiting(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [make_group(b"a"), make_group(b"b")]
+    spool.append(groups[0])
+    monkeypatch.setattr(spool_module, "BUSY_SECONDS", 0.0)  # whoever would wait fails
+    with spool._transaction() as writing:
+        writing.execute("delete from spooled")
+        assert (spool.depth(), kept(spool), spool.is_past(1), spool.clean()) == (1, groups[:1], False, False)
+    spool.append(groups[1])
+    other = Spool(spool.path, PLENTY)
+    with other._snapshot() as reading:
+        assert reading is not None
+        reading.execute("begin")
+        assert reading.execute("select count(*) from spooled").fetchone() == (1,)
+        spool.append(groups[0])
+        spool.remove(spool.oldest(1)[0][0])
+        assert reading.execute("select count(*) from spooled").fetchone() == (1,), "a snapshot"
+        reading.execute("commit")
+    other.close()
+    assert kept(spool) == groups[:1]
+
+
+def test_removing_many_lets_others_append_in_between(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of a removal keeps the write lock for itself, so a step is short."""
+    position = spool.append(make_group(*[b"x" * 6_000] * 500))
+    other = Spool(spool.path, PLENTY)
+    depths: list[int] = []
+
+    def append_instead_of_pausing(_: float) -> None:
+        other.append(make_group(b"late"))
+        depths.append(other.depth())
+
+    monkeypatch.setattr("receiver.results.spool.time.sleep", append_instead_of_pausing)
+    spool.remove(position)
+    other.close()
+    assert len(depths) == 7 and depths[0] == 500 - spool_module.REMOVED_AT_ONCE + 1
+    assert [group.callbacks[0].body for group in kept(spool)] == [b"late"] * 7
+
+
+def test_removed_bodies_are_in_no_file_once_the_spool_is_empty(spool: Spool) -> None:
+    numbers = [b"1617555%04d" % number for number in range(2_000)]
+    for start in range(0, 2_000, 100):
+        spool.append(make_group(*(b'{"phone_number": "%s"}' % number for number in numbers[start : start + 100])))
+    assert found_in_files(spool, numbers) and not spool.clean()
+    last = spool.oldest(10_000)[-1][0]
+    spool.remove(last - 1)
+    assert not spool.clean(), "one is still there"
+    spool.remove(last)
+    assert spool.clean()
+    assert found_in_files(spool, numbers) == []
+    assert sum(path.stat().st_size for path in spool.path.parent.glob("spool.sqlite3*")) < 100_000
+    late = make_group(b"late")
+    assert spool.append(late) > last, "a position is never given twice"
+    assert kept(spool) == [late]
+
+
+def test_removed_bodies_are_overwritten_while_others_remain(spool: Spool) -> None:
+    """The write-ahead file has them until SQLite begins it anew; the pages of the file itself do not."""
+    first, second = make_group(b"16175550001" * 90), make_group(b"16175550002" * 90)
+    positions = [spool.append(group) for group in (first, second)]
+    spool.remove(positions[0])
+    assert spool._opened is not None
+    spool._opened.execute("pragma wal_checkpoint(truncate)")
+    assert found_in_files(spool, [b"16175550001", b"16175550002"]) == [b"16175550002"]
+
+
+def test_spool_that_is_used_is_cleaned_later(spool: Spool) -> None:
+    spool.remove(spool.append(make_group(b"16175550001")))
+    other = Spool(spool.path, PLENTY)
+    other.append(make_group(b"16175550002"))
+    with other._snapshot() as reading:
+        assert reading is not None
+        reading.execute("begin")
+        reading.execute("select * from spooled").fetchall()
+        spool.remove(spool.oldest(1)[0][0])
+        assert not spool.clean()
+        reading.execute("commit")
+    assert spool.clean()
+    other.close()
+    assert found_in_files(spool, [b"16175550001", b"16175550002"]) == []
+
+
+def found_in_files(spool: Spool, texts: list[bytes]) -> list[bytes]:
+    """Which of these are anywhere in the spool's folder."""
+    contents = b"".join(path.read_bytes() for path in spool.path.parent.rglob("*") if path.is_file())
+    return [text for text in texts if text in contents]
 
 
 _PROGRAM = """
