@@ -4,6 +4,11 @@ A migration is a numbered file of plain SQL in `migrations/`, applied once, in o
 of its own. A file that begins with `-- no-transaction` runs statement by statement instead, for
 `create index concurrently`; it must say `if not exists`, since it runs again from its start if it is
 interrupted. Forward only: a mistake is put right by the next file, never by changing one.
+
+One mistake cannot be put right so: a released file that builds an index in a transaction, which keeps all
+writers of a big table waiting. A later file would come after the wait; and the file itself must not change,
+because its sha256 is in the databases that have it. So this runs the files named in `BUILT_CONCURRENTLY` as
+if they began with `-- no-transaction` and said `concurrently if not exists`. What is kept of them is the same.
 """
 
 from __future__ import annotations
@@ -26,11 +31,15 @@ from receiver.errors import ReceiverError
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 MINIMUM_SERVER = 14
+BUILT_CONCURRENTLY = frozenset({"0006_differing.sql"})
+"""Released files that only build indexes, in a transaction. Later files say `concurrently` themselves."""
+
 LOCK_SECONDS = 60.0
 """How long to wait for another process that migrates the same database."""
 
 _log = logging.getLogger(__name__)
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"receiver schema_migration").digest()[:8], signed=True)
+_BUILD = re.compile(r"\bcreate (?:unique )?index\b")
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _TABLE = """
 create table if not exists schema_migration (
@@ -61,7 +70,14 @@ class Migration:
 
     @property
     def in_transaction(self) -> bool:
-        return not self.text.startswith("-- no-transaction")
+        return not self.text.startswith("-- no-transaction") and self.name not in BUILT_CONCURRENTLY
+
+    def statements(self) -> list[str]:
+        """What is run one by one where it is not in a transaction."""
+        text = self.text
+        if self.name in BUILT_CONCURRENTLY:
+            text = _BUILD.sub(r"\g<0> concurrently if not exists", text)
+        return split_statements(text)
 
 
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
@@ -185,7 +201,7 @@ def _apply(conn: Connection, migration: Migration) -> None:
                 _insert_applied(conn, migration)
         else:
             _drop_unfinished_indexes(conn, migration)
-            for statement in split_statements(migration.text):
+            for statement in migration.statements():
                 conn.execute(statement.encode())
             _insert_applied(conn, migration)
     except psycopg.OperationalError as error:

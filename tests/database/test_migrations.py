@@ -1,5 +1,8 @@
 """The runner against real databases: order, refusals, and several machines at once."""
 
+import hashlib
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,6 +24,7 @@ from receiver.database.migrations import (
     split_statements,
 )
 from receiver.database.pool import Connection, connect
+from tests.waiting import eventually, waits_for_lock
 
 
 @pytest.fixture
@@ -141,6 +145,79 @@ def test_index_left_invalid_by_an_interrupted_run_is_built_anew(empty_database_u
     assert fetch(empty_database_url, "select indisvalid from pg_index where indexrelid = 'call_n'::regclass") == [
         (True,)
     ]
+
+
+def before_0006(folder: Path) -> Path:
+    """This release's files up to the one that builds an index of `set_aside`."""
+    for path in sorted(MIGRATIONS.glob("000[1-5]_*.sql")):
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_index_of_0006_is_built_while_others_write(empty_database_url: str, tmp_path: Path) -> None:
+    migrate(empty_database_url, before_0006(tmp_path))
+    shutil.copy(next(MIGRATIONS.glob("0006_*.sql")), tmp_path)
+    write_aside = "insert into set_aside (batch_id, callback_id, state, reason, row) values (1, %s, 'conflict', 'x', 1)"
+    with (
+        psycopg.connect(empty_database_url) as settling,
+        psycopg.connect(empty_database_url, autocommit=True) as other,
+        ThreadPoolExecutor(1) as starter,
+    ):
+        settling.execute(write_aside, [1])  # uncommitted, so that the build has to wait
+        migrating = starter.submit(migrate, empty_database_url, tmp_path)
+        try:
+            eventually(lambda: migrating.done() or waits_for_lock(other, "receiver migrate"))
+            assert not migrating.done()
+            other.execute("set lock_timeout = '20s'")
+            other.execute(write_aside, [2])  # does not queue up behind it
+        finally:
+            settling.commit()
+        assert migrating.result(60) == ["0006_differing.sql"]
+    valid = "select indisvalid from pg_index where indexrelid = 'set_aside_differing'::regclass"
+    assert fetch(empty_database_url, valid) == [(True,)]
+    assert code_of_check(empty_database_url, tmp_path) is None
+
+
+def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: str, tmp_path: Path) -> None:
+    """As release 1.0.0 applied it, and kept its sha256."""
+    migrate(empty_database_url, before_0006(tmp_path))
+    path = next(MIGRATIONS.glob("0006_*.sql"))
+    text = path.read_text()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert digest == "4eb808cfea20cf6ab473f4b1e15fc6e155564c315a07845425bb39d000879fa5", "a released file never changes"
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute(text.encode())
+        conn.execute("insert into schema_migration (name, sha256) values (%s, %s)", [path.name, digest])
+    shutil.copy(path, tmp_path)
+    assert code_of_check(empty_database_url, tmp_path) is None
+    assert migrate(empty_database_url, tmp_path) == []
+    # And the schema comes to the same either way.
+    definition = fetch(empty_database_url, "select pg_get_indexdef('set_aside_differing'::regclass)")
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("drop index set_aside_differing")
+        conn.execute("delete from schema_migration where name = %s", [path.name])
+    assert migrate(empty_database_url, tmp_path) == [path.name]
+    assert fetch(empty_database_url, "select pg_get_indexdef('set_aside_differing'::regclass)") == definition
+    assert fetch(empty_database_url, f"select sha256 from schema_migration where name = '{path.name}'") == [(digest,)]  # noqa: S608
+
+
+SMALL_TABLES = {"api_key", "worker", "upkeep", "measured", "purge", "schema_migration"}
+"""A handful of rows, however many calls there are: an index of these is built in a moment."""
+
+
+def test_no_later_file_keeps_writers_of_a_growing_table_waiting_for_an_index() -> None:
+    for migration in list_migrations()[6:]:
+        text = re.sub(r"--[^\n]*", "", migration.text).lower()
+        made = set(re.findall(r"create table (?:if not exists )?(\w+)", text))
+        built = re.findall(r"create (?:unique )?index (?!concurrently)[\w\s]*?\bon (?:only )?(\w+)", text)
+        constrained = re.findall(
+            r"alter table (?:only )?(\w+)\s+add (?:constraint \w+ )?(?:unique|primary key|exclude)\b(?! using)", text
+        )
+        for table in {*built, *constrained} - made - SMALL_TABLES:
+            raise AssertionError(
+                f"{migration.name} builds an index of {table} in a way that stops its writers: say `-- no-transaction`"
+                " and `create index concurrently if not exists`"
+            )
 
 
 _MIGRATE = """
