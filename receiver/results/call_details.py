@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from receiver.model import Outcome
 from receiver.results.body_formats import read_body, read_text
-from receiver.results.call_events import Event, read_events
+from receiver.results.call_events import Event, list_events, read_events
 from receiver.results.field_values import (
     MAX_TEXT,
     canonical,
@@ -26,7 +26,7 @@ from receiver.results.field_values import (
 )
 from receiver.results.unreadable import REASONS, UnreadableBody
 
-__all__ = ["REASONS", "CallDetails", "Event", "UnreadableBody", "read_call_details"]
+__all__ = ["REASONS", "CallDetails", "Event", "UnreadableBody", "read_call_details", "read_call_events"]
 
 MAX_WRAPPERS = 8
 """Most wrappers, texts within fields included, around one call's details."""
@@ -122,6 +122,14 @@ def read_call_details(body: bytes, content_type: str, content_encoding: str = ""
         duration_seconds=integer_of(fields.get("duration"), most=MAX_INTEGER),
         events=events,
     )
+
+
+def read_call_events(
+    body: bytes, content_type: str, content_encoding: str = "", *, most: int | None = None
+) -> tuple[tuple[Event, ...], int]:
+    """The first `most` events in a callback (None: all), and how many there are. Raises only `UnreadableBody`."""
+    fields = _call_fields(read_body(body, content_type, content_encoding))
+    return list_events(fields.get("events"), most)
 
 
 def _call_fields(value: object) -> dict[str, object]:

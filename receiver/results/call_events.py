@@ -66,6 +66,22 @@ def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment,
     return tuple(events), (queued_at, connected_at, over_at, last_at)
 
 
+def list_events(value: object, most: int | None = None) -> tuple[tuple[Event, ...], int]:
+    """The first `most` events in the order sent (None: all of them), and how many there are.
+
+    For showing them. Only the times of those that are shown are read.
+    """
+    events: list[Event] = []
+    total = 0
+    for item in _items(value):
+        fields = _event_fields(item)
+        if name := name_of(fields.get("event")):
+            total += 1
+            if most is None or total <= most:
+                events.append(Event(name, time_of(fields.get("timestamp"))))
+    return tuple(events), total
+
+
 def _event_fields(item: object) -> dict[str, object]:
     if isinstance(item, dict):
         return folded(item)

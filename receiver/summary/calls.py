@@ -2,14 +2,19 @@
 
 The keys of a page are picked first, from the narrowest table that a filter allows, and only then
 is everything about those calls read; so a page costs what a page holds, wherever it lies.
+
+A row of a CSV may have a megabyte, and a callback 64 KiB. So a page of many calls also ends after so many stored
+bytes. A call's events are in the body of its callback, which can take 20 ms to read: `Call.read_events` reads them when
+they are needed, after the connection is given back.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
 
@@ -17,8 +22,34 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CallState, Outcome, e164
 from receiver.queueing.contacts import read_csv_line
-from receiver.results.call_details import Event, UnreadableBody, read_call_details
+from receiver.results.call_details import Event, UnreadableBody, read_call_events
 from receiver.results.packing import unpack
+
+PAGE_BYTES = 1 << 20
+"""A page of calls ends after the call that reaches so many stored bytes: its row, its column names, its callback."""
+
+
+SMALL_BODY = 512
+"""Bytes, packed, of a body that is read in well under a millisecond. Usual ones have 200."""
+
+
+class Events(NamedTuple):
+    """The first events of a call in the provider's order, and how many there are."""
+
+    first: tuple[Event, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultBody:
+    """The stored callback that gave a call its result. The journal keeps the events; a copy in each result would be
+    the largest thing there.
+    """
+
+    packing: int
+    packed: bytes
+    content_type: str
+    content_encoding: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +72,25 @@ class Call:
     started_at: datetime | None
     ended_at: datetime | None
     duration_seconds: int | None
-    events: tuple[Event, ...]
     result_received_at: datetime | None
     result_source: str | None
+    result_body: ResultBody | None
+    """None: there is no result, or it was not asked for."""
+
+    def read_events(self, most: int | None = None) -> Events:
+        """The first `most` events (None: all), read from the callback. Others get their turn after each body."""
+        stored = self.result_body
+        if stored is None:
+            return Events((), 0)
+        try:
+            body = unpack(stored.packing, stored.packed)
+            events = read_call_events(body, stored.content_type, stored.content_encoding, most=most)
+        except UnreadableBody:
+            return Events((), 0)
+        finally:
+            if len(stored.packed) > SMALL_BODY:
+                time.sleep(0)
+        return Events(*events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +102,61 @@ class CallFilter:
     phone_numbers: Sequence[int] | None = None
 
 
+class CallPage(NamedTuple):
+    """Calls in the order of their list, and whether more follow: beyond the limit, or beyond PAGE_BYTES."""
+
+    calls: list[Call]
+    more: bool
+
+
 _DETAILS = """
 select c.batch_id, c.row, c.phone_number, c.line, b.columns, b.due_at < now() as past_due,
     r.outcome, r.provider_status, r.attempts, r.max_attempts, r.queued_at, r.started_at, r.ended_at,
     r.duration_seconds, r.received_at as result_received_at, r.polled,
-    r.callback_id, j.content_type, j.content_encoding, j.packing, j.body,
-    coalesce(o.refused, false) as refused
+    r.callback_id, {body}
+    coalesce(o.refused, false) as refused,
+    sum(octet_length(c.line) + octet_length(array_to_string(b.columns, '')){body_bytes})
+        over (order by c.batch_id desc, c.row rows between unbounded preceding and 1 preceding) as bytes_before
 from picked p join call c using (batch_id, row) join batch b using (batch_id)
     left join result r using (batch_id, row)
     -- The limit keeps it one look into the index for each call: joined, all refused calls there are may be read.
     left join lateral (select o.refused from outstanding o
         where r.outcome is null and o.batch_id = c.batch_id and o.refused and o.row = c.row limit 1) o on true
-    left join callback j on j.batch_id = r.batch_id and j.callback_id = r.callback_id
+{join}
 """
 
+_WITH_BODY = {
+    "body": "j.content_type, j.content_encoding, j.packing, j.body,",
+    "body_bytes": " + coalesce(octet_length(j.body), 0)",
+    "join": "left join callback j on j.batch_id = r.batch_id and j.callback_id = r.callback_id",
+}
+_WITHOUT_BODY = {"body": "", "body_bytes": "", "join": ""}
 
-def list_calls(conn: Connection, batch_id: int, wanted: CallFilter, limit: int, after_row: int = 0) -> list[Call]:
+
+def list_calls(
+    conn: Connection,
+    batch_id: int,
+    wanted: CallFilter,
+    limit: int,
+    after_row: int = 0,
+    *,
+    with_events: bool = True,
+) -> CallPage:
     """A batch's calls in the order of its rows, those after `after_row`. Raises NotFound."""
     batch = conn.execute("select due_at < now() from batch where batch_id = %s", (batch_id,)).fetchone()
     if batch is None:
         raise NotFound(f"There is no batch {batch_id}.")
     picked = _pick(wanted, past_due=batch[0])
     if picked is None:
-        return []
+        return CallPage([], False)
     values = {
         "batch_id": batch_id,
         "after_row": after_row,
-        "limit": limit,
         "outcome": wanted.outcome,
         "phone_numbers": list(wanted.phone_numbers or ()),
         "refused": wanted.state == "refused",
     }
-    return _read(conn, f"with picked as materialized ({picked}) {_DETAILS} order by c.row", values)
+    return _read_page(conn, picked, values, limit, with_events=with_events)
 
 
 def _pick(wanted: CallFilter, *, past_due: bool) -> str | None:
@@ -117,38 +187,45 @@ def _pick(wanted: CallFilter, *, past_due: bool) -> str | None:
 
 def list_calls_of_number(
     conn: Connection, phone_numbers: Sequence[int], limit: int, after: tuple[int, int] | None = None
-) -> list[Call]:
+) -> CallPage:
     """Calls to any of these numbers in all batches, the newest batch first; those after (batch_id, row)."""
     before_batch, after_row = after if after is not None else (2**62, 0)
-    return _read(
-        conn,
-        "with picked as materialized (select batch_id, row from call where phone_number = any(%(numbers)s)"
+    picked = (
+        "select batch_id, row from call where phone_number = any(%(numbers)s)"
         " and (batch_id < %(batch_id)s or batch_id = %(batch_id)s and row > %(row)s)"
-        f" order by batch_id desc, row limit %(limit)s) {_DETAILS} order by c.batch_id desc, c.row",
-        {"numbers": list(phone_numbers), "batch_id": before_batch, "row": after_row, "limit": limit},
+        " order by batch_id desc, row limit %(limit)s"
     )
+    values = {"numbers": list(phone_numbers), "batch_id": before_batch, "row": after_row}
+    return _read_page(conn, picked, values, limit, with_events=True)
 
 
 def get_call(conn: Connection, batch_id: int, row: int) -> Call:
     """One call. Raises NotFound: there is no such row, or it was skipped."""
-    found = _read(
-        conn,
-        "with picked as (select batch_id, row from call where batch_id = %(batch_id)s and row = %(row)s)" + _DETAILS,
-        {"batch_id": batch_id, "row": row},
-    )
-    if not found:
+    picked = "select batch_id, row from call where batch_id = %(batch_id)s and row = %(row)s limit %(limit)s"
+    found = _read_page(conn, picked, {"batch_id": batch_id, "row": row}, 1, with_events=True)
+    if not found.calls:
         raise NotFound(f"Batch {batch_id} has no call in row {row}.")
-    return found[0]
+    return found.calls[0]
 
 
-def _read(conn: Connection, query: str, values: dict[str, Any]) -> list[Call]:
-    with conn.cursor(row_factory=dict_row) as cursor:
-        return [_call(row) for row in cursor.execute(query, values)]
+def _read_page(conn: Connection, picked: str, values: dict[str, Any], limit: int, *, with_events: bool) -> CallPage:
+    """The calls that a query picks, `limit` of them and one more to see that there is one."""
+    details = _DETAILS.format(**_WITH_BODY if with_events else _WITHOUT_BODY)
+    query = f"""
+        with picked as materialized ({picked})
+        select *, (select count(*) from picked) as picked from ({details}) detailed
+        where coalesce(bytes_before, 0) < {PAGE_BYTES} order by batch_id desc, row limit %(limit)s - 1
+    """
+    with conn.cursor(row_factory=dict_row, binary=True) as cursor:
+        rows = cursor.execute(query, {**values, "limit": limit + 1}).fetchall()
+    return CallPage([_call(row, with_events=with_events) for row in rows], bool(rows) and rows[0]["picked"] > len(rows))
 
 
-def _call(row: dict[str, Any]) -> Call:
+def _call(row: dict[str, Any], *, with_events: bool) -> Call:
     destination, *cells = read_csv_line(row["line"])
     has_result = row["callback_id"] is not None
+    # A callback that was purged under us has no body any more.
+    has_body = with_events and row["body"] is not None
     return Call(
         batch_id=row["batch_id"],
         row=row["row"],
@@ -164,9 +241,11 @@ def _call(row: dict[str, Any]) -> Call:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         duration_seconds=row["duration_seconds"],
-        events=_events(row) if has_result else (),
         result_received_at=row["result_received_at"],
         result_source=("poll" if row["polled"] else "callback") if has_result else None,
+        result_body=ResultBody(row["packing"], row["body"], row["content_type"], row["content_encoding"])
+        if has_body
+        else None,
     )
 
 
@@ -176,12 +255,3 @@ def _state(row: dict[str, Any]) -> CallState:
     if row["refused"]:
         return "refused"
     return "overdue" if row["past_due"] else "pending"
-
-
-def _events(row: dict[str, Any]) -> tuple[Event, ...]:
-    # The journal keeps them; a copy in each result would be the largest thing there.
-    try:
-        body = unpack(row["packing"], row["body"])
-        return read_call_details(body, row["content_type"], row["content_encoding"]).events
-    except UnreadableBody:
-        return ()

@@ -10,19 +10,18 @@ hand over a million rows one by one.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from receiver.database.pool import Connection, DatabaseUnavailable
 from receiver.database.replica import Reader
 from receiver.errors import NotFound
-from receiver.model import ERASED, rfc3339
+from receiver.model import ERASED
 from receiver.queueing.contacts import csv_line, read_csv_line
+from receiver.summary.call_json import call_json
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.summary.formulas import defuse, defuse_csv
 
@@ -118,28 +117,15 @@ def export_calls(reader: Reader, batch_id: int) -> Iterator[list[Call]]:
 
     def blocks() -> Iterator[list[Call]]:
         after_row = 0
-        while calls := _read(reader, batch_id, list_calls, batch_id, CallFilter(), CALLS_AT_ONCE, after_row):
+        while calls := _read(reader, batch_id, _list_calls, batch_id, after_row):
             yield calls
             after_row = calls[-1].row
 
     return blocks()
 
 
-def call_json(call: Call) -> str:
-    """A call as the API writes it: the same members in the same order, without line ends."""
-    members = {name: getattr(call, name) for name in _CALL_MEMBERS}
-    return _json.encode(members | {"events": [event._asdict() for event in call.events]})
-
-
-_CALL_MEMBERS = tuple(field.name for field in fields(Call))
-
-
-def _member(value: object) -> str:
-    assert isinstance(value, datetime)  # noqa: S101 a call holds nothing else that JSON does not
-    return rfc3339(value)
-
-
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_member)
+def _list_calls(conn: Connection, batch_id: int, after_row: int) -> list[Call]:
+    return list_calls(conn, batch_id, CallFilter(), CALLS_AT_ONCE, after_row).calls
 
 
 def _blocks(source: _Source) -> Iterator[dict[str, int]]:

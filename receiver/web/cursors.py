@@ -3,34 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from time import perf_counter
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from flask import Response, jsonify
 from itsdangerous import BadData, URLSafeSerializer
 
 from receiver.errors import Fault, InvalidInput
+from receiver.web.json_answer import ReadyJson
 from receiver.web.services import services
 
 Item = TypeVar("Item")
 
+ANSWER_BYTES = 4 << 20
+"""A page ends before an item with which it would be longer."""
 
-def read_page(
+ANSWER_SECONDS = 0.5
+"""A page ends after the item with which writing it took so long: one hostile callback takes 20 ms to read."""
+
+
+class Found(NamedTuple, Generic[Item]):
+    """Items that were read, and whether more follow."""
+
+    items: Sequence[Item]
+    more: bool
+
+
+def first(items: Sequence[Item], limit: int) -> Found[Item]:
+    """The first `limit` of items, of which one more was read if there is one."""
+    return Found(items[:limit], len(items) > limit)
+
+
+def answer_page(
     list_name: str,
     query: Mapping[str, Any],
-    read: Callable[[int, tuple[int, ...] | None], list[Item]],
+    read: Callable[[int, tuple[int, ...] | None], Found[Item]],
     position: Callable[[Item], tuple[int, ...]],
+    write: Callable[[Item], str],
     *,
     length: int = 1,
-) -> tuple[list[Item], str | None]:
-    """The page of a list that a `schemas.PageQuery` asks for, and the cursor of the next one, None at the end.
+    of: str = "",
+    at_once: int = 1000,
+) -> Response:
+    """The page of a list that a `schemas.PageQuery` asks for: its items, and the next page's cursor, null at the end.
 
-    `read` returns at most so many items, those after a position of `length` numbers; `position` is where an item
-    stands. Raises InvalidInput for a cursor of another list, and what `read` raises.
+    `read` returns at most so many items, those after a position of `length` numbers; `at_once` is the most that it is
+    asked for. `position` is where an item stands, `write` makes its JSON text. `of` is the items' name in the answer,
+    if it is not the list's. The page ends early at `ANSWER_BYTES` and `ANSWER_SECONDS`, but never before its first
+    item. Raises InvalidInput for a cursor of another list, and what `read` raises.
     """
-    limit = query["limit"]
-    # One more than fits shows that another page follows.
-    found = read(limit + 1, read_cursor(list_name, query.get("cursor"), length))
-    page = found[:limit]
-    return page, write_cursor(list_name, position(page[-1])) if len(found) > limit else None
+    limit, after = query["limit"], read_cursor(list_name, query.get("cursor"), length)
+    texts: list[str] = []
+    size, seconds, more = 0, 0.0, True
+    while more and len(texts) < limit and seconds < ANSWER_SECONDS:
+        found = read(min(limit - len(texts), at_once), after)
+        more = found.more
+        for item in found.items:
+            began = perf_counter()
+            text = write(item)
+            size += len(text) if text.isascii() else len(text.encode())
+            if (texts and size > ANSWER_BYTES) or seconds >= ANSWER_SECONDS:
+                return _answer(of or list_name, texts, write_cursor(list_name, after or ()))
+            texts.append(text)
+            after = position(item)
+            seconds += perf_counter() - began
+    return _answer(of or list_name, texts, write_cursor(list_name, after) if more and after else None)
+
+
+def _answer(name: str, texts: list[str], next_cursor: str | None) -> Response:
+    return jsonify({name: ReadyJson(f"[{','.join(texts)}]"), "next_cursor": next_cursor})
 
 
 def write_cursor(list_name: str, position: Sequence[int]) -> str:

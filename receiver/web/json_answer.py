@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
+from flask import current_app
 from flask.json.provider import DefaultJSONProvider
 
 
@@ -15,6 +16,11 @@ class ReadyJson:
     """JSON text that stands in an answer as it is."""
 
     text: str
+
+
+def json_text(value: Any) -> str:
+    """A part of an answer of this app, as text that `ReadyJson` takes."""
+    return current_app.json.dumps(value, separators=(",", ":"))
 
 
 class JSONProvider(DefaultJSONProvider):

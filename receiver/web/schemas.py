@@ -264,7 +264,13 @@ class Call(Answer):
     started_at = _moment("When it was connected.", allow_none=True)
     ended_at = _moment("When it was over.", allow_none=True)
     duration_seconds = _whole("Seconds connected.", allow_none=True)
-    events = fields.List(fields.Nested(Event), metadata=says("What happened, in the provider's order."))
+    events = fields.List(
+        fields.Nested(Event),
+        metadata=says(
+            "What happened, in the provider's order. In lists and files the first 50; all when one call is read."
+        ),
+    )
+    events_total = _whole("How many events the provider reported.")
     result_received_at = _moment("When its result came in.", allow_none=True)
     result_source = _one_of(["callback", "poll"], "How its result came.", allow_none=True)
 

@@ -51,7 +51,7 @@ def make_mixed_batch(conn: Connection, *, past_due: bool = False) -> int:
 
 
 def rows(conn: Connection, batch_id: int, limit: int = 100, after_row: int = 0, **wanted: Any) -> list[int]:
-    calls = list_calls(conn, batch_id, CallFilter(**wanted), limit, after_row)
+    calls = list_calls(conn, batch_id, CallFilter(**wanted), limit, after_row).calls
     conn.commit()
     return [call.row for call in calls]
 
@@ -64,7 +64,7 @@ def test_each_state_lists_its_calls_and_each_call_says_its_state(conn: Connectio
     expected["refused"] = [7, 8]
     for state, found in expected.items():
         assert rows(conn, batch_id, state=state) == found
-        for call in list_calls(conn, batch_id, CallFilter(state=state), 100):
+        for call in list_calls(conn, batch_id, CallFilter(state=state), 100).calls:
             assert call.state == state
             assert (call.outcome is not None) == (state == "final")
     assert rows(conn, batch_id) == list(range(1, 9))
@@ -129,14 +129,14 @@ def test_call_shows_what_its_result_says(conn: Connection) -> None:
     assert (call.state, call.outcome, call.provider_status) == ("final", "completed", "completed")
     assert (call.attempts, call.max_attempts, call.duration_seconds) == (2, 3, 30)
     assert (call.queued_at, call.ended_at) == (at[0], at[2])
-    assert call.events == (Event("queued", at[0]), Event("dialing", at[1]), Event("disconnected", at[2]))
+    assert call.read_events().first == (Event("queued", at[0]), Event("dialing", at[1]), Event("disconnected", at[2]))
     assert (call.result_received_at, call.result_source) == (NOON, "callback")
     assert callback_id == 1
 
 
 def test_call_without_a_callback_shows_none(conn: Connection) -> None:
     call = get_call(conn, make_batch(conn), 1)
-    assert (call.state, call.outcome, call.events, call.result_source) == ("pending", None, (), None)
+    assert (call.state, call.outcome, call.read_events().first, call.result_source) == ("pending", None, (), None)
     assert call.result_received_at is None
 
 
@@ -164,17 +164,17 @@ def test_calls_of_a_number_are_listed_over_all_batches_newest_first(conn: Connec
     expected = [(fourth, 1), (second, 1), (second, 3), (first, 2)]
     for limit in (1, 2, 3, 100):
         seen: list[tuple[int, int]] = []
-        while page := list_calls_of_number(conn, [NUMBERS[0]], limit, seen[-1] if seen else None):
+        while page := list_calls_of_number(conn, [NUMBERS[0]], limit, seen[-1] if seen else None).calls:
             seen += [(call.batch_id, call.row) for call in page]
         assert seen == expected
-    assert [call.state for call in list_calls_of_number(conn, [NUMBERS[0]], 1)] == ["overdue"]
-    assert list_calls_of_number(conn, [phone_number(99)], 10) == []
-    assert list_calls_of_number(conn, [], 10) == []
+    assert [call.state for call in list_calls_of_number(conn, [NUMBERS[0]], 1).calls] == ["overdue"]
+    assert list_calls_of_number(conn, [phone_number(99)], 10) == ([], False)
+    assert list_calls_of_number(conn, [], 10) == ([], False)
 
 
 def test_calls_to_any_of_several_readings_of_a_number_are_found(conn: Connection) -> None:
     batch_id = make_batch(conn, [NUMBERS[0], NUMBERS[1]])
-    found = list_calls_of_number(conn, candidates("617 555 0001", "US"), 10)
+    found = list_calls_of_number(conn, candidates("617 555 0001", "US"), 10).calls
     assert [(call.batch_id, call.row) for call in found] == [(batch_id, 2)]
     assert found[0].queued_at is None and found[0].state == "pending"
 
@@ -186,5 +186,5 @@ def test_due_moment_itself_decides_between_pending_and_overdue(conn: Connection)
         offset = timedelta(seconds=seconds)
         conn.execute("update batch set due_at = now() + %s where batch_id = %s", (offset, batch_id))
         assert get_call(conn, batch_id, 1).state == state
-        assert [c.row for c in list_calls(conn, batch_id, CallFilter(state=state), 9)] == [1]
+        assert [c.row for c in list_calls(conn, batch_id, CallFilter(state=state), 9).calls] == [1]
         conn.rollback()

@@ -31,6 +31,7 @@ CALL_SHAPE = {
     "ended_at": "time",
     "duration_seconds": "int",
     "events": [{"event": "str", "at": "time"}],
+    "events_total": "int",
     "result_received_at": "time",
     "result_source": "str",
 }
@@ -78,7 +79,14 @@ def test_call_without_a_result_has_all_fields_too(reader: FlaskClient, conn: Con
     assert list(call) == list(CALL_SHAPE)
     known = {"batch_id": batch_id, "row": 1, "phone_number": "+16175550000", "destination": "16175550000"}
     nothing = dict.fromkeys(CALL_SHAPE)
-    assert call == {**nothing, **known, "variables": {"name": "Ana"}, "state": "pending", "events": []}
+    assert call == {
+        **nothing,
+        **known,
+        "variables": {"name": "Ana"},
+        "state": "pending",
+        "events": [],
+        "events_total": 0,
+    }
     assert reader.get(f"/api/v1/batches/{batch_id}/calls/1").get_json() == {**call, "callbacks": []}
 
 

@@ -27,7 +27,8 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key, requires
 from receiver.web.conditional import revalidated
-from receiver.web.cursors import read_page
+from receiver.web.cursors import Found, answer_page, first
+from receiver.web.json_answer import json_text
 from receiver.web.problems import Problem, listed
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -35,6 +36,11 @@ from receiver.web.services import services
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 LOOK_SECONDS = 0.1
 """Between two looks whether the provider has answered."""
+
+BATCHES_AT_ONCE = 100
+"""Read for a list in one go: each can have a hundred submissions, whose errors are long."""
+
+_batch = schemas.Batch()
 
 blueprint = Blueprint("batches", __name__, description="Batches: a CSV and its parameters, as queued")
 
@@ -46,18 +52,20 @@ class Batches(MethodView):
     @blueprint.arguments(schemas.BatchesQuery, location="query")
     @blueprint.response(200, schemas.Batches)
     @blueprint.doc(operationId="list_batches")
-    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+    def get(self, query: dict[str, Any]) -> Response:
         """List batches, newest first
 
         Each with its whole balance. The filters narrow together.
         """
         wanted = BatchFilter(**{name: value for name, value in query.items() if name not in ("limit", "cursor")})
 
-        def read(limit: int, after: tuple[int, ...] | None) -> list[Batch]:
-            return reader().read(list_batches, wanted, limit, after[0] if after else None)
+        def read(limit: int, after: tuple[int, ...] | None) -> Found[Batch]:
+            return first(reader().read(list_batches, wanted, limit + 1, after[0] if after else None), limit)
 
-        found, next_cursor = read_page("batches", query, read, lambda batch: (batch.id,))
-        return {"batches": found, "next_cursor": next_cursor}
+        def write(batch: Batch) -> str:
+            return json_text(_batch.dump(batch))
+
+        return answer_page("batches", query, read, lambda batch: (batch.id,), write, at_once=BATCHES_AT_ONCE)
 
     @requires("queue")
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)

@@ -6,6 +6,7 @@ import base64
 from dataclasses import fields
 from typing import Any
 
+from flask import Response
 from flask.views import MethodView
 
 from receiver.database.pool import reading
@@ -13,11 +14,14 @@ from receiver.summary.callbacks import Callback, get_callback, list_callbacks
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
-from receiver.web.cursors import read_page
+from receiver.web.cursors import Found, answer_page, first
+from receiver.web.json_answer import json_text
 from receiver.web.reading import reader
 from receiver.web.services import services
 
 blueprint = Blueprint("callbacks", __name__, description="Callbacks: each POST to a result_url, byte for byte")
+
+_callback = schemas.Callback()
 
 
 @blueprint.route("/callbacks")
@@ -26,16 +30,19 @@ class Callbacks(MethodView):
     @blueprint.arguments(schemas.CallbacksQuery, location="query")
     @blueprint.response(200, schemas.Callbacks)
     @blueprint.doc(operationId="list_callbacks")
-    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+    def get(self, query: dict[str, Any]) -> Response:
         """List callbacks, newest first"""
         state, batch_id = query.get("state"), query.get("batch_id")
 
-        def read(limit: int, after: tuple[int, ...] | None) -> list[Callback]:
+        def read(limit: int, after: tuple[int, ...] | None) -> Found[Callback]:
             before = after[0] if after else None
-            return reader().read(list_callbacks, limit, state=state, batch_id=batch_id, before=before)
+            found = reader().read(list_callbacks, limit + 1, state=state, batch_id=batch_id, before=before)
+            return first(found, limit)
 
-        found, next_cursor = read_page("callbacks", query, read, lambda callback: (callback.id,))
-        return {"callbacks": found, "next_cursor": next_cursor}
+        def write(callback: Callback) -> str:
+            return json_text(_callback.dump(callback))
+
+        return answer_page("callbacks", query, read, lambda callback: (callback.id,), write)
 
 
 @blueprint.route("/callbacks/<int:callback_id>")

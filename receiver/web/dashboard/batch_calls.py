@@ -65,9 +65,8 @@ def read_calls(conn: Connection, batch_id: int) -> CallsPage:
     number = _searches().get(search) if search else None
     after = min(max(request.args.get("after", default=0, type=int), 0), 2**31 - 1)
     numbers = None if number is None else candidates(number, get_default_region(conn, batch_id))
-    found = list_calls(conn, batch_id, CallFilter(state, outcome, numbers), PAGE_CALLS + 1, after)
-    more = len(found) > PAGE_CALLS
-    found = found[:PAGE_CALLS]
+    wanted = CallFilter(state, outcome, numbers)
+    found, more = list_calls(conn, batch_id, wanted, PAGE_CALLS, after, with_events=False)
     return CallsPage(
         calls=found,
         state=state,

@@ -48,9 +48,8 @@ def call(batch_id: int, row: int) -> str:
 
 
 def _timeline(found: Call) -> Markup:
-    return timeline(
-        found.events, time_zone=time_zone(), key="timeline", title=f"Row {found.row}: events and waits, to scale"
-    )
+    title = f"Row {found.row}: events and waits, to scale"
+    return timeline(found.read_events().first, time_zone=time_zone(), key="timeline", title=title)
 
 
 def _shown(variables: dict[str, str]) -> dict[str, str]:

@@ -1,0 +1,170 @@
+"""Answers that large or hostile content would make long: lists show a part, and pages end early."""
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+
+from receiver.database.api_keys import create_key
+from receiver.database.pool import Connection
+from receiver.web import cursors
+from tests.factories import deliver, make_batch, phone_number, result_body
+from tests.queueing.queueing import csv_of, queue
+from tests.waiting import PATIENCE_SECONDS
+from tests.web.gunicorn import gunicorn_process
+
+NOON = 1_772_366_400
+EVENTS = [{"event": f"step {index}", "timestamp": NOON + index} for index in range(1000)]
+
+
+def all_rows(client: FlaskClient, path: str) -> Iterator[list[int]]:
+    """The rows of each page, with a note of how long its answer was."""
+    cursor = ""
+    while True:
+        answer = client.get(f"{path}&cursor={cursor}" if cursor else path)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.data) <= cursors.ANSWER_BYTES + 200
+        yield [call["row"] for call in answer.get_json()["calls"]]
+        cursor = answer.get_json()["next_cursor"]
+        if cursor is None:
+            return
+
+
+def test_lists_and_files_show_the_first_50_events_and_one_call_shows_all(reader: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
+    deliver(
+        conn,
+        batch_id,
+        result_body(phone_number(0), events=EVENTS[:50]),
+        result_body(phone_number(1), events=EVENTS),
+    )
+    path = f"/api/v1/batches/{batch_id}/calls"
+    lists = [
+        reader.get(path).get_json()["calls"],
+        [json.loads(line) for line in reader.get(f"{path}.ndjson").text.splitlines()],
+        [reader.get(f"/api/v1/calls?phone_number={phone_number(index)}").get_json()["calls"][0] for index in (0, 1)],
+    ]
+    for few, many in lists:
+        assert (len(few["events"]), few["events_total"]) == (50, 50)
+        assert (len(many["events"]), many["events_total"]) == (50, 1000)
+        assert [event["event"] for event in many["events"]] == [f"step {index}" for index in range(50)]
+    one = reader.get(f"{path}/2").get_json()
+    assert (len(one["events"]), one["events_total"]) == (1000, 1000)
+    assert one["events"][-1] == {"event": "step 999", "at": "2026-03-01T12:16:39Z"}
+    # Those beyond the fiftieth count for everything else.
+    assert [call["ended_at"] for call in lists[0]] == [call["ended_at"] for call in (lists[0][0], one)]
+
+
+def test_page_of_long_rows_ends_at_four_megabytes(reader: FlaskClient, conn: Connection) -> None:
+    long = "x" * 100_000
+    batch_id = queue(conn, csv_of((str(phone_number(index)), long) for index in range(90)))
+    pages = list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000"))
+    assert [row for page in pages for row in page] == list(range(1, 91))
+    assert all(len(page) * len(long) > cursors.ANSWER_BYTES * 0.9 for page in pages[:-1]), pages
+
+
+def test_row_that_is_longer_than_a_page_is_a_page(
+    reader: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursors, "ANSWER_BYTES", 1000)
+    batch_id = queue(conn, csv_of((str(phone_number(index)), "x" * 2000) for index in range(3)))
+    for path, items in ((f"/api/v1/batches/{batch_id}/calls?limit=9", "calls"), ("/api/v1/batches?limit=9", "batches")):
+        answer = reader.get(path).get_json()
+        assert len(answer[items]) == 1
+        assert (answer["next_cursor"] is None) == (items == "batches")
+    assert list(all_rows_of_any_length(reader, f"/api/v1/batches/{batch_id}/calls?limit=9")) == [1, 2, 3]
+
+
+def all_rows_of_any_length(client: FlaskClient, path: str) -> Iterator[int]:
+    cursor: str | None = ""
+    while cursor is not None:
+        page = client.get(f"{path}&cursor={cursor}" if cursor else path).get_json()
+        yield from (call["row"] for call in page["calls"])
+        cursor = page["next_cursor"]
+
+
+def test_long_names_of_columns_count_as_often_as_they_are_answered(reader: FlaskClient, conn: Connection) -> None:
+    name = "n" * 60_000
+    batch_id = queue(conn, csv_of(((str(phone_number(index)), "Ana") for index in range(100)), [name]))
+    pages = list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000"))
+    assert [row for page in pages for row in page] == list(range(1, 101))
+    assert len(pages) == 2
+
+
+def test_page_ends_early_by_the_time_that_its_callbacks_take_to_read(
+    reader: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursors, "ANSWER_SECONDS", 1e-6)
+    numbers = [phone_number(index) for index in range(3)]
+    batch_id = make_batch(conn, numbers)
+    deliver(conn, batch_id, *(result_body(number, events=EVENTS) for number in numbers))
+    assert list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000")) == [[1], [2], [3]]
+
+
+def test_readers_of_hostile_callbacks_leave_the_process_small_and_others_their_turn(
+    tmp_path: Path, conn: Connection, database_url: str
+) -> None:
+    """300 callbacks with 1,000 events each, which 8 readers ask for in pages of 1,000 at the same time."""
+    numbers = [phone_number(index) for index in range(300)]
+    batch_id = make_batch(conn, numbers)
+    deliver(conn, batch_id, *(result_body(number, events=EVENTS) for number in numbers))
+    key = create_key(conn, "a reader", "read")
+    other_key = create_key(conn, "another one", "read")
+    conn.commit()
+    with gunicorn_process(tmp_path, database_url) as (parent, port):
+        base = f"http://127.0.0.1:{port}/api/v1"
+
+        def ask(path: str, key: str) -> tuple[float, requests.Response]:
+            began = perf_counter()
+            answer = requests.get(
+                f"{base}{path}", headers={"Authorization": f"Bearer {key}"}, timeout=10 * PATIENCE_SECONDS
+            )
+            assert answer.status_code == 200, answer.text
+            return perf_counter() - began, answer
+
+        ask("/batches", other_key)
+        before = peak_megabytes(parent.pid)
+        read: list[list[int]] = []
+        lengths: list[int] = []
+
+        def read_all() -> None:
+            rows: list[int] = []
+            cursor: str | None = ""
+            while cursor is not None:
+                _, answer = ask(f"/batches/{batch_id}/calls?limit=1000&cursor={cursor}".removesuffix("&cursor="), key)
+                lengths.append(len(answer.content))
+                rows += [call["row"] for call in answer.json()["calls"]]
+                cursor = answer.json()["next_cursor"]
+            read.append(rows)
+
+        readers = [threading.Thread(target=read_all) for _ in range(8)]
+        for reader in readers:
+            reader.start()
+        waits = [ask("/batches?limit=1", other_key)[0]]
+        while any(reader.is_alive() for reader in readers):
+            waits.append(ask("/batches?limit=1", other_key)[0])
+        for reader in readers:
+            reader.join()
+        after = peak_megabytes(parent.pid)
+    print(f"peak {before:.0f} MB, then {after:.0f} MB; {len(waits)} others, the slowest {max(waits):.2f} s")
+    assert read == [list(range(1, 301))] * 8
+    assert max(lengths) <= cursors.ANSWER_BYTES + 200
+    assert after - before < 120
+    # Each of the others was answered while the readers went on; not one waited for them to end.
+    assert len(waits) > 8
+
+
+def peak_megabytes(parent: int) -> float:
+    """Of the one web process of this gunicorn, since it began."""
+    (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    status = Path(f"/proc/{child}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found and int(child) != os.getpid()
+    return int(found[1]) / 1024
