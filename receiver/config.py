@@ -58,6 +58,8 @@ class Config:
     plum_url: str = "https://fuse.plumvoice.com"
     plum_user: str | None = None
     plum_key: str | None = field(default=None, repr=False)
+    plum_simulated: bool = False
+    """Whether `plum_url` is a simulator, which calls nobody."""
     web_concurrency: int = 1
     default_region: str = "US"
     submission_rows: int = 10_000
@@ -92,11 +94,16 @@ class Config:
         return self.plum_user is not None and self.plum_key is not None
 
     @property
+    def simulated(self) -> bool:
+        """Whether batches are made for a simulator: this process has no provider, or is told that it is none."""
+        return self.plum_simulated or not self.has_provider
+
+    @property
     def loses_results(self) -> bool:
         """Whether a provider elsewhere is told to post results to a name that means its own machine."""
         asked = urlsplit(self.plum_url).hostname
         return (
-            self.has_provider and asked not in LOOPBACK_NAMES and urlsplit(self.public_url).hostname in LOOPBACK_NAMES
+            not self.simulated and asked not in LOOPBACK_NAMES and urlsplit(self.public_url).hostname in LOOPBACK_NAMES
         )
 
     @classmethod
@@ -139,6 +146,7 @@ class Config:
             plum_url=env.checked("PLUM_URL", _http_url) or cls.plum_url,
             plum_user=plum_user,
             plum_key=plum_key,
+            plum_simulated=env.choice("PLUM_SIMULATED", ("0", "1", "false", "true")) in ("1", "true"),
             web_concurrency=env.integer("WEB_CONCURRENCY", os.cpu_count() or 1, 1, 256),
             default_region=env.checked("DEFAULT_REGION", _region) or cls.default_region,
             submission_rows=env.integer("SUBMISSION_ROWS", cls.submission_rows, 1, 1_000_000),

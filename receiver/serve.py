@@ -33,6 +33,7 @@ from receiver.database.pool import DatabaseUnavailable, connect
 from receiver.errors import NotFound
 from receiver.logs import about
 from receiver.ports import free_port
+from receiver.results.retention import count_simulated
 from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
 
 READY_SECONDS = 20.0
@@ -72,6 +73,8 @@ def serve(config: Config) -> int:
         _wait_until("/readyz" if away is None else "/healthz", config.port, children, stop)
         if not stop.is_set():
             _greet(config, key, provider)
+            if away is None and not config.simulated:
+                _mention_simulated(config.database_url)
         return _watch(children, server or config.database_url, stop, away)
 
 
@@ -173,6 +176,7 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
         url = f"http://127.0.0.1:{port}"
         provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real one"
         environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
+        environment["PLUM_SIMULATED"] = "1"
         simulate = [python, "-m", "receiver", "simulate", "--port", str(port)]
         children.append(Child("simulator", simulate, environment, False, lock))
     gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
@@ -235,5 +239,18 @@ def _greet(config: Config, key: str, provider: str) -> None:
         print(
             f"  WARNING    The provider cannot reach {config.public_url}: every result of a call made now is lost.\n"
             "             Stop this, and set PUBLIC_URL to an address of yours that leads here.\n",
+            flush=True,
+        )
+
+
+def _mention_simulated(database_url: str) -> None:
+    """Say which demonstrations are beside the real batches, and how to remove them."""
+    with connect(database_url, name="receiver serve") as conn:
+        simulated = count_simulated(conn)
+    if simulated.batches:
+        print(
+            f"  Simulated  batches {simulated.batches}, calls {simulated.calls}: made with the simulator, counted in"
+            " all figures.\n"
+            "             Remove them with: python -m receiver purge --simulated\n",
             flush=True,
         )

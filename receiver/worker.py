@@ -44,6 +44,7 @@ from receiver.queueing.sender import (
     find_gone,
     hold_worker_lock,
     list_taken,
+    note_waiting,
     record_answer,
     register_worker,
     release_untold,
@@ -175,7 +176,7 @@ class Worker:
         outgoing = None
         try:
             with connection(pool) as conn:
-                outgoing = claim_submission(conn, self._worker_id)
+                outgoing = claim_submission(conn, self._worker_id, simulated=self._provider.simulated)
                 if outgoing is not None:
                     # Before the commit: `_release_untold` takes for lost what is committed and not under way.
                     self._under_way.add(_taken(outgoing))
@@ -254,6 +255,8 @@ class Worker:
         with connection(pool) as conn:
             forget_writers(conn, WRITER_DAYS)
             forget_drafts(conn)
+        with connection(pool) as conn:
+            note_waiting(conn, self._provider.simulated)
         self._release_untold(pool)
         with connection(pool) as conn:
             gone = find_gone(conn, self._worker_id)

@@ -44,25 +44,29 @@ def make_batch(
     submission_rows: int = 10_000,
     send: bool = True,
     past_due: bool = False,
+    simulated: bool = False,
     **parameters: Any,
 ) -> int:
     """A batch that calls these numbers, in rows from 1, accepted by the provider unless `send` is False."""
     csv = "".join(f"{line}\n" for line in ("destination,name", *(f"{number},Ana" for number in numbers)))
     given = {"application_id": 7, "deployment_id": 3, "on_duplicate": "keep", **parameters}
-    batch_id = accept(conn, BytesIO(csv.encode()), BatchParameters(**given), Limits(submission_rows, 3600)).batch_id
+    limits = Limits(submission_rows, 3600, simulated)
+    batch_id = accept(conn, BytesIO(csv.encode()), BatchParameters(**given), limits).batch_id
     if past_due:
         conn.execute("update batch set due_at = now() - interval '1 second' where batch_id = %s", (batch_id,))
     conn.commit()
     if send:
-        answer_submissions(conn)
+        answer_submissions(conn, simulated=simulated)
     return batch_id
 
 
-def answer_submissions(conn: Connection, answer: Callable[[Outgoing], Answer] = lambda _: ACCEPTED) -> list[Outgoing]:
+def answer_submissions(
+    conn: Connection, answer: Callable[[Outgoing], Answer] = lambda _: ACCEPTED, *, simulated: bool = False
+) -> list[Outgoing]:
     """Claim every submission that is due and record what the provider is said to have answered."""
     worker_id = register_worker(conn, "test", 1)
     sent = []
-    while (outgoing := claim_submission(conn, worker_id)) is not None:
+    while (outgoing := claim_submission(conn, worker_id, simulated=simulated)) is not None:
         conn.commit()
         record_answer(conn, outgoing, answer(outgoing))
         conn.commit()

@@ -65,7 +65,7 @@ def _queue(parsed: argparse.Namespace) -> int:
     form = {name: getattr(parsed, name) for name in ("application_id", "deployment_id")}
     form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
     config = Config.from_env()
-    limits = Limits(config.submission_rows, config.result_grace_seconds)
+    limits = Limits(config.submission_rows, config.result_grace_seconds, config.simulated)
     parameters = read_parameters(form, config.default_region, parsed.csv.name)
     try:
         csv = parsed.csv.open("rb")
@@ -96,7 +96,8 @@ def _queue(parsed: argparse.Namespace) -> int:
                     f"The database broke off: {in_one_line(error)}. The batch may be stored all the same, and is sent"
                     " then: look at the list of batches before you queue it again."
                 ) from error
-            print(f"Batch {accepted.batch_id} is stored; a worker sends it.", flush=True)
+            where = " to the simulator" if config.simulated else ""
+            print(f"Batch {accepted.batch_id} is stored; a worker sends it{where}.", flush=True)
             if parsed.watch:
                 try:
                     return _watch(conn, accepted.batch_id)
@@ -152,7 +153,7 @@ def _line(batch: Batch) -> str:
     counts = batch.counts
     return (
         f"batch {batch.id} {batch.state}: {batch.progress:.0%}, {counts['final']} ended, {counts['pending']} pending,"
-        f" {counts['overdue']} overdue"
+        f" {counts['overdue']} overdue{', simulated' if batch.simulated else ''}"
     )
 
 

@@ -61,7 +61,8 @@ def _work(_: argparse.Namespace) -> int:
     start_telemetry(None, config.secrets)
     with connect(database_url, name="receiver worker") as conn:
         check(conn)
-    worker = Worker(config, database_url, Provider(config.plum_url, config.plum_user, config.plum_key))
+    provider = Provider(config.plum_url, config.plum_user, config.plum_key, simulated=config.simulated)
+    worker = Worker(config, database_url, provider)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
     worker.run(grace_seconds=config.stop_seconds)

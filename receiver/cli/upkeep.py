@@ -18,7 +18,7 @@ from receiver.model import masked
 from receiver.queueing.destination import DestinationError, parse
 from receiver.queueing.resolution import Doubt, get_doubt, resolve_submission
 from receiver.results.erasure import Erased, erase
-from receiver.results.retention import count_old, purge
+from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
 from receiver.results.spool import Spool, SpoolFailed
 
 SHOW_SECONDS = 0.2
@@ -41,8 +41,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     resolve.add_argument("--yes", action="store_true", help="do not ask")
     resolve.set_defaults(run=_resolve)
 
-    removal = commands.add_parser("purge", help="delete old batches with everything under them")
-    removal.add_argument("--older-than", metavar="DAYS", type=_days, help="default: RETENTION_DAYS")
+    removal = commands.add_parser("purge", help="delete old or simulated batches with everything under them")
+    chosen = removal.add_mutually_exclusive_group()
+    chosen.add_argument("--older-than", metavar="DAYS", type=_days, help="default: RETENTION_DAYS")
+    chosen.add_argument("--simulated", action="store_true", help="delete all batches made with the simulator instead")
     removal.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
     removal.set_defaults(run=_purge)
 
@@ -100,22 +102,23 @@ def _account() -> str:
 def _purge(parsed: argparse.Namespace) -> int:
     config = Config.from_env()
     days = config.retention_days if parsed.older_than is None else parsed.older_than
-    if days is None:
+    if days is None and not parsed.simulated:
         raise InvalidInput(
             "Say how old.", [Fault("--older-than", "required", "Give DAYS, or set RETENTION_DAYS in the environment.")]
         )
-    age = timedelta(days=days)
+    age = timedelta(days=days or 0)
     with opened_database("purge", config) as conn:
-        old = count_old(conn, age)
+        old = count_simulated(conn) if parsed.simulated else count_old(conn, age)
         conn.rollback()
         late = f"; {old.late_callbacks} late callbacks of batches that are gone" if old.late_callbacks else ""
-        what = f"{old.batches} batches older than {days} days, with {old.calls} calls and {old.callbacks} callbacks"
+        chosen = "simulated batches" if parsed.simulated else f"batches older than {days} days"
+        what = f"{old.batches} {chosen}, with {old.calls} calls and {old.callbacks} callbacks"
         if parsed.dry_run:
             print(f"Would purge {what}{late}.")
             return 0
         ended = rows = 0
         shown_at = 0.0
-        for removed in purge(conn, age):
+        for removed in purge_simulated(conn) if parsed.simulated else purge(conn, age):
             conn.commit()
             ended, rows = ended + removed.ended, rows + removed.rows
             if sys.stderr.isatty() and time.monotonic() - shown_at > SHOW_SECONDS:

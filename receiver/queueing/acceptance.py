@@ -39,10 +39,12 @@ class IdempotencyKeyReused(ReceiverError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the deployment sets: rows of a submission, seconds of grace before a call is overdue."""
+    """What the deployment sets: rows of a submission, seconds of grace before a call is overdue, and whether the
+    batches are for a simulator."""
 
     submission_rows: int
     result_grace_seconds: int
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def accept(
     contacts = ContactReader(csv, parameters.default_region)
     plan = plan_batch(contacts, parameters, limits.submission_rows)
     due_at = parameters.due_at(now.replace(microsecond=0), limits.result_grace_seconds)
-    batch_id = insert_batch(conn, plan, parameters, now, due_at)
+    batch_id = insert_batch(conn, plan, parameters, now, due_at, simulated=limits.simulated)
     if request is not None and not insert_idempotent(
         conn, request.key_id, request.idempotency_key, request.digest, batch_id
     ):

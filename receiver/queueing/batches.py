@@ -76,15 +76,25 @@ def preview_batch(plan: Plan, due_at: datetime) -> Preview:
     )
 
 
-def insert_batch(conn: Connection, plan: Plan, parameters: BatchParameters, now: datetime, due_at: datetime) -> int:
+def insert_batch(
+    conn: Connection,
+    plan: Plan,
+    parameters: BatchParameters,
+    now: datetime,
+    due_at: datetime,
+    *,
+    simulated: bool = False,
+) -> int:
     """Write a batch, its submissions, calls and counters; returns the batch id.
+
+    `simulated`: it is for a simulator, and never sent to a real provider.
 
     Raises InvalidInput naming rows; the caller then rolls back, and nothing was written.
     """
     row = conn.execute(
         "insert into batch (application_id, deployment_id, name, start_at, end_at, max_attempts,"
-        " reattempt_wait_seconds, is_pci, default_region, columns, created_at, due_at)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning batch_id",
+        " reattempt_wait_seconds, is_pci, default_region, columns, created_at, due_at, simulated)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning batch_id",
         (
             parameters.application_id,
             parameters.deployment_id,
@@ -98,6 +108,7 @@ def insert_batch(conn: Connection, plan: Plan, parameters: BatchParameters, now:
             list(plan.contacts.columns),
             now,
             due_at,
+            simulated,
         ),
     ).fetchone()
     assert row is not None  # noqa: S101 an insert without conflict clause returns its row

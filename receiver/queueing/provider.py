@@ -60,6 +60,7 @@ class Provider:
     longest silence, and the longest that 256 KiB may take to be sent; a whole answer may take twice
     as long. `send_timeout`: for sending the whole request. All in seconds.
     `ca_file`: certificates to trust in place of certifi's, where a gateway inspects TLS.
+    `simulated`: it is a simulator, and gets no batch that was made for a real provider, nor the reverse.
 
     Raises ConfigurationError for an address or a user that no request could be made with.
     """
@@ -71,6 +72,7 @@ class Provider:
     read_timeout: float = 120.0
     send_timeout: float = 600.0
     ca_file: str | None = None
+    simulated: bool = False
 
     def __post_init__(self) -> None:
         faults = []

@@ -20,7 +20,7 @@ from receiver.queueing.batches import PROVEN, lock_batches, refresh_state, refus
 
 NOTE_CHARACTERS = 2_000
 
-SENT_SINCE = """greatest(b.created_at, b.start_at, (select max(r.resolved_at) from resolution r
+SENT_SINCE = """greatest(b.created_at, b.start_at, b.waited_until, (select max(r.resolved_at) from resolution r
     where r.batch_id = b.batch_id and not r.queued))"""
 """SQL: the moment from which batch `b`, where it has no window of its own, is being sent."""
 

@@ -33,6 +33,9 @@ GIVE_UP = timedelta(hours=1)
 """How long a batch without an end may wait for its first sending, and a submission's provider be out of reach: later,
 nobody expects the calls."""
 
+WAITING_NOTED = timedelta(minutes=1)
+"""How often it is noted that a batch still waits for its kind of provider."""
+
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
 
 NOTHING_SENT = "Nothing was sent: it can be resolved as not queued."
@@ -91,9 +94,10 @@ class Taken:
     tries: int
 
 
-def claim_submission(conn: Connection, worker_id: int) -> Outgoing | None:
+def claim_submission(conn: Connection, worker_id: int, *, simulated: bool = False) -> Outgoing | None:
     """Mark the next due submission `sending` for this worker. The caller commits, before it sends or looks again.
 
+    `simulated`: the worker's provider is a simulator. Only batches that were made for its kind are sent to it.
     Where none is left to send, those for which it is too late are refused, a batch's at a time.
     """
     with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
@@ -102,7 +106,7 @@ def claim_submission(conn: Connection, worker_id: int) -> Outgoing | None:
             f"""
             with due as (
                 select s.batch_id, s.submission_no from submission s join batch b using (batch_id)
-                where s.state = 'pending' and s.next_try_at <= now() and not {_OVER}
+                where s.state = 'pending' and s.next_try_at <= now() and b.simulated = %(simulated)s and not {_OVER}
                 order by s.next_try_at, s.batch_id, s.submission_no limit 1 for update of s skip locked
             ), taken as (
                 update submission s set state = 'sending', worker_id = %(worker_id)s, sent_at = now(),
@@ -116,11 +120,11 @@ def claim_submission(conn: Connection, worker_id: int) -> Outgoing | None:
                 coalesce(b.end_at, greatest({SENT_SINCE}, t.next_try_at) + %(give_up)s) as give_up_at
             from taken t join batch b using (batch_id)
             """,
-            {"worker_id": worker_id, "give_up": GIVE_UP},
+            {"worker_id": worker_id, "give_up": GIVE_UP, "simulated": simulated},
             prepare=True,
         ).fetchone()
     if outgoing is None:
-        _refuse_late(conn)
+        _refuse_late(conn, simulated)
     return outgoing
 
 
@@ -283,11 +287,32 @@ def see_worker(conn: Connection, worker_id: int) -> None:
     conn.execute("delete from worker where seen_at < now() - interval '1 day'")
 
 
-def _refuse_late(conn: Connection) -> None:
+def note_waiting(conn: Connection, simulated: bool) -> None:
+    """Note of batches made for the other kind of provider that they still wait for it: the hour in which a batch
+    without an end must be sent, and the time until its results are due, begin when they can be sent.
+    """
+    waiting = conn.execute(
+        "select distinct s.batch_id from submission s join batch b using (batch_id)"
+        f" where s.state = 'pending' and b.simulated <> %s and {SENT_SINCE} < now() - %s",
+        (simulated, WAITING_NOTED),
+    ).fetchall()
+    if not waiting:
+        return
+    batch_ids = [batch_id for (batch_id,) in waiting]
+    lock_batches(conn, batch_ids)
+    conn.execute(
+        f"update batch b set due_at = case when b.end_at is null then b.due_at + (now() - {SENT_SINCE}) else b.due_at"
+        f" end, waited_until = now() where b.batch_id = any(%s) and {SENT_SINCE} < now()",
+        (batch_ids,),
+    )
+
+
+def _refuse_late(conn: Connection, simulated: bool) -> None:
     late = conn.execute(
         "select s.batch_id from submission s join batch b using (batch_id)"
-        f" where s.state = 'pending' and s.next_try_at <= now() and {_OVER} limit 1",
-        {"give_up": GIVE_UP},
+        " where s.state = 'pending' and s.next_try_at <= now()"
+        f" and (b.simulated = %(simulated)s or b.end_at is not null) and {_OVER} limit 1",
+        {"give_up": GIVE_UP, "simulated": simulated},
         prepare=True,
     ).fetchone()
     if late is None:

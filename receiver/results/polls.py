@@ -40,12 +40,16 @@ class Planned:
     calls: int
 
 
-def plan_polls(conn: Connection) -> Planned | None:
-    """Plan the polls of the next submission whose results are overdue; None where none is left to plan."""
+def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
+    """Plan the polls of the next submission whose results are overdue; None where none is left to plan.
+
+    `simulated`: the provider is a simulator. Each kind is asked only about calls that it made.
+    """
     row = conn.execute(
         "select s.batch_id, s.submission_no, s.answer, b.default_region from submission s join batch b using (batch_id)"
         " where s.answer is not null and not s.polls_planned and b.due_at < now()"
-        " order by s.batch_id, s.submission_no limit 1 for update of s skip locked"
+        " and b.simulated = %s order by s.batch_id, s.submission_no limit 1 for update of s skip locked",
+        (simulated,),
     ).fetchone()
     if row is None:
         return None
@@ -90,14 +94,18 @@ def forget_settled_polls(conn: Connection) -> None:
     )
 
 
-def claim_poll(conn: Connection, rate: float) -> Poll | None:
-    """The next call to ask about, at most `rate` a second among all workers. The caller commits before it asks."""
+def claim_poll(conn: Connection, rate: float, *, simulated: bool = False) -> Poll | None:
+    """The next call to ask about, at most `rate` a second among all workers. The caller commits before it asks.
+
+    `simulated`: as for `plan_polls`. A call's id means another person's call to the other kind of provider.
+    """
     with conn.cursor(row_factory=class_row(Poll)) as cursor:
         return cursor.execute(
             """
             with due as (
                 select batch_id, row from poll p where next_try_at <= now() and exists (select from outstanding o
                     where o.batch_id = p.batch_id and not o.refused and o.row = p.row)
+                and exists (select from batch b where b.batch_id = p.batch_id and b.simulated = %(simulated)s)
                 order by next_try_at limit 1 for update skip locked
             ), paced as (
                 update upkeep set next_at = now() + %(interval)s
@@ -107,7 +115,7 @@ def claim_poll(conn: Connection, rate: float) -> Poll | None:
             where p.batch_id = due.batch_id and p.row = due.row
             returning p.batch_id, p.row, p.submission_no, p.call_id, p.tries
             """,
-            {"interval": timedelta(seconds=1 / rate), "lease": LEASE},
+            {"interval": timedelta(seconds=1 / rate), "lease": LEASE, "simulated": simulated},
             prepare=True,
         ).fetchone()
 

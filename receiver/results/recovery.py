@@ -46,7 +46,7 @@ class Polled(Enum):
 def poll_once(pool: Pool, provider: Provider, rate: float) -> tuple[Poll, Polled, str] | None:
     """Ask about one call, if one is due at `rate` a second; returns it, what came of it, and why in words."""
     with connection(pool) as conn:
-        poll = claim_poll(conn, rate)
+        poll = claim_poll(conn, rate, simulated=provider.simulated)
     if poll is None:
         return None
     try:

@@ -19,6 +19,7 @@ PURGE_ROWS = 5_000
 """Most rows of one table that a transaction removes."""
 
 _OLD = "greatest(b.created_at, b.due_at) < now() - %(age)s and b.state <> 'queueing'"
+_SIMULATED = "b.simulated"
 
 # Late callbacks of a batch that is gone, or was never known; those that wait are settled first.
 _LATE = """not exists (select from batch b where b.batch_id = c.batch_id)
@@ -59,6 +60,16 @@ def count_old(conn: Connection, age: timedelta) -> Old:
     return Old(*row) if row is not None else Old(0, 0, 0, 0)
 
 
+def count_simulated(conn: Connection) -> Old:
+    """What `purge_simulated` would remove, read from counters."""
+    row = conn.execute(
+        "select count(*), coalesce(sum(c.rows - c.skipped), 0)::bigint,"
+        " coalesce(sum(c.applied + c.duplicate + c.conflict + c.unmatched + c.unreadable), 0)::bigint, 0"
+        f" from batch b join batch_count c using (batch_id) where {_SIMULATED}"
+    ).fetchone()
+    return Old(*row) if row is not None else Old(0, 0, 0, 0)
+
+
 def purge(conn: Connection, age: timedelta) -> Iterator[Removed]:
     """Remove batches created, and due, longer ago than `age`; and late callbacks received before that.
 
@@ -66,11 +77,19 @@ def purge(conn: Connection, age: timedelta) -> Iterator[Removed]:
     """
     for batch_id in _list_begun(conn):
         yield from _remove(conn, batch_id)
-    while (marked := _mark_batch(conn, age)) is not None:
+    # What somebody holds now is left for the next time.
+    while (marked := _mark_batch(conn, f"{_OLD} order by b.batch_id limit 1 for update skip locked", age)) is not None:
         yield Removed(marked, 0)
         yield from _remove(conn, marked)
     for batch_id in _mark_late(conn, age):
         yield from _remove(conn, batch_id)
+
+
+def purge_simulated(conn: Connection) -> Iterator[Removed]:
+    """Remove all batches that were made for the simulator, whether their calls have ended or not. Yields as `purge`."""
+    while (marked := _mark_batch(conn, f"{_SIMULATED} order by b.batch_id limit 1 for update")) is not None:
+        yield Removed(marked, 0)
+        yield from _remove(conn, marked)
 
 
 def take_turn(conn: Connection) -> bool:
@@ -86,12 +105,11 @@ def _list_begun(conn: Connection) -> list[int]:
     return [batch_id for (batch_id,) in conn.execute("select batch_id from purge order by batch_id")]
 
 
-def _mark_batch(conn: Connection, age: timedelta) -> int | None:
+def _mark_batch(conn: Connection, chosen: str, age: timedelta | None = None) -> int | None:
+    """Take the batch that `chosen` (SQL after `where`) finds out of the lists and totals; None where it finds none."""
     # Alone, as a replay is: a settlement under way has seen the batch, and would write under it.
     conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
-    row = conn.execute(
-        f"select b.batch_id from batch b where {_OLD} order by b.batch_id limit 1 for update skip locked", {"age": age}
-    ).fetchone()
+    row = conn.execute(f"select b.batch_id from batch b where {chosen}", {"age": age}).fetchone()
     if row is None:
         return None
     batch_id: int = row[0]

@@ -65,7 +65,7 @@ class Upkeep:
                 forget_settled_polls(conn)
             while not self._stop.is_set():
                 with connection(self._pool) as conn:
-                    planned = plan_polls(conn)
+                    planned = plan_polls(conn, simulated=self._provider.simulated)
                 if planned is None:
                     break
                 if planned.calls:

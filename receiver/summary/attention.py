@@ -37,6 +37,12 @@ class Attention:
     unreadable: int
     unmatched: int
     conflict: int
+    waiting_batches: int
+    """Batches with something to send that were made for the other kind of provider, real or simulated."""
+    waiting_calls: int
+    simulated_batches: int
+    simulated: dict[str, int]
+    """The part of `totals` that is of simulated batches."""
 
     @property
     def is_needed(self) -> bool:
@@ -48,6 +54,7 @@ class Attention:
                 self.unreadable,
                 self.unmatched,
                 self.conflict,
+                self.waiting_batches,
             )
         )
 
@@ -55,17 +62,18 @@ class Attention:
 _COUNTERS = ("rows", "skipped", "refused", *OUTCOMES, "unreadable", "unmatched", "conflict")
 
 
-def get_attention(conn: Connection, wanted: BatchesOf) -> Attention:
-    """What needs a person among these batches.
+def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool = False) -> Attention:
+    """What needs a person among these batches. `simulated`: the provider that submissions are sent to is a simulator.
 
     Where nothing narrows them, callbacks that came for a purged batch count as unmatched, too.
     """
     where, values = _where(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
     with conn.cursor(row_factory=dict_row) as cursor:
-        halves = cursor.execute(
-            f"select coalesce(b.due_at < now(), false) as past_due, {sums}, count(*) filter (where {REMAINING} > 0)"
-            f" as open_batches from batch_count c left join batch b using (batch_id) where {where} group by past_due",
+        parts = cursor.execute(
+            f"select coalesce(b.due_at < now(), false) as past_due, coalesce(b.simulated, false) as simulated, {sums},"
+            f" count(*) as batches, count(*) filter (where {REMAINING} > 0) as open_batches"
+            f" from batch_count c left join batch b using (batch_id) where {where} group by 1, 2",
             values,
         ).fetchall()
         in_doubt = cursor.execute(
@@ -74,12 +82,24 @@ def get_attention(conn: Connection, wanted: BatchesOf) -> Attention:
             f" where s.state in ('unknown', 'refused') and {where} group by s.state",
             values,
         ).fetchall()
+        waiting = cursor.execute(
+            "select count(distinct s.batch_id) as batches, coalesce(sum(s.calls), 0)::bigint as calls"
+            " from submission s join batch b using (batch_id)"
+            f" where s.state = 'pending' and b.simulated <> %s and {where}",
+            [simulated, *values],
+        ).fetchone()
+    assert waiting is not None  # noqa: S101 an aggregate returns one row
     totals = balance(dict.fromkeys(_COUNTERS, 0), past_due=False)
+    simulated_totals, simulated_batches = totals, 0
     summed = dict.fromkeys((*_COUNTERS, "overdue_batches"), 0)
-    for half in halves:
-        totals = {name: count + totals[name] for name, count in balance(half, half["past_due"]).items()}
-        half["overdue_batches"] = half["open_batches"] if half["past_due"] else 0
-        summed = {name: count + half[name] for name, count in summed.items()}
+    for part in parts:
+        balanced = balance(part, part["past_due"])
+        totals = {name: count + totals[name] for name, count in balanced.items()}
+        if part["simulated"]:
+            simulated_totals = {name: count + simulated_totals[name] for name, count in balanced.items()}
+            simulated_batches += part["batches"]
+        part["overdue_batches"] = part["open_batches"] if part["past_due"] else 0
+        summed = {name: count + part[name] for name, count in summed.items()}
     doubts = {row["state"]: (row["submissions"], row["calls"]) for row in in_doubt}
     return Attention(
         totals,
@@ -90,6 +110,10 @@ def get_attention(conn: Connection, wanted: BatchesOf) -> Attention:
         summed["unreadable"],
         summed["unmatched"],
         summed["conflict"],
+        waiting["batches"],
+        waiting["calls"],
+        simulated_batches,
+        simulated_totals,
     )
 
 

@@ -36,6 +36,8 @@ class Batch:
     application_id: int
     deployment_id: int
     state: BatchState
+    simulated: bool
+    """Whether it is for a simulator: nobody is called."""
     parameters: dict[str, Any]
     created_at: datetime
     queued_at: datetime | None
@@ -76,6 +78,8 @@ class BatchFilter:
     """Whether calls are overdue."""
     submission_state: SubmissionState | None = None
     """The state of at least one of its submissions."""
+    not_sent_by: bool | None = None
+    """Batches with something to send that this kind of provider, simulated or not, does not get: the other kind's."""
 
 
 REMAINING = "c.rows - c.skipped - c.refused - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
@@ -83,8 +87,9 @@ REMAINING = "c.rows - c.skipped - c.refused - " + " - ".join(f"c.{outcome}" for 
 
 
 _SELECT = """
-select b.batch_id, b.name, b.application_id, b.deployment_id, b.state, b.start_at, b.end_at, b.max_attempts,
-    b.reattempt_wait_seconds, b.is_pci, b.created_at, b.queued_at, b.due_at, b.due_at < now() as past_due,
+select b.batch_id, b.name, b.application_id, b.deployment_id, b.state, b.simulated, b.start_at, b.end_at,
+    b.max_attempts, b.reattempt_wait_seconds, b.is_pci, b.created_at, b.queued_at, b.due_at,
+    b.due_at < now() as past_due,
     c.rows, c.skipped, c.refused, c.completed, c.failed, c.canceled, c.rejected, c.other,
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
     c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
@@ -133,6 +138,8 @@ def list_batches(
         f"(b.state = 'queueing' or (b.due_at >= now() and {REMAINING} > 0)) = %s": wanted.running,
         f"(b.due_at < now() and {REMAINING} > 0) = %s": wanted.overdue,
         "exists (select from submission s where s.batch_id = b.batch_id and s.state = %s)": wanted.submission_state,
+        "b.simulated <> %s and exists (select from submission s"
+        " where s.batch_id = b.batch_id and s.state = 'pending')": wanted.not_sent_by,
     }
     given = {condition: value for condition, value in conditions.items() if value is not None}
     where = "where " + " and ".join(given) if given else ""
@@ -156,6 +163,7 @@ def _batch(row: dict[str, Any]) -> Batch:
         application_id=row["application_id"],
         deployment_id=row["deployment_id"],
         state=row["state"],
+        simulated=row["simulated"],
         parameters={
             "start_timestamp": row["start_at"],
             "end_timestamp": row["end_at"],

@@ -196,6 +196,7 @@ class Batch(Answer):
     application_id = _whole("The provider's application.")
     deployment_id = _whole("The provider's deployment.")
     state = _one_of(BATCH_STATES, "`partial`: its submissions ended differently.")
+    simulated = fields.Boolean(metadata=says("Whether it was made for the simulator: nobody is called."))
     parameters = fields.Nested(Parameters, metadata=says("What the provider was told."))
     created_at = _moment("When it was handed in.")
     queued_at = _moment("When the provider had accepted all of it.", allow_none=True)

@@ -58,7 +58,7 @@ class Services:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.config.submission_rows, self.config.result_grace_seconds)
+        return Limits(self.config.submission_rows, self.config.result_grace_seconds, self.config.simulated)
 
     def close(self) -> None:
         """Store what has been taken, and close every connection."""

@@ -161,3 +161,18 @@ def test_erase_tells_of_callbacks_in_the_spool(run: Run, tmp_path: Path, old: in
     spool.append(Group(uuid4(), 1, (callback,)))
     spool.close()
     assert "1 callbacks lie in this machine's spool" in run("erase", str(NUMBERS[1])).out
+
+
+def test_purge_of_simulated_batches_leaves_real_ones(run: Run, conn: Connection, old: int) -> None:
+    simulated = make_batch(conn, NUMBERS, simulated=True)
+    deliver(conn, simulated, result_body(NUMBERS[0]))
+    ran = run("purge", "--simulated", "--dry-run")
+    assert (ran.status, ran.out) == (0, "Would purge 1 simulated batches, with 3 calls and 1 callbacks.\n")
+    assert read_batch(conn, simulated).simulated
+    conn.commit()
+    ran = run("purge", "--simulated")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("Purged 1 simulated batches, with 3 calls and 1 callbacks: ")
+    assert conn.execute("select batch_id from batch").fetchall() == [(old,)]
+    conn.commit()
+    assert run("purge", "--simulated", "--older-than", "1").status == 2

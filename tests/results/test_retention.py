@@ -16,7 +16,7 @@ from receiver.queueing.drafts import insert_draft
 from receiver.queueing.sender import record_answer
 from receiver.results import retention
 from receiver.results.replay import REPLAY_LOCK, find_settled, replay
-from receiver.results.retention import Removed, count_old, purge, take_turn
+from receiver.results.retention import Removed, count_old, count_simulated, purge, purge_simulated, take_turn
 from receiver.results.settlement import claim_waiting, settle
 from receiver.summary.attention import BatchesOf, get_attention
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
@@ -295,3 +295,20 @@ def test_replay_passes_over_what_is_half_purged(conn: Connection) -> None:
     assert read_batch(conn, young) == before
     assert purge_all(conn) == [old]
     assert rows_of(conn, old) == {}
+
+
+def test_simulated_batches_go_with_everything_whatever_their_state_and_real_ones_stay(conn: Connection) -> None:
+    real, queueing = make_full_batch(conn), make_batch(conn, NUMBERS, send=False, simulated=True)
+    simulated = make_full_batch(conn)
+    conn.execute("update batch set simulated = true where batch_id = %s", (simulated,))
+    conn.commit()
+    old = count_simulated(conn)
+    assert (old.batches, old.calls) == (2, 24)
+    assert old.callbacks == read_batch(conn, simulated).callbacks["received"] > 0
+    kept = rows_of(conn, real)
+    for _ in purge_simulated(conn):
+        conn.commit()
+    assert rows_of(conn, simulated) == rows_of(conn, queueing) == {}
+    assert rows_of(conn, real) == kept
+    assert count_simulated(conn).batches == 0
+    assert differences(conn) == []

@@ -55,6 +55,10 @@ def test_each_thing_that_needs_a_person_is_counted_where_it_is(conn: Connection)
         unreadable=2,
         unmatched=1,
         conflict=1,
+        waiting_batches=0,
+        waiting_calls=0,
+        simulated_batches=0,
+        simulated=dict.fromkeys(attention.totals, 0),
     )
     assert attention.is_needed
     batches = [get_batch(conn, batch_id) for batch_id in (overdue, unknown, refused, asked)]
@@ -108,3 +112,28 @@ def test_callback_for_a_purged_batch_needs_somebody_as_well(conn: Connection) ->
     attention = get_attention(conn, BatchesOf())
     assert attention.unmatched == 1
     assert set(attention.totals.values()) == {0}
+
+
+def test_batch_for_the_other_kind_of_provider_needs_a_person_while_it_waits(conn: Connection) -> None:
+    real = make_batch(conn, NUMBERS, send=False)
+    simulated = make_batch(conn, NUMBERS[:3], send=False, simulated=True)
+    with_provider, with_simulator = get_attention(conn, BatchesOf()), get_attention(conn, BatchesOf(), simulated=True)
+    assert (with_provider.waiting_batches, with_provider.waiting_calls) == (1, 3)
+    assert (with_simulator.waiting_batches, with_simulator.waiting_calls) == (1, 4)
+    assert with_provider.is_needed and with_simulator.is_needed
+    assert ids(conn, not_sent_by=False) == [simulated]
+    assert ids(conn, not_sent_by=True) == [real]
+    answer_submissions(conn, simulated=True)
+    assert get_attention(conn, BatchesOf()).waiting_batches == 0
+
+
+def test_figures_of_simulated_batches_are_told_apart(conn: Connection) -> None:
+    make_batch(conn, NUMBERS)
+    simulated = make_batch(conn, NUMBERS[:3], simulated=True)
+    deliver(conn, simulated, result_body(NUMBERS[0]))
+    attention = get_attention(conn, BatchesOf())
+    assert attention.totals["rows"] == 7
+    assert attention.simulated_batches == 1
+    assert {name: count for name, count in attention.simulated.items() if count} == {
+        "rows": 3, "pending": 2, "final": 1, "completed": 1,
+    }  # fmt: skip

@@ -29,6 +29,8 @@ def config_for(data_dir: Path, database_url: str) -> Config:
         port=8000,
         database_url=database_url,
         secret_keys=(SECRET,),
+        plum_user="team@example.com",
+        plum_key="the key of nobody",
     )
 
 

@@ -20,6 +20,7 @@ BATCH_SHAPE = {
     "application_id": "int",
     "deployment_id": "int",
     "state": "str",
+    "simulated": "bool",
     "parameters": {
         "start_timestamp": "NoneType",
         "end_timestamp": "time",

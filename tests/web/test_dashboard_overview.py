@@ -245,3 +245,27 @@ def test_live_part_asks_for_the_same_address_again(browser: Browser) -> None:
         and "<b>" not in page.partition("<main")[2][:3000]
     )
     assert 'hx-trigger="every 5s" hx-select="#live"' in page
+
+
+def test_simulated_batches_are_marked_and_their_figures_told_apart(browser: Browser, conn: Connection) -> None:
+    real = make_batch(conn, NUMBERS)
+    simulated = make_batch(conn, NUMBERS[:3], simulated=True)
+    deliver(conn, simulated, result_body(NUMBERS[0]))
+    page = text_of(browser.get("/"))
+    assert "Simulated, and included above: 3 rows in 1 batch, 1 ended, 2 pending, 0 overdue." in page
+    assert "python -m receiver purge --simulated" in page
+    for path in ("/", "/batches"):
+        listed = text_of(browser.get(path))
+        assert f"#{simulated} · application 7, deployment 3 · simulated" in listed
+        assert f"#{real} · application 7, deployment 3 · simulated" not in listed
+    assert "simulated: nobody is called" in text_of(browser.get(f"/batches/{simulated}"))
+    assert "simulated" not in text_of(browser.get(f"/batches/{real}"))
+
+
+def test_batch_that_waits_for_the_other_kind_of_provider_needs_a_person(browser: Browser, conn: Connection) -> None:
+    make_batch(conn, NUMBERS)
+    waiting = make_batch(conn, NUMBERS[:3], send=False, simulated=True)
+    page = browser.get("/")
+    assert "1 batch waiting for the simulator: 3 calls will not be made here." in attention_of(page)
+    assert 'href="/batches?needs=provider"' in page
+    assert rows_of(browser.get("/batches?needs=provider")) == [str(waiting)]

@@ -15,6 +15,7 @@ from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
 from receiver.web.reading import reader
+from receiver.web.services import services
 
 PAGE_BATCHES = 25
 
@@ -23,6 +24,7 @@ NEEDS = {
     "overdue": "with overdue calls",
     "unknown": "with an unknown submission",
     "refused": "with a refused submission",
+    "provider": "made for another kind of provider, with something to send",
 }
 """What the overview's links narrow the list to, beside the states."""
 
@@ -46,6 +48,7 @@ def batches() -> str:
         name=name,
         running=True if needs == "running" else None,
         overdue=True if needs == "overdue" else None,
+        not_sent_by=services().config.simulated if needs == "provider" else None,
         submission_state="unknown" if needs == "unknown" else "refused" if needs == "refused" else None,
     )
     try:

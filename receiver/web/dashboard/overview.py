@@ -19,6 +19,7 @@ from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone, zone
 from receiver.web.health import WORKER_SECONDS
 from receiver.web.reading import reader
+from receiver.web.services import services
 
 DAYS = 30
 """Of so many, batches are added up and results drawn where the address names none."""
@@ -56,7 +57,9 @@ def overview() -> str:
         time_zone=time_zone(),
     )
 
-    def look(conn: Connection) -> tuple[Liveness, Attention, dict[str, int], list[Batch], list[dict[str, Any]]]:
+    simulated = services().config.simulated
+
+    def look(conn: Connection) -> tuple[Liveness, Attention, Attention, list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
@@ -64,11 +67,11 @@ def overview() -> str:
             except InvalidInput as error:
                 filters.faults["interval"] = error.faults[0].message
         running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
-        attention = get_attention(conn, asked_for)
-        totals = attention.totals if shown == asked_for else get_attention(conn, shown).totals
-        return get_liveness(conn), attention, totals, running, points
+        attention = get_attention(conn, asked_for, simulated=simulated)
+        figures = attention if shown == asked_for else get_attention(conn, shown)
+        return get_liveness(conn), attention, figures, running, points
 
-    alive, attention, totals, running, points = reader().read(look)
+    alive, attention, figures, running, points = reader().read(look)
     chart = stacked_series(
         points, interval=interval, time_zone=time_zone(), key="results", title="Results by the time they came in"
     )
@@ -81,11 +84,13 @@ def overview() -> str:
         chart=chart,
         filters=filters,
         interval=interval,
+        figures=figures,
         running=running[:RUNNING],
         more_running=len(running) > RUNNING,
+        simulated=simulated,
         split_bar=split_bar,
         today=today,
-        totals=totals,
+        totals=figures.totals,
         waiting_seconds=WAITING_SECONDS,
         worker_seconds=WORKER_SECONDS,
     )
