@@ -68,6 +68,8 @@ class Config:
     result_poll_rate: int = 5
     """Overdue calls that the provider is asked about in a second, among all workers; 0: none."""
     spool_max_bytes: int = 1 << 30
+    callback_budget: int = 64
+    """Callbacks that are stored for each call of a submission; at least 10,000 for the submission."""
     rate_limit: int = 6000
     """Requests a minute with one API key to one web process; 0: any number."""
     trusted_proxies: tuple[_Network, ...] = LOOPBACK
@@ -155,6 +157,7 @@ class Config:
             result_poll_rate=env.integer("RESULT_POLL_RATE", cls.result_poll_rate, 0, 100),
             rate_limit=env.integer("RATE_LIMIT", cls.rate_limit, 0, 1_000_000),
             spool_max_bytes=env.integer("SPOOL_MAX_BYTES", cls.spool_max_bytes, 1 << 20, 1 << 50),
+            callback_budget=env.integer("CALLBACK_BUDGET", cls.callback_budget, 1, 1_000_000),
             trusted_proxies=env.networks("TRUSTED_PROXIES", cls.trusted_proxies),
             result_sources=env.networks("RESULT_SOURCES", cls.result_sources),
             metrics_key=env.text("METRICS_KEY"),

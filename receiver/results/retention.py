@@ -218,6 +218,7 @@ def _remove_callbacks(conn: Connection, batch_id: int, after: int, last: int) ->
 def _end(conn: Connection, batch_id: int) -> None:
     """Count what is left, callbacks that came after the batch was gone, and forget the purge."""
     conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
+    conn.execute("delete from callback_budget where batch_id = %s", (batch_id,))
     conn.execute("delete from result_count where batch_id = %s", (batch_id,))
     conn.execute("delete from batch_count where batch_id = %s", (batch_id,))
     conn.execute(

@@ -77,7 +77,7 @@ def create_app(config: Config, database_url: str) -> Flask:
     proxies = Proxies(config.trusted_proxies)
     app.wsgi_app = Webhook(  # type: ignore[method-assign]
         Forwarded(app.wsgi_app, proxies),
-        services.tokens,
+        services.callback_rules,
         services.intake,
         proxies,
         Sources(config.result_sources, proxies) if config.result_sources else None,

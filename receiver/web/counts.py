@@ -22,6 +22,7 @@ ANSWERS = (
     "too_large",
     "method_not_allowed",
     "forbidden",
+    "over_budget",
     "unavailable",
 )
 """What a request to a `result_url` can be answered: each a word of its answer's body, but `spooled`, which the

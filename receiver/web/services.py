@@ -11,6 +11,9 @@ from receiver.config import Config
 from receiver.database.pool import PATIENCE_SECONDS, Pool, connect, open_pool
 from receiver.database.replica import Replica
 from receiver.queueing.acceptance import Limits
+from receiver.results.budget import Budget
+from receiver.results.budget_reports import BudgetReports
+from receiver.results.callback_rules import CallbackRules
 from receiver.results.intake import Intake
 from receiver.results.spool import Spool
 from receiver.results.token import ResultTokens
@@ -28,6 +31,8 @@ class Services:
     replica: Replica | None
     intake: Intake
     tokens: ResultTokens
+    callback_rules: CallbackRules
+    budget_reports: BudgetReports
     rate_limits: RateLimits | None
 
     @classmethod
@@ -46,13 +51,20 @@ class Services:
             Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes),
         )
         intake.start()
+        pool = open_pool(database_url, max_size=POOL_SIZE, name="receiver web")
+        tokens = ResultTokens(config.secret_keys)
+        budget = Budget(config.callback_budget, config.submission_rows)
+        budget_reports = BudgetReports(pool, budget)
+        budget_reports.start()
         return cls(
             config=config,
             database_url=database_url,
-            pool=open_pool(database_url, max_size=POOL_SIZE, name="receiver web"),
+            pool=pool,
             replica=replica,
             intake=intake,
-            tokens=ResultTokens(config.secret_keys),
+            tokens=tokens,
+            callback_rules=CallbackRules(tokens, budget),
+            budget_reports=budget_reports,
             rate_limits=RateLimits.of(config.rate_limit),
         )
 
@@ -63,6 +75,7 @@ class Services:
     def close(self) -> None:
         """Store what has been taken, and close every connection."""
         self.intake.stop()
+        self.budget_reports.stop()
         self.pool.close(timeout=2)
         if self.replica is not None:
             self.replica.close()

@@ -55,6 +55,12 @@ def results_path() -> Description:
                 "403": _status(_FORBIDDEN, "forbidden"),
                 "404": _status("The token was not signed here; nothing was stored.", "not_found"),
                 "413": _status(f"The body is longer than {BODY_BYTES} bytes.", "too_large"),
+                "429": {
+                    **_status(
+                        "The submission has had more callbacks than its budget; nothing was stored.", "over_budget"
+                    ),
+                    "headers": {"Retry-After": {"$ref": "#/components/headers/Retry-After"}},
+                },
                 "503": {
                     **_status("Neither the database nor the local disk could store it.", "unavailable"),
                     "headers": {"Retry-After": {"$ref": "#/components/headers/Retry-After"}},
