@@ -60,6 +60,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "SUBMISSION_ROWS": "500",
             "RESULT_GRACE": "0",
             "RETENTION_DAYS": "30",
+            "CALLBACK_BUDGET": "7",
         }
     )
     assert config == Config(
@@ -76,6 +77,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         submission_rows=500,
         result_grace_seconds=0,
         retention_days=30,
+        callback_budget=7,
     )
     assert config.has_provider
     assert not (tmp_path / "data").exists()  # reading makes nothing
@@ -104,8 +106,10 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
         SUBMISSION_ROWS="10_000",
         RESULT_GRACE="-1",
         RETENTION_DAYS="30.5",
+        CALLBACK_BUDGET="0",
     )
     assert sorted(found) == [
+        ("CALLBACK_BUDGET", "invalid"),
         ("DATABASE_URL", "invalid"),
         ("DATA_DIR", "invalid"),
         ("DEFAULT_REGION", "invalid"),
