@@ -7,7 +7,7 @@ import argparse
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.errors import Fault, InvalidInput
-from receiver.results.replay import find_settled, replay
+from receiver.results.replay import replay_all
 
 _STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
 
@@ -25,22 +25,17 @@ def _replay(parsed: argparse.Namespace) -> int:
         raise InvalidInput(
             "Say which callbacks: either their ids, or --state.", [Fault("ID", "required", "or --state")]
         )
-    seen = changed = after = 0
+    seen = changed = 0
     with opened_database("replay") as conn:
-        while keys := find_settled(conn, ids=parsed.ids or None, state=parsed.state, after=after):
-            changes = replay(conn, keys)
-            if parsed.dry_run:
-                conn.rollback()
-            else:
-                conn.commit()
-            for change in changes:
+        for done in replay_all(conn, ids=parsed.ids or None, state=parsed.state, dry_run=parsed.dry_run):
+            for change in done.changes:
                 reason = f" ({change.reason_after})" if change.reason_after else ""
                 row = f", row {change.row_after}" if change.row_after is not None else ""
                 print(
                     f"callback {change.callback_id}, batch {change.batch_id}{row}: "
                     f"{change.state_before} -> {change.state_after}{reason}"
                 )
-            seen, changed, after = seen + len(keys), changed + len(changes), keys[-1][1]
+            seen, changed = seen + len(done.callback_ids), changed + len(done.changes)
     verb = "would change" if parsed.dry_run else "changed"
     print(f"{seen} callbacks settled again; {changed} {verb}.")
     return 0

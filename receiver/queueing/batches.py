@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
 
+from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import Fault
 from receiver.queueing.contacts import ContactReader
@@ -189,11 +190,6 @@ def insert_idempotent(conn: Connection, key_id: int, idempotency_key: str, diges
     )
 
 
-def lock_batches(conn: Connection, batch_ids: Iterable[int]) -> None:
-    """Take the batches' locks, in order. Whoever changes a submission's state takes its batch's first."""
-    conn.execute("select from batch where batch_id = any(%s) order by batch_id for update", (sorted(set(batch_ids)),))
-
-
 def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
     """Derive the states of batches, which are locked, from their submissions'."""
     conn.execute(
@@ -214,27 +210,28 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
 def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
     """A callback named a call of these submissions (batch_id, submission_no): those in doubt were accepted.
 
-    So were those that a person gave up for lost and that are to be sent again.
+    So were those that a person gave up for lost and that are to be sent again. Locks the batches of all that are not
+    accepted, so it is called before anything is written about their calls (`receiver.database.locks`).
     """
     if not keys:
         return
-    doubtful = conn.execute(
+    unaccepted = conn.execute(
         "select s.batch_id, s.submission_no from submission s"
         " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
-        " where s.state in ('unknown', 'pending')",
+        " where s.state in ('pending', 'sending', 'unknown')",
         ([batch_id for batch_id, _ in keys], [submission_no for _, submission_no in keys]),
         prepare=True,
     ).fetchall()
-    if not doubtful:
+    if not unaccepted:
         return
-    batch_ids = [batch_id for batch_id, _ in doubtful]
+    batch_ids = [batch_id for batch_id, _ in unaccepted]
     lock_batches(conn, batch_ids)
     conn.execute(
         "update submission s set state = 'accepted', error = null, answered_at = coalesce(answered_at, now())"
         " from unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no)"
         " where s.batch_id = g.batch_id and s.submission_no = g.submission_no"
         " and s.state in ('unknown', 'pending')",
-        (batch_ids, [submission_no for _, submission_no in doubtful]),
+        (batch_ids, [submission_no for _, submission_no in unaccepted]),
     )
     refresh_state(conn, batch_ids)
 

@@ -12,11 +12,12 @@ from datetime import datetime
 
 from psycopg.rows import class_row
 
+from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.model import SubmissionState
 from receiver.queueing.answer import Answer
-from receiver.queueing.batches import PROVEN, lock_batches, refresh_state, refuse_calls
+from receiver.queueing.batches import PROVEN, refresh_state, refuse_calls
 
 NOTE_CHARACTERS = 2_000
 

@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
 
+from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.logs import about
-from receiver.queueing.batches import PROVEN, accept_proven, get_now, lock_batches, refresh_state, refuse_calls
+from receiver.queueing.batches import PROVEN, accept_proven, get_now, refresh_state, refuse_calls
 from receiver.queueing.provider import Answer
 from receiver.queueing.resolution import SENT_SINCE, record_late_answer
 from receiver.queueing.submissions import header_line
@@ -257,6 +258,7 @@ def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
 
 def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) -> None:
     """Make `pending` again what this worker took without hearing that it had: its connection broke in that commit."""
+    lock_batches(conn, [taken.batch_id for taken in untold])
     for taken in untold:
         conn.execute(
             "update submission set state = 'pending', sent_at = next_try_at"

@@ -13,16 +13,16 @@ from typing import Any
 
 from psycopg.rows import class_row
 
+from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.model import ERASED
-from receiver.queueing.batches import lock_batches, refuse_calls
+from receiver.queueing.batches import refuse_calls
 from receiver.queueing.contacts import csv_line, read_csv_line
 from receiver.queueing.mentions import Mentions
 from receiver.results.body_formats import body_text
 from receiver.results.journal import ERASED_BODY
 from receiver.results.packing import PLAIN, unpack
-from receiver.results.replay import REPLAY_LOCK
 from receiver.results.unreadable import UnreadableBody
 
 BODIES_AT_ONCE = 1_000
@@ -82,7 +82,7 @@ def erase(conn: Connection, phone_number: int) -> Iterator[Erased]:
 def _erase_calls(conn: Connection, batch_id: int, phone_number: int) -> Erased:
     """The calls to the number, all that was received for them, and their places in what is yet to be sent."""
     # Alone, as a replay is: a settlement under way has found the call by its number.
-    conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
+    own_results(conn)
     lock_batches(conn, [batch_id])
     found = conn.execute(
         "select c.row, c.line, s.submission_no, s.state from call c join submission s using (batch_id, submission_no)"

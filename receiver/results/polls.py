@@ -89,8 +89,9 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
 def forget_settled_polls(conn: Connection) -> None:
     """Drop the polls of calls that have ended, or been refused, by some other way."""
     conn.execute(
-        "delete from poll p where p.next_try_at <= now() and not exists"
+        "delete from poll where ctid = any(array(select ctid from poll p where p.next_try_at <= now() and not exists"
         " (select from outstanding o where o.batch_id = p.batch_id and not o.refused and o.row = p.row)"
+        " for update skip locked))"
     )
 
 

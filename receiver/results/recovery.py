@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TypeVar
 from urllib.parse import quote
 
+from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, Pool, connection
 from receiver.queueing.provider import Got, NoAnswer, Provider, get, read_error
 from receiver.results.call_details import UnreadableBody, read_call_details
@@ -20,7 +21,6 @@ from receiver.results.field_values import storable
 from receiver.results.journal import BODY_BYTES
 from receiver.results.packing import pack
 from receiver.results.polls import Poll, claim_poll, end_poll, pause_polls, put_off
-from receiver.results.replay import share_with_replay
 from receiver.results.settlement import get_stored, settle
 
 SHORTEST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
@@ -78,7 +78,7 @@ def _take(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
         return _put_off(pool, poll, 200, str(unreadable))
 
     def record(conn: Connection) -> tuple[Polled, str]:
-        share_with_replay(conn)
+        share_results(conn)
         if not _exists(conn, poll):
             return Polled.NEVER, "the call was purged or erased"
         row = conn.execute(
@@ -124,9 +124,9 @@ def _recorded(pool: Pool, record: Callable[[Connection], _T]) -> _T:
 
 
 def _exists(conn: Connection, poll: Poll) -> bool:
-    """Whether the call is still to be asked about; its row then stays until the commit."""
+    """Whether the call is still to be asked about. A purge and an erasure wait for the results lock, which we share."""
     row = conn.execute(
-        "select from poll p join batch b using (batch_id) where p.batch_id = %s and p.row = %s for update of p",
+        "select from poll p join batch b using (batch_id) where p.batch_id = %s and p.row = %s",
         (poll.batch_id, poll.row),
     ).fetchone()
     return row is not None

@@ -8,22 +8,30 @@ decided together; then all of them are settled, in the same transaction.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from receiver.database.pool import Connection
+from receiver.database.locks import lock_batches, own_results
+from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
 from receiver.model import CallbackState
 from receiver.results.call_details import UnreadableBody, read_call_details
 from receiver.results.counters import Deltas
 from receiver.results.journal import ERASED_BODY
 from receiver.results.settlement import find_rows, get_stored, settle
 
-REPLAY_LOCK = 0x7265706C
-"""Advisory lock: settlements share it, a replay has it alone (it takes rows away under their feet)."""
-
 REPLAY_CALLBACKS = 1000
 """How many callbacks are settled again in one transaction."""
+
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What one transaction of `replay_all` did: the callbacks that it settled again, and what that changed."""
+
+    callback_ids: list[int]
+    changes: list[Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +47,34 @@ class Change:
     row_after: int | None
 
 
-def share_with_replay(conn: Connection) -> None:
-    """To be called by each transaction that settles: waits while a replay is under way."""
-    conn.execute("select pg_advisory_xact_lock_shared(%s)", (REPLAY_LOCK,), prepare=True)
+def replay_all(
+    conn: Connection, *, ids: Sequence[int] | None = None, state: str | None = None, dry_run: bool = False
+) -> Iterator[Replayed]:
+    """Settle callbacks again, by id or state: all three callers, the API, the dashboard and the command, use this.
+
+    Commits each transaction, or rolls it back if `dry_run`, and yields what it did. Whoever stops half-way starts
+    again: what was settled again stays as it is. Raises DatabaseUnavailable if others were in the way each time.
+    """
+    after = 0
+    while keys := find_settled(conn, ids=ids, state=state, after=after):
+        changes = _replay_patiently(conn, keys, dry_run)
+        after = keys[-1][1]
+        yield Replayed([callback_id for _, callback_id in keys], changes)
+    conn.rollback()
+
+
+def _replay_patiently(conn: Connection, keys: Sequence[tuple[int, int]], dry_run: bool) -> list[Change]:
+    for _ in range(_TRIES):
+        try:
+            changes = replay(conn, keys)
+            if dry_run:
+                conn.rollback()
+            else:
+                conn.commit()
+            return changes
+        except GAVE_WAY:
+            conn.rollback()  # nothing was written
+    raise DatabaseUnavailable("Others kept changing the same calls. Start the replay again in a moment.")
 
 
 def find_settled(
@@ -81,10 +114,11 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
 
     Returns what changed, callback by callback, those of the same calls included.
     """
-    conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
+    own_results(conn)
     by_batch: defaultdict[int, set[int]] = defaultdict(set)
     for batch_id, callback_id in _still_there(conn, keys):
         by_batch[batch_id].add(callback_id)
+    lock_batches(conn, by_batch)
     changes: list[Change] = []
     for batch_id, callback_ids in sorted(by_batch.items()):
         together = _decided_together(conn, batch_id, callback_ids)

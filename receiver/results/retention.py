@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from receiver.database.locks import own_results
 from receiver.database.pool import Connection
-from receiver.results.replay import REPLAY_LOCK
 
 PURGE_ROWS = 5_000
 """Most rows of one table that a transaction removes."""
@@ -108,7 +108,7 @@ def _list_begun(conn: Connection) -> list[int]:
 def _mark_batch(conn: Connection, chosen: str, age: timedelta | None = None) -> int | None:
     """Take the batch that `chosen` (SQL after `where`) finds out of the lists and totals; None where it finds none."""
     # Alone, as a replay is: a settlement under way has seen the batch, and would write under it.
-    conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
+    own_results(conn)
     row = conn.execute(f"select b.batch_id from batch b where {chosen}", {"age": age}).fetchone()
     if row is None:
         return None
@@ -118,9 +118,9 @@ def _mark_batch(conn: Connection, chosen: str, age: timedelta | None = None) -> 
         " from callback where batch_id = %(batch_id)s order by callback_id desc limit 1), 0)",
         {"batch_id": batch_id},
     )
-    conn.execute("delete from result_count where batch_id = %s", (batch_id,))
-    conn.execute("delete from batch_count where batch_id = %s", (batch_id,))
     conn.execute("delete from batch where batch_id = %s", (batch_id,))
+    conn.execute("delete from batch_count where batch_id = %s", (batch_id,))
+    conn.execute("delete from result_count where batch_id = %s", (batch_id,))
     return batch_id
 
 
@@ -130,7 +130,7 @@ def _mark_late(conn: Connection, age: timedelta) -> list[int]:
         "insert into purge (batch_id, last_callback_id) select c.batch_id, (select coalesce("
         "  min(k.callback_id) filter (where k.received_at >= now() - %(age)s) - 1, max(k.callback_id))"
         "  from callback k where k.batch_id = c.batch_id)"
-        f" from batch_count c where {_LATE} on conflict do nothing returning batch_id",
+        f" from batch_count c where {_LATE} order by c.batch_id on conflict do nothing returning batch_id",
         {"age": age},
     )
     return [batch_id for (batch_id,) in marked]
@@ -161,6 +161,7 @@ def _remove(conn: Connection, batch_id: int) -> Iterator[Removed]:
                 return
             after, rows = _remove_range(conn, batch_id, table, key, condition, after)
             yield Removed(batch_id, rows)
+    own_results(conn)
     if _hold(conn, batch_id) is not None:
         _end(conn, batch_id)
         yield Removed(batch_id, 0, ended=True)
@@ -216,11 +217,10 @@ def _remove_callbacks(conn: Connection, batch_id: int, after: int, last: int) ->
 
 
 def _end(conn: Connection, batch_id: int) -> None:
-    """Count what is left, callbacks that came after the batch was gone, and forget the purge."""
-    conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
+    """Count what is left, callbacks that came after the batch was gone, and forget the purge. No result changes."""
     conn.execute("delete from callback_budget where batch_id = %s", (batch_id,))
-    conn.execute("delete from result_count where batch_id = %s", (batch_id,))
     conn.execute("delete from batch_count where batch_id = %s", (batch_id,))
+    conn.execute("delete from result_count where batch_id = %s", (batch_id,))
     conn.execute(
         "insert into batch_count (batch_id, unmatched, unreadable)"
         " select batch_id, count(*) filter (where state = 'unmatched'), count(*) filter (where state = 'unreadable')"

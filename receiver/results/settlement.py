@@ -103,6 +103,7 @@ def settle(conn: Connection, stored: Sequence[Stored]) -> None:
 
     readable = [callback for callback in stored if callback.callback_id in details]
     rows = find_rows(conn, [(callback, details[callback.callback_id].phone_number) for callback in readable])
+    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows})
     candidates_of: defaultdict[CallKey, list[Candidate]] = defaultdict(list)
     for callback in readable:
         row = rows.get(callback.callback_id)
@@ -125,7 +126,6 @@ def settle(conn: Connection, stored: Sequence[Stored]) -> None:
         aside += _decide_again(conn, contested, details, deltas)
     _close_calls(conn, verdicts, deltas)
     upsert_set_aside(conn, aside)
-    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows})
     deltas.write(conn)
 
 

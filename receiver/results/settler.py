@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import psycopg
 
+from receiver.database.locks import share_results
 from receiver.database.measured import Measurements
 from receiver.database.pool import GAVE_WAY, DatabaseUnavailable, Pool, connection
 from receiver.logs import about
-from receiver.results.replay import share_with_replay
 from receiver.results.settlement import claim_waiting, set_aside_unsettled, settle
 
 GROUP_CALLBACKS = 500
@@ -73,7 +73,7 @@ class Settler:
 
     def _settle(self, limit: int, floor: int) -> int:
         with connection(self._pool) as conn:
-            share_with_replay(conn)
+            share_results(conn)
             claimed = claim_waiting(conn, limit, floor)
             if claimed:
                 settle(conn, claimed)
@@ -89,7 +89,7 @@ class Settler:
         settled = 0
         for _ in range(GROUP_CALLBACKS):
             with connection(self._pool) as conn:
-                share_with_replay(conn)
+                share_results(conn)
                 claimed = claim_waiting(conn, 1)
                 if not claimed:
                     break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from receiver.database.pool import Connection
 from tests.cli.conftest import Run
-from tests.factories import deliver, make_batch, phone_number, read_batch, result_body
+from tests.factories import deliver, give_way_once, make_batch, phone_number, read_batch, result_body
 
 
 def unreadable_no_more(conn: Connection) -> tuple[int, int]:
@@ -47,3 +47,12 @@ def test_callback_that_is_not_there_changes_nothing(run: Run, conn: Connection) 
     make_batch(conn)
     for callback_id in ("99", "9" * 30):
         assert run("replay", callback_id).lines == ["0 callbacks settled again; 0 changed."]
+
+
+def test_replay_that_gave_way_to_another_writer_is_done_again(run: Run, conn: Connection) -> None:
+    batch_id, callback_id = unreadable_no_more(conn)
+    give_way_once(conn)
+    ran = run("replay", str(callback_id))
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.lines[-1] == "1 callbacks settled again; 1 changed."
+    assert read_batch(conn, batch_id).counts["completed"] == 1

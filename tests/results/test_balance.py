@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.queueing.sender import Outgoing, accept_proven_lately, claim_submission, record_answer, register_worker
 from receiver.results.journal import Callback
-from receiver.results.replay import find_settled, replay, share_with_replay
+from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import claim_waiting, settle
 from receiver.summary.verify import verify
 from tests.factories import (
@@ -137,7 +138,7 @@ class World:
 
     def _begin_to_settle(self, settler: int, group: int) -> None:
         conn = self.settlers[settler]
-        share_with_replay(conn)
+        share_results(conn)
         settle(conn, claim_waiting(conn, group))
 
     def _end_settling(self, settler: int, well: bool) -> None:

@@ -10,12 +10,13 @@ from itertools import islice
 
 import pytest
 
+from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.errors import NotFound
 from receiver.queueing.drafts import insert_draft
 from receiver.queueing.sender import record_answer
 from receiver.results import retention
-from receiver.results.replay import REPLAY_LOCK, find_settled, replay
+from receiver.results.replay import find_settled, replay
 from receiver.results.retention import Removed, count_old, count_simulated, purge, purge_simulated, take_turn
 from receiver.results.settlement import claim_waiting, settle
 from receiver.summary.attention import BatchesOf, get_attention
@@ -218,7 +219,7 @@ def test_late_callbacks_go_when_they_are_old_themselves(conn: Connection) -> Non
 def test_a_settlement_under_way_is_waited_for(conn: Connection, database_url: str) -> None:
     old = age(conn, make_full_batch(conn))
     journal(conn, make_callback(old, result_body(NUMBERS[6])))
-    conn.execute("select pg_advisory_xact_lock_shared(%s)", (REPLAY_LOCK,))
+    share_results(conn)
     settle(conn, claim_waiting(conn, 10))
     with closing(connect(database_url, name="another")) as other:
         other.execute("set lock_timeout = '100ms'")

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from receiver.database.locks import own_results
 from receiver.database.pool import Connection, DatabaseUnavailable, Pool, open_pool
 from receiver.results import settler as settler_module
-from receiver.results.replay import REPLAY_LOCK, find_settled, replay
+from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import claim_waiting
 from receiver.results.settler import GROUP_CALLBACKS, Settler
 from tests.factories import (
@@ -153,7 +154,7 @@ def test_settling_waits_while_a_replay_is_under_way(conn: Connection, database_u
     journal(conn, make_callback(batch_id, result_body(phone_number(0))))
     impatient = open_pool(f"{database_url} options='-c lock_timeout=50ms'", max_size=1, name="settler")
     try:
-        conn.execute("select pg_advisory_xact_lock(%s)", (REPLAY_LOCK,))
+        own_results(conn)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             Settler(impatient).settle_group()
         conn.rollback()

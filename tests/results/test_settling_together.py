@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from random import Random
 
+from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect, open_pool
 from receiver.queueing.sender import claim_submission, record_answer, register_worker
 from receiver.results.call_details import read_call_details
@@ -137,7 +138,7 @@ def test_workers_and_replays_at_once_keep_every_count(conn: Connection, database
     def settle_shared() -> None:
         with closing(connect(database_url, name="settler")) as mine:
             for _ in range(60):
-                mine.execute("select pg_advisory_xact_lock_shared(%s)", (0x7265706C,))
+                share_results(mine)
                 settle(mine, claim_waiting(mine, 10))
                 mine.commit()
 

@@ -15,6 +15,7 @@ from receiver.web.dashboard.body_text import body_text
 from tests.factories import (
     deliver,
     differences,
+    give_way_once,
     journal,
     make_batch,
     make_callback,
@@ -251,6 +252,14 @@ def test_confirmed_replay_settles_what_was_previewed(admin_at: Browser, conn: Co
     assert states(conn, [callback_id]) == [("applied", None)]
     assert read_batch(conn, batch_id).counts["completed"] == 1
     assert differences(conn) == []
+
+
+def test_replay_that_gave_way_to_another_writer_is_done_again(admin_at: Browser, conn: Connection) -> None:
+    batch_id, callback_id = settled_wrongly(conn)
+    give_way_once(conn)
+    answer = admin_at.post("/callbacks/replay", form_at="/callbacks", ids=str(callback_id), confirmed="1")
+    assert (answer.status_code, answer.location) == (303, "/callbacks")
+    assert read_batch(conn, batch_id).counts["completed"] == 1
 
 
 def test_replay_that_changes_nothing_offers_nothing_to_confirm(admin_at: Browser, conn: Connection) -> None:

@@ -13,6 +13,7 @@ from receiver.web.api import replay
 from tests.factories import (
     deliver,
     differences,
+    give_way_once,
     highest_id,
     journal,
     make_batch,
@@ -198,3 +199,10 @@ def test_body_of_another_type_and_one_too_large_are_refused(admin: FlaskClient) 
 @pytest.mark.parametrize("scope", ["read", "queue"])
 def test_only_admin_may(client_for: ClientFor, scope: Any) -> None:
     problem_of(client_for(scope).post(PATH, json={"state": "applied"}), 403, "forbidden")
+
+
+def test_replay_that_gave_way_to_another_writer_is_done_again(admin: FlaskClient, conn: Connection) -> None:
+    batch_id, ids = file_wrongly(conn)
+    give_way_once(conn)
+    assert settle_again(admin, ids=ids)["changed"] == 1
+    assert read_batch(conn, batch_id).counts["completed"] == 1

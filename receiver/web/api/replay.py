@@ -12,7 +12,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 from receiver.database.pool import Pool, connection
 from receiver.model import CALLBACK_STATES
 from receiver.queueing.parameters import WholeNumber, says
-from receiver.results.replay import Change, find_settled, replay
+from receiver.results.replay import Change, replay_all
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
@@ -123,18 +123,11 @@ class Replay(MethodView):
 
 def _replay(pool: Pool, ids: Sequence[int] | None, state: str | None, dry_run: bool) -> _Replayed:
     done = _Replayed(dry_run, sorted(set(ids or ())))
-    after = 0
-    while True:
-        with connection(pool) as conn:
-            keys = find_settled(conn, ids=ids, state=state, after=after)
-            if not keys:
-                return done
-            changes = replay(conn, keys)
-            if dry_run:
-                conn.rollback()
-        after = keys[-1][1]
-        done.replayed += len(keys)
-        done.changed += len(changes)
-        done.changes += changes[: CHANGES_SHOWN - len(done.changes)]
-        seen = {callback_id for _, callback_id in keys}
-        done.passed_over = [callback_id for callback_id in done.passed_over if callback_id not in seen]
+    with connection(pool) as conn:
+        for piece in replay_all(conn, ids=ids, state=state, dry_run=dry_run):
+            done.replayed += len(piece.callback_ids)
+            done.changed += len(piece.changes)
+            done.changes += piece.changes[: CHANGES_SHOWN - len(done.changes)]
+            seen = set(piece.callback_ids)
+            done.passed_over = [callback_id for callback_id in done.passed_over if callback_id not in seen]
+    return done

@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from receiver.database.pool import Connection, connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import CALLBACK_STATES, CallbackState
-from receiver.results.replay import REPLAY_CALLBACKS, Change, find_settled, replay
+from receiver.results.replay import REPLAY_CALLBACKS, Change, replay_all
 from receiver.summary.callbacks import NEWEST_COUNTED, Callback, count_by_reason, get_callback, list_callbacks
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.body_text import body_text
@@ -107,16 +107,15 @@ def replay_callbacks() -> AnyResponse | str:
     """
     confirmed = request.form.get("confirmed") == "1"
     with connection(services().pool) as conn:
-        keys = find_settled(conn, ids=_ids() or _found(conn))
-        changes = replay(conn, keys)
-        if not confirmed:
-            conn.rollback()
+        done = list(replay_all(conn, ids=_ids() or _found(conn), dry_run=not confirmed))
+    ids = [callback_id for piece in done for callback_id in piece.callback_ids]
+    changes = [change for piece in done for change in piece.changes]
     if confirmed:
-        flash(f"{wording.counted(len(keys), 'callback')} settled again: {_changed(changes)}")
+        flash(f"{wording.counted(len(ids), 'callback')} settled again: {_changed(changes)}")
         return redirect(url_for("dashboard.callbacks"), 303)
     return render_template(
         "callbacks_replay.html",
-        ids=[callback_id for _, callback_id in keys],
+        ids=ids,
         changes=changes[:MOST_CHANGES_SHOWN],
         more_changes=max(len(changes) - MOST_CHANGES_SHOWN, 0),
         sentence=_changed(changes),

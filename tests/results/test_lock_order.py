@@ -1,0 +1,139 @@
+"""Writers that meet take their locks in one order (`receiver.database.locks`), so that none has to give way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from receiver.database.pool import GAVE_WAY, Connection, connect
+from receiver.queueing.sender import Outgoing, claim_submission, record_answer, register_worker
+from receiver.results import replay as replay_module
+from receiver.results.counters import Deltas
+from receiver.results.replay import find_settled, replay
+from receiver.results.settlement import claim_waiting, settle
+from tests.factories import (
+    ACCEPTED,
+    REFUSED,
+    UNKNOWN,
+    deliver,
+    differences,
+    journal,
+    make_batch,
+    make_callback,
+    phone_number,
+    read_batch,
+    result_body,
+)
+from tests.waiting import eventually, waits_for_lock
+
+
+class Gate:
+    """Holds up who passes it, until it is opened."""
+
+    def __init__(self) -> None:
+        self._reached, self._open = threading.Event(), threading.Event()
+
+    def pass_through(self) -> None:
+        self._reached.set()
+        assert self._open.wait(60)
+
+    def reached(self) -> None:
+        assert self._reached.wait(60)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class Beside:
+    """Work in a transaction of its own, in a thread; `error` is what ended it."""
+
+    def __init__(self, database_url: str, name: str, work: Callable[[Connection], object]) -> None:
+        self.error: BaseException | None = None
+
+        def run() -> None:
+            with closing(connect(database_url, name=name)) as conn:
+                try:
+                    work(conn)
+                    conn.commit()
+                except GAVE_WAY as error:
+                    self.error = error
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def ended(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        assert self.error is None
+
+
+def send(conn: Connection, submissions: int) -> list[Outgoing]:
+    """Submissions of a new batch that are being sent; each has one call, to the number of its index."""
+    make_batch(conn, [phone_number(index) for index in range(submissions)], submission_rows=1, send=False)
+    worker_id = register_worker(conn, "test", 1)
+    sent = [claim_submission(conn, worker_id) for _ in range(submissions)]
+    conn.commit()
+    return [outgoing for outgoing in sent if outgoing is not None]
+
+
+def test_replay_and_the_recording_of_an_answer(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = send(conn, 3)
+    record_answer(conn, first, ACCEPTED)
+    conn.commit()
+    batch_id = first.batch_id
+    ids = deliver(conn, batch_id, result_body(phone_number(0)), submission_no=1)
+    ids += deliver(conn, batch_id, result_body(phone_number(1)), submission_no=2)
+    # Its result came while it was sent, and then its answer was lost: settling that result accepts it.
+    conn.execute(
+        "update submission set state = 'unknown', answered_at = now() where batch_id = %s and submission_no = %s",
+        (batch_id, second.submission_no),
+    )
+    conn.commit()
+    gate, take_back = Gate(), replay_module._take_back
+
+    def take_back_and_wait(*given: object) -> None:
+        take_back(*given)  # type: ignore[arg-type]
+        gate.pass_through()
+
+    monkeypatch.setattr(replay_module, "_take_back", take_back_and_wait)
+    replaying = Beside(database_url, "replay", lambda mine: replay(mine, find_settled(mine, ids=ids)))
+    gate.reached()
+    answering = Beside(database_url, "answer", lambda mine: record_answer(mine, third, REFUSED))
+    eventually(lambda: waits_for_lock(conn, "answer"))
+    gate.open()
+    replaying.ended()
+    answering.ended()
+    counts = read_batch(conn, batch_id).counts
+    assert (counts["completed"], counts["refused"]) == (2, 1)
+    assert differences(conn) == []
+
+
+@pytest.mark.parametrize("answer", [REFUSED, UNKNOWN, ACCEPTED])
+def test_settlement_and_the_recording_of_an_answer(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    sent = send(conn, 2)
+    batch_id = sent[0].batch_id
+    for place in range(2):
+        journal(conn, make_callback(batch_id, result_body(phone_number(place)), submission_no=place + 1))
+    gate, write = Gate(), Deltas.write
+
+    def write_and_wait(self: Deltas, mine: Connection) -> None:
+        gate.pass_through()
+        write(self, mine)
+
+    monkeypatch.setattr(Deltas, "write", write_and_wait)
+    settling = Beside(database_url, "settler", lambda mine: settle(mine, claim_waiting(mine, 10)))
+    gate.reached()
+    answering = Beside(database_url, "answer", lambda mine: record_answer(mine, sent[1], answer))  # type: ignore[arg-type]
+    eventually(lambda: waits_for_lock(conn, "answer"))
+    gate.open()
+    settling.ended()
+    answering.ended()
+    assert read_batch(conn, batch_id).counts["completed"] == 2
+    assert differences(conn) == []
