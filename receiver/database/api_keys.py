@@ -90,22 +90,23 @@ def find_key(conn: Connection, key: str) -> ApiKey | None:
     return found[0]
 
 
-def get_key(conn: Connection, prefix: str) -> ApiKey | None:
-    """The key with this prefix, which whoever asks has shown to hold; None if it was revoked or has expired.
+def get_key_of_session(conn: Connection, prefix: str, session_id: str) -> tuple[ApiKey, bytes] | None:
+    """The key with this prefix, and its digest, for a session that was begun with it.
 
-    Notes its use, to the minute.
+    None if the key was revoked or has expired, or if the session was ended. Notes the key's use, to the minute.
     """
-    found = _read(conn, prefix)
-    if found is None:
-        return None
-    _note_use(conn, found[0])
-    return found[0]
+    found = _read(conn, prefix, session_id)
+    if found is not None:
+        _note_use(conn, found[0])
+    return found
 
 
-def _read(conn: Connection, prefix: str) -> tuple[ApiKey, bytes] | None:
-    row = conn.execute(
-        f"select {_COLUMNS}, digest from api_key where prefix = %s and {_IN_USE}", (prefix,), prepare=True
-    ).fetchone()
+def _read(conn: Connection, prefix: str, session_id: str | None = None) -> tuple[ApiKey, bytes] | None:
+    query, values = f"select {_COLUMNS}, digest from api_key where prefix = %s and {_IN_USE}", [prefix]
+    if session_id is not None:
+        query += " and not exists (select from ended_session where session_id = %s)"
+        values.append(session_id)
+    row = conn.execute(query, values, prepare=True).fetchone()
     return None if row is None else (ApiKey(*row[:-1]), row[-1])
 
 

@@ -137,7 +137,7 @@ def sign_in_and_look(service: Service) -> list[str]:
             get(f"/numbers?phone_number={urllib.parse.quote(text)}")
             get(f"/calls?phone_number={urllib.parse.quote(text)}")
             get(f"/{urllib.parse.quote(text, safe='')}")
-    get("/keys", csrf_token=token(get("/keys")), name="made on a page", scope="read")
+    get("/keys", csrf_token=token(get("/keys")), name="made on a page", scope="read", own_key=service.key)
     get("/callbacks?state=any")
     return seen
 

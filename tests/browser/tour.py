@@ -45,7 +45,7 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         answer = page.goto(path)
         assert answer is not None and answer.status == status, (path, answer)
         yield name
-    yield from _forms(page)
+    yield from _forms(page, populated.service.key)
 
 
 def _new_batch(page: Page) -> Iterator[str]:
@@ -63,13 +63,14 @@ def _new_batch(page: Page) -> Iterator[str]:
         yield f"preview of {name}"
 
 
-def _forms(page: Page) -> Iterator[str]:
+def _forms(page: Page, key: str) -> Iterator[str]:
     page.goto("/callbacks")
     page.get_by_role("button", name="Preview settling again").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Preview of a replay")
     yield "replay"
     page.goto("/keys")
     page.get_by_label("Name").fill("made on a tour")
+    page.get_by_label("Your own API key").fill(key)
     page.get_by_role("button", name="Make the key").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("The new key")
     yield "key made"
@@ -77,5 +78,6 @@ def _forms(page: Page) -> Iterator[str]:
     page.get_by_role("link", name="Revoke made on a tour").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Revoke")
     yield "key revoked"
+    page.get_by_label("Your own API key").fill(key)
     page.get_by_role("button", name="Revoke it").click()
     expect(page.get_by_role("link", name="Revoke made on a tour")).to_have_count(0)

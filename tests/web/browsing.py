@@ -21,6 +21,9 @@ ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 class Browser:
     """A client with cookies. `client` asks without them being looked at."""
 
+    key = ""
+    """The API key that was last entered to sign in."""
+
     def __init__(self, app: Flask) -> None:
         self.client: FlaskClient = app.test_client()
         self.client.environ_base["HTTP_ACCEPT"] = ACCEPT
@@ -45,7 +48,16 @@ class Browser:
         return self.client.post(path, data=body, content_type=f"multipart/form-data; boundary={boundary}")
 
     def sign_in(self, key: str, onward: str = "") -> TestResponse:
+        self.key = key
         return self.post("/login", key=key, next=onward)
+
+    def copy(self, app: Flask) -> Browser:
+        """Another browser with the same cookies, as whoever copied them has it."""
+        other = Browser(app)
+        cookie = self.client.get_cookie("receiver")
+        assert cookie is not None
+        other.client.set_cookie("receiver", cookie.value)
+        return other
 
 
 def visitor(app: Flask, conn: Connection, scope: Scope, name: str | None = None) -> Browser:

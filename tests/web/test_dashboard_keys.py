@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask import Flask
+from werkzeug.test import TestResponse
 
 from receiver.database.api_keys import NAME_LENGTH, create_key, find_key, list_keys
 from receiver.database.pool import Connection
+from receiver.web.dashboard.own_key import FAILURES_A_MINUTE
 from tests.web.browsing import Browser, text_of, visitor
 
 
@@ -24,8 +26,12 @@ def shown_key(page: str) -> str:
     return found[1]
 
 
+def make_key(browser: Browser, **fields: str) -> TestResponse:
+    return browser.post("/keys", **{"name": "Ben", "scope": "read", "own_key": browser.key, **fields})
+
+
 def test_new_key_is_shown_once_and_works(app: Flask, browser: Browser, conn: Connection) -> None:
-    answer = browser.post("/keys", name="Ben", scope="queue", expires_on="")
+    answer = browser.post("/keys", name="Ben", scope="queue", expires_on="", own_key=browser.key)
     key = shown_key(answer.text)
     assert answer.headers["Cache-Control"] == "no-store"
     found = find_key(conn, key)
@@ -37,7 +43,7 @@ def test_new_key_is_shown_once_and_works(app: Flask, browser: Browser, conn: Con
 def test_key_expires_when_its_last_day_is_over_for_whoever_made_it(browser: Browser, conn: Connection) -> None:
     browser.post("/time-zone", time_zone="Pacific/Auckland")
     day = (datetime.now(UTC) + timedelta(days=10)).date()
-    key = shown_key(browser.post("/keys", name="Ben", scope="read", expires_on=day.isoformat()).text)
+    key = shown_key(make_key(browser, expires_on=day.isoformat()).text)
     found = find_key(conn, key)
     assert found is not None and found.expires_at is not None
     ahead = datetime(day.year, day.month, day.day, 24 - 12, tzinfo=UTC) - found.expires_at
@@ -52,7 +58,7 @@ def test_faulty_field_is_named_and_nothing_is_made(browser: Browser, conn: Conne
     }
     for field, forms in cases.items():
         for form in forms:
-            answer = browser.post("/keys", **{"name": "Ben", "scope": "read", **form})
+            answer = make_key(browser, **form)
             identity = field.replace("_", "-")
             assert answer.status_code == 422, form
             assert f'id="{identity}-fault"' in answer.text and "new-key" not in answer.text, form
@@ -78,7 +84,7 @@ def test_revoking_asks_first_and_ends_the_key(browser: Browser, conn: Connection
     assert "Revoke Ben?" in text_of(browser.get(f"/keys/{prefix}/revoke"))
     assert find_key(conn, key) is not None
     conn.commit()
-    assert browser.post(f"/keys/{prefix}/revoke").location == "/keys"
+    assert browser.post(f"/keys/{prefix}/revoke", own_key=browser.key).location == "/keys"
     assert "“Ben” is revoked" in text_of(browser.get("/keys"))
     assert find_key(conn, key) is None
     browser.get(f"/keys/{prefix}/revoke", 404)
@@ -90,5 +96,31 @@ def test_revoking_ones_own_key_warns_and_signs_out(browser: Browser, conn: Conne
     (own,) = list_keys(conn)
     path = f"/keys/{own.prefix}/revoke"
     assert "you will be signed out" in text_of(browser.get(path))
-    browser.post(path)
+    browser.post(path, own_key=browser.key)
     assert browser.client.get("/keys").location == "/login?next=/keys"
+
+
+def test_keys_are_made_and_revoked_only_with_the_key_that_was_signed_in_with(
+    browser: Browser, conn: Connection
+) -> None:
+    other = create_key(conn, "another admin", "admin")
+    conn.commit()
+    revoke = f"/keys/{other.split('_')[1]}/revoke"
+    for wrong in ("", "rr_", other, browser.key[:-1], f"{browser.key}x", "\0"):
+        for answer in (make_key(browser, own_key=wrong), browser.post(revoke, own_key=wrong)):
+            assert answer.status_code == 422, wrong
+            assert ('id="own-key-fault"' in answer.text and wrong not in answer.text.split()) or not wrong
+        browser.client.application.extensions["receiver.failed_sign_ins"]._buckets.clear()
+    assert sorted(key.name for key in list_keys(conn)) == ["Ada", "another admin"]
+    conn.commit()
+    assert make_key(browser, own_key=f" {browser.key}\n").status_code == 200
+    assert browser.post(revoke, own_key=browser.key).location == "/keys"
+    assert sorted(key.name for key in list_keys(conn)) == ["Ada", "Ben"]
+
+
+def test_key_cannot_be_guessed_where_it_is_asked_for_again(browser: Browser, conn: Connection) -> None:
+    for _ in range(FAILURES_A_MINUTE):
+        assert make_key(browser, own_key="rr_guess").status_code == 422
+    refused = make_key(browser)
+    assert refused.status_code == 429 and "Retry-After" in refused.headers
+    assert [key.name for key in list_keys(conn)] == ["Ada"]

@@ -13,13 +13,14 @@ from flask.sessions import SecureCookieSessionInterface
 from itsdangerous import URLSafeTimedSerializer
 
 from receiver.config import Config
-from receiver.database.api_keys import get_key, list_keys, revoke_key
+from receiver.database.api_keys import create_key, get_key_of_session, list_keys, revoke_key
 from receiver.database.pool import Connection
+from receiver.web.dashboard.own_key import FAILURES, FAILURES_A_MINUTE
 from receiver.web.dashboard.session import own_path
-from receiver.web.dashboard.signin import FAILURES, FAILURES_A_MINUTE
 from receiver.web.rate_limit import TokenBuckets
+from receiver.web.services import Services
 from tests.web.asking import SECRET
-from tests.web.browsing import Browser, token_in, visitor
+from tests.web.browsing import Browser, text_of, token_in, visitor
 from tests.web.conftest import patient_app
 
 
@@ -70,6 +71,64 @@ def test_signing_out_ends_the_session_and_takes_a_form(browser: Browser, key: st
     assert browser.client.post("/logout").status_code == 403
     browser.get("/")
     assert browser.post("/logout", form_at="/").location == "/login"
+    assert browser.client.get("/").location == "/login"
+
+
+def test_signing_out_ends_every_copy_of_the_session_at_every_machine(
+    tmp_path: Path, app: Flask, config: Config, database_url: str, conn: Connection
+) -> None:
+    browser, other = visitor(app, conn, "admin", "Ada"), visitor(app, conn, "admin", "Ben")
+    (tmp_path / "2").mkdir()
+    with patient_app(replace(config, data_dir=tmp_path / "2"), database_url) as second_app:
+        copies = [browser.copy(app), browser.copy(second_app)]
+        tokens = [copy.token("/keys") for copy in copies]
+        browser.post("/logout", form_at="/")
+        for copy, token in zip(copies, tokens, strict=True):
+            assert copy.client.get("/").location == "/login"
+            form = {"csrf_token": token, "name": "Eve", "scope": "admin", "own_key": browser.key}
+            assert copy.client.post("/keys", data=form).location == "/login?next=/keys"
+            # What it was given since then does not help: the session is named in it.
+            assert copy.client.get("/keys").location == "/login?next=/keys"
+    other.get("/")
+    assert sorted(key.name for key in list_keys(conn)) == ["Ada", "Ben"]
+
+
+def test_signing_in_anew_ends_the_session_before(app: Flask, conn: Connection) -> None:
+    browser = visitor(app, conn, "admin", "Ada")
+    copy = browser.copy(app)
+    copy.get("/")
+    reader = create_key(conn, "Ben", "read")
+    conn.commit()
+    assert browser.post("/login", form_at="/", key=reader).location == "/"
+    browser.get("/")
+    assert copy.client.get("/").location == "/login"
+
+
+def test_ended_sessions_are_forgotten_once_they_have_expired(browser: Browser, key: str, conn: Connection) -> None:
+    for _ in range(2):
+        browser.sign_in(key)
+        browser.post("/logout", form_at="/")
+        (kept,) = conn.execute("select count(*) from ended_session").fetchone() or (None,)
+        assert kept == 1
+        conn.execute("update ended_session set expires_at = now() - interval '1 second'")
+        conn.commit()
+
+
+def test_who_cannot_be_signed_out_is_told_so(browser: Browser, app: Flask, key: str, conn: Connection) -> None:
+    browser.sign_in(key)
+    token = browser.token("/")
+    name = conn.info.dbname
+    conn.autocommit = True
+    conn.execute(f'alter database "{name}" set default_transaction_read_only = on')
+    services: Services = app.extensions["receiver"]
+    services.pool.drain()
+    answer = browser.client.post("/logout", data={"csrf_token": token})
+    assert answer.status_code == 503 and "still signed in" in text_of(answer.text)
+    browser.get("/")
+    conn.execute("set default_transaction_read_only = off")
+    conn.execute(f'alter database "{name}" reset default_transaction_read_only')
+    services.pool.drain()
+    assert browser.client.post("/logout", data={"csrf_token": token}).location == "/login"
     assert browser.client.get("/").location == "/login"
 
 
@@ -142,17 +201,19 @@ def signed(content: dict[str, object], secret: str) -> str:
 
 def test_session_that_we_did_not_sign_is_worth_nothing(browser: Browser, key: str, conn: Connection) -> None:
     (found,) = list_keys(conn)
-    content: dict[str, object] = {"key": found.prefix, "until": int(time.time()) + 1000}
+    content: dict[str, object] = {"id": "a session", "key": found.prefix, "until": int(time.time()) + 1000}
     browser.client.set_cookie("receiver", signed(content, "another secret, of somebody else"))
     assert browser.client.get("/").location == "/login"
     browser.client.set_cookie("receiver", signed(content, SECRET))
     browser.get("/")
 
 
-def test_session_of_another_release_signs_nobody_in_and_breaks_nothing(browser: Browser) -> None:
+def test_session_of_another_release_signs_nobody_in_and_breaks_nothing(browser: Browser, key: str) -> None:
     contents: list[dict[str, object]] = [
         {"key": 1, "until": "tomorrow"},
         {"key": None, "until": None, "time_zone": ["UTC"], "csrf": 7},
+        {"key": key.split("_")[1], "until": 2**31},  # of a release whose sessions could not be ended
+        {"key": key.split("_")[1], "until": 2**31, "id": 7},
         {"key": "x" * 1000, "until": 10**12, "time_zone": "../etc/passwd", "csrf": "%%%", "last_batch": 3},
     ]
     for content in contents:
@@ -217,7 +278,8 @@ def test_form_without_its_token_or_with_a_foreign_one_is_refused(app: Flask, con
     browser, other = visitor(app, conn, "admin", "Ana"), visitor(app, conn, "admin", "Ben")
     own = browser.token("/keys")
     for token in (None, "", "x", "ü", "A" * 64, own[:-4] + "AAAA", own[4:], own + "A", other.token("/keys")):
-        fields = {"name": "made by another site", "scope": "admin"} | ({} if token is None else {"csrf_token": token})
+        named = {"name": "made by another site", "scope": "admin", "own_key": browser.key}
+        fields = named | ({} if token is None else {"csrf_token": token})
         answer = browser.client.post("/keys", data=fields)
         assert answer.status_code == 403, token
         assert "out of date" in answer.text
@@ -307,6 +369,7 @@ def test_tries_come_back_with_time(app: Flask, key: str) -> None:
 
 def test_key_of_another_database_with_the_same_number_is_no_key_here(conn: Connection, key: str) -> None:
     """Sessions name a key by its random prefix: numbers begin again where a database does."""
-    assert get_key(conn, "1") is None
+    assert get_key_of_session(conn, "1", "a session") is None
     (found,) = list_keys(conn)
-    assert get_key(conn, found.prefix) == replace(found, last_used_at=None)
+    held = get_key_of_session(conn, found.prefix, "a session")
+    assert held is not None and held[0] == replace(found, last_used_at=None)

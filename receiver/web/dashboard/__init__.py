@@ -17,6 +17,7 @@ from receiver.web.dashboard import (
     keys,
     new_batch,
     overview,
+    own_key,
     resolve,
     signin,
 )
@@ -31,5 +32,5 @@ PAGES = (batch, batch_calls, batches, call, callbacks, keys, new_batch, overview
 def register(app: Flask, config: Config) -> None:
     """Serve the dashboards from this app."""
     keep_sessions(app, config)
-    app.extensions[signin.FAILURES] = TokenBuckets(signin.FAILURES_A_MINUTE)
+    app.extensions[own_key.FAILURES] = TokenBuckets(own_key.FAILURES_A_MINUTE)
     app.register_blueprint(blueprint)

@@ -12,6 +12,7 @@ from receiver.database.pool import connection
 from receiver.errors import InvalidInput, NotFound
 from receiver.web.auth import current_key
 from receiver.web.dashboard.filters import LAST_YEAR
+from receiver.web.dashboard.own_key import check_own_key
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
 from receiver.web.services import services
@@ -35,6 +36,8 @@ def keys() -> str | tuple[str, int]:
         faults["scope"] = "Choose what the key is for."
     if not form["name"]:
         faults["name"] = "Give it a name: who or what uses it."
+    if (wrong_key := check_own_key(request.form.get("own_key", ""))) is not None:
+        faults["own_key"] = wrong_key
     if scope is None or faults:
         return _list(form, faults), 422
     try:
@@ -49,16 +52,19 @@ def keys() -> str | tuple[str, int]:
 
 
 @page("/keys/<prefix>/revoke", scope="admin", methods=("GET", "POST"))
-def revoke(prefix: str) -> str | Response:
+def revoke(prefix: str) -> str | Response | tuple[str, int]:
     """Ask once more, and end a key."""
     with connection(services().pool) as conn:
         key = next((key for key in list_keys(conn) if key.prefix == prefix), None)
         if key is None:
             raise NotFound("There is no such key any more.")
-        if request.method == "POST":
-            revoke_key(conn, key.name)
-    if request.method == "GET":
-        return render_template("key_revoke.html", key=key, own=key.key_id == current_key().key_id)
+    fault = check_own_key(request.form.get("own_key", "")) if request.method == "POST" else None
+    if request.method == "GET" or fault is not None:
+        faults = {} if fault is None else {"own_key": fault}
+        own = key.key_id == current_key().key_id
+        return render_template("key_revoke.html", key=key, own=own, faults=faults), 422 if faults else 200
+    with connection(services().pool) as conn:
+        revoke_key(conn, key.name)
     flash(f"The key “{key.name}” is revoked.")
     return redirect("/keys", 303)
 

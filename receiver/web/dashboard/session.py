@@ -1,8 +1,8 @@
 """Who is signed in to the dashboards, and the proof that a form came from a page of ours.
 
-A session is a signed cookie: it names the API key that was signed in with, and the server looks that key up
-again at each request, so that a revoked or expired one is signed out at once. Nothing else about the key is
-in it. Signing out removes the cookie; a copy of it is good until `SESSION_SECONDS` are over or the key is revoked.
+A session is a signed cookie: it names its own id and the API key that was signed in with. The server looks both up
+at each request, so that a revoked or expired key is signed out at once, and so is every copy of a session that was
+ended. Nothing else about the key is in it. A cookie without an id is none: nobody could end it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -21,8 +22,9 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.exceptions import BadRequest
 
 from receiver.config import Config
-from receiver.database.api_keys import ApiKey, get_key
-from receiver.database.pool import Connection, reading
+from receiver.database.api_keys import ApiKey, get_key_of_session
+from receiver.database.ended_sessions import end_session
+from receiver.database.pool import Connection, connection, reading
 from receiver.summary.series import time_zones
 from receiver.web.problems import Problem
 from receiver.web.reading import OWN_CHANGE
@@ -83,35 +85,56 @@ def zones_of(conn: Connection) -> frozenset[str]:
 
 
 def sign_in(key: ApiKey, time_zone: str, zones: frozenset[str]) -> None:
-    """Begin a new session: nothing that was in the browser's cookie before is worth anything in it.
+    """Begin a new session and end the one before: nothing that was in the browser's cookie is worth anything in it.
 
     But for the time zone; `time_zone`, the browser's, is taken where there was none, if it is one of `zones`.
     """
     kept = next((name for name in (session.get("time_zone"), time_zone) if _is_one_of(zones, name)), "UTC")
+    _end()
     session.clear()
     session.permanent = True
-    session.update(key=key.prefix, until=int(time.time()) + SESSION_SECONDS, time_zone=kept)
+    session.update(
+        id=_text(secrets.token_bytes(TOKEN_BYTES)),
+        key=key.prefix,
+        until=int(time.time()) + SESSION_SECONDS,
+        time_zone=kept,
+    )
     g.api_key = key
 
 
 def sign_out() -> None:
-    """End the session; the browser keeps nothing but the time zone."""
+    """End the session and every copy of it; the browser keeps nothing but the time zone.
+
+    Raises DatabaseUnavailable where that cannot be stored: whoever is told that they are signed out must be.
+    """
     kept = session.get("time_zone")
+    _end()
     session.clear()
     if kept is not None:
         session["time_zone"] = kept
     g.pop("api_key", None)
 
 
+def _end() -> None:
+    session_id, until = session.get("id"), session.get("until")
+    if isinstance(session_id, str) and isinstance(until, int) and until > time.time():
+        # Twice as long as it can last: machines' clocks differ, and none may still take it once the row is gone.
+        expires_at = datetime.fromtimestamp(time.time() + 2 * SESSION_SECONDS, UTC)
+        with connection(services().pool) as conn:
+            end_session(conn, session_id, expires_at)
+
+
 def signed_in_key() -> ApiKey | None:
     """The key of this request's session, if it still holds; looked up in the database. Raises DatabaseUnavailable."""
-    prefix, until = session.get("key"), session.get("until")
+    session_id, prefix, until = session.get("id"), session.get("key"), session.get("until")
     if not isinstance(prefix, str) or not isinstance(until, int) or until <= time.time():
         return None
+    if not isinstance(session_id, str):
+        return None
     with reading(services().pool) as conn:
-        key = get_key(conn, prefix)
+        found = get_key_of_session(conn, prefix, session_id)
         setattr(g, _ZONES, zones_of(conn))
-    g.api_key = key
+    g.api_key = key = None if found is None else found[0]
     return key
 
 

@@ -7,19 +7,13 @@ import math
 from flask import Response, current_app, flash, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver.database.api_keys import find_key
-from receiver.database.pool import connection
+from receiver.database.pool import DatabaseUnavailable, connection
 from receiver.web.dashboard.assets import answer_asset
+from receiver.web.dashboard.own_key import find_entered_key, seconds_to_wait, words
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import own_path, sign_in, sign_out, signed_in_key, zones, zones_of
-from receiver.web.rate_limit import TokenBuckets, client_address
+from receiver.web.problems import Problem
 from receiver.web.services import services
-
-FAILURES_A_MINUTE = 10
-"""So often an address may fail to sign in, in each web process, which counts for itself (receiver.web.rate_limit)."""
-
-FAILURES = "receiver.failed_sign_ins"
-"""Where the app keeps the count."""
 
 
 @page("/login", scope=None, methods=("GET", "POST"))
@@ -28,29 +22,31 @@ def login() -> AnyResponse:
     onward = own_path(request.values.get("next"))
     if request.method == "GET":
         return redirect(onward, 303) if signed_in_key() is not None else _form(onward)
-    failures: TokenBuckets = current_app.extensions[FAILURES]
-    address = client_address()
-    seconds = failures.wait_seconds(address)
+    seconds = seconds_to_wait()
     if seconds > 0:
-        answer = _form(onward, f"Too many failed tries from your address. Try again in {_words(seconds)}.", 429)
+        answer = _form(onward, f"Too many failed tries from your address. Try again in {words(seconds)}.", 429)
         answer.headers["Retry-After"] = str(math.ceil(seconds))
         return answer
     text = request.form.get("key", "").strip()
-    with connection(services().pool) as conn:
-        key = find_key(conn, text)
-        known = zones_of(conn)
+    key = find_entered_key(text)
     if key is None:
-        failures.take(address)
         fault = "This key is not known, or was revoked, or has expired." if text else "Enter your API key."
         return _form(onward, fault, 422)
+    with connection(services().pool) as conn:
+        known = zones_of(conn)
     sign_in(key, request.form.get("time_zone", ""), known)
     return redirect(onward, 303)
 
 
 @page("/logout", scope=None, methods=("POST",))
 def logout() -> AnyResponse:
-    """Sign out."""
-    sign_out()
+    """Sign out, here and wherever a copy of the session is."""
+    try:
+        sign_out()
+    except DatabaseUnavailable:
+        raise Problem(
+            "database_unavailable", "You are still signed in: the database cannot be used now. Try again in a moment."
+        ) from None
     return redirect(url_for("dashboard.login"), 303)
 
 
@@ -79,8 +75,3 @@ def asset(digest: str, name: str) -> Response:
 def _form(onward: str, fault: str | None = None, status: int = 200) -> Response:
     content = render_template("login.html", onward=onward, fault=fault)
     return current_app.make_response((content, status))
-
-
-def _words(seconds: float) -> str:
-    whole = math.ceil(seconds)
-    return f"{whole} second{'' if whole == 1 else 's'}"
