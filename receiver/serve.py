@@ -34,6 +34,7 @@ from receiver.errors import NotFound
 from receiver.logs import about
 from receiver.ports import free_port
 from receiver.results.retention import count_simulated
+from receiver.simulator.store import STATE_FILE
 from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
 
 READY_SECONDS = 20.0
@@ -72,9 +73,8 @@ def serve(config: Config) -> int:
         # With the worker, where it can work: whoever is greeted may queue, and ask `doctor`, at once.
         _wait_until("/readyz" if away is None else "/healthz", config.port, children, stop)
         if not stop.is_set():
-            _greet(config, key, provider)
-            if away is None and not config.simulated:
-                _mention_simulated(config.database_url)
+            beside = _simulated(config.database_url) if away is None and not config.simulated else ""
+            _greet(config, key, provider, beside)
         return _watch(children, server or config.database_url, stop, away)
 
 
@@ -177,7 +177,9 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
         provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real one"
         environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
         environment["PLUM_SIMULATED"] = "1"
-        simulate = [python, "-m", "receiver", "simulate", "--port", str(port)]
+        # The web processes may start after it, and stop before it: what they did not take is tried again.
+        state = config.data_dir / STATE_FILE
+        simulate = [python, "-m", "receiver", "simulate", "--port", str(port), "--state", str(state), "--retry", "20"]
         children.append(Child("simulator", simulate, environment, False, lock))
     gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
     children.append(Child("web", gunicorn, environment, False, lock))
@@ -226,13 +228,13 @@ def _wait_until(path: str, port: int, children: list[Child], stop: threading.Eve
                 return
 
 
-def _greet(config: Config, key: str, provider: str) -> None:
+def _greet(config: Config, key: str, provider: str, beside: str) -> None:
     print(
         f"\nresult_url receiver {__version__} is running; Ctrl-C stops it.\n"
         f"  Dashboard  http://127.0.0.1:{config.port}/\n"
         f"  API key    {key}\n"
         f"  Results    {config.public_url}/results/...\n"
-        f"  Provider   {provider}\n",
+        f"  Provider   {provider}\n{beside}",
         flush=True,
     )
     if config.loses_results:
@@ -243,14 +245,14 @@ def _greet(config: Config, key: str, provider: str) -> None:
         )
 
 
-def _mention_simulated(database_url: str) -> None:
-    """Say which demonstrations are beside the real batches, and how to remove them."""
+def _simulated(database_url: str) -> str:
+    """For the greeting: which demonstrations are beside the real batches, and how to remove them."""
     with connect(database_url, name="receiver serve") as conn:
         simulated = count_simulated(conn)
-    if simulated.batches:
-        print(
-            f"  Simulated  batches {simulated.batches}, calls {simulated.calls}: made with the simulator, counted in"
-            " all figures.\n"
-            "             Remove them with: python -m receiver purge --simulated\n",
-            flush=True,
-        )
+    if not simulated.batches:
+        return ""
+    return (
+        f"  Simulated  batches {simulated.batches}, calls {simulated.calls}: made with the simulator, counted in all"
+        " figures.\n"
+        "             Remove them with: python -m receiver purge --simulated\n"
+    )

@@ -20,6 +20,7 @@ from receiver.queueing.resolution import Doubt, get_doubt, resolve_submission
 from receiver.results.erasure import Erased, erase
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
 from receiver.results.spool import Spool, SpoolFailed
+from receiver.simulator.store import STATE_FILE, forget_number
 
 SHOW_SECONDS = 0.2
 
@@ -150,6 +151,8 @@ def _erase(parsed: argparse.Namespace) -> int:
                 print(f"\r\x1b[K{_counted(total)}", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
+    if not parsed.dry_run:
+        forget_number(config.data_dir / STATE_FILE, phone_number)
     verb = "Would erase" if parsed.dry_run else "Erased"
     print(f"{verb} {masked(phone_number)}: {_counted(total)}.")
     _tell_of_spool(config)

@@ -40,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--call-ids", choices=("list", "map"), help="bulk_queue's answer carries call ids")
     server.add_argument("--ledger", type=Path, metavar="FILE", help="append each request and call as a JSON line")
 
+    server.add_argument(
+        "--state", type=Path, metavar="FILE", help="keep what is under way, and go on with it next time"
+    )
+
     calls = parser.add_argument_group("the calls")
     calls.add_argument("--seed", type=int, default=1, help="same seed, same calls (default: %(default)s)")
     calls.add_argument("--speed", type=_positive, default=60.0, metavar="N", help="simulated seconds in a real one")
@@ -108,6 +112,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         senders=args.senders,
         epoch=args.epoch,
         ledger=args.ledger,
+        state=args.state,
     )
 
 

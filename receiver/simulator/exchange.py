@@ -23,6 +23,7 @@ from receiver.simulator.faults import Mishaps
 from receiver.simulator.forms import Refused
 from receiver.simulator.ledger import Delivery, Ledger
 from receiver.simulator.settings import Settings
+from receiver.simulator.store import Store, Stored
 from receiver.simulator.submission import Submission
 from receiver.simulator.timeline import Timeline
 
@@ -37,20 +38,28 @@ PAUSE = 0.005
 
 
 class Exchange:
-    """Dials what it accepts. Its methods may be called from any thread, between `start` and `stop`."""
+    """Dials what it accepts. Its methods may be called from any thread, between `start` and `stop`.
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    With a store it goes on with what an earlier process accepted. What became due meanwhile is delivered at once.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, store: Store | None = None) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._store = store
         self._senders = Senders(settings.senders)
         self._changed = threading.Condition()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._submissions: list[Submission] = []
+        self._submissions: dict[int, Submission] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="exchange", daemon=True)
 
     def start(self) -> None:
+        if self._store is not None:
+            with self._changed:
+                for stored in self._store.submissions():
+                    self._resume(stored)
         self._senders.start()
         self._thread.start()
 
@@ -62,6 +71,10 @@ class Exchange:
         end = time.monotonic() + within
         self._senders.stop(within)
         self._thread.join(max(0.1, end - time.monotonic()))
+        with self._changed:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
 
     def accept(
         self, kind: str, application_id: int, deployment_id: int, terms: Terms, destinations: Sequence[str]
@@ -70,9 +83,14 @@ class Exchange:
         on the order of acceptance alone."""
         calls = [Call(row, destination) for row, destination in enumerate(destinations, start=1)]
         with self._changed:
-            number = len(self._submissions) + 1
-            now = time.monotonic()
-            queued_at = int(time.time()) if self._settings.epoch is None else self._settings.epoch
+            now, accepted_at = time.monotonic(), time.time()
+            queued_at = int(accepted_at) if self._settings.epoch is None else self._settings.epoch
+            if self._store is None:
+                number = len(self._submissions) + 1
+            else:
+                number = self._store.accept(
+                    kind, application_id, deployment_id, terms, queued_at, accepted_at, destinations
+                )
             submission = Submission(
                 number=number,
                 kind=kind,
@@ -83,22 +101,52 @@ class Exchange:
                 timeline=self._timeline(number, calls, terms, queued_at),
                 queued_at=queued_at,
                 accepted=now,
+                left=len(calls),
             )
-            self._submissions.append(submission)
-            self._ledger.accepted(submission)
-            if terms.result_url is None or not self._settings.check:
-                self._wake(submission, now)
-            else:
-                self._senders.hand(partial(self._check, submission, terms.result_url))
+            self._begin(submission, check=self._settings.check)
         return submission
+
+    def _resume(self, stored: Stored) -> None:
+        """Go on with a submission of an earlier process, as if this one had been there all the time."""
+        calls = [Call(row, destination) for row, destination in enumerate(stored.destinations, start=1)]
+        submission = Submission(
+            number=stored.number,
+            kind=stored.kind,
+            application_id=stored.application_id,
+            deployment_id=stored.deployment_id,
+            terms=stored.terms,
+            calls=calls,
+            timeline=self._timeline(stored.number, calls, stored.terms, stored.queued_at),
+            queued_at=stored.queued_at,
+            accepted=time.monotonic() - (time.time() - stored.accepted_at),
+            told=stored.told,
+            left=len(calls),
+        )
+        if stored.canceled is not None:
+            submission.timeline.cancel(stored.canceled)
+        self._begin(submission, check=self._settings.check and not stored.checked)
+        log.info(
+            "submission %d goes on: %d of %d calls to come", stored.number, len(calls) - len(stored.told), len(calls)
+        )
+
+    def _begin(self, submission: Submission, *, check: bool) -> None:
+        self._submissions[submission.number] = submission
+        self._ledger.accepted(submission)
+        if submission.terms.result_url is None or not check:
+            self._wake(submission, submission.accepted)
+        else:
+            self._senders.hand(partial(self._check, submission, submission.terms.result_url, 0))
 
     def cancel(self, application_id: int, deployment_id: int) -> None:
         """Mark every pending call of the deployment for cancelling."""
         with self._changed:
             now = time.monotonic()
-            for submission in self._submissions:
+            for submission in self._submissions.values():
                 if (submission.application_id, submission.deployment_id) == (application_id, deployment_id):
-                    submission.timeline.cancel(self._offset(submission, now))
+                    offset = int(self._offset(submission, now))
+                    if self._store is not None:
+                        self._store.canceled(submission.number, offset)
+                    submission.timeline.cancel(offset)
                     if submission.wakes is not None:
                         self._wake(submission, now)
 
@@ -108,10 +156,8 @@ class Exchange:
         if not (number.isascii() and number.isdigit() and row.isascii() and row.isdigit()):
             raise Refused(404, "call not found")
         with self._changed:
-            if not 1 <= int(number) <= len(self._submissions):
-                raise Refused(404, "call not found")
-            submission = self._submissions[int(number) - 1]
-            if not 1 <= int(row) <= len(submission.calls):
+            submission = self._submissions.get(int(number))
+            if submission is None or not 1 <= int(row) <= len(submission.calls):
                 raise Refused(404, "call not found")
             return self._details(submission, submission.calls[int(row) - 1])
 
@@ -160,13 +206,22 @@ class Exchange:
         else:
             heapq.heappop(self._agenda)[2]()
 
-    def _check(self, submission: Submission, result_url: str, wire: Wire) -> None:
+    def _check(self, submission: Submission, result_url: str, tried: int, wire: Wire) -> None:
         """As a sister product does: GET it before dialing, and drop the request unless it answers 200."""
         answer = wire.get(result_url)
+        if answer.status is None and self._stopping:
+            return
         with self._changed:
             if answer.status == 200:
+                if self._store is not None:
+                    self._store.checked(submission.number)
                 self._wake(submission, submission.accepted)
                 return
+            if answer.status is None and tried < self._settings.retry:
+                self._try_again(tried, partial(self._check, submission, result_url, tried + 1))
+                return
+            if self._store is not None:
+                self._store.forget(submission.number)
         self._ledger.request_dropped(submission, "check")
         log.warning("submission %d dropped: GET result_url: %s", submission.number, answer.status or answer.error)
 
@@ -187,11 +242,13 @@ class Exchange:
         draws = _draws(settings.seed, submission.number, call, "mishaps")
         mishaps = faults.draw_mishaps(draws, settings.rates, settings.shapes)
         call.status = mishaps.status or call.status
-        if submission.terms.result_url is None:
-            self._ledger.dropped(submission, call, "no_result_url")
+        if call.row in submission.told:
+            self._ledger.told_before(submission, call)
+            self._tell(submission, call)
             return
-        if mishaps.drop:
-            self._ledger.dropped(submission, call, "drop")
+        if submission.terms.result_url is None or mishaps.drop:
+            self._ledger.dropped(submission, call, "drop" if submission.terms.result_url else "no_result_url")
+            self._tell(submission, call)
             return
         posts = ("step", "result") if mishaps.step else ("result",)
         again = mishaps.duplicate_after
@@ -227,11 +284,27 @@ class Exchange:
             answer = wire.post(url, body, content_type, slow=mishaps.slow_sender)
             again = answer.status != 200 and tried < self._settings.retry and not self._stopping
             delivery = Delivery(what, answer.status, time.time(), mishaps.names, answer.error)
-            self._ledger.posted(submission, call, delivery, again=again)
+            was_last = self._ledger.posted(submission, call, delivery, again=again)
+            # A stop that cut it off leaves it to the next process.
+            if was_last and (answer.status == 200 or not self._stopping):
+                self._tell(submission, call)
             if again:
-                job = partial(self._deliver, submission, call, mishaps, (what,), tried + 1)
                 with self._changed:
-                    self._at(time.monotonic() + min(2.0**tried, 30.0), partial(self._senders.hand, job))
+                    self._try_again(tried, partial(self._deliver, submission, call, mishaps, (what,), tried + 1))
+
+    def _try_again(self, tried: int, job: Callable[[Wire], None]) -> None:
+        self._at(time.monotonic() + min(2.0**tried, 30.0), partial(self._senders.hand, job))
+
+    def _tell(self, submission: Submission, call: Call) -> None:
+        """Nothing is left to deliver about this call."""
+        with self._changed:
+            submission.left -= 1
+            if self._store is None:
+                return
+            if submission.left == 0:
+                self._store.forget(submission.number)
+            elif call.row not in submission.told:
+                self._store.told(submission.number, call.row)
 
     def _body(self, submission: Submission, call: Call, mishaps: Mishaps, *, step: bool) -> tuple[bytes, str]:
         details = self._details(submission, call.before_it_ended() if step else call)

@@ -100,8 +100,14 @@ class Ledger:
             entry.fault, entry.outstanding = fault, outstanding
             self._callbacks["to_come"] += outstanding
 
-    def posted(self, submission: Submission, call: Call, delivery: Delivery, *, again: bool) -> None:
-        """One POST is over; `again` where the same will be tried once more."""
+    def told_before(self, submission: Submission, call: Call) -> None:
+        """The call has ended, and an earlier process delivered its result."""
+        with self._lock:
+            self._statuses[call.status] += 1
+            self._move(submission, call, self._entry(submission, call), "delivered", None)
+
+    def posted(self, submission: Submission, call: Call, delivery: Delivery, *, again: bool) -> bool:
+        """One POST is over; `again` where the same will be tried once more. Returns whether it was the call's last."""
         with self._lock:
             entry = self._entry(submission, call)
             entry.deliveries = (*entry.deliveries, delivery)
@@ -116,6 +122,7 @@ class Ledger:
             elif state == "to_come" and entry.outstanding == 0:
                 state = "failed"
             self._move(submission, call, entry, state, entry.fault)
+            return entry.outstanding == 0
 
     def summary(self) -> dict[str, object]:
         """The figures, as `GET /simulator/ledger` shows them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import threading
 import time
 from types import TracebackType
@@ -16,6 +17,7 @@ from receiver.simulator.app import create_app
 from receiver.simulator.exchange import Exchange
 from receiver.simulator.ledger import Ledger
 from receiver.simulator.settings import Settings
+from receiver.simulator.store import Store
 
 STOP_WITHIN = 1.8
 """Seconds for a clean stop, a little under the two that are promised."""
@@ -77,11 +79,17 @@ class Simulator:
         except OSError as error:
             listener.close()
             raise ReceiverError(f"cannot write the ledger: {error}", code="cannot_write") from error
+        try:
+            store = None if settings.state is None else Store(settings.state)
+        except (OSError, sqlite3.Error) as error:
+            listener.close()
+            self._ledger.close()
+            raise ReceiverError(f"cannot use {settings.state}: {error}", code="cannot_write") from error
         port: int = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http://{host}:{port}"
         self._stopping = threading.Event()
-        self._exchange = Exchange(settings, self._ledger)
+        self._exchange = Exchange(settings, self._ledger, store)
         app = create_app(settings, self._exchange, self._ledger, self._stopping)
         with listener:
             self._server = _Server(settings.host, port, app, listener.fileno())

@@ -20,6 +20,7 @@ class Settings:
 
     `epoch`: Unix seconds at which every submission counts as queued; None: when it really is. With
     it, two runs of one seed post the same bytes. `retry`: further tries of a failed delivery.
+    `state`: a file that keeps what is under way, for the next process to go on with; None: it ends with this one.
     """
 
     host: str = "127.0.0.1"
@@ -38,3 +39,4 @@ class Settings:
     senders: int = 16
     epoch: int | None = None
     ledger: Path | None = None
+    state: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from receiver.simulator.bodies import Terms
@@ -15,6 +16,7 @@ class Submission:
 
     `queued_at` is Unix seconds as bodies tell it; `accepted` is the monotonic clock's reading, from
     which the timeline's offsets are counted. `wakes` is the moment of its next look, None for none.
+    `told` are the rows whose results an earlier process delivered, `left` the calls that are not told of yet.
     """
 
     number: int
@@ -27,6 +29,8 @@ class Submission:
     queued_at: int
     accepted: float
     wakes: float | None = None
+    told: Set[int] = frozenset()
+    left: int = 0
 
     def call_id(self, call: Call) -> str:
         return f"{self.number}-{call.row}"

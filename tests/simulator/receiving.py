@@ -71,6 +71,10 @@ class ResultUrl:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self.url = f"http://127.0.0.1:{self._server.server_port}/results/a-token"
 
+    def take_all(self) -> None:
+        """Answer 200 from now on."""
+        self._answers.clear()
+
     @property
     def posts(self) -> list[Received]:
         return [each for each in self.received if each.method == "POST"]
