@@ -1,8 +1,8 @@
 """A CSV file's bytes as lines of text: which encoding, which delimiter, and where it cannot be read.
 
 The file is read twice, in blocks: once to learn whether it is UTF-8 to its end (a guess from the first
-kilobytes would let one late byte spoil a campaign half-way), and once for its lines. No more than a
-block and one CSV record is ever held.
+kilobytes would let one late byte spoil a campaign half-way), and once for its lines. Memory holds no more
+than a few blocks and one CSV record.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from io import StringIO
 from itertools import chain
 from typing import IO
 
-from receiver.errors import Fault, InvalidInput
-from receiver.queueing.quoting import quoted
+from receiver.errors import InvalidInput
+from receiver.queueing.cells import is_blank
+from receiver.queueing.header import begins_as_header, invalid_csv, missing_destination
 
 MAX_CELL = 131_072
 """Characters of a cell: the csv module's own limit, unless someone changed `csv.field_size_limit`."""
@@ -39,17 +40,13 @@ _MARKS = (
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """How .xlsx and .ods (both zip archives) and .xls begin."""
 
-# The header's first cell is known, so what follows it is the delimiter: no guessing from frequencies.
-# A space within the cell counts as part of it, a tab does not, being a delimiter itself.
-_first_cell = re.compile(
-    r'(?:[ \u00a0]*destination[ \u00a0]*|"[ \u00a0]*destination[ \u00a0]*" *)(?:([,;\t|])|[\r\n]|\Z)', re.I
-).match
+_DELIMITERS = ",;\t|"
+_BLANKS = ' \u00a0\v\f\r\n"' + _DELIMITERS
+_HEADER_CHARACTERS = 1 << 16
+"""Of the header, in which its first name is looked for."""
 
-
-def invalid_csv(code: str, message: str, *, row: int | None = None) -> InvalidInput:
-    """The error for a CSV that cannot be taken as a whole. Without a row, the fault is the field's."""
-    fault = Fault("csv" if row is None else row, code, message)
-    return InvalidInput(message, [fault], code="invalid_csv")
+# The line that Excel understands. Numbers and names are written with the characters that cannot be the delimiter.
+_separator_line = re.compile(r"""\s*+"?sep=([^\w\s"'+.()\[\]\0-]|\t)"?(?:\1|\s)*+\Z""", re.I).match
 
 
 class CsvText:
@@ -137,21 +134,43 @@ class CsvText:
             position += len(block)
 
     def _find_delimiter(self) -> str:
-        self._stream.seek(self._start)
-        head = self._stream.read(4096)
-        text = codecs.getincrementaldecoder(self.encoding)("replace").decode(head)
-        lines = (line for line in StringIO(text, newline="") if line.strip())
-        header = next(lines, "")
-        if not header and len(head) < 4096:
+        """The delimiter that a `sep=` line gives, else the one with which the header begins as it must.
+
+        The header's first name is known, so nothing is guessed from frequencies.
+        """
+        header = self._find_header()
+        first_line = StringIO(header, newline="").readline()
+        named = _separator_line(first_line)
+        if named is not None:
+            self._start += len(first_line.encode(self.encoding))
+            header = self._find_header()
+        if not header:
             raise invalid_csv("empty_file", "The file holds nothing but blank lines.")
-        first = _first_cell(header)
-        if first is None:
-            shown = quoted(re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"'), 40)
-            raise invalid_csv(
-                "missing_destination",
-                f'The first column must be called "destination", but the file begins with "{shown}".',
-            )
-        return first[1] or ","
+        if named is not None:
+            return named[1]
+        records = {delimiter: _first_record(header, delimiter) for delimiter in _DELIMITERS}
+        found = [delimiter for delimiter, record in records.items() if begins_as_header(record)]
+        if not found:
+            raise missing_destination(re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"'))
+        return max(found, key=lambda delimiter: len(records[delimiter]))
+
+    def _find_header(self) -> str:
+        """Put the start behind blank lines; returns the text from there on, up to `_HEADER_CHARACTERS`."""
+        decoder = codecs.getincrementaldecoder(self.encoding)("replace")
+        position = self._start
+        text = ""
+        while True:
+            self._stream.seek(position)
+            block = self._stream.read(_BLOCK)
+            position += len(block)
+            text += decoder.decode(block, final=not block)
+            blank = len(text) - len(text.lstrip(_BLANKS))
+            header_at = max(text.rfind("\n", 0, blank), text.rfind("\r", 0, blank)) + 1
+            self._start += len(text[:header_at].encode(self.encoding))
+            text = text[header_at:]
+            found = text.strip(_BLANKS) != ""
+            if not block or len(text) > (_HEADER_CHARACTERS if found else MAX_RECORD):
+                return text[:_HEADER_CHARACTERS] if found else ""
 
     def _undecodable(self, faulty: list[tuple[str, int]]) -> InvalidInput:
         """The error for a file that is in none of the encodings; each with its first faulty byte."""
@@ -177,6 +196,7 @@ class CsvText:
         return row
 
 
-def is_blank(record: list[str]) -> bool:
-    """Whether a record is a blank line: nothing on it, or nothing but white space."""
-    return not record or (len(record) == 1 and not record[0].strip())
+def _first_record(header: str, delimiter: str) -> list[str]:
+    """Not strict: what is wrong within the header is reported when the records are read."""
+    records = csv.reader(StringIO(header, newline=""), delimiter=delimiter)
+    return next((record for record in records if not is_blank(record)), [])

@@ -3,10 +3,14 @@
     6175551234   16175551234   tel:+16175551234   16175551234;ani=8009957586
     16175551234;postd=2   tel:+16175551234;ani=8009957586;postd=2
 
-Spaces, dots, brackets and dashes may stand anywhere between the digits, and a spreadsheet's
+Spaces, dots, brackets and dashes may be anywhere between the digits, and a spreadsheet's
 apostrophes around the whole. The provider is sent the user's own spelling, so whatever it could not
 be expected to read (letters, digits of other scripts, extensions, parameters it does not document) is
 refused here, row by row, where the provider would refuse the whole CSV or dial someone else.
+
+A spreadsheet that takes a number for an amount adds a decimal part (`6175551234.0`), which must not
+become further digits, or shortens it (`6.17556E+09`). `_has_decimal_part` says how a decimal point is
+told from a dot that only separates digits.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from phonenumbers import shortnumberinfo
 
 from receiver.errors import ReceiverError
 from receiver.model import masked
+from receiver.queueing.cells import trimmed
 from receiver.queueing.numbering_plan import (
     LONGEST_EMERGENCY_NUMBER,
     NumberingPlan,
@@ -39,6 +44,7 @@ MAX_DIGITS = 15
 
 _SPACES = " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+_WITHOUT_SPACES = str.maketrans("", "", _SPACES)
 _WITHOUT_PUNCTUATION = str.maketrans("", "", _SPACES + _DASHES + ".()[]")
 
 _plain = re.compile(r"(?:[Tt][Ee][Ll]:)?(\+?)([0-9]{1,32})").fullmatch
@@ -47,13 +53,20 @@ _keys = re.compile(r"[0-9*#a-d,pw]{1,64}").fullmatch
 _digits_only = re.compile(r"[0-9]+").fullmatch
 _digit_runs = re.compile(r"[0-9]+").findall
 _echoed = re.compile(r"'?(?:[Tt][Ee][Ll]:)?(\+?)([0-9]{1,32})'?").fullmatch
+_echoed_fraction = re.compile(r"(?<=[0-9]{7})\.0+(?='?\Z)")
+"""What a number read as a floating-point one gains."""
+_ends_with_comma_digits = re.compile(r"[^,]*[0-9],[0-9]+[^0-9,]*").fullmatch
+_exponent = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[Ee][+-]?[0-9]+").fullmatch
+
+_MANY_DIGITS = 7
+"""Fewer before the only dot are an area code, or an area code and an exchange (`617555.1234`)."""
 
 
 class DestinationError(ReceiverError):
     """The text is no destination that can be dialed. The message never shows the whole number.
 
     Codes: `destination_empty`, `destination_too_long` (text, or more digits than E.164 has),
-    `destination_malformed` (what is neither digit nor allowed punctuation), `destination_parameter`
+    `destination_malformed` (what is neither digit nor allowed punctuation; a decimal part), `destination_parameter`
     (unknown, repeated or unreadable `;name=value`), `destination_emergency`, `destination_short_code`,
     `destination_invalid` (digits, but no number that exists).
     """
@@ -103,6 +116,9 @@ def candidates(text: str, region: str) -> tuple[int, ...]:
         international, digits = echoed[1] != "", echoed[2]
     else:
         written = text[:MAX_LENGTH].partition(";")[0]
+        if _exponent(written):
+            return ()  # its last digits may be lost, and zeros in their place may be another call's number
+        written = _echoed_fraction.sub("", written)
         digits = "".join(_digit_runs(written))
         international = "+" in written
         if not 1 <= len(digits) <= 2 * MAX_DIGITS:
@@ -122,18 +138,20 @@ def candidates(text: str, region: str) -> tuple[int, ...]:
 
 def _parse_any(text: str, plan: NumberingPlan) -> Destination:
     """Every spelling, at leisure; each refusal names what is wrong with it."""
+    text = trimmed(text)
     if len(text) > MAX_LENGTH:
         raise DestinationError(
             f"The destination is {len(text)} characters long; {MAX_LENGTH} are the most.",
             code="destination_too_long",
         )
-    written = text.strip(_SPACES).removeprefix("'").removesuffix("'").strip(_SPACES)
+    written = text.removeprefix("'").removesuffix("'").strip(_SPACES)
     if not written:
         raise DestinationError("The destination is empty; every row needs a number.", code="destination_empty")
     if written[:4].lower() == "tel:":
         written = written[4:]
     number, *parameters = written.split(";")
-    ani, postd = _parameters(parameters)
+    ani, postd = _parameters(parameters, plan)
+    _refuse_calculated(number, plan)
     bare = number.translate(_WITHOUT_PUNCTUATION)
     digits = bare.removeprefix("+")
     if not _digits_only(digits):
@@ -150,7 +168,51 @@ def _parse_any(text: str, plan: NumberingPlan) -> Destination:
     return Destination(phone_number, ani, postd)
 
 
-def _parameters(parameters: list[str]) -> tuple[str | None, str | None]:
+def _refuse_calculated(number: str, plan: NumberingPlan) -> None:
+    """Raise DestinationError if a spreadsheet took the number for an amount, and changed how it is written."""
+    if _exponent(number.translate(_WITHOUT_SPACES)):
+        raise DestinationError(
+            "A spreadsheet shortened this number to scientific notation (such as E+11), and its digits are lost. Format"
+            " the column as text, and enter the number again.",
+            code="destination_malformed",
+        )
+    if _ends_with_comma_digits(number) or _has_decimal_part(number, plan):
+        raise DestinationError(
+            "The digits after the last dot or comma may be a decimal part, which spreadsheets add to a number. Write"
+            " the number without it, or without dots.",
+            code="destination_malformed",
+        )
+
+
+def _has_decimal_part(number: str, plan: NumberingPlan) -> bool:
+    """Whether the last dot may be a decimal point. If so, the digits after it must not be read as the number's.
+
+    It may be one if all digits after it are in one piece, and
+    1. there is one such digit, or
+    2. there is no other dot, and two digits follow; or seven digits or more are before it, and only zeros follow, or
+    3. the digits before it are a valid number by themselves, and only zeros follow; or anything, if there is no other
+       dot and seven digits or more are before it.
+    6175551234.0, 0664123456.00 and 0664123456.125 may have a decimal part. 617.555.1234, 617.555.0000, 0664.123456
+    and 06.12.34.56.00 have none.
+    """
+    runs = _digit_runs(number)
+    if len(runs) < 2:
+        return False
+    after = runs.pop()
+    before, dot, between = number.rpartition(after)[0].rpartition(".")
+    digits = "".join(runs)
+    if not dot or any(map(str.isdigit, between)) or len(digits) > 2 * MAX_DIGITS:
+        return False
+    only_zeros = not after.strip("0")
+    is_only_dot, many = "." not in before, len(digits) >= _MANY_DIGITS
+    if len(after) == 1 or (is_only_dot and (len(after) == 2 or (only_zeros and many))):
+        return True
+    if not (only_zeros or (is_only_dot and many)):
+        return False
+    return plan.read(digits, "+" in before) is not None
+
+
+def _parameters(parameters: list[str], plan: NumberingPlan) -> tuple[str | None, str | None]:
     """`ani` and `postd` from what stood between semicolons, in any order.
 
     Any other parameter is refused: the provider documents only these two, and the ones that RFC 3966
@@ -171,7 +233,7 @@ def _parameters(parameters: list[str]) -> tuple[str | None, str | None]:
             raise DestinationError(f'";{name}=" stands twice; give it once.', code="destination_parameter")
         found[name] = setting
     ani, postd = found.get("ani"), found.get("postd")
-    if ani is not None and not _caller_id(ani := ani.translate(_WITHOUT_PUNCTUATION)):
+    if ani is not None and (_has_decimal_part(ani, plan) or not _caller_id(ani := ani.translate(_WITHOUT_PUNCTUATION))):
         raise DestinationError(
             'The caller id after ";ani=" must be a number of 3 to 15 digits.', code="destination_parameter"
         )

@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 from receiver.errors import InvalidInput
 from receiver.queueing import csv_text
-from receiver.queueing.contacts import MAX_COLUMNS, Contact, ContactReader, InvalidRow
+from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
+from receiver.queueing.header import MAX_COLUMNS
 from receiver.queueing.submissions import Plan, PlannedCall
 
 SAMPLES = Path(__file__).parents[1] / "samples"

@@ -11,8 +11,9 @@ from typing import BinaryIO, cast
 import pytest
 
 from receiver.errors import InvalidInput
-from receiver.queueing.contacts import MAX_COLUMNS, Contact, ContactReader, InvalidRow
+from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD
+from receiver.queueing.header import MAX_COLUMNS
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 BOSTON = 16175551234
@@ -109,7 +110,7 @@ def test_quote_that_is_never_closed_names_the_row_it_opened_in() -> None:
         (b"destination,,b\n6175551234,1,2\n", [("csv", "empty_column_name")]),
         (
             b"destination,a, a,Destination,destination,\n",
-            [("csv", "repeated_column_name"), ("csv", "repeated_column_name"), ("csv", "empty_column_name")],
+            [("csv", "repeated_column_name"), ("csv", "repeated_column_name")],
         ),
         (b"destination,a\x00b\n6175551234,1\n", [("csv", "nul_character")]),
         (b'destination,"a\n6175551234,1\n', [("csv", "unclosed_quote")]),
@@ -160,7 +161,8 @@ def test_header_of_too_many_columns_is_refused_before_its_names_are_looked_at() 
     (row,) = valid(read(header + b"\n6175551234\n"))
     assert len(row.cells) == MAX_COLUMNS - 1
     assert faults(header + b",one more\n6175551234\n") == [("csv", "too_many_columns")]
-    assert faults(b"destination" + b"," * 1_000_000 + b"\n6175551234\n") == [("csv", "too_many_columns")]
+    assert faults(b"destination" + b"," * 1_000_000 + b"a\n6175551234\n") == [("csv", "too_many_columns")]
+    assert len(valid(read(b"destination" + b"," * 1_000_000 + b"\n6175551234\n"))[0].cells) == 0
 
 
 def test_cell_of_the_greatest_length_is_kept() -> None:
@@ -253,3 +255,117 @@ def test_memory_does_not_grow_with_the_file() -> None:
         tracemalloc.stop()
     assert count == 30_000
     assert peak < 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("line", "delimiter"),
+    [
+        (b"sep=;", ";"),
+        (b"SEP=,", ","),
+        (b"sep=\t", "\t"),
+        (b"sep=|", "|"),
+        (b"sep=^", "^"),
+        (b'"sep=;"', ";"),
+        (b"sep=;;;", ";"),
+        (b"\r\n;;\r\nsep=;", ";"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
+def test_sep_line_gives_the_delimiter(line: bytes, delimiter: str, encoding: str, end: str) -> None:
+    rows = ["Destination;näme;x", "", '6175551234;"a,b";', ";;", '6175551299;"c;d";1']
+    lines = [*line.decode().split("\r\n"), *(row.replace(";", delimiter) for row in rows)]
+    reader = ContactReader(io.BytesIO(end.join(lines).encode(encoding)), "US")
+    assert (reader.delimiter, reader.columns) == (delimiter, ("näme", "x"))
+    assert [row.cells for row in valid(list(reader))] == [("a,b", ""), (f"c{delimiter}d", "1")]
+
+
+@pytest.mark.parametrize(
+    "line", [b"sep=", b"sep=1", b"sep=a", b"sep=.", b"sep=-", b"sep=+", b"sep= ", b'sep="', b"sep=;,"]
+)
+def test_sep_line_with_what_numbers_are_written_with_is_refused(line: bytes) -> None:
+    assert faults(line + b"\r\ndestination;a\r\n6175551234;b\r\n") == [("csv", "missing_destination")]
+
+
+def test_sep_line_holds_against_another_delimiter_in_the_header() -> None:
+    assert faults(b"sep=,\r\ndestination;a\r\n6175551234;b\r\n") == [("csv", "missing_destination")]
+    assert faults(b"sep=;\r\n") == [("csv", "empty_file")]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_lines_of_delimiters_are_ignored_and_not_counted(delimiter: str) -> None:
+    text = ',,\n , ,\n"",""\ndestination,a,b\n,,\n6175551234,1,\n,\n,,,,,\n" ", ,\n6175551299,,2\n,,\n'
+    rows = valid(read(text.replace(",", delimiter).encode()))
+    assert [(row.row, row.cells) for row in rows] == [(1, ("1", "")), (2, ("", "2"))]
+
+
+def test_header_is_found_behind_any_number_of_blank_lines() -> None:
+    content = b",,\r\n" * 50_000 + b" " * 70_000 + b"\r\n" + b"destination;a\r\n6175551234;b\r\n"
+    assert [row.cells for row in valid(read(content))] == [("b",)]
+    assert faults(b",,\r\n" * 50_000) == [("csv", "empty_file")]
+
+
+def test_columns_without_name_and_value_are_ignored() -> None:
+    for header, row in (
+        ("destination,a,,", "6175551234,1,,"),
+        ("destination,a,,", "6175551234,1"),
+        ("destination,a,,", "6175551234,1,,,,  ,"),
+        ("destination,,a", "6175551234,,1"),
+        (",destination,,a,", ",6175551234, ,1"),
+        ("destination,a", "6175551234,1,,,,"),
+    ):
+        reader = ContactReader(io.BytesIO(f"{header}\n{row}\n".encode()), "US")
+        assert reader.columns == ("a",)
+        assert [(contact.destination, contact.cells) for contact in valid(list(reader))] == [("6175551234", ("1",))]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("destination,a,,", "6175551234,1,2"),
+        ("destination,a,,", "6175551234,1,,2,3"),
+        ("destination,,a", "6175551234,2,1"),
+        (",destination,a", "0,6175551234,1"),
+    ],
+)
+def test_value_under_a_column_without_a_name_is_refused(header: str, row: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(f"{header}\n6175551299\n{row}\n".encode() if header[0] != "," else f"{header}\n{row}\n".encode())
+    (fault,) = caught.value.faults
+    assert (fault.where, fault.code) == ("csv", "empty_column_name")
+    assert "has no name, but row" in fault.message
+
+
+def test_only_filled_cells_beyond_the_header_are_too_many() -> None:
+    first, second = read(b"destination,a\n6175551234,1,,\n6175551299,1,,x,\n")
+    assert isinstance(first, Contact) and first.cells == ("1",)
+    assert isinstance(second, InvalidRow)
+    assert (second.code, second.cells) == ("too_many_cells", ("1", "", "x"))
+    assert second.message == "The row has 4 cells, 2 more than the header."
+
+
+def test_nul_beyond_the_header_is_shown_as_its_symbol() -> None:
+    (row,) = read(b"destination,a\n6175551234,1,\0\n")
+    assert isinstance(row, InvalidRow) and (row.code, row.cells) == ("nul_character", ("1", "\u2400"))
+
+
+def test_destination_is_trimmed_and_no_other_cell_is() -> None:
+    content = '"\u200b Destination\n", a\n"\u202a6175551234\u202c\n"," \n Ana\t"\n" 617 555 1299\t",\n'.encode()
+    reader = ContactReader(io.BytesIO(content), "US")
+    assert reader.columns == (" a",)
+    assert [(row.destination, row.cells) for row in valid(list(reader))] == [
+        ("6175551234", (" \n Ana\t",)),
+        ("617 555 1299", ("",)),
+    ]
+
+
+def test_invalid_destination_is_kept_as_it_was_written() -> None:
+    (row,) = read(b'destination\n" 911\n"\n')
+    assert isinstance(row, InvalidRow) and row.destination == " 911\n"
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";", "|", ","])
+def test_delimiter_is_seen_behind_a_header_of_one_name(delimiter: str) -> None:
+    reader = ContactReader(io.BytesIO(f"destination{delimiter}\n6175551234{delimiter}\n".encode()), "US")
+    assert (reader.delimiter, reader.columns) == (delimiter, ())
+    assert len(valid(list(reader))) == 1

@@ -1,0 +1,106 @@
+"""The CSV's first row: which columns it names, and which cells of a row they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from receiver.errors import Fault, InvalidInput
+from receiver.queueing.cells import is_blank, trimmed
+from receiver.queueing.quoting import quoted
+
+DESTINATION = "destination"
+
+MAX_COLUMNS = 1000
+"""Of the header. Short rows are filled up to its width, so without a bound a file of 2 MB, half of it header, would
+come to many gigabytes."""
+
+
+def invalid_csv(code: str, message: str, *, row: int | None = None) -> InvalidInput:
+    """The error for a CSV that cannot be taken as a whole. Without a row, the fault is the field's."""
+    fault = Fault("csv" if row is None else row, code, message)
+    return InvalidInput(message, [fault], code="invalid_csv")
+
+
+def missing_destination(begins_with: str) -> InvalidInput:
+    """The error for a file whose first column has another name; `begins_with` is that name."""
+    return invalid_csv(
+        "missing_destination",
+        f'The first column must be called "destination", but the file begins with "{quoted(begins_with, 40)}".',
+    )
+
+
+def begins_as_header(record: Sequence[str]) -> bool:
+    """Whether a record begins as a header must: its first name is `destination`, in any case."""
+    return next(filter(None, map(trimmed, record)), "").lower() == DESTINATION
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """How a record of the file becomes a destination and its variables.
+
+    `columns`: the names of the variables, as the user wrote them. `places`: where in a record the destination and the
+    variables are. `unnamed`: the places of columns without a name before the last that has one; they must be empty.
+    `width`: how many columns there are up to the last that has a name. `whole_width`: how many there are in all.
+    """
+
+    columns: tuple[str, ...]
+    places: tuple[int, ...]
+    unnamed: tuple[int, ...]
+    width: int
+    whole_width: int
+
+    def chosen(self, record: Sequence[str]) -> list[str]:
+        """The cells of a record that is at least `width` long which are the destination and the variables."""
+        return [record[place] for place in self.places]
+
+    def check_unnamed(self, record: Sequence[str], beyond: Sequence[str], row: int) -> None:
+        """Raise InvalidInput if a column without a name has a value: nobody can say which variable it is.
+
+        `beyond`: the record's cells from `width` on.
+        """
+        filled = [place for place in self.unnamed if not is_blank((record[place],))]
+        filled += [
+            place for place, cell in enumerate(beyond, self.width) if place < self.whole_width and not is_blank((cell,))
+        ]
+        if filled:
+            message = f"Column {filled[0] + 1} has no name, but row {row} has a value in it."
+            raise invalid_csv("empty_column_name", message)
+
+
+def read_header(record: Sequence[str]) -> Header:
+    """The header's names, unique once the space around them is put aside.
+
+    Case counts, except in `destination`: `Name` and `name` are two variables to a voice application.
+    Raises InvalidInput (`missing_destination`, `too_many_columns`, `repeated_column_name`, `nul_character`).
+    """
+    names = [trimmed(name) for name in record]
+    named = [place for place, name in enumerate(names) if name]
+    if not named or names[named[0]].lower() != DESTINATION:
+        raise missing_destination(names[named[0]] if named else "")
+    width = named[-1] + 1
+    if width > MAX_COLUMNS:
+        raise invalid_csv("too_many_columns", f"The header has {width:,} columns; {MAX_COLUMNS:,} are the most.")
+    _check_names(names, named[1:])
+    return Header(
+        columns=tuple(record[place] for place in named[1:]),
+        places=tuple(named),
+        unnamed=tuple(place for place in range(width) if not names[place]),
+        width=width,
+        whole_width=len(record),
+    )
+
+
+def _check_names(names: Sequence[str], places: Sequence[int]) -> None:
+    seen = {DESTINATION}
+    faults = []
+    for place in places:
+        name = names[place]
+        if "\0" in name:
+            faults.append(Fault("csv", "nul_character", f"The name of column {place + 1} holds a NUL character."))
+        elif name in seen:
+            faults.append(Fault("csv", "repeated_column_name", f'Two columns are called "{quoted(name, 40)}".'))
+        seen.add(name)
+    if faults:
+        message = "The header cannot be used: " + faults[0].message
+        raise InvalidInput(message, faults[:100], faults_total=len(faults), code="invalid_csv")
