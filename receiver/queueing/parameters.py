@@ -99,11 +99,14 @@ class WholeNumber(fields.Integer):
 
 
 class Flag(fields.Boolean):
-    """0 or 1, as the provider writes it."""
+    """0 or 1, as the provider writes it, or true or false. Case is ignored: Python writes `True`."""
 
-    truthy = {"1", 1}
-    falsy = {"0", 0}
-    default_error_messages = {"invalid": "Write 0 or 1."}
+    truthy = {"1", "true"}
+    falsy = {"0", "false"}
+    default_error_messages = {"invalid": "Write 0, 1, true or false."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        return super()._deserialize(str(value).lower(), attr, data, **kwargs)
 
 
 STORABLE = "^[^\\x00-\\x1f\\x7f]*$"

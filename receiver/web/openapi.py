@@ -211,7 +211,7 @@ def _own_field(_: Any, field: fields.Field[Any], **__: Any) -> Description:
         moment = {"type": "string", "format": "date-time", "pattern": "^(?!0000)[0-8][0-9]{3}-"}
         return {"anyOf": [moment, seconds]}
     if isinstance(field, Flag):
-        return {"type": "integer", "enum": [0, 1], "default": 0}
+        return {"type": ["integer", "boolean"], "enum": [0, 1, True, False], "default": 0}
     return {}
 
 

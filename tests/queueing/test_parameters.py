@@ -120,9 +120,10 @@ def test_wrong_wait_is_one_fault_and_not_a_missing_one_as_well() -> None:
 
 
 @pytest.mark.parametrize("field", ["is_pci", "dry_run"])
-@pytest.mark.parametrize("text", ["true", "on", "yes", "2", "01", "-1"])
-def test_flag_is_0_or_1(field: str, text: str) -> None:
-    assert getattr(read(**{field: "0"}), field) is False
+@pytest.mark.parametrize("text", ["on", "yes", "2", "01", "-1", "1.0", "t"])
+def test_flag_is_0_1_true_or_false(field: str, text: str) -> None:
+    assert [getattr(read(**{field: flag}), field) for flag in ("0", "false", "False")] == [False] * 3
+    assert [getattr(read(**{field: flag}), field) for flag in ("1", "true", "True")] == [True] * 3
     assert refused(**{field: text}) == [(field, "invalid")]
 
 

@@ -21,7 +21,7 @@ from receiver.queueing.acceptance import (
     preview,
     request_digest,
 )
-from receiver.queueing.parameters import read_parameters
+from receiver.queueing.parameters import Flag, read_parameters
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -108,7 +108,7 @@ def queue_batch() -> Response:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
     csv, form = _read_form()
-    repeatable = None if form.get("dry_run") == "1" else _repeatable(csv, form)
+    repeatable = None if form.get("dry_run", "").lower() in Flag.truthy else _repeatable(csv, form)
     # First of all: the answer to a request that was accepted stays, also when its times have come to be in the past.
     if repeatable is not None and (earlier := _find_accepted(repeatable)) is not None:
         return _accepted(earlier, _preferred_wait())
