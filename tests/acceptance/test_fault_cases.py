@@ -19,10 +19,7 @@ from tests.waiting import eventually
 
 FAULTS = SAMPLES / "faults"
 CASES: list[dict[str, Any]] = json.loads((FAULTS / "cases.json").read_text())
-NOT_FIXED_YET: tuple[str, ...] = (
-    *("F1a", "F5a", "F6a", "F6b", "F7a", "F9a"),
-    *("F2a", "F4b", "F8a", "F8b"),
-)
+NOT_FIXED_YET: tuple[str, ...] = ("F2a", "F4b", "F8a", "F8b")
 """Ids of cases that are still answered wrongly. Remove an id with the change that corrects it."""
 
 

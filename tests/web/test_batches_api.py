@@ -134,7 +134,7 @@ def test_dry_run_is_a_preview_and_stores_nothing(queuer: FlaskClient, conn: Conn
 
 
 def test_invalid_rows_are_named_and_nothing_is_stored(queuer: FlaskClient, conn: Connection) -> None:
-    answer = post_csv(queuer, "destination\n6175551234\n5551234\n\n6175551234\n,,\n")
+    answer = post_csv(queuer, "destination\n6175551234\n5551234\n\n6175551234\n,,x\n")
     assert faults_of(answer, "invalid_csv") == [(2, "destination_invalid"), (3, "duplicate"), (4, "too_many_cells")]
     assert count_batches(conn) == 0
 
@@ -174,7 +174,7 @@ def test_every_faulty_parameter_is_named_at_once(queuer: FlaskClient, conn: Conn
         default_region="XX",
         on_invalid="keep",
         on_duplicate="ignore",
-        dry_run="true",
+        dry_run="on",
         name="x" * 201,
         applicaton_id="7",
     )
