@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -140,7 +141,7 @@ def test_a_batch_leaves_lists_and_totals_with_the_first_piece(conn: Connection) 
     assert summary.totals == {
         **alone.counts, "attempts": alone.attempts, "duration_seconds": alone.duration_seconds
     }  # fmt: skip
-    assert sum(point["final"] for point in summary.series) == alone.counts["final"]
+    assert sum(point["final"] for point in json.loads(summary.series_json)) == alone.counts["final"]
     attention = get_attention(conn, BatchesOf())
     assert (attention.unmatched, attention.unreadable, attention.conflict) == (1, 1, 1)
     assert attention.totals == alone.counts

@@ -68,7 +68,11 @@ class PointAnswer(schemas.Answer):
 
 class SummaryAnswer(schemas.Answer):
     totals = fields.Nested(TotalsAnswer, metadata=says("Of the batches as they stand."))
-    series = fields.List(fields.Nested(PointAnswer), metadata=says("Results by when they came in, oldest first."))
+    series = schemas.ReadyList(
+        fields.Nested(PointAnswer),
+        attribute="series_json",
+        metadata=says("Results by when they came in, oldest first."),
+    )
 
 
 @blueprint.route("/summary")
