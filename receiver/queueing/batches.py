@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from receiver.errors import Fault
 from receiver.queueing.contacts import ContactReader
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import Plan, PlannedCall, SkippedRow
+from receiver.queueing.turns import give_way
 
 COPY_ROWS = 20_000
 """Rows that are copied at once; what is skipped among them waits in memory for that long."""
@@ -165,7 +165,7 @@ def _copy_rows(conn: Connection, batch_id: int, plan: Plan) -> int:
 def _taking_turns(plan: Plan) -> Iterator[PlannedCall | SkippedRow]:
     for count, planned in enumerate(plan):
         if count % YIELD_ROWS == 0:
-            time.sleep(0)
+            give_way()
         yield planned
 
 
