@@ -7,22 +7,26 @@ import getpass
 import os
 import sys
 import time
-from dataclasses import fields
+from collections.abc import Iterator
 from datetime import timedelta
 
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.config import Config
+from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import masked
 from receiver.queueing.destination import DestinationError, parse
 from receiver.queueing.resolution import Doubt, get_doubt, resolve_submission
-from receiver.results.erasure import Erased, erase
+from receiver.results.erasure import Erased, count_calls, erase
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
-from receiver.results.spool import Spool, SpoolFailed
+from receiver.results.spool import Spool
+from receiver.results.stored_texts import renew_statistics
 from receiver.simulator.store import STATE_FILE, forget_number
 
 SHOW_SECONDS = 0.2
+
+_COUNTED = ("calls", "contacts", "skipped", "callbacks", "texts", "drafts")
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -49,9 +53,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     removal.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
     removal.set_defaults(run=_purge)
 
-    erasure = commands.add_parser("erase", help="erase one telephone number, and keep every count")
+    erasure = commands.add_parser("erase", help="erase one phone number, and keep every count")
     erasure.add_argument("number", metavar="NUMBER", help="in any spelling; read as DEFAULT_REGION's")
     erasure.add_argument("--dry-run", action="store_true", help="only say what would be erased")
+    erasure.add_argument("--yes", action="store_true", help="do not ask")
     erasure.set_defaults(run=_erase)
 
 
@@ -84,6 +89,11 @@ def _confirm(doubt: Doubt, *, queued: bool) -> None:
         print("If it was not queued, nobody is called, and its calls become overdue.", file=sys.stderr)
     else:
         print(f"IF IT WAS QUEUED AFTER ALL, ALL {doubt.calls} PEOPLE ARE DIALED TWICE.", file=sys.stderr)
+    _ask()
+
+
+def _ask() -> None:
+    """Go on only if a person types yes. Raises InvalidInput."""
     if not sys.stdin.isatty():
         raise InvalidInput(
             "This needs your confirmation.", [Fault("--yes", "required", "Add --yes, or run it on a terminal.")]
@@ -137,40 +147,61 @@ def _erase(parsed: argparse.Namespace) -> int:
         phone_number = parse(parsed.number, config.default_region).phone_number
     except DestinationError as error:
         raise InvalidInput("This cannot be erased.", [Fault("NUMBER", error.code, str(error))]) from None
+    shown = masked(phone_number)
+    spool = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
+    with opened_database("erase", config) as conn:
+        if not (parsed.dry_run or parsed.yes):
+            calls, batches = count_calls(conn, phone_number)
+            conn.rollback()
+            print(
+                f"{calls} calls in {batches} batches are to {shown}. They, and all else that mentions the number, are"
+                " erased for ever. Counts and outcomes stay.",
+                file=sys.stderr,
+            )
+            _ask()
+        try:
+            total = _erase_pieces(conn, erase(conn, phone_number, spool.callbacks()), dry_run=parsed.dry_run)
+        finally:
+            spool.close()
+        renewed = parsed.dry_run or total == Erased() or renew_statistics(conn)
+    forgotten = 0 if parsed.dry_run else forget_number(config.data_dir / STATE_FILE, phone_number)
+    if total == Erased() and not forgotten:
+        print(f"Nothing mentions {shown}, so nothing {'would be' if parsed.dry_run else 'was'} erased.")
+        return 0
+    print(f"{'Would erase' if parsed.dry_run else 'Erased'} {shown}: {_counted(total)}.")
+    if not renewed:
+        print("Postgres' statistics may still hold it: run `analyze` in the database as the owner of the tables.")
+    if total.awaited:
+        print(
+            f"{total.awaited} of these calls have no result yet. A callback that still comes for them names the number"
+            " again: erase it once more after that."
+        )
+    return 0
+
+
+def _erase_pieces(conn: Connection, pieces: Iterator[Erased], *, dry_run: bool) -> Erased:
+    """Commit each piece, or roll it back, and show the progress on a terminal."""
     total = Erased()
     shown_at = 0.0
-    with opened_database("erase", config) as conn:
-        for piece in erase(conn, phone_number):
-            if parsed.dry_run:
+    try:
+        for piece in pieces:
+            if dry_run:
                 conn.rollback()
             else:
                 conn.commit()
             total += piece
             if sys.stderr.isatty() and time.monotonic() - shown_at > SHOW_SECONDS:
                 shown_at = time.monotonic()
-                print(f"\r\x1b[K{_counted(total)}", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    if not parsed.dry_run:
-        forget_number(config.data_dir / STATE_FILE, phone_number)
-    verb = "Would erase" if parsed.dry_run else "Erased"
-    print(f"{verb} {masked(phone_number)}: {_counted(total)}.")
-    _tell_of_spool(config)
-    return 0
+                progress = f"{total.searched:,} rows and bodies searched: {_counted(total)}"
+                print(f"\r\x1b[K{progress}", end="", file=sys.stderr, flush=True)
+    finally:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+    return total
 
 
 def _counted(total: Erased) -> str:
-    return ", ".join(f"{each.name} {getattr(total, each.name)}" for each in fields(total))
-
-
-def _tell_of_spool(config: Config) -> None:
-    """Callbacks in a spool are in no database yet. Only this machine's can be looked at."""
-    try:
-        depth = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes).depth()
-    except SpoolFailed:
-        return
-    if depth:
-        print(f"{depth} callbacks lie in this machine's spool and were not looked at: erase again once it is empty.")
+    return ", ".join(f"{name} {getattr(total, name)}" for name in _COUNTED)
 
 
 def _days(text: str) -> int:

@@ -1,45 +1,53 @@
-"""Erasing one telephone number on request: everywhere, while every count and outcome stays.
+"""Erasing one phone number on request: everywhere, while every count and outcome stays.
 
 A call keeps its row, its result and its times; its number becomes the row's, negative, and its line of the CSV
-a line of the same width that says `erased`. A body that names the number becomes a marker. What was not sent
-yet is not sent. A callback that comes later names the number again: so it is erased once all are in.
+a line of the same width that says `erased`. Its bodies become a marker. What was not sent yet is not sent. Whatever
+else mentions the number keeps the rest of its text.
+
+Everything is searched without locks first. What is found is then locked, read again and changed, a few rows a
+transaction, in the order of `receiver.database.locks`: no erasure writes what it computed from a row that somebody
+else has changed since. A callback that comes later names the number again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
-from psycopg.rows import class_row
+import psycopg
 
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
-from receiver.model import ERASED
-from receiver.queueing.batches import refuse_calls
-from receiver.queueing.contacts import csv_line, read_csv_line
+from receiver.queueing.batches import refresh_state, refuse_calls
 from receiver.queueing.mentions import Mentions
-from receiver.results.body_formats import body_text
-from receiver.results.journal import ERASED_BODY
-from receiver.results.packing import PLAIN, unpack
-from receiver.results.unreadable import UnreadableBody
+from receiver.queueing.submissions import header_line
+from receiver.results.erased_bodies import erase_bodies, erase_mentions, list_bodies, list_waiting, names, spooled_body
+from receiver.results.erased_texts import blank_line, is_in_draft, without_number
+from receiver.results.journal import Callback
+from receiver.results.stored_texts import Key, Table, find_rows, list_tables, read_locked, write_texts
 
-BODIES_AT_ONCE = 1_000
-ROWS_AT_ONCE = 50_000
-_CHUNK_OVERLAP = 400
-"""Characters of a file that are looked at with the next piece, too: longer than any spelling, twice over in UTF-16."""
+CHANGED_AT_ONCE = 500
+"""Most rows that one transaction changes: settlement waits for it."""
+
+NOBODY_LEFT = "Nothing was sent: everybody in it was erased."
+
+_T = TypeVar("_T")
 
 
 class NotErasable(ReceiverError):
-    """The number is in use at this moment; nothing of this step was changed."""
+    """The number is in use at this moment. Whatever is in use was not changed."""
 
     code = "in_use"
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What was erased, or would be. `contacts`: rows of others that mention the number; `texts`: answers and notes."""
+    """What was erased, or would be. `contacts`: rows of others that mention the number; `texts`: all other texts, such
+    as names, answers and notes. `searched`: rows and bodies that were read for it, rounded down.
+    """
 
     calls: int = 0
     contacts: int = 0
@@ -47,218 +55,275 @@ class Erased:
     callbacks: int = 0
     texts: int = 0
     drafts: int = 0
+    awaited: int = 0
+    """Calls among `calls` that may still get a result: its callback will name the number again."""
+    searched: int = field(default=0, compare=False)
 
     def __add__(self, other: Erased) -> Erased:
         return Erased(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
-def erase(conn: Connection, phone_number: int) -> Iterator[Erased]:
+def count_calls(conn: Connection, phone_number: int) -> tuple[int, int]:
+    """(calls, batches) that have the number as their destination. Quick: there is an index."""
+    row = conn.execute(
+        "select count(*), count(distinct batch_id) from call where phone_number = %s", (phone_number,)
+    ).fetchone()
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def erase(conn: Connection, phone_number: int, spooled: Iterable[Callback] = ()) -> Iterator[Erased]:
     """Erase a number, given as E.164 without its plus sign, piece by piece.
 
-    Yields what each piece erased, for the caller to commit, or to roll back where it only looks. Safe to do
-    again. Raises NotErasable while it is being sent, or while callbacks that name it wait to be settled.
+    Yields what each piece erased, for the caller to commit, or to roll back for a dry run. Safe to do again. Raises
+    NotErasable at once if callbacks that name the number wait to be settled, in the database or among those `spooled`,
+    and at the end if a batch was in use.
     """
-    mentions = Mentions(phone_number)
-    for piece in _list_bodies(conn, "waiting"):
-        if any(_names(mentions, body) for body in piece):
-            raise NotErasable("Callbacks that name the number wait to be settled. Let a worker run, and erase again.")
-    for (batch_id,) in conn.execute("select batch_id from batch order by batch_id desc").fetchall():
+    yield from _Erasure(conn, phone_number).run(spooled)
+
+
+class _Erasure:
+    def __init__(self, conn: Connection, phone_number: int) -> None:
+        self._conn = conn
+        self._phone_number = phone_number
+        self._mentions = Mentions(phone_number)
+        self._in_use: set[int] = set()
+        """Batches that could not be changed."""
+        self._erased: set[tuple[str, int, int]] = set()
+        """Rows of `call` and `callback` that went with their call: a dry run would find them a second time."""
+        self._seen_waiting = 0
+        """Callbacks up to this id do not name the number, or are settled."""
+
+    def run(self, spooled: Iterable[Callback]) -> Iterator[Erased]:
+        self._check_unsettled(spooled)
+        # First: whoever queues a draft at this moment has locked it. It is a batch once it can be deleted.
+        for (draft_id,) in self._conn.execute("select draft_id from draft order by draft_id").fetchall():
+            if is_in_draft(self._conn, draft_id, self._mentions):
+                gone = self._conn.execute("delete from draft where draft_id = %s", (draft_id,)).rowcount
+                yield Erased(drafts=gone)
+        called = self._list_called()
+        yield from map(self._erase_calls, called)
+        for table in list_tables(self._conn):
+            yield from self._erase_texts(table)
+        yield from self._erase_bodies()
+        # Batches that were queued in the meantime.
+        yield from map(self._erase_calls, sorted(set(self._list_called()) - set(called)))
+        if self._in_use:
+            batches = ", ".join(map(str, sorted(self._in_use)))
+            raise NotErasable(
+                "All else is erased, but these batches are being sent right now, or callbacks for them wait to be"
+                f" settled: {batches}. Erase again in a moment."
+            )
+
+    def _check_unsettled(self, spooled: Iterable[Callback]) -> None:
+        """Erased first, a call would never get the result that they bring."""
+        if any(names(self._mentions, spooled_body(callback)) for callback in spooled):
+            raise NotErasable(
+                "Nothing is erased: callbacks in this machine's spool name the number. Let them reach the database, and"
+                " erase again."
+            )
+        for piece in list_waiting(self._conn):
+            if any(names(self._mentions, body) for body in piece):
+                raise NotErasable(
+                    "Nothing is erased: callbacks that name the number wait to be settled. Let a worker run, and erase"
+                    " again."
+                )
+            self._seen_waiting = piece[-1].callback_id
+
+    def _list_called(self) -> list[int]:
+        found = self._conn.execute(
+            "select distinct batch_id from call where phone_number = %s order by batch_id", (self._phone_number,)
+        )
+        return [batch_id for (batch_id,) in found]
+
+    def _erase_calls(self, batch_id: int) -> Erased:
+        """The calls to the number, all that was received for them, and their places in what is yet to be sent."""
+        conn = self._conn
+        # Alone, as a replay is: a settlement under way has found the call by its number.
+        own_results(conn)
+        lock_batches(conn, [batch_id])
         called = conn.execute(
-            "select from call where batch_id = %s and phone_number = %s limit 1", (batch_id, phone_number)
-        ).fetchone()
-        if called is not None:
-            yield _erase_calls(conn, batch_id, phone_number)
-        yield from _erase_contacts(conn, batch_id, mentions)
-        yield _erase_texts(conn, batch_id, mentions)
-    for piece in _list_bodies(conn, "set_aside"):
-        named = [body for body in piece if _names(mentions, body)]
-        for batch_id in sorted({body.batch_id for body in named}):
-            ids = [body.callback_id for body in named if body.batch_id == batch_id]
-            yield Erased(callbacks=_erase_bodies(conn, batch_id, ids))
-    for (draft_id,) in conn.execute("select distinct draft_id from draft_chunk").fetchall():
-        yield _erase_draft(conn, draft_id, mentions)
+            "select submission_no, row, line from call where batch_id = %s and phone_number = %s order by row",
+            (batch_id, self._phone_number),
+        ).fetchall()
+        states = self._lock_submissions(batch_id, {submission_no for submission_no, *_ in called})
+        waiting = (
+            names(self._mentions, body) for piece in list_waiting(conn, self._seen_waiting, batch_id) for body in piece
+        )
+        if "sending" in states.values() or any(waiting):
+            self._in_use.add(batch_id)
+            return Erased()
+        rows = [row for _, row, _ in called]
+        given = {"batch_id": batch_id, "rows": rows}
+        received = conn.execute(
+            "select callback_id from result where batch_id = %(batch_id)s and row = any(%(rows)s)"
+            " union select callback_id from set_aside where batch_id = %(batch_id)s and row = any(%(rows)s)",
+            given,
+        ).fetchall()
+        self._erased.update(("call", batch_id, row) for row in rows)
+        self._erased.update(("callback", batch_id, callback_id) for (callback_id,) in received)
+        for _, row, line in called:
+            conn.execute(
+                "update call set line = %s, phone_number = %s where batch_id = %s and row = %s",
+                (blank_line(line), -row, batch_id, row),
+            )
+        callbacks = erase_bodies(conn, batch_id, [callback_id for (callback_id,) in received])
+        for submission_no, state in states.items():
+            if state == "pending":
+                refuse_calls(conn, batch_id, submission_no, erased_only=True)
+        self._measure(batch_id, states)
+        conn.execute("delete from poll where batch_id = %(batch_id)s and row = any(%(rows)s)", given)
+        awaited = conn.execute(
+            "select from outstanding where batch_id = %(batch_id)s and not refused and row = any(%(rows)s)", given
+        ).rowcount
+        return Erased(calls=len(rows), callbacks=callbacks, awaited=awaited)
 
-
-def _erase_calls(conn: Connection, batch_id: int, phone_number: int) -> Erased:
-    """The calls to the number, all that was received for them, and their places in what is yet to be sent."""
-    # Alone, as a replay is: a settlement under way has found the call by its number.
-    own_results(conn)
-    lock_batches(conn, [batch_id])
-    found = conn.execute(
-        "select c.row, c.line, s.submission_no, s.state from call c join submission s using (batch_id, submission_no)"
-        " where c.batch_id = %s and c.phone_number = %s order by s.submission_no for update of s",
-        (batch_id, phone_number),
-    ).fetchall()
-    if any(state == "sending" for *_, state in found):
-        raise NotErasable(f"Batch {batch_id} is being sent right now. Erase again in a moment.")
-    rows = [row for row, *_ in found]
-    named = conn.execute(
-        "select callback_id from result where batch_id = %(batch_id)s and row = any(%(rows)s)"
-        " union select callback_id from set_aside where batch_id = %(batch_id)s and row = any(%(rows)s)",
-        {"batch_id": batch_id, "rows": rows},
-    ).fetchall()
-    for row, line, submission_no, state in found:
-        _replace_line(conn, batch_id, row, _blank(line), phone_number=-row)
-        if state in ("pending", "unknown"):
-            _shorten(conn, batch_id, submission_no, len(line.encode()) + 2)
-        if state == "pending":
-            refuse_calls(conn, batch_id, submission_no, erased_only=True)
-    conn.execute("delete from poll where batch_id = %s and row = any(%s)", (batch_id, rows))
-    return Erased(calls=len(rows), callbacks=_erase_bodies(conn, batch_id, [callback_id for (callback_id,) in named]))
-
-
-def _erase_contacts(conn: Connection, batch_id: int, mentions: Mentions) -> Iterator[Erased]:
-    """Rows that mention the number: skipped ones, and those of other people, whose destination stays."""
-    for table, column in (("skipped", "skipped"), ("call", "contacts")):
-        after: int | None = 0
-        while after is not None:
-            lines, after = _find_lines(conn, table, batch_id, mentions, after)
-            for row, line in lines:
-                cells = read_csv_line(line)
-                if table == "skipped" and mentions.within(cells[0]):
-                    _replace_line(conn, batch_id, row, _blank(line), table)
-                    continue
-                kept = cells[:1] if table == "call" else []
-                changed = csv_line([*kept, *(mentions.removed(cell) for cell in cells[len(kept) :])])
-                if table == "call":
-                    _fit_submission(conn, batch_id, row, len(line.encode()) - len(changed.encode()))
-                _replace_line(conn, batch_id, row, changed, table)
-            yield Erased(**{column: len(lines)})
-
-
-def _find_lines(
-    conn: Connection, table: str, batch_id: int, mentions: Mentions, after: int
-) -> tuple[list[tuple[int, str]], int | None]:
-    """The lines that mention the number among the next rows past `after`; and the row reached, None at the end."""
-    reached = conn.execute(
-        f"select max(row) from (select row from {table} where batch_id = %s and row > %s order by row limit %s) next",
-        (batch_id, after, ROWS_AT_ONCE),
-    ).fetchone()
-    if reached is None or reached[0] is None:
-        return [], None
-    found = conn.execute(
-        f"select row, line from {table} where batch_id = %s and row > %s and row <= %s and line ~ %s order by row",
-        (batch_id, after, reached[0], mentions.sieve),
-    ).fetchall()
-    own = 1 if table == "call" else 0
-    return [
-        (row, line) for row, line in found if any(mentions.within(cell) for cell in read_csv_line(line)[own:])
-    ], reached[0]
-
-
-def _erase_texts(conn: Connection, batch_id: int, mentions: Mentions) -> Erased:
-    """What the provider answered, and what people noted, about a batch's submissions."""
-    texts = 0
-    for table, columns in (("submission", ("answer", "error")), ("resolution", ("answer", "error", "note"))):
-        for column in columns:
-            for (text,) in conn.execute(
-                f"select distinct {column} from {table} where batch_id = %s and {column} ~ %s",
-                (batch_id, mentions.sieve),
-            ).fetchall():
-                if mentions.within(text):
-                    texts += conn.execute(
-                        f"update {table} set {column} = %s where batch_id = %s and {column} = %s",
-                        (mentions.removed(text), batch_id, text),
-                    ).rowcount
-    return Erased(texts=texts)
-
-
-def _erase_bodies(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> int:
-    return conn.execute(
-        "update callback set body = %s, packing = %s, content_type = 'application/json', content_encoding = ''"
-        " where batch_id = %s and callback_id = any(%s) and body <> %s",
-        (ERASED_BODY, PLAIN, batch_id, list(callback_ids), ERASED_BODY),
-    ).rowcount
-
-
-def _erase_draft(conn: Connection, draft_id: Any, mentions: Mentions) -> Erased:
-    """An upload that nobody queued goes as a whole: it can be uploaded again, without that row."""
-    before = ""
-    for (chunk_no,) in conn.execute(
-        "select chunk_no from draft_chunk where draft_id = %s order by chunk_no", (draft_id,)
-    ).fetchall():
-        row = conn.execute(
-            "select content from draft_chunk where draft_id = %s and chunk_no = %s", (draft_id, chunk_no), binary=True
-        ).fetchone()
-        # As Latin-1 with the NULs out, its digits can be read in each encoding that a CSV may have.
-        text = before + (b"" if row is None else row[0]).replace(b"\0", b"").decode("latin-1")
-        if mentions.within(text):
-            return Erased(drafts=conn.execute("delete from draft where draft_id = %s", (draft_id,)).rowcount)
-        before = text[-_CHUNK_OVERLAP:]
-    return Erased()
-
-
-@dataclass(frozen=True, slots=True)
-class _Body:
-    batch_id: int
-    callback_id: int
-    content_encoding: str
-    packing: int
-    packed_body: bytes
-
-    @property
-    def body(self) -> bytes:
-        return unpack(self.packing, self.packed_body)
-
-
-def _list_bodies(conn: Connection, table: str) -> Iterator[list[_Body]]:
-    """Callbacks that wait, or that were set aside without a call, piece by piece."""
-    after = (0, 0)
-    condition = "k.row is null" if table == "set_aside" else "true"
-    while True:
-        with conn.cursor(row_factory=class_row(_Body), binary=True) as cursor:
-            piece = cursor.execute(
-                f"select c.batch_id, c.callback_id, c.content_encoding, c.packing, c.body as packed_body from {table} k"
-                " join callback c on c.batch_id = k.batch_id and c.callback_id = k.callback_id"
-                f" where (k.batch_id, k.callback_id) > (%s, %s) and {condition}"
-                " order by k.batch_id, k.callback_id limit %s",
-                (*after, BODIES_AT_ONCE),
+    def _lock_submissions(self, batch_id: int, numbers: Iterable[int] | None = None) -> dict[int, str]:
+        """Lock submissions, by default all, of a batch that is locked; returns their states by their numbers."""
+        condition = "" if numbers is None else " and submission_no = any(%s)"
+        return dict(
+            self._conn.execute(
+                f"select submission_no, state from submission where batch_id = %s{condition}"
+                " order by submission_no for update",
+                (batch_id, *(() if numbers is None else (list(numbers),))),
             ).fetchall()
-        if not piece:
+        )
+
+    def _measure(self, batch_id: int, states: dict[int, str]) -> None:
+        """Count again what is yet to be sent, and refuse what has nobody left."""
+        conn = self._conn
+        numbers = [number for number, state in states.items() if state in ("pending", "unknown")]
+        batch = conn.execute("select columns from batch where batch_id = %s", (batch_id,)).fetchone()
+        if not numbers or batch is None:
             return
-        yield piece
-        after = (piece[-1].batch_id, piece[-1].callback_id)
+        measured: dict[int, int] = dict(
+            conn.execute(
+                "select submission_no, sum(octet_length(line) + 2) from call where batch_id = %s"
+                " and submission_no = any(%s) and phone_number > 0 group by submission_no",
+                (batch_id, numbers),
+            ).fetchall()
+        )
+        header_bytes = len(header_line(batch[0]).encode()) + 2
+        for number in numbers:
+            conn.execute(
+                "update submission set csv_bytes = %s where batch_id = %s and submission_no = %s",
+                (header_bytes + measured.get(number, 0), batch_id, number),
+            )
+            if number not in measured and states[number] == "pending":
+                conn.execute(
+                    "update submission set state = 'refused', answered_at = now(), error = %s"
+                    " where batch_id = %s and submission_no = %s",
+                    (NOBODY_LEFT, batch_id, number),
+                )
+                refresh_state(conn, [batch_id])
+
+    def _erase_texts(self, table: Table) -> Iterator[Erased]:
+        """All texts of a table that mention the number."""
+        again = True
+        while again:
+            again = False
+            for searched, rows in find_rows(self._conn, table, self._mentions.sieve):
+                keys = [
+                    row.key
+                    for row in rows
+                    if (table.name, *row.key) not in self._erased
+                    and without_number(table.name, row.texts, self._mentions)
+                ]
+                for some in _pieces(keys):
+                    erased = self._change(table, some)
+                    # Where a text is part of the key, another erasure may have given the row a new one.
+                    again = again or (erased.texts < len(some) and not table.columns.keys().isdisjoint(table.key))
+                    yield erased
+                if searched:
+                    yield Erased(searched=searched)
+
+    def _change(self, table: Table, keys: Sequence[Key]) -> Erased:
+        own_results(self._conn)
+        if table.key[0] != "batch_id":
+            return Erased(texts=self._write(table, keys))
+        by_batch: defaultdict[int, list[Key]] = defaultdict(list)
+        for key in keys:
+            by_batch[key[0]].append(key)
+        lock_batches(self._conn, by_batch)
+        total = Erased()
+        for batch_id, its_keys in by_batch.items():
+            match table.name:
+                case "call":
+                    total += Erased(contacts=self._change_lines(table, batch_id, its_keys))
+                case "skipped":
+                    total += Erased(skipped=self._write(table, its_keys))
+                case "batch":
+                    total += Erased(texts=self._change_batch(table, batch_id))
+                case _:
+                    total += Erased(texts=self._write(table, its_keys))
+        return total
+
+    def _change_lines(self, table: Table, batch_id: int, keys: Sequence[Key]) -> int:
+        """Rows of other people; not while they are being sent."""
+        found = self._conn.execute(
+            "select row, submission_no from call where batch_id = %s and row = any(%s)",
+            (batch_id, [row for _, row in keys]),
+        ).fetchall()
+        submission_of: dict[int, int] = dict(found)
+        states = self._lock_submissions(batch_id, set(submission_of.values()))
+        still = [key for key in keys if states.get(submission_of.get(key[1], 0)) != "sending"]
+        if len(still) < len(keys):
+            self._in_use.add(batch_id)
+        changed = self._write(table, still)
+        self._measure(batch_id, states)
+        return changed
+
+    def _change_batch(self, table: Table, batch_id: int) -> int:
+        """A batch's name and its columns' names, which are part of what is sent."""
+        states = self._lock_submissions(batch_id)
+        if "sending" in states.values():
+            self._in_use.add(batch_id)
+            return 0
+        changed = self._write(table, [(batch_id,)])
+        self._measure(batch_id, states)
+        return changed
+
+    def _write(self, table: Table, keys: Sequence[Key]) -> int:
+        changed = 0
+        for row in read_locked(self._conn, table, keys):
+            texts = without_number(table.name, row.texts, self._mentions)
+            if texts:
+                _write_unique(self._conn, table, row.key, texts)
+                changed += 1
+        return changed
+
+    def _erase_bodies(self) -> Iterator[Erased]:
+        """What callbacks for others, and for nobody, say about the number."""
+        for piece in list_bodies(self._conn):
+            by_batch: defaultdict[int, list[int]] = defaultdict(list)
+            for body in piece:
+                if ("callback", body.batch_id, body.callback_id) not in self._erased and names(self._mentions, body):
+                    by_batch[body.batch_id].append(body.callback_id)
+            for batch_id, callback_ids in by_batch.items():
+                for some in _pieces(callback_ids):
+                    own_results(self._conn)
+                    lock_batches(self._conn, [batch_id])
+                    changed, waiting = erase_mentions(self._conn, self._mentions, batch_id, some)
+                    if waiting:
+                        self._in_use.add(batch_id)
+                    yield Erased(callbacks=changed)
+            yield Erased(searched=len(piece))
 
 
-def _names(mentions: Mentions, body: _Body) -> bool:
-    try:
-        return mentions.within(body_text(body.body, body.content_encoding))
-    except UnreadableBody:
-        return False
+def _write_unique(conn: Connection, table: Table, key: Key, texts: dict[str, Any]) -> None:
+    """Write texts, numbered where the table already has another row with the same."""
+    number = 1
+    while True:
+        numbered = {
+            column: f"{text} {number}" if number > 1 and isinstance(text, str) else text
+            for column, text in texts.items()
+        }
+        try:
+            with conn.transaction():
+                write_texts(conn, table, key, numbered)
+            return
+        except psycopg.errors.UniqueViolation:
+            number += 1
 
 
-def _blank(line: str) -> str:
-    return csv_line([ERASED, *("" for _ in read_csv_line(line)[1:])])
-
-
-def _replace_line(
-    conn: Connection, batch_id: int, row: int, line: str, table: str = "call", *, phone_number: int | None = None
-) -> None:
-    number = "" if phone_number is None else ", phone_number = %(phone_number)s"
-    conn.execute(
-        f"update {table} set line = %(line)s{number} where batch_id = %(batch_id)s and row = %(row)s",
-        {"line": line, "phone_number": phone_number, "batch_id": batch_id, "row": row},
-    )
-
-
-def _fit_submission(conn: Connection, batch_id: int, row: int, by_bytes: int) -> None:
-    """A line that gets shorter shortens what is sent; not while it is being sent."""
-    lock_batches(conn, [batch_id])
-    found = conn.execute(
-        "select s.submission_no, s.state from submission s join call c using (batch_id, submission_no)"
-        " where c.batch_id = %s and c.row = %s and c.phone_number > 0 for update of s",
-        (batch_id, row),
-    ).fetchone()
-    if found is None:
-        return
-    if found[1] == "sending":
-        raise NotErasable(f"Batch {batch_id} is being sent right now. Erase again in a moment.")
-    if found[1] in ("pending", "unknown"):
-        _shorten(conn, batch_id, found[0], by_bytes)
-
-
-def _shorten(conn: Connection, batch_id: int, submission_no: int, by_bytes: int) -> None:
-    conn.execute(
-        "update submission set csv_bytes = csv_bytes - %s where batch_id = %s and submission_no = %s",
-        (by_bytes, batch_id, submission_no),
-    )
+def _pieces(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    return (items[at : at + CHANGED_AT_ONCE] for at in range(0, len(items), CHANGED_AT_ONCE))

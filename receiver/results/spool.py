@@ -161,6 +161,25 @@ class Spool:
             ).fetchone()
         return 0 if first is None else int(last - first + 1)
 
+    def callbacks(self) -> Iterator[Callback]:
+        """All that it holds, the oldest first, read a few at a time."""
+        after = 0
+        while True:
+            with self._snapshot() as db:
+                rows: list[_Row] = (
+                    []
+                    if db is None
+                    else db.execute(
+                        "select writer_id, sequence, position, batch_id, submission_no, received_at_us, content_type,"
+                        " content_encoding, body from spooled where position > ? order by position limit ?",
+                        (after, REMOVED_AT_ONCE),
+                    ).fetchall()
+                )
+            if not rows:
+                return
+            yield from map(_callback, rows)
+            after = rows[-1][2]
+
     def clean(self) -> bool:
         """Give back the room of an empty spool, and with it what its files still hold of removed bodies.
 

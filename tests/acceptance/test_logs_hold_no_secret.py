@@ -201,7 +201,7 @@ def run_everything(service: Service, result_url: str) -> list[str]:
     # What was posted meanwhile went to the spool, or to the database when it was back.
     assert ask(result_url, "POST", json.dumps({"phone_number": NUMBERS[3], "status": "failed"}).encode()).status == 200
     eventually(lambda: service.ask("/api/v1/callbacks?state=waiting").told.get("callbacks") == [])
-    service.run("erase", NUMBERS[1])
+    assert service.run("erase", NUMBERS[1], "--yes").returncode == 0
     return [*seen, made, service.key]
 
 

@@ -17,6 +17,7 @@ from receiver.model import SubmissionKey
 from receiver.queueing.resolution import list_resolutions
 from receiver.results.journal import Callback, Group
 from receiver.results.spool import Spool
+from receiver.summary.calls import get_call
 from tests.cli.conftest import Run
 from tests.factories import (
     UNKNOWN,
@@ -79,10 +80,10 @@ def test_resolve_without_a_terminal_needs_yes(
     assert read_batch(conn, doubtful).state == "unknown"
 
 
-@pytest.mark.parametrize(("typed", "status", "state"), [("yes", 0, "queued"), ("y", 1, "unknown"), ("", 1, "unknown")])
-def test_resolve_on_a_terminal_asks(
-    conn: Connection, database_url: str, tmp_path: Path, doubtful: int, typed: str, status: int, state: str
-) -> None:
+def run_on_a_terminal(
+    database_url: str, data_dir: Path, typed: str, *arguments: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose input is a terminal, at which a person types a line."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{typed}\n".encode())
@@ -90,13 +91,20 @@ def test_resolve_on_a_terminal_asks(
             **os.environ,
             "DATABASE_URL": database_url,
             "SECRET_KEY": "a secret of the tests and of nobody else",
-            "DATA_DIR": str(tmp_path),
+            "DATA_DIR": str(data_dir),
         }
-        arguments = [sys.executable, "-m", "receiver", "resolve", str(doubtful), "1", "--queued", "--note", "seen"]
-        ran = subprocess.run(arguments, cwd=ROOT, env=environment, stdin=theirs, capture_output=True, timeout=180)
+        command = [sys.executable, "-m", "receiver", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, stdin=theirs, capture_output=True, timeout=180)
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+@pytest.mark.parametrize(("typed", "status", "state"), [("yes", 0, "queued"), ("y", 1, "unknown"), ("", 1, "unknown")])
+def test_resolve_on_a_terminal_asks(
+    conn: Connection, database_url: str, tmp_path: Path, doubtful: int, typed: str, status: int, state: str
+) -> None:
+    ran = run_on_a_terminal(database_url, tmp_path, typed, "resolve", str(doubtful), "1", "--queued", "--note", "seen")
     assert ran.returncode == status, ran.stderr
     assert b"Type yes to go on" in ran.stderr
     assert read_batch(conn, doubtful).state == state
@@ -142,37 +150,58 @@ def test_purge_takes_the_age_from_the_environment(run: Run, environment: pytest.
 def test_erase_takes_any_spelling_and_shows_none(run: Run, conn: Connection, old: int) -> None:
     spelt = "(617) 555-0000"
     would = run("erase", spelt, "--dry-run")
-    assert would.out.startswith("Would erase *********00: calls 1, contacts 0, skipped 0, callbacks 1,")
-    ran = run("erase", spelt)
-    assert (ran.status, ran.err) == (0, "")
+    assert would.out == "Would erase *********00: calls 1, contacts 0, skipped 0, callbacks 1, texts 0, drafts 0.\n"
+    ran = run("erase", spelt, "--yes")
+    assert ran.status == 0
     assert ran.out == "Erased *********00: calls 1, contacts 0, skipped 0, callbacks 1, texts 0, drafts 0.\n"
-    assert run("erase", f"tel:+{NUMBERS[0]}").out.startswith("Erased *********00: calls 0,")
     assert differences(conn) == []
 
 
+def test_erase_says_that_a_number_was_never_there(run: Run, old: int) -> None:
+    never = str(phone_number(77))
+    ran = run("erase", never, "--yes")
+    assert (ran.status, ran.out) == (0, "Nothing mentions *********77, so nothing was erased.\n")
+    assert run("erase", never, "--dry-run").out == "Nothing mentions *********77, so nothing would be erased.\n"
+    run("erase", str(NUMBERS[0]), "--yes")
+    assert run("erase", str(NUMBERS[0]), "--yes").out.startswith("Nothing mentions *********00")
+
+
+def test_erase_says_which_callbacks_may_still_come(run: Run, old: int) -> None:
+    assert "1 of these calls have no result yet" in run("erase", str(NUMBERS[1]), "--yes").out
+
+
+def test_erase_without_a_terminal_needs_yes(run: Run, conn: Connection, old: int) -> None:
+    ran = run("erase", str(NUMBERS[0]))
+    assert (ran.status, ran.out) == (2, "")
+    assert "1 calls in 1 batches are to *********00." in ran.err and "--yes" in ran.err
+    assert get_call(conn, old, 1).phone_number == f"+{NUMBERS[0]}"
+
+
+@pytest.mark.parametrize(("typed", "status", "erased"), [("yes", 0, True), ("y", 1, False), ("", 1, False)])
+def test_erase_on_a_terminal_asks(
+    conn: Connection, database_url: str, tmp_path: Path, old: int, typed: str, status: int, erased: bool
+) -> None:
+    ran = run_on_a_terminal(database_url, tmp_path, typed, "erase", str(NUMBERS[0]))
+    assert ran.returncode == status, ran.stderr
+    assert b"Type yes to go on" in ran.stderr
+    assert (get_call(conn, old, 1).phone_number == "erased") is erased
+
+
 def test_erase_refuses_what_is_no_number(run: Run) -> None:
-    ran = run("erase", "555")
+    ran = run("erase", "555", "--yes")
     assert ran.status == 2 and "NUMBER" in ran.err
 
 
-def test_erase_tells_of_callbacks_in_the_spool(run: Run, tmp_path: Path, old: int) -> None:
-    spool = Spool(tmp_path / "data" / "spool.sqlite3", 1 << 20)
-    callback = Callback(SubmissionKey(old, 1), datetime.now(UTC), "", "", result_body(NUMBERS[0]))
-    spool.append(Group(uuid4(), 1, (callback,)))
+def test_erase_waits_for_callbacks_in_the_spool_that_name_the_number(
+    run: Run, conn: Connection, tmp_path: Path, old: int
+) -> None:
+    spool = Spool(tmp_path / "data" / "spool.sqlite3", 1 << 24)
+    for number in (NUMBERS[1], *(phone_number(index) for index in range(100, 300)), NUMBERS[0]):
+        callback = Callback(SubmissionKey(old, 1), datetime.now(UTC), "", "", result_body(number))
+        spool.append(Group(uuid4(), 1, (callback,)))
     spool.close()
-    assert "1 callbacks lie in this machine's spool" in run("erase", str(NUMBERS[1])).out
-
-
-def test_purge_of_simulated_batches_leaves_real_ones(run: Run, conn: Connection, old: int) -> None:
-    simulated = make_batch(conn, NUMBERS, simulated=True)
-    deliver(conn, simulated, result_body(NUMBERS[0]))
-    ran = run("purge", "--simulated", "--dry-run")
-    assert (ran.status, ran.out) == (0, "Would purge 1 simulated batches, with 3 calls and 1 callbacks.\n")
-    assert read_batch(conn, simulated).simulated
+    refused = run("erase", str(NUMBERS[0]), "--yes")
+    assert refused.status == 1 and "Nothing is erased: callbacks in this machine's spool name the number" in refused.err
+    assert get_call(conn, old, 1).phone_number == f"+{NUMBERS[0]}"
     conn.commit()
-    ran = run("purge", "--simulated")
-    assert (ran.status, ran.err) == (0, "")
-    assert ran.out.startswith("Purged 1 simulated batches, with 3 calls and 1 callbacks: ")
-    assert conn.execute("select batch_id from batch").fetchall() == [(old,)]
-    conn.commit()
-    assert run("purge", "--simulated", "--older-than", "1").status == 2
+    assert run("erase", str(NUMBERS[2]), "--yes").out.startswith("Erased *********02: calls 1,")

@@ -1,0 +1,185 @@
+"""Which stored bodies name a number, and what is left of them.
+
+The body of a callback for somebody else keeps all but the number, so that it can still be read and replayed. Whatever
+belongs to no call, or cannot be rewritten without changing what it says about its call, becomes a marker.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.queueing.mentions import Mentions
+from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, body_text
+from receiver.results.call_details import CallDetails, read_call_details
+from receiver.results.journal import ERASED_BODY, Callback
+from receiver.results.packing import PLAIN, pack, unpack
+from receiver.results.unreadable import UnreadableBody
+
+BODIES_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBody:
+    """A callback's body and headers, as they are stored."""
+
+    batch_id: int
+    callback_id: int
+    content_type: str
+    content_encoding: str
+    packing: int
+    packed_body: bytes
+
+    @property
+    def body(self) -> bytes:
+        return unpack(self.packing, self.packed_body)
+
+
+_COLUMNS = "c.batch_id, c.callback_id, c.content_type, c.content_encoding, c.packing, c.body as packed_body"
+
+
+def list_bodies(conn: Connection) -> Iterator[list[StoredBody]]:
+    """All callbacks, piece by piece."""
+    after = (0, 0)
+    while piece := _fetch(
+        conn,
+        f"select {_COLUMNS} from callback c where (c.batch_id, c.callback_id) > (%s, %s)"
+        " order by c.batch_id, c.callback_id limit %s",
+        (*after, BODIES_AT_ONCE),
+    ):
+        yield piece
+        after = (piece[-1].batch_id, piece[-1].callback_id)
+
+
+def list_waiting(conn: Connection, after: int = 0, batch_id: int | None = None) -> Iterator[list[StoredBody]]:
+    """Callbacks that wait to be settled, of all batches or of one, with an id past `after`, piece by piece."""
+    of_batch = "" if batch_id is None else " and w.batch_id = %s"
+    given = () if batch_id is None else (batch_id,)
+    while piece := _fetch(
+        conn,
+        f"select {_COLUMNS} from waiting w join callback c on c.batch_id = w.batch_id and c.callback_id = w.callback_id"
+        f" where w.callback_id > %s{of_batch} order by w.callback_id limit %s",
+        (after, *given, BODIES_AT_ONCE),
+    ):
+        yield piece
+        after = piece[-1].callback_id
+
+
+def spooled_body(callback: Callback) -> StoredBody:
+    """A callback that is not in the database yet."""
+    return StoredBody(callback.key.batch_id, 0, callback.content_type, callback.content_encoding, PLAIN, callback.body)
+
+
+def names(mentions: Mentions, stored: StoredBody) -> bool:
+    """Whether the body, or one of its headers, names the number."""
+    if mentions.within(stored.content_type) or mentions.within(stored.content_encoding):
+        return True
+    body = stored.body
+    return mentions.may_be_within(body) and any(mentions.within(text) for text in _readings(stored, body))
+
+
+def erase_bodies(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> int:
+    """Put the marker in the place of these bodies; returns how many."""
+    return conn.execute(
+        "update callback set body = %s, packing = %s, content_type = 'application/json', content_encoding = ''"
+        " where batch_id = %s and callback_id = any(%s) and body <> %s",
+        (ERASED_BODY, PLAIN, batch_id, list(callback_ids), ERASED_BODY),
+    ).rowcount
+
+
+def erase_mentions(conn: Connection, mentions: Mentions, batch_id: int, callback_ids: Sequence[int]) -> tuple[int, int]:
+    """Take the number out of these bodies; returns (how many were changed, how many wait to be settled and were not).
+
+    The caller has the results lock alone.
+    """
+    stored = _fetch(
+        conn,
+        f"select {_COLUMNS} from callback c where c.batch_id = %s and c.callback_id = any(%s)"
+        " order by c.callback_id for update",
+        (batch_id, list(callback_ids)),
+    )
+    waiting = {
+        callback_id
+        for (callback_id,) in conn.execute(
+            "select callback_id from waiting where callback_id = any(%s)", (list(callback_ids),)
+        )
+    }
+    of_no_call = {
+        callback_id
+        for (callback_id,) in conn.execute(
+            "select callback_id from set_aside where batch_id = %s and callback_id = any(%s) and row is null",
+            (batch_id, list(callback_ids)),
+        )
+    }
+    named = [each for each in stored if each.callback_id not in waiting and names(mentions, each)]
+    marked = []
+    for each in named:
+        left = None if each.callback_id in of_no_call else _without(mentions, each)
+        if left is None:
+            marked.append(each.callback_id)
+            continue
+        content_type, body = left
+        packing, packed = pack(body)
+        conn.execute(
+            "update callback set body = %s, packing = %s, content_type = %s, content_encoding = ''"
+            " where batch_id = %s and callback_id = %s",
+            (packed, packing, content_type, batch_id, each.callback_id),
+        )
+    erase_bodies(conn, batch_id, marked)
+    return len(named), len(waiting)
+
+
+def _without(mentions: Mentions, stored: StoredBody) -> tuple[str, bytes] | None:
+    """(content type, body) without the number; None where that would say something else about the call."""
+    before = _details(stored.body, stored.content_type, stored.content_encoding)
+    if before is None:
+        return None
+    content_type = mentions.removed(stored.content_type)
+    body = mentions.removed(body_text(stored.body, stored.content_encoding)).encode("utf-8", "replace")
+    return (content_type, body) if _details(body, content_type, "") == before else None
+
+
+def _details(body: bytes, content_type: str, content_encoding: str) -> CallDetails | None:
+    try:
+        return read_call_details(body, content_type, content_encoding)
+    except UnreadableBody:
+        return None
+
+
+def _readings(stored: StoredBody, body: bytes) -> Iterator[str]:
+    """The texts that a body may hold, also where it is compressed without saying so, or broken."""
+    text, readable = body.decode("latin-1"), True
+    try:
+        text = body_text(body, stored.content_encoding)
+    except UnreadableBody:
+        readable = False
+    yield text
+    if "\0" in text:
+        yield text.replace("\0", "")
+    if not body.isascii():
+        yield _inflated(body, 32 + zlib.MAX_WBITS).decode("latin-1")
+        if not readable:
+            yield _inflated(body, -zlib.MAX_WBITS).decode("latin-1")
+
+
+def _inflated(body: bytes, wbits: int) -> bytes:
+    """What comes before the fault, a few bytes at a time because zlib gives nothing of a piece with a fault in it."""
+    stream = zlib.decompressobj(wbits)
+    out = bytearray()
+    try:
+        for at in range(0, len(body), 16):
+            out += stream.decompress(body[at : at + 16], MAX_DECOMPRESSED_BYTES)
+            if len(out) > MAX_DECOMPRESSED_BYTES:
+                break
+    except zlib.error:
+        pass
+    return bytes(out)
+
+
+def _fetch(conn: Connection, query: str, values: Sequence[object]) -> list[StoredBody]:
+    with conn.cursor(row_factory=class_row(StoredBody), binary=True) as cursor:
+        return cursor.execute(query, values).fetchall()

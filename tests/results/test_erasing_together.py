@@ -1,0 +1,152 @@
+"""Erasures at the same time, of numbers that are in one row: each takes its number out of what the other one left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from io import BytesIO
+
+import pytest
+
+from receiver.database.pool import Connection, connect
+from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
+from receiver.queueing.answer import Answer
+from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.sender import claim_submission, csv_blocks, register_worker
+from receiver.results.erasure import Erased, erase
+from tests.factories import answer_submissions, deliver, differences, make_batch, phone_number, result_body
+from tests.queueing.queueing import queue
+from tests.results.traces import traces_in_tables
+from tests.waiting import eventually, waits_for_lock
+
+OTHER, FIRST, SECOND = (phone_number(index) for index in range(3))
+BOTH = f"{FIRST} and {SECOND}"
+
+
+def in_a_line(conn: Connection) -> None:
+    queue(conn, f"destination,x,y\n{OTHER},{FIRST},{SECOND}\n".encode())
+
+
+def in_a_line_that_was_skipped(conn: Connection) -> None:
+    queue(conn, f"destination,x,y\n{OTHER},,\n555,{FIRST},{SECOND}\n".encode(), on_invalid="skip")
+
+
+def as_destination_and_in_its_line(conn: Connection) -> None:
+    queue(conn, f"destination,name,mobile\n{FIRST},Zoe,{SECOND}\n{OTHER},Ben,\n".encode())
+
+
+def in_its_line_and_as_destination(conn: Connection) -> None:
+    queue(conn, f"destination,name,mobile\n{SECOND},Zoe,{FIRST}\n{OTHER},Ben,\n".encode())
+
+
+def as_destinations_of_one_submission(conn: Connection) -> None:
+    queue(conn, f"destination,name\n{FIRST},Zoe\n{SECOND},Zoe\n{OTHER},Ben\n".encode())
+
+
+def in_the_header(conn: Connection) -> None:
+    queue(conn, f"destination,{BOTH}\n{OTHER},Ben\n".encode())
+
+
+def in_a_name(conn: Connection) -> None:
+    make_batch(conn, [OTHER], name=BOTH)
+
+
+def in_an_answer(conn: Connection) -> None:
+    make_batch(conn, [OTHER], send=False)
+    answer_submissions(conn, lambda _: Answer("accepted", 200, 1, None, BOTH))
+
+
+def in_a_key(conn: Connection) -> None:
+    csv = BytesIO(f"destination\n{OTHER}\n".encode())
+    accept(conn, csv, BatchParameters(7, 3), Limits(10_000, 3600), IdempotentRequest(1, BOTH, b"digest"))
+    conn.commit()
+
+
+def in_a_body(conn: Connection) -> None:
+    deliver(conn, make_batch(conn, [OTHER]), result_body(OTHER, note=BOTH))
+
+
+def in_a_body_of_no_call(conn: Connection) -> None:
+    deliver(conn, make_batch(conn, [OTHER]), result_body(phone_number(7), note=BOTH))
+
+
+PLACES = [
+    in_a_line,
+    in_a_line_that_was_skipped,
+    as_destination_and_in_its_line,
+    in_its_line_and_as_destination,
+    as_destinations_of_one_submission,
+    in_the_header,
+    in_a_name,
+    in_an_answer,
+    in_a_key,
+    in_a_body,
+    in_a_body_of_no_call,
+]
+
+
+@pytest.mark.parametrize("fill", PLACES, ids=lambda fill: fill.__name__)
+def test_neither_restores_what_the_other_erased(
+    conn: Connection, database_url: str, fill: Callable[[Connection], None]
+) -> None:
+    fill(conn)
+    finished = threading.Event()
+
+    def erase_second() -> None:
+        with closing(connect(database_url, name="second erasure")) as own:
+            for _ in erase(own, SECOND):
+                own.commit()
+            own.commit()
+        finished.set()
+
+    with closing(connect(database_url, name="first erasure")) as own:
+        pieces = erase(own, FIRST)
+        assert next(piece for piece in pieces if piece != Erased()) != Erased()
+        thread = threading.Thread(target=erase_second)
+        thread.start()
+        # The first one's change is not committed: the second one has found the row and waits for it.
+        eventually(lambda: finished.is_set() or waits_for_lock(conn, "second erasure"))
+        conn.rollback()
+        own.commit()
+        for _ in pieces:
+            own.commit()
+        own.commit()
+    thread.join()
+    assert finished.is_set()
+    assert traces_in_tables(conn, str(FIRST), str(SECOND), "Zoe") == []
+    assert differences(conn) == []
+    outgoing = claim_submission(conn, register_worker(conn, "test", 1))
+    conn.commit()
+    if outgoing is not None:
+        assert len(b"".join(csv_blocks(conn, outgoing))) == outgoing.csv_bytes
+        conn.commit()
+
+
+def test_what_is_recorded_while_an_erasure_searches_is_not_overwritten(conn: Connection, database_url: str) -> None:
+    """An answer that comes between the search and the change is kept, without the number."""
+    batch_id = make_batch(conn, [OTHER], send=False)
+    worker_id = register_worker(conn, "test", 1)
+    outgoing = claim_submission(conn, worker_id)
+    conn.execute("update submission set state = 'unknown', error = %s", (f"old words about {FIRST}",))
+    conn.commit()
+    assert outgoing is not None
+    with closing(connect(database_url, name="erasure")) as own:
+        conn.execute("select from batch where batch_id = %s for update", (batch_id,))
+        erased = Erased()
+
+        def run() -> None:
+            nonlocal erased
+            for piece in erase(own, FIRST):
+                own.commit()
+                erased += piece
+            own.commit()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        eventually(lambda: waits_for_lock(conn, "erasure"))
+        conn.execute("update submission set answer = %s, error = %s", (f"new words about {FIRST}", "new"))
+        conn.commit()
+        thread.join()
+    assert erased.texts == 1
+    assert conn.execute("select error, answer from submission").fetchall() == [("new", "new words about erased")]
