@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]  # types-PyYAML is not worth a pin
 from receiver import __version__
 from receiver.cli import main
 from receiver.config import Config
+from receiver.web.app import UPLOAD_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -117,6 +118,87 @@ def test_containers_run_as_nobody_with_a_read_only_root() -> None:
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert {"/data", "/tmp"} == {mount["mountPath"] for mount in container["volumeMounts"]}, name  # noqa: S108
         assert container["image"] == f"receiver:{__version__}"
+
+
+def images() -> Iterator[tuple[str, str]]:
+    """Every image that deploy/ names, with where."""
+    for image in re.findall(r"^FROM (\S+)", (DEPLOY / "Containerfile").read_text(), re.MULTILINE):
+        yield "Containerfile", image
+    for service in compose()["services"].values():
+        yield "compose.yaml", service["image"]
+    for _, pod in pods():
+        yield from (("receiver.yaml", container["image"]) for container in pod["containers"])
+
+
+def test_every_image_of_others_is_pinned_by_its_digest() -> None:
+    ours = {"receiver", f"receiver:{__version__}"}
+    found = [(where, image) for where, image in images() if image not in ours]
+    assert {where for where, _ in found} == {"Containerfile", "compose.yaml"}
+    for where, image in found:
+        assert re.fullmatch(r"docker\.io/library/[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", image), (where, image)
+    assert len({image for where, image in found if where == "Containerfile"}) == 1, "built on what it runs on"
+
+
+def mebibytes(size: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(m|g|Mi|Gi)", size).groups()  # type: ignore[union-attr]
+    return int(number) * (1024 if unit in ("g", "Gi") else 1)
+
+
+def test_temporary_folder_of_web_holds_the_largest_upload_and_every_one_has_a_limit() -> None:
+    for name, service in compose()["services"].items():
+        if name != "database":
+            sizes = [size for each in service["tmpfs"] for size in re.findall(r"/tmp:.*size=(\w+)", each)]  # noqa: S108
+            assert len(sizes) == 1, name
+            assert name != "web" or mebibytes(sizes[0]) << 20 > UPLOAD_BYTES
+    for name, pod in pods():
+        limits = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume}
+        assert "tmp" in limits, name
+        assert name != "receiver-web" or mebibytes(limits["tmp"]) << 20 > UPLOAD_BYTES
+
+
+def test_metrics_are_for_nobody_outside_whatever_is_left_out() -> None:
+    assert re.search(r"METRICS_KEY: \$\{METRICS_KEY:\?", (DEPLOY / "compose.yaml").read_text()), "refuses an empty one"
+    web = dict(pods())["receiver-web"]["containers"][0]
+    (required,) = [each for each in web["env"] if each["name"] == "METRICS_KEY"]
+    assert "optional" not in required["valueFrom"]["secretKeyRef"]
+    (ingress,) = [thing for thing in kubernetes() if thing["kind"] == "Ingress"]
+    paths = {each["path"]: each for rule in ingress["spec"]["rules"] for each in rule["http"]["paths"]}
+    closed = paths["/metrics"]["backend"]["service"]["name"]
+    (nothing,) = [thing for thing in kubernetes() if thing["kind"] == "Service" and thing["metadata"]["name"] == closed]
+    assert "selector" not in nothing["spec"], "it leads nowhere"
+    metrics = (DEPLOY / "nginx" / "receiver.conf").read_text().partition("location = /metrics {")[2].partition("}")[0]
+    assert "deny  all;" in metrics
+
+
+def test_network_policies_let_only_the_ingress_and_prometheus_in() -> None:
+    policies = {thing["metadata"]["name"]: thing["spec"] for thing in kubernetes() if thing["kind"] == "NetworkPolicy"}
+    everyone = policies["receiver"]
+    assert everyone["podSelector"]["matchLabels"] == {"app": "receiver"}
+    assert set(everyone["policyTypes"]) == {"Ingress", "Egress"} and "ingress" not in everyone, "nobody gets in"
+    assert {port["port"] for rule in everyone["egress"] for port in rule["ports"]} == {53, 443, 5432}
+    web = policies["receiver-web"]
+    assert web["podSelector"]["matchLabels"] == {"app": "receiver", "part": "web"}
+    (rule,) = web["ingress"]
+    assert all("namespaceSelector" in each for each in rule["from"])
+    for name, thing in ((thing["metadata"]["name"], thing) for thing in kubernetes()):
+        if "template" in thing.get("spec", {}):
+            assert thing["spec"]["template"]["metadata"]["labels"]["app"] == "receiver", name
+
+
+def test_only_migrate_has_the_password_of_the_owner() -> None:
+    role = {name: re.findall(r"//(\w+):", service["environment"].get("DATABASE_URL", "")) for name, service in
+            compose()["services"].items()}  # fmt: skip
+    assert (role["migrate"], role["web"], role["worker"]) == (["receiver"], ["receiver_app"], ["receiver_app"])
+    for name, pod in pods():
+        secrets = [each["secretRef"]["name"] for each in pod["containers"][0]["envFrom"] if "secretRef" in each]
+        assert secrets == (["receiver", "receiver-migrate"] if name == "receiver-migrate" else ["receiver"]), name
+    for unit in UNITS:
+        has = "EnvironmentFile=-/etc/receiver/migrate" in unit.read_text().splitlines()
+        assert has == (unit.name == "receiver-migrate.service"), unit.name
+    addresses = dict(_lines("systemd/environment.example")), dict(_lines("systemd/migrate.example"))
+    assert [each["DATABASE_URL"].partition("://")[2].partition(":")[0] for each in addresses] == [
+        "receiver_app", "receiver",
+    ]  # fmt: skip
 
 
 def test_no_probe_takes_a_pod_away_because_the_database_is() -> None:

@@ -39,6 +39,7 @@ NOT_RUN = {
     ("docs/contributing.md", ".venv/bin/python -m tests.browser.pictures"): "makes docs/pictures anew",
     ("docs/contributing.md", "EXAMPLES_WRITE=1"): "writes docs/commands.md anew",
     ("docs/deployment.md", "apt-get install postgresql"): "changes the machine, and needs systemd",
+    ("docs/deployment.md", "createuser"): "asks for a password; tests/deploy/test_roles.py runs the file",
     ("docs/deployment.md", "heroku"): "needs the platform",
     ("docs/deployment.md", "cp deploy/compose.env.example"): "needs a container runtime",
 }
