@@ -260,3 +260,18 @@ def test_data_dir_that_cannot_be_written_is_a_fault_of_the_configuration(tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError):
         read_secret(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("environment", "simulated"),
+    [
+        ({}, True),
+        ({"PLUM_SIMULATED": "0"}, True),
+        ({"PLUM_USER": "me@example.com", "PLUM_KEY": "key"}, False),
+        ({"PLUM_USER": "me@example.com", "PLUM_KEY": "key", "PLUM_SIMULATED": "false"}, False),
+        ({"PLUM_USER": "simulator", "PLUM_KEY": "simulator", "PLUM_SIMULATED": "1"}, True),
+        ({"PLUM_USER": "simulator", "PLUM_KEY": "simulator", "PLUM_SIMULATED": "true"}, True),
+    ],
+)
+def test_settings_decide_whether_batches_are_for_a_simulator(environment: dict[str, str], simulated: bool) -> None:
+    assert Config.from_env(environment).simulated is simulated

@@ -22,7 +22,7 @@ from receiver.results.erasure import Erased, count_calls, erase
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
 from receiver.results.spool import Spool
 from receiver.results.stored_texts import renew_statistics
-from receiver.simulator.store import STATE_FILE, forget_number
+from receiver.simulator.store import STATE_FILE, forget_all, forget_number
 
 SHOW_SECONDS = 0.2
 
@@ -137,6 +137,8 @@ def _purge(parsed: argparse.Namespace) -> int:
                 print(f"\r\x1b[Kbatch {removed.batch_id}: {rows} rows removed", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
+    if parsed.simulated:
+        forget_all(config.data_dir / STATE_FILE)
     print(f"Purged {what}{late}: {rows} rows under {ended} batches.")
     return 0
 

@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -176,24 +176,43 @@ def forget_number(path: Path, phone_number: int) -> int:
     However it is written there: with its country, without it, or behind zeros. A process that runs has the calls in
     memory, and still delivers their results.
     """
-    if not path.exists():
-        return 0
 
     def is_meant(destination: str) -> bool:
         digits = dialed_digits(destination).lstrip("0")
         return len(digits) > 6 and str(phone_number).endswith(digits)
 
+    def forget(db: sqlite3.Connection) -> int:
+        rows = db.execute("select number, row, destination from call")
+        found = [(number, row) for number, row, destination in rows if is_meant(destination)]
+        db.executemany("update call set destination = '', told = 1 where number = ? and row = ?", found)
+        return len(found)
+
+    return _changed(path, forget)
+
+
+def forget_all(path: Path) -> int:
+    """Take everything out of a simulator's file; returns how many submissions were under way. See `forget_number`."""
+
+    def forget(db: sqlite3.Connection) -> int:
+        db.execute("delete from call")
+        return db.execute("delete from submission").rowcount
+
+    return _changed(path, forget)
+
+
+def _changed(path: Path, change: Callable[[sqlite3.Connection], int]) -> int:
+    """What the change returns; 0 where there is no file."""
+    if not path.exists():
+        return 0
     try:
         with closing(_open(path)) as db:
-            rows = db.execute("select number, row, destination from call")
-            found = [(number, row) for number, row, destination in rows if is_meant(destination)]
             with db:
                 db.execute("begin immediate")
-                db.executemany("update call set destination = '', told = 1 where number = ? and row = ?", found)
+                count = change(db)
             _empty_log(db)
     except sqlite3.Error as error:
         raise ReceiverError(f"{path} cannot be changed ({error}): stop the simulator, and remove it.") from error
-    return len(found)
+    return count
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -16,7 +16,7 @@ import pytest
 
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
-from receiver.simulator.store import forget_number
+from receiver.simulator.store import forget_all, forget_number
 from tests.simulator.receiving import BULK, ResultUrl, ask, settled
 from tests.waiting import eventually
 
@@ -157,6 +157,16 @@ def test_number_can_be_taken_out_of_the_file(state: Path) -> None:
         assert bodies(receiver).keys() == set(NUMBERS) - {NUMBERS[7]}
     assert forget_number(state.parent / "none", 16175551234) == 0
     assert not (state.parent / "none").exists()
+
+
+def test_everything_can_be_taken_out_of_the_file(state: Path) -> None:
+    with ResultUrl() as receiver:
+        with Simulator(Settings(state=state, speed=0.001)) as simulator:
+            queue(simulator.url, receiver.url)
+            assert forget_all(state) == 1
+            assert not any(number.encode() in stored(state) for number in NUMBERS)
+        with Simulator(Settings(state=state, speed=1e6)) as simulator:
+            assert ask(f"{simulator.url}/simulator/ledger").told["requests"] == []
 
 
 def test_broken_file_costs_what_was_in_it_and_not_the_start(state: Path) -> None:

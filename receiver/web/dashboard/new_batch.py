@@ -101,6 +101,7 @@ def draft(draft_id: UUID) -> Response | str:
         form=_shown(found.form),
         parameters=parameters,
         seen=seen,
+        simulated=services().config.simulated,
         unreadable=unreadable,
         blocked=_blocked(seen, parameters),
         **_words(),
