@@ -45,7 +45,8 @@ MAX_DIGITS = 15
 _SPACES = " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 _WITHOUT_SPACES = str.maketrans("", "", _SPACES)
-_WITHOUT_PUNCTUATION = str.maketrans("", "", _SPACES + _DASHES + ".()[]")
+_PUNCTUATION = _SPACES + _DASHES + ".()[]"
+_WITHOUT_PUNCTUATION = str.maketrans("", "", _PUNCTUATION)
 
 _plain = re.compile(r"(?:[Tt][Ee][Ll]:)?(\+?)([0-9]{1,32})").fullmatch
 _caller_id = re.compile(r"\+?[0-9]{3,15}").fullmatch
@@ -53,7 +54,10 @@ _keys = re.compile(r"[0-9*#a-d,pw]{1,64}").fullmatch
 _digits_only = re.compile(r"[0-9]+").fullmatch
 _digit_runs = re.compile(r"[0-9]+").findall
 _echoed = re.compile(r"'?(?:[Tt][Ee][Ll]:)?(\+?)([0-9]{1,32})'?").fullmatch
-_echoed_fraction = re.compile(r"(?<=[0-9]{7})\.0+(?='?\Z)")
+_between = re.escape(_PUNCTUATION)
+_echoed_somehow = re.compile(rf"[^0-9+]*+(\+?)[{_between}]*+([0-9][0-9{_between}]*+)[^0-9]*+").fullmatch
+"""One number and no other digits, which could be an extension, an exponent or an escape."""
+_echoed_fraction = re.compile(r"(?<=[0-9]{7})\.0+(?=[^0-9]*\Z)")
 """What a number read as a floating-point one gains."""
 _ends_with_comma_digits = re.compile(r"[^,]*[0-9],[0-9]+[^0-9,]*").fullmatch
 _exponent = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[Ee][+-]?[0-9]+").fullmatch
@@ -107,21 +111,23 @@ def candidates(text: str, region: str) -> tuple[int, ...]:
     Callbacks are not held to the CSV's spelling (provider page: The callback), so beside the number
     as `parse` reads it come its digits as they stand, with the region's country code before them, and
     with a 1 more or less in front. The caller looks them up among one submission's numbers, in turn.
-    Empty if no number could be meant. Never raises: for a region that a newer phonenumbers no longer
-    knows, the readings that need none are left.
+    Empty if no number could be meant, or if the text has other digits, too: joined to the number, they
+    would name somebody else. Never raises: for a region that a newer phonenumbers no longer knows, the
+    readings that need none are left.
     """
     plan = numbering_plan(region) if valid_region(region) else None
     echoed = _echoed(text)
     if echoed is not None:
         international, digits = echoed[1] != "", echoed[2]
     else:
-        written = text[:MAX_LENGTH].partition(";")[0]
-        if _exponent(written):
-            return ()  # its last digits may be lost, and zeros in their place may be another call's number
-        written = _echoed_fraction.sub("", written)
-        digits = "".join(_digit_runs(written))
-        international = "+" in written
-        if not 1 <= len(digits) <= 2 * MAX_DIGITS:
+        if len(text) > MAX_LENGTH:
+            return ()
+        written = _echoed_fraction.sub("", text.partition(";")[0].partition("@")[0])
+        found = _echoed_somehow(written)
+        if found is None or any(character.isdigit() and not character.isascii() for character in written):
+            return ()
+        international, digits = found[1] != "", found[2].translate(_WITHOUT_PUNCTUATION)
+        if len(digits) > 2 * MAX_DIGITS:
             return ()
     readings = [int(digits)]
     if plan is not None:

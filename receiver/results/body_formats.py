@@ -10,7 +10,9 @@ Hostile bodies cost a bounded time: what a C parser cannot be stopped in is coun
 from __future__ import annotations
 
 import codecs
+import html
 import json
+import re
 import zlib
 from urllib.parse import unquote_plus
 
@@ -21,11 +23,19 @@ from receiver.results.xml_body import read_xml
 MAX_DECOMPRESSED_BYTES = 1 << 20
 """Longest output of a compressed body; what inflates further is `undecodable`."""
 
+MAX_MEMBERS = 4096
+"""Most members of a compressed body: more than 64 KiB can hold."""
+
+MAX_REPAIRS = 8192
+"""Most backslashes or `&` in a JSON text that is escaped wrongly; the details of a call have a few hundred."""
+
 MAX_JSON_MARKS = 65_536
 """Most `{`, `[` and `,` in a JSON text: more than an uncompressed body can hold, so only bombs meet it."""
 
 _BLANKS = " \t\r\n\0\ufeff"  # a NUL may pad the end, a byte order mark may survive at the start
 _GZIP_MAGIC = b"\x1f\x8b"
+_escaped_html_quote = re.compile("&(?:quot|#0*34|#[xX]0*22);").search
+_JAVASCRIPT_ESCAPE = re.compile(r"\\(x([0-9A-Fa-f]{2})|.)", re.DOTALL)
 
 # Longest text that the plain decoder reads: too short for a number whose length could stop Python.
 _SHORT = 4096
@@ -66,6 +76,8 @@ def read_text(text: str, content_type: str = "") -> object:
     Raises `UnreadableBody`.
     """
     text = text.strip(_BLANKS)
+    if text.startswith("&lt;") and text.count("&") <= MAX_REPAIRS:
+        text = html.unescape(text)  # XML, escaped once too often
     if text[:3].upper() in ("%7B", "%5B", "%3C"):  # a whole document, percent-encoded as a form's only key
         if text.count("%") > MAX_ESCAPES:
             raise UnreadableBody("too_many_items")
@@ -91,13 +103,38 @@ def decode_body(body: bytes, content_encoding: str = "") -> str:
 def _read_json(text: str) -> object:
     if len(text) > MAX_JSON_MARKS and sum(map(text.count, "{[,")) > MAX_JSON_MARKS:
         raise UnreadableBody("too_many_items")
+    decoder = _short_decoder if len(text) <= _SHORT else _long_decoder
     try:
-        return (_short_decoder if len(text) <= _SHORT else _long_decoder).decode(text)
+        try:
+            return decoder.decode(text)
+        except ValueError:
+            return decoder.decode(_with_json_escapes(text))
     except RecursionError:
         raise UnreadableBody("too_deep") from None
     except ValueError:
         # Not chained: the decoder's error holds the whole text, phone number included.
         raise UnreadableBody("malformed_json") from None
+
+
+def _with_json_escapes(text: str) -> str:
+    """A text that is no JSON, with the escapes that do not belong there undone: those of HTML or of a JSON text
+    around the whole, and those of JavaScript (`\\'`, `\\x27`) within its texts. Raises ValueError if there are none.
+    """
+    if _escaped_html_quote(text):
+        if text.count("&") <= MAX_REPAIRS:
+            return html.unescape(text)
+    elif "\\" in text and text.count("\\") <= MAX_REPAIRS:
+        if text[1:].lstrip(_BLANKS).startswith('\\"'):
+            return str(_long_decoder.decode(f'"{text}"'))
+        return _JAVASCRIPT_ESCAPE.sub(_json_escape, text)
+    raise ValueError
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    escaped, hexadecimal = found[1], found[2]
+    if hexadecimal:
+        return f"\\u00{hexadecimal}"
+    return found[0] if escaped in '"\\/bfnrtu' else escaped
 
 
 def _boundary(text: str, content_type: str) -> str:
@@ -126,16 +163,27 @@ def _decompressed(body: bytes, content_encoding: str) -> bytes:
 
 
 def _inflated(body: bytes, wbits: int) -> bytes:
-    stream = zlib.decompressobj(wbits)
-    try:
-        inflated = stream.decompress(body, MAX_DECOMPRESSED_BYTES)
-        # The end mark may stand behind the last byte that was let out.
-        beyond = stream.decompress(stream.unconsumed_tail, 1)
-    except zlib.error:
-        raise UnreadableBody("undecodable") from None
-    if beyond or not stream.eof:
-        raise UnreadableBody("undecodable")
-    return inflated
+    """All members of the body, one after the other (RFC 1952, 2.2). What follows them must not be lost unseen.
+
+    A raw deflate stream has no checksum, so anything could pass for a second one: it must be alone.
+    """
+    pieces = []
+    room = MAX_DECOMPRESSED_BYTES
+    for _ in range(MAX_MEMBERS if wbits > 0 else 1):
+        stream = zlib.decompressobj(wbits)
+        try:
+            # One byte more than allowed: where that is not used, the end mark has been read, too.
+            piece = stream.decompress(body, room + 1)
+        except zlib.error:
+            raise UnreadableBody("undecodable") from None
+        if len(piece) > room or not stream.eof:
+            raise UnreadableBody("undecodable")
+        pieces.append(piece)
+        room -= len(piece)
+        body = stream.unused_data
+        if not body:
+            return b"".join(pieces)
+    raise UnreadableBody("undecodable")
 
 
 def _decoded(body: bytes) -> str:

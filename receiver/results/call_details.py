@@ -36,19 +36,22 @@ MAX_INTEGER = 2**31 - 1
 """What Postgres' `smallint` and `integer` hold; a number beyond is read as None."""
 
 # Provider page, The callback: completed, canceled, failed and rejected are final; queued, dialing and
-# connected are steps before. Pending (the page's own word for a call not yet dialed) and in progress
-# are taken for steps too: neither word can name an end. Every other status is final, and "other".
-_OUTCOMES: dict[str, Outcome | None] = {
+# connected are earlier steps. Other words that can only name a step are steps, too. Every other status
+# (busy, no-answer, …) can name an end, so it is final, and "other". Blanks, `-` and `_` are ignored.
+_OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",
     "failed": "failed",
     "canceled": "canceled",
     "rejected": "rejected",
-    "queued": None,
-    "dialing": None,
-    "connected": None,
-    "pending": None,
-    "in progress": None,
 }
+_STEPS = frozenset(
+    "queued pending initiated initiating dialing dialling connecting ringing answered connected inprogress".split()
+)
+
+
+def _outcome(status: str) -> Outcome | None:
+    name = canonical(status)
+    return _OUTCOMES.get(name) or (None if name.replace(" ", "") in _STEPS else "other")
 
 
 class CallDetails(NamedTuple):
@@ -96,7 +99,7 @@ def read_call_details(body: bytes, content_type: str, content_encoding: str = ""
         raise UnreadableBody("no_phone_number")
     if not status:
         raise UnreadableBody("no_status")
-    outcome = _OUTCOMES.get(canonical(status), "other")
+    outcome = _outcome(status)
     events, (queued_at, started_at, ended_at, last_event_at) = read_events(fields.get("events"))
     if last_event_at is None:
         # start_timestamp and end_timestamp are documented as the scheduled window, and were seen as

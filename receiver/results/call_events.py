@@ -10,8 +10,8 @@ from receiver.results.body_formats import read_text
 from receiver.results.field_values import canonical, folded, may_hold_fields, name_of, time_of
 from receiver.results.unreadable import UnreadableBody
 
-MAX_EVENTS = 1000
-"""Of more events than this the first and the last 500 are read; a call has about ten."""
+MAX_EVENTS = 4096
+"""Most events of a call. A call has about ten, and an uncompressed body can hold about 1,500."""
 
 # Provider page, The callback. Spelled so, they need no cleaning.
 _DOCUMENTED_FIELDS = frozenset({"event", "timestamp"})
@@ -32,12 +32,13 @@ class Event(NamedTuple):
 def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment, Moment, Moment]]:
     """The events in the order sent; then when the call was queued, connected and over, and the latest time.
 
-    Events without a name are left out. A retried call repeats `dialing` and may repeat others, so the
+    Of events without a name only the time counts. A retried call repeats `dialing` and may repeat others, so the
     first `queued` and `connected` count and the last `disconnected` or `canceled`, each by its time.
+    Raises UnreadableBody: the latest event of too many might be one that is left out.
     """
     items = _items(value)
     if len(items) > MAX_EVENTS:
-        items = items[: MAX_EVENTS // 2] + items[-MAX_EVENTS // 2 :]
+        raise UnreadableBody("too_many_items")
     events: list[Event] = []
     queued_at: Moment = None
     connected_at: Moment = None
@@ -48,11 +49,10 @@ def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment,
         name = kind = fields.get("event")
         if not (type(name) is str and name in _DOCUMENTED_NAMES):
             name = name_of(name)
-            if not name:
-                continue
             kind = canonical(name)
         at = time_of(fields.get("timestamp"))
-        events.append(Event(name, at))
+        if name:
+            events.append(Event(name, at))
         if at is None:
             continue
         if last_at is None or at > last_at:

@@ -7,10 +7,13 @@ result. Of a field that was sent several times the last counts, as in JSON.
 
 from __future__ import annotations
 
+import html
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from urllib.parse import unquote
 
 EDGES = " \t\r\n\f\v\0\u00a0\ufeff'\"`\u2018\u2019\u201c\u201d"
 """Stripped from a field's ends: blanks, and the quotes that stand literally inside phone numbers."""
@@ -25,8 +28,27 @@ _FIELDS = frozenset(
 _FOLDED_NAMES = re.compile(r"[a-z0-9_]*", re.ASCII)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
-_FIRST_MILLISECOND = 10**11  # seconds reach it in the year 5138, milliseconds did in 1973
-_FIRST_TOO_LATE = 10**14
+_MAX_ESCAPED = 4 * MAX_TEXT
+_MAX_ESCAPES = 3
+_BACKSLASHED = re.compile(r"""\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(['"`/\\]))""")
+
+# Each unit reaches the next one's first number in the year 5138; in that unit, it is in 1973.
+_FIRST_MILLISECOND = 10**11
+_FIRST_MICROSECOND = 10**14
+_FIRST_NANOSECOND = 10**17
+_FIRST_TOO_LATE = 10**20
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UTC_NAME = re.compile(r" ?(?:Z|UTC?|GMT)$", re.IGNORECASE)
+# A form turns the plus sign of an offset into a blank.
+_LOST_PLUS = re.compile(r"(?<=:[0-9]{2}) (?=[0-9]{2}:?[0-9]{2}$)")
+_BLANK_BEFORE_OFFSET = re.compile(r" (?=[+-][0-9:]{2,6}$)")
+_RFC_2822 = re.compile(
+    r"(?:[A-Z]{3,9},? )?"
+    r"(?:[0-9]{1,2}[ -][A-Z]{3}[ -][0-9]{2,4} [0-9:]{5,8}|[A-Z]{3} [0-9]{1,2} [0-9:]{8} [0-9]{4})"
+    r"(?: (?:[+-][0-9]{4}|UTC?|GMT|Z|[ECMP][SD]T))?(?: ?\([^()]*\))?",
+    re.IGNORECASE,
+)
 
 
 def storable(text: str) -> str:
@@ -37,17 +59,42 @@ def storable(text: str) -> str:
 
 
 def text_of(value: object) -> str:
-    """A text or number as storable text, its edges stripped; anything else is ""."""
+    """A text or number as storable text, its edges stripped; anything else is "".
+
+    Of a text that was escaped once too often the escapes are undone: otherwise the digits of `&#39;` or `%27` would
+    become digits of the phone number.
+    """
     if isinstance(value, list) and value:
         value = value[-1]
     if isinstance(value, str):
-        return storable(value).strip(EDGES)
+        text = storable(value).strip(EDGES)
+        return text if text.isalnum() else _unescaped(text)
     if isinstance(value, float) and value.is_integer() and abs(value) < 10**15:
         value = int(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # repr of an int with thousands of digits raises, and no such number means anything.
         return str(value) if abs(value) < 10**40 else ""
     return ""
+
+
+def _unescaped(text: str) -> str:
+    """A stripped text without the escapes of HTML, JavaScript and URLs, and stripped again. Longer ones stay."""
+    if len(text) > _MAX_ESCAPED:
+        return text
+    for _ in range(_MAX_ESCAPES):
+        before = text
+        if "&" in text:
+            text = html.unescape(text)
+        if "\\" in text:
+            text = _BACKSLASHED.sub(
+                lambda found: chr(int(found[1] or found[2], 16)) if not found[3] else found[3], text
+            )
+        if "%" in text:
+            text = unquote(text)
+        if text == before:
+            break
+        text = storable(text).strip(EDGES)
+    return text
 
 
 def name_of(value: object) -> str:
@@ -84,18 +131,23 @@ def integer_of(value: object, *, most: int) -> int | None:
 
 
 def time_of(value: object) -> datetime | None:
-    """Unix seconds, Unix milliseconds or RFC 3339 text, in UTC; None for anything else.
+    """Unix time in seconds, milli-, micro- or nanoseconds, or text as in RFC 3339, ISO 8601 or RFC 2822, in UTC.
 
-    Zero and what lies before 1970 is None, for nobody was called then: it is a field that was not set.
+    None for anything else. A text without a time zone is in UTC. Zero and what lies before 1970 is None, for nobody
+    was called then: it is a field that was not set.
     """
     number = value if type(value) is int else _number(value)
     if number is None:
-        return _rfc3339(value) if isinstance(value, str) else None
+        return _written_time(value) if isinstance(value, str) else None
+    if 0 < number < _FIRST_MILLISECOND:
+        return datetime.fromtimestamp(number, UTC)
     if not 0 < number < _FIRST_TOO_LATE:
         return None
-    if number < _FIRST_MILLISECOND:
-        return datetime.fromtimestamp(number, UTC)
-    return datetime.fromtimestamp(number / 1000, UTC)
+    if number < _FIRST_MICROSECOND:
+        microseconds = int(number * 1000)
+    else:
+        microseconds = int(number) if number < _FIRST_NANOSECOND else int(number) // 1000
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _number(value: object) -> int | float | None:
@@ -104,7 +156,7 @@ def _number(value: object) -> int | float | None:
     if isinstance(value, str):
         if value.isdecimal() and len(value) <= 18:
             return int(value)
-        text = value.strip(EDGES)
+        text = _unescaped(value.strip(EDGES))
         if len(text) > 40 or "_" in text:  # Python reads 1_000 as a number; nobody else does
             return None
         try:
@@ -116,12 +168,22 @@ def _number(value: object) -> int | float | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _rfc3339(value: str) -> datetime | None:
-    text = value.strip(EDGES)
-    if not 19 <= len(text) <= 40:  # shorter is a date without a time, which is no moment
+def _written_time(value: str) -> datetime | None:
+    if len(value) > _MAX_ESCAPED:
         return None
+    text = " ".join(_unescaped(value.strip(EDGES)).split())
+    if not 15 <= len(text) <= 64:  # shorter is a date without a time, which is no moment
+        return None
+    if not (as_in_mail := _RFC_2822.fullmatch(text)):
+        text = _LOST_PLUS.sub(" +", text)
+        as_in_mail = _RFC_2822.fullmatch(text)
     try:
-        at = datetime.fromisoformat(text)
+        if as_in_mail:
+            at = parsedate_to_datetime(text)
+        else:
+            if named := _UTC_NAME.search(text):
+                text = f"{text[: named.start()]}+00:00"
+            at = datetime.fromisoformat(_BLANK_BEFORE_OFFSET.sub("", text))
         at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None

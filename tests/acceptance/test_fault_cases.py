@@ -7,6 +7,7 @@ must be answered.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,10 @@ from tests.waiting import eventually
 
 FAULTS = SAMPLES / "faults"
 CASES: list[dict[str, Any]] = json.loads((FAULTS / "cases.json").read_text())
-NOT_FIXED_YET: tuple[str, ...] = ("F2a", "F4b", "F8a", "F8b")
-"""Ids of cases that are still answered wrongly. Remove an id with the change that corrects it."""
 
 
 def of_type(wanted: str) -> list[Any]:
-    expected = pytest.mark.xfail(reason="not fixed yet", strict=False)
-    return [
-        pytest.param(case, id=case["id"], marks=[expected] if case["id"] in NOT_FIXED_YET else [])
-        for case in CASES
-        if case["type"] == wanted
-    ]
+    return [pytest.param(case, id=case["id"]) for case in CASES if case["type"] == wanted]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +33,9 @@ def provider() -> Iterator[TakingProvider]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, provider: TakingProvider) -> Iterator[Service]:
-    folder: Path = tmp_path_factory.mktemp("faults")
+def service(session_folder: Path, provider: TakingProvider) -> Iterator[Service]:
+    folder = Path(tempfile.mkdtemp(prefix="s", dir=session_folder))
+    folder.chmod(0o711)  # started by root, the server runs as another account, which must pass
     with Service(folder, WEB_CONCURRENCY="1", PLUM_URL=provider.url, PLUM_USER="me", PLUM_KEY="mine") as service:
         yield service
 

@@ -407,6 +407,13 @@ def test_no_calling_code_begins_another() -> None:
         "+16175551234",
         "tel:+1-617-555-1234;postd=2",
         " (617) 555.1234",
+        "(+1) 617 555 1234",
+        "+ 1 617 555 1234",
+        "6175551234.0",
+        "6175551234.00'",
+        "617.555.1234",
+        "sip:6175551234@10.0.0.1",
+        "Phone: 617-555-1234.",
     ],
 )
 def test_echoed_number_is_read_first_as_the_region_reads_it(echoed: str) -> None:
@@ -433,6 +440,25 @@ def test_echoed_number_with_a_fraction_is_not_another_number() -> None:
     assert not {436641234560, 6641234560} & set(candidates("664123456.0", "AT"))
     assert candidates("6.17556E+09", "US") == ()
     assert candidates("617.555.0000", "US")[0] == 16175550000
+
+
+@pytest.mark.parametrize(
+    "echoed",
+    [
+        "6175551234x5",
+        "6175551234 ext. 5",
+        "6.175551234E+9",
+        "=276175551234=27",
+        "%276175551234%27",
+        "6175551234, 6175551299",
+        "+1+6175551234",
+        "\u0666175551234",
+        "6175551234\u00b2",
+    ],
+)
+def test_other_digits_beside_the_number_are_not_joined_to_it(echoed: str) -> None:
+    """6175551234x5 would be +61 7 5551 2345: a call to somebody in Australia."""
+    assert candidates(echoed, "US") == ()
 
 
 def test_candidates_without_digits_or_beyond_any_number_are_empty() -> None:

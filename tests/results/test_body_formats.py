@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -40,6 +41,25 @@ def test_compression_is_undone_and_a_false_header_passed_over(body: bytes, encod
     assert read(body, "application/json", encoding).result_key == COMPLETED.result_key
 
 
+@pytest.mark.parametrize("cut", [1, 40, len(PLAIN) - 1])
+@pytest.mark.parametrize(("compress", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate")])
+def test_body_of_several_members_is_read_whole(compress: Callable[[bytes], bytes], encoding: str, cut: int) -> None:
+    parts = PLAIN[:cut], b"", PLAIN[cut:]
+    assert read(b"".join(compress(part) for part in parts), "", encoding) == COMPLETED
+
+
+@pytest.mark.parametrize(
+    "trailing", [b"\0", b"\0" * 512, b"x", b"\r\n", b"\x1f\x8b", gzip.compress(b"{}", mtime=0)[:-1], b"\x03\0"]
+)
+@pytest.mark.parametrize(
+    ("compress", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (_raw_deflate, "deflate")]
+)
+def test_bytes_that_are_no_member_make_the_body_undecodable(
+    compress: Callable[[bytes], bytes], encoding: str, trailing: bytes
+) -> None:
+    assert reason(compress(PLAIN) + trailing, "", encoding) == "undecodable"
+
+
 @pytest.mark.parametrize(
     ("body", "encoding"),
     [
@@ -48,6 +68,7 @@ def test_compression_is_undone_and_a_false_header_passed_over(body: bytes, encod
         (zlib.compress(PLAIN)[:-9], "deflate"),
         (b"\xff\xfe\xfd", "br"),
         (gzip.compress(b" " * (1 << 20) + b" ", mtime=0), "gzip"),
+        (gzip.compress(b" " * (1 << 20), mtime=0) + gzip.compress(b" ", mtime=0), "gzip"),
     ],
 )
 def test_what_cannot_be_inflated_is_undecodable(body: bytes, encoding: str) -> None:

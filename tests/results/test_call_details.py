@@ -19,7 +19,12 @@ def call(**fields: object) -> CallDetails:
 
 
 @pytest.mark.parametrize(
-    "status", ["queued", "dialing", "connected", "pending", "in progress", "In-Progress", " QUEUED"]
+    "status",
+    [
+        *("queued", "dialing", "dialling", "connected", "pending", " QUEUED"),
+        *("in progress", "In-Progress", "in_progress", "inProgress", "INPROGRESS"),
+        *("ringing", "Ringing", "initiated", "answered", "ANSWERED "),
+    ],
 )
 def test_step_before_the_end_has_no_outcome(status: str) -> None:
     assert call(status=status).outcome is None
@@ -35,6 +40,12 @@ def test_step_before_the_end_has_no_outcome(status: str) -> None:
         ("canceled", "canceled"),
         ("Cancelled", "canceled"),
         ("busy", "other"),
+        ("no-answer", "other"),
+        ("no_answer", "other"),
+        ("noAnswer", "other"),
+        ("not answered", "other"),
+        ("unanswered", "other"),
+        ("&quot;completed&quot;", "completed"),
         (200, "other"),
     ],
 )
@@ -63,6 +74,25 @@ def test_long_status_is_cut_and_kept() -> None:
         "2023-11-14T22:15:00Z",
         "2023-11-14T23:15:00+01:00",
         "2023-11-14 22:15:00",
+        "2023-11-14 22:15",
+        "20231114T221500Z",
+        "2023-11-14T22:15:00.000000000z",
+        "2023-11-14 22:15:00 UTC",
+        "2023-11-14 23:15:00 +0100",
+        "2023-11-14T23:15:00 01:00",
+        1700000100000000,
+        "1700000100000000",
+        1700000100000000000,
+        "1700000100000000000",
+        1.7000001e18,
+        "Tue, 14 Nov 2023 22:15:00 +0000",
+        "Tue, 14 Nov 2023 22:15:00 GMT",
+        "14 Nov 2023 17:15:00 -0500",
+        "Tue, 14 Nov 2023 17:15:00 EST (winter)",
+        "Tue, 14 Nov 2023 23:15:00  0100",
+        "Tuesday, 14-Nov-23 22:15:00 GMT",
+        "Tue Nov 14 22:15:00 2023",
+        "&quot;2023-11-14T22:15:00Z&quot;",
     ],
 )
 def test_time_is_read_from_whatever_it_was_written_as(timestamp: object) -> None:
@@ -88,7 +118,14 @@ UNREADABLE_NUMBERS: tuple[object, ...] = (
 )
 
 
-@pytest.mark.parametrize("timestamp", [*UNREADABLE_NUMBERS, 0, "0", 10**15, "2023-11-14", "0001-01-01T00:00:00+14:00"])
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        *UNREADABLE_NUMBERS,
+        *(0, "0", 10**20, "2023-11-14", "0001-01-01T00:00:00+14:00", "11/14/2023 10:15:00 PM"),
+        *("Tue, 14 Nov 2023 23:15:00 CEST", "99 Nov 2023 22:15:00 +0000", "14 Nov 2023 22:15:00 +9999"),
+    ],
+)
 def test_unreadable_time_is_none(timestamp: object) -> None:
     details = call(queued_timestamp=timestamp, events=[{"event": "queued", "timestamp": timestamp}])
     assert (details.queued_at, details.last_event_at) == (None, None)
@@ -123,6 +160,15 @@ def test_numbers_that_json_cannot_hold_cost_only_their_field() -> None:
         ("\0'tel:+1617\x005551234;postd=2'", "tel:+16175551234;postd=2"),
         ("617\ud800555", "617\ufffd555"),
         (["1", "6175551234"], "6175551234"),
+        ("&#39;6175551234&#39;", "6175551234"),
+        ("&#x27;6175551234&apos;", "6175551234"),
+        ("&amp;#39;6175551234&amp;#39;", "6175551234"),
+        ("\\'6175551234\\'", "6175551234"),
+        ("\\\\'6175551234\\\\'", "6175551234"),
+        ("\\u00276175551234\\u0027", "6175551234"),
+        ("\\x276175551234\\x27", "6175551234"),
+        ("%276175551234%27", "6175551234"),
+        ("%2527tel:%252B16175551234%2527", "tel:+16175551234"),
     ],
 )
 def test_phone_number_is_kept_as_sent_without_quotes(sent: object, number: str) -> None:
@@ -152,6 +198,29 @@ def test_last_of_two_equal_keys_counts_in_every_format() -> None:
     ):
         details = read(body)
         assert (details.provider_status, details.phone_number) == ("completed", "2")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        r"""{"status":"failed","phone_number":"\'6175551234\'"}""",
+        r"""{"status":"failed","phone_number":"\x276175551234\x27","note":"\\\'\q\n"}""",
+        r"""{\"status\":\"failed\",\"phone_number\":\"'6175551234'\"}""",
+        "{&quot;status&quot;:&quot;failed&quot;,&quot;phone_number&quot;:&quot;&#39;6175551234&#39;&quot;}",
+        "{&#34;status&#34;:&#34;failed&#34;,&#34;phone_number&#34;:&#34;'6175551234'&#34;}",
+        "&lt;r&gt;&lt;status&gt;failed&lt;/status&gt;&lt;phone_number&gt;'6175551234'&lt;/phone_number&gt;&lt;/r&gt;",
+        "<r><status>failed</status><phone_number>&amp;#39;6175551234&amp;#39;</phone_number></r>",
+        "status=failed&phone_number=%2526%252339%253B6175551234%2526%252339%253B",
+    ],
+)
+def test_one_escape_too_many_is_undone(body: str) -> None:
+    assert read(body)[:3] == ("6175551234", "failed", "failed")
+    assert read(json.dumps({"call_details": body}))[:3] == ("6175551234", "failed", "failed")
+
+
+@pytest.mark.parametrize("body", [r"""{"status":"failed\'""", "{&quot;status&quot;:", r"{\"status\"", "&lt;r&gt;"])
+def test_wrongly_escaped_body_that_is_cut_off_is_unreadable(body: str) -> None:
+    assert reason(body) in ("malformed_json", "malformed_xml")
 
 
 def test_raw_line_break_inside_a_json_text_is_tolerated() -> None:
@@ -208,11 +277,19 @@ def test_what_is_no_event_is_none(sent: object) -> None:
     assert call(events=sent).events == ()
 
 
-def test_of_too_many_events_the_first_and_last_are_read() -> None:
-    sent = [{"event": str(place), "timestamp": 1700000000 + place} for place in range(1500)]
+def test_every_event_is_read_and_too_many_are_refused() -> None:
+    """If some were left out, the latest could be among them, and another result would win."""
+    sent = [{"event": str(place), "timestamp": 1700000000 - place % 2000} for place in range(4096)]
     details = call(events=sent)
-    assert [event.event for event in details.events] == [*map(str, range(500)), *map(str, range(1000, 1500))]
-    assert details.last_event_at == at(1700001499)
+    assert len(details.events) == 4096
+    assert details.last_event_at == at(1700000000)
+    fields: dict[str, object] = {"phone_number": "1", "status": "failed", "events": [*sent, *sent]}
+    assert reason(fields) == "too_many_items"
+
+
+def test_event_without_a_name_counts_by_its_time() -> None:
+    details = call(events=[{"event": "queued", "timestamp": 10}, {"timestamp": 90}])
+    assert (details.events, details.last_event_at) == (events(("queued", 10)), at(90))
 
 
 def test_times_come_from_the_first_connected_and_the_last_disconnected_event() -> None:

@@ -97,12 +97,23 @@ BOMBS: dict[str, tuple[bytes, str | None]] = {
     "JSON integer of 60,000 digits": (_CALL + b'"attempts":' + b"9" * 60_000 + b"}", None),
     "JSON integers of 4,299 digits": (_CALL + b'"a":[' + b",".join([b"9" * 4299] * 14) + b"]}", None),
     "JSON fraction of 60,000 digits": (_CALL + b'"attempts":0.' + b"9" * 60_000 + b"}", None),
-    "JSON twenty thousand events": (_filled(_CALL + b'"events":[', b"{},", b"{}]}"), None),
-    "JSON events as texts": (_filled(_CALL + b'"events":[', b'"{}",', b"{}]}"), None),
+    "JSON twenty thousand events": (_filled(_CALL + b'"events":[', b"{},", b"{}]}"), "too_many_items"),
+    "JSON most events": (_filled(_CALL + b'"events":[', b'"{}",', b"{}]}", 20_000), None),
+    "JSON events as texts": (_filled(_CALL + b'"events":[', b'"{}",', b"{}]}"), "too_many_items"),
     "JSON numbered events": (
         _CALL + b'"events":{' + b",".join(b'"%d":1' % n for n in range(6000)) + b"}}",
+        "too_many_items",
+    ),
+    "JSON events with escaped names": (
+        _filled(_CALL + b'"events":[', b'{"event":"' + b"&amp;" * 50 + b'"},', b"{}]}"),
         None,
     ),
+    "JSON escaped as JavaScript": (_filled(b"{", rb"\'"), "malformed_json"),
+    "JSON escaped as JavaScript, most": (_filled(b"{", rb"\'", length=16_000), "malformed_json"),
+    "JSON escaped as HTML": (_filled(b"{", b"&#34;"), "malformed_json"),
+    "JSON escaped as HTML, most": (_filled(b"{", b"&#34;", length=40_000), "malformed_json"),
+    "gzip JSON escaped as HTML": (gzip.compress(b"{" + b"&#34;" * 200_000), "malformed_json"),
+    "gzip XML escaped as HTML": (gzip.compress(b"&lt;" * 250_000), "not_recognised"),
     "XML ten billion laughs": (
         b"<!DOCTYPE r [<!ENTITY l0 'ha'>" + _LAUGHS + b"]><r>&l9;</r>",
         "malformed_xml",
@@ -142,6 +153,7 @@ BOMBS: dict[str, tuple[bytes, str | None]] = {
         "not_recognised",
     ),
     "gzip fifty megabytes": (gzip.compress(b"\0" * 50_000_000), "undecodable"),
+    "gzip many members": (gzip.compress(b"", mtime=0) * 3276, "empty"),
     "gzip lists": (gzip.compress(b"[" + b"[]," * 340_000 + b"[]]"), "too_many_items"),
     "gzip objects": (gzip.compress(b"[" + b'{"":0},' * 32_000 + b"0]"), "several_calls"),
     "gzip a hundred thousand events": (
