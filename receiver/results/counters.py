@@ -68,7 +68,7 @@ class Deltas:
             self._batches[batch_id]["polled"] += sign
 
     def saw_result(self, batch_id: int, received_at: datetime) -> None:
-        """A callback, or a fetched body, that names a call of the batch was received at this moment."""
+        """A callback, or a fetched body, with a final status of a call of the batch was received at this moment."""
         self._received[batch_id].append(received_at)
 
     def write(self, conn: Connection) -> None:

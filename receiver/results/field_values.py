@@ -28,6 +28,7 @@ _FIELDS = frozenset(
 _FOLDED_NAMES = re.compile(r"[a-z0-9_]*", re.ASCII)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
+_ESCAPED_EDGES = EDGES + "\\"
 _MAX_ESCAPED = 4 * MAX_TEXT
 _MAX_ESCAPES = 3
 _BACKSLASHED = re.compile(r"""\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(['"`/\\]))""")
@@ -93,7 +94,7 @@ def _unescaped(text: str) -> str:
             text = unquote(text)
         if text == before:
             break
-        text = storable(text).strip(EDGES)
+        text = storable(text).strip(_ESCAPED_EDGES)
     return text
 
 

@@ -228,11 +228,15 @@ def _take_back(conn: Connection, batch_id: int, states: dict[int, _State]) -> No
 
 
 def _recount_times(conn: Connection, batch_id: int) -> None:
-    """When the first and the last callback that names a call came in, now that some name none any more."""
+    """When the first and the last callback with a final status of a call came in, now that some name none any more.
+
+    A repetition that was set aside counts with what it repeats: if its call has a result, it has a final status.
+    """
     conn.execute(
         "update batch_count set (first_result_at, last_result_at) = (select min(c.received_at), max(c.received_at)"
-        " from callback c join (select callback_id from result where batch_id = %(batch_id)s"
-        "  union all select callback_id from set_aside where batch_id = %(batch_id)s and row is not null"
+        " from callback c join (select callback_id from result where batch_id = %(batch_id)s and outcome is not null"
+        "  union all select s.callback_id from set_aside s join result r using (batch_id, row)"
+        "  where s.batch_id = %(batch_id)s and s.reason <> 'step_superseded' and r.outcome is not null"
         " ) named using (callback_id) where c.batch_id = %(batch_id)s)"
         " where batch_id = %(batch_id)s",
         {"batch_id": batch_id},

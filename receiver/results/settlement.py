@@ -112,7 +112,8 @@ def settle(conn: Connection, stored: Sequence[Stored]) -> None:
             aside.append((callback.batch_id, callback.callback_id, "unmatched", reason, None, callback.polled))
             continue
         candidates_of[callback.batch_id, row].append(_candidate(callback, details[callback.callback_id]))
-        deltas.saw_result(callback.batch_id, callback.received_at)
+        if details[callback.callback_id].outcome is not None:
+            deltas.saw_result(callback.batch_id, callback.received_at)
     for batch_id, _, state, _, _, polled in aside:
         deltas.add_state(batch_id, state, polled)
 

@@ -75,7 +75,7 @@ class Call:
     result_received_at: datetime | None
     result_source: str | None
     result_body: ResultBody | None
-    """None: there is no result, or it was not asked for."""
+    """Of the result, or of the latest step before it. None: there is neither, or it was not asked for."""
 
     def read_events(self, most: int | None = None) -> Events:
         """The first `most` events (None: all), read from the callback. Others get their turn after each body."""
@@ -223,7 +223,7 @@ def _read_page(conn: Connection, picked: str, values: dict[str, Any], limit: int
 
 def _call(row: dict[str, Any], *, with_events: bool) -> Call:
     destination, *cells = read_csv_line(row["line"])
-    has_result = row["callback_id"] is not None
+    has_ended = row["outcome"] is not None  # a step before the end is no result
     # A callback that was purged under us has no body any more.
     has_body = with_events and row["body"] is not None
     return Call(
@@ -241,8 +241,8 @@ def _call(row: dict[str, Any], *, with_events: bool) -> Call:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         duration_seconds=row["duration_seconds"],
-        result_received_at=row["result_received_at"],
-        result_source=("poll" if row["polled"] else "callback") if has_result else None,
+        result_received_at=row["result_received_at"] if has_ended else None,
+        result_source=("poll" if row["polled"] else "callback") if has_ended else None,
         result_body=ResultBody(row["packing"], row["body"], row["content_type"], row["content_encoding"])
         if has_body
         else None,

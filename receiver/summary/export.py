@@ -219,7 +219,9 @@ _STATUS = """case when r.provider_status = r.outcome then r.outcome
     when r.provider_status ~ '[",\\r\\n]' then '"' || replace(r.provider_status, '"', '""') || '"'
     else r.provider_status end"""
 
-_SOURCE = "case when r.polled then 'poll' when not r.polled then 'callback' end"
+# A step before the end is no result.
+_SOURCE = "case when r.outcome is null then null when r.polled then 'poll' else 'callback' end"
+_RECEIVED_AT = "case when r.outcome is not null then r.received_at end"
 
 _ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
 """Of each table by itself: with the call's alone, each block would read all results of the batch."""
@@ -227,7 +229,7 @@ _ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s
 _CALLS = f"""
 select convert_to(string_agg(concat_ws(',', c.line, c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},
         {_cell(_STATUS)}, {_cell("r.attempts")}, {_cell("r.max_attempts")}, {_time("r.queued_at")},
-        {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time("r.received_at")},
+        {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time(_RECEIVED_AT)},
         {_cell(_SOURCE)}), E'\\r\\n' order by c.row) || E'\\r\\n', 'UTF8')
 from batch b join (select * from call where {_ROWS}) c using (batch_id)
     left join (select * from result where {_ROWS}) r using (row)

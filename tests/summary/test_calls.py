@@ -145,6 +145,8 @@ def test_call_shows_the_last_step_while_it_has_no_result(conn: Connection) -> No
     deliver(conn, batch_id, result_body(NUMBERS[0], "queued"), result_body(NUMBERS[0], "dialing", last_event=90))
     call = get_call(conn, batch_id, 1)
     assert (call.state, call.outcome, call.provider_status) == ("pending", None, "dialing")
+    assert (call.result_received_at, call.result_source) == (None, None), "a step is no result"
+    assert [event.event for event in call.read_events().first] == ["queued", "dialing", "disconnected"]
 
 
 def test_absent_calls_and_batches_are_not_found(conn: Connection) -> None:

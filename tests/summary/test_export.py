@@ -97,6 +97,7 @@ def test_calls_in_every_state(conn: Connection, pool: Pool) -> None:
     }
     assert (second["outcome"], second["provider_status"]) == ("other", 'odd, "new" one')
     assert (third["state"], third["outcome"], third["provider_status"]) == ("pending", "", "dialing")
+    assert (third["result_received_at"], third["result_source"]) == ("", "")
     assert [fourth[name] for name in RESULT_COLUMNS] == ["4", f"+{numbers[3]}", "pending", *[""] * 10]
 
 

@@ -100,6 +100,18 @@ def test_row_that_contradicts_the_others_is_found(conn: Connection, batch_id: in
     assert {difference["batch_id"] for difference in found} == {batch_id}
 
 
+def test_times_that_count_a_step_as_the_release_before_did_are_no_difference(conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    for statuses in (["queued"], ["completed", "dialing"]):
+        deliver(conn, batch_id, *(result_body(phone_number(0), status) for status in statuses))
+        conn.execute(
+            "update batch_count set (first_result_at, last_result_at) ="
+            " (select min(received_at), max(received_at) from callback)"
+        )
+        conn.commit()
+        assert differences(conn) == []
+
+
 def test_lost_callback_of_a_purged_batch_is_found(conn: Connection) -> None:
     purged = make_batch(conn)
     purge_batch(conn, purged)

@@ -1,5 +1,7 @@
 """Calls over REST: of a batch, of a number, and one with its callbacks."""
 
+import json
+
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
@@ -88,6 +90,21 @@ def test_call_without_a_result_has_all_fields_too(reader: FlaskClient, conn: Con
         "events_total": 0,
     }
     assert reader.get(f"/api/v1/batches/{batch_id}/calls/1").get_json() == {**call, "callbacks": []}
+
+
+def test_call_with_only_steps_has_no_result(reader: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    deliver(conn, batch_id, result_body(phone_number(0), "ringing"), result_body(phone_number(0), "answered"))
+    for call in (
+        reader.get(f"/api/v1/batches/{batch_id}/calls/1").get_json(),
+        reader.get(f"/api/v1/batches/{batch_id}/calls").get_json()["calls"][0],
+        json.loads(reader.get(f"/api/v1/batches/{batch_id}/calls.ndjson").data),
+    ):
+        assert (call["state"], call["outcome"], call["provider_status"]) == ("pending", None, "answered")
+        assert (call["result_received_at"], call["result_source"]) == (None, None)
+    batch = reader.get(f"/api/v1/batches/{batch_id}").get_json()
+    assert (batch["first_result_at"], batch["last_result_at"]) == (None, None)
+    assert (batch["counts"]["pending"], batch["callbacks"]["applied"], batch["callbacks"]["duplicate"]) == (1, 1, 1)
 
 
 def test_filters_of_a_batch_combine(reader: FlaskClient, conn: Connection) -> None:

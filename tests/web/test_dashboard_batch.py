@@ -40,7 +40,7 @@ def test_page_tells_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser
     assert "6 rows: 1 skipped, 5 calls, 3 ended, 2 still out." in text
     assert "8 attempts for 3 ended calls, 2.7 for each on average." in text
     assert "2 min of talk in 2 completed calls, 1 min each on average." in text
-    assert "3 callbacks: 3 became results." in text and "1 submission: 1 accepted." in text
+    assert "3 callbacks: 3 applied." in text and "1 submission: 1 accepted." in text
     attempts = re.findall(r'<th scope="row">(\d+)</th><td class="figure">(\d+)</td><td class="figure">(\d+)%', page)
     assert attempts == [("2", "1", "33"), ("3", "2", "67")]
     assert rows_on(page) == [1, 2, 3, 4, 5]

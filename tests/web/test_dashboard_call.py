@@ -31,9 +31,24 @@ def test_call_tells_its_story_its_facts_and_its_callbacks(queuer_at: Browser, co
     assert "1 attempt within 1 min: waiting 5 s, ringing 55 s." in page
     received = page.split('class="received"')[1].split("</ol>")[0]
     assert re.findall(r"badge-(\w+)", received) == ["applied", "duplicate", "conflict"]
-    assert "It says the same as an earlier one." in text_of(received)
+    assert "It repeats an earlier one." in text_of(received)
     assert [f"/callbacks/{callback_id}?row=1" in received for callback_id in ids] == [True] * 3
     assert f'href="/batches/{batch_id}"' in page
+
+
+def test_call_with_only_a_step_is_nowhere_said_to_have_a_result(queuer_at: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    (step,) = deliver(conn, batch_id, result_body(phone_number(0), "dialing"))
+    of_call = text_of(queuer_at.get(f"/batches/{batch_id}/calls/1"))
+    of_callback = text_of(queuer_at.get(f"/callbacks/{step}"))
+    for text in (of_call, of_callback):
+        assert "It is the latest step of its call, which has no result yet." in text
+        assert "is the result" not in text
+    assert "No result has come in yet. It is due by" in of_call and "Result received" not in of_call
+    of_batch = text_of(queuer_at.get(f"/batches/{batch_id}"))
+    assert "1 row: 1 call, none ended yet, 1 still out." in of_batch
+    assert "1 callback: 1 applied." in of_batch
+    assert "No result" in of_batch
 
 
 def test_call_without_a_result_says_when_it_is_due(reader_at: Browser, conn: Connection) -> None:

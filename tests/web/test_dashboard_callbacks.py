@@ -128,7 +128,7 @@ def body_on(page: str) -> str:
 def test_callback_is_told_with_its_body_put_in_order(queuer_at: Browser, conn: Connection) -> None:
     page = page_of(queuer_at, conn, result_body(phone_number(0)))
     assert "  &#34;status&#34;: &#34;completed&#34;" in page
-    assert "It is its call's result." in page and "application/json" in page
+    assert "It is the result of its call." in page and "application/json" in page
     received = page_of(queuer_at, conn, b'{"status":"completed"}', query="?as=received")
     assert '{"status":"completed"}' in body_on(received)
 

@@ -73,10 +73,10 @@ def test_callbacks_are_told_by_what_became_of_them() -> None:
     }
     assert (
         wording.callbacks_sentence(counted)
-        == "6 callbacks: 1 became a result, 1 duplicate, 1 conflict, 2 unmatched, 1 unreadable."
+        == "6 callbacks: 1 applied, 1 duplicate, 1 conflict, 2 unmatched, 1 unreadable."
     )
     several = dict.fromkeys(counted, 0) | {"received": 5, "applied": 2, "duplicate": 2, "waiting": 1}
-    assert wording.callbacks_sentence(several) == "5 callbacks: 2 became results, 2 duplicates, 1 waiting."
+    assert wording.callbacks_sentence(several) == "5 callbacks: 2 applied, 2 duplicates, 1 waiting."
     assert wording.callbacks_sentence(dict.fromkeys(counted, 0)) == "No callback has been received yet."
 
 

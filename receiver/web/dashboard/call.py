@@ -38,7 +38,7 @@ def call(batch_id: int, row: int) -> str:
         "call.html",
         batch=batch,
         call=found,
-        timeline=_timeline(found) if found.result_source else None,
+        timeline=_timeline(found),
         variables=variables,
         more_variables=len(found.variables) - len(variables),
         callbacks=callbacks[:MOST_CALLBACKS],
@@ -47,7 +47,10 @@ def call(batch_id: int, row: int) -> str:
     )
 
 
-def _timeline(found: Call) -> Markup:
+def _timeline(found: Call) -> Markup | None:
+    """The events of the result, or of the latest step; None if there is neither."""
+    if found.result_body is None:
+        return None
     title = f"Row {found.row}: events and waits, to scale"
     return timeline(found.read_events().first, time_zone=time_zone(), key="timeline", title=title)
 

@@ -11,8 +11,16 @@ from werkzeug.wrappers import Response as AnyResponse
 from receiver.database.pool import Connection, connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import CALLBACK_STATES, CallbackState
+from receiver.results.call_details import UnreadableBody, read_call_details
 from receiver.results.replay import REPLAY_CALLBACKS, Change, replay_all
-from receiver.summary.callbacks import NEWEST_COUNTED, Callback, count_by_reason, get_callback, list_callbacks
+from receiver.summary.callbacks import (
+    NEWEST_COUNTED,
+    Callback,
+    CallbackBody,
+    count_by_reason,
+    get_callback,
+    list_callbacks,
+)
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.body_text import body_text
 from receiver.web.dashboard.filters import LARGEST_ID
@@ -25,7 +33,7 @@ from receiver.web.services import services
 NEED_A_LOOK: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
 
 ANY = "any"
-"""In place of a state: all callbacks, those that simply became results among them."""
+"""Instead of a state: all callbacks, the applied ones included."""
 
 PAGE_CALLBACKS = 50
 
@@ -76,6 +84,7 @@ def callback(callback_id: int) -> str:
     return render_template(
         "callback.html",
         callback=found.callback,
+        is_step=_is_step(found),
         row=found.callback.row or _id("row"),  # the call that it was reached from
         content_encoding=found.content_encoding,
         size=len(found.body),
@@ -83,6 +92,15 @@ def callback(callback_id: int) -> str:
         as_received=as_received,
         wording=wording,
     )
+
+
+def _is_step(found: CallbackBody) -> bool | None:
+    """Whether it tells of a step before the end; None where the body is erased, or cannot be read."""
+    try:
+        details = read_call_details(found.body, found.callback.content_type, found.content_encoding)
+    except UnreadableBody:
+        return None
+    return details.outcome is None
 
 
 @page("/callbacks/<int:callback_id>/body", scope="read")

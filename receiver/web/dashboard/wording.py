@@ -107,12 +107,15 @@ def loss_sentence(rate: float) -> str:
 
 
 def callbacks_sentence(callbacks: Mapping[str, int]) -> str:
-    """`940 callbacks: 932 became results, 8 duplicates, 1 waiting.`; what is zero goes unsaid."""
+    """`941 callbacks: 932 applied, 8 duplicates, 1 waiting.`; what is zero is left out.
+
+    A step before the end is applied, too, so the number of results may be lower.
+    """
     if not callbacks["received"]:
         return "No callback has been received yet."
     parts = []
     if callbacks["applied"]:
-        parts.append(f"{number(callbacks['applied'])} became {'a result' if callbacks['applied'] == 1 else 'results'}")
+        parts.append(f"{number(callbacks['applied'])} applied")
     if callbacks["duplicate"]:
         parts.append(counted(callbacks["duplicate"], "duplicate"))
     if callbacks["conflict"]:
@@ -121,6 +124,13 @@ def callbacks_sentence(callbacks: Mapping[str, int]) -> str:
         f"{number(callbacks[state])} {state}" for state in ("unmatched", "unreadable", "waiting") if callbacks[state]
     ]
     return f"{counted(callbacks['received'], 'callback')}: {', '.join(parts)}."
+
+
+def applied_sentence(is_step: bool | None) -> str:
+    """What an applied callback is to its call. None: its body is erased."""
+    if is_step is None:
+        return "It was applied to its call."
+    return "It is the latest step of its call, which has no result yet." if is_step else "It is the result of its call."
 
 
 def refusal_advice(provider_status: int | None) -> str:
@@ -156,9 +166,11 @@ REASONS = {
     UNKNOWN_BATCH: "Its batch is not here: it was purged, or the callback belongs to another database.",
     NUMBER_NOT_IN_SUBMISSION: "Its number is in none of the calls of the submission it came for.",
     SETTLING_FAILED: "Settling it failed by a fault of ours; the log says why. Replay it once that is mended.",
-    SAME_RESULT: "It says the same as an earlier one.",
-    OTHER_RESULT_STANDS: "It says something else than the result that stands, whose last event is later, or as late.",
-    STEP_SUPERSEDED: "It tells of a step before the end, and a result was known already.",
+    SAME_RESULT: "It repeats an earlier one.",
+    OTHER_RESULT_STANDS: (
+        "The call has another result, which wins: its last event is later, its status is documented, or it came first."
+    ),
+    STEP_SUPERSEDED: "It is a step before the end, and the result or a later step of the call is known.",
     "unreadable_now": "It could be read when it came in, and no longer can.",
 }
 """Why a callback was set aside, by the stable code that is kept with it."""
