@@ -40,17 +40,19 @@ def read_form(text: str) -> dict[str, object]:
 
 
 def read_multipart(text: str, boundary: str) -> dict[str, object]:
-    """The fields of a multipart form; parts without a name and a missing end are passed over.
+    """The fields of a multipart form; parts without a name are left out.
 
-    Raises `UnreadableBody`.
+    Raises `UnreadableBody`, also where the closing boundary is missing: the last field may be cut off then.
     """
     lines = "\n" + text.replace("\r\n", "\n")
     parts = lines.split("\n--" + boundary, MAX_FIELDS + 2)[1:]
     if len(parts) > MAX_FIELDS + 1:
         raise UnreadableBody("too_many_items")
     fields = []
+    is_whole = False
     for part in parts:
         if part.startswith("--"):  # the closing boundary; what follows it is no part
+            is_whole = True
             break
         head, _, value = part.partition("\n\n")
         name = _part_name(head)
@@ -58,6 +60,8 @@ def read_multipart(text: str, boundary: str) -> dict[str, object]:
             fields.append((name, value))
     if not fields:
         raise UnreadableBody("not_recognised")
+    if not is_whole:
+        raise UnreadableBody("malformed_form")
     return _nested(fields)
 
 

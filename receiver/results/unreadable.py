@@ -14,6 +14,7 @@ REASONS = {
     "not_recognised": "The body is no JSON, form or XML that holds the details of a call.",
     "malformed_json": "The body begins as JSON does, but is broken or cut off.",
     "malformed_xml": "The body begins as XML does, but is broken, cut off or declares a document type.",
+    "malformed_form": "The body begins as a multipart form does, but its end is missing.",
     "too_deep": "The body nests deeper than the details of a call ever do.",
     "too_many_items": "The body holds more fields or elements than the details of a call ever do.",
     "several_calls": "The body lists more than one call; a callback tells of exactly one.",

@@ -371,6 +371,7 @@ def test_list_of_several_calls_is_refused() -> None:
         (b"<status>", "malformed_xml"),
         (b"<a>&b;</a>", "malformed_xml"),
         (b"a&" * 5000 + b"=", "too_many_items"),
+        (b'--x\r\nContent-Disposition: form-data; name="phone_number"\r\n\r\n61755', "malformed_form"),
     ],
 )
 def test_unreadable_body_names_its_reason(body: bytes, code: str) -> None:
