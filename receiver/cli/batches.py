@@ -79,6 +79,8 @@ def _queue(parsed: argparse.Namespace) -> int:
             seen = preview(csv, parameters, limits)
             print(f"{seen.rows} rows: {seen.valid} valid, {seen.invalid} invalid, {seen.duplicates} duplicates")
             print(f"{seen.submissions} submissions; results are due at {seen.due_at:%Y-%m-%dT%H:%M:%SZ}")
+            for warning in seen.warnings:
+                print(f"  {warning.message} ({warning.code})")
             for fault in seen.errors:
                 print(f"  row {fault.where}: {fault.message} ({fault.code})")
             if seen.errors_total > len(seen.errors):

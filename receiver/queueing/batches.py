@@ -44,6 +44,7 @@ class Preview:
     duplicates: int
     submissions: int
     due_at: datetime
+    warnings: tuple[Fault, ...]
     errors: tuple[Fault, ...]
     errors_total: int
 
@@ -72,6 +73,7 @@ def preview_batch(plan: Plan, due_at: datetime) -> Preview:
         duplicates=plan.duplicates,
         submissions=len(plan.submissions),
         due_at=due_at,
+        warnings=plan.contacts.warnings,
         errors=tuple(plan.faults),
         errors_total=plan.faults_total,
     )

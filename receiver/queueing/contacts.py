@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from receiver.errors import InvalidInput
+from receiver.errors import Fault, InvalidInput
 from receiver.queueing.cells import is_blank, trimmed, without_trailing_blanks
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, CsvText
 from receiver.queueing.destination import DestinationError, parse
-from receiver.queueing.header import invalid_csv, read_header
+from receiver.queueing.exported import CODE_PLACE, RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS, find_added
+from receiver.queueing.formulas import restored
+from receiver.queueing.header import Places, invalid_csv, read_header
 from receiver.queueing.numbering_plan import numbering_plan
 
 NUL_SHOWN_AS = "\u2400"
@@ -69,30 +71,47 @@ class ContactReader:
     encoding: str
     """`utf-8`, `utf-16-le`, `utf-16-be` or `cp1252`."""
     delimiter: str
+    warnings: tuple[Fault, ...]
+    """What the user should know of a file that can be read."""
 
     def __init__(self, stream: IO[bytes], region: str) -> None:
         self._region = numbering_plan(region).region
         self._text = CsvText(stream)
         self.encoding = self._text.encoding
         self.delimiter = self._text.delimiter
-        self._header = read_header(next(self._records()))
+        record = next(self._records())
+        names = [trimmed(name) for name in record]
+        found = find_added(names, RESULT_COLUMNS) + self._with_codes_of_ours(find_added(names, SKIPPED_COLUMNS))
+        # The others are the user's own: because of them, the names that were added last got longer.
+        added = max(found, key=lambda places: len(names[places[0]]), default=())
+        self._header = read_header(record, added)
+        self._is_export = bool(added)
         self.columns = self._header.columns
+        self.warnings = (_export_warning(len(added)),) if self._is_export else ()
 
     def __iter__(self) -> Iterator[Contact | InvalidRow]:
         region, text, header = self._region, self._text, self._header
-        width, is_whole = header.width, not header.unnamed
+        width = header.width
+        is_whole = not (header.unnamed or self._is_export)
         row = 0
         records = self._records()
         next(records)
         for row, record in enumerate(records, 1):
             beyond: list[str] = []
+            had_nul = False
             if len(record) != width:
                 beyond = without_trailing_blanks(record[width:])
                 record = record[:width] + [""] * (width - len(record))
             if beyond or not is_whole:
                 header.check_unnamed(record, beyond, row)
+                had_nul = header.code is not None and record[header.code] == "nul_character"
                 record = header.chosen(record)
-            if text.nul_seen and any("\0" in cell for cell in (*record, *beyond)):
+                if self._is_export:
+                    record, beyond = [restored(cell) for cell in record], [restored(cell) for cell in beyond]
+                    if had_nul:
+                        record = [cell.replace(NUL_SHOWN_AS, "\0") for cell in record]
+                        beyond = [cell.replace(NUL_SHOWN_AS, "\0") for cell in beyond]
+            if (text.nul_seen or had_nul) and any("\0" in cell for cell in (*record, *beyond)):
                 shown = [cell.replace("\0", NUL_SHOWN_AS) for cell in (*record, *beyond)]
                 yield _invalid(row, "nul_character", "The row holds a NUL character.", shown)
                 continue
@@ -109,6 +128,21 @@ class ContactReader:
                 yield Contact(row, written, destination.phone_number, destination.postd, tuple(record[1:]))
         if row == 0:
             raise invalid_csv("no_rows", "The file holds a header, but no rows.")
+
+    def _with_codes_of_ours(self, found: list[Places]) -> list[Places]:
+        """Those columns of reasons in which every row has a code of ours. Reads the file only if there are any."""
+        if found:
+            records = self._records()
+            next(records)
+            for record in records:
+                found = [
+                    places
+                    for places in found
+                    if len(record) > places[CODE_PLACE] and record[places[CODE_PLACE]] in SKIPPED_CODES
+                ]
+                if not found:
+                    break
+        return found
 
     def _records(self) -> Iterator[list[str]]:
         """The header, then the rows, without blank lines and lines of delimiters only."""
@@ -149,6 +183,15 @@ class _Echo:
 
 
 _write = csv.writer(_Echo(), lineterminator="\r\n").writerow
+
+
+def _export_warning(columns: int) -> Fault:
+    return Fault(
+        "csv",
+        "exported_file",
+        f"This file was exported by this service. The {columns} columns that the export added are left out, and the"
+        " apostrophes that it put before formulas are removed.",
+    )
 
 
 def _invalid(row: int, code: str, message: str, record: list[str]) -> InvalidRow:

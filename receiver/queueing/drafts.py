@@ -112,10 +112,13 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
     if draft.preview is None or draft.preview["of"] != _matters(parameters, limits):
         return None
     errors = tuple(Fault(**fault) for fault in draft.preview["errors"])
+    # Release 1.0.0 keeps none.
+    warnings = tuple(Fault(**fault) for fault in draft.preview.get("warnings", ()))
     counted = {name: draft.preview[name] for name in ("rows", "valid", "invalid", "duplicates", "submissions")}
     # When results are due depends on the moment of asking.
     due_at = parameters.due_at(datetime.now(UTC).replace(microsecond=0), limits.result_grace_seconds)
-    return Preview(**counted, due_at=due_at, errors=errors, errors_total=draft.preview["errors_total"])
+    total = draft.preview["errors_total"]
+    return Preview(**counted, due_at=due_at, warnings=warnings, errors=errors, errors_total=total)
 
 
 def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits, seen: Preview) -> None:
@@ -175,5 +178,5 @@ def _storable(text: str) -> str:
 
 
 def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
-    """What a preview depends on, besides the file."""
-    return [parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
+    """What a preview depends on, besides the file. The first is raised when files are read by other rules."""
+    return [2, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]

@@ -1,5 +1,8 @@
 """Cells that a spreadsheet would run are defused, so that opening an export starts nothing (OWASP: CSV Injection).
 
+A formula gets an apostrophe in front. One that has apostrophes already gets as many again and one more: of `n`
+apostrophes, `n // 2` are the user's. So each cell is restored exactly, also if a spreadsheet has removed one.
+
 Where a spreadsheet takes semicolons or tabs for what parts cells, as it does in half of Europe, commas do not, and
 a quotation mark within such a cell quotes nothing: what follows a semicolon, a tab or a line end begins a cell there.
 """
@@ -13,10 +16,10 @@ from io import StringIO
 _SIGNS = "=@\uff1d\uff0b\uff0d\uff20"
 """What formulas begin with, beside plus and minus; spreadsheets read the full-width forms as the others."""
 
-_FORMULA = re.compile(f"[{_SIGNS}\t\r\n]|[+-](?![0-9.,]*$)", re.ASCII)
+_FORMULA = re.compile(rf"('*+)(?=[{_SIGNS}\t\r\n]|[+-](?![0-9.,]*$))", re.ASCII)
 
 _FORMULA_WITHIN = re.compile(
-    rf'([;\t\r\n][ "]*+)(?=[{_SIGNS}]|[+-](?![0-9.,]*+[ "]*+(?:[;\t\r\n]|\Z)))',
+    rf"""([;\t\r\n][ "]*+)('*+)(?=[{_SIGNS}]|[+-](?![0-9.,]*+[ "]*+(?:[;\t\r\n]|\Z)))""",
     re.ASCII,
 )
 """Behind what may end a cell, and what may stand before the next one's first character."""
@@ -31,19 +34,20 @@ for _class, _members in {
     b"r": b"\r",
     b"s": b"+-",
     b"d": b"0123456789.",
+    b"a": b"'",
 }.items():
     for _member in _members:
         _CLASSES[_member] = _class[0]
-_SUSPECT = re.compile(rb"b(?:f|s(?!d*+[br])|q(?:[bfr]|s(?!d*+q[br])))")
+_SUSPECT = re.compile(rb"b(?:a*+(?:f|s(?!d*+[br]))|qa*+(?:[bfr]|s(?!d*+q[br])))")
 
 # Within cells. A comma may end the number's cell, or be part of it in quotes: both are looked at.
 _SUSPECT_AFTER = {
-    separator: re.compile(separator + rb'[ "]*+(?:[=@\xef]|[+-](?![0-9.]*+[ "]*+[;\t\r\n]))')
+    separator: re.compile(separator + rb'[ "]*+\'*+(?:[=@\xef]|[+-](?![0-9.]*+[ "]*+[;\t\r\n]))')
     for separator in (b";", b"\t")
 }
 _BUT_QUOTES_AND_LINE_ENDS = bytes(set(range(256)) - set(b'"\r\n'))
 # From the mark that opens a cell's quotes to a line end in it before what may be a formula.
-_SUSPECT_LINE = re.compile(rb'"(?<![^,\n]")(?:[^"\r\n]++|""|[\r\n](?![ "]*+[=@+\xef-]))*+[\r\n]')
+_SUSPECT_LINE = re.compile(rb'"(?<![^,\n]")(?:[^"\r\n]++|""|[\r\n](?![ "]*+\'*+[=@+\xef-]))*+[\r\n]')
 
 
 def defuse(cell: str) -> str:
@@ -51,8 +55,18 @@ def defuse(cell: str) -> str:
 
     So does one that would begin within the cell. Numbers with a sign, E.164 ones among them, are no formulas.
     """
-    defused = _FORMULA_WITHIN.sub(r"\1'", cell)
-    return f"'{defused}" if _FORMULA.match(cell) else defused
+    defused = _FORMULA_WITHIN.sub(lambda found: f"{found[1]}{found[2]}{found[2]}'", cell)
+    found = _FORMULA.match(cell)
+    return f"{found[1]}'{defused}" if found else defused
+
+
+def restored(cell: str) -> str:
+    """The cell that was defused. What no export has written is left as it is."""
+    if "'" not in cell:
+        return cell
+    restored = _FORMULA_WITHIN.sub(lambda found: found[1] + found[2][: len(found[2]) // 2], cell)
+    found = _FORMULA.match(restored)
+    return restored[(len(found[1]) + 1) // 2 :] if found else restored
 
 
 def defuse_csv(block: bytes) -> bytes:

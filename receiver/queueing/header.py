@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.cells import is_blank, trimmed
+from receiver.queueing.exported import CODE_PLACE, SKIPPED_COLUMNS, begins_as_added
+from receiver.queueing.formulas import restored
 from receiver.queueing.quoting import quoted
+
+Places = tuple[int, ...]
+"""Of columns in the header, from 0."""
 
 DESTINATION = "destination"
 
@@ -31,8 +36,9 @@ def missing_destination(begins_with: str) -> InvalidInput:
 
 
 def begins_as_header(record: Sequence[str]) -> bool:
-    """Whether a record begins as a header must: its first name is `destination`, in any case."""
-    return next(filter(None, map(trimmed, record)), "").lower() == DESTINATION
+    """Whether a record may be the header: its first name is `destination`, in any case, or that of an added column."""
+    name = next(filter(None, map(trimmed, record)), "")
+    return name.lower() == DESTINATION or begins_as_added(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +47,19 @@ class Header:
 
     `columns`: the names of the variables, as the user wrote them. `places`: where in a record the destination and the
     variables are. `unnamed`: the places of columns without a name before the last that has one; they must be empty.
+    `code`: where the code of a skipped row is, if an export has added it.
     `width`: how many columns there are up to the last that has a name. `whole_width`: how many there are in all.
     """
 
     columns: tuple[str, ...]
     places: tuple[int, ...]
     unnamed: tuple[int, ...]
+    code: int | None
     width: int
     whole_width: int
 
     def chosen(self, record: Sequence[str]) -> list[str]:
-        """The cells of a record that is at least `width` long which are the destination and the variables."""
+        """The destination and the variables of a record, which is at least `width` long."""
         return [record[place] for place in self.places]
 
     def check_unnamed(self, record: Sequence[str], beyond: Sequence[str], row: int) -> None:
@@ -68,26 +76,32 @@ class Header:
             raise invalid_csv("empty_column_name", message)
 
 
-def read_header(record: Sequence[str]) -> Header:
-    """The header's names, unique once the space around them is put aside.
+def read_header(record: Sequence[str], added: Places = ()) -> Header:
+    """What the header says. The columns that an export `added` are left out.
 
-    Case counts, except in `destination`: `Name` and `name` are two variables to a voice application.
+    Names are unique once the space around them is put aside. Case counts, except in `destination`: `Name` and `name`
+    are two variables to a voice application.
     Raises InvalidInput (`missing_destination`, `too_many_columns`, `repeated_column_name`, `nul_character`).
     """
-    names = [trimmed(name) for name in record]
+    names = [trimmed(restored(name) if added else name) for name in record]
     named = [place for place, name in enumerate(names) if name]
-    if not named or names[named[0]].lower() != DESTINATION:
-        raise missing_destination(names[named[0]] if named else "")
+    places = [place for place in named if place not in added]
+    if not places or names[places[0]].lower() != DESTINATION:
+        raise missing_destination(names[places[0]] if places else "")
     width = named[-1] + 1
-    if width > MAX_COLUMNS:
-        raise invalid_csv("too_many_columns", f"The header has {width:,} columns; {MAX_COLUMNS:,} are the most.")
-    _check_names(names, named[1:])
+    if width - len(added) > MAX_COLUMNS:
+        message = f"The header has {width - len(added):,} columns; {MAX_COLUMNS:,} are the most."
+        raise invalid_csv("too_many_columns", message)
+    _check_names(names, places[1:])
+    is_skipped_file = len(added) == len(SKIPPED_COLUMNS)
     return Header(
-        columns=tuple(record[place] for place in named[1:]),
-        places=tuple(named),
+        columns=tuple(restored(record[place]) if added else record[place] for place in places[1:]),
+        places=tuple(places),
         unnamed=tuple(place for place in range(width) if not names[place]),
+        code=added[CODE_PLACE] if is_skipped_file else None,
         width=width,
-        whole_width=len(record),
+        # In a file of skipped rows, what had no column follows the added ones.
+        whole_width=width if is_skipped_file else len(record),
     )
 
 

@@ -21,6 +21,7 @@ from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.model import ERASED
 from receiver.queueing.contacts import csv_line, read_csv_line
+from receiver.queueing.exported import PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
 from receiver.queueing.formulas import defuse, defuse_csv
 from receiver.summary.call_json import call_json
 from receiver.summary.calls import Call, CallFilter, list_calls
@@ -38,23 +39,6 @@ PATIENCE_SECONDS = 30.0
 """For how long a block is tried again while Postgres is away: it may be restarted under a download."""
 
 END = "\r\n"
-
-RESULT_COLUMNS = (
-    "row",
-    "phone_number",
-    "state",
-    "outcome",
-    "provider_status",
-    "attempts",
-    "max_attempts",
-    "queued_at",
-    "started_at",
-    "ended_at",
-    "duration_seconds",
-    "result_received_at",
-    "result_source",
-)
-SKIPPED_COLUMNS = ("row", "code", "message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +179,7 @@ def _header(columns: Sequence[str], ours: Sequence[str]) -> bytes:
     named = []
     for name in ours:
         while name in taken:
-            name = f"result_{name}"
+            name = PREFIX + name
         named.append(name)
     return (csv_line([defuse(name) for name in ("destination", *columns, *named)]) + END).encode()
 

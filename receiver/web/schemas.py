@@ -239,6 +239,10 @@ class Preview(Answer):
     duplicates = _whole("Rows whose destination stands further up.")
     submissions = _whole("Requests that it would be sent in.")
     due_at = _moment("What `due_at` would be, were it queued now.")
+    warnings = fields.List(
+        fields.Nested(RowFault),
+        metadata=says("What was noticed about the file. `exported_file`: columns that an export added are left out."),
+    )
     errors = fields.List(fields.Nested(RowFault), metadata=says("What is wrong with which row: the first 100."))
     errors_total = _whole("How many errors there are.")
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.queueing.contacts import csv_line
-from receiver.queueing.formulas import defuse, defuse_csv
+from receiver.queueing.formulas import defuse, defuse_csv, restored
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,12 @@ def test_formula_gets_an_apostrophe_wherever_it_stands(cell: str) -> None:
         ("x\n+1,y", "x\n'+1,y"),
         ("+1;+2", "'+1;+2"),
         ("x;+\u0661", "x;'+\u0661"),
+        ("'=1", "'''=1"),
+        ("''=1", "'''''=1"),
+        ("'+1 617 555 1234'", "'''+1 617 555 1234'"),
+        ("'\n", "'''\n"),
+        ("x;'=1", "x;'''=1"),
+        ("'=1;=2", "'''=1;'=2"),
     ],
 )
 def test_formula_that_would_begin_within_a_cell_gets_an_apostrophe(cell: str, defused: str) -> None:
@@ -111,7 +117,23 @@ def test_block_without_a_formula_is_not_taken_apart(cells: list[str], monkeypatc
 
 @pytest.mark.parametrize(
     "cell",
-    ["", "1", "+16175551234", "-1", "-1.5", "+1,234.50", "-", "a=b", "a@b.c", " =1", "'=1", "1-2", "\u00ef", "\ufb01"],
+    [
+        "",
+        "1",
+        "+16175551234",
+        "-1",
+        "-1.5",
+        "+1,234.50",
+        "-",
+        "a=b",
+        "a@b.c",
+        " =1",
+        "'a=1",
+        "'+1",
+        "1-2",
+        "\u00ef",
+        "\ufb01",
+    ],
 )
 def test_what_is_no_formula_is_left_alone(cell: str) -> None:
     assert defuse(cell) == cell
@@ -129,3 +151,34 @@ def test_block_is_defused_as_its_cells_are(rows: list[list[str]]) -> None:
     block = "".join(csv_line(cells) + "\r\n" for cells in rows).encode()
     defused = list(csv.reader(StringIO(defuse_csv(block).decode(), newline=""), strict=True))
     assert defused == [[defuse(cell) for cell in cells] for cells in rows]
+
+
+@given(CELLS)
+@example("'=1")
+@example("\t\t=1")
+@example("=1;'=2\n''-3+4")
+@example("+5\n")
+def test_defused_cell_is_restored_exactly(cell: str) -> None:
+    exported = defuse(cell)
+    assert restored(exported) == cell
+    if exported != cell and exported.startswith("'"):
+        # A spreadsheet may take the first apostrophe for its own mark of a text, and not save it.
+        assert restored(exported[1:]) == cell or not _is_defused_at_its_beginning(cell)
+
+
+def _is_defused_at_its_beginning(cell: str) -> bool:
+    return len(defuse(cell)) - len(defuse(cell).lstrip("'")) != len(cell) - len(cell.lstrip("'"))
+
+
+@pytest.mark.parametrize(
+    ("exported_by_release_1", "cell"),
+    [
+        ("'=1+1", "=1+1"),
+        ("'+1 (617) 555-1248", "+1 (617) 555-1248"),
+        ("x;'=1", "x;=1"),
+        ("'Tis", "'Tis"),
+        ("'+1", "'+1"),
+    ],
+)
+def test_cell_that_release_1_defused_is_restored(exported_by_release_1: str, cell: str) -> None:
+    assert restored(exported_by_release_1) == cell

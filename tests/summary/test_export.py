@@ -14,10 +14,10 @@ from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.contacts import csv_line
+from receiver.queueing.exported import RESULT_COLUMNS
 from receiver.queueing.parameters import BatchParameters
 from receiver.summary import export
 from receiver.summary.export import (
-    RESULT_COLUMNS,
     export_calls,
     export_calls_csv,
     export_calls_ndjson,

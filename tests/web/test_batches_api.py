@@ -128,9 +128,17 @@ def test_dry_run_is_a_preview_and_stores_nothing(queuer: FlaskClient, conn: Conn
         ("duplicates", 1),
         ("submissions", 1),
         ("due_at", "2035-01-01T01:00:00Z"),
+        ("warnings", []),
         ("errors_total", 2),
     ]
     assert [(error["row"], error["code"]) for error in errors] == [(3, "destination_emergency"), (4, "duplicate")]
+
+
+def test_preview_reports_a_file_that_was_exported(queuer: FlaskClient) -> None:
+    answer = post_csv(queuer, "destination,row,code,message\n6175551234,2,duplicate,x\n", dry_run="1")
+    (warning,) = answer.json["warnings"] if answer.json else []
+    assert (warning["field"], warning["code"]) == ("csv", "exported_file")
+    assert "exported by this service" in warning["message"]
 
 
 def test_invalid_rows_are_named_and_nothing_is_stored(queuer: FlaskClient, conn: Connection) -> None:

@@ -116,6 +116,7 @@ def queue_batch() -> Response:
     if parameters.dry_run:
         seen = preview(csv.stream, parameters, services().limits)
         content: dict[str, Any] = {name: getattr(seen, name) for name in seen.__slots__}
+        content["warnings"] = listed(seen.warnings)
         content["errors"] = listed(seen.errors)
         return jsonify(schemas.Preview().dump(content))
 

@@ -1,0 +1,73 @@
+"""Files that this service exported and a user queues again: how the columns that the export added are recognised.
+
+Their names are next to each other, in our order. If the user has a column of that name, ours begins with `result_`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+RESULT_COLUMNS = (
+    "row",
+    "phone_number",
+    "state",
+    "outcome",
+    "provider_status",
+    "attempts",
+    "max_attempts",
+    "queued_at",
+    "started_at",
+    "ended_at",
+    "duration_seconds",
+    "result_received_at",
+    "result_source",
+)
+"""Of `calls.csv`."""
+
+SKIPPED_COLUMNS = ("row", "code", "message")
+"""Of `skipped.csv`. They may be a user's own names, so its codes must be ours, too."""
+
+CODE_PLACE = SKIPPED_COLUMNS.index("code")
+
+SKIPPED_CODES = frozenset(
+    {
+        "too_many_cells",
+        "nul_character",
+        "duplicate",
+        "destination_empty",
+        "destination_too_long",
+        "destination_malformed",
+        "destination_parameter",
+        "destination_emergency",
+        "destination_short_code",
+        "destination_invalid",
+    }
+)
+"""Why a row can be skipped. A code that is added elsewhere must be added here."""
+
+PREFIX = "result_"
+
+_ours = {
+    name: re.compile(f"(?:{PREFIX})*{name}").fullmatch for name in dict.fromkeys((*RESULT_COLUMNS, *SKIPPED_COLUMNS))
+}
+
+
+def begins_as_added(name: str) -> bool:
+    """Whether it is what the first added column can be called."""
+    return _ours["row"](name) is not None
+
+
+def find_added(names: Sequence[str], columns: Sequence[str]) -> list[tuple[int, ...]]:
+    """The places of `columns` among a header's names, each time that they are all there. Empty names do not count."""
+    places = [place for place, name in enumerate(names) if name]
+    found = []
+    at = 0
+    while at + len(columns) <= len(places):
+        run = tuple(places[at : at + len(columns)])
+        if all(_ours[column](names[place]) for column, place in zip(columns, run, strict=True)):
+            found.append(run)
+            at += len(columns)
+        else:
+            at += 1
+    return found
