@@ -8,7 +8,7 @@ from werkzeug.routing import IntegerConverter
 from receiver import __version__
 from receiver.config import Config
 from receiver.telemetry import start_telemetry
-from receiver.web import access, compression, dashboard, health, metrics, problems, reading
+from receiver.web import access, compression, dashboard, health, metrics, problems, reading, turns
 from receiver.web.api import batches, callbacks, calls, exports, replay, summary
 from receiver.web.json_answer import JSONProvider
 from receiver.web.openapi import open_api
@@ -71,6 +71,7 @@ def create_app(config: Config, database_url: str) -> Flask:
     compression.register(app)
     app.after_request(_secure)
     access.register(app)
+    turns.register(app, services.turns)
     reading.register(app)
     start_telemetry(app, config.secrets)  # before the callbacks' endpoint stands in front, which is not traced
     # Flask's own way to wrap it; the callbacks' endpoint stands before all else.

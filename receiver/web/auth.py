@@ -14,6 +14,7 @@ from receiver.database.pool import reading
 from receiver.web.problems import Problem
 from receiver.web.rate_limit import client_address
 from receiver.web.services import services
+from receiver.web.turns import take_turn
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -27,6 +28,7 @@ def requires(scope: Scope) -> Callable[[View], View]:
         @wraps(view)
         def checked(*args: Any, **kwargs: Any) -> Any:
             key = _bearer()
+            take_turn(services().turns, key.key_id)
             if not key.allows(scope):
                 raise Problem("forbidden", f"This needs a key of scope `{scope}`; yours has the scope `{key.scope}`.")
             g.api_key = key

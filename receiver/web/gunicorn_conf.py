@@ -19,6 +19,7 @@ from receiver.database.location import settle_config
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.logs import logging_config
 from receiver.web.counts import counts
+from receiver.web.in_progress import shared_counts
 from receiver.web.prerequisites import HANDOVER_SECONDS, check_address, check_data_dir
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def pre_fork(server: Arbiter, worker: Worker) -> None:
 
 def post_fork(server: Arbiter, worker: Worker) -> None:
     counts.claim(worker.counts_slot)
+    shared_counts.claim(worker.counts_slot)
     # The parent kills what is left after its own graceful_timeout. The child begins up to a second later and needs
     # another to hang up; then `worker_exit` is to have its turn.
     worker.cfg.set("graceful_timeout", max(1, worker.cfg.graceful_timeout - 3))
@@ -110,6 +112,7 @@ def post_worker_init(worker: Worker) -> None:
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
     counts.release(worker)
+    shared_counts.clear(worker.counts_slot)
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:

@@ -17,6 +17,7 @@ from receiver.results.callback_rules import CallbackRules
 from receiver.results.intake import Intake
 from receiver.results.spool import Spool
 from receiver.results.token import ResultTokens
+from receiver.web.in_progress import Turns
 from receiver.web.rate_limit import RateLimits
 
 POOL_SIZE = 10
@@ -34,6 +35,7 @@ class Services:
     callback_rules: CallbackRules
     budget_reports: BudgetReports
     rate_limits: RateLimits | None
+    turns: Turns
 
     @classmethod
     def start(cls, config: Config, database_url: str) -> Services:
@@ -66,6 +68,7 @@ class Services:
             callback_rules=CallbackRules(tokens, budget),
             budget_reports=budget_reports,
             rate_limits=RateLimits.of(config.rate_limit),
+            turns=Turns(),
         )
 
     @property

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from receiver.config import Config
 from receiver.database.api_keys import Scope, create_key
@@ -28,12 +30,20 @@ def config(tmp_path: Path, database_url: str) -> Config:
     return config_for(tmp_path, database_url)
 
 
+class ReadToTheEnd(FlaskClient):
+    """Takes each answer whole, as a server does: a request is in progress until then (receiver.web.in_progress)."""
+
+    def open(self, *args: Any, buffered: bool = True, **kwargs: Any) -> TestResponse:
+        return super().open(*args, buffered=buffered, **kwargs)
+
+
 @contextmanager
 def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
     """The app over a database that is well, and that it does not give up because this machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake, "PATIENCE_SECONDS", PATIENCE_SECONDS)
         app = create_app(config, database_url)
+        app.test_client_class = ReadToTheEnd
         try:
             services: Services = app.extensions["receiver"]
             services.pool.timeout = PATIENCE_SECONDS

@@ -126,7 +126,7 @@ def test_name_of_the_file_is_the_batch_s(reader: FlaskClient, conn: Connection, 
 
 
 def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, database_url: str, tmp_path: Path) -> None:
-    key = create_key(conn, "reader", "read")
+    keys = [create_key(conn, name, "read") for name in ("reader", "another reader")]  # each may have eight
     batch_id = make_batch(conn)
     # 15 MB: more than what the sockets between hold.
     conn.execute(
@@ -147,13 +147,12 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
         assert row is not None
         return row[0], row[1]
 
-    request = (
-        f"GET /api/v1/batches/{batch_id}/calls.csv HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
-    )
+    path = f"/api/v1/batches/{batch_id}/calls.csv"
+    requests = [f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode() for key in keys]
     with gunicorn(tmp_path, database_url) as port:
         readers = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(14)]
-        for reader in readers:
-            reader.sendall(request)
+        for number, reader in enumerate(readers):
+            reader.sendall(requests[number % 2])
         for reader in readers:
             assert reader.recv(1000).startswith(b"HTTP/1.1 200")
         # Who reads slowly holds none either: there are more readers than connections.
@@ -168,5 +167,5 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
         readers[13].close()
         eventually(lambda: connections()[1] == 0)
         with socket.create_connection(("127.0.0.1", port), timeout=60) as again:
-            again.sendall(request)
+            again.sendall(requests[0])
             assert again.recv(1000).startswith(b"HTTP/1.1 200")

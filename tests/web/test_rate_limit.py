@@ -16,6 +16,7 @@ from receiver.web import rate_limit
 from receiver.web.rate_limit import RateLimits, TokenBuckets, client_address
 from receiver.web.services import Services
 from tests.web.asking import problem_of, results_path
+from tests.web.browsing import visitor
 from tests.web.conftest import patient_app
 
 PER_MINUTE = 30
@@ -118,6 +119,19 @@ def test_every_address_of_the_api_counts(reader: FlaskClient) -> None:
     for number in range(PER_MINUTE):
         reader.get(("/api/v1/callbacks", "/api/v1/batches/99", "/api/v1/summary")[number % 3])
     assert ask(reader, 1) == [429]
+
+
+def test_sessions_count_as_requests_with_their_key(app: Flask, conn: Connection) -> None:
+    browser = visitor(app, conn, "read", "Ana")
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {browser.key}"
+    asked = [browser.client.get("/batches").status_code for _ in range(PER_MINUTE // 2)]
+    asked += ask(client, PER_MINUTE - PER_MINUTE // 2)
+    assert set(asked) == {200}
+    assert ask(client, 1) == [429]
+    refused = browser.client.get("/batches")
+    assert refused.status_code == 429 and "30 times a minute" in refused.text
+    assert browser.client.get("/login").status_code in (303, 429)
 
 
 # By address ---------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from receiver.web.dashboard.session import (
     zone,
 )
 from receiver.web.problems import Problem
+from receiver.web.services import services
+from receiver.web.turns import take_turn
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -56,6 +58,7 @@ def page(
                 if signed_in_key() is None:
                     return _to_sign_in()
                 key = current_key()
+                take_turn(services().turns, key.key_id)
                 if not key.allows(scope):
                     raise Problem(
                         "forbidden",

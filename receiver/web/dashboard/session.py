@@ -125,7 +125,10 @@ def _end() -> None:
 
 
 def signed_in_key() -> ApiKey | None:
-    """The key of this request's session, if it still holds; looked up in the database. Raises DatabaseUnavailable."""
+    """The key of this request's session, if it still holds; looked up in the database.
+
+    It counts as a request with the key. Raises Problem (429) where these are too many, and DatabaseUnavailable.
+    """
     session_id, prefix, until = session.get("id"), session.get("key"), session.get("until")
     if not isinstance(prefix, str) or not isinstance(until, int) or until <= time.time():
         return None
@@ -134,7 +137,13 @@ def signed_in_key() -> ApiKey | None:
     with reading(services().pool) as conn:
         found = get_key_of_session(conn, prefix, session_id)
         setattr(g, _ZONES, zones_of(conn))
-    g.api_key = key = None if found is None else found[0]
+    if found is None:
+        g.api_key = None
+        return None
+    key, digest = found
+    if (limits := services().rate_limits) is not None:
+        limits.count_request(digest)
+    g.api_key = key
     return key
 
 

@@ -1,0 +1,146 @@
+"""One key has at most eight requests in progress; further ones wait, and are refused after ten seconds."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from flask import Flask
+
+from receiver.database.api_keys import create_key
+from receiver.database.pool import Connection
+from receiver.web import in_progress
+from receiver.web.in_progress import MOST_IN_PROGRESS, SharedCounts, Turns
+from receiver.web.services import Services
+from tests.factories import make_batch
+from tests.waiting import PATIENCE_SECONDS, eventually
+from tests.web.asking import problem_of
+from tests.web.browsing import visitor
+from tests.web.conftest import ClientFor
+from tests.web.gunicorn import gunicorn_process
+
+
+def test_turns_of_a_key_are_eight_and_those_of_another_key_its_own() -> None:
+    turns = Turns(SharedCounts(slots=2), wait_seconds=0)
+    assert [turns.take(7) for _ in range(MOST_IN_PROGRESS + 1)] == [True] * MOST_IN_PROGRESS + [False]
+    assert turns.take(8)
+    turns.give_back(7)
+    assert turns.take(7) and not turns.take(7)
+
+
+def test_turns_are_counted_over_all_processes_and_end_with_theirs() -> None:
+    counts = SharedCounts(slots=3)
+    pids = []
+    for slot in (1, 2):
+        read, write = os.pipe()
+        if (pid := os.fork()) == 0:
+            counts.claim(slot)
+            taken = sum(counts.add(7) for _ in range(5))
+            os.write(write, bytes([taken]))
+            os._exit(0)
+        pids.append(pid)
+        assert os.read(read, 1) == bytes([5 if slot == 1 else 3])
+        os.close(read)
+        os.close(write)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert not counts.add(7)
+    counts.clear(1)
+    assert [counts.add(7) for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_requests_that_wait_get_their_turn_in_the_order_they_came() -> None:
+    turns = Turns(SharedCounts(slots=1, most=1), wait_seconds=PATIENCE_SECONDS)
+    assert turns.take(7)
+    got: list[int] = []
+
+    def wait(number: int) -> None:
+        assert turns.take(7)
+        got.append(number)
+        turns.give_back(7)
+
+    threads = []
+    for number in range(5):
+        threads.append(threading.Thread(target=wait, args=[number]))
+        threads[-1].start()
+        eventually(lambda: len(turns._waiting.get(7, ())) == len(threads))
+    turns.give_back(7)
+    for thread in threads:
+        thread.join()
+    assert got == list(range(5)) and not turns._waiting
+
+
+@pytest.fixture
+def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
+    """The app's turns, for which nobody waits."""
+    services: Services = app.extensions["receiver"]
+    monkeypatch.setattr(services.turns, "_wait_seconds", 0.0)
+    yield services.turns
+
+
+def test_ninth_request_is_refused_and_each_answer_gives_its_turn_back(
+    client_for: ClientFor, conn: Connection, impatient: Turns
+) -> None:
+    batch_id = make_batch(conn)
+    reader, other = client_for("read"), client_for("queue")
+    file = f"/api/v1/batches/{batch_id}/calls.csv"
+    held = [reader.get(file, buffered=False) for _ in range(MOST_IN_PROGRESS)]  # nobody takes their last byte
+    refused = reader.get("/api/v1/batches")
+    assert problem_of(refused, 429, "rate_limited")["detail"].startswith("This key has 8 requests in progress")
+    assert refused.headers["Retry-After"] == "1"
+    assert other.get("/api/v1/batches").status_code == 200
+    held.pop().close()
+    for asked in ("/api/v1/batches", "/api/v1/batches/0", "/api/v1/nothing", "/api/v1/batches?limit=x", file):
+        for _ in range(3):
+            assert reader.get(asked).status_code in (200, 404, 422)
+            assert reader.head(asked).status_code in (200, 404, 422)
+    for answer in held:
+        answer.close()
+    assert not any(impatient._counts._memory)
+
+
+def test_pages_count_for_the_key_that_was_signed_in_with(app: Flask, conn: Connection, impatient: Turns) -> None:
+    browser = visitor(app, conn, "read", "Ana")
+    (key_id,) = conn.execute("select key_id from api_key where name = 'Ana'").fetchone() or (0,)
+    for _ in range(MOST_IN_PROGRESS):
+        assert impatient.take(key_id)
+    assert browser.client.get("/batches").status_code == 429
+    impatient.give_back(key_id)
+    assert browser.client.get("/batches").status_code == 200
+    for _ in range(MOST_IN_PROGRESS - 1):
+        impatient.give_back(key_id)
+
+
+def test_processes_of_a_machine_count_together(tmp_path: Path, conn: Connection, database_url: str) -> None:
+    """Twenty requests that take their time, at two web processes: never more than eight are in progress."""
+    batch_id = make_batch(conn, send=False)  # for whose answer a POST waits
+    assert batch_id
+    key = create_key(conn, "a queuer", "queue")
+    conn.commit()
+    with gunicorn_process(tmp_path, database_url, WEB_CONCURRENCY="2") as (_, port):
+        url = f"http://127.0.0.1:{port}/api/v1/batches"
+        statuses: list[int] = []
+
+        def queue(number: int) -> None:
+            csv = f"destination\n{6175550000 + number}\n"
+            answer = requests.post(
+                url,
+                files={"csv": ("a.csv", csv)},
+                data={"application_id": 7, "deployment_id": 3},
+                headers={"Authorization": f"Bearer {key}", "Prefer": "wait=30"},
+                timeout=3 * PATIENCE_SECONDS,
+            )
+            statuses.append(answer.status_code)
+
+        threads = [threading.Thread(target=queue, args=[number]) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    # Nobody sends them, so each of the eight waits 30 seconds; the others waited ten.
+    assert sorted(statuses) == [202] * MOST_IN_PROGRESS + [429] * (20 - MOST_IN_PROGRESS)
+    assert in_progress.WAIT_SECONDS == 10
