@@ -203,6 +203,17 @@ def reading(pool: Pool) -> Iterator[Connection]:
         yield conn
 
 
+@contextmanager
+def at_one_moment(pool: Pool) -> Iterator[Connection]:
+    """A connection from the pool all of whose reads see the database as it was at the first of them.
+
+    For pages whose figures must agree with each other. Raises as `connection`.
+    """
+    with reading(pool) as conn, conn.transaction():
+        conn.execute("set transaction isolation level repeatable read, read only")
+        yield conn
+
+
 def _set_autocommit(conn: Connection, on: bool) -> None:
     if conn.autocommit != on:  # to set what is so already costs 20 us
         conn.autocommit = on

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import psycopg
@@ -21,6 +22,7 @@ from receiver.database.pool import (
     Connection,
     DatabaseUnavailable,
     Pool,
+    at_one_moment,
     connect,
     full_conninfo,
     open_pool,
@@ -257,6 +259,15 @@ class Reader:
 
         Raises what it raises at the primary, and DatabaseUnavailable.
         """
+        return self._read(reading, lambda conn: read(conn, *given, **named))
+
+    def read_at_one_moment(self, read: Callable[[Connection], _Found]) -> _Found:
+        """As `read`, but all that is read with the connection is as it was at one moment."""
+        return self._read(at_one_moment, read)
+
+    def _read(
+        self, connected: Callable[[Pool], AbstractContextManager[Connection]], read: Callable[[Connection], _Found]
+    ) -> _Found:
         if self._replica is not None and self.came in (None, "replica"):
             fitness = "own_change" if self._own_change else self._replica.fitness()
             if not isinstance(fitness, float):
@@ -264,8 +275,8 @@ class Reader:
             else:
                 self.came, self.lag_seconds = "replica", max(self.lag_seconds, fitness)
                 try:
-                    with reading(self._replica.pool) as conn:
-                        return read(conn, *given, **named)
+                    with connected(self._replica.pool) as conn:
+                        return read(conn)
                 except NotFound:
                     self.came = "not_found"
                 except DatabaseUnavailable:
@@ -275,5 +286,5 @@ class Reader:
                     # Canceled, because replay was waiting for it (Postgres manual, 26.4.2); or not yet migrated.
                     # Where it is anything else, the primary says so, too.
                     self.came = "interrupted"
-        with reading(self._primary) as conn:
-            return read(conn, *given, **named)
+        with connected(self._primary) as conn:
+            return read(conn)

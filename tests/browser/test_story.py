@@ -56,6 +56,9 @@ def test_csv_becomes_calls_whose_results_are_followed_found_and_taken_away(
     page.evaluate("window.thisDocument = true")
     expect(page.locator("#balance .balance")).to_contain_text("11 rows: 3 skipped, 8 calls, 8 ended.")
     expect(page.locator("#live[hx-get]")).to_have_count(0)
+    # The list below the figures agrees with them, without being asked for again.
+    expect(page.locator("#calls tbody tr")).to_have_count(8)
+    expect(page.locator("#calls .badge-pending")).to_have_count(0)
     assert page.evaluate("window.thisDocument") is True
     with pytest.raises(TimeoutError):
         page.wait_for_event("request", polls, timeout=2500)

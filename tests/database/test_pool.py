@@ -19,10 +19,12 @@ from receiver.database.pool import (
     Connection,
     DatabaseUnavailable,
     Pool,
+    at_one_moment,
     connect,
     connection,
     full_conninfo,
     open_pool,
+    reading,
 )
 from receiver.errors import ReceiverError
 from tests.results.proxy import Proxy
@@ -65,6 +67,23 @@ def test_commits_are_durable_whatever_the_role_says(empty_database_url: str) -> 
         owner.execute(sql.SQL("alter role current_user in database {} set synchronous_commit = off").format(name))
     with connect(empty_database_url, name="receiver journal", autocommit=True) as conn:
         assert conn.execute("show synchronous_commit").fetchone() == ("on",)
+
+
+def test_all_reads_at_one_moment_agree(pool: Pool) -> None:
+    def count(conn: Connection) -> int:
+        return int((conn.execute("select count(*) from seen").fetchone() or (0,))[0])
+
+    with connection(pool) as conn:
+        conn.execute("create table seen (id int)")
+    with at_one_moment(pool) as reader:
+        assert count(reader) == 0
+        with connection(pool) as writer:
+            writer.execute("insert into seen values (1)")
+        assert count(reader) == 0
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), reader.transaction():
+            reader.execute("delete from seen")
+    with reading(pool) as conn:
+        assert count(conn) == 1
 
 
 def test_success_commits_and_an_error_rolls_back(pool: Pool) -> None:

@@ -72,9 +72,13 @@ def test_region_is_asked_for_again_until_nothing_more_will_come(reader_at: Brows
     assert "2 calls, 1 ended, 1 still out." in live and 'hx-trigger="every 2s"' in live
     assert broken_rules(live, whole=False) == []
     assert live.strip().startswith('<div id="live"')
+    assert re.findall(r"badge-(\w+)", live.partition('id="calls-list"')[2]) == ["completed", "pending"]
     deliver(conn, batch_id, result_body(phone_number(1)))
     last = reader_at.get(f"/batches/{batch_id}/live", 286)
     assert "2 calls, 2 ended." in last and "hx-trigger" not in last
+    assert re.findall(r"badge-(\w+)", last.partition('id="calls-list"')[2]) == ["completed", "completed"]
+    narrowed = reader_at.get(f"/batches/{batch_id}/live?outcome=failed", 286)
+    assert 'data-shown="outcome=failed"' in narrowed and "No call matches." in narrowed
     assert 'hx-trigger="every' not in reader_at.get(f"/batches/{batch_id}").split('id="calls"')[0]
 
 

@@ -8,12 +8,13 @@ import re
 from io import BytesIO, StringIO
 
 import pytest
+from flask import Flask
 
 from receiver.database.pool import Connection
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
 from tests.factories import deliver, make_batch, phone_number, result_body
-from tests.web.browsing import Browser, text_of
+from tests.web.browsing import Browser, text_of, visitor
 from tests.web.page_rules import HOSTILE, broken_rules, numbers, rows_on
 
 
@@ -42,8 +43,8 @@ NARROWED = {
     "after=58": [59, 60],
     "after=58&outcome=completed": [60],
     "after=9999999999999999999999": [],
-    "after=-5&outcome=failed": [2],
-    "state=nonsense&outcome=failed&search=unknown": [2],
+    "after=0&outcome=failed": [2],
+    "state=&outcome=&search=&after=": list(range(1, 51)),
 }
 
 
@@ -54,6 +55,34 @@ def test_calls_are_narrowed(reader_at: Browser, mixed: int) -> None:
         assert broken_rules(page) == [], query
         found[query] = rows_on(page)
     assert found == NARROWED
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [("state=nonsense", "state"), ("outcome=odd", "outcome"), ("after=-5", "page"), ("search=abc", "Search for")],
+)
+def test_address_that_cannot_be_shown_says_so_and_shows_no_calls(
+    reader_at: Browser, mixed: int, query: str, word: str
+) -> None:
+    for more in ("", "&outcome=failed"):
+        page = reader_at.get(f"/batches/{mixed}?{query}{more}")
+        assert rows_on(page) == [] and "No call matches" not in page
+        assert word in text_of(page.partition('id="calls-list"')[2])
+        assert broken_rules(page) == []
+    reader_at.get(f"/batches/99?{query}", 404)
+
+
+def test_link_to_a_search_shows_no_calls_to_whoever_did_not_search(
+    app: Flask, conn: Connection, queuer_at: Browser, mixed: int
+) -> None:
+    address = queuer_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number="6175550001").location
+    path = address.removesuffix("#calls")
+    assert rows_on(queuer_at.get(path)) == [2]
+    other = visitor(app, conn, "admin", "another person")
+    page = other.get(path)
+    assert rows_on(page) == []
+    assert "This address asks for the calls to one number." in text_of(page)
+    assert "Show all calls" in text_of(page)
 
 
 def test_calls_are_paged_and_keep_their_filter(reader_at: Browser, mixed: int) -> None:
@@ -97,7 +126,7 @@ def test_searches_of_several_tabs_do_not_mix_and_the_oldest_is_forgotten(queuer_
     ]
     found = [rows_on(queuer_at.get(address.removesuffix("#calls"))) for address in addresses]
     assert found[2:] == [[3], [4], [5], [6], [7]]
-    assert len(found[0]) == len(found[1]) == 50  # an unknown search narrows nothing
+    assert found[:2] == [[], []]
     empty = queuer_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number="  ")
     assert "search" not in empty.location
 

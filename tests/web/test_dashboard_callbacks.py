@@ -75,8 +75,10 @@ NARROWED = {
     "state=applied": [0],
     "state=waiting": [],
     "batch_id=99": [],
-    "state=nonsense&reason=malformed_json": [5, 4, 3, 2, 1],
-    "batch_id=x&before=-1": [5, 4, 3, 2, 1],
+    "state=nonsense&reason=malformed_json": [],
+    "batch_id=nonsense": [],
+    "state=any&before=nonsense": [],
+    "batch_id=x&before=-1": [],
 }
 
 

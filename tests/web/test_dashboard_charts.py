@@ -123,6 +123,16 @@ def test_series_without_results_says_so() -> None:
     assert text_of(series([])) == text_of(series(points_of({}, {}))) == "No results yet."
 
 
+def test_chart_says_where_it_is_not_drawn_by_what_was_asked_for() -> None:
+    two_days, a_month, a_year = (points_of(*({"completed": 1} for _ in range(size))) for size in (49, 720, 365))
+    assert "Not by" not in series(two_days)
+    drawn = text_of(series(a_month))
+    assert "One bar for each day, UTC. Not by the hour: that would be 720 bars. Up to 2 days are drawn" in drawn
+    days = [{**point, "at": NOON + timedelta(days=index)} for index, point in enumerate(a_year)]
+    drawn = text_of(series(days, "day"))
+    assert "One bar for each month, UTC. Not by the day: that would be 365 bars." in drawn
+
+
 @pytest.mark.parametrize("days", [0, 1, 4, 11, 20, 60, 400])
 def test_any_length_of_hours_becomes_few_bars_of_the_same_total(days: int) -> None:
     points = points_of(*({"completed": hour % 7, "failed": 1} for hour in range(days * 24 + 1)))

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response
 from flask.views import MethodView
 
-from receiver.database.pool import reading
+from receiver.database.pool import at_one_moment
 from receiver.queueing.destination import candidates
 from receiver.summary.call_json import call_json
 from receiver.summary.callbacks import list_callbacks_of_call
@@ -47,7 +47,7 @@ class OneCall(MethodView):
     @blueprint.doc(operationId="get_call")
     def get(self, batch_id: int, row: int) -> Response:
         """One call with all its events, and every callback received for it"""
-        with reading(services().pool) as conn:
+        with at_one_moment(services().pool) as conn:
             call = get_call(conn, batch_id, row)
             callbacks = list_callbacks_of_call(conn, batch_id, row)
         received = [{name: getattr(each, name) for name in ("id", "received_at", "state")} for each in callbacks]

@@ -3,8 +3,8 @@
 What changes while calls are out stands in one region of the page. htmx asks for it every two seconds as long as
 somebody looks (static/app.js lets nobody ask for a page that is hidden), until a 286 says that no more will come. It
 is merged into the page node by node (static/live.js), so that scroll, focus, selection and what was unfolded stay. A
-poll that finds nothing new costs one read of counters and is answered 204. The calls stand outside of it: a list
-that moves while it is read is no help.
+poll that finds nothing new costs one read of counters and is answered 204. The answer also has the list of calls that
+the page shows, read at the same moment: else calls would be pending below figures that say that all have ended.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MOST_IN_DOUBT = 3
 
 PAGE_SUBMISSIONS, PAGE_IN_DOUBT = 50, 20
 
-LONGEST_HOURS = timedelta(days=4)
+LONGEST_HOURS = timedelta(days=2)
 """Results that came within this time are shown by the hour, others by the day."""
 
 FEW_CALLS = 20_000
@@ -95,57 +95,60 @@ def batch(batch_id: int) -> str:
         found = get_batch(conn, batch_id, with_submissions=False)
         return _progress(conn, found, count_submissions(conn, batch_id)), read_calls(conn, batch_id)
 
-    progress, calls = reader().read(look)
+    progress, calls = reader().read_at_one_moment(look)
     return render_template("batch.html", **_shown(progress), calls=calls)
 
 
 @page("/batches/<int:batch_id>/live", scope="read")
 def batch_live(batch_id: int) -> Response:
-    """The region of a batch's page that changes while calls are out."""
+    """What changes on a batch's page while calls are out: the live region, and the calls that the query asks for."""
 
-    def look(conn: Connection) -> Progress | None:
+    def look(conn: Connection) -> tuple[Progress, CallsPage] | None:
         found = get_batch(conn, batch_id, with_submissions=False)
         submissions = count_submissions(conn, batch_id)
         if _is_live(found) and request.args.get("seen") == _digest(found, submissions):
             return None
-        return _progress(conn, found, submissions)
+        return _progress(conn, found, submissions), read_calls(conn, batch_id)
 
-    progress = reader().read(look)
-    if progress is None:
+    seen = reader().read_at_one_moment(look)
+    if seen is None:
         return Response(status=204)
-    return make_response(
-        render_template("batch_live.html", **_shown(progress)), 200 if progress.is_live else NO_MORE_POLLS
+    progress, calls = seen
+    content = render_template("batch_live.html", **_shown(progress)) + render_template(
+        "batch_calls_list.html", **_shown(progress), calls=calls
     )
+    return make_response(content, 200 if progress.is_live else NO_MORE_POLLS)
 
 
 @page("/batches/<int:batch_id>/attempts", scope="read")
 def batch_attempts(batch_id: int) -> str:
     """How many calls took one attempt, two, three …"""
-    found = reader().read(get_batch, batch_id, with_submissions=False)
-    attempts = reader().read(count_by_attempts, batch_id)
+
+    def look(conn: Connection) -> tuple[Batch, dict[int | None, int]]:
+        return get_batch(conn, batch_id, with_submissions=False), count_by_attempts(conn, batch_id)
+
+    found, attempts = reader().read_at_one_moment(look)
     return render_template("batch_attempts.html", batch=found, attempts=attempts, wording=wording)
 
 
 @page("/batches/<int:batch_id>/submissions", scope="read")
 def batch_submissions(batch_id: int) -> str:
     """All submissions of a batch, those that need a person first."""
-    after = request.args.get("after", default=0, type=int)
-    found = reader().read(get_batch, batch_id, with_submissions=False)
-    counted = reader().read(count_submissions, batch_id)
-    in_doubt = reader().read(list_submissions_in_doubt, batch_id, PAGE_IN_DOUBT) if after <= 0 else []
-    submissions = reader().read(list_submissions, batch_id, PAGE_SUBMISSIONS + 1, min(max(after, 0), 2**31 - 1))
-    more = len(submissions) > PAGE_SUBMISSIONS
-    return render_template(
-        "batch_submissions.html",
-        batch=found,
-        counted=counted,
-        in_doubt=in_doubt,
-        submissions=submissions[:PAGE_SUBMISSIONS],
-        more=more,
-        after=after,
-        resolutions=reader().read(list_resolutions, batch_id) if after <= 0 else [],
-        wording=wording,
-    )
+    after = min(max(request.args.get("after", default=0, type=int), 0), 2**31 - 1)
+
+    def look(conn: Connection) -> dict[str, Any]:
+        submissions = list_submissions(conn, batch_id, PAGE_SUBMISSIONS + 1, after)
+        return {
+            "batch": get_batch(conn, batch_id, with_submissions=False),
+            "counted": count_submissions(conn, batch_id),
+            "in_doubt": [] if after else list_submissions_in_doubt(conn, batch_id, PAGE_IN_DOUBT),
+            "submissions": submissions[:PAGE_SUBMISSIONS],
+            "more": len(submissions) > PAGE_SUBMISSIONS,
+            "resolutions": [] if after else list_resolutions(conn, batch_id),
+        }
+
+    shown = reader().read_at_one_moment(look)
+    return render_template("batch_submissions.html", **shown, after=after, wording=wording)
 
 
 def _progress(conn: Connection, found: Batch, submissions: dict[SubmissionState, int]) -> Progress:

@@ -46,10 +46,18 @@ class CallsPage:
     number: str | None
     after: int
     next_after: int | None
+    not_understood: tuple[str, ...] = ()
+    """What the address asks for and cannot be shown, in sentences. Then no calls are shown, rather than all."""
 
     @property
     def filtered(self) -> bool:
         return self.state is not None or self.outcome is not None or self.number is not None
+
+    @property
+    def query(self) -> dict[str, str | int]:
+        """What is shown, as its address says it."""
+        asked = {"state": self.state, "outcome": self.outcome, "search": self.search, "after": self.after}
+        return {name: value for name, value in asked.items() if value}
 
     def address(self, batch_id: int, **changed: str | int | None) -> str:
         """This page's address with something about it changed; None takes it out."""
@@ -58,12 +66,39 @@ class CallsPage:
 
 
 def read_calls(conn: Connection, batch_id: int) -> CallsPage:
-    """The calls that this request's query asks for. What it says that is no state and no outcome is passed over."""
-    state = cast("CallState | None", _one_of(CALL_STATES, request.args.get("state")))
-    outcome = cast("Outcome | None", _one_of(OUTCOMES, request.args.get("outcome")))
-    search = request.args.get("search")
+    """The calls that this request's query asks for; none, if it asks for something that cannot be shown."""
+    state, outcome = request.args.get("state") or None, request.args.get("outcome") or None
+    search, after = request.args.get("search") or None, request.args.get("after") or "0"
     number = _searches().get(search) if search else None
-    after = min(max(request.args.get("after", default=0, type=int), 0), 2**31 - 1)
+    not_understood = []
+    if state not in (None, *CALL_STATES):
+        not_understood.append("This address asks for calls in a state that does not exist.")
+    if outcome not in (None, *OUTCOMES):
+        not_understood.append("This address asks for calls with an outcome that does not exist.")
+    if not (after.isascii() and after.isdigit() and int(after[:11]) < 2**31):
+        not_understood.append("This address asks for a page of the list that does not exist.")
+    if search and number is None:
+        not_understood.append(
+            "This address asks for the calls to one number. The number is not in the address, and only the browser that"
+            " searched for it knows it, for as long as it is signed in. Search for the number again."
+        )
+    if not_understood:
+        get_default_region(conn, batch_id)  # raises NotFound
+        return CallsPage([], None, None, None, None, 0, None, tuple(not_understood))
+    return _read_calls(
+        conn, batch_id, cast("CallState | None", state), cast("Outcome | None", outcome), search, number, int(after)
+    )
+
+
+def _read_calls(
+    conn: Connection,
+    batch_id: int,
+    state: CallState | None,
+    outcome: Outcome | None,
+    search: str | None,
+    number: str | None,
+    after: int,
+) -> CallsPage:
     numbers = None if number is None else candidates(number, get_default_region(conn, batch_id))
     wanted = CallFilter(state, outcome, numbers)
     found, more = list_calls(conn, batch_id, wanted, PAGE_CALLS, after, with_events=False)
@@ -119,10 +154,6 @@ def _unkept(answer: Response) -> Response:
     """A file of people's numbers, of which no cache keeps a copy."""
     answer.headers["Cache-Control"] = "no-store"
     return answer
-
-
-def _one_of(names: tuple[str, ...], text: str | None) -> str | None:
-    return text if text in names else None
 
 
 def _searches() -> dict[str, str]:

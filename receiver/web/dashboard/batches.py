@@ -54,10 +54,13 @@ def batches() -> str:
     try:
         position = read_cursor("batches", filters.texts.get("cursor") or None, 1)
     except InvalidInput:
-        # An old address: better the first page than none.
+        filters.faults["cursor"] = "This address asks for a page of the list that does not exist."
         position = None
     before = position[0] if position else None
-    found = reader().read(list_batches, wanted, PAGE_BATCHES + 1, before, with_submissions=False)
+    # A list that passed over a filter would be taken for what was asked for.
+    found = (
+        [] if filters.faults else reader().read(list_batches, wanted, PAGE_BATCHES + 1, before, with_submissions=False)
+    )
     query = {key: text for key, text in filters.texts.items() if text and key != "cursor"}
     older = None
     if len(found) > PAGE_BATCHES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import render_template
 from markupsafe import Markup
 
-from receiver.database.pool import connection
+from receiver.database.pool import at_one_moment
 from receiver.summary.batches import get_batch
 from receiver.summary.callbacks import list_callbacks_of_call
 from receiver.summary.calls import Call, get_call
@@ -29,7 +29,7 @@ MARKUP_CHARACTERS = 60
 @page("/batches/<int:batch_id>/calls/<int:row>", scope="read")
 def call(batch_id: int, row: int) -> str:
     """One call."""
-    with connection(services().pool) as conn:
+    with at_one_moment(services().pool) as conn:
         found = get_call(conn, batch_id, row)
         batch = get_batch(conn, batch_id, with_submissions=False)
         callbacks = list_callbacks_of_call(conn, batch_id, row)

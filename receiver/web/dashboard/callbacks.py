@@ -48,16 +48,25 @@ def callbacks() -> str:
     states = (wanted,) if wanted is not None or state == ANY else NEED_A_LOOK
     reason = request.args.get("reason", "")[:100] if wanted in NEED_A_LOOK else ""
     batch_id, before = _id("batch_id"), _id("before")
+    not_understood = [
+        sentence
+        for name, known, sentence in (
+            ("state", wanted is not None or state == ANY, "This address asks for a state that does not exist."),
+            ("batch_id", batch_id is not None, "A batch is a whole number."),
+            ("before", before is not None, "This address asks for a page of the list that does not exist."),
+        )
+        if request.args.get(name) and not known
+    ]
 
     def look(conn: Connection) -> tuple[dict[CallbackState, dict[str, int]], list[Callback]]:
         found: list[Callback] = []
-        for name in states:
+        for name in () if not_understood else states:
             found += list_callbacks(
                 conn, PAGE_CALLBACKS + 1, state=name, reason=reason or None, batch_id=batch_id, before=before
             )
         return {name: count_by_reason(conn, name) for name in NEED_A_LOOK}, found
 
-    reasons, found = reader().read(look)
+    reasons, found = reader().read_at_one_moment(look)
     found.sort(key=lambda callback: -callback.id)
     return render_template(
         "callbacks.html",
@@ -68,6 +77,7 @@ def callbacks() -> str:
         state=ANY if state == ANY else wanted,
         reason=reason,
         batch_id=batch_id,
+        not_understood=not_understood,
         states=(*CALLBACK_STATES, ANY),
         newest_counted=NEWEST_COUNTED,
         counted_in_part=any(sum(counted.values()) >= NEWEST_COUNTED for counted in reasons.values()),

@@ -23,7 +23,7 @@ from markupsafe import Markup, escape
 
 from receiver.model import OUTCOMES, Outcome
 from receiver.summary.series import Interval
-from receiver.web.dashboard.intervals import Bar, bars_of
+from receiver.web.dashboard.intervals import MOST_BARS, Bar, bars_of
 from receiver.web.dashboard.wording import balance_sentence, counted, number, outcomes_sentence
 
 # What a row can have come to, in the order of drawing: its class, and the top and height of its mark. The marks
@@ -93,6 +93,8 @@ def stacked_series(
     if not any(point["final"] for point in points):
         return Markup('<p class="chart-empty">No results yet.</p>')
     bars, unit = bars_of(points, interval, ZoneInfo(time_zone))
+    # Never silently: whoever chose hours must not take days for them.
+    instead = "" if unit == interval else _instead(interval, unit, len(points))
     present = [outcome for outcome in OUTCOMES if any(bar.counts[outcome] for bar in bars)]
     top = _round_up(max(bar.final for bar in bars))
     total = sum(bar.final for bar in bars)
@@ -115,8 +117,16 @@ def stacked_series(
     )
     return Markup(  # noqa: S704 our own words and numbers only
         f'<figure class="chart" id="{key}">{drawing}<figcaption>{_legend(bars, present, key)}'
-        f'<p class="chart-note">One bar for each {unit}, {escape(time_zone)}.</p></figcaption>'
+        f'<p class="chart-note">One bar for each {unit}, {escape(time_zone)}.{instead}</p></figcaption>'
         f"{_table(bars, present, key)}</figure>"
+    )
+
+
+def _instead(interval: Interval, unit: str, points: int) -> str:
+    most = f"{MOST_BARS // 24} days" if interval == "hour" else f"{MOST_BARS} days"
+    return (
+        f" <strong>Not by the {interval}</strong>: that would be {number(points)} bars. Up to {most} are drawn by the"
+        f" {interval}."
     )
 
 

@@ -12,6 +12,7 @@ from receiver.model import OUTCOMES
 from receiver.summary.series import Interval
 
 MOST_BARS = 48
+"""Two days of hours."""
 
 
 @dataclass(frozen=True, slots=True)

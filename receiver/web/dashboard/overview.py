@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from flask import render_template, request
+from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
@@ -24,7 +25,7 @@ from receiver.web.services import services
 DAYS = 30
 """Of so many, batches are added up and results drawn where the address names none."""
 
-HOURLY_DAYS = 3
+HOURLY_DAYS = 2
 """So few days are shown by the hour."""
 
 RUNNING = 5
@@ -71,10 +72,13 @@ def overview() -> str:
         figures = attention if shown == asked_for else get_attention(conn, shown)
         return get_liveness(conn), attention, figures, running, points
 
-    alive, attention, figures, running, points = reader().read(look)
-    chart = stacked_series(
-        points, interval=interval, time_zone=time_zone(), key="results", title="Results by the time they came in"
-    )
+    alive, attention, figures, running, points = reader().read_at_one_moment(look)
+    if "interval" in filters.faults:
+        chart = Markup('<p class="chart-empty">Not drawn: see “Results by” above.</p>')
+    else:
+        chart = stacked_series(
+            points, interval=interval, time_zone=time_zone(), key="results", title="Results by the time they came in"
+        )
     return render_template(
         "overview.html",
         alive=alive,

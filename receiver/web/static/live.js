@@ -58,8 +58,14 @@
     isInlineSwap: function (style) { return style === "merge"; },
     handleSwap: function (style, target, fragment) {
       if (style !== "merge") { return false; }
-      var answer = fragment.nodeType === Node.ELEMENT_NODE ? fragment : fragment.firstElementChild;
-      if (answer && answer.id === target.id) { merge(target, answer); }
+      var answers = fragment.nodeType === Node.ELEMENT_NODE ? [fragment] : Array.from(fragment.children);
+      answers.forEach(function (answer) {
+        var place = answer.id === target.id ? target : document.getElementById(answer.id);
+        // Something else may have been chosen to be shown since this was asked for.
+        if (!place || place.dataset.shown !== answer.dataset.shown) { return; }
+        merge(place, answer);
+        if (place !== target) { htmx.process(place); }
+      });
       return [];
     }
   });
