@@ -51,7 +51,7 @@ from receiver.queueing.sender import (
     see_worker,
 )
 from receiver.results.journal import forget_writers
-from receiver.results.settler import GROUP_CALLBACKS, Settler
+from receiver.results.settler import Settler
 from receiver.results.token import ResultTokens, result_url
 from receiver.results.upkeep import POLLERS, Upkeep
 
@@ -295,7 +295,7 @@ class _Settling:
 
     def step(self) -> float:
         settled = self._settler.settle_group()
-        if settled == GROUP_CALLBACKS:
+        if self._settler.behind:
             return 0.0
         self._pause = GATHER_SECONDS if settled else min(self._pause * 1.5, IDLE_SECONDS)
         return self._pause

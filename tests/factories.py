@@ -18,7 +18,8 @@ from receiver.queueing.answer import Answer
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.sender import Outgoing, claim_submission, record_answer, register_worker
 from receiver.results.journal import Callback, Group, write_group
-from receiver.results.settlement import claim_waiting, settle
+from receiver.results.settlement import settle
+from receiver.results.stored import claim_waiting
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.verify import verify
 

@@ -76,13 +76,20 @@ class CallDetails(NamedTuple):
 
     @property
     def result_key(self) -> bytes:
-        """16 bytes. Two callbacks for one call with equal keys have the same result, in whatever format.
+        """See `result_key_of`."""
+        return result_key_of(self.provider_status, self.attempts, self.duration_seconds, self.last_event_at)
 
-        A digest, so that it can be stored in little space and does not contain text from outside.
-        """
-        at = self.last_event_at.timestamp() if self.last_event_at is not None else None
-        said = f"{self.attempts} {self.duration_seconds} {at} {canonical(self.provider_status)}"
-        return blake2b(said.encode(), digest_size=16).digest()
+
+def result_key_of(
+    provider_status: str, attempts: int | None, duration_seconds: int | None, last_event_at: datetime | None
+) -> bytes:
+    """16 bytes. Two callbacks for one call with equal keys have the same result, in whatever format.
+
+    A digest, so that it can be stored in little space and does not contain text from outside.
+    """
+    at = last_event_at.timestamp() if last_event_at is not None else None
+    said = f"{attempts} {duration_seconds} {at} {canonical(provider_status)}"
+    return blake2b(said.encode(), digest_size=16).digest()
 
 
 def read_call_details(body: bytes, content_type: str, content_encoding: str = "") -> CallDetails:

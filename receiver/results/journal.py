@@ -55,9 +55,9 @@ with claimed as (
     select posted.* from claimed, unnest(
         %(batch_id)b::bigint[], %(submission_no)b::integer[], %(received_at)b::timestamptz[],
         %(content_type)b::text[], %(content_encoding)b::text[], %(packing)b::smallint[], %(body)b::bytea[]) as posted
-    returning callback_id, batch_id, received_at
+    returning callback_id, batch_id, received_at, octet_length(body)
 )
-insert into waiting (callback_id, batch_id, received_at) select * from stored
+insert into waiting (callback_id, batch_id, received_at, body_bytes) select * from stored
 """
 
 

@@ -21,7 +21,8 @@ from receiver.results.field_values import storable
 from receiver.results.journal import BODY_BYTES
 from receiver.results.packing import pack
 from receiver.results.polls import Poll, claim_poll, end_poll, pause_polls, put_off
-from receiver.results.settlement import get_stored, settle
+from receiver.results.settlement import settle
+from receiver.results.stored import get_stored
 
 SHORTEST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
 
@@ -87,7 +88,7 @@ def _take(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
             (poll.batch_id, poll.submission_no, received_at, content_type, *pack(got.body)),
         ).fetchone()
         assert row is not None  # noqa: S101 an insert without conflict clause returns its row
-        settle(conn, get_stored(conn, poll.batch_id, [row[0]]))
+        settle(conn, get_stored(conn, [(poll.batch_id, row[0])]))
         if not _is_outstanding(conn, poll):
             end_poll(conn, poll)
             return Polled.RESULT, ""

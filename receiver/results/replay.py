@@ -18,7 +18,8 @@ from receiver.model import CallbackState
 from receiver.results.call_details import UnreadableBody, read_call_details
 from receiver.results.counters import Deltas
 from receiver.results.journal import ERASED_BODY
-from receiver.results.settlement import find_rows, get_stored, settle
+from receiver.results.settlement import find_rows, settle
+from receiver.results.stored import get_stored
 
 REPLAY_CALLBACKS = 1000
 """How many callbacks are settled again in one transaction."""
@@ -124,7 +125,7 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
         together = _decided_together(conn, batch_id, callback_ids)
         before = _standing(conn, batch_id, together)
         _take_back(conn, batch_id, before)
-        settle(conn, get_stored(conn, batch_id, list(before)))
+        settle(conn, get_stored(conn, [(batch_id, callback_id) for callback_id in before]))
         after = _standing(conn, batch_id, list(before))
         if any(old[2] is not None and after[callback_id][2] is None for callback_id, old in before.items()):
             _recount_times(conn, batch_id)
@@ -170,7 +171,7 @@ def _decided_together(conn: Connection, batch_id: int, callback_ids: set[int]) -
 
 def _of_same_calls(conn: Connection, batch_id: int, callback_ids: list[int]) -> set[int]:
     named = []
-    for stored in get_stored(conn, batch_id, callback_ids):
+    for stored in get_stored(conn, [(batch_id, callback_id) for callback_id in callback_ids]):
         with suppress(UnreadableBody):
             details = read_call_details(stored.body, stored.content_type, stored.content_encoding)
             named.append((stored, details.phone_number))

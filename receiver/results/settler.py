@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
-import time
-from collections import deque
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from uuid import UUID, uuid4
 
 import psycopg
 
 from receiver.database.locks import share_results
 from receiver.database.measured import Measurements
-from receiver.database.pool import GAVE_WAY, DatabaseUnavailable, Pool, connection
+from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable, Pool, connection, reading
 from receiver.logs import about
-from receiver.results.settlement import claim_waiting, set_aside_unsettled, settle
-
-GROUP_CALLBACKS = 500
-"""How many callbacks one transaction settles."""
-
-WHOLE_LOOK_SECONDS = 2.0
-"""How often the queue is looked through from its very beginning."""
-
-STRAGGLER_SECONDS = 1.0
-"""How long after its neighbours a callback may be committed and still be found by the next look. Ids are given before
-the commit, and web processes commit beside each other."""
+from receiver.results.bodies import Read, read_bodies
+from receiver.results.groups import LeftGroup, forget_group, halve_group, list_left_groups, mark_group
+from receiver.results.lanes import GROUP_BYTES, Lanes
+from receiver.results.settlement import set_aside_unsettled, settle, settle_read
+from receiver.results.stored import Stored, Waiting, count_waiting, get_stored, lock_waiting_ids, remove_waiting
 
 SETTLE = "settle"
 """What the times from received to settled are measured as."""
+
+READING_SECONDS = 120.0
+"""After this time in the bodies of one group, which takes half a second, the process ends: the group then counts as one
+that killed its settler."""
+
+ALONE_TRIES = 2
+"""How often a callback that is alone in its group may kill its settler before it is filed as unreadable."""
 
 _TRIES = 5
 
@@ -39,72 +43,137 @@ class Settler:
     def __init__(self, pool: Pool, measurements: Measurements | None = None) -> None:
         self._pool = pool
         self._measurements = measurements
-        # When a group was claimed, and its lowest id: a look from where we were STRAGGLER_SECONDS ago spares walking
-        # over what was settled but not vacuumed, each whole look finds those that were committed later still.
-        self._claimed: deque[tuple[float, int]] = deque()
-        self._whole_look_at = 0.0
+        self._group_id = uuid4()
+        self._lanes = Lanes()
+        self._working_on: list[Waiting] = []
+        self.behind = False
+        """Whether more waited than the latest group could take."""
 
     def settle_group(self) -> int:
-        """Settle up to GROUP_CALLBACKS; returns how many. Raises DatabaseUnavailable."""
-        floor = self._look_from(time.monotonic())
+        """Settle the next group; returns how many callbacks it had. Raises DatabaseUnavailable."""
         for _ in range(_TRIES):
+            self._working_on, self.behind = [], False
             try:
-                return self._settle(GROUP_CALLBACKS, floor)
+                return self._settle_next()
             except GAVE_WAY:
-                continue  # another worker was in the way; nothing was written
+                self._lanes = Lanes()  # another worker was in the way; nothing was written
             except DatabaseUnavailable:
+                self._lanes = Lanes()
                 raise
             except Exception:
+                if not self._working_on:
+                    raise
                 log.exception(
                     "a group of callbacks could not be settled; settling them one by one",
                     extra=about("settle_group_failed"),
                 )
-                return self._settle_one_by_one()
+                self._lanes = Lanes()
+                return self._settle_one_by_one([waiting.callback_id for waiting in self._working_on])
         return 0
 
-    def _look_from(self, now: float) -> int:
-        if now >= self._whole_look_at:
-            self._whole_look_at = now + WHOLE_LOOK_SECONDS
-            return 0
-        before = now - STRAGGLER_SECONDS
-        while len(self._claimed) > 1 and self._claimed[1][0] <= before:
-            self._claimed.popleft()
-        return self._claimed[0][1] if self._claimed and self._claimed[0][0] <= before else 0
-
-    def _settle(self, limit: int, floor: int) -> int:
+    def _settle_next(self) -> int:
         with connection(self._pool) as conn:
             share_results(conn)
-            claimed = claim_waiting(conn, limit, floor)
-            if claimed:
-                settle(conn, claimed)
-        if claimed:
-            self._claimed.append((time.monotonic(), min(callback.callback_id for callback in claimed)))
-            if self._measurements is not None:
-                now = datetime.now(UTC)
-                self._measurements.observe(SETTLE, [(now - each.received_at).total_seconds() for each in claimed])
-        return len(claimed)
+            left = list_left_groups(conn, self._group_id)
+            found = self._lanes.look(conn, [callback_id for group in left for callback_id in group.callback_ids])
+            read = self._settle(conn, found, self._group_id) if found else []
+        more = self._lanes.settled(read)
+        self._observe(read)
+        settled = len(read)
+        for group in left:
+            if group.due:
+                settled += self._settle_left(group)
+                break
+        self.behind = more and settled > 0
+        return settled
 
-    def _settle_one_by_one(self) -> int:
+    def _settle(self, conn: Connection, found: list[Waiting], group_id: UUID, tries: int = 1) -> list[Read]:
+        """Settle callbacks that this transaction has locked, as many as make a group; returns these."""
+        self._working_on = found
+        with reading(self._pool) as marking:
+            mark_group(marking, group_id, [waiting.callback_id for waiting in found], tries)
+        stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
+        with _ended_if_stuck():
+            read = read_bodies(stored, GROUP_BYTES)
+        settle_read(conn, read)
+        unread = {each.callback_id for each in stored[len(read) :]}
+        remove_waiting(conn, [waiting.callback_id for waiting in found if waiting.callback_id not in unread])
+        return read
+
+    def _settle_left(self, group: LeftGroup) -> int:
+        """Settle a group that another settler began, if it died over that; returns how many callbacks."""
+        with connection(self._pool) as conn:
+            share_results(conn)
+            found = lock_waiting_ids(conn, group.callback_ids)
+            waiting = count_waiting(conn, group.callback_ids)
+            if len(found) < waiting:
+                return 0  # it is being settled
+            if not found:
+                forget_group(conn, group.group_id)
+                return 0
+            if group.tries > 0 and len(found) > 1:
+                halve_group(conn, group.group_id, [each.callback_id for each in found])
+                log.warning(
+                    "a group of %d callbacks was left by a settler that died: it is halved", len(found),
+                    extra=about("settle_group_left", callbacks=len(found)),
+                )  # fmt: skip
+                return 0
+            if group.tries >= ALONE_TRIES:
+                self._file(conn, get_stored(conn, [(found[0].batch_id, found[0].callback_id)]))
+                forget_group(conn, group.group_id)
+                return 1
+            read = self._settle(conn, found, group.group_id, group.tries + 1)
+            if len(read) == len(found):
+                forget_group(conn, group.group_id)
+            else:
+                mark_group(conn, group.group_id, [each.callback_id for each in found[len(read) :]], tries=0)
+        self._observe(read)
+        return len(read)
+
+    def _settle_one_by_one(self, callback_ids: Sequence[int]) -> int:
         """One callback that breaks settlement must not hold up the others: it is set aside for a person."""
         settled = 0
-        for _ in range(GROUP_CALLBACKS):
+        for callback_id in callback_ids:
             with connection(self._pool) as conn:
                 share_results(conn)
-                claimed = claim_waiting(conn, 1)
-                if not claimed:
-                    break
+                found = lock_waiting_ids(conn, [callback_id])
+                stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
                 try:
                     with conn.transaction():
-                        settle(conn, claimed)
+                        settle(conn, stored)
+                        remove_waiting(conn, [callback_id])
                 except psycopg.OperationalError:
                     raise
                 except Exception:
-                    batch_id, callback_id = claimed[0].batch_id, claimed[0].callback_id
-                    log.exception(
-                        "callback %d cannot be settled",
-                        callback_id,
-                        extra=about("callback_not_settled", batch_id=batch_id, callback_id=callback_id),
-                    )
-                    set_aside_unsettled(conn, claimed)
-            settled += 1
+                    log.exception("callback %d: this is why", callback_id)
+                    self._file(conn, stored)
+            settled += len(found)
         return settled
+
+    def _file(self, conn: Connection, stored: Sequence[Stored]) -> None:
+        """Set aside what cannot be settled: kept, shown, and replayed once the fault is mended."""
+        for each in stored:
+            log.error(
+                "callback %d cannot be settled", each.callback_id,
+                extra=about("callback_not_settled", batch_id=each.batch_id, callback_id=each.callback_id),
+            )  # fmt: skip
+        set_aside_unsettled(conn, stored)
+        remove_waiting(conn, [each.callback_id for each in stored])
+
+    def _observe(self, read: Sequence[Read]) -> None:
+        if self._measurements is not None:
+            now = datetime.now(UTC)
+            self._measurements.observe(SETTLE, [(now - each.stored.received_at).total_seconds() for each in read])
+
+
+@contextmanager
+def _ended_if_stuck() -> Iterator[None]:
+    """End this process if the block takes too long, even where it never lets go of Python's lock."""
+    if sys.__stderr__ is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(READING_SECONDS, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -19,7 +19,8 @@ from receiver.queueing.sender import (
     register_worker,
     release_untold,
 )
-from receiver.results.settlement import claim_waiting, settle
+from receiver.results.settlement import settle
+from receiver.results.stored import claim_waiting
 from tests.factories import differences, journal, make_callback, read_batch, result_body, settle_all
 from tests.queueing.queueing import (
     ACCEPTED,

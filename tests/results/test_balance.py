@@ -19,7 +19,8 @@ from receiver.database.pool import Connection, connect
 from receiver.queueing.sender import Outgoing, accept_proven_lately, claim_submission, record_answer, register_worker
 from receiver.results.journal import Callback
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import claim_waiting, settle
+from receiver.results.settlement import settle
+from receiver.results.stored import claim_waiting
 from receiver.summary.verify import verify
 from tests.factories import (
     ACCEPTED,

@@ -13,7 +13,8 @@ from receiver.queueing.sender import Outgoing, claim_submission, record_answer, 
 from receiver.results import replay as replay_module
 from receiver.results.counters import Deltas
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import claim_waiting, settle
+from receiver.results.settlement import settle
+from receiver.results.stored import claim_waiting
 from tests.factories import (
     ACCEPTED,
     REFUSED,

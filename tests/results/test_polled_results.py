@@ -8,7 +8,8 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import get_stored, settle
+from receiver.results.settlement import settle
+from receiver.results.stored import get_stored
 from receiver.summary.callbacks import list_callbacks, list_callbacks_of_call
 from receiver.summary.calls import get_call
 from tests.factories import (
@@ -38,7 +39,7 @@ def fetch(conn: Connection, batch_id: int, body: bytes, received_at: datetime = 
         (batch_id, received_at, body),
     )
     callback_id = highest_id(conn)
-    settle(conn, get_stored(conn, batch_id, [callback_id]))
+    settle(conn, get_stored(conn, [(batch_id, callback_id)]))
     conn.commit()
     return callback_id
 
@@ -121,7 +122,7 @@ def test_fetched_and_delivered_are_decided_together_in_one_group(conn: Connectio
         (batch_id, NOON - timedelta(hours=1), result_body(NUMBER)),
     )
     conn.execute("delete from waiting")
-    settle(conn, get_stored(conn, batch_id, [delivered, highest_id(conn)]))
+    settle(conn, get_stored(conn, [(batch_id, delivered), (batch_id, highest_id(conn))]))
     conn.commit()
     assert states(conn, [delivered]) == [("duplicate", "same_result")]
     assert present(read_batch(conn, batch_id).callbacks) == {"received": 1, "duplicate": 1}

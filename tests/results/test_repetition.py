@@ -2,43 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import permutations
 
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.results import set_aside, settlement
-from receiver.results.settlement import Stored, get_stored
-from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT
-from tests.factories import deliver, differences, make_batch, phone_number, read_batch, result_body, states
+from receiver.results import bodies, set_aside
+from receiver.results.call_details import CallDetails, read_call_details
+from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
+from tests.factories import (
+    deliver,
+    differences,
+    make_batch,
+    phone_number,
+    read_batch,
+    result_body,
+    states,
+)
 
 NUMBER = phone_number(0)
+APPLIED = ("applied", None)
 
 
 @pytest.fixture
-def read_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The ids of callbacks that settlement reads again."""
-    ids: list[int] = []
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The bodies that settlement reads."""
+    found: list[bytes] = []
 
-    def noted(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> list[Stored]:
-        ids.extend(callback_ids)
-        return get_stored(conn, batch_id, callback_ids)
+    def noted(body: bytes, content_type: str, content_encoding: str = "") -> CallDetails:
+        found.append(body)
+        return read_call_details(body, content_type, content_encoding)
 
-    monkeypatch.setattr(settlement, "get_stored", noted)
-    return ids
+    monkeypatch.setattr(bodies, "read_call_details", noted)
+    return found
 
 
-def test_repetition_is_compared_with_the_result_and_not_with_every_repetition_before(
-    conn: Connection, read_again: list[int]
+def forget_decisions(conn: Connection) -> None:
+    """Leave the tables as release 1.0.0 would have."""
+    conn.execute("update set_aside set result_key = null, outcome = null, last_event_at = null")
+    conn.execute("update result set last_event_at = null")
+    conn.commit()
+
+
+def test_no_earlier_body_is_read_for_a_further_callback(conn: Connection, read: list[bytes]) -> None:
+    batch_id = make_batch(conn)
+    deliver(conn, batch_id, result_body(NUMBER), *[result_body(NUMBER)] * 300)
+    deliver(conn, batch_id, *(result_body(NUMBER, "failed", attempts=number, last_event=1) for number in range(1, 9)))
+    read.clear()
+    repeated, conflicting, step, later = (
+        result_body(NUMBER),
+        result_body(NUMBER, "canceled", last_event=2),
+        result_body(NUMBER, "dialing"),
+        result_body(NUMBER, "failed", last_event=900),
+    )
+    last = deliver(conn, batch_id, repeated, conflicting, step)
+    last += deliver(conn, batch_id, later)
+    assert read == [repeated, conflicting, step, later]
+    assert states(conn, last) == [
+        ("duplicate", SAME_RESULT),
+        ("conflict", OTHER_RESULT_STANDS),
+        ("duplicate", STEP_SUPERSEDED),
+        APPLIED,
+    ]
+    assert read_batch(conn, batch_id).callbacks["duplicate"] == 302
+    assert differences(conn) == []
+
+
+def test_what_an_earlier_release_left_without_a_decision_is_read_again_once(
+    conn: Connection, read: list[bytes]
 ) -> None:
     batch_id = make_batch(conn)
-    first = deliver(conn, batch_id, result_body(NUMBER))
-    deliver(conn, batch_id, *[result_body(NUMBER)] * 300)
-    read_again.clear()
-    last = deliver(conn, batch_id, result_body(NUMBER))
-    assert read_again == first
-    assert states(conn, last) == [("duplicate", SAME_RESULT)]
-    assert read_batch(conn, batch_id).callbacks["duplicate"] == 301
+    conflict = result_body(NUMBER, "failed", last_event=1)
+    ids = deliver(conn, batch_id, result_body(NUMBER), conflict)
+    forget_decisions(conn)
+    read.clear()
+    ids += deliver(conn, batch_id, conflict)
+    assert read == [conflict, result_body(NUMBER), conflict]
+    ids += deliver(conn, batch_id, conflict)
+    assert len(read) == 4
+    duplicate = ("duplicate", SAME_RESULT)
+    assert states(conn, ids) == [APPLIED, ("conflict", OTHER_RESULT_STANDS), duplicate, duplicate]
+    assert differences(conn) == []
+
+
+def test_time_of_a_result_that_an_earlier_release_replaced_is_read_from_its_body(conn: Connection) -> None:
+    batch_id = make_batch(conn)
+    early = result_body(NUMBER, "failed", last_event=60)
+    late = result_body(NUMBER, "completed", last_event=900)
+    ids = deliver(conn, batch_id, early, late)
+    assert states(conn, ids) == [("conflict", OTHER_RESULT_STANDS), APPLIED]
+    # As 1.0.0 does it: it does not know of the column, which keeps the time of the other callback.
+    conn.execute("update result set callback_id = %s, provider_status = 'failed', outcome = 'failed',"
+                 " duration_seconds = null", ids[:1])  # fmt: skip
+    assert conn.execute("select last_event_at from result").fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_stored_decisions_decide_as_bodies_do(conn: Connection, order: tuple[int, ...]) -> None:
+    """One by one, in every order, with results of which one has no time: as all at once."""
+    results = [
+        result_body(NUMBER, "failed", last_event=60),
+        result_body(NUMBER, "canceled", events=[]),
+        result_body(NUMBER, "completed", last_event=900),
+        result_body(NUMBER, "nonsense", last_event=500),
+    ]
+    one_by_one, at_once = make_batch(conn), make_batch(conn)
+    found = []
+    for batch_id, pieces in ((one_by_one, [[place] for place in order]), (at_once, [list(order)])):
+        ids: list[int] = []
+        for places in pieces:
+            ids += deliver(conn, batch_id, *(results[place] for place in places))
+        found.append(states(conn, ids))
+    assert found[0] == found[1]
     assert differences(conn) == []
 
 
@@ -52,15 +127,16 @@ def test_conflict_that_is_repeated_is_a_duplicate_of_the_first_that_said_so(conn
 
 
 def test_of_very_many_that_all_differ_only_so_many_are_read_again(
-    conn: Connection, read_again: list[int], monkeypatch: pytest.MonkeyPatch
+    conn: Connection, read: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(set_aside, "COMPARED", 5)
     batch_id = make_batch(conn)
     for attempts in range(1, 20):
         deliver(conn, batch_id, result_body(NUMBER, "failed", attempts=attempts, last_event=attempts))
-    read_again.clear()
+    forget_decisions(conn)
+    read.clear()
     last = deliver(conn, batch_id, result_body(NUMBER, "completed", last_event=1))
-    assert len(read_again) == 6
+    assert len(read) == 1 + 6
     assert states(conn, last) == [("conflict", OTHER_RESULT_STANDS)]
     batch = read_batch(conn, batch_id)
     assert (batch.counts["failed"], batch.callbacks["conflict"], batch.attempts) == (1, 19, 19)

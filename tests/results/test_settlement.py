@@ -306,21 +306,15 @@ def test_times_of_first_and_last_result_span_every_callback_with_a_final_status(
     assert differences(conn) == []
 
 
-def test_result_that_cannot_be_read_any_more_gives_way_to_a_new_one(conn: Connection) -> None:
+@pytest.mark.parametrize("stored", [True, False])
+def test_result_whose_body_is_erased_stays_the_result(conn: Connection, stored: bool) -> None:
     batch_id = make_batch(conn)
     ids = deliver(conn, batch_id, result_body(NUMBER, "failed", last_event=900))
     conn.execute("update callback set packing = 0, body = '?'")
+    if not stored:  # by release 1.0.0
+        conn.execute("update result set last_event_at = null")
     conn.commit()
     ids += deliver(conn, batch_id, result_body(NUMBER))
-    assert states(conn, ids) == [("unreadable", "unreadable_now"), APPLIED]
-    assert counted(conn, batch_id)["completed"] == 1
-
-
-def test_where_the_standing_result_cannot_be_read_any_more_one_set_aside_may_stand_again(conn: Connection) -> None:
-    batch_id = make_batch(conn)
-    ids = deliver(conn, batch_id, result_body(NUMBER, "failed", last_event=900), result_body(NUMBER))
-    conn.execute("update callback set packing = 0, body = '?' where callback_id = %s", (ids[0],))
-    conn.commit()
-    ids += deliver(conn, batch_id, result_body(NUMBER, "dialing"))
-    assert states(conn, ids) == [("unreadable", "unreadable_now"), APPLIED, ("duplicate", STEP_SUPERSEDED)]
-    assert counted(conn, batch_id)["completed"] == 1
+    assert states(conn, ids) == [APPLIED, ("conflict", OTHER_RESULT_STANDS)]
+    assert counted(conn, batch_id)["failed"] == 1
+    assert differences(conn) == []

@@ -7,10 +7,11 @@ import pytest
 
 from receiver.database.locks import own_results
 from receiver.database.pool import Connection, DatabaseUnavailable, Pool, open_pool
-from receiver.results import settler as settler_module
+from receiver.results import lanes
+from receiver.results.lanes import GROUP_CALLBACKS
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import claim_waiting
-from receiver.results.settler import GROUP_CALLBACKS, Settler
+from receiver.results.settler import Settler
+from receiver.results.stored import claim_waiting
 from tests.factories import (
     differences,
     journal,
@@ -27,7 +28,8 @@ SET_ASIDE = ("unreadable", "settling_failed")
 
 
 @pytest.fixture
-def pool(database_url: str) -> Iterator[Pool]:
+def pool(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    monkeypatch.setattr(lanes, "SLOW_SECONDS", 3600.0)  # a busy neighbour makes no lane rest
     pool = open_pool(database_url, max_size=2, name="settler")
     yield pool
     pool.close()
@@ -121,8 +123,8 @@ def test_callback_committed_late_with_a_lower_id_is_found(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, late_by_more: bool
 ) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(3)])
-    monkeypatch.setattr(settler_module, "WHOLE_LOOK_SECONDS", 3600.0)
-    monkeypatch.setattr(settler_module, "STRAGGLER_SECONDS", 0.0 if late_by_more else 60.0)
+    monkeypatch.setattr(lanes, "WHOLE_LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(lanes, "STRAGGLER_SECONDS", 0.0 if late_by_more else 60.0)
     settler = Settler(pool)
     late, *early = journal(conn, *(make_callback(batch_id, result_body(phone_number(index))) for index in range(3)))
     conn.execute("delete from waiting where callback_id = %s", (late,))
@@ -133,7 +135,7 @@ def test_callback_committed_late_with_a_lower_id_is_found(
     conn.commit()
     if late_by_more:
         assert settler.settle_group() == 0, "looked for from the lowest that was settled so long ago"
-        settler._whole_look_at = 0.0
+        settler._lanes._common._whole_look_at = 0.0
     assert settler.settle_group() == 1
     assert states(conn, [late, *early]) == [APPLIED] * 3
 
@@ -152,7 +154,7 @@ def test_settler_leaves_what_another_one_holds(conn: Connection, pool: Pool) -> 
 def test_settling_waits_while_a_replay_is_under_way(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn)
     journal(conn, make_callback(batch_id, result_body(phone_number(0))))
-    impatient = open_pool(f"{database_url} options='-c lock_timeout=50ms'", max_size=1, name="settler")
+    impatient = open_pool(f"{database_url} options='-c lock_timeout=50ms'", max_size=2, name="settler")
     try:
         own_results(conn)
         with pytest.raises(psycopg.errors.LockNotAvailable):

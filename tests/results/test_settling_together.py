@@ -15,9 +15,10 @@ from receiver.results.call_details import read_call_details
 from receiver.results.journal import Callback
 from receiver.results.packing import unpack
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import claim_waiting, settle
+from receiver.results.settlement import settle
 from receiver.results.settler import Settler
 from receiver.results.standing import Candidate, candidate, decide
+from receiver.results.stored import claim_waiting
 from tests.factories import (
     REFUSED,
     UNKNOWN,
@@ -124,7 +125,7 @@ def test_workers_and_replays_at_once_keep_every_count(conn: Connection, database
     journal(conn, *callbacks)
 
     def replay_all() -> None:
-        pool = open_pool(database_url, max_size=1, name="settler")
+        pool = open_pool(database_url, max_size=2, name="settler")
         try:
             settler = Settler(pool)
             with closing(connect(database_url, name="replay")) as mine:
@@ -208,7 +209,7 @@ def test_twelve_thousand_callbacks_are_settled_within_seconds(conn: Connection, 
     batch_id = make_batch(conn, numbers, submission_rows=12_000)
     for first in range(0, len(numbers), 1_000):
         journal(conn, *(make_callback(batch_id, result_body(number)) for number in numbers[first : first + 1_000]))
-    pool = open_pool(database_url, max_size=1, name="settler")
+    pool = open_pool(database_url, max_size=2, name="settler")
     try:
         settler, began = Settler(pool), time.monotonic()
         while settler.settle_group():

@@ -23,7 +23,8 @@ from receiver.results.erasure import erase
 from receiver.results.journal import Group, write_group
 from receiver.results.replay import find_settled, replay
 from receiver.results.retention import purge
-from receiver.results.settlement import claim_waiting, settle
+from receiver.results.settlement import settle
+from receiver.results.stored import claim_waiting
 from tests.factories import (
     ACCEPTED,
     REFUSED,

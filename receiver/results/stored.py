@@ -1,0 +1,133 @@
+"""Callbacks in the journal and in its queue, `waiting`: which are taken, and what they said.
+
+Taking them needs two statements: the first locks rows of the queue, a small table, and the second reads the callbacks
+by their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg.rows import args_row
+
+from receiver.database.arrays import bigints
+from receiver.database.pool import Connection
+from receiver.results.packing import unpack
+
+UNKNOWN_BYTES = 1000
+"""Taken for the size of a body that release 1.0.0 stored, which did not write it down."""
+
+
+class Stored(NamedTuple):
+    """A callback as it is in the journal; `default_region` is its batch's, None if that was purged."""
+
+    batch_id: int
+    callback_id: int
+    submission_no: int
+    received_at: datetime
+    polled: bool
+    content_type: str
+    content_encoding: str
+    packing: int
+    packed_body: bytes
+    default_region: str | None
+
+    @property
+    def body(self) -> bytes:
+        """Byte for byte as it was received."""
+        return unpack(self.packing, self.packed_body)
+
+
+class Waiting(NamedTuple):
+    """A callback that waits to be settled; `body_bytes` is what its body takes in the journal."""
+
+    batch_id: int
+    callback_id: int
+    body_bytes: int
+
+
+def lock_waiting(
+    conn: Connection,
+    limit: int,
+    *,
+    floor: int = 0,
+    batch_id: int | None = None,
+    without_batches: Sequence[int] = (),
+    without_ids: Sequence[int] = (),
+) -> list[Waiting]:
+    """Lock up to `limit` waiting callbacks until the transaction ends, the oldest first; those of one batch, or of all
+    but some. What others have locked is passed over.
+
+    `floor` is a callback id below which nothing is looked for: entries of settled callbacks stay in the index until
+    they are vacuumed, which a long snapshot (a dump, `verify`) prevents, and walking over them takes time.
+    """
+    conditions = ["callback_id >= %(floor)s"]
+    values: dict[str, Any] = {"limit": limit, "floor": floor}
+    if batch_id is not None:
+        conditions.append("batch_id = %(batch_id)s")
+        values["batch_id"] = batch_id
+    if without_batches:
+        conditions.append("batch_id <> all(%(batch_ids)b)")
+        values["batch_ids"] = bigints(without_batches)
+    if without_ids:
+        conditions.append("callback_id <> all(%(ids)b)")
+        values["ids"] = bigints(without_ids)
+    return _lock(conn, f"{' and '.join(conditions)} order by callback_id limit %(limit)s", values)
+
+
+def lock_waiting_ids(conn: Connection, callback_ids: Sequence[int]) -> list[Waiting]:
+    """Lock those of these callbacks that wait and that nobody else has locked, the oldest first."""
+    return _lock(conn, "callback_id = any(%(ids)b) order by callback_id", {"ids": bigints(callback_ids)})
+
+
+def _lock(conn: Connection, which: str, values: Mapping[str, Any]) -> list[Waiting]:
+    with conn.cursor(row_factory=args_row(Waiting), binary=True) as cursor:
+        return cursor.execute(
+            f"select batch_id, callback_id, coalesce(body_bytes, {UNKNOWN_BYTES}) from waiting where {which}"
+            " for update skip locked",
+            values,
+            prepare=True,
+        ).fetchall()
+
+
+def newest_callback(conn: Connection) -> int:
+    """The highest id of a callback that is committed; 0 if there is none."""
+    row = conn.execute("select callback_id from callback order by callback_id desc limit 1", prepare=True).fetchone()
+    return row[0] if row is not None else 0
+
+
+def count_waiting(conn: Connection, callback_ids: Sequence[int]) -> int:
+    """How many of these callbacks wait, those that others have locked included."""
+    row = conn.execute("select count(*) from waiting where callback_id = any(%b)", (bigints(callback_ids),)).fetchone()
+    return row[0] if row is not None else 0
+
+
+def remove_waiting(conn: Connection, callback_ids: Iterable[int]) -> None:
+    """Take callbacks, which this transaction has locked and settles, off the queue."""
+    conn.execute("delete from waiting where callback_id = any(%b)", (bigints(callback_ids),), prepare=True)
+
+
+def get_stored(conn: Connection, keys: Iterable[tuple[int, int]]) -> list[Stored]:
+    """Callbacks, (batch_id, callback_id), from the journal, in the same order. What is not there is left out."""
+    keys = list(keys)
+    with conn.cursor(row_factory=args_row(Stored), binary=True) as cursor:
+        found = cursor.execute(
+            "select c.batch_id, c.callback_id, c.submission_no, c.received_at, c.polled, c.content_type,"
+            " c.content_encoding, c.packing, c.body as packed_body, b.default_region"
+            " from unnest(%b::bigint[], %b::bigint[]) as g (batch_id, callback_id)"
+            " join callback c using (batch_id, callback_id) left join batch b using (batch_id)",
+            (bigints([batch_id for batch_id, _ in keys]), bigints([callback_id for _, callback_id in keys])),
+            prepare=True,
+        ).fetchall()
+    places = {callback_id: place for place, (_, callback_id) in enumerate(keys)}
+    found.sort(key=lambda stored: places[stored.callback_id])
+    return found
+
+
+def claim_waiting(conn: Connection, limit: int) -> list[Stored]:
+    """Take up to `limit` waiting callbacks off the queue, the oldest first, until the transaction ends."""
+    claimed = lock_waiting(conn, limit)
+    remove_waiting(conn, [waiting.callback_id for waiting in claimed])
+    return get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in claimed])
