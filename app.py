@@ -8,7 +8,7 @@ from receiver.errors import ReceiverError
 from receiver.web.app import create_app
 
 try:
-    config, database_url = find_database(Config.from_env())
+    config, database_url = find_database(Config.from_env(), signs=True)
     app = create_app(config, database_url)
 except ReceiverError as error:
     print(f"receiver: {error}", file=sys.stderr)

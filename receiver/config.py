@@ -54,7 +54,7 @@ class Config:
     """A hot standby that is read from; None: everything is asked of the primary."""
     replica_max_lag_seconds: int = 10
     secret_keys: tuple[str, ...] = field(default=(), repr=False)
-    """The first signs, all verify. Empty: to be generated into `data_dir` (`with_secret`)."""
+    """The first signs, all verify. Empty: to be generated into `data_dir` (`make_secret`)."""
     plum_url: str = "https://fuse.plumvoice.com"
     plum_user: str | None = None
     plum_key: str | None = field(default=None, repr=False)
@@ -171,29 +171,36 @@ class Config:
         return config
 
 
-def read_secret(data_dir: Path) -> str:
-    """The secret generated into `data_dir` at the first start: 43 characters, file mode 0600.
+def make_secret(data_dir: Path) -> str:
+    """The secret of `data_dir`, generated at the first start: 43 characters, mode 0600. Raises as `read_secret`."""
+    if not (path := data_dir / "secret-key").exists():
+        try:
+            _make_secret(path)
+        except OSError as error:
+            raise _no_secret(error) from None
+    return read_secret(data_dir)
 
-    Raises ConfigurationError where it cannot be read or made, or is no secret any more.
-    """
+
+def read_secret(data_dir: Path) -> str:
+    """The secret that `serve` generated. Raises ConfigurationError if it cannot be read, or is no secret any more."""
     path = data_dir / "secret-key"
     try:
-        if not path.exists():
-            _make_secret(path)
         secret = path.read_text().strip()
-    except OSError as error:
-        message = (
-            f"holds no usable secret-key: {error.strerror}: {path}. Start this as the account that DATA_DIR belongs to,"
-            " or name a folder that this one may write to"
-        )
-        raise ConfigurationError([Fault("DATA_DIR", "invalid", message)]) from None
-    except UnicodeDecodeError as error:
-        raise ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {error}")]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _no_secret(error) from None
     if len(secret) < SECRET_LENGTH:
         # To sign with what anybody can guess would be worse than not to start.
-        message = f"{path} was cut short; put it back, or remove it where no result is awaited any more"
-        raise ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {message}")])
+        raise _no_secret(f"{path} was cut short; put it back, or remove it where no result is awaited any more")
     return secret
+
+
+def _no_secret(why: OSError | UnicodeDecodeError | str) -> ConfigurationError:
+    if isinstance(why, OSError):
+        why = (
+            f"{why.strerror}: {why.filename}. Start this as the account that DATA_DIR belongs to, or name a folder that"
+            " this one may write to"
+        )
+    return ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {why}")])
 
 
 def _make_secret(path: Path) -> None:
@@ -286,10 +293,24 @@ def _postgres_url(value: str) -> str:
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", value, re.IGNORECASE)
     if scheme[1] not in ("postgres", "postgresql") if scheme else "=" not in value:
         raise ValueError("must be a Postgres address such as postgresql://user:password@host/database")
-    if scheme and re.search(r"%(?![0-9A-Fa-f]{2})", value):
-        # libpq could not read it; known here, it is told before any process is started.
-        raise ValueError("holds a % that begins no code; special characters of a password must be percent-encoded")
+    if scheme and not _is_encoded(value[scheme.end() :]):
+        # libpq would refuse it, or take a part of the password for the host and repeat it in its message.
+        raise ValueError(
+            "cannot be read: special characters of a user, a password or a database's name must be percent-encoded "
+            "(@ is %40, / is %2F, : is %3A, # is %23, ? is %3F, % is %25)"
+        )
     return value
+
+
+def _is_encoded(rest: str) -> bool:
+    """Whether libpq reads what follows `postgresql://` as it is meant: `user:password@host:port/database?options`.
+
+    For libpq, the first @ ends the password, and the first / ends the address.
+    """
+    address, _, path = rest.partition("/")
+    hosts = address.partition("@")[2].partition("?")[0]
+    database = path.partition("?")[0]
+    return "@" not in hosts and not re.search("[@/]", database) and not re.search("%(?![0-9A-Fa-f]{2})", rest)
 
 
 def _http_url(value: str) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from receiver.config import LOOPBACK_NAMES, Config
-from receiver.database.location import running_database, settle_config
+from receiver.database.location import find_database, running_database
 from receiver.database.migrations import check, check_server_version
 from receiver.database.pool import Connection, connect
 from receiver.database.replica import NotFollowing, measure
@@ -61,7 +61,7 @@ class Finding:
 def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
     """Everything, in the order in which one thing needs the other."""
     try:
-        config, _ = settle_config(Config.from_env(environ))
+        config, _ = find_database(Config.from_env(environ), signs=True)
     except ConfigurationError as error:
         for fault in error.faults:
             yield Finding("configuration", "failure", f"{fault.where} {fault.message}")

@@ -27,7 +27,7 @@ from receiver.config import Config
 from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.awaiting import Return, is_away
 from receiver.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from receiver.database.location import settle_config
+from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
 from receiver.database.pool import DatabaseUnavailable, connect
 from receiver.errors import NotFound
@@ -50,7 +50,7 @@ def serve(config: Config) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    config, notice = settle_config(config)
+    config, notice = claim_database(config)
     if notice is not None:
         print(notice, flush=True)
     with ExitStack() as stack:

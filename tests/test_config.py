@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.config import RESULT_URL_LENGTH, TOKEN_LENGTH, Config, read_secret
+from receiver.config import RESULT_URL_LENGTH, TOKEN_LENGTH, Config, make_secret, read_secret
 from receiver.errors import ConfigurationError
 from receiver.model import SubmissionKey
 from receiver.results.token import ResultTokens, result_url
@@ -135,9 +135,30 @@ def test_database_url_that_is_not_for_postgres_is_a_fault(value: str) -> None:
     assert faults(DATABASE_URL=value, SECRET_KEY=KEY) == [("DATABASE_URL", "invalid")]
 
 
-@pytest.mark.parametrize("value", ["postgres://h/d", "host=/run dbname=d", "host=h password=a://b"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgres://h/d",
+        "host=/run dbname=d",
+        "host=h password=a://b",
+        "postgresql://u:p%40ss%2Fword%231@h:5433/d?sslmode=verify-full",
+        "postgresql://u:p:#?w@h/d",
+        "postgresql:///d?host=/run&user=a@b",
+        "postgresql://receiver@/receiver?host=%2Ftmp&port=5432",
+        "postgresql://h1:1,h2:2/d?target_session_attrs=read-write",
+    ],
+)
 def test_database_url_is_taken_in_each_of_libpqs_forms(value: str) -> None:
     assert Config.from_env({"DATABASE_URL": value, "SECRET_KEY": KEY}).database_url == value
+
+
+@pytest.mark.parametrize("password", ["p@ss/word#1", "p@ss", "p/w", "p#w/x", "p?w/x", "50%", "%zz"])
+def test_password_that_libpq_would_cut_is_a_fault_that_says_how_to_write_it(password: str) -> None:
+    value = f"postgresql://user:{password}@host/d"
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_env({"DATABASE_URL": value, "SECRET_KEY": KEY})
+    assert [fault.where for fault in caught.value.faults] == ["DATABASE_URL"]
+    assert "percent-encoded" in str(caught.value) and "word" not in str(caught.value).replace("a password", "")
 
 
 @pytest.mark.parametrize(
@@ -210,19 +231,26 @@ def test_no_secret_stands_in_a_repr_or_a_message() -> None:
 
 def test_secret_is_generated_once_and_for_its_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    secret = read_secret(folder)
+    secret = make_secret(folder)
     assert len(secret) == 43
-    assert read_secret(folder) == secret
+    assert make_secret(folder) == secret
     assert [path.name for path in folder.iterdir()] == ["secret-key"]
     assert (folder / "secret-key").stat().st_mode & 0o777 == 0o600
-    assert read_secret(tmp_path / "other") != secret
+    assert make_secret(tmp_path / "other") != secret
+    assert read_secret(folder) == secret
+
+
+def test_reading_makes_no_secret(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="DATA_DIR: holds no usable secret-key"):
+        read_secret(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> None:
     # Each waits for the end of its input, so that all of them begin together.
     program = (
-        "import sys; from pathlib import Path; from receiver.config import read_secret; print('ready', flush=True);"
-        " sys.stdin.read(); print(read_secret(Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from receiver.config import make_secret; print('ready', flush=True);"
+        " sys.stdin.read(); print(make_secret(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data")]
     started = [
@@ -243,7 +271,7 @@ def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> Non
         for process in started:
             process.kill()
             process.communicate()
-    assert secrets == {read_secret(tmp_path / "data") + "\n"}
+    assert secrets == {make_secret(tmp_path / "data") + "\n"}
     assert len(list((tmp_path / "data").iterdir())) == 1
 
 
@@ -251,7 +279,7 @@ def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> Non
 def test_damaged_secret_stops_the_start_instead_of_signing_with_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "secret-key").write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
-        read_secret(tmp_path)
+        make_secret(tmp_path)
     assert [fault.where for fault in caught.value.faults] == ["DATA_DIR"]
     assert (tmp_path / "secret-key").read_bytes() == content
 
@@ -259,7 +287,7 @@ def test_damaged_secret_stops_the_start_instead_of_signing_with_it(tmp_path: Pat
 def test_data_dir_that_cannot_be_written_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError):
-        read_secret(tmp_path / "file")
+        make_secret(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from receiver.cli.database import opened_database, opened_pool
+from receiver.cli.database import existing_database, opened_database, opened_pool
 from receiver.cli.running import Commands
 from receiver.config import Config
 from receiver.database.pool import Connection, DatabaseUnavailable, in_one_line
@@ -76,6 +76,7 @@ def _queue(parsed: argparse.Namespace) -> int:
         ) from None
     with csv:
         if parsed.dry_run:
+            existing_database(config)
             seen = preview(csv, parameters, limits)
             print(f"{seen.rows} rows: {seen.valid} valid, {seen.invalid} invalid, {seen.duplicates} duplicates")
             print(f"{seen.submissions} submissions; results are due at {seen.due_at:%Y-%m-%dT%H:%M:%SZ}")

@@ -1,14 +1,22 @@
-"""The database of a command, found by the environment and seen to fit this release."""
+"""The database of a command: found by the environment, told on standard error, and seen to fit this release."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from receiver.config import Config
-from receiver.database.location import running_database
+from receiver.database.location import describe_database, find_database, running_database
 from receiver.database.migrations import check
 from receiver.database.pool import Connection, Pool, connect, naming_outages, open_pool
+
+
+def existing_database(config: Config | None = None, *, signs: bool = False) -> tuple[Config, str]:
+    """`find_database`, and a line on standard error that says which database it is."""
+    config, url = find_database(config or Config.from_env(), signs=signs)
+    print(f"receiver: using {describe_database(config)}", file=sys.stderr, flush=True)
+    return config, url
 
 
 @contextmanager
@@ -34,7 +42,8 @@ def opened_pool(command: str, config: Config | None = None) -> Iterator[Pool]:
 
 @contextmanager
 def _checked_database(command: str, config: Config | None) -> Iterator[str]:
-    with running_database(config or Config.from_env()) as url:
+    config, _ = existing_database(config)
+    with running_database(config) as url:
         with connect(url, name=f"receiver {command}") as conn:
             check(conn)
         yield url

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from receiver.cli.database import existing_database
 from receiver.cli.running import Commands
 from receiver.doctor import Level, examine
+from receiver.errors import ReceiverError
 
 _COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "failure": "31"}
 
@@ -23,6 +25,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _doctor(_: argparse.Namespace) -> int:
     found: dict[Level, int] = {"ok": 0, "warning": 0, "failure": 0}
+    usable = True
+    try:
+        existing_database(signs=True)
+    except ReceiverError:  # the first finding is about it
+        usable = False
     for finding in examine():
         found[finding.level] += 1
         level = f"{finding.level:<8}"
@@ -30,4 +37,6 @@ def _doctor(_: argparse.Namespace) -> int:
             level = f"\x1b[{_COLOURS[finding.level]}m{level}\x1b[0m"
         print(f"{level} {finding.subject:<14} {finding.message}", flush=True)
     print(f"{found['ok']} ok, {found['warning']} warnings, {found['failure']} failures.")
+    if not usable:
+        return 2
     return 1 if found["failure"] else 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 
+from receiver.cli.database import existing_database
 from receiver.config import Config
-from receiver.database.location import find_database, running_database
+from receiver.database.location import running_database
 from receiver.database.migrations import check, migrate
 from receiver.database.pool import connect
 from receiver.errors import ConfigurationError, Fault
@@ -39,14 +40,15 @@ def _serve(_: argparse.Namespace) -> int:
 
 
 def _migrate(_: argparse.Namespace) -> int:
-    with running_database(Config.from_env()) as database_url:
+    config = existing_database()[0]
+    with running_database(config) as database_url:
         applied = migrate(database_url, report=print)
     print(f"{len(applied)} migrations applied." if applied else "Nothing to do: the schema is up to date.")
     return 0
 
 
 def _work(_: argparse.Namespace) -> int:
-    config, database_url = find_database(Config.from_env())
+    config, database_url = existing_database(signs=True)
     if config.plum_user is None or config.plum_key is None:
         raise ConfigurationError(
             [

@@ -134,22 +134,3 @@ def complaint(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     found = [match[1] for kind in (_CAUSE, _ERROR) for match in list(filter(None, map(kind.search, lines)))[-1:]]
     return "; ".join(found or lines[-1:] or ["it says nothing"]).rstrip(".")
-
-
-def usable_data_dir(wanted: Path) -> tuple[Path, str | None]:
-    """The folder to use as DATA_DIR, and a sentence for the user where it is not `wanted`.
-
-    As root, with a `wanted` that the server's account cannot enter (a clone under `/root`), that is
-    SHARED_FOLDER. Ask before making the folder: a DATA_DIR with mode 0700 is one nobody can enter.
-    """
-    wanted = wanted.resolve()
-    account = account_for(wanted / "postgres")
-    if account.uid is None:
-        return wanted, None
-    nearest = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
-    if account.may("-x", nearest):
-        return wanted, None
-    return SHARED_FOLDER, (
-        f"Keeping the database in {SHARED_FOLDER}: Postgres runs as the account {account.name}, "
-        f"which cannot enter {nearest}. Set DATA_DIR to choose another folder."
-    )

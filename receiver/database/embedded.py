@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-from receiver.database.account import Account, EmbeddedPostgresError, account_for, complaint, usable_data_dir
+from receiver.database.account import Account, EmbeddedPostgresError, account_for, complaint
 from receiver.database.cluster import (
     PORT,
     SETTINGS,
@@ -38,7 +38,7 @@ from receiver.database.cluster import (
 from receiver.database.installation import MAJOR_VERSION, make_folders, programs_for
 from receiver.database.postmaster import children_titled, is_postmaster_of, read_pid_file
 
-__all__ = ["SETTINGS", "EmbeddedPostgres", "EmbeddedPostgresError", "usable_data_dir"]
+__all__ = ["SETTINGS", "EmbeddedPostgres", "EmbeddedPostgresError"]
 
 START_SECONDS = 120.0
 """Longest start, the recovery of a killed server included."""

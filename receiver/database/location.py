@@ -1,4 +1,8 @@
-"""Which database a configuration means: the given one, or the embedded one under DATA_DIR."""
+"""Which database a configuration means: the given one, or the embedded one of its DATA_DIR.
+
+Only `serve` makes an embedded database. Everything else uses one that exists: a command that was started without the
+service's environment must not answer from an empty database.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,61 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from receiver.config import Config, read_secret
-from receiver.database.account import usable_data_dir
+from receiver.config import Config, make_secret, read_secret
+from receiver.database.data_folder import claim_data_folder, find_data_folder
 from receiver.database.embedded import EmbeddedPostgres
+from receiver.errors import ConfigurationError, Fault
 
 
-def settle_config(config: Config) -> tuple[Config, str | None]:
-    """The configuration with nothing left open (data folder, secret), and a sentence for the user, if any."""
-    notice = None
-    if config.database_url is None:
-        data_dir, notice = usable_data_dir(config.data_dir)
-        config = replace(config, data_dir=data_dir)
-        if not config.secret_keys:
-            config = replace(config, secret_keys=(read_secret(data_dir),))
-    return config, notice
+def claim_database(config: Config) -> tuple[Config, str | None]:
+    """For `serve`: the configuration with data folder and secret, which are made where they are missing; and a
+    sentence for the user, if any. The embedded database itself is made by its first start.
+    """
+    if config.database_url is not None:
+        return config, None
+    data_dir, notice = claim_data_folder(config.data_dir)
+    secret_keys = config.secret_keys or (make_secret(data_dir),)
+    return replace(config, data_dir=data_dir, secret_keys=secret_keys), notice
 
 
-def find_database(config: Config) -> tuple[Config, str]:
-    """The whole configuration and the database's address; an embedded server may yet have to be started."""
-    config, _ = settle_config(config)
-    return config, config.database_url or EmbeddedPostgres(config.data_dir).conninfo
+def find_database(config: Config, *, signs: bool = False) -> tuple[Config, str]:
+    """For everything else: the configuration with the data folder that is used, and the address of the database.
+
+    An embedded server may yet have to be started (`running_database`). `signs`: the caller needs the secret, too.
+    Raises ConfigurationError where there is no database, or no secret.
+    """
+    if config.database_url is not None:
+        return config, config.database_url
+    data_dir = find_data_folder(config.data_dir)
+    if not (data_dir / "postgres").exists():
+        message = (
+            f"is not set, and there is no embedded database in {data_dir}. Run this with the environment of the service"
+            " (DATABASE_URL, or DATA_DIR), and in the same folder. Only `serve` makes a database"
+        )
+        raise ConfigurationError([Fault("DATABASE_URL", "missing", message)])
+    config = replace(config, data_dir=data_dir)
+    if signs and not config.secret_keys:
+        config = replace(config, secret_keys=(read_secret(data_dir),))
+    return config, EmbeddedPostgres(data_dir).conninfo
 
 
 @contextmanager
 def running_database(config: Config) -> Iterator[str]:
-    """The database's address, an embedded server running meanwhile: for a command beside or without `serve`."""
-    config, _ = settle_config(config)
+    """The address of the database of a configuration from `find_database`, an embedded server running meanwhile."""
     if config.database_url is not None:
         yield config.database_url
         return
     with EmbeddedPostgres(config.data_dir) as server:
         yield server.conninfo
+
+
+def describe_database(config: Config) -> str:
+    """Which database a configuration from `find_database` means, in words and without the password.
+
+    Raises ReceiverError with code `database_url` where libpq cannot read the address.
+    """
+    if config.database_url is None:
+        return f"the embedded database in {config.data_dir / 'postgres'}"
+    from receiver.database.pool import describe  # not above: gunicorn's parent must not import psycopg
+
+    return describe(config.database_url)

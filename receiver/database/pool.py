@@ -88,6 +88,22 @@ def full_conninfo(conninfo: str, *, name: str, variable: str = "DATABASE_URL") -
     return make_conninfo("", **{**_NETWORK, "application_name": name, **given})
 
 
+def describe(conninfo: str) -> str:
+    """Which database `conninfo` means, in words for people and without the password. Raises as `full_conninfo`."""
+    given = conninfo_to_dict(full_conninfo(conninfo, name=""))
+    usual = {
+        option.keyword.decode(): option.val.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.val is not None
+    }
+    found = {name: str(value) for name, value in {**usual, **given}.items() if value}
+    hosts = found.get("host") or found.get("hostaddr") or "the local socket"
+    user = found.get("user", "")
+    return (
+        f'the database "{found.get("dbname") or user}" at {hosts}, port {found.get("port", "")}, as the user "{user}"'
+    )
+
+
 _Result = TypeVar("_Result")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from receiver.collector import spare_long_lived
 from receiver.config import Config
-from receiver.database.location import settle_config
+from receiver.database.location import find_database
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.logs import logging_config
 from receiver.web.counts import counts
@@ -76,7 +76,7 @@ def on_starting(server: Arbiter) -> None:
 def _check_prerequisites(server: Arbiter) -> None:
     """Say in one line why we cannot start, and end: a worker that cannot would be started again and again."""
     try:
-        config, _ = settle_config(_config)
+        config, _ = find_database(_config, signs=True)
         check_data_dir(config.data_dir)
         if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else the address was handed to us, open
             for host, port in (address for address in server.address if isinstance(address, tuple)):

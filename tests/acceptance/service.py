@@ -75,17 +75,22 @@ class Runner:
 OURSELVES = Runner()
 
 
+def complaints(told: str) -> str:
+    """Standard error without the line in which every command names its database."""
+    return re.sub(r"^receiver: using the .*\n", "", told, flags=re.MULTILINE)
+
+
 def run_command(
     *arguments: str, environment: Mapping[str, str], runner: Runner = OURSELVES
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m receiver …` to its end."""
+    """`python -m receiver …` to its end; its standard error is what it complains about (`complaints`)."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with runner.started(*arguments, env=environment, text=True, **pipes) as process:
         try:
             said, complained = process.communicate(timeout=180)
         finally:
             process.kill()
-    return subprocess.CompletedProcess(arguments, process.returncode, said, complained)
+    return subprocess.CompletedProcess(arguments, process.returncode, said, complaints(complained))
 
 
 class Service:

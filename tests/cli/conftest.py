@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from receiver.cli import main
+from tests.acceptance.service import complaints
 
 VARIABLES = ("DATABASE_URL", "DATA_DIR", "PUBLIC_URL", "PLUM_URL", "PLUM_USER", "PLUM_KEY", "SECRET_KEY", "PORT")
 
@@ -18,6 +19,8 @@ class Ran:
     status: int
     out: str
     err: str
+    """Without the line that names the database, which is `database`."""
+    database: str
 
     @property
     def lines(self) -> list[str]:
@@ -49,7 +52,8 @@ def run_anywhere(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
             assert isinstance(error.code, int)
             status = error.code
         said = capsys.readouterr()
-        return Ran(status, said.out, said.err)
+        err = complaints(said.err)
+        return Ran(status, said.out, err, said.err.removesuffix(err).strip())
 
     return run
 

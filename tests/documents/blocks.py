@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self
 
+from tests.acceptance.service import complaints
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("sh", "bash", "console")
 """Languages of blocks that a reader runs. What they print may follow in a block of one of PRINTED."""
@@ -120,11 +122,12 @@ class Terminal:
         self.close()
 
     def run(self, source: str, seconds: float = 120) -> str:
-        """What the block prints. Fails where one of its commands does."""
+        """What the block prints, but for the line in which every command names its database, which the documents leave
+        out. Fails where one of its commands does."""
         self._type(f"set -eu -o pipefail; trap 'printf \"\\0%s\\0\" $?' EXIT\n{source}printf '\\0done\\0'\n")
         said, status, _ = self._await(lambda text: text.count("\0") > 1, seconds).split("\0", 2)
         assert status == "done", f"{source}\nended with status {status} and said:\n{said}"
-        return said
+        return complaints(said)
 
     def start(self, source: str, until: str = RUNS, seconds: float = 120) -> str:
         """A block whose last command stays; what it prints, up to the end of the paragraph that says it runs."""

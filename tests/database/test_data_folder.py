@@ -1,0 +1,118 @@
+"""Each clone that the server's account cannot enter has a folder of its own, and keeps it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from receiver.database.data_folder import OWNER, POINTER, claim_data_folder, find_data_folder
+from receiver.errors import ConfigurationError
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another account")
+
+MakeClone = Callable[[str], Path]
+
+
+@pytest.fixture
+def shared(server_dir: Path) -> Path:
+    return server_dir / "shared"
+
+
+@pytest.fixture
+def make_clone(tmp_path: Path) -> MakeClone:
+    """Makes a clone where no other account gets in."""
+    tmp_path.chmod(0o700)
+
+    def make(name: str) -> Path:
+        (tmp_path / name / "migrations").mkdir(parents=True)
+        (tmp_path / name / "migrations" / "0001_initial.sql").write_text("")
+        return tmp_path / name
+
+    return make
+
+
+def make_database_of_release_1_0(shared: Path, last_start: float) -> None:
+    (shared / "postgres").mkdir(parents=True)
+    (shared / "postgres-start.log").write_text("")
+    os.utime(shared / "postgres-start.log", (last_start, last_start))
+
+
+def test_each_clone_gets_a_folder_of_its_own_and_keeps_it(make_clone: MakeClone, shared: Path) -> None:
+    one, other = make_clone("one"), make_clone("other")
+    folder, sentence = claim_data_folder(one / "var", shared=shared, clone=one)
+    assert folder.parent == shared and folder.stat().st_mode & 0o777 == 0o711
+    assert sentence is not None and str(folder) in sentence and str(one) in sentence
+    second, _ = claim_data_folder(other / "var", shared=shared, clone=other)
+    assert second.parent == shared and second != folder
+    assert claim_data_folder(one / "var", shared=shared, clone=one)[0] == folder
+    assert find_data_folder(other / "var", shared=shared, clone=other) == second
+
+
+def test_command_finds_the_folder_and_makes_none(make_clone: MakeClone, shared: Path) -> None:
+    clone = make_clone("one")
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == clone / "var"
+    assert not shared.exists() and not (clone / "var").exists()
+
+
+def test_clone_that_was_moved_keeps_its_folder(make_clone: MakeClone, shared: Path) -> None:
+    clone = make_clone("one")
+    folder, _ = claim_data_folder(clone / "var", shared=shared, clone=clone)
+    moved = clone.rename(clone.with_name("moved"))
+    assert find_data_folder(moved / "var", shared=shared, clone=moved) == folder
+    assert claim_data_folder(moved / "var", shared=shared, clone=moved)[0] == folder
+    # A new clone in the old place is another one.
+    again = make_clone("one")
+    assert claim_data_folder(again / "var", shared=shared, clone=again)[0] != folder
+
+
+def test_clone_that_was_copied_is_refused_until_it_is_told_apart(make_clone: MakeClone, shared: Path) -> None:
+    clone = make_clone("one")
+    folder, _ = claim_data_folder(clone / "var", shared=shared, clone=clone)
+    copy = clone.with_name("copy")
+    shutil.copytree(clone, copy)
+    for attempt in (claim_data_folder, find_data_folder):
+        with pytest.raises(ConfigurationError, match=f"copied from {clone / 'var'}, which uses {folder}"):
+            attempt(copy / "var", shared=shared, clone=copy)
+    assert (folder / OWNER).read_text().strip() == str(clone / "var")
+    (copy / "var" / POINTER).unlink()
+    assert claim_data_folder(copy / "var", shared=shared, clone=copy)[0] != folder
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == folder
+
+
+def test_clone_that_used_the_folder_of_release_1_0_keeps_it_and_no_other_gets_it(
+    make_clone: MakeClone, shared: Path
+) -> None:
+    clone, younger = make_clone("one"), make_clone("younger")
+    make_database_of_release_1_0(shared, last_start=time.time() + 60)
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared, "`migrate` comes before `serve`"
+    assert claim_data_folder(clone / "var", shared=shared, clone=clone)[0] == shared
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared
+    folder, sentence = claim_data_folder(younger / "var", shared=shared, clone=younger)
+    assert folder.parent == shared
+    assert sentence is not None and f"DATA_DIR={shared}" in sentence
+
+
+def test_clone_that_is_younger_than_the_database_of_release_1_0_does_not_get_it(
+    make_clone: MakeClone, shared: Path
+) -> None:
+    clone = make_clone("one")
+    make_database_of_release_1_0(shared, last_start=time.time() - 60)
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == clone / "var"
+    assert claim_data_folder(clone / "var", shared=shared, clone=clone)[0] != shared
+
+
+def test_database_in_the_folder_itself_is_used(make_clone: MakeClone, shared: Path) -> None:
+    clone = make_clone("one")
+    (clone / "var" / "postgres").mkdir(parents=True)
+    assert claim_data_folder(clone / "var", shared=shared, clone=clone) == (clone / "var", None)
+
+
+def test_folder_that_can_be_entered_is_used_as_it_is(server_dir: Path, shared: Path) -> None:
+    wanted = server_dir / "not" / "yet"
+    assert claim_data_folder(wanted, shared=shared, clone=server_dir) == (wanted, None)
+    assert not wanted.exists() and not shared.exists()
