@@ -171,6 +171,14 @@ class Config:
         return config
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether a name or an address means the machine that uses it."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() in LOOPBACK_NAMES
+
+
 def make_secret(data_dir: Path) -> str:
     """The secret of `data_dir`, generated at the first start: 43 characters, mode 0600. Raises as `read_secret`."""
     if not (path := data_dir / "secret-key").exists():

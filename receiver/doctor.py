@@ -20,13 +20,12 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from receiver.config import LOOPBACK_NAMES, Config
+from receiver.config import LOOPBACK_NAMES, Config, is_this_machine
 from receiver.database.location import find_database, running_database
 from receiver.database.migrations import check, check_server_version
-from receiver.database.pool import Connection, connect
+from receiver.database.pool import Connection, connect, find_unverified_hosts
 from receiver.database.replica import NotFollowing, measure
 from receiver.errors import ConfigurationError, ReceiverError
-from receiver.model import SubmissionKey
 from receiver.queueing.provider import NoAnswer, Provider, get, read_error
 from receiver.results.spool import Spool, SpoolFailed
 from receiver.results.token import ResultTokens, result_url
@@ -66,7 +65,11 @@ def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
         for fault in error.faults:
             yield Finding("configuration", "failure", f"{fault.where} {fault.message}")
         return
-    yield from look_at_configuration(config)
+    try:
+        yield from look_at_configuration(config)
+    except ReceiverError as error:  # libpq cannot read the database's address
+        yield Finding("configuration", "failure", str(error))
+        return
     try:
         with running_database(config) as url, connect(url, name="receiver doctor", autocommit=True) as conn:
             yield from look_at_database(conn)
@@ -82,6 +85,7 @@ def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
 def look_at_configuration(config: Config) -> Iterator[Finding]:
     """What is allowed, and still no good idea where calls are made in earnest."""
     found = []
+    plum = urlsplit(config.plum_url)
     scheme, host = urlsplit(config.public_url).scheme, urlsplit(config.public_url).hostname
     if config.loses_results:
         message = f"PUBLIC_URL is {config.public_url}: the provider cannot reach it, and every result would be lost"
@@ -89,6 +93,14 @@ def look_at_configuration(config: Config) -> Iterator[Finding]:
     elif config.has_provider and scheme == "http" and host not in LOOPBACK_NAMES:
         message = "PUBLIC_URL is not https: phone numbers cross the network in the clear; put TLS in front"
         found.append(Finding("configuration", "warning", message))
+    if config.has_provider and plum.scheme == "http" and not is_this_machine(plum.hostname or ""):
+        message = "PLUM_URL is not https: PLUM_KEY and phone numbers cross the network in the clear; set it to https"
+        found.append(Finding("configuration", "warning", message))
+    for name, url in (("DATABASE_URL", config.database_url), ("DATABASE_REPLICA_URL", config.database_replica_url)):
+        if url is not None and (hosts := find_unverified_hosts(url)):
+            message = f"{name} reaches {', '.join(hosts)} without sslmode=verify-full: whoever stands in between can"
+            message += " read and change everything; add sslmode=verify-full, and sslrootcert for its authority"
+            found.append(Finding("configuration", "warning", message))
     if config.secret_keys and len(config.secret_keys[0]) < GOOD_SECRET:
         message = f"the first SECRET_KEY has fewer than {GOOD_SECRET} characters; put a longer one in front of it"
         found.append(Finding("configuration", "warning", message))
@@ -223,8 +235,9 @@ def _spool(path: Path, max_bytes: int) -> Finding:
 def look_at_public_url(config: Config) -> Iterator[Finding]:
     """Whether a `result_url` answers as the provider needs it, asked from here. Stores nothing."""
     tokens = ResultTokens(config.secret_keys)
-    url = result_url(config.public_url, tokens.sign(SubmissionKey(1, 1)))
-    forged = result_url(config.public_url, ResultTokens(["nobody's secret"]).sign(SubmissionKey(1, 1)))
+    # PUBLIC_URL may name anybody: what is sent there must be of no use to them.
+    url = result_url(config.public_url, tokens.sign_probe())
+    forged = result_url(config.public_url, ResultTokens(["nobody's secret"]).sign_probe())
     for method, asked, wanted in (("GET", url, 200), ("HEAD", url, 200), ("POST", url, 200), ("POST", forged, 404)):
         began = time.monotonic()
         try:

@@ -24,9 +24,11 @@ from receiver.ports import free_port
 from receiver.queueing.sender import register_worker
 from receiver.results.journal import Group
 from receiver.results.spool import Spool
+from receiver.results.token import ResultTokens
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from tests.factories import UNKNOWN, answer_submissions, make_batch, make_callback
+from tests.waiting import eventually
 from tests.web.asking import SECRET
 from tests.web.conftest import app, config
 
@@ -73,6 +75,20 @@ def test_served_app_answers_as_a_result_url_must_and_nothing_is_stored(
         found = only(doctor.look_at_public_url(replace(config, public_url=url)))
     assert (found.level, found.message) == ("ok", f"{url} answers as a result_url must")
     assert conn.execute("select count(*) from callback").fetchone() == (0,)
+
+
+def test_nothing_is_sent_to_public_url_that_could_be_used_there(config: Config) -> None:
+    asked: list[str] = []
+
+    @Request.application
+    def stranger(request: Request) -> Response:
+        asked.append(request.path.removeprefix("/results/"))
+        return Response("", 200 if len(asked) < 4 else 404)
+
+    with served(stranger) as url:
+        list(doctor.look_at_public_url(replace(config, public_url=url)))
+    assert len(asked) == 4
+    assert {ResultTokens(config.secret_keys).read(token) for token in asked} == {None}
 
 
 def test_other_secret_is_told(app: Flask, config: Config) -> None:
@@ -129,6 +145,17 @@ def test_worker_that_lives_is_well_and_one_that_never_was_is_not(looking: Connec
     assert (found["worker"], found["callbacks"], found["migrations"], found["clock"]) == ("ok",) * 4
 
 
+def test_worker_that_has_ended_is_not_counted(looking: Connection, database_url: str) -> None:
+    for _ in range(2):
+        with connect(database_url, name="worker", autocommit=True) as ended:
+            register_worker(ended, "here", 1)
+    eventually(lambda: levels(doctor.look_at_database(looking))["worker"] == "failure")
+    with connect(database_url, name="worker", autocommit=True) as living:
+        register_worker(living, "here", 1)
+        (found,) = [each for each in doctor.look_at_database(looking) if each.subject == "worker"]
+        assert found.message.startswith("1 seen")
+
+
 def test_doubts_and_old_callbacks_are_told(looking: Connection, conn: Connection) -> None:
     make_batch(conn, send=False)
     answer_submissions(conn, lambda _: UNKNOWN)
@@ -174,6 +201,43 @@ def test_provider_that_could_never_reach_us_is_a_failure(config: Config) -> None
         assert only(doctor.look_at_configuration(replace(real, public_url=url))).level == level
     warned = list(doctor.look_at_configuration(replace(real, public_url="https://r.example", metrics_key=None)))
     assert [finding.level for finding in warned] == ["warning"] and "METRICS_KEY" in warned[0].message
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"plum_url": "http://provider.example"}, "PLUM_URL"),
+        ({"database_url": "postgresql://u:sesame@db.example/d?sslmode=require"}, "DATABASE_URL reaches db.example"),
+        ({"database_url": "postgresql://u:sesame@127.0.0.1,db.example/d"}, "DATABASE_URL reaches db.example"),
+        ({"database_url": "host=192.0.2.7 dbname=d password=sesame"}, "DATABASE_URL reaches 192.0.2.7"),
+        ({"database_replica_url": "postgresql://u:sesame@db.example/d"}, "DATABASE_REPLICA_URL reaches db.example"),
+    ],
+)
+def test_line_that_others_can_read_is_told(config: Config, changes: dict[str, Any], hint: str) -> None:
+    (found,) = doctor.look_at_configuration(_in_earnest(config, **changes))
+    assert found.level == "warning" and hint in found.message
+    assert "sesame" not in found.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"plum_url": "http://127.0.0.1:8100"},
+        {"plum_url": "http://[::1]:8100"},
+        {"database_url": "postgresql://u:p@db.example/d?sslmode=verify-full"},
+        {"database_url": "host=db.example sslmode=verify-full dbname=d"},
+        {"database_url": "postgresql://u:p@localhost/d"},
+        {"database_url": "postgresql:///d?host=/run/postgresql"},
+        {"database_url": "dbname=d"},
+    ],
+)
+def test_line_that_nobody_else_can_read_is_well(config: Config, changes: dict[str, Any]) -> None:
+    assert only(doctor.look_at_configuration(_in_earnest(config, **changes))).level == "ok"
+
+
+def _in_earnest(config: Config, **changes: Any) -> Config:
+    usual = {"plum_user": "u", "plum_key": "k", "metrics_key": "m", "secret_keys": ("x" * 40,)}
+    return replace(config, **{**usual, "public_url": "https://r.example", **changes})
 
 
 def test_disk_that_is_too_small_for_the_spool_is_told(config: Config) -> None:

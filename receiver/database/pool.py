@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -19,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
+from receiver.config import is_this_machine
 from receiver.errors import ReceiverError
 
 Connection = psycopg.Connection[TupleRow]
@@ -102,6 +104,16 @@ def describe(conninfo: str) -> str:
     return (
         f'the database "{found.get("dbname") or user}" at {hosts}, port {found.get("port", "")}, as the user "{user}"'
     )
+
+
+def find_unverified_hosts(conninfo: str) -> list[str]:
+    """Hosts that are reached over a network without proof that they are meant. Raises as `full_conninfo`."""
+    given = conninfo_to_dict(full_conninfo(conninfo, name=""))
+    if (given.get("sslmode") or os.environ.get("PGSSLMODE")) == "verify-full" or given.get("sslrootcert") == "system":
+        return []
+    named = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or ""
+    hosts = [host.strip() for host in str(named).split(",")]
+    return [host for host in hosts if host and host[0] not in "/@" and not is_this_machine(host)]
 
 
 _Result = TypeVar("_Result")

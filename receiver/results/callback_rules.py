@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from receiver.model import SubmissionKey
 from receiver.results.budget import Budget
 from receiver.results.journal import BODY_BYTES, Callback
-from receiver.results.token import ResultTokens
+from receiver.results.token import ResultTokens, looks_like_probe
 
 PREFIX = "/results/"
 
@@ -60,6 +60,8 @@ STORED = Answer("stored", "200 OK", waited=True)
 SPOOLED = Answer("spooled", "200 OK", told="stored", waited=True)
 OK = Answer("ok", "200 OK")
 NOT_FOUND = Answer("not_found", "404 Not Found", refused=True)
+PROBE_NOT_FOUND = Answer("not_found", "404 Not Found")
+"""To `doctor`, which asks on purpose: nothing to log."""
 FORBIDDEN = Answer("forbidden", "403 Forbidden", (_CLOSE,), refused=True)
 TOO_LARGE = Answer("too_large", "413 Content Too Large", (_CLOSE,), refused=True)
 CUT_OFF = Answer("incomplete", "400 Bad Request", (_CLOSE,), refused=True)
@@ -70,6 +72,10 @@ OVER_BUDGET = Answer(
 UNAVAILABLE = Answer(
     "unavailable", "503 Service Unavailable", (("Retry-After", str(RETRY_AFTER_SECONDS)),), waited=True
 )
+
+
+PROBE = SubmissionKey(0, 0)
+"""Stands for no submission: the token of a probe."""
 
 
 class CallbackRules:
@@ -87,8 +93,10 @@ class CallbackRules:
         if not admitted:
             return FORBIDDEN
         key = self._tokens.read(token)
+        if key is None and self._tokens.is_probe(token):
+            key = PROBE
         if key is None:
-            return NOT_FOUND
+            return PROBE_NOT_FOUND if looks_like_probe(token) else NOT_FOUND
         if method == "POST":
             return key
         # A sister product asks so before it dials, and drops the request unless it is answered 200.
@@ -102,6 +110,8 @@ class CallbackRules:
             return TOO_LARGE
         if not body:
             return OK
+        if key == PROBE:
+            return PROBE_NOT_FOUND
         if not self.budget.take(key):
             return OVER_BUDGET
         return Callback(key, datetime.now(UTC), storable_header(content_type), storable_header(content_encoding), body)

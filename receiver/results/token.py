@@ -18,6 +18,8 @@ from receiver.model import SubmissionKey
 # hold; so the shape is checked to the letter, for each submission to have exactly one token.
 _TOKEN = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,8})\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
 
+_PROBE = "0-0"
+"""No batch has the number 0, and `_TOKEN` has no room for it."""
 
 KEPT_TOKENS = 10_000
 """How many tokens that were found to be signed here are remembered: each comes once for every call."""
@@ -36,6 +38,14 @@ class ResultTokens:
             [key.encode() for key in reversed(secret_keys)], salt="result_url", digest_method=hashlib.sha256
         )
         self._known: dict[str, SubmissionKey] = {}
+
+    def sign_probe(self) -> str:
+        """A token of no submission, to ask whether a `result_url` leads here: whoever learns it can store nothing."""
+        return self._signer.sign(_PROBE).decode()
+
+    def is_probe(self, token: str) -> bool:
+        """Whether it is a probe's token, signed here. A genuine one of a submission is none."""
+        return looks_like_probe(token) and self._signer.validate(token)
 
     def sign(self, key: SubmissionKey) -> str:
         """The token of a submission: at most 80 characters, each safe in a path."""
@@ -57,6 +67,11 @@ class ResultTokens:
             self._known.clear()
         self._known[token] = key
         return key
+
+
+def looks_like_probe(token: str) -> bool:
+    """Whether it is meant as a probe's token, whoever signed it."""
+    return token.startswith(f"{_PROBE}.")
 
 
 def result_url(public_url: str, token: str) -> str:

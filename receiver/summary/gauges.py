@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SUBMISSION_STATES
+from receiver.queueing.sender import WORKER_LOCK
 from receiver.results.counters import COUNTED_STATES
 from receiver.summary.batches import balance
 from receiver.summary.liveness import WORKER_SECONDS
@@ -52,9 +53,23 @@ select (select count(*) from (select from waiting limit {WAITING_COUNTED}) as co
     (select extract(epoch from now() - received_at)::float from waiting order by callback_id limit 1),
     (select extract(epoch from now() - min(next_try_at))::float from submission
         where state = 'pending' and next_try_at < now()),
-    (select count(*) from worker where seen_at > now() - make_interval(secs => {WORKER_SECONDS})),
     (select extract(epoch from now() - max(seen_at))::float from worker)
 """
+
+
+# One that has ended was seen a moment ago, too; but it no longer holds its lock (Postgres manual: 53.13, pg_locks).
+_WORKERS = f"""
+select count(*) from worker w join pg_locks l on l.objid::bigint = w.worker_id
+where w.seen_at > now() - make_interval(secs => {WORKER_SECONDS}) and l.granted and l.locktype = 'advisory'
+    and l.classid::bigint = {WORKER_LOCK} and l.objsubid = 2
+    and l.database = (select oid from pg_database where datname = current_database())
+"""
+
+
+def count_workers(conn: Connection) -> int:
+    """How many workers live and were seen within WORKER_SECONDS."""
+    row = conn.execute(_WORKERS).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def get_gauges(conn: Connection) -> Gauges:
@@ -76,7 +91,7 @@ def get_gauges(conn: Connection) -> Gauges:
     submissions["accepted"] = counted["all"] - sum(submissions.values())
     ages = conn.execute(_AGES).fetchone()
     assert ages is not None  # noqa: S101 one row of scalars
-    waiting, oldest_waiting, oldest_pending, workers, seen = ages
+    waiting, oldest_waiting, oldest_pending, seen = ages
     return Gauges(
         calls=calls,
         callbacks={"waiting": waiting, **callbacks},
@@ -84,6 +99,6 @@ def get_gauges(conn: Connection) -> Gauges:
         loss=loss,
         oldest_waiting_seconds=oldest_waiting,
         oldest_pending_submission_seconds=oldest_pending,
-        workers=workers,
+        workers=count_workers(conn),
         worker_seen_seconds=seen,
     )

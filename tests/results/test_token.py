@@ -48,6 +48,22 @@ def test_no_character_can_be_changed() -> None:
             assert TOKENS.read(TOKEN[:position] + other + TOKEN[position + 1 :]) is None, (position, other)
 
 
+def test_probe_is_signed_and_names_no_submission() -> None:
+    probe = TOKENS.sign_probe()
+    assert TOKENS.is_probe(probe) and ResultTokens(["new secret", "first secret"]).is_probe(probe)
+    assert TOKENS.read(probe) is None
+    assert not TOKENS.is_probe(TOKEN)
+    for forged in (
+        ResultTokens(["another"]).sign_probe(),
+        probe[:-1],
+        probe + "A",
+        "0-0.",
+        "0-0",
+        TOKEN.replace("42-7", "0-0"),
+    ):
+        assert not TOKENS.is_probe(forged), forged
+
+
 @pytest.mark.parametrize("length", range(len(TOKEN)))
 def test_truncated_token_is_refused(length: int) -> None:
     assert TOKENS.read(TOKEN[:length]) is None

@@ -13,6 +13,7 @@ from receiver.database.pool import Connection
 from receiver.results import intake
 from receiver.results.journal import Callback
 from receiver.results.packing import unpack
+from receiver.results.token import ResultTokens
 from receiver.web.app import close_app, create_app
 from receiver.web.services import Services
 from tests.web.asking import SECRET, config_for, results_path
@@ -69,6 +70,16 @@ def test_trailing_slashes_make_no_difference(sender: FlaskClient, conn: Connecti
 def test_accept_header_and_query_make_no_difference(sender: FlaskClient) -> None:
     answer = sender.post(f"{results_path()}?x=%00", data=BODY, headers={"Accept": "text/html;q=0.1, application/pdf"})
     assert answer.json == {"status": "stored"}
+
+
+def test_probe_is_answered_and_stores_nothing(
+    sender: FlaskClient, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    probe, forged = (f"/results/{ResultTokens([secret]).sign_probe()}" for secret in (SECRET, "another secret"))
+    assert [sender.get(probe).status_code, sender.head(probe).status_code, sender.post(probe).status_code] == [200] * 3
+    assert [sender.post(probe, data=BODY).status_code, sender.post(forged).status_code] == [404, 404]
+    assert stored(conn) == []
+    assert "refused" not in caplog.text, "it is ourselves who ask"
 
 
 def test_empty_body_is_answered_and_not_stored(sender: FlaskClient, conn: Connection) -> None:
