@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -35,12 +36,18 @@ from receiver.logs import about
 from receiver.ports import free_port
 from receiver.results.retention import count_simulated
 from receiver.simulator.store import STATE_FILE
+from receiver.summary.gauges import count_workers
 from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
 
 READY_SECONDS = 20.0
 WATCH_SECONDS = 0.2
 KEY_NAME = "serve"
 SIMULATOR_LOGIN = "simulator"
+
+PASSED_TO_SIMULATOR = re.compile(
+    "PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|PYTHON.*|VIRTUAL_ENV|LD_LIBRARY_PATH|SSL_CERT_(FILE|DIR)"
+)
+"""Names of what the simulator takes from our environment. It plays a stranger, and needs no secret of ours."""
 
 log = logging.getLogger("receiver.serve")
 
@@ -71,7 +78,7 @@ def serve(config: Config) -> int:
             if away is None or not child.needs_database:
                 child.start()
         # With the worker, where it can work: whoever is greeted may queue, and ask `doctor`, at once.
-        _wait_until("/readyz" if away is None else "/healthz", config.port, children, stop)
+        _wait_until_ready(config.port, config.database_url if away is None else None, children, stop)
         if not stop.is_set():
             beside = _simulated(config.database_url) if away is None and not config.simulated else ""
             _greet(config, key, provider, beside)
@@ -180,7 +187,9 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
         # The web processes may start after it, and stop before it: what they did not take is tried again.
         state = config.data_dir / STATE_FILE
         simulate = [python, "-m", "receiver", "simulate", "--port", str(port), "--state", str(state), "--retry", "20"]
-        children.append(Child("simulator", simulate, environment, False, lock))
+        surroundings = {name: value for name, value in os.environ.items() if PASSED_TO_SIMULATOR.fullmatch(name)}
+        surroundings |= {"DATA_DIR": str(config.data_dir), "PYTHONUNBUFFERED": "1"}
+        children.append(Child("simulator", simulate, surroundings, False, lock))
     gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
     children.append(Child("web", gunicorn, environment, False, lock))
     children.append(Child("worker", [python, "-m", "receiver", "work"], environment, True, lock))
@@ -201,7 +210,7 @@ def _only_one(data_dir: Path) -> IO[str]:
 
 
 def _serving_key(database_url: str, data_dir: Path) -> str:
-    """The admin key that is printed at each start, kept beside the data; made where it is missing or was revoked."""
+    """The admin key in `data_dir`/api-key, which only its owner can read; made where it is missing or was revoked."""
     path = data_dir / "api-key"
     with connect(database_url, name="receiver serve") as conn:
         if path.exists() and find_key(conn, key := path.read_text().strip()) is not None:
@@ -212,23 +221,37 @@ def _serving_key(database_url: str, data_dir: Path) -> str:
             pass
         key = create_key(conn, KEY_NAME, "admin")
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        os.fchmod(file.fileno(), 0o600)
         file.write(key + "\n")
     return key
 
 
-def _wait_until(path: str, port: int, children: list[Child], stop: threading.Event) -> None:
-    """Until the web processes answer 200 there, one of the children dies, or READY_SECONDS are over."""
+def _wait_until_ready(port: int, database_url: str | None, children: list[Child], stop: threading.Event) -> None:
+    """Until web processes answer and a worker works, one of the children dies, or READY_SECONDS are over.
+
+    `database_url` None: it is away, and no worker is waited for. `/readyz` is not asked: its 503 would be logged and
+    counted, though nothing is wrong.
+    """
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and all(child.died() is None for child in children):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            if stop.wait(0.05):
-                return
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
+                if database_url is None or _has_worker(database_url):
+                    return
+        except (urllib.error.URLError, OSError, DatabaseUnavailable):
+            pass
+        if stop.wait(0.05):
+            return
+
+
+def _has_worker(database_url: str) -> bool:
+    with connect(database_url, name="receiver serve") as conn:
+        return count_workers(conn) > 0
 
 
 def _greet(config: Config, key: str, provider: str, beside: str) -> None:
+    if not sys.stdout.isatty():  # what is captured may be kept, and read by others
+        key = f"in {config.data_dir / 'api-key'}"
     print(
         f"\nresult_url receiver {__version__} is running; Ctrl-C stops it.\n"
         f"  Dashboard  http://127.0.0.1:{config.port}/\n"

@@ -44,7 +44,10 @@ def _answered(response: Response) -> Response:
         status = response.status_code
         counts.request(_area(path), status, seconds)
         counts.pool(pool.pop_stats(), pool.get_stats())
-        level = logging.WARNING if status >= 500 else logging.DEBUG if path.startswith(_QUIET) else logging.INFO
+        quiet = path.startswith(_QUIET)
+        # "not ready" is an answer of /readyz, and no failure; what it is about is logged where it happens.
+        failed = status >= 500 and not (path == "/readyz" and status == 503)
+        level = logging.WARNING if failed else logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
             fields = {"method": method, "path": path[:200], "status": status, "seconds": round(seconds, 4)}
             log.log(

@@ -6,6 +6,7 @@ standard library for gevent before psycopg looks at it.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sys
@@ -13,11 +14,12 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from receiver import __version__
 from receiver.collector import spare_long_lived
 from receiver.config import Config
 from receiver.database.location import find_database
 from receiver.errors import ConfigurationError, ReceiverError
-from receiver.logs import logging_config
+from receiver.logs import about, logging_config
 from receiver.web.counts import counts
 from receiver.web.in_progress import shared_counts
 from receiver.web.prerequisites import HANDOVER_SECONDS, check_address, check_data_dir
@@ -86,6 +88,14 @@ def _check_prerequisites(server: Arbiter) -> None:
     except ReceiverError as error:
         print(f"receiver: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def when_ready(server: Arbiter) -> None:
+    """Say that the web processes start, and where: their parent logs only what goes wrong."""
+    logging.getLogger("receiver.web").info(
+        "release %s listens on %s; starting %d web processes", __version__, bind, server.num_workers,
+        extra=about("web_started", address=bind, processes=server.num_workers),
+    )  # fmt: skip
 
 
 def pre_fork(server: Arbiter, worker: Worker) -> None:

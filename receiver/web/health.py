@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, jsonify
 
 from receiver.database.migrations import SchemaError, check
-from receiver.database.pool import DatabaseUnavailable, connect, connection
+from receiver.database.pool import DatabaseUnavailable, connect, connection, describe
 from receiver.errors import ReceiverError
 from receiver.logs import about
 from receiver.results.spool import SpoolFailed
@@ -65,11 +65,12 @@ def readyz() -> tuple[Response, int]:
 
 
 def tell_of_database(app: Flask) -> None:
-    """Log what keeps the database from being used. A web process starts all the same, so as not to lose callbacks;
-    without a line that says why, a wrong password would look like a start that went well.
+    """Log which database is used, and what keeps it from being used. A web process starts all the same, so as not to
+    lose callbacks; without a line that says why, a wrong password would look like a start that went well.
     """
     found: Services = app.extensions["receiver"]
     try:
+        log.info("using %s", describe(found.database_url), extra=about("database_used"))
         with connect(found.database_url, name="receiver web") as conn:
             check(conn)
     except ReceiverError as error:

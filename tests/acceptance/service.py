@@ -127,7 +127,7 @@ class Service:
         return self._process.pid
 
     def start(self) -> None:
-        """Return once it says that it runs, its API key read from what it printed."""
+        """Return once it says that it runs, its API key read from the file that it names."""
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = self._runner.started(
@@ -139,8 +139,8 @@ class Service:
         assert self._process is not None
         text = self.log.read_text()[said:]
         assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{text}"
-        if found := re.search(r"^ +API key +(\S+)$", text, re.MULTILINE):
-            self.key = found[1]
+        if found := re.search(r"^ +API key +in (\S+)$", text, re.MULTILINE):
+            self.key = Path(found[1]).read_text().strip()
         return found is not None
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:

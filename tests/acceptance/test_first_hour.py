@@ -107,7 +107,8 @@ class Reader:
 
     def _here(self, text: str) -> str:
         """The address at which the service is here, where the README has its own, and the public one."""
-        return text.replace("http://127.0.0.1:8000", self.url).replace(PUBLIC_URL, self.url)
+        text = text.replace("http://127.0.0.1:8000", self.url).replace(PUBLIC_URL, self.url)
+        return text.replace("API key    rr_…", "API key    in …")  # as where it is no terminal that shows it
 
     def command(self, line: str) -> str:
         return self._other.run(line + "\n")

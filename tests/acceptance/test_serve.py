@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.service import SAMPLES, Process, Service, ask, clean_environment, run_command
+from tests.acceptance.service import OURSELVES, SAMPLES, Process, Service, ask, clean_environment, run_command
 from tests.waiting import eventually
 
 
@@ -60,8 +62,15 @@ def check_sample_is_called(service: Service) -> int:
 
 
 def test_without_a_provider_samples_are_called_by_its_simulator_and_a_signal_ends_it_all(server_dir: Path) -> None:
-    with Service(server_dir) as service:
+    with Service(server_dir, METRICS_KEY="asked with this", OF_NOBODY="x", LOG_FORMAT="json") as service:
         assert "simulator" in service.log.read_text(), "it says that nobody is really called"
+        assert "rr_" not in service.log.read_text(), "what is captured may be read by others"
+        assert (service.data_dir / "api-key").stat().st_mode & 0o777 == 0o600
+        variables = {line.partition("=")[0] for line in service.process("receiver simulate").environment.split("\0")}
+        assert variables & {"SECRET_KEY", "DATABASE_URL", "PLUM_KEY", "METRICS_KEY", "OF_NOBODY"} == set()
+        assert (
+            '"level": "warning"' not in service.log.read_text() and '"event": "web_started"' in service.log.read_text()
+        )
         eventually(service.is_ready)
         batch_id = check_sample_is_called(service)
 
@@ -77,6 +86,28 @@ def test_without_a_provider_samples_are_called_by_its_simulator_and_a_signal_end
         assert service.key == key
         assert service.batch(batch_id)["counts"]["final"] == 4
         check_everything_stops(service, signal.SIGINT)
+
+
+def test_key_is_printed_on_a_terminal(server_dir: Path) -> None:
+    """Only there; `Service` reads it from the file that is named elsewhere."""
+    ours, its = os.openpty()
+    with Service(server_dir) as service:
+        service.stop()
+        process = OURSELVES.started(
+            "serve", env=service.environment, stdin=subprocess.DEVNULL, stdout=its, stderr=subprocess.STDOUT
+        )
+        os.close(its)
+        try:
+            printed = b""
+            while b"  Provider " not in printed:
+                printed += os.read(ours, 4096)
+            assert f"  API key    {service.key}\r\n" in printed.decode()
+        finally:
+            process.terminate()
+            while process.poll() is None:
+                with suppress(OSError):  # nobody holds the other end any more
+                    os.read(ours, 4096)
+            os.close(ours)
 
 
 def test_second_serve_does_not_start_and_says_why(server_dir: Path) -> None:

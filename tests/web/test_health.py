@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -35,6 +37,11 @@ def test_process_that_lives_is_healthy_without_a_database(app_without_database: 
     client = app_without_database.test_client()
     assert (client.get("/healthz").status_code, client.get("/healthz").json) == (200, {"status": "ok"})
     assert client.head("/healthz").status_code == 200
+
+
+def test_not_ready_is_an_answer_and_no_warning(stranger: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    readiness(stranger, 503)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_ready_with_database_and_worker(stranger: FlaskClient, conn: Connection) -> None:
