@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -92,13 +91,7 @@ def full_conninfo(conninfo: str, *, name: str, variable: str = "DATABASE_URL") -
 
 def describe(conninfo: str) -> str:
     """Which database `conninfo` means, in words for people and without the password. Raises as `full_conninfo`."""
-    given = conninfo_to_dict(full_conninfo(conninfo, name=""))
-    usual = {
-        option.keyword.decode(): option.val.decode()
-        for option in psycopg.pq.Conninfo.get_defaults()
-        if option.val is not None
-    }
-    found = {name: str(value) for name, value in {**usual, **given}.items() if value}
+    found = _filled_in(conninfo)
     hosts = found.get("host") or found.get("hostaddr") or "the local socket"
     user = found.get("user", "")
     return (
@@ -108,12 +101,22 @@ def describe(conninfo: str) -> str:
 
 def find_unverified_hosts(conninfo: str) -> list[str]:
     """Hosts that are reached over a network without proof that they are meant. Raises as `full_conninfo`."""
-    given = conninfo_to_dict(full_conninfo(conninfo, name=""))
-    if (given.get("sslmode") or os.environ.get("PGSSLMODE")) == "verify-full" or given.get("sslrootcert") == "system":
+    found = _filled_in(conninfo)
+    if found.get("sslmode") == "verify-full" or found.get("sslrootcert") == "system":
         return []
-    named = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or ""
-    hosts = [host.strip() for host in str(named).split(",")]
+    hosts = (found.get("host") or found.get("hostaddr") or "").split(",")
     return [host for host in hosts if host and host[0] not in "/@" and not is_this_machine(host)]
+
+
+def _filled_in(conninfo: str) -> dict[str, str]:
+    """The parameters of `conninfo`, with libpq's own for those that it leaves out, be they from the environment."""
+    usual = {
+        option.keyword.decode(): option.val.decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+        if option.val is not None
+    }
+    given = conninfo_to_dict(full_conninfo(conninfo, name=""))
+    return {name: str(value) for name, value in {**usual, **given}.items() if value}
 
 
 _Result = TypeVar("_Result")
