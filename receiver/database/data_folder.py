@@ -12,9 +12,9 @@ Release 1.0.0 used SHARED_FOLDER itself for every clone, and left no such files.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import secrets
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,25 +107,31 @@ def _closed_part(wanted: Path) -> Path | None:
 
 
 def _is_from_release_1_0(shared: Path, clone: Path) -> bool:
-    """Whether `shared` holds a database of release 1.0.0 that this clone has used, as far as can be known.
+    """Whether `shared` holds a database of release 1.0.0 that this clone has made, as far as can be known.
 
-    A clone that was made after that database was last started has not used it. Times of change show when the clone
-    was made: unlike times of modification, unpacking and pulling do not set them back.
+    `make run` makes the virtualenv, and then the database. So a virtualenv that is younger than the database belongs to
+    another clone.
     """
-    if not (shared / "postgres").exists() or (shared / OWNER).exists():
+    if (shared / OWNER).exists():
         return False
     try:
-        last_start = (shared / "postgres-start.log").stat().st_mtime
+        made_at = (shared / "postgres" / "PG_VERSION").stat().st_mtime
     except OSError:
         return False
-    return min(_times_of_change(clone), default=last_start) < last_start
+    return _installed_at(clone) < made_at
 
 
-def _times_of_change(clone: Path) -> Iterator[float]:
-    inside = [clone / ".git" / "description", clone / ".venv" / "pyvenv.cfg", *(clone / "migrations").glob("*.sql")]
-    for path in [*clone.iterdir(), *inside]:
-        with suppress(OSError):
-            yield path.lstat().st_ctime
+def _installed_at(clone: Path) -> float:
+    """When the virtualenv of a clone was made; without one, when the clone was.
+
+    Times of change are used: unlike times of modification, unpacking does not set them back.
+    """
+    environment = clone / ".venv"
+    if environment.is_symlink():
+        return environment.lstat().st_ctime
+    with suppress(OSError):
+        return (environment / "pyvenv.cfg").stat().st_ctime
+    return min((path.stat().st_ctime for path in (clone / "migrations").glob("*.sql")), default=math.inf)
 
 
 def _read(path: Path) -> Path | None:

@@ -11,6 +11,7 @@ import pytest
 
 from receiver import __version__
 from receiver.database.pool import Connection
+from tests.acceptance.service import complaints
 from tests.cli.conftest import Run
 from tests.factories import make_batch
 
@@ -178,4 +179,4 @@ def test_reader_that_leaves_early_is_status_1_without_a_traceback(run: Run, data
         )
     finally:
         os.close(write_end)
-    assert (ran.returncode, ran.stderr) == (1, b"")
+    assert (ran.returncode, complaints(ran.stderr.decode())) == (1, "")

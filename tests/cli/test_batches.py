@@ -61,7 +61,10 @@ def test_dry_run_tells_and_stores_nothing(run: Run, conn: Connection, contacts: 
     assert count_batches(conn) == 0
 
 
-def test_dry_run_needs_no_database_and_counts_the_faults_it_does_not_name(run_anywhere: Run, contacts: str) -> None:
+def test_dry_run_asks_no_database_and_counts_the_faults_it_does_not_name(
+    run_anywhere: Run, environment: pytest.MonkeyPatch, contacts: str
+) -> None:
+    environment.setenv("DATABASE_URL", "postgresql://127.0.0.1:9/none")
     Path(contacts).write_text("destination\n" + "12\n" * 150)
     ran = run_anywhere("queue", contacts, *TO, "--dry-run")
     assert ran.status == 0

@@ -25,21 +25,21 @@ def shared(server_dir: Path) -> Path:
 
 @pytest.fixture
 def make_clone(tmp_path: Path) -> MakeClone:
-    """Makes a clone where no other account gets in."""
+    """Makes a clone with its virtualenv, where no other account gets in."""
     tmp_path.chmod(0o700)
 
     def make(name: str) -> Path:
-        (tmp_path / name / "migrations").mkdir(parents=True)
-        (tmp_path / name / "migrations" / "0001_initial.sql").write_text("")
+        (tmp_path / name / ".venv").mkdir(parents=True)
+        (tmp_path / name / ".venv" / "pyvenv.cfg").write_text("")
         return tmp_path / name
 
     return make
 
 
-def make_database_of_release_1_0(shared: Path, last_start: float) -> None:
+def make_database_of_release_1_0(shared: Path, made_at: float) -> None:
     (shared / "postgres").mkdir(parents=True)
-    (shared / "postgres-start.log").write_text("")
-    os.utime(shared / "postgres-start.log", (last_start, last_start))
+    (shared / "postgres" / "PG_VERSION").write_text("18\n")
+    os.utime(shared / "postgres" / "PG_VERSION", (made_at, made_at))
 
 
 def test_each_clone_gets_a_folder_of_its_own_and_keeps_it(make_clone: MakeClone, shared: Path) -> None:
@@ -84,11 +84,11 @@ def test_clone_that_was_copied_is_refused_until_it_is_told_apart(make_clone: Mak
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == folder
 
 
-def test_clone_that_used_the_folder_of_release_1_0_keeps_it_and_no_other_gets_it(
+def test_clone_that_made_the_database_of_release_1_0_keeps_it_and_no_other_gets_it(
     make_clone: MakeClone, shared: Path
 ) -> None:
     clone, younger = make_clone("one"), make_clone("younger")
-    make_database_of_release_1_0(shared, last_start=time.time() + 60)
+    make_database_of_release_1_0(shared, made_at=time.time() + 60)
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared, "`migrate` comes before `serve`"
     assert claim_data_folder(clone / "var", shared=shared, clone=clone)[0] == shared
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared
@@ -101,9 +101,24 @@ def test_clone_that_is_younger_than_the_database_of_release_1_0_does_not_get_it(
     make_clone: MakeClone, shared: Path
 ) -> None:
     clone = make_clone("one")
-    make_database_of_release_1_0(shared, last_start=time.time() - 60)
+    make_database_of_release_1_0(shared, made_at=time.time() - 60)
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == clone / "var"
     assert claim_data_folder(clone / "var", shared=shared, clone=clone)[0] != shared
+
+
+@pytest.mark.parametrize("installed", ["nothing", "a link"])
+def test_age_of_a_clone_without_a_virtualenv_of_its_own(make_clone: MakeClone, shared: Path, installed: str) -> None:
+    clone = make_clone("one")
+    shutil.rmtree(clone / ".venv")
+    if installed == "a link":
+        (clone / ".venv").symlink_to("/")
+    else:
+        (clone / "migrations").mkdir()
+        (clone / "migrations" / "0001_initial.sql").write_text("")
+    make_database_of_release_1_0(shared, made_at=time.time() - 60)
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == clone / "var"
+    os.utime(shared / "postgres" / "PG_VERSION", (time.time() + 60, time.time() + 60))
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared
 
 
 def test_database_in_the_folder_itself_is_used(make_clone: MakeClone, shared: Path) -> None:
