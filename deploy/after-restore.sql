@@ -1,5 +1,5 @@
--- After a database was restored from a backup, and before a worker starts on it:
---   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/after-restore.sql
+-- After a database was restored from a backup, and before a worker starts on it: `python -m receiver migrate
+-- --after-restore` runs this, after the migrations.
 -- What happened between the backup and its restore is not in it, and two things must not be taken from it.
 begin;
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import signal
+from pathlib import Path
 
 from receiver.cli.database import existing_database
 from receiver.config import Config
 from receiver.database.location import running_database
 from receiver.database.migrations import check, migrate
-from receiver.database.pool import connect
-from receiver.errors import ConfigurationError, Fault
+from receiver.database.pool import connect, naming_outages
+from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.logs import start_logging
 from receiver.queueing.provider import Provider
 from receiver.serve import serve
 from receiver.simulator import command as simulator
+from receiver.summary.gauges import count_workers
 from receiver.telemetry import start_telemetry
 from receiver.worker import Worker
 
@@ -25,6 +27,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("serve", help="run everything on this machine")
     parser.set_defaults(run=_serve)
     parser = commands.add_parser("migrate", help="bring the database to this release's schema")
+    parser.add_argument(
+        "--after-restore",
+        action="store_true",
+        help="the database was just restored from a backup: give no id again, and send nothing that may have been sent",
+    )
     parser.set_defaults(run=_migrate)
     parser = commands.add_parser("work", help="send submissions and settle callbacks")
     parser.set_defaults(run=_work)
@@ -39,12 +46,30 @@ def _serve(_: argparse.Namespace) -> int:
     return serve(config)
 
 
-def _migrate(_: argparse.Namespace) -> int:
+def _migrate(parsed: argparse.Namespace) -> int:
     config = existing_database()[0]
     with running_database(config) as database_url:
         applied = migrate(database_url, report=print)
-    print(f"{len(applied)} migrations applied." if applied else "Nothing to do: the schema is up to date.")
+        print(f"{len(applied)} migrations applied." if applied else "Nothing to do: the schema is up to date.")
+        if parsed.after_restore:
+            _prepare_restored(database_url)
+            print("The restored database is ready. Resolve the submissions that are unknown now.")
     return 0
+
+
+def _prepare_restored(database_url: str) -> None:
+    path = Path(__file__).resolve().parents[2] / "deploy" / "after-restore.sql"
+    try:
+        statements = path.read_bytes()
+    except FileNotFoundError:
+        raise ReceiverError(f"{path} does not exist; run from a whole checkout.") from None
+    with naming_outages(), connect(database_url, name="receiver migrate", autocommit=True) as conn:
+        if workers := count_workers(conn):
+            raise ReceiverError(
+                f"{workers} workers run on this database. Nothing was changed: stop them, and run this again only"
+                " if it was just restored."
+            )
+        conn.execute(statements)
 
 
 def _work(_: argparse.Namespace) -> int:

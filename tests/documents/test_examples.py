@@ -8,15 +8,18 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from receiver.database.account import account_for
 from receiver.database.installation import programs_for
+from receiver.ports import free_port
 from receiver.web.reference.codes import CODES
 from receiver.web.reference.samples import SAMPLES
 from tests.acceptance.service import Service
@@ -45,15 +48,28 @@ NOT_RUN = {
 }
 """Every block that no test runs, by how it begins, and why not."""
 
+RUN_ELSEWHERE = {
+    ("docs/operations.md", "FOLDER="),
+    ("docs/operations.md", "set -a; . /etc/receiver/environment"),
+    ("docs/deployment.md", "receiver keys create"),
+}
+"""Blocks that tests/documents/test_backups.py runs, by how they begin."""
+
 
 def reason_against(block: Block) -> str | None:
-    """Why a block is not run; None: it is."""
+    """Why a block is not run here; None: it is."""
+    if is_run_elsewhere(block):
+        return "tests/documents/test_backups.py runs it"
     found = (
         why
         for (document, start), why in NOT_RUN.items()
         if block.document == document and block.source.startswith(start)
     )
     return next(found, None)
+
+
+def is_run_elsewhere(block: Block) -> bool:
+    return any(block.document == document and block.source.startswith(start) for document, start in RUN_ELSEWHERE)
 
 
 @pytest.fixture
@@ -96,7 +112,6 @@ def test_every_other_command_runs(document: str, server_dir: Path) -> None:
         variables = surroundings(service)
         # Its embedded Postgres, as if it were one of the reader's, with Postgres' own programs.
         variables["DATABASE_URL"] = service.embedded_database_url
-        variables["RESTORED_URL"] = make_conninfo(variables["DATABASE_URL"], dbname="restored")
         programs = programs_for(account_for(service.data_dir / "postgres"))
         variables["PATH"] = os.pathsep.join([str(programs), variables["PATH"]])
         with Terminal(make_checkout(server_dir / "clone"), variables) as terminal:
@@ -107,6 +122,7 @@ def test_every_other_command_runs(document: str, server_dir: Path) -> None:
 
 def test_blocks_that_are_not_run_are_there_and_name_what_is_there() -> None:
     left_out = [block for each in documents() for block in commands_of(each) if reason_against(block) is not None]
+    left_out = [block for block in left_out if not is_run_elsewhere(block)]
     assert len(left_out) == len(NOT_RUN), "each reason is one block's"
     for block in left_out:
         for path in re.findall(r"(?<![\w./-])(?:deploy|docs|receiver|tests)/[\w./*-]+\w", block.source):
@@ -128,6 +144,46 @@ def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
             call = json.loads(printed)
             printed = f"{call['phone_number']} {call['state']} {call['outcome']}"
         assert re.fullmatch(r"\+16175551234 final (completed|failed|canceled|rejected)", printed.strip()), language
+
+
+@pytest.mark.parametrize("operation", SAMPLES)
+def test_samples_of_the_reference_fail_where_they_are_refused_or_not_answered(operation: str, tmp_path: Path) -> None:
+    (tmp_path / "contacts.csv").write_text("destination\n6175551234\n")
+    php = SAMPLES[operation]["PHP"]
+    assert "exit(1);" in php and not re.search(r"exit\((?!1\))", php), "exit() with a text is status 0"
+    with refusing() as refused:
+        for address in (refused, f"http://127.0.0.1:{free_port()}"):
+            variables = {**os.environ, "RECEIVER": address, "KEY": "rr_of_nobody"}
+            for language, source in SAMPLES[operation].items():
+                if language != "PHP" or shutil.which("php"):
+                    ran = _ended(language, source, variables, tmp_path)
+                    assert ran.returncode != 0 and ran.stderr, (language, address, ran)
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """The address of a server that answers 401 to everything."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b'{"code": "unauthorized", "detail": "No valid API key."}')
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_table_of_codes_is_the_one_that_the_description_has() -> None:
@@ -152,14 +208,20 @@ def test_codes_of_faults_that_are_listed_are_those_that_are_given() -> None:
 
 
 def _run(language: str, source: str, service: Service, folder: Path) -> str:
+    ran = _ended(language, source, surroundings(service), folder)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def _ended(
+    language: str, source: str, environment: Mapping[str, str], folder: Path
+) -> subprocess.CompletedProcess[str]:
     command = {
         "curl": ["bash", "-c", source],
         "Python": [sys.executable, "-c", source],
         "PHP": ["php", "-r", source.removeprefix("<?php\n")],
     }[language]
-    ran = subprocess.run(command, cwd=folder, env=surroundings(service), capture_output=True, text=True, timeout=180)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
 
 
 def _let_the_hour_be_young() -> None:

@@ -55,9 +55,15 @@ curl_setopt_array($request, [
     CURLOPT_RETURNTRANSFER => true,
     CURLOPT_TIMEOUT => 75,
 ]);
-$batch = json_decode(curl_exec($request), true);
+$answer = curl_exec($request);
+if ($answer === false) {
+    fwrite(STDERR, curl_error($request) . "\\n");
+    exit(1);
+}
+$batch = json_decode($answer, true);
 if (!in_array(curl_getinfo($request, CURLINFO_RESPONSE_CODE), [201, 202])) {
-    exit("{$batch['code']}: {$batch['detail']}\\n");
+    fwrite(STDERR, "{$batch['code']}: {$batch['detail']}\\n");
+    exit(1);
 }
 echo $batch['id'], "\\n";"""
 
@@ -89,7 +95,8 @@ curl_setopt_array($request, [
 ]);
 $answer = curl_exec($request);
 if ($answer === false) {
-    exit(curl_error($request) . "\\n");
+    fwrite(STDERR, curl_error($request) . "\\n");
+    exit(1);
 }
 $call = json_decode($answer, true);
 echo $call['phone_number'], ' ', $call['state'], ' ', $call['outcome'], "\\n";"""

@@ -1,0 +1,139 @@
+"""Backups and what follows them, and commands with the service's environment: typed as the documents have them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from receiver.database.account import account_for
+from receiver.database.installation import programs_for
+from receiver.database.pool import Connection, connect
+from receiver.ports import free_port
+from receiver.queueing.sender import register_worker
+from receiver.summary.batches import get_batch
+from tests.acceptance.postgres import Postgres
+from tests.acceptance.service import ROOT, SAMPLES, clean_environment, run_command
+from tests.documents.blocks import Terminal, commands_of, make_checkout
+from tests.factories import make_batch
+from tests.web.asking import SECRET
+
+COMMAND = ".venv/bin/python -m receiver"
+QUEUE = f"{COMMAND} queue {SAMPLES / 'contacts.csv'} --application 7 --deployment 3\n"
+ENVIRONMENT = "/etc/receiver/environment"
+
+
+def documented(document: str, start: str) -> list[str]:
+    return [block.source for block in commands_of(document) if block.source.startswith(start)]
+
+
+@pytest.fixture
+def checkout(server_dir: Path) -> Path:
+    return make_checkout(server_dir / "clone")
+
+
+def test_folder_of_make_run_is_copied_and_put_back(checkout: Path) -> None:
+    backup, restore = documented("docs/operations.md", "FOLDER=")
+    environment = clean_environment(PORT=str(free_port()), WEB_CONCURRENCY="1", LC_ALL="C.UTF-8")
+    with Terminal(checkout, environment) as other:
+        with Terminal(checkout, environment) as serving:
+            serving.start("make run\n")
+            assert "Batch 1 is stored" in other.run(QUEUE)
+            assert "4 ended" in other.run(f"{COMMAND} status 1 --watch\n")
+        other.run(backup)
+        key = (checkout / "var" / "api-key").read_text()
+        with Terminal(checkout, environment) as serving:
+            serving.start("make run\n")
+            assert "Batch 2 is stored" in other.run(QUEUE)
+        other.run(restore)
+        with Terminal(checkout, environment) as serving:
+            serving.start("make run\n")
+            assert (checkout / "var" / "api-key").read_text() == key
+            assert "4 ended" in other.run(f"{COMMAND} status 1\n")
+            assert "There is no batch 2." in other.run(f"{COMMAND} status 2 || true\n")
+            assert re.search(r"Batch 1\d{6} is stored", other.run(QUEUE))
+            assert other.run(f"{COMMAND} verify\n").startswith("The balance holds")
+
+
+@pytest.fixture
+def postgres(server_dir: Path) -> Iterator[Postgres]:
+    """As docs/deployment.md makes one: the role `receiver` owns its database, and may make no other."""
+    with Postgres(server_dir) as postgres:
+        postgres.execute("create role boss login superuser")
+        with psycopg.connect(make_conninfo(postgres.url, user="boss"), autocommit=True) as conn:
+            conn.execute("alter role receiver rename to first")  # the superuser of the tests
+            conn.execute("create role receiver login password 'sesame'")
+            conn.execute("alter database receiver owner to receiver")
+        yield postgres
+
+
+def make_runuser(folder: Path, **superuser: str) -> None:
+    """A `runuser` that changes no account, as only root could: as `postgres`, programs connect as the superuser."""
+    exported = "".join(f"export {name}={value}; " for name, value in superuser.items())
+    path = folder / "runuser"
+    path.write_text(
+        f'#!/bin/sh\n[ "$1 $3" = "-u --" ] || exit 9\n[ "$2" = receiver ] || {{ {exported}:; }}\nshift 3\nexec "$@"\n'
+    )
+    path.chmod(0o755)
+
+
+def surroundings(folder: Path, **variables: str) -> dict[str, str]:
+    """A shell without the service's environment, which finds our `runuser` and Postgres' own programs."""
+    programs = programs_for(account_for(folder / "postgres"))
+    path = os.pathsep.join([str(folder), str(programs), os.environ["PATH"]])
+    return clean_environment(PATH=path, LC_ALL="C.UTF-8", **variables)
+
+
+def test_dump_is_restored_though_the_role_may_make_no_database(
+    postgres: Postgres, checkout: Path, tmp_path: Path
+) -> None:
+    dump, restore = documented("docs/operations.md", f"set -a; . {ENVIRONMENT}")
+    file = tmp_path / "environment"
+    url = f"postgresql://receiver:sesame@127.0.0.1:{postgres.port}/receiver"
+    file.write_text(f"DATABASE_URL={url}\nSECRET_KEY='{SECRET}'\n")
+    make_runuser(tmp_path, PGHOST="127.0.0.1", PGPORT=str(postgres.port), PGUSER="boss")
+    taken = f"set -a; . {file}; set +a\n"
+    with Terminal(checkout, surroundings(tmp_path)) as terminal:
+        assert "no right" in terminal.run(f"createdb --maintenance-db='{url}' mine 2>/dev/null || echo no right\n")
+        terminal.run(f"{taken}{COMMAND} migrate\n")
+        assert "Batch 1 is stored" in terminal.run(QUEUE)
+        terminal.run(dump.replace(ENVIRONMENT, str(file)))
+        assert "Batch 2 is stored" in terminal.run(QUEUE)
+        terminal.run(restore.replace(ENVIRONMENT, str(file)))
+        terminal.run("export DATABASE_URL=${DATABASE_URL%/*}/restored\n")
+        assert "The restored database is ready." in terminal.run(f"{COMMAND} migrate --after-restore\n")
+        assert terminal.run(f"{COMMAND} verify\n").startswith("The balance holds")
+        assert "batch 1 " in terminal.run(f"{COMMAND} status 1\n")
+        assert "There is no batch 2." in terminal.run(f"{COMMAND} status 2 || true\n")
+        assert re.search(r"Batch 1\d{6} is stored", terminal.run(QUEUE))
+
+
+def test_first_key_is_made_with_the_environment_of_the_service(
+    database_url: str, checkout: Path, tmp_path: Path
+) -> None:
+    (command,) = documented("docs/deployment.md", "receiver keys create")
+    file = tmp_path / "environment"
+    file.write_text(f"# A comment\nDATABASE_URL='{database_url}'\nSECRET_KEY='a & b $c # d of the tests'\nPLUM_KEY=\n")
+    wrapper = (ROOT / "deploy" / "systemd" / "receiver").read_text()
+    (tmp_path / "receiver").write_text(wrapper.replace(ENVIRONMENT, str(file)).replace("/opt/receiver", str(checkout)))
+    (tmp_path / "receiver").chmod(0o755)
+    make_runuser(tmp_path)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    with Terminal(tmp_path / "elsewhere", surroundings(tmp_path)) as terminal:
+        assert re.search(r"^rr_\S+$", terminal.run(command), re.MULTILINE)
+        assert "first" in terminal.run("receiver keys list\n")
+
+
+def test_restored_database_on_which_a_worker_runs_is_left_alone(database_url: str, conn: Connection) -> None:
+    batch_id = make_batch(conn, send=False)
+    environment = clean_environment(DATABASE_URL=database_url, SECRET_KEY=SECRET)
+    with connect(database_url, name="worker", autocommit=True) as living:
+        register_worker(living, "here", 1)
+        refused = run_command("migrate", "--after-restore", environment=environment)
+        assert refused.returncode == 1 and "1 workers run on this database" in refused.stderr
+        assert get_batch(conn, batch_id).state == "queueing"
