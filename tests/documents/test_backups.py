@@ -25,7 +25,6 @@ from tests.web.asking import SECRET
 
 COMMAND = ".venv/bin/python -m receiver"
 QUEUE = f"{COMMAND} queue {SAMPLES / 'contacts.csv'} --application 7 --deployment 3\n"
-ENVIRONMENT = "/etc/receiver/environment"
 
 
 def documented(document: str, start: str) -> list[str]:
@@ -62,12 +61,13 @@ def test_folder_of_make_run_is_copied_and_put_back(checkout: Path) -> None:
 
 @pytest.fixture
 def postgres(server_dir: Path) -> Iterator[Postgres]:
-    """As docs/deployment.md makes one: the role `receiver` owns its database, and may make no other."""
+    """As docs/deployment.md makes one: `receiver` owns the database, and no role of the service may make another."""
     with Postgres(server_dir) as postgres:
         postgres.execute("create role boss login superuser")
         with psycopg.connect(make_conninfo(postgres.url, user="boss"), autocommit=True) as conn:
             conn.execute("alter role receiver rename to first")  # the superuser of the tests
             conn.execute("create role receiver login password 'sesame'")
+            conn.execute("create role receiver_app login password 'x'")
             conn.execute("alter database receiver owner to receiver")
         yield postgres
 
@@ -89,39 +89,67 @@ def surroundings(folder: Path, **variables: str) -> dict[str, str]:
     return clean_environment(PATH=path, LC_ALL="C.UTF-8", **variables)
 
 
-def test_dump_is_restored_though_the_role_may_make_no_database(
+class Machine:
+    """What docs/deployment.md installs: the two files, and the command `receiver`; in `folder`, which is on PATH."""
+
+    def __init__(self, folder: Path, checkout: Path) -> None:
+        self._paths = {
+            "/etc/receiver/environment": str(folder / "environment"),
+            "/etc/receiver/migrate": str(folder / "migrate"),
+            "/opt/receiver": str(checkout),
+        }
+        self.folder = folder
+        path = folder / "receiver"
+        path.write_text(self.here((ROOT / "deploy" / "systemd" / "receiver").read_text()))
+        path.chmod(0o755)
+
+    def here(self, source: str) -> str:
+        for documented, real in self._paths.items():
+            source = source.replace(documented, real)
+        return source
+
+    def fill_in(self, name: str, **variables: str) -> None:
+        lines = [f"{variable}='{value}'" for variable, value in variables.items()]
+        (self.folder / name).write_text("\n".join(["# A comment", *lines, "PLUM_KEY=\n"]))
+
+
+def test_dump_is_restored_though_no_role_of_the_service_may_make_a_database(
     postgres: Postgres, checkout: Path, tmp_path: Path
 ) -> None:
-    dump, restore = documented("docs/operations.md", f"set -a; . {ENVIRONMENT}")
-    file = tmp_path / "environment"
-    url = f"postgresql://receiver:sesame@127.0.0.1:{postgres.port}/receiver"
-    file.write_text(f"DATABASE_URL={url}\nSECRET_KEY='{SECRET}'\n")
+    dump, restore = documented("docs/operations.md", ". /etc/receiver/migrate")
+    machine = Machine(tmp_path, checkout)
+    address = f"127.0.0.1:{postgres.port}"
+
+    def name_database(name: str) -> None:
+        machine.fill_in("environment", DATABASE_URL=f"postgresql://receiver_app:x@{address}/{name}", SECRET_KEY=SECRET)
+        machine.fill_in("migrate", DATABASE_URL=f"postgresql://receiver:sesame@{address}/{name}")
+
+    name_database("receiver")
+    queue = f"receiver queue {SAMPLES / 'contacts.csv'} --application 7 --deployment 3\n"
     make_runuser(tmp_path, PGHOST="127.0.0.1", PGPORT=str(postgres.port), PGUSER="boss")
-    taken = f"set -a; . {file}; set +a\n"
     with Terminal(checkout, surroundings(tmp_path)) as terminal:
-        assert "no right" in terminal.run(f"createdb --maintenance-db='{url}' mine 2>/dev/null || echo no right\n")
-        terminal.run(f"{taken}{COMMAND} migrate\n")
-        assert "Batch 1 is stored" in terminal.run(QUEUE)
-        terminal.run(dump.replace(ENVIRONMENT, str(file)))
-        assert "Batch 2 is stored" in terminal.run(QUEUE)
-        terminal.run(restore.replace(ENVIRONMENT, str(file)))
-        terminal.run("export DATABASE_URL=${DATABASE_URL%/*}/restored\n")
-        assert "The restored database is ready." in terminal.run(f"{COMMAND} migrate --after-restore\n")
-        assert terminal.run(f"{COMMAND} verify\n").startswith("The balance holds")
-        assert "batch 1 " in terminal.run(f"{COMMAND} status 1\n")
-        assert "There is no batch 2." in terminal.run(f"{COMMAND} status 2 || true\n")
-        assert re.search(r"Batch 1\d{6} is stored", terminal.run(QUEUE))
+        terminal.run("runuser -u postgres -- psql --dbname=receiver --file=deploy/roles.sql\n")
+        terminal.run("receiver migrate\n")
+        assert "Batch 1 is stored" in terminal.run(queue)
+        terminal.run(machine.here(dump))
+        assert "no right" in terminal.run('createdb --maintenance-db="$DATABASE_URL" mine 2>&1 || echo no right\n')
+        assert "Batch 2 is stored" in terminal.run(queue)
+        terminal.run(machine.here(restore))
+        name_database("restored")
+        assert "The restored database is ready." in terminal.run("receiver migrate --after-restore\n")
+        assert terminal.run("receiver verify\n").startswith("The balance holds")
+        assert "batch 1 " in terminal.run("receiver status 1\n")
+        assert "There is no batch 2." in terminal.run("receiver status 2 || true\n")
+        assert re.search(r"Batch 1\d{6} is stored", terminal.run(queue))
 
 
 def test_first_key_is_made_with_the_environment_of_the_service(
     database_url: str, checkout: Path, tmp_path: Path
 ) -> None:
     (command,) = documented("docs/deployment.md", "receiver keys create")
-    file = tmp_path / "environment"
-    file.write_text(f"# A comment\nDATABASE_URL='{database_url}'\nSECRET_KEY='a & b $c # d of the tests'\nPLUM_KEY=\n")
-    wrapper = (ROOT / "deploy" / "systemd" / "receiver").read_text()
-    (tmp_path / "receiver").write_text(wrapper.replace(ENVIRONMENT, str(file)).replace("/opt/receiver", str(checkout)))
-    (tmp_path / "receiver").chmod(0o755)
+    Machine(tmp_path, checkout).fill_in(
+        "environment", DATABASE_URL=database_url, SECRET_KEY="a & b $c # d of the tests", PLUM_USER=""
+    )
     make_runuser(tmp_path)
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     with Terminal(tmp_path / "elsewhere", surroundings(tmp_path)) as terminal:

@@ -50,7 +50,7 @@ NOT_RUN = {
 
 RUN_ELSEWHERE = {
     ("docs/operations.md", "FOLDER="),
-    ("docs/operations.md", "set -a; . /etc/receiver/environment"),
+    ("docs/operations.md", ". /etc/receiver/migrate"),
     ("docs/deployment.md", "receiver keys create"),
 }
 """Blocks that tests/documents/test_backups.py runs, by how they begin."""
