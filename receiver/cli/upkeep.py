@@ -13,6 +13,7 @@ from datetime import timedelta
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.config import Config
+from receiver.database.location import find_database
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import masked
@@ -138,7 +139,7 @@ def _purge(parsed: argparse.Namespace) -> int:
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if parsed.simulated:
-        forget_all(config.data_dir / STATE_FILE)
+        forget_all(find_database(config)[0].data_dir / STATE_FILE)
     print(f"Purged {what}{late}: {rows} rows under {ended} batches.")
     return 0
 
@@ -150,6 +151,7 @@ def _erase(parsed: argparse.Namespace) -> int:
     except DestinationError as error:
         raise InvalidInput("This cannot be erased.", [Fault("NUMBER", error.code, str(error))]) from None
     shown = masked(phone_number)
+    config, _ = find_database(config)  # the folder that is used in place of DATA_DIR has the spool, too
     spool = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
     with opened_database("erase", config) as conn:
         if not (parsed.dry_run or parsed.yes):
