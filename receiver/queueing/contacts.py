@@ -103,11 +103,13 @@ class ContactReader:
                 beyond = without_trailing_blanks(record[width:])
                 record = record[:width] + [""] * (width - len(record))
             if beyond or not is_whole:
-                header.check_unnamed(record, beyond, row)
+                if beyond or header.unnamed:
+                    header.check_unnamed(record, beyond, row)
                 had_nul = header.code is not None and record[header.code] == "nul_character"
                 record = header.chosen(record)
                 if self._is_export:
-                    record, beyond = [restored(cell) for cell in record], [restored(cell) for cell in beyond]
+                    record = [restored(cell) if "'" in cell else cell for cell in record]
+                    beyond = [restored(cell) for cell in beyond]
                     if had_nul:
                         record = [cell.replace(NUL_SHOWN_AS, "\0") for cell in record]
                         beyond = [cell.replace(NUL_SHOWN_AS, "\0") for cell in beyond]

@@ -60,6 +60,7 @@ _echoed_somehow = re.compile(rf"[^0-9+]*+(\+?)[{_between}]*+([0-9][0-9{_between}
 _echoed_fraction = re.compile(r"(?<=[0-9]{7})\.0+(?=[^0-9]*\Z)")
 """What a number read as a floating-point one gains."""
 _ends_with_comma_digits = re.compile(r"[^,]*[0-9],[0-9]+[^0-9,]*").fullmatch
+_dots_commas_exponents = re.compile("[.,Ee]").search
 _exponent = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[Ee][+-]?[0-9]+").fullmatch
 
 _MANY_DIGITS = 7
@@ -176,6 +177,8 @@ def _parse_any(text: str, plan: NumberingPlan) -> Destination:
 
 def _refuse_calculated(number: str, plan: NumberingPlan) -> None:
     """Raise DestinationError if a spreadsheet took the number for an amount, and changed how it is written."""
+    if _dots_commas_exponents(number) is None:
+        return
     if _exponent(number.translate(_WITHOUT_SPACES)):
         raise DestinationError(
             "A spreadsheet shortened this number to scientific notation (such as E+11), and its digits are lost. Format"
