@@ -96,6 +96,17 @@ class Config:
         return self.plum_user is not None and self.plum_key is not None
 
     @property
+    def batch_kind(self) -> bool | None:
+        """Whether a batch that this process takes is simulated; None: its first worker decides.
+
+        With a database of its own, a web process or a command may run without the credentials that the worker has. With
+        the embedded one, `serve` has these same settings, and so starts the simulator.
+        """
+        if self.plum_simulated or self.has_provider:
+            return self.plum_simulated
+        return True if self.database_url is None else None
+
+    @property
     def simulated(self) -> bool:
         """Whether batches are made for a simulator: this process has no provider, or is told that it is none."""
         return self.plum_simulated or not self.has_provider

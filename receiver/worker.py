@@ -39,6 +39,7 @@ from receiver.queueing.sender import (
     Taken,
     abandon_submissions,
     accept_proven_lately,
+    adopt_batches,
     claim_submission,
     csv_blocks,
     find_gone,
@@ -143,7 +144,8 @@ class Worker:
     def _send(self, pool: Pool) -> float:
         outgoing = self._claim(pool)
         if outgoing is None:
-            return SEND_CHECK_SECONDS
+            with connection(pool) as conn:
+                return 0.0 if adopt_batches(conn, self._provider.simulated) else SEND_CHECK_SECONDS
         began = time.monotonic()
         answer = self._ask_provider(outgoing)
         seconds = time.monotonic() - began
@@ -255,6 +257,8 @@ class Worker:
         with connection(pool) as conn:
             forget_writers(conn, WRITER_DAYS)
             forget_drafts(conn)
+        with connection(pool) as conn:
+            adopt_batches(conn, self._provider.simulated)
         with connection(pool) as conn:
             note_waiting(conn, self._provider.simulated)
         self._release_untold(pool)

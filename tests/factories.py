@@ -45,7 +45,7 @@ def make_batch(
     submission_rows: int = 10_000,
     send: bool = True,
     past_due: bool = False,
-    simulated: bool = False,
+    simulated: bool | None = False,
     **parameters: Any,
 ) -> int:
     """A batch that calls these numbers, in rows from 1, accepted by the provider unless `send` is False."""
@@ -57,7 +57,7 @@ def make_batch(
         conn.execute("update batch set due_at = now() - interval '1 second' where batch_id = %s", (batch_id,))
     conn.commit()
     if send:
-        answer_submissions(conn, simulated=simulated)
+        answer_submissions(conn, simulated=bool(simulated))
     return batch_id
 
 

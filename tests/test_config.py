@@ -302,4 +302,10 @@ def test_data_dir_that_cannot_be_written_is_a_fault_of_the_configuration(tmp_pat
     ],
 )
 def test_settings_decide_whether_batches_are_for_a_simulator(environment: dict[str, str], simulated: bool) -> None:
-    assert Config.from_env(environment).simulated is simulated
+    config = Config.from_env(environment)
+    assert config.simulated is simulated and config.batch_kind is simulated
+
+
+def test_kind_of_a_batch_is_open_where_the_worker_may_have_other_settings() -> None:
+    config = Config.from_env({"DATABASE_URL": "postgresql://db.example/calls", "SECRET_KEY": "k" * 32})
+    assert config.simulated and config.batch_kind is None

@@ -65,7 +65,7 @@ def _queue(parsed: argparse.Namespace) -> int:
     form = {name: getattr(parsed, name) for name in ("application_id", "deployment_id")}
     form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
     config = Config.from_env()
-    limits = Limits(config.submission_rows, config.result_grace_seconds, config.simulated)
+    limits = Limits(config.submission_rows, config.result_grace_seconds, config.batch_kind)
     parameters = read_parameters(form, config.default_region, parsed.csv.name)
     try:
         csv = parsed.csv.open("rb")
@@ -99,7 +99,7 @@ def _queue(parsed: argparse.Namespace) -> int:
                     f"The database broke off: {in_one_line(error)}. The batch may be stored all the same, and is sent"
                     " then: look at the list of batches before you queue it again."
                 ) from error
-            where = " to the simulator" if config.simulated else ""
+            where = " to the simulator" if config.plum_simulated else ""
             print(f"Batch {accepted.batch_id} is stored; a worker sends it{where}.", flush=True)
             if parsed.watch:
                 try:

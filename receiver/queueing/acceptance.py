@@ -46,7 +46,7 @@ class Limits:
 
     submission_rows: int
     result_grace_seconds: int
-    simulated: bool = False
+    simulated: bool | None = False
 
 
 @dataclass(frozen=True, slots=True)

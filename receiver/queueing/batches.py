@@ -86,11 +86,11 @@ def insert_batch(
     now: datetime,
     due_at: datetime,
     *,
-    simulated: bool = False,
+    simulated: bool | None = False,
 ) -> int:
     """Write a batch, its submissions, calls and counters; returns the batch id.
 
-    `simulated`: it is for a simulator, and never sent to a real provider.
+    `simulated`: it is for a simulator, and never sent to a real provider. None: its first worker decides.
 
     Raises InvalidInput naming rows; the caller then rolls back, and nothing was written.
     """

@@ -129,6 +129,23 @@ def claim_submission(conn: Connection, worker_id: int, *, simulated: bool = Fals
     return outgoing
 
 
+def adopt_batches(conn: Connection, simulated: bool) -> bool:
+    """Decide the kind of batches that nobody decided yet and that this worker could send; whether there were any."""
+    found = conn.execute(
+        "select distinct s.batch_id from submission s join batch b using (batch_id)"
+        " where s.state = 'pending' and s.next_try_at <= now() and b.simulated is null",
+        prepare=True,
+    ).fetchall()
+    if not found:
+        return False
+    batch_ids = [batch_id for (batch_id,) in found]
+    lock_batches(conn, batch_ids)
+    conn.execute(
+        "update batch set simulated = %s where batch_id = any(%s) and simulated is null", (simulated, batch_ids)
+    )
+    return True
+
+
 def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
     """The CSV as it is sent, in blocks; `csv_bytes` long in all. Reads a few rows at a time, in no transaction."""
     yield (header_line(outgoing.columns) + "\r\n").encode()

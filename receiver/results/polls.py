@@ -48,7 +48,8 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
     row = conn.execute(
         "select s.batch_id, s.submission_no, s.answer, b.default_region from submission s join batch b using (batch_id)"
         " where s.answer is not null and not s.polls_planned and b.due_at < now()"
-        " and b.simulated = %s order by s.batch_id, s.submission_no limit 1 for update of s skip locked",
+        " and coalesce(b.simulated, false) = %s order by s.batch_id, s.submission_no limit 1"
+        " for update of s skip locked",
         (simulated,),
     ).fetchone()
     if row is None:
@@ -106,7 +107,8 @@ def claim_poll(conn: Connection, rate: float, *, simulated: bool = False) -> Pol
             with due as (
                 select batch_id, row from poll p where next_try_at <= now() and exists (select from outstanding o
                     where o.batch_id = p.batch_id and not o.refused and o.row = p.row)
-                and exists (select from batch b where b.batch_id = p.batch_id and b.simulated = %(simulated)s)
+                and exists (select from batch b
+                    where b.batch_id = p.batch_id and coalesce(b.simulated, false) = %(simulated)s)
                 order by next_try_at limit 1 for update skip locked
             ), paced as (
                 update upkeep set next_at = now() + %(interval)s

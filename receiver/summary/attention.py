@@ -62,8 +62,10 @@ class Attention:
 _COUNTERS = ("rows", "skipped", "refused", *OUTCOMES, "unreadable", "unmatched", "conflict")
 
 
-def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool = False) -> Attention:
-    """What needs a person among these batches. `simulated`: the provider that submissions are sent to is a simulator.
+def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None = False) -> Attention:
+    """What needs a person among these batches.
+
+    `simulated`: the provider that submissions are sent to is a simulator; None: it is not known.
 
     Where nothing narrows them, callbacks that came for a purged batch count as unmatched, too.
     """

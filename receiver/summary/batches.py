@@ -87,7 +87,8 @@ REMAINING = "c.rows - c.skipped - c.refused - " + " - ".join(f"c.{outcome}" for 
 
 
 _SELECT = """
-select b.batch_id, b.name, b.application_id, b.deployment_id, b.state, b.simulated, b.start_at, b.end_at,
+select b.batch_id, b.name, b.application_id, b.deployment_id, b.state,
+    coalesce(b.simulated, false) as simulated, b.start_at, b.end_at,
     b.max_attempts, b.reattempt_wait_seconds, b.is_pci, b.created_at, b.queued_at, b.due_at,
     b.due_at < now() as past_due,
     c.rows, c.skipped, c.refused, c.completed, c.failed, c.canceled, c.rejected, c.other,

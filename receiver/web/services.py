@@ -73,7 +73,7 @@ class Services:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.config.submission_rows, self.config.result_grace_seconds, self.config.simulated)
+        return Limits(self.config.submission_rows, self.config.result_grace_seconds, self.config.batch_kind)
 
     def close(self) -> None:
         """Store what has been taken, and close every connection."""

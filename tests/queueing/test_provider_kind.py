@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.queueing.sender import HOUR_OVER, WINDOW_OVER, claim_submission, note_waiting
+from receiver.queueing.sender import HOUR_OVER, WINDOW_OVER, adopt_batches, claim_submission, note_waiting
 from receiver.results.polls import claim_poll, plan_polls
 from tests.factories import ACCEPTED, answer_submissions, differences, make_batch, phone_number, read_batch
 from tests.queueing.queueing import from_now, record, submission_states
@@ -97,3 +97,16 @@ def test_only_the_kind_of_provider_that_made_a_call_is_asked_about_it(conn: Conn
     assert planned is not None and planned.calls == 1
     assert claim_poll(conn, 100, simulated=not simulated) is None
     assert claim_poll(conn, 100, simulated=simulated) is not None
+
+
+@KINDS
+def test_first_worker_decides_the_kind_of_a_batch_that_was_taken_without_a_provider(
+    conn: Connection, simulated: bool
+) -> None:
+    batch_id = make_batch(conn, send=False, simulated=None)
+    claim_none(conn, simulated=simulated)
+    assert adopt_batches(conn, simulated) and not adopt_batches(conn, not simulated)
+    conn.commit()
+    claim_none(conn, simulated=not simulated)
+    assert claim_submission(conn, 1, simulated=simulated) is not None
+    assert read_batch(conn, batch_id).simulated is simulated

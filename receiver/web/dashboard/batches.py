@@ -48,7 +48,7 @@ def batches() -> str:
         name=name,
         running=True if needs == "running" else None,
         overdue=True if needs == "overdue" else None,
-        not_sent_by=services().config.simulated if needs == "provider" else None,
+        not_sent_by=services().config.batch_kind if needs == "provider" else None,
         submission_state="unknown" if needs == "unknown" else "refused" if needs == "refused" else None,
     )
     try:

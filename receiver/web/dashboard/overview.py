@@ -58,7 +58,7 @@ def overview() -> str:
         time_zone=time_zone(),
     )
 
-    simulated = services().config.simulated
+    simulated = services().config.batch_kind
 
     def look(conn: Connection) -> tuple[Liveness, Attention, Attention, list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
