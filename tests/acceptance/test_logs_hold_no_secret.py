@@ -217,8 +217,11 @@ def secrets_in(logs: dict[str, str], secrets: list[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("log_format", ["json", "text"])
-def test_no_number_token_key_or_password_stands_in_any_log(server_dir: Path, log_format: str) -> None:
+@contextmanager
+def service_that_did_everything(
+    server_dir: Path, provider: EchoingProvider, **variables: str
+) -> Iterator[tuple[Service, list[str]]]:
+    """A service after the whole run, and the secrets that it gave out."""
     contacts = server_dir / "contacts.csv"
     rows = [
         *NUMBERS[:2],
@@ -228,18 +231,17 @@ def test_no_number_token_key_or_password_stands_in_any_log(server_dir: Path, log
     contacts.write_text("destination,name\n" + "".join(f"{row},Person {row}\n" for row in rows))
     faulty = server_dir / "faulty.csv"
     faulty.write_text(f"destination,name\n{NUMBERS[0]}99999,x\n{NUMBERS[1]},{NUMBERS[2]},{NUMBERS[3]}\n")
-    provider = EchoingProvider()
-    variables: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "PLUM_URL": provider.url,
         "PLUM_USER": LOGIN,
         "PLUM_KEY": DEVELOPER_KEY,
         "SECRET_KEY": SECRET,
         "METRICS_KEY": METRICS_KEY,
         "LOG_LEVEL": "debug",
-        "LOG_FORMAT": log_format,
         "WEB_CONCURRENCY": "1",
+        **variables,
     }
-    with provider.running(), Service(server_dir, **variables) as service:
+    with provider.running(), Service(server_dir, **settings) as service:
         for application in ("7", "8", "9", "10", "11"):
             name, twice = f"call {NUMBERS[0]} with {WRONG_KEY}", f"Idempotency-Key: {NUMBERS[0]}-{application}"
             service.queue(contacts, "Prefer: wait=10", twice, application_id=application, name=name)
@@ -249,7 +251,13 @@ def test_no_number_token_key_or_password_stands_in_any_log(server_dir: Path, log
             60,
             lambda: (provider.asked, provider.result_urls),
         )
-        seen = run_everything(service, provider.result_urls[0])
+        yield service, run_everything(service, provider.result_urls[0])
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_no_number_token_key_or_password_stands_in_any_log(server_dir: Path, log_format: str) -> None:
+    provider = EchoingProvider()
+    with service_that_did_everything(server_dir, provider, LOG_FORMAT=log_format) as (service, seen):
         # The answers that echoed everything were kept, in full, where they belong.
         assert NUMBERS[0] in service.ask("/api/v1/batches?state=refused").body.decode()
     greeted = re.compile(r"^  Results .+\n  Provider .+$", re.MULTILINE)

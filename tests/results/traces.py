@@ -7,7 +7,6 @@ the digits.
 from __future__ import annotations
 
 import html
-import json
 import re
 import zlib
 from collections.abc import Iterator
@@ -15,8 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote_plus
 
+from psycopg.postgres import types
+
 from receiver.database.pool import Connection
 from receiver.results.packing import unpack
+
+BYTEA = types["bytea"].oid
 
 
 def list_tables(conn: Connection) -> list[str]:
@@ -32,26 +35,28 @@ def traces_in_tables(conn: Connection, *needles: str) -> list[str]:
     """`table.column` of each value in which a needle is left: digits in any spelling, other text as it is."""
     found = set()
     for table in list_tables(conn):
-        with conn.cursor(binary=True) as cursor:
-            cursor.execute(f'select * from "{table}"')  # noqa: S608
-            columns = [column.name for column in cursor.description or ()]
-            for row in cursor:
-                values = dict(zip(columns, row, strict=True))
-                for column, value in values.items():
-                    if isinstance(value, bytes) and "packing" in values:
-                        value = unpack(values["packing"], value)
-                    if any(holds(text, needle) for text in texts_of(value) for needle in needles):
-                        found.add(f"{table}.{column}")
+        described = conn.execute(f'select * from "{table}" limit 0').description or ()  # noqa: S608
+        # As text, which there is of each value: of a time without bounds, too. Bytes as they are.
+        columns = [f'"{each.name}"' if each.type_code == BYTEA else f'"{each.name}"::text' for each in described]
+        for row in conn.execute(f'select {", ".join(columns)} from "{table}"', binary=True):  # noqa: S608
+            values = {each.name: value for each, value in zip(described, row, strict=True)}
+            for column, value in values.items():
+                if isinstance(value, bytes) and "packing" in values:
+                    value = unpack(int(values["packing"]), value)
+                if any(holds(text, needle) for text in texts_of(value) for needle in needles):
+                    found.add(f"{table}.{column}")
     conn.commit()
     return sorted(found)
 
 
-def traces_in_files(folder: Path, *needles: str) -> list[str]:
-    """Paths of the files below a folder in which a needle is left."""
+def traces_in_files(folder: Path, *needles: str, but: tuple[str, ...] = ()) -> list[str]:
+    """Paths of the files below a folder in which a needle is left; those that begin with one of `but` are not read."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and any(holds(text, needle) for text in texts_of(path.read_bytes()) for needle in needles)
+        if path.is_file()
+        and not str(path.relative_to(folder)).startswith(but)
+        and any(holds(text, needle) for text in texts_of(path.read_bytes()) for needle in needles)
     )
 
 
@@ -71,8 +76,6 @@ def texts_of(value: object) -> Iterator[str]:
         for content in contents:
             for encoding in ("latin-1", "utf-8", "utf-16-le", "utf-16-be"):
                 yield from decodings(content.decode(encoding, "replace"))
-    elif isinstance(value, (dict, list, tuple)):
-        yield from decodings(json.dumps(value, default=str, ensure_ascii=False))
     else:
         yield from decodings(str(value))
 
