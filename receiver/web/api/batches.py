@@ -37,8 +37,8 @@ WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 LOOK_SECONDS = 0.1
 """Between two looks whether the provider has answered."""
 
-BATCHES_AT_ONCE = 100
-"""Read for a list in one go: each can have a hundred submissions, whose errors are long."""
+BATCHES_AT_ONCE = 25
+"""Read for a list in one go: a batch that calls one number often can have a megabyte of submissions."""
 
 _batch = schemas.Batch()
 
