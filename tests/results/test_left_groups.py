@@ -101,6 +101,25 @@ def test_callback_that_kills_its_settler_is_found_by_halving_and_filed(conn: Con
     assert (counts["final"], counts["pending"]) == (CALLBACKS - 1, 1)
 
 
+def test_callback_that_is_read_for_ever_ends_its_settler_and_is_filed(conn: Connection, database_url: str) -> None:
+    batch_id = make_batch(conn)
+    (only,) = journal(conn, make_callback(batch_id, result_body(phone_number(0), "poison")))
+    program = MORTAL.replace("os.kill(os.getpid(), signal.SIGKILL)", "while True: pass")
+    program = program.replace("settler = Settler", "settler_module.READING_SECONDS = 0.5\nsettler = Settler")
+    program = program.replace(
+        "import Settler", "import Settler\nfrom receiver.results import settler as settler_module"
+    )
+    for status in (1, 1, 0):
+        ended = subprocess.run(
+            [sys.executable, "-c", program, database_url], cwd=ROOT, timeout=120, capture_output=True, text=True
+        )
+        assert ended.returncode == status, ended.stderr
+        assert ("read_and_die" in ended.stderr) == (status == 1), "where it was stuck"
+        await_end_of(conn, "mortal")
+    assert states(conn, [only]) == [SET_ASIDE]
+    assert differences(conn) == []
+
+
 def test_others_are_settled_before_a_group_that_was_left(conn: Connection, pool: Pool) -> None:
     batch_id = make_batch(conn)
     left = journal(conn, *(make_callback(batch_id, result_body(phone_number(0))) for _ in range(4)))
