@@ -11,8 +11,8 @@ alter table set_aside add column result_key bytea;
 alter table set_aside add column outcome text;
 alter table set_aside add column last_event_at timestamptz;
 
--- The same for the callback that was applied; the row's other columns give the rest. '-infinity': it has no time that
--- could be read. Null: written by 1.0.0.
+-- The same for the callback that was applied; the row's other columns give the rest. The first moment of the year 1: it
+-- has no time that could be read. Null: written by 1.0.0.
 alter table result add column last_event_at timestamptz;
 
 -- 1.0.0 replaces the callback of a result and does not know that column, so the time would be the earlier callback's.

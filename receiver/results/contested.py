@@ -19,7 +19,7 @@ from receiver.model import Outcome
 from receiver.results.bodies import read_bodies, read_body_of
 from receiver.results.call_details import CallDetails, result_key_of
 from receiver.results.counters import Deltas
-from receiver.results.result_rows import CallKey, count_result, replace_results
+from receiver.results.result_rows import NO_TIME, CallKey, count_result, replace_results
 from receiver.results.set_aside import Aside, Differing, aside_of, delete_set_aside, list_differing
 from receiver.results.standing import Candidate, Verdict, candidate, decide
 from receiver.results.stored import get_stored
@@ -109,7 +109,7 @@ def _lock_applied(conn: Connection, calls: Sequence[CallKey]) -> list[_Applied]:
     with conn.cursor(row_factory=class_row(_Applied)) as cursor:
         return cursor.execute(
             "select batch_id, row, callback_id, received_at, outcome, provider_status, attempts, duration_seconds,"
-            " polled, nullif(last_event_at, '-infinity') as last_event_at, last_event_at is not null as known,"
+            f" polled, nullif(last_event_at, {NO_TIME}) as last_event_at, last_event_at is not null as known,"
             " coalesce(ended_at, started_at, queued_at) as fallback_at from result"
             " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, row) using (batch_id, row)"
             " order by batch_id, row for update of result",
@@ -128,7 +128,7 @@ def _candidates_of_applied(conn: Connection, applied: Sequence[_Applied]) -> dic
                 last_event_at = read.last_event_at
         found[result.call] = result.candidate(last_event_at)
         conn.execute(
-            "update result set last_event_at = coalesce(%s, '-infinity') where batch_id = %s and row = %s",
+            f"update result set last_event_at = coalesce(%s, {NO_TIME}) where batch_id = %s and row = %s",
             (last_event_at, *result.call),
         )
     return found

@@ -13,17 +13,19 @@ from receiver.results.standing import Candidate, Verdict
 CallKey = tuple[int, int]
 """(batch_id, row)"""
 
-# The rest of what a decision needs is in the other columns. Null would mean that release 1.0.0 wrote the row.
-_INSERT_RESULTS = """
+NO_TIME = "'0001-01-01 00:00:00+00'::timestamptz"
+"""SQL: `last_event_at` of a result that has no such time. Null means that release 1.0.0 wrote the row."""
+
+_INSERT_RESULTS = f"""
 insert into result (batch_id, row, callback_id, received_at, polled, outcome, provider_status, attempts, max_attempts,
     queued_at, started_at, ended_at, duration_seconds, last_event_at)
 select batch_id, row, callback_id, received_at, polled, outcome, provider_status, attempts, max_attempts,
-    queued_at, started_at, ended_at, duration_seconds, coalesce(last_event_at, '-infinity')
+    queued_at, started_at, ended_at, duration_seconds, coalesce(last_event_at, {NO_TIME})
 from unnest(%b::bigint[], %b::integer[], %b::bigint[], %b::timestamptz[], %b::boolean[], %b::text[], %b::text[],
     %b::smallint[], %b::smallint[], %b::timestamptz[], %b::timestamptz[], %b::timestamptz[], %b::integer[],
     %b::timestamptz[]) as g (batch_id, row, callback_id, received_at, polled, outcome, provider_status, attempts,
     max_attempts, queued_at, started_at, ended_at, duration_seconds, last_event_at)
-on conflict (batch_id, row) do {action}
+on conflict (batch_id, row) do {{action}}
 returning batch_id, row
 """
 _INSERT = _INSERT_RESULTS.format(action="nothing")
