@@ -6,9 +6,11 @@ from receiver.config import Config
 from receiver.database.location import find_database
 from receiver.errors import ReceiverError
 from receiver.web.app import create_app
+from receiver.web.prerequisites import check_keys
 
 try:
     config, database_url = find_database(Config.from_env(), signs=True)
+    check_keys(config, database_url)
     app = create_app(config, database_url)
 except ReceiverError as error:
     print(f"receiver: {error}", file=sys.stderr)

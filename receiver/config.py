@@ -55,6 +55,8 @@ class Config:
     replica_max_lag_seconds: int = 10
     secret_keys: tuple[str, ...] = field(default=(), repr=False)
     """The first signs, all verify. Empty: to be generated into `data_dir` (`make_secret`)."""
+    accepts_key_loss: bool = False
+    """Whether to start although results are expected that `secret_keys` cannot verify."""
     plum_url: str = "https://fuse.plumvoice.com"
     plum_user: str | None = None
     plum_key: str | None = field(default=None, repr=False)
@@ -156,6 +158,7 @@ class Config:
             database_replica_url=database_replica_url,
             replica_max_lag_seconds=env.integer("REPLICA_MAX_LAG", cls.replica_max_lag_seconds, 2, 3600),
             secret_keys=secret_keys,
+            accepts_key_loss=env.choice("SECRET_KEY_LOSS", ("accept",)) is not None,
             plum_url=env.checked("PLUM_URL", _http_url) or cls.plum_url,
             plum_user=plum_user,
             plum_key=plum_key,

@@ -30,11 +30,12 @@ from receiver.database.awaiting import Return, is_away
 from receiver.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
-from receiver.database.pool import DatabaseUnavailable, connect
+from receiver.database.pool import DatabaseUnavailable, connect, naming_outages
 from receiver.errors import NotFound
 from receiver.logs import about
 from receiver.ports import free_port
 from receiver.results.retention import count_simulated
+from receiver.results.signing_keys import check_signing_keys
 from receiver.simulator.store import STATE_FILE
 from receiver.summary.gauges import count_workers
 from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
@@ -71,7 +72,7 @@ def serve(config: Config) -> int:
             stack.enter_context(server)
             config = replace(config, database_url=server.conninfo)
         assert config.database_url is not None  # noqa: S101 set just now where it was not given
-        key, away = _prepare(config.database_url, config.data_dir)
+        key, away = _prepare(config, config.database_url)
         children, provider = _children(config, lock.fileno())
         stack.callback(stop_all, children)
         for child in children:
@@ -85,17 +86,20 @@ def serve(config: Config) -> int:
         return _watch(children, server or config.database_url, stop, away)
 
 
-def _prepare(database_url: str, data_dir: Path) -> tuple[str, Return | None]:
+def _prepare(config: Config, database_url: str) -> tuple[str, Return | None]:
     """Bring the database to this release's schema; returns the API key, and what is awaited where it is away.
 
     A machine that starts again while it is away must take results: nobody sends them again. At a first start the
-    address is more likely wrong, and somebody is there to be told: raises DatabaseUnavailable.
+    address is more likely wrong, and somebody is there to be told: raises DatabaseUnavailable. Raises
+    ConfigurationError where results are expected that SECRET_KEY cannot verify.
     """
     try:
         migrate(database_url, report=_say)
-        return _serving_key(database_url, data_dir), None
+        with naming_outages(), connect(database_url, name="receiver serve", autocommit=True) as conn:
+            check_signing_keys(conn, config)
+        return _serving_key(database_url, config.data_dir), None
     except DatabaseUnavailable as error:
-        path = data_dir / "api-key"
+        path = config.data_dir / "api-key"
         if not path.exists():
             raise
         log.error("%s Results go to the spool until it returns.", error, extra=about("database_away"))

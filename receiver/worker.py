@@ -53,6 +53,7 @@ from receiver.queueing.sender import (
 )
 from receiver.results.journal import forget_writers
 from receiver.results.settler import Settler
+from receiver.results.signing_keys import fingerprint
 from receiver.results.token import ResultTokens, result_url
 from receiver.results.upkeep import POLLERS, Upkeep
 
@@ -83,6 +84,7 @@ class Worker:
         self._database_url = database_url
         self._provider = provider
         self._tokens = ResultTokens(config.secret_keys)
+        self._signing_key = fingerprint(config.secret_keys[0])
         self._stop = threading.Event()
         self._worker_id = 0
         self._measurements = Measurements()
@@ -99,7 +101,7 @@ class Worker:
     def run(self, grace_seconds: float = 5.0) -> None:
         """Work until `stop`. Raises DatabaseUnavailable if the database cannot be reached at the start."""
         presence = self._connect("receiver worker")
-        self._worker_id = register_worker(presence, socket.gethostname(), os.getpid())
+        self._worker_id = register_worker(presence, socket.gethostname(), os.getpid(), self._signing_key)
         pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + 5, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
         # One thread settles: two take turns at Python's lock, which costs them what they gain by not waiting together.
@@ -178,7 +180,9 @@ class Worker:
         outgoing = None
         try:
             with connection(pool) as conn:
-                outgoing = claim_submission(conn, self._worker_id, simulated=self._provider.simulated)
+                outgoing = claim_submission(
+                    conn, self._worker_id, simulated=self._provider.simulated, signing_key=self._signing_key
+                )
                 if outgoing is not None:
                     # Before the commit: `_release_untold` takes for lost what is committed and not under way.
                     self._under_way.add(_taken(outgoing))

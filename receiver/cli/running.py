@@ -14,6 +14,7 @@ from receiver.database.pool import connect, naming_outages
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.logs import start_logging
 from receiver.queueing.provider import Provider
+from receiver.results.signing_keys import check_signing_keys
 from receiver.serve import serve
 from receiver.simulator import command as simulator
 from receiver.summary.gauges import count_workers
@@ -88,6 +89,7 @@ def _work(_: argparse.Namespace) -> int:
     start_telemetry(None, config.secrets)
     with connect(database_url, name="receiver worker") as conn:
         check(conn)
+        check_signing_keys(conn, config)
     provider = Provider(config.plum_url, config.plum_user, config.plum_key, simulated=config.simulated)
     worker = Worker(config, database_url, provider)
     for number in (signal.SIGINT, signal.SIGTERM):

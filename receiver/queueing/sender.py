@@ -95,10 +95,13 @@ class Taken:
     tries: int
 
 
-def claim_submission(conn: Connection, worker_id: int, *, simulated: bool = False) -> Outgoing | None:
+def claim_submission(
+    conn: Connection, worker_id: int, *, simulated: bool = False, signing_key: str | None = None
+) -> Outgoing | None:
     """Mark the next due submission `sending` for this worker. The caller commits, before it sends or looks again.
 
     `simulated`: the worker's provider is a simulator. Only batches that were made for its kind are sent to it.
+    `signing_key`: the fingerprint of the key that signs the submission's token.
     Where none is left to send, those for which it is too late are refused, a batch's at a time.
     """
     with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
@@ -111,7 +114,8 @@ def claim_submission(conn: Connection, worker_id: int, *, simulated: bool = Fals
                 order by s.next_try_at, s.batch_id, s.submission_no limit 1 for update of s skip locked
             ), taken as (
                 update submission s set state = 'sending', worker_id = %(worker_id)s, sent_at = now(),
-                    next_try_at = coalesce(s.sent_at, now()), tries = s.tries + 1, error = null
+                    next_try_at = coalesce(s.sent_at, now()), tries = s.tries + 1, error = null,
+                    signing_key = %(signing_key)s
                 from due where s.batch_id = due.batch_id and s.submission_no = due.submission_no
                 returning s.*
             )
@@ -121,7 +125,7 @@ def claim_submission(conn: Connection, worker_id: int, *, simulated: bool = Fals
                 coalesce(b.end_at, greatest({SENT_SINCE}, t.next_try_at) + %(give_up)s) as give_up_at
             from taken t join batch b using (batch_id)
             """,
-            {"worker_id": worker_id, "give_up": GIVE_UP, "simulated": simulated},
+            {"worker_id": worker_id, "give_up": GIVE_UP, "simulated": simulated, "signing_key": signing_key},
             prepare=True,
         ).fetchone()
     if outgoing is None:
@@ -285,9 +289,17 @@ def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) 
         )
 
 
-def register_worker(conn: Connection, host: str, pid: int) -> int:
-    """A new worker's id. The connection must stay open while it lives: it holds the worker's advisory lock."""
-    row = conn.execute("insert into worker (host, pid) values (%s, %s) returning worker_id", (host, pid)).fetchone()
+def register_worker(conn: Connection, host: str, pid: int, signing_key: str | None = None) -> int:
+    """A new worker's id. The connection must stay open while it lives: it holds the worker's advisory lock.
+
+    `signing_key`: the fingerprint of the key that it signs with, which is noted as one that was used.
+    """
+    row = conn.execute(
+        "with used as (insert into signing_key (fingerprint) select %(signing_key)s::text"
+        " where %(signing_key)s::text is not null on conflict do nothing)"
+        " insert into worker (host, pid) values (%(host)s, %(pid)s) returning worker_id",
+        {"host": host, "pid": pid, "signing_key": signing_key},
+    ).fetchone()
     assert row is not None  # noqa: S101 an insert without conflict clause returns its row
     hold_worker_lock(conn, row[0])
     worker_id: int = row[0]

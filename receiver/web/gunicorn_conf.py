@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -22,17 +21,22 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.logs import about, logging_config
 from receiver.web.counts import counts
 from receiver.web.in_progress import shared_counts
-from receiver.web.prerequisites import HANDOVER_SECONDS, check_address, check_data_dir
+from receiver.web.prerequisites import (
+    HANDOVER_SECONDS,
+    check_address,
+    check_data_dir,
+    check_keys_apart,
+    print_refusal,
+)
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.workers.base import Worker
 
 
-def _refuse(error: ConfigurationError) -> NoReturn:
-    for fault in error.faults:
-        print(f"receiver: {fault.where} {fault.message}", file=sys.stderr)
-    raise SystemExit(2)
+def _refuse(error: ReceiverError) -> NoReturn:
+    print_refusal(error)
+    raise SystemExit(2) from None
 
 
 try:
@@ -78,16 +82,14 @@ def on_starting(server: Arbiter) -> None:
 def _check_prerequisites(server: Arbiter) -> None:
     """Say in one line why we cannot start, and end: a worker that cannot would be started again and again."""
     try:
-        config, _ = find_database(_config, signs=True)
+        config, database_url = find_database(_config, signs=True)
         check_data_dir(config.data_dir)
+        check_keys_apart(config, database_url)
         if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else the address was handed to us, open
             for host, port in (address for address in server.address if isinstance(address, tuple)):
                 check_address(host, port, patience_seconds=HANDOVER_SECONDS)
-    except ConfigurationError as error:
-        _refuse(error)
     except ReceiverError as error:
-        print(f"receiver: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse(error)
 
 
 def when_ready(server: Arbiter) -> None:

@@ -6,15 +6,21 @@ Nothing here may import psycopg: gunicorn's parent asks (receiver.web.gunicorn_c
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import socket
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+from receiver.config import Config
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 
 HANDOVER_SECONDS = 5.0
 """How long a port may still be an earlier process's that was told to stop."""
+
+KEYS_SECONDS = 10.0
+"""How long the look for missing keys may take in all. A database that is not there is given up sooner."""
 
 
 class CannotStart(ReceiverError):
@@ -40,6 +46,52 @@ def check_data_dir(data_dir: Path) -> None:
             " that outlives the process"
         )
         raise ConfigurationError([Fault("DATA_DIR", "unusable", message)]) from None
+
+
+_keys_checked = False
+"""Whether this process, or the one that it was forked from, has checked them."""
+
+
+def check_keys(config: Config, database_url: str) -> None:
+    """Raise ConfigurationError if results are expected that SECRET_KEY cannot verify; once, before any process starts.
+
+    A web process that is started again later does not ask: that would stop a service which still takes other results.
+    """
+    from receiver.results.signing_keys import check_keys_at_start  # not above: it imports psycopg
+
+    if not _keys_checked:
+        check_keys_at_start(config, database_url)
+
+
+def check_keys_apart(config: Config, database_url: str) -> None:
+    """`check_keys` for gunicorn's parent, in a process of its own. A refusal is printed there, and ends both."""
+    global _keys_checked
+    process = multiprocessing.get_context("fork").Process(target=_check_keys_or_exit, args=(config, database_url))
+    process.start()
+    process.join(KEYS_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    if process.exitcode == 2:
+        raise SystemExit(2)
+    _keys_checked = True
+
+
+def _check_keys_or_exit(config: Config, database_url: str) -> None:
+    try:
+        check_keys(config, database_url)
+    except ReceiverError as error:
+        print_refusal(error)
+        sys.exit(2)
+
+
+def print_refusal(error: ReceiverError) -> None:
+    """Say on standard error why the start is refused: one line for each fault of a configuration."""
+    faults = (
+        [f"{fault.where} {fault.message}" for fault in error.faults] if isinstance(error, ConfigurationError) else []
+    )
+    for line in faults or [str(error)]:
+        print(f"receiver: {line}", file=sys.stderr)
 
 
 def check_address(host: str, port: int, *, patience_seconds: float = 0.0) -> None:

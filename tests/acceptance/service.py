@@ -26,7 +26,16 @@ from tests.waiting import eventually
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tests" / "samples"
 START_SECONDS = 120.0
-OURS = ("DATABASE_URL", "DATA_DIR", "PORT", "PUBLIC_URL", "SECRET_KEY", "WEB_CONCURRENCY", "DEFAULT_REGION")
+OURS = (
+    "DATABASE_URL",
+    "DATA_DIR",
+    "PORT",
+    "PUBLIC_URL",
+    "SECRET_KEY",
+    "SECRET_KEY_LOSS",
+    "WEB_CONCURRENCY",
+    "DEFAULT_REGION",
+)
 """Variables of the surroundings that would change what a test starts; and all that begin with PLUM_."""
 
 

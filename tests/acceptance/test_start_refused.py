@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,9 +21,14 @@ from typing import cast
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from receiver.database.migrations import migrate
+from receiver.database.pool import connect
 from receiver.ports import free_port
+from receiver.queueing.sender import claim_submission, register_worker
+from receiver.results.signing_keys import fingerprint
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, complaints, run_command
+from tests.factories import make_batch
 from tests.results.proxy import Proxy
 from tests.waiting import eventually
 
@@ -191,6 +197,71 @@ def test_web_processes_start_without_a_usable_database_and_log_why(tmp_path: Pat
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def expect_results(postgres: Postgres, database: str, secret_key: str) -> str:
+    """A migrated database with a submission whose token this key signed, and whose results are still to come."""
+    postgres.execute(f"create database {database}")
+    url = make_conninfo(postgres.url, dbname=database)
+    migrate(url)
+    with contextlib.closing(connect(url, name="test")) as conn:
+        make_batch(conn, send=False)
+        signing_key = fingerprint(secret_key)
+        assert claim_submission(conn, register_worker(conn, "test", 1, signing_key), signing_key=signing_key)
+        conn.commit()
+    return url
+
+
+STARTING = ("serve", "work", "gunicorn")
+
+
+def test_key_that_expected_results_need_is_named_and_its_lack_must_be_accepted(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    url = expect_results(postgres, "expecting", "the key of the release before")
+    refused = run_all(STARTING, surroundings(tmp_path, DATABASE_URL=url))
+    check_refused(refused, 2, "SECRET_KEY lacks the key", "SECRET_KEY=new,old", "SECRET_KEY_LOSS=accept")
+    wrong = run_all(STARTING, surroundings(tmp_path, DATABASE_URL=url, SECRET_KEY_LOSS="yes"))
+    check_refused(wrong, 2, "SECRET_KEY_LOSS is 'yes'; it must be one of accept")
+    for variables in (
+        {"SECRET_KEY_LOSS": "accept"},
+        {"SECRET_KEY": "a secret that is long enough,the key of the release before"},
+    ):
+        check_web_starts(tmp_path, surroundings(tmp_path, DATABASE_URL=url, **variables))
+
+
+def test_other_servers_of_the_app_refuse_too(tmp_path: Path, postgres: Postgres) -> None:
+    url = expect_results(postgres, "elsewhere", "the key of the release before")
+    ran = subprocess.run(
+        [sys.executable, "-c", "import app"], cwd=ROOT, env=surroundings(tmp_path, DATABASE_URL=url),
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert ran.returncode != 0 and "SECRET_KEY" in ran.stderr and "lacks the key" in ran.stderr, ran
+    assert "Traceback" not in ran.stderr
+
+
+def check_web_starts(folder: Path, environment: Mapping[str, str]) -> None:
+    log = folder / "gunicorn.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            COMMANDS["gunicorn"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        eventually(lambda: _serves(environment["PORT"]), 60, log.read_text)
+        process.terminate()
+        assert process.wait(60) == 0
+        assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _serves(port: str) -> bool:
+    try:
+        return ask(f"http://127.0.0.1:{port}/healthz").status == 200
+    except OSError:
+        return False
 
 
 def test_port_that_is_taken_is_named(tmp_path: Path, postgres: Postgres) -> None:
