@@ -66,7 +66,8 @@ def decide_again(
     """
     applied = _lock_applied(conn, list(candidates_of))
     earlier: defaultdict[CallKey, dict[int, Differing]] = defaultdict(dict)
-    for each in list_differing(conn, [result.call for result in applied]):
+    keys_of = {result.call: [each.result_key for each in candidates_of[result.call]] for result in applied}
+    for each in list_differing(conn, keys_of):
         earlier[each.batch_id, each.row][each.callback_id] = each
     stands = _candidates_of_applied(conn, applied)
     read_again = _read_again(conn, [each for by_id in earlier.values() for each in by_id.values()])

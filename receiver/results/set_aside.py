@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from psycopg.rows import args_row
 
 from receiver.database.pool import Connection
 from receiver.model import CallbackState, Outcome
-from receiver.results.standing import SAME_RESULT, Candidate
+from receiver.results.journal import ERASED_BODY
+from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, Candidate
 
 
 class Aside(NamedTuple):
@@ -25,6 +27,9 @@ class Aside(NamedTuple):
     result_key: bytes | None = None
     outcome: Outcome | None = None
     last_event_at: datetime | None = None
+    received_at: datetime | None = None
+    possible_at: datetime | None = None
+    """`last_event_at`, unless that time cannot be true."""
 
 
 class Differing(NamedTuple):
@@ -51,7 +56,9 @@ class Differing(NamedTuple):
 
 
 COMPARED = 100
-"""Most callbacks of a call, the latest of them, that a further one is compared with beside the result that stands."""
+"""A further callback for a call is compared with this many of those set aside, the latest. Final results beyond them
+are compared, too, if they are repeated or may win. Steps beyond them, and what release 1.0.0 set aside, are not.
+"""
 
 
 def aside_of(call: tuple[int, int], candidate: Candidate, state: CallbackState, reason: str) -> Aside:
@@ -67,35 +74,85 @@ def aside_of(call: tuple[int, int], candidate: Candidate, state: CallbackState, 
         candidate.result_key,
         candidate.outcome,
         candidate.last_event_at,
+        candidate.received_at,
+        candidate.possible_at,
     )
 
 
-def list_differing(conn: Connection, calls: Sequence[tuple[int, int]]) -> list[Differing]:
-    """What was set aside for these calls, (batch_id, row), and has a result of its own.
+_COLUMNS = (
+    "s.batch_id, s.row, s.callback_id, s.state, s.reason, s.polled, c.received_at, s.result_key, s.outcome,"
+    " s.last_event_at"
+)
+_JOIN_CALLBACK = "join callback c on c.batch_id = s.batch_id and c.callback_id = s.callback_id"
+_CONFLICTING = f"s.reason = '{OTHER_RESULT_STANDS}' and s.result_key is not null"
+"""SQL: as in the conditions of the indexes `set_aside_best` and `set_aside_key`."""
 
-    A result that is repeated ten thousand times is one, so that the last repetition costs what the second did; and of
-    more than `COMPARED` that all differ, which no honest sender has, the others stay as they are.
+_LATEST = f"""select {_COLUMNS} from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[]) as g (batch_id, row)
+    cross join lateral (select s.* from set_aside s where s.batch_id = g.batch_id and s.row = g.row
+        and s.reason <> '{SAME_RESULT}' order by s.callback_id desc limit %(compared)s) s {_JOIN_CALLBACK}"""
+
+_REPEATED = f"""select {_COLUMNS}
+    from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[], %(keys)s::bytea[]) as g (batch_id, row, result_key)
+    join set_aside s using (batch_id, row, result_key) {_JOIN_CALLBACK} where {_CONFLICTING}"""
+
+# One without its body could not win: it has no details to show.
+_BEST = " union all ".join(
+    f"""select {_COLUMNS}
+    from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[], %(keys)s::bytea[]) as g (batch_id, row, keys)
+    cross join lateral (select s.* from set_aside s where s.batch_id = g.batch_id and s.row = g.row
+        and {_CONFLICTING} and s.possible_at is {possible} and position(s.result_key in g.keys) = 0
+        and not exists (select from callback c where c.batch_id = s.batch_id and c.callback_id = s.callback_id
+            and c.body = %(erased)s)
+        order by s.possible_at desc nulls last, (s.outcome = 'other'), (s.last_event_at is not null), s.received_at,
+            s.callback_id limit 1) s {_JOIN_CALLBACK}"""
+    for possible in ("not null", "null")
+)
+
+
+def list_differing(conn: Connection, keys_of: Mapping[tuple[int, int], Collection[bytes]]) -> list[Differing]:
+    """What was set aside for these calls, (batch_id, row), and can make a difference when callbacks with these result
+    keys are decided. A callback may be listed twice.
+
+    A result that is repeated ten thousand times is one, so that the last repetition costs what the second did. Of more
+    than `COMPARED` final results that all differ, three kinds can make a difference: those with one of the keys, and of
+    the others the best with a possible time and the best without one.
     """
     with conn.cursor(row_factory=args_row(Differing)) as cursor:
-        return cursor.execute(
-            "select s.batch_id, s.row, s.callback_id, s.state, s.reason, s.polled, c.received_at, s.result_key,"
-            " s.outcome, s.last_event_at from unnest(%s::bigint[], %s::integer[]) as g (batch_id, row)"
-            " cross join lateral (select s.* from set_aside s where s.batch_id = g.batch_id and s.row = g.row"
-            f" and s.reason <> '{SAME_RESULT}' order by s.callback_id desc limit %s) s"
-            " join callback c on c.batch_id = s.batch_id and c.callback_id = s.callback_id",
-            ([batch_id for batch_id, _ in calls], [row for _, row in calls], COMPARED),
+        found = cursor.execute(
+            _LATEST,
+            {"batch_ids": [call[0] for call in keys_of], "rows": [call[1] for call in keys_of], "compared": COMPARED},
         ).fetchall()
+        listed = Counter((each.batch_id, each.row) for each in found)
+        more = [call for call, count in listed.items() if count >= COMPARED]
+        if more:
+            repeated = [(*call, key) for call in more for key in set(keys_of[call])]
+            batch_ids, rows, keys = zip(*repeated, strict=True)
+            found += cursor.execute(
+                _REPEATED, {"batch_ids": list(batch_ids), "rows": list(rows), "keys": list(keys)}
+            ).fetchall()
+            found += cursor.execute(
+                _BEST,
+                {
+                    "batch_ids": [call[0] for call in more],
+                    "rows": [call[1] for call in more],
+                    "keys": [b"".join(keys_of[call]) for call in more],
+                    "erased": ERASED_BODY,
+                },
+            ).fetchall()
+    return found
 
 
 def upsert_set_aside(conn: Connection, aside: Sequence[Aside]) -> None:
     if aside:
         conn.execute(
             "insert into set_aside (batch_id, callback_id, state, reason, row, polled, result_key, outcome,"
-            " last_event_at) select * from unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::integer[],"
-            " %s::boolean[], %s::bytea[], %s::text[], %s::timestamptz[])"
+            " last_event_at, received_at, possible_at) select * from unnest(%s::bigint[], %s::bigint[], %s::text[],"
+            " %s::text[], %s::integer[], %s::boolean[], %s::bytea[], %s::text[], %s::timestamptz[], %s::timestamptz[],"
+            " %s::timestamptz[])"
             " on conflict (batch_id, callback_id) do update set state = excluded.state, reason = excluded.reason,"
             " row = excluded.row, result_key = excluded.result_key, outcome = excluded.outcome,"
-            " last_event_at = excluded.last_event_at",
+            " last_event_at = excluded.last_event_at, received_at = excluded.received_at,"
+            " possible_at = excluded.possible_at",
             [list(column) for column in zip(*aside, strict=True)],
         )
 

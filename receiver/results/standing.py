@@ -60,6 +60,11 @@ class Candidate(NamedTuple):
         at = self.last_event_at
         return at is not None and (at < FIRST_POSSIBLE or at - self.received_at > LATEST_AHEAD)
 
+    @property
+    def possible_at(self) -> datetime | None:
+        """The time of the last event, if it can be true."""
+        return None if self.time_is_impossible else self.last_event_at
+
 
 class Verdict(NamedTuple):
     """The callback that is applied to the call, and callback id to (state, reason) of all others."""
@@ -99,6 +104,6 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
 
 def _winner(ranked: Sequence[Candidate]) -> Candidate:
     """The latest result (of equally late ones the first), or one before it that has no possible time."""
-    timed = [(at, each) for each in ranked if (at := each.last_event_at) is not None and not each.time_is_impossible]
+    timed = [(at, each) for each in ranked if (at := each.possible_at) is not None]
     latest = max(timed, key=lambda found: found[0])[1] if timed else None
-    return next(each for each in ranked if each is latest or each.last_event_at is None or each.time_is_impossible)
+    return next(each for each in ranked if each is latest or each.possible_at is None)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from itertools import permutations
+from random import Random
+from typing import Any
 
 import pytest
 
 from receiver.database.pool import Connection
+from receiver.model import SubmissionKey
 from receiver.results import bodies, set_aside
 from receiver.results.call_details import CallDetails, read_call_details
 from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
+    NOON,
     deliver,
     differences,
+    journal,
     make_batch,
+    make_callback,
     phone_number,
     read_batch,
     result_body,
+    settle_all,
     states,
 )
 
@@ -140,4 +149,40 @@ def test_of_very_many_that_all_differ_only_so_many_are_read_again(
     assert states(conn, last) == [("conflict", OTHER_RESULT_STANDS)]
     batch = read_batch(conn, batch_id)
     assert (batch.counts["failed"], batch.callbacks["conflict"], batch.attempts) == (1, 19, 19)
+    assert differences(conn) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_result_does_not_depend_on_the_order_however_many_differ(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """More results than a further callback is compared with, with missing, impossible and equal times."""
+    monkeypatch.setattr(set_aside, "COMPARED", 2)
+    random = Random(seed)
+    day = 24 * 60 * 60
+    times: list[dict[str, Any]] = [{"events": []}, *({"last_event": at} for at in (60, 900, day + 5, 10 * day))]
+    callbacks = [
+        make_callback(
+            1,
+            result_body(
+                NUMBER,
+                random.choice(["completed", "failed", "nonsense"]),
+                attempts=random.randint(1, 3),
+                **random.choice(times),
+            ),
+            received_at=NOON + timedelta(seconds=seconds),
+        )
+        for seconds in random.sample(range(60), 30)
+    ]
+    found: list[object] = []
+    for pieces in ([callbacks], [[each] for each in callbacks], [[each] for each in callbacks[::-1]]):
+        batch_id = make_batch(conn)
+        for piece in pieces:
+            journal(conn, *(replace(each, key=SubmissionKey(batch_id, 1)) for each in piece))
+            settle_all(conn)
+        (result,) = conn.execute(
+            "select provider_status, attempts, received_at, ended_at from result where batch_id = %s", (batch_id,)
+        ).fetchall()
+        found.append((result, read_batch(conn, batch_id).callbacks))
+    assert found[0] == found[1] == found[2]
     assert differences(conn) == []
