@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, body_text
+from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
 from receiver.results.call_details import CallDetails, UnreadableBody, read_call_details
 from receiver.results.stored import Stored
 
@@ -53,6 +53,6 @@ def _unpacked_length(body: bytes, content_encoding: str) -> int:
     if body.isascii():  # compressed bytes are never all ASCII
         return len(body)
     try:
-        return len(body_text(body, content_encoding))
+        return len(decode_body(body, content_encoding))
     except UnreadableBody:
         return MAX_DECOMPRESSED_BYTES

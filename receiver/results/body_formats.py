@@ -65,11 +65,6 @@ def read_body(body: bytes, content_type: str = "", content_encoding: str = "") -
     return read_text(decode_body(body, content_encoding), content_type)
 
 
-def body_text(body: bytes, content_encoding: str = "") -> str:
-    """The body as text, whatever it holds. Raises `UnreadableBody` where it is compressed beyond undoing."""
-    return _decoded(_decompressed(body, content_encoding))
-
-
 def read_text(text: str, content_type: str = "") -> object:
     """The values in a text, also in one that stands inside a field of another body.
 
@@ -96,7 +91,7 @@ def read_text(text: str, content_type: str = "") -> object:
 
 
 def decode_body(body: bytes, content_encoding: str = "") -> str:
-    """The text that `read_body` finds in a body, for people to look at. Raises `UnreadableBody`."""
+    """The body as text, uncompressed, whatever it holds. Raises `UnreadableBody` if it cannot be uncompressed."""
     return _decoded(_decompressed(body, content_encoding))
 
 

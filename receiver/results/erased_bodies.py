@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
 from receiver.queueing.mentions import Mentions
-from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, body_text
+from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
 from receiver.results.call_details import CallDetails, read_call_details
 from receiver.results.journal import ERASED_BODY, Callback
 from receiver.results.packing import PLAIN, pack, unpack
@@ -139,7 +139,7 @@ def _without(mentions: Mentions, stored: StoredBody) -> tuple[str, bytes] | None
     if before is None:
         return None
     content_type = mentions.removed(stored.content_type)
-    body = mentions.removed(body_text(stored.body, stored.content_encoding)).encode("utf-8", "replace")
+    body = mentions.removed(decode_body(stored.body, stored.content_encoding)).encode("utf-8", "replace")
     return (content_type, body) if _details(body, content_type, "") == before else None
 
 
@@ -154,7 +154,7 @@ def _readings(stored: StoredBody, body: bytes) -> Iterator[str]:
     """The texts that a body may hold, also where it is compressed without saying so, or broken."""
     text, readable = body.decode("latin-1"), True
     try:
-        text = body_text(body, stored.content_encoding)
+        text = decode_body(body, stored.content_encoding)
     except UnreadableBody:
         readable = False
     yield text
