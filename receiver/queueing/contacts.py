@@ -18,7 +18,7 @@ from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, Cs
 from receiver.queueing.destination import DestinationError, parse
 from receiver.queueing.exported import CODE_PLACE, RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS, find_added
 from receiver.queueing.formulas import restored
-from receiver.queueing.header import Places, invalid_csv, read_header
+from receiver.queueing.header import Places, invalid_csv, no_header, read_header
 from receiver.queueing.numbering_plan import numbering_plan
 
 NUL_SHOWN_AS = "\u2400"
@@ -79,7 +79,9 @@ class ContactReader:
         self._text = CsvText(stream)
         self.encoding = self._text.encoding
         self.delimiter = self._text.delimiter
-        record = next(self._records())
+        record = next(self._records(), None)
+        if record is None:  # white space that `CsvText` does not know as such
+            raise no_header()
         names = [trimmed(name) for name in record]
         found = find_added(names, RESULT_COLUMNS) + self._with_codes_of_ours(find_added(names, SKIPPED_COLUMNS))
         # The others are the user's own: because of them, the names that were added last got longer.

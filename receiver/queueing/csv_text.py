@@ -17,7 +17,7 @@ from typing import IO
 
 from receiver.errors import InvalidInput
 from receiver.queueing.cells import is_blank
-from receiver.queueing.header import begins_as_header, invalid_csv, missing_destination
+from receiver.queueing.header import begins_as_header, invalid_csv, missing_destination, no_header
 
 MAX_CELL = 131_072
 """Characters of a cell: the csv module's own limit, unless someone changed `csv.field_size_limit`."""
@@ -145,7 +145,7 @@ class CsvText:
             self._start += len(first_line.encode(self.encoding))
             header = self._find_header()
         if not header:
-            raise invalid_csv("empty_file", "The file holds nothing but blank lines.")
+            raise no_header()
         if named is not None:
             return named[1]
         records = {delimiter: _first_record(header, delimiter) for delimiter in _DELIMITERS}

@@ -27,6 +27,11 @@ def invalid_csv(code: str, message: str, *, row: int | None = None) -> InvalidIn
     return InvalidInput(message, [fault], code="invalid_csv")
 
 
+def no_header() -> InvalidInput:
+    """The error for a file without a first row."""
+    return invalid_csv("empty_file", "The file holds nothing but blank lines.")
+
+
 def missing_destination(begins_with: str) -> InvalidInput:
     """The error for a file whose first column has another name; `begins_with` is that name."""
     return invalid_csv(
