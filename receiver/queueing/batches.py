@@ -29,6 +29,9 @@ BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) t
     else 'partial' end"""
 """SQL: a batch's state, from all of its rows in `submission`."""
 
+NOBODY_LEFT = "Nothing was sent: everybody in it was erased."
+"""The error of a submission that is refused because it has no call left."""
+
 PROVEN = """exists (select from call join result using (batch_id, row)
     where call.batch_id = s.batch_id and call.submission_no = s.submission_no)"""
 """SQL: a callback named one of the calls of submission `s`, so the provider has them."""

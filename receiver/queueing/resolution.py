@@ -17,7 +17,7 @@ from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.model import SubmissionState
 from receiver.queueing.answer import Answer
-from receiver.queueing.batches import PROVEN, refresh_state, refuse_calls
+from receiver.queueing.batches import NOBODY_LEFT, PROVEN, refresh_state, refuse_calls
 
 NOTE_CHARACTERS = 2_000
 
@@ -99,8 +99,9 @@ def resolve_submission(
     """Write down that the submission was queued after all, or that it was not; returns its state now.
 
     Queued: `accepted`. Not queued: `pending`, for a worker to send it again with the same `result_url`, or
-    `refused` where its window is over. Everybody is dialed twice if that was wrong. Raises NotFound;
-    NotInDoubt, also where a callback shows that the provider has it; InvalidInput without a note.
+    `refused` if its window is over, or if all of its calls were erased meanwhile. If it was queued after all,
+    everybody is dialed twice. Raises NotFound; NotInDoubt, also where a callback shows that the provider has it;
+    InvalidInput without a note.
     """
     note, by = _text("note", note), _text("by", by)
     lock_batches(conn, [batch_id])
@@ -111,8 +112,12 @@ def resolve_submission(
             f"Callbacks came in for submission {submission_no} of batch {batch_id}, so the provider has it: "
             "to send it again would dial people twice. Look at them with GET /api/v1/callbacks."
         )
-    over = _is_over(conn, batch_id)
-    if not queued and not over:
+    why_refused = ""
+    if _is_over(conn, batch_id):
+        why_refused = f"It was not queued, says {by}; its window is over."
+    elif not _has_calls(conn, batch_id, submission_no):
+        why_refused = NOBODY_LEFT
+    if not queued and not why_refused:
         _postpone(conn, batch_id)
     conn.execute(
         "insert into resolution (batch_id, submission_no, tries, queued, note, resolved_by, provider_status,"
@@ -122,9 +127,9 @@ def resolve_submission(
     )
     if queued:
         return _set_state(conn, doubt, "accepted")
-    if over:
+    if why_refused:
         refuse_calls(conn, batch_id, submission_no)
-        return _set_state(conn, doubt, "refused", f"It was not queued, says {by}; its window is over.")
+        return _set_state(conn, doubt, "refused", why_refused)
     # Whoever was erased meanwhile is not in what is sent.
     refuse_calls(conn, batch_id, submission_no, erased_only=True)
     return _set_state(conn, doubt, "pending")
@@ -215,6 +220,15 @@ def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> boo
 
 def _is_over(conn: Connection, batch_id: int) -> bool:
     row = conn.execute("select from batch where batch_id = %s and end_at <= now()", (batch_id,)).fetchone()
+    return row is not None
+
+
+def _has_calls(conn: Connection, batch_id: int, submission_no: int) -> bool:
+    """Whether some of its calls were not erased."""
+    row = conn.execute(
+        "select from call where batch_id = %s and submission_no = %s and phone_number > 0 limit 1",
+        (batch_id, submission_no),
+    ).fetchone()
     return row is not None
 
 

@@ -21,7 +21,7 @@ import psycopg
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
-from receiver.queueing.batches import refresh_state, refuse_calls
+from receiver.queueing.batches import NOBODY_LEFT, refresh_state, refuse_calls
 from receiver.queueing.mentions import Mentions
 from receiver.queueing.submissions import header_line
 from receiver.results.erased_bodies import erase_bodies, erase_mentions, list_bodies, list_waiting, names, spooled_body
@@ -31,8 +31,6 @@ from receiver.results.stored_texts import Key, Table, find_rows, list_tables, re
 
 CHANGED_AT_ONCE = 500
 """Most rows that one transaction changes: settlement waits for it."""
-
-NOBODY_LEFT = "Nothing was sent: everybody in it was erased."
 
 _T = TypeVar("_T")
 

@@ -10,6 +10,7 @@ import pytest
 from receiver.database.pool import Connection, open_pool
 from receiver.database.replica import Reader
 from receiver.queueing.answer import Answer
+from receiver.queueing.batches import NOBODY_LEFT
 from receiver.queueing.drafts import insert_draft
 from receiver.queueing.resolution import resolve_submission
 from receiver.queueing.sender import Outgoing, claim_submission, csv_blocks, register_worker
@@ -217,6 +218,19 @@ def test_whoever_is_erased_while_in_doubt_is_not_in_the_second_try(conn: Connect
     assert present(read_batch(conn, batch_id).counts) == {"rows": 2, "refused": 1, "pending": 1}
     (outgoing,) = answer_submissions(conn)
     assert csv_sent(conn, outgoing) == f"destination,name\r\n{OTHER},Ben\r\n".encode()
+    assert differences(conn) == []
+
+
+def test_nothing_is_sent_again_if_everybody_was_erased_while_in_doubt(conn: Connection) -> None:
+    batch_id = queue(conn, f"destination,name\n{NUMBER},Ana\n".encode())
+    send(conn, UNKNOWN)
+    erase_all(conn)
+    assert resolve_submission(conn, batch_id, 1, queued=False, note="not there", by="Ana") == "refused"
+    conn.commit()
+    assert answer_submissions(conn) == []
+    batch = read_batch(conn, batch_id)
+    assert (batch.state, present(batch.counts)) == ("refused", {"rows": 1, "refused": 1})
+    assert batch.submissions[0].error == NOBODY_LEFT
     assert differences(conn) == []
 
 
