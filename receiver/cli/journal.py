@@ -29,7 +29,8 @@ def _replay(parsed: argparse.Namespace) -> int:
     with opened_database("replay") as conn:
         for done in replay_all(conn, ids=parsed.ids or None, state=parsed.state, dry_run=parsed.dry_run):
             for change in done.changes:
-                reason = f" ({change.reason_after})" if change.reason_after else ""
+                why = change.reason_after or change.difference
+                reason = f" ({why})" if why else ""
                 row = f", row {change.row_after}" if change.row_after is not None else ""
                 print(
                     f"callback {change.callback_id}, batch {change.batch_id}{row}: "

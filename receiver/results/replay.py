@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
@@ -37,7 +38,10 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a replay changes (or would change) about one callback. `row` is the call it names."""
+    """What a replay changes (or would change) about one callback. `row` is the call it names.
+
+    If state, reason and row stay the same, the callback is applied with another result.
+    """
 
     callback_id: int
     batch_id: int
@@ -46,6 +50,15 @@ class Change:
     reason_after: str | None
     row_before: int | None
     row_after: int | None
+
+    @property
+    def difference(self) -> str:
+        """In words, what else changed if the state stays the same; else empty."""
+        if self.state_before != self.state_after:
+            return ""
+        if self.row_before != self.row_after:
+            return "for another call"
+        return "for another reason" if self.reason_after else "with another result"
 
 
 def replay_all(
@@ -127,20 +140,13 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
         _take_back(conn, batch_id, before)
         settle(conn, get_stored(conn, [(batch_id, callback_id) for callback_id in before]))
         after = _standing(conn, batch_id, list(before))
-        if any(old[2] is not None and after[callback_id][2] is None for callback_id, old in before.items()):
+        changed = [(callback_id, old, after[callback_id]) for callback_id, old in sorted(before.items())]
+        changed = [(callback_id, old, new) for callback_id, old, new in changed if old != new]
+        if any(old.row is not None for _, old, _ in changed):
             _recount_times(conn, batch_id)
         changes += [
-            Change(
-                callback_id,
-                batch_id,
-                old[0],
-                after[callback_id][0],
-                after[callback_id][1],
-                old[2],
-                after[callback_id][2],
-            )
-            for callback_id, old in sorted(before.items())
-            if old != after[callback_id]
+            Change(callback_id, batch_id, old.state, new.state, new.reason, old.row, new.row)
+            for callback_id, old, new in changed
         ]
     return changes
 
@@ -155,8 +161,14 @@ def _still_there(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tupl
     ).fetchall()
 
 
-_State = tuple[CallbackState, str | None, int | None, bool]
-"""(state, reason, row, polled)"""
+class _Filed(NamedTuple):
+    """How a callback was settled. `result`: what it says about its call, if it is applied."""
+
+    state: CallbackState
+    reason: str | None
+    row: int | None
+    polled: bool
+    result: tuple[object, ...] | None = None
 
 
 def _decided_together(conn: Connection, batch_id: int, callback_ids: set[int]) -> list[int]:
@@ -186,26 +198,27 @@ def _of_same_calls(conn: Connection, batch_id: int, callback_ids: list[int]) -> 
     return {callback_id for (callback_id,) in found}
 
 
-def _standing(conn: Connection, batch_id: int, callback_ids: list[int]) -> dict[int, _State]:
-    states: dict[int, _State] = {}
-    for callback_id, row, polled in conn.execute(
-        "select callback_id, row, polled from result where batch_id = %s and callback_id = any(%s)",
+def _standing(conn: Connection, batch_id: int, callback_ids: list[int]) -> dict[int, _Filed]:
+    states: dict[int, _Filed] = {}
+    for callback_id, row, polled, *result in conn.execute(
+        "select callback_id, row, polled, outcome, provider_status, attempts, max_attempts, queued_at, started_at,"
+        " ended_at, duration_seconds from result where batch_id = %s and callback_id = any(%s)",
         (batch_id, callback_ids),
     ):
-        states[callback_id] = ("applied", None, row, polled)
+        states[callback_id] = _Filed("applied", None, row, polled, tuple(result))
     for callback_id, state, reason, row, polled in conn.execute(
         "select callback_id, state, reason, row, polled from set_aside where batch_id = %s and callback_id = any(%s)",
         (batch_id, callback_ids),
     ):
-        states[callback_id] = (state, reason, row, polled)
+        states[callback_id] = _Filed(state, reason, row, polled)
     return states
 
 
-def _take_back(conn: Connection, batch_id: int, states: dict[int, _State]) -> None:
+def _take_back(conn: Connection, batch_id: int, states: dict[int, _Filed]) -> None:
     """Undo what these callbacks effected: results, what was set aside, and their counts."""
     deltas = Deltas()
-    for state, _, _, polled in states.values():
-        deltas.add_state(batch_id, state, polled, -1)
+    for filed in states.values():
+        deltas.add_state(batch_id, filed.state, filed.polled, -1)
     ids = list(states)
     conn.execute("delete from set_aside where batch_id = %s and callback_id = any(%s)", (batch_id, ids))
     reopened: list[int] = []
@@ -229,15 +242,16 @@ def _take_back(conn: Connection, batch_id: int, states: dict[int, _State]) -> No
 
 
 def _recount_times(conn: Connection, batch_id: int) -> None:
-    """When the first and the last callback with a final status of a call came in, now that some name none any more.
+    """When the first and the last callback with a final status of a call came in, now that some may have none any more.
 
-    A repetition that was set aside counts with what it repeats: if its call has a result, it has a final status.
+    Of a repetition that release 1.0.0 set aside nothing is known: it counts if its call has a result.
     """
     conn.execute(
         "update batch_count set (first_result_at, last_result_at) = (select min(c.received_at), max(c.received_at)"
         " from callback c join (select callback_id from result where batch_id = %(batch_id)s and outcome is not null"
         "  union all select s.callback_id from set_aside s join result r using (batch_id, row)"
         "  where s.batch_id = %(batch_id)s and s.reason <> 'step_superseded' and r.outcome is not null"
+        "  and (s.outcome is not null or s.result_key is null)"
         " ) named using (callback_id) where c.batch_id = %(batch_id)s)"
         " where batch_id = %(batch_id)s",
         {"batch_id": batch_id},

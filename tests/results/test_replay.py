@@ -180,9 +180,31 @@ def test_result_that_falls_back_to_a_step_opens_its_call_again(conn: Connection)
     (only,) = deliver(conn, batch_id, result_body(NUMBER))
     assert read_batch(conn, batch_id).counts["final"] == 1
     tamper(conn, only, result_body(NUMBER, "dialing"))
-    assert replay_everything(conn) == [], "it still stands, and for the same call"
-    counts = read_batch(conn, batch_id).counts
-    assert (counts["final"], counts["refused"]) == (0, 1)
+    assert replay_everything(conn) == [Change(only, batch_id, "applied", "applied", None, 1, 1)]
+    assert replay_everything(conn) == []
+    batch = read_batch(conn, batch_id)
+    assert (batch.counts["final"], batch.counts["refused"]) == (0, 1)
+    assert (batch.first_result_at, batch.last_result_at) == (None, None)
+    assert differences(conn) == []
+
+
+def test_result_times_do_not_count_steps_when_a_result_is_lost(conn: Connection) -> None:
+    batch_id = make_batch(conn, [NUMBER, phone_number(1)])
+    bodies = {
+        1: result_body(NUMBER, "dialing"),
+        3: result_body(NUMBER),
+        5: result_body(phone_number(1), "failed"),
+        9: result_body(NUMBER, "dialing"),
+    }
+    ids = []
+    for minute, body in bodies.items():
+        ids += journal(conn, make_callback(batch_id, body, received_at=NOON + timedelta(minutes=minute)))
+        settle_all(conn)
+    assert [state for state, _ in states(conn, ids)] == ["duplicate", "applied", "applied", "duplicate"]
+    tamper(conn, ids[2], result_body(phone_number(1), "connected"))
+    assert [change.difference for change in replay_everything(conn)] == ["with another result"]
+    batch = read_batch(conn, batch_id)
+    assert batch.first_result_at == batch.last_result_at == NOON + timedelta(minutes=3)
     assert differences(conn) == []
 
 

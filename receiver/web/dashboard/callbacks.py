@@ -175,9 +175,9 @@ def _changed(changes: list[Change]) -> str:
     if not changes:
         return "nothing changes."
     moves = Counter(
-        f"from {change.state_before} to {change.state_after}"
-        if change.state_before != change.state_after
-        else f"still {change.state_after}, for another reason"
+        f"still {change.state_after}, {change.difference}"
+        if change.difference
+        else f"from {change.state_before} to {change.state_after}"
         for change in changes
     )
     return (
