@@ -44,6 +44,9 @@ ASK_SECONDS = 10.0
 SLOW_SECONDS = 2.0
 """Within this the answer to a callback is owed."""
 
+_BODY_READ = 1000
+"""Bytes of an answer: enough to know one of ours."""
+
 LEAST_DISK = 256 << 20
 GOOD_SECRET = 32
 
@@ -241,7 +244,7 @@ def look_at_public_url(config: Config) -> Iterator[Finding]:
     for method, asked, wanted in (("GET", url, 200), ("HEAD", url, 200), ("POST", url, 200), ("POST", forged, 404)):
         began = time.monotonic()
         try:
-            status, words = _ask(method, asked)
+            answer = ask(method, asked)
         except (OSError, HTTPException) as error:
             reason = str(error) or type(error).__name__
             message = f"{config.public_url} cannot be reached from here ({reason}): start the web processes, or mend"
@@ -249,7 +252,7 @@ def look_at_public_url(config: Config) -> Iterator[Finding]:
                 "PUBLIC_URL", "failure", f"{message} the address, its DNS, its certificate or what is in front"
             )
             return
-        seconds = time.monotonic() - began
+        seconds, status = time.monotonic() - began, answer.status
         if status == 403 and config.result_sources:
             message = f"{config.public_url} answers 403 from here, as it should where this machine is in none of the"
             message += " RESULT_SOURCES; run this from one that is, to see whether the provider would be answered"
@@ -257,15 +260,16 @@ def look_at_public_url(config: Config) -> Iterator[Finding]:
             return
         if status != wanted:
             what = "a forged token" if asked == forged else "a token of ours"
-            message = f"{method} with {what} is answered {status} where {wanted} is due{_reason(status, wanted, words)}"
-            yield Finding("PUBLIC_URL", "failure", message)
+            message = f"{method} with {what} is answered {status} where {wanted} is due"
+            yield Finding("PUBLIC_URL", "failure", message + explain(status, wanted, answer.location))
             return
         if seconds > SLOW_SECONDS:
             yield Finding("PUBLIC_URL", "warning", f"{method} took {seconds:.1f} s; a sender may not wait so long")
     yield Finding("PUBLIC_URL", "ok", f"{config.public_url} answers as a result_url must")
 
 
-def _reason(status: int, wanted: int, location: str) -> str:
+def explain(status: int, wanted: int, location: str) -> str:
+    """Why an answer may not be the one that is wanted, and what to do, to be put after it."""
     if 300 <= status < 400:
         return f": a redirect to {urlsplit(location).netloc or 'elsewhere'}; set PUBLIC_URL to where it leads"
     if (status, wanted) == (404, 200):
@@ -277,15 +281,24 @@ def _reason(status: int, wanted: int, location: str) -> str:
     return ": look at the log of the web processes and of what stands in front of them"
 
 
-def _ask(method: str, url: str) -> tuple[int, str]:
-    """Status, and where a redirect would lead. Certificates are verified; nothing is followed."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came from PUBLIC_URL. `location`: where a redirect would lead. `body`: its beginning."""
+
+    status: int
+    location: str
+    body: bytes
+
+
+def ask(method: str, url: str) -> Answer:
+    """Certificates are verified; nothing is followed. Raises OSError, HTTPException."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     conn = kind(parts.hostname or "", parts.port, timeout=ASK_SECONDS)
     try:
         conn.request(method, parts.path, headers={"Connection": "close", "User-Agent": "result-url-receiver doctor"})
         answer: HTTPResponse = conn.getresponse()
-        return answer.status, answer.getheader("Location") or ""
+        return Answer(answer.status, answer.getheader("Location") or "", answer.read(_BODY_READ))
     finally:
         with suppress(OSError):
             conn.close()

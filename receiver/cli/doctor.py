@@ -7,6 +7,7 @@ import sys
 
 from receiver.cli.database import existing_database
 from receiver.cli.running import Commands
+from receiver.deploy_check import examine_deploy
 from receiver.doctor import Level, examine
 from receiver.errors import ReceiverError
 
@@ -18,19 +19,25 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "doctor",
         help="look at everything that a deployment needs; exit 1 where something is missing",
         description="Looks at configuration, database, clock, disk, worker, PUBLIC_URL and provider. Changes nothing, "
-        "stores nothing, calls nobody. Run it on each machine, with the environment of the service.",
+        "stores nothing, calls nobody. Run it on each machine, with the environment of the service. With --deploy, it "
+        "proves that callbacks can be stored, and results verified, with these settings.",
+    )
+    parser.add_argument(
+        "--deploy",
+        action="store_true",
+        help="the release step: only what a deploy must not get wrong (journal, spool, SECRET_KEY, PUBLIC_URL)",
     )
     parser.set_defaults(run=_doctor)
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(parsed: argparse.Namespace) -> int:
     found: dict[Level, int] = {"ok": 0, "warning": 0, "failure": 0}
     usable = True
     try:
         existing_database(signs=True)
     except ReceiverError:  # the first finding is about it
         usable = False
-    for finding in examine():
+    for finding in examine_deploy() if parsed.deploy else examine():
         found[finding.level] += 1
         level = f"{finding.level:<8}"
         if sys.stdout.isatty():

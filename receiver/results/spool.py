@@ -11,6 +11,7 @@ snapshot. What is removed is overwritten, in steps so short that who appends doe
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -25,7 +26,7 @@ from uuid import UUID
 
 from receiver.errors import ReceiverError
 from receiver.model import SubmissionKey
-from receiver.results.journal import Callback, Group
+from receiver.results.journal import BODY_BYTES, Callback, Group
 
 BUSY_SECONDS = 5.0
 """How long another program that writes to the file may be waited for. Ours write for milliseconds."""
@@ -55,6 +56,11 @@ create table if not exists spooled (
 )
 """
 
+_INSERT = (
+    "insert into spooled (writer_id, sequence, batch_id, submission_no, received_at_us, content_type,"
+    " content_encoding, body) values (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
 
 class SpoolFailed(ReceiverError):
     """The local disk did not take the group: full, over its bound, or broken."""
@@ -76,14 +82,9 @@ class Spool:
     def append(self, group: Group) -> int:
         """Keep a group; returns its position. On return it is on disk. Raises SpoolFailed, having kept nothing."""
         with self._transaction() as db:
-            (pages,), (free,), (size,) = (
-                db.execute(f"pragma {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
-            )
-            if (pages - free) * size + sum(len(callback.body) for callback in group.callbacks) > self._max_bytes:
-                raise SpoolFailed(f"The spool holds its {self._max_bytes} bytes (SPOOL_MAX_BYTES) already.")
+            self._check_room(db, sum(len(callback.body) for callback in group.callbacks))
             db.executemany(
-                "insert into spooled (writer_id, sequence, batch_id, submission_no, received_at_us, content_type,"
-                " content_encoding, body) values (?, ?, ?, ?, ?, ?, ?, ?)",
+                _INSERT,
                 (
                     (
                         str(group.writer_id),
@@ -100,6 +101,18 @@ class Spool:
             )
             position: int = db.execute("select last_insert_rowid()").fetchone()[0]
         return position
+
+    def try_write(self) -> None:
+        """Keep a body of the longest kind and forget it, in one synced transaction: nobody else ever sees it.
+
+        Raises SpoolFailed where a callback could not be kept.
+        """
+        with self._transaction() as db:
+            self._check_room(db, BODY_BYTES)
+            db.execute(_INSERT, (str(UUID(int=0)), 0, 0, 0, 0, "", "", os.urandom(BODY_BYTES)))
+            db.execute("delete from spooled where position = last_insert_rowid()")
+            # Positions without a gap: `depth` goes by them.
+            db.execute("update sqlite_sequence set seq = seq - 1 where name = 'spooled'")
 
     def oldest(self, limit: int) -> list[tuple[int, Group]]:
         """The oldest groups with the position each ends at: whole groups, about `limit` callbacks in all."""
@@ -214,6 +227,13 @@ class Spool:
             if self._reading is not None:
                 self._reading.close()
                 self._reading = None
+
+    def _check_room(self, db: sqlite3.Connection, more_bytes: int) -> None:
+        (pages,), (free,), (size,) = (
+            db.execute(f"pragma {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * size + more_bytes > self._max_bytes:
+            raise SpoolFailed(f"The spool holds its {self._max_bytes} bytes (SPOOL_MAX_BYTES) already.")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -28,7 +28,8 @@ OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PIP_DISABLE_PI
 
 
 def kubernetes() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "receiver.yaml").read_text()))
+    files = [(DEPLOY / "kubernetes" / name).read_text() for name in ("release.yaml", "receiver.yaml")]
+    return [thing for text in files for thing in yaml.safe_load_all(text)]
 
 
 def compose() -> dict[str, Any]:
@@ -40,6 +41,11 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
     for thing in kubernetes():
         if "template" in thing.get("spec", {}):
             yield thing["metadata"]["name"], thing["spec"]["template"]["spec"]
+
+
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """All of a pod, in the order in which they run."""
+    return [*pod.get("initContainers", []), *pod["containers"]]
 
 
 def known_variables() -> set[str]:
@@ -64,9 +70,10 @@ def set_variables() -> Iterator[tuple[str, str]]:
 def commands() -> Iterator[list[str]]:
     for unit in UNITS:
         yield from (shlex.split(line) for line in re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE))
-    yield from (shlex.split(line) for line in re.findall(r"^\w+: (.*)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
+    for line in re.findall(r"^\w+: (.*)$", (ROOT / "Procfile").read_text(), re.MULTILINE):
+        yield from (shlex.split(command) for command in line.split(" && "))
     yield from (service["command"] for service in compose()["services"].values() if "command" in service)
-    yield from (pod["containers"][0]["command"] for _, pod in pods() if "command" in pod["containers"][0])
+    yield from (each["command"] for _, pod in pods() for each in containers(pod) if "command" in each)
 
 
 def test_every_variable_that_is_set_is_documented() -> None:
@@ -99,9 +106,10 @@ def test_every_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
         if "gunicorn" in " ".join(command):
             assert command[-3:] == ["-c", "python:receiver.web.gunicorn_conf", "app:app"]
             continue
-        assert command[-3:-1] == ["-m", "receiver"], command
+        module, arguments = command[1:3], command[3:]
+        assert module == ["-m", "receiver"], command
         with pytest.raises(SystemExit) as ended:
-            main([command[-1], "--help"])
+            main([*arguments, "--help"])
         assert ended.value.code == 0
 
 
@@ -112,12 +120,12 @@ def test_containers_run_as_nobody_with_a_read_only_root() -> None:
             assert service["read_only"] and service["cap_drop"] == ["ALL"], name
     for name, pod in pods():
         assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"], name
-        container = pod["containers"][0]
-        security = container["securityContext"]
-        assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], name
-        assert security["capabilities"] == {"drop": ["ALL"]}
-        assert {"/data", "/tmp"} == {mount["mountPath"] for mount in container["volumeMounts"]}, name  # noqa: S108
-        assert container["image"] == f"receiver:{__version__}"
+        for container in containers(pod):
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], name
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert {"/data", "/tmp"} == {mount["mountPath"] for mount in container["volumeMounts"]}, name  # noqa: S108
+            assert container["image"] == f"receiver:{__version__}"
 
 
 def images() -> Iterator[tuple[str, str]]:
@@ -127,7 +135,7 @@ def images() -> Iterator[tuple[str, str]]:
     for service in compose()["services"].values():
         yield "compose.yaml", service["image"]
     for _, pod in pods():
-        yield from (("receiver.yaml", container["image"]) for container in pod["containers"])
+        yield from (("receiver.yaml", container["image"]) for container in containers(pod))
 
 
 def test_every_image_of_others_is_pinned_by_its_digest() -> None:
@@ -189,9 +197,11 @@ def test_only_migrate_has_the_password_of_the_owner() -> None:
     role = {name: re.findall(r"//(\w+):", service["environment"].get("DATABASE_URL", "")) for name, service in
             compose()["services"].items()}  # fmt: skip
     assert (role["migrate"], role["web"], role["worker"]) == (["receiver"], ["receiver_app"], ["receiver_app"])
-    for name, pod in pods():
-        secrets = [each["secretRef"]["name"] for each in pod["containers"][0]["envFrom"] if "secretRef" in each]
-        assert secrets == (["receiver", "receiver-migrate"] if name == "receiver-migrate" else ["receiver"]), name
+    for _, pod in pods():
+        for container in containers(pod):
+            secrets = [each["secretRef"]["name"] for each in container["envFrom"] if "secretRef" in each]
+            migrates = container["name"] == "migrate"
+            assert secrets == (["receiver", "receiver-migrate"] if migrates else ["receiver"]), container["name"]
     for unit in UNITS:
         has = "EnvironmentFile=-/etc/receiver/migrate" in unit.read_text().splitlines()
         assert has == (unit.name == "receiver-migrate.service"), unit.name
@@ -199,6 +209,46 @@ def test_only_migrate_has_the_password_of_the_owner() -> None:
     assert [each["DATABASE_URL"].partition("://")[2].partition(":")[0] for each in addresses] == [
         "receiver_app", "receiver",
     ]  # fmt: skip
+
+
+CHECK = ["-m", "receiver", "doctor", "--deploy"]
+
+
+def test_every_release_checks_the_settings_of_web_after_the_migrations_and_before_anything_is_replaced() -> None:
+    (release,) = re.findall(r"^release: (.*)$", (ROOT / "Procfile").read_text(), re.MULTILINE)
+    assert release == f"python -m receiver migrate && python {' '.join(CHECK)}"
+
+    check, web = (_unit(f"receiver-{name}.service") for name in ("check", "web"))
+    assert check["ExecStart"][0].split()[1:] == CHECK and check["Type"] == ["oneshot"]
+    assert all(check[name] == web[name] for name in ("EnvironmentFile", "User", "StateDirectory", "UMask"))
+    assert "receiver-migrate.service" in check["After"][0].split()
+
+    services = compose()["services"]
+    check, web = services["check"], services["web"]
+    assert check["command"][1:] == CHECK and check["profiles"] == ["release"]
+    assert check["environment"] == web["environment"] and check["volumes"] == web["volumes"]
+    assert "migrate" in check["depends_on"]
+
+    release_pod, web_pod = dict(pods())["receiver-release"], dict(pods())["receiver-web"]
+    migrate, check = containers(release_pod)
+    assert migrate["command"][-1] == "migrate" and check["command"][1:] == CHECK
+    assert check["envFrom"] == web_pod["containers"][0]["envFrom"]
+
+
+def test_nothing_that_starts_again_by_itself_waits_for_the_check() -> None:
+    """It must start while the database is away, and a check that fails must not keep the old settings from it."""
+    for name in ("web", "worker"):
+        unit = (DEPLOY / "systemd" / f"receiver-{name}.service").read_text()
+        assert "receiver-check" not in unit and "doctor" not in unit
+        assert set(compose()["services"][name]["depends_on"]) == {"migrate"}
+        assert "initContainers" not in dict(pods())[f"receiver-{name}"]
+
+
+def _unit(name: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", (DEPLOY / "systemd" / name).read_text(), re.MULTILINE):
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def test_no_probe_takes_a_pod_away_because_the_database_is() -> None:
@@ -216,7 +266,7 @@ def test_every_stop_leaves_more_time_than_the_processes_take() -> None:
             assert int(seconds) > wanted + 5
     settings = next(thing["data"] for thing in kubernetes() if thing["kind"] == "ConfigMap")
     for name, pod in pods():
-        if name != "receiver-migrate":
+        if name != "receiver-release":
             assert pod["terminationGracePeriodSeconds"] > int(settings["STOP_SECONDS"]) + 8
     in_image = re.search(r"STOP_SECONDS=(\d+)", (DEPLOY / "Containerfile").read_text())
     assert in_image is not None
