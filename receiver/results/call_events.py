@@ -11,7 +11,7 @@ from receiver.results.field_values import canonical, folded, may_hold_fields, na
 from receiver.results.unreadable import UnreadableBody
 
 MAX_EVENTS = 4096
-"""Most events of a call. A call has about ten, and an uncompressed body can hold about 1,500."""
+"""Most events of a call. A call has about ten, and an uncompressed body can hold about 1,500 with names and times."""
 
 # Provider page, The callback. Spelled so, they need no cleaning.
 _DOCUMENTED_FIELDS = frozenset({"event", "timestamp"})
@@ -133,8 +133,13 @@ def _numbered(fields: dict[str, object]) -> list[object] | None:
 
 
 def _read_quietly(text: str) -> object:
-    """The values in a field's text; None where it holds none, for the result does not depend on events."""
+    """The values in a field's text; None if it holds none, because a result may have no events.
+
+    Raises UnreadableBody for too many: the result's time must not depend on whether they were read.
+    """
     try:
         return read_text(text)
-    except UnreadableBody:
+    except UnreadableBody as unreadable:
+        if unreadable.code == "too_many_items":
+            raise
         return None

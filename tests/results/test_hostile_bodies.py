@@ -160,6 +160,10 @@ BOMBS: dict[str, tuple[bytes, str | None]] = {
         gzip.compress(_CALL + b'"events":[' + b"{}," * 100_000 + b"{}]}"),
         "too_many_items",
     ),
+    "gzip form with a list of events": (
+        gzip.compress(b"phone_number=1&status=failed&events=[" + b"{}," * 40_000 + b"{}]"),
+        "too_many_items",
+    ),
     "gzip escaped document": (gzip.compress(b"%7B" + b"%41" * 340_000), "too_many_items"),
     "gzip escapes": (gzip.compress(b"a=" + b"%41" * 340_000), "too_many_items"),
     "gzip multipart head": (gzip.compress(b"--x\r\nContent-Disposition:" + b";" * 900_000), "not_recognised"),
