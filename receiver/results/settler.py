@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 
 
 class Settler:
-    """Takes waiting callbacks and settles them. One for each thread; any number may work at once."""
+    """Takes waiting callbacks and settles them. Any number may work at once, each in a process of its own
+    (`_ended_if_stuck`).
+    """
 
     def __init__(self, pool: Pool, measurements: Measurements | None = None) -> None:
         self._pool = pool
@@ -168,7 +170,10 @@ class Settler:
 
 @contextmanager
 def _ended_if_stuck() -> Iterator[None]:
-    """End this process if the block takes too long, even where it never lets go of Python's lock."""
+    """End this process if the block takes too long, even where it never lets go of Python's lock.
+
+    A process has only one such timer.
+    """
     if sys.__stderr__ is None:
         yield
         return
