@@ -116,7 +116,7 @@ def test_connection_that_breaks_while_it_is_watched_names_the_stored_batch(
 ) -> None:
     break_off(monkeypatch, conn, "get_batch")
     ran = run("queue", contacts, *TO, "--watch")
-    assert (ran.status, ran.out) == (1, "Batch 1 is stored; a worker sends it to the simulator.\n")
+    assert (ran.status, ran.out) == (1, "Batch 1 is stored; a worker sends it.\n")
     assert len(ran.err.splitlines()) == 1
     assert "Batch 1 is stored" in ran.err and "Do not queue it again" in ran.err and "status 1" in ran.err
     assert count_batches(conn) == 1

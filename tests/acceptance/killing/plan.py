@@ -36,7 +36,8 @@ WEB_STEPS = [
     Step("after an answer to a callback", 20, postgres=False),
     *_commits("results.intake.Intake._write", times=10),
     *_commits("results.intake.Intake._stores", after="database"),
-    *_commits("results.intake.Intake._drain_some", times=2, after="database"),
+    *_commits("results.draining.drain_some", times=2, after="database"),
+    *_commits("results.budget_reports.BudgetReports.report", times=3),
     *_commits("results.spool.Spool.append", times=3, after="database", postgres=False),
     *_commits("results.spool.Spool.remove", after="database", postgres=False),
     *_commits("web.api.batches.queue_batch", times=2),
@@ -49,9 +50,11 @@ WORKER_STEPS = [
     Step("after a send to the provider", 3, postgres=False),
     Step("after a request to the provider", 2, postgres=False),
     *_commits("worker.Worker._send", times=2),
-    *_commits("results.settler.Settler._settle", times=5),
-    # Four in a row: it says that it lives, forgets, gives up what the dead left, accepts what is proven.
-    *_commits("worker.Worker._look", times=4),
+    *_commits("results.settler.Settler._settle_next", times=5),
+    *_commits("results.groups.mark_group", times=5),
+    # Six in a row: it says that it lives, forgets, decides the kind of batches, notes those that wait for the other
+    # kind, gives up what the dead left, accepts what is proven.
+    *_commits("worker.Worker._look", times=6),
     *_commits("worker.Worker._release_untold"),
     *_commits("worker.Worker._write_measurements"),
     *_commits("results.upkeep.Upkeep.look_for_overdue", after="worker"),
