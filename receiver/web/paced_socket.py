@@ -9,12 +9,11 @@ counts, not what we did with it meanwhile.
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from errno import EPIPE
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import socket
+from typing import Any
 
 SEND_SECONDS = 20.0
 LEAST_BYTES_A_SECOND = 500
@@ -33,12 +32,23 @@ class PacedSocket:
     def __init__(self, client: socket.socket) -> None:
         self._client = client
         self.gettimeout, self.settimeout = client.gettimeout, client.settimeout
-        self._too_slow = False
+        self._too_slow = self._no_more = False
         self.await_request()
 
     def await_request(self) -> None:
         """Nothing of a request has come yet. How long that may last is the server's to say (`keepalive`)."""
         self._begun = self._in_body = False
+        self._idle_since = monotonic()
+
+    def idle_seconds(self) -> float:
+        """How long a request has been awaited; 0 while there is one."""
+        return 0.0 if self._begun else monotonic() - self._idle_since
+
+    def await_no_more(self) -> None:
+        """Whoever waits for the next request is told that the client hung up. What has come already is read first."""
+        self._no_more = True
+        with suppress(OSError):  # it is gone by itself
+            self._client.shutdown(socket.SHUT_RD)
 
     def await_body(self) -> None:
         """The head is there."""
@@ -49,7 +59,12 @@ class PacedSocket:
         """As of a socket; empty, too, where the sender was too slow, and ever after."""
         if not self._begun:
             self.settimeout(None)
-            received = self._client.recv(size)
+            try:
+                received = self._client.recv(size)
+            except OSError:
+                if not self._no_more:
+                    raise
+                received = self._client.recv(size)  # gevent ends the wait so; now it is what came before, or nothing
             self._begun, self._waited, self._received = True, 0.0, len(received)
             return received
         allowed = SEND_SECONDS + self._received / LEAST_BYTES_A_SECOND

@@ -153,3 +153,22 @@ def test_slow_reader_gets_the_whole_answer(
     line.sendall(content)
     thread.join()
     assert bytes(taken) == content
+
+
+def test_idle_is_who_has_sent_nothing_of_the_next_request(pair: tuple[PacedSocket, socket.socket]) -> None:
+    line, theirs = pair
+    assert line.idle_seconds() > 0
+    theirs.send(b"POST")
+    assert line.recv(100) == b"POST"
+    assert line.idle_seconds() == 0
+    line.await_request()
+    assert line.idle_seconds() > 0
+
+
+def test_what_has_come_already_is_read_where_no_more_is_awaited(pair: tuple[PacedSocket, socket.socket]) -> None:
+    line, theirs = pair
+    theirs.send(b"POST")
+    line.await_no_more()
+    assert line.recv(100) == b"POST"
+    theirs.close()
+    line.await_no_more()
