@@ -1,0 +1,168 @@
+"""Deploys with a wrong setting, under load: the check fails, nothing is replaced, and no result is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from receiver.ports import free_port
+from tests.acceptance.calling import TakingProvider
+from tests.acceptance.outages import NUMBERS
+from tests.acceptance.postgres import Postgres
+from tests.acceptance.service import ROOT, clean_environment, run_command
+from tests.acceptance.test_full_disk import fill, small_disk
+from tests.deploy.serving import Senders, nginx, trusting
+from tests.waiting import eventually
+from tests.web.asking import SECRET
+from tests.web.gunicorn import COMMAND, gunicorn_process
+
+OTHER = "a secret that has signed nothing"
+
+Settings = dict[str, str]
+
+
+class Site:
+    """Two web machines behind nginx, and a worker that has sent a batch: its results are expected."""
+
+    def __init__(self, folder: Path, postgres: Postgres, provider: TakingProvider, everything: ExitStack) -> None:
+        self.postgres = postgres
+        self._folders = {free_port(): Path(tempfile.mkdtemp(dir=folder)) for _ in range(2)}
+        self._settings: Settings = {
+            "DATABASE_URL": postgres.url,
+            "SECRET_KEY": SECRET,
+            "PLUM_URL": provider.url,
+            "PLUM_USER": "somebody",
+            "PLUM_KEY": "key",
+            "STOP_SECONDS": "3",
+            "SSL_CERT_FILE": str(folder / "certificate.pem"),
+        }
+        assert self._run("migrate").returncode == 0
+        self._running = {port: everything.enter_context(ExitStack()) for port in self._folders}
+        self._parents: dict[int, subprocess.Popen[bytes]] = {}
+        for port in self._folders:
+            self._start(port)
+        self.tls_port = everything.enter_context(nginx(folder, list(self._folders)))
+        self._settings["PUBLIC_URL"] = f"https://127.0.0.1:{self.tls_port}"
+        log = everything.enter_context((folder / "worker.log").open("wb"))
+        work, environment = [*COMMAND[:2], "receiver", "work"], self._environment(DATA_DIR=str(folder))
+        worker = everything.enter_context(subprocess.Popen(work, cwd=ROOT, env=environment, stdout=log, stderr=log))
+        everything.callback(worker.terminate)
+        contacts = folder / "contacts.csv"
+        contacts.write_text("\n".join(("destination", *NUMBERS, "")))
+        queued = self._run("queue", str(contacts), "--application", "7", "--deployment", "3")
+        assert queued.returncode == 0, queued.stderr
+        eventually(lambda: postgres.execute("select state from submission") == [("accepted",)])
+
+    def deploy(self, senders: Senders, **changes: str) -> str:
+        """On each machine the check, with the new settings; then, only where all pass, one machine after the other.
+
+        Returns what the checks said.
+        """
+        senders.go_on()
+        checks = [
+            self._run("doctor", "--deploy", **{"DATA_DIR": str(folder), **changes}) for folder in self._folders.values()
+        ]
+        senders.go_on()
+        if all(check.returncode == 0 for check in checks):
+            self._settings |= changes
+            for port in self._folders:
+                self._running[port].close()
+                senders.go_on()
+                self._start(port)
+                senders.go_on()
+        return "".join(check.stdout for check in checks)
+
+    def processes(self) -> list[int]:
+        return [parent.pid for parent in self._parents.values() if parent.poll() is None]
+
+    def restart_without_check(self, senders: Senders, **changes: str) -> list[tuple[int, str]]:
+        """Put processes with other settings in the place of each machine's, which then starts as it was.
+
+        Returns how each of them ended.
+        """
+        ended = []
+        for port, folder in self._folders.items():
+            self._running[port].close()
+            environment = self._environment(DATA_DIR=str(folder), PORT=str(port), **changes)
+            ran = subprocess.run(COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+            senders.go_on()
+            self._start(port)
+            ended.append((ran.returncode, ran.stderr))
+        return ended
+
+    def callbacks(self) -> int:
+        ((number,),) = self.postgres.execute("select count(*) from callback")
+        return int(number)
+
+    def _start(self, port: int) -> None:
+        given = {name: text for name, text in self._settings.items() if name not in ("DATABASE_URL", "PORT")}
+        process = gunicorn_process(self._folders[port], self.postgres.url, PORT=str(port), **given)
+        self._parents[port], _ = self._running[port].enter_context(process)
+
+    def _environment(self, **changes: str) -> Settings:
+        return clean_environment(**{**self._settings, **changes})
+
+    def _run(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return run_command(*arguments, environment=self._environment(**changes))
+
+
+@pytest.fixture
+def site(server_dir: Path) -> Iterator[Site]:
+    with Postgres(server_dir) as postgres, TakingProvider() as provider, ExitStack() as everything:
+        yield Site(server_dir, postgres, provider, everything)
+
+
+@contextmanager
+def load(site: Site, folder: Path) -> Iterator[Senders]:
+    """Results that come in meanwhile. Not one may be refused, and each must be in the journal once in the end."""
+    with Senders(site.tls_port, trusting(folder), 3) as senders:
+        yield senders
+    assert senders.failures == []
+    eventually(lambda: site.callbacks() == senders.stored, 60, lambda: f"{site.callbacks()} of {senders.stored}")
+
+
+def test_deploy_with_a_wrong_setting_replaces_nothing_and_loses_no_result(site: Site, server_dir: Path) -> None:
+    nobody, before = f"https://127.0.0.1:{free_port()}", site.processes()
+    assert len(before) == 2
+    with load(site, server_dir) as senders:
+
+        def refused(words: str, **changes: str) -> None:
+            said = site.deploy(senders, **changes)
+            assert f"failure  {words}" in said, said
+            assert site.processes() == before
+
+        refused("keys           SECRET_KEY lacks the key", SECRET_KEY=OTHER)
+        refused("PUBLIC_URL     PUBLIC_URL", SECRET_KEY=f"{OTHER},{SECRET}")  # not known everywhere yet
+        refused("PUBLIC_URL     PUBLIC_URL", PUBLIC_URL=nobody)
+        site.postgres.configure(default_transaction_read_only="on")
+        refused("journal        DATABASE_URL")
+        site.postgres.configure(default_transaction_read_only=None)
+        on_full_disk(server_dir, lambda disk: refused("spool          DATA_DIR", DATA_DIR=str(disk)))
+
+        # The first step to a new key is right, and so is the second.
+        for secret_key in (f"{SECRET},{OTHER}", f"{OTHER},{SECRET}"):
+            earlier = set(site.processes())
+            said = site.deploy(senders, SECRET_KEY=secret_key)
+            assert " 0 failures" in said and not earlier & set(site.processes()), said
+
+
+def on_full_disk(folder: Path, do: Callable[[Path], None]) -> None:
+    """Left out where no disk may be mounted."""
+    with suppress(pytest.skip.Exception):
+        with small_disk(folder / "full", 1) as disk:
+            fill(disk)
+            do(disk)
+
+
+def test_process_with_a_wrong_key_does_not_start_and_the_other_machine_takes_all_results(
+    site: Site, server_dir: Path
+) -> None:
+    with load(site, server_dir) as senders:
+        for status, complained in site.restart_without_check(senders, SECRET_KEY=OTHER):
+            assert (status, complained.count("\n")) == (2, 1), complained
+            assert complained.startswith("receiver: SECRET_KEY lacks the key")
