@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import psycopg
 
@@ -22,6 +25,9 @@ from receiver.summary.export import export_calls_csv, export_calls_ndjson
 from receiver.summary.verify import verify
 
 WATCH_SECONDS = 0.5
+
+STANDARD_INPUT = Path("-")
+"""For a command that runs as an account which cannot read the caller's files."""
 
 _EXPORTS = {"csv": export_calls_csv, "ndjson": export_calls_ndjson}
 
@@ -40,7 +46,12 @@ _OPTIONS = {
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     queue = commands.add_parser("queue", help="queue a CSV of contacts")
-    queue.add_argument("csv", metavar="CSV", type=Path, help="contacts, under a header that begins with `destination`")
+    queue.add_argument(
+        "csv",
+        metavar="CSV",
+        type=Path,
+        help="contacts, under a header that begins with `destination`; - for standard input",
+    )
     queue.add_argument("--application", required=True, metavar="N", dest="application_id", help="the provider's id")
     queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id", help="the provider's id")
     for option, help_text in _OPTIONS.items():
@@ -66,9 +77,10 @@ def _queue(parsed: argparse.Namespace) -> int:
     form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
     config = Config.from_env()
     limits = Limits(config.submission_rows, config.result_grace_seconds, config.batch_kind)
-    parameters = read_parameters(form, config.default_region, parsed.csv.name)
+    from_input = parsed.csv == STANDARD_INPUT
+    parameters = read_parameters(form, config.default_region, "standard input" if from_input else parsed.csv.name)
     try:
-        csv = parsed.csv.open("rb")
+        csv = _standard_input() if from_input else parsed.csv.open("rb")
     except OSError as error:
         raise InvalidInput(
             "The CSV cannot be read.",
@@ -111,6 +123,18 @@ def _queue(parsed: argparse.Namespace) -> int:
                         f" `status {accepted.batch_id}`."
                     ) from error
     return 0
+
+
+def _standard_input() -> IO[bytes]:
+    """All of standard input, in a file without a name: a CSV is read more than once."""
+    csv = TemporaryFile()
+    try:
+        shutil.copyfileobj(sys.stdin.buffer, csv)
+        csv.seek(0)
+    except BaseException:
+        csv.close()
+        raise
+    return csv
 
 
 def _status(parsed: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,25 @@ def test_name_is_the_files_by_default(run: Run, conn: Connection, contacts: str,
     assert run("queue", str(strange), *TO).status == 0
     assert read_batch(conn, 1).name == "contacts.csv"
     assert read_batch(conn, 2).name.isprintable()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_csv_is_read_from_standard_input(
+    run: Run, conn: Connection, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """A pipe, which cannot be read twice; the `receiver` of a deployment may not read the caller's files."""
+    reading, writing = os.pipe()
+    with open(writing, "wb") as end:
+        end.write(CSV.encode())
+    with open(reading, encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        ran = run("queue", "-", *TO, *more)
+    assert (ran.status, ran.err) == (0, "")
+    if more:
+        assert ran.lines[0] == "2 rows: 2 valid, 0 invalid, 0 duplicates"
+    else:
+        batch = read_batch(conn, 1)
+        assert (batch.name, batch.counts["pending"]) == ("standard input", 2)
 
 
 def test_dry_run_tells_and_stores_nothing(run: Run, conn: Connection, contacts: str) -> None:
