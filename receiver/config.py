@@ -144,7 +144,7 @@ class Config:
                 "SECRET_KEY",
                 "missing",
                 "is required with DATABASE_URL, and must be the same for every process; "
-                'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"',
+                'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"',
             )
         if any(len(key) < SECRET_LENGTH for key in secret_keys):
             env.fault(

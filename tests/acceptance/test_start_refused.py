@@ -288,7 +288,7 @@ def test_port_of_the_simulator_that_is_taken_is_named(tmp_path: Path) -> None:
     ("names", "variables", "words"),
     [
         (ALL, {"DATA_DIR": str(ROOT / "LICENSE")}, ("DATA_DIR cannot be made", "LICENSE is no folder")),
-        (ALL, {"SECRET_KEY": ""}, ("SECRET_KEY is required with DATABASE_URL", "make one with: python -c")),
+        (ALL, {"SECRET_KEY": ""}, ("SECRET_KEY is required with DATABASE_URL", "make one with: python3 -c")),
         (ALL, {"SECRET_KEY": "short"}, ("SECRET_KEY", "use at least 32")),
         (ALL, {"PORT": "eighty"}, ("PORT is 'eighty'; it must be a whole number from 1 to 65535",)),
         (SERVING, {"DATA_DIR": "/proc/nowhere"}, ("DATA_DIR /proc/nowhere cannot be written", "Name a folder")),
