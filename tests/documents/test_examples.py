@@ -41,8 +41,11 @@ NOT_RUN = {
     ("docs/contributing.md", ".venv/bin/python -m pytest"): "runs what this is a part of",
     ("docs/contributing.md", ".venv/bin/python -m tests.browser.pictures"): "makes docs/pictures anew",
     ("docs/contributing.md", "EXAMPLES_WRITE=1"): "writes docs/commands.md anew",
-    ("docs/deployment.md", "apt-get install postgresql"): "changes the machine, and needs systemd",
+    ("docs/deployment.md", "apt-get install git postgresql"): "changes the machine, and needs systemd",
     ("docs/deployment.md", "createuser"): "asks for a password; tests/deploy/test_roles.py runs the file",
+    ("docs/deployment.md", "receiver simulate"): "stays; the simulator's own tests start it",
+    ("docs/deployment.md", "systemctl restart"): "needs systemd",
+    ("docs/deployment.md", "cd /opt/receiver && git pull"): "changes the machine, and needs systemd",
     ("docs/deployment.md", "heroku"): "needs the platform",
     ("docs/deployment.md", "cp deploy/compose.env.example"): "needs a container runtime",
 }
