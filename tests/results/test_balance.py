@@ -193,7 +193,7 @@ def kept(conn: Connection, batch_ids: list[int]) -> list[Any]:
         found.append((batch.state, batch.first_result_at, batch.last_result_at))
         for query in (
             "select row, received_at, outcome, provider_status, attempts, ended_at, duration_seconds from result",
-            "select received_at, state, reason, row from set_aside join callback using (batch_id, callback_id)",
+            "select c.received_at, state, reason, row from set_aside join callback c using (batch_id, callback_id)",
             "select row, refused from outstanding",
             # Where results were and are no more, zeros may stay.
             "select at, completed, failed, canceled, attempts, duration_seconds from (select *"
