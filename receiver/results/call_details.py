@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from receiver.model import Outcome
 from receiver.results.body_formats import read_body, read_text
@@ -90,6 +90,46 @@ def result_key_of(
     at = last_event_at.timestamp() if last_event_at is not None else None
     said = f"{attempts} {duration_seconds} {at} {canonical(provider_status)}"
     return blake2b(said.encode(), digest_size=16).digest()
+
+
+class StoredDetails(Protocol):
+    """A row of `result` or of `set_aside`."""
+
+    @property
+    def outcome(self) -> Outcome | None: ...
+    @property
+    def provider_status(self) -> str | None: ...
+    @property
+    def attempts(self) -> int | None: ...
+    @property
+    def max_attempts(self) -> int | None: ...
+    @property
+    def queued_at(self) -> datetime | None: ...
+    @property
+    def started_at(self) -> datetime | None: ...
+    @property
+    def ended_at(self) -> datetime | None: ...
+    @property
+    def last_event_at(self) -> datetime | None: ...
+    @property
+    def duration_seconds(self) -> int | None: ...
+
+
+def stored_details(row: StoredDetails) -> CallDetails:
+    """What a callback said that was read earlier: without its number and its events, which nobody needs to decide."""
+    return CallDetails(
+        "",
+        row.provider_status or "",
+        row.outcome,
+        row.attempts,
+        row.max_attempts,
+        row.queued_at,
+        row.started_at,
+        row.ended_at,
+        row.last_event_at,
+        row.duration_seconds,
+        (),
+    )
 
 
 def read_call_details(body: bytes, content_type: str, content_encoding: str = "") -> CallDetails:

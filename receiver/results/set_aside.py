@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from psycopg.rows import args_row
+from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
 from receiver.model import CallbackState, Outcome
-from receiver.results.journal import ERASED_BODY
+from receiver.results.call_details import CallDetails, stored_details
 from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, Candidate
 
 
@@ -24,16 +25,13 @@ class Aside(NamedTuple):
     reason: str
     row: int | None
     polled: bool
-    result_key: bytes | None = None
-    outcome: Outcome | None = None
-    last_event_at: datetime | None = None
-    received_at: datetime | None = None
-    possible_at: datetime | None = None
-    """`last_event_at`, unless that time cannot be true."""
+    candidate: Candidate | None = None
+    details: CallDetails | None = None
 
 
-class Differing(NamedTuple):
-    """A callback that was set aside earlier. `result_key` is None if release 1.0.0 set it aside."""
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """A callback that was set aside earlier. `result_key` and `provider_status` are None if release 1.0.0 did that."""
 
     batch_id: int
     row: int
@@ -45,14 +43,23 @@ class Differing(NamedTuple):
     result_key: bytes | None
     outcome: Outcome | None
     last_event_at: datetime | None
+    provider_status: str | None
+    attempts: int | None
+    max_attempts: int | None
+    queued_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    duration_seconds: int | None
 
     @property
-    def candidate(self) -> Candidate | None:
-        if self.result_key is None:
+    def known(self) -> tuple[Candidate, CallDetails] | None:
+        """What a decision needs, and what a result would show; None if the body must be read for it."""
+        if self.result_key is None or self.provider_status is None:
             return None
-        return Candidate(
+        candidate = Candidate(
             self.callback_id, self.received_at, self.polled, self.result_key, self.outcome, self.last_event_at
         )
+        return candidate, stored_details(self)
 
 
 COMPARED = 100
@@ -61,27 +68,18 @@ are compared, too, if they are repeated or may win. Steps beyond them, and what 
 """
 
 
-def aside_of(call: tuple[int, int], candidate: Candidate, state: CallbackState, reason: str) -> Aside:
+def aside_of(
+    call: tuple[int, int], candidate: Candidate, details: CallDetails, state: CallbackState, reason: str
+) -> Aside:
     """The row for a callback that names this call, (batch_id, row)."""
     batch_id, row = call
-    return Aside(
-        batch_id,
-        candidate.callback_id,
-        state,
-        reason,
-        row,
-        candidate.polled,
-        candidate.result_key,
-        candidate.outcome,
-        candidate.last_event_at,
-        candidate.received_at,
-        candidate.possible_at,
-    )
+    return Aside(batch_id, candidate.callback_id, state, reason, row, candidate.polled, candidate, details)
 
 
 _COLUMNS = (
     "s.batch_id, s.row, s.callback_id, s.state, s.reason, s.polled, c.received_at, s.result_key, s.outcome,"
-    " s.last_event_at"
+    " s.last_event_at, s.provider_status, s.attempts, s.max_attempts, s.queued_at, s.started_at, s.ended_at,"
+    " s.duration_seconds"
 )
 _JOIN_CALLBACK = "join callback c on c.batch_id = s.batch_id and c.callback_id = s.callback_id"
 _CONFLICTING = f"s.reason = '{OTHER_RESULT_STANDS}' and s.result_key is not null"
@@ -95,14 +93,11 @@ _REPEATED = f"""select {_COLUMNS}
     from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[], %(keys)s::bytea[]) as g (batch_id, row, result_key)
     join set_aside s using (batch_id, row, result_key) {_JOIN_CALLBACK} where {_CONFLICTING}"""
 
-# One without its body could not win: it has no details to show.
 _BEST = " union all ".join(
     f"""select {_COLUMNS}
     from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[], %(keys)s::bytea[]) as g (batch_id, row, keys)
     cross join lateral (select s.* from set_aside s where s.batch_id = g.batch_id and s.row = g.row
         and {_CONFLICTING} and s.possible_at is {possible} and position(s.result_key in g.keys) = 0
-        and not exists (select from callback c where c.batch_id = s.batch_id and c.callback_id = s.callback_id
-            and c.body = %(erased)s)
         order by s.possible_at desc nulls last, (s.outcome = 'other'), (s.last_event_at is not null), s.received_at,
             s.callback_id limit 1) s {_JOIN_CALLBACK}"""
     for possible in ("not null", "null")
@@ -117,7 +112,7 @@ def list_differing(conn: Connection, keys_of: Mapping[tuple[int, int], Collectio
     than `COMPARED` final results that all differ, three kinds can make a difference: those with one of the keys, and of
     the others the best with a possible time and the best without one.
     """
-    with conn.cursor(row_factory=args_row(Differing)) as cursor:
+    with conn.cursor(row_factory=class_row(Differing)) as cursor:
         found = cursor.execute(
             _LATEST,
             {"batch_ids": [call[0] for call in keys_of], "rows": [call[1] for call in keys_of], "compared": COMPARED},
@@ -136,7 +131,6 @@ def list_differing(conn: Connection, keys_of: Mapping[tuple[int, int], Collectio
                     "batch_ids": [call[0] for call in more],
                     "rows": [call[1] for call in more],
                     "keys": [b"".join(keys_of[call]) for call in more],
-                    "erased": ERASED_BODY,
                 },
             ).fetchall()
     return found
@@ -144,17 +138,58 @@ def list_differing(conn: Connection, keys_of: Mapping[tuple[int, int], Collectio
 
 def upsert_set_aside(conn: Connection, aside: Sequence[Aside]) -> None:
     if aside:
-        conn.execute(
-            "insert into set_aside (batch_id, callback_id, state, reason, row, polled, result_key, outcome,"
-            " last_event_at, received_at, possible_at) select * from unnest(%s::bigint[], %s::bigint[], %s::text[],"
-            " %s::text[], %s::integer[], %s::boolean[], %s::bytea[], %s::text[], %s::timestamptz[], %s::timestamptz[],"
-            " %s::timestamptz[])"
-            " on conflict (batch_id, callback_id) do update set state = excluded.state, reason = excluded.reason,"
-            " row = excluded.row, result_key = excluded.result_key, outcome = excluded.outcome,"
-            " last_event_at = excluded.last_event_at, received_at = excluded.received_at,"
-            " possible_at = excluded.possible_at",
-            [list(column) for column in zip(*aside, strict=True)],
-        )
+        conn.execute(_UPSERT, [list(column) for column in zip(*map(_values, aside), strict=True)])
+
+
+_TYPES = {
+    "batch_id": "bigint",
+    "callback_id": "bigint",
+    "state": "text",
+    "reason": "text",
+    "row": "integer",
+    "polled": "boolean",
+    "result_key": "bytea",
+    "outcome": "text",
+    "last_event_at": "timestamptz",
+    "received_at": "timestamptz",
+    "possible_at": "timestamptz",
+    "provider_status": "text",
+    "attempts": "smallint",
+    "max_attempts": "smallint",
+    "queued_at": "timestamptz",
+    "started_at": "timestamptz",
+    "ended_at": "timestamptz",
+    "duration_seconds": "integer",
+}
+"""The columns of `set_aside`, in the order of `_values`."""
+
+_UPSERT = (
+    f"insert into set_aside ({', '.join(_TYPES)})"
+    f" select * from unnest({', '.join(f'%s::{each}[]' for each in _TYPES.values())})"
+    " on conflict (batch_id, callback_id) do update set"
+    f" {', '.join(f'{name} = excluded.{name}' for name in _TYPES if name not in ('batch_id', 'callback_id', 'polled'))}"
+)
+
+
+def _values(aside: Aside) -> tuple[object, ...]:
+    of_call: list[object] = [None] * (len(_TYPES) - 6)
+    candidate, details = aside.candidate, aside.details
+    if candidate is not None and details is not None:
+        of_call = [
+            candidate.result_key,
+            candidate.outcome,
+            candidate.last_event_at,
+            candidate.received_at,
+            candidate.possible_at,
+            details.provider_status,
+            details.attempts,
+            details.max_attempts,
+            details.queued_at,
+            details.started_at,
+            details.ended_at,
+            details.duration_seconds,
+        ]
+    return aside.batch_id, aside.callback_id, aside.state, aside.reason, aside.row, aside.polled, *of_call
 
 
 def delete_set_aside(conn: Connection, keys: Sequence[tuple[int, int]]) -> None:

@@ -144,7 +144,7 @@ def _count_verdict(
     if not verdict.set_aside:
         return []
     aside = [
-        aside_of(call, each, *verdict.set_aside[each.callback_id])
+        aside_of(call, each, details[each.callback_id], *verdict.set_aside[each.callback_id])
         for each in _candidates(callbacks, details)
         if each.callback_id in verdict.set_aside
     ]

@@ -48,7 +48,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def forget_decisions(conn: Connection) -> None:
     """Leave the tables as release 1.0.0 would have."""
-    conn.execute("update set_aside set result_key = null, outcome = null, last_event_at = null")
+    conn.execute(
+        "update set_aside set result_key = null, outcome = null, last_event_at = null, received_at = null,"
+        " possible_at = null, provider_status = null, attempts = null, max_attempts = null, queued_at = null,"
+        " started_at = null, ended_at = null, duration_seconds = null"
+    )
     conn.execute("update result set last_event_at = null")
     conn.commit()
 
@@ -126,6 +130,22 @@ def test_stored_decisions_decide_as_bodies_do(conn: Connection, order: tuple[int
     assert differences(conn) == []
 
 
+def test_result_that_wins_after_it_was_set_aside_is_not_read_again(conn: Connection, read: list[bytes]) -> None:
+    batch_id = make_batch(conn)
+    first, without_time, latest = (
+        result_body(NUMBER, "failed", last_event=60),
+        result_body(NUMBER, "canceled", events=[], attempts=2, duration=7, queued_timestamp=""),
+        result_body(NUMBER, "completed", last_event=900),
+    )
+    ids = [callback_id for body in (first, without_time, latest) for callback_id in deliver(conn, batch_id, body)]
+    assert states(conn, ids) == [("conflict", OTHER_RESULT_STANDS), APPLIED, ("conflict", OTHER_RESULT_STANDS)]
+    assert read == [first, without_time, latest]
+    assert conn.execute("select outcome, attempts, max_attempts, duration_seconds from result").fetchall() == [
+        ("canceled", 2, 3, 7)
+    ]
+    assert differences(conn) == []
+
+
 def test_conflict_that_is_repeated_is_a_duplicate_of_the_first_that_said_so(conn: Connection) -> None:
     batch_id = make_batch(conn)
     deliver(conn, batch_id, result_body(NUMBER, "failed", last_event=900), *[result_body(NUMBER)] * 3)
@@ -181,7 +201,9 @@ def test_result_does_not_depend_on_the_order_however_many_differ(
             journal(conn, *(replace(each, key=SubmissionKey(batch_id, 1)) for each in piece))
             settle_all(conn)
         (result,) = conn.execute(
-            "select provider_status, attempts, received_at, ended_at from result where batch_id = %s", (batch_id,)
+            "select received_at, outcome, provider_status, attempts, max_attempts, queued_at, started_at, ended_at,"
+            " duration_seconds, last_event_at from result where batch_id = %s",
+            (batch_id,),
         ).fetchall()
         found.append((result, read_batch(conn, batch_id).callbacks))
     assert found[0] == found[1] == found[2]
