@@ -48,6 +48,8 @@ def claim_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path
         return wanted, None
     try:
         make_folders(shared)
+        if found is None:
+            _check_shared(shared, wanted, closed)
         with (shared / "clones.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             folder = _find(wanted, shared, clone) or shared / f"clone-{secrets.token_hex(4)}"
@@ -71,6 +73,20 @@ def claim_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path
     if found is None and (shared / "postgres").exists():
         sentence += f" The database in {shared} is not used: set DATA_DIR={shared} if it is yours."
     return folder, sentence
+
+
+def _check_shared(shared: Path, wanted: Path, closed: Path | None) -> None:
+    """Write nothing into a `shared` that the server's account cannot enter: with deploy/systemd, it is the service's.
+
+    Raises ConfigurationError.
+    """
+    account = account_for(wanted / "postgres")
+    if not account.may("-x", shared):
+        message = (
+            f"{wanted} cannot be used: Postgres runs as the account {account.name}, which can enter neither {closed}"
+            f" nor {shared}. Move the clone to a folder that this account can enter, or start it as an ordinary user"
+        )
+        raise ConfigurationError([Fault("DATA_DIR", "unusable", message)])
 
 
 def _find(wanted: Path, shared: Path, clone: Path) -> Path | None:

@@ -53,6 +53,15 @@ def test_each_clone_gets_a_folder_of_its_own_and_keeps_it(make_clone: MakeClone,
     assert find_data_folder(other / "var", shared=shared, clone=other) == second
 
 
+def test_folder_of_a_service_is_left_alone(make_clone: MakeClone, shared: Path) -> None:
+    """systemd makes /var/lib/receiver for the service of deploy/systemd, and nobody else may enter it."""
+    clone = make_clone("one")
+    shared.mkdir(mode=0o700)
+    with pytest.raises(ConfigurationError, match=f"can enter neither .* nor {shared}"):
+        claim_data_folder(clone / "var", shared=shared, clone=clone)
+    assert list(shared.iterdir()) == [] and not (clone / "var").exists()
+
+
 def test_command_finds_the_folder_and_makes_none(make_clone: MakeClone, shared: Path) -> None:
     clone = make_clone("one")
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == clone / "var"
