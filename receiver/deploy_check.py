@@ -20,7 +20,7 @@ from receiver.database.migrations import check
 from receiver.database.pool import Connection, connect, in_one_line
 from receiver.doctor import Finding, Level, ask, explain, look_at_configuration, look_at_public_url
 from receiver.errors import ConfigurationError, ReceiverError
-from receiver.results.callback_rules import NOT_FOUND, OK
+from receiver.results.callback_rules import FORBIDDEN, NOT_FOUND, OK
 from receiver.results.draining import cut_after
 from receiver.results.journal import try_write
 from receiver.results.signing_keys import (
@@ -130,18 +130,22 @@ def look_at_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterato
         yield Finding("PUBLIC_URL", nothing, f"{message}. {_hint(expects)}")
         return
     if (answer.status, answer.body) == (404, NOT_FOUND.body):
-        message = (
-            f"{where} leads to a receiver with another SECRET_KEY: it answers our tokens 404. Set PUBLIC_URL to the"
-        )
-        message += " address of this service, or SECRET_KEY to what its processes have. To change the key, see"
-        message += " docs/operations.md"
+        message = f"{where} leads to a receiver with another SECRET_KEY"
         if earlier:
-            message = f"{where} leads to a receiver with another SECRET_KEY, or to an earlier release. {_LATER}"
-        yield Finding("PUBLIC_URL", "warning" if earlier or config.accepts_key_loss else "failure", message)
+            yield Finding("PUBLIC_URL", "warning", f"{message}, or to an earlier release. {_LATER}")
+            return
+        message += (
+            ": it answers our tokens 404. Set PUBLIC_URL to the address of this service, or SECRET_KEY to what its"
+        )
+        message += " processes have. To change the key, see docs/operations.md"
+        yield Finding("PUBLIC_URL", "warning" if config.accepts_key_loss else "failure", message)
     elif 300 <= answer.status < 400 or answer.status == 401:
         message = f"{where} answers {answer.status}{explain(answer.status, 200, answer.location)}"
         yield Finding("PUBLIC_URL", "failure", message)
-    elif (answer.status, answer.body) == (200, OK.body) or (answer.status == 403 and config.result_sources):
+    elif (answer.status, answer.body) == (200, OK.body):
+        yield from look_at_public_url(config)
+    elif (answer.status, answer.body) == (403, FORBIDDEN.body) and config.result_sources:
+        # As it should, from a machine that may post no results. Other keys would not be seen from here.
         yield from look_at_public_url(config)
     else:
         yield Finding("PUBLIC_URL", nothing, f"{where} answers {answer.status} and is no receiver. {_hint(expects)}")

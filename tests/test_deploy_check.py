@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from receiver.queueing.sender import claim_submission, register_worker
 from receiver.results.journal import Group
 from receiver.results.signing_keys import fingerprint
 from receiver.results.spool import Spool
+from receiver.web.app import close_app, create_app
 from tests.factories import make_batch, make_callback
 from tests.test_doctor import levels, only, served
 from tests.web.asking import SECRET
@@ -167,6 +169,20 @@ def test_page_of_somebody_else_is_a_failure_where_results_are_expected(
     with served(platform) as url:
         assert receiver_level(config, url, expects=True) == expecting
         assert receiver_level(config, url, expects=False) == first
+
+
+def test_receiver_that_forbids_this_machine_is_a_warning_and_anybody_elses_403_is_not(
+    config: Config, database_url: str
+) -> None:
+    sources = replace(config, result_sources=(ip_network("192.0.2.0/24"),))
+    forbidding = create_app(sources, database_url)
+    try:
+        with served(forbidding) as url:
+            assert receiver_level(sources, url) == "warning"
+    finally:
+        close_app(forbidding)
+    with served(Response("<h1>No</h1>", 403)) as url:
+        assert receiver_level(sources, url) == "failure"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
