@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from receiver.database.pool import connect
 from receiver.ports import free_port
+from receiver.queueing.sender import claim_submission, register_worker
+from receiver.results.signing_keys import fingerprint
 from tests.acceptance.calling import TakingProvider
 from tests.acceptance.outages import NUMBERS
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, clean_environment, run_command
 from tests.acceptance.test_full_disk import fill, small_disk
 from tests.deploy.serving import Senders, nginx, trusting
+from tests.deploy.test_restart import children
+from tests.factories import make_batch
 from tests.waiting import eventually
 from tests.web.asking import SECRET
 from tests.web.gunicorn import COMMAND, gunicorn_process
@@ -166,3 +173,23 @@ def test_process_with_a_wrong_key_does_not_start_and_the_other_machine_takes_all
         for status, complained in site.restart_without_check(senders, SECRET_KEY=OTHER):
             assert (status, complained.count("\n")) == (2, 1), complained
             assert complained.startswith("receiver: SECRET_KEY lacks the key")
+
+
+def test_web_process_that_dies_is_started_again_though_a_key_has_become_necessary(
+    session_folder: Path, database_url: str
+) -> None:
+    """A service that still takes the results of other keys must not be stopped by one that another worker used."""
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url) as (parent, port):
+        (before,) = children(parent)
+        with closing(connect(database_url, name="test")) as conn:
+            make_batch(conn, send=False)
+            signing_key = fingerprint(OTHER)
+            worker_id = register_worker(conn, "test", 1, signing_key)
+            assert claim_submission(conn, worker_id, signing_key=signing_key) is not None
+            conn.commit()
+        os.kill(int(before), signal.SIGKILL)
+        eventually(lambda: len(children(parent) - {before}) == 1)
+        with Senders(port, number=2) as senders:
+            senders.go_on()
+        assert senders.failures == []
