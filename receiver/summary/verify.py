@@ -84,9 +84,9 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
         yield Difference(batch_id, "state", states["kept"], states["counted"])
 
 
-# Of the first and the last result. A repetition counts if what it repeats is final, which the rows do not say, and the
-# release before counted steps, too. So each lies between the time of a callback that surely is final and that of one
-# that names a call.
+# Of the first and the last result. A repetition counts if what it repeats is final, which rows of release 1.0.0 do not
+# say. That release counted steps, too. So each time lies between that of a callback that surely is final and that of
+# one that names a call.
 _TIMES = ("first_result_at", "last_result_at", "first_named_at", "last_named_at")
 
 _COUNTED = """
