@@ -49,8 +49,10 @@ class SummaryFilter:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """`totals`: the balance, attempts and seconds of talk. `series_json`: the points of `get_series` as the API writes
-    them. Postgres writes them, because ten thousand points take Python a second.
+    """`totals`: the balance, attempts and seconds of talk of all wanted batches, whenever their results came in.
+
+    `series_json`: the points of `get_series` as the API writes them. Postgres writes them, because ten thousand points
+    take Python a second.
     """
 
     totals: dict[str, int]
@@ -80,11 +82,6 @@ def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
     if row["points"] > MOST_POINTS:
         raise _too_long()
     return Summary(_add_halves(row["halves"] or ()), row["series"])
-
-
-def get_totals(conn: Connection, wanted: SummaryFilter) -> dict[str, int]:
-    """The balance, attempts and seconds of talk of all batches that are wanted, whenever their results came in."""
-    return _add_halves(_rows(conn, _totals(wanted)))
 
 
 def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ from receiver.summary.series import (
     SummaryFilter,
     get_series,
     get_summary,
-    get_totals,
     time_zones,
 )
 from tests.factories import (
@@ -232,14 +231,14 @@ def balances(totals: dict[str, int]) -> bool:
 
 
 def test_totals_balance_over_batches_in_every_state(conn: Connection) -> None:
-    assert balances(get_totals(conn, SummaryFilter()))
+    assert balances(get_summary(conn, SummaryFilter()).totals)
     numbers = [phone_number(index) for index in range(5)]
     deliver(conn, make_batch(conn, numbers), result_body(numbers[0]), result_body(numbers[1], "busy-ish"))
     deliver(conn, make_batch(conn, numbers, past_due=True), result_body(numbers[0], "failed"))
     make_batch(conn, [*numbers, "nobody", numbers[0]], on_invalid="skip", on_duplicate="skip")
     make_batch(conn, numbers, send=False)
     answer_submissions(conn, lambda _: REFUSED)
-    totals = get_totals(conn, SummaryFilter())
+    totals = get_summary(conn, SummaryFilter()).totals
     assert balances(totals)
     assert present(totals) == {
         "rows": 22,
