@@ -22,14 +22,14 @@ Keys = Callable[..., tuple[int, str]]
 def keys(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Keys:
-    """Runs `keys …`: (exit status, all that was printed)."""
+    """Runs `keys …`: (exit status, all that was printed, without the line that names the database)."""
     for name, text in {"DATABASE_URL": database_url, "DATA_DIR": str(tmp_path), "SECRET_KEY": SECRET}.items():
         monkeypatch.setenv(name, text)
 
     def run(*arguments: str) -> tuple[int, str]:
         status = main(["keys", *arguments])
         printed = capsys.readouterr()
-        return status, printed.out + printed.err
+        return status, printed.out + "".join(printed.err.splitlines(keepends=True)[1:])
 
     return run
 
