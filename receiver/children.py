@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from receiver.web.prerequisites import CannotStart
+from receiver.server.startup_checks import CannotStart
 
 STOP_SECONDS = 7.0
 """How long children may take to end before they are killed; with the database's stop, within ten."""

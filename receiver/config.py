@@ -63,6 +63,8 @@ class Config:
     plum_simulated: bool = False
     """Whether `plum_url` is a simulator, which calls nobody."""
     web_concurrency: int = 1
+    web_threads: int = 2
+    """Threads of a web process for the API and the dashboards; as many again for long uploads and downloads."""
     default_region: str = "US"
     submission_rows: int = 10_000
     result_grace_seconds: int = 3600
@@ -164,6 +166,7 @@ class Config:
             plum_key=plum_key,
             plum_simulated=env.choice("PLUM_SIMULATED", ("0", "1", "false", "true")) in ("1", "true"),
             web_concurrency=env.integer("WEB_CONCURRENCY", os.cpu_count() or 1, 1, 256),
+            web_threads=env.integer("WEB_THREADS", cls.web_threads, 1, 64),
             default_region=env.checked("DEFAULT_REGION", _region) or cls.default_region,
             submission_rows=env.integer("SUBMISSION_ROWS", cls.submission_rows, 1, 1_000_000),
             result_grace_seconds=env.integer("RESULT_GRACE", cls.result_grace_seconds, 0, 30 * 86400),

@@ -36,9 +36,9 @@ from receiver.logs import about
 from receiver.ports import free_port
 from receiver.results.retention import count_simulated
 from receiver.results.signing_keys import check_signing_keys
+from receiver.server.startup_checks import CannotStart, check_address, check_data_dir
 from receiver.simulator.store import STATE_FILE
 from receiver.summary.gauges import count_workers
-from receiver.web.prerequisites import CannotStart, check_address, check_data_dir
 
 READY_SECONDS = 20.0
 WATCH_SECONDS = 0.2
@@ -194,7 +194,7 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
         surroundings = {name: value for name, value in os.environ.items() if PASSED_TO_SIMULATOR.fullmatch(name)}
         surroundings |= {"DATA_DIR": str(config.data_dir), "PYTHONUNBUFFERED": "1"}
         children.append(Child("simulator", simulate, surroundings, False, lock))
-    gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
+    gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.server.gunicorn_conf", "app:asgi"]
     children.append(Child("web", gunicorn, environment, False, lock))
     children.append(Child("worker", [python, "-m", "receiver", "work"], environment, True, lock))
     return children, provider

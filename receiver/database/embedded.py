@@ -147,7 +147,7 @@ class EmbeddedPostgres:
         """Whether it takes connections; not while it recovers from the death of one of its processes, though it
         lives, and its pid file says `ready` all the while.
         """
-        # Not above: gunicorn's parent imports this module, and must not import psycopg (receiver.web.gunicorn_conf).
+        # Not above: gunicorn's parent imports this module, and needs no psycopg.
         from psycopg.pq import PGconn, Ping
 
         return PGconn.ping(f"{self.conninfo}&connect_timeout=3".encode()) == Ping.OK

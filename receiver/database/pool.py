@@ -1,8 +1,4 @@
-"""Connections that notice when Postgres is gone, and say so with one error.
-
-Made for threads and for gevent alike: psycopg waits through the standard library's `select` where
-gevent has patched it, provided that happened before psycopg was imported.
-"""
+"""Connections that notice when Postgres is gone, and say so with one error."""
 
 from __future__ import annotations
 

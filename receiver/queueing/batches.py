@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
@@ -13,13 +13,9 @@ from receiver.errors import Fault
 from receiver.queueing.contacts import ContactReader
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import Plan, PlannedCall, SkippedRow
-from receiver.queueing.turns import give_way
 
 COPY_ROWS = 20_000
 """Rows that are copied at once; what is skipped among them waits in memory for that long."""
-
-YIELD_ROWS = 250
-"""Rows after which other requests of this process get a turn (under gevent, nothing preempts)."""
 
 
 BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) then 'queueing'
@@ -67,7 +63,7 @@ def plan_batch(contacts: ContactReader, parameters: BatchParameters, submission_
 
 def preview_batch(plan: Plan, due_at: datetime) -> Preview:
     """Read the whole CSV and say what would become of it. Raises InvalidInput for a file that is no CSV."""
-    for _ in _taking_turns(plan):
+    for _ in plan:
         pass
     return Preview(
         rows=plan.rows,
@@ -144,7 +140,7 @@ def insert_batch(
 
 def _copy_rows(conn: Connection, batch_id: int, plan: Plan) -> int:
     """Copy calls and skipped rows; returns how many were skipped. Stops writing, not reading, at a refusal."""
-    rows = _taking_turns(plan)
+    rows = iter(plan)
     skipped_rows = 0
     for first in rows:
         skipped: list[SkippedRow] = []
@@ -165,13 +161,6 @@ def _copy_rows(conn: Connection, batch_id: int, plan: Plan) -> int:
                     copy.write_row((batch_id, left_out.row, left_out.code, left_out.message, left_out.line))
         skipped_rows += len(skipped)
     return skipped_rows
-
-
-def _taking_turns(plan: Plan) -> Iterator[PlannedCall | SkippedRow]:
-    for count, planned in enumerate(plan):
-        if count % YIELD_ROWS == 0:
-            give_way()
-        yield planned
 
 
 def find_idempotent(conn: Connection, key_id: int, idempotency_key: str) -> tuple[int, bytes] | None:

@@ -4,7 +4,7 @@ One writer thread a process commits whatever gathered while its last commit ran.
 callback waits for its group. A database that fails or keeps silent for `PATIENCE_SECONDS` is *away*: its
 connection is cut, the group goes to the spool, and so do all that follow, at once, until another
 thread has reached the database and proved with a prompt commit that it can store; it then empties the
-spool into it, beside what comes. Under gevent these threads are greenlets; nothing here depends on which.
+spool into it, beside what comes. A thread may bring a callback, or an event loop (receiver.intake.endpoint).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -60,13 +61,14 @@ class CannotStore(ReceiverError):
     code = "storage_unavailable"
 
 
-class _Gathering:
-    """Callbacks that will be one group, and those who wait for it."""
+class Gathering:
+    """Callbacks that will be one group. `waiters` belongs to whoever added them."""
 
-    __slots__ = ("callbacks", "done", "failure", "spooled")
+    __slots__ = ("callbacks", "done", "failure", "spooled", "waiters")
 
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []
+        self.waiters: list[Any] = []
         self.done = threading.Event()
         self.failure: Exception | None = None
         self.spooled = False
@@ -75,11 +77,14 @@ class _Gathering:
 class Intake:
     """Stores callbacks. `connect` opens an autocommit connection, and gives up within about two seconds."""
 
+    on_done: Callable[[Gathering], None] | None = None
+    """Called in the writer's thread when a gathering is done."""
+
     def __init__(self, connect: Callable[[], Connection], spool: Spool) -> None:
         self.spool = spool
         self._connect = connect
         self._lock = threading.Lock()
-        self._gathering = _Gathering()
+        self._gathering = Gathering()
         self._wake = threading.Event()
         self._conn: Connection | None = None
         self._last_try: Session | None = None
@@ -115,24 +120,30 @@ class Intake:
         self._disconnect()
         self.spool.close()
 
-    def store(self, callback: Callback) -> bool:
-        """Return once the callback is durable: True where that is in the spool. Raises CannotStore."""
+    def add(self, callback: Callback) -> Gathering:
+        """Hand a callback to the writer; it is durable once the gathering is done. Raises CannotStore."""
         with self._lock:
             if self._stopping:
                 raise CannotStore("The service is stopping; send the callback again.")
             gathering = self._gathering
             gathering.callbacks.append(callback)
-        self._wake.set()
+            if len(gathering.callbacks) == 1:
+                self._wake.set()
+        return gathering
+
+    def store(self, callback: Callback) -> bool:
+        """Return once the callback is durable: True if it is in the spool. Raises CannotStore."""
+        gathering = self.add(callback)
         if not gathering.done.wait(PATIENCE_SECONDS):
-            self._cut_connection()
+            self.cut_connection()
             if not gathering.done.wait(ANSWER_SECONDS - PATIENCE_SECONDS):
-                self._give_up(gathering, callback)
+                self.give_up(gathering, callback)
                 raise CannotStore("Storing the callback takes too long; send it again.")
         if gathering.failure is not None:
             raise CannotStore("The callback could not be stored; send it again.") from gathering.failure
         return gathering.spooled
 
-    def _give_up(self, gathering: _Gathering, callback: Callback) -> None:
+    def give_up(self, gathering: Gathering, callback: Callback) -> None:
         """Nobody waits for it any more. What the writer has not taken yet must not pile up behind it."""
         with self._lock:
             if gathering is self._gathering:
@@ -144,7 +155,7 @@ class Intake:
                 self._wake.wait()
             self._wake.clear()
             with self._lock:
-                gathering, self._gathering = self._gathering, _Gathering()
+                gathering, self._gathering = self._gathering, Gathering()
             if gathering.callbacks:
                 try:
                     gathering.spooled = self._write(gathering.callbacks)
@@ -153,6 +164,8 @@ class Intake:
                     log.error("callbacks could not be stored: %s", error, extra=about("callbacks_not_stored"))
                 finally:
                     gathering.done.set()
+                    if self.on_done is not None:
+                        self.on_done(gathering)
             elif self._stopping:
                 return
 
@@ -273,7 +286,7 @@ class Intake:
         if stored:
             log.info("spool drained: %d callbacks", stored, extra=about("spool_drained", callbacks=stored))
 
-    def _cut_connection(self) -> None:
+    def cut_connection(self) -> None:
         """Make the writer's statement fail now. It may still be carried out: `write_group` allows for that."""
         conn = self._conn
         if conn is not None:

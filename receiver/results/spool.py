@@ -32,7 +32,7 @@ BUSY_SECONDS = 5.0
 """How long another program that writes to the file may be waited for. Ours write for milliseconds."""
 
 RETRY_SECONDS = 0.005
-"""Between two tries. SQLite could wait by itself, but would then hold up every thread that gevent runs."""
+"""Between two tries. SQLite would wait by itself, but for longer each time."""
 
 REMOVED_AT_ONCE = 64
 """Callbacks of one step of `remove`, which keeps others from writing: at most 4 MiB to overwrite."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -200,3 +200,11 @@ def balance(counted: dict[str, Any], past_due: bool) -> dict[str, int]:
         "final": final,
         **{outcome: counted[outcome] for outcome in OUTCOMES},
     }
+
+
+def list_decided(conn: Connection, batch_ids: Collection[int]) -> set[int]:
+    """Those of these batches that are not `queueing`, or no longer there: nobody needs to wait for them."""
+    queueing = conn.execute(
+        "select batch_id from batch where batch_id = any(%s) and state = 'queueing'", (list(batch_ids),), prepare=True
+    ).fetchall()
+    return set(batch_ids) - {batch_id for (batch_id,) in queueing}

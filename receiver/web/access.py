@@ -10,12 +10,10 @@ from time import perf_counter
 
 from flask import Flask, Response, g, request
 
+from receiver.counts import counts
+from receiver.intake.wsgi import BEGAN
 from receiver.logs import about, request_id
-from receiver.web.counts import counts
 from receiver.web.services import services
-
-BEGAN = "receiver.began"
-"""Where in the WSGI environment the moment stands at which a request came."""
 
 _QUIET = ("/healthz", "/readyz", "/metrics", "/static/")
 """Asked every few seconds by machines, or many for one page: told of when debugging only."""

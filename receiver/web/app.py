@@ -7,16 +7,17 @@ from werkzeug.routing import IntegerConverter
 
 from receiver import __version__
 from receiver.config import Config
+from receiver.intake.proxies import Forwarded
+from receiver.intake.wsgi import Endpoint
 from receiver.telemetry import start_telemetry
 from receiver.web import access, compression, dashboard, health, metrics, problems, reading, turns
 from receiver.web.api import batches, callbacks, calls, exports, replay, summary
 from receiver.web.json_answer import JSONProvider
 from receiver.web.openapi import open_api
-from receiver.web.proxies import Forwarded, Proxies, Sources
 from receiver.web.reference import page
 from receiver.web.services import Services
 from receiver.web.uploads import UploadRequest
-from receiver.web.webhook import Webhook
+from receiver.web.waiting import Patient
 
 UPLOAD_BYTES = 1 << 30
 """Largest request: a million rows of forty variables are about a third of it."""
@@ -75,14 +76,9 @@ def create_app(config: Config, database_url: str) -> Flask:
     reading.register(app)
     start_telemetry(app, config.secrets)  # before the callbacks' endpoint stands in front, which is not traced
     # Flask's own way to wrap it; the callbacks' endpoint stands before all else.
-    proxies = Proxies(config.trusted_proxies)
-    app.wsgi_app = Webhook(  # type: ignore[method-assign]
-        Forwarded(app.wsgi_app, proxies),
-        services.callback_rules,
-        services.intake,
-        proxies,
-        Sources(config.result_sources, proxies) if config.result_sources else None,
-    )
+    opened = services.opened_intake
+    inner = Patient(Forwarded(app.wsgi_app, opened.senders.proxies))
+    app.wsgi_app = Endpoint(inner, opened.rules, opened.senders, opened.writer)  # type: ignore[method-assign]
     return app
 
 

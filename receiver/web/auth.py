@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -27,6 +28,11 @@ def requires(scope: Scope) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def checked(*args: Any, **kwargs: Any) -> Any:
+            stored: Stored | None = request.environ.get(STORED)
+            if stored is not None:  # it was let in when it came
+                g.api_key = stored.key
+                take_turn(services().turns, stored.key.key_id)
+                return view(*args, **kwargs)
             key = _bearer()
             take_turn(services().turns, key.key_id)
             if not key.allows(scope):
@@ -46,17 +52,39 @@ def current_key() -> ApiKey:
     return key
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A request that was accepted, and waits for the provider. `headers`: of the answer, in the end."""
+
+    key: ApiKey
+    batch_id: int
+    headers: dict[str, str]
+
+
+STORED = "receiver.stored"
+"""Where in the WSGI environment `Stored` is when the request is sent once more (receiver.web.waiting)."""
+
+
+def find_bearer_key() -> ApiKey | None:
+    """The key that the current request brings, if it is a valid one. Counts against no limit."""
+    token = _bearer_token()
+    if not token:
+        return None
+    with reading(services().pool) as conn:
+        return find_key(conn, token)
+
+
+def _bearer_token() -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def _bearer() -> ApiKey:
-    header = request.headers.get("Authorization", "")
-    scheme, _, token = header.partition(" ")
-    token = token.strip() if scheme.lower() == "bearer" else ""
+    token = _bearer_token()
     limits, address, digest = services().rate_limits, client_address(), hashlib.sha256(token.encode()).digest()
     if limits is not None:
         limits.check_failures(digest, address)
-    key = None
-    if token:
-        with reading(services().pool) as conn:
-            key = find_key(conn, token)
+    key = find_bearer_key()
     if limits is not None:
         if key is None:
             limits.count_failure(address)

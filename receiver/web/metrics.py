@@ -24,11 +24,11 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 from receiver import __version__
+from receiver.counts import counts
 from receiver.database import measured
 from receiver.database.pool import DatabaseUnavailable, connection
 from receiver.results.spool import SpoolFailed
 from receiver.summary.gauges import Gauges, get_gauges
-from receiver.web.counts import BOUNDS_SECONDS, counts
 from receiver.web.problems import Problem
 from receiver.web.services import Services, services
 
@@ -89,34 +89,10 @@ class _Asked:
 
 
 def _of_web(held: Services) -> Iterable[Metric]:
-    total = counts.total()
-    yield _counter(
-        "receiver_web_callbacks", "Requests to a result_url by what they were answered.", "answer", total.answers
-    )
-    yield _histogram(
-        "receiver_web_acknowledge_seconds",
-        "From a callback's arrival until its answer.",
-        BOUNDS_SECONDS,
-        *total.acknowledged,
-    )
-    requests = CounterMetricFamily(
-        "receiver_web_requests", "All other requests by area and class of status.", labels=["area", "status"]
-    )
-    for labels, count in total.requests.items():
-        requests.add_metric(labels, count)
-    yield requests
-    yield _histogram("receiver_web_request_seconds", "All other requests.", BOUNDS_SECONDS, *total.requested)
-    for name, number in total.pool.items():
-        yield CounterMetricFamily(name, "Of the connection pools, all processes together.", value=number)
-    yield GaugeMetricFamily("receiver_web_pool_connections", "Connections in the pools.", total.pool_size)
-    yield GaugeMetricFamily("receiver_web_pool_connections_in_use", "Of these, in use.", total.pool_in_use)
-    yield GaugeMetricFamily(
-        "receiver_web_processes_spooling",
-        "Processes whose last callback went to the spool, because the database is away for them.",
-        total.processes_spooling,
-    )
+    for metric in counts.collect():
+        if held.replica is not None or metric.name != "receiver_web_replica_reads":
+            yield metric
     if held.replica is not None:
-        yield _counter("receiver_web_replica_reads", "Answers by where they were read, and why.", "came", total.reads)
         fitness, lag = held.replica.fitness(), held.replica.lag_seconds
         yield GaugeMetricFamily("receiver_web_replica_usable", "Whether it is asked.", int(isinstance(fitness, float)))
         if lag is not None:

@@ -98,7 +98,7 @@ class RateLimits:
 
 
 def client_address() -> str:
-    """Whom the current request came from (receiver.web.proxies); of IPv6, the /64 that its holder has at least."""
+    """Whom the current request came from (receiver.intake.proxies); of IPv6, the /64 that its holder has at least."""
     address = request.remote_addr or ""
     try:
         ip = ipaddress.ip_address(address)

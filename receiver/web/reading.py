@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from flask import Flask, Response, g
 
+from receiver.counts import counts
 from receiver.database.replica import Reader
-from receiver.web.counts import counts
 from receiver.web.services import services
 
 OWN_CHANGE = "own_change"

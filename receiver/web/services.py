@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
 from flask import current_app
 
 from receiver.config import Config
-from receiver.database.pool import PATIENCE_SECONDS, Pool, connect, open_pool
+from receiver.database.pool import DatabaseUnavailable, Pool, open_pool, reading
 from receiver.database.replica import Replica
+from receiver.intake.opened import OpenedIntake
 from receiver.queueing.acceptance import Limits
-from receiver.results.budget import Budget
-from receiver.results.budget_reports import BudgetReports
-from receiver.results.callback_rules import CallbackRules
 from receiver.results.intake import Intake
-from receiver.results.spool import Spool
 from receiver.results.token import ResultTokens
-from receiver.web.in_progress import Turns
+from receiver.server.in_progress import Turns
+from receiver.summary.batches import list_decided
 from receiver.web.rate_limit import RateLimits
+from receiver.web.waiting import Decisions
 
 POOL_SIZE = 10
 """Connections of a web process for reading and queueing; the journal has one of its own. As many to a replica."""
@@ -30,12 +30,11 @@ class Services:
     database_url: str
     pool: Pool
     replica: Replica | None
-    intake: Intake
+    opened_intake: OpenedIntake
     tokens: ResultTokens
-    callback_rules: CallbackRules
-    budget_reports: BudgetReports
     rate_limits: RateLimits | None
     turns: Turns
+    decisions: Decisions
 
     @classmethod
     def start(cls, config: Config, database_url: str) -> Services:
@@ -48,28 +47,22 @@ class Services:
                 max_lag_seconds=config.replica_max_lag_seconds,
                 max_size=POOL_SIZE,
             )
-        intake = Intake(
-            partial(connect, database_url, name="receiver journal", autocommit=True, patience_seconds=PATIENCE_SECONDS),
-            Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes),
-        )
-        intake.start()
         pool = open_pool(database_url, max_size=POOL_SIZE, name="receiver web")
-        tokens = ResultTokens(config.secret_keys)
-        budget = Budget(config.callback_budget, config.submission_rows)
-        budget_reports = BudgetReports(pool, budget)
-        budget_reports.start()
         return cls(
             config=config,
             database_url=database_url,
             pool=pool,
             replica=replica,
-            intake=intake,
-            tokens=tokens,
-            callback_rules=CallbackRules(tokens, budget),
-            budget_reports=budget_reports,
+            opened_intake=OpenedIntake.open(config, database_url, pool),
+            tokens=ResultTokens(config.secret_keys),
             rate_limits=RateLimits.of(config.rate_limit),
             turns=Turns(),
+            decisions=Decisions(partial(_find_decided, pool)),
         )
+
+    @property
+    def intake(self) -> Intake:
+        return self.opened_intake.writer
 
     @property
     def limits(self) -> Limits:
@@ -77,8 +70,7 @@ class Services:
 
     def close(self) -> None:
         """Store what has been taken, and close every connection."""
-        self.intake.stop()
-        self.budget_reports.stop()
+        self.opened_intake.close()
         self.pool.close(timeout=2)
         if self.replica is not None:
             self.replica.close()
@@ -88,3 +80,11 @@ def services() -> Services:
     """Those of the app that answers the current request."""
     found: Services = current_app.extensions["receiver"]
     return found
+
+
+def _find_decided(pool: Pool, batch_ids: Collection[int]) -> set[int]:
+    try:
+        with reading(pool) as conn:
+            return list_decided(conn, batch_ids)
+    except DatabaseUnavailable:
+        return set()

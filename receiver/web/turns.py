@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, g
+import time
+from dataclasses import replace
 
-from receiver.web.in_progress import MOST_IN_PROGRESS, WAIT_SECONDS, Turns
+from flask import Flask, Response, g, request
+
+from receiver.server.in_progress import MOST_IN_PROGRESS, WAIT_SECONDS, Ticket, Turns
 from receiver.web.problems import Problem
+from receiver.web.waiting import WAIT, Wait
 
 _KEY_ID = "in_progress"
 """In `g`: the key that the current request is counted for."""
+
+_TICKET, _TURN = "receiver.ticket", "receiver.turn"
+"""In the WSGI environment of a request that is sent once more: the turn that it waited for, the turn that it has."""
 
 
 def register(app: Flask, turns: Turns) -> None:
@@ -16,8 +23,13 @@ def register(app: Flask, turns: Turns) -> None:
 
     def at_end(response: Response) -> Response:
         key_id: int | None = g.pop(_KEY_ID, None)
-        if key_id is not None:
+        if key_id is None:
+            return response
+        wait: Wait | None = request.environ.get(WAIT)
+        if wait is None:
             response.call_on_close(lambda: turns.give_back(key_id))
+        else:  # a request that waits is in progress
+            request.environ[WAIT] = replace(wait, resumed={**wait.resumed, _TURN: key_id})
         return response
 
     def without_answer(_: BaseException | None) -> None:
@@ -30,12 +42,20 @@ def register(app: Flask, turns: Turns) -> None:
 
 
 def take_turn(turns: Turns, key_id: int) -> None:
-    """Count the current request as one in progress, once there is room for it. Raises Problem (429)."""
-    if not turns.take(key_id):
-        raise Problem(
-            "rate_limited",
-            f"This key has {MOST_IN_PROGRESS} requests in progress, and none of them ended within"
-            f" {WAIT_SECONDS:g} seconds. Wait for their answers.",
-            headers={"Retry-After": "1"},
-        )
-    setattr(g, _KEY_ID, key_id)
+    """Count the current request as one in progress. Raises Problem (429), which is not sent if a turn comes in time."""
+    if _TURN in request.environ:
+        setattr(g, _KEY_ID, key_id)
+        return
+    waited: Ticket | None = request.environ.get(_TICKET)
+    ticket = turns.ticket(key_id) if waited is None else waited
+    if ticket.leave() if waited is not None else ticket.take():
+        setattr(g, _KEY_ID, key_id)
+        return
+    if waited is None:
+        request.environ[WAIT] = Wait(ticket.take, time.monotonic() + turns.wait_seconds, {_TICKET: ticket})
+    raise Problem(
+        "rate_limited",
+        f"This key has {MOST_IN_PROGRESS} requests in progress, and none of them ended within"
+        f" {WAIT_SECONDS:g} seconds. Wait for their answers.",
+        headers={"Retry-After": "1"},
+    )

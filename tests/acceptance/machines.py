@@ -20,7 +20,7 @@ from receiver.ports import free_port
 from tests.acceptance.service import ROOT, Answer, ask, clean_environment
 from tests.waiting import eventually
 
-WEB = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
+WEB = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.server.gunicorn_conf", "app:asgi"]
 WORK = [sys.executable, "-m", "receiver", "work"]
 
 START_SECONDS = 180.0

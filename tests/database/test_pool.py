@@ -1,7 +1,5 @@
 """The pool against a real server whose connections are killed, refused and blocked."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -255,58 +253,6 @@ def test_text_that_is_no_conninfo_is_refused_without_repeating_it() -> None:
         full_conninfo("mysql+pymysql://bob:secret@db/calls", name="web")
     assert caught.value.code == "database_url"
     assert "secret" not in str(caught.value)
-
-
-_UNDER_GEVENT = """
-from gevent import monkey
-monkey.patch_all()
-import sys
-import gevent
-from receiver.database.pool import connect, connection, open_pool
-from tests.waiting import eventually
-
-holder = connect(sys.argv[1], name="holder", autocommit=True)
-holder.execute("select pg_advisory_lock(1)")
-pool = open_pool(sys.argv[1], max_size=3, name="gevent", wait_seconds=60)
-
-def wait_in_the_database():
-    with connection(pool) as conn:
-        conn.execute("select pg_advisory_xact_lock(1)")
-
-def count_waiting():
-    query = "select count(*) from pg_stat_activity where application_name = 'gevent' and wait_event = 'advisory'"
-    return holder.execute(query).fetchone()[0]
-
-ticks = 0
-def tick():
-    global ticks
-    while True:
-        gevent.sleep(0.05)
-        ticks += 1
-
-ticking = gevent.spawn(tick)
-waiting = [gevent.spawn(wait_in_the_database) for _ in range(3)]
-eventually(lambda: count_waiting() == 3, otherwise=count_waiting)
-before = ticks
-eventually(lambda: ticks >= before + 10)
-holder.execute("select pg_advisory_unlock(1)")
-gevent.joinall(waiting, raise_error=True)
-ticking.kill()
-pool.close()
-holder.close()
-"""
-
-
-def test_greenlets_go_on_while_another_waits_for_the_database(empty_database_url: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _UNDER_GEVENT, empty_database_url],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def _kill_others(url: str) -> int:

@@ -104,7 +104,7 @@ def test_every_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found) >= 8
     for command in found:
         if "gunicorn" in " ".join(command):
-            assert command[-3:] == ["-c", "python:receiver.web.gunicorn_conf", "app:app"]
+            assert command[-3:] == ["-c", "python:receiver.server.gunicorn_conf", "app:asgi"]
             continue
         module, arguments = command[1:3], command[3:]
         assert module == ["-m", "receiver"], command

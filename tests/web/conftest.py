@@ -31,7 +31,7 @@ def config(tmp_path: Path, database_url: str) -> Config:
 
 
 class ReadToTheEnd(FlaskClient):
-    """Takes each answer whole, as a server does: a request is in progress until then (receiver.web.in_progress)."""
+    """Takes each answer whole, as a server does: a request is in progress until then (receiver.server.in_progress)."""
 
     def open(self, *args: Any, buffered: bool = True, **kwargs: Any) -> TestResponse:
         return super().open(*args, buffered=buffered, **kwargs)

@@ -17,7 +17,17 @@ from tests.waiting import eventually
 from tests.web.asking import SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"]
+GUNICORN = [sys.executable, "-m", "gunicorn"]
+COMMAND = [*GUNICORN, "-c", "python:receiver.web.gunicorn_conf", "app:app"]
+"""The command line of release 1.0.0, which serves everything still."""
+
+ENTRY_POINTS = {
+    "whole service": ["-c", "python:receiver.server.gunicorn_conf", "app:asgi"],
+    "command line of 1.0.0": COMMAND[3:],
+    "intake alone": ["-c", "python:receiver.server.gunicorn_conf", "receiver.intake.asgi:app"],
+    "another WSGI server": ["--worker-class", "gthread", "--threads", "32", "--no-control-socket", "app:app"],
+}
+"""Ways to serve the callback endpoint, which all behave alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +68,15 @@ class Sender:
 
 
 @contextmanager
-def gunicorn(data_dir: Path, database_url: str) -> Iterator[int]:
-    """Runs it; gives the port that it answers on."""
-    with gunicorn_process(data_dir, database_url) as (_, port):
+def gunicorn(data_dir: Path, database_url: str, entry_point: str = "command line of 1.0.0") -> Iterator[int]:
+    """Runs one of ENTRY_POINTS; gives the port that it answers on."""
+    with gunicorn_process(data_dir, database_url, entry_point=entry_point) as (_, port):
         yield port
 
 
 @contextmanager
 def gunicorn_process(
-    data_dir: Path, database_url: str, **variables: str
+    data_dir: Path, database_url: str, *, entry_point: str = "command line of 1.0.0", **variables: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Runs it; gives its parent process, and the port that it answers on."""
     environment = {
@@ -79,9 +89,10 @@ def gunicorn_process(
         **variables,
     }
     port = int(environment["PORT"])
+    command = [*GUNICORN, "--bind", f"127.0.0.1:{port}", *ENTRY_POINTS[entry_point]]
     log = data_dir / "gunicorn.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
         eventually(lambda: process.poll() is not None or _answers(port), otherwise=log.read_text)
         assert process.poll() is None, log.read_text()

@@ -10,16 +10,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from flask import Flask
+from flask import Flask, Response
 from flask.testing import FlaskClient
 
 from receiver.config import Config
 from receiver.database.pool import Connection
+from receiver.queueing.acceptance import Accepted
 from receiver.queueing.provider import Provider
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
-from receiver.summary.batches import Batch
 from receiver.web.api import batches
 from receiver.web.services import Services
 from receiver.worker import Worker
@@ -96,13 +96,13 @@ def test_submission_in_doubt_is_202_unknown(queuer: FlaskClient, start_provider:
 
 def test_prefer_says_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    wait_for_provider = batches._wait_for_provider
+    accepted = batches._accepted
 
-    def wait(batch_id: int, seconds: float, headers: dict[str, str]) -> Batch:
+    def note(stored: Accepted, seconds: float) -> Response:
         waits.append(seconds)
-        return wait_for_provider(batch_id, seconds, headers)
+        return accepted(stored, seconds)
 
-    monkeypatch.setattr(batches, "_wait_for_provider", wait)
+    monkeypatch.setattr(batches, "_accepted", note)
     asked = {
         "wait=0": 0,
         "wait=1": 1,

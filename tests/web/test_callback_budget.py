@@ -25,7 +25,7 @@ from tests.web.gunicorn import gunicorn_process
 
 def budget_of(app: Flask) -> budget_module.Budget:
     services: Services = app.extensions["receiver"]
-    return services.callback_rules.budget
+    return services.opened_intake.rules.budget
 
 
 def count_stored(conn: Connection, batch_id: int) -> int:

@@ -16,11 +16,11 @@ def test_unusable_configuration_stops_the_start_with_status_2_and_every_fault() 
     assert "the-password" not in ran.stderr
 
 
-def test_parent_imports_nothing_that_would_make_its_workers_wait_for_postgres_one_request_at_a_time() -> None:
-    """psycopg takes what it waits with as it finds it: imported before gevent has patched that, it blocks all."""
+def test_parent_makes_no_metrics_and_imports_no_application() -> None:
+    """Metrics made before the fork would be written to by all processes, and an application would be shared."""
     script = (
-        "import sys, receiver.web.gunicorn_conf, receiver.web.gunicorn_worker;"
-        " sys.exit(', '.join({'psycopg', 'psycopg_pool', 'flask'} & sys.modules.keys()) or None)"
+        "import sys, receiver.web.gunicorn_conf, receiver.server.worker;"
+        " sys.exit(', '.join({'receiver.counts', 'flask', 'receiver.web.app'} & sys.modules.keys()) or None)"
     )
     environment = {"PATH": os.environ["PATH"]}
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)

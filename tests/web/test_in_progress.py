@@ -13,23 +13,29 @@ from flask import Flask
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
-from receiver.web import in_progress
-from receiver.web.in_progress import MOST_IN_PROGRESS, SharedCounts, Turns
+from receiver.server import in_progress
+from receiver.server.in_progress import MOST_IN_PROGRESS, SharedCounts, Turns
 from receiver.web.services import Services
 from tests.factories import make_batch
-from tests.waiting import PATIENCE_SECONDS, eventually
+from tests.waiting import PATIENCE_SECONDS
 from tests.web.asking import problem_of
 from tests.web.browsing import visitor
 from tests.web.conftest import ClientFor
 from tests.web.gunicorn import gunicorn_process
 
 
+def take(turns: Turns, key_id: int) -> bool:
+    """Take a turn, if there is one now."""
+    ticket = turns.ticket(key_id)
+    return ticket.take() or ticket.leave()
+
+
 def test_turns_of_a_key_are_eight_and_those_of_another_key_its_own() -> None:
-    turns = Turns(SharedCounts(slots=2), wait_seconds=0)
-    assert [turns.take(7) for _ in range(MOST_IN_PROGRESS + 1)] == [True] * MOST_IN_PROGRESS + [False]
-    assert turns.take(8)
+    turns = Turns(SharedCounts(slots=2))
+    assert [take(turns, 7) for _ in range(MOST_IN_PROGRESS + 1)] == [True] * MOST_IN_PROGRESS + [False]
+    assert take(turns, 8)
     turns.give_back(7)
-    assert turns.take(7) and not turns.take(7)
+    assert take(turns, 7) and not take(turns, 7)
 
 
 def test_turns_are_counted_over_all_processes_and_end_with_theirs() -> None:
@@ -54,31 +60,25 @@ def test_turns_are_counted_over_all_processes_and_end_with_theirs() -> None:
 
 
 def test_requests_that_wait_get_their_turn_in_the_order_they_came() -> None:
-    turns = Turns(SharedCounts(slots=1, most=1), wait_seconds=PATIENCE_SECONDS)
-    assert turns.take(7)
-    got: list[int] = []
-
-    def wait(number: int) -> None:
-        assert turns.take(7)
-        got.append(number)
-        turns.give_back(7)
-
-    threads = []
-    for number in range(5):
-        threads.append(threading.Thread(target=wait, args=[number]))
-        threads[-1].start()
-        eventually(lambda: len(turns._waiting.get(7, ())) == len(threads))
+    turns = Turns(SharedCounts(slots=1, most=1))
+    assert take(turns, 7)
+    first, second, third = (turns.ticket(7) for _ in range(3))
+    assert not any(ticket.take() for ticket in (first, second, third))
     turns.give_back(7)
-    for thread in threads:
-        thread.join()
-    assert got == list(range(5)) and not turns._waiting
+    assert not second.take() and first.take() and first.take()
+    assert not second.leave(), "it waits no longer"
+    turns.give_back(7)
+    assert not take(turns, 7), "others came before"
+    assert third.take() and third.leave()
+    turns.give_back(7)
+    assert take(turns, 7) and not turns._waiting
 
 
 @pytest.fixture
 def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
     """The app's turns, for which nobody waits."""
     services: Services = app.extensions["receiver"]
-    monkeypatch.setattr(services.turns, "_wait_seconds", 0.0)
+    monkeypatch.setattr(services.turns, "wait_seconds", 0.0)
     yield services.turns
 
 
@@ -107,7 +107,7 @@ def test_pages_count_for_the_key_that_was_signed_in_with(app: Flask, conn: Conne
     browser = visitor(app, conn, "read", "Ana")
     (key_id,) = conn.execute("select key_id from api_key where name = 'Ana'").fetchone() or (0,)
     for _ in range(MOST_IN_PROGRESS):
-        assert impatient.take(key_id)
+        assert take(impatient, key_id)
     assert browser.client.get("/batches").status_code == 429
     impatient.give_back(key_id)
     assert browser.client.get("/batches").status_code == 200

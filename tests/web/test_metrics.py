@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from receiver import metric_files
 from receiver.config import Config
+from receiver.counts import Counts
 from receiver.database.measured import Measurements, add_measured
 from receiver.database.pool import Connection
 from receiver.queueing.sender import register_worker
-from receiver.web.counts import ANSWERS, Counts
 from tests.factories import (
     UNKNOWN,
     answer_submissions,
@@ -36,7 +38,7 @@ from tests.factories import (
 from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.conftest import patient_app
-from tests.web.gunicorn import Sender, gunicorn_process
+from tests.web.gunicorn import ROOT, Sender, gunicorn_process
 
 Samples = dict[tuple[str, str], float]
 
@@ -151,31 +153,61 @@ def test_nothing_but_a_programs_own_words_stands_in_a_label(stranger: FlaskClien
 
 
 def test_counting_a_callback_takes_no_time_that_anybody_would_notice() -> None:
-    counts = Counts(1)
+    counts = Counts()
     rounds = []
     for _ in range(20):
         began = perf_counter()
         for _ in range(1000):
-            counts.callback(0, perf_counter(), timed=True)
+            counts.callback("stored", 0.001)
         rounds.append((perf_counter() - began) / 1000)
     assert median(rounds) < 5e-6, "five microseconds, on a machine that does other things, too"
 
 
-def test_slot_of_a_process_that_is_gone_keeps_its_counts_and_forgets_its_state() -> None:
-    counts = Counts(3)
-    first, second = object(), object()
-    assert [counts.reserve(first), counts.reserve(second)] == [0, 1]
-    for slot in (0, 1):
-        counts.claim(slot)
-        counts.callback(ANSWERS.index("spooled"), perf_counter(), timed=True)
-        counts.pool({"requests_num": 2, "usage_ms": 1500}, {"pool_size": 4, "pool_available": 1})
-    total = counts.total()
-    assert (total.answers["spooled"], total.processes_spooling, total.pool_size, total.pool_in_use) == (2, 2, 8, 6)
-    counts.release(first)
-    total = counts.total()
-    assert (total.answers["spooled"], total.processes_spooling, total.pool_size, total.pool_in_use) == (2, 1, 4, 3)
-    assert total.pool["receiver_web_pool_usage_seconds"] == 3.0
-    assert counts.reserve(object()) == 0, "taken again, so that their number stays what it is"
+_COUNT = """
+import sys
+from receiver import metric_files
+metric_files.claim(int(sys.argv[1]))
+from receiver.counts import counts
+counts.callback("spooled", 0.02)
+counts.pool({"requests_num": 2, "usage_ms": 1500}, {"pool_size": 4, "pool_available": 1})
+counts.flush()
+if sys.argv[2:]:
+    metric_files.release(sys.argv[2])
+for metric in counts.collect():
+    for sample in metric.samples:
+        if sample.value:
+            print(sample.name, sample.labels.get("le", ""), sample.value)
+"""
+
+
+def test_process_goes_on_with_the_files_of_the_one_whose_slot_it_has(tmp_path: Path) -> None:
+    def run(slot: int) -> dict[str, float]:
+        environment = {"PATH": os.environ["PATH"], metric_files.VARIABLE: str(tmp_path)}
+        ran = subprocess.run(
+            [sys.executable, "-c", _COUNT, str(slot)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return {line.rpartition(" ")[0].strip(): float(line.split()[-1]) for line in ran.stdout.splitlines()}
+
+    assert run(0)["receiver_web_callbacks_total"] == 1
+    both = run(1)
+    assert both["receiver_web_callbacks_total"] == 2
+    assert (both["receiver_web_pool_connections"], both["receiver_web_processes_spooling"]) == (8, 2)
+    again = run(0)
+    assert again["receiver_web_callbacks_total"] == 3 and again["receiver_web_pool_usage_seconds_total"] == 4.5
+    assert again["receiver_web_acknowledge_seconds_bucket 0.025"] == 3
+    assert again["receiver_web_acknowledge_seconds_sum"] == pytest.approx(0.06)
+    assert (again["receiver_web_pool_connections"], again["receiver_web_processes_spooling"]) == (8, 2)
+    assert len(list(tmp_path.iterdir())) == 2 * 4, "counters, histograms and two kinds of gauges of two slots"
+
+
+def test_slot_is_given_again_when_its_process_is_gone() -> None:
+    first, second, third = object(), object(), object()
+    assert [metric_files.reserve(first), metric_files.reserve(second)] == [0, 1]
+    metric_files.release(first)
+    assert metric_files.reserve(third) == 0
+    metric_files.release(second)
+    metric_files.release(third)
 
 
 def test_counts_of_all_processes_are_told_by_each_and_outlive_a_killed_one(
@@ -197,7 +229,7 @@ def test_counts_of_all_processes_are_told_by_each_and_outlive_a_killed_one(
             return said["receiver_web_callbacks_total", "stored"] + said["receiver_web_callbacks_total", "spooled"]
 
         post(30)
-        assert [told() for _ in range(8)] == [30.0] * 8
+        eventually(lambda: [told() for _ in range(8)] == [30.0] * 8)  # each process writes its counts once a second
         children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
         assert len(children) == 2
         os.kill(int(children[0]), signal.SIGKILL)
@@ -207,6 +239,5 @@ def test_counts_of_all_processes_are_told_by_each_and_outlive_a_killed_one(
                 and children[0] not in now
             )
         )
-        time.sleep(0.5)
         post(10)
-        assert [told() for _ in range(8)] == [40.0] * 8
+        eventually(lambda: [told() for _ in range(8)] == [40.0] * 8)

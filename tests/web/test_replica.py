@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from receiver.config import Config
+from receiver.counts import READS
 from receiver.database.api_keys import create_key
 from receiver.database.pool import PROVEN_SECONDS, Connection
 from receiver.database.replica import WAIT_SECONDS, Came, Replica
-from receiver.web.counts import READS
 from receiver.web.services import Services
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ask

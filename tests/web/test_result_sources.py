@@ -19,8 +19,8 @@ from receiver import doctor
 from receiver.config import Config
 from receiver.database.pool import connect
 from receiver.errors import ConfigurationError
+from receiver.intake.proxies import Proxies, Sources
 from receiver.web.app import close_app, create_app
-from receiver.web.proxies import Proxies, Sources
 from tests.test_doctor import only, served
 from tests.waiting import eventually
 from tests.web.asking import config_for, results_path
@@ -133,8 +133,8 @@ def test_many_addresses_take_no_more_than_a_bounded_memory() -> None:
     sources = Sources(PROVIDER, Proxies([ip_network("127.0.0.1")]))
     for number in range(5000):
         stranger = f"203.0.{number >> 8}.{number & 255}"
-        assert not sources.admit({"REMOTE_ADDR": stranger})
-        assert not sources.admit({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": f"{'x' * number}, {stranger}"})
+        assert not sources.admit(stranger, "")
+        assert not sources.admit("127.0.0.1", f"{'x' * number}, {stranger}")
     kept = sources._listed.cache_info()
     assert kept.currsize == kept.maxsize == 4096
 
@@ -212,7 +212,7 @@ def test_what_is_no_network_is_a_fault_that_names_it(text: str, named: str) -> N
 def test_wrong_value_stops_the_start_with_status_2() -> None:
     for command in (
         ["-m", "receiver", "serve"],
-        ["-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", "app:app"],
+        ["-m", "gunicorn", "-c", "python:receiver.server.gunicorn_conf", "app:asgi"],
     ):
         ended = subprocess.run(
             [sys.executable, *command],

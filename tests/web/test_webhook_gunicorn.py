@@ -14,7 +14,7 @@ from receiver.results.packing import unpack
 from tests.conftest import fresh_database
 from tests.waiting import eventually
 from tests.web.asking import results_path
-from tests.web.gunicorn import Answered, Sender, gunicorn
+from tests.web.gunicorn import ENTRY_POINTS, Answered, Sender, gunicorn
 
 BATCH = iter(range(1, 1000))
 Connect = Callable[[], Sender]
@@ -26,9 +26,9 @@ def url(server_url: str, template: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def port(url: str, session_folder: Path) -> Iterator[int]:
-    with gunicorn(Path(tempfile.mkdtemp(dir=session_folder)), url) as port:
+@pytest.fixture(scope="module", params=ENTRY_POINTS)
+def port(url: str, session_folder: Path, request: pytest.FixtureRequest) -> Iterator[int]:
+    with gunicorn(Path(tempfile.mkdtemp(dir=session_folder)), url, request.param) as port:
         yield port
 
 

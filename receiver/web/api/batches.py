@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from flask import Response, jsonify, request, url_for
@@ -25,17 +26,16 @@ from receiver.queueing.parameters import Flag, read_parameters
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import current_key, requires
+from receiver.web.auth import STORED, Stored, current_key, requires
 from receiver.web.conditional import revalidated
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_text
 from receiver.web.problems import Problem, listed
 from receiver.web.reading import reader
 from receiver.web.services import services
+from receiver.web.waiting import WAIT, Wait
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
-LOOK_SECONDS = 0.1
-"""Between two looks whether the provider has answered."""
 
 BATCHES_AT_ONCE = 25
 """Read for a list in one go: a batch that calls one number often can have a megabyte of submissions."""
@@ -85,7 +85,8 @@ class Batches(MethodView):
         `on_invalid` or `on_duplicate` say otherwise. A submission is sent to the provider at most once; one whose
         answer was lost is `unknown`, and waits for a person or for a callback that proves it.
         """
-        return queue_batch()
+        stored: Stored | None = request.environ.get(STORED)
+        return queue_batch() if stored is None else _answer(_read(stored.batch_id, stored.headers), stored.headers)
 
 
 @blueprint.route("/batches/<int:batch_id>")
@@ -157,7 +158,12 @@ def _accepted(accepted: Accepted, wait_seconds: float) -> Response:
     headers = {"Location": url_for("batches.OneBatch", batch_id=accepted.batch_id)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return _answer(_wait_for_provider(accepted.batch_id, wait_seconds, headers), headers)
+    batch = _read(accepted.batch_id, headers)
+    if batch.state == "queueing" and wait_seconds:
+        stored = Stored(current_key(), batch.id, headers)
+        ready = partial(services().decisions.has, batch.id)
+        request.environ[WAIT] = Wait(ready, time.monotonic() + wait_seconds, {STORED: stored, "CONTENT_LENGTH": "0"})
+    return _answer(batch, headers)
 
 
 def _read_form() -> tuple[FileStorage, dict[str, str]]:
@@ -193,24 +199,18 @@ def _preferred_wait() -> float:
     return WAIT_SECONDS
 
 
-def _wait_for_provider(batch_id: int, seconds: float, headers: dict[str, str]) -> Batch:
-    """The batch, once the provider has answered for all of it, or the time is over."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with connection(services().pool) as conn:
-                batch = get_batch(conn, batch_id)
-        except DatabaseUnavailable:
-            # Whoever is told no more than "try again" would dial everybody twice.
-            raise Problem(
-                "database_unavailable",
-                "The batch is stored, but the database cannot be used now. Do not send it again; look at it later.",
-                headers=headers,
-                batch_id=batch_id,
-            ) from None
-        if batch.state != "queueing" or time.monotonic() >= deadline:
-            return batch
-        time.sleep(LOOK_SECONDS)
+def _read(batch_id: int, headers: dict[str, str]) -> Batch:
+    try:
+        with reading(services().pool) as conn:
+            return get_batch(conn, batch_id)
+    except DatabaseUnavailable:
+        # Whoever is told no more than "try again" would dial everybody twice.
+        raise Problem(
+            "database_unavailable",
+            "The batch is stored, but the database cannot be used now. Do not send it again; look at it later.",
+            headers=headers,
+            batch_id=batch_id,
+        ) from None
 
 
 def _answer(batch: Batch, headers: dict[str, str]) -> Response:

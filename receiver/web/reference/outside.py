@@ -12,7 +12,7 @@ _FORBIDDEN = "`RESULT_SOURCES` is set, and the sender is in none of its networks
 
 
 def results_path() -> Description:
-    """`/results/{token}`, as `receiver.web.webhook` answers it."""
+    """`/results/{token}`, as `receiver.intake.endpoint` answers it."""
     return {
         "parameters": [
             {

@@ -156,24 +156,20 @@ def _wrap_sends(module: ModuleType) -> None:
     module.PlainConnection.send = send_or_die
 
 
-class _Answer(list[bytes]):
-    """A WSGI answer; gunicorn closes it when its last byte was handed to the kernel."""
+def _wrap_endpoint(module: ModuleType) -> None:
+    call = module.Endpoint.__call__
 
-    def close(self) -> None:
-        reach("after an answer to a callback")
+    async def call_or_die(self: Any, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def send_or_die(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                reach("before an answer to a callback")
+            await send(message)
+            if message["type"] == "http.response.body":
+                reach("after an answer to a callback")
 
+        await call(self, scope, receive, send_or_die if scope["method"] == "POST" else send)
 
-def _wrap_webhook(module: ModuleType) -> None:
-    call = module.Webhook.__call__
-
-    def call_or_die(self: Any, environ: dict[str, Any], start_response: Any) -> Any:
-        answer = call(self, environ, start_response)
-        if environ["REQUEST_METHOD"] != "POST" or not environ["PATH_INFO"].startswith("/results/"):
-            return answer
-        reach("before an answer to a callback")
-        return _Answer(answer)
-
-    module.Webhook.__call__ = call_or_die
+    module.Endpoint.__call__ = call_or_die
 
 
 WRAPS: dict[str, Callable[[ModuleType], None]] = {
@@ -182,7 +178,7 @@ WRAPS: dict[str, Callable[[ModuleType], None]] = {
     "receiver.results.spool": _wrap_spool,
     "receiver.worker": _wrap_worker,
     "receiver.queueing.connection": _wrap_sends,
-    "receiver.web.webhook": _wrap_webhook,
+    "receiver.intake.endpoint": _wrap_endpoint,
 }
 
 

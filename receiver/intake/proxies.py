@@ -26,11 +26,13 @@ class Proxies:
     def __init__(self, trusted: Sequence[Network]) -> None:
         self.believe = lru_cache(maxsize=256)(partial(_is_in, networks=trusted))
 
-    def client(self, environ: WSGIEnvironment) -> str:
-        """The client's own address: an IP address, or whatever the server names a peer that has none."""
-        address: str = environ.get("REMOTE_ADDR", "")
-        hops: str = environ.get("HTTP_X_FORWARDED_FOR", "")
-        for hop in reversed(hops.split(",")):
+    def client(self, peer: str, forwarded_for: str) -> str:
+        """The client's own address: an IP address, or whatever the server calls a peer that has none.
+
+        `peer` is who sent the request, `forwarded_for` its X-Forwarded-For.
+        """
+        address = peer
+        for hop in reversed(forwarded_for.split(",")):
             if not self.believe(address) or not (named := _address(hop.strip()[:HOP_LENGTH])):
                 break
             address = named
@@ -45,9 +47,9 @@ class Sources:
         # Asked for every callback: to compare an address with twenty networks takes fifty microseconds.
         self._listed = lru_cache(maxsize=4096)(partial(_is_in, networks=networks))
 
-    def admit(self, environ: WSGIEnvironment) -> bool:
+    def admit(self, peer: str, forwarded_for: str) -> bool:
         """Whether the request comes from one of them."""
-        return self._listed(self._proxies.client(environ))
+        return self._listed(self._proxies.client(peer, forwarded_for))
 
 
 class Forwarded:
@@ -58,8 +60,7 @@ class Forwarded:
         self._proxies = proxies
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        address = self._proxies.client(environ)
-        environ.pop("HTTP_X_FORWARDED_FOR", None)
+        address = self._proxies.client(environ.get("REMOTE_ADDR", ""), environ.pop("HTTP_X_FORWARDED_FOR", ""))
         scheme = environ.pop("HTTP_X_FORWARDED_PROTO", "")
         if self._proxies.believe(environ.get("REMOTE_ADDR", "")):
             if (said := scheme.rpartition(",")[2].strip().lower()) in ("http", "https"):

@@ -1,12 +1,11 @@
 """What the web processes need of their machine, looked at once before any of them starts.
 
-Nothing here may import psycopg: gunicorn's parent asks (receiver.web.gunicorn_conf).
+Nothing here may import an application: gunicorn's parent asks (receiver.server.gunicorn_conf).
 """
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import socket
 import sys
 import tempfile
@@ -15,12 +14,10 @@ from pathlib import Path
 
 from receiver.config import Config
 from receiver.errors import ConfigurationError, Fault, ReceiverError
+from receiver.results.signing_keys import check_keys_at_start
 
 HANDOVER_SECONDS = 5.0
 """How long a port may still be an earlier process's that was told to stop."""
-
-KEYS_SECONDS = 10.0
-"""How long the look for missing keys may take in all. A database that is not there is given up sooner."""
 
 
 class CannotStart(ReceiverError):
@@ -57,32 +54,10 @@ def check_keys(config: Config, database_url: str) -> None:
 
     A web process that is started again later does not ask: that would stop a service which still takes other results.
     """
-    from receiver.results.signing_keys import check_keys_at_start  # not above: it imports psycopg
-
+    global _keys_checked
     if not _keys_checked:
         check_keys_at_start(config, database_url)
-
-
-def check_keys_apart(config: Config, database_url: str) -> None:
-    """`check_keys` for gunicorn's parent, in a process of its own. A refusal is printed there, and ends both."""
-    global _keys_checked
-    process = multiprocessing.get_context("fork").Process(target=_check_keys_or_exit, args=(config, database_url))
-    process.start()
-    process.join(KEYS_SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    if process.exitcode == 2:
-        raise SystemExit(2)
-    _keys_checked = True
-
-
-def _check_keys_or_exit(config: Config, database_url: str) -> None:
-    try:
-        check_keys(config, database_url)
-    except ReceiverError as error:
-        print_refusal(error)
-        sys.exit(2)
+        _keys_checked = True
 
 
 def print_refusal(error: ReceiverError) -> None:

@@ -1,0 +1,193 @@
+"""What a web process counts: plain numbers, written once a second into prometheus_client's metrics.
+
+To count costs 0.3 microseconds here and twenty times as much there, and there is something to count for every
+callback. Under our gunicorn settings the metrics are files (prometheus_client's multiprocess mode), so whichever
+process is asked for `/metrics` adds up those of all (receiver.metric_files).
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+import prometheus_client as prometheus
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from receiver.metric_files import folder
+
+ANSWERS = (
+    "stored",
+    "spooled",
+    "ok",
+    "not_found",
+    "incomplete",
+    "too_large",
+    "method_not_allowed",
+    "forbidden",
+    "over_budget",
+    "unavailable",
+)
+"""What a request to a `result_url` can be answered. A sender is told `stored` for `spooled`, too."""
+
+BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+"""Upper bounds of the buckets of every duration; the answer to a callback is owed within two seconds."""
+
+AREAS = ("api", "dashboards", "operations")
+CLASSES = ("2xx", "3xx", "4xx", "5xx")
+
+POOL_COUNTS = {
+    "requests_num": "receiver_web_pool_requests",
+    "requests_queued": "receiver_web_pool_requests_queued",
+    "requests_errors": "receiver_web_pool_requests_failed",
+    "requests_wait_ms": "receiver_web_pool_wait_seconds",
+    "usage_ms": "receiver_web_pool_usage_seconds",
+    "connections_lost": "receiver_web_pool_connections_lost",
+}
+"""psycopg_pool's statistics that are counts, and the metric that each becomes."""
+
+READS = ("replica", "behind", "unusable", "interrupted", "not_found", "own_change")
+"""Where an answer was read that a replica may give, and why (receiver.database.replica)."""
+
+_Key = tuple[str, tuple[str, ...]]
+"""A metric's name and the values of its labels."""
+
+
+class _Durations:
+    """A histogram's numbers since the last flush."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS_SECONDS) + 1)
+        self.sum_seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.buckets[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+        self.sum_seconds += seconds
+
+
+class Counts:
+    """The counts of this process. Safe among threads."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+        self._added: Counter[_Key] = Counter()
+        self._acknowledged, self._requested = _Durations(), _Durations()
+        self._counters: dict[str, prometheus.Counter] = {}
+        self._counter("receiver_web_callbacks", "Requests to a result_url by answer.", answer=ANSWERS)
+        self._counter("receiver_web_requests", "All other requests by area and class of status.",
+                      area=AREAS, status=CLASSES)  # fmt: skip
+        for name in POOL_COUNTS.values():
+            self._counter(name, "Of the connection pools, all processes together.")
+        self._counter("receiver_web_replica_reads", "Answers by where they were read, and why.", came=READS)
+        self._histograms = [
+            self._histogram("receiver_web_acknowledge_seconds", "From a callback's arrival until its answer."),
+            self._histogram("receiver_web_request_seconds", "All other requests."),
+        ]
+        self._pool_size = self._gauge("receiver_web_pool_connections", "Connections in the pools.")
+        self._pool_in_use = self._gauge("receiver_web_pool_connections_in_use", "Of these, in use.")
+        self._spooling = self._gauge(
+            "receiver_web_processes_spooling",
+            "Processes whose last callback went to the spool, because the database is away for them.",
+        )
+        self._loop_lag = self._gauge(
+            "receiver_web_loop_lag_seconds",
+            "How late the event loop was, at most, in the last seconds; of the process where it was latest.",
+            "livemax",
+        )
+
+    def callback(self, answer: str, seconds: float | None = None) -> None:
+        """A request to a `result_url` got one of ANSWERS, after `seconds` if it waited to be stored."""
+        with self._lock:
+            self._added["receiver_web_callbacks", (answer,)] += 1
+            if seconds is not None:
+                self._acknowledged.add(seconds)
+                self._is_spooling = answer == "spooled"
+
+    _is_spooling = False
+
+    def request(self, area: str, status: int, seconds: float) -> None:
+        """Any other request was answered."""
+        status_class = CLASSES[min(max(status // 100, 2), 5) - 2]
+        with self._lock:
+            self._added["receiver_web_requests", (area, status_class)] += 1
+            self._requested.add(seconds)
+
+    def pool(self, since: dict[str, int], now: dict[str, int]) -> None:
+        """`since`: psycopg_pool's statistics since the last time; `now`: those of this moment."""
+        with self._lock:
+            for name, metric in POOL_COUNTS.items():
+                self._added[metric, ()] += since.get(name, 0)
+        self._pool_size.set(now.get("pool_size", 0))
+        self._pool_in_use.set(now.get("pool_size", 0) - now.get("pool_available", 0))
+
+    def read(self, came: str) -> None:
+        """An answer was read where one of READS says."""
+        with self._lock:
+            self._added["receiver_web_replica_reads", (came,)] += 1
+
+    def loop_lag(self, seconds: float) -> None:
+        """The event loop ran something so late, at most, since this was last said."""
+        self._loop_lag.set(seconds)
+
+    def flush(self) -> None:
+        """Write what was added since the last time into the metrics."""
+        with self._flushing:
+            with self._lock:
+                added, self._added = self._added, Counter()
+                durations = (self._acknowledged, self._requested)
+                self._acknowledged, self._requested = _Durations(), _Durations()
+                spooling = self._is_spooling
+            for (name, labels), count in added.items():
+                counter = self._counters[name]
+                (counter.labels(*labels) if labels else counter).inc(
+                    count / 1000 if name in _IN_MILLISECONDS else count
+                )
+            for histogram, new in zip(self._histograms, durations, strict=True):
+                # A histogram takes observations one by one only; these are thousands.
+                for bucket, count in zip(histogram._buckets, new.buckets, strict=True):
+                    if count:
+                        bucket.inc(count)
+                if new.sum_seconds:
+                    histogram._sum.inc(new.sum_seconds)
+            self._spooling.set(spooling)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: a registry must not collect before it is asked."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics of all processes that share the files, or of this one if there are none."""
+        self.flush()
+        path = folder()
+        if path is None:
+            return self._registry.collect()
+        found: Iterable[Metric] = MultiProcessCollector(None, path).collect()  # type: ignore[no-untyped-call]
+        return found
+
+    def _counter(self, name: str, help_text: str, **labels: tuple[str, ...]) -> None:
+        counter = self._counters[name] = prometheus.Counter(name, help_text, list(labels), registry=self._registry)
+        every: list[tuple[str, ...]] = [()]
+        for values in labels.values():
+            every = [(*chosen, value) for chosen in every for value in values]
+        for chosen in every if labels else []:
+            counter.labels(*chosen)  # shown as 0 before it is counted
+
+    def _histogram(self, name: str, help_text: str) -> prometheus.Histogram:
+        return prometheus.Histogram(name, help_text, buckets=BOUNDS_SECONDS, registry=self._registry)
+
+    def _gauge(self, name: str, help_text: str, mode: Literal["livesum", "livemax"] = "livesum") -> prometheus.Gauge:
+        return prometheus.Gauge(name, help_text, registry=self._registry, multiprocess_mode=mode)
+
+
+# When a counter was made is of no use to anybody here, and the files do not have it.
+prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_IN_MILLISECONDS = {metric for name, metric in POOL_COUNTS.items() if name.endswith("_ms")}
+
+counts = Counts()
+"""Those of this process."""

@@ -1,0 +1,50 @@
+"""Everything that a process needs to take callbacks, opened and closed together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from receiver.config import Config
+from receiver.database.pool import PATIENCE_SECONDS, Pool, connect
+from receiver.intake.proxies import Proxies
+from receiver.intake.senders import Senders
+from receiver.results.budget import Budget
+from receiver.results.budget_reports import BudgetReports
+from receiver.results.callback_rules import CallbackRules
+from receiver.results.intake import Intake
+from receiver.results.spool import Spool
+from receiver.results.token import ResultTokens
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedIntake:
+    """`open` it in the process that uses it, after any fork."""
+
+    writer: Intake
+    rules: CallbackRules
+    senders: Senders
+    budget_reports: BudgetReports
+
+    @classmethod
+    def open(cls, config: Config, database_url: str, pool: Pool) -> OpenedIntake:
+        """Start the threads. Postgres may be away: then callbacks go to the spool. `pool`: for the budget's reports."""
+        writer = Intake(
+            partial(connect, database_url, name="receiver journal", autocommit=True, patience_seconds=PATIENCE_SECONDS),
+            Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes),
+        )
+        budget = Budget(config.callback_budget, config.submission_rows)
+        opened = cls(
+            writer,
+            CallbackRules(ResultTokens(config.secret_keys), budget),
+            Senders(Proxies(config.trusted_proxies), config.result_sources),
+            BudgetReports(pool, budget),
+        )
+        opened.writer.start()
+        opened.budget_reports.start()
+        return opened
+
+    def close(self) -> None:
+        """Store what has been taken, and end the threads."""
+        self.writer.stop()
+        self.budget_reports.stop()

@@ -1,0 +1,64 @@
+"""Who sends requests to a `result_url`: their addresses, the ids of their requests, and the log of refused ones."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Sequence
+from itertools import count
+
+from receiver.intake.proxies import Network, Proxies, Sources
+from receiver.logs import OncePer, about
+from receiver.model import SubmissionKey
+from receiver.results.callback_rules import OVER_BUDGET, Answer
+
+REFUSALS_SECONDS = 10.0
+"""At most one log line for each kind of refusal in this time: anybody can cause them."""
+
+log = logging.getLogger(__name__)
+_refusals = logging.getLogger(f"{__name__}.refusals")
+_refusals.addFilter(OncePer(REFUSALS_SECONDS))
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
+
+
+class Senders:
+    """`networks`: those that results may come from (`RESULT_SOURCES`); empty: any. Made in the process that uses it."""
+
+    def __init__(self, proxies: Proxies, networks: Sequence[Network]) -> None:
+        self.proxies = proxies
+        self._sources = Sources(networks, proxies) if networks else None
+        self._process = secrets.token_hex(6)  # two processes must not give the same ids
+        self._requests = count(1)
+
+    def admit(self, peer: str, forwarded_for: str) -> bool:
+        """Whether a request from `peer`, on behalf of `forwarded_for` (X-Forwarded-For), may bring results."""
+        return self._sources is None or self._sources.admit(peer, forwarded_for)
+
+    def request_id(self, asked: str) -> str:
+        """The id of a request: the sender's own if it is sane, else a new one."""
+        return asked if asked and _SANE_ID.fullmatch(asked) else f"{self._process}-{next(self._requests):x}"
+
+    def log_refusal(self, answer: Answer, key: SubmissionKey | None, peer: str, forwarded_for: str) -> None:
+        """Log a refused request, if none of its kind was logged lately. `key` is None if the token was not read."""
+        if answer is OVER_BUDGET and key is not None:
+            _refusals.error(
+                "batch %d, submission %d: more callbacks than CALLBACK_BUDGET allows; further ones are not stored",
+                key.batch_id, key.submission_no,
+                extra=about("callback_budget_used_up", batch_id=key.batch_id, submission=key.submission_no),
+            )  # fmt: skip
+            return
+        _refusals.warning(
+            "a request to a result_url was refused: %s",
+            answer.word,
+            extra=about(f"callback_{answer.word}", address=self.proxies.client(peer, forwarded_for)),
+        )
+
+
+def log_lost(key: SubmissionKey) -> None:
+    """Log that a callback is lost unless it is sent again."""
+    log.error(
+        "callback lost unless sent again: neither database nor spool could store it",
+        extra=about("callback_lost", batch_id=key.batch_id, submission=key.submission_no),
+    )

@@ -1,0 +1,101 @@
+"""The callback endpoint for any threaded WSGI server: in front of Flask, which it does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from receiver.counts import counts
+from receiver.intake.senders import Senders, log_lost
+from receiver.logs import request_id
+from receiver.model import SubmissionKey
+from receiver.results.callback_rules import (
+    CUT_OFF,
+    PREFIX,
+    SPOOLED,
+    STORED,
+    TOO_LARGE,
+    UNAVAILABLE,
+    Answer,
+    CallbackRules,
+    is_too_long,
+)
+from receiver.results.intake import CannotStore, Intake
+from receiver.results.journal import BODY_BYTES
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+BEGAN = "receiver.began"
+"""The name in the WSGI environment of the moment at which the request came."""
+
+
+class Endpoint:
+    """WSGI: answers `/results/<token>`, and leaves every other path to `otherwise`."""
+
+    def __init__(self, otherwise: WSGIApplication, rules: CallbackRules, senders: Senders, intake: Intake) -> None:
+        self._otherwise = otherwise
+        self._rules = rules
+        self._senders = senders
+        self._intake = intake
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        began = perf_counter()
+        asked = self._senders.request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        request_id.set(asked)
+        path: str = environ.get("PATH_INFO", "")
+        if not path.startswith(PREFIX):
+            environ[BEGAN] = began
+            return self._otherwise(environ, start_response)
+        method, peer = environ["REQUEST_METHOD"], environ.get("REMOTE_ADDR", "")
+        forwarded_for = environ.get("HTTP_X_FORWARDED_FOR", "")
+        found = self._rules.before_body(
+            path[len(PREFIX) :].rstrip("/"), method, admitted=self._senders.admit(peer, forwarded_for)
+        )
+        key, answer = (None, found) if isinstance(found, Answer) else (found, self._take(found, environ))
+        counts.callback(answer.word, perf_counter() - began if answer.waited else None)
+        if answer.refused:
+            self._senders.log_refusal(answer, key, peer, forwarded_for)
+        start_response(answer.status, [*answer.all_headers, ("X-Request-Id", asked)])
+        return [] if method == "HEAD" else [answer.body]
+
+    def _take(self, key: SubmissionKey, environ: WSGIEnvironment) -> Answer:
+        announced: str = environ.get("CONTENT_LENGTH") or ""
+        if is_too_long(announced):
+            return TOO_LARGE
+        body = _read_body(environ, announced)
+        if body is None:
+            return CUT_OFF
+        callback = self._rules.after_body(
+            key, body, environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", "")
+        )
+        if isinstance(callback, Answer):
+            return callback
+        try:
+            return SPOOLED if self._intake.store(callback) else STORED
+        except CannotStore:
+            self._rules.budget.give_back(key)
+            log_lost(key)
+            return UNAVAILABLE
+
+
+def _read_body(environ: WSGIEnvironment, announced: str) -> bytes | None:
+    """The body, or more than BODY_BYTES of it; None if the sender went away in the middle.
+
+    A part of a body is not stored: it cannot be told from a whole one later, and was not acknowledged.
+    """
+    if not announced and not environ.get("wsgi.input_terminated"):
+        return b""
+    wanted = int(announced.lstrip("0") or "0") if announced.isdecimal() else BODY_BYTES + 1
+    read: Callable[[int], bytes] = environ["wsgi.input"].read
+    body = bytearray()
+    try:
+        while len(body) < wanted and (block := read(wanted - len(body))):
+            body += block
+    except Exception:
+        # OSError if the connection ended, and anything of its own that the server raises for a broken chunk.
+        return None
+    if announced and len(body) < wanted:
+        return None
+    return bytes(body)

@@ -1,0 +1,102 @@
+"""gunicorn's worker: uvicorn's event loop, with our connections and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import sys
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+from receiver.server.protocol import CHECK_SECONDS, Connection
+from receiver.server.served import served
+
+STOPPING_IDLE_SECONDS = 2.0
+"""How long a connection may be idle once the process is told to stop. A proxy keeps idle connections for a minute, so
+without this limit every stop takes the whole STOP_SECONDS, and the closed port refuses new connections until then. A
+request that comes in time is answered with `Connection: close`.
+"""
+
+LAG_SECONDS = 0.1
+"""Interval between two measurements of the loop's lag."""
+
+
+class ErrorLog(Logger):  # type: ignore[misc]  # gunicorn ships no types
+    """gunicorn's error log. `receiver.web.access` logs requests: it knows which parts are secret."""
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        """Log nothing."""
+
+
+class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships no types
+    """Serves what `served` says."""
+
+    CONFIG_KWARGS = {  # noqa: RUF012 uvicorn-worker declares it so
+        "loop": "uvloop",
+        "http": Connection,
+        "ws": "none",
+        "lifespan": "on",
+        "interface": "asgi3",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,  # receiver.intake.proxies decides whom to believe
+        "timeout_notify": 1,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config.limit_concurrency = self.cfg.worker_connections
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
+
+    async def _serve(self) -> None:
+        self.config.app = served(self.wsgi)
+        self._server = Server(config=self.config)
+        self._install_sigquit_handler()
+        checks = asyncio.create_task(self._check_connections())
+        try:
+            await self._server.serve(sockets=self.sockets)
+        finally:
+            checks.cancel()
+        if not self._server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def callback_notify(self) -> None:
+        self.notify()
+        if self.ppid != os.getppid():
+            self._server.should_exit = True  # the parent was killed: end as on SIGTERM
+
+    async def _check_connections(self) -> None:
+        # Not above: gunicorn's parent imports this module, and the metrics belong to one process.
+        from receiver.counts import counts
+
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        stopping_since = math.inf
+        while True:
+            lag = await _measure_lag(loop)
+            counts.loop_lag(lag)
+            counts.flush()
+            now = loop.time()
+            if self._server.should_exit:
+                stopping_since = min(stopping_since, now)
+            for connection in list(self._server.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now - before)
+                    if min(connection.idle_seconds, now - stopping_since) >= STOPPING_IDLE_SECONDS:
+                        connection.transport.close()
+            before = now
+
+
+async def _measure_lag(loop: asyncio.AbstractEventLoop) -> float:
+    """How late the loop was, at most, within CHECK_SECONDS. Returns seconds."""
+    latest = 0.0
+    for _ in range(round(CHECK_SECONDS / LAG_SECONDS)):
+        due = loop.time() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        latest = max(latest, loop.time() - due)
+    return latest

@@ -1,0 +1,273 @@
+"""Flask on an event loop: each request runs in one of a few threads, and only while Python computes.
+
+The body is complete before a thread is taken, on disk where it is long. An answer that is long is made piece by
+piece, each piece when the client has read the one before. An answer that waits for the provider is waited for on
+the loop. So neither slow clients nor patient ones hold a thread. Long uploads and long answers have threads of their
+own: a page must not wait behind a million rows.
+
+Not a2wsgi: it holds a thread while a body comes in and while an answer goes out, and cannot tell the headers
+`X-Forwarded-For` and `X_Forwarded_For` apart (docs/decisions/0011-one-event-loop.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from receiver.web.waiting import BESIDE_LOOP, CHECK_SECONDS, WAIT, Wait, resume
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+MEMORY_BYTES = 1 << 20
+"""A longer body goes to disk, and the request to the threads for long work."""
+
+STRANGER_BYTES = 64 << 10
+"""A longer body is taken only from somebody we know: nobody else may fill the memory or the disk."""
+
+PIECE_BYTES = 256 << 10
+"""About as much of an answer is made at once."""
+
+_T = TypeVar("_T")
+
+
+class Disconnected(Exception):
+    """The client went away."""
+
+
+class Threads:
+    """Runs a WSGI application for an event loop. `may_upload`: whether a request may send a long body at all."""
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        threads: int,
+        longest_body: int,
+        may_upload: Callable[[WSGIEnvironment], bool],
+    ) -> None:
+        self._app = app
+        self._longest_body = longest_body
+        self._may_upload = may_upload
+        self._short = ThreadPoolExecutor(threads, "web")
+        self._long = ThreadPoolExecutor(threads, "web-long")
+        self._disk = ThreadPoolExecutor(1, "web-disk")
+        self._waiting: dict[asyncio.Future[None], Wait] = {}
+        self._checks: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        for pool in (self._short, self._long, self._disk):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        environ = make_environ(scope)
+        environ[BESIDE_LOOP] = True
+        try:
+            pool = await self._read_body(environ, receive)
+        except Disconnected:
+            return
+        with environ["wsgi.input"]:
+            answer = _Answer(self._app, environ)
+            await answer.run(pool, answer.more)
+            while (wait := environ.get(WAIT)) is not None:
+                await answer.run(pool, answer.close)
+                await self._wait(wait)
+                environ = resume(environ, wait)
+                answer = _Answer(self._app, environ)
+                await answer.run(pool, answer.more)
+            await self._send(answer, receive, send)
+
+    async def _send(self, answer: _Answer, receive: Receive, send: Send) -> None:
+        gone: asyncio.Future[dict[str, Any]] | None = None
+        try:
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.raw_headers()})
+            while True:
+                ended = answer.ended
+                await send({"type": "http.response.body", "body": answer.piece, "more_body": not ended})
+                if ended:
+                    return
+                # Done when the client goes away, for whom the answer would otherwise be made to its end.
+                gone = gone or asyncio.ensure_future(receive())
+                if gone.done():
+                    return
+                await answer.run(self._long, answer.more)
+        finally:
+            if gone is not None:
+                gone.cancel()
+            await answer.run(self._short if answer.ended else self._long, answer.close)
+
+    async def _read_body(self, environ: WSGIEnvironment, receive: Receive) -> ThreadPoolExecutor:
+        """Put the body into `wsgi.input`; returns the threads to use. Raises Disconnected."""
+        announced: str | None = environ.get("CONTENT_LENGTH")
+        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        environ["wsgi.input"] = BytesIO()
+        if announced is None and not chunked:
+            return self._short
+        length = int(announced or 0)
+        if length > self._longest_body:
+            return self._short  # the application refuses it by its length
+        is_known = length > STRANGER_BYTES and await _run(self._short, self._may_upload, environ)
+        if length > STRANGER_BYTES and not is_known:
+            return self._short  # and this one for want of a key, unread
+        body, size = bytearray(), 0
+        file: IO[bytes] | None = None
+        try:
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if size + len(body) > self._longest_body:
+                    environ["CONTENT_LENGTH"] = str(self._longest_body + 1)
+                    return self._short
+                if len(body) > STRANGER_BYTES and not is_known:
+                    is_known = await _run(self._short, self._may_upload, environ)
+                    if not is_known:
+                        return self._short
+                if len(body) > MEMORY_BYTES or (file is not None and not more):
+                    if file is None:
+                        file = await _run(self._disk, _temporary_file)
+                    await _run(self._disk, file.write, body)
+                    size, body = size + len(body), bytearray()
+            environ["CONTENT_LENGTH"] = str(size + len(body))
+            environ.pop("HTTP_TRANSFER_ENCODING", None)  # it is put together
+            if file is None:
+                environ["wsgi.input"] = BytesIO(body)
+                return self._short
+            await _run(self._disk, file.seek, 0)
+            environ["wsgi.input"], file = file, None
+            return self._long
+        finally:
+            if file is not None:
+                file.close()
+
+    async def _wait(self, wait: Wait) -> None:
+        if self._checks is None:
+            self._checks = asyncio.create_task(self._check_waiting())
+        done = asyncio.get_running_loop().create_future()
+        self._waiting[done] = wait
+        try:
+            await asyncio.wait([done], timeout=max(0.0, wait.until - time.monotonic()))
+        finally:
+            del self._waiting[done]
+
+    async def _check_waiting(self) -> None:
+        """Ask for all who wait in one thread, however many they are."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            if self._waiting:
+                waiting = list(self._waiting.items())
+                found = await _run(self._short, lambda waits: [wait.ready() for _, wait in waits], waiting)
+                for (done, _), is_ready in zip(waiting, found, strict=True):
+                    if is_ready and not done.done():
+                        done.set_result(None)
+
+
+async def _run(pool: ThreadPoolExecutor, function: Callable[..., _T], *args: Any) -> _T:
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+
+
+def _temporary_file() -> IO[bytes]:
+    return tempfile.TemporaryFile()
+
+
+class _Answer:
+    """What the application answers, made piece by piece. Its methods run in threads, one at a time."""
+
+    def __init__(self, app: WSGIApplication, environ: WSGIEnvironment) -> None:
+        self._app = app
+        self._environ = environ
+        self._context = contextvars.copy_context()
+        self._iterable: Iterable[bytes] = ()
+        self._iterator: Iterator[bytes] | None = None
+        self.status = 0
+        self._headers: list[tuple[str, str]] = []
+        self.piece, self.ended = b"", False
+
+    async def run(self, pool: ThreadPoolExecutor, step: Callable[[], None]) -> None:
+        """Take a step in a thread. All steps see the same context variables."""
+        await _run(pool, self._context.run, step)
+
+    def more(self) -> None:
+        """Make the next piece. Raises what the application raises."""
+        if self._iterator is None:
+            self._iterable = self._app(self._environ, self._start_response)
+            self._iterator = iter(self._iterable)
+        blocks, size = [], 0
+        while size < PIECE_BYTES:
+            try:
+                block = next(self._iterator)
+            except StopIteration:
+                self.ended = True
+                break
+            blocks.append(block)
+            size += len(block)
+        self.piece = b"".join(blocks)
+
+    def close(self) -> None:
+        if close := getattr(self._iterable, "close", None):
+            close()
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers]
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[..., None]:
+        if exc_info is not None and self.status:
+            raise exc_info[1].with_traceback(exc_info[2])
+        self.status, self._headers = int(status[:3]), headers
+        return _no_write
+
+
+def _no_write(_: bytes) -> None:
+    raise NotImplementedError("Flask returns what it answers")
+
+
+def make_environ(scope: Scope) -> WSGIEnvironment:
+    """The WSGI environment of an ASGI request (PEP 3333), without its body.
+
+    A header with an underscore is left out: it would pass for the one with a dash, which a proxy may have checked.
+    """
+    client, server = scope.get("client") or ("", 0), scope.get("server") or ("localhost", 80)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "RAW_URI": scope["raw_path"].decode("latin-1"),
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1] or 0),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "REMOTE_ADDR": client[0],
+        "REMOTE_PORT": str(client[1]),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if "_" in name:
+            continue
+        key = name.upper().replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        if key in environ:
+            value = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ','}{value}"
+        environ[key] = value
+    return environ

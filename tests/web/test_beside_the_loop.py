@@ -1,0 +1,163 @@
+"""Flask beside the event loop: slow clients and patient ones hold no thread, and a long body needs a key."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+
+from receiver.database.api_keys import create_key
+from receiver.database.pool import Connection
+from receiver.server.in_progress import MOST_IN_PROGRESS
+from receiver.web.threads import MEMORY_BYTES
+from tests.factories import make_batch, phone_number
+from tests.waiting import eventually
+from tests.web.gunicorn import Sender, gunicorn_process
+from tests.web.test_slow_connections import many_files
+
+EACH = 200
+"""Slow uploads, slow downloads and requests that wait for the provider, at once."""
+
+ROWS = 30_000
+"""Of the batch that is downloaded: more than the buffers of a connection hold."""
+
+ANSWER_SECONDS = 1.0
+
+TRIES = 5
+"""How often a busy machine may try to keep the promise."""
+
+
+@pytest.fixture
+def port(session_folder: Path, database_url: str) -> Iterator[int]:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, entry_point="whole service", RATE_LIMIT="0") as (_, port):
+        yield port
+
+
+def keys(conn: Connection, number: int) -> list[str]:
+    """So many keys, each for as many requests as one may have in progress."""
+    made = [create_key(conn, f"key {index}", "queue") for index in range(-(-number // MOST_IN_PROGRESS))]
+    conn.commit()
+    return [key for key in made for _ in range(MOST_IN_PROGRESS)][:number]
+
+
+def multipart(csv: bytes) -> tuple[bytes, bytes]:
+    """The head lines and the body of a request that queues a CSV."""
+    parts = {"application_id": b"7", "deployment_id": b"3", 'csv"; filename="a.csv': csv}
+    body = b"".join(
+        f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + content + b"\r\n"
+        for name, content in parts.items()
+    )
+    body += b"--B--\r\n"
+    return f"Content-Type: multipart/form-data; boundary=B\r\nContent-Length: {len(body)}\r\n".encode(), body
+
+
+def test_slow_clients_and_patient_ones_hold_up_nobody(port: int, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
+    (reader,) = keys(conn, 1)
+    conn.execute("update api_key set name = 'reader'")
+    held = keys(conn, 2 * EACH)
+    with many_files(), ExitStack() as stack:
+
+        def connect(head: str, key: str, *more: bytes) -> Sender:
+            sender = Sender(port)
+            stack.callback(sender.close)
+            return sender.send(f"{head}\r\nHost: x\r\nAuthorization: Bearer {key}\r\n".encode(), *more)
+
+        for index in range(EACH):
+            lines, body = multipart(b"destination\n6175551234\n")
+            connect("POST /api/v1/batches HTTP/1.1", held[0], lines, b"\r\n", body[:-20])  # its end never comes
+            connect(f"GET /api/v1/batches/{batch_id}/calls.csv HTTP/1.1", held[index], b"\r\n")  # is not read
+            lines, body = multipart(f"destination\n{phone_number(index)}\n".encode())
+            connect("POST /api/v1/batches HTTP/1.1", held[EACH + index], lines, b"Prefer: wait=60\r\n\r\n", body)
+        eventually(lambda: conn.execute("select count(*) from batch").fetchone() == (1 + EACH,))
+        took = []
+        for _ in range(TRIES):
+            began = time.monotonic()
+            answer = requests.get(
+                f"http://127.0.0.1:{port}/api/v1/batches", headers={"Authorization": f"Bearer {reader}"}, timeout=60
+            )
+            took.append(time.monotonic() - began)
+            assert answer.status_code == 200 and len(answer.json()["batches"]) == 100
+            if took[-1] < ANSWER_SECONDS:
+                break
+        assert min(took) < ANSWER_SECONDS, took
+
+
+def test_request_that_waits_is_answered_when_the_provider_has_answered(port: int, conn: Connection) -> None:
+    (key,) = keys(conn, 1)
+    answers: list[requests.Response] = []
+
+    def queue() -> None:
+        answers.append(
+            requests.post(
+                f"http://127.0.0.1:{port}/api/v1/batches",
+                files={"csv": ("a.csv", "destination\n6175551234\n")},
+                data={"application_id": 7, "deployment_id": 3},
+                headers={"Authorization": f"Bearer {key}", "Prefer": "wait=60"},
+                timeout=120,
+            )
+        )
+
+    thread = threading.Thread(target=queue)
+    thread.start()
+    eventually(lambda: conn.execute("select count(*) from batch").fetchone() == (1,))
+    assert not answers
+    conn.execute("update submission set state = 'accepted', calls_queued = 1")
+    conn.execute("update batch set state = 'queued', queued_at = now()")
+    conn.commit()
+    thread.join()
+    (answer,) = answers
+    assert (answer.status_code, answer.json()["state"]) == (201, "queued")
+    assert answer.headers["Location"] == f"/api/v1/batches/{answer.json()['id']}"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked: bool) -> None:
+    """Whoever is not known cannot fill the disk: the answer comes before the body has."""
+    (key,) = keys(conn, 1)
+    csv = b"destination,note\n" + b"\n".join(b"%d,%s" % (phone_number(row), b"x" * 90) for row in range(20_000)) + b"\n"
+    assert len(csv) > MEMORY_BYTES
+    lines, body = multipart(csv)
+    if chunked:
+        lines = lines.partition(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n"
+    for bearer, status in ((key, 202), ("rr_unknown", 401)):
+        sender = Sender(port)
+        head = f"POST /api/v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\nPrefer: wait=0\r\n"
+        sender.send(head.encode(), lines, b"\r\n")
+        try:
+            if chunked:
+                for start in range(0, len(body), 65536):
+                    block = body[start : start + 65536]
+                    sender.send(b"%x\r\n" % len(block), block, b"\r\n")
+                sender.send(b"0\r\n\r\n")
+            elif status == 202:
+                sender.send(body)
+        except OSError:
+            assert status == 401  # it was answered, and hung up on, while it was still sending
+        answer = sender.answer()
+        sender.close()
+        assert answer.status == status, answer
+        if status == 202:
+            assert json.loads(answer.body)["counts"]["rows"] == 20_000
+
+
+def test_client_that_goes_away_ends_its_download(port: int, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
+    (key,) = keys(conn, 1)
+    senders = [Sender(port) for _ in range(MOST_IN_PROGRESS)]
+    head = f"GET /api/v1/batches/{batch_id}/calls.ndjson HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    for sender in senders:
+        assert sender.send(head.encode()).answer(to_head=True).status == 200
+    url, headers = f"http://127.0.0.1:{port}/api/v1/batches", {"Authorization": f"Bearer {key}"}
+    for sender in senders:
+        sender.close()
+    # Each request of a key that is in progress counts: were they not ended, this one would be refused.
+    eventually(lambda: requests.get(url, headers=headers, timeout=60).status_code == 200)

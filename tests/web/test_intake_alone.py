@@ -1,0 +1,63 @@
+"""The callback endpoint in processes of its own: small, quick to start, and nothing but that."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from receiver.database.pool import connect
+from tests.waiting import eventually
+from tests.web.asking import results_path
+from tests.web.gunicorn import ROOT, Sender, gunicorn_process
+
+MEMORY_MIB = 60
+
+
+def test_it_imports_neither_flask_nor_the_web() -> None:
+    script = (
+        "import sys, receiver.intake.asgi;"
+        " found = [name for name in sys.modules if name.split('.')[0] == 'flask' or name.startswith('receiver.web')];"
+        " sys.exit(', '.join(found) or None)"
+    )
+    environment = {"PATH": os.environ["PATH"]}
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_it_stores_callbacks_tells_its_metrics_and_stays_small(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, entry_point="intake alone") as (parent, port):
+        sender = Sender(port)
+        for index in range(200):
+            body = b'{"status": "completed", "number": %d}' % index
+            head = f"POST {results_path()} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            assert sender.send(head.encode(), body).answer().body == b'{"status": "stored"}'
+        assert sender.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").answer().status == 404
+        assert sender.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").answer().status == 200
+
+        def counted() -> bool:
+            told = sender.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").answer().body.decode()
+            taken = re.findall(r'receiver_web_callbacks_total\{answer="(?:stored|spooled)"\} ([0-9.]+)', told)
+            return sum(map(float, taken)) == 200
+
+        eventually(counted)
+        (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        status = Path(f"/proc/{child}/status").read_text()
+        resident = int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]) / 1024
+        assert resident < MEMORY_MIB, resident
+        sender.close()
+    with connect(database_url, name="test") as conn:
+        eventually(lambda: conn.execute("select count(*) from callback").fetchone() == (200,))
+
+
+def test_wrong_setting_ends_the_start_with_its_name(database_url: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": database_url, "PORT": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "-c", "python:receiver.server.gunicorn_conf", "receiver.intake.asgi:app"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2 and "SECRET_KEY" in ran.stderr
