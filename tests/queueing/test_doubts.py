@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -21,7 +22,7 @@ from receiver.queueing.sender import (
 )
 from receiver.results.settlement import settle
 from receiver.results.stored import claim_waiting
-from tests.factories import differences, journal, make_callback, read_batch, result_body, settle_all
+from tests.factories import deliver, differences, journal, make_callback, read_batch, result_body, settle_all
 from tests.queueing.queueing import (
     ACCEPTED,
     NOT_SENT,
@@ -113,18 +114,40 @@ def test_submission_in_doubt_that_has_a_result_was_accepted(conn: Connection, le
     assert differences(conn) == []
 
 
-def test_doubt_written_down_while_a_result_was_settled_does_not_last(conn: Connection, database_url: str) -> None:
+def test_lost_answer_waits_for_a_result_that_is_being_settled(conn: Connection, database_url: str) -> None:
     batch_id = queue(conn, contacts_csv(1))
     outgoing = claim(conn)
     journal(conn, make_callback(batch_id, result_body(number(0))))
+    states: list[str | None] = []
     with contextlib.closing(connect(database_url, name="settler")) as settler:
         settle(settler, claim_waiting(settler, 10))
-        assert record(conn, outgoing, UNKNOWN) == "unknown", "the result is not committed yet"
+        recording = threading.Thread(target=lambda: states.append(record(conn, outgoing, UNKNOWN)))
+        recording.start()
+        eventually(lambda: count_waiting_for_locks(database_url) == 1)
         settler.commit()
-    assert batch_state(conn, batch_id) == "unknown"
+    recording.join()
+    assert states == ["accepted"], "the result proves it"
+    assert batch_state(conn, batch_id) == "queued"
+
+
+def test_doubt_about_a_submission_that_has_a_result_does_not_last(conn: Connection) -> None:
+    """Release 1.0.0 may write it down while a result is being settled."""
+    batch_id = queue(conn, contacts_csv(1))
+    record(conn, claim(conn), ACCEPTED)
+    deliver(conn, batch_id, result_body(number(0)))
+    conn.execute("update submission set state = 'unknown', answered_at = now()")
+    conn.execute("update batch set state = 'unknown'")
     accept_proven_lately(conn)
     conn.commit()
     assert batch_state(conn, batch_id) == "queued"
+
+
+def count_waiting_for_locks(database_url: str) -> int:
+    with contextlib.closing(connect(database_url, name="observer", autocommit=True)) as observer:
+        row = observer.execute(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        ).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def test_taken_submission_of_which_its_worker_never_heard_is_released(conn: Connection) -> None:
