@@ -19,12 +19,12 @@ def requests_to(url: str) -> list[dict[str, Any]]:
     return requests
 
 
-def test_what_a_person_resolves_is_sent_once_more_with_the_same_result_url(tmp_path: Path) -> None:
-    csv = tmp_path / "contacts.csv"
+def test_what_a_person_resolves_is_sent_once_more_with_the_same_result_url(server_dir: Path) -> None:
+    csv = server_dir / "contacts.csv"
     csv.write_bytes(CSV)
     port = free_port()
     service = Service(
-        tmp_path,
+        server_dir,
         WEB_CONCURRENCY="1",
         PLUM_URL=f"http://127.0.0.1:{port}",
         PLUM_USER="simulator",
