@@ -51,10 +51,11 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config.limit_concurrency = self.cfg.worker_connections
-        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
 
     async def _serve(self) -> None:
         self.config.app = served(self.wsgi)
+        # Here and not above: gunicorn's parent makes this object, and `post_fork` then shortens the time.
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self._server = Server(config=self.config)
         self._install_sigquit_handler()
         checks = asyncio.create_task(self._check_connections())
