@@ -28,7 +28,7 @@ def measure(world: World, *, seconds: int, rounds: int = ROUNDS) -> list[Figure]
     write_wrk_script(script, world.result_paths(batch_id, ROWS), ROWS)
     write_wrk_script(peer_script, ["/results/1"], ROWS)
     sides: dict[str, tuple[Callable[[], AbstractContextManager[int]], Path]] = {
-        "no-op view": (lambda: world.web(ours, "benchmarks.peers.noop:app"), script),
+        "no-op view": (lambda: world.noop(ours), script),
         "ours": (lambda: world.web(ours), script),
         "FastAPI, asyncpg": (lambda: world.fastapi(peers), peer_script),
         "Flask, gthread": (lambda: world.flask(peers), peer_script),
@@ -49,7 +49,7 @@ def measure(world: World, *, seconds: int, rounds: int = ROUNDS) -> list[Figure]
         *(Figure(f"{name}, {connections} connections", value, "/s", note=f"p99 {p99[name, connections]:.1f} ms")
           for (name, connections), value in rate.items()),
         Figure("pgbench: Postgres alone, the same rows", _pgbench(world, seconds), "/s"),
-        Figure("acknowledged / no-op view", mine / rate["no-op view", 32], "x", at_least=0.75),
+        Figure("acknowledged / no-op view, the ceiling", mine / rate["no-op view", 32], "x"),
         Figure("acknowledged / FastAPI, asyncpg", mine / rate["FastAPI, asyncpg", 32], "x", at_least=1.7),
         Figure("acknowledged / Flask, gthread", mine / rate["Flask, gthread", 32], "x", at_least=2.5),
         Figure("p99 / FastAPI's", p99["ours", 32] / p99["FastAPI, asyncpg", 32], "x", at_most=1.0),

@@ -91,7 +91,7 @@ def measure(world: World, *, large: int, others: int, count: int) -> list[Figure
         key = create_key(conn, "benchmark", "read")
     figures: list[Figure] = []
     with (
-        world.web(url, "benchmarks.peers.select_one:app") as floor_port,
+        world.web(url, "benchmarks.peers.select_one:app", "--worker-class", "gthread", "--threads", "2") as floor_port,
         world.web(url) as port,
         Reader(floor_port, key) as floor_reader,
         Reader(port, key) as reader,

@@ -94,10 +94,18 @@ class World:
         }
 
     @contextmanager
-    def web(self, url: str, application: str = "app:app") -> Iterator[int]:
-        """Our gunicorn settings around our application, or another; gives the port."""
+    def web(self, url: str, application: str = "app:asgi", *options: str) -> Iterator[int]:
+        """Our gunicorn settings, and more `options`, around our application, or another; gives the port."""
         port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "-c", "python:receiver.web.gunicorn_conf", application]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "python:receiver.server.gunicorn_conf",
+            *options,
+            application,
+        ]
         with running(command, self.environment(url, PORT=str(port))):
             wait_for(port)
             yield port
@@ -109,11 +117,22 @@ class World:
             yield process.pid
 
     @contextmanager
+    def noop(self, url: str) -> Iterator[int]:
+        """A plain server around an application that does nothing."""
+        with self._uvicorn(url, "benchmarks.peers.noop:app") as port:
+            yield port
+
+    @contextmanager
     def fastapi(self, url: str) -> Iterator[int]:
+        with self._uvicorn(url, "benchmarks.peers.fastapi_asyncpg:app") as port:
+            yield port
+
+    @contextmanager
+    def _uvicorn(self, url: str, application: str) -> Iterator[int]:
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "--workers", str(WEB_PROCESSES), "--port", str(port)]
         command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
-        with running([*command, "benchmarks.peers.fastapi_asyncpg:app"], self.environment(url)):
+        with running([*command, application], self.environment(url)):
             wait_for(port)
             yield port
 
