@@ -76,6 +76,7 @@ class Counts:
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._added: Counter[_Key] = Counter()
+        self._is_spooling = False
         self._acknowledged, self._requested = _Durations(), _Durations()
         self._counters: dict[str, prometheus.Counter] = {}
         self._counter("receiver_web_callbacks", "Requests to a result_url by answer.", answer=ANSWERS)
@@ -107,8 +108,6 @@ class Counts:
             if seconds is not None:
                 self._acknowledged.add(seconds)
                 self._is_spooling = answer == "spooled"
-
-    _is_spooling = False
 
     def request(self, area: str, status: int, seconds: float) -> None:
         """Any other request was answered."""

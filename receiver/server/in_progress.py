@@ -1,10 +1,10 @@
 """How many requests one key has in progress: eight at most; further ones wait, and are refused after ten seconds.
 
-Whoever has a key can then neither fill a process with long answers nor keep all others from it. A request is in
+So the holder of one key can neither fill a process with long answers nor keep all others from it. A request is in
 progress until the last byte of its answer was taken, or its connection is gone.
 
 Counted for all web processes of a machine together, in memory that they share and that gunicorn's parent made before it
-forked: each process adds to cells of its own, and whoever asks adds up those of all. A key that is used at several
+forked: each process adds to cells of its own, and a request adds up those of all. A key that is used at several
 machines can have eight at each of them.
 """
 

@@ -1,7 +1,7 @@
 """Answers that have to wait, and hold no thread meanwhile.
 
 A view that may answer better in a moment answers what it knows now, and leaves a `Wait` in the WSGI environment.
-Whoever runs the application (receiver.web.threads, or `Patient` under any other WSGI server) then drops that answer,
+The caller of the application (receiver.web.threads, or `Patient` under any other WSGI server) then drops that answer,
 waits, and sends the same request once more, with what the `Wait` adds to its environment.
 """
 
