@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -53,7 +54,8 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         self.config.limit_concurrency = self.cfg.worker_connections
 
     async def _serve(self) -> None:
-        self.config.app = served(self.wsgi)
+        self._application = served(self.wsgi)
+        self.config.app = self._answer
         # Here and not above: gunicorn's parent makes this object, and `post_fork` then shortens the time.
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self._server = Server(config=self.config)
@@ -65,6 +67,11 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             checks.cancel()
         if not self._server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        # A stopping server cancels requests that take too long. That is not an error of the application.
+        with suppress(asyncio.CancelledError):
+            await self._application(scope, receive, send)
 
     async def callback_notify(self) -> None:
         self.notify()
@@ -83,8 +90,10 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             counts.loop_lag(lag)
             counts.flush()
             now = loop.time()
-            if self._server.should_exit:
-                stopping_since = min(stopping_since, now)
+            if self._server.should_exit and stopping_since == math.inf:
+                stopping_since = now
+                if stop_waiting := getattr(self._application, "stop_waiting", None):
+                    stop_waiting()
             for connection in list(self._server.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.check(now - before)

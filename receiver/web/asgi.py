@@ -46,6 +46,10 @@ class Service:
         """Log which database is used, and what keeps it from being used."""
         tell_of_database(self.flask)
 
+    def stop_waiting(self) -> None:
+        """Answer the requests that wait for the provider: the process is about to stop."""
+        self._threads.stop_waiting()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             handle = self._endpoint if scope["path"].startswith(PREFIX) else self._threads

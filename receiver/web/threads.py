@@ -66,6 +66,14 @@ class Threads:
         self._disk = ThreadPoolExecutor(1, "web-disk")
         self._waiting: dict[asyncio.Future[None], Wait] = {}
         self._checks: asyncio.Task[None] | None = None
+        self._is_stopping = False
+
+    def stop_waiting(self) -> None:
+        """Answer now, with what is known, every request that waits: the process is about to stop."""
+        self._is_stopping = True
+        for done in self._waiting:
+            if not done.done():
+                done.set_result(None)
 
     def close(self) -> None:
         for pool in (self._short, self._long, self._disk):
@@ -156,6 +164,8 @@ class Threads:
                 file.close()
 
     async def _wait(self, wait: Wait) -> None:
+        if self._is_stopping:
+            return
         if self._checks is None:
             self._checks = asyncio.create_task(self._check_waiting())
         done = asyncio.get_running_loop().create_future()

@@ -119,6 +119,26 @@ def test_request_that_waits_is_answered_when_the_provider_has_answered(port: int
     assert answer.headers["Location"] == f"/api/v1/batches/{answer.json()['id']}"
 
 
+def test_request_that_waits_is_answered_when_the_process_stops(
+    session_folder: Path, database_url: str, conn: Connection
+) -> None:
+    """Stopping cuts no client off, and writes no traceback to the log (`gunicorn_process` checks that)."""
+    (key,) = keys(conn, 1)
+    lines, body = multipart(b"destination\n6175551234\n")
+    head = f"POST /api/v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nPrefer: wait=60\r\n"
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, entry_point="whole service") as (process, port):
+        sender, uploader = Sender(port), Sender(port)
+        sender.send(head.encode(), lines, b"\r\n", body)
+        uploader.send(head.encode(), lines, b"\r\n", body[:-20])  # its end never comes
+        eventually(lambda: conn.execute("select count(*) from batch").fetchone() == (1,))
+        process.terminate()
+        answer = sender.answer()
+        uploader.close()
+        sender.close()
+    assert (answer.status, json.loads(answer.body)["state"]) == (202, "queueing")
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked: bool) -> None:
     """Whoever is not known cannot fill the disk: the answer comes before the body has."""
