@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.bodies import AREA, body
 from benchmarks.world import SUBMISSION_ROWS
 from receiver.database.pool import Connection
-from receiver.results.packing import pack
+from receiver.intake.packing import pack
 
 _PACKING, _BODY = pack(body(1))
 

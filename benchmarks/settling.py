@@ -15,8 +15,8 @@ from benchmarks.figures import Figure
 from benchmarks.world import SUBMISSION_ROWS, World
 from benchmarks.wrk import drive
 from receiver.database.pool import Connection, connect
+from receiver.intake.journal import Callback, Group, write_group
 from receiver.model import SubmissionKey
-from receiver.results.journal import Callback, Group, write_group
 
 GROUP = 500
 

@@ -21,11 +21,11 @@ from benchmarks.bodies import AREA, contact_rows
 from receiver.database.embedded import EmbeddedPostgres
 from receiver.database.migrations import migrate
 from receiver.database.pool import connect
+from receiver.intake.token import ResultTokens
 from receiver.model import SubmissionKey
 from receiver.ports import free_port
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
-from receiver.results.token import ResultTokens
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "a benchmark needs no secret; only one long enough"  # noqa: S105 it protects nothing

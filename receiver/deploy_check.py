@@ -20,17 +20,17 @@ from receiver.database.migrations import check
 from receiver.database.pool import Connection, connect, in_one_line
 from receiver.doctor import Finding, Level, ask, explain, look_at_configuration, look_at_public_url
 from receiver.errors import ConfigurationError, ReceiverError
-from receiver.results.callback_rules import FORBIDDEN, NOT_FOUND, OK
-from receiver.results.draining import cut_after
-from receiver.results.journal import try_write
-from receiver.results.signing_keys import (
+from receiver.intake.callback_rules import FORBIDDEN, NOT_FOUND, OK
+from receiver.intake.draining import cut_after
+from receiver.intake.journal import try_write
+from receiver.intake.signing_keys import (
     describe_loss,
     has_earlier_release,
     list_expecting,
     list_unverifiable,
 )
-from receiver.results.spool import Spool, SpoolFailed
-from receiver.results.token import ResultTokens, result_url
+from receiver.intake.spool import Spool, SpoolFailed
+from receiver.intake.token import ResultTokens, result_url
 
 STORE_SECONDS = 30.0
 """How long the database may take to store: one that waits for a synchronous standby which is gone takes for ever."""

@@ -26,9 +26,9 @@ from receiver.database.migrations import check, check_server_version
 from receiver.database.pool import Connection, connect, find_unverified_hosts
 from receiver.database.replica import NotFollowing, measure
 from receiver.errors import ConfigurationError, ReceiverError
+from receiver.intake.spool import Spool, SpoolFailed
+from receiver.intake.token import ResultTokens, result_url
 from receiver.queueing.provider import NoAnswer, Provider, get, read_error
-from receiver.results.spool import Spool, SpoolFailed
-from receiver.results.token import ResultTokens, result_url
 from receiver.summary.gauges import get_gauges
 from receiver.summary.liveness import WORKER_SECONDS
 

@@ -32,10 +32,10 @@ from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
 from receiver.database.pool import DatabaseUnavailable, connect, naming_outages
 from receiver.errors import NotFound
+from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import about
 from receiver.ports import free_port
 from receiver.results.retention import count_simulated
-from receiver.results.signing_keys import check_signing_keys
 from receiver.server.startup_checks import CannotStart, check_address, check_data_dir
 from receiver.simulator.store import STATE_FILE
 from receiver.summary.gauges import count_workers

@@ -29,6 +29,9 @@ from receiver.database.pool import (
     open_pool,
 )
 from receiver.errors import ReceiverError
+from receiver.intake.journal import forget_writers
+from receiver.intake.signing_keys import fingerprint
+from receiver.intake.token import ResultTokens, result_url
 from receiver.logs import about
 from receiver.model import SubmissionKey
 from receiver.queueing.answer import printable_line
@@ -51,10 +54,7 @@ from receiver.queueing.sender import (
     release_untold,
     see_worker,
 )
-from receiver.results.journal import forget_writers
 from receiver.results.settler import Settler
-from receiver.results.signing_keys import fingerprint
-from receiver.results.token import ResultTokens, result_url
 from receiver.results.upkeep import POLLERS, Upkeep
 
 SENDERS = 4

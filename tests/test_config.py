@@ -11,8 +11,8 @@ import pytest
 
 from receiver.config import RESULT_URL_LENGTH, TOKEN_LENGTH, Config, make_secret, read_secret
 from receiver.errors import ConfigurationError
+from receiver.intake.token import ResultTokens, result_url
 from receiver.model import SubmissionKey
-from receiver.results.token import ResultTokens, result_url
 
 KEY = "0123456789abcdef"
 DATABASE = "postgresql://user:the-password@db.example/receiver"

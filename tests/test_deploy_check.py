@@ -19,11 +19,11 @@ from receiver import deploy_check
 from receiver.cli import main
 from receiver.config import Config
 from receiver.database.pool import Connection, connect
+from receiver.intake.journal import Group
+from receiver.intake.signing_keys import fingerprint
+from receiver.intake.spool import Spool
 from receiver.ports import free_port
 from receiver.queueing.sender import claim_submission, register_worker
-from receiver.results.journal import Group
-from receiver.results.signing_keys import fingerprint
-from receiver.results.spool import Spool
 from receiver.web.app import close_app, create_app
 from tests.factories import make_batch, make_callback
 from tests.test_doctor import levels, only, served

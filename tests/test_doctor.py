@@ -20,11 +20,11 @@ from receiver.cli import main
 from receiver.config import Config
 from receiver.database.pool import Connection, connect
 from receiver.doctor import Finding
+from receiver.intake.journal import Group
+from receiver.intake.spool import Spool
+from receiver.intake.token import ResultTokens
 from receiver.ports import free_port
 from receiver.queueing.sender import register_worker
-from receiver.results.journal import Group
-from receiver.results.spool import Spool
-from receiver.results.token import ResultTokens
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from tests.factories import UNKNOWN, answer_submissions, make_batch, make_callback

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from receiver.config import Config
 from receiver.database.pool import Connection, connect
+from receiver.intake.token import ResultTokens
 from receiver.model import SubmissionKey
 from receiver.queueing.provider import Provider
 from receiver.queueing.sender import WORKER_LOCK
-from receiver.results.token import ResultTokens
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings

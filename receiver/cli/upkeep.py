@@ -16,12 +16,12 @@ from receiver.config import Config
 from receiver.database.location import find_database
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput
+from receiver.intake.spool import Spool
 from receiver.model import masked
 from receiver.queueing.destination import DestinationError, parse
 from receiver.queueing.resolution import Doubt, get_doubt, resolve_submission
 from receiver.results.erasure import Erased, count_calls, erase
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
-from receiver.results.spool import Spool
 from receiver.results.stored_texts import renew_statistics
 from receiver.simulator.store import STATE_FILE, forget_all, forget_number
 

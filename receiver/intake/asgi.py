@@ -19,9 +19,9 @@ from receiver.counts import counts
 from receiver.database.location import find_database
 from receiver.database.pool import open_pool
 from receiver.errors import ReceiverError
+from receiver.intake.callback_rules import PREFIX
 from receiver.intake.endpoint import Endpoint, Receive, Scope, Send
 from receiver.intake.opened import OpenedIntake
-from receiver.results.callback_rules import PREFIX
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from receiver.counts import counts
-from receiver.intake.senders import Senders, log_lost
-from receiver.logs import request_id
-from receiver.model import SubmissionKey
-from receiver.results.callback_rules import (
+from receiver.intake.callback_rules import (
     CUT_OFF,
     PREFIX,
     SPOOLED,
@@ -23,8 +20,11 @@ from receiver.results.callback_rules import (
     CallbackRules,
     is_too_long,
 )
-from receiver.results.intake import ANSWER_SECONDS, PATIENCE_SECONDS, CannotStore, Gathering, Intake
-from receiver.results.journal import BODY_BYTES, Callback
+from receiver.intake.journal import BODY_BYTES, Callback
+from receiver.intake.senders import Senders, log_lost
+from receiver.intake.writer import ANSWER_SECONDS, PATIENCE_SECONDS, CannotStore, Gathering, Intake
+from receiver.logs import request_id
+from receiver.model import SubmissionKey
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

@@ -7,14 +7,14 @@ from functools import partial
 
 from receiver.config import Config
 from receiver.database.pool import PATIENCE_SECONDS, Pool, connect
+from receiver.intake.budget import Budget
+from receiver.intake.budget_reports import BudgetReports
+from receiver.intake.callback_rules import CallbackRules
 from receiver.intake.proxies import Proxies
 from receiver.intake.senders import Senders
-from receiver.results.budget import Budget
-from receiver.results.budget_reports import BudgetReports
-from receiver.results.callback_rules import CallbackRules
-from receiver.results.intake import Intake
-from receiver.results.spool import Spool
-from receiver.results.token import ResultTokens
+from receiver.intake.spool import Spool
+from receiver.intake.token import ResultTokens
+from receiver.intake.writer import Intake
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ import secrets
 from collections.abc import Sequence
 from itertools import count
 
+from receiver.intake.callback_rules import OVER_BUDGET, Answer
 from receiver.intake.proxies import Network, Proxies, Sources
 from receiver.logs import OncePer, about
 from receiver.model import SubmissionKey
-from receiver.results.callback_rules import OVER_BUDGET, Answer
 
 REFUSALS_SECONDS = 10.0
 """At most one log line for each kind of refusal in this time: anybody can cause them."""

@@ -7,10 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from receiver.counts import counts
-from receiver.intake.senders import Senders, log_lost
-from receiver.logs import request_id
-from receiver.model import SubmissionKey
-from receiver.results.callback_rules import (
+from receiver.intake.callback_rules import (
     CUT_OFF,
     PREFIX,
     SPOOLED,
@@ -21,8 +18,11 @@ from receiver.results.callback_rules import (
     CallbackRules,
     is_too_long,
 )
-from receiver.results.intake import CannotStore, Intake
-from receiver.results.journal import BODY_BYTES
+from receiver.intake.journal import BODY_BYTES
+from receiver.intake.senders import Senders, log_lost
+from receiver.intake.writer import CannotStore, Intake
+from receiver.logs import request_id
+from receiver.model import SubmissionKey
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
+from receiver.intake.journal import ERASED_BODY, Callback
+from receiver.intake.packing import PLAIN, pack, unpack
 from receiver.queueing.mentions import Mentions
 from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
 from receiver.results.call_details import CallDetails, read_call_details
-from receiver.results.journal import ERASED_BODY, Callback
-from receiver.results.packing import PLAIN, pack, unpack
 from receiver.results.unreadable import UnreadableBody
 
 BODIES_AT_ONCE = 1_000

@@ -21,12 +21,12 @@ import psycopg
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
+from receiver.intake.journal import Callback
 from receiver.queueing.batches import NOBODY_LEFT, refresh_state, refuse_calls
 from receiver.queueing.mentions import Mentions
 from receiver.queueing.submissions import header_line
 from receiver.results.erased_bodies import erase_bodies, erase_mentions, list_bodies, list_waiting, names, spooled_body
 from receiver.results.erased_texts import blank_line, is_in_draft, without_number
-from receiver.results.journal import Callback
 from receiver.results.stored_texts import Key, Table, find_rows, list_tables, read_locked, write_texts
 
 CHANGED_AT_ONCE = 500

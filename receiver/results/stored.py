@@ -14,7 +14,7 @@ from psycopg.rows import args_row
 
 from receiver.database.arrays import bigints
 from receiver.database.pool import Connection
-from receiver.results.packing import unpack
+from receiver.intake.packing import unpack
 
 UNKNOWN_BYTES = 1000
 """Taken for the size of a body that release 1.0.0 stored, which did not write it down."""

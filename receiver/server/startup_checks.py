@@ -14,7 +14,7 @@ from pathlib import Path
 
 from receiver.config import Config
 from receiver.errors import ConfigurationError, Fault, ReceiverError
-from receiver.results.signing_keys import check_keys_at_start
+from receiver.intake.signing_keys import check_keys_at_start
 
 HANDOVER_SECONDS = 5.0
 """How long a port may still be an earlier process's that was told to stop."""

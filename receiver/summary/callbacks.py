@@ -10,8 +10,8 @@ from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
+from receiver.intake.packing import unpack
 from receiver.model import CallbackState
-from receiver.results.packing import unpack
 
 
 @dataclass(frozen=True, slots=True)

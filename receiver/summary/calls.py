@@ -20,10 +20,10 @@ from psycopg.rows import dict_row
 
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
+from receiver.intake.packing import unpack
 from receiver.model import CallState, Outcome, e164
 from receiver.queueing.contacts import read_csv_line
 from receiver.results.call_details import Event, UnreadableBody, read_call_events
-from receiver.results.packing import unpack
 
 PAGE_BYTES = 1 << 20
 """A page of calls ends after the call that reaches so many stored bytes: its row, its column names, its callback."""

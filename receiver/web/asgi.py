@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from receiver.database.pool import DatabaseUnavailable
+from receiver.intake.callback_rules import PREFIX
 from receiver.intake.endpoint import Endpoint
-from receiver.results.callback_rules import PREFIX
 from receiver.web.app import UPLOAD_BYTES, close_app
 from receiver.web.auth import find_bearer_key
 from receiver.web.dashboard.session import signed_in_key

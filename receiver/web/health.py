@@ -10,8 +10,8 @@ from flask import Blueprint, Flask, Response, jsonify
 from receiver.database.migrations import SchemaError, check
 from receiver.database.pool import DatabaseUnavailable, connect, connection, describe
 from receiver.errors import ReceiverError
+from receiver.intake.spool import SpoolFailed
 from receiver.logs import about
-from receiver.results.spool import SpoolFailed
 from receiver.summary.liveness import WORKER_SECONDS as WORKER_SECONDS
 from receiver.summary.liveness import Liveness, get_liveness
 from receiver.web.services import Services, services

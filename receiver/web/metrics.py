@@ -27,7 +27,7 @@ from receiver import __version__
 from receiver.counts import counts
 from receiver.database import measured
 from receiver.database.pool import DatabaseUnavailable, connection
-from receiver.results.spool import SpoolFailed
+from receiver.intake.spool import SpoolFailed
 from receiver.summary.gauges import Gauges, get_gauges
 from receiver.web.problems import Problem
 from receiver.web.services import Services, services

@@ -12,9 +12,9 @@ from receiver.config import Config
 from receiver.database.pool import DatabaseUnavailable, Pool, open_pool, reading
 from receiver.database.replica import Replica
 from receiver.intake.opened import OpenedIntake
+from receiver.intake.token import ResultTokens
+from receiver.intake.writer import Intake
 from receiver.queueing.acceptance import Limits
-from receiver.results.intake import Intake
-from receiver.results.token import ResultTokens
 from receiver.server.in_progress import Turns
 from receiver.summary.batches import list_decided
 from receiver.web.rate_limit import RateLimits

@@ -167,7 +167,7 @@ class World:
         """The process ids of those whose journal has told so."""
         lines = self.service.log.read_bytes()[log_start:].splitlines()
         told = [json.loads(line) for line in lines if b'"database_away"' in line and line.endswith(b"}")]
-        return {each["process"] for each in told if each["logger"] == "receiver.results.intake"}
+        return {each["process"] for each in told if each["logger"] == "receiver.intake.writer"}
 
     def log_size(self) -> int:
         return self.service.log.stat().st_size

@@ -20,7 +20,7 @@ from tests.acceptance.calling import simulator
 from tests.acceptance.machines import Balancer, Machine
 from tests.acceptance.service import ask, run_command
 from tests.acceptance.test_whole_path import Expected, wait_for_the_last_callback
-from tests.results.proxy import Proxy
+from tests.database.proxy import Proxy
 from tests.waiting import eventually
 
 BATCHES = 2

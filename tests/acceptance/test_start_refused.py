@@ -23,13 +23,13 @@ from psycopg.conninfo import make_conninfo
 
 from receiver.database.migrations import migrate
 from receiver.database.pool import connect
+from receiver.intake.signing_keys import fingerprint
 from receiver.ports import free_port
 from receiver.queueing.sender import claim_submission, register_worker
-from receiver.results.signing_keys import fingerprint
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, complaints, run_command
+from tests.database.proxy import Proxy
 from tests.factories import make_batch
-from tests.results.proxy import Proxy
 from tests.waiting import eventually
 
 PASSWORD = "the-password-of-nobody"

@@ -25,7 +25,7 @@ from receiver.database.pool import (
     reading,
 )
 from receiver.errors import ReceiverError
-from tests.results.proxy import Proxy
+from tests.database.proxy import Proxy
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

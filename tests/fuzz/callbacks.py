@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from datetime import UTC
 
+from receiver.intake.journal import BODY_BYTES
 from receiver.model import OUTCOMES
 from receiver.results.call_details import REASONS, CallDetails, UnreadableBody, read_call_details
-from receiver.results.journal import BODY_BYTES
 from tests.fuzz.envelope import opened, sealed
 from tests.results.reading import SAMPLES, XML_CANNOT_HOLD, renderings
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 
+from receiver.intake.token import ResultTokens, result_url
 from receiver.model import SubmissionKey
-from receiver.results.token import ResultTokens, result_url
 from tests.fuzz.envelope import text
 
 TOKENS = ResultTokens(["a secret that signs", "an older one"])

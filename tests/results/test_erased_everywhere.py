@@ -20,6 +20,9 @@ import zstandard
 from receiver.database.embedded import EmbeddedPostgres
 from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
+from receiver.intake.journal import ERASED_BODY, Callback, Group, write_group
+from receiver.intake.packing import ZSTANDARD_1, unpack
+from receiver.intake.spool import Spool
 from receiver.model import SubmissionKey
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
 from receiver.queueing.answer import Answer
@@ -27,10 +30,7 @@ from receiver.queueing.drafts import insert_draft
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.resolution import resolve_submission
 from receiver.queueing.sender import claim_submission, csv_blocks, register_worker
-from receiver.results.journal import ERASED_BODY, Callback, Group, write_group
-from receiver.results.packing import ZSTANDARD_1, unpack
 from receiver.results.replay import find_settled, replay
-from receiver.results.spool import Spool
 from receiver.results.stored_texts import CLEARS_STATISTICS, NOT_SEARCHED, renew_statistics
 from receiver.summary.calls import get_call
 from tests.conftest import HURRIED

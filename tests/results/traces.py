@@ -17,7 +17,7 @@ from urllib.parse import unquote_plus
 from psycopg.postgres import types
 
 from receiver.database.pool import Connection
-from receiver.results.packing import unpack
+from receiver.intake.packing import unpack
 
 BYTEA = types["bytea"].oid
 

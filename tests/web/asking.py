@@ -14,8 +14,8 @@ from werkzeug.test import TestResponse
 
 from receiver.config import Config
 from receiver.database.pool import Connection
+from receiver.intake.token import ResultTokens
 from receiver.model import SubmissionKey
-from receiver.results.token import ResultTokens
 
 SECRET = "a secret of the tests and of nobody else"
 CSV = "destination,first_name\n6175551234,Ana\ntel:+16175551299,Björn\n"

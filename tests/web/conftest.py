@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from receiver.config import Config
 from receiver.database.api_keys import Scope, create_key
 from receiver.database.pool import Connection
-from receiver.results import intake
+from receiver.intake import writer as intake
 from receiver.web.app import close_app, create_app
 from receiver.web.services import Services
 from tests.waiting import PATIENCE_SECONDS, eventually

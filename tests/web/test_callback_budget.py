@@ -13,8 +13,8 @@ import pytest
 from flask import Flask
 
 from receiver.database.pool import Connection
+from receiver.intake import budget as budget_module
 from receiver.model import SubmissionKey
-from receiver.results import budget as budget_module
 from receiver.web.app import close_app, create_app
 from receiver.web.services import Services
 from tests.factories import make_batch

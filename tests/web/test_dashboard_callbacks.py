@@ -9,7 +9,7 @@ import re
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.results.journal import ERASED_BODY
+from receiver.intake.journal import ERASED_BODY
 from receiver.results.unreadable import REASONS
 from receiver.web.dashboard.body_text import body_text
 from tests.factories import (

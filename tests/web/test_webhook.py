@@ -10,10 +10,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
-from receiver.results import intake
-from receiver.results.journal import Callback
-from receiver.results.packing import unpack
-from receiver.results.token import ResultTokens
+from receiver.intake import writer as intake
+from receiver.intake.journal import Callback
+from receiver.intake.packing import unpack
+from receiver.intake.token import ResultTokens
 from receiver.web.app import close_app, create_app
 from receiver.web.services import Services
 from tests.web.asking import SECRET, config_for, results_path

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from receiver.database.pool import connect
-from receiver.results.packing import unpack
+from receiver.intake.packing import unpack
 from tests.conftest import fresh_database
 from tests.waiting import eventually
 from tests.web.asking import results_path

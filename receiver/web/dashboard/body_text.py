@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+from receiver.intake.journal import ERASED_BODY
 from receiver.results.body_formats import decode_body
-from receiver.results.journal import ERASED_BODY
 from receiver.results.unreadable import UnreadableBody
 
 MOST_CHARACTERS = 8_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from receiver.results.journal import BODY_BYTES
+from receiver.intake.journal import BODY_BYTES
 
 Description = dict[str, Any]
 

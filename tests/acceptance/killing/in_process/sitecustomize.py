@@ -26,7 +26,7 @@ FOLDER = Path(os.environ.get("KILLING_STEPS", "/nonexistent"))
 ROLES = ("gunicorn", "work", "serve", "replay", "resolve", "erase", "purge")
 """Words of the command lines of processes that are killed so; others (`verify`, say) are let alone."""
 
-IN_BETWEEN = ("receiver.database.pool", "receiver.database.replica", "receiver.results.journal")
+IN_BETWEEN = ("receiver.database.pool", "receiver.database.replica", "receiver.intake.journal")
 """Modules that commit for whoever called them."""
 
 _seen: set[str] = set()
@@ -175,7 +175,7 @@ def _wrap_endpoint(module: ModuleType) -> None:
 WRAPS: dict[str, Callable[[ModuleType], None]] = {
     "psycopg.connection": _wrap_postgres,
     "psycopg.transaction": _wrap_transactions,
-    "receiver.results.spool": _wrap_spool,
+    "receiver.intake.spool": _wrap_spool,
     "receiver.worker": _wrap_worker,
     "receiver.queueing.connection": _wrap_sends,
     "receiver.intake.endpoint": _wrap_endpoint,

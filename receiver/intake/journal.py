@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from receiver.database.pool import Connection
+from receiver.intake.packing import pack
 from receiver.model import SubmissionKey
-from receiver.results.packing import pack
 
 BODY_BYTES = 64 * 1024
 """Longest body that is taken."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.results import packing
-from receiver.results.packing import PLAIN, SHORTEST_PACKED, ZSTANDARD_1, pack, unpack
+from receiver.intake import packing
+from receiver.intake.packing import PLAIN, SHORTEST_PACKED, ZSTANDARD_1, pack, unpack
 
 SAMPLES = sorted((Path(__file__).parents[1] / "samples" / "callbacks").iterdir())
 

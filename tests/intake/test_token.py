@@ -6,9 +6,9 @@ import string
 import pytest
 from itsdangerous import Signer
 
-import receiver.results.token as token_module
+import receiver.intake.token as token_module
+from receiver.intake.token import ResultTokens, result_url
 from receiver.model import SubmissionKey
-from receiver.results.token import ResultTokens, result_url
 
 KEY = SubmissionKey(42, 7)
 TOKENS = ResultTokens(["first secret"])

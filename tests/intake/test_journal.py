@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from receiver.database.pool import Connection, connect
+from receiver.intake.journal import BODY_BYTES, Callback, Group, forget_writers, write_group
+from receiver.intake.packing import unpack
 from receiver.model import SubmissionKey
-from receiver.results.journal import BODY_BYTES, Callback, Group, forget_writers, write_group
-from receiver.results.packing import unpack
 from tests.factories import (
     deliver,
     differences,

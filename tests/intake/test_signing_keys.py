@@ -11,14 +11,14 @@ import pytest
 from receiver.config import Config
 from receiver.database.pool import Connection
 from receiver.errors import ConfigurationError
-from receiver.queueing.sender import claim_submission, record_answer, register_worker
-from receiver.results.signing_keys import (
+from receiver.intake.signing_keys import (
     check_keys_at_start,
     check_signing_keys,
     fingerprint,
     has_earlier_release,
     list_unverifiable,
 )
+from receiver.queueing.sender import claim_submission, record_answer, register_worker
 from tests.factories import ACCEPTED, REFUSED, UNKNOWN, deliver, make_batch, phone_number, result_body
 from tests.web.conftest import config
 

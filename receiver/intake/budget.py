@@ -2,7 +2,7 @@
 
 The budget is CALLBACK_BUDGET for each call of the submission, and never less than LEAST_CALLBACKS. Each web process
 counts in memory what it stores, adds that to the table `callback_budget` every few seconds
-(`receiver.results.budget_reports`), and learns with the same statement what all processes together have stored. The
+(`receiver.intake.budget_reports`), and learns with the same statement what all processes together have stored. The
 closer a submission comes to its budget, the sooner a process reports: up to SHARING processes exceed it together by
 no more than its double. While the database is away each process goes by what it knows and its own count.
 """

@@ -13,14 +13,14 @@ import pytest
 from psycopg import sql
 
 from receiver.database.pool import Connection, connect
-from receiver.results import draining
-from receiver.results import intake as intake_module
-from receiver.results.intake import CannotStore, Intake
-from receiver.results.journal import Group, write_group
-from receiver.results.spool import Spool
+from receiver.intake import draining
+from receiver.intake import writer as intake_module
+from receiver.intake.journal import Group, write_group
+from receiver.intake.spool import Spool
+from receiver.intake.writer import CannotStore, Intake
+from tests.database.proxy import Proxy
 from tests.factories import make_callback
-from tests.results.proxy import Proxy
-from tests.results.storing import (
+from tests.intake.storing import (
     ANSWER_OWED_SECONDS,
     PLENTY,
     Callers,

@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 
 from receiver.database.pool import Connection, connect
-from receiver.results.intake import CannotStore, Intake
-from receiver.results.packing import unpack
-from receiver.results.spool import Spool
+from receiver.intake.packing import unpack
+from receiver.intake.spool import Spool
+from receiver.intake.writer import CannotStore, Intake
 from tests.factories import make_callback
 from tests.waiting import eventually
 

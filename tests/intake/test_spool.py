@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from receiver.results import spool as spool_module
-from receiver.results.journal import Group
-from receiver.results.spool import Spool, SpoolFailed
+from receiver.intake import spool as spool_module
+from receiver.intake.journal import Group
+from receiver.intake.spool import Spool, SpoolFailed
 from tests.factories import make_callback
 
 PLENTY = 1 << 30
@@ -288,7 +288,7 @@ def test_removing_many_lets_others_append_in_between(spool: Spool, monkeypatch: 
         other.append(make_group(b"late"))
         depths.append(other.depth())
 
-    monkeypatch.setattr("receiver.results.spool.time.sleep", append_instead_of_pausing)
+    monkeypatch.setattr("receiver.intake.spool.time.sleep", append_instead_of_pausing)
     spool.remove(position)
     other.close()
     assert len(depths) == 7 and depths[0] == 500 - spool_module.REMOVED_AT_ONCE + 1
@@ -348,8 +348,8 @@ _PROGRAM = """
 import os, resource, sys
 from pathlib import Path
 from uuid import uuid4
-from receiver.results.journal import Group
-from receiver.results.spool import Spool, SpoolFailed
+from receiver.intake.journal import Group
+from receiver.intake.spool import Spool, SpoolFailed
 from tests.factories import make_callback
 spool, writer_id = Spool(Path(sys.argv[1]), 1 << 30), uuid4()
 def group(sequence, *bodies):

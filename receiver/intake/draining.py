@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import psycopg
 
 from receiver.database.pool import Connection
-from receiver.results.journal import write_group
-from receiver.results.spool import Spool
+from receiver.intake.journal import write_group
+from receiver.intake.spool import Spool
 
 DRAIN_CALLBACKS = 500
 """How many callbacks are read from the spool at once."""

@@ -25,8 +25,8 @@ from typing import TypeVar
 from uuid import UUID
 
 from receiver.errors import ReceiverError
+from receiver.intake.journal import BODY_BYTES, Callback, Group
 from receiver.model import SubmissionKey
-from receiver.results.journal import BODY_BYTES, Callback, Group
 
 BUSY_SECONDS = 5.0
 """How long another program that writes to the file may be waited for. Ours write for milliseconds."""

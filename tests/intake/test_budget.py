@@ -10,10 +10,10 @@ from datetime import timedelta
 import pytest
 
 from receiver.database.pool import Connection, Pool, open_pool
+from receiver.intake import budget as budget_module
+from receiver.intake.budget import Budget, Told, add_stored
+from receiver.intake.budget_reports import BudgetReports
 from receiver.model import SubmissionKey
-from receiver.results import budget as budget_module
-from receiver.results.budget import Budget, Told, add_stored
-from receiver.results.budget_reports import BudgetReports
 from receiver.results.retention import purge
 from tests.factories import make_batch, phone_number
 from tests.waiting import eventually
@@ -144,7 +144,7 @@ def test_reports_at_once_do_not_block_each_other(conn: Connection, pool: Pool) -
 def test_what_was_stored_while_the_database_was_away_is_reported_when_it_is_back(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.results.budget_reports.REPORT_SECONDS", 0.05)
+    monkeypatch.setattr("receiver.intake.budget_reports.REPORT_SECONDS", 0.05)
     conn.execute("alter table callback_budget rename to away")
     conn.commit()
     budget = Budget(64, 10_000)

@@ -21,10 +21,10 @@ import psycopg
 from receiver.database.pool import Connection
 from receiver.database.sessions import Session, get_session, lives
 from receiver.errors import ReceiverError
+from receiver.intake.draining import cut_after, drain_some, shut_down
+from receiver.intake.journal import Callback, Group, write_group
+from receiver.intake.spool import Spool, SpoolFailed
 from receiver.logs import OncePer, about
-from receiver.results.draining import cut_after, drain_some, shut_down
-from receiver.results.journal import Callback, Group, write_group
-from receiver.results.spool import Spool, SpoolFailed
 
 PATIENCE_SECONDS = 1.2
 """How long a commit may take before the database counts as away. The answer is owed within two seconds."""

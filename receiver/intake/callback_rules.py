@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from receiver.intake.budget import Budget
+from receiver.intake.journal import BODY_BYTES, Callback
+from receiver.intake.token import ResultTokens, looks_like_probe
 from receiver.model import SubmissionKey
-from receiver.results.budget import Budget
-from receiver.results.journal import BODY_BYTES, Callback
-from receiver.results.token import ResultTokens, looks_like_probe
 
 PREFIX = "/results/"
 

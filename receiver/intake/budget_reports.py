@@ -8,8 +8,8 @@ import threading
 import psycopg
 
 from receiver.database.pool import DatabaseUnavailable, Pool, connection
+from receiver.intake.budget import Budget, add_stored
 from receiver.logs import OncePer, about
-from receiver.results.budget import Budget, add_stored
 
 REPORT_SECONDS = 2.0
 """Between two reports where none is due sooner."""
