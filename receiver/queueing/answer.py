@@ -14,7 +14,7 @@ from html import unescape
 from typing import Literal
 
 from receiver.model import masked
-from receiver.queueing.xml_events import MalformedXml, read_elements
+from receiver.text.xml_events import MalformedXml, read_elements
 
 AnswerState = Literal["accepted", "refused", "unknown", "not_sent"]
 """accepted: calls were queued. refused: nothing was queued, and the same request would be refused

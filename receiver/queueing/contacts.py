@@ -8,18 +8,18 @@ row.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.cells import is_blank, trimmed, without_trailing_blanks
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, CsvText
 from receiver.queueing.destination import DestinationError, parse
 from receiver.queueing.exported import CODE_PLACE, RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS, find_added
-from receiver.queueing.formulas import restored
 from receiver.queueing.header import Places, invalid_csv, no_header, read_header
 from receiver.queueing.numbering_plan import numbering_plan
+from receiver.text.cells import is_blank, trimmed, without_trailing_blanks
+from receiver.text.formulas import restored
 
 NUL_SHOWN_AS = "\u2400"
 """SYMBOL FOR NULL. A text column of Postgres cannot hold the character itself."""
@@ -164,29 +164,6 @@ class ContactReader:
                 row += 1
         except csv.Error as error:
             raise _unreadable(row, str(error)) from None
-
-
-def csv_line(cells: Sequence[str]) -> str:
-    """The cells as one line of the CSV that the provider is sent: commas, quotation marks only where
-    they are needed, no line end. `read_csv_line` is its exact inverse.
-    """
-    # A line end must be among the writer's settings for it to quote the cells that hold one.
-    line: str = _write(cells)
-    return line[:-2]
-
-
-def read_csv_line(line: str) -> list[str]:
-    """The cells of a line that `csv_line` wrote."""
-    return next(csv.reader((line,), strict=True))
-
-
-class _Echo:
-    """A file that hands back what is written to it, and so lets `writerow` return its line."""
-
-    write: Callable[[str], str] = staticmethod(str)
-
-
-_write = csv.writer(_Echo(), lineterminator="\r\n").writerow
 
 
 def _export_warning(columns: int) -> Fault:

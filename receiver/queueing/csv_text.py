@@ -16,8 +16,8 @@ from itertools import chain
 from typing import IO
 
 from receiver.errors import InvalidInput
-from receiver.queueing.cells import is_blank
 from receiver.queueing.header import begins_as_header, invalid_csv, missing_destination, no_header
+from receiver.text.cells import is_blank
 
 MAX_CELL = 131_072
 """Characters of a cell: the csv module's own limit, unless someone changed `csv.field_size_limit`."""

@@ -25,14 +25,14 @@ from phonenumbers import shortnumberinfo
 
 from receiver.errors import ReceiverError
 from receiver.model import masked
-from receiver.queueing.cells import trimmed
 from receiver.queueing.numbering_plan import (
     LONGEST_EMERGENCY_NUMBER,
     NumberingPlan,
     numbering_plan,
     valid_region,
 )
-from receiver.queueing.quoting import quoted
+from receiver.text.cells import trimmed
+from receiver.text.quoting import quoted
 
 __all__ = ["Destination", "DestinationError", "candidates", "parse", "valid_region"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.cells import is_blank, trimmed
 from receiver.queueing.exported import CODE_PLACE, SKIPPED_COLUMNS, begins_as_added
-from receiver.queueing.formulas import restored
-from receiver.queueing.quoting import quoted
+from receiver.text.cells import is_blank, trimmed
+from receiver.text.formulas import restored
+from receiver.text.quoting import quoted
 
 Places = tuple[int, ...]
 """Of columns in the header, from 0."""

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.contacts import Contact, ContactReader, InvalidRow, csv_line
+from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
+from receiver.text.csv_line import csv_line
 
 FAULTS_NAMED = 100
 """How many faults an answer names; the others are counted."""

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from receiver.queueing.contacts import read_csv_line
 from receiver.queueing.destination import candidates
 from receiver.results.body_formats import read_text
 from receiver.results.field_values import text_of
 from receiver.results.unreadable import UnreadableBody
+from receiver.text.csv_line import read_csv_line
 
 MAX_ID = 200
 """Longest id, in characters."""

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from receiver.database.pool import Connection
 from receiver.model import ERASED
-from receiver.queueing.contacts import csv_line, read_csv_line
 from receiver.queueing.mentions import Mentions
 from receiver.results.stored_texts import rewritten
+from receiver.text.csv_line import csv_line, read_csv_line
 
 _CHUNK_OVERLAP = 400
 """Bytes of a file that are searched with the next chunk, too: longer than any spelling, in UTF-16 as well."""

@@ -7,9 +7,9 @@ are a list. Attributes count only where an element has nothing else, as in
 
 from __future__ import annotations
 
-from receiver.queueing.xml_events import MalformedXml, read_elements
 from receiver.results.field_values import storable
 from receiver.results.unreadable import UnreadableBody
+from receiver.text.xml_events import MalformedXml, read_elements
 
 MAX_MARKS = 8192
 """Most `<` and most `=`: an element has two or one, an attribute one; 1,000 events have 6,000."""

@@ -22,8 +22,8 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.intake.packing import unpack
 from receiver.model import CallState, Outcome, e164
-from receiver.queueing.contacts import read_csv_line
 from receiver.results.call_details import Event, UnreadableBody, read_call_events
+from receiver.text.csv_line import read_csv_line
 
 PAGE_BYTES = 1 << 20
 """A page of calls ends after the call that reaches so many stored bytes: its row, its column names, its callback."""

@@ -20,11 +20,11 @@ from receiver.database.pool import Connection, DatabaseUnavailable
 from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.model import ERASED
-from receiver.queueing.contacts import csv_line, read_csv_line
 from receiver.queueing.exported import PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
-from receiver.queueing.formulas import defuse, defuse_csv
 from receiver.summary.call_json import call_json
 from receiver.summary.calls import Call, CallFilter, list_calls
+from receiver.text.csv_line import csv_line, read_csv_line
+from receiver.text.formulas import defuse, defuse_csv
 
 BLOCK_ROWS, BLOCK_BYTES = 5_000, 1 << 20
 """A block's rows: so many, or about as many as hold so much of the user's own columns."""

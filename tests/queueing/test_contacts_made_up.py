@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from receiver.errors import InvalidInput
-from receiver.queueing.contacts import Contact, ContactReader, csv_line, read_csv_line
+from receiver.queueing.contacts import Contact, ContactReader
+from receiver.text.csv_line import csv_line
 from tests.queueing.test_contacts import read, sample, valid
 
 
@@ -96,20 +97,6 @@ def test_any_bytes_are_read_or_refused(head: bytes, pieces: list[bytes]) -> None
     except InvalidInput as error:
         assert error.code == "invalid_csv"
         assert error.faults_total >= len(error.faults) > 0
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(cells_of(st.characters()), max_size=6))
-@example([""])
-@example([])
-@example(["", ""])
-@example([" leading", "trailing ", "\r", 'a"b', "\n\n", "\ud800", "\0"])
-def test_csv_line_has_an_exact_inverse(cells: list[str]) -> None:
-    assert read_csv_line(csv_line(cells)) == cells
-
-
-def test_csv_line_quotes_only_where_needed() -> None:
-    assert csv_line(["6175551234", "Ana", "a, b", 'c "d"', "e\nf"]) == '6175551234,Ana,"a, b","c ""d""","e\nf"'
 
 
 def test_csv_lines_joined_are_the_csv_again() -> None:

@@ -13,7 +13,6 @@ from receiver.database.pool import Connection, Pool, open_pool
 from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.queueing.acceptance import Limits, accept
-from receiver.queueing.contacts import csv_line
 from receiver.queueing.exported import RESULT_COLUMNS
 from receiver.queueing.parameters import BatchParameters
 from receiver.summary import export
@@ -23,6 +22,7 @@ from receiver.summary.export import (
     export_calls_ndjson,
     export_skipped_csv,
 )
+from receiver.text.csv_line import csv_line
 from tests.factories import (
     NOON,
     REFUSED,

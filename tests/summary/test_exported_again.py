@@ -19,12 +19,13 @@ from receiver.database.pool import Connection, Pool, open_pool
 from receiver.database.replica import Reader
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Limits, accept
-from receiver.queueing.contacts import Contact, ContactReader, InvalidRow, csv_line
+from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
 from receiver.queueing.destination import DestinationError
 from receiver.queueing.exported import RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import DUPLICATE
 from receiver.summary.export import export_calls_csv, export_skipped_csv
+from receiver.text.csv_line import csv_line
 
 LIMITS = Limits(10_000, 3600)
 PARAMETERS = BatchParameters(application_id=7, deployment_id=3, on_invalid="skip", on_duplicate="skip")

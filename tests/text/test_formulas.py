@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from receiver.queueing.contacts import csv_line
-from receiver.queueing.formulas import defuse, defuse_csv, restored
+from receiver.text.csv_line import csv_line
+from receiver.text.formulas import defuse, defuse_csv, restored
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_separator_before_no_formula_changes_nothing(cell: str) -> None:
 )
 def test_block_without_a_formula_is_not_taken_apart(cells: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """It would take ten times as long."""
-    monkeypatch.setattr("receiver.queueing.formulas.csv.reader", None)
+    monkeypatch.setattr("receiver.text.formulas.csv.reader", None)
     block = (csv_line(["+16175551234", *cells]) + "\r\n").encode() * 3
     assert defuse_csv(block) is block
 
