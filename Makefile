@@ -22,7 +22,7 @@ test: $(VENV)/.development ## Run all tests
 
 fuzz: $(VENV)/.fuzz ## Look for input that breaks a reader: FUZZ_SECONDS (300) for each, by Hypothesis and by atheris
 	@export FUZZ_SECONDS=$${FUZZ_SECONDS:-300}; status=0; \
-	$(BIN)/python -m pytest -q -s tests/fuzz tests/queueing/test_destination.py -k "for_long or exchange" || status=1; \
+	$(BIN)/python -m pytest -q -s tests/fuzz tests/phone_numbers/test_destination.py -k "for_long or exchange" || status=1; \
 	$(BIN)/python -m tests.fuzz.atheris_run all --seconds $$FUZZ_SECONDS || status=1; \
 	exit $$status
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import IO
 
 from receiver.errors import Fault, InvalidInput
+from receiver.phone_numbers.destination import DestinationError, parse
+from receiver.phone_numbers.numbering_plan import numbering_plan
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, CsvText
-from receiver.queueing.destination import DestinationError, parse
 from receiver.queueing.exported import CODE_PLACE, RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS, find_added
 from receiver.queueing.header import Places, invalid_csv, no_header, read_header
-from receiver.queueing.numbering_plan import numbering_plan
 from receiver.text.cells import is_blank, trimmed, without_trailing_blanks
 from receiver.text.formulas import restored
 

@@ -16,7 +16,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 
 from receiver.errors import Fault, InvalidInput
 from receiver.model import rfc3339
-from receiver.queueing.destination import valid_region
+from receiver.phone_numbers.destination import valid_region
 
 FULL_DAY = timedelta(hours=24)
 """How long the provider dials at most where no end is given."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from receiver.queueing.destination import candidates
+from receiver.phone_numbers.destination import candidates
 from receiver.results.body_formats import read_text
 from receiver.results.field_values import text_of
 from receiver.results.unreadable import UnreadableBody

@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from receiver.database.pool import Connection
 from receiver.intake.journal import ERASED_BODY, Callback
 from receiver.intake.packing import PLAIN, pack, unpack
-from receiver.queueing.mentions import Mentions
+from receiver.phone_numbers.masking import Mentions
 from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
 from receiver.results.call_details import CallDetails, read_call_details
 from receiver.results.unreadable import UnreadableBody

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from receiver.database.pool import Connection
 from receiver.model import ERASED
-from receiver.queueing.mentions import Mentions
+from receiver.phone_numbers.masking import Mentions
 from receiver.results.stored_texts import rewritten
 from receiver.text.csv_line import csv_line, read_csv_line
 

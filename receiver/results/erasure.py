@@ -22,8 +22,8 @@ from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Callback
+from receiver.phone_numbers.masking import Mentions
 from receiver.queueing.batches import NOBODY_LEFT, refresh_state, refuse_calls
-from receiver.queueing.mentions import Mentions
 from receiver.queueing.submissions import header_line
 from receiver.results.erased_bodies import erase_bodies, erase_mentions, list_bodies, list_waiting, names, spooled_body
 from receiver.results.erased_texts import blank_line, is_in_draft, without_number

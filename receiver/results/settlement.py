@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
+from receiver.phone_numbers.destination import candidates
 from receiver.queueing.batches import accept_proven
-from receiver.queueing.destination import candidates
 from receiver.results.bodies import Read, read_bodies
 from receiver.results.call_details import CallDetails, UnreadableBody
 from receiver.results.contested import decide_again

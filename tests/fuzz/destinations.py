@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import phonenumbers
 
 from receiver.model import e164
-from receiver.queueing.destination import Destination, DestinationError, candidates, parse, valid_region
-from receiver.queueing.numbering_plan import numbering_plan
+from receiver.phone_numbers.destination import Destination, DestinationError, candidates, parse, valid_region
+from receiver.phone_numbers.numbering_plan import numbering_plan
 from tests.fuzz.envelope import opened, sealed
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{7}")

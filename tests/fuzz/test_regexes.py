@@ -26,8 +26,8 @@ SECONDS = 0.01
 
 # What stands in an expression that is put together when it is needed, and why its text cannot hurt.
 BUILT = {
-    "receiver.queueing.numbering_plan": "phonenumbers' metadata, for at most 32 digits; its own target tries it",
-    "receiver.queueing.mentions": "tried below for one number",
+    "receiver.phone_numbers.numbering_plan": "phonenumbers' metadata, for at most 32 digits; its own target tries it",
+    "receiver.phone_numbers.masking": "tried below for one number",
     "receiver.queueing.answer": "the account's own credentials, escaped",
     "receiver.database.migrations": "our own migrations",
 }
@@ -124,7 +124,7 @@ def min_seconds(use: Use, text: str) -> float:
 
 
 def test_expression_for_one_number_takes_linear_time() -> None:
-    mentions = importlib.import_module("receiver.queueing.mentions").Mentions(16175551234)
+    mentions = importlib.import_module("receiver.phone_numbers.masking").Mentions(16175551234)
     for expression in (mentions._spelt, mentions._abroad):
         use = Use("mentions", expression, "search")
         for text in (

@@ -8,7 +8,7 @@ import pytest
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CallState
-from receiver.queueing.destination import candidates
+from receiver.phone_numbers.destination import candidates
 from receiver.results.call_details import Event
 from receiver.summary.calls import CallFilter, get_call, list_calls, list_calls_of_number
 from tests.factories import (

@@ -18,9 +18,9 @@ from receiver import queueing
 from receiver.database.pool import Connection, Pool, open_pool
 from receiver.database.replica import Reader
 from receiver.errors import InvalidInput
+from receiver.phone_numbers.destination import DestinationError
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
-from receiver.queueing.destination import DestinationError
 from receiver.queueing.exported import RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import DUPLICATE

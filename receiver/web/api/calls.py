@@ -8,7 +8,7 @@ from flask import Response
 from flask.views import MethodView
 
 from receiver.database.pool import at_one_moment
-from receiver.queueing.destination import candidates
+from receiver.phone_numbers.destination import candidates
 from receiver.summary.call_json import call_json
 from receiver.summary.callbacks import list_callbacks_of_call
 from receiver.summary.calls import Call, CallFilter, get_call, list_calls, list_calls_of_number

@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.database.pool import Connection
 from receiver.model import CALL_STATES, OUTCOMES, CallState, Outcome
-from receiver.queueing.destination import candidates
+from receiver.phone_numbers.destination import candidates
 from receiver.summary.batches import get_default_region
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.summary.export import export_calls_csv, export_calls_ndjson, export_skipped_csv

@@ -25,7 +25,7 @@ from phonenumbers import shortnumberinfo
 
 from receiver.errors import ReceiverError
 from receiver.model import masked
-from receiver.queueing.numbering_plan import (
+from receiver.phone_numbers.numbering_plan import (
     LONGEST_EMERGENCY_NUMBER,
     NumberingPlan,
     numbering_plan,

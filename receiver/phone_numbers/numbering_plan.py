@@ -5,7 +5,7 @@ Nearly every row holds a valid number of the campaign's own country or one with 
 `NumberingPlan` compiles the library's own metadata once per region and says *yes* to those in about
 a microsecond. It never says *no*: what it does not recognise at once goes to the library, whose word
 is final. Wherever the two could differ (international prefixes such as 011, carrier codes, prefixes
-that rewrite a number) the quick test steps aside. tests/queueing/test_destination.py holds it against
+that rewrite a number) the quick test steps aside. tests/phone_numbers/test_destination.py holds it against
 the library in every region.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.queueing.mentions import Mentions
+from receiver.phone_numbers.masking import Mentions
 
 BOSTON = Mentions(16175551234)
 LONDON = Mentions(442079460958)
