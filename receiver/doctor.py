@@ -28,7 +28,7 @@ from receiver.database.replica import NotFollowing, measure
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.intake.spool import Spool, SpoolFailed
 from receiver.intake.token import ResultTokens, result_url
-from receiver.queueing.provider import NoAnswer, Provider, get, read_error
+from receiver.release.provider import NoAnswer, Provider, get, read_error
 from receiver.summary.gauges import get_gauges
 from receiver.summary.liveness import WORKER_SECONDS
 

@@ -34,10 +34,10 @@ from receiver.intake.signing_keys import fingerprint
 from receiver.intake.token import ResultTokens, result_url
 from receiver.logs import about
 from receiver.model import SubmissionKey
-from receiver.queueing.answer import printable_line
 from receiver.queueing.drafts import forget_drafts
-from receiver.queueing.provider import Answer, Provider, QueueRequest, bulk_queue
-from receiver.queueing.sender import (
+from receiver.release.answer import printable_line
+from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue
+from receiver.release.sender import (
     Outgoing,
     Taken,
     abandon_submissions,

@@ -15,9 +15,9 @@ from receiver.database.pool import Connection
 from receiver.intake.journal import Callback, Group, write_group
 from receiver.model import CALLBACK_STATES, OUTCOMES, SubmissionKey
 from receiver.queueing.acceptance import Limits, accept
-from receiver.queueing.answer import Answer
 from receiver.queueing.parameters import BatchParameters
-from receiver.queueing.sender import Outgoing, claim_submission, record_answer, register_worker
+from receiver.release.answer import Answer
+from receiver.release.sender import Outgoing, claim_submission, record_answer, register_worker
 from receiver.results.settlement import settle
 from receiver.results.stored import claim_waiting
 from receiver.summary.batches import Batch, get_batch

@@ -17,14 +17,14 @@ import pytest
 from receiver import worker as worker_module
 from receiver.database.pool import Connection, connect
 from receiver.ports import free_port
-from receiver.queueing import sender
-from receiver.queueing.sender import find_gone, hold_worker_lock, register_worker
+from receiver.release import sender
+from receiver.release.sender import find_gone, hold_worker_lock, register_worker
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from receiver.worker import SENDERS
 from tests.factories import differences, journal, make_callback, read_batch, result_body
-from tests.queueing.provider_server import Thinking, answering, hold, http, serving
 from tests.queueing.queueing import batch_state, claim, contacts_csv, from_now, number, queue, submission_states
+from tests.release.provider_server import Thinking, answering, hold, http, serving
 from tests.simulator.receiving import ask
 from tests.waiting import eventually
 from tests.working import (

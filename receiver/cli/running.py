@@ -14,7 +14,7 @@ from receiver.database.pool import connect, naming_outages
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import start_logging
-from receiver.queueing.provider import Provider
+from receiver.release.provider import Provider
 from receiver.serve import serve
 from receiver.simulator import command as simulator
 from receiver.summary.gauges import count_workers

@@ -19,7 +19,7 @@ from receiver.errors import Fault, InvalidInput
 from receiver.intake.spool import Spool
 from receiver.model import masked
 from receiver.phone_numbers.destination import DestinationError, parse
-from receiver.queueing.resolution import Doubt, get_doubt, resolve_submission
+from receiver.release.resolution import Doubt, get_doubt, resolve_submission
 from receiver.results.erasure import Erased, count_calls, erase
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
 from receiver.results.stored_texts import renew_statistics

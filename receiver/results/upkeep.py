@@ -11,7 +11,7 @@ from datetime import timedelta
 from receiver.config import Config
 from receiver.database.pool import Pool, connection
 from receiver.logs import about
-from receiver.queueing.provider import Provider
+from receiver.release.provider import Provider
 from receiver.results.overdue import notice_overdue
 from receiver.results.polls import forget_settled_polls, plan_polls
 from receiver.results.recovery import Polled, poll_once

@@ -16,7 +16,7 @@ from receiver.database.pool import Connection
 from receiver.intake.journal import Callback, Group
 from receiver.intake.spool import Spool
 from receiver.model import SubmissionKey
-from receiver.queueing.resolution import list_resolutions
+from receiver.release.resolution import list_resolutions
 from receiver.summary.calls import get_call
 from tests.cli.conftest import Run
 from tests.factories import (

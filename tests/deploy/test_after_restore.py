@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from receiver.database.pool import Connection
-from receiver.queueing.resolution import resolve_submission
-from receiver.queueing.sender import abandon_submissions, claim_submission, register_worker
+from receiver.release.resolution import resolve_submission
+from receiver.release.sender import abandon_submissions, claim_submission, register_worker
 from receiver.summary.batches import get_batch
 from tests.factories import deliver, differences, journal, make_batch, make_callback, phone_number, result_body
 

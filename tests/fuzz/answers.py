@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from receiver.queueing.answer import ANSWER_BYTES, ERROR_CHARACTERS, error_words, parse_answer, printable_line
+from receiver.release.answer import ANSWER_BYTES, ERROR_CHARACTERS, error_words, parse_answer, printable_line
 from receiver.results.call_ids import MAX_ID, read_call_ids
 from tests.fuzz.envelope import opened, sealed
 

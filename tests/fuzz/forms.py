@@ -14,8 +14,8 @@ from werkzeug.formparser import parse_form_data
 
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Limits, preview, request_digest
-from receiver.queueing.multipart import CsvError, Multipart
 from receiver.queueing.parameters import read_parameters
+from receiver.release.multipart import CsvError, Multipart
 from receiver.web.api.batches import _read_form
 from receiver.web.app import FORM_FIELD_BYTES, UPLOAD_BYTES
 from receiver.web.uploads import UploadRequest

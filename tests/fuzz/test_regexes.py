@@ -28,7 +28,7 @@ SECONDS = 0.01
 BUILT = {
     "receiver.phone_numbers.numbering_plan": "phonenumbers' metadata, for at most 32 digits; its own target tries it",
     "receiver.phone_numbers.masking": "tried below for one number",
-    "receiver.queueing.answer": "the account's own credentials, escaped",
+    "receiver.release.answer": "the account's own credentials, escaped",
     "receiver.database.migrations": "our own migrations",
 }
 

@@ -12,9 +12,9 @@ from receiver.database.pool import Connection
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.contacts import ContactReader
 from receiver.queueing.parameters import BatchParameters
-from receiver.queueing.provider import Answer
-from receiver.queueing.sender import Outgoing, claim_submission, record_answer
 from receiver.queueing.submissions import Plan
+from receiver.release.provider import Answer
+from receiver.release.sender import Outgoing, claim_submission, record_answer
 
 LIMITS = Limits(submission_rows=10_000, result_grace_seconds=3600)
 BOSTON = 6175550000

@@ -9,11 +9,11 @@ import pytest
 
 from receiver.database.pool import Connection, open_pool
 from receiver.database.replica import Reader
-from receiver.queueing.answer import Answer
 from receiver.queueing.batches import NOBODY_LEFT
 from receiver.queueing.drafts import insert_draft
-from receiver.queueing.resolution import resolve_submission
-from receiver.queueing.sender import Outgoing, claim_submission, csv_blocks, register_worker
+from receiver.release.answer import Answer
+from receiver.release.resolution import resolve_submission
+from receiver.release.sender import Outgoing, claim_submission, csv_blocks, register_worker
 from receiver.results.erasure import Erased, NotErasable, erase
 from receiver.results.replay import find_settled, replay
 from receiver.summary.calls import CallFilter, get_call, list_calls, list_calls_of_number

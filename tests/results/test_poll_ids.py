@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.queueing.answer import Answer
-from receiver.queueing.resolution import resolve_submission
-from receiver.queueing.sender import record_answer
+from receiver.release.answer import Answer
+from receiver.release.resolution import resolve_submission
+from receiver.release.sender import record_answer
 from receiver.results.erasure import erase
 from tests.factories import answer_submissions, make_batch, phone_number
 from tests.results.polling import plan_all

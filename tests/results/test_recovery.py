@@ -17,9 +17,9 @@ import pytest
 
 from receiver.config import Config
 from receiver.database.pool import Connection, Pool, open_pool
-from receiver.queueing.answer import Answer
-from receiver.queueing.provider import Got, Provider, QueueRequest, bulk_queue, get
-from receiver.queueing.sender import csv_blocks
+from receiver.release.answer import Answer
+from receiver.release.provider import Got, Provider, QueueRequest, bulk_queue, get
+from receiver.release.sender import csv_blocks
 from receiver.results import polls
 from receiver.results.polls import MOST_TRIES, claim_poll, forget_settled_polls, plan_polls
 from receiver.results.recovery import Polled, poll_once
@@ -37,7 +37,7 @@ from tests.factories import (
     read_batch,
     result_body,
 )
-from tests.queueing.provider_server import Server, hold, http, serving
+from tests.release.provider_server import Server, hold, http, serving
 from tests.results.polling import plan_all
 from tests.simulator.receiving import settled
 from tests.waiting import eventually

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.queueing.sender import claim_submission, record_answer, register_worker
+from receiver.release.sender import claim_submission, record_answer, register_worker
 from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
     ACCEPTED,

@@ -12,7 +12,7 @@ from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect, open_pool
 from receiver.intake.journal import Callback
 from receiver.intake.packing import unpack
-from receiver.queueing.sender import claim_submission, record_answer, register_worker
+from receiver.release.sender import claim_submission, record_answer, register_worker
 from receiver.results.call_details import read_call_details
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle

@@ -16,9 +16,9 @@ from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Group, write_group
-from receiver.queueing.answer import Answer
-from receiver.queueing.resolution import resolve_submission
-from receiver.queueing.sender import accept_proven_lately, claim_submission, record_answer, register_worker
+from receiver.release.answer import Answer
+from receiver.release.resolution import resolve_submission
+from receiver.release.sender import accept_proven_lately, claim_submission, record_answer, register_worker
 from receiver.results import retention
 from receiver.results.erasure import erase
 from receiver.results.replay import find_settled, replay

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
-from receiver.queueing.answer import Answer
+from receiver.release.answer import Answer
 from tests.factories import NOON, REFUSED, answer_submissions, deliver, journal, make_callback, result_body, settle_all
 from tests.web.asking import post_csv
 

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
-from receiver.queueing.answer import Answer
+from receiver.release.answer import Answer
 from tests.factories import answer_submissions, deliver, make_batch, phone_number, result_body
 from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of, shape_of
 

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from receiver.config import Config
 from receiver.database.pool import Connection
 from receiver.queueing.acceptance import Accepted
-from receiver.queueing.provider import Provider
+from receiver.release.provider import Provider
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings

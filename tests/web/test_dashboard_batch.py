@@ -8,8 +8,8 @@ import pytest
 from flask import Flask
 
 from receiver.database.pool import Connection
-from receiver.queueing.answer import Answer
-from receiver.queueing.sender import Outgoing
+from receiver.release.answer import Answer
+from receiver.release.sender import Outgoing
 from tests.factories import (
     ACCEPTED,
     REFUSED,

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SubmissionState
-from receiver.queueing.resolution import list_resolutions
+from receiver.release.resolution import list_resolutions
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.series import Interval, SummaryFilter, get_series

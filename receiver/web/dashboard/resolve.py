@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
-from receiver.queueing.resolution import NOTE_CHARACTERS, get_doubt, resolve_submission
+from receiver.release.resolution import NOTE_CHARACTERS, get_doubt, resolve_submission
 from receiver.summary.batches import get_batch
 from receiver.web.auth import current_key
 from receiver.web.dashboard.pages import page

@@ -177,7 +177,7 @@ WRAPS: dict[str, Callable[[ModuleType], None]] = {
     "psycopg.transaction": _wrap_transactions,
     "receiver.intake.spool": _wrap_spool,
     "receiver.worker": _wrap_worker,
-    "receiver.queueing.connection": _wrap_sends,
+    "receiver.release.connection": _wrap_sends,
     "receiver.intake.endpoint": _wrap_endpoint,
 }
 

@@ -9,9 +9,9 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput, NotFound
-from receiver.queueing.answer import Answer
-from receiver.queueing.resolution import NotInDoubt, list_resolutions, resolve_submission
-from receiver.queueing.sender import Outgoing, claim_submission, record_answer, register_worker
+from receiver.release.answer import Answer
+from receiver.release.resolution import NotInDoubt, list_resolutions, resolve_submission
+from receiver.release.sender import Outgoing, claim_submission, record_answer, register_worker
 from tests.factories import (
     ACCEPTED,
     REFUSED,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.queueing.provider_server import (
+from tests.release.provider_server import (
     LONG_CSV,
     Server,
     hang_up,

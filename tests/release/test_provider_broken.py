@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from receiver.ports import free_port
-from receiver.queueing.provider import CsvError, bulk_queue
-from tests.queueing.provider_server import (
+from receiver.release.provider import CsvError, bulk_queue
+from tests.release.provider_server import (
     CSV,
     LONG_CSV,
     REQUEST,

@@ -16,8 +16,8 @@ from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.model import SubmissionState
-from receiver.queueing.answer import Answer
 from receiver.queueing.batches import NOBODY_LEFT, PROVEN, refresh_state, refuse_calls
+from receiver.release.answer import Answer
 
 NOTE_CHARACTERS = 2_000
 

@@ -29,9 +29,9 @@ from urllib3.exceptions import HTTPError
 
 from receiver import __version__
 from receiver.errors import ConfigurationError, Fault, ReceiverError
-from receiver.queueing.answer import ANSWER_BYTES, Answer, AnswerState, error_words, parse_answer, printable_line
-from receiver.queueing.connection import Passage, PlainConnection, TlsConnection
-from receiver.queueing.multipart import CsvError, Multipart, described
+from receiver.release.answer import ANSWER_BYTES, Answer, AnswerState, error_words, parse_answer, printable_line
+from receiver.release.connection import Passage, PlainConnection, TlsConnection
+from receiver.release.multipart import CsvError, Multipart, described
 
 __all__ = [
     "Answer",

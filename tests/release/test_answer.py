@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.queueing.answer import ANSWER_BYTES, ERROR_CHARACTERS, parse_answer
+from receiver.release.answer import ANSWER_BYTES, ERROR_CHARACTERS, parse_answer
 
 JSON = "application/json"
 XML = "application/xml"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from receiver.database.pool import Connection, connect
-from receiver.queueing.provider import Answer
-from receiver.queueing.sender import (
+from receiver.release.provider import Answer
+from receiver.release.sender import (
     NOTHING_SENT,
     Taken,
     abandon_submissions,

@@ -13,9 +13,9 @@ import pytest
 
 from receiver import __version__
 from receiver.errors import ConfigurationError
-from receiver.queueing.answer import ANSWER_BYTES
-from receiver.queueing.provider import Answer, Provider, QueueRequest, bulk_queue
-from tests.queueing.provider_server import (
+from receiver.release.answer import ANSWER_BYTES
+from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue
+from tests.release.provider_server import (
     CSV,
     KEY,
     REQUEST,

@@ -13,10 +13,10 @@ from datetime import timedelta
 import pytest
 
 from receiver.database.pool import Connection, connect
-from receiver.queueing import sender
 from receiver.queueing.batches import get_now
-from receiver.queueing.provider import Answer
-from receiver.queueing.sender import GIVE_UP, HOUR_OVER, WINDOW_OVER, Outgoing, claim_submission, csv_blocks
+from receiver.release import sender
+from receiver.release.provider import Answer
+from receiver.release.sender import GIVE_UP, HOUR_OVER, WINDOW_OVER, Outgoing, claim_submission, csv_blocks
 from tests.factories import differences, read_batch
 from tests.queueing.queueing import (
     ACCEPTED,

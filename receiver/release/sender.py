@@ -18,9 +18,9 @@ from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.logs import about
 from receiver.queueing.batches import PROVEN, accept_proven, get_now, refresh_state, refuse_calls
-from receiver.queueing.provider import Answer
-from receiver.queueing.resolution import SENT_SINCE, record_late_answer
 from receiver.queueing.submissions import header_line
+from receiver.release.provider import Answer
+from receiver.release.resolution import SENT_SINCE, record_late_answer
 
 log = logging.getLogger(__name__)
 
