@@ -36,7 +36,9 @@ from receiver.logs import about
 from receiver.model import SubmissionKey
 from receiver.queueing.drafts import forget_drafts
 from receiver.release.answer import printable_line
+from receiver.release.presence import find_gone, hold_worker_lock, register_worker, see_worker
 from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue
+from receiver.release.recording import record_answer
 from receiver.release.sender import (
     Outgoing,
     Taken,
@@ -45,14 +47,9 @@ from receiver.release.sender import (
     adopt_batches,
     claim_submission,
     csv_blocks,
-    find_gone,
-    hold_worker_lock,
     list_taken,
     note_waiting,
-    record_answer,
-    register_worker,
     release_untold,
-    see_worker,
 )
 from receiver.results.settler import Settler
 from receiver.results.upkeep import POLLERS, Upkeep

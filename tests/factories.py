@@ -17,7 +17,9 @@ from receiver.model import CALLBACK_STATES, OUTCOMES, SubmissionKey
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
 from receiver.release.answer import Answer
-from receiver.release.sender import Outgoing, claim_submission, record_answer, register_worker
+from receiver.release.presence import register_worker
+from receiver.release.recording import record_answer
+from receiver.release.sender import Outgoing, claim_submission
 from receiver.results.settlement import settle
 from receiver.results.stored import claim_waiting
 from receiver.summary.batches import Batch, get_batch

@@ -23,7 +23,8 @@ from receiver.intake.journal import Group
 from receiver.intake.signing_keys import fingerprint
 from receiver.intake.spool import Spool
 from receiver.ports import free_port
-from receiver.release.sender import claim_submission, register_worker
+from receiver.release.presence import register_worker
+from receiver.release.sender import claim_submission
 from receiver.web.app import close_app, create_app
 from tests.factories import make_batch, make_callback
 from tests.test_doctor import levels, only, served

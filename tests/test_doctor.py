@@ -24,7 +24,7 @@ from receiver.intake.journal import Group
 from receiver.intake.spool import Spool
 from receiver.intake.token import ResultTokens
 from receiver.ports import free_port
-from receiver.release.sender import register_worker
+from receiver.release.presence import register_worker
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from tests.factories import UNKNOWN, answer_submissions, make_batch, make_callback

@@ -17,8 +17,8 @@ import pytest
 from receiver import worker as worker_module
 from receiver.database.pool import Connection, connect
 from receiver.ports import free_port
-from receiver.release import sender
-from receiver.release.sender import find_gone, hold_worker_lock, register_worker
+from receiver.release import recording
+from receiver.release.presence import find_gone, hold_worker_lock, register_worker
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from receiver.worker import SENDERS
@@ -48,7 +48,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(worker_module, "SEND_CHECK_SECONDS", 0.02)
     monkeypatch.setattr(worker_module, "ERROR_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(sender, "FIRST_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(recording, "FIRST_WAIT_SECONDS", 0.1)
 
 
 def test_every_submission_is_sent_once_and_accepted(database_url: str, conn: Connection) -> None:

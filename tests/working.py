@@ -11,8 +11,8 @@ from receiver.config import Config
 from receiver.database.pool import Connection, connect
 from receiver.intake.token import ResultTokens
 from receiver.model import SubmissionKey
+from receiver.release.presence import WORKER_LOCK
 from receiver.release.provider import Provider
-from receiver.release.sender import WORKER_LOCK
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings

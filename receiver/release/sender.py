@@ -17,15 +17,12 @@ from psycopg.rows import class_row
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.logs import about
-from receiver.queueing.batches import PROVEN, accept_proven, get_now, refresh_state, refuse_calls
+from receiver.queueing.batches import PROVEN, accept_proven, refresh_state, refuse_calls
 from receiver.queueing.submissions import header_line
-from receiver.release.provider import Answer
-from receiver.release.resolution import SENT_SINCE, record_late_answer
+from receiver.release.presence import find_gone
+from receiver.release.resolution import SENT_SINCE
 
 log = logging.getLogger(__name__)
-
-WORKER_LOCK = 0x72657375
-"""First half of the advisory lock that a living worker holds; the second is its id."""
 
 LINES_AT_ONCE = 2000
 """Rows that are read from the database at once while a submission is sent."""
@@ -36,11 +33,6 @@ nobody expects the calls."""
 
 WAITING_NOTED = timedelta(minutes=1)
 """How often it is noted that a batch still waits for its kind of provider."""
-
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
-
-NOTHING_SENT = "Nothing was sent: it can be resolved as not queued."
-"""An answer that came after its submission had been given up for unknown."""
 
 WINDOW_OVER = (
     "Nothing was sent and nobody is called: its window ended before it could be sent. See that a worker runs, and"
@@ -170,68 +162,6 @@ def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
         yield row[1].encode()
 
 
-def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> str | None:
-    """Write down what came of the request; returns the submission's state, None where it is no longer ours.
-
-    A submission that was given up as `unknown` meanwhile still takes the answer to this very request.
-    """
-    lock_batches(conn, [outgoing.batch_id])
-    now = get_now(conn)
-    # With the number of the try: an answer that is recorded late must not pass for that of a later request.
-    key = (outgoing.batch_id, outgoing.submission_no, outgoing.worker_id, outgoing.tries)
-    if answer.state == "not_sent":
-        wait = timedelta(seconds=min(FIRST_WAIT_SECONDS * 2 ** min(outgoing.tries - 1, 10), LONGEST_WAIT_SECONDS))
-        state = "pending" if now + wait < outgoing.give_up_at else "refused"
-    else:
-        wait, state = timedelta(), answer.state
-    # Callbacks may come before the answer, and all of them before a time-out; or they prove the try before this one, so
-    # that a refusal of this one says nothing of the calls.
-    proven = state != "accepted" and (state != "refused" or outgoing.tries > 1) and _is_proven(conn, outgoing)
-    if proven:
-        state = "accepted"
-    error = None if proven else answer.error
-    if state == "pending" and _is_in_doubt(conn, outgoing):
-        # Whatever is unknown waits for a person, even where it would be safe to send it again.
-        state, error = "unknown", f"{NOTHING_SENT} {answer.error or ''}".strip()
-    updated = conn.execute(
-        "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
-        " calls_queued = %s, error = %s, answer = %s, polls_planned = false,"
-        " sent_at = case when %s then next_try_at else sent_at end"
-        " where batch_id = %s and submission_no = %s and worker_id = %s and tries = %s"
-        " and state in ('sending', 'unknown')",
-        (
-            state,
-            now + wait,
-            None if state == "pending" else now,
-            answer.provider_status,
-            answer.calls_queued,
-            error,
-            answer.answer_text,
-            state == "pending",
-            *key,
-        ),
-    )
-    if updated.rowcount == 0:
-        late = record_late_answer(conn, outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer)
-        if late is None:
-            return None
-        state = late
-    if state == "refused":
-        refuse_calls(conn, outgoing.batch_id, outgoing.submission_no)
-    refresh_state(conn, [outgoing.batch_id])
-    return state
-
-
-def find_gone(conn: Connection, worker_id: int) -> set[int]:
-    """Workers, other than this one, whose lock is free though they have something `sending`: dead, or cut off a moment
-    ago. Until this transaction ends, none of them takes its lock again.
-    """
-    others = conn.execute(
-        "select distinct worker_id from submission where state = 'sending' and worker_id <> %s", (worker_id,)
-    ).fetchall()
-    return {other for (other,) in others if _is_gone(conn, other)}
-
-
 def abandon_submissions(
     conn: Connection, worker_id: int, *, among: Collection[int] | None = None
 ) -> list[tuple[int, int]]:
@@ -289,35 +219,6 @@ def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) 
         )
 
 
-def register_worker(conn: Connection, host: str, pid: int, signing_key: str | None = None) -> int:
-    """A new worker's id. The connection must stay open while it lives: it holds the worker's advisory lock.
-
-    `signing_key`: the fingerprint of the key that it signs with, which is noted as one that was used.
-    """
-    row = conn.execute(
-        "with used as (insert into signing_key (fingerprint) select %(signing_key)s::text"
-        " where %(signing_key)s::text is not null on conflict do nothing)"
-        " insert into worker (host, pid) values (%(host)s, %(pid)s) returning worker_id",
-        {"host": host, "pid": pid, "signing_key": signing_key},
-    ).fetchone()
-    assert row is not None  # noqa: S101 an insert without conflict clause returns its row
-    hold_worker_lock(conn, row[0])
-    worker_id: int = row[0]
-    return worker_id
-
-
-def hold_worker_lock(conn: Connection, worker_id: int) -> bool:
-    """Take the lock that says the worker lives; False while an earlier session of it, lost to us, still has it."""
-    row = conn.execute("select pg_try_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
-    return row is not None and row[0]
-
-
-def see_worker(conn: Connection, worker_id: int) -> None:
-    """Say that the worker lives; and forget those that are long gone."""
-    conn.execute("update worker set seen_at = now() where worker_id = %s", (worker_id,))
-    conn.execute("delete from worker where seen_at < now() - interval '1 day'")
-
-
 def note_waiting(conn: Connection, simulated: bool) -> None:
     """Note of batches made for the other kind of provider that they still wait for it: the hour in which a batch
     without an end must be sent, and the time until its results are due, begin when they can be sent.
@@ -366,24 +267,3 @@ def _refuse_late(conn: Connection, simulated: bool) -> None:
             batch_id, len(refused),
             extra=about("refused_late", batch_id=batch_id, submissions=len(refused)),
         )  # fmt: skip
-
-
-def _is_gone(conn: Connection, worker_id: int) -> bool:
-    row = conn.execute("select pg_try_advisory_xact_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
-    return row is not None and row[0]
-
-
-def _is_proven(conn: Connection, outgoing: Outgoing) -> bool:
-    row = conn.execute(
-        f"select from submission s where batch_id = %s and submission_no = %s and {PROVEN}",
-        (outgoing.batch_id, outgoing.submission_no),
-    ).fetchone()
-    return row is not None
-
-
-def _is_in_doubt(conn: Connection, outgoing: Outgoing) -> bool:
-    row = conn.execute(
-        "select state = 'unknown' from submission where batch_id = %s and submission_no = %s",
-        (outgoing.batch_id, outgoing.submission_no),
-    ).fetchone()
-    return row is not None and row[0]

@@ -8,7 +8,7 @@ from psycopg.rows import dict_row
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SUBMISSION_STATES
-from receiver.release.sender import WORKER_LOCK
+from receiver.release.presence import WORKER_LOCK
 from receiver.results.counters import COUNTED_STATES
 from receiver.summary.batches import balance
 from receiver.summary.liveness import WORKER_SECONDS

@@ -25,7 +25,8 @@ from receiver.database.migrations import migrate
 from receiver.database.pool import connect
 from receiver.intake.signing_keys import fingerprint
 from receiver.ports import free_port
-from receiver.release.sender import claim_submission, register_worker
+from receiver.release.presence import register_worker
+from receiver.release.sender import claim_submission
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, complaints, run_command
 from tests.database.proxy import Proxy

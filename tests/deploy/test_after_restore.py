@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from receiver.database.pool import Connection
+from receiver.release.presence import register_worker
 from receiver.release.resolution import resolve_submission
-from receiver.release.sender import abandon_submissions, claim_submission, register_worker
+from receiver.release.sender import abandon_submissions, claim_submission
 from receiver.summary.batches import get_batch
 from tests.factories import deliver, differences, journal, make_batch, make_callback, phone_number, result_body
 

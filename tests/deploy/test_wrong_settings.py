@@ -15,7 +15,8 @@ import pytest
 from receiver.database.pool import connect
 from receiver.intake.signing_keys import fingerprint
 from receiver.ports import free_port
-from receiver.release.sender import claim_submission, register_worker
+from receiver.release.presence import register_worker
+from receiver.release.sender import claim_submission
 from tests.acceptance.calling import TakingProvider
 from tests.acceptance.outages import NUMBERS
 from tests.acceptance.postgres import Postgres

@@ -15,7 +15,7 @@ from receiver.database.account import account_for
 from receiver.database.installation import programs_for
 from receiver.database.pool import Connection, connect
 from receiver.ports import free_port
-from receiver.release.sender import register_worker
+from receiver.release.presence import register_worker
 from receiver.summary.batches import get_batch
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, SAMPLES, clean_environment, run_command

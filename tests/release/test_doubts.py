@@ -9,17 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from receiver.database.pool import Connection, connect
+from receiver.release.presence import find_gone, register_worker
 from receiver.release.provider import Answer
-from receiver.release.sender import (
-    NOTHING_SENT,
-    Taken,
-    abandon_submissions,
-    accept_proven_lately,
-    find_gone,
-    list_taken,
-    register_worker,
-    release_untold,
-)
+from receiver.release.recording import NOTHING_SENT
+from receiver.release.sender import Taken, abandon_submissions, accept_proven_lately, list_taken, release_untold
 from receiver.results.settlement import settle
 from receiver.results.stored import claim_waiting
 from tests.factories import deliver, differences, journal, make_callback, read_batch, result_body, settle_all

@@ -9,8 +9,8 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.release.answer import Answer
+from receiver.release.recording import record_answer
 from receiver.release.resolution import resolve_submission
-from receiver.release.sender import record_answer
 from receiver.results.erasure import erase
 from tests.factories import answer_submissions, make_batch, phone_number
 from tests.results.polling import plan_all

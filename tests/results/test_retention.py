@@ -16,8 +16,8 @@ from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.errors import NotFound
 from receiver.queueing.drafts import insert_draft
+from receiver.release.recording import record_answer
 from receiver.release.resolution import resolve_submission
-from receiver.release.sender import record_answer
 from receiver.results import retention
 from receiver.results.replay import find_settled, replay
 from receiver.results.retention import Removed, count_old, count_simulated, purge, purge_simulated, take_turn

@@ -7,7 +7,9 @@ from urllib.parse import urlencode
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.release.sender import claim_submission, record_answer, register_worker
+from receiver.release.presence import register_worker
+from receiver.release.recording import record_answer
+from receiver.release.sender import claim_submission
 from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
     ACCEPTED,

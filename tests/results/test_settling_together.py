@@ -12,7 +12,9 @@ from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect, open_pool
 from receiver.intake.journal import Callback
 from receiver.intake.packing import unpack
-from receiver.release.sender import claim_submission, record_answer, register_worker
+from receiver.release.presence import register_worker
+from receiver.release.recording import record_answer
+from receiver.release.sender import claim_submission
 from receiver.results.call_details import read_call_details
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from receiver.database.pool import Connection
-from receiver.release.sender import register_worker
+from receiver.release.presence import register_worker
 from tests.factories import (
     REFUSED,
     UNKNOWN,

@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
-from receiver.release.sender import register_worker, see_worker
+from receiver.release.presence import register_worker, see_worker
 from receiver.web.app import close_app, create_app
 from tests.factories import journal, make_batch, make_callback
 from tests.queueing.queueing import from_now

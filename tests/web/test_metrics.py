@@ -24,7 +24,7 @@ from receiver.config import Config
 from receiver.counts import Counts
 from receiver.database.measured import Measurements, add_measured
 from receiver.database.pool import Connection
-from receiver.release.sender import register_worker
+from receiver.release.presence import register_worker
 from tests.factories import (
     UNKNOWN,
     answer_submissions,

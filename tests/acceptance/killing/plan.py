@@ -34,16 +34,16 @@ def _commits(where: str, **options: int | str | bool) -> list[Step]:
 WEB_STEPS = [
     Step("before an answer to a callback", 20, postgres=False),
     Step("after an answer to a callback", 20, postgres=False),
-    *_commits("results.intake.Intake._write", times=10),
-    *_commits("results.intake.Intake._stores", after="database"),
-    *_commits("results.draining.drain_some", times=2, after="database"),
-    *_commits("results.budget_reports.BudgetReports.report", times=3),
-    *_commits("results.spool.Spool.append", times=3, after="database", postgres=False),
-    *_commits("results.spool.Spool.remove", after="database", postgres=False),
+    *_commits("intake.writer.Intake._write", times=10),
+    *_commits("intake.writer.Intake._stores", after="database"),
+    *_commits("intake.draining.drain_some", times=2, after="database"),
+    *_commits("intake.budget_reports.BudgetReports.report", times=3),
+    *_commits("intake.spool.Spool.append", times=3, after="database", postgres=False),
+    *_commits("intake.spool.Spool.remove", after="database", postgres=False),
     *_commits("web.api.batches.queue_batch", times=2),
 ]
 WORKER_STEPS = [
-    *_commits("queueing.sender.register_worker", after="worker"),
+    *_commits("release.presence.register_worker", after="worker"),
     *_commits("worker.Worker._claim", times=2),
     Step("before a request to the provider", 2, postgres=False),
     Step("before a send to the provider", 3, postgres=False),
@@ -75,8 +75,8 @@ NO_STEPS = frozenset(
         # Met only where a settler died over a group, or where a migration builds an index beside others.
         "database.migrations._insert_applied",
         "results.settler.Settler._settle_left",
-        "results.spool.Spool.depth",
-        "results.spool.Spool.oldest",
+        "intake.spool.Spool.depth",
+        "intake.spool.Spool.oldest",
     )
 )
 """Commits of transactions that wrote nothing, or that are met by chance only, or when a key was used last. Those of

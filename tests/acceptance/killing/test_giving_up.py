@@ -15,7 +15,7 @@ from tests.acceptance.killing.world import LIMIT_SECONDS, has_ended
 from tests.acceptance.service import OURSELVES, SAMPLES, Service
 from tests.waiting import eventually
 
-START_OF_WORKER = "before commit of queueing.sender.register_worker"
+START_OF_WORKER = "before commit of release.presence.register_worker"
 
 
 def check_ended(service: Service, *reasons: str) -> None:

@@ -1,0 +1,113 @@
+"""Recording the answer to a request: what it makes of its submission, decided without I/O, and one update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg.rows import class_row
+
+from receiver.database.locks import lock_batches
+from receiver.database.pool import Connection
+from receiver.model import SubmissionState
+from receiver.queueing.batches import PROVEN, refresh_state, refuse_calls
+from receiver.release.answer import Answer
+from receiver.release.resolution import record_late_answer
+from receiver.release.sender import Outgoing
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
+
+NOTHING_SENT = "Nothing was sent: it can be resolved as not queued."
+"""An answer that came after its submission had been given up for unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database knows of a submission when an answer comes. `proven`: a result shows that it was queued."""
+
+    now: datetime
+    in_doubt: bool
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What the answer makes of the submission. `next_try_at` counts while it is pending."""
+
+    state: SubmissionState
+    next_try_at: datetime
+    error: str | None
+
+
+def next_state(outgoing: Outgoing, answer: Answer, known: Known) -> Next:
+    """Decide what the answer to a request makes of its submission."""
+    next_try_at = known.now
+    state: SubmissionState
+    if answer.state == "not_sent":
+        seconds = min(FIRST_WAIT_SECONDS * 2 ** min(outgoing.tries - 1, 10), LONGEST_WAIT_SECONDS)
+        next_try_at += timedelta(seconds=seconds)
+        state = "pending" if next_try_at < outgoing.give_up_at else "refused"
+    else:
+        state = answer.state
+    # Callbacks may come before the answer, and all of them before a time-out. Or they prove the try before this one, so
+    # that a refusal of this one says nothing of the calls.
+    if known.proven and state != "accepted" and (state != "refused" or outgoing.tries > 1):
+        return Next("accepted", next_try_at, None)
+    if state == "pending" and known.in_doubt:
+        # Whatever is unknown waits for a person, even where it would be safe to send it again.
+        return Next("unknown", next_try_at, f"{NOTHING_SENT} {answer.error or ''}".strip())
+    return Next(state, next_try_at, answer.error)
+
+
+def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> SubmissionState | None:
+    """Record the answer to a request; returns the submission's state, None where another worker has it now.
+
+    A submission that was given up as `unknown` meanwhile still takes the answer to this very request.
+    """
+    lock_batches(conn, [outgoing.batch_id])
+    known = _get_known(conn, outgoing, answer)
+    if known is None:
+        return None
+    decided = next_state(outgoing, answer, known)
+    state, is_pending = decided.state, decided.state == "pending"
+    # With the number of the try: an answer that is recorded late must not pass for that of a later request.
+    updated = conn.execute(
+        "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
+        " calls_queued = %s, error = %s, answer = %s, polls_planned = false,"
+        " sent_at = case when %s then next_try_at else sent_at end"
+        " where batch_id = %s and submission_no = %s and worker_id = %s and tries = %s"
+        " and state in ('sending', 'unknown')",
+        (
+            state,
+            decided.next_try_at,
+            None if is_pending else known.now,
+            answer.provider_status,
+            answer.calls_queued,
+            decided.error,
+            answer.answer_text,
+            is_pending,
+            outgoing.batch_id,
+            outgoing.submission_no,
+            outgoing.worker_id,
+            outgoing.tries,
+        ),
+    )
+    if updated.rowcount == 0:
+        late = record_late_answer(conn, outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer)
+        if late is None:
+            return None
+        state = late
+    if state == "refused":
+        refuse_calls(conn, outgoing.batch_id, outgoing.submission_no)
+    refresh_state(conn, [outgoing.batch_id])
+    return state
+
+
+def _get_known(conn: Connection, outgoing: Outgoing, answer: Answer) -> Known | None:
+    """None if the submission was purged. An accepted one needs no proof, which would take reading its calls."""
+    with conn.cursor(row_factory=class_row(Known)) as cursor:
+        return cursor.execute(
+            f"select clock_timestamp() as now, s.state = 'unknown' as in_doubt, %s and {PROVEN} as proven"
+            " from submission s where s.batch_id = %s and s.submission_no = %s",
+            (answer.state != "accepted", outgoing.batch_id, outgoing.submission_no),
+        ).fetchone()
