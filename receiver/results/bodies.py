@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
-from receiver.results.call_details import CallDetails, UnreadableBody, read_call_details
+from receiver.results.reading.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
+from receiver.results.reading.call_details import CallDetails, UnreadableBody, read_call_details
 from receiver.results.stored import Stored
 
 _FEW_EVENTS = 32

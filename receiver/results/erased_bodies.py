@@ -16,9 +16,9 @@ from receiver.database.pool import Connection
 from receiver.intake.journal import ERASED_BODY, Callback
 from receiver.intake.packing import PLAIN, pack, unpack
 from receiver.phone_numbers.masking import Mentions
-from receiver.results.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
-from receiver.results.call_details import CallDetails, read_call_details
-from receiver.results.unreadable import UnreadableBody
+from receiver.results.reading.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
+from receiver.results.reading.call_details import CallDetails, read_call_details
+from receiver.results.reading.unreadable import UnreadableBody
 
 BODIES_AT_ONCE = 1_000
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
-from receiver.results.call_ids import read_call_ids
+from receiver.results.reading.call_ids import read_call_ids
 
 LEASE = timedelta(minutes=5)
 """After which a request whose worker died is made again."""

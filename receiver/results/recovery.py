@@ -18,9 +18,9 @@ from receiver.database.pool import GAVE_WAY, Connection, Pool, connection
 from receiver.intake.journal import BODY_BYTES
 from receiver.intake.packing import pack
 from receiver.release.provider import Got, NoAnswer, Provider, get, read_error
-from receiver.results.call_details import UnreadableBody, read_call_details
-from receiver.results.field_values import storable
 from receiver.results.polls import Poll, claim_poll, end_poll, pause_polls, put_off
+from receiver.results.reading.call_details import UnreadableBody, read_call_details
+from receiver.results.reading.field_values import storable
 from receiver.results.settlement import settle
 from receiver.results.stored import get_stored
 

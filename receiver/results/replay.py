@@ -17,8 +17,8 @@ from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
 from receiver.intake.journal import ERASED_BODY
 from receiver.model import CallbackState
-from receiver.results.call_details import UnreadableBody, read_call_details
 from receiver.results.counters import Deltas
+from receiver.results.reading.call_details import UnreadableBody, read_call_details
 from receiver.results.settlement import find_rows, settle
 from receiver.results.stored import get_stored
 

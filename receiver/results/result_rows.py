@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from receiver.database.arrays import bigints, booleans, integers, smallints
 from receiver.database.pool import Connection
-from receiver.results.call_details import CallDetails
 from receiver.results.counters import Deltas
+from receiver.results.reading.call_details import CallDetails
 from receiver.results.standing import Candidate, Verdict
 
 CallKey = tuple[int, int]

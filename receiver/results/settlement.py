@@ -16,9 +16,9 @@ from receiver.database.pool import Connection
 from receiver.phone_numbers.destination import candidates
 from receiver.queueing.batches import accept_proven
 from receiver.results.bodies import Read, read_bodies
-from receiver.results.call_details import CallDetails, UnreadableBody
 from receiver.results.contested import decide_again
 from receiver.results.counters import Deltas
+from receiver.results.reading.call_details import CallDetails, UnreadableBody
 from receiver.results.result_rows import CallKey, count_result, insert_results
 from receiver.results.set_aside import Aside, aside_of, upsert_set_aside
 from receiver.results.standing import Candidate, Verdict, candidate, decide

@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from receiver.model import CallbackState, Outcome
-from receiver.results.call_details import CallDetails
+from receiver.results.reading.call_details import CallDetails
 
 SAME_RESULT = "same_result"
 OTHER_RESULT_STANDS = "other_result_stands"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from receiver.release.answer import ANSWER_BYTES, ERROR_CHARACTERS, error_words, parse_answer, printable_line
-from receiver.results.call_ids import MAX_ID, read_call_ids
+from receiver.results.reading.call_ids import MAX_ID, read_call_ids
 from tests.fuzz.envelope import opened, sealed
 
 SECRETS = ("ana@example.com", "K3y-of-the-account", "YW5hQGV4YW1wbGUuY29tOkszeQ==")

@@ -8,9 +8,9 @@ from datetime import UTC
 
 from receiver.intake.journal import BODY_BYTES
 from receiver.model import OUTCOMES
-from receiver.results.call_details import REASONS, CallDetails, UnreadableBody, read_call_details
+from receiver.results.reading.call_details import REASONS, CallDetails, UnreadableBody, read_call_details
 from tests.fuzz.envelope import opened, sealed
-from tests.results.reading import SAMPLES, XML_CANNOT_HOLD, renderings
+from tests.results.reading.samples import SAMPLES, XML_CANNOT_HOLD, renderings
 
 _MULTIPART_CHANGES = re.compile(r"[\r\n]")
 

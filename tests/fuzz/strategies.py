@@ -16,7 +16,7 @@ from tests.fuzz.envelope import sealed
 from tests.fuzz.forms import NAMES
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.tokens import TOKENS
-from tests.results.reading import CONTENT_TYPES, form_fields, renderings
+from tests.results.reading.samples import CONTENT_TYPES, form_fields, renderings
 
 Inputs = st.SearchStrategy[bytes]
 

@@ -38,7 +38,7 @@ from tests.factories import (
     read_batch,
     settle_all,
 )
-from tests.results.reading import renderings
+from tests.results.reading.samples import renderings
 
 # In CI the same examples each time; elsewhere new ones, and a failing one is printed and remembered.
 FEW = settings(

@@ -13,7 +13,7 @@ import pytest
 from receiver.database.pool import Connection
 from receiver.model import SubmissionKey
 from receiver.results import bodies, set_aside
-from receiver.results.call_details import CallDetails, read_call_details
+from receiver.results.reading.call_details import CallDetails, read_call_details
 from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
     NOON,

@@ -31,7 +31,7 @@ from tests.factories import (
     settle_all,
     states,
 )
-from tests.results.reading import form_fields
+from tests.results.reading.samples import form_fields
 
 NUMBER = phone_number(0)
 APPLIED = ("applied", None)

@@ -15,7 +15,7 @@ from receiver.intake.packing import unpack
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.sender import claim_submission
-from receiver.results.call_details import read_call_details
+from receiver.results.reading.call_details import read_call_details
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
 from receiver.results.settler import Settler

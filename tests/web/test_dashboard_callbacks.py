@@ -10,7 +10,7 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.intake.journal import ERASED_BODY
-from receiver.results.unreadable import REASONS
+from receiver.results.reading.unreadable import REASONS
 from receiver.web.dashboard.body_text import body_text
 from tests.factories import (
     deliver,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from receiver.model import OUTCOMES
-from receiver.results.unreadable import REASONS as UNREADABLE_REASONS
+from receiver.results.reading.unreadable import REASONS as UNREADABLE_REASONS
 from receiver.web.dashboard import wording
 from tests.web.test_dashboard_charts import counts_of
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from receiver.intake.journal import ERASED_BODY
-from receiver.results.body_formats import decode_body
-from receiver.results.unreadable import UnreadableBody
+from receiver.results.reading.body_formats import decode_body
+from receiver.results.reading.unreadable import UnreadableBody
 
 MOST_CHARACTERS = 8_000
 """What is shown of a text; escaped, five times as many bytes."""

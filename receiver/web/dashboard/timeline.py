@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
 
-from receiver.results.call_details import Event
-from receiver.results.field_values import canonical
+from receiver.results.reading.call_details import Event
+from receiver.results.reading.field_values import canonical
 from receiver.web.dashboard.charts import at_moment, svg
 from receiver.web.dashboard.visible import visible
 from receiver.web.dashboard.wording import counted, duration

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from receiver.results.call_details import CallDetails, Event, UnreadableBody, read_call_details
-from tests.results.reading import CONTENT_TYPES, SAMPLES, at, events, read, reason
+from receiver.results.reading.call_details import CallDetails, Event, UnreadableBody, read_call_details
+from tests.results.reading.samples import CONTENT_TYPES, SAMPLES, at, events, read, reason
 
 
 def call(**fields: object) -> CallDetails:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.callbacks import read_or_refuse
-from tests.results.reading import CONTENT_TYPES, SAMPLES, form_fields, read, reason
+from tests.results.reading.samples import CONTENT_TYPES, SAMPLES, form_fields, read, reason
 
 unhurried = settings(deadline=None)  # a busy neighbour is no failure; the bombs below measure time
 

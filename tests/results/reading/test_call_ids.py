@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from receiver.results.call_ids import read_call_ids
+from receiver.results.reading.call_ids import read_call_ids
 
 CALLS = [(1, 16175551234, "6175551234,Ana"), (2, 16175551299, "tel:+16175551299,Ben"), (3, 16175550188, "6175550188,C")]
 ALL = ["a", "b", "c"]

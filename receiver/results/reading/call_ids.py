@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from receiver.phone_numbers.destination import candidates
-from receiver.results.body_formats import read_text
-from receiver.results.field_values import text_of
-from receiver.results.unreadable import UnreadableBody
+from receiver.results.reading.body_formats import read_text
+from receiver.results.reading.field_values import text_of
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.text.csv_line import read_csv_line
 
 MAX_ID = 200

@@ -7,8 +7,8 @@ are a list. Attributes count only where an element has nothing else, as in
 
 from __future__ import annotations
 
-from receiver.results.field_values import storable
-from receiver.results.unreadable import UnreadableBody
+from receiver.results.reading.field_values import storable
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.text.xml_events import MalformedXml, read_elements
 
 MAX_MARKS = 8192

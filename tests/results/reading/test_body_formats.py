@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.results.reading import COMPLETED, SAMPLES, read, reason, renderings
+from tests.results.reading.samples import COMPLETED, SAMPLES, read, reason, renderings
 
 # Compression.
 

@@ -12,9 +12,9 @@ from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from receiver.model import Outcome
-from receiver.results.body_formats import read_body, read_text
-from receiver.results.call_events import Event, list_events, read_events
-from receiver.results.field_values import (
+from receiver.results.reading.body_formats import read_body, read_text
+from receiver.results.reading.call_events import Event, list_events, read_events
+from receiver.results.reading.field_values import (
     MAX_TEXT,
     canonical,
     folded,
@@ -24,7 +24,7 @@ from receiver.results.field_values import (
     text_of,
     time_of,
 )
-from receiver.results.unreadable import REASONS, UnreadableBody
+from receiver.results.reading.unreadable import REASONS, UnreadableBody
 
 __all__ = ["REASONS", "CallDetails", "Event", "UnreadableBody", "read_call_details", "read_call_events"]
 

@@ -6,9 +6,9 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import NamedTuple, TypeAlias
 
-from receiver.results.body_formats import read_text
-from receiver.results.field_values import canonical, folded, may_hold_fields, name_of, time_of
-from receiver.results.unreadable import UnreadableBody
+from receiver.results.reading.body_formats import read_text
+from receiver.results.reading.field_values import canonical, folded, may_hold_fields, name_of, time_of
+from receiver.results.reading.unreadable import UnreadableBody
 
 MAX_EVENTS = 4096
 """Most events of a call. A call has about ten, and an uncompressed body can hold about 1,500 with names and times."""

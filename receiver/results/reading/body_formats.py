@@ -16,9 +16,9 @@ import re
 import zlib
 from urllib.parse import unquote_plus
 
-from receiver.results.form_body import MAX_ESCAPES, read_form, read_multipart
-from receiver.results.unreadable import UnreadableBody
-from receiver.results.xml_body import read_xml
+from receiver.results.reading.form_body import MAX_ESCAPES, read_form, read_multipart
+from receiver.results.reading.unreadable import UnreadableBody
+from receiver.results.reading.xml_body import read_xml
 
 MAX_DECOMPRESSED_BYTES = 1 << 20
 """Longest output of a compressed body; what inflates further is `undecodable`."""

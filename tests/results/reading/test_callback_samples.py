@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.results.call_details import CallDetails
-from tests.results.reading import COMPLETED, CONTENT_TYPES, NEVER_CONNECTED, SAMPLES, at, events, read, reason
+from receiver.results.reading.call_details import CallDetails
+from tests.results.reading.samples import COMPLETED, CONTENT_TYPES, NEVER_CONNECTED, SAMPLES, at, events, read, reason
 
 EXPECTED: dict[str, CallDetails | str] = {
     "completed.json": COMPLETED,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
-from receiver.results.unreadable import UnreadableBody
+from receiver.results.reading.unreadable import UnreadableBody
 
 MAX_FIELDS = 4096
 """Most fields of a form; 1,000 events have 2,000."""

@@ -12,9 +12,9 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from receiver.results.call_details import REASONS, CallDetails, Event, UnreadableBody, read_call_details
+from receiver.results.reading.call_details import REASONS, CallDetails, Event, UnreadableBody, read_call_details
 
-SAMPLES = Path(__file__).parent.parent / "samples" / "callbacks"
+SAMPLES = Path(__file__).parents[2] / "samples" / "callbacks"
 CONTENT_TYPES = (
     "",
     "application/json",
