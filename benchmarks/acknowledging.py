@@ -12,8 +12,8 @@ from benchmarks.bodies import write_wrk_script
 from benchmarks.figures import Figure
 from benchmarks.world import World
 from benchmarks.wrk import Load, drive
-from receiver.database.account import account_for
-from receiver.database.installation import programs_for
+from receiver.embedded_postgres.account import account_for
+from receiver.embedded_postgres.installation import programs_for
 
 ROWS = 400_000
 ROUNDS = 3

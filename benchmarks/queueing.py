@@ -11,10 +11,10 @@ from benchmarks.bodies import contact_rows
 from benchmarks.figures import Figure
 from benchmarks.filling import fill
 from benchmarks.world import Peak, World, memory_mib
-from receiver.database.account import account_for
 from receiver.database.api_keys import create_key
-from receiver.database.installation import programs_for
 from receiver.database.pool import connect
+from receiver.embedded_postgres.account import account_for
+from receiver.embedded_postgres.installation import programs_for
 
 BOUNDARY = "benchmark-boundary"
 

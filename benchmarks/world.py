@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.bodies import AREA, contact_rows
-from receiver.database.embedded import EmbeddedPostgres
 from receiver.database.migrations import migrate
 from receiver.database.pool import connect
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.intake.token import ResultTokens
 from receiver.model import SubmissionKey
 from receiver.ports import free_port

@@ -24,9 +24,9 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from receiver.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
+from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from tests import factories
 from tests.acceptance.postgres import Postgres
 from tests.leftovers import remove

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.embedded_postgres.server import EmbeddedPostgres
 
 
 def remove(folder: Path) -> None:

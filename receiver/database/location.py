@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from receiver.config import Config, make_secret, read_secret
-from receiver.database.data_folder import claim_data_folder, find_data_folder
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.embedded_postgres.data_folder import claim_data_folder, find_data_folder
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.errors import ConfigurationError, Fault
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.ports import free_port
 from tests.waiting import eventually
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from receiver.database.embedded import EmbeddedPostgres
 from receiver.database.migrations import migrate
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from tests.cli.conftest import Run
 from tests.conftest import HURRIED
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from tests.waiting import eventually
 
 _SLOW = """

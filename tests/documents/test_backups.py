@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from receiver.database.account import account_for
-from receiver.database.installation import programs_for
 from receiver.database.pool import Connection, connect
+from receiver.embedded_postgres.account import account_for
+from receiver.embedded_postgres.installation import programs_for
 from receiver.ports import free_port
 from receiver.release.presence import register_worker
 from receiver.summary.batches import get_batch

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.database.account import account_for
-from receiver.database.installation import programs_for
+from receiver.embedded_postgres.account import account_for
+from receiver.embedded_postgres.installation import programs_for
 from receiver.ports import free_port
 from receiver.web.reference.codes import CODES
 from receiver.web.reference.samples import SAMPLES

@@ -17,9 +17,9 @@ import psycopg
 import pytest
 import zstandard
 
-from receiver.database.embedded import EmbeddedPostgres
 from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.intake.journal import ERASED_BODY, Callback, Group, write_group
 from receiver.intake.packing import ZSTANDARD_1, unpack
 from receiver.intake.spool import Spool

@@ -14,10 +14,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from receiver.database.account import ACCOUNTS, Account, account_for
-from receiver.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from receiver.database.installation import programs_for
-from receiver.database.postmaster import children_titled, is_postmaster_of, read_pid_file
+from receiver.embedded_postgres.account import ACCOUNTS, Account, account_for
+from receiver.embedded_postgres.installation import programs_for
+from receiver.embedded_postgres.postmaster import children_titled, is_postmaster_of, read_pid_file
+from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from tests.conftest import HURRIED
 from tests.waiting import eventually
 
@@ -120,7 +120,7 @@ _START = """
 import os
 import sys
 from pathlib import Path
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from tests.conftest import HURRIED
 for uid in map(int, sys.argv[2:]):  # imported first: that user may be unable to read this Python
     os.setgroups([])

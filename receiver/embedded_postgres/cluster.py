@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from receiver.database.account import Account, EmbeddedPostgresError, complaint
+from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, complaint
 
 PORT = "5432"  # only part of the socket's name: no TCP is listened on
 SOCKET = f".s.PGSQL.{PORT}"

@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-from receiver.database.account import Account, EmbeddedPostgresError, account_for, complaint
-from receiver.database.cluster import (
+from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, account_for, complaint
+from receiver.embedded_postgres.cluster import (
     PORT,
     SETTINGS,
     SOCKET,
@@ -35,8 +35,8 @@ from receiver.database.cluster import (
     socket_folder,
     write_settings,
 )
-from receiver.database.installation import MAJOR_VERSION, make_folders, programs_for
-from receiver.database.postmaster import children_titled, is_postmaster_of, read_pid_file
+from receiver.embedded_postgres.installation import MAJOR_VERSION, make_folders, programs_for
+from receiver.embedded_postgres.postmaster import children_titled, is_postmaster_of, read_pid_file
 
 __all__ = ["SETTINGS", "EmbeddedPostgres", "EmbeddedPostgresError"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.database.data_folder import OWNER, POINTER, claim_data_folder, find_data_folder
+from receiver.embedded_postgres.data_folder import OWNER, POINTER, claim_data_folder, find_data_folder
 from receiver.errors import ConfigurationError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another account")

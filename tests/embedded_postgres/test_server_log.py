@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from receiver.database.embedded import EmbeddedPostgres
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from tests.waiting import eventually
 
 NUMBER, LITERAL = 6175593812, "6175593824"
