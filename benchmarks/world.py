@@ -23,9 +23,9 @@ from receiver.database.pool import connect
 from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.intake.token import ResultTokens
 from receiver.model import SubmissionKey
-from receiver.ports import free_port
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
+from receiver.supervisor.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "a benchmark needs no secret; only one long enough"  # noqa: S105 it protects nothing

@@ -23,10 +23,10 @@ from receiver.doctor import Finding
 from receiver.intake.journal import Group
 from receiver.intake.spool import Spool
 from receiver.intake.token import ResultTokens
-from receiver.ports import free_port
 from receiver.release.presence import register_worker
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
+from receiver.supervisor.ports import free_port
 from tests.factories import UNKNOWN, answer_submissions, make_batch, make_callback
 from tests.waiting import eventually
 from tests.web.asking import SECRET

@@ -16,11 +16,11 @@ import pytest
 
 from receiver import worker as worker_module
 from receiver.database.pool import Connection, connect
-from receiver.ports import free_port
 from receiver.release import recording
 from receiver.release.presence import find_gone, hold_worker_lock, register_worker
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
+from receiver.supervisor.ports import free_port
 from receiver.worker import SENDERS
 from tests.factories import differences, journal, make_callback, read_batch, result_body
 from tests.queueing.queueing import batch_state, claim, contacts_csv, from_now, number, queue, submission_states

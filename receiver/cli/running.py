@@ -15,9 +15,9 @@ from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import start_logging
 from receiver.release.provider import Provider
-from receiver.serve import serve
 from receiver.simulator import command as simulator
 from receiver.summary.gauges import count_workers
+from receiver.supervisor.serve import serve
 from receiver.telemetry import start_telemetry
 from receiver.worker import Worker
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.service import ROOT, Answer, ask, clean_environment
 from tests.waiting import eventually
 

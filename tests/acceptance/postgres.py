@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.service import Process, list_processes
 from tests.waiting import eventually
 

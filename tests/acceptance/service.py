@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.embedded_postgres.server import EmbeddedPostgres
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.service import START_SECONDS, ask, clean_environment
 from tests.documents.blocks import Block, Terminal, agrees, commands_of, make_checkout
 from tests.waiting import eventually

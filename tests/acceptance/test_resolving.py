@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.service import Service, ask
 from tests.waiting import eventually

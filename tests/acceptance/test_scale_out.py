@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.machines import Balancer, Machine
 from tests.acceptance.service import ask, run_command

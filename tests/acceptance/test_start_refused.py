@@ -24,9 +24,9 @@ from psycopg.conninfo import make_conninfo
 from receiver.database.migrations import migrate
 from receiver.database.pool import connect
 from receiver.intake.signing_keys import fingerprint
-from receiver.ports import free_port
 from receiver.release.presence import register_worker
 from receiver.release.sender import claim_submission
+from receiver.supervisor.ports import free_port
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, complaints, run_command
 from tests.database.proxy import Proxy

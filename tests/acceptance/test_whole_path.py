@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.service import Answer, Service, ask
 from tests.waiting import eventually

@@ -14,7 +14,7 @@ from typing import Any
 
 from playwright.sync_api import FloatRect, Page, ViewportSize
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.service import ROOT, Service
 from tests.browser.calls import CONTACTS

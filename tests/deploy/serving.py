@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.waiting import eventually
 from tests.web.asking import SECRET, results_path
 

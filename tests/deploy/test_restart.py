@@ -17,7 +17,7 @@ import pytest
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.deploy.serving import Senders, ask, nginx, trusting
 from tests.waiting import eventually
 from tests.web.asking import results_path

@@ -14,9 +14,9 @@ from psycopg.conninfo import make_conninfo
 from receiver.database.pool import Connection, connect
 from receiver.embedded_postgres.account import account_for
 from receiver.embedded_postgres.installation import programs_for
-from receiver.ports import free_port
 from receiver.release.presence import register_worker
 from receiver.summary.batches import get_batch
+from receiver.supervisor.ports import free_port
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, SAMPLES, clean_environment, run_command
 from tests.documents.blocks import Terminal, commands_of, make_checkout

@@ -19,7 +19,7 @@ import pytest
 
 from receiver.embedded_postgres.account import account_for
 from receiver.embedded_postgres.installation import programs_for
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from receiver.web.reference.codes import CODES
 from receiver.web.reference.samples import SAMPLES
 from tests.acceptance.service import Service

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from receiver.ports import free_port
 from receiver.release.provider import CsvError, bulk_queue
+from receiver.supervisor.ports import free_port
 from tests.release.provider_server import (
     CSV,
     LONG_CSV,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.waiting import eventually
 from tests.web.asking import SECRET
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from receiver.database.pool import connect
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.deploy.serving import Senders, ask, nginx, trusting
 from tests.waiting import eventually
 from tests.web.asking import SECRET, results_path

@@ -62,7 +62,7 @@ WORKER_STEPS = [
 ]
 SERVE_STEPS = [
     *_commits("database.migrations._apply", times=2),
-    *_commits("serve._serving_key"),
+    *_commits("supervisor.serve._serving_key"),
 ]
 """They are met at a first start only."""
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.killing.load import POSTED_NUMBERS, Load, Record, application_id
 from tests.acceptance.killing.plan import WEB_STEPS, Kill, Volley

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from receiver.ports import free_port
+from receiver.supervisor.ports import free_port
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 for as long as the test takes

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import IO
 
 from receiver import __version__
-from receiver.children import DEATHS, DEATHS_SECONDS, Child, after_orphans, keep_coming, stop_all
 from receiver.config import Config
 from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.awaiting import Return, is_away
@@ -34,11 +33,12 @@ from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgres
 from receiver.errors import NotFound
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import about
-from receiver.ports import free_port
 from receiver.results.retention import count_simulated
 from receiver.server.startup_checks import CannotStart, check_address, check_data_dir
 from receiver.simulator.store import STATE_FILE
 from receiver.summary.gauges import count_workers
+from receiver.supervisor.children import DEATHS, DEATHS_SECONDS, Child, after_orphans, keep_coming, stop_all
+from receiver.supervisor.ports import free_port
 
 READY_SECONDS = 20.0
 WATCH_SECONDS = 0.2
@@ -50,7 +50,7 @@ PASSED_TO_SIMULATOR = re.compile(
 )
 """Names of what the simulator takes from our environment. It plays a stranger, and needs no secret of ours."""
 
-log = logging.getLogger("receiver.serve")
+log = logging.getLogger("receiver.supervisor.serve")
 
 
 def serve(config: Config) -> int:
