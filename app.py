@@ -5,8 +5,8 @@
 
 import sys
 
-from receiver.config import Config
 from receiver.database.location import find_database
+from receiver.environment import read_config
 from receiver.errors import ReceiverError
 from receiver.server.served import EXTENSION
 from receiver.server.startup_checks import check_keys
@@ -14,7 +14,7 @@ from receiver.web.app import create_app
 from receiver.web.asgi import Service
 
 try:
-    config, database_url = find_database(Config.from_env(), signs=True)
+    config, database_url = find_database(read_config(), signs=True)
     check_keys(config, database_url)
     app = create_app(config, database_url)
     asgi = Service(app)

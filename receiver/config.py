@@ -1,44 +1,19 @@
-"""Configuration: the environment, read once, checked whole.
-
-`Config.from_env` names every fault at once (`ConfigurationError`), so that nobody fixes a
-deployment one restart at a time. docs/configuration.md says what each variable means.
-"""
+"""The configuration's values. receiver.environment reads them; docs/configuration.md says what each means."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import secrets
-import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import overload
 from urllib.parse import urlsplit
 
-import phonenumbers
-
-from receiver.errors import ConfigurationError, Fault
-from receiver.logs import FORMATS, LEVELS
-
-_Network = IPv4Network | IPv6Network
-
-RESULT_URL_LENGTH = 255
-"""Longest `result_url` the provider keeps whole (provider page: Queue multiple calls)."""
-
-SECRET_LENGTH = 16
-"""Fewest characters of a secret key."""
+Network = IPv4Network | IPv6Network
 
 LOOPBACK = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 """A proxy on this machine."""
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 """Hosts of an address that mean the machine that asks."""
-
-TOKEN_LENGTH = 80
-"""Longest token: two numbers of at most 19 and 10 digits, two separators, 43 characters of signature."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +51,9 @@ class Config:
     """Callbacks that are stored for each call of a submission; at least 10,000 for the submission."""
     rate_limit: int = 6000
     """Requests a minute with one API key to one web process; 0: any number."""
-    trusted_proxies: tuple[_Network, ...] = LOOPBACK
+    trusted_proxies: tuple[Network, ...] = LOOPBACK
     """Whose `X-Forwarded-*` headers are believed."""
-    result_sources: tuple[_Network, ...] = ()
+    result_sources: tuple[Network, ...] = ()
     """Who alone may ask for `/results/…`; empty: everybody."""
     metrics_key: str | None = field(default=None, repr=False)
     """What `/metrics` is asked with; None: anybody may ask."""
@@ -123,70 +98,6 @@ class Config:
             not self.simulated and asked not in LOOPBACK_NAMES and urlsplit(self.public_url).hostname in LOOPBACK_NAMES
         )
 
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:
-        """Read and check everything. Raises ConfigurationError naming all faults."""
-        env = _Environment(os.environ if environ is None else environ)
-        port = env.integer("PORT", 8000, 1, 65535)
-        database_url = env.checked("DATABASE_URL", _postgres_url)
-        database_replica_url = env.checked("DATABASE_REPLICA_URL", _postgres_url)
-        if database_replica_url is not None and env.text("DATABASE_URL") is None:
-            env.fault("DATABASE_REPLICA_URL", "needless", "needs DATABASE_URL: the embedded Postgres has no standby")
-        plum_user, plum_key = env.text("PLUM_USER"), env.text("PLUM_KEY")
-        if (plum_user is None) != (plum_key is None):
-            missing = "PLUM_KEY" if plum_key is None else "PLUM_USER"
-            env.fault(
-                missing,
-                "missing",
-                "is not set, but its other half is; set both, or neither for the simulator",
-            )
-        secret_keys = tuple(key.strip() for key in (env.text("SECRET_KEY") or "").split(",") if key.strip())
-        if env.text("DATABASE_URL") is not None and not secret_keys:
-            env.fault(
-                "SECRET_KEY",
-                "missing",
-                "is required with DATABASE_URL, and must be the same for every process; "
-                'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"',
-            )
-        if any(len(key) < SECRET_LENGTH for key in secret_keys):
-            env.fault(
-                "SECRET_KEY", "too_short", f"holds a key of fewer than {SECRET_LENGTH} characters; use at least 32"
-            )
-        config = cls(
-            data_dir=Path(env.checked("DATA_DIR", _data_dir) or "var").absolute(),
-            public_url=env.checked("PUBLIC_URL", _public_url) or f"http://127.0.0.1:{port}",
-            port=port,
-            database_url=database_url,
-            database_replica_url=database_replica_url,
-            replica_max_lag_seconds=env.integer("REPLICA_MAX_LAG", cls.replica_max_lag_seconds, 2, 3600),
-            secret_keys=secret_keys,
-            accepts_key_loss=env.choice("SECRET_KEY_LOSS", ("accept",)) is not None,
-            plum_url=env.checked("PLUM_URL", _http_url) or cls.plum_url,
-            plum_user=plum_user,
-            plum_key=plum_key,
-            plum_simulated=env.choice("PLUM_SIMULATED", ("0", "1", "false", "true")) in ("1", "true"),
-            web_concurrency=env.integer("WEB_CONCURRENCY", os.cpu_count() or 1, 1, 256),
-            web_threads=env.integer("WEB_THREADS", cls.web_threads, 1, 64),
-            default_region=env.checked("DEFAULT_REGION", _region) or cls.default_region,
-            submission_rows=env.integer("SUBMISSION_ROWS", cls.submission_rows, 1, 1_000_000),
-            result_grace_seconds=env.integer("RESULT_GRACE", cls.result_grace_seconds, 0, 30 * 86400),
-            retention_days=env.integer("RETENTION_DAYS", None, 1, 36500),
-            result_poll_rate=env.integer("RESULT_POLL_RATE", cls.result_poll_rate, 0, 100),
-            rate_limit=env.integer("RATE_LIMIT", cls.rate_limit, 0, 1_000_000),
-            spool_max_bytes=env.integer("SPOOL_MAX_BYTES", cls.spool_max_bytes, 1 << 20, 1 << 50),
-            callback_budget=env.integer("CALLBACK_BUDGET", cls.callback_budget, 1, 1_000_000),
-            trusted_proxies=env.networks("TRUSTED_PROXIES", cls.trusted_proxies),
-            result_sources=env.networks("RESULT_SOURCES", cls.result_sources),
-            metrics_key=env.text("METRICS_KEY"),
-            bind=env.checked("BIND", _address) or cls.bind,
-            stop_seconds=env.integer("STOP_SECONDS", cls.stop_seconds, 3, 3600),
-            log_level=env.choice("LOG_LEVEL", LEVELS) or cls.log_level,
-            log_format=env.choice("LOG_FORMAT", FORMATS),
-        )
-        if env.faults:
-            raise ConfigurationError(env.faults)
-        return config
-
 
 def is_this_machine(host: str) -> bool:
     """Whether a name or an address means the machine that uses it."""
@@ -194,194 +105,3 @@ def is_this_machine(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() in LOOPBACK_NAMES
-
-
-def make_secret(data_dir: Path) -> str:
-    """The secret of `data_dir`, generated at the first start: 43 characters, mode 0600. Raises as `read_secret`."""
-    if not (path := data_dir / "secret-key").exists():
-        try:
-            _make_secret(path)
-        except OSError as error:
-            raise _no_secret(error) from None
-    return read_secret(data_dir)
-
-
-def read_secret(data_dir: Path) -> str:
-    """The secret that `serve` generated. Raises ConfigurationError if it cannot be read, or is no secret any more."""
-    path = data_dir / "secret-key"
-    try:
-        secret = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _no_secret(error) from None
-    if len(secret) < SECRET_LENGTH:
-        # To sign with what anybody can guess would be worse than not to start.
-        raise _no_secret(f"{path} was cut short; put it back, or remove it where no result is awaited any more")
-    return secret
-
-
-def _no_secret(why: OSError | UnicodeDecodeError | str) -> ConfigurationError:
-    if isinstance(why, OSError):
-        why = (
-            f"{why.strerror}: {why.filename}. Start this as the account that DATA_DIR belongs to, or name a folder that"
-            " this one may write to"
-        )
-    return ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {why}")])
-
-
-def _make_secret(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, not one by process id: two containers on one disk have the same ids.
-    descriptor, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was first: its secret holds
-            os.link(draft, path)
-    finally:
-        os.unlink(draft)
-
-
-class _Environment:
-    """Reads variables and gathers what is wrong with them, instead of stopping at the first."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.faults: list[Fault] = []
-
-    def fault(self, name: str, code: str, message: str) -> None:
-        self.faults.append(Fault(name, code, message))
-
-    def text(self, name: str) -> str | None:
-        value = self._environ.get(name, "").strip()
-        return value or None
-
-    @overload
-    def integer(self, name: str, default: int, low: int, high: int) -> int: ...
-    @overload
-    def integer(self, name: str, default: None, low: int, high: int) -> int | None: ...
-    def integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
-        value = self.text(name)
-        if value is None:
-            return default
-        if not value.isascii() or not value.isdigit() or len(value) > 18 or not low <= int(value) <= high:
-            self.fault(name, "invalid", f"is {value[:40]!r}; it must be a whole number from {low} to {high}")
-            return default
-        return int(value)
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
-        value = (self.text(name) or "").lower()
-        if value and value not in choices:
-            self.fault(name, "invalid", f"is {value[:40]!r}; it must be one of {', '.join(choices)}")
-        return value or None
-
-    def networks(self, name: str, default: tuple[_Network, ...]) -> tuple[_Network, ...]:
-        value = self.text(name)
-        if value is None:
-            return default
-        found, wrong = [], []
-        for part in filter(None, (part.strip() for part in value.split(","))):
-            try:
-                found.append(_network(part))
-            except ValueError:
-                wrong.append(repr(part[:50]))
-        if wrong or not found:
-            what = f"holds {', '.join(wrong[:5])}; it" if wrong else "names nobody; it"
-            self.fault(
-                name, "invalid", f"{what} must be a list of addresses or networks such as 10.0.0.7,192.168.0.0/24"
-            )
-            return default
-        return tuple(found)
-
-    def checked(self, name: str, check: Callable[[str], str]) -> str | None:
-        """The variable as `check` returns it; a ValueError of `check` becomes a fault."""
-        value = self.text(name)
-        if value is None:
-            return None
-        try:
-            return check(value)
-        except ValueError as error:
-            self.fault(name, "invalid", str(error))
-            return None
-
-
-def _data_dir(value: str) -> str:
-    path = Path(value).absolute()
-    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
-    if not os.path.isdir(existing):
-        raise ValueError(f"cannot be made: {existing} is no folder")
-    return value
-
-
-def _postgres_url(value: str) -> str:
-    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", value, re.IGNORECASE)
-    if scheme[1] not in ("postgres", "postgresql") if scheme else "=" not in value:
-        raise ValueError("must be a Postgres address such as postgresql://user:password@host/database")
-    if scheme and not _is_encoded(value[scheme.end() :]):
-        # libpq would refuse it, or take a part of the password for the host and repeat it in its message.
-        raise ValueError(
-            "cannot be read: special characters of a user, a password or a database's name must be percent-encoded "
-            "(@ is %40, / is %2F, : is %3A, # is %23, ? is %3F, % is %25)"
-        )
-    return value
-
-
-def _is_encoded(rest: str) -> bool:
-    """Whether libpq reads what follows `postgresql://` as it is meant: `user:password@host:port/database?options`.
-
-    For libpq, the first @ ends the password, and the first / ends the address.
-    """
-    address, _, path = rest.partition("/")
-    hosts = address.partition("@")[2].partition("?")[0]
-    database = path.partition("?")[0]
-    return "@" not in hosts and not re.search("[@/]", database) and not re.search("%(?![0-9A-Fa-f]{2})", rest)
-
-
-def _http_url(value: str) -> str:
-    """Without its trailing slash. No message repeats it: a password may stand in it."""
-    fault = "must be an http:// or https:// address without ? and #, in plain ASCII without spaces"
-    if not re.fullmatch(r"[!-~]+", value) or "?" in value or "#" in value:
-        raise ValueError(fault)
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(fault)
-    if "@" in parts.netloc:
-        raise ValueError("must not hold a user or a password")
-    return value.rstrip("/")
-
-
-def _public_url(value: str) -> str:
-    value = _http_url(value)
-    room = RESULT_URL_LENGTH - TOKEN_LENGTH - len("/results/")
-    if len(value) > room:
-        raise ValueError(
-            f"is longer than {room} characters; the provider keeps only {RESULT_URL_LENGTH} of a result_url"
-        )
-    return value
-
-
-def _address(value: str) -> str:
-    try:
-        return str(ip_address(value))
-    except ValueError:
-        raise ValueError("must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from None
-
-
-def _network(value: str) -> _Network:
-    """IPv4 written as IPv6 (`::ffff:192.0.2.0/120`) is IPv4: that is how addresses are compared."""
-    network = ip_network(value, strict=False)
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and (v4 := network.network_address.ipv4_mapped):
-        return IPv4Network((v4, network.prefixlen - 96))
-    return network
-
-
-def _region(value: str) -> str:
-    region = value.upper()
-    if region not in phonenumbers.SUPPORTED_REGIONS:
-        raise ValueError(f"is {value[:20]!r}; it must be a two-letter country code such as US or GB")
-    return region

@@ -19,6 +19,7 @@ from receiver.database.location import find_database, running_database
 from receiver.database.migrations import check
 from receiver.database.pool import Connection, connect, in_one_line
 from receiver.doctor import Finding, Level, ask, explain, look_at_configuration, look_at_public_url
+from receiver.environment import read_config
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.intake.callback_rules import FORBIDDEN, NOT_FOUND, OK
 from receiver.intake.draining import cut_after
@@ -41,7 +42,7 @@ _LATER = "It is asked again at the next deploy; run `doctor` when the web proces
 def examine_deploy(environ: dict[str, str] | None = None) -> Iterator[Finding]:
     """Everything that a deploy must not get wrong. A failure means: replace nothing."""
     try:
-        config, _ = find_database(Config.from_env(environ), signs=True)
+        config, _ = find_database(read_config(environ), signs=True)
     except ConfigurationError as error:
         yield from (Finding("configuration", "failure", f"{fault.where} {fault.message}") for fault in error.faults)
         return

@@ -25,6 +25,7 @@ from receiver.database.location import find_database, running_database
 from receiver.database.migrations import check, check_server_version
 from receiver.database.pool import Connection, connect, find_unverified_hosts
 from receiver.database.replica import NotFollowing, measure
+from receiver.environment import read_config
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.intake.spool import Spool, SpoolFailed
 from receiver.intake.token import ResultTokens, result_url
@@ -63,7 +64,7 @@ class Finding:
 def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
     """Everything, in the order in which one thing needs the other."""
     try:
-        config, _ = find_database(Config.from_env(environ), signs=True)
+        config, _ = find_database(read_config(environ), signs=True)
     except ConfigurationError as error:
         for fault in error.faults:
             yield Finding("configuration", "failure", f"{fault.where} {fault.message}")

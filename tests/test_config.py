@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.config import RESULT_URL_LENGTH, TOKEN_LENGTH, Config, make_secret, read_secret
+from receiver.config import Config
+from receiver.environment import RESULT_URL_LENGTH, TOKEN_LENGTH, read_config
 from receiver.errors import ConfigurationError
 from receiver.intake.token import ResultTokens, result_url
 from receiver.model import SubmissionKey
+from receiver.secret_key import make_secret, read_secret
 
 KEY = "0123456789abcdef"
 DATABASE = "postgresql://user:the-password@db.example/receiver"
@@ -20,12 +22,12 @@ DATABASE = "postgresql://user:the-password@db.example/receiver"
 
 def faults(**environ: str) -> list[tuple[str | int, str]]:
     with pytest.raises(ConfigurationError) as caught:
-        Config.from_env(environ)
+        read_config(environ)
     return [(fault.where, fault.code) for fault in caught.value.faults]
 
 
 def test_nothing_set_is_everything_embedded_on_this_machine() -> None:
-    config = Config.from_env({})
+    config = read_config({})
     assert config == Config(
         data_dir=Path("var").absolute(),
         public_url="http://127.0.0.1:8000",
@@ -45,7 +47,7 @@ def test_nothing_set_is_everything_embedded_on_this_machine() -> None:
 
 
 def test_every_variable_is_read(tmp_path: Path) -> None:
-    config = Config.from_env(
+    config = read_config(
         {
             "DATABASE_URL": DATABASE,
             "DATA_DIR": str(tmp_path / "data"),
@@ -84,12 +86,12 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
 
 
 def test_public_url_is_this_machines_port_by_default() -> None:
-    assert Config.from_env({"PORT": "9000"}).public_url == "http://127.0.0.1:9000"
+    assert read_config({"PORT": "9000"}).public_url == "http://127.0.0.1:9000"
 
 
 def test_empty_and_blank_variables_are_as_good_as_none() -> None:
     names = ["DATABASE_URL", "PUBLIC_URL", "PLUM_USER", "PLUM_KEY", "SECRET_KEY", "PORT", "RETENTION_DAYS", "DATA_DIR"]
-    assert Config.from_env({name: " " for name in names}) == Config.from_env({})
+    assert read_config({name: " " for name in names}) == read_config({})
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
@@ -149,14 +151,14 @@ def test_database_url_that_is_not_for_postgres_is_a_fault(value: str) -> None:
     ],
 )
 def test_database_url_is_taken_in_each_of_libpqs_forms(value: str) -> None:
-    assert Config.from_env({"DATABASE_URL": value, "SECRET_KEY": KEY}).database_url == value
+    assert read_config({"DATABASE_URL": value, "SECRET_KEY": KEY}).database_url == value
 
 
 @pytest.mark.parametrize("password", ["p@ss/word#1", "p@ss", "p/w", "p#w/x", "p?w/x", "50%", "%zz"])
 def test_password_that_libpq_would_cut_is_a_fault_that_says_how_to_write_it(password: str) -> None:
     value = f"postgresql://user:{password}@host/d"
     with pytest.raises(ConfigurationError) as caught:
-        Config.from_env({"DATABASE_URL": value, "SECRET_KEY": KEY})
+        read_config({"DATABASE_URL": value, "SECRET_KEY": KEY})
     assert [fault.where for fault in caught.value.faults] == ["DATABASE_URL"]
     assert "percent-encoded" in str(caught.value) and "word" not in str(caught.value).replace("a password", "")
 
@@ -194,14 +196,14 @@ def test_public_url_leaves_room_for_the_longest_token() -> None:
     assert len(token) <= TOKEN_LENGTH and ResultTokens([KEY]).read(token) == longest
     room = RESULT_URL_LENGTH - len("/results/") - TOKEN_LENGTH
     fits = "https://" + "x" * (room - len("https://"))
-    assert len(result_url(Config.from_env({"PUBLIC_URL": fits}).public_url, token)) <= RESULT_URL_LENGTH
+    assert len(result_url(read_config({"PUBLIC_URL": fits}).public_url, token)) <= RESULT_URL_LENGTH
     assert faults(PUBLIC_URL=fits + "x") == [("PUBLIC_URL", "invalid")]
 
 
 def test_secret_key_is_required_with_a_database_of_ones_own() -> None:
     for value in ("", " ", ","):
         assert faults(DATABASE_URL=DATABASE, SECRET_KEY=value) == [("SECRET_KEY", "missing")]
-    assert Config.from_env({"SECRET_KEY": KEY}).secret_keys == (KEY,)
+    assert read_config({"SECRET_KEY": KEY}).secret_keys == (KEY,)
 
 
 def test_one_short_key_in_the_list_is_a_fault() -> None:
@@ -215,7 +217,7 @@ def test_half_of_the_providers_credentials_is_a_fault() -> None:
 
 def test_no_secret_stands_in_a_repr_or_a_message() -> None:
     secrets = {"DATABASE_URL": DATABASE, "SECRET_KEY": f"{KEY}1,{KEY}2", "PLUM_USER": "me", "PLUM_KEY": "developer-key"}
-    shown = repr(Config.from_env(secrets))
+    shown = repr(read_config(secrets))
     broken = {
         **secrets,
         "DATABASE_URL": "the-password@db",
@@ -223,7 +225,7 @@ def test_no_secret_stands_in_a_repr_or_a_message() -> None:
         "PLUM_URL": "https://me:developer-key@h",
     }
     with pytest.raises(ConfigurationError) as caught:
-        Config.from_env(broken)
+        read_config(broken)
     shown += str(caught.value) + repr(caught.value) + repr(caught.value.faults)
     for secret in ("the-password", KEY, "developer-key", "fedcba", "short-secret"):
         assert secret not in shown
@@ -249,7 +251,7 @@ def test_reading_makes_no_secret(tmp_path: Path) -> None:
 def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> None:
     # Each waits for the end of its input, so that all of them begin together.
     program = (
-        "import sys; from pathlib import Path; from receiver.config import make_secret; print('ready', flush=True);"
+        "import sys; from pathlib import Path; from receiver.secret_key import make_secret; print('ready', flush=True);"
         " sys.stdin.read(); print(make_secret(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "data")]
@@ -302,10 +304,10 @@ def test_data_dir_that_cannot_be_written_is_a_fault_of_the_configuration(tmp_pat
     ],
 )
 def test_settings_decide_whether_batches_are_for_a_simulator(environment: dict[str, str], simulated: bool) -> None:
-    config = Config.from_env(environment)
+    config = read_config(environment)
     assert config.simulated is simulated and config.batch_kind is simulated
 
 
 def test_kind_of_a_batch_is_open_where_the_worker_may_have_other_settings() -> None:
-    config = Config.from_env({"DATABASE_URL": "postgresql://db.example/calls", "SECRET_KEY": "k" * 32})
+    config = read_config({"DATABASE_URL": "postgresql://db.example/calls", "SECRET_KEY": "k" * 32})
     assert config.simulated and config.batch_kind is None

@@ -14,9 +14,9 @@ import psycopg
 
 from receiver.cli.database import existing_database, opened_database, opened_pool
 from receiver.cli.running import Commands
-from receiver.config import Config
 from receiver.database.pool import Connection, DatabaseUnavailable, in_one_line
 from receiver.database.replica import Reader
+from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
 from receiver.queueing.parameters import read_parameters
@@ -75,7 +75,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 def _queue(parsed: argparse.Namespace) -> int:
     form = {name: getattr(parsed, name) for name in ("application_id", "deployment_id")}
     form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
-    config = Config.from_env()
+    config = read_config()
     limits = Limits(config.submission_rows, config.result_grace_seconds, config.batch_kind)
     from_input = parsed.csv == STANDARD_INPUT
     parameters = read_parameters(form, config.default_region, "standard input" if from_input else parsed.csv.name)

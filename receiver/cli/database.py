@@ -10,11 +10,12 @@ from receiver.config import Config
 from receiver.database.location import describe_database, find_database, running_database
 from receiver.database.migrations import check
 from receiver.database.pool import Connection, Pool, connect, naming_outages, open_pool
+from receiver.environment import read_config
 
 
 def existing_database(config: Config | None = None, *, signs: bool = False) -> tuple[Config, str]:
     """`find_database`, and a line on standard error that says which database it is."""
-    config, url = find_database(config or Config.from_env(), signs=signs)
+    config, url = find_database(config or read_config(), signs=signs)
     print(f"receiver: using {describe_database(config)}", file=sys.stderr, flush=True)
     return config, url
 

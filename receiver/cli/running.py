@@ -7,10 +7,10 @@ import signal
 from pathlib import Path
 
 from receiver.cli.database import existing_database
-from receiver.config import Config
 from receiver.database.location import running_database
 from receiver.database.migrations import check, migrate
 from receiver.database.pool import connect, naming_outages
+from receiver.environment import read_config
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import start_logging
@@ -42,7 +42,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _serve(_: argparse.Namespace) -> int:
-    config = Config.from_env()
+    config = read_config()
     start_logging(config.log_level, config.log_format, config.secrets)
     return serve(config)
 

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
-from receiver.config import Config
 from receiver.database.location import find_database
 from receiver.database.pool import Connection
+from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
 from receiver.intake.spool import Spool
 from receiver.model import masked
@@ -112,7 +112,7 @@ def _account() -> str:
 
 
 def _purge(parsed: argparse.Namespace) -> int:
-    config = Config.from_env()
+    config = read_config()
     days = config.retention_days if parsed.older_than is None else parsed.older_than
     if days is None and not parsed.simulated:
         raise InvalidInput(
@@ -145,7 +145,7 @@ def _purge(parsed: argparse.Namespace) -> int:
 
 
 def _erase(parsed: argparse.Namespace) -> int:
-    config = Config.from_env()
+    config = read_config()
     try:
         phone_number = parse(parsed.number, config.default_region).phone_number
     except DestinationError as error:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from receiver.config import Config, make_secret, read_secret
+from receiver.config import Config
 from receiver.embedded_postgres.data_folder import claim_data_folder, find_data_folder
 from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.errors import ConfigurationError, Fault
+from receiver.secret_key import make_secret, read_secret
 
 
 def claim_database(config: Config) -> tuple[Config, str | None]:

@@ -18,6 +18,7 @@ from receiver.config import Config
 from receiver.counts import counts
 from receiver.database.location import find_database
 from receiver.database.pool import open_pool
+from receiver.environment import read_config
 from receiver.errors import ReceiverError
 from receiver.intake.callback_rules import PREFIX
 from receiver.intake.endpoint import Endpoint, Receive, Scope, Send
@@ -44,7 +45,7 @@ class IntakeAlone:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._config, database_url = find_database(Config.from_env())
+            self._config, database_url = find_database(read_config())
         except ReceiverError as error:
             await send({"type": "lifespan.startup.failed", "message": f"receiver: {error}"})
             return

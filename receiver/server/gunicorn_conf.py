@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from receiver import __version__, metric_files
 from receiver.collector import spare_long_lived
-from receiver.config import Config
 from receiver.database.location import find_database
+from receiver.environment import read_config
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.logs import about, logging_config
 from receiver.server.in_progress import shared_counts
@@ -40,7 +40,7 @@ def _refuse(error: ReceiverError) -> NoReturn:
 
 
 try:
-    _config = Config.from_env()
+    _config = read_config()
 except ConfigurationError as _error:
     _refuse(_error)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.config import Config
 from receiver.database.pool import Connection, connect, connection
 from receiver.database.replica import WAIT_SECONDS, Behind, NotFollowing, Replica, get_replayed, get_written
 from receiver.doctor import Finding, look_at_replica
+from receiver.environment import read_config
 from receiver.errors import ConfigurationError, NotFound, ReceiverError
 from tests.acceptance.postgres import Postgres
 from tests.replication import (
@@ -197,15 +197,15 @@ def test_unusable_address_names_its_variable(primary: Postgres) -> None:
 
 def test_replica_is_configured_beside_a_database() -> None:
     given = {"DATABASE_URL": "postgresql://a/b", "DATABASE_REPLICA_URL": "postgresql://c/b", "SECRET_KEY": "s" * 32}
-    config = Config.from_env(given)
+    config = read_config(given)
     assert (config.database_replica_url, config.replica_max_lag_seconds) == ("postgresql://c/b", 10)
     assert "//c/b" not in repr(config), "a password may stand in it"
-    assert Config.from_env(given | {"REPLICA_MAX_LAG": "30"}).replica_max_lag_seconds == 30
+    assert read_config(given | {"REPLICA_MAX_LAG": "30"}).replica_max_lag_seconds == 30
     for wrong, where in (
         ({"DATABASE_REPLICA_URL": "mysql://c/b"}, "DATABASE_REPLICA_URL"),
         ({"REPLICA_MAX_LAG": "1"}, "REPLICA_MAX_LAG"),
         ({"DATABASE_URL": ""}, "DATABASE_REPLICA_URL"),
     ):
         with pytest.raises(ConfigurationError) as caught:
-            Config.from_env(given | wrong)
+            read_config(given | wrong)
         assert [fault.where for fault in caught.value.faults] == [where]

@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]  # types-PyYAML is not worth a pin
 
 from receiver import __version__
 from receiver.cli import main
-from receiver.config import Config
+from receiver.environment import read_config
 from receiver.web.app import UPLOAD_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,7 @@ def test_example_environment_is_accepted_once_it_is_filled_in() -> None:
     for name in ("systemd/environment.example", "compose.env.example"):
         lines = re.findall(r"^([A-Z_]+)=(.*)$", (DEPLOY / name).read_text(), re.MULTILINE)
         filled = {variable: value or "x" * 40 for variable, value in lines}
-        config = Config.from_env(filled)
+        config = read_config(filled)
         assert config.public_url.startswith("https://"), "a redirected result_url is a lost result"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from receiver.cli import make_parser
-from receiver.config import Config
+from receiver.environment import read_config
 from tests.documents.blocks import ROOT, documents
 
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
@@ -79,7 +79,7 @@ class _Asked(dict[str, str]):
 
 def test_every_setting_is_documented_and_no_other() -> None:
     asked = _Asked()
-    Config.from_env(asked)
+    read_config(asked)
     sources = "".join(path.read_text() for path in (ROOT / "receiver").rglob("*.py"))
     elsewhere = set(re.findall(r"\bos\.environ(?:\.get\(|\[)\"([A-Z_]+)\"", sources))
     table = re.findall(r"^\| (`[^|]*) \|", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)

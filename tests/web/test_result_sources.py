@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 from receiver import doctor
 from receiver.config import Config
 from receiver.database.pool import connect
+from receiver.environment import read_config
 from receiver.errors import ConfigurationError
 from receiver.intake.proxies import Proxies, Sources
 from receiver.web.app import close_app, create_app
@@ -183,7 +184,7 @@ def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
     ],
 )
 def test_networks_are_read_in_every_usual_spelling(text: str, expected: str) -> None:
-    found = Config.from_env({"RESULT_SOURCES": text}).result_sources
+    found = read_config({"RESULT_SOURCES": text}).result_sources
     assert " ".join(str(network) for network in found) == expected
 
 
@@ -204,7 +205,7 @@ def test_what_is_no_network_is_a_fault_that_names_it(text: str, named: str) -> N
     """To start all the same would be to let everybody in, or to lose every result."""
     for name in ("RESULT_SOURCES", "TRUSTED_PROXIES"):
         with pytest.raises(ConfigurationError) as raised:
-            Config.from_env({name: text})
+            read_config({name: text})
         (fault,) = raised.value.faults
         assert fault.where == name and named in fault.message and "192.168.0.0/24" in fault.message
 

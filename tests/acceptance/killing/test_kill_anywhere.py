@@ -43,9 +43,7 @@ def test_whatever_is_killed_nothing_is_lost_and_nobody_called_twice(server_dir: 
                 eventually(lambda: was_busy(world), LIMIT_SECONDS)
             world.settle()
             check_promises(world)
-        seen = {
-            step for step in world.steps.seen() if not step.split(" of ")[-1].startswith(("web.", "supervisor."))
-        }
+        seen = {step for step in world.steps.seen() if not step.split(" of ")[-1].startswith(("web.", "supervisor."))}
         named = {step.name for step in (*SERVE_STEPS, *WEB_STEPS, *WORKER_STEPS)}
         assert seen - named - NO_STEPS == set(), "commits that plan.py does not have: name them in WEB_STEPS or such"
         print(describe(world, time.monotonic() - began))
