@@ -18,6 +18,7 @@ import psycopg
 
 from receiver.collector import spare_long_lived
 from receiver.config import Config
+from receiver.database.low_water_mark import MarkRaiser
 from receiver.database.measured import Measurements, add_measured
 from receiver.database.pool import (
     PATIENCE_SECONDS,
@@ -104,6 +105,7 @@ class Worker:
         # One thread settles: two take turns at Python's lock, which costs them what they gain by not waiting together.
         steps: list[tuple[str, Callable[[], float]]] = [("settle", _Settling(Settler(pool, self._measurements)).step)]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
+        steps.append(("mark", MarkRaiser(pool).step))
         steps += Upkeep(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()
         threads = [threading.Thread(target=self._repeat, args=step, name=step[0], daemon=True) for step in steps]

@@ -45,6 +45,7 @@ class Group:
     callbacks: tuple[Callback, ...]
 
 
+# A transaction id is taken before any callback id: the low-water mark relies on that.
 _WRITE = """
 with claimed as (
     insert into journal_writer as writer (writer_id, last_sequence) values (%(writer_id)b, %(sequence)b)

@@ -13,6 +13,7 @@ from datetime import datetime
 from psycopg.rows import class_row
 
 from receiver.database.locks import lock_batches
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.model import SubmissionState
@@ -208,7 +209,7 @@ def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> boo
     """
     row = conn.execute(
         "select where exists (select from callback c join ("
-        "  select callback_id from waiting where batch_id = %(batch_id)s"
+        f"  select callback_id from waiting where batch_id = %(batch_id)s and callback_id >= {LOW_WATER_MARK}"
         "  union all select callback_id from set_aside where batch_id = %(batch_id)s) seen using (callback_id)"
         " where c.batch_id = %(batch_id)s and c.submission_no = %(submission_no)s)"
         " or exists (select from submission s where s.batch_id = %(batch_id)s"

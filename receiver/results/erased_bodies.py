@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from psycopg.rows import class_row
 
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.intake.journal import ERASED_BODY, Callback
 from receiver.intake.packing import PLAIN, pack, unpack
@@ -62,7 +63,7 @@ def list_waiting(conn: Connection, after: int = 0, batch_id: int | None = None) 
     while piece := _fetch(
         conn,
         f"select {_COLUMNS} from waiting w join callback c on c.batch_id = w.batch_id and c.callback_id = w.callback_id"
-        f" where w.callback_id > %s{of_batch} order by w.callback_id limit %s",
+        f" where w.callback_id > %s and w.callback_id >= {LOW_WATER_MARK}{of_batch} order by w.callback_id limit %s",
         (after, *given, BODIES_AT_ONCE),
     ):
         yield piece

@@ -5,9 +5,9 @@ it gets a lane of its own, and the common lane passes over it. Each group takes 
 then from one crowded batch, in turn. So others wait no longer than a group takes, however much one batch sends and
 however much its bodies cost. A crowded batch returns to the common lane once nothing is left in its own.
 
-Each lane remembers up to where it was looked through, its low-water mark. Ids are given before the commit, and web
-processes commit beside each other, so the mark stays `STRAGGLER_SECONDS` behind; what was committed later still is
-found by a look from the very beginning, which is done the more rarely the longer it takes.
+Each lane remembers up to where it was looked through, its floor. Ids are given before the commit, and web processes
+commit beside each other, so the floor stays `STRAGGLER_SECONDS` behind; what was committed later still is found by a
+look from the low-water mark (receiver/database/low_water_mark.py), which is done the more rarely the longer it takes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,14 @@ CROWDED_SHARE = 0.25
 """Of a full group: a batch that has this much of it is crowded."""
 
 WHOLE_LOOK_SECONDS = 2.0
-"""How often a lane is looked through from its very beginning."""
+"""How often a lane is looked through from the low-water mark."""
 
 STRAGGLER_SECONDS = 1.0
 """How long after its neighbours a callback may be committed and still be found by the next look."""
 
-_WHOLE_LOOKS, _SLOW_LOOKS = 100, 10
-"""One part in so many of the time goes to looks from the beginning: to those that are due, and to those that are done
-while no mark is `STRAGGLER_SECONDS` old yet."""
+_WHOLE_LOOKS = 100
+"""One part in so many of the time goes to looks from the low-water mark: an upload can hold it back for minutes."""
 
-SLOW_SECONDS = 0.005
-"""Looks that are not due rest after one that took so long and did not fill a group."""
 _FEWEST_CALLBACKS = 8
 
 
@@ -58,7 +55,7 @@ class Lane:
     def __init__(self) -> None:
         # When it was looked at, and the id below which nothing was left then.
         self._looks: deque[tuple[float, int]] = deque()
-        self._whole_look_at = self._rests_until = 0.0
+        self._whole_look_at = 0.0
         self._most = GROUP_CALLBACKS
 
     def look(
@@ -69,11 +66,9 @@ class Lane:
         batch_id: int | None = None,
         without_batches: Sequence[int] = (),
         without_ids: Sequence[int] = (),
-    ) -> Look | None:
-        """Lock what is to be settled next, of one batch or of all but some. None while the lane rests."""
+    ) -> Look:
+        """Lock what is to be settled next, of one batch or of all but some."""
         began = time.monotonic()
-        if began < self._rests_until:
-            return None
         whole = began >= self._whole_look_at
         # What others hold back from us, or never vacuumed, is below this; unless the look finds that more waits.
         newest = newest_callback(conn) if whole or without_batches else None
@@ -87,11 +82,9 @@ class Lane:
             self._looks.append((began, found[0].callback_id))
         if newest is not None and not full:
             self._looks.append((began, newest))
-        took = time.monotonic() - began
         if whole:
+            took = time.monotonic() - began
             self._whole_look_at = began + max(WHOLE_LOOK_SECONDS, took * _WHOLE_LOOKS)
-        elif floor == 0 and not full and took > SLOW_SECONDS:
-            self._rests_until = began + took * _SLOW_LOOKS
         fitting = _fitting(found)
         return Look(fitting, full or len(fitting) < len(found))
 
@@ -119,9 +112,6 @@ def _fitting(found: list[Waiting]) -> list[Waiting]:
     return found
 
 
-_NOTHING = Look([], False)
-
-
 class Lanes:
     """The common lane, and those of crowded batches."""
 
@@ -130,24 +120,20 @@ class Lanes:
         self._crowded: dict[int, Lane] = {}
         """In the order of their turns."""
         self._turn = 0
-        self._looks: tuple[Look, Look | None] = _NOTHING, None
+        self._looks: tuple[Look, Look | None] = Look([], False), None
         """What the latest look found: in the common lane, and in that of the batch `_turn`."""
 
     def look(self, conn: Connection, without_ids: Sequence[int] = ()) -> list[Waiting]:
         """Lock the callbacks of the next group, in the order in which they are to be read."""
         limit = GROUP_CALLBACKS // 2 if self._crowded else GROUP_CALLBACKS
-        common = (
-            self._common.look(conn, limit, without_batches=list(self._crowded), without_ids=without_ids) or _NOTHING
-        )
+        common = self._common.look(conn, limit, without_batches=list(self._crowded), without_ids=without_ids)
         crowded = None
-        for batch_id, lane in list(self._crowded.items()):
+        if self._crowded:
+            self._turn = batch_id = next(iter(self._crowded))
+            lane = self._crowded[batch_id] = self._crowded.pop(batch_id)  # at the end of the turns
             crowded = lane.look(conn, GROUP_CALLBACKS - len(common.found), batch_id=batch_id, without_ids=without_ids)
-            if crowded is not None:
-                self._turn = batch_id
-                self._crowded[batch_id] = self._crowded.pop(batch_id)
-                break
         self._looks = common, crowded
-        return [*common.found, *(crowded or _NOTHING).found]
+        return [*common.found, *(crowded.found if crowded else ())]
 
     def settled(self, read: Sequence[Read]) -> bool:
         """Take note that so many of those that the look found were read, and settled. Returns whether more waits."""

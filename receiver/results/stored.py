@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from psycopg.rows import args_row
 
 from receiver.database.arrays import bigints
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.intake.packing import unpack
 
@@ -60,10 +61,9 @@ def lock_waiting(
     """Lock up to `limit` waiting callbacks until the transaction ends, the oldest first; those of one batch, or of all
     but some. What others have locked is passed over.
 
-    `floor` is a callback id below which nothing is looked for: entries of settled callbacks stay in the index until
-    they are vacuumed, which a long snapshot (a dump, `verify`) prevents, and walking over them takes time.
+    `floor` is a callback id below which nothing is looked for, as below the low-water mark.
     """
-    conditions = ["callback_id >= %(floor)s"]
+    conditions = ["callback_id >= %(floor)s", f"callback_id >= {LOW_WATER_MARK}"]
     values: dict[str, Any] = {"limit": limit, "floor": floor}
     if batch_id is not None:
         conditions.append("batch_id = %(batch_id)s")

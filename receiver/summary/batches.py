@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
 
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CALLBACK_STATES, OUTCOMES, BatchState, SubmissionState
@@ -86,7 +87,7 @@ REMAINING = "c.rows - c.skipped - c.refused - " + " - ".join(f"c.{outcome}" for 
 """SQL: calls of a batch that have no final result, from its counters."""
 
 
-_SELECT = """
+_SELECT = f"""
 select b.batch_id, b.name, b.application_id, b.deployment_id, b.state,
     coalesce(b.simulated, false) as simulated, b.start_at, b.end_at,
     b.max_attempts, b.reattempt_wait_seconds, b.is_pci, b.created_at, b.queued_at, b.due_at,
@@ -94,7 +95,8 @@ select b.batch_id, b.name, b.application_id, b.deployment_id, b.state,
     c.rows, c.skipped, c.refused, c.completed, c.failed, c.canceled, c.rejected, c.other,
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
     c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
-    (select count(*) from waiting w where w.batch_id = b.batch_id) as waiting{submissions}
+    (select count(*) from waiting w where w.batch_id = b.batch_id and w.callback_id >= {LOW_WATER_MARK})
+        as waiting{{submissions}}
 from batch b join batch_count c using (batch_id)
 """
 

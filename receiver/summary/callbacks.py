@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg.rows import class_row
 
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.intake.packing import unpack
@@ -72,7 +73,7 @@ def list_callbacks(
     if state == "applied":
         conditions.append("s.callback_id is null and w.callback_id is null")
     elif state == "waiting":
-        conditions.append("w.callback_id is not null")
+        conditions.append(f"w.callback_id >= {LOW_WATER_MARK}")
     elif state is not None:
         conditions.append("s.state = %(state)s and w.callback_id is null")
     if reason is not None:

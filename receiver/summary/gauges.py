@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SUBMISSION_STATES
 from receiver.release.presence import WORKER_LOCK
@@ -49,8 +50,10 @@ union all select 'all', count(*) from submission
 """
 
 _AGES = f"""
-select (select count(*) from (select from waiting limit {WAITING_COUNTED}) as counted),
-    (select extract(epoch from now() - received_at)::float from waiting order by callback_id limit 1),
+select (select count(*) from
+        (select from waiting where callback_id >= {LOW_WATER_MARK} limit {WAITING_COUNTED}) as counted),
+    (select extract(epoch from now() - received_at)::float from waiting where callback_id >= {LOW_WATER_MARK}
+        order by callback_id limit 1),
     (select extract(epoch from now() - min(next_try_at))::float from submission
         where state = 'pending' and next_try_at < now()),
     (select extract(epoch from now() - max(seen_at))::float from worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 
 WORKER_SECONDS = 30
@@ -21,6 +22,7 @@ class Liveness:
 def get_liveness(conn: Connection) -> Liveness:
     row = conn.execute(
         "select (select extract(epoch from now() - max(seen_at))::bigint from worker),"
-        " (select extract(epoch from now() - received_at)::bigint from waiting order by callback_id limit 1)"
+        " (select extract(epoch from now() - received_at)::bigint from waiting"
+        f"  where callback_id >= {LOW_WATER_MARK} order by callback_id limit 1)"
     ).fetchone()
     return Liveness(*row) if row is not None else Liveness(None, None)

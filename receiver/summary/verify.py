@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
+from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.queueing.batches import BATCH_STATE
@@ -132,7 +133,7 @@ from ended, aside, left_out, received
 """
 
 # Each must be none.
-_BROKEN = """
+_BROKEN = f"""
 select
     (select count(*) from call c left join result r using (batch_id, row)
         left join outstanding o on o.batch_id = c.batch_id and o.row = c.row and o.refused in (false, true)
@@ -154,6 +155,8 @@ select
         where c.batch_id = %(batch_id)s
             and num_nonnulls(r.callback_id, s.callback_id, w.callback_id) <> 1
     ) as "callbacks that are not in exactly one state",
+    (select count(*) from waiting where batch_id = %(batch_id)s and callback_id < {LOW_WATER_MARK}
+    ) as "waiting callbacks below the low-water mark",
     (select count(*) from submission s where batch_id = %(batch_id)s and calls <>
         (select count(*) from call c where c.batch_id = s.batch_id and c.submission_no = s.submission_no)
     ) as "submissions whose calls are not all there",

@@ -19,8 +19,7 @@ WAITING = ("waiting", None)
 
 
 @pytest.fixture
-def pool(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
-    monkeypatch.setattr(lanes, "SLOW_SECONDS", 3600.0)  # a busy neighbour makes no lane rest
+def pool(database_url: str) -> Iterator[Pool]:
     pool = open_pool(database_url, max_size=2, name="settler")
     yield pool
     pool.close()

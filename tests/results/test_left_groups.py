@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from receiver.database.pool import Connection, Pool, open_pool
-from receiver.results import groups, lanes
+from receiver.results import groups
 from receiver.results.groups import mark_group
 from receiver.results.settler import Settler
 from receiver.results.stored import lock_waiting
@@ -62,8 +62,7 @@ while True:
 
 
 @pytest.fixture
-def pool(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
-    monkeypatch.setattr(lanes, "SLOW_SECONDS", 3600.0)  # a busy neighbour makes no lane rest
+def pool(database_url: str) -> Iterator[Pool]:
     pool = open_pool(database_url, max_size=2, name="settler")
     yield pool
     pool.close()
