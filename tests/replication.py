@@ -64,7 +64,7 @@ def await_fit(replica: Replica) -> None:
 def patient_replica() -> Iterator[None]:
     """A standby that is well is not given up because this machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WAIT_SECONDS", "PATIENCE_SECONDS"):
+        for name in ("CONNECTION_WAIT_SECONDS", "STATEMENT_SECONDS"):
             patch.setattr(f"receiver.database.replica.{name}", PATIENCE_SECONDS)
         yield
 

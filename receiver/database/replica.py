@@ -1,9 +1,9 @@
-"""A hot standby for reading: how far it is behind, and what is asked of the primary in its stead.
+"""Read from a hot standby, and from the primary instead while the standby is behind or away.
 
-How far behind is found out beside the reads, about once a second: the primary is asked how far it has written its
-log, and a moment later the standby how far it has replayed it. What the standby has replayed, it shows; so an answer
-of it is at most as old as the last question to the primary whose log it has passed. That needs no clocks that agree,
-an idle primary is no lag, and a standby whose line is cut falls behind as soon as the primary writes anything.
+A thread measures the lag about once a second: it asks the primary how far it has written its log, and then waits until
+the standby has replayed that much. From then on the standby shows everything that the primary had at the moment of the
+question. This needs no synchronized clocks, an idle primary causes no lag, and a standby whose connection is cut falls
+behind as soon as the primary writes anything.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Concatenate, Literal, ParamSpec, TypeVar
@@ -31,23 +30,17 @@ from receiver.database.pool import (
 from receiver.errors import NotFound, ReceiverError
 from receiver.logs import about
 
-LOOK_SECONDS = 1.0
-"""Between two looks at how far the standby is."""
+MEASURE_SECONDS = 1.0
+"""Interval between two measurements of the lag."""
 
-FIRST_LOOKS_SECONDS = 0.2
-"""As long as that is not known: after a start, and when the standby is back."""
+REPLAY_CHECK_SECONDS = 0.05
+"""Interval between two questions to the standby during a measurement."""
 
-HEAD_START_SECONDS = 0.1
-"""From the question to the primary to that to the standby: an ordinary standby has caught up by then."""
+CONNECTION_WAIT_SECONDS = 0.5
+"""Longest wait for a connection to the standby: the primary can be asked instead."""
 
-REMEMBERED = 3600
-"""Looks. A standby that is further behind is so by nobody knows how much."""
-
-WAIT_SECONDS = 0.5
-"""Longest wait for a connection to the standby: the primary is there, too."""
-
-PATIENCE_SECONDS = 3.0
-"""How long a look may take: a server that hangs says nothing, and breaks nothing off."""
+STATEMENT_SECONDS = 3.0
+"""How long a question of the measurement may take."""
 
 Unfit = Literal["behind", "unusable"]
 Came = Literal["replica", "behind", "unusable", "interrupted", "not_found", "own_change"]
@@ -66,174 +59,124 @@ class NotFollowing(ReceiverError):
     code = "not_following"
 
 
-class Behind:
-    """How old a standby's answers are, from positions in the log. Does no I/O; times are of one monotonic clock."""
-
-    def __init__(self) -> None:
-        self._written: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
-        self._replayed: int | None = None
-        self.shows: float | None = None
-        """The standby shows all that the primary had at this moment; None: not known."""
-
-    def see(self, at: float, written: int, replayed: int) -> None:
-        """The primary's position at a moment, and the standby's a little later. Raises NotFollowing.
-
-        The standby can never be where the primary was not yet when it was asked afterwards, unless that is another
-        history: of the former primary after a failover, say.
-        """
-        before, self._replayed = self._replayed, replayed
-        if before is None:
-            return
-        if before > written:
-            # Also forgets the moments: it must not seem to follow when the primary has written as much.
-            self._written.clear()
-            self.shows = None
-            raise NotFollowing("it has replayed what the primary never wrote; make it anew from this primary")
-        self._written.append((at, written))
-        while self._written and self._written[0][1] <= replayed:
-            self.shows, _ = self._written.popleft()
-
-
-def get_written(conn: Connection) -> tuple[int, int]:
-    """Of a primary: the cluster's identifier, and how far its log is written. Raises psycopg.Error on a standby."""
-    row = conn.execute(
+def measure(primary: Connection, standby: Connection, limit_seconds: float) -> float | None:
+    """Seconds until the standby shows what the primary has now. None: longer than the limit. Raises NotFollowing."""
+    copied_from, replayed = _get_replayed(standby)
+    row = primary.execute(
         "select system_identifier, (pg_current_wal_lsn() - '0/0')::bigint from pg_control_system()"
     ).fetchone()
     assert row is not None  # noqa: S101 one row
-    return row[0], row[1]
+    system_identifier, written = row
+    if copied_from != system_identifier:
+        raise NotFollowing("it is a copy of another database; correct DATABASE_REPLICA_URL")
+    if replayed > written:
+        # Another history, for example that of the former primary after a failover.
+        raise NotFollowing("it has replayed what the primary never wrote; create it again from this primary")
+    began = time.monotonic()
+    while replayed < written:
+        if time.monotonic() - began > limit_seconds:
+            return None
+        time.sleep(REPLAY_CHECK_SECONDS)
+        _, replayed = _get_replayed(standby)
+    return time.monotonic() - began
 
 
-def get_replayed(conn: Connection, system_identifier: int) -> int:
-    """Of a standby: how far it has replayed its primary's log. Raises NotFollowing where it is none of this cluster."""
-    row = conn.execute(
+def _get_replayed(standby: Connection) -> tuple[int, int]:
+    """The identifier of the standby's cluster, and its position in the log. Raises NotFollowing."""
+    row = standby.execute(
         "select pg_is_in_recovery(), system_identifier, (pg_last_wal_replay_lsn() - '0/0')::bigint"
         " from pg_control_system()"
     ).fetchone()
     assert row is not None  # noqa: S101 one row
-    is_standby, found, replayed = row
-    if found != system_identifier:
-        raise NotFollowing("it is a copy of another database; correct DATABASE_REPLICA_URL")
+    is_standby, system_identifier, replayed = row
     if not is_standby:
-        raise NotFollowing("it is no standby; it was promoted, or DATABASE_REPLICA_URL leads to a primary")
-    return int(replayed or 0)
-
-
-def measure(primary: Connection, standby: Connection, patience_seconds: float) -> float | None:
-    """Seconds until the standby shows what the primary has now; None: longer than that. Raises NotFollowing."""
-    system_identifier, written = get_written(primary)
-    began = time.monotonic()
-    while get_replayed(standby, system_identifier) < written:
-        if time.monotonic() - began > patience_seconds:
-            return None
-        time.sleep(0.02)
-    return time.monotonic() - began
+        raise NotFollowing("it is not a standby; it was promoted, or DATABASE_REPLICA_URL leads to a primary")
+    return system_identifier, int(replayed or 0)
 
 
 class Replica:
-    """The connections to a standby, and a thread that keeps an eye on it. Open it after any fork."""
+    """The connections to a standby, and a thread that measures its lag. Open it after any fork."""
 
     def __init__(self, conninfo: str, primary_conninfo: str, *, max_lag_seconds: float, max_size: int) -> None:
-        """Raises ReceiverError with code `database_url` where `conninfo` is none; that nobody answers is no error."""
+        """Raises ReceiverError with code `database_url` if `conninfo` is malformed. An absent server is no error."""
         full_conninfo(conninfo, name="", variable="DATABASE_REPLICA_URL")
-        self._conninfo = {"primary": primary_conninfo, "replica": conninfo}
-        self._eyes: dict[str, Connection] = {}
+        self._conninfo, self._primary_conninfo = conninfo, primary_conninfo
         self.max_lag_seconds = max_lag_seconds
-        self.pool = open_pool(conninfo, max_size=max_size, name="receiver web replica", wait_seconds=WAIT_SECONDS)
-        self._behind = Behind()
-        self.fault: str | None = "it was not looked at yet"
-        """What was wrong with it when it was last looked at or asked, in words; None: nothing."""
-        self._stale = False
-        """Whether connections of the pool may lead elsewhere than to the standby that was looked at."""
+        self.pool = open_pool(
+            conninfo, max_size=max_size, name="receiver web replica", wait_seconds=CONNECTION_WAIT_SECONDS
+        )
+        self.fault: str | None = "it was not measured yet"
+        """Why it cannot be used, in words. None: it can."""
+        self._shows: float | None = None
+        """It shows everything that the primary had at this moment of the monotonic clock. None: not known."""
         self._used = False
-        self._wake = threading.Event()
-        self._stopping = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="replica-watch", daemon=True)
         self._thread.start()
 
     @property
     def lag_seconds(self) -> float | None:
-        """An answer given now may lack what was stored within so many seconds; None: nobody knows."""
-        shows = self._behind.shows
-        return None if shows is None else time.monotonic() - shows
+        """An answer may lack what was stored in the last so many seconds. None: not known."""
+        return None if self._shows is None else time.monotonic() - self._shows
 
     def fitness(self) -> Unfit | float:
-        """Why it must not be asked now; where it may, `lag_seconds`."""
+        """`lag_seconds` if it may be asked now, else the reason why not."""
         lag = self.lag_seconds
         if self.fault is not None or lag is None:
             return "unusable"
         return "behind" if lag > self.max_lag_seconds else lag
 
     def doubt(self) -> None:
-        """It did not answer: nobody asks it until it was looked at again."""
+        """It did not answer: do not use it before the next measurement."""
         self.fault = "it broke off, or had no connection to give"
 
     def close(self) -> None:
-        self._stopping = True
-        self._wake.set()
+        self._stop.set()
         self._thread.join(timeout=2)
-        for conn in self._eyes.values():
-            conn.close()
         self.pool.close(timeout=2)
 
     def _watch(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
+        while not self._stop.is_set():
             try:
-                self._look()
-                self.fault = None
-            except (psycopg.Error, ReceiverError) as error:
-                self._behind = Behind()
-                self.fault = str(error).strip()
+                # Not from the pools: while there is much to do, a connection of theirs may have to be waited for.
+                with _connect(self._primary_conninfo) as primary:
+                    try:
+                        self._follow(primary)
+                    except (psycopg.Error, ReceiverError) as error:
+                        if not primary.closed:
+                            self._shows, self.fault = None, str(error).strip()
+            except (psycopg.Error, ReceiverError):
+                pass  # An absent primary is reported elsewhere, and the lag grows by itself.
             except Exception as error:
-                log.exception("looking at the replica failed; trying again", extra=about("looking_failed"))
-                self._behind, self.fault = Behind(), f"looking at it failed: {error}"
-            self._tell()
-            known = self.fault is not None or self._behind.shows is not None
-            self._wake.wait(LOOK_SECONDS if known else FIRST_LOOKS_SECONDS)
+                log.exception("measuring the replica's lag failed; trying again", extra=about("looking_failed"))
+                self._shows, self.fault = None, f"measuring its lag failed: {error}"
+            self._log_change()
+            self._stop.wait(MEASURE_SECONDS)
 
-    def _look(self) -> None:
-        at = time.monotonic()
-        try:
-            system_identifier, written = get_written(self._eye("primary"))
-        except (psycopg.Error, ReceiverError):
-            # Its own matter, of which others tell. How old the replica's answers are shows by itself.
-            self._close_eye("primary")
-            return
-        time.sleep(HEAD_START_SECONDS)
-        try:
-            self._behind.see(at, written, get_replayed(self._eye("replica"), system_identifier))
-        except (psycopg.Error, NotFollowing):
-            # The address may name several servers, of which the next connection finds the one that is a standby.
-            self._close_eye("replica")
-            self._stale = True
-            raise
-        if self._stale:
-            self.pool.drain()  # so must the reads' connections: idle ones may lead to what is the primary now
-            self._stale = False
+    def _follow(self, primary: Connection) -> None:
+        """Measure until something fails. Raises psycopg.Error and ReceiverError."""
+        with _connect(self._conninfo) as standby:
+            # The address may name several servers: idle connections of the pool may lead to another one.
+            self.pool.drain()
+            while not self._stop.is_set():
+                asked_at = time.monotonic()
+                if measure(primary, standby, self.max_lag_seconds) is not None:
+                    self._shows, self.fault = asked_at, None
+                self._log_change()
+                self._stop.wait(MEASURE_SECONDS)
 
-    def _eye(self, which: str) -> Connection:
-        """A connection to look with: one of the pools' might have to be waited for while there is much to do."""
-        conn = self._eyes.get(which)
-        if conn is None or conn.closed:
-            conn = connect(
-                self._conninfo[which], name="receiver web watch", autocommit=True, patience_seconds=PATIENCE_SECONDS
-            )
-            self._eyes[which] = conn
-        return conn
-
-    def _close_eye(self, which: str) -> None:
-        if (conn := self._eyes.pop(which, None)) is not None:
-            conn.close()
-
-    def _tell(self) -> None:
-        """In the log, when it changes whether it is asked."""
-        fit = isinstance(self.fitness(), float)
-        if fit and not self._used:
-            log.info("the replica is asked for lists, sums and files", extra=about("replica_used"))
-        elif not fit and self._used:
+    def _log_change(self) -> None:
+        is_fit = isinstance(self.fitness(), float)
+        if is_fit and not self._used:
+            log.info("the replica is used for lists, sums and files", extra=about("replica_used"))
+        elif not is_fit and self._used:
             reason = self.fault or f"it is more than {self.max_lag_seconds:g} seconds behind"
-            log.warning("the replica is not asked, the primary is: %s", reason, extra=about("replica_not_used"))
-        self._used = fit
+            log.warning("the replica is not used, the primary is: %s", reason, extra=about("replica_not_used"))
+        self._used = is_fit
+
+
+def _connect(conninfo: str) -> Connection:
+    return connect(conninfo, name="receiver web watch", autocommit=True, patience_seconds=STATEMENT_SECONDS)
 
 
 class Reader:

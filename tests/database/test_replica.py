@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from receiver.database.pool import Connection, connect, connection
-from receiver.database.replica import WAIT_SECONDS, Behind, NotFollowing, Replica, get_replayed, get_written
+from receiver.database.replica import CONNECTION_WAIT_SECONDS, NotFollowing, Replica, measure
 from receiver.doctor import Finding, look_at_replica
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError, NotFound, ReceiverError
@@ -78,15 +78,15 @@ def test_replica_that_broke_off_is_not_asked_before_it_was_looked_at_again(
     primary: Postgres, standby: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with readers(primary, standby) as (replica, reader):
-        looking, over = threading.Event(), threading.Event()
+        measuring, over = threading.Event(), threading.Event()
 
-        def look() -> None:
-            looking.set()
+        def hold(*_: object) -> None:
+            measuring.set()
             over.wait(PATIENCE_SECONDS)
 
-        monkeypatch.setattr(replica, "_look", look)
-        assert looking.wait(PATIENCE_SECONDS), "this look sees nothing, and the one before it is over"
-        replica.pool.timeout = WAIT_SECONDS  # in earnest: in vain, it is waited out
+        monkeypatch.setattr("receiver.database.replica.measure", hold)
+        assert measuring.wait(PATIENCE_SECONDS), "this measurement finds nothing, and the one before it is over"
+        replica.pool.timeout = CONNECTION_WAIT_SECONDS  # in earnest: in vain, it is waited out
         standby.stop("immediate")
         assert isinstance(replica.fitness(), float), "nobody knows yet"
         assert (reader.read(where), reader.came) == ("primary", "interrupted")
@@ -110,7 +110,7 @@ def test_address_of_several_servers_finds_the_standby_among_them_again_after_a_f
         try:
             await_fit(replica)
             follower.stop("immediate")
-            eventually(lambda: "no standby" in (replica.fault or ""))
+            eventually(lambda: "not a standby" in (replica.fault or ""))
             assert replica.fitness() == "unusable"
             with connection(replica.pool) as conn:
                 assert where(conn) == "primary", "there is no other one"
@@ -127,49 +127,49 @@ def where(conn: Connection) -> str:
     return "replica" if is_standby else "primary"
 
 
-def seen(*looks: tuple[float, int, int]) -> float | None:
-    behind = Behind()
-    for at, written, replayed in looks:
-        behind.see(at, written, replayed)
-    return behind.shows
+def test_idle_primary_is_no_lag_and_a_standby_that_does_not_replay_falls_behind(
+    primary: Postgres, standby: Postgres
+) -> None:
+    with connect(primary.url, name="test", autocommit=True) as of_primary, connect(standby.url, name="test") as other:
+        assert measure(of_primary, other, LONG) is not None
+        assert measure(of_primary, other, LONG) is not None, "nothing was written since"
+        stop_replay(standby)
+        primary.execute("create table if not exists written ()", "drop table written")
+        assert measure(of_primary, other, 0.1) is None
+        resume_replay(standby)
+        assert measure(of_primary, other, LONG) is not None
 
 
-def test_idle_primary_is_no_lag() -> None:
-    assert seen(*((float(at), 100, 100) for at in range(1000))) == 999
+def test_lag_of_a_replica_grows_while_it_does_not_replay(primary: Postgres, standby: Postgres) -> None:
+    with readers(primary, standby) as (replica, _):
+        stop_replay(standby)
+        primary.execute("create table if not exists written ()", "drop table written")
+        replica.max_lag_seconds = 2
+        eventually(lambda: replica.fitness() == "behind")
+        resume_replay(standby)
+        replica.max_lag_seconds = LONG
+        await_fit(replica)
 
 
-def test_standby_shows_what_was_there_at_the_last_question_that_it_has_passed() -> None:
-    assert seen((0, 100, 100), (1, 200, 150), (2, 300, 250), (3, 400, 299)) == 1
-    assert seen((0, 100, 100), (1, 200, 150), (2, 300, 250), (3, 400, 400)) == 3
+def test_standby_that_is_ahead_of_the_primary_follows_another(primary: Postgres, standby: Postgres) -> None:
+    """As after a failover: the standby has replayed what this primary never wrote."""
+    catch_up(primary, standby)
+    with connect(primary.url, name="test") as of_primary, connect(standby.url, name="test") as other:
+
+        class Earlier:
+            """The primary, a while ago."""
+
+            def execute(self, query: str) -> object:
+                return of_primary.execute(query.replace("pg_current_wal_lsn()", "'0/1000000'::pg_lsn"))
+
+        with pytest.raises(NotFollowing, match="never wrote"):
+            measure(Earlier(), other, LONG)  # type: ignore[arg-type]
 
 
-def test_standby_whose_line_is_cut_falls_behind_as_soon_as_anything_is_written() -> None:
-    assert seen(*((float(at), 100, 100) for at in range(50)), *((float(at), 101, 100) for at in range(50, 90))) == 49
-
-
-def test_how_far_behind_is_not_known_at_the_first_look() -> None:
-    assert seen() is None
-    assert seen((0, 100, 100)) is None, "it might be where the primary never was"
-
-
-def test_standby_that_is_where_the_primary_never_was_follows_another() -> None:
-    behind = Behind()
-    behind.see(0, 100, 100)
-    behind.see(1, 100, 180)  # written after the primary was asked
-    behind.see(2, 180, 180)
-    behind.see(3, 190, 250)
-    with pytest.raises(NotFollowing):
-        behind.see(4, 240, 250)
-    assert behind.shows is None
-    behind.see(5, 260, 250)  # only its number has been passed
-    assert behind.shows is None, "what it shows is not what was there then"
-
-
-def test_copy_of_another_database_is_told_from_a_standby(primary: Postgres, server_url: str) -> None:
-    with connect(primary.url, name="test") as of_primary, connect(server_url, name="test") as other:
-        system_identifier, _ = get_written(of_primary)
+def test_copy_of_another_database_is_not_a_standby(primary: Postgres, standby: Postgres, server_url: str) -> None:
+    with connect(server_url, name="test") as another_primary, connect(standby.url, name="test") as other:
         with pytest.raises(NotFollowing, match="another database"):
-            get_replayed(other, system_identifier)
+            measure(another_primary, other, LONG)
 
 
 def test_doctor_says_how_the_replica_follows(primary: Postgres, standby: Postgres) -> None:

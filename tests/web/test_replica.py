@@ -18,7 +18,7 @@ from receiver.config import Config
 from receiver.counts import READS
 from receiver.database.api_keys import create_key
 from receiver.database.pool import PROVEN_SECONDS, Connection
-from receiver.database.replica import WAIT_SECONDS, Came, Replica
+from receiver.database.replica import CONNECTION_WAIT_SECONDS, Came, Replica
 from receiver.web.services import Services
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ask
@@ -72,7 +72,7 @@ class Serving:
 
     def lose_patience(self) -> None:
         """Before the standby goes: from now on, a connection to it is waited for no longer than in earnest."""
-        self.replica.pool.timeout = WAIT_SECONDS
+        self.replica.pool.timeout = CONNECTION_WAIT_SECONDS
 
     def metrics(self) -> Samples:
         return ask_metrics(self.app.test_client())
