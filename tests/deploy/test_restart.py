@@ -21,7 +21,7 @@ from receiver.supervisor.ports import free_port
 from tests.deploy.serving import Senders, ask, nginx, trusting
 from tests.waiting import eventually
 from tests.web.asking import results_path
-from tests.web.gunicorn import Sender, gunicorn_process
+from tests.web.gunicorn import EACH, Sender, gunicorn_process
 
 
 def children(parent: subprocess.Popen[bytes]) -> set[str]:
@@ -33,9 +33,11 @@ def all_stored(database_url: str, number: int) -> bool:
         return conn.execute("select count(*) from callback").fetchone() == (number,)
 
 
-def test_hup_loses_no_callback_and_fails_no_request(session_folder: Path, database_url: str) -> None:
+@pytest.mark.parametrize("entry_point", EACH)
+def test_hup_loses_no_callback_and_fails_no_request(session_folder: Path, database_url: str, entry_point: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
-    with gunicorn_process(folder, database_url, WEB_CONCURRENCY="2", STOP_SECONDS="60") as (parent, port):
+    variables = {"WEB_CONCURRENCY": "2", "STOP_SECONDS": "60"}
+    with gunicorn_process(folder, database_url, entry_point=entry_point, **variables) as (parent, port):
         with Senders(port) as senders:
             senders.go_on()
             before = children(parent)
@@ -71,14 +73,20 @@ def test_idle_connection_is_hung_up_on_without_a_word(session_folder: Path, data
     assert [line for line in errors if "was sent SIGKILL" not in line] == []
 
 
-def test_instances_behind_nginx_are_replaced_one_by_one_unnoticed(session_folder: Path, database_url: str) -> None:
+@pytest.mark.parametrize("entry_point", EACH)
+def test_instances_behind_nginx_are_replaced_one_by_one_unnoticed(
+    session_folder: Path, database_url: str, entry_point: str
+) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     sides = {free_port(): Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2)}
     with ExitStack() as everything:
         running = {port: everything.enter_context(ExitStack()) for port in sides}
 
         def start(port: int) -> None:
-            running[port].enter_context(gunicorn_process(sides[port], database_url, PORT=str(port), STOP_SECONDS="8"))
+            variables = {"PORT": str(port), "STOP_SECONDS": "8"}
+            running[port].enter_context(
+                gunicorn_process(sides[port], database_url, entry_point=entry_point, **variables)
+            )
 
         for port in sides:
             start(port)

@@ -29,6 +29,12 @@ ENTRY_POINTS = {
 }
 """Ways to serve the callback endpoint, which all behave alike."""
 
+OURS = ("whole service", "intake alone")
+"""The two ways of deployment, both with our own server."""
+
+EACH = (*OURS, "another WSGI server")
+"""Both ways of deployment and both entry points, for tests that take long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:

@@ -20,7 +20,7 @@ from receiver.web.services import Services
 from tests.factories import make_batch
 from tests.waiting import eventually
 from tests.web.asking import config_for, results_path
-from tests.web.gunicorn import gunicorn_process
+from tests.web.gunicorn import EACH, gunicorn_process
 
 
 def budget_of(app: Flask) -> budget_module.Budget:
@@ -120,19 +120,20 @@ def flood(port: int, path: str, refusals: int) -> Counter[int]:
     return statuses
 
 
+@pytest.mark.parametrize("entry_point", EACH)
 def test_flood_of_one_token_ends_within_twice_its_budget_and_a_restart_gives_no_new_one(
-    conn: Connection, database_url: str, tmp_path: Path
+    conn: Connection, database_url: str, tmp_path: Path, entry_point: str
 ) -> None:
     batch_id = make_batch(conn)
     path = results_path(batch_id)
     conn.execute("insert into callback_budget values (%s, 1, 7000)", (batch_id,))  # as if it had begun elsewhere
     conn.commit()
-    with gunicorn_process(tmp_path, database_url, WEB_CONCURRENCY="2") as (_, port):
+    with gunicorn_process(tmp_path, database_url, entry_point=entry_point, WEB_CONCURRENCY="2") as (_, port):
         statuses = flood(port, path, 20)
     assert set(statuses) == {200, 429}
     assert 3_000 <= statuses[200] <= 13_000
     eventually(lambda: count_stored(conn, batch_id) == statuses[200])
-    with gunicorn_process(tmp_path, database_url, WEB_CONCURRENCY="2") as (_, port):
+    with gunicorn_process(tmp_path, database_url, entry_point=entry_point, WEB_CONCURRENCY="2") as (_, port):
         again = flood(port, path, 20)
     assert set(again) == {200, 429}
     assert again[200] < 5_000, "only what came before a process had asked for the count"

@@ -6,18 +6,21 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from receiver.database.pool import connect
 from receiver.supervisor.ports import free_port
 from tests.deploy.serving import Senders, ask, nginx, trusting
 from tests.waiting import eventually
 from tests.web.asking import SECRET, results_path
-from tests.web.gunicorn import gunicorn_process
+from tests.web.gunicorn import EACH, gunicorn_process
 
 NEW = "the secret that signs from now on and is longer"
 
 
+@pytest.mark.parametrize("entry_point", EACH)
 def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
-    session_folder: Path, database_url: str
+    session_folder: Path, database_url: str, entry_point: str
 ) -> None:
     """As docs/operations.md says: known everywhere before anybody signs with it, dropped when nobody needs the old."""
     folder = Path(tempfile.mkdtemp(dir=session_folder))
@@ -27,7 +30,9 @@ def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
 
         def start(port: int, secret: str) -> None:
             variables = {"PORT": str(port), "SECRET_KEY": secret, "STOP_SECONDS": "3"}
-            running[port].enter_context(gunicorn_process(sides[port], database_url, **variables))
+            running[port].enter_context(
+                gunicorn_process(sides[port], database_url, entry_point=entry_point, **variables)
+            )
 
         def roll(secret: str, *senders: Senders) -> None:
             for port in sides:
