@@ -46,6 +46,7 @@ def nginx(folder: Path, backends: Sequence[int]) -> Iterator[int]:
         (r"/etc/letsencrypt/\S*fullchain.pem", str(certificate)),
         (r"/etc/letsencrypt/\S*privkey.pem", str(key)),
         (r"/var/log/nginx/", f"{folder}/"),
+        (r"\$request_id';", "$request_id $http_x_mark';"),
         (r"client_body_timeout   15s", "client_body_timeout 2s"),
         (r"server 127\.0\.0\.1:8000 (.*);", " ".join(rf"server 127.0.0.1:{backend} \1;" for backend in backends)),
     ):
