@@ -31,7 +31,7 @@ from receiver.intake.spool import Spool, SpoolFailed
 from receiver.intake.token import ResultTokens, result_url
 from receiver.release.provider import NoAnswer, Provider, get, read_error
 from receiver.summary.gauges import get_gauges
-from receiver.summary.liveness import WORKER_SECONDS
+from receiver.summary.health import WORKER_SECONDS
 
 Level = Literal["ok", "warning", "failure"]
 

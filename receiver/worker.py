@@ -1,4 +1,4 @@
-"""The worker: sends submissions, settles callbacks, looks after what others left behind, and does the upkeep.
+"""The worker: sends submissions, settles callbacks, runs maintenance, and finishes what dead workers left.
 
 Each of these is a thread with a loop that survives everything but the end of the process: an error is
 logged and the step is done again after a pause, because every step is a transaction of its own.
@@ -16,12 +16,10 @@ from collections.abc import Callable
 
 import psycopg
 
-from receiver.collector import spare_long_lived
 from receiver.config import Config
 from receiver.database.low_water_mark import MarkRaiser
-from receiver.database.measured import Measurements, add_measured
 from receiver.database.pool import (
-    PATIENCE_SECONDS,
+    STATEMENT_SECONDS,
     Connection,
     DatabaseUnavailable,
     Pool,
@@ -29,7 +27,9 @@ from receiver.database.pool import (
     connection,
     open_pool,
 )
+from receiver.database.worker_metrics import Measurements, add_measured
 from receiver.errors import ReceiverError
+from receiver.gc_tuning import spare_long_lived
 from receiver.intake.journal import forget_writers
 from receiver.intake.signing_keys import fingerprint
 from receiver.intake.token import ResultTokens, result_url
@@ -52,8 +52,8 @@ from receiver.release.sender import (
     note_waiting,
     release_untold,
 )
+from receiver.results.maintenance import POLLERS, Maintenance
 from receiver.results.settler import Settler
-from receiver.results.upkeep import POLLERS, Upkeep
 
 SENDERS = 4
 """Submissions sent at a time: a provider that is slow to answer one must not hold up the others."""
@@ -106,7 +106,7 @@ class Worker:
         steps: list[tuple[str, Callable[[], float]]] = [("settle", _Settling(Settler(pool, self._measurements)).step)]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps.append(("mark", MarkRaiser(pool).step))
-        steps += Upkeep(pool, self._provider, self._config, self._stop).steps()
+        steps += Maintenance(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()
         threads = [threading.Thread(target=self._repeat, args=step, name=step[0], daemon=True) for step in steps]
         for thread in threads:
@@ -126,7 +126,7 @@ class Worker:
         log.info("worker %d stopped", self._worker_id, extra=about("worker_stopped", worker_id=self._worker_id))
 
     def _connect(self, name: str) -> Connection:
-        return connect(self._database_url, name=name, autocommit=True, patience_seconds=PATIENCE_SECONDS)
+        return connect(self._database_url, name=name, autocommit=True, patience_seconds=STATEMENT_SECONDS)
 
     def _repeat(self, name: str, step: Callable[[], float]) -> None:
         """Do a step again and again, each time after the pause it returned."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.cli import batches, doctor, journal, keys, running, upkeep
+from receiver.cli import batches, doctor, journal, keys, maintenance, running
 from receiver.errors import ConfigurationError, InvalidInput, ReceiverError
 
 _UNUSABLE = ("invalid_parameters", "database_url")
@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (running, batches, journal, keys, upkeep, doctor):
+    for room in (running, batches, journal, keys, maintenance, doctor):
         room.add_commands(commands)
     return parser
 

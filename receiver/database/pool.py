@@ -31,7 +31,7 @@ PROVEN_SECONDS = 0.05
 """A connection over which the server answered so lately is handed out unasked: a request, which takes two, asks less.
 Whoever gets one whose server has gone since is in the place of those who waited for an answer at that moment."""
 
-PATIENCE_SECONDS = 60.0
+STATEMENT_SECONDS = 60.0
 """How long the answer to one statement is waited for: longer than any of those of a request or of the worker takes."""
 
 CONNECT_SECONDS = 3
@@ -125,7 +125,7 @@ class _Patient(psycopg.Connection[TupleRow]):
     acknowledges all that is sent, so no time-out of the network ever ends the wait, nor does `statement_timeout`.
     """
 
-    patience_seconds: float | None = PATIENCE_SECONDS
+    patience_seconds: float | None = STATEMENT_SECONDS
     answered_at = -math.inf
     """When something last went well over it, on the monotonic clock; be it the end of a transaction that was none."""
 
@@ -172,7 +172,7 @@ def open_pool(
     """A pool of up to `max_size` connections, opened without waiting: Postgres may be away for now.
 
     Each connection: time zone UTC, application_name `name`, and statements ended by the server after
-    `statement_timeout_seconds`, or broken by us after PATIENCE_SECONDS. One is waited for at most `wait_seconds`. Open
+    `statement_timeout_seconds`, or broken by us after STATEMENT_SECONDS. One is waited for at most `wait_seconds`. Open
     it in the process that uses it, after any fork.
     """
 
@@ -182,7 +182,7 @@ def open_pool(
         conn.patience_seconds = CHECK_SECONDS
         try:
             ConnectionPool.check_connection(conn)
-            conn.patience_seconds = PATIENCE_SECONDS
+            conn.patience_seconds = STATEMENT_SECONDS
         except psycopg.Error:
             # One dead connection usually means a restarted server, so all are dead. Found one by one,
             # with the pool's growing pauses in between, they would outlast WAIT_SECONDS.

@@ -17,7 +17,7 @@ from receiver.intake.spool import Spool
 DRAIN_CALLBACKS = 500
 """How many callbacks are read from the spool at once."""
 
-DRAIN_PATIENCE_SECONDS = 30.0
+DRAIN_SECONDS = 30.0
 """How long what was read from the spool at once may take to store; nothing else is drained meanwhile."""
 
 
@@ -31,7 +31,7 @@ def drain_some(conn: Connection, spool: Spool, patience_seconds: float | None = 
     # that it is claimed locks its row, so that this commit as well is written to the log and waits for them.
     reached = None
     try:
-        with cut_after(patience_seconds or DRAIN_PATIENCE_SECONDS, conn):
+        with cut_after(patience_seconds or DRAIN_SECONDS, conn):
             for position, group in groups:
                 write_group(conn, group)
                 reached = position

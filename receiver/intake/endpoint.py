@@ -22,7 +22,7 @@ from receiver.intake.callback_rules import (
 )
 from receiver.intake.journal import BODY_BYTES, Callback
 from receiver.intake.senders import Senders, log_lost
-from receiver.intake.writer import ANSWER_SECONDS, PATIENCE_SECONDS, CannotStore, Gathering, Intake
+from receiver.intake.writer import ANSWER_SECONDS, COMMIT_SECONDS, CannotStore, Gathering, Intake
 from receiver.logs import request_id
 from receiver.model import SubmissionKey
 
@@ -101,7 +101,7 @@ class Endpoint:
         stored: asyncio.Future[bool] = self._loop.create_future()
         gathering = self._intake.add(callback)
         if not gathering.waiters:
-            self._loop.call_later(PATIENCE_SECONDS, self._hurry, gathering)
+            self._loop.call_later(COMMIT_SECONDS, self._hurry, gathering)
         gathering.waiters.append((stored, callback))
         return await stored
 
@@ -109,7 +109,7 @@ class Endpoint:
         if gathering.waiters:
             self._intake.cut_connection()
             assert self._loop is not None  # noqa: S101 `start` came first
-            self._loop.call_later(ANSWER_SECONDS - PATIENCE_SECONDS, self._give_up, gathering)
+            self._loop.call_later(ANSWER_SECONDS - COMMIT_SECONDS, self._give_up, gathering)
 
     def _give_up(self, gathering: Gathering) -> None:
         waiters, gathering.waiters = gathering.waiters, []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from receiver.config import Config
-from receiver.database.pool import PATIENCE_SECONDS, Pool, connect
+from receiver.database.pool import STATEMENT_SECONDS, Pool, connect
 from receiver.intake.budget import Budget
 from receiver.intake.budget_reports import BudgetReports
 from receiver.intake.callback_rules import CallbackRules
@@ -30,7 +30,9 @@ class OpenedIntake:
     def open(cls, config: Config, database_url: str, pool: Pool) -> OpenedIntake:
         """Start the threads. Postgres may be away: then callbacks go to the spool. `pool`: for the budget's reports."""
         writer = Intake(
-            partial(connect, database_url, name="receiver journal", autocommit=True, patience_seconds=PATIENCE_SECONDS),
+            partial(
+                connect, database_url, name="receiver journal", autocommit=True, patience_seconds=STATEMENT_SECONDS
+            ),
             Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes),
         )
         budget = Budget(config.callback_budget, config.submission_rows)

@@ -1,7 +1,7 @@
 """From a request to durable: group commit without a timer, and the spool when the database is away.
 
 One writer thread a process commits whatever gathered while its last commit ran. Whoever brought a
-callback waits for its group. A database that fails or keeps silent for `PATIENCE_SECONDS` is *away*: its
+callback waits for its group. A database that fails or keeps silent for `COMMIT_SECONDS` is *away*: its
 connection is cut, the group goes to the spool, and so do all that follow, at once, until another
 thread has reached the database and proved with a prompt commit that it can store; it then empties the
 spool into it, beside what comes. A thread may bring a callback, or an event loop (receiver.intake.endpoint).
@@ -26,7 +26,7 @@ from receiver.intake.journal import Callback, Group, write_group
 from receiver.intake.spool import Spool, SpoolFailed
 from receiver.logs import OncePer, about
 
-PATIENCE_SECONDS = 1.2
+COMMIT_SECONDS = 1.2
 """How long a commit may take before the database counts as away. The answer is owed within two seconds."""
 
 ANSWER_SECONDS = 8.0
@@ -134,9 +134,9 @@ class Intake:
     def store(self, callback: Callback) -> bool:
         """Return once the callback is durable: True if it is in the spool. Raises CannotStore."""
         gathering = self.add(callback)
-        if not gathering.done.wait(PATIENCE_SECONDS):
+        if not gathering.done.wait(COMMIT_SECONDS):
             self.cut_connection()
-            if not gathering.done.wait(ANSWER_SECONDS - PATIENCE_SECONDS):
+            if not gathering.done.wait(ANSWER_SECONDS - COMMIT_SECONDS):
                 self.give_up(gathering, callback)
                 raise CannotStore("Storing the callback takes too long; send it again.")
         if gathering.failure is not None:
@@ -253,7 +253,7 @@ class Intake:
     def _stores(self, conn: Connection) -> bool:
         """Whether it does so promptly, and has room for what was spooled."""
         try:
-            with cut_after(PATIENCE_SECONDS, conn):
+            with cut_after(COMMIT_SECONDS, conn):
                 if self._last_try is not None and lives(conn, self._last_try):
                     # Its commit still waits: for a synchronous standby, say, and does so whoever hung up. Another one
                     # would, too, and then another, until the server has no connection left for anybody.
@@ -268,7 +268,7 @@ class Intake:
             return False
         try:
             with self._connect() as beside:
-                self._tell_drained(drain_some(beside, self.spool, PATIENCE_SECONDS))
+                self._tell_drained(drain_some(beside, self.spool, COMMIT_SECONDS))
         except psycopg.errors.DiskFull:
             return False  # a full disk takes a group of none, and nothing that has to be put somewhere
         except (psycopg.Error, ReceiverError) as error:

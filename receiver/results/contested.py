@@ -17,10 +17,10 @@ from receiver.database.pool import Connection
 from receiver.model import Outcome
 from receiver.results.bodies import read_bodies, read_body_of
 from receiver.results.counters import Deltas
+from receiver.results.decision import Candidate, Verdict, candidate, decide
+from receiver.results.not_applied import Aside, Differing, aside_of, delete_set_aside, list_differing
 from receiver.results.reading.call_details import CallDetails, stored_details
 from receiver.results.result_rows import NO_TIME, CallKey, count_result, replace_results
-from receiver.results.set_aside import Aside, Differing, aside_of, delete_set_aside, list_differing
-from receiver.results.standing import Candidate, Verdict, candidate, decide
 from receiver.results.stored import get_stored
 
 READ_AGAIN_BYTES = 1 << 20

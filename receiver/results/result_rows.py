@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from receiver.database.arrays import bigints, booleans, integers, smallints
 from receiver.database.pool import Connection
 from receiver.results.counters import Deltas
+from receiver.results.decision import Candidate, Verdict
 from receiver.results.reading.call_details import CallDetails
-from receiver.results.standing import Candidate, Verdict
 
 CallKey = tuple[int, int]
 """(batch_id, row)"""

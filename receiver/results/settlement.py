@@ -1,7 +1,7 @@
 """Settling: stored callbacks become their calls' results, hundreds at a time, in one transaction.
 
 Read the bodies (`receiver.results.bodies`), find the calls by (submission, number), decide
-(`receiver.results.standing`), write results, what was set aside, and counters. The common callback, the first for its
+(`receiver.results.decision`), write results, what was set aside, and counters. The common callback, the first for its
 call, costs one row in `result`; only calls that have a result already are decided anew (`receiver.results.contested`).
 Two workers that hold callbacks of one call meet at that row's key: the second waits, and then sees the first one's.
 """
@@ -18,10 +18,10 @@ from receiver.queueing.batches import accept_proven
 from receiver.results.bodies import Read, read_bodies
 from receiver.results.contested import decide_again
 from receiver.results.counters import Deltas
+from receiver.results.decision import Candidate, Verdict, candidate, decide
+from receiver.results.not_applied import Aside, aside_of, upsert_set_aside
 from receiver.results.reading.call_details import CallDetails, UnreadableBody
 from receiver.results.result_rows import CallKey, count_result, insert_results
-from receiver.results.set_aside import Aside, aside_of, upsert_set_aside
-from receiver.results.standing import Candidate, Verdict, candidate, decide
 from receiver.results.stored import Stored
 
 UNKNOWN_BATCH = "unknown_batch"

@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 import psycopg
 
 from receiver.database.locks import share_results
-from receiver.database.measured import Measurements
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable, Pool, connection, reading
+from receiver.database.worker_metrics import Measurements
 from receiver.logs import about
 from receiver.results.bodies import Read, read_bodies
 from receiver.results.groups import LeftGroup, forget_group, halve_group, list_left_groups, mark_group

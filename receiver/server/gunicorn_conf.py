@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from receiver import __version__, metric_files
-from receiver.collector import spare_long_lived
 from receiver.database.location import find_database
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError, ReceiverError
+from receiver.gc_tuning import spare_long_lived
 from receiver.logs import about, logging_config
 from receiver.server.in_progress import shared_counts
 from receiver.server.served import served

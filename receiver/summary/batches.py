@@ -14,7 +14,7 @@ from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CALLBACK_STATES, OUTCOMES, BatchState, SubmissionState
-from receiver.summary.losses import Loss
+from receiver.summary.delivery_loss import Loss
 
 
 class Submission(NamedTuple):

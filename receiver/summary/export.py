@@ -35,7 +35,7 @@ CALLS_AT_ONCE = 500
 BLOCKS_AT_ONCE = 3
 """In one process: the pool's other connections are for those who ask for less, however many exports there are."""
 
-PATIENCE_SECONDS = 30.0
+BLOCK_RETRY_SECONDS = 30.0
 """For how long a block is tried again while Postgres is away: it may be restarted under a download."""
 
 END = "\r\n"
@@ -146,7 +146,7 @@ def _read(
             raise NotFound(f"Batch {batch_id} was purged while it was exported.")
         return found
 
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    give_up_at = time.monotonic() + BLOCK_RETRY_SECONDS
     while True:
         try:
             with _at_once:

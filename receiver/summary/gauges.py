@@ -12,8 +12,8 @@ from receiver.model import OUTCOMES, SUBMISSION_STATES
 from receiver.release.presence import WORKER_LOCK
 from receiver.results.counters import COUNTED_STATES
 from receiver.summary.batches import balance
-from receiver.summary.liveness import WORKER_SECONDS
-from receiver.summary.losses import Loss
+from receiver.summary.delivery_loss import Loss
+from receiver.summary.health import WORKER_SECONDS
 
 WAITING_COUNTED = 100_000
 """As far as waiting callbacks are counted: how many more there are makes no difference to anybody."""

@@ -25,7 +25,7 @@ STOP_SECONDS = 7.0
 ORPHAN_SECONDS = 20.0
 """How long the children of a `serve` that was killed may take to end."""
 
-LOOK_SECONDS = 0.2
+ORPHAN_CHECK_SECONDS = 0.2
 """Between two looks whether they have."""
 
 DEATHS, DEATHS_SECONDS = 5, 60.0
@@ -103,7 +103,7 @@ def after_orphans(data_dir: Path) -> IO[str]:
                     f"Processes of an earlier `serve` on {data_dir} do not end. Look for them with"
                     f" `fuser {data_dir / 'serve.children'}`, and end them."
                 ) from None
-            time.sleep(LOOK_SECONDS)
+            time.sleep(ORPHAN_CHECK_SECONDS)
 
 
 def _end_with_parent() -> None:

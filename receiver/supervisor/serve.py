@@ -25,10 +25,10 @@ from typing import IO
 from receiver import __version__
 from receiver.config import Config
 from receiver.database.api_keys import create_key, find_key, revoke_key
-from receiver.database.awaiting import Return, is_away
 from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
 from receiver.database.pool import DatabaseUnavailable, connect, naming_outages
+from receiver.database.reconnect import Return, is_away
 from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.errors import NotFound
 from receiver.intake.signing_keys import check_signing_keys

@@ -12,8 +12,8 @@ from receiver.database.pool import DatabaseUnavailable, connect, connection, des
 from receiver.errors import ReceiverError
 from receiver.intake.spool import SpoolFailed
 from receiver.logs import about
-from receiver.summary.liveness import WORKER_SECONDS as WORKER_SECONDS
-from receiver.summary.liveness import Liveness, get_liveness
+from receiver.summary.health import WORKER_SECONDS as WORKER_SECONDS
+from receiver.summary.health import Health, get_health
 from receiver.web.services import Services, services
 
 blueprint = Blueprint("health", __name__)
@@ -38,7 +38,7 @@ def readyz() -> tuple[Response, int]:
     try:
         with connection(services().pool) as conn:
             check(conn)
-            alive: Liveness = get_liveness(conn)
+            alive: Health = get_health(conn)
         if services().intake.database_away:
             # Read only, its disk full, a synchronous standby gone: what is asked is answered, and nothing is stored.
             content["database"] = "can be read, but does not store, or too slowly; callbacks go to the spool"

@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder
 
 from receiver import __version__
 from receiver.counts import counts
-from receiver.database import measured
+from receiver.database import worker_metrics
 from receiver.database.pool import DatabaseUnavailable, connection
 from receiver.intake.spool import SpoolFailed
 from receiver.summary.gauges import Gauges, get_gauges
@@ -143,17 +143,17 @@ _TIMES = {
 }
 
 
-def _of_workers(times: dict[str, measured.Times], counted: dict[str, dict[str, int]]) -> Iterable[Metric]:
+def _of_workers(times: dict[str, worker_metrics.Times], counted: dict[str, dict[str, int]]) -> Iterable[Metric]:
     for name, (metric, help_text) in _TIMES.items():
-        kept = times.get(name, measured.Times((0,) * (len(measured.BOUNDS_SECONDS) + 1), 0.0))
-        yield _histogram(metric, help_text, measured.BOUNDS_SECONDS, kept.counts, kept.sum_seconds)
+        kept = times.get(name, worker_metrics.Times((0,) * (len(worker_metrics.BOUNDS_SECONDS) + 1), 0.0))
+        yield _histogram(metric, help_text, worker_metrics.BOUNDS_SECONDS, kept.counts, kept.sum_seconds)
     yield _counter("receiver_sends", "bulk_queue requests by what they came to.", "result", counted["send_result"])
     yield _counter(
         "receiver_worker_failures", "Steps of workers that failed, to be done again.", "step", counted["failure"]
     )
 
 
-_Found = tuple[Gauges, dict[str, measured.Times], dict[str, dict[str, int]]]
+_Found = tuple[Gauges, dict[str, worker_metrics.Times], dict[str, dict[str, int]]]
 
 
 class _Kept:
@@ -174,7 +174,11 @@ def _read(held: Services, kept: _Kept) -> _Found | None:
             with connection(held.pool) as conn:
                 conn.execute("set local statement_timeout = '3s'")
                 names = ("send_result", "failure")
-                found = get_gauges(conn), measured.get_times(conn), {n: measured.get_counts(conn, n) for n in names}
+                found = (
+                    get_gauges(conn),
+                    worker_metrics.get_times(conn),
+                    {n: worker_metrics.get_counts(conn, n) for n in names},
+                )
         except DatabaseUnavailable:
             return None
         kept.found, kept.until = found, time.monotonic() + KEPT_SECONDS

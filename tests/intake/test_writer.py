@@ -47,11 +47,11 @@ def spool_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stall of this machine passes for a database that is away."""
-    monkeypatch.setattr(intake_module, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(intake_module, "COMMIT_SECONDS", 60.0)
 
 
 def test_patience_leaves_time_for_the_spool_and_the_answer() -> None:
-    assert intake_module.PATIENCE_SECONDS < ANSWER_OWED_SECONDS - 0.5
+    assert intake_module.COMMIT_SECONDS < ANSWER_OWED_SECONDS - 0.5
     assert intake_module.ANSWER_SECONDS < 10
 
 
@@ -127,7 +127,7 @@ def test_hung_server_costs_one_wait_and_nothing_is_stored_twice_when_it_thaws(
         assert max(callers.seconds) < STUCK_SECONDS
         known = len(callers.seconds)
         with monkeypatch.context() as once_known:
-            once_known.setattr(intake_module, "PATIENCE_SECONDS", 600.0)  # who waits again is never answered
+            once_known.setattr(intake_module, "COMMIT_SECONDS", 600.0)  # who waits again is never answered
             for _ in range(20):
                 callers.run(1)
         assert statistics.median(callers.seconds[known:]) < 0.1
@@ -252,7 +252,7 @@ def test_spool_that_another_process_left_is_drained_even_if_the_database_was_awa
 def test_drain_that_a_server_never_answers_is_begun_again(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draining, "DRAIN_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(draining, "DRAIN_SECONDS", 0.3)
     monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
     left = Group(uuid4(), 1, (make_callback(1, b"left"),))
     spool = Spool(spool_path, PLENTY)
@@ -270,7 +270,7 @@ def test_drain_that_a_server_never_answers_is_begun_again(
 def test_drain_that_is_cut_off_goes_on_where_it_was(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draining, "DRAIN_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(draining, "DRAIN_SECONDS", 0.5)
     monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
     first, held, last = (Group(uuid4(), 1, (make_callback(1, body),)) for body in (b"first", b"held", b"last"))
     spool = Spool(spool_path, PLENTY)
@@ -397,7 +397,7 @@ def test_nobody_waits_for_ever_for_a_disk_that_hangs(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(intake_module, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(intake_module, "COMMIT_SECONDS", 0.1)
     hangs, goes_on = threading.Event(), threading.Event()
 
     class HangingSpool(Spool):

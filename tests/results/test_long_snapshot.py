@@ -21,7 +21,7 @@ from receiver.results.stored import lock_waiting
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
 from receiver.summary.callbacks import list_callbacks
 from receiver.summary.gauges import get_gauges
-from receiver.summary.liveness import get_liveness
+from receiver.summary.health import get_health
 from tests.factories import (
     UNKNOWN,
     answer_submissions,
@@ -110,7 +110,7 @@ READS: dict[str, Callable[[Connection, int], object]] = {
     "what is settled next of a batch": lambda conn, batch_id: lock_waiting(conn, 500, batch_id=batch_id),
     "batch": get_batch,
     "batches": lambda conn, _: list_batches(conn, BatchFilter(), 100),
-    "liveness": lambda conn, _: get_liveness(conn),
+    "liveness": lambda conn, _: get_health(conn),
     "gauges": lambda conn, _: get_gauges(conn),
     "waiting callbacks": lambda conn, _: list_callbacks(conn, 100, state="waiting"),
     "waiting callbacks of a batch": lambda conn, batch_id: list_callbacks(
@@ -136,7 +136,7 @@ def test_nobody_walks_over_what_was_settled(
 
 def read_waiting(conn: Connection, batch_id: int) -> list[Any]:
     """What each reader says about callbacks that wait."""
-    liveness, gauges = get_liveness(conn), get_gauges(conn)
+    liveness, gauges = get_health(conn), get_gauges(conn)
     read = [
         len(lock_waiting(conn, 500)),
         len(lock_waiting(conn, 500, batch_id=batch_id)),

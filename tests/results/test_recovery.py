@@ -21,9 +21,9 @@ from receiver.release.answer import Answer
 from receiver.release.provider import Got, Provider, QueueRequest, bulk_queue, get
 from receiver.release.sender import csv_blocks
 from receiver.results import polls
+from receiver.results.maintenance import Maintenance
 from receiver.results.polls import MOST_TRIES, claim_poll, forget_settled_polls, plan_polls
 from receiver.results.recovery import Polled, poll_once
-from receiver.results.upkeep import Upkeep
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
@@ -327,18 +327,18 @@ def test_a_result_that_comes_while_it_is_asked_for_stands(
     assert differences(conn) == []
 
 
-def test_the_upkeep_tells_plans_and_asks(conn: Connection, pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+def test_maintenance_tells_plans_and_asks(conn: Connection, pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     config = Config(data_dir=Path("/nowhere"), public_url="", port=1, result_poll_rate=100)
     with silent_provider("map") as simulator:
         batch_id = make_overdue(conn, simulator.url)
         settled(simulator.url)
-        upkeep = Upkeep(pool, provider_at(simulator.url), config, threading.Event())
-        assert [name for name, _ in upkeep.steps()] == ["overdue", "poll-1", "poll-2"]
-        upkeep.look_for_overdue()
-        upkeep.look_for_overdue()
-        eventually(lambda: (upkeep.poll(), read_batch(conn, batch_id).counts["overdue"] == 0)[1])
-    told = [record.getMessage() for record in caplog.records if record.name == "receiver.results.upkeep"]
+        maintenance = Maintenance(pool, provider_at(simulator.url), config, threading.Event())
+        assert [name for name, _ in maintenance.steps()] == ["overdue", "poll-1", "poll-2"]
+        maintenance.look_for_overdue()
+        maintenance.look_for_overdue()
+        eventually(lambda: (maintenance.poll(), read_batch(conn, batch_id).counts["overdue"] == 0)[1])
+    told = [record.getMessage() for record in caplog.records if record.name == "receiver.results.maintenance"]
     assert told[:2] == [
         f"batch {batch_id}: 5 of its 5 calls are overdue",
         f"batch {batch_id}, submission 1: asking about 5 overdue calls",

@@ -12,9 +12,10 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.model import SubmissionKey
-from receiver.results import bodies, set_aside
+from receiver.results import bodies
+from receiver.results import not_applied as set_aside
+from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from receiver.results.reading.call_details import CallDetails, read_call_details
-from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
     NOON,
     deliver,

@@ -23,8 +23,8 @@ from receiver.results.replay import find_settled, replay
 from receiver.results.retention import Removed, count_old, count_simulated, purge, purge_simulated, take_turn
 from receiver.results.settlement import settle
 from receiver.results.stored import claim_waiting
-from receiver.summary.attention import BatchesOf, get_attention
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
+from receiver.summary.needs_attention import BatchesOf, get_attention
 from receiver.summary.series import SummaryFilter, get_summary
 from tests.factories import (
     ACCEPTED,

@@ -10,7 +10,7 @@ from receiver.database.pool import Connection
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.sender import claim_submission
-from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
+from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
     ACCEPTED,
     NOON,

@@ -15,11 +15,11 @@ from receiver.intake.packing import unpack
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.sender import claim_submission
+from receiver.results.decision import Candidate, candidate, decide
 from receiver.results.reading.call_details import read_call_details
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
 from receiver.results.settler import Settler
-from receiver.results.standing import Candidate, candidate, decide
 from receiver.results.stored import claim_waiting
 from tests.factories import (
     REFUSED,

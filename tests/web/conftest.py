@@ -41,7 +41,7 @@ class ReadToTheEnd(FlaskClient):
 def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
     """The app over a database that is well, and that it does not give up because this machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(intake, "COMMIT_SECONDS", PATIENCE_SECONDS)
         app = create_app(config, database_url)
         app.test_client_class = ReadToTheEnd
         try:

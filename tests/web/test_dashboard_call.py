@@ -7,8 +7,8 @@ import re
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.web.dashboard.numbers import hide_numbers
-from receiver.web.dashboard.visible import disclosed, visible
+from receiver.web.dashboard.number_masking import hide_numbers
+from receiver.web.dashboard.safe_text import disclosed, visible
 from tests.factories import REFUSED, answer_submissions, deliver, make_batch, phone_number, result_body
 from tests.web.browsing import Browser, text_of
 from tests.web.page_rules import broken_rules

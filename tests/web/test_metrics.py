@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from receiver import metric_files
 from receiver.config import Config
 from receiver.counts import Counts
-from receiver.database.measured import Measurements, add_measured
 from receiver.database.pool import Connection
+from receiver.database.worker_metrics import Measurements, add_measured
 from receiver.release.presence import register_worker
 from tests.factories import (
     UNKNOWN,

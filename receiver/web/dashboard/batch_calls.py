@@ -20,7 +20,7 @@ from receiver.summary.batches import get_default_region
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.summary.export import export_calls_csv, export_calls_ndjson, export_skipped_csv
 from receiver.web.api.exports import NDJSON, csv_file, streamed_file
-from receiver.web.dashboard.numbers import choose_numbers, shown_text
+from receiver.web.dashboard.number_masking import choose_numbers, shown_text
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import own_path
 from receiver.web.reading import reader

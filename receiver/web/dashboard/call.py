@@ -11,9 +11,9 @@ from receiver.summary.callbacks import list_callbacks_of_call
 from receiver.summary.calls import Call, get_call
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.safe_text import visible
 from receiver.web.dashboard.session import time_zone
 from receiver.web.dashboard.timeline import timeline
-from receiver.web.dashboard.visible import visible
 from receiver.web.services import services
 
 MOST_CALLBACKS = 50

@@ -24,7 +24,7 @@ from receiver.summary.callbacks import (
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.body_text import body_text
 from receiver.web.dashboard.filters import LARGEST_ID
-from receiver.web.dashboard.numbers import numbers_whole
+from receiver.web.dashboard.number_masking import numbers_whole
 from receiver.web.dashboard.pages import page
 from receiver.web.problems import Problem
 from receiver.web.reading import reader

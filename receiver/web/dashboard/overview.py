@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
-from receiver.summary.attention import Attention, BatchesOf, get_attention
 from receiver.summary.batches import Batch, BatchFilter, list_batches
-from receiver.summary.liveness import Liveness, get_liveness
+from receiver.summary.health import Health, get_health
+from receiver.summary.needs_attention import Attention, BatchesOf, get_attention
 from receiver.summary.series import Interval, SummaryFilter, get_series
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.filters import Filters
@@ -60,7 +60,7 @@ def overview() -> str:
 
     simulated = services().config.batch_kind
 
-    def look(conn: Connection) -> tuple[Liveness, Attention, Attention, list[Batch], list[dict[str, Any]]]:
+    def look(conn: Connection) -> tuple[Health, Attention, Attention, list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
@@ -70,7 +70,7 @@ def overview() -> str:
         running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
         attention = get_attention(conn, asked_for, simulated=simulated)
         figures = attention if shown == asked_for else get_attention(conn, shown)
-        return get_liveness(conn), attention, figures, running, points
+        return get_health(conn), attention, figures, running, points
 
     alive, attention, figures, running, points = reader().read_at_one_moment(look)
     if "interval" in filters.faults:

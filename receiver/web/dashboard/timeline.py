@@ -11,7 +11,7 @@ from markupsafe import Markup
 from receiver.results.reading.call_details import Event
 from receiver.results.reading.field_values import canonical
 from receiver.web.dashboard.charts import at_moment, svg
-from receiver.web.dashboard.visible import visible
+from receiver.web.dashboard.safe_text import visible
 from receiver.web.dashboard.wording import counted, duration
 
 MOST_DRAWN, MOST_UNTIMED, NAME_CHARACTERS = 60, 20, 40

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from receiver.model import OUTCOMES
+from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 from receiver.results.reading.unreadable import REASONS as UNREADABLE_REASONS
 from receiver.results.settlement import NUMBER_NOT_IN_SUBMISSION, SETTLING_FAILED, UNKNOWN_BATCH
-from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
 
 
 def number(count: int) -> str:

@@ -66,7 +66,10 @@ def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Ste
                 == 1
             )
             assert service.batch(batch_id) == before
-            assert kill_at_every_commit(service, steps, when, "cli.upkeep._erase_pieces", "erase", erased, "--yes") >= 1
+            assert (
+                kill_at_every_commit(service, steps, when, "cli.maintenance._erase_pieces", "erase", erased, "--yes")
+                >= 1
+            )
             assert service.batch(batch_id)["counts"] == before["counts"]
             assert service.ask(f"/api/v1/calls?phone_number={erased}").told["calls"] == []
             before = service.batch(batch_id)
@@ -110,7 +113,9 @@ def test_purge_killed_at_any_commit_is_gone_on_with(
                 (old,),
             )
             conn.commit()
-            assert kill_at_every_commit(service, steps, when, "cli.upkeep._purge", "purge", "--older-than", "30") >= 4
+            assert (
+                kill_at_every_commit(service, steps, when, "cli.maintenance._purge", "purge", "--older-than", "30") >= 4
+            )
             assert service.ask(f"/api/v1/batches/{old}").status == 404
             assert service.ask(f"/api/v1/callbacks?batch_id={old}").told["callbacks"] == []
             assert service.batch(kept) == before

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.model import Outcome
+from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED, Candidate, candidate, decide
 from receiver.results.reading.call_details import CallDetails
-from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED, Candidate, candidate, decide
 from tests.factories import NOON
 
 STEPS = ("queued", "dialing", "connected")

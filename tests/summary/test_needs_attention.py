@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from receiver.database.pool import Connection
-from receiver.summary.attention import Attention, BatchesOf, get_attention
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
+from receiver.summary.needs_attention import Attention, BatchesOf, get_attention
 from receiver.summary.verify import verify
 from tests.factories import (
     ACCEPTED,

@@ -12,17 +12,17 @@ WORKER_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Liveness:
+class Health:
     """Whole seconds; None: never seen, and nothing waits."""
 
     worker_seen_seconds: int | None
     oldest_waiting_seconds: int | None
 
 
-def get_liveness(conn: Connection) -> Liveness:
+def get_health(conn: Connection) -> Health:
     row = conn.execute(
         "select (select extract(epoch from now() - max(seen_at))::bigint from worker),"
         " (select extract(epoch from now() - received_at)::bigint from waiting"
         f"  where callback_id >= {LOW_WATER_MARK} order by callback_id limit 1)"
     ).fetchone()
-    return Liveness(*row) if row is not None else Liveness(None, None)
+    return Health(*row) if row is not None else Health(None, None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from receiver.database.measured import BOUNDS_SECONDS, Measurements, add_measured, get_counts, get_times
 from receiver.database.pool import Connection, connect
+from receiver.database.worker_metrics import BOUNDS_SECONDS, Measurements, add_measured, get_counts, get_times
 
 
 def test_times_fall_into_the_bucket_of_the_next_bound(conn: Connection) -> None:

@@ -11,7 +11,7 @@ from receiver.database.pool import DatabaseUnavailable, connect
 from receiver.errors import ReceiverError
 from receiver.logs import about
 
-LOOK_SECONDS = 1.0
+RECONNECT_CHECK_SECONDS = 1.0
 """Between two looks whether it is back."""
 
 log = logging.getLogger(__name__)
@@ -54,4 +54,4 @@ class Return:
             except ReceiverError as error:
                 self._failure = error
                 return
-            pause.wait(LOOK_SECONDS)
+            pause.wait(RECONNECT_CHECK_SECONDS)

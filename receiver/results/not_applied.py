@@ -12,8 +12,8 @@ from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
 from receiver.model import CallbackState, Outcome
+from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, Candidate
 from receiver.results.reading.call_details import CallDetails, stored_details
-from receiver.results.standing import OTHER_RESULT_STANDS, SAME_RESULT, Candidate
 
 
 class Aside(NamedTuple):

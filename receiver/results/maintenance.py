@@ -17,7 +17,7 @@ from receiver.results.polls import forget_settled_polls, plan_polls
 from receiver.results.recovery import Polled, poll_once
 from receiver.results.retention import purge, take_turn
 
-LOOK_SECONDS = 10.0
+OVERDUE_CHECK_SECONDS = 10.0
 """Between two looks for what became overdue: noticed within a minute, with room for a slow database."""
 
 POLLERS = 2
@@ -32,7 +32,7 @@ PURGE_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
-class Upkeep:
+class Maintenance:
     """Steps for a worker's threads; each returns the seconds until it is to be done again."""
 
     def __init__(self, pool: Pool, provider: Provider, config: Config, stop: threading.Event) -> None:
@@ -74,7 +74,7 @@ class Upkeep:
                         planned.batch_id, planned.submission_no, planned.calls,
                         extra=about("polls_planned", batch_id=planned.batch_id, calls=planned.calls),
                     )  # fmt: skip
-        return LOOK_SECONDS
+        return OVERDUE_CHECK_SECONDS
 
     def poll(self) -> float:
         """Ask about one call."""
