@@ -22,7 +22,7 @@ from receiver.intake.callback_rules import (
 )
 from receiver.intake.journal import BODY_BYTES, Callback
 from receiver.intake.senders import Senders, log_lost
-from receiver.intake.writer import ANSWER_SECONDS, COMMIT_SECONDS, CannotStore, Gathering, Intake
+from receiver.intake.writer import ANSWER_SECONDS, COMMIT_SECONDS, CannotStore, Gathering, Writer
 from receiver.logs import request_id
 from receiver.model import SubmissionKey
 
@@ -36,16 +36,16 @@ _PREFIX_LENGTH = len(PREFIX)
 class Endpoint:
     """ASGI: answers `/results/<token>`. `start` it on its loop."""
 
-    def __init__(self, rules: CallbackRules, senders: Senders, intake: Intake) -> None:
+    def __init__(self, rules: CallbackRules, senders: Senders, writer: Writer) -> None:
         self._rules = rules
         self._senders = senders
-        self._intake = intake
+        self._writer = writer
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Hear on this loop of what was stored."""
         loop = self._loop = asyncio.get_running_loop()
-        self._intake.on_done = lambda gathering: _call(loop, self._finish, gathering)
+        self._writer.on_done = lambda gathering: _call(loop, self._finish, gathering)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
@@ -99,7 +99,7 @@ class Endpoint:
         """Wait until the callback is durable: True if it is in the spool. Raises CannotStore."""
         assert self._loop is not None  # noqa: S101 `start` came first
         stored: asyncio.Future[bool] = self._loop.create_future()
-        gathering = self._intake.add(callback)
+        gathering = self._writer.add(callback)
         if not gathering.waiters:
             self._loop.call_later(COMMIT_SECONDS, self._hurry, gathering)
         gathering.waiters.append((stored, callback))
@@ -107,14 +107,14 @@ class Endpoint:
 
     def _hurry(self, gathering: Gathering) -> None:
         if gathering.waiters:
-            self._intake.cut_connection()
+            self._writer.cut_connection()
             assert self._loop is not None  # noqa: S101 `start` came first
             self._loop.call_later(ANSWER_SECONDS - COMMIT_SECONDS, self._give_up, gathering)
 
     def _give_up(self, gathering: Gathering) -> None:
         waiters, gathering.waiters = gathering.waiters, []
         for stored, callback in waiters:
-            self._intake.give_up(gathering, callback)
+            self._writer.give_up(gathering, callback)
             if not stored.done():
                 stored.set_exception(CannotStore("Storing the callback takes too long; send it again."))
 

@@ -14,14 +14,14 @@ from receiver.intake.proxies import Proxies
 from receiver.intake.senders import Senders
 from receiver.intake.spool import Spool
 from receiver.intake.token import ResultTokens
-from receiver.intake.writer import Intake
+from receiver.intake.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedIntake:
     """`open` it in the process that uses it, after any fork."""
 
-    writer: Intake
+    writer: Writer
     rules: CallbackRules
     senders: Senders
     budget_reports: BudgetReports
@@ -29,7 +29,7 @@ class OpenedIntake:
     @classmethod
     def open(cls, config: Config, database_url: str, pool: Pool) -> OpenedIntake:
         """Start the threads. Postgres may be away: then callbacks go to the spool. `pool`: for the budget's reports."""
-        writer = Intake(
+        writer = Writer(
             partial(
                 connect, database_url, name="receiver journal", autocommit=True, patience_seconds=STATEMENT_SECONDS
             ),

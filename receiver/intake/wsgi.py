@@ -20,7 +20,7 @@ from receiver.intake.callback_rules import (
 )
 from receiver.intake.journal import BODY_BYTES
 from receiver.intake.senders import Senders, log_lost
-from receiver.intake.writer import CannotStore, Intake
+from receiver.intake.writer import CannotStore, Writer
 from receiver.logs import request_id
 from receiver.model import SubmissionKey
 
@@ -34,11 +34,11 @@ BEGAN = "receiver.began"
 class Endpoint:
     """WSGI: answers `/results/<token>`, and leaves every other path to `otherwise`."""
 
-    def __init__(self, otherwise: WSGIApplication, rules: CallbackRules, senders: Senders, intake: Intake) -> None:
+    def __init__(self, otherwise: WSGIApplication, rules: CallbackRules, senders: Senders, writer: Writer) -> None:
         self._otherwise = otherwise
         self._rules = rules
         self._senders = senders
-        self._intake = intake
+        self._writer = writer
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         began = perf_counter()
@@ -73,7 +73,7 @@ class Endpoint:
         if isinstance(callback, Answer):
             return callback
         try:
-            return SPOOLED if self._intake.store(callback) else STORED
+            return SPOOLED if self._writer.store(callback) else STORED
         except CannotStore:
             self._rules.budget.give_back(key)
             log_lost(key)

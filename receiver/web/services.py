@@ -13,7 +13,7 @@ from receiver.database.pool import DatabaseUnavailable, Pool, open_pool, reading
 from receiver.database.replica import Replica
 from receiver.intake.opened import OpenedIntake
 from receiver.intake.token import ResultTokens
-from receiver.intake.writer import Intake
+from receiver.intake.writer import Writer
 from receiver.queueing.acceptance import Limits
 from receiver.server.in_progress import Turns
 from receiver.summary.batches import list_decided
@@ -61,7 +61,7 @@ class Services:
         )
 
     @property
-    def intake(self) -> Intake:
+    def intake(self) -> Writer:
         return self.opened_intake.writer
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 from receiver.database.pool import Connection, connect
 from receiver.intake.packing import unpack
 from receiver.intake.spool import Spool
-from receiver.intake.writer import CannotStore, Intake
+from receiver.intake.writer import CannotStore, Writer
 from tests.factories import make_callback
 from tests.waiting import eventually
 
@@ -26,9 +26,9 @@ PLENTY = 1 << 30
 
 
 @contextmanager
-def running_intake(url: str, spool_path: Path, *, spool_bytes: int = PLENTY, up: bool = True) -> Iterator[Intake]:
+def running_intake(url: str, spool_path: Path, *, spool_bytes: int = PLENTY, up: bool = True) -> Iterator[Writer]:
     """An intake at work; with `up`, once it has reached the database."""
-    intake = Intake(partial(connect, url, name="journal", autocommit=True), Spool(spool_path, spool_bytes))
+    intake = Writer(partial(connect, url, name="journal", autocommit=True), Spool(spool_path, spool_bytes))
     intake.start()
     try:
         if up:
@@ -43,7 +43,7 @@ class Callers:
 
     _numbers = count()
 
-    def __init__(self, intake: Intake, threads: int) -> None:
+    def __init__(self, intake: Writer, threads: int) -> None:
         self.stored: list[bytes] = []
         self.refused: list[bytes] = []
         self.seconds: list[float] = []

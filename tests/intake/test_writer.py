@@ -13,11 +13,11 @@ import pytest
 from psycopg import sql
 
 from receiver.database.pool import Connection, connect
-from receiver.intake import draining
-from receiver.intake import writer as intake_module
+from receiver.intake import database_probe, draining, group_names
+from receiver.intake import writer as writer_module
 from receiver.intake.journal import Group, write_group
 from receiver.intake.spool import Spool
-from receiver.intake.writer import CannotStore, Intake
+from receiver.intake.writer import CannotStore, Writer
 from tests.database.proxy import Proxy
 from tests.factories import make_callback
 from tests.intake.storing import (
@@ -47,12 +47,12 @@ def spool_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No stall of this machine passes for a database that is away."""
-    monkeypatch.setattr(intake_module, "COMMIT_SECONDS", 60.0)
+    monkeypatch.setattr(writer_module, "COMMIT_SECONDS", 60.0)
 
 
 def test_patience_leaves_time_for_the_spool_and_the_answer() -> None:
-    assert intake_module.COMMIT_SECONDS < ANSWER_OWED_SECONDS - 0.5
-    assert intake_module.ANSWER_SECONDS < 10
+    assert writer_module.COMMIT_SECONDS < ANSWER_OWED_SECONDS - 0.5
+    assert writer_module.ANSWER_SECONDS < 10
 
 
 @pytest.mark.usefixtures("patient")
@@ -127,7 +127,7 @@ def test_hung_server_costs_one_wait_and_nothing_is_stored_twice_when_it_thaws(
         assert max(callers.seconds) < STUCK_SECONDS
         known = len(callers.seconds)
         with monkeypatch.context() as once_known:
-            once_known.setattr(intake_module, "COMMIT_SECONDS", 600.0)  # who waits again is never answered
+            once_known.setattr(writer_module, "COMMIT_SECONDS", 600.0)  # who waits again is never answered
             for _ in range(20):
                 callers.run(1)
         assert statistics.median(callers.seconds[known:]) < 0.1
@@ -226,7 +226,7 @@ def test_stop_while_the_server_hangs_spools_what_has_gathered(
             proxy.freeze()
             waiting = threading.Thread(target=callers.run, args=(1,))
             waiting.start()
-            eventually(lambda: intake._sequence >= 1)
+            eventually(lambda: intake._names._sequence >= 1)
         waiting.join(60)
         proxy.thaw()
         assert callers.stored and len(callers.seconds) == 5
@@ -237,7 +237,7 @@ def test_stop_while_the_server_hangs_spools_what_has_gathered(
 def test_spool_that_another_process_left_is_drained_even_if_the_database_was_away_meanwhile(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(database_probe, "SPOOL_CHECK_SECONDS", 0.05)
     with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
         proxy.close()  # the intake's own connection stays, and nothing is written to show that others fail
         left = Spool(spool_path, PLENTY)
@@ -253,7 +253,7 @@ def test_drain_that_a_server_never_answers_is_begun_again(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draining, "DRAIN_SECONDS", 0.3)
-    monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(database_probe, "SPOOL_CHECK_SECONDS", 0.05)
     left = Group(uuid4(), 1, (make_callback(1, b"left"),))
     spool = Spool(spool_path, PLENTY)
     spool.append(left)
@@ -271,7 +271,7 @@ def test_drain_that_is_cut_off_goes_on_where_it_was(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draining, "DRAIN_SECONDS", 0.5)
-    monkeypatch.setattr(intake_module, "SPOOL_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(database_probe, "SPOOL_CHECK_SECONDS", 0.05)
     first, held, last = (Group(uuid4(), 1, (make_callback(1, body),)) for body in (b"first", b"held", b"last"))
     spool = Spool(spool_path, PLENTY)
     for group in (first, held, last):
@@ -332,8 +332,8 @@ def test_probing_a_slow_database_takes_one_row(conn: Connection, database_url: s
         conn.execute(KILL_SESSIONS)
         conn.commit()
         intake.store(make_callback(1, b"finds it away"))
-        probes = intake._probes
-        eventually(lambda: intake._probes > probes + 4)
+        probes = intake._database._probes
+        eventually(lambda: intake._database._probes > probes + 4)
         assert intake.database_away
         rows = conn.execute("select count(*) from journal_writer").fetchone()
         conn.execute("drop trigger slow on callback")
@@ -362,8 +362,8 @@ def test_name_is_kept_where_all_that_was_spooled_by_it_is_drained(
 def test_database_that_is_back_for_moments_takes_a_bounded_number_of_names(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "NAMES", 2)
-    monkeypatch.setattr(intake_module, "NAME_SECONDS", 3600.0)
+    monkeypatch.setattr(group_names, "NAMES", 2)
+    monkeypatch.setattr(group_names, "NAME_SECONDS", 3600.0)
     held = Group(uuid4(), 1, (make_callback(1, b"held"),))
     spool = Spool(spool_path, PLENTY)
     spool.append(held)
@@ -384,8 +384,8 @@ def test_database_that_is_back_for_moments_takes_a_bounded_number_of_names(
                 store(b"direct %d" % number)
             killing.execute(KILL_SESSIONS)
             store(b"spooled at last")
-            probes = intake._probes
-            eventually(lambda: intake._probes > probes + 2)
+            probes = intake._database._probes
+            eventually(lambda: intake._database._probes > probes + 2)
             assert intake.database_away, "its names are used up, and the spool takes all"
             conn.rollback()
             eventually(lambda: not intake.database_away)
@@ -396,8 +396,8 @@ def test_database_that_is_back_for_moments_takes_a_bounded_number_of_names(
 def test_nobody_waits_for_ever_for_a_disk_that_hangs(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake_module, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(intake_module, "COMMIT_SECONDS", 0.1)
+    monkeypatch.setattr(writer_module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(writer_module, "COMMIT_SECONDS", 0.1)
     hangs, goes_on = threading.Event(), threading.Event()
 
     class HangingSpool(Spool):
@@ -408,7 +408,7 @@ def test_nobody_waits_for_ever_for_a_disk_that_hangs(
 
     with Proxy(database_url) as proxy:
         proxy.close()
-        intake = Intake(partial(connect, proxy.url, name="journal", autocommit=True), HangingSpool(spool_path, PLENTY))
+        intake = Writer(partial(connect, proxy.url, name="journal", autocommit=True), HangingSpool(spool_path, PLENTY))
         intake.start()
         try:
             callers = Callers(intake, 5)

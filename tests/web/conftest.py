@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from receiver.config import Config
 from receiver.database.api_keys import Scope, create_key
 from receiver.database.pool import Connection
-from receiver.intake import writer as intake
+from receiver.intake import writer
 from receiver.web.app import close_app, create_app
 from receiver.web.services import Services
 from tests.waiting import PATIENCE_SECONDS, eventually
@@ -41,7 +41,7 @@ class ReadToTheEnd(FlaskClient):
 def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
     """The app over a database that is well, and that it does not give up because this machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "COMMIT_SECONDS", PATIENCE_SECONDS)
+        patch.setattr(writer, "COMMIT_SECONDS", PATIENCE_SECONDS)
         app = create_app(config, database_url)
         app.test_client_class = ReadToTheEnd
         try:

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
-from receiver.intake import writer as intake
+from receiver.intake import writer
 from receiver.intake.journal import Callback
 from receiver.intake.packing import unpack
 from receiver.intake.token import ResultTokens
@@ -173,7 +173,7 @@ def test_forged_token_is_404_and_touches_neither_database_nor_disk(
 def test_callback_is_stored_on_disk_while_the_database_is_away(
     app_without_database: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "COMMIT_SECONDS", 60)
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 60)
     client = app_without_database.test_client()
     began = time.monotonic()
     for _ in range(5):

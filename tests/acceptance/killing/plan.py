@@ -34,8 +34,8 @@ def _commits(where: str, **options: int | str | bool) -> list[Step]:
 WEB_STEPS = [
     Step("before an answer to a callback", 20, postgres=False),
     Step("after an answer to a callback", 20, postgres=False),
-    *_commits("intake.writer.Intake._write", times=10),
-    *_commits("intake.writer.Intake._stores", after="database"),
+    *_commits("intake.writer.Writer._write", times=10),
+    *_commits("intake.database_probe.DatabaseProbe._stores", after="database"),
     *_commits("intake.draining.drain_some", times=2, after="database"),
     *_commits("intake.budget_reports.BudgetReports.report", times=3),
     *_commits("intake.spool.Spool.append", times=3, after="database", postgres=False),
