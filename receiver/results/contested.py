@@ -1,7 +1,8 @@
 """Deciding calls that have a result already, when further callbacks name them.
 
-What the earlier callbacks said is stored, in `set_aside` and in the result's own row. So no body is read a second time,
-and a group's cost does not depend on what came before it. Only what release 1.0.0 stored without it is read once more.
+Load what is known, decide without I/O, and write what that changes. What the earlier callbacks said is stored, in
+`set_aside` and in the result's own row. So no body is read a second time, and a group's cost does not depend on what
+came before it. Only what release 1.0.0 stored without it is read once more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg.rows import class_row
 
@@ -18,7 +20,7 @@ from receiver.model import Outcome
 from receiver.results.bodies import read_bodies, read_body_of
 from receiver.results.counters import Deltas
 from receiver.results.decision import Candidate, Verdict, candidate, decide
-from receiver.results.not_applied import Aside, Differing, aside_of, delete_set_aside, list_differing
+from receiver.results.not_applied import Differing, NotApplied, delete_set_aside, list_differing, not_applied_to
 from receiver.results.reading.call_details import CallDetails, stored_details
 from receiver.results.result_rows import NO_TIME, CallKey, count_result, replace_results
 from receiver.results.stored import get_stored
@@ -56,54 +58,108 @@ class _Applied:
         return candidate(self.callback_id, self.received_at, self.polled, stored_details(self))
 
 
+class _Contest(NamedTuple):
+    """All that is known of a call when further callbacks name it. `details` are of each candidate, by callback id."""
+
+    result: _Applied
+    candidates: dict[int, Candidate]
+    details: dict[int, CallDetails]
+    earlier: dict[int, Differing]
+    """Callback id to what was not applied before."""
+
+
+class _Change(NamedTuple):
+    """What a decision changes. `not_applied`: the rows that differ from those that are stored."""
+
+    contest: _Contest
+    verdict: Verdict
+    not_applied: list[NotApplied]
+
+
 def decide_again(
     conn: Connection,
     candidates_of: Mapping[CallKey, Sequence[Candidate]],
     details: Mapping[int, CallDetails],
     deltas: Deltas,
-) -> list[Aside]:
-    """Decide calls among their new callbacks and all earlier ones. Returns what is to be set aside, or otherwise.
+) -> list[NotApplied]:
+    """Decide calls among their new callbacks and all earlier ones. Returns the rows of `set_aside` to be written.
 
     `details` are those of the new callbacks.
     """
-    details_of = dict(details)
+    changes = [_decide(contest) for contest in _load(conn, candidates_of, details)]
+    for change in changes:
+        _count(change, deltas)
+    _replace_results(conn, changes)
+    return [each for change in changes for each in change.not_applied]
+
+
+def _load(
+    conn: Connection, candidates_of: Mapping[CallKey, Sequence[Candidate]], details: Mapping[int, CallDetails]
+) -> list[_Contest]:
+    """Lock the results of these calls, and read what earlier callbacks said."""
     applied = _complete(conn, _lock_applied(conn, list(candidates_of)))
     keys_of = {result.call: [each.result_key for each in candidates_of[result.call]] for result in applied}
     earlier: defaultdict[CallKey, dict[int, Differing]] = defaultdict(dict)
     for each in list_differing(conn, keys_of):
         earlier[each.batch_id, each.row][each.callback_id] = each
     known_of = _know(conn, [each for by_id in earlier.values() for each in by_id.values()])
-
-    aside: list[Aside] = []
-    replaced: dict[CallKey, Verdict] = {}
+    contests = []
     for result in applied:
-        call = result.call
-        everything = {each.callback_id: each for each in (*candidates_of[call], result.candidate)}
-        details_of[result.callback_id] = stored_details(result)
-        for callback_id in earlier[call]:
+        new = candidates_of[result.call]
+        said = {each.callback_id: details[each.callback_id] for each in new}
+        said[result.callback_id] = stored_details(result)
+        candidates = {each.callback_id: each for each in (*new, result.candidate)}
+        contest = _Contest(result, candidates, said, earlier[result.call])
+        for callback_id in contest.earlier:
             if callback_id in known_of:
-                everything[callback_id], details_of[callback_id] = known_of[callback_id]
-        verdict = decide(list(everything.values()))
-        winner = verdict.stands
-        deltas.add_state(result.batch_id, "applied", result.polled, -1)
-        deltas.add_state(result.batch_id, "applied", winner.polled)
-        if winner.callback_id in earlier[call]:
-            deltas.add_state(result.batch_id, earlier[call][winner.callback_id].state, winner.polled, -1)
-        for callback_id, (state, reason) in verdict.set_aside.items():
-            before = earlier[call].get(callback_id)
-            if before is not None:
-                if (before.state, before.reason) == (state, reason) and before.known is not None:
-                    continue
-                deltas.add_state(result.batch_id, before.state, before.polled, -1)
-            deltas.add_state(result.batch_id, state, everything[callback_id].polled)
-            aside.append(aside_of(call, everything[callback_id], details_of[callback_id], state, reason))
-        if winner.callback_id != result.callback_id:
-            replaced[call] = verdict
-            _count_result_before(deltas, result)
-            count_result(deltas, result.batch_id, winner, details_of[winner.callback_id])
-    replace_results(conn, replaced, details_of)
-    delete_set_aside(conn, [(batch_id, v.stands.callback_id) for (batch_id, _), v in replaced.items()])
-    return aside
+                contest.candidates[callback_id], contest.details[callback_id] = known_of[callback_id]
+        contests.append(contest)
+    return contests
+
+
+def _decide(contest: _Contest) -> _Change:
+    """Decide one call, and find which rows that changes. No I/O."""
+    verdict = decide(list(contest.candidates.values()))
+    not_applied = []
+    for callback_id, (state, reason) in verdict.not_applied.items():
+        before = contest.earlier.get(callback_id)
+        if before is not None and (before.state, before.reason) == (state, reason) and before.known is not None:
+            continue
+        not_applied.append(
+            not_applied_to(
+                contest.result.call, contest.candidates[callback_id], contest.details[callback_id], state, reason
+            )
+        )
+    return _Change(contest, verdict, not_applied)
+
+
+def _count(change: _Change, deltas: Deltas) -> None:
+    """Add what the change does to the counters of its batch."""
+    (result, _, details, earlier), winner = change.contest, change.verdict.winner
+    deltas.add_state(result.batch_id, "applied", result.polled, -1)
+    deltas.add_state(result.batch_id, "applied", winner.polled)
+    if winner.callback_id in earlier:
+        deltas.add_state(result.batch_id, earlier[winner.callback_id].state, winner.polled, -1)
+    for each in change.not_applied:
+        before = earlier.get(each.callback_id)
+        if before is not None:
+            deltas.add_state(result.batch_id, before.state, before.polled, -1)
+        deltas.add_state(result.batch_id, each.state, each.polled)
+    if winner.callback_id != result.callback_id:
+        _count_result_before(deltas, result)
+        count_result(deltas, result.batch_id, winner, details[winner.callback_id])
+
+
+def _replace_results(conn: Connection, changes: Sequence[_Change]) -> None:
+    """Write the results of calls that have another winner than before."""
+    verdicts: dict[CallKey, Verdict] = {}
+    details: dict[int, CallDetails] = {}
+    for (result, _, said, _), verdict, _ in changes:
+        winner_id = verdict.winner.callback_id
+        if winner_id != result.callback_id:
+            verdicts[result.call], details[winner_id] = verdict, said[winner_id]
+    replace_results(conn, verdicts, details)
+    delete_set_aside(conn, [(batch_id, v.winner.callback_id) for (batch_id, _), v in verdicts.items()])
 
 
 def _lock_applied(conn: Connection, calls: Sequence[CallKey]) -> list[_Applied]:

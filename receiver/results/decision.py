@@ -29,7 +29,7 @@ from receiver.model import CallbackState, Outcome
 from receiver.results.reading.call_details import CallDetails
 
 SAME_RESULT = "same_result"
-OTHER_RESULT_STANDS = "other_result_stands"
+OTHER_RESULT_WINS = "other_result_stands"
 STEP_SUPERSEDED = "step_superseded"
 
 FIRST_POSSIBLE = datetime(2000, 1, 1, tzinfo=UTC)
@@ -69,8 +69,8 @@ class Candidate(NamedTuple):
 class Verdict(NamedTuple):
     """The callback that is applied to the call, and callback id to (state, reason) of all others."""
 
-    stands: Candidate
-    set_aside: dict[int, tuple[CallbackState, str]]
+    winner: Candidate
+    not_applied: dict[int, tuple[CallbackState, str]]
 
 
 def candidate(callback_id: int, received_at: datetime, polled: bool, details: CallDetails) -> Candidate:
@@ -83,23 +83,23 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
     if len(candidates) == 1:  # nearly always
         return Verdict(candidates[0], {})
     represents: dict[bytes, Candidate] = {}
-    set_aside: dict[int, tuple[CallbackState, str]] = {}
+    not_applied: dict[int, tuple[CallbackState, str]] = {}
     for each in sorted(candidates, key=lambda each: (each.received_at, each.callback_id)):
         if represents.setdefault(each.result_key, each) is not each:
-            set_aside[each.callback_id] = ("duplicate", SAME_RESULT)
+            not_applied[each.callback_id] = ("duplicate", SAME_RESULT)
     different = list(represents.values())
     finals = [each for each in different if each.outcome is not None]
     # Each sorted by rank: of steps, the one received last is shown.
     ranked = sorted(finals, key=lambda each: (not each.documented, each.time_is_impossible)) or different[::-1]
-    stands = _winner(ranked)
+    winner = _winner(ranked)
     for each in different:
-        if each is stands:
+        if each is winner:
             continue
         if each.outcome is None:
-            set_aside[each.callback_id] = ("duplicate", STEP_SUPERSEDED)
+            not_applied[each.callback_id] = ("duplicate", STEP_SUPERSEDED)
         else:
-            set_aside[each.callback_id] = ("conflict", OTHER_RESULT_STANDS)
-    return Verdict(stands, set_aside)
+            not_applied[each.callback_id] = ("conflict", OTHER_RESULT_WINS)
+    return Verdict(winner, not_applied)
 
 
 def _winner(ranked: Sequence[Candidate]) -> Candidate:

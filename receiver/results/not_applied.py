@@ -1,4 +1,4 @@
-"""What settlement sets aside: callbacks that were not applied to their call, why, and what a decision needs of them."""
+"""Callbacks that were not applied to their call (the table `set_aside`): why, and what a decision needs of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
 from receiver.model import CallbackState, Outcome
-from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, Candidate
+from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, Candidate
 from receiver.results.reading.call_details import CallDetails, stored_details
 
 
-class Aside(NamedTuple):
+class NotApplied(NamedTuple):
     """A row of `set_aside`. Without a call, `row` and all that follows `polled` are None."""
 
     batch_id: int
@@ -68,12 +68,12 @@ are compared, too, if they are repeated or may win. Steps beyond them, and what 
 """
 
 
-def aside_of(
+def not_applied_to(
     call: tuple[int, int], candidate: Candidate, details: CallDetails, state: CallbackState, reason: str
-) -> Aside:
+) -> NotApplied:
     """The row for a callback that names this call, (batch_id, row)."""
     batch_id, row = call
-    return Aside(batch_id, candidate.callback_id, state, reason, row, candidate.polled, candidate, details)
+    return NotApplied(batch_id, candidate.callback_id, state, reason, row, candidate.polled, candidate, details)
 
 
 _COLUMNS = (
@@ -82,7 +82,7 @@ _COLUMNS = (
     " s.duration_seconds"
 )
 _JOIN_CALLBACK = "join callback c on c.batch_id = s.batch_id and c.callback_id = s.callback_id"
-_CONFLICTING = f"s.reason = '{OTHER_RESULT_STANDS}' and s.result_key is not null"
+_CONFLICTING = f"s.reason = '{OTHER_RESULT_WINS}' and s.result_key is not null"
 """SQL: as in the conditions of the indexes `set_aside_best` and `set_aside_key`."""
 
 _LATEST = f"""select {_COLUMNS} from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[]) as g (batch_id, row)
@@ -136,9 +136,9 @@ def list_differing(conn: Connection, keys_of: Mapping[tuple[int, int], Collectio
     return found
 
 
-def upsert_set_aside(conn: Connection, aside: Sequence[Aside]) -> None:
-    if aside:
-        conn.execute(_UPSERT, [list(column) for column in zip(*map(_values, aside), strict=True)])
+def upsert_set_aside(conn: Connection, rows: Sequence[NotApplied]) -> None:
+    if rows:
+        conn.execute(_UPSERT, [list(column) for column in zip(*map(_values, rows), strict=True)])
 
 
 _TYPES = {
@@ -171,9 +171,9 @@ _UPSERT = (
 )
 
 
-def _values(aside: Aside) -> tuple[object, ...]:
+def _values(row: NotApplied) -> tuple[object, ...]:
     of_call: list[object] = [None] * (len(_TYPES) - 6)
-    candidate, details = aside.candidate, aside.details
+    candidate, details = row.candidate, row.details
     if candidate is not None and details is not None:
         of_call = [
             candidate.result_key,
@@ -189,7 +189,7 @@ def _values(aside: Aside) -> tuple[object, ...]:
             details.ended_at,
             details.duration_seconds,
         ]
-    return aside.batch_id, aside.callback_id, aside.state, aside.reason, aside.row, aside.polled, *of_call
+    return row.batch_id, row.callback_id, row.state, row.reason, row.row, row.polled, *of_call
 
 
 def delete_set_aside(conn: Connection, keys: Sequence[tuple[int, int]]) -> None:

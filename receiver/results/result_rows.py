@@ -60,14 +60,14 @@ def _write(
 ) -> set[CallKey]:
     if not verdicts:
         return set()
-    standing = [verdict.stands for verdict in verdicts.values()]
-    details = [details_of[each.callback_id] for each in standing]
+    winners = [verdict.winner for verdict in verdicts.values()]
+    details = [details_of[each.callback_id] for each in winners]
     columns = (
         bigints([batch_id for batch_id, _ in verdicts]),
         integers([row for _, row in verdicts]),
-        bigints([each.callback_id for each in standing]),
-        [each.received_at for each in standing],
-        booleans([each.polled for each in standing]),
+        bigints([each.callback_id for each in winners]),
+        [each.received_at for each in winners],
+        booleans([each.polled for each in winners]),
         [each.outcome for each in details],
         [each.provider_status for each in details],
         smallints([each.attempts for each in details]),

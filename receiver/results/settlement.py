@@ -19,7 +19,7 @@ from receiver.results.bodies import Read, read_bodies
 from receiver.results.contested import decide_again
 from receiver.results.counters import Deltas
 from receiver.results.decision import Candidate, Verdict, candidate, decide
-from receiver.results.not_applied import Aside, aside_of, upsert_set_aside
+from receiver.results.not_applied import NotApplied, not_applied_to, upsert_set_aside
 from receiver.results.reading.call_details import CallDetails, UnreadableBody
 from receiver.results.result_rows import CallKey, count_result, insert_results
 from receiver.results.stored import Stored
@@ -37,12 +37,14 @@ def settle(conn: Connection, stored: Sequence[Stored]) -> None:
 def settle_read(conn: Connection, group: Sequence[Read]) -> None:
     """Settle callbacks whose bodies were read. The caller commits."""
     deltas = Deltas()
-    aside: list[Aside] = []
+    not_applied: list[NotApplied] = []
     details: dict[int, CallDetails] = {}
     readable: list[Stored] = []
     for callback, read, _ in group:
         if isinstance(read, UnreadableBody):
-            aside.append(Aside(callback.batch_id, callback.callback_id, "unreadable", read.code, None, callback.polled))
+            not_applied.append(
+                NotApplied(callback.batch_id, callback.callback_id, "unreadable", read.code, None, callback.polled)
+            )
         else:
             details[callback.callback_id] = read
             readable.append(callback)
@@ -53,23 +55,25 @@ def settle_read(conn: Connection, group: Sequence[Read]) -> None:
         row = rows.get(callback.callback_id)
         if row is None:
             reason = UNKNOWN_BATCH if callback.default_region is None else NUMBER_NOT_IN_SUBMISSION
-            aside.append(Aside(callback.batch_id, callback.callback_id, "unmatched", reason, None, callback.polled))
+            not_applied.append(
+                NotApplied(callback.batch_id, callback.callback_id, "unmatched", reason, None, callback.polled)
+            )
             continue
         named[callback.batch_id, row].append(callback)
         if details[callback.callback_id].outcome is not None:
             deltas.saw_result(callback.batch_id, callback.received_at)
-    for unnamed in aside:
+    for unnamed in not_applied:
         deltas.add_state(unnamed.batch_id, unnamed.state, unnamed.polled)
 
     verdicts = {call: _decide(named[call], details) for call in sorted(named)}
     inserted = insert_results(conn, verdicts, details)
     for call in inserted:
-        aside += _count_verdict(deltas, call, verdicts[call], named[call], details)
+        not_applied += _count_verdict(deltas, call, verdicts[call], named[call], details)
     contested = {call: _candidates(named[call], details) for call in verdicts if call not in inserted}
     if contested:
-        aside += decide_again(conn, contested, details, deltas)
+        not_applied += decide_again(conn, contested, details, deltas)
     _close_calls(conn, verdicts, deltas)
-    upsert_set_aside(conn, aside)
+    upsert_set_aside(conn, not_applied)
     deltas.write(conn)
 
 
@@ -94,7 +98,7 @@ def set_aside_unsettled(conn: Connection, stored: Sequence[Stored]) -> None:
     for callback in stored:
         deltas.add_state(callback.batch_id, "unreadable", callback.polled)
     upsert_set_aside(
-        conn, [Aside(c.batch_id, c.callback_id, "unreadable", SETTLING_FAILED, None, c.polled) for c in stored]
+        conn, [NotApplied(c.batch_id, c.callback_id, "unreadable", SETTLING_FAILED, None, c.polled) for c in stored]
     )
     deltas.write(conn)
 
@@ -136,26 +140,26 @@ def _count_verdict(
     verdict: Verdict,
     callbacks: Sequence[Stored],
     details: Mapping[int, CallDetails],
-) -> list[Aside]:
+) -> list[NotApplied]:
     """Count what a call that had no result got; returns what of it is set aside."""
     batch_id, _ = call
-    deltas.add_state(batch_id, "applied", verdict.stands.polled)
-    count_result(deltas, batch_id, verdict.stands, details[verdict.stands.callback_id])
-    if not verdict.set_aside:
+    deltas.add_state(batch_id, "applied", verdict.winner.polled)
+    count_result(deltas, batch_id, verdict.winner, details[verdict.winner.callback_id])
+    if not verdict.not_applied:
         return []
-    aside = [
-        aside_of(call, each, details[each.callback_id], *verdict.set_aside[each.callback_id])
+    not_applied = [
+        not_applied_to(call, each, details[each.callback_id], *verdict.not_applied[each.callback_id])
         for each in _candidates(callbacks, details)
-        if each.callback_id in verdict.set_aside
+        if each.callback_id in verdict.not_applied
     ]
-    for each in aside:
+    for each in not_applied:
         deltas.add_state(batch_id, each.state, each.polled)
-    return aside
+    return not_applied
 
 
 def _close_calls(conn: Connection, verdicts: Mapping[CallKey, Verdict], deltas: Deltas) -> None:
     """Calls that are final now are no longer outstanding, nor refused: the provider called after all."""
-    closed = [call for call, verdict in verdicts.items() if verdict.stands.outcome is not None]
+    closed = [call for call, verdict in verdicts.items() if verdict.winner.outcome is not None]
     if not closed:
         return
     for (batch_id,) in conn.execute(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.model import Outcome
-from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED, Candidate, candidate, decide
+from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, STEP_SUPERSEDED, Candidate, candidate, decide
 from receiver.results.reading.call_details import CallDetails
 from tests.factories import NOON
 
@@ -53,18 +53,18 @@ def reading(
 def test_single_reading_stands_whatever_it_says() -> None:
     for only in (reading(1), reading(1, "dialing"), reading(1, "unheard of", last_event=None, attempts=None)):
         verdict = decide([only])
-        assert (verdict.stands, verdict.set_aside) == (only, {})
+        assert (verdict.winner, verdict.not_applied) == (only, {})
 
 
 def test_same_result_again_is_a_duplicate_of_the_earliest_received() -> None:
     verdict = decide([reading(1, received=30), reading(2, received=10), reading(3, received=20)])
-    assert verdict.stands.callback_id == 2
-    assert verdict.set_aside == {1: ("duplicate", SAME_RESULT), 3: ("duplicate", SAME_RESULT)}
+    assert verdict.winner.callback_id == 2
+    assert verdict.not_applied == {1: ("duplicate", SAME_RESULT), 3: ("duplicate", SAME_RESULT)}
 
 
 def test_same_moment_of_receipt_is_decided_by_the_id() -> None:
     verdict = decide([reading(2, received=5), reading(1, received=5)])
-    assert (verdict.stands.callback_id, verdict.set_aside) == (1, {2: ("duplicate", SAME_RESULT)})
+    assert (verdict.winner.callback_id, verdict.not_applied) == (1, {2: ("duplicate", SAME_RESULT)})
 
 
 @pytest.mark.parametrize(
@@ -79,25 +79,25 @@ def test_same_moment_of_receipt_is_decided_by_the_id() -> None:
     ids=["status", "attempts", "attempts missing", "duration", "last event"],
 )
 def test_any_difference_in_what_counts_makes_another_result(other: Candidate) -> None:
-    assert decide([reading(1), other]).set_aside == {2: ("conflict", OTHER_RESULT_STANDS)}
+    assert decide([reading(1), other]).not_applied == {2: ("conflict", OTHER_RESULT_WINS)}
 
 
 def test_spelling_of_a_status_makes_no_other_result() -> None:
-    assert decide([reading(1, "canceled"), reading(2, "Cancelled")]).set_aside == {2: ("duplicate", SAME_RESULT)}
+    assert decide([reading(1, "canceled"), reading(2, "Cancelled")]).not_applied == {2: ("duplicate", SAME_RESULT)}
 
 
 def test_conflicting_result_with_the_later_event_stands() -> None:
     for first, second in ((1, 2), (2, 1)):
         verdict = decide([reading(first, "failed", last_event=90), reading(second, "completed", last_event=60)])
-        assert verdict.stands.callback_id == first
-        assert verdict.set_aside == {second: ("conflict", OTHER_RESULT_STANDS)}
+        assert verdict.winner.callback_id == first
+        assert verdict.not_applied == {second: ("conflict", OTHER_RESULT_WINS)}
 
 
 def test_at_a_tie_the_earlier_received_stands() -> None:
     for first, second in ((1, 2), (2, 1)):
         verdict = decide([reading(first, "failed", received=5), reading(second, "completed", received=6)])
-        assert verdict.stands.callback_id == first
-        assert verdict.set_aside == {second: ("conflict", OTHER_RESULT_STANDS)}
+        assert verdict.winner.callback_id == first
+        assert verdict.not_applied == {second: ("conflict", OTHER_RESULT_WINS)}
 
 
 IMPOSSIBLE_TIMES = {
@@ -111,20 +111,20 @@ impossible_times = pytest.mark.parametrize("last_event", IMPOSSIBLE_TIMES.values
 def test_missing_time_does_not_decide() -> None:
     for first, second in ((0, 1), (1, 0)):
         found = [reading(1, received=first), reading(2, "failed", received=second, last_event=None)]
-        assert decide(found).stands == found[first]
+        assert decide(found).winner == found[first]
 
 
 @impossible_times
 def test_result_with_an_impossible_time_never_wins_against_one_with_a_possible_time(last_event: datetime) -> None:
     for first, second in ((0, 1), (1, 0)):
         possible = reading(1, received=first)
-        assert decide([possible, reading(2, "failed", received=second, last_event=last_event)]).stands == possible
+        assert decide([possible, reading(2, "failed", received=second, last_event=last_event)]).winner == possible
 
 
 @impossible_times
 def test_of_results_with_impossible_times_the_earlier_received_wins(last_event: datetime) -> None:
     later = last_event + timedelta(hours=1)
-    assert decide([reading(1, last_event=last_event), reading(2, "failed", last_event=later)]).stands.callback_id == 1
+    assert decide([reading(1, last_event=last_event), reading(2, "failed", last_event=later)]).winner.callback_id == 1
 
 
 @pytest.mark.parametrize("last_event", [None, *IMPOSSIBLE_TIMES.values()], ids=["missing", *IMPOSSIBLE_TIMES])
@@ -133,39 +133,39 @@ def test_documented_result_wins_over_an_undocumented_one_where_times_do_not_deci
         for times in ((60, last_event), (last_event, 60), (last_event, last_event)):
             documented = reading(1, "failed", received=first, last_event=times[0])
             undocumented = reading(2, "busy", received=second, last_event=times[1])
-            assert decide([documented, undocumented]).stands == documented
+            assert decide([documented, undocumented]).winner == documented
 
 
 def test_documented_result_wins_at_a_tie_and_an_undocumented_one_with_a_later_event_wins() -> None:
-    assert decide([reading(1, "busy"), reading(2, "failed")]).stands.callback_id == 2
-    assert decide([reading(1, "busy", last_event=61), reading(2, "failed")]).stands.callback_id == 1
+    assert decide([reading(1, "busy"), reading(2, "failed")]).winner.callback_id == 2
+    assert decide([reading(1, "busy", last_event=61), reading(2, "failed")]).winner.callback_id == 1
 
 
 def test_time_up_to_a_day_after_the_receipt_and_from_2000_decides() -> None:
     ahead = reading(2, received=5, last_event=NOON + timedelta(days=1, seconds=5))
-    assert decide([reading(1, "failed"), ahead]).stands.callback_id == 2
+    assert decide([reading(1, "failed"), ahead]).winner.callback_id == 2
     old = reading(2, last_event=datetime(2000, 1, 1, 0, 0, 1, tzinfo=UTC))
-    assert decide([reading(1, "failed", last_event=datetime(2000, 1, 1, tzinfo=UTC)), old]).stands.callback_id == 2
+    assert decide([reading(1, "failed", last_event=datetime(2000, 1, 1, tzinfo=UTC)), old]).winner.callback_id == 2
 
 
 def test_time_of_a_repeated_result_is_judged_by_its_first_receipt() -> None:
     """A later repetition does not make a time possible that was not."""
     ahead = NOON + timedelta(days=1, seconds=30)
     first, again = reading(1, last_event=ahead), reading(3, received=99_999, last_event=ahead)
-    assert decide([first, again, reading(2, "failed", received=0)]).stands.callback_id == 2
+    assert decide([first, again, reading(2, "failed", received=0)]).winner.callback_id == 2
 
 
 def test_result_without_a_time_does_not_change_which_of_the_others_wins() -> None:
     latest, earlier = reading(3, "failed", last_event=90), reading(1, "completed", last_event=60)
     without = reading(2, "busy", received=0, last_event=None)
-    assert decide([earlier, latest, without]).stands == latest
+    assert decide([earlier, latest, without]).winner == latest
 
 
 def test_duplicate_of_a_result_in_conflict_is_a_duplicate() -> None:
     verdict = decide([reading(1, "failed"), reading(2, last_event=90), reading(3, "failed"), reading(4, last_event=90)])
-    assert verdict.stands.callback_id == 2
-    assert verdict.set_aside == {
-        1: ("conflict", OTHER_RESULT_STANDS),
+    assert verdict.winner.callback_id == 2
+    assert verdict.not_applied == {
+        1: ("conflict", OTHER_RESULT_WINS),
         3: ("duplicate", SAME_RESULT),
         4: ("duplicate", SAME_RESULT),
     }
@@ -174,14 +174,14 @@ def test_duplicate_of_a_result_in_conflict_is_a_duplicate() -> None:
 @pytest.mark.parametrize("last_event", [1, 60, 99999])
 def test_step_never_stands_beside_a_final_result(last_event: int) -> None:
     verdict = decide([reading(1, "connected", last_event=last_event), reading(2), reading(3, "dialing", last_event=7)])
-    assert verdict.stands.callback_id == 2
-    assert verdict.set_aside == {1: ("duplicate", STEP_SUPERSEDED), 3: ("duplicate", STEP_SUPERSEDED)}
+    assert verdict.winner.callback_id == 2
+    assert verdict.not_applied == {1: ("duplicate", STEP_SUPERSEDED), 3: ("duplicate", STEP_SUPERSEDED)}
 
 
 def test_of_steps_the_latest_stands_and_at_a_tie_the_later_received() -> None:
-    assert decide([reading(1, "connected", last_event=9), reading(2, "queued", last_event=5)]).stands.callback_id == 1
+    assert decide([reading(1, "connected", last_event=9), reading(2, "queued", last_event=5)]).winner.callback_id == 1
     verdict = decide([reading(1, "queued"), reading(2, "dialing")])
-    assert (verdict.stands.callback_id, verdict.set_aside) == (2, {1: ("duplicate", STEP_SUPERSEDED)})
+    assert (verdict.winner.callback_id, verdict.not_applied) == (2, {1: ("duplicate", STEP_SUPERSEDED)})
 
 
 _times = st.none() | st.integers(1, 3) | st.sampled_from(list(IMPOSSIBLE_TIMES.values()))
@@ -221,19 +221,19 @@ def _wins(one: Candidate, other: Candidate) -> bool:
 @given(readings)
 def test_every_reading_is_accounted_for_and_the_best_stands(found: list[Candidate]) -> None:
     verdict = decide(found)
-    assert verdict.set_aside.keys() | {verdict.stands.callback_id} == {reading.callback_id for reading in found}
-    assert verdict.stands.callback_id not in verdict.set_aside
+    assert verdict.not_applied.keys() | {verdict.winner.callback_id} == {reading.callback_id for reading in found}
+    assert verdict.winner.callback_id not in verdict.not_applied
     results = {reading.result_key for reading in found}
-    duplicates = [callback_id for callback_id, (_, reason) in verdict.set_aside.items() if reason == SAME_RESULT]
+    duplicates = [callback_id for callback_id, (_, reason) in verdict.not_applied.items() if reason == SAME_RESULT]
     assert len(duplicates) == len(found) - len(results)
     different = [reading for reading in found if reading.callback_id not in duplicates]
     finals = [reading for reading in different if reading.outcome is not None]
-    assert (verdict.stands in finals) == bool(finals)
+    assert (verdict.winner in finals) == bool(finals)
     for each in finals:
         if all(each is other or _wins(each, other) for other in finals):
-            assert verdict.stands == each
+            assert verdict.winner == each
     if finals:  # never one that loses against each of the others
-        assert len(finals) == 1 or any(_wins(verdict.stands, other) for other in finals)
+        assert len(finals) == 1 or any(_wins(verdict.winner, other) for other in finals)
 
 
 @given(readings)
@@ -245,7 +245,7 @@ def test_settling_one_by_one_in_any_order_comes_to_the_same_as_at_once(found: li
         states: dict[int, tuple[str, str]] = {}
         for new in (*order, *found[5:]):
             verdict = decide([*known, new])
-            states |= verdict.set_aside
-            states.pop(verdict.stands.callback_id, None)
+            states |= verdict.not_applied
+            states.pop(verdict.winner.callback_id, None)
             known = [each for each in (*known, new) if states.get(each.callback_id, ("", ""))[1] != SAME_RESULT]
-        assert (verdict.stands, states) == expected
+        assert (verdict.winner, states) == expected

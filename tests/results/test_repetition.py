@@ -12,9 +12,8 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.model import SubmissionKey
-from receiver.results import bodies
-from receiver.results import not_applied as set_aside
-from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
+from receiver.results import bodies, not_applied
+from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, STEP_SUPERSEDED
 from receiver.results.reading.call_details import CallDetails, read_call_details
 from tests.factories import (
     NOON,
@@ -74,7 +73,7 @@ def test_no_earlier_body_is_read_for_a_further_callback(conn: Connection, read: 
     assert read == [repeated, conflicting, step, later]
     assert states(conn, last) == [
         ("duplicate", SAME_RESULT),
-        ("conflict", OTHER_RESULT_STANDS),
+        ("conflict", OTHER_RESULT_WINS),
         ("duplicate", STEP_SUPERSEDED),
         APPLIED,
     ]
@@ -95,7 +94,7 @@ def test_what_an_earlier_release_left_without_a_decision_is_read_again_once(
     ids += deliver(conn, batch_id, conflict)
     assert len(read) == 4
     duplicate = ("duplicate", SAME_RESULT)
-    assert states(conn, ids) == [APPLIED, ("conflict", OTHER_RESULT_STANDS), duplicate, duplicate]
+    assert states(conn, ids) == [APPLIED, ("conflict", OTHER_RESULT_WINS), duplicate, duplicate]
     assert differences(conn) == []
 
 
@@ -104,7 +103,7 @@ def test_time_of_a_result_that_an_earlier_release_replaced_is_read_from_its_body
     early = result_body(NUMBER, "failed", last_event=60)
     late = result_body(NUMBER, "completed", last_event=900)
     ids = deliver(conn, batch_id, early, late)
-    assert states(conn, ids) == [("conflict", OTHER_RESULT_STANDS), APPLIED]
+    assert states(conn, ids) == [("conflict", OTHER_RESULT_WINS), APPLIED]
     # As 1.0.0 does it: it does not know of the column, which keeps the time of the other callback.
     conn.execute("update result set callback_id = %s, provider_status = 'failed', outcome = 'failed',"
                  " duration_seconds = null", ids[:1])  # fmt: skip
@@ -139,7 +138,7 @@ def test_result_that_wins_after_it_was_set_aside_is_not_read_again(conn: Connect
         result_body(NUMBER, "completed", last_event=900),
     )
     ids = [callback_id for body in (first, without_time, latest) for callback_id in deliver(conn, batch_id, body)]
-    assert states(conn, ids) == [("conflict", OTHER_RESULT_STANDS), APPLIED, ("conflict", OTHER_RESULT_STANDS)]
+    assert states(conn, ids) == [("conflict", OTHER_RESULT_WINS), APPLIED, ("conflict", OTHER_RESULT_WINS)]
     assert read == [first, without_time, latest]
     assert conn.execute("select outcome, attempts, max_attempts, duration_seconds from result").fetchall() == [
         ("canceled", 2, 3, 7)
@@ -159,7 +158,7 @@ def test_conflict_that_is_repeated_is_a_duplicate_of_the_first_that_said_so(conn
 def test_of_very_many_that_all_differ_only_so_many_are_read_again(
     conn: Connection, read: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(set_aside, "COMPARED", 5)
+    monkeypatch.setattr(not_applied, "COMPARED", 5)
     batch_id = make_batch(conn)
     for attempts in range(1, 20):
         deliver(conn, batch_id, result_body(NUMBER, "failed", attempts=attempts, last_event=attempts))
@@ -167,7 +166,7 @@ def test_of_very_many_that_all_differ_only_so_many_are_read_again(
     read.clear()
     last = deliver(conn, batch_id, result_body(NUMBER, "completed", last_event=1))
     assert len(read) == 1 + 6
-    assert states(conn, last) == [("conflict", OTHER_RESULT_STANDS)]
+    assert states(conn, last) == [("conflict", OTHER_RESULT_WINS)]
     batch = read_batch(conn, batch_id)
     assert (batch.counts["failed"], batch.callbacks["conflict"], batch.attempts) == (1, 19, 19)
     assert differences(conn) == []
@@ -178,7 +177,7 @@ def test_result_does_not_depend_on_the_order_however_many_differ(
     conn: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """More results than a further callback is compared with, with missing, impossible and equal times."""
-    monkeypatch.setattr(set_aside, "COMPARED", 2)
+    monkeypatch.setattr(not_applied, "COMPARED", 2)
     random = Random(seed)
     day = 24 * 60 * 60
     times: list[dict[str, Any]] = [{"events": []}, *({"last_event": at} for at in (60, 900, day + 5, 10 * day))]

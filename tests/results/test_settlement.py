@@ -10,7 +10,7 @@ from receiver.database.pool import Connection
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.sender import claim_submission
-from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
+from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
     ACCEPTED,
     NOON,
@@ -176,7 +176,7 @@ def test_conflict_is_won_by_the_later_event_and_counters_follow(conn: Connection
         if not together:
             settle_all(conn)
     settle_all(conn)
-    lost = ("conflict", OTHER_RESULT_STANDS)
+    lost = ("conflict", OTHER_RESULT_WINS)
     assert states(conn, ids) == [lost, APPLIED, lost]
     assert counted(conn, batch_id) == {
         "rows": 1, "final": 1, "failed": 1, "received": 3, "applied": 1, "conflict": 2, "attempts": 3
@@ -199,7 +199,7 @@ def test_at_a_tie_the_earlier_received_stands_whichever_is_settled_first(
     for place in order:
         (ids[place],) = journal(conn, callbacks[place])
         settle_all(conn)
-    assert states(conn, [ids[0], ids[1]]) == [APPLIED, ("conflict", OTHER_RESULT_STANDS)]
+    assert states(conn, [ids[0], ids[1]]) == [APPLIED, ("conflict", OTHER_RESULT_WINS)]
     assert counted(conn, batch_id)["failed"] == 1
     assert present(quarter_hours(conn, batch_id)["12:00"]) == {"failed": 1, "attempts": 1}
 
@@ -317,6 +317,6 @@ def test_result_whose_body_is_erased_stays_the_result(conn: Connection, stored: 
         conn.execute("update result set last_event_at = null")
     conn.commit()
     ids += deliver(conn, batch_id, result_body(NUMBER))
-    assert states(conn, ids) == [APPLIED, ("conflict", OTHER_RESULT_STANDS)]
+    assert states(conn, ids) == [APPLIED, ("conflict", OTHER_RESULT_WINS)]
     assert counted(conn, batch_id)["failed"] == 1
     assert differences(conn) == []

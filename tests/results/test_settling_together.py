@@ -107,7 +107,7 @@ def expected_standing(callbacks: list[Callback]) -> dict[int, bytes]:
         details = read_call_details(callback.body, callback.content_type)
         row = int(details.phone_number) - phone_number(0) + 1
         calls.setdefault(row, []).append(candidate(place, callback.received_at, False, details))
-    return {row: callbacks[decide(candidates).stands.callback_id].body for row, candidates in calls.items()}
+    return {row: callbacks[decide(candidates).winner.callback_id].body for row, candidates in calls.items()}
 
 
 def test_workers_that_meet_at_the_same_calls_decide_as_one_would(conn: Connection, database_url: str) -> None:

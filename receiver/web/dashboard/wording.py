@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from receiver.model import OUTCOMES
-from receiver.results.decision import OTHER_RESULT_STANDS, SAME_RESULT, STEP_SUPERSEDED
+from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, STEP_SUPERSEDED
 from receiver.results.reading.unreadable import REASONS as UNREADABLE_REASONS
 from receiver.results.settlement import NUMBER_NOT_IN_SUBMISSION, SETTLING_FAILED, UNKNOWN_BATCH
 
@@ -167,7 +167,7 @@ REASONS = {
     NUMBER_NOT_IN_SUBMISSION: "Its number is in none of the calls of the submission it came for.",
     SETTLING_FAILED: "Settling it failed by a fault of ours; the log says why. Replay it once that is mended.",
     SAME_RESULT: "It repeats an earlier one.",
-    OTHER_RESULT_STANDS: (
+    OTHER_RESULT_WINS: (
         "The call has another result, which wins: its last event is later, its status is documented, or it came first."
     ),
     STEP_SUPERSEDED: "It is a step before the end, and the result or a later step of the call is known.",
