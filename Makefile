@@ -42,7 +42,7 @@ bench: $(VENV)/.bench ## Measure beside the peers and draw how it grows: over an
 	@tests/tools
 	@exec $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-lint: $(VENV)/.development ## Check style, types and the rooms' import rule
+lint: $(VENV)/.development ## Check style, types and which package imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,4 +1,4 @@
-"""Values that more than one room speaks of. Frozen, without behaviour that does I/O.
+"""Values that several packages use. Frozen, without behaviour that does I/O.
 
 A phone number is an `int` here and a `bigint` in the database: E.164 without its plus sign (at most
 15 digits), which is half the size of the text and compares faster. `e164` writes it for people.

@@ -31,8 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (running, batches, journal, keys, maintenance, doctor):
-        room.add_commands(commands)
+    for module in (running, batches, journal, keys, maintenance, doctor):
+        module.add_commands(commands)
     return parser
 
 

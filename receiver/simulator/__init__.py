@@ -6,5 +6,5 @@ says what goes wrong, `bodies` writes what is POSTed, `delivery` sends it, and `
 so that a test can compare what was sent with what was kept. `store` keeps what is under way for the next process.
 `server` starts and stops the whole.
 
-It stands for somebody else's system: it shares no code with the rooms it is used to test.
+It stands for somebody else's system: it shares no code with the packages it is used to test.
 """
