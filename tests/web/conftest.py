@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
 from werkzeug.test import TestResponse
 
 from receiver.config import Config
@@ -37,6 +39,23 @@ class ReadToTheEnd(FlaskClient):
         return super().open(*args, buffered=buffered, **kwargs)
 
 
+class CompiledTemplates(BytecodeCache):
+    """Of all apps of this process: to compile a page's templates takes longer than most tests."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._kept:
+            bucket.bytecode_from_string(self._kept[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._kept[bucket.key] = bucket.bytecode_to_string()
+
+
+COMPILED_TEMPLATES = CompiledTemplates()
+
+
 @contextmanager
 def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
     """The app over a database that is well, and that it does not give up because this machine is busy."""
@@ -44,6 +63,7 @@ def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
         patch.setattr(writer, "COMMIT_SECONDS", PATIENCE_SECONDS)
         app = create_app(config, database_url)
         app.test_client_class = ReadToTheEnd
+        app.jinja_env.bytecode_cache = COMPILED_TEMPLATES
         try:
             services: Services = app.extensions["receiver"]
             services.pool.timeout = PATIENCE_SECONDS
