@@ -7,18 +7,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz fuzz-api load-long kill-long audit bench lint format pin release clean
+.PHONY: help run test test-long slowest fuzz fuzz-api load-long kill-long audit bench lint format pin release clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Start everything on this machine
 	@exec $(BIN)/python -m receiver serve
 
-# One process more than cores: many tests wait. Those that have none left take from the others: some take minutes.
-test: $(VENV)/.development ## Run all tests
+# One process more than cores: many tests wait. A process that has no test left takes some from the others.
+PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal
+
+test: $(VENV)/.development ## Run the tests, in five minutes on two cores
 	@tests/tools
-	@exec $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal $(PYTEST_ARGS)
+	@exec $(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.development ## Run the long tests: kills, outages, load, upgrades, browsers and documents
+	@tests/tools
+	@exec $(PYTEST) -m long $(PYTEST_ARGS)
+
+slowest: ## Run the tests, and list the slowest twenty
+	@$(MAKE) test PYTEST_ARGS="--durations=20 $(PYTEST_ARGS)"
 
 fuzz: $(VENV)/.fuzz ## Look for input that breaks a reader: FUZZ_SECONDS (300) for each, by Hypothesis and by atheris
 	@export FUZZ_SECONDS=$${FUZZ_SECONDS:-300}; status=0; \

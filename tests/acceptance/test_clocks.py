@@ -18,6 +18,8 @@ from tests.acceptance.outages import World, world, worst
 from tests.acceptance.postgres import Postgres
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 SHIFTED = Path(__file__).with_name("shifted_clock.c")
 OFF_SECONDS, WAITED_SECONDS = 60.0, 25.0
 """Ample: a clock that was believed where it jumped is off by an hour at least, and so is a wait that it measured."""

@@ -9,6 +9,8 @@ import pytest
 
 from tests.acceptance.service import SAMPLES, Service, ask, clean_environment, run_command
 
+pytestmark = pytest.mark.long
+
 IDS = ("--application", "7", "--deployment", "3")
 CONTACTS = str(SAMPLES / "contacts.csv")
 

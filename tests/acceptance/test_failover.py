@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.outages import Posted, World, post_in_time, world
 from tests.acceptance.postgres import DATABASE, Postgres
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 STUCK = "select pid from pg_stat_activity where application_name = 'receiver journal' and wait_event = 'SyncRep'"
 PROBED_SECONDS = 8.0

@@ -18,6 +18,8 @@ from tests.acceptance.calling import TakingProvider
 from tests.acceptance.service import SAMPLES, Service, ask
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 FAULTS = SAMPLES / "faults"
 CASES: list[dict[str, Any]] = json.loads((FAULTS / "cases.json").read_text())
 

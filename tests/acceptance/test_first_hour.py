@@ -21,6 +21,8 @@ from tests.acceptance.service import START_SECONDS, ask, clean_environment
 from tests.documents.blocks import Block, Terminal, agrees, commands_of, make_checkout
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 README = "README.md"
 NOT_RUN = "make test"
 """A block with it is the summary at the README's top: `make run` follows, and `make test` is what runs this."""

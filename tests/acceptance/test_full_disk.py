@@ -14,6 +14,8 @@ from tests.acceptance.outages import NUMBERS, post_in_time, world
 from tests.acceptance.postgres import Postgres
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 DATABASE_MIB, SPOOL_MIB = 96, 8
 THRIFTY = {"min_wal_size": "2MB", "max_wal_size": "8MB", "wal_keep_size": "0", "log_statement": "none"}
 

@@ -16,10 +16,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 
 from tests.acceptance.outages import NUMBERS, World, world
 from tests.acceptance.postgres import Postgres
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 GENUINE = 150
 """Results of one run, one each 20 ms."""

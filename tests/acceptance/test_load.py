@@ -18,6 +18,8 @@ from tests.acceptance.load import Load
 from tests.acceptance.service import Service
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 SECONDS = float(os.environ.get("LOAD_SECONDS", "20"))
 LONG = SECONDS >= 300
 SAMPLES = 60

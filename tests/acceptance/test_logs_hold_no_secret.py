@@ -25,6 +25,8 @@ import pytest
 from tests.acceptance.service import Service, ask
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 NUMBERS = ["6175593812", "6175593824", "6175593835", "6175593846"]
 CALLER_ID = "8009957586"
 STRANGER = "4159593858"

@@ -14,6 +14,8 @@ import pytest
 from tests.acceptance.service import ROOT, SAMPLES, Runner, Service
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 def is_reachable(python: str, account: pwd.struct_passwd) -> bool:
     """Whether the account can run this interpreter on this code."""

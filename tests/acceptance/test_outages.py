@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.acceptance.outages import (
     KNOWN_SECONDS,
@@ -22,6 +23,8 @@ from tests.acceptance.outages import (
     worst,
 )
 from tests.acceptance.postgres import Postgres
+
+pytestmark = pytest.mark.long
 
 SLOW = """create function slow() returns trigger language plpgsql as $$ begin
     if coalesce(current_setting('test.slept', true), '') = '' then

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.service import Service, ask
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 CSV = b"destination,name\n6175551234,Ana\n6175551299,Ben\n"
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import pytest
+
 from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.machines import Balancer, Machine
@@ -22,6 +24,8 @@ from tests.acceptance.service import ask, run_command
 from tests.acceptance.test_whole_path import Expected, wait_for_the_last_callback
 from tests.database.proxy import Proxy
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 BATCHES = 2
 ROWS = 3000

@@ -14,6 +14,8 @@ import pytest
 from tests.acceptance.service import OURSELVES, SAMPLES, Process, Service, ask, clean_environment, run_command
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 
 def is_alive(process: Process) -> bool:
     try:

@@ -7,11 +7,15 @@ import io
 import signal
 from pathlib import Path
 
+import pytest
+
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from tests.acceptance.service import Service, run_command
 from tests.simulator.receiving import ask
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 CALLS = 400
 

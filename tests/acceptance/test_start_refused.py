@@ -33,6 +33,8 @@ from tests.database.proxy import Proxy
 from tests.factories import make_batch
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 PASSWORD = "the-password-of-nobody"
 RECEIVER = [sys.executable, "-m", "receiver"]
 COMMANDS = {

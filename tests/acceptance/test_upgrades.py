@@ -9,10 +9,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.outages import World, world
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 NEXT = {
     "9000_next.sql": "alter table batch add column cost_center text not null default '';\n"

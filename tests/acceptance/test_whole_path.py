@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.service import Answer, Service, ask
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 ROWS = 1000
 COLUMNS = [f"variable {number}" for number in range(1, 41)]

@@ -11,6 +11,8 @@ from tests.acceptance.service import Service
 from tests.browser.calls import Populated
 from tests.browser.chromium import watched
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def reference(browser: Browser, service: Service) -> Iterator[Page]:

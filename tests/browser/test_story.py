@@ -13,6 +13,8 @@ from tests.acceptance.service import Service
 from tests.browser.calls import CONTACTS, NUMBERS, Populated
 from tests.browser.chromium import sign_in, watched
 
+pytestmark = pytest.mark.long
+
 UPLOAD = FilePayload(name="reminders.csv", mimeType="text/csv", buffer=CONTACTS)
 
 

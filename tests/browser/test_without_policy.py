@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.calls import SCRIPT, Populated
 from tests.browser.chromium import sign_in, watched
 from tests.browser.test_every_page import check_is_harmless
+
+pytestmark = pytest.mark.long
 
 
 def test_hostile_texts_do_nothing_in_a_browser_that_knows_no_policy(browser: Browser, populated: Populated) -> None:

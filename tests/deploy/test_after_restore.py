@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from receiver.database.pool import Connection
 from receiver.release.presence import register_worker
 from receiver.release.resolution import resolve_submission
 from receiver.release.sender import abandon_submissions, claim_submission
 from receiver.summary.batches import get_batch
 from tests.factories import deliver, differences, journal, make_batch, make_callback, phone_number, result_body
+
+pytestmark = pytest.mark.long
 
 SQL = (Path(__file__).resolve().parents[2] / "deploy" / "after-restore.sql").read_text()
 

@@ -23,6 +23,8 @@ from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import EACH, Sender, gunicorn_process
 
+pytestmark = pytest.mark.long
+
 
 def children(parent: subprocess.Popen[bytes]) -> set[str]:
     return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())

@@ -18,6 +18,8 @@ from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import Answer, ask, run_command
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 SQL = (Path(__file__).resolve().parents[2] / "deploy" / "roles.sql").read_text()
 NUMBERS = [f"617555{1000 + row}" for row in range(20)]
 

@@ -29,6 +29,8 @@ from tests.waiting import eventually
 from tests.web.asking import SECRET
 from tests.web.gunicorn import COMMAND, gunicorn_process
 
+pytestmark = pytest.mark.long
+
 OTHER = "a secret that has signed nothing"
 
 Settings = dict[str, str]

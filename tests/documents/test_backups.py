@@ -23,6 +23,8 @@ from tests.documents.blocks import Terminal, commands_of, make_checkout
 from tests.factories import make_batch
 from tests.web.asking import SECRET
 
+pytestmark = pytest.mark.long
+
 COMMAND = ".venv/bin/python -m receiver"
 QUEUE = f"{COMMAND} queue {SAMPLES / 'contacts.csv'} --application 7 --deployment 3\n"
 

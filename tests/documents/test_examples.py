@@ -27,6 +27,8 @@ from tests.documents.blocks import ROOT, Block, Terminal, agrees, commands_of, d
 from tests.waiting import eventually
 from tests.web.asking import SECRET
 
+pytestmark = pytest.mark.long
+
 DOCUMENTED_ADDRESS, DOCUMENTED_KEY_FILE = "http://127.0.0.1:8000", "var/api-key"
 
 TOUR = ("docs/api.md", "docs/dashboards.md")

@@ -5,10 +5,14 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from receiver.database.pool import connect
 from tests.acceptance.test_logs_hold_no_secret import NUMBERS, EchoingProvider, service_that_did_everything
 from tests.results.traces import traces_in_files, traces_in_tables
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 
 def test_nothing_of_an_erased_number_is_left_in_a_service(server_dir: Path) -> None:

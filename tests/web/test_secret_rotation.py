@@ -15,6 +15,8 @@ from tests.waiting import eventually
 from tests.web.asking import SECRET, results_path
 from tests.web.gunicorn import EACH, gunicorn_process
 
+pytestmark = pytest.mark.long
+
 NEW = "the secret that signs from now on and is longer"
 
 

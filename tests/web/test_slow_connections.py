@@ -24,6 +24,8 @@ from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import Sender, gunicorn_process
 
+pytestmark = pytest.mark.long
+
 CONNECTIONS = 2000
 PACE_SECONDS = 2.0
 """Between two bytes of one connection; a thousand of them a second in all."""

@@ -12,6 +12,8 @@ from tests.acceptance.killing.steps import Steps, service_with
 from tests.acceptance.service import Service
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 ROWS = 40
 NUMBERS = [f"61755512{last}" for last in range(10, 10 + ROWS)]
 MOST_COMMITS = 30

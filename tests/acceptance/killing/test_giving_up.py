@@ -9,11 +9,15 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.killing.plan import SERVE_STEPS
 from tests.acceptance.killing.steps import Steps, service_with
 from tests.acceptance.killing.world import LIMIT_SECONDS, has_ended
 from tests.acceptance.service import OURSELVES, SAMPLES, Service
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 START_OF_WORKER = "before commit of release.presence.register_worker"
 

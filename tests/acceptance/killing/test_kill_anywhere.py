@@ -1,6 +1,6 @@
 """Whatever is killed, wherever it was: nothing that was acknowledged is lost, and nobody is called twice.
 
-`make test` kills 50 times; `make kill-long` with KILLS=1000 goes on with other seeds. One seed by itself:
+`make test-long` kills 50 times; `make kill-long` with KILLS=1000 goes on with other seeds. One seed by itself:
 `KILL_SEED=7 KILLS=50 make kill-long`.
 """
 
@@ -25,6 +25,8 @@ from tests.acceptance.killing.plan import (
 from tests.acceptance.killing.promises import check_promises
 from tests.acceptance.killing.world import LIMIT_SECONDS, World
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 FIRST_SEED = int(os.environ.get("KILL_SEED", "1"))
 KILLS = int(os.environ.get("KILLS", str(PLAN_KILLS)))
