@@ -136,7 +136,7 @@ def test_blocks_that_are_not_run_are_there_and_name_what_is_there() -> None:
 
 def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
     (tmp_path / "contacts.csv").write_text("destination,first_name\n6175551234,Ana\n")
-    languages = [language for language in SAMPLES["queue_batch"] if language != "PHP" or shutil.which("php")]
+    languages = [language for language in SAMPLES["queue_batch"] if language != "PHP" or runs_php()]
     queued = {language: _run(language, SAMPLES["queue_batch"][language], service, tmp_path) for language in languages}
     # The same Idempotency-Key, and the same content but for the fields' order: one batch, whoever asks.
     ids = {json.loads(printed)["id"] if language == "curl" else int(printed) for language, printed in queued.items()}
@@ -152,17 +152,25 @@ def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", SAMPLES)
-def test_samples_of_the_reference_fail_where_they_are_refused_or_not_answered(operation: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("language", ["curl", "Python", "PHP"])
+def test_samples_of_the_reference_fail_where_they_are_refused_or_not_answered(
+    operation: str, language: str, tmp_path: Path
+) -> None:
+    if language == "PHP" and not runs_php():
+        pytest.skip("needs php with its curl extension")
     (tmp_path / "contacts.csv").write_text("destination\n6175551234\n")
-    php = SAMPLES[operation]["PHP"]
-    assert "exit(1);" in php and not re.search(r"exit\((?!1\))", php), "exit() with a text is status 0"
     with refusing() as refused:
         for address in (refused, f"http://127.0.0.1:{free_port()}"):
             variables = {**os.environ, "RECEIVER": address, "KEY": "rr_of_nobody"}
-            for language, source in SAMPLES[operation].items():
-                if language != "PHP" or shutil.which("php"):
-                    ran = _ended(language, source, variables, tmp_path)
-                    assert ran.returncode != 0 and ran.stderr, (language, address, ran)
+            ran = _ended(language, SAMPLES[operation][language], variables, tmp_path)
+            assert ran.returncode != 0 and ran.stderr, (address, ran)
+
+
+def runs_php() -> bool:
+    """Whether the samples in PHP can be run: on Debian, the packages php-cli and php-curl."""
+    if (php := shutil.which("php")) is None:
+        return False
+    return subprocess.run([php, "-r", "exit(extension_loaded('curl') ? 0 : 1);"], timeout=60).returncode == 0
 
 
 @contextmanager
