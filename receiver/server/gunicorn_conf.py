@@ -95,9 +95,11 @@ def _check_prerequisites(server: Arbiter) -> None:
 
 def when_ready(server: Arbiter) -> None:
     """Say that the web processes start, and where: their parent logs only what goes wrong."""
+    # Not `bind`: systemd may have handed over an open port.
+    address = ", ".join(str(listener).removeprefix("http://") for listener in server.LISTENERS)
     logging.getLogger("receiver.web").info(
-        "release %s listens on %s; starting %d web processes", __version__, bind, server.num_workers,
-        extra=about("web_started", address=bind, processes=server.num_workers),
+        "release %s listens on %s; starting %d web processes", __version__, address, server.num_workers,
+        extra=about("web_started", address=address, processes=server.num_workers),
     )  # fmt: skip
 
 

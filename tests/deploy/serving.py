@@ -23,8 +23,11 @@ SITE = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "receiver.conf
 
 
 @contextmanager
-def nginx(folder: Path, backends: Sequence[int]) -> Iterator[int]:
-    """nginx with the site's own configuration, but for ports, paths and a shorter patience; gives its TLS port."""
+def nginx(folder: Path, backends: Sequence[int], intakes: Sequence[int] | None = None) -> Iterator[int]:
+    """nginx with the site's own configuration, but for ports, paths and a shorter patience; gives its TLS port.
+
+    Without `intakes`, the backends take the callbacks.
+    """
     for program in ("nginx", "openssl"):
         if shutil.which(program, path="/usr/sbin:/usr/bin:/bin:/usr/local/bin") is None:
             pytest.skip(f"{program} is not installed (Debian: apt-get install nginx-light openssl)")
@@ -48,7 +51,8 @@ def nginx(folder: Path, backends: Sequence[int]) -> Iterator[int]:
         (r"/var/log/nginx/", f"{folder}/"),
         (r"\$request_id';", "$request_id $http_x_mark';"),
         (r"client_body_timeout   15s", "client_body_timeout 2s"),
-        (r"server 127\.0\.0\.1:8000 (.*);", " ".join(rf"server 127.0.0.1:{backend} \1;" for backend in backends)),
+        (r"server 127\.0\.0\.1:8000 (.*);", _servers(backends)),
+        (r"server 127\.0\.0\.1:8001 (.*);", _servers(backends if intakes is None else intakes)),
     ):
         site, times = re.subn(was, becomes, site)
         assert times > 0, f"the site's configuration has no {was}"
@@ -70,6 +74,10 @@ def nginx(folder: Path, backends: Sequence[int]) -> Iterator[int]:
         finally:
             process.terminate()
             process.wait(60)
+
+
+def _servers(ports: Sequence[int]) -> str:
+    return " ".join(rf"server 127.0.0.1:{port} \1;" for port in ports)
 
 
 def _listens(port: int) -> bool:

@@ -17,11 +17,17 @@ import yaml  # type: ignore[import-untyped]  # types-PyYAML is not worth a pin
 from receiver import __version__
 from receiver.cli import main
 from receiver.environment import read_config
+from receiver.intake.journal import BODY_BYTES
 from receiver.web.app import UPLOAD_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+
+WEB, INTAKE = ("-c", "python:receiver.server.gunicorn_conf", "app:asgi"), (
+    "-c", "python:receiver.server.gunicorn_conf", "receiver.intake.asgi:app",
+)  # fmt: skip
+"""What gunicorn is started with."""
 
 OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR"}
 """Variables that are not ours."""
@@ -54,7 +60,7 @@ def known_variables() -> set[str]:
 
 
 def set_variables() -> Iterator[tuple[str, str]]:
-    for name in ("systemd/environment.example", "compose.env.example"):
+    for name in ("systemd/environment.example", "systemd/intake.example", "compose.env.example"):
         for variable in re.findall(r"^([A-Z_]+)=", (DEPLOY / name).read_text(), re.MULTILINE):
             yield name, variable
     for variable in re.findall(r"([A-Z_]{3,})=", (DEPLOY / "Containerfile").read_text()):
@@ -65,6 +71,9 @@ def set_variables() -> Iterator[tuple[str, str]]:
     for thing in kubernetes():
         for variable in thing.get("data", {}):
             yield "receiver.yaml", variable
+    for _, pod in pods():
+        for container in containers(pod):
+            yield from (("receiver.yaml", each["name"]) for each in container.get("env", []))
 
 
 def commands() -> Iterator[list[str]]:
@@ -104,7 +113,7 @@ def test_every_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found) >= 8
     for command in found:
         if "gunicorn" in " ".join(command):
-            assert command[-3:] == ["-c", "python:receiver.server.gunicorn_conf", "app:asgi"]
+            assert tuple(command[-3:]) in (WEB, INTAKE)
             continue
         module, arguments = command[1:3], command[3:]
         assert module == ["-m", "receiver"], command
@@ -166,11 +175,13 @@ def test_temporary_folder_of_web_holds_the_largest_upload_and_every_one_has_a_li
 
 def test_metrics_are_for_nobody_outside_whatever_is_left_out() -> None:
     assert re.search(r"METRICS_KEY: \$\{METRICS_KEY:\?", (DEPLOY / "compose.yaml").read_text()), "refuses an empty one"
-    web = dict(pods())["receiver-web"]["containers"][0]
-    (required,) = [each for each in web["env"] if each["name"] == "METRICS_KEY"]
-    assert "optional" not in required["valueFrom"]["secretKeyRef"]
-    (ingress,) = [thing for thing in kubernetes() if thing["kind"] == "Ingress"]
-    paths = {each["path"]: each for rule in ingress["spec"]["rules"] for each in rule["http"]["paths"]}
+    for name in ("receiver-web", "receiver-intake"):
+        (container,) = dict(pods())[name]["containers"]
+        (required,) = [each for each in container["env"] if each["name"] == "METRICS_KEY"]
+        assert "optional" not in required["valueFrom"]["secretKeyRef"]
+    ingresses = [thing for thing in kubernetes() if thing["kind"] == "Ingress"]
+    rules = [rule for ingress in ingresses for rule in ingress["spec"]["rules"]]
+    paths = {each["path"]: each for rule in rules for each in rule["http"]["paths"]}
     closed = paths["/metrics"]["backend"]["service"]["name"]
     (nothing,) = [thing for thing in kubernetes() if thing["kind"] == "Service" and thing["metadata"]["name"] == closed]
     assert "selector" not in nothing["spec"], "it leads nowhere"
@@ -178,16 +189,20 @@ def test_metrics_are_for_nobody_outside_whatever_is_left_out() -> None:
     assert "deny  all;" in metrics
 
 
-def test_network_policies_let_only_the_ingress_and_prometheus_in() -> None:
+def test_network_policies_let_only_the_ingress_and_prometheus_in_and_the_intake_out_to_the_database_alone() -> None:
     policies = {thing["metadata"]["name"]: thing["spec"] for thing in kubernetes() if thing["kind"] == "NetworkPolicy"}
     everyone = policies["receiver"]
     assert everyone["podSelector"]["matchLabels"] == {"app": "receiver"}
     assert set(everyone["policyTypes"]) == {"Ingress", "Egress"} and "ingress" not in everyone, "nobody gets in"
-    assert {port["port"] for rule in everyone["egress"] for port in rule["ports"]} == {53, 443, 5432}
-    web = policies["receiver-web"]
-    assert web["podSelector"]["matchLabels"] == {"app": "receiver", "part": "web"}
-    (rule,) = web["ingress"]
-    assert all("namespaceSelector" in each for each in rule["from"])
+    assert {port["port"] for rule in everyone["egress"] for port in rule["ports"]} == {53, 5432}
+    https = policies["receiver-https"]
+    assert {port["port"] for rule in https["egress"] for port in rule["ports"]} == {443}
+    assert {"key": "part", "operator": "NotIn", "values": ["intake"]} in https["podSelector"]["matchExpressions"]
+    for part in ("web", "intake"):
+        policy = policies[f"receiver-{part}"]
+        assert policy["podSelector"]["matchLabels"] == {"app": "receiver", "part": part}
+        (rule,) = policy["ingress"]
+        assert all("namespaceSelector" in each for each in rule["from"])
     for name, thing in ((thing["metadata"]["name"], thing) for thing in kubernetes()):
         if "template" in thing.get("spec", {}):
             assert thing["spec"]["template"]["metadata"]["labels"]["app"] == "receiver", name
@@ -196,12 +211,13 @@ def test_network_policies_let_only_the_ingress_and_prometheus_in() -> None:
 def test_only_migrate_has_the_password_of_the_owner() -> None:
     role = {name: re.findall(r"//(\w+):", service["environment"].get("DATABASE_URL", "")) for name, service in
             compose()["services"].items()}  # fmt: skip
-    assert (role["migrate"], role["web"], role["worker"]) == (["receiver"], ["receiver_app"], ["receiver_app"])
+    assert role["migrate"] == ["receiver"]
+    assert role["web"] == role["intake"] == role["worker"] == ["receiver_app"]
     for _, pod in pods():
         for container in containers(pod):
             secrets = [each["secretRef"]["name"] for each in container["envFrom"] if "secretRef" in each]
-            migrates = container["name"] == "migrate"
-            assert secrets == (["receiver", "receiver-migrate"] if migrates else ["receiver"]), container["name"]
+            expected = {"migrate": ["receiver", "receiver-migrate"], "intake": [], "check-intake": []}
+            assert secrets == expected.get(container["name"], ["receiver"]), container["name"]
     for unit in UNITS:
         has = "EnvironmentFile=-/etc/receiver/migrate" in unit.read_text().splitlines()
         assert has == (unit.name == "receiver-migrate.service"), unit.name
@@ -214,30 +230,105 @@ def test_only_migrate_has_the_password_of_the_owner() -> None:
 CHECK = ["-m", "receiver", "doctor", "--deploy"]
 
 
-def test_every_release_checks_the_settings_of_web_after_the_migrations_and_before_anything_is_replaced() -> None:
+def test_every_release_checks_the_settings_of_web_and_intake_after_the_migrations() -> None:
     (release,) = re.findall(r"^release: (.*)$", (ROOT / "Procfile").read_text(), re.MULTILINE)
     assert release == f"python -m receiver migrate && python {' '.join(CHECK)}"
 
-    check, web = (_unit(f"receiver-{name}.service") for name in ("check", "web"))
+    check = _unit("receiver-check@.service")
     assert check["ExecStart"][0].split()[1:] == CHECK and check["Type"] == ["oneshot"]
-    assert all(check[name] == web[name] for name in ("EnvironmentFile", "User", "StateDirectory", "UMask"))
     assert "receiver-migrate.service" in check["After"][0].split()
+    common, own = check.pop("EnvironmentFile")
+    assert own == "-/etc/receiver/%i"
+    web, intake = (_unit(f"receiver-{name}.service") for name in ("web", "intake"))
+    assert web["EnvironmentFile"] == [common] and intake["EnvironmentFile"] == [common, "/etc/receiver/intake"]
+    assert all(check[name] == web[name] == intake[name] for name in ("User", "StateDirectory", "UMask"))
 
     services = compose()["services"]
-    check, web = services["check"], services["web"]
+    check, web, intake = services["check"], services["web"], services["intake"]
     assert check["command"][1:] == CHECK and check["profiles"] == ["release"]
-    assert check["environment"] == web["environment"] and check["volumes"] == web["volumes"]
+    assert check["environment"] == web["environment"] and check["volumes"] == web["volumes"] == intake["volumes"]
+    checked = {**check["environment"], "WEB_CONCURRENCY": "2"}
+    assert checked.items() >= intake["environment"].items(), "else the intake needs a check of its own"
     assert "migrate" in check["depends_on"]
 
-    release_pod, web_pod = dict(pods())["receiver-release"], dict(pods())["receiver-web"]
-    migrate, check = containers(release_pod)
-    assert migrate["command"][-1] == "migrate" and check["command"][1:] == CHECK
-    assert check["envFrom"] == web_pod["containers"][0]["envFrom"]
+    release_pod = dict(pods())["receiver-release"]
+    migrate, check_intake, check_web = containers(release_pod)
+    assert migrate["command"][-1] == "migrate"
+    for check, name in ((check_intake, "intake"), (check_web, "web")):
+        (container,) = dict(pods())[f"receiver-{name}"]["containers"]
+        assert check["command"][1:] == CHECK and check["envFrom"] == container["envFrom"]
+        assert check.get("env", []) == (container["env"] if name == "intake" else [])
+
+
+def test_intake_has_processes_of_its_own_without_the_key_of_the_provider() -> None:
+    services, units = compose()["services"], {name: _unit(f"receiver-{name}.service") for name in ("web", "intake")}
+    assert units["web"]["ExecStart"][0].endswith(shlex.join(WEB))
+    assert units["intake"]["ExecStart"][0].endswith(shlex.join(INTAKE))
+    assert services["intake"]["command"] == ["gunicorn", *INTAKE] and "command" not in services["web"]
+    assert units["intake"]["UnsetEnvironment"] == ["PLUM_USER PLUM_KEY"]
+    assert not {"PLUM_USER", "PLUM_KEY"} & services["intake"]["environment"].keys()
+    (container,) = dict(pods())["receiver-intake"]["containers"]
+    assert container["command"] == ["gunicorn", *INTAKE]
+    assert {each["name"] for each in container["env"]} == {
+        "DATABASE_URL",
+        "SECRET_KEY",
+        "METRICS_KEY",
+        "WEB_CONCURRENCY",
+    }
+
+
+def test_every_file_means_the_same_ports() -> None:
+    sites = (DEPLOY / "nginx" / "receiver.conf").read_text()
+    upstreams = dict(re.findall(r"^upstream (\w+) \{\n\s*server 127\.0\.0\.1:(\d+) ", sites, re.MULTILINE))
+    web, intake = upstreams["receiver"], upstreams["receiver_intake"]
+    assert f"server 127.0.0.1:{web} max_fails=0 backup;" in sites, "web takes callbacks while the intake restarts"
+
+    assert _unit("receiver-web.socket")["ListenStream"] == [f"127.0.0.1:{web}"]
+    listens = dict(_lines("systemd/intake.example"))
+    assert (listens["BIND"], listens["PORT"]) == ("127.0.0.1", intake)
+    services = compose()["services"]
+    assert services["web"]["ports"] == [f"127.0.0.1:{web}:8000"]
+    assert services["intake"]["ports"] == [f"127.0.0.1:{intake}:8000"]
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    targets = prometheus["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert targets == [f"127.0.0.1:{web}", f"127.0.0.1:{intake}"]
+
+    for name in ("web", "intake"):
+        (container,) = dict(pods())[f"receiver-{name}"]["containers"]
+        assert container["ports"] == [{"name": "http", "containerPort": 8000}]
+
+
+def test_results_go_to_the_intake_and_may_be_sent_twice_and_nothing_else_may() -> None:
+    sites = (DEPLOY / "nginx" / "receiver.conf").read_text()
+    location = sites.partition("location /results/ {")[2].partition("}")[0]
+    assert "proxy_pass http://receiver_intake;" in location and "non_idempotent" in location
+    assert (sites.count("http://receiver_intake;"), sites.count("non_idempotent")) == (1, 1)
+    assert f"client_max_body_size {BODY_BYTES >> 10}k;" in location
+
+    services = {thing["metadata"]["name"]: thing for thing in kubernetes() if thing["kind"] == "Service"}
+    sets = {thing["metadata"]["name"]: thing for thing in kubernetes() if thing["kind"] == "StatefulSet"}
+    routes = {}
+    for thing in kubernetes():
+        if thing["kind"] != "Ingress":
+            continue
+        (rule,) = thing["spec"]["rules"]
+        annotations = {name.rpartition("/")[2]: value for name, value in thing["metadata"]["annotations"].items()}
+        for each in rule["http"]["paths"]:
+            routes[each["path"]] = (each["backend"]["service"]["name"], annotations)
+        assert ("non_idempotent" in annotations.get("proxy-next-upstream", "")) == ("/results/" in routes and
+            thing["metadata"]["name"] == "receiver-results")  # fmt: skip
+    service, annotations = routes["/results/"]
+    assert service == "receiver-intake" and annotations["proxy-body-size"] == f"{BODY_BYTES >> 10}k"
+    assert routes["/"][0] == "receiver"
+    for name, part in (("receiver", "web"), ("receiver-intake", "intake")):
+        labels = sets[f"receiver-{part}"]["spec"]["template"]["metadata"]["labels"]
+        assert services[name]["spec"]["selector"] == labels == {"app": "receiver", "part": part}
+        assert sets[f"receiver-{part}"]["spec"]["serviceName"] == name
 
 
 def test_nothing_that_starts_again_by_itself_waits_for_the_check() -> None:
     """It must start while the database is away, and a check that fails must not keep the old settings from it."""
-    for name in ("web", "worker"):
+    for name in ("web", "intake", "worker"):
         unit = (DEPLOY / "systemd" / f"receiver-{name}.service").read_text()
         assert "receiver-check" not in unit and "doctor" not in unit
         assert set(compose()["services"][name]["depends_on"]) == {"migrate"}
@@ -251,12 +342,14 @@ def _unit(name: str) -> dict[str, list[str]]:
     return found
 
 
-def test_no_probe_takes_a_pod_away_because_the_database_is() -> None:
-    web = dict(pods())["receiver-web"]["containers"][0]
-    probes = [web[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")]
+@pytest.mark.parametrize("name", ["receiver-web", "receiver-intake"])
+def test_no_probe_takes_a_pod_away_because_the_database_is(name: str) -> None:
+    (container,) = dict(pods())[name]["containers"]
+    probes = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")]
     assert probes == ["/healthz"] * 3
-    kinds = [thing["kind"] for thing in kubernetes() if thing["metadata"]["name"] == "receiver-web"]
+    kinds = [thing["kind"] for thing in kubernetes() if thing["metadata"]["name"] == name]
     assert "StatefulSet" in kinds and "Deployment" not in kinds, "each has a disk of its own, which outlives it"
+    assert "PodDisruptionBudget" in kinds
 
 
 def test_every_stop_leaves_more_time_than_the_processes_take() -> None:
@@ -270,7 +363,8 @@ def test_every_stop_leaves_more_time_than_the_processes_take() -> None:
             assert pod["terminationGracePeriodSeconds"] > int(settings["STOP_SECONDS"]) + 8
     in_image = re.search(r"STOP_SECONDS=(\d+)", (DEPLOY / "Containerfile").read_text())
     assert in_image is not None
-    assert int(compose()["services"]["web"]["stop_grace_period"].rstrip("s")) > int(in_image[1]) + 5
+    for name in ("web", "intake", "worker"):
+        assert int(compose()["services"][name]["stop_grace_period"].rstrip("s")) > int(in_image[1]) + 5
 
 
 def _lines(name: str) -> list[tuple[str, str]]:
@@ -283,9 +377,10 @@ def _lines(name: str) -> list[tuple[str, str]]:
 def test_units_are_understood_by_systemd_and_exposed_to_little(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.symlink_to("/bin/true")
+    for unit in [*UNITS, *(DEPLOY / "systemd").glob("*.socket")]:
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/receiver/.venv/bin/python", str(python)))
     for unit in UNITS:
         copy = tmp_path / unit.name
-        copy.write_text(unit.read_text().replace("/opt/receiver/.venv/bin/python", str(python)))
         # Never the machine's own manager: there may be none.
         environment = {"PATH": os.environ["PATH"], "SYSTEMD_LOG_LEVEL": "warning"}
         verified = subprocess.run(

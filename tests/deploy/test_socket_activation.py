@@ -1,0 +1,57 @@
+"""A port that systemd holds (deploy/systemd/receiver-web.socket): a restart refuses no connection."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from tests.deploy.serving import Senders
+from tests.deploy.test_restart import all_stored
+from tests.waiting import eventually
+from tests.web.asking import SECRET
+from tests.web.gunicorn import ENTRY_POINTS, GUNICORN, ROOT
+
+HAND_OVER = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+    " os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
+)
+"""What systemd does (sd_listen_fds(3)): the socket is file 3 of the process that is started."""
+
+
+@contextmanager
+def activated(listener: socket.socket, folder: Path, database_url: str) -> Iterator[None]:
+    """The whole service on a socket that is open already, as a unit of systemd; at the end it is told to stop."""
+    command = [sys.executable, "-c", HAND_OVER, str(listener.fileno()), *GUNICORN, *ENTRY_POINTS["whole service"]]
+    environment = {"DATABASE_URL": database_url, "DATA_DIR": str(folder), "SECRET_KEY": SECRET, "WEB_CONCURRENCY": "1"}
+    with (
+        (folder / "log").open("ab") as log,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, pass_fds=[listener.fileno()], stdout=log, stderr=log
+        ) as process,
+    ):
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_restart_refuses_no_connection_and_loses_no_callback(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=4096)) as listener, ExitStack() as everything:
+        port = listener.getsockname()[1]
+        with Senders(port) as senders:  # their first connections wait for the first start
+            for _ in range(2):
+                with activated(listener, folder, database_url):
+                    senders.go_on()
+            everything.enter_context(activated(listener, folder, database_url))
+            senders.go_on()
+    assert senders.failures == []
+    eventually(lambda: all_stored(database_url, senders.stored))
+    log = (folder / "log").read_text()
+    assert log.count('"event": "web_started"') == 3 and f'"address": "127.0.0.1:{port}"' in log
