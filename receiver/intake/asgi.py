@@ -1,37 +1,46 @@
 """The callback endpoint alone: `gunicorn -c python:receiver.server.gunicorn_conf receiver.intake.asgi:app`.
 
 For its own processes, so that nothing else can slow it down; a proxy sends `/results/` there. Besides that it answers
-`/healthz` and, for Prometheus, `/metrics`.
+`/healthz`, `/readyz` (callbacks are stored in the database, and not in the spool) and, for Prometheus, `/metrics`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from receiver.config import Config
-from receiver.counts import counts
 from receiver.database.location import find_database
 from receiver.database.pool import open_pool
 from receiver.environment import read_config
 from receiver.errors import ReceiverError
 from receiver.intake.callback_rules import PREFIX
 from receiver.intake.endpoint import Endpoint, Receive, Scope, Send
+from receiver.intake.metrics import IntakeMetrics
 from receiver.intake.opened import OpenedIntake
+from receiver.intake.spool import SpoolFailed
+from receiver.intake.writer import Writer
+from receiver.logs import about
 
 log = logging.getLogger(__name__)
+
+_Answer = tuple[int, str, bytes]
+"""Status, content type, body."""
+
+_JSON = "application/json"
 
 
 class IntakeAlone:
     """ASGI. It opens what it needs when the server starts it."""
 
     def __init__(self) -> None:
-        self._config: Config | None = None
+        self._metrics_key: str | None = None
+        self._writer: Writer | None = None
         self._endpoint: Endpoint | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,17 +49,18 @@ class IntakeAlone:
         elif scope["type"] == "http" and self._endpoint is not None and scope["path"].startswith(PREFIX):
             await self._endpoint(scope, receive, send)
         elif scope["type"] == "http":
-            await _send(send, *self._answer(scope))
+            await _send(send, *await self._answer(scope))
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._config, database_url = find_database(read_config())
+            config, database_url = find_database(read_config())
         except ReceiverError as error:
             await send({"type": "lifespan.startup.failed", "message": f"receiver: {error}"})
             return
         pool = open_pool(database_url, max_size=1, name="receiver intake")
-        opened = await asyncio.to_thread(OpenedIntake.open, self._config, database_url, pool)
+        opened = await asyncio.to_thread(OpenedIntake.open, config, database_url, pool)
+        self._metrics_key, self._writer = config.metrics_key, opened.writer
         self._endpoint = Endpoint(opened.rules, opened.senders, opened.writer)
         self._endpoint.start()
         await send({"type": "lifespan.startup.complete"})
@@ -59,18 +69,38 @@ class IntakeAlone:
         await asyncio.to_thread(pool.close, 2)
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _answer(self, scope: Scope) -> tuple[int, str, bytes]:
+    async def _answer(self, scope: Scope) -> _Answer:
         if scope["path"] == "/healthz":
-            return 200, "application/json", b'{"status":"ok"}\n'
-        if scope["path"] != "/metrics":
-            return 404, "application/json", b'{"status": "not_found"}'
+            return 200, _JSON, b'{"status":"ok"}\n'
+        # These read files, so they do it in threads.
+        if scope["path"] == "/readyz":
+            return await asyncio.to_thread(self._readiness)
+        if scope["path"] == "/metrics":
+            return await asyncio.to_thread(self._metrics, scope)
+        return 404, _JSON, b'{"status": "not_found"}'
+
+    def _readiness(self) -> _Answer:
+        assert self._writer is not None  # noqa: S101 set before the first request
+        ready = not self._writer.database_away
+        content: dict[str, Any] = {
+            "status": "ready" if ready else "not ready",
+            "database": "ok" if ready else "does not store, or too slowly; callbacks go to the spool",
+        }
+        try:
+            content["spooled"] = self._writer.spool.depth()
+        except SpoolFailed as error:
+            log.error("%s", error, extra=about("spool_failed"))
+            content["spooled"] = "the spool cannot be used; the log says why"
+        return 200 if ready else 503, _JSON, json.dumps(content).encode()
+
+    def _metrics(self, scope: Scope) -> _Answer:
+        assert self._writer is not None  # noqa: S101 set before the first request
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        key = self._config.metrics_key if self._config is not None else None
         given = headers.get(b"authorization", "").encode()
-        if key is not None and not hmac.compare_digest(given, f"Bearer {key}".encode()):
-            return 401, "application/json", b'{"status": "unauthorized"}'
+        if self._metrics_key is not None and not hmac.compare_digest(given, f"Bearer {self._metrics_key}".encode()):
+            return 401, _JSON, b'{"status": "unauthorized"}'
         registry = CollectorRegistry()
-        registry.register(counts)
+        registry.register(IntakeMetrics(self._writer))
         encode, content_type = choose_encoder(headers.get(b"accept", ""))
         return 200, content_type, encode(registry)
 

@@ -27,7 +27,7 @@ from receiver import __version__
 from receiver.counts import counts
 from receiver.database import worker_metrics
 from receiver.database.pool import DatabaseUnavailable, connection
-from receiver.intake.spool import SpoolFailed
+from receiver.intake.metrics import spool_metrics
 from receiver.summary.gauges import Gauges, get_gauges
 from receiver.web.problems import Problem
 from receiver.web.services import Services, services
@@ -97,13 +97,7 @@ def _of_web(held: Services) -> Iterable[Metric]:
         yield GaugeMetricFamily("receiver_web_replica_usable", "Whether it is asked.", int(isinstance(fitness, float)))
         if lag is not None:
             yield GaugeMetricFamily("receiver_web_replica_lag_seconds", "By how much it is behind, at most.", lag)
-    try:
-        depth = held.intake.spool.depth()
-    except SpoolFailed:
-        yield GaugeMetricFamily("receiver_web_spool_usable", "Whether the spool can be read.", 0)
-    else:
-        yield GaugeMetricFamily("receiver_web_spool_usable", "Whether the spool can be read.", 1)
-        yield GaugeMetricFamily("receiver_web_spool_callbacks", "Callbacks in this machine's spool.", depth)
+    yield from spool_metrics(held.intake.spool)
 
 
 def _of_service(gauges: Gauges) -> Iterable[Metric]:

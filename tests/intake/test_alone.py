@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 
 from receiver.database.pool import connect
+from receiver.supervisor.ports import free_port
+from tests.acceptance.service import ask
 from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import ROOT, Sender, gunicorn_process
@@ -42,7 +44,7 @@ def test_it_stores_callbacks_tells_its_metrics_and_stays_small(session_folder: P
         def counted() -> bool:
             told = sender.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").answer().body.decode()
             taken = re.findall(r'receiver_web_callbacks_total\{answer="(?:stored|spooled)"\} ([0-9.]+)', told)
-            return sum(map(float, taken)) == 200
+            return sum(map(float, taken)) == 200 and "\nreceiver_database_up 1.0" in told
 
         eventually(counted)
         (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
@@ -52,6 +54,27 @@ def test_it_stores_callbacks_tells_its_metrics_and_stays_small(session_folder: P
         sender.close()
     with connect(database_url, name="test") as conn:
         eventually(lambda: conn.execute("select count(*) from callback").fetchone() == (200,))
+
+
+def test_it_says_that_callbacks_go_to_the_spool_where_the_database_is_away(session_folder: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    nowhere = f"postgresql://receiver@127.0.0.1:{free_port()}/receiver"
+    with gunicorn_process(folder, nowhere, entry_point="intake alone", METRICS_KEY="a key") as (_, port):
+        url = f"http://127.0.0.1:{port}"
+        assert ask(url + results_path(), "POST", b"{}").told == {"status": "stored"}
+        ready = ask(url + "/readyz")
+        assert (ready.status, ready.told["status"], ready.told["spooled"]) == (503, "not ready", 1)
+        assert ask(url + "/metrics").status == 401
+        told = ask(url + "/metrics", headers={"Authorization": "Bearer a key"}).body.decode().splitlines()
+        for line in ("receiver_database_up 0.0", "receiver_web_spool_usable 1.0", "receiver_web_spool_callbacks 1.0"):
+            assert line in told
+
+
+def test_it_is_ready_once_the_database_stores(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, entry_point="intake alone") as (_, port):
+        ready = {"status": "ready", "database": "ok", "spooled": 0}
+        eventually(lambda: ask(f"http://127.0.0.1:{port}/readyz").told == ready)
 
 
 def test_wrong_setting_ends_the_start_with_its_name(database_url: str) -> None:

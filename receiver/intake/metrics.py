@@ -1,0 +1,39 @@
+"""What `/metrics` says of the intake besides what was counted: its spool, and whether the database stores callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+
+from receiver.counts import counts
+from receiver.intake.spool import Spool, SpoolFailed
+from receiver.intake.writer import Writer
+
+
+class IntakeMetrics:
+    """A collector for a process that is the intake alone."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        yield from (metric for metric in counts.collect() if metric.name != "receiver_web_replica_reads")
+        yield from spool_metrics(self._writer.spool)
+        stores = int(not self._writer.database_away)
+        yield GaugeMetricFamily("receiver_database_up", "Whether callbacks are stored there.", stores)
+
+
+def spool_metrics(spool: Spool) -> Iterable[Metric]:
+    """Whether it can be read, and how much is in it."""
+    try:
+        depth = spool.depth()
+    except SpoolFailed:
+        yield GaugeMetricFamily("receiver_web_spool_usable", "Whether the spool can be read.", 0)
+    else:
+        yield GaugeMetricFamily("receiver_web_spool_usable", "Whether the spool can be read.", 1)
+        yield GaugeMetricFamily("receiver_web_spool_callbacks", "Callbacks in this machine's spool.", depth)
