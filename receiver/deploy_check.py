@@ -1,9 +1,9 @@
 """`doctor --deploy`: proves, before anything is replaced, that the new settings take results as the old ones do.
 
-Run with the settings and the role of the web processes. It stores a callback in the journal and one in the spool, each
-deleted in its own transaction; looks for the keys that expected results need; and asks PUBLIC_URL. What fails names the
-setting that is wrong. A worker that does not run, a provider that does not answer or little room are no reason to keep
-the old settings: for these there is `doctor`.
+Run with the settings and the role of the web processes, and once more with the intake's where they differ. It stores a
+callback in the journal and one in the spool, each taken back in its own transaction; looks for the keys that expected
+results need; and asks PUBLIC_URL. What fails names the setting that is wrong. A worker that does not run, a provider
+that does not answer or little room are no reason to keep the old settings: for these there is `doctor`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def look_at_journal(conn: Connection) -> Iterator[Finding]:
         message += " us resets settings; a crash can lose a callback that was answered 200"
         yield Finding("journal", "failure", message)
         return
-    yield Finding("journal", "ok", "a callback was stored, and deleted again")
+    yield Finding("journal", "ok", "a callback was stored, and taken back")
     if fsync == "off":
         message = "fsync is off at the server: a power cut can destroy the whole database; switch it on"
         yield Finding("journal", "warning", message)

@@ -5,22 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from receiver.database.pool import connect
+from receiver.intake.signing_keys import fingerprint
+from receiver.release.presence import register_worker
+from receiver.release.sender import claim_submission
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from tests.acceptance.machines import Machine
 from tests.acceptance.postgres import Postgres
-from tests.acceptance.service import Answer, ask, run_command
+from tests.acceptance.service import ROOT, Answer, ask, clean_environment, run_command
+from tests.factories import make_batch
 from tests.waiting import eventually
+from tests.web.asking import SECRET, results_path
+from tests.web.gunicorn import ENTRY_POINTS, GUNICORN, gunicorn_process
 
 pytestmark = pytest.mark.long
 
-SQL = (Path(__file__).resolve().parents[2] / "deploy" / "roles.sql").read_text()
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+SQL, INTAKE_SQL = ((DEPLOY / name).read_text() for name in ("roles.sql", "intake-role.sql"))
 NUMBERS = [f"617555{1000 + row}" for row in range(20)]
 
 
@@ -31,6 +40,7 @@ def server(server_dir: Path) -> Iterator[Postgres]:
         server.execute(
             "create role table_owner login",
             "create role receiver_app login",
+            "create role receiver_intake login",
             "alter database receiver owner to table_owner",
         )
         yield server
@@ -147,3 +157,56 @@ def get(machine: Machine, path: str, headers: dict[str, str]) -> Answer:
 def erase_options(commands: Commands) -> list[str]:
     """Without a question, where it asks one."""
     return ["--yes"] if "--yes" in commands.run("erase", "--help") else []
+
+
+def test_intake_works_with_a_role_that_adds_callbacks_and_nothing_else(server: Postgres, server_dir: Path) -> None:
+    server.execute(SQL)
+    migrate(server)
+    with connect(url(server, "table_owner"), name="test") as owner:
+        for _ in range(2):
+            owner.execute(INTAKE_SQL.encode())
+        batch_id = make_batch(owner, send=False)
+        worker_id = register_worker(owner, "test", 1, fingerprint(SECRET))
+        assert claim_submission(owner, worker_id, signing_key=fingerprint(SECRET)) is not None
+        owner.commit()
+    intake = url(server, "receiver_intake")
+    settings = {"DATABASE_URL": intake, "DATA_DIR": str(server_dir), "SECRET_KEY": SECRET}
+
+    def check(**changes: str) -> str:
+        return run_command("doctor", "--deploy", environment={**settings, **changes}).stdout
+
+    # Its checks read what they must.
+    said = check()
+    assert "ok       journal" in said and "ok       keys           1 submissions" in said, said
+    assert "failure  keys           SECRET_KEY lacks the key" in check(SECRET_KEY="another secret that is long enough")
+    command = [*GUNICORN, *ENTRY_POINTS["intake alone"]]
+    environment = clean_environment(**{**settings, "SECRET_KEY": "another secret that is long enough"})
+    refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2 and refused.stderr.startswith("receiver: SECRET_KEY lacks the key"), refused
+
+    folder = server_dir / "intake"
+    folder.mkdir()
+    with gunicorn_process(folder, intake, entry_point="intake alone") as (_, port):
+        address = f"http://127.0.0.1:{port}"
+        eventually(lambda: ask(f"{address}/readyz").status == 200)
+        assert ask(address + results_path(batch_id), "POST", b"{}").told == {"status": "stored"}
+        eventually(lambda: server.execute("select stored from callback_budget") == [(1,)])
+    assert server.execute("select count(*) from callback") == [(1,)]
+    log = (folder / "gunicorn.log").read_text()
+    assert "permission denied" not in log and "budget_not_reported" not in log, log[-3000:]
+
+    with psycopg.connect(intake, autocommit=True) as conn:
+        for forbidden in (
+            "select line from call",
+            "select * from api_key",
+            "select * from submission",
+            "select * from result",
+            "update callback set body = ''",
+            "delete from callback",
+            "delete from waiting",
+            "update submission set state = 'pending'",
+            "truncate callback",
+            "create table mine ()",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(forbidden.encode())

@@ -45,6 +45,7 @@ NOT_RUN = {
     ("docs/contributing.md", "EXAMPLES_WRITE=1"): "writes docs/commands.md anew",
     ("docs/deployment.md", "apt-get install git postgresql"): "changes the machine, and needs systemd",
     ("docs/deployment.md", "createuser --pwprompt receiver_app"): "asks for a password; test_roles.py runs the file",
+    ("docs/deployment.md", "createuser --pwprompt receiver_intake"): "asks for a password; test_roles.py runs the file",
     ("docs/deployment.md", "receiver simulate"): "stays; the simulator's own tests start it",
     ("docs/deployment.md", "systemctl start receiver-check"): "needs systemd",
     ("docs/deployment.md", "systemctl enable --now receiver-intake"): "needs systemd",
