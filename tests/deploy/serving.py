@@ -11,8 +11,10 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from receiver.supervisor.ports import free_port
@@ -96,6 +98,8 @@ def trusting(folder: Path) -> ssl.SSLContext:
 class Senders:
     """Post callbacks one after the other, some on connections of their own and some on kept ones, until the end.
 
+    Each has a content type of its own, by which `count_stored` tells it from all others.
+
     `failures`: whatever was not answered 200, in words. `stored`: how many were.
     """
 
@@ -106,7 +110,7 @@ class Senders:
         self._path = results_path(secret=secret)
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._send, args=(each % 2 == 0,)) for each in range(number)]
+        self._threads = [threading.Thread(target=self._send, args=(each,)) for each in range(number)]
 
     def __enter__(self) -> Senders:
         for thread in self._threads:
@@ -128,11 +132,12 @@ class Senders:
             return http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         return http.client.HTTPSConnection("127.0.0.1", self._port, timeout=60, context=self._context)
 
-    def _send(self, keeps: bool) -> None:
-        conn = self._connect()
+    def _send(self, sender: int) -> None:
+        keeps, conn, names = sender % 2 == 0, self._connect(), count()
         while not self._stop.is_set():
             try:
-                conn.request("POST", self._path, b'{"status": "completed"}')
+                content_type = {"Content-Type": f"application/json; name={sender}-{next(names)}"}
+                conn.request("POST", self._path, b'{"status": "completed"}', content_type)
                 answer = conn.getresponse()
                 answer.read()
             except (OSError, http.client.HTTPException) as error:
@@ -146,6 +151,14 @@ class Senders:
             if not keeps or answer.will_close:
                 conn.close()
         conn.close()
+
+
+def count_stored(database_url: str) -> int:
+    """How many callbacks are in the journal. One that nginx sent a second time, to another process, counts once."""
+    with psycopg.connect(database_url) as conn:
+        row = conn.execute("select count(distinct content_type) from callback").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def ask(

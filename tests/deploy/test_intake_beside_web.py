@@ -16,8 +16,8 @@ import pytest
 
 from receiver.supervisor.ports import free_port
 from tests.acceptance.service import ask as ask_directly
-from tests.deploy.serving import Senders, ask, nginx, trusting
-from tests.deploy.test_restart import all_stored, children
+from tests.deploy.serving import Senders, ask, count_stored, nginx, trusting
+from tests.deploy.test_restart import children
 from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import gunicorn_process
@@ -94,7 +94,7 @@ def test_web_and_intake_are_replaced_one_after_the_other_and_no_callback_is_refu
             site.start(part)
         senders.go_on()
     assert senders.failures == []
-    eventually(lambda: all_stored(database_url, senders.stored))
+    eventually(lambda: count_stored(database_url) == senders.stored)
     assert site.taken(INTAKE) > 0
 
 

@@ -12,13 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
 from receiver.supervisor.ports import free_port
-from tests.deploy.serving import Senders, ask, nginx, trusting
+from tests.deploy.serving import Senders, ask, count_stored, nginx, trusting
 from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import EACH, Sender, gunicorn_process
@@ -28,11 +27,6 @@ pytestmark = pytest.mark.long
 
 def children(parent: subprocess.Popen[bytes]) -> set[str]:
     return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
-
-
-def all_stored(database_url: str, number: int) -> bool:
-    with psycopg.connect(database_url) as conn:
-        return conn.execute("select count(*) from callback").fetchone() == (number,)
 
 
 @pytest.mark.parametrize("entry_point", EACH)
@@ -54,7 +48,7 @@ def test_hup_loses_no_callback_and_fails_no_request(session_folder: Path, databa
             eventually(lambda: not children(parent) & before and len(children(parent)) == 2)
             senders.go_on()
         assert senders.failures == []
-    eventually(lambda: all_stored(database_url, senders.stored + 1))
+    eventually(lambda: count_stored(database_url) == senders.stored + 1)
 
 
 @pytest.mark.parametrize("grace", ["3", "300"])
@@ -100,7 +94,7 @@ def test_instances_behind_nginx_are_replaced_one_by_one_unnoticed(
                 senders.go_on()
                 start(port)
         assert senders.failures == []
-        eventually(lambda: all_stored(database_url, senders.stored))
+        eventually(lambda: count_stored(database_url) == senders.stored)
 
 
 def logged_request(log: Path, method: str, path: str) -> dict[str, Any]:

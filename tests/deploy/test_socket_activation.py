@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from tests.deploy.serving import Senders
-from tests.deploy.test_restart import all_stored
+from tests.deploy.serving import Senders, count_stored
 from tests.waiting import eventually
 from tests.web.asking import SECRET
 from tests.web.gunicorn import ENTRY_POINTS, GUNICORN, ROOT
@@ -52,6 +51,6 @@ def test_restart_refuses_no_connection_and_loses_no_callback(session_folder: Pat
             everything.enter_context(activated(listener, folder, database_url))
             senders.go_on()
     assert senders.failures == []
-    eventually(lambda: all_stored(database_url, senders.stored))
+    eventually(lambda: count_stored(database_url) == senders.stored)
     log = (folder / "log").read_text()
     assert log.count('"event": "web_started"') == 3 and f'"address": "127.0.0.1:{port}"' in log

@@ -22,7 +22,7 @@ from tests.acceptance.outages import NUMBERS
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, clean_environment, run_command
 from tests.acceptance.test_full_disk import fill, small_disk
-from tests.deploy.serving import Senders, nginx, trusting
+from tests.deploy.serving import Senders, count_stored, nginx, trusting
 from tests.deploy.test_restart import children
 from tests.factories import make_batch
 from tests.waiting import eventually
@@ -106,8 +106,7 @@ class Site:
         return ended
 
     def callbacks(self) -> int:
-        ((number,),) = self.postgres.execute("select count(*) from callback")
-        return int(number)
+        return count_stored(self.postgres.url)
 
     def _start(self, port: int) -> None:
         given = {name: text for name, text in self._settings.items() if name not in ("DATABASE_URL", "PORT")}
