@@ -22,6 +22,8 @@ from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import gunicorn_process
 
+pytestmark = pytest.mark.long
+
 INTAKE, WEB = "intake alone", "whole service"
 
 

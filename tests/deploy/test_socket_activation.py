@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.deploy.serving import Senders, count_stored
 from tests.waiting import eventually
 from tests.web.asking import SECRET
 from tests.web.gunicorn import ENTRY_POINTS, GUNICORN, ROOT
+
+pytestmark = pytest.mark.long
 
 HAND_OVER = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3);"
