@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -27,7 +28,7 @@ from tests.deploy.test_restart import children
 from tests.factories import make_batch
 from tests.waiting import eventually
 from tests.web.asking import SECRET
-from tests.web.gunicorn import COMMAND, gunicorn_process
+from tests.web.gunicorn import ENTRY_POINTS, GUNICORN, OURS, gunicorn_process
 
 pytestmark = pytest.mark.long
 
@@ -37,10 +38,13 @@ Settings = dict[str, str]
 
 
 class Site:
-    """Two web machines behind nginx, and a worker that has sent a batch: its results are expected."""
+    """Two machines that take callbacks, behind nginx, and a worker that has sent a batch: its results are expected."""
 
-    def __init__(self, folder: Path, postgres: Postgres, provider: TakingProvider, everything: ExitStack) -> None:
+    def __init__(
+        self, folder: Path, postgres: Postgres, provider: TakingProvider, everything: ExitStack, entry_point: str
+    ) -> None:
         self.postgres = postgres
+        self._entry_point = entry_point
         self._folders = {free_port(): Path(tempfile.mkdtemp(dir=folder)) for _ in range(2)}
         self._settings: Settings = {
             "DATABASE_URL": postgres.url,
@@ -59,7 +63,7 @@ class Site:
         self.tls_port = everything.enter_context(nginx(folder, list(self._folders)))
         self._settings["PUBLIC_URL"] = f"https://127.0.0.1:{self.tls_port}"
         log = everything.enter_context((folder / "worker.log").open("wb"))
-        work, environment = [*COMMAND[:2], "receiver", "work"], self._environment(DATA_DIR=str(folder))
+        work, environment = [sys.executable, "-m", "receiver", "work"], self._environment(DATA_DIR=str(folder))
         worker = everything.enter_context(subprocess.Popen(work, cwd=ROOT, env=environment, stdout=log, stderr=log))
         everything.callback(worker.terminate)
         contacts = folder / "contacts.csv"
@@ -99,7 +103,8 @@ class Site:
         for port, folder in self._folders.items():
             self._running[port].close()
             environment = self._environment(DATA_DIR=str(folder), PORT=str(port), **changes)
-            ran = subprocess.run(COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+            command = [*GUNICORN, *ENTRY_POINTS[self._entry_point]]
+            ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
             senders.go_on()
             self._start(port)
             ended.append((ran.returncode, ran.stderr))
@@ -110,7 +115,9 @@ class Site:
 
     def _start(self, port: int) -> None:
         given = {name: text for name, text in self._settings.items() if name not in ("DATABASE_URL", "PORT")}
-        process = gunicorn_process(self._folders[port], self.postgres.url, PORT=str(port), **given)
+        process = gunicorn_process(
+            self._folders[port], self.postgres.url, entry_point=self._entry_point, PORT=str(port), **given
+        )
         self._parents[port], _ = self._running[port].enter_context(process)
 
     def _environment(self, **changes: str) -> Settings:
@@ -120,19 +127,22 @@ class Site:
         return run_command(*arguments, environment=self._environment(**changes))
 
 
-@pytest.fixture
-def site(server_dir: Path) -> Iterator[Site]:
+@pytest.fixture(params=OURS)
+def site(server_dir: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     with Postgres(server_dir) as postgres, TakingProvider() as provider, ExitStack() as everything:
-        yield Site(server_dir, postgres, provider, everything)
+        yield Site(server_dir, postgres, provider, everything, request.param)
 
 
 @contextmanager
 def load(site: Site, folder: Path) -> Iterator[Senders]:
-    """Results that come in meanwhile. Not one may be refused, and each must be in the journal once in the end."""
+    """Results that come in meanwhile. Not one may be refused, and each must be in the journal in the end.
+
+    Some may be there twice: nginx sends a callback again where a process was ended before it answered.
+    """
     with Senders(site.tls_port, trusting(folder), 3) as senders:
         yield senders
     assert senders.failures == []
-    eventually(lambda: site.callbacks() == senders.stored, 60, lambda: f"{site.callbacks()} of {senders.stored}")
+    eventually(lambda: site.callbacks() >= senders.stored, 60, lambda: f"{site.callbacks()} of {senders.stored}")
 
 
 def test_deploy_with_a_wrong_setting_replaces_nothing_and_loses_no_result(site: Site, server_dir: Path) -> None:
@@ -177,12 +187,13 @@ def test_process_with_a_wrong_key_does_not_start_and_the_other_machine_takes_all
             assert complained.startswith("receiver: SECRET_KEY lacks the key")
 
 
+@pytest.mark.parametrize("entry_point", OURS)
 def test_web_process_that_dies_is_started_again_though_a_key_has_become_necessary(
-    session_folder: Path, database_url: str
+    session_folder: Path, database_url: str, entry_point: str
 ) -> None:
     """A service that still takes the results of other keys must not be stopped by one that another worker used."""
     folder = Path(tempfile.mkdtemp(dir=session_folder))
-    with gunicorn_process(folder, database_url) as (parent, port):
+    with gunicorn_process(folder, database_url, entry_point=entry_point) as (parent, port):
         (before,) = children(parent)
         with closing(connect(database_url, name="test")) as conn:
             make_batch(conn, send=False)
