@@ -42,17 +42,24 @@ _drains.addFilter(OncePer(NOT_DRAINED_SECONDS))
 class DatabaseProbe:
     """Holds the connection while the database stores, and looks for it in a thread of its own while it does not.
 
-    `may_return`: whether the writer may go back to it. `stores_within`: seconds after which a try is cut off.
+    `may_return`: whether the writer may go back to it. `on_return`: called when it may. `stores_within`: seconds after
+    which a try is cut off.
     """
 
     def __init__(
-        self, connect: Callable[[], Connection], spool: Spool, may_return: Callable[[], bool], stores_within: float
+        self,
+        connect: Callable[[], Connection],
+        spool: Spool,
+        may_return: Callable[[], bool],
+        on_return: Callable[[], None],
+        stores_within: float,
     ) -> None:
         self.conn: Connection | None = None
         """None: the database is away."""
         self._connect = connect
         self._spool = spool
         self._may_return = may_return
+        self._on_return = on_return
         self._stores_within = stores_within
         self._check = threading.Event()
         self._stopping = False
@@ -120,6 +127,7 @@ class DatabaseProbe:
             conn.close()
             return
         self.conn = conn
+        self._on_return()
         self._check.set()
 
     def _stores(self, conn: Connection) -> bool:

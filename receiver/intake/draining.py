@@ -22,7 +22,10 @@ DRAIN_SECONDS = 30.0
 
 
 def drain_some(conn: Connection, spool: Spool, patience_seconds: float | None = None) -> int:
-    """Store the oldest groups of the spool, and forget them there; returns how many callbacks they were."""
+    """Store the oldest groups of the spool, and forget them there; returns how many callbacks they were.
+
+    `patience_seconds`: how long the database may take, and then how long the spool may be somebody else's.
+    """
     groups = spool.oldest(DRAIN_CALLBACKS)
     if not groups:
         return 0
@@ -38,7 +41,7 @@ def drain_some(conn: Connection, spool: Spool, patience_seconds: float | None = 
     finally:
         # Where it is cut off, the next try must not begin at the first group again: it might never come further.
         if reached is not None:
-            spool.remove(reached)
+            spool.remove(reached, patience_seconds)
     return sum(len(group.callbacks) for _, group in groups)
 
 

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
@@ -138,7 +138,7 @@ class Spool:
             )
         ]
 
-    def remove(self, position: int) -> None:
+    def remove(self, position: int, patience_seconds: float | None = None) -> None:
         """Forget all groups up to this position: they are stored elsewhere. Their bodies are overwritten.
 
         Where this is interrupted in the middle of a group, the rest of it is known by its name to be stored.
@@ -147,7 +147,7 @@ class Spool:
         while last != position:
             if last is not None:
                 time.sleep(0.001)  # so that whoever waits to append comes first
-            with self._transaction() as db:
+            with self._transaction(patience_seconds) as db:
                 last = db.execute(
                     "select max(position) from (select position from spooled where position <= ?"
                     " order by position limit ?)",
@@ -158,8 +158,8 @@ class Spool:
                 db.execute("delete from spooled where position <= ?", (last,))
 
     def is_past(self, position: int) -> bool:
-        """Whether all groups up to this position have been removed."""
-        with self._snapshot() as db:
+        """Whether all groups up to this position have been removed. Raises SpoolFailed rather than wait."""
+        with self._snapshot(patience_seconds=0) as db:
             first = None if db is None else db.execute("select min(position) from spooled").fetchone()[0]
         return first is None or first > position
 
@@ -219,11 +219,12 @@ class Spool:
             raise SpoolFailed(f"The spool {self.path} could not be cleaned: {error}") from error
 
     def close(self) -> None:
-        with self._lock:
+        """Close the file. A thread that hangs in it keeps its connection."""
+        with suppress(SpoolFailed), self._holding(self._lock):
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
-        with self._reading_lock:
+        with suppress(SpoolFailed), self._holding(self._reading_lock):
             if self._reading is not None:
                 self._reading.close()
                 self._reading = None
@@ -236,12 +237,22 @@ class Spool:
             raise SpoolFailed(f"The spool holds its {self._max_bytes} bytes (SPOOL_MAX_BYTES) already.")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _holding(self, lock: threading.Lock, patience_seconds: float | None = None) -> Iterator[None]:
+        """Hold it, or raise SpoolFailed: a disk that hangs keeps the thread that waits for it, but no other one."""
+        if not lock.acquire(timeout=BUSY_SECONDS if patience_seconds is None else patience_seconds):
+            raise SpoolFailed(f"The spool {self.path} could not be used: another thread waits for its disk.")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _transaction(self, patience_seconds: float | None = None) -> Iterator[sqlite3.Connection]:
         """One that writes, one at a time; whatever SQLite or the disk says against it is SpoolFailed."""
-        with self._lock:
+        with self._holding(self._lock, patience_seconds):
             try:
-                db = _patiently(self._open)
-                _patiently(lambda: db.execute("begin immediate"))
+                db = _patiently(self._open, patience_seconds)
+                _patiently(lambda: db.execute("begin immediate"), patience_seconds)
                 try:
                     yield db
                     db.execute("commit")
@@ -253,12 +264,12 @@ class Spool:
                 raise SpoolFailed(f"The spool {self.path} could not be used: {error}") from error
 
     @contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection | None]:
+    def _snapshot(self, patience_seconds: float | None = None) -> Iterator[sqlite3.Connection | None]:
         """A connection to read with, which neither waits for who writes nor keeps them waiting; None: no spool yet."""
-        with self._reading_lock:
+        with self._holding(self._reading_lock, patience_seconds):
             try:
                 if self._reading is None and self.path.exists():
-                    self._reading = _patiently(self._open_to_read)
+                    self._reading = _patiently(self._open_to_read, patience_seconds)
                 yield self._reading
             except (sqlite3.Error, OSError) as error:
                 raise SpoolFailed(f"The spool {self.path} could not be used: {error}") from error
@@ -300,12 +311,12 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _patiently(do: Callable[[], _T]) -> _T:
-    """Do it, again and again while another program is in the way, for at most BUSY_SECONDS.
+def _patiently(do: Callable[[], _T], patience_seconds: float | None) -> _T:
+    """Do it, again and again while another program is in the way, for at most so long, or for BUSY_SECONDS.
 
     SQLite itself does not wait for a switch to WAL: the processes of a machine all open the file at once.
     """
-    end = time.monotonic() + BUSY_SECONDS
+    end = time.monotonic() + (BUSY_SECONDS if patience_seconds is None else patience_seconds)
     while True:
         try:
             return do()

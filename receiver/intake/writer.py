@@ -1,15 +1,17 @@
 """From a request to durable: group commit without a timer, and the spool when the database is away.
 
-One writer thread a process commits whatever gathered while its last commit ran. Whoever brought a
-callback waits for its group. A database that fails or keeps silent for `COMMIT_SECONDS` is *away*: its
-connection is cut, the group goes to the spool, and so do all that follow, at once, until the
-`DatabaseProbe` has brought it back. A thread may bring a callback, or an event loop (receiver.intake.endpoint).
+In each process, one thread writes to the journal: it commits whatever gathered while its last commit ran. Whoever
+brought a callback waits for its group. A database that fails or keeps silent for `COMMIT_SECONDS` is *away*: its
+connection is cut, and the group goes to the thread that writes to the spool. So do all that follow, at once, until the
+`DatabaseProbe` has brought it back. Each has a thread of its own, so neither delays what the other can store.
+A thread may bring a callback, or an event loop (receiver.intake.endpoint).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -55,34 +57,42 @@ class Writer:
     """Stores callbacks. `connect` opens an autocommit connection, and gives up within about two seconds."""
 
     on_done: Callable[[Gathering], None] | None = None
-    """Called in the writer's thread when a gathering is done."""
+    """Called in the thread that wrote it when a gathering is done."""
 
     def __init__(self, connect: Callable[[], Connection], spool: Spool) -> None:
         self.spool = spool
-        self._names = GroupNames(spool)
-        self._database = DatabaseProbe(connect, spool, self._names.may_go_on, COMMIT_SECONDS)
+        self._names, self._spool_names = GroupNames(spool), GroupNames(spool)
+        self._wake, self._wake_spool = threading.Event(), threading.Event()
+        # What gathered behind a spool that hangs goes to the database when that is back.
+        self._database = DatabaseProbe(connect, spool, self._names.may_go_on, self._wake.set, COMMIT_SECONDS)
+        self._failed: deque[tuple[Gathering, Group]] = deque()
+        self._journal_ended = False
         self._lock = threading.Lock()
         self._gathering = Gathering()
-        self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._write_groups, name="journal-writer", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._write_groups, name="journal-writer", daemon=True),
+            threading.Thread(target=self._spool_groups, name="spool-writer", daemon=True),
+        ]
 
     @property
     def database_away(self) -> bool:
         return self._database.conn is None
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         self._database.start()
 
     def stop(self) -> None:
-        """Store what has gathered, then end both threads. Whoever comes later is told CannotStore."""
+        """Store what has gathered, then end the threads. Whoever comes later is told CannotStore."""
         with self._lock:
             self._stopping = True
         self._database.stop()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=5)
         self._database.close()
         self.spool.close()
 
@@ -116,48 +126,68 @@ class Writer:
                 gathering.callbacks = [each for each in gathering.callbacks if each is not callback]
 
     def _write_groups(self) -> None:
-        while True:
+        while not self._stopping or (self._database.conn is not None and self._gathering.callbacks):
             if not self._stopping:
                 self._wake.wait()
             self._wake.clear()
-            with self._lock:
-                gathering, self._gathering = self._gathering, Gathering()
-            if gathering.callbacks:
+            if (conn := self._database.conn) is None:
+                self._wake_spool.set()
+            elif (gathering := self._take()).callbacks:
                 try:
-                    gathering.spooled = self._write(gathering.callbacks)
+                    self._write(conn, gathering)
                 except Exception as error:  # whatever it is: who waits must hear of it
-                    gathering.failure = error
-                    log.error("callbacks could not be stored: %s", error, extra=about("callbacks_not_stored"))
-                finally:
-                    gathering.done.set()
-                    if self.on_done is not None:
-                        self.on_done(gathering)
-            elif self._stopping:
-                return
+                    self._finish(gathering, error)
+        self._journal_ended = True
+        self._wake_spool.set()
 
-    def _write(self, callbacks: list[Callback]) -> bool:
-        """Make them durable; whether that is in the spool."""
-        conn = self._database.conn
-        group = self._names.group(callbacks, directly=conn is not None)
-        if conn is None:
-            self._spool(group)
-            if not self.database_away:
-                self._database.check_now()  # it came back meanwhile, and the spool may have been drained already
-            return True
+    def _write(self, conn: Connection, gathering: Gathering) -> None:
+        group = self._names.group(gathering.callbacks, directly=True)
         try:
             write_group(conn, group)
-            return False
         except psycopg.Error as error:
             log.warning("database away, callbacks go to the spool: %s", error, extra=about("database_away"))
+            self._names.handed_over()
+            self._failed.append((gathering, group))
             self._database.disconnect()
-            try:
-                self._spool(group)
-            finally:
-                self._database.check_now()  # only now: whoever looks earlier finds nothing to drain
-            return True
+            self._wake_spool.set()
+        else:
+            self._finish(gathering)
 
-    def _spool(self, group: Group) -> None:
-        self._names.spooled(self.spool.append(group))
+    def _spool_groups(self) -> None:
+        while not self._journal_ended or self._failed or self._gathering.callbacks:
+            self._wake_spool.wait()
+            self._wake_spool.clear()
+            while self._failed:  # first what the database did not store, then what gathers while it is away
+                self._spool(*self._failed.popleft())
+                self._database.check_now()  # only now: whoever looked earlier found nothing to drain
+            while (self.database_away or self._journal_ended) and (gathering := self._take()).callbacks:
+                self._spool(gathering, self._spool_names.group(gathering.callbacks, directly=False))
+                if not self.database_away:
+                    self._database.check_now()  # it came back meanwhile, and the spool may have been drained already
+
+    def _spool(self, gathering: Gathering, group: Group) -> None:
+        try:
+            position = self.spool.append(group)
+        except Exception as error:  # as above
+            self._names.spooled(group, None)
+            self._finish(gathering, error)
+        else:
+            self._names.spooled(group, position)
+            gathering.spooled = True
+            self._finish(gathering)
+
+    def _take(self) -> Gathering:
+        with self._lock:
+            gathering, self._gathering = self._gathering, Gathering()
+        return gathering
+
+    def _finish(self, gathering: Gathering, failure: Exception | None = None) -> None:
+        if failure is not None:
+            gathering.failure = failure
+            log.error("callbacks could not be stored: %s", failure, extra=about("callbacks_not_stored"))
+        gathering.done.set()
+        if self.on_done is not None:
+            self.on_done(gathering)
 
     def cut_connection(self) -> None:
         """Make the statement that is being written fail now. It may still be carried out: `write_group` allows that."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import statistics
 import threading
 import time
@@ -14,6 +15,7 @@ from psycopg import sql
 
 from receiver.database.pool import Connection, connect
 from receiver.intake import database_probe, draining, group_names
+from receiver.intake import spool as spool_module
 from receiver.intake import writer as writer_module
 from receiver.intake.journal import Group, write_group
 from receiver.intake.spool import Spool
@@ -391,6 +393,25 @@ def test_database_that_is_back_for_moments_takes_a_bounded_number_of_names(
             eventually(lambda: not intake.database_away)
             store(b"and on")
             eventually(lambda: journaled(conn) == dict.fromkeys(stored, 1))
+
+
+def test_lock_on_the_spool_delays_nothing_that_the_database_can_store(
+    conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "BUSY_SECONDS", 600.0)  # whoever waits for the lock is never answered
+    with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
+        proxy.close()
+        proxy.cut()
+        intake.store(make_callback(1, b"spooled"))
+        with closing(sqlite3.connect(spool_path, isolation_level=None)) as locking:
+            locking.execute("begin immediate")
+            proxy.open()
+            eventually(lambda: not intake.database_away)
+            intake.store(make_callback(1, b"direct"))
+            assert b"direct" in journaled(conn)
+            locking.execute("rollback")
+        eventually(lambda: intake.spool.depth() == 0)
+        assert journaled(conn) == {b"spooled": 1, b"direct": 1}
 
 
 def test_nobody_waits_for_ever_for_a_disk_that_hangs(
