@@ -27,11 +27,17 @@ class Steps:
         return {"PYTHONPATH": path, "KILLING_STEPS": str(self._folder)}
 
     def arm(self, step: str, times: int, victim: str | int) -> None:
-        """Kill `victim` (`self`, `backend` or a process id) when a process comes to the step so many times."""
+        """Kill `victim` (`self`, `backend` or a process id) when a process comes to the step so many times.
+
+        The victim `hang`: whoever comes there waits for `release`.
+        """
         (self._folder / "reached" / step).unlink(missing_ok=True)
         written = self._folder / "arming"
         written.write_text(f"{times} {victim}")
         written.rename(self._folder / "armed" / step)
+
+    def release(self, step: str) -> None:
+        (self._folder / "reached" / step).unlink()
 
     def is_reached(self, step: str) -> bool:
         return (self._folder / "reached" / step).exists()

@@ -2,9 +2,10 @@
 needs no hooks: Python imports this file at its start, and it wraps modules as they are imported.
 
 `KILLING_STEPS` names a folder. `armed/STEP` in it says how many times more the step is passed, and which process
-dies then. Whoever comes to that takes the file away first, so that no two do. `seen/STEP` is made when a
-process comes by for the first time. A step is `before …` or `after …` what can be half done: a commit, named after
-the function that asked for it; a send to the provider; an answer to a callback.
+dies then, or that whoever comes there hangs (`hang`) until `reached/STEP` is removed. Whoever comes to that takes the
+file away first, so that no two do. `seen/STEP` is made when a process comes by for the first time. A step is
+`before …` or `after …` what can be half done: a commit, named after the function that asked for it; a send to the
+provider; an answer to a callback.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -52,6 +54,10 @@ def reach(step: str, backend: int = 0) -> None:
         armed.rename(FOLDER / "reached" / step)
     except FileNotFoundError:
         return  # another process was here first
+    if victim == "hang":
+        while (FOLDER / "reached" / step).exists():
+            time.sleep(0.05)
+        return
     pid = {"self": os.getpid(), "backend": backend}.get(victim) or int(victim)
     try:
         os.kill(pid, signal.SIGKILL)
@@ -172,6 +178,24 @@ def _wrap_endpoint(module: ModuleType) -> None:
     module.Endpoint.__call__ = call_or_die
 
 
+def _wrap_wsgi(module: ModuleType) -> None:
+    call = module.Endpoint.__call__
+
+    def call_or_die(self: Any, environ: dict[str, Any], start_response: Any) -> Any:
+        is_callback = environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"].startswith("/results/")
+
+        def start_or_die(*args: Any) -> Any:
+            if is_callback:
+                reach("before an answer to a callback")
+            return start_response(*args)
+
+        yield from call(self, environ, start_or_die)
+        if is_callback:
+            reach("after an answer to a callback")
+
+    module.Endpoint.__call__ = call_or_die
+
+
 WRAPS: dict[str, Callable[[ModuleType], None]] = {
     "psycopg.connection": _wrap_postgres,
     "psycopg.transaction": _wrap_transactions,
@@ -179,6 +203,7 @@ WRAPS: dict[str, Callable[[ModuleType], None]] = {
     "receiver.worker": _wrap_worker,
     "receiver.release.connection": _wrap_sends,
     "receiver.intake.endpoint": _wrap_endpoint,
+    "receiver.intake.wsgi": _wrap_wsgi,
 }
 
 
