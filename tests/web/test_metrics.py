@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -38,7 +38,7 @@ from tests.factories import (
 from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.conftest import patient_app
-from tests.web.gunicorn import ROOT, Sender, gunicorn_process
+from tests.web.gunicorn import OURS, ROOT, Sender, gunicorn_process
 
 Samples = dict[tuple[str, str], float]
 
@@ -241,3 +241,51 @@ def test_counts_of_all_processes_are_told_by_each_and_outlive_a_killed_one(
         )
         post(10)
         eventually(lambda: [told() for _ in range(8)] == [40.0] * 8)
+
+
+@pytest.mark.parametrize("entry_point", OURS)
+def test_no_counter_ever_falls_while_processes_are_killed_and_replaced(
+    session_folder: Path, database_url: str, entry_point: str
+) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, entry_point=entry_point, WEB_CONCURRENCY="2") as (parent, port):
+        seen: Samples = {}
+
+        def children() -> set[str]:
+            return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
+
+        def look() -> Samples | None:
+            """Send a callback, and read all metrics; None where the process that was asked has just died."""
+            try:
+                for method, path, body in (("POST", results_path(), b"{}"), ("GET", "/metrics", b"")):
+                    sender = Sender(port)
+                    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                    answer = sender.send(head.encode(), body).answer()
+                    sender.close()
+            except OSError:
+                return None
+            return read(answer.body.decode()) if answer.status == 200 else None
+
+        def none_falls_until(met: Callable[[], bool]) -> None:
+            def check() -> bool:
+                for name, value in (look() or {}).items():
+                    if name[0].endswith(("_total", "_count", "_sum", "_bucket")):
+                        assert value >= seen.get(name, 0), name
+                        seen[name] = value
+                return met()
+
+            eventually(check)
+
+        def stored() -> float:
+            return seen.get(("receiver_web_callbacks_total", "stored"), 0)
+
+        for how in (signal.SIGKILL, signal.SIGHUP, signal.SIGKILL, signal.SIGHUP):
+            at_least, before = stored() + 20, children()
+            none_falls_until(lambda at_least=at_least: stored() >= at_least)  # type: ignore[misc]
+            os.kill(parent.pid if how == signal.SIGHUP else int(min(before)), how)
+            kept = 0 if how == signal.SIGHUP else 1
+            none_falls_until(
+                lambda kept=kept, before=before: len(children()) == 2 and len(children() & before) == kept  # type: ignore[misc]
+            )
+        at_last = stored() + 20
+        none_falls_until(lambda: stored() >= at_last)
