@@ -17,6 +17,10 @@ from tests.web.asking import results_path
 from tests.web.gunicorn import ROOT, Sender, gunicorn_process
 
 MEMORY_MIB = 60
+START_SECONDS = 1.0
+
+TRIES = 3
+"""How often a busy machine may try to keep the promise."""
 
 
 def test_it_imports_neither_flask_nor_the_web() -> None:
@@ -75,6 +79,22 @@ def test_it_is_ready_once_the_database_stores(session_folder: Path, database_url
     with gunicorn_process(folder, database_url, entry_point="intake alone") as (_, port):
         ready = {"status": "ready", "database": "ok", "spooled": 0}
         eventually(lambda: ask(f"http://127.0.0.1:{port}/readyz").told == ready)
+
+
+def test_it_starts_within_a_second(session_folder: Path, database_url: str) -> None:
+    """By the processors' time of its processes: others may be busy on this machine."""
+
+    def seconds(pid: int) -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    took: list[float] = []
+    while not took or (min(took) >= START_SECONDS and len(took) < TRIES):
+        folder = Path(tempfile.mkdtemp(dir=session_folder))
+        with gunicorn_process(folder, database_url, entry_point="intake alone") as (parent, _):
+            (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+            took.append(seconds(parent.pid) + seconds(int(child)))
+    assert min(took) < START_SECONDS, took
 
 
 def test_wrong_setting_ends_the_start_with_its_name(database_url: str) -> None:
