@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from receiver.database.pool import connect
 from receiver.supervisor.ports import free_port
 from tests.acceptance.service import ask
@@ -81,6 +83,7 @@ def test_it_is_ready_once_the_database_stores(session_folder: Path, database_url
         eventually(lambda: ask(f"http://127.0.0.1:{port}/readyz").told == ready)
 
 
+@pytest.mark.long
 def test_it_starts_within_a_second(session_folder: Path, database_url: str) -> None:
     """By the processors' time of its processes: others may be busy on this machine."""
 

@@ -24,6 +24,8 @@ from tests.web.asking import results_path
 from tests.web.gunicorn import EACH, gunicorn_process
 from tests.web.test_long_answers import EVENTS
 
+pytestmark = pytest.mark.long
+
 STORED = 300
 READERS = 4
 READ_SECONDS = 12.0

@@ -120,6 +120,7 @@ def flood(port: int, path: str, refusals: int) -> Counter[int]:
     return statuses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("entry_point", EACH)
 def test_flood_of_one_token_ends_within_twice_its_budget_and_a_restart_gives_no_new_one(
     conn: Connection, database_url: str, tmp_path: Path, entry_point: str

@@ -243,6 +243,7 @@ def test_counts_of_all_processes_are_told_by_each_and_outlive_a_killed_one(
         eventually(lambda: [told() for _ in range(8)] == [40.0] * 8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("entry_point", OURS)
 def test_no_counter_ever_falls_while_processes_are_killed_and_replaced(
     session_folder: Path, database_url: str, entry_point: str

@@ -140,6 +140,7 @@ def test_many_addresses_take_no_more_than_a_bounded_memory() -> None:
     assert kept.currsize == kept.maxsize == 4096
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("entry_point", EACH)
 def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
     session_folder: Path, database_url: str, entry_point: str

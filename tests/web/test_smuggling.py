@@ -25,6 +25,8 @@ from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import EACH, OURS, gunicorn_process
 
+pytestmark = pytest.mark.long
+
 CHUNKED = "Transfer-Encoding: chunked"
 
 

@@ -32,6 +32,8 @@ from tests.waiting import eventually
 from tests.web.asking import results_path
 from tests.web.gunicorn import EACH, gunicorn_process
 
+pytestmark = pytest.mark.long
+
 STEPS = [step for step in WEB_STEPS if " of web." not in step.name]
 
 
