@@ -135,14 +135,11 @@ def site(server_dir: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
 
 @contextmanager
 def load(site: Site, folder: Path) -> Iterator[Senders]:
-    """Results that come in meanwhile. Not one may be refused, and each must be in the journal in the end.
-
-    Some may be there twice: nginx sends a callback again where a process was ended before it answered.
-    """
+    """Results that come in meanwhile. Not one may be refused, and each must be in the journal once in the end."""
     with Senders(site.tls_port, trusting(folder), 3) as senders:
         yield senders
     assert senders.failures == []
-    eventually(lambda: site.callbacks() >= senders.stored, 60, lambda: f"{site.callbacks()} of {senders.stored}")
+    eventually(lambda: site.callbacks() == senders.stored, 60, lambda: f"{site.callbacks()} of {senders.stored}")
 
 
 def test_deploy_with_a_wrong_setting_replaces_nothing_and_loses_no_result(site: Site, server_dir: Path) -> None:
