@@ -83,21 +83,21 @@ class Counts:
         self._counter("receiver_web_requests", "All other requests by area and class of status.",
                       area=AREAS, status=CLASSES)  # fmt: skip
         for name in POOL_COUNTS.values():
-            self._counter(name, "Of the connection pools, all processes together.")
-        self._counter("receiver_web_replica_reads", "Answers by where they were read, and why.", came=READS)
+            self._counter(name, "Connection pools, over all processes.")
+        self._counter("receiver_web_replica_reads", "Answers by the database that was read, and why.", came=READS)
         self._histograms = [
-            self._histogram("receiver_web_acknowledge_seconds", "From a callback's arrival until its answer."),
-            self._histogram("receiver_web_request_seconds", "All other requests."),
+            self._histogram("receiver_web_acknowledge_seconds", "Time from a callback's arrival until its answer."),
+            self._histogram("receiver_web_request_seconds", "Duration of all other requests."),
         ]
         self._pool_size = self._gauge("receiver_web_pool_connections", "Connections in the pools.")
-        self._pool_in_use = self._gauge("receiver_web_pool_connections_in_use", "Of these, in use.")
+        self._pool_in_use = self._gauge("receiver_web_pool_connections_in_use", "Connections in use.")
         self._spooling = self._gauge(
             "receiver_web_processes_spooling",
-            "Processes whose last callback went to the spool, because the database is away for them.",
+            "Processes whose last callback went to the spool, because they cannot use the database.",
         )
         self._loop_lag = self._gauge(
             "receiver_web_loop_lag_seconds",
-            "How late the event loop was, at most, in the last seconds; of the process where it was latest.",
+            "Maximum delay of the event loop in the last seconds, of the slowest process.",
             "livemax",
         )
 

@@ -36,7 +36,7 @@ from receiver.intake.token import ResultTokens, result_url
 STORE_SECONDS = 30.0
 """How long the database may take to store: one that waits for a synchronous standby which is gone takes for ever."""
 
-_LATER = "It is asked again at the next deploy; run `doctor` when the web processes have started"
+_LATER = "Run `doctor` when the web processes have started; the next deploy checks it again"
 
 
 def examine_deploy(environ: dict[str, str] | None = None) -> Iterator[Finding]:
@@ -56,7 +56,7 @@ def examine_deploy(environ: dict[str, str] | None = None) -> Iterator[Finding]:
                 yield look_at_keys(conn, config)
                 expects, earlier = bool(list_expecting(conn)), has_earlier_release(conn)
     except (ReceiverError, psycopg.Error) as error:
-        yield Finding("journal", "failure", f"DATABASE_URL cannot be used as it is: {in_one_line(error)}")
+        yield Finding("journal", "failure", f"DATABASE_URL cannot be used: {in_one_line(error)}")
     yield look_at_spool(config)
     yield from look_at_receiver(config, expects=expects, earlier=earlier)
 
@@ -67,15 +67,15 @@ def look_at_journal(conn: Connection) -> Iterator[Finding]:
         try_write(conn)
     except psycopg.Error as error:
         yield Finding(
-            "journal", "failure", f"DATABASE_URL leads to where no callback can be stored: {in_one_line(error)}"
+            "journal", "failure", f"no callback can be stored in the database of DATABASE_URL: {in_one_line(error)}"
         )
         return
     row = conn.execute("select current_setting('fsync'), current_setting('synchronous_commit')").fetchone()
     assert row is not None  # noqa: S101 one row
     fsync, synchronous_commit = row
     if synchronous_commit == "off":
-        message = "DATABASE_URL: synchronous_commit is off although each session of ours sets it, so something between"
-        message += " us resets settings; a crash can lose a callback that was answered 200"
+        message = "DATABASE_URL: synchronous_commit is off although this service sets it, so a pooler in between resets"
+        message += " settings; a crash can lose a callback that was answered 200"
         yield Finding("journal", "failure", message)
         return
     yield Finding("journal", "ok", "a callback was stored, and taken back")
@@ -88,7 +88,7 @@ def look_at_keys(conn: Connection, config: Config) -> Finding:
     """Whether every result that is still expected can be verified."""
     if unverifiable := list_unverifiable(conn, config.secret_keys):
         level: Level = "warning" if config.accepts_key_loss else "failure"
-        otherwise = "" if config.accepts_key_loss else ". To give them up instead, set SECRET_KEY_LOSS=accept"
+        otherwise = "" if config.accepts_key_loss else ". To accept this loss, set SECRET_KEY_LOSS=accept"
         return Finding("keys", level, f"SECRET_KEY {describe_loss(unverifiable)}{otherwise}")
     submissions = sum(each.submissions for each in list_expecting(conn))
     return Finding("keys", "ok", f"{submissions} submissions expect results, and SECRET_KEY verifies all of them")
@@ -105,9 +105,9 @@ def look_at_spool(config: Config) -> Finding:
             with TemporaryDirectory(prefix="spool-check-", dir=config.data_dir) as folder:
                 _try_spool(Spool(config.data_dir / folder / path.name, config.spool_max_bytes))
     except (OSError, SpoolFailed) as error:
-        message = f"DATA_DIR {config.data_dir} cannot keep a callback: {error}. Without the database it would be lost:"
+        message = f"DATA_DIR {config.data_dir} cannot store a callback: {error}. Callbacks would be lost in an outage:"
         return Finding("spool", "failure", f"{message} make room, or set DATA_DIR to a folder that can be written")
-    return Finding("spool", "ok", f"a callback was kept in {config.data_dir}, and removed again")
+    return Finding("spool", "ok", f"a callback was stored in {config.data_dir}, and removed again")
 
 
 def _try_spool(spool: Spool) -> None:
@@ -136,9 +136,9 @@ def look_at_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterato
             yield Finding("PUBLIC_URL", "warning", f"{message}, or to an earlier release. {_LATER}")
             return
         message += (
-            ": it answers our tokens 404. Set PUBLIC_URL to the address of this service, or SECRET_KEY to what its"
+            ": it answers 404 to tokens of this key. Set PUBLIC_URL to the address of this service, or SECRET_KEY to"
         )
-        message += " processes have. To change the key, see docs/operations.md"
+        message += " the value that its processes have. To change the key, see docs/upgrades.md"
         yield Finding("PUBLIC_URL", "warning" if config.accepts_key_loss else "failure", message)
     elif 300 <= answer.status < 400 or answer.status == 401:
         message = f"{where} answers {answer.status}{explain(answer.status, 200, answer.location)}"
@@ -149,13 +149,13 @@ def look_at_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterato
         # As it should, from a machine that may post no results. Other keys would not be seen from here.
         yield from look_at_public_url(config)
     else:
-        yield Finding("PUBLIC_URL", nothing, f"{where} answers {answer.status} and is no receiver. {_hint(expects)}")
+        yield Finding("PUBLIC_URL", nothing, f"{where} answers {answer.status} and is not a receiver. {_hint(expects)}")
 
 
 def _hint(expects: bool) -> str:
     if expects:
         return (
-            "Results are expected there. Set PUBLIC_URL to the address that leads to the web processes; if these do not"
-            " run, start them as they were"
+            "Results are expected there. Set PUBLIC_URL to the address of the web processes. If they are not running,"
+            " start them with their previous settings"
         )
     return f"No results are expected, so this may be a first deploy. {_LATER}"

@@ -102,19 +102,23 @@ def look_at_configuration(config: Config) -> Iterator[Finding]:
         found.append(Finding("configuration", "warning", message))
     for name, url in (("DATABASE_URL", config.database_url), ("DATABASE_REPLICA_URL", config.database_replica_url)):
         if url is not None and (hosts := find_unverified_hosts(url)):
-            message = f"{name} reaches {', '.join(hosts)} without sslmode=verify-full: whoever stands in between can"
-            message += " read and change everything; add sslmode=verify-full, and sslrootcert for its authority"
+            message = f"{name} reaches {', '.join(hosts)} without sslmode=verify-full: an attacker in between can read"
+            message += (
+                " and change everything; add sslmode=verify-full, and sslrootcert with the authority's certificate"
+            )
             found.append(Finding("configuration", "warning", message))
     if config.secret_keys and len(config.secret_keys[0]) < GOOD_SECRET:
         message = f"the first SECRET_KEY has fewer than {GOOD_SECRET} characters; put a longer one in front of it"
         found.append(Finding("configuration", "warning", message))
     if config.has_provider and config.metrics_key is None and host not in LOOPBACK_NAMES:
-        message = "METRICS_KEY is not set: whoever reaches /metrics sees how many calls there are; set it, or close it"
+        message = (
+            "METRICS_KEY is not set: anybody who reaches /metrics sees how many calls there are; set it, or block it"
+        )
         found.append(Finding("configuration", "warning", message))
     yield from found or [Finding("configuration", "ok", "complete")]
     if config.result_sources:
         networks = ", ".join(str(network) for network in config.result_sources)
-        yield Finding("RESULT_SOURCES", "ok", f"results are taken from these networks alone: {networks}")
+        yield Finding("RESULT_SOURCES", "ok", f"results are accepted only from these networks: {networks}")
 
 
 def look_at_database(conn: Connection) -> Iterator[Finding]:
@@ -127,11 +131,13 @@ def look_at_database(conn: Connection) -> Iterator[Finding]:
     assert row is not None  # noqa: S101 one row
     apart = abs((datetime.now(UTC) - row[0]).total_seconds()) - (time.monotonic() - asked)
     if apart > CLOCK_SECONDS:
-        yield Finding("clock", "failure", f"{apart:.0f} s from the database's; run a time service on both machines")
+        yield Finding(
+            "clock", "failure", f"differs from the database's by {apart:.0f} s; run a time service on both machines"
+        )
     else:
         yield Finding("clock", "ok", "agrees with the database's")
     check(conn)
-    yield Finding("migrations", "ok", "the schema is this release's")
+    yield Finding("migrations", "ok", "the schema matches this release")
     yield from _look_at_work(conn)
 
 
@@ -141,12 +147,14 @@ def look_at_replica(primary: Connection, url: str, max_lag_seconds: int) -> Find
         with connect(url, name="receiver doctor", autocommit=True) as conn:
             behind_seconds = measure(primary, conn, max_lag_seconds)
     except NotFollowing as error:
-        return Finding("replica", "warning", f"is not asked, the primary is: {error}")
+        return Finding("replica", "warning", f"is not used; reads go to the primary: {error}")
     except (ReceiverError, psycopg.Error) as error:
         reason = str(error).strip().partition("\n")[0]
-        return Finding("replica", "warning", f"is not asked, the primary is: {reason}; mend DATABASE_REPLICA_URL or it")
+        return Finding(
+            "replica", "warning", f"is not used; reads go to the primary: {reason}; correct DATABASE_REPLICA_URL"
+        )
     if behind_seconds is None:
-        message = f"is more than {max_lag_seconds} s behind, and not asked: look at its load, its disk and the line"
+        message = f"is more than {max_lag_seconds} s behind, so it is not used: check its load, disk and network"
         return Finding("replica", "warning", message)
     return Finding("replica", "ok", f"follows, {behind_seconds:.1f} s behind")
 
@@ -158,12 +166,17 @@ _SETTINGS: tuple[tuple[str, tuple[str, ...], Level, str], ...] = (
         "synchronous_commit",
         ("on", "remote_apply", "remote_write", "local"),
         "failure",
-        "a crash can lose a callback that was answered 200, or that a request was begun, which is then made twice; "
-        "each session of ours sets it, so something between us resets settings",
+        "a crash can lose a callback that was answered 200, or make a request to the provider twice; "
+        "this service sets it in each session, so a pooler in between resets settings",
     ),
-    ("server_encoding", ("UTF8",), "failure", "names and bodies cannot be kept; make the database with encoding UTF8"),
+    (
+        "server_encoding",
+        ("UTF8",),
+        "failure",
+        "names and bodies cannot be stored; create the database with encoding UTF8",
+    ),
     ("transaction_read_only", ("off",), "failure", "this is a standby, or read only; connect to the primary"),
-    ("TimeZone", ("UTC",), "warning", "sessions of ours should be in UTC; something between us resets settings"),
+    ("TimeZone", ("UTC",), "warning", "this service sets UTC in each session, so a pooler in between resets settings"),
 )
 """What must be, what follows where it is not, and what to do."""
 
@@ -189,12 +202,12 @@ def _look_at_work(conn: Connection) -> Iterator[Finding]:
         message = f"seen {seen}: nothing is sent and nothing settled; start `python -m receiver work`"
         yield Finding("worker", "failure", message)
     if (gauges.oldest_waiting_seconds or 0) > OLD_SECONDS:
-        message = f"the oldest callback waits for {gauges.oldest_waiting_seconds:.0f} s; look at the worker's log"
+        message = f"the oldest callback has waited for {gauges.oldest_waiting_seconds:.0f} s; see the worker's log"
         yield Finding("callbacks", "warning", message)
     else:
-        yield Finding("callbacks", "ok", f"{gauges.callbacks['waiting']} wait to be settled")
+        yield Finding("callbacks", "ok", f"{gauges.callbacks['waiting']} waiting to be settled")
     if doubts := gauges.submissions["unknown"]:
-        message = f"{doubts} are unknown; say what became of them: `python -m receiver resolve --help`"
+        message = f"{doubts} unknown; resolve them: `python -m receiver resolve --help`"
         yield Finding("submissions", "warning", message)
 
 
@@ -208,13 +221,15 @@ def look_at_disk(config: Config) -> Iterator[Finding]:
             os.fsync(file.fileno())
         free = shutil.disk_usage(config.data_dir).free
     except OSError as error:
-        message = f"{config.data_dir} cannot be written ({error.strerror}): without the database callbacks are lost"
-        yield Finding("disk", "failure", f"{message}; set DATA_DIR to a folder that can")
+        message = f"{config.data_dir} cannot be written ({error.strerror}): callbacks are lost in an outage"
+        yield Finding("disk", "failure", f"{message}; set DATA_DIR to a folder that can be written")
         return
     if free < min(LEAST_DISK, config.spool_max_bytes):
-        yield Finding("disk", "failure", f"{free >> 20} MiB are free in {config.data_dir}; make room")
+        yield Finding("disk", "failure", f"only {free >> 20} MiB are free in {config.data_dir}; free some space")
     elif free < config.spool_max_bytes:
-        message = f"{free >> 20} MiB are free in {config.data_dir}, less than SPOOL_MAX_BYTES; make room, or lower it"
+        message = (
+            f"{free >> 20} MiB are free in {config.data_dir}, less than SPOOL_MAX_BYTES; free some space, or lower it"
+        )
         yield Finding("disk", "warning", message)
     else:
         yield Finding("disk", "ok", f"{free >> 20} MiB are free in {config.data_dir}")
@@ -226,12 +241,12 @@ def _spool(path: Path, max_bytes: int) -> Finding:
     try:
         depth = spool.depth()
     except SpoolFailed as error:
-        return Finding("spool", "failure", f"{error}. Put its file aside, and keep it: it may hold callbacks")
+        return Finding("spool", "failure", f"{error}. Move its file away and keep it: it may contain callbacks")
     finally:
         spool.close()
     if depth:
         return Finding(
-            "spool", "warning", f"holds {depth} callbacks; it drains while a web process runs on this machine"
+            "spool", "warning", f"contains {depth} callbacks; it drains while a web process runs on this machine"
         )
     return Finding("spool", "ok", "empty")
 
@@ -248,38 +263,42 @@ def look_at_public_url(config: Config) -> Iterator[Finding]:
             answer = ask(method, asked)
         except (OSError, HTTPException) as error:
             reason = str(error) or type(error).__name__
-            message = f"{config.public_url} cannot be reached from here ({reason}): start the web processes, or mend"
+            message = f"{config.public_url} cannot be reached from here ({reason}): start the web processes, or check"
             yield Finding(
-                "PUBLIC_URL", "failure", f"{message} the address, its DNS, its certificate or what is in front"
+                "PUBLIC_URL", "failure", f"{message} the address, its DNS, its certificate and the proxy in front"
             )
             return
         seconds, status = time.monotonic() - began, answer.status
         if status == 403 and config.result_sources:
-            message = f"{config.public_url} answers 403 from here, as it should where this machine is in none of the"
-            message += " RESULT_SOURCES; run this from one that is, to see whether the provider would be answered"
+            message = (
+                f"{config.public_url} answers 403 from here, as expected if this machine is not in RESULT_SOURCES;"
+            )
+            message += " run this on a machine that is, to check that the provider would be answered"
             yield Finding("PUBLIC_URL", "warning", message)
             return
         if status != wanted:
-            what = "a forged token" if asked == forged else "a token of ours"
-            message = f"{method} with {what} is answered {status} where {wanted} is due"
+            what = "a forged token" if asked == forged else "a valid token"
+            message = f"{method} with {what} is answered {status}, but {wanted} is expected"
             yield Finding("PUBLIC_URL", "failure", message + explain(status, wanted, answer.location))
             return
         if seconds > SLOW_SECONDS:
-            yield Finding("PUBLIC_URL", "warning", f"{method} took {seconds:.1f} s; a sender may not wait so long")
+            yield Finding(
+                "PUBLIC_URL", "warning", f"{method} took {seconds:.1f} s; the provider may not wait that long"
+            )
     yield Finding("PUBLIC_URL", "ok", f"{config.public_url} answers as a result_url must")
 
 
 def explain(status: int, wanted: int, location: str) -> str:
     """Why an answer may not be the one that is wanted, and what to do, to be put after it."""
     if 300 <= status < 400:
-        return f": a redirect to {urlsplit(location).netloc or 'elsewhere'}; set PUBLIC_URL to where it leads"
+        return f": a redirect to {urlsplit(location).netloc or 'another address'}; set PUBLIC_URL to its target"
     if (status, wanted) == (404, 200):
-        return ": the web processes have another SECRET_KEY, or something else answers there"
+        return ": the web processes have another SECRET_KEY, or another service answers there"
     if status in (401, 403):
-        return ": something in front asks for a login, or lets only some addresses in; leave /results/ open"
+        return ": the proxy in front requires a login or blocks this address; allow /results/ for everybody"
     if wanted == 404:
-        return ": something in front answers in our stead"
-    return ": look at the log of the web processes and of what stands in front of them"
+        return ": the proxy in front answers instead of this service"
+    return ": see the logs of the web processes and of the proxy in front of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,9 +326,9 @@ def ask(method: str, url: str) -> Answer:
 
 _MEANT: dict[int, tuple[Level, str]] = {
     401: ("failure", "refuses PLUM_USER and PLUM_KEY, or the account is not active"),
-    403: ("ok", "knows us"),
-    404: ("ok", "knows us"),
-    400: ("ok", "knows us"),
+    403: ("ok", "accepts our login"),
+    404: ("ok", "accepts our login"),
+    400: ("ok", "accepts our login"),
 }
 
 
@@ -317,16 +336,18 @@ def look_at_provider(config: Config) -> Iterator[Finding]:
     """Ask about a call that does not exist: an answer tells the credentials apart, and nobody is called."""
     if config.plum_user is None or config.plum_key is None:
         yield Finding(
-            "provider", "warning", "PLUM_USER and PLUM_KEY are not set: `serve` pretends one, `work` will not run"
+            "provider",
+            "warning",
+            "PLUM_USER and PLUM_KEY are not set: `serve` starts a simulator, `work` refuses to start",
         )
         return
     provider = Provider(config.plum_url, config.plum_user, config.plum_key, read_timeout=ASK_SECONDS)
     try:
         got = get(provider, "/api/outbound/0")
     except NoAnswer as error:
-        message = f"{config.plum_url} cannot be asked: {error}. Look at PLUM_URL, and at what lets us out"
+        message = f"{config.plum_url} cannot be reached: {error}. Check PLUM_URL and the outgoing network"
         yield Finding("provider", "failure", message)
         return
-    level, meaning = _MEANT.get(got.status, ("warning", "answers as it should not; look at PLUM_URL"))
-    words = read_error(provider, got) if level != "ok" else ""
-    yield Finding("provider", level, f"{config.plum_url} {meaning} ({got.status}{f': {words}' if words else ''})")
+    level, meaning = _MEANT.get(got.status, ("warning", "gives an unexpected answer; check PLUM_URL"))
+    said = " for a made-up call, as expected" if level == "ok" else f": {read_error(provider, got)}"
+    yield Finding("provider", level, f"{config.plum_url} {meaning} ({got.status}{said})")

@@ -41,7 +41,7 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         env.fault(
             missing,
             "missing",
-            "is not set, but its other half is; set both, or neither for the simulator",
+            "is not set, although the other of the two is; set both, or neither for the simulator",
         )
     secret_keys = tuple(key.strip() for key in (env.text("SECRET_KEY") or "").split(",") if key.strip())
     if env.text("DATABASE_URL") is not None and not secret_keys:
@@ -52,7 +52,7 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
             'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"',
         )
     if any(len(key) < SECRET_LENGTH for key in secret_keys):
-        env.fault("SECRET_KEY", "too_short", f"holds a key of fewer than {SECRET_LENGTH} characters; use at least 32")
+        env.fault("SECRET_KEY", "too_short", f"has a key of fewer than {SECRET_LENGTH} characters; use at least 32")
     config = Config(
         data_dir=Path(env.checked("DATA_DIR", _data_dir) or "var").absolute(),
         public_url=env.checked("PUBLIC_URL", _public_url) or f"http://127.0.0.1:{port}",

@@ -33,17 +33,17 @@ def read_secret(data_dir: Path) -> str:
         raise _no_secret(error) from None
     if len(secret) < SECRET_LENGTH:
         # To sign with what anybody can guess would be worse than not to start.
-        raise _no_secret(f"{path} was cut short; put it back, or remove it where no result is awaited any more")
+        raise _no_secret(f"{path} is truncated; restore it, or remove it if no results are expected any more")
     return secret
 
 
 def _no_secret(why: OSError | UnicodeDecodeError | str) -> ConfigurationError:
     if isinstance(why, OSError):
         why = (
-            f"{why.strerror}: {why.filename}. Start this as the account that DATA_DIR belongs to, or name a folder that"
-            " this one may write to"
+            f"{why.strerror}: {why.filename}. Start this as the account that owns DATA_DIR, or set DATA_DIR to a folder"
+            " that this account may write to"
         )
-    return ConfigurationError([Fault("DATA_DIR", "invalid", f"holds no usable secret-key: {why}")])
+    return ConfigurationError([Fault("DATA_DIR", "invalid", f"has no usable secret-key: {why}")])
 
 
 def _make_secret(path: Path) -> None:

@@ -35,7 +35,7 @@ def _try(variable: str, extra: str, start: Callable[[], None]) -> None:
         start()
     except ImportError as error:
         log.warning(
-            "%s is set, but %s is not installed: pip install -e '.[%s]', or unset it",
+            "%s is set, but %s is not installed: run pip install -e '.[%s]', or unset the variable",
             variable,
             error.name,
             extra,

@@ -165,7 +165,7 @@ class Worker:
                     state = record_answer(conn, outgoing, answer)
                 if state is None:
                     log.warning(
-                        "batch %d, submission %d: it was decided before the answer to try %d came; see its resolution",
+                        "batch %d, submission %d: resolved before the answer to try %d arrived; see its resolution",
                         outgoing.batch_id, outgoing.submission_no, outgoing.tries,
                     )  # fmt: skip
                 self._under_way.discard(_taken(outgoing))
@@ -213,7 +213,7 @@ class Worker:
             # `bulk_queue` raises what reading the contacts raised, and only while nothing has been sent.
             return Answer("not_sent", error=printable_line(f"The contacts could not be read: {error}"))
         except Exception as error:
-            log.exception("sending failed in a way nobody foresaw", extra=about("sending_failed"))
+            log.exception("sending failed with an unexpected error", extra=about("sending_failed"))
             return Answer("unknown", error=f"Sending failed: {type(error).__name__}")
         finally:
             # Nothing that closing says may stand in for the answer.
@@ -230,7 +230,7 @@ class Worker:
                     next_look = time.monotonic() + HEARTBEAT_SECONDS
                     self._look(pool)
             except Exception as error:
-                log.warning("look after: %s", error, extra=about("looking_failed"))
+                log.warning("health check failed: %s", error, extra=about("looking_failed"))
                 self._gone = set()
             self._stop.wait(min(PRESENCE_SECONDS, HEARTBEAT_SECONDS))
         return presence
@@ -273,7 +273,7 @@ class Worker:
             accept_proven_lately(conn)
         for batch_id, submission_no in abandoned:
             log.warning(
-                "batch %d, submission %d: its sender died; unknown", batch_id, submission_no,
+                "batch %d, submission %d: its sender ended without an answer; unknown", batch_id, submission_no,
                 extra=about("submission_abandoned", batch_id=batch_id, submission=submission_no),
             )  # fmt: skip
 

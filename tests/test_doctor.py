@@ -99,7 +99,7 @@ def test_other_secret_is_told(app: Flask, config: Config) -> None:
 
 @pytest.mark.parametrize(
     ("status", "hint"),
-    [(301, "PUBLIC_URL to where it leads"), (401, "asks for a login"), (502, "look at the log"), (200, "in our stead")],
+    [(301, "to its target"), (401, "requires a login"), (502, "see the logs"), (200, "instead of this service")],
 )
 def test_whatever_stands_in_front_and_answers_itself_is_told(config: Config, status: int, hint: str) -> None:
     @Request.application
@@ -256,7 +256,7 @@ def test_spool_that_holds_callbacks_and_one_that_is_broken_are_told(config: Conf
     spool.append(Group(uuid4(), 1, (batch, batch)))
     spool.close()
     found = {finding.subject: finding for finding in doctor.look_at_disk(config)}
-    assert found["spool"].level == "warning" and "holds 2 callbacks" in found["spool"].message
+    assert found["spool"].level == "warning" and "contains 2 callbacks" in found["spool"].message
     for path in config.data_dir.glob("spool.sqlite3*"):
         path.write_bytes(b"not a database" * 100)
     assert levels(doctor.look_at_disk(config))["spool"] == "failure"
@@ -270,7 +270,7 @@ def test_provider_is_asked_without_queueing_anybody(config: Config) -> None:
         assert only(doctor.look_at_provider(replace(asked, plum_key="another"))).level == "failure"
         assert only(doctor.look_at_provider(asked)).level == "ok"
     found = only(doctor.look_at_provider(asked))
-    assert found.level == "failure" and "cannot be asked" in found.message
+    assert found.level == "failure" and "cannot be reached" in found.message
 
 
 @pytest.mark.parametrize(("status", "level"), [(401, "failure"), (403, "ok"), (404, "ok"), (302, "warning")])

@@ -24,7 +24,7 @@ def test_secret_is_generated_once_and_for_its_owner_only(tmp_path: Path) -> None
 
 
 def test_reading_makes_no_secret(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="DATA_DIR: holds no usable secret-key"):
+    with pytest.raises(ConfigurationError, match="DATA_DIR: has no usable secret-key"):
         read_secret(tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

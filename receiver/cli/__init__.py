@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     """What every command takes; `run` of what it parses is the command."""
     parser = argparse.ArgumentParser(
         prog="python -m receiver",
-        description="Keeps every call result, and says what became of every call queued.",
+        description="Queues phone calls, stores every result, and shows what became of every call.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in _DISK_FAULTS:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"receiver: {error.strerror}{where}. Look at rights, and at the room on the disk.", file=sys.stderr)
+        print(
+            f"receiver: {error.strerror}{where}. Check the file permissions and the free disk space.", file=sys.stderr
+        )
         return 1
     return status

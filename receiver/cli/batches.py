@@ -32,15 +32,15 @@ STANDARD_INPUT = Path("-")
 _EXPORTS = {"csv": export_calls_csv, "ndjson": export_calls_ndjson}
 
 _OPTIONS = {
-    "name": "what the dashboards call it; default: the file's name",
+    "name": "name shown in lists; default: the file's name",
     "start-timestamp": "when dialing may begin: Unix seconds or RFC 3339; default: now",
     "end-timestamp": "when dialing must stop",
     "max-attempts": "tries for each number, 1 to 10",
     "reattempt-wait": "seconds between tries, 60 to 86400",
     "is-pci": "1: run connected calls in the provider's HIPAA/PCI environment",
-    "default-region": "country of a number written without one",
-    "on-invalid": "refuse (default) or skip rows that cannot be called",
-    "on-duplicate": "refuse (default), skip or keep a destination that stands twice",
+    "default-region": "country of numbers without a country code",
+    "on-invalid": "refuse (default) or skip invalid rows",
+    "on-duplicate": "refuse (default), skip or keep repeated destinations",
 }
 
 
@@ -50,25 +50,25 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "csv",
         metavar="CSV",
         type=Path,
-        help="contacts, under a header that begins with `destination`; - for standard input",
+        help="file whose first column is `destination`; - for standard input",
     )
     queue.add_argument("--application", required=True, metavar="N", dest="application_id", help="the provider's id")
     queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id", help="the provider's id")
     for option, help_text in _OPTIONS.items():
         queue.add_argument(f"--{option}", default="", metavar="X", help=help_text)
-    queue.add_argument("--dry-run", action="store_true", help="only say what would be queued")
-    queue.add_argument("--watch", action="store_true", help="stay, and show the results come in")
+    queue.add_argument("--dry-run", action="store_true", help="only show what would be queued")
+    queue.add_argument("--watch", action="store_true", help="keep running and show results as they arrive")
     queue.set_defaults(run=_queue)
-    status = commands.add_parser("status", help="show what became of a batch's calls")
-    status.add_argument("batch", metavar="BATCH", type=int, help="its number")
-    status.add_argument("--watch", action="store_true", help="stay until every call has ended or is overdue")
+    status = commands.add_parser("status", help="show the state and counts of a batch")
+    status.add_argument("batch", metavar="BATCH", type=int, help="id of the batch")
+    status.add_argument("--watch", action="store_true", help="keep running until every call has ended or is overdue")
     status.set_defaults(run=_status)
     export = commands.add_parser("export", help="write a batch's calls and their results to standard output")
-    export.add_argument("batch", metavar="BATCH", type=int, help="its number")
+    export.add_argument("batch", metavar="BATCH", type=int, help="id of the batch")
     export.add_argument("--format", choices=sorted(_EXPORTS), default="csv", help="default: %(default)s")
     export.set_defaults(run=_export)
-    check = commands.add_parser("verify", help="recompute every counter from the rows; exit 1 where one differs")
-    check.add_argument("batch", metavar="BATCH", type=int, nargs="?", help="its number; default: all batches")
+    check = commands.add_parser("verify", help="recompute every counter from the rows; exit 1 if any differs")
+    check.add_argument("batch", metavar="BATCH", type=int, nargs="?", help="id of the batch; default: all batches")
     check.set_defaults(run=_verify)
 
 
@@ -108,8 +108,8 @@ def _queue(parsed: argparse.Namespace) -> int:
                     raise
                 # It may have broken off between the commit and its answer.
                 raise DatabaseUnavailable(
-                    f"The database broke off: {in_one_line(error)}. The batch may be stored all the same, and is sent"
-                    " then: look at the list of batches before you queue it again."
+                    f"The database connection was lost: {in_one_line(error)}. The batch may have been stored and will"
+                    " then be sent: check the list of batches before you queue it again."
                 ) from error
             where = " to the simulator" if config.plum_simulated else ""
             print(f"Batch {accepted.batch_id} is stored; a worker sends it{where}.", flush=True)
@@ -118,8 +118,8 @@ def _queue(parsed: argparse.Namespace) -> int:
                     return _watch(conn, accepted.batch_id)
                 except (psycopg.OperationalError, DatabaseUnavailable) as error:
                     raise DatabaseUnavailable(
-                        f"Batch {accepted.batch_id} is stored, but the database cannot be used now: "
-                        f"{in_one_line(error)}. Do not queue it again; look at it later with"
+                        f"Batch {accepted.batch_id} is stored, but the database is unavailable: "
+                        f"{in_one_line(error)}. Do not queue it again; check it later with"
                         f" `status {accepted.batch_id}`."
                     ) from error
     return 0
@@ -200,7 +200,7 @@ def _verify(parsed: argparse.Namespace) -> int:
         for difference in verify(conn, parsed.batch):
             differences += 1
             print(
-                f"batch {difference.batch_id}: {difference.what}: kept {difference.kept},"
+                f"batch {difference.batch_id}: {difference.what}: stored {difference.kept},"
                 f" counted from the rows {difference.counted}"
             )
     if differences:

@@ -17,15 +17,15 @@ _COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "failure": "31"}
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "doctor",
-        help="look at everything that a deployment needs; exit 1 where something is missing",
-        description="Looks at configuration, database, clock, disk, worker, PUBLIC_URL and provider. Changes nothing, "
+        help="check everything that a deployment needs; exit 1 if a check fails",
+        description="Checks configuration, database, clock, disk, worker, PUBLIC_URL and provider. Changes nothing, "
         "stores nothing, calls nobody. Run it on each machine, with the environment of the service. With --deploy, it "
         "proves that callbacks can be stored, and results verified, with these settings.",
     )
     parser.add_argument(
         "--deploy",
         action="store_true",
-        help="the release step: only what a deploy must not get wrong (journal, spool, SECRET_KEY, PUBLIC_URL)",
+        help="for the release step: check only what a deploy must not break (journal, spool, SECRET_KEY, PUBLIC_URL)",
     )
     parser.set_defaults(run=_doctor)
 

@@ -16,15 +16,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("replay", help="settle stored callbacks again")
     parser.add_argument("ids", metavar="ID", nargs="*", type=int, help="callbacks to settle again")
     parser.add_argument("--state", choices=_STATES, help="all callbacks in this state")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would change")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
     parser.set_defaults(run=_replay)
 
 
 def _replay(parsed: argparse.Namespace) -> int:
     if bool(parsed.ids) == bool(parsed.state):
-        raise InvalidInput(
-            "Say which callbacks: either their ids, or --state.", [Fault("ID", "required", "or --state")]
-        )
+        raise InvalidInput("Choose the callbacks: give either ids or --state.", [Fault("ID", "required", "or --state")])
     seen = changed = 0
     with opened_database("replay") as conn:
         for done in replay_all(conn, ids=parsed.ids or None, state=parsed.state, dry_run=parsed.dry_run):

@@ -15,16 +15,18 @@ from receiver.queueing.parameters import Timestamp
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("keys", help="make, list and revoke API keys")
+    parser = commands.add_parser("keys", help="create, list and revoke API keys")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    create = actions.add_parser("create", help="make a key; it is the last line printed, shown this once")
-    create.add_argument("name", metavar="NAME", help="what it is listed as")
-    create.add_argument("--scope", required=True, choices=SCOPES, help="each includes those before it")
-    create.add_argument("--expires-at", metavar="TIME", help="when it ends: Unix seconds or RFC 3339; default: never")
+    create = actions.add_parser("create", help="create a key; it is the last line printed and is shown only once")
+    create.add_argument("name", metavar="NAME", help="name of the key in lists")
+    create.add_argument("--scope", required=True, choices=SCOPES, help="each scope includes the scopes before it")
+    create.add_argument(
+        "--expires-at", metavar="TIME", help="when the key expires: Unix seconds or RFC 3339; default: never"
+    )
     create.set_defaults(run=_create)
     actions.add_parser("list", help="list the keys in use").set_defaults(run=_list)
-    revoke = actions.add_parser("revoke", help="end a key at once")
-    revoke.add_argument("name", metavar="NAME", help="as `keys list` has it")
+    revoke = actions.add_parser("revoke", help="revoke a key at once")
+    revoke.add_argument("name", metavar="NAME", help="name as in `keys list`")
     revoke.set_defaults(run=_revoke)
 
 
@@ -32,8 +34,8 @@ def _create(parsed: argparse.Namespace) -> int:
     expires_at = None if parsed.expires_at is None else _expiry(parsed.expires_at)
     with opened_database("keys") as conn:
         key = create_key(conn, parsed.name, parsed.scope, expires_at)
-    until = f", good until {_time(expires_at)}" if expires_at is not None else ""
-    print(f"Key {parsed.name!r} of scope {parsed.scope}{until}. Keep it: it is not shown again.")
+    until = f", valid until {_time(expires_at)}" if expires_at is not None else ""
+    print(f"Key {parsed.name!r} of scope {parsed.scope}{until}. Store it safely: it is not shown again.")
     print(key)
     return 0
 
@@ -60,10 +62,10 @@ def _expiry(text: str) -> datetime:
         moment = Timestamp().deserialize(text)
     except ValidationError as error:
         raise InvalidInput(
-            "The key was not made.", [Fault("--expires-at", "invalid", str(error.messages[0]))]
+            "The key was not created.", [Fault("--expires-at", "invalid", str(error.messages[0]))]
         ) from None
     if moment <= datetime.now(UTC):
-        raise InvalidInput("The key was not made.", [Fault("--expires-at", "in_the_past", "It is in the past.")])
+        raise InvalidInput("The key was not created.", [Fault("--expires-at", "in_the_past", "It is in the past.")])
     return moment
 
 

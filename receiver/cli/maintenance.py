@@ -33,30 +33,38 @@ _COUNTED = ("calls", "contacts", "skipped", "callbacks", "texts", "drafts")
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     resolve = commands.add_parser(
         "resolve",
-        help="say what became of a submission whose answer was lost",
-        description="Says what became of an `unknown` submission. With --not-queued it is sent again: if it was "
+        help="resolve a submission whose answer was lost",
+        description="States whether an `unknown` submission was queued. With --not-queued it is sent again: if it was "
         "queued after all, everybody in it is dialed twice. Look at the provider's own pages first.",
     )
-    resolve.add_argument("batch", metavar="BATCH", type=int, help="its number")
-    resolve.add_argument("submission", metavar="SUBMISSION", type=int, help="its number in the batch, from 1")
+    resolve.add_argument("batch", metavar="BATCH", type=int, help="id of the batch")
+    resolve.add_argument(
+        "submission", metavar="SUBMISSION", type=int, help="number of the submission in the batch, from 1"
+    )
     said = resolve.add_mutually_exclusive_group(required=True)
-    said.add_argument("--queued", action="store_true", dest="queued", help="the provider has it: accepted")
-    said.add_argument("--not-queued", action="store_false", dest="queued", help="it has not: send it again")
-    resolve.add_argument("--note", required=True, metavar="TEXT", help="how you know; kept with your name")
-    resolve.add_argument("--by", metavar="NAME", help="who says so; default: your account's name")
+    said.add_argument(
+        "--queued", action="store_true", dest="queued", help="the provider queued it; it becomes accepted"
+    )
+    said.add_argument(
+        "--not-queued", action="store_false", dest="queued", help="the provider did not queue it; it is sent again"
+    )
+    resolve.add_argument("--note", required=True, metavar="TEXT", help="how you know; stored with your name")
+    resolve.add_argument("--by", metavar="NAME", help="your name; default: the name of your account")
     resolve.add_argument("--yes", action="store_true", help="do not ask")
     resolve.set_defaults(run=_resolve)
 
-    removal = commands.add_parser("purge", help="delete old or simulated batches with everything under them")
+    removal = commands.add_parser("purge", help="delete old or simulated batches with all their data")
     chosen = removal.add_mutually_exclusive_group()
     chosen.add_argument("--older-than", metavar="DAYS", type=_days, help="default: RETENTION_DAYS")
-    chosen.add_argument("--simulated", action="store_true", help="delete all batches made with the simulator instead")
-    removal.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    chosen.add_argument("--simulated", action="store_true", help="delete all simulated batches instead")
+    removal.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     removal.set_defaults(run=_purge)
 
-    erasure = commands.add_parser("erase", help="erase one phone number, and keep every count")
-    erasure.add_argument("number", metavar="NUMBER", help="in any spelling; read as DEFAULT_REGION's")
-    erasure.add_argument("--dry-run", action="store_true", help="only say what would be erased")
+    erasure = commands.add_parser("erase", help="erase one phone number; counts do not change")
+    erasure.add_argument(
+        "number", metavar="NUMBER", help="the number in any format; without a country code it is of DEFAULT_REGION"
+    )
+    erasure.add_argument("--dry-run", action="store_true", help="only show what would be erased")
     erasure.add_argument("--yes", action="store_true", help="do not ask")
     erasure.set_defaults(run=_erase)
 
@@ -70,9 +78,9 @@ def _resolve(parsed: argparse.Namespace) -> int:
             _confirm(doubt, queued=parsed.queued)
         state = resolve_submission(conn, parsed.batch, parsed.submission, queued=parsed.queued, note=parsed.note, by=by)
     meaning = {
-        "accepted": "Its results are waited for.",
+        "accepted": "Its results are expected.",
         "pending": "A worker sends it again.",
-        "refused": "Its window is over, so nobody is called.",
+        "refused": "Its time window has ended, so nobody is called.",
     }
     print(f"Submission {parsed.submission} of batch {parsed.batch} is {state} now. {meaning[state]}")
     return 0
@@ -87,7 +95,7 @@ def _confirm(doubt: Doubt, *, queued: bool) -> None:
         file=sys.stderr,
     )
     if queued:
-        print("If it was not queued, nobody is called, and its calls become overdue.", file=sys.stderr)
+        print("If it was not queued, nobody is called and its calls become overdue.", file=sys.stderr)
     else:
         print(f"IF IT WAS QUEUED AFTER ALL, ALL {doubt.calls} PEOPLE ARE DIALED TWICE.", file=sys.stderr)
     _ask()
@@ -97,9 +105,10 @@ def _ask() -> None:
     """Go on only if a person types yes. Raises InvalidInput."""
     if not sys.stdin.isatty():
         raise InvalidInput(
-            "This needs your confirmation.", [Fault("--yes", "required", "Add --yes, or run it on a terminal.")]
+            "This needs your confirmation.",
+            [Fault("--yes", "required", "Add --yes, or run the command in a terminal.")],
         )
-    print("Type yes to go on: ", end="", file=sys.stderr, flush=True)
+    print("Type yes to continue: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() != "yes":
         raise InvalidInput("Nothing was changed.", code="not_confirmed")
 
@@ -116,13 +125,13 @@ def _purge(parsed: argparse.Namespace) -> int:
     days = config.retention_days if parsed.older_than is None else parsed.older_than
     if days is None and not parsed.simulated:
         raise InvalidInput(
-            "Say how old.", [Fault("--older-than", "required", "Give DAYS, or set RETENTION_DAYS in the environment.")]
+            "The age is missing.", [Fault("--older-than", "required", "Give DAYS, or set RETENTION_DAYS.")]
         )
     age = timedelta(days=days or 0)
     with opened_database("purge", config) as conn:
         old = count_simulated(conn) if parsed.simulated else count_old(conn, age)
         conn.rollback()
-        late = f"; {old.late_callbacks} late callbacks of batches that are gone" if old.late_callbacks else ""
+        late = f"; {old.late_callbacks} late callbacks of purged batches" if old.late_callbacks else ""
         chosen = "simulated batches" if parsed.simulated else f"batches older than {days} days"
         what = f"{old.batches} {chosen}, with {old.calls} calls and {old.callbacks} callbacks"
         if parsed.dry_run:
@@ -149,7 +158,7 @@ def _erase(parsed: argparse.Namespace) -> int:
     try:
         phone_number = parse(parsed.number, config.default_region).phone_number
     except DestinationError as error:
-        raise InvalidInput("This cannot be erased.", [Fault("NUMBER", error.code, str(error))]) from None
+        raise InvalidInput("This number cannot be erased.", [Fault("NUMBER", error.code, str(error))]) from None
     shown = masked(phone_number)
     config, _ = find_database(config)  # the folder that is used in place of DATA_DIR has the spool, too
     spool = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
@@ -158,8 +167,8 @@ def _erase(parsed: argparse.Namespace) -> int:
             calls, batches = count_calls(conn, phone_number)
             conn.rollback()
             print(
-                f"{calls} calls in {batches} batches are to {shown}. They, and all else that mentions the number, are"
-                " erased for ever. Counts and outcomes stay.",
+                f"{calls} calls in {batches} batches are to {shown}. The number is erased permanently from them and"
+                " from everything else that contains it. Counts and outcomes do not change.",
                 file=sys.stderr,
             )
             _ask()
@@ -170,15 +179,17 @@ def _erase(parsed: argparse.Namespace) -> int:
         renewed = parsed.dry_run or total == Erased() or renew_statistics(conn)
     forgotten = 0 if parsed.dry_run else forget_number(config.data_dir / STATE_FILE, phone_number)
     if total == Erased() and not forgotten:
-        print(f"Nothing mentions {shown}, so nothing {'would be' if parsed.dry_run else 'was'} erased.")
+        print(f"Nothing contains {shown}, so nothing {'would be' if parsed.dry_run else 'was'} erased.")
         return 0
     print(f"{'Would erase' if parsed.dry_run else 'Erased'} {shown}: {_counted(total)}.")
     if not renewed:
-        print("Postgres' statistics may still hold it: run `analyze` in the database as the owner of the tables.")
+        print(
+            "The statistics of Postgres may still contain it: run `analyze` in the database as the owner of the tables."
+        )
     if total.awaited:
         print(
-            f"{total.awaited} of these calls have no result yet. A callback that still comes for them names the number"
-            " again: erase it once more after that."
+            f"{total.awaited} of these calls have no result yet. A later callback for them contains the number again:"
+            " erase it again after that."
         )
     return 0
 

@@ -27,16 +27,16 @@ Commands = argparse._SubParsersAction  # argparse has no public name for what ad
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("serve", help="run everything on this machine")
     parser.set_defaults(run=_serve)
-    parser = commands.add_parser("migrate", help="bring the database to this release's schema")
+    parser = commands.add_parser("migrate", help="update the database schema to this release")
     parser.add_argument(
         "--after-restore",
         action="store_true",
-        help="the database was just restored from a backup: give no id again, and send nothing that may have been sent",
+        help="after restoring a backup: never reuse an id, and do not send anything that may have been sent already",
     )
     parser.set_defaults(run=_migrate)
     parser = commands.add_parser("work", help="send submissions and settle callbacks")
     parser.set_defaults(run=_work)
-    parser = commands.add_parser("simulate", help="pretend to be the provider, or send one test callback")
+    parser = commands.add_parser("simulate", help="run a simulated provider, or send one test callback")
     simulator.add_arguments(parser)
     parser.set_defaults(run=simulator.run)
 
@@ -54,7 +54,7 @@ def _migrate(parsed: argparse.Namespace) -> int:
         print(f"{len(applied)} migrations applied." if applied else "Nothing to do: the schema is up to date.")
         if parsed.after_restore:
             _prepare_restored(database_url)
-            print("The restored database is ready. Resolve the submissions that are unknown now.")
+            print("The restored database is ready. Now resolve the unknown submissions.")
     return 0
 
 
@@ -63,12 +63,12 @@ def _prepare_restored(database_url: str) -> None:
     try:
         statements = path.read_bytes()
     except FileNotFoundError:
-        raise ReceiverError(f"{path} does not exist; run from a whole checkout.") from None
+        raise ReceiverError(f"{path} does not exist; run this in a complete checkout.") from None
     with naming_outages(), connect(database_url, name="receiver migrate", autocommit=True) as conn:
         if workers := count_workers(conn):
             raise ReceiverError(
-                f"{workers} workers run on this database. Nothing was changed: stop them, and run this again only"
-                " if it was just restored."
+                f"{workers} workers are running on this database, so nothing was changed. Stop them, and run this again"
+                " only if the database was just restored."
             )
         conn.execute(statements)
 
@@ -81,7 +81,7 @@ def _work(_: argparse.Namespace) -> int:
                 Fault(
                     "PLUM_USER",
                     "missing",
-                    "and PLUM_KEY are required to work; `serve` starts a simulator without them",
+                    "and PLUM_KEY are required by `work`; `serve` starts a simulator without them",
                 )
             ]
         )

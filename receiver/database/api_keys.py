@@ -74,7 +74,7 @@ def create_key(conn: Connection, name: str, scope: Scope, expires_at: datetime |
         (name, scope, prefix, _digest(key), expires_at),
     )
     if made.rowcount == 0:
-        raise KeyNameTaken(f"A key named {name!r} is in use; revoke it, or choose another name.")
+        raise KeyNameTaken(f"A key named {name!r} exists. Revoke it, or choose another name.")
     return key
 
 
@@ -132,7 +132,7 @@ def revoke_key(conn: Connection, name: str) -> None:
     """End a key at once. Raises NotFound."""
     ended = conn.execute("update api_key set revoked_at = now() where name = %s and revoked_at is null", (name,))
     if ended.rowcount == 0:
-        raise NotFound(f"There is no key named {name!r}.")
+        raise NotFound(f"Key {name!r} does not exist.")
 
 
 def _digest(key: str) -> bytes:

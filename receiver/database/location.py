@@ -40,7 +40,7 @@ def find_database(config: Config, *, signs: bool = False) -> tuple[Config, str]:
     if not (data_dir / "postgres").exists():
         message = (
             f"is not set, and there is no embedded database in {data_dir}. Run this with the environment of the service"
-            " (DATABASE_URL, or DATA_DIR), and in the same folder. Only `serve` makes a database"
+            " (DATABASE_URL, or DATA_DIR), and in the same folder. Only `serve` creates a database"
         )
         raise ConfigurationError([Fault("DATABASE_URL", "missing", message)])
     config = replace(config, data_dir=data_dir)

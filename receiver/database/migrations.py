@@ -83,7 +83,9 @@ class Migration:
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
     """The folder's files in order. Raises SchemaError `migration_files` for a name without a place in it."""
     if not folder.is_dir():
-        raise SchemaError(f"The folder {folder} does not exist: run from a whole checkout.", code="migration_files")
+        raise SchemaError(
+            f"The folder {folder} does not exist: run this in a complete checkout.", code="migration_files"
+        )
     found: dict[str, Migration] = {}
     for path in sorted(folder.glob("*.sql")):
         named = _FILE_NAME.fullmatch(path.name)
@@ -157,21 +159,21 @@ def _pending(conn: Connection, folder: Path) -> list[Migration]:
     known = {migration.name for migration in files}
     for name in sorted(applied.keys() - known):
         raise SchemaError(
-            f"The database has had {name}, which this release does not know: a newer one has migrated it. "
+            f"This release does not know the migration {name} of the database: a newer release has migrated it. "
             "Start that release, or restore a backup from before it.",
             code="schema_ahead",
         )
     for migration in files:
         if applied.get(migration.name, migration.sha256) != migration.sha256:
             raise SchemaError(
-                f"{migration.name} has changed since this database had it. Put the file back as it was, and "
+                f"{migration.name} was changed after it was applied to this database. Put the file back as it was, and "
                 "make the change in a new file.",
                 code="migration_changed",
             )
     waiting = [migration for migration in files if migration.name not in applied]
     if waiting and applied and waiting[0].name < max(applied):
         raise SchemaError(
-            f"{waiting[0].name} comes before {max(applied)}, which this database has had already. "
+            f"{waiting[0].name} comes before {max(applied)}, which is already applied. "
             "Give it a number after the last.",
             code="migration_out_of_order",
         )
@@ -195,7 +197,7 @@ def _apply(conn: Connection, migration: Migration) -> None:
                 conn.execute(migration.text.encode())
                 if conn.info.transaction_status != TransactionStatus.INTRANS:
                     raise SchemaError(
-                        f"{migration.name} ends its transaction itself: take its `commit` or `rollback` out.",
+                        f"{migration.name} ends its transaction itself: remove its `commit` or `rollback`.",
                         code="migration_failed",
                     )
                 _insert_applied(conn, migration)
@@ -235,9 +237,9 @@ def _failed(migration: Migration, error: psycopg.Error) -> SchemaError:
     if migration.in_transaction and error.diag.statement_position:
         where += f", line {migration.text.count(chr(10), 0, int(error.diag.statement_position) - 1) + 1}"
     kept = (
-        "Nothing of this file is kept."
+        "Nothing of this file was applied."
         if migration.in_transaction
-        else "Its earlier statements are kept; it will run again from its start."
+        else "Its earlier statements were applied; the next run starts again at its beginning."
     )
     said = (error.diag.message_primary or str(error), error.diag.message_detail, error.diag.message_hint)
     why = "; ".join(part.strip().rstrip(".") for part in said if part)
@@ -276,7 +278,9 @@ def _broken_off() -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"The database broke off: {str(error).strip()}. Run the migration again.") from error
+        raise DatabaseUnavailable(
+            f"The database connection was lost: {str(error).strip()}. Run the migration again."
+        ) from error
 
 
 _STATEMENT_PART = re.compile(

@@ -279,8 +279,8 @@ def naming_outages() -> Iterator[None]:
     except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
         # The second: connected to what a failover has made a standby, which is no help to a writer.
         raise DatabaseUnavailable(
-            f"The database cannot be used now: {in_one_line(error)}. Check that Postgres runs and"
-            " DATABASE_URL is right."
+            f"The database is unavailable: {in_one_line(error)}. Check that Postgres runs and that"
+            " DATABASE_URL is correct."
         ) from error
 
 

@@ -47,10 +47,10 @@ class Return:
         while True:
             try:
                 migrate(self._database_url, report=self._report)
-                log.info("the database is back", extra=about("database_back"))
+                log.info("the database is available again", extra=about("database_back"))
                 return
             except DatabaseUnavailable as error:
-                log.debug("the database is still away: %s", error, extra=about("still_away"))
+                log.debug("the database is still unavailable: %s", error, extra=about("still_away"))
             except ReceiverError as error:
                 self._failure = error
                 return

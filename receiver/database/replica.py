@@ -90,7 +90,7 @@ def _get_replayed(standby: Connection) -> tuple[int, int]:
     assert row is not None  # noqa: S101 one row
     is_standby, system_identifier, replayed = row
     if not is_standby:
-        raise NotFollowing("it is not a standby; it was promoted, or DATABASE_REPLICA_URL leads to a primary")
+        raise NotFollowing("it is not a standby: it was promoted, or DATABASE_REPLICA_URL leads to a primary")
     return system_identifier, int(replayed or 0)
 
 
@@ -128,7 +128,7 @@ class Replica:
 
     def doubt(self) -> None:
         """It did not answer: do not use it before the next measurement."""
-        self.fault = "it broke off, or had no connection to give"
+        self.fault = "the connection was lost, or none was available"
 
     def close(self) -> None:
         self._stop.set()
@@ -168,10 +168,10 @@ class Replica:
     def _log_change(self) -> None:
         is_fit = isinstance(self.fitness(), float)
         if is_fit and not self._used:
-            log.info("the replica is used for lists, sums and files", extra=about("replica_used"))
+            log.info("the replica is used for lists, sums and exports", extra=about("replica_used"))
         elif not is_fit and self._used:
             reason = self.fault or f"it is more than {self.max_lag_seconds:g} seconds behind"
-            log.warning("the replica is not used, the primary is: %s", reason, extra=about("replica_not_used"))
+            log.warning("the replica is not used; reads go to the primary: %s", reason, extra=about("replica_not_used"))
         self._used = is_fit
 
 

@@ -84,7 +84,7 @@ def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account,
         if result.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)
             raise EmbeddedPostgresError(
-                f"No database can be made in {cluster.parent}: {complaint(result.stdout)}. Mend that, or set DATA_DIR"
+                f"No database can be created in {cluster.parent}: {complaint(result.stdout)}. Fix this, or set DATA_DIR"
                 " to another folder."
             )
     fresh.rename(cluster)

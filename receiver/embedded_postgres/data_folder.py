@@ -61,7 +61,9 @@ def claim_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path
             wanted.mkdir(parents=True, exist_ok=True)
             _write(wanted / POINTER, folder)
     except OSError as error:
-        message = f"{wanted} cannot be prepared: {error.strerror}: {error.filename}. Name a folder that can be written"
+        message = (
+            f"{wanted} cannot be prepared: {error.strerror}: {error.filename}. Set it to a folder that can be written"
+        )
         raise ConfigurationError([Fault("DATA_DIR", "unusable", message)]) from None
     sentence = f"Keeping the database in {folder}. Set DATA_DIR to choose another folder."
     if closed is not None:
@@ -95,7 +97,7 @@ def _find(wanted: Path, shared: Path, clone: Path) -> Path | None:
         if (wanted / "postgres").exists():
             return wanted
     except OSError as error:
-        message = f"{wanted} cannot be entered: {error.strerror}. Run this as the account that it belongs to"
+        message = f"{wanted} cannot be entered: {error.strerror}. Run this as the account that owns it"
         raise ConfigurationError([Fault("DATA_DIR", "unusable", message)]) from None
     named = _read(wanted / POINTER)
     if named is not None:
@@ -103,7 +105,7 @@ def _find(wanted: Path, shared: Path, clone: Path) -> Path | None:
         # A clone that was moved is known by its pointer, and the place that it left has none any more.
         if owner is not None and owner != wanted and _read(owner / POINTER) == named and not _same(owner, wanted):
             message = (
-                f"{wanted} was copied from {owner}, which uses {named}. Remove {wanted / POINTER} to begin with an"
+                f"{wanted} was copied from {owner}, which uses {named}. Remove {wanted / POINTER} to start with an"
                 " empty database, or set another folder"
             )
             raise ConfigurationError([Fault("DATA_DIR", "unusable", message)])

@@ -84,7 +84,7 @@ class EmbeddedPostgres:
                         self._end_orphans()
                 if time.monotonic() > deadline:
                     raise EmbeddedPostgresError(
-                        f"The database in {self.cluster} is held by another process and did not become "
+                        f"The database in {self.cluster} is used by another process and did not become "
                         f"ready within {START_SECONDS:.0f} seconds. Another machine or container may be "
                         "running on this folder; stop it, or set DATABASE_URL."
                     )
@@ -178,7 +178,7 @@ class EmbeddedPostgres:
         try:
             make_folders(self.data_dir)
         except OSError as error:
-            raise EmbeddedPostgresError(f"DATA_DIR {self.data_dir} cannot be made: {error.strerror}.") from error
+            raise EmbeddedPostgresError(f"DATA_DIR {self.data_dir} cannot be created: {error.strerror}.") from error
         if not account.may("-x", self.data_dir):
             raise EmbeddedPostgresError(
                 f"Postgres runs as {account.name}, which cannot enter DATA_DIR {self.data_dir}."
@@ -194,7 +194,7 @@ class EmbeddedPostgres:
             version = (self.cluster / "PG_VERSION").read_text().strip()
         except OSError as error:
             raise EmbeddedPostgresError(
-                f"{self.cluster} holds no database ({error.strerror}: PG_VERSION): "
+                f"{self.cluster} does not contain a database ({error.strerror}: PG_VERSION): "
                 "move it away, or set DATA_DIR to another folder."
             ) from error
         if version != MAJOR_VERSION:

@@ -112,11 +112,11 @@ class DatabaseProbe:
                     pause = SPOOL_CHECK_SECONDS
             except (psycopg.Error, ReceiverError) as error:
                 if self.conn is None:
-                    log.debug("database or spool still away: %s", error, extra=about("still_away"))
+                    log.debug("database or spool still unavailable: %s", error, extra=about("still_away"))
                 else:
                     _drains.warning("the spool cannot be drained: %s", error, extra=about("spool_not_drained"))
             except Exception:
-                log.exception("looking after the database failed; trying again", extra=about("looking_failed"))
+                log.exception("checking the database failed; trying again", extra=about("looking_failed"))
             self._check.wait(pause)
             self._check.clear()
 

@@ -25,7 +25,7 @@ class IntakeMetrics:
         yield from (metric for metric in counts.collect() if metric.name != "receiver_web_replica_reads")
         yield from spool_metrics(self._writer.spool)
         stores = int(not self._writer.database_away)
-        yield GaugeMetricFamily("receiver_database_up", "Whether callbacks are stored there.", stores)
+        yield GaugeMetricFamily("receiver_database_up", "1 if callbacks can be stored in the database.", stores)
 
 
 def spool_metrics(spool: Spool) -> Iterable[Metric]:
@@ -33,7 +33,7 @@ def spool_metrics(spool: Spool) -> Iterable[Metric]:
     try:
         depth = spool.depth()
     except SpoolFailed:
-        yield GaugeMetricFamily("receiver_web_spool_usable", "Whether the spool can be read.", 0)
+        yield GaugeMetricFamily("receiver_web_spool_usable", "1 if the spool can be read.", 0)
     else:
-        yield GaugeMetricFamily("receiver_web_spool_usable", "Whether the spool can be read.", 1)
+        yield GaugeMetricFamily("receiver_web_spool_usable", "1 if the spool can be read.", 1)
         yield GaugeMetricFamily("receiver_web_spool_callbacks", "Callbacks in this machine's spool.", depth)

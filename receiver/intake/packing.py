@@ -55,4 +55,4 @@ def unpack(packing: int, packed: bytes) -> bytes:
         return packed
     if packing == ZSTANDARD_1:
         return _own.decompressor.decompress(packed)
-    raise ValueError(f"A body is packed in the way {packing}, which this version cannot read: upgrade it.")
+    raise ValueError(f"A body is packed with method {packing}, which this release cannot read. Upgrade this process.")

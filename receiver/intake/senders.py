@@ -59,6 +59,6 @@ class Senders:
 def log_lost(key: SubmissionKey) -> None:
     """Log that a callback is lost unless it is sent again."""
     log.error(
-        "callback lost unless sent again: neither database nor spool could store it",
+        "callback not stored: both the database and the spool failed; it is lost unless it is sent again",
         extra=about("callback_lost", batch_id=key.batch_id, submission=key.submission_no),
     )

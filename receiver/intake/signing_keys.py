@@ -99,7 +99,7 @@ def describe_loss(unverifiable: Sequence[Expecting]) -> str:
     named = f" (fingerprint {', '.join(prints)})" if prints else ""
     return (
         f"lacks the key{named} that signed {submissions} submissions which still expect results: their callbacks would"
-        f" be answered 404 and lost (batch {batches}). Put that key back, behind the first: SECRET_KEY=new,old"
+        f" be answered 404 and lost (batch {batches}). Add that key after the first one: SECRET_KEY=new,old"
     )
 
 
@@ -113,10 +113,12 @@ def check_signing_keys(conn: Connection, config: Config) -> None:
         return
     loss = describe_loss(unverifiable)
     if config.accepts_key_loss:
-        log.warning("started all the same: SECRET_KEY %s", loss, extra=about("secret_key_loss_accepted"))
+        log.warning(
+            "started because of SECRET_KEY_LOSS=accept: SECRET_KEY %s", loss, extra=about("secret_key_loss_accepted")
+        )
         return
     raise ConfigurationError(
-        [Fault("SECRET_KEY", "lacks_key", f"{loss}. To give them up instead, set SECRET_KEY_LOSS=accept")]
+        [Fault("SECRET_KEY", "lacks_key", f"{loss}. To accept this loss, set SECRET_KEY_LOSS=accept")]
     )
 
 
@@ -128,4 +130,4 @@ def check_keys_at_start(config: Config, database_url: str) -> None:
         with connect(database_url, name="receiver start", autocommit=True, patience_seconds=START_SECONDS) as conn:
             check_signing_keys(conn, config)
     except (DatabaseUnavailable, psycopg.Error) as error:
-        log.debug("the signing keys are not checked: %s", error, extra=about("keys_not_checked"))
+        log.debug("the signing keys could not be checked: %s", error, extra=about("keys_not_checked"))

@@ -234,7 +234,7 @@ class Spool:
             db.execute(f"pragma {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
         )
         if (pages - free) * size + more_bytes > self._max_bytes:
-            raise SpoolFailed(f"The spool holds its {self._max_bytes} bytes (SPOOL_MAX_BYTES) already.")
+            raise SpoolFailed(f"The spool is full: it has {self._max_bytes} bytes (SPOOL_MAX_BYTES).")
 
     @contextmanager
     def _holding(self, lock: threading.Lock, patience_seconds: float | None = None) -> Iterator[None]:

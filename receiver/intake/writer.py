@@ -145,7 +145,7 @@ class Writer:
         try:
             write_group(conn, group)
         except psycopg.Error as error:
-            log.warning("database away, callbacks go to the spool: %s", error, extra=about("database_away"))
+            log.warning("database unavailable, callbacks go to the spool: %s", error, extra=about("database_away"))
             self._names.handed_over()
             self._failed.append((gathering, group))
             self._database.disconnect()

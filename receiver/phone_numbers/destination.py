@@ -148,12 +148,12 @@ def _parse_any(text: str, plan: NumberingPlan) -> Destination:
     text = trimmed(text)
     if len(text) > MAX_LENGTH:
         raise DestinationError(
-            f"The destination is {len(text)} characters long; {MAX_LENGTH} are the most.",
+            f"The destination has {len(text)} characters; at most {MAX_LENGTH} are allowed.",
             code="destination_too_long",
         )
     written = text.removeprefix("'").removesuffix("'").strip(_SPACES)
     if not written:
-        raise DestinationError("The destination is empty; every row needs a number.", code="destination_empty")
+        raise DestinationError("The destination is empty; every row needs a phone number.", code="destination_empty")
     if written[:4].lower() == "tel:":
         written = written[4:]
     number, *parameters = written.split(";")
@@ -235,11 +235,11 @@ def _parameters(parameters: list[str], plan: NumberingPlan) -> tuple[str | None,
             # A second number may stand here, which no message shows.
             shown = "".join("*" if c.isdigit() else c for c in quoted(name, 20))
             raise DestinationError(
-                f'";{shown}" is not understood; only ";ani=" and ";postd=" may follow the number.',
+                f'";{shown}" is not supported; only ";ani=" and ";postd=" may follow the number.',
                 code="destination_parameter",
             )
         if name in found:
-            raise DestinationError(f'";{name}=" stands twice; give it once.', code="destination_parameter")
+            raise DestinationError(f'";{name}=" appears twice; use it only once.', code="destination_parameter")
         found[name] = setting
     ani, postd = found.get("ani"), found.get("postd")
     if ani is not None and (_has_decimal_part(ani, plan) or not _caller_id(ani := ani.translate(_WITHOUT_PUNCTUATION))):
@@ -257,23 +257,23 @@ def _parameters(parameters: list[str], plan: NumberingPlan) -> tuple[str | None,
 def _refuse_characters(text: str) -> NoReturn:
     stranger = next((character for character in text if character not in "0123456789"), None)
     if stranger is None:
-        reason = "There is no digit in the destination."
+        reason = "The destination has no digits."
     elif stranger == "+":
-        reason = "A plus sign may stand only once, before the first digit."
+        reason = "Only one plus sign is allowed, before the first digit."
     elif stranger.isascii() and stranger.isalpha():
-        reason = f'The letter "{stranger}" cannot be dialed; write digits only, without words and extensions.'
+        reason = f'The letter "{stranger}" cannot be dialed; use digits only, without words and extensions.'
     elif stranger.isascii() and stranger.isprintable():
-        reason = f'"{stranger}" cannot stand in a number; only digits, spaces, dots, brackets and dashes can.'
+        reason = f'"{stranger}" is not allowed in a number; use only digits, spaces, dots, brackets and dashes.'
     else:
         name = unicodedata.name(stranger, "a control character").lower()
-        reason = f"The character U+{ord(stranger):04X} ({name}) cannot stand in a number; use plain digits."
+        reason = f"The character U+{ord(stranger):04X} ({name}) is not allowed in a number; use plain digits."
     raise DestinationError(reason, code="destination_malformed")
 
 
 def _refuse_length(digits: str) -> NoReturn:
     raise DestinationError(
-        f"{len(digits)} digits, the last two {digits[-2:]}, are too many; a number has at most {MAX_DIGITS} with its"
-        " country code.",
+        f"The number (ending in {digits[-2:]}) has {len(digits)} digits; at most {MAX_DIGITS} are allowed, including"
+        " the country code.",
         code="destination_too_long",
     )
 
@@ -288,12 +288,13 @@ def _refuse_number(digits: str, international: bool, plan: NumberingPlan) -> NoR
     reading = plan.library_reading(digits, international)
     if reading is not None and shortnumberinfo.is_valid_short_number_for_region(reading, plan.region):
         raise DestinationError(
-            f"{masked(digits)} is a short code; only whole telephone numbers can be called.",
+            f"{masked(digits)} is a short code; only full phone numbers can be called.",
             code="destination_short_code",
         )
-    reason = f"{masked(digits)} is no valid telephone number"
+    region = "" if international else f"{plan.region} "
+    reason = f"{masked(digits)} is not a valid {region}phone number"
     if not international:
-        reason += f", read as one of {plan.region}; give an area code, or + and a country code"
+        reason += "; add the area code, or + and the country code"
     elif reading is None or reading.country_code not in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
-        reason += "; no country has a code that it begins with"
+        reason += "; it does not begin with a known country code"
     raise DestinationError(f"{reason}.")

@@ -33,7 +33,7 @@ class IdempotencyKeyReused(ReceiverError):
 
     def __init__(self, batch_id: int) -> None:
         super().__init__(
-            "This Idempotency-Key came with another CSV or other parameters before; use a new key for a new batch."
+            "This Idempotency-Key was used before with another CSV or other parameters. Use a new key for a new batch."
         )
         self.batch_id = batch_id
 

@@ -25,7 +25,7 @@ BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) t
     else 'partial' end"""
 """SQL: a batch's state, from all of its rows in `submission`."""
 
-NOBODY_LEFT = "Nothing was sent: everybody in it was erased."
+NOBODY_LEFT = "Nothing was sent, because all phone numbers in it were erased."
 """The error of a submission that is refused because it has no call left."""
 
 PROVEN = """exists (select from call join result using (batch_id, row)

@@ -117,7 +117,7 @@ class ContactReader:
                         beyond = [cell.replace(NUL_SHOWN_AS, "\0") for cell in beyond]
             if (text.nul_seen or had_nul) and any("\0" in cell for cell in (*record, *beyond)):
                 shown = [cell.replace("\0", NUL_SHOWN_AS) for cell in (*record, *beyond)]
-                yield _invalid(row, "nul_character", "The row holds a NUL character.", shown)
+                yield _invalid(row, "nul_character", "The row contains a NUL character.", shown)
                 continue
             if beyond:
                 message = f"The row has {len(record) + len(beyond)} cells, {len(beyond)} more than the header."
@@ -131,7 +131,7 @@ class ContactReader:
             else:
                 yield Contact(row, written, destination.phone_number, destination.postd, tuple(record[1:]))
         if row == 0:
-            raise invalid_csv("no_rows", "The file holds a header, but no rows.")
+            raise invalid_csv("no_rows", "The file has a header but no rows.")
 
     def _with_codes_of_ours(self, found: list[Places]) -> list[Places]:
         """Those columns of reasons in which every row has a code of ours. Reads the file only if there are any."""
@@ -182,7 +182,7 @@ def _invalid(row: int, code: str, message: str, record: list[str]) -> InvalidRow
 def _unreadable(row: int, reason: str) -> InvalidInput:
     """What the csv module stumbled over, in row `row` (0: the header). Only its words tell the causes."""
     place = f"row {row}" if row else "the header"
-    unclosed = " A quotation mark that is never closed does that."
+    unclosed = " The cause may be a quotation mark that is never closed."
     if reason.startswith("unexpected end of data"):
         code, message = "unclosed_quote", f"A quotation mark opened in {place} is never closed."
     elif reason.startswith("field larger"):
@@ -194,7 +194,7 @@ def _unreadable(row: int, reason: str) -> InvalidInput:
     else:
         code = "malformed_quotes"
         message = (
-            f"In {place} a quoted cell goes on after its closing quotation mark. Inside a quoted cell, write"
+            f"In {place}, text follows the closing quotation mark of a cell. Inside a quoted cell, write"
             " every quotation mark twice."
         )
     return invalid_csv(code, message, row=row or None)

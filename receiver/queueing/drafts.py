@@ -80,8 +80,8 @@ def insert_draft(conn: Connection, key_id: int, csv: IO[bytes], file_name: str, 
             size += len(content)
             if size > DRAFT_BYTES:
                 raise InvalidInput(
-                    "The file cannot be taken.",
-                    [Fault("csv", "too_large", f"It is larger than {DRAFT_BYTES >> 20} MB; cut it, or use the API.")],
+                    "The file is too large.",
+                    [Fault("csv", "too_large", f"It is larger than {DRAFT_BYTES >> 20} MB. Split it, or use the API.")],
                 )
             copy.write_row((draft_id, chunk_no, content))
     conn.execute("update draft set csv_bytes = %s where draft_id = %s", (size, draft_id))
@@ -98,7 +98,7 @@ def get_draft(conn: Connection, key_id: int, draft_id: UUID, *, lock: bool = Fal
             (draft_id, key_id, DRAFT_HOURS),
         ).fetchone()
     if draft is None:
-        raise NotFound("This upload is not here any more: it is kept for a day. Upload the file again.")
+        raise NotFound("This upload has expired: uploads are kept for a day. Upload the file again.")
     return draft
 
 

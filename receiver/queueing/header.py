@@ -29,14 +29,14 @@ def invalid_csv(code: str, message: str, *, row: int | None = None) -> InvalidIn
 
 def no_header() -> InvalidInput:
     """The error for a file without a first row."""
-    return invalid_csv("empty_file", "The file holds nothing but blank lines.")
+    return invalid_csv("empty_file", "The file has only blank lines.")
 
 
 def missing_destination(begins_with: str) -> InvalidInput:
     """The error for a file whose first column has another name; `begins_with` is that name."""
     return invalid_csv(
         "missing_destination",
-        f'The first column must be called "destination", but the file begins with "{quoted(begins_with, 40)}".',
+        f'The first column must be named "destination", but the file begins with "{quoted(begins_with, 40)}".',
     )
 
 
@@ -95,7 +95,7 @@ def read_header(record: Sequence[str], added: Places = ()) -> Header:
         raise missing_destination(names[places[0]] if places else "")
     width = named[-1] + 1
     if width - len(added) > MAX_COLUMNS:
-        message = f"The header has {width - len(added):,} columns; {MAX_COLUMNS:,} are the most."
+        message = f"The header has {width - len(added):,} columns; at most {MAX_COLUMNS:,} are allowed."
         raise invalid_csv("too_many_columns", message)
     _check_names(names, places[1:])
     is_skipped_file = len(added) == len(SKIPPED_COLUMNS)
@@ -116,9 +116,9 @@ def _check_names(names: Sequence[str], places: Sequence[int]) -> None:
     for place in places:
         name = names[place]
         if "\0" in name:
-            faults.append(Fault("csv", "nul_character", f"The name of column {place + 1} holds a NUL character."))
+            faults.append(Fault("csv", "nul_character", f"The name of column {place + 1} contains a NUL character."))
         elif name in seen:
-            faults.append(Fault("csv", "repeated_column_name", f'Two columns are called "{quoted(name, 40)}".'))
+            faults.append(Fault("csv", "repeated_column_name", f'Two columns are named "{quoted(name, 40)}".'))
         seen.add(name)
     if faults:
         message = "The header cannot be used: " + faults[0].message

@@ -60,7 +60,9 @@ class BatchParameters:
 class Timestamp(fields.Field[datetime]):
     """Unix seconds, or RFC 3339 with its offset. To the microsecond, as the database keeps times."""
 
-    default_error_messages = {"invalid": "Write Unix seconds, or a time with its offset such as 2026-12-01T22:00:00Z."}
+    default_error_messages = {
+        "invalid": "Enter Unix seconds, or a time with a UTC offset such as 2026-12-01T22:00:00Z."
+    }
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         text = str(value).strip()
@@ -103,7 +105,7 @@ class Flag(fields.Boolean):
 
     truthy = {"1", "true"}
     falsy = {"0", "false"}
-    default_error_messages = {"invalid": "Write 0, 1, true or false."}
+    default_error_messages = {"invalid": "Enter 0, 1, true or false."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         return super()._deserialize(str(value).lower(), attr, data, **kwargs)
@@ -119,7 +121,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 def storable(text: str) -> None:
     """A validator: text that Postgres keeps and a page shows. Raises ValidationError."""
     if _CONTROL.search(text) or _SURROGATE.search(text):
-        raise ValidationError("It must not hold control characters.")
+        raise ValidationError("It must not contain control characters.")
 
 
 def _region(text: str) -> None:
@@ -139,37 +141,43 @@ class BatchForm(Schema):
         unknown = RAISE
 
     application_id = WholeNumber(
-        required=True, validate=validate.Range(1, 2**53), metadata=says("The application.", examples=[7])
+        required=True,
+        validate=validate.Range(1, 2**53),
+        metadata=says("The provider's id of the application.", examples=[7]),
     )
     deployment_id = WholeNumber(
-        required=True, validate=validate.Range(1, 2**53), metadata=says("Its deployment.", examples=[3])
+        required=True,
+        validate=validate.Range(1, 2**53),
+        metadata=says("The provider's id of the deployment.", examples=[3]),
     )
     name = fields.String(
         validate=[validate.Length(max=200), storable],
-        metadata=says("What people call the batch; else the file's name.", pattern=STORABLE),
+        metadata=says("A name for lists; default: the file's name.", pattern=STORABLE),
     )
-    start_timestamp = WholeSecond(metadata=says("When dialing may begin; else at once."))
+    start_timestamp = WholeSecond(metadata=says("When dialing may begin; default: at once."))
     end_timestamp = WholeSecond(metadata=says("When dialing must stop."))
     max_attempts = WholeNumber(
-        validate=validate.Range(1, 10), metadata=says("Tries a number; more than 1 needs `reattempt_wait`.")
+        validate=validate.Range(1, 10),
+        metadata=says("Maximum attempts per number; more than 1 requires `reattempt_wait`."),
     )
-    reattempt_wait = WholeNumber(validate=validate.Range(60, 86400), metadata=says("Seconds between two tries."))
+    reattempt_wait = WholeNumber(validate=validate.Range(60, 86400), metadata=says("Seconds between two attempts."))
     is_pci = Flag(metadata=says("Run connected calls in the provider's HIPAA/PCI environment."))
     default_region = fields.String(
         validate=_region,
-        metadata=says("Country of a number written without one; else `DEFAULT_REGION`.", pattern="^[A-Za-z]{2}$"),
+        metadata=says("Country of numbers without a country code; default: `DEFAULT_REGION`.", pattern="^[A-Za-z]{2}$"),
     )
     on_invalid = fields.String(
         validate=validate.OneOf(["refuse", "skip"]),
-        metadata=says("Rows that cannot be called: refuse the batch, or leave them out.", default="refuse"),
+        metadata=says("What to do with invalid rows: refuse the batch, or skip them.", default="refuse"),
     )
     on_duplicate = fields.String(
         validate=validate.OneOf(["refuse", "skip", "keep"]),
         metadata=says(
-            "Destinations that stand twice: refuse the batch, leave the later out, or call both.", default="refuse"
+            "What to do with repeated destinations: refuse the batch, skip the later ones, or keep them all.",
+            default="refuse",
         ),
     )
-    dry_run = Flag(metadata=says("1: answer a preview; nothing is stored or sent."))
+    dry_run = Flag(metadata=says("1: return a preview; nothing is stored or sent."))
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def _check_rules(self, values: dict[str, Any], given: Mapping[str, Any], **_: Any) -> None:
@@ -179,9 +187,9 @@ class BatchForm(Schema):
         if (values.get("max_attempts") or 1) > 1 and "reattempt_wait" not in given:
             faults["reattempt_wait"] = ["It is required when max_attempts is more than 1."]
         if start is not None and start < now - CLOCK_TOLERANCE:
-            faults["start_timestamp"] = ["It is in the past; leave it out to begin now."]
+            faults["start_timestamp"] = ["It is in the past. Leave it out to begin now."]
         if end is not None and end <= now:
-            faults["end_timestamp"] = ["It is in the past: nobody would be called."]
+            faults["end_timestamp"] = ["It is in the past, so nobody would be called."]
         elif end is not None and start is not None and end <= start:
             faults["end_timestamp"] = ["It must be after start_timestamp."]
         if faults:
@@ -203,7 +211,7 @@ def read_parameters(form: Mapping[str, str], default_region: str, default_name: 
     try:
         values = BatchForm().load(given)
     except ValidationError as error:
-        raise InvalidInput("Some parameters cannot be taken.", faults(error)) from None
+        raise InvalidInput("Some parameters are not valid.", faults(error)) from None
     name = values.pop("name", _SURROGATE.sub("\ufffd", _CONTROL.sub(" ", default_name[:200])))
     return BatchParameters(**{"name": name, "default_region": default_region, **values})
 

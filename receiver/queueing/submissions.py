@@ -90,9 +90,7 @@ class Plan:
             if repeated:
                 self.duplicates += 1
                 if self.on_duplicate != "keep":
-                    yield self._skip(
-                        contact, DUPLICATE, "This destination stands in an earlier row.", self.on_duplicate
-                    )
+                    yield self._skip(contact, DUPLICATE, "Same destination as an earlier row.", self.on_duplicate)
                     continue
             if layer == len(layers) or layers[layer].calls == self.submission_rows:
                 draft = SubmissionDraft(len(self.submissions) + 1, contact.row, header_bytes)
@@ -120,7 +118,7 @@ class Plan:
         """After the last row: raises InvalidInput where the batch cannot be queued."""
         if self.refused:
             raise InvalidInput(
-                "Some rows cannot be called; correct them, or choose to skip them.",
+                "Some rows cannot be called. Correct them, or choose to skip them.",
                 self.faults,
                 faults_total=self.faults_total,
                 code="invalid_csv",

@@ -102,7 +102,7 @@ def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[
     elif 300 <= status < 400:
         # Whoever follows it posts the contacts, and the credentials, to an address nobody configured.
         state = "unknown"
-        error = f"the provider answered {status}, a redirect, which is never followed: check PLUM_URL"
+        error = f"the provider answered {status}, a redirect, which is not followed: check PLUM_URL"
     else:
         state = "unknown"
         error = words or f"the provider answered {status}, which does not say whether calls were queued"

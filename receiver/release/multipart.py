@@ -69,7 +69,7 @@ class Multipart:
         except Exception as error:
             # An OSError must not pass as one: urllib3 takes some for the peer's, and goes on to wait
             # for an answer.
-            raise CsvError(f"the contacts could not be read to their end ({described(error)})") from error
+            raise CsvError(f"the contacts could not be read completely ({described(error)})") from error
         self._check_length(ended=not more)
         return more
 

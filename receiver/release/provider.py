@@ -275,7 +275,7 @@ def _without_answer(error: Exception, passage: Passage, provider: Provider) -> A
     else:
         state = "unknown"
         words = (
-            f"no answer that could be read, after {passage.sent_bytes:,} bytes of the request were sent, so "
+            f"no readable answer after {passage.sent_bytes:,} bytes of the request were sent, so "
             f"calls may have been queued ({described(error)})"
         )
     return Answer(state, error=printable_line(words, provider._secrets()))

@@ -17,7 +17,7 @@ from receiver.release.sender import Outgoing
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
 
-NOTHING_SENT = "Nothing was sent: it can be resolved as not queued."
+NOTHING_SENT = "Nothing was sent. It can be resolved as not queued."
 """An answer that came after its submission had been given up for unknown."""
 
 

@@ -27,7 +27,7 @@ SENT_SINCE = """greatest(b.created_at, b.start_at, b.waited_until, (select max(r
 """SQL: the moment from which batch `b`, where it has no window of its own, is being sent."""
 
 _STATES = {
-    "pending": "it waits to be sent",
+    "pending": "it is waiting to be sent",
     "sending": "it is being sent",
     "accepted": "the provider accepted it",
     "refused": "the provider refused it",
@@ -80,7 +80,7 @@ def get_doubt(conn: Connection, batch_id: int, submission_no: int) -> Doubt:
         "select state from submission where batch_id = %s and submission_no = %s", (batch_id, submission_no)
     ).fetchone()
     if row is None:
-        raise NotFound(f"There is no submission {submission_no} in a batch {batch_id}.")
+        raise NotFound(f"Batch {batch_id} has no submission {submission_no}.")
     with conn.cursor(row_factory=class_row(Doubt)) as cursor:
         doubt = cursor.execute(
             "select s.batch_id, s.submission_no, s.tries, s.calls, b.application_id, b.deployment_id, s.sent_at,"
@@ -89,7 +89,7 @@ def get_doubt(conn: Connection, batch_id: int, submission_no: int) -> Doubt:
             (batch_id, submission_no),
         ).fetchone()
     if doubt is None:
-        known = _STATES.get(row[0], "it is in doubt no longer")
+        known = _STATES.get(row[0], "it is not unknown any more")
         raise NotInDoubt(f"Submission {submission_no} of batch {batch_id} needs no decision: {known}.")
     return doubt
 
@@ -110,12 +110,12 @@ def resolve_submission(
     key = (batch_id, submission_no)
     if not queued and _was_called_back(conn, batch_id, submission_no):
         raise NotInDoubt(
-            f"Callbacks came in for submission {submission_no} of batch {batch_id}, so the provider has it: "
-            "to send it again would dial people twice. Look at them with GET /api/v1/callbacks."
+            f"Callbacks were received for submission {submission_no} of batch {batch_id}, so the provider queued it. "
+            "Sending it again would dial people twice. See the callbacks with GET /api/v1/callbacks."
         )
     why_refused = ""
     if _is_over(conn, batch_id):
-        why_refused = f"It was not queued, says {by}; its window is over."
+        why_refused = f"It was not queued, according to {by}; its time window has ended."
     elif not _has_calls(conn, batch_id, submission_no):
         why_refused = NOBODY_LEFT
     if not queued and not why_refused:
@@ -237,7 +237,7 @@ def _text(field: str, text: str) -> str:
     text = " ".join(text.replace("\0", " ").encode("utf-8", "replace").decode().split())
     if not text or len(text) > NOTE_CHARACTERS:
         raise InvalidInput(
-            "The decision cannot be kept.",
-            [Fault(field, "required", f"Say in 1 to {NOTE_CHARACTERS} characters how you know.")],
+            "The decision is not valid.",
+            [Fault(field, "required", f"Enter how you know, in 1 to {NOTE_CHARACTERS} characters.")],
         )
     return text

@@ -35,12 +35,12 @@ WAITING_NOTED = timedelta(minutes=1)
 """How often it is noted that a batch still waits for its kind of provider."""
 
 WINDOW_OVER = (
-    "Nothing was sent and nobody is called: its window ended before it could be sent. See that a worker runs, and"
-    " queue its contacts again with a later end if they are still to be called."
+    "Nothing was sent and nobody is called, because its time window ended before it could be sent. Check that a worker"
+    " is running. To call these contacts, queue them again with a later end."
 )
 HOUR_OVER = (
-    "Nothing was sent and nobody is called: an hour went by in which it could not be sent, and calls that late surprise"
-    " people. See that a worker runs, and queue its contacts again if they are still to be called."
+    "Nothing was sent and nobody is called, because it could not be sent for an hour and calls would be too late."
+    " Check that a worker is running. To call these contacts, queue them again."
 )
 
 _OVER = f"""(coalesce(b.end_at, greatest({SENT_SINCE}, s.sent_at) + %(give_up)s) <= now()
@@ -263,7 +263,7 @@ def _refuse_late(conn: Connection, simulated: bool) -> None:
     refresh_state(conn, [batch_id])
     if refused:
         log.warning(
-            "batch %d: %d submissions are refused and were not sent, as their time is over",
+            "batch %d: %d submissions were not sent and are refused, because it is too late to send them",
             batch_id, len(refused),
             extra=about("refused_late", batch_id=batch_id, submissions=len(refused)),
         )  # fmt: skip

@@ -108,22 +108,22 @@ class _Erasure:
         if self._in_use:
             batches = ", ".join(map(str, sorted(self._in_use)))
             raise NotErasable(
-                "All else is erased, but these batches are being sent right now, or callbacks for them wait to be"
-                f" settled: {batches}. Erase again in a moment."
+                "Everything else is erased, but these batches are being sent, or have callbacks that are not yet"
+                f" settled: {batches}. Repeat the erasure in a moment."
             )
 
     def _check_unsettled(self, spooled: Iterable[Callback]) -> None:
         """Erased first, a call would never get the result that they bring."""
         if any(names(self._mentions, spooled_body(callback)) for callback in spooled):
             raise NotErasable(
-                "Nothing is erased: callbacks in this machine's spool name the number. Let them reach the database, and"
-                " erase again."
+                "Nothing was erased, because callbacks in this machine's spool contain the number. Wait until they have"
+                " reached the database, then repeat the erasure."
             )
         for piece in list_waiting(self._conn):
             if any(names(self._mentions, body) for body in piece):
                 raise NotErasable(
-                    "Nothing is erased: callbacks that name the number wait to be settled. Let a worker run, and erase"
-                    " again."
+                    "Nothing was erased, because callbacks that contain the number are not settled yet. Start a worker,"
+                    " then repeat the erasure."
                 )
             self._seen_waiting = piece[-1].callback_id
 

@@ -70,7 +70,7 @@ class Maintenance:
                     break
                 if planned.calls:
                     log.info(
-                        "batch %d, submission %d: asking about %d overdue calls",
+                        "batch %d, submission %d: fetching the results of %d overdue calls",
                         planned.batch_id, planned.submission_no, planned.calls,
                         extra=about("polls_planned", batch_id=planned.batch_id, calls=planned.calls),
                     )  # fmt: skip
@@ -84,7 +84,7 @@ class Maintenance:
         poll, polled, words = asked
         level = logging.WARNING if polled is Polled.PAUSED else logging.INFO
         log.log(
-            level, "batch %d, row %d: asked, try %d: %s%s",
+            level, "batch %d, row %d: fetched the result, try %d: %s%s",
             poll.batch_id, poll.row, poll.tries, polled.value, f" ({words})" if words else "",
             extra=about("call_polled", batch_id=poll.batch_id, row=poll.row, result=polled.value),
         )  # fmt: skip

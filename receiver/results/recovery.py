@@ -56,7 +56,7 @@ def poll_once(pool: Pool, provider: Provider, rate: float) -> tuple[Poll, Polled
         return _put_off(pool, poll, None, str(unanswered))
     if got.status == 200 and got.broke_off is None:
         return _take(pool, poll, got)
-    error = read_error(provider, got) if got.broke_off is None else "the answer broke off"
+    error = read_error(provider, got) if got.broke_off is None else "the answer was incomplete"
     if got.status in (401, 429) or (got.status == 503 and got.retry_after):
         pause = _pause(got.retry_after)
         _recorded(pool, lambda conn: pause_polls(conn, poll, pause, got.status, error))

@@ -88,7 +88,7 @@ def _replay_patiently(conn: Connection, keys: Sequence[tuple[int, int]], dry_run
             return changes
         except GAVE_WAY:
             conn.rollback()  # nothing was written
-    raise DatabaseUnavailable("Others kept changing the same calls. Start the replay again in a moment.")
+    raise DatabaseUnavailable("Other processes kept changing the same calls. Start the replay again in a moment.")
 
 
 def find_settled(

@@ -116,7 +116,7 @@ class Settler:
             if group.tries > 0 and len(found) > 1:
                 halve_group(conn, group.group_id, [each.callback_id for each in found])
                 log.warning(
-                    "a group of %d callbacks was left by a settler that died: it is halved", len(found),
+                    "a process died while it settled a group of %d callbacks; settling smaller groups", len(found),
                     extra=about("settle_group_left", callbacks=len(found)),
                 )  # fmt: skip
                 return 0
@@ -147,7 +147,7 @@ class Settler:
                 except psycopg.OperationalError:
                     raise
                 except Exception:
-                    log.exception("callback %d: this is why", callback_id)
+                    log.exception("callback %d: the error was", callback_id)
                     self._file(conn, stored)
             settled += len(found)
         return settled

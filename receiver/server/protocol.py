@@ -53,7 +53,7 @@ def _refusal(status: int, reason: str, code: str, detail: str) -> bytes:
 
 
 _BAD_REQUEST = _refusal(
-    400, "Bad Request", "bad_request", "The request broke off, or is not valid HTTP. Send it again."
+    400, "Bad Request", "bad_request", "The request is incomplete or not valid HTTP. Send it again."
 )
 _URL_TOO_LONG = _refusal(414, "URI Too Long", "bad_request", f"The address is longer than {URL_BYTES} bytes.")
 _HEAD_TOO_LONG = _refusal(

@@ -39,7 +39,7 @@ def check_data_dir(data_dir: Path) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return
         message = (
-            f"{data_dir} cannot be written: {error.strerror}. Name a folder that this account may write to, on a disk"
+            f"{data_dir} cannot be written: {error.strerror}. Set it to a folder that this account can write, on a disk"
             " that outlives the process"
         )
         raise ConfigurationError([Fault("DATA_DIR", "unusable", message)]) from None
@@ -74,7 +74,7 @@ def check_address(host: str, port: int, *, patience_seconds: float = 0.0) -> Non
     give_up_at = time.monotonic() + patience_seconds
     while (fault := _address_fault(host, port)) is not None:
         if fault.errno == errno.EADDRNOTAVAIL:
-            raise CannotStart(f"BIND {host} is no address of this machine. Set it to one that is, or leave it out.")
+            raise CannotStart(f"BIND {host} is not an address of this machine. Set it to one, or leave it out.")
         if fault.errno != errno.EADDRINUSE or time.monotonic() >= give_up_at:
             raise CannotStart(
                 f"Port {port} cannot be used: {fault.strerror}. Stop what uses it, or set PORT to another."

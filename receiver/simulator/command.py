@@ -20,12 +20,12 @@ from receiver.simulator.server import Simulator
 from receiver.simulator.settings import DOCUMENTED_SHAPE, USUAL_OUTCOMES, Settings
 
 DESCRIPTION = """\
-Pretends to be the provider: queue a CSV at the printed address, and each call's result is POSTed to
-its result_url, in compressed time. With --send, makes one request to a result_url instead and says what
-it answered.
+Simulates the provider: queue a CSV at the printed address, and each call's result is POSTed to its
+result_url, in compressed time. With --send, it makes one request to a result_url instead and prints
+the answer.
 
 A deployment whose id is 401, 403, 404, 409 or 500 is answered with that status.
-GET /simulator/ledger tells what was queued and delivered, /simulator/ledger/calls the same for each call."""
+GET /simulator/ledger shows what was queued and delivered, /simulator/ledger/calls the same for each call."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,19 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("the provider")
     server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     server.add_argument("--port", type=_whole(0, 65535), default=8100, help="0: any (default: %(default)s)")
-    server.add_argument("--user", default="simulator", help="the one login that is accepted (default: %(default)s)")
+    server.add_argument("--user", default="simulator", help="the login that is accepted (default: %(default)s)")
     server.add_argument("--key", default="simulator", help="its key (default: %(default)s)")
-    server.add_argument("--call-ids", choices=("list", "map"), help="bulk_queue's answer carries call ids")
+    server.add_argument("--call-ids", choices=("list", "map"), help="return call ids in bulk_queue's answer")
     server.add_argument("--ledger", type=Path, metavar="FILE", help="append each request and call as a JSON line")
 
     server.add_argument(
-        "--state", type=Path, metavar="FILE", help="keep what is under way, and go on with it next time"
+        "--state", type=Path, metavar="FILE", help="save the calls in progress and continue them after a restart"
     )
 
     calls = parser.add_argument_group("the calls")
     calls.add_argument("--seed", type=int, default=1, help="same seed, same calls (default: %(default)s)")
-    calls.add_argument("--speed", type=_positive, default=60.0, metavar="N", help="simulated seconds in a real one")
-    calls.add_argument("--lines", type=_whole(1, 10**9), default=50, help="calls at a time, for each submission")
+    calls.add_argument("--speed", type=_positive, default=60.0, metavar="N", help="simulated seconds per real second")
+    calls.add_argument("--lines", type=_whole(1, 10**9), default=50, help="parallel calls per submission")
     calls.add_argument(
         "--outcomes",
         type=_weights(FINAL_STATUSES),
@@ -55,28 +55,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIX",
         help="default: completed=70,failed=20,canceled=5,rejected=5",
     )
-    calls.add_argument("--epoch", type=_whole(0, 9_999_999_999), metavar="UNIX", help="when all was queued")
+    calls.add_argument(
+        "--epoch", type=_whole(0, 9_999_999_999), metavar="UNIX", help="time at which everything was queued"
+    )
 
     sending = parser.add_argument_group("callbacks")
-    sending.add_argument("--senders", type=_whole(1, 256), default=16, help="deliveries at a time")
-    sending.add_argument("--retry", type=_whole(0, 20), default=0, metavar="N", help="try a failed one N times more")
-    sending.add_argument("--no-check", action="store_true", help="no GET on result_url before dialing")
+    sending.add_argument("--senders", type=_whole(1, 256), default=16, help="parallel deliveries")
+    sending.add_argument("--retry", type=_whole(0, 20), default=0, metavar="N", help="retry a failed delivery N times")
+    sending.add_argument("--no-check", action="store_true", help="do not GET result_url before dialing")
     sending.add_argument(
         "--shape", type=_weights(SHAPES), metavar="MIX", help=f"of {', '.join(SHAPES)}; default: bare=1"
     )
 
     faults = parser.add_argument_group("faults, each a rate from 0 to 1")
-    faults.add_argument("--faults", type=_rate, default=0.0, metavar="RATE", help="all of them, --shape included")
+    faults.add_argument("--faults", type=_rate, default=0.0, metavar="RATE", help="set all of them and --shape")
     for each in fields(Rates):
         option = "--" + each.name.replace("_", "-")
         faults.add_argument(option, type=_rate, metavar="RATE", help=each.metadata["help"])
 
     sender = parser.add_argument_group("one request to a result_url")
     sender.add_argument("--send", metavar="URL", help="POST --body to it; exit status 0 if it answers 200, else 1")
-    sender.add_argument("--get", action="store_true", help="GET it instead, as is done before dialing")
-    sender.add_argument("--body", metavar="FILE", help="what to POST, byte for byte; - for standard input")
+    sender.add_argument("--get", action="store_true", help="GET it instead, as before dialing")
+    sender.add_argument("--body", metavar="FILE", help="body to POST, unchanged; - for standard input")
     sender.add_argument("--content-type", default="application/json", help="default: %(default)s; empty for none")
-    sender.add_argument("--count", type=_whole(1, 10**6), default=1, help="how many times")
+    sender.add_argument("--count", type=_whole(1, 10**6), default=1, help="number of requests")
 
 
 def run(args: argparse.Namespace) -> int:

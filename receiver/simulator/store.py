@@ -75,7 +75,7 @@ class Store:
             raise
         except sqlite3.DatabaseError as error:
             # A power cut can do that. Simulated calls are not worth a start that fails.
-            log.warning("%s cannot be read (%s): what was under way in it is lost", path, error)
+            log.warning("%s cannot be read (%s): the calls in progress are lost", path, error)
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
             self._db = _open(path)

@@ -113,7 +113,7 @@ def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True)
     """One batch; without its submissions it costs the same however many those are. Raises NotFound."""
     found = _read(conn, "where b.batch_id = %s", (batch_id,), with_submissions)
     if not found:
-        raise NotFound(f"There is no batch {batch_id}.")
+        raise NotFound(f"Batch {batch_id} does not exist.")
     return found[0]
 
 
@@ -121,7 +121,7 @@ def get_default_region(conn: Connection, batch_id: int) -> str:
     """The country of a number that the batch's CSV wrote without one. Raises NotFound."""
     row = conn.execute("select default_region from batch where batch_id = %s", (batch_id,)).fetchone()
     if row is None:
-        raise NotFound(f"There is no batch {batch_id}.")
+        raise NotFound(f"Batch {batch_id} does not exist.")
     region: str = row[0]
     return region
 

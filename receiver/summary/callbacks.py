@@ -122,12 +122,12 @@ def get_callback(conn: Connection, callback_id: int) -> CallbackBody:
             (callback_id,),
         ).fetchone()
     if callback is None:
-        raise NotFound(f"There is no callback {callback_id}.")
+        raise NotFound(f"Callback {callback_id} does not exist.")
     row = conn.execute(
         "select content_encoding, packing, body from callback where batch_id = %s and callback_id = %s",
         (callback.batch_id, callback_id),
     ).fetchone()
     if row is None:
-        raise NotFound(f"There is no callback {callback_id}.")
+        raise NotFound(f"Callback {callback_id} does not exist.")
     content_encoding, packing, body = row
     return CallbackBody(callback, content_encoding, unpack(packing, body))

@@ -145,7 +145,7 @@ def list_calls(
     """A batch's calls in the order of its rows, those after `after_row`. Raises NotFound."""
     batch = conn.execute("select due_at < now() from batch where batch_id = %s", (batch_id,)).fetchone()
     if batch is None:
-        raise NotFound(f"There is no batch {batch_id}.")
+        raise NotFound(f"Batch {batch_id} does not exist.")
     picked = _pick(wanted, past_due=batch[0])
     if picked is None:
         return CallPage([], False)

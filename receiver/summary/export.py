@@ -168,7 +168,7 @@ def _get_source(conn: Connection, batch_id: int) -> _Source:
         (batch_id,),
     ).fetchone()
     if row is None:
-        raise NotFound(f"There is no batch {batch_id}.")
+        raise NotFound(f"Batch {batch_id} does not exist.")
     columns, last_row, line_bytes = row
     return _Source(batch_id, columns, last_row, max(1, min(BLOCK_ROWS, BLOCK_BYTES // line_bytes)))
 

@@ -209,10 +209,10 @@ def _batches(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
 
 def _check(conn: Connection, wanted: SummaryFilter) -> None:
     if wanted.time_zone not in time_zones(conn):
-        raise _refused("time_zone", "invalid", "Write an IANA name such as America/New_York.")
+        raise _refused("time_zone", "invalid", "Enter an IANA name such as America/New_York.")
     for name, moment in (("from", wanted.from_), ("to", wanted.to)):
         if moment is not None and not _EARLIEST <= moment <= _LATEST:
-            raise _refused(name, "out_of_range", "It must lie between the years 1970 and 9000.")
+            raise _refused(name, "out_of_range", "It must be between the years 1970 and 9000.")
     if wanted.from_ is not None and wanted.to is not None:
         if wanted.from_ >= wanted.to:
             raise _refused("to", "out_of_order", "It must be later than `from`.")
@@ -241,4 +241,4 @@ def _too_long() -> InvalidInput:
 
 
 def _refused(field: str, code: str, message: str) -> InvalidInput:
-    return InvalidInput("Some parameters cannot be taken.", [Fault(field, code, message)])
+    return InvalidInput("Some parameters are not valid.", [Fault(field, code, message)])

@@ -37,7 +37,7 @@ def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference
     conn.execute("set local enable_nestloop = off")
     if batch_id is not None:
         if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
-            raise NotFound(f"There is no batch {batch_id}.")
+            raise NotFound(f"Batch {batch_id} does not exist.")
         batch_ids = [batch_id]
     else:
         batch_ids = [
@@ -138,7 +138,7 @@ select
     (select count(*) from call c left join result r using (batch_id, row)
         left join outstanding o on o.batch_id = c.batch_id and o.row = c.row and o.refused in (false, true)
         where c.batch_id = %(batch_id)s and (r.outcome is null) is distinct from (o.row is not null)
-    ) as "calls neither final nor outstanding, or both",
+    ) as "calls that are neither final nor outstanding, or both",
     (select count(*) from outstanding o left join call c using (batch_id, row)
         where o.batch_id = %(batch_id)s and c.row is null) as "outstanding without a call",
     (select count(*) from result r left join call c using (batch_id, row)
@@ -159,11 +159,11 @@ select
     ) as "waiting callbacks below the low-water mark",
     (select count(*) from submission s where batch_id = %(batch_id)s and calls <>
         (select count(*) from call c where c.batch_id = s.batch_id and c.submission_no = s.submission_no)
-    ) as "submissions whose calls are not all there",
+    ) as "submissions with missing calls",
     (select count(*) from outstanding o join call c using (batch_id, row)
         join submission s using (batch_id, submission_no)
         where o.batch_id = %(batch_id)s and not o.refused and s.state = 'refused'
-    ) as "calls of refused submissions that are still awaited",
+    ) as "calls of refused submissions that still expect a result",
     (select count(*) from (
         select date_bin('15 minutes', received_at, 'epoch') as at, count(*) filter (where outcome = 'completed'),
             count(*) filter (where outcome = 'failed'), count(*) filter (where outcome = 'canceled'),
@@ -176,7 +176,7 @@ select
         coalesce(c.other, 0), coalesce(c.attempts, 0), coalesce(c.duration_seconds, 0))
         is distinct from (coalesce(k.completed, 0), coalesce(k.failed, 0), coalesce(k.canceled, 0),
         coalesce(k.rejected, 0), coalesce(k.other, 0), coalesce(k.attempts, 0), coalesce(k.duration_seconds, 0))
-    ) as "quarter hours that count otherwise than their results"
+    ) as "quarter hours whose counts differ from their results"
 """
 
 _STATE = f"""

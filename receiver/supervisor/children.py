@@ -100,7 +100,7 @@ def after_orphans(data_dir: Path) -> IO[str]:
             if time.monotonic() > deadline:
                 lock.close()
                 raise CannotStart(
-                    f"Processes of an earlier `serve` on {data_dir} do not end. Look for them with"
+                    f"Processes of an earlier `serve` on {data_dir} do not end. Find them with"
                     f" `fuser {data_dir / 'serve.children'}`, and end them."
                 ) from None
             time.sleep(ORPHAN_CHECK_SECONDS)

@@ -125,13 +125,13 @@ def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: thread
             if status is None:
                 continue
             if child.needs_database and isinstance(database, str) and is_away(database):
-                log.error("%s ended while the database is away", child.name, extra=about("database_away"))
+                log.error("%s ended while the database is unavailable", child.name, extra=about("database_away"))
                 child.started = None
                 away = away or Return(database, _say)
                 continue
             if keep_coming(child.deaths):
                 log.error(
-                    "%s keeps ending (exit status %d): giving up; its last words stand above",
+                    "%s keeps ending (exit status %d): giving up; see its last output above",
                     child.name,
                     status,
                 )
@@ -159,7 +159,7 @@ def _start_again(server: EmbeddedPostgres, deaths: deque[float]) -> None:
     if keep_coming(deaths):
         raise EmbeddedPostgresError(
             f"The database server keeps ending: {DEATHS} times within {DEATHS_SECONDS:.0f} seconds. "
-            f"Its last words stand in {server.cluster / 'log'}."
+            f"See its last output in {server.cluster / 'log'}."
         )
     log.error("the database server ended; starting it again", extra=about("database_ended"))
     try:
@@ -185,7 +185,7 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
     if not config.has_provider:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real one"
+        provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real provider"
         environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
         environment["PLUM_SIMULATED"] = "1"
         # The web processes may start after it, and stop before it: what they did not take is tried again.
@@ -267,7 +267,7 @@ def _greet(config: Config, key: str, provider: str, beside: str) -> None:
     if config.loses_results:
         print(
             f"  WARNING    The provider cannot reach {config.public_url}: every result of a call made now is lost.\n"
-            "             Stop this, and set PUBLIC_URL to an address of yours that leads here.\n",
+            "             Stop the service and set PUBLIC_URL to a public address of this service.\n",
             flush=True,
         )
 

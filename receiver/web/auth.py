@@ -91,7 +91,7 @@ def _bearer() -> ApiKey:
         else:
             limits.count_request(digest)
     if key is None and token:
-        raise Problem("unauthorized", "This API key is not known, or was revoked, or has expired.", headers=_CHALLENGE)
+        raise Problem("unauthorized", "This API key is unknown, revoked or expired.", headers=_CHALLENGE)
     if key is None:
         raise Problem("unauthorized", "Send your API key: `Authorization: Bearer <key>`.", headers=_CHALLENGE)
     return key

@@ -90,8 +90,8 @@ def read_cursor(list_name: str, cursor: str | None, length: int) -> tuple[int, .
     except (BadData, TypeError, ValueError):
         pass
     raise InvalidInput(
-        "Some parameters cannot be taken.",
-        [Fault("cursor", "invalid_cursor", "It did not come from this list; begin again without a cursor.")],
+        "Some parameters are not valid.",
+        [Fault("cursor", "invalid_cursor", "It is not a cursor of this list. Start again without a cursor.")],
     )
 
 

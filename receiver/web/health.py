@@ -41,11 +41,11 @@ def readyz() -> tuple[Response, int]:
             alive: Health = get_health(conn)
         if services().intake.database_away:
             # Read only, its disk full, a synchronous standby gone: what is asked is answered, and nothing is stored.
-            content["database"] = "can be read, but does not store, or too slowly; callbacks go to the spool"
+            content["database"] = "can be read, but cannot store callbacks or is too slow; callbacks go to the spool"
             faults.append("database")
         content["oldest_waiting_seconds"] = alive.oldest_waiting_seconds
         if alive.worker_seen_seconds is None or alive.worker_seen_seconds > WORKER_SECONDS:
-            content["worker"] = "no worker was seen lately; start one with `python -m receiver work`"
+            content["worker"] = "no worker is running; start one with `python -m receiver work`"
             faults.append("worker")
     except DatabaseUnavailable:
         content["database"] = "cannot be reached; callbacks go to the spool"
@@ -58,7 +58,7 @@ def readyz() -> tuple[Response, int]:
     except SpoolFailed as error:
         # Callbacks are stored all the same while the database is there, so this alone must not stop them.
         log.error("%s", error, extra=about("spool_failed"))
-        content["spooled"] = "the spool cannot be used; the log says why"
+        content["spooled"] = "the spool cannot be used; see the log"
     if faults:
         content["status"] = "not ready"
     return jsonify(content), 503 if faults else 200

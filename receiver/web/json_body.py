@@ -22,22 +22,22 @@ def read_json(body: bytes) -> dict[str, Any]:
         )
         text = json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
-        _refuse("too_deep", "It is nested too deeply.")
+        _refuse("too_deep", "The JSON is nested too deeply.")
     except UnicodeEncodeError:
-        _refuse("unusable_text", "A text in it holds half a character (a lone surrogate).")
+        _refuse("unusable_text", "A string contains a lone surrogate, which is half a character.")
     except ValueError as error:
-        _refuse("not_json", f"It is no JSON: {error}.")
+        _refuse("not_json", f"It is not valid JSON: {error}.")
     if b"\\u0000" in text:
-        _refuse("unusable_text", "A text in it holds a NUL character.")
+        _refuse("unusable_text", "A string contains a NUL character.")
     if not isinstance(content, dict):
-        _refuse("not_an_object", "It must be an object.")
+        _refuse("not_an_object", "It must be a JSON object.")
     return content
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        _refuse("repeated_field", "A name stands in it twice.")
+        _refuse("repeated_field", "A field name appears twice.")
     return found
 
 
@@ -49,8 +49,8 @@ def _number(text: str) -> float:
 
 
 def _refuse_number(text: str) -> NoReturn:
-    _refuse("not_a_number", f"It holds {text[:40]}, which is no number that can be kept.")
+    _refuse("not_a_number", f"{text[:40]} is not a number that can be stored.")
 
 
 def _refuse(code: str, message: str) -> NoReturn:
-    raise InvalidInput("The body cannot be taken.", [Fault("body", code, message)])
+    raise InvalidInput("The body is not valid.", [Fault("body", code, message)])

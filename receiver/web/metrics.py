@@ -74,15 +74,13 @@ class _Asked:
         return ()  # nothing is asked of the database when this is registered
 
     def collect(self) -> Iterable[Metric]:
-        info = InfoMetricFamily("receiver_build", "The version that answers.")
+        info = InfoMetricFamily("receiver_build", "Version of the running release.")
         python = ".".join(str(number) for number in sys.version_info[:3])
         info.add_metric([], {"version": __version__, "python": python})
         yield info
         yield from _of_web(self._services)
         found = _read(self._services, self._kept)
-        yield GaugeMetricFamily(
-            "receiver_database_up", "Whether the database answered just now.", int(found is not None)
-        )
+        yield GaugeMetricFamily("receiver_database_up", "1 if the database answered.", int(found is not None))
         if found is not None:
             yield from _of_service(found[0])
             yield from _of_workers(found[1], found[2])
@@ -94,32 +92,39 @@ def _of_web(held: Services) -> Iterable[Metric]:
             yield metric
     if held.replica is not None:
         fitness, lag = held.replica.fitness(), held.replica.lag_seconds
-        yield GaugeMetricFamily("receiver_web_replica_usable", "Whether it is asked.", int(isinstance(fitness, float)))
+        yield GaugeMetricFamily(
+            "receiver_web_replica_usable", "1 if the replica is used for reads.", int(isinstance(fitness, float))
+        )
         if lag is not None:
-            yield GaugeMetricFamily("receiver_web_replica_lag_seconds", "By how much it is behind, at most.", lag)
+            yield GaugeMetricFamily("receiver_web_replica_lag_seconds", "Upper bound of the replica's lag.", lag)
     yield from spool_metrics(held.intake.spool)
 
 
 def _of_service(gauges: Gauges) -> Iterable[Metric]:
     yield _gauge("receiver_calls", "Calls of all batches by state or outcome.", "state", gauges.calls)
     yield _gauge(
-        "receiver_callbacks", "Callbacks kept, by state; waiting ones up to 100000.", "state", gauges.callbacks
+        "receiver_callbacks",
+        "Stored callbacks by state; waiting ones are counted up to 100000.",
+        "state",
+        gauges.callbacks,
     )
     yield _gauge("receiver_submissions", "Submissions by state.", "state", gauges.submissions)
     loss = gauges.loss
-    yield GaugeMetricFamily("receiver_due_calls", "Calls whose result is due.", loss.due)
+    yield GaugeMetricFamily("receiver_due_calls", "Calls of batches that are past their due time.", loss.due)
     yield GaugeMetricFamily(
-        "receiver_lost_calls", "Of these, never delivered: overdue, or fetched.", loss.overdue + loss.polled
+        "receiver_lost_calls",
+        "Due calls whose result was never delivered: overdue, or fetched from the provider.",
+        loss.overdue + loss.polled,
     )
     for name, help_text, age in (
         (
             "receiver_oldest_waiting_seconds",
-            "Age of the oldest unsettled callback; 0: none.",
+            "Age of the oldest callback that is not settled; 0 if there is none.",
             gauges.oldest_waiting_seconds,
         ),
         (
             "receiver_oldest_pending_submission_seconds",
-            "How long a submission that could be sent has not been; 0: none.",
+            "How long the oldest submission that could be sent has waited; 0 if there is none.",
             gauges.oldest_pending_submission_seconds,
         ),
     ):
@@ -127,13 +132,13 @@ def _of_service(gauges: Gauges) -> Iterable[Metric]:
     yield GaugeMetricFamily("receiver_workers", "Workers seen within 30 seconds.", gauges.workers)
     if gauges.worker_seen_seconds is not None:
         yield GaugeMetricFamily(
-            "receiver_worker_heartbeat_age_seconds", "Since any worker was seen.", gauges.worker_seen_seconds
+            "receiver_worker_heartbeat_age_seconds", "Time since a worker was last seen.", gauges.worker_seen_seconds
         )
 
 
 _TIMES = {
-    "settle": ("receiver_settle_seconds", "From a callback's arrival until it was settled."),
-    "send": ("receiver_send_seconds", "One bulk_queue request, until its answer."),
+    "settle": ("receiver_settle_seconds", "Time from receiving a callback until it was settled."),
+    "send": ("receiver_send_seconds", "Duration of bulk_queue requests, until the answer."),
 }
 
 
@@ -141,9 +146,9 @@ def _of_workers(times: dict[str, worker_metrics.Times], counted: dict[str, dict[
     for name, (metric, help_text) in _TIMES.items():
         kept = times.get(name, worker_metrics.Times((0,) * (len(worker_metrics.BOUNDS_SECONDS) + 1), 0.0))
         yield _histogram(metric, help_text, worker_metrics.BOUNDS_SECONDS, kept.counts, kept.sum_seconds)
-    yield _counter("receiver_sends", "bulk_queue requests by what they came to.", "result", counted["send_result"])
+    yield _counter("receiver_sends", "bulk_queue requests by result.", "result", counted["send_result"])
     yield _counter(
-        "receiver_worker_failures", "Steps of workers that failed, to be done again.", "step", counted["failure"]
+        "receiver_worker_failures", "Steps of workers that failed and are tried again.", "step", counted["failure"]
     )
 
 

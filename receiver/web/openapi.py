@@ -178,7 +178,10 @@ def _describe_queueing(operation: Description) -> None:
 def _describe_revalidation(operation: Description) -> None:
     operation["parameters"] = [*operation.get("parameters", []), IF_NONE_MATCH]
     operation["responses"]["200"]["headers"] = _headers("ETag")
-    operation["responses"]["304"] = {"description": "The answer that you have.", "headers": _headers("ETag")}
+    operation["responses"]["304"] = {
+        "description": "Not modified: use the answer that you have.",
+        "headers": _headers("ETag"),
+    }
 
 
 def _headers(*names: str) -> Description:

@@ -43,15 +43,15 @@ _TITLES = {
     403: "Key not allowed to do this",
     404: "Not found",
     405: "Method not allowed",
-    406: "No such representation",
+    406: "Not acceptable",
     409: "Conflict",
     413: "Too large",
     415: "Content type not supported",
-    422: "Not acceptable as it is",
+    422: "Invalid input",
     429: "Too many requests",
     500: "Internal error",
     502: "Refused by the provider",
-    503: "Not available now",
+    503: "Not available",
 }
 
 _CODES = {
@@ -131,7 +131,7 @@ def _refuse_unacceptable() -> None:
     ending = request.path.rpartition(".")[2]
     offered = _REPRESENTATIONS.get(ending, "application/json")
     if not _accepts(offered):
-        raise NotAcceptable(f"This is answered as {offered}, which your Accept header excludes.")
+        raise NotAcceptable(f"The answer is {offered}, which your Accept header excludes.")
 
 
 def _accepts(offered: str) -> bool:
@@ -159,10 +159,10 @@ def _of_error(error: ReceiverError) -> Response:
     detail = str(error)
     if isinstance(error, DatabaseUnavailable):
         log.warning("%s", error, extra=about("database_away"))
-        detail = "The database cannot be used now. Try again in a moment."
+        detail = "The database is unavailable. Try again in a moment."
         if request.method == "POST" and "api_key" in g:
             # It may have broken off between our commit and its answer.
-            detail += " What you sent may be stored all the same: send it with the same Idempotency-Key, or look first."
+            detail += " Your request may have been stored: send it again with the same Idempotency-Key, or check first."
     answer = problem(status, error.code, detail, **members)
     if isinstance(error, Problem):
         answer.headers.update(error.headers)
@@ -184,7 +184,7 @@ def _of_http(error: HTTPException) -> Response:
         return problem(
             422,
             "invalid_parameters",
-            "Some parameters cannot be taken.",
+            "Some parameters are not valid.",
             errors=listed(found),
             errors_total=len(found),
         )
@@ -198,9 +198,9 @@ def _of_http(error: HTTPException) -> Response:
 
 def _of_broken_body(error: Exception) -> Response:
     """What gunicorn finds in the middle of a body, such as a chunk without a size."""
-    return problem(400, "bad_request", f"The body is not sent as HTTP has it: {error}. Nothing was stored.")
+    return problem(400, "bad_request", f"The body is not valid HTTP: {error}. Nothing was stored.")
 
 
 def _of_anything(error: Exception) -> Response:
     log.exception("request failed", exc_info=error, extra=about("request_failed"))
-    return problem(500, "internal_error", "Something failed that should not have; it is in the log.")
+    return problem(500, "internal_error", "An unexpected error occurred. Its details are in the log.")

@@ -85,7 +85,7 @@ class RateLimits:
         A key that was good here lately is not held up: others may sit behind the same address.
         """
         if key_digest not in self.requests and (seconds := self.failures.wait_seconds(address)):
-            raise _too_many("Too many requests from your address came without a valid key.", seconds)
+            raise _too_many("Too many requests without a valid key came from your address.", seconds)
 
     def count_failure(self, address: str) -> None:
         """A request came without a valid key."""
@@ -94,7 +94,7 @@ class RateLimits:
     def count_request(self, key_digest: bytes) -> None:
         """A request came with this key, which is valid. Raises Problem where it asked too much."""
         if seconds := self.requests.take(key_digest):
-            raise _too_many(f"This key may ask {self.requests.per_minute} times a minute.", seconds)
+            raise _too_many(f"This key may send {self.requests.per_minute} requests per minute.", seconds)
 
 
 def client_address() -> str:
@@ -111,5 +111,5 @@ def client_address() -> str:
 
 def _too_many(what: str, seconds: float) -> Problem:
     whole = math.ceil(seconds)
-    wait = f"Wait {whole} second{'' if whole == 1 else 's'}, and then ask less often."
+    wait = f"Wait {whole} second{'' if whole == 1 else 's'}, then send fewer requests."
     return Problem("rate_limited", f"{what} {wait}", headers={"Retry-After": str(whole)})

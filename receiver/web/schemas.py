@@ -57,7 +57,9 @@ def _id(description: str) -> WholeNumber:
 
 
 def _number(**options: Any) -> fields.String:
-    description = "A number in any usual spelling; without its country it is read as `DEFAULT_REGION`'s, too."
+    description = (
+        "A phone number in any usual format. Without a country code it is also read as a number of `DEFAULT_REGION`."
+    )
     return fields.String(validate=validate.Length(min=1, max=200), metadata=says(description), **options)
 
 
@@ -66,27 +68,30 @@ class NoQuery(Schema):
 
 
 class PageQuery(Schema):
-    limit = WholeNumber(load_default=100, validate=validate.Range(1, 1000), metadata=says("Most items in this answer."))
+    limit = WholeNumber(
+        load_default=100, validate=validate.Range(1, 1000), metadata=says("Maximum number of items in this answer.")
+    )
     cursor = fields.String(
-        validate=validate.Length(max=300), metadata=says("`next_cursor` of the page before; leave it out to begin.")
+        validate=validate.Length(max=300),
+        metadata=says("`next_cursor` of the previous page. Leave it out for the first page."),
     )
 
 
 class BatchesQuery(PageQuery):
     state = _one_of(BATCH_STATES, "Only batches in this state.")
-    application_id = _id("Only this application's.")
-    deployment_id = _id("Only this deployment's.")
+    application_id = _id("Only batches of this application.")
+    deployment_id = _id("Only batches of this deployment.")
     created_from = Timestamp(metadata=says("Only batches created at this time or later, to the microsecond."))
     created_to = Timestamp(metadata=says("Only batches created before this time, to the microsecond."))
     name = fields.String(
         validate=[validate.Length(max=200), storable],
-        metadata=says("Only batches with this in their name, case aside.", pattern=STORABLE),
+        metadata=says("Only batches whose name contains this text; case is ignored.", pattern=STORABLE),
     )
 
 
 class CallsQuery(PageQuery):
     state = _one_of(CALL_STATES, "Only calls in this state.")
-    outcome = _one_of(OUTCOMES, "Only calls that ended so.")
+    outcome = _one_of(OUTCOMES, "Only calls with this outcome.")
     phone_number = _number()
 
 
@@ -96,48 +101,54 @@ class NumberQuery(PageQuery):
 
 class CallbacksQuery(PageQuery):
     state = _one_of(CALLBACK_STATES, "Only callbacks in this state.")
-    batch_id = _id("Only this batch's.")
+    batch_id = _id("Only callbacks of this batch.")
 
 
 class RowFault(Answer):
-    row = fields.Integer(metadata=says("The CSV's row, from 1 after the header; or `field`.", optional=True))
-    field = fields.String(metadata=says("The parameter; or `row`.", optional=True))
-    code = _text("A short stable word to branch on.")
-    message = _text("What is wrong, for people.")
+    row = fields.Integer(
+        metadata=says(
+            "The row of the CSV, numbered from 1 after the header; absent if `field` is present.", optional=True
+        )
+    )
+    field = fields.String(metadata=says("The parameter; absent if `row` is present.", optional=True))
+    code = _text("A short stable code for programs.")
+    message = _text("What is wrong, in words.")
 
 
 class Problem(Answer):
     class Meta:
         description = "RFC 9457 problem details."
 
-    type = _text("Names the problem; it is no address.")
+    type = _text("A URN that identifies the problem.")
     title = _text("The status in words.")
     status = _whole("The HTTP status.")
-    detail = _text("What happened and what to do, for people.")
-    code = _text("A short stable word to branch on.")
+    detail = _text("What happened and what to do, in words.")
+    code = _text("A short stable code for programs.")
 
 
 class InvalidProblem(Problem):
     errors = fields.List(
-        fields.Nested(RowFault), metadata=says("Each fault with its row or field: the first 100.", optional=True)
+        fields.Nested(RowFault), metadata=says("The first 100 faults, each with its row or field.", optional=True)
     )
     errors_total = fields.Integer(metadata=says("How many faults there are.", optional=True))
-    batch_id = fields.Integer(metadata=says("The batch that an `Idempotency-Key` became before.", optional=True))
+    batch_id = fields.Integer(
+        metadata=says("The batch that was created with this `Idempotency-Key` before.", optional=True)
+    )
 
 
 class RefusedProblem(Problem):
-    batch_id = fields.Integer(metadata=says("The batch that is stored all the same.", optional=True))
+    batch_id = fields.Integer(metadata=says("The batch, which is stored.", optional=True))
     provider_status = fields.Integer(
-        allow_none=True, metadata=says("HTTP status that the provider answered.", optional=True)
+        allow_none=True, metadata=says("The HTTP status of the provider's answer.", optional=True)
     )
-    provider_error = fields.String(allow_none=True, metadata=says("What the provider said.", optional=True))
+    provider_error = fields.String(allow_none=True, metadata=says("The provider's error message.", optional=True))
 
 
 class Parameters(Answer):
-    start_timestamp = _moment("When dialing may begin; null: at once.", allow_none=True)
-    end_timestamp = _moment("When dialing must stop; null: a day after the start.", allow_none=True)
-    max_attempts = _whole("Tries a number; null: the provider's default.", allow_none=True)
-    reattempt_wait = _whole("Seconds between two tries.", allow_none=True)
+    start_timestamp = _moment("When dialing may begin; null means at once.", allow_none=True)
+    end_timestamp = _moment("When dialing must stop; null means a day after the start.", allow_none=True)
+    max_attempts = _whole("Maximum attempts per number; null means the provider's default.", allow_none=True)
+    reattempt_wait = _whole("Seconds between two attempts.", allow_none=True)
     is_pci = fields.Boolean(metadata=says("Whether calls run in the provider's HIPAA/PCI environment."))
 
 
@@ -149,82 +160,85 @@ class ReadyList(fields.List[Any]):
 
 
 class Submission(Answer):
-    id = _whole("Its number in the batch, from 1.")
+    id = _whole("The submission's number in the batch, from 1.")
     state = _one_of(
         SUBMISSION_STATES,
-        "`pending` → `sending` → `accepted`, `refused`, or `unknown`, which is never sent again by itself.",
+        "`pending` → `sending` → `accepted`, `refused` or `unknown`; an `unknown` one is not sent again automatically.",
     )
-    calls = _whole("Calls sent in it.")
-    calls_queued = _whole("What the provider says it queued; it can differ from `calls`.", allow_none=True)
-    provider_status = _whole("HTTP status that the provider answered.", allow_none=True)
-    error = _text("What the provider said, or what kept it from being sent.", allow_none=True)
+    calls = _whole("Number of calls in this submission.")
+    calls_queued = _whole("Calls that the provider reports as queued; can differ from `calls`.", allow_none=True)
+    provider_status = _whole("The HTTP status of the provider's answer.", allow_none=True)
+    error = _text("The provider's error message, or the reason why it was not sent.", allow_none=True)
 
 
 class Counts(Answer):
     class Meta:
         description = "`rows = skipped + refused + pending + overdue + final`; `final` is the sum of the outcomes."
 
-    rows = _whole("Rows of the CSV, blank lines not counted.")
-    skipped = _whole("Left out as invalid or duplicate.")
-    refused = _whole("Not queued: the provider refused.")
-    pending = _whole("Waiting for a result.")
-    overdue = _whole("Without a result after `due_at`.")
-    final = _whole("With a result.")
+    rows = _whole("Rows of the CSV; blank lines are not counted.")
+    skipped = _whole("Rows that were skipped as invalid or duplicate.")
+    refused = _whole("Calls that the provider refused to queue.")
+    pending = _whole("Calls without a result, before `due_at`.")
+    overdue = _whole("Calls without a result, after `due_at`.")
+    final = _whole("Calls with a result.")
     completed = _whole("Ended `completed`.")
     failed = _whole("Ended `failed`.")
     canceled = _whole("Ended `canceled`.")
     rejected = _whole("Ended `rejected`.")
-    other = _whole("Ended with a status that nobody documented.")
+    other = _whole("Ended with an undocumented status.")
 
 
 class CallbackCounts(Answer):
     class Meta:
         description = "`received` is the sum of the others."
 
-    received = _whole("Stored.")
+    received = _whole("All stored callbacks.")
     waiting = _whole("Not yet settled.")
-    applied = _whole("Gave a call its result.")
-    duplicate = _whole("Said what another had said.")
-    conflict = _whole("Said something else about a call that has a result.")
-    unmatched = _whole("Named a number that is not in the submission.")
-    unreadable = _whole("Without a number or a status that anybody could recognise.")
+    applied = _whole("Applied to a call, as its result or its latest status.")
+    duplicate = _whole("Repeats an earlier callback.")
+    conflict = _whole("Reports another result of a call that has a result.")
+    unmatched = _whole("Has a phone number that is not in the submission.")
+    unreadable = _whole("Has no recognisable phone number or status.")
 
 
 class Batch(Answer):
-    id = _whole("Its number.")
-    name = _text("As given, else the file's name.")
-    application_id = _whole("The provider's application.")
-    deployment_id = _whole("The provider's deployment.")
-    state = _one_of(BATCH_STATES, "`partial`: its submissions ended differently.")
-    simulated = fields.Boolean(metadata=says("Whether it was made for the simulator: nobody is called."))
-    parameters = fields.Nested(Parameters, metadata=says("What the provider was told."))
-    created_at = _moment("When it was handed in.")
-    queued_at = _moment("When the provider had accepted all of it.", allow_none=True)
-    due_at = _moment("A call without a result after this is overdue.")
+    id = _whole("The id.")
+    name = _text("The given name, or the file's name.")
+    application_id = _whole("The provider's id of the application.")
+    deployment_id = _whole("The provider's id of the deployment.")
+    state = _one_of(BATCH_STATES, "`partial`: its submissions have different final states.")
+    simulated = fields.Boolean(metadata=says("Whether it was made for the simulator, so that nobody is called."))
+    parameters = fields.Nested(Parameters, metadata=says("The parameters sent to the provider."))
+    created_at = _moment("When the batch was created.")
+    queued_at = _moment("When the provider had accepted all submissions.", allow_none=True)
+    due_at = _moment("Calls without a result after this time are overdue.")
     submissions = ReadyList(
-        fields.Nested(Submission), attribute="submissions_json", metadata=says("The requests it was sent in.")
+        fields.Nested(Submission),
+        attribute="submissions_json",
+        metadata=says("The requests to the provider that the batch is split into."),
     )
-    counts = fields.Nested(Counts, metadata=says("The balance of its calls."))
-    callbacks = fields.Nested(CallbackCounts, metadata=says("The balance of its callbacks."))
-    attempts = _whole("Tries of all its calls that ended.")
-    duration_seconds = _whole("Seconds of all its completed calls.")
+    counts = fields.Nested(Counts, metadata=says("The number of calls in each state."))
+    callbacks = fields.Nested(CallbackCounts, metadata=says("The number of callbacks in each state."))
+    attempts = _whole("Attempts of all calls that ended.")
+    duration_seconds = _whole("Total seconds of all completed calls.")
     progress = fields.Float(
-        validate=validate.Range(0, 1), metadata=says("final / (rows - skipped - refused); 1 with nobody to call.")
+        validate=validate.Range(0, 1),
+        metadata=says("final / (rows - skipped - refused); 1 if there is nobody to call."),
     )
-    first_result_at = _moment("When its first result was received.", allow_none=True)
-    last_result_at = _moment("When its latest result was received.", allow_none=True)
+    first_result_at = _moment("When the first result was received.", allow_none=True)
+    last_result_at = _moment("When the latest result was received.", allow_none=True)
     loss_rate = fields.Float(
         allow_none=True,
         validate=validate.Range(0, 1),
         metadata=says(
-            "Share of its results that were never delivered: overdue, or fetched. Null before `due_at`, and with nobody"
-            " to call."
+            "Share of the results that were never delivered by callback: overdue, or fetched from the provider. Null"
+            " before `due_at`, and if there is nobody to call."
         ),
     )
 
 
 def _next_cursor() -> fields.String:
-    return _text("`cursor` of the next page; null: this is the last.", allow_none=True)
+    return _text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 class Batches(Answer):
@@ -233,62 +247,60 @@ class Batches(Answer):
 
 
 class Preview(Answer):
-    rows = _whole("Rows of the CSV, blank lines not counted.")
+    rows = _whole("Rows of the CSV; blank lines are not counted.")
     valid = _whole("Rows that would be called.")
     invalid = _whole("Rows that cannot be called.")
-    duplicates = _whole("Rows whose destination stands further up.")
-    submissions = _whole("Requests that it would be sent in.")
-    due_at = _moment("What `due_at` would be, were it queued now.")
+    duplicates = _whole("Rows that repeat the destination of an earlier row.")
+    submissions = _whole("Number of requests to the provider.")
+    due_at = _moment("What `due_at` would be if the batch were queued now.")
     warnings = fields.List(
         fields.Nested(RowFault),
-        metadata=says("What was noticed about the file. `exported_file`: columns that an export added are left out."),
+        metadata=says("Remarks about the file. `exported_file`: columns that an export added are left out."),
     )
-    errors = fields.List(fields.Nested(RowFault), metadata=says("What is wrong with which row: the first 100."))
+    errors = fields.List(fields.Nested(RowFault), metadata=says("The first 100 errors, each with its row."))
     errors_total = _whole("How many errors there are.")
 
 
 class Event(Answer):
-    event = _text("The provider's word, such as `dialing`.")
-    at = _moment("When; null where the provider did not say.", allow_none=True)
+    event = _text("The provider's name of the event, such as `dialing`.")
+    at = _moment("When it happened; null if the provider did not report it.", allow_none=True)
 
 
 class Call(Answer):
-    batch_id = _whole("Its batch.")
-    row = _whole("Its row in the CSV, from 1 after the header.")
-    phone_number = _text("E.164.")
-    destination = _text("The user's own spelling.")
+    batch_id = _whole("The id of the batch.")
+    row = _whole("The row in the CSV, numbered from 1 after the header.")
+    phone_number = _text("The phone number in E.164 format.")
+    destination = _text("The destination as written in the CSV.")
     variables = fields.Dict(
-        keys=fields.String(), values=fields.String(), metadata=says("The row's other cells, by their column's name.")
+        keys=fields.String(), values=fields.String(), metadata=says("The other cells of the row, by column name.")
     )
-    state = _one_of(CALL_STATES, "`final`: it has a result.")
-    outcome = _one_of(OUTCOMES, "How it ended; null while it has not.", allow_none=True)
-    provider_status = _text("The provider's own word for it.", allow_none=True)
-    attempts = _whole("Tries made.", allow_none=True)
-    max_attempts = _whole("Tries allowed, as the result says.", allow_none=True)
-    queued_at = _moment("When the provider queued it.", allow_none=True)
-    started_at = _moment("When it was connected.", allow_none=True)
-    ended_at = _moment("When it was over.", allow_none=True)
+    state = _one_of(CALL_STATES, "`final` means that the call has a result.")
+    outcome = _one_of(OUTCOMES, "How the call ended; null while it has no result.", allow_none=True)
+    provider_status = _text("The status as the provider reported it.", allow_none=True)
+    attempts = _whole("Attempts made.", allow_none=True)
+    max_attempts = _whole("Maximum attempts, as reported in the result.", allow_none=True)
+    queued_at = _moment("When the provider queued the call.", allow_none=True)
+    started_at = _moment("When the call was connected.", allow_none=True)
+    ended_at = _moment("When the call ended.", allow_none=True)
     duration_seconds = _whole("Seconds connected.", allow_none=True)
     events = fields.List(
         fields.Nested(Event),
-        metadata=says(
-            "What happened, in the provider's order. In lists and files the first 50; all when one call is read."
-        ),
+        metadata=says("The events in the provider's order. Lists and files have the first 50; a single call has all."),
     )
     events_total = _whole("How many events the provider reported.")
-    result_received_at = _moment("When its result came in.", allow_none=True)
-    result_source = _one_of(["callback", "poll"], "How its result came.", allow_none=True)
+    result_received_at = _moment("When the result was received.", allow_none=True)
+    result_source = _one_of(["callback", "poll"], "How the result was received.", allow_none=True)
 
 
 class CallbackOfCall(Answer):
-    id = _whole("Its number.")
+    id = _whole("The id.")
     received_at = _moment("When it was received.")
-    state = _one_of(CALLBACK_STATES, "What settlement made of it.")
+    state = _one_of(CALLBACK_STATES, "Its state after settlement.")
 
 
 class CallWithCallbacks(Call):
     callbacks = fields.List(
-        fields.Nested(CallbackOfCall), metadata=says("Every callback received for it, in the order they came.")
+        fields.Nested(CallbackOfCall), metadata=says("All callbacks for this call, in the order received.")
     )
 
 
@@ -299,15 +311,15 @@ class Calls(Answer):
 
 class Callback(CallbackOfCall):
     batch_id = _whole("The batch whose `result_url` it was posted to.")
-    submission_id = _whole("The submission, from 1 in the batch.")
-    reason = _text("Why it was set aside; null where it was not.", allow_none=True)
-    row = _whole("The call that it names, where it was set aside and names one.", allow_none=True)
-    content_type = _text("As the sender said.")
+    submission_id = _whole("The submission's number in the batch, from 1.")
+    reason = _text("Why it was not applied; null if it was.", allow_none=True)
+    row = _whole("The row of its call, if it was not applied but belongs to a call.", allow_none=True)
+    content_type = _text("The `Content-Type` header of the request.")
 
 
 class CallbackWithBody(Callback):
-    body = fields.String(metadata=says("The body, where it is UTF-8 text; or `body_base64`.", optional=True))
-    body_base64 = fields.String(metadata=says("The body in base64, where it is not.", optional=True))
+    body = fields.String(metadata=says("The body, if it is UTF-8 text.", optional=True))
+    body_base64 = fields.String(metadata=says("The body in base64, if it is not UTF-8 text.", optional=True))
 
 
 class Callbacks(Answer):

@@ -55,7 +55,7 @@ def take_turn(turns: Turns, key_id: int) -> None:
         request.environ[WAIT] = Wait(ticket.take, time.monotonic() + turns.wait_seconds, {_TICKET: ticket})
     raise Problem(
         "rate_limited",
-        f"This key has {MOST_IN_PROGRESS} requests in progress, and none of them ended within"
+        f"This key has {MOST_IN_PROGRESS} requests in progress, and all were still running after"
         f" {WAIT_SECONDS:g} seconds. Wait for their answers.",
         headers={"Retry-After": "1"},
     )

@@ -67,7 +67,7 @@ def test_missing_file_and_wrong_parameters_exit_2(environment: dict[str, str], t
 def test_batch_that_is_not_there_is_exit_1(environment: dict[str, str], command: str) -> None:
     answer = run_command(command, "999999", environment=environment)
     assert (answer.returncode, answer.stdout) == (1, "")
-    assert "There is no batch 999999." in answer.stderr
+    assert "Batch 999999 does not exist." in answer.stderr
 
 
 def test_commands_beside_a_running_service(server_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README, done to the letter by a new user: from nothing to the results of a campaign.
+"""The README and the page of the first campaign, done to the letter by a new user, up to a campaign's results.
 
 First with the simulated provider, as it says, and then against one in a process of its own (stub_provider.py), which
 stands where the README has the real one's address.
@@ -23,7 +23,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
-README = "README.md"
+PAGES = ("README.md", "docs/first-campaign.md")
 NOT_RUN = "make test"
 """A block with it is the summary at the README's top: `make run` follows, and `make test` is what runs this."""
 
@@ -122,9 +122,9 @@ def reader(server_dir: Path, stub: Stub) -> Iterator[Reader]:
         yield reader
 
 
-def test_readme_leads_from_nothing_to_the_results_of_a_campaign(reader: Reader, stub: Stub) -> None:
-    blocks = [block for block in commands_of(README) if NOT_RUN not in block.source]
-    assert [block.stays for block in blocks].count(True) == 2 and len(blocks) >= 10
+def test_pages_lead_from_nothing_to_the_results_of_a_campaign(reader: Reader, stub: Stub) -> None:
+    blocks = [block for page in PAGES for block in commands_of(page) if NOT_RUN not in block.source]
+    assert [block.stays for block in blocks].count(True) == 2 and len(blocks) >= 7
     for block in blocks:
         reader.does(block)
     assert [each["answered"] for each in stub.did("check") + stub.did("heartbeat")] == [200, 200]

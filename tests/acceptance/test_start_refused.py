@@ -142,7 +142,7 @@ def check_refused(ended: Sequence[Ended], status: int, *words: str) -> None:
 
 
 DATABASE_FAULTS = {
-    "unreachable": ("Connection refused", "Check that Postgres runs and DATABASE_URL is right."),
+    "unreachable": ("Connection refused", "Check that Postgres runs and that DATABASE_URL is correct."),
     "wrong password": ("password authentication failed", "DATABASE_URL"),
     "no such database": ('database "missing" does not exist', "DATABASE_URL"),
     "older server": ("The server is Postgres 13; 14 or later is needed.", "DATABASE_URL"),
@@ -276,7 +276,7 @@ def test_port_that_is_taken_is_named(tmp_path: Path, postgres: Postgres) -> None
 
 def test_address_of_another_machine_is_named(tmp_path: Path, postgres: Postgres) -> None:
     ended = run_all(SERVING, surroundings(tmp_path, DATABASE_URL=postgres.url, BIND="192.0.2.1"))
-    check_refused(ended, 2, "BIND 192.0.2.1 is no address of this machine.")
+    check_refused(ended, 2, "BIND 192.0.2.1 is not an address of this machine.")
 
 
 def test_port_of_the_simulator_that_is_taken_is_named(tmp_path: Path) -> None:
@@ -294,10 +294,10 @@ def test_port_of_the_simulator_that_is_taken_is_named(tmp_path: Path) -> None:
         (ALL, {"SECRET_KEY": ""}, ("SECRET_KEY is required with DATABASE_URL", "make one with: python3 -c")),
         (ALL, {"SECRET_KEY": "short"}, ("SECRET_KEY", "use at least 32")),
         (ALL, {"PORT": "eighty"}, ("PORT is 'eighty'; it must be a whole number from 1 to 65535",)),
-        (SERVING, {"DATA_DIR": "/proc/nowhere"}, ("DATA_DIR /proc/nowhere cannot be written", "Name a folder")),
+        (SERVING, {"DATA_DIR": "/proc/nowhere"}, ("DATA_DIR /proc/nowhere cannot be written", "Set it to a folder")),
         (("serve",), {"DATABASE_URL": "", "SECRET_KEY": "", "DATA_DIR": "/proc/nowhere"}, ("DATA_DIR", "a folder")),
-        (USING, {"DATABASE_URL": "", "SECRET_KEY": ""}, ("DATABASE_URL is not set", "Only `serve` makes a database")),
-        (("work",), {"PLUM_USER": "", "PLUM_KEY": ""}, ("PLUM_USER and PLUM_KEY are required to work", "`serve`")),
+        (USING, {"DATABASE_URL": "", "SECRET_KEY": ""}, ("DATABASE_URL is not set", "Only `serve` creates a database")),
+        (("work",), {"PLUM_USER": "", "PLUM_KEY": ""}, ("PLUM_USER and PLUM_KEY are required by `work`", "`serve`")),
     ],
     ids=lambda value: " ".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else None,
 )
@@ -329,7 +329,7 @@ def test_copy_without_its_migrations_says_so(tmp_path: Path, postgres: Postgres)
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "receiver", copy / "receiver", ignore=shutil.ignore_patterns("__pycache__"))
     ended = run_all(NEEDING_A_DATABASE, surroundings(tmp_path, DATABASE_URL=postgres.url), root=copy)
-    check_refused(ended, 1, "migrations does not exist", "run from a whole checkout")
+    check_refused(ended, 1, "migrations does not exist", "run this in a complete checkout")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")

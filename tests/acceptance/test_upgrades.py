@@ -127,7 +127,7 @@ def contents(postgres: Postgres) -> dict[str, tuple[int, str]]:
 
 
 def run_file(postgres: Postgres, path: Path) -> None:
-    """As docs/operations.md says, by psql; the account that this runs as may not be let into our folders."""
+    """As docs/backups.md says, by psql; the account that this runs as may not be let into our folders."""
     script = postgres.folder.parent / path.name
     shutil.copy(path, script)
     script.chmod(0o644)

@@ -138,8 +138,8 @@ def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(page: Page, p
     for path, main in [
         ("/batches/new", {"Upload and check"}),
         (f"/batches/{populated.settled}", {"Find", "Download", "Hide numbers", "1"}),
-        (f"/batches/{populated.unknown}", {"Decide about submission 1", "Submissions"}),
-        ("/keys", {"Make the key"}),
+        (f"/batches/{populated.unknown}", {"Resolve submission 1", "Submissions"}),
+        ("/keys", {"Create the key"}),
     ]:
         page.goto(path)
         assert main <= set(focusable(page)), path

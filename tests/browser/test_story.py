@@ -49,7 +49,7 @@ def test_csv_becomes_calls_whose_results_are_followed_found_and_taken_away(
 ) -> None:
     page = own_page
     upload(page)
-    rows = page.get_by_role("region", name="Rows with their reasons")
+    rows = page.get_by_role("region", name="Rows with problems")
     expect(rows).to_contain_text("911")
     batch_id = queue(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("reminders.csv")
@@ -79,7 +79,7 @@ def test_csv_becomes_calls_whose_results_are_followed_found_and_taken_away(
 
     # A number is found however it is written, and is in no address.
     page.goto(f"/batches/{batch_id}")
-    page.get_by_label("Phone number, however it is written").fill("(617) 555-1236")
+    page.get_by_label("Phone number, in any format").fill("(617) 555-1236")
     page.get_by_role("button", name="Find").click()
     expect(calls).to_have_count(1)
     assert "1236" not in page.url
@@ -124,8 +124,8 @@ def test_reader_sees_hidden_numbers_until_asked_and_nothing_to_change(page: Page
     page.get_by_role("button", name="Hide numbers").click()
     expect(calls).to_contain_text("•1234")
     page.goto(f"/batches/{populated.unknown}/submissions")
-    expect(page.get_by_text("Deciding needs a key of scope queue.")).to_be_visible()
-    expect(page.get_by_role("link", name="Decide")).to_have_count(0)
+    expect(page.get_by_text("To resolve it you need a key of scope queue.")).to_be_visible()
+    expect(page.get_by_role("link", name="Resolve")).to_have_count(0)
 
 
 CHOOSE = """

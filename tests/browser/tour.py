@@ -65,19 +65,19 @@ def _new_batch(page: Page) -> Iterator[str]:
 
 def _forms(page: Page, key: str) -> Iterator[str]:
     page.goto("/callbacks")
-    page.get_by_role("button", name="Preview settling again").first.click()
+    page.get_by_role("button", name="Preview replay").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Preview of a replay")
     yield "replay"
     page.goto("/keys")
     page.get_by_label("Name").fill("made on a tour")
-    page.get_by_label("Your own API key").fill(key)
-    page.get_by_role("button", name="Make the key").click()
+    page.get_by_label("Your API key").fill(key)
+    page.get_by_role("button", name="Create the key").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("The new key")
     yield "key made"
     page.goto("/keys")
     page.get_by_role("link", name="Revoke made on a tour").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Revoke")
     yield "key revoked"
-    page.get_by_label("Your own API key").fill(key)
-    page.get_by_role("button", name="Revoke it").click()
+    page.get_by_label("Your API key").fill(key)
+    page.get_by_role("button", name="Revoke the key").click()
     expect(page.get_by_role("link", name="Revoke made on a tour")).to_have_count(0)

@@ -108,7 +108,7 @@ def test_database_that_is_away_is_status_1_in_one_line(
     environment.setenv("DATABASE_URL", f"postgresql://u:the-password@/d?host={tmp_path}")
     ran = run_anywhere(*command)
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith("receiver: The database cannot be used now")
+    assert ran.err.startswith("receiver: The database is unavailable")
     assert "the-password" not in ran.err
 
 

@@ -129,7 +129,7 @@ def test_connection_that_breaks_while_it_is_stored_says_to_look_first(
     break_off(monkeypatch, conn, "accept")
     ran = run("queue", contacts, *TO)
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
-    assert "may be stored" in ran.err and "before you queue it again" in ran.err
+    assert "may have been stored" in ran.err and "before you queue it again" in ran.err
 
 
 def test_connection_that_breaks_while_it_is_watched_names_the_stored_batch(
@@ -151,7 +151,7 @@ def test_connection_that_breaks_while_it_is_looked_at_is_told_in_one_line(
     break_off(monkeypatch, conn, "get_batch")
     ran = run("status", str(batch_id), *watch)
     assert (ran.status, ran.out, len(ran.err.splitlines())) == (1, "", 1)
-    assert "The database cannot be used now" in ran.err
+    assert "The database is unavailable" in ran.err
 
 
 def test_csv_that_cannot_be_opened_is_status_2(run: Run, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_status_of_what_is_not_there_is_status_1(run: Run) -> None:
     for batch in ("99", "-1", "9" * 30):
         ran = run("status", batch)
         assert (ran.status, ran.out) == (1, ""), batch
-        assert ran.err == f"receiver: There is no batch {batch}.\n"
+        assert ran.err == f"receiver: Batch {batch} does not exist.\n"
 
 
 def test_watch_ends_with_the_last_result_and_shows_no_progress_when_piped(run: Run, conn: Connection) -> None:
@@ -210,15 +210,15 @@ def test_verify_lists_what_differs_with_status_1(run: Run, conn: Connection) -> 
     for arguments in ((), (str(wrong),)):
         ran = run("verify", *arguments)
         assert ran.status == 1
-        assert f"batch {wrong}: completed: kept 1, counted from the rows 0" in ran.lines
-        assert f"batch {wrong}: duplicate: kept 2, counted from the rows 0" in ran.lines
+        assert f"batch {wrong}: completed: stored 1, counted from the rows 0" in ran.lines
+        assert f"batch {wrong}: duplicate: stored 2, counted from the rows 0" in ran.lines
         assert not any(line.startswith(f"batch {right}:") for line in ran.lines)
     assert run("verify", str(right)).status == 0
 
 
 def test_verify_of_what_is_not_there_is_status_1(run: Run) -> None:
     ran = run("verify", "99")
-    assert (ran.status, ran.err) == (1, "receiver: There is no batch 99.\n")
+    assert (ran.status, ran.err) == (1, "receiver: Batch 99 does not exist.\n")
 
 
 def test_export_writes_the_users_columns_and_then_the_results(run: Run, conn: Connection, contacts: str) -> None:
@@ -238,4 +238,4 @@ def test_export_as_ndjson_is_a_call_a_line(run: Run, conn: Connection, contacts:
 
 def test_export_of_no_batch_is_refused(run: Run, conn: Connection) -> None:
     ran = run("export", "4711")
-    assert (ran.status, ran.out) == (1, "") and "no batch 4711" in ran.err
+    assert (ran.status, ran.out) == (1, "") and "Batch 4711 does not exist" in ran.err

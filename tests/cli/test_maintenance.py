@@ -61,12 +61,12 @@ def test_resolve_does_what_was_confirmed_and_keeps_who_and_why(run: Run, conn: C
     conn.commit()
     again = run("resolve", str(doubtful), "1", "--queued", "--note", "x", "--yes")
     assert (again.status, again.out) == (1, "")
-    assert "needs no decision: it waits to be sent" in again.err
+    assert "needs no decision: it is waiting to be sent" in again.err
 
 
 def test_resolve_takes_the_accounts_name_where_none_is_given(run: Run, conn: Connection, doubtful: int) -> None:
     ran = run("resolve", str(doubtful), "1", "--queued", "--note", "their page shows it", "--yes")
-    assert ran.out == f"Submission 1 of batch {doubtful} is accepted now. Its results are waited for.\n"
+    assert ran.out == f"Submission 1 of batch {doubtful} is accepted now. Its results are expected.\n"
     assert list_resolutions(conn, doubtful)[0].resolved_by
 
 
@@ -106,7 +106,7 @@ def test_resolve_on_a_terminal_asks(
 ) -> None:
     ran = run_on_a_terminal(database_url, tmp_path, typed, "resolve", str(doubtful), "1", "--queued", "--note", "seen")
     assert ran.returncode == status, ran.stderr
-    assert b"Type yes to go on" in ran.stderr
+    assert b"Type yes to continue" in ran.stderr
     assert read_batch(conn, doubtful).state == state
 
 
@@ -160,10 +160,10 @@ def test_erase_takes_any_spelling_and_shows_none(run: Run, conn: Connection, old
 def test_erase_says_that_a_number_was_never_there(run: Run, old: int) -> None:
     never = str(phone_number(77))
     ran = run("erase", never, "--yes")
-    assert (ran.status, ran.out) == (0, "Nothing mentions *********77, so nothing was erased.\n")
-    assert run("erase", never, "--dry-run").out == "Nothing mentions *********77, so nothing would be erased.\n"
+    assert (ran.status, ran.out) == (0, "Nothing contains *********77, so nothing was erased.\n")
+    assert run("erase", never, "--dry-run").out == "Nothing contains *********77, so nothing would be erased.\n"
     run("erase", str(NUMBERS[0]), "--yes")
-    assert run("erase", str(NUMBERS[0]), "--yes").out.startswith("Nothing mentions *********00")
+    assert run("erase", str(NUMBERS[0]), "--yes").out.startswith("Nothing contains *********00")
 
 
 def test_erase_says_which_callbacks_may_still_come(run: Run, old: int) -> None:
@@ -183,7 +183,7 @@ def test_erase_on_a_terminal_asks(
 ) -> None:
     ran = run_on_a_terminal(database_url, tmp_path, typed, "erase", str(NUMBERS[0]))
     assert ran.returncode == status, ran.stderr
-    assert b"Type yes to go on" in ran.stderr
+    assert b"Type yes to continue" in ran.stderr
     assert (get_call(conn, old, 1).phone_number == "erased") is erased
 
 
@@ -201,7 +201,7 @@ def test_erase_waits_for_callbacks_in_the_spool_that_name_the_number(
         spool.append(Group(uuid4(), 1, (callback,)))
     spool.close()
     refused = run("erase", str(NUMBERS[0]), "--yes")
-    assert refused.status == 1 and "Nothing is erased: callbacks in this machine's spool name the number" in refused.err
+    assert refused.status == 1 and "callbacks in this machine's spool contain the number" in refused.err
     assert get_call(conn, old, 1).phone_number == f"+{NUMBERS[0]}"
     conn.commit()
     assert run("erase", str(NUMBERS[2]), "--yes").out.startswith("Erased *********02: calls 1,")

@@ -138,7 +138,7 @@ def test_index_left_invalid_by_an_interrupted_run_is_built_anew(empty_database_u
     migrate(empty_database_url, folder)
     text = "-- no-transaction\n{}create unique index concurrently if not exists call_n on call (n);\n"
     write(folder, "0003_index", text.format(""))
-    with pytest.raises(SchemaError, match="run again from its start"):
+    with pytest.raises(SchemaError, match="the next run starts again at its beginning"):
         migrate(empty_database_url, folder)  # two rows with the same n: the index stays behind, invalid
     write(folder, "0003_index", text.format("delete from call;\n"))
     migrate(empty_database_url, folder)

@@ -186,7 +186,7 @@ def test_doctor_says_how_the_replica_follows(primary: Postgres, standby: Postgre
     standby.promote()
     assert look().level == "warning" and "promoted" in look().message
     standby.stop("immediate")
-    assert look().level == "warning" and "mend DATABASE_REPLICA_URL" in look().message
+    assert look().level == "warning" and "correct DATABASE_REPLICA_URL" in look().message
 
 
 def test_unusable_address_names_its_variable(primary: Postgres) -> None:

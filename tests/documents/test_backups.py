@@ -39,7 +39,7 @@ def checkout(server_dir: Path) -> Path:
 
 
 def test_folder_of_make_run_is_copied_and_put_back(checkout: Path) -> None:
-    backup, restore = documented("docs/operations.md", "FOLDER=")
+    backup, restore = documented("docs/backups.md", "FOLDER=")
     environment = clean_environment(PORT=str(free_port()), WEB_CONCURRENCY="1", LC_ALL="C.UTF-8")
     with Terminal(checkout, environment) as other:
         with Terminal(checkout, environment) as serving:
@@ -56,7 +56,7 @@ def test_folder_of_make_run_is_copied_and_put_back(checkout: Path) -> None:
             serving.start("make run\n")
             assert (checkout / "var" / "api-key").read_text() == key
             assert "4 ended" in other.run(f"{COMMAND} status 1\n")
-            assert "There is no batch 2." in other.run(f"{COMMAND} status 2 || true\n")
+            assert "Batch 2 does not exist." in other.run(f"{COMMAND} status 2 || true\n")
             assert re.search(r"Batch 1\d{6} is stored", other.run(QUEUE))
             assert other.run(f"{COMMAND} verify\n").startswith("The balance holds")
 
@@ -118,7 +118,7 @@ class Machine:
 def test_dump_is_restored_though_no_role_of_the_service_may_make_a_database(
     postgres: Postgres, checkout: Path, tmp_path: Path
 ) -> None:
-    dump, restore = documented("docs/operations.md", ". /etc/receiver/migrate")
+    dump, restore = documented("docs/backups.md", ". /etc/receiver/migrate")
     machine = Machine(tmp_path, checkout)
     address = f"127.0.0.1:{postgres.port}"
 
@@ -141,7 +141,7 @@ def test_dump_is_restored_though_no_role_of_the_service_may_make_a_database(
         assert "The restored database is ready." in terminal.run("receiver migrate --after-restore\n")
         assert terminal.run("receiver verify\n").startswith("The balance holds")
         assert "batch 1 " in terminal.run("receiver status 1\n")
-        assert "There is no batch 2." in terminal.run("receiver status 2 || true\n")
+        assert "Batch 2 does not exist." in terminal.run("receiver status 2 || true\n")
         assert re.search(r"Batch 1\d{6} is stored", terminal.run(queue))
 
 
@@ -165,5 +165,5 @@ def test_restored_database_on_which_a_worker_runs_is_left_alone(database_url: st
     with connect(database_url, name="worker", autocommit=True) as living:
         register_worker(living, "here", 1)
         refused = run_command("migrate", "--after-restore", environment=environment)
-        assert refused.returncode == 1 and "1 workers run on this database" in refused.stderr
+        assert refused.returncode == 1 and "1 workers are running on this database" in refused.stderr
         assert get_batch(conn, batch_id).state == "queueing"

@@ -34,7 +34,7 @@ DOCUMENTED_ADDRESS, DOCUMENTED_KEY_FILE = "http://127.0.0.1:8000", "var/api-key"
 TOUR = ("docs/api.md", "docs/dashboards.md")
 """One goes on where the other ends."""
 
-IN_THE_FIRST_HOUR = ("README.md",)
+IN_THE_FIRST_HOUR = ("README.md", "docs/first-campaign.md")
 """Run by tests/acceptance/test_first_hour.py, which does to the letter what stands there."""
 
 NOT_RUN = {
@@ -57,8 +57,8 @@ NOT_RUN = {
 """Every block that no test runs, by how it begins, and why not."""
 
 RUN_ELSEWHERE = {
-    ("docs/operations.md", "FOLDER="),
-    ("docs/operations.md", ". /etc/receiver/migrate"),
+    ("docs/backups.md", "FOLDER="),
+    ("docs/backups.md", ". /etc/receiver/migrate"),
     ("docs/deployment.md", "receiver keys create"),
 }
 """Blocks that tests/documents/test_backups.py runs, by how they begin."""
@@ -203,20 +203,20 @@ def refusing() -> Iterator[str]:
 
 
 def test_table_of_codes_is_the_one_that_the_description_has() -> None:
-    text = (ROOT / "docs" / "api.md").read_text()
+    text = (ROOT / "docs" / "api-rules.md").read_text()
     head, rest = text.split("<!-- codes -->\n")
     table, tail = rest.split("<!-- /codes -->\n")
     lines = ["| code | status | when | what to do |", "| --- | --- | --- | --- |"]
     lines += [f"| `{name}` | {code.status} | {code.when} | {code.remedy} |" for name, code in CODES.items()]
     written = "\n".join(lines) + "\n"
     if os.environ.get("EXAMPLES_WRITE"):
-        (ROOT / "docs" / "api.md").write_text(f"{head}<!-- codes -->\n{written}<!-- /codes -->\n{tail}")
+        (ROOT / "docs" / "api-rules.md").write_text(f"{head}<!-- codes -->\n{written}<!-- /codes -->\n{tail}")
     else:
         assert table == written
 
 
 def test_codes_of_faults_that_are_listed_are_those_that_are_given() -> None:
-    (paragraph,) = re.findall(r"^A fault in `errors`.*?\n\n", (ROOT / "docs" / "api.md").read_text(), re.M | re.S)
+    (paragraph,) = re.findall(r"^A fault in `errors`.*?\n\n", (ROOT / "docs" / "api-rules.md").read_text(), re.M | re.S)
     listed = set(re.findall(r"`([a-z_]+)`", paragraph)) - {"errors"}
     sources = "".join(path.read_text() for path in (ROOT / "receiver").rglob("*.py"))
     assert len(listed) > 30

@@ -72,5 +72,5 @@ def test_frame_of_an_earlier_release_can_be_read() -> None:
 
 
 def test_packing_of_a_later_release_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="way 9, which this version cannot read"):
+    with pytest.raises(ValueError, match="method 9, which this release cannot read"):
         unpack(9, b"")

@@ -35,7 +35,7 @@ def refused_rows(conn: Connection) -> list[int]:
 
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-LATE = "Nothing was sent: it can be resolved as not queued. "
+LATE = "Nothing was sent. It can be resolved as not queued. "
 SENT = Outgoing(1, 1, 1, 1, 1, 3, 60, [], 7, 3, None, None, None, None, False, NOW + timedelta(hours=1))
 
 

@@ -149,7 +149,9 @@ def test_batch_whose_window_ended_before_a_worker_came_is_refused_and_not_sent(
     assert [(each.state, each.error) for each in batch.submissions] == [("refused", WINDOW_OVER)] * 2
     assert differences(conn) == []
     claim_none(conn)
-    assert caplog.messages == [f"batch {batch_id}: 2 submissions are refused and were not sent, as their time is over"]
+    assert caplog.messages == [
+        f"batch {batch_id}: 2 submissions were not sent and are refused, because it is too late to send them"
+    ]
 
 
 def test_window_that_ends_while_a_batch_is_sent_ends_the_rest_of_it(conn: Connection) -> None:

@@ -341,7 +341,7 @@ def test_maintenance_tells_plans_and_asks(conn: Connection, pool: Pool, caplog: 
     told = [record.getMessage() for record in caplog.records if record.name == "receiver.results.maintenance"]
     assert told[:2] == [
         f"batch {batch_id}: 5 of its 5 calls are overdue",
-        f"batch {batch_id}, submission 1: asking about 5 overdue calls",
+        f"batch {batch_id}, submission 1: fetching the results of 5 overdue calls",
     ]
     assert len(told) == 7
     assert not any(str(number)[-10:] in line for number in NUMBERS for line in told)

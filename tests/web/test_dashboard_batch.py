@@ -37,9 +37,9 @@ def test_page_tells_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser
     text = text_of(page)
     assert broken_rules(page) == []
     assert "December reminders" in text and "Application 7, deployment 3" in text
-    assert "6 rows: 1 skipped, 5 calls, 3 ended, 2 still out." in text
+    assert "6 rows: 1 skipped, 5 calls, 3 ended, 2 pending." in text
     assert "8 attempts for 3 ended calls, 2.7 for each on average." in text
-    assert "2 min of talk in 2 completed calls, 1 min each on average." in text
+    assert "2 min of talk time in 2 completed calls, 1 min each on average." in text
     assert "3 callbacks: 3 applied." in text and "1 submission: 1 accepted." in text
     attempts = re.findall(r'<th scope="row">(\d+)</th><td class="figure">(\d+)</td><td class="figure">(\d+)%', page)
     assert attempts == [("2", "1", "33"), ("3", "2", "67")]
@@ -47,7 +47,7 @@ def test_page_tells_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser
 
 
 def test_batch_that_is_not_there_is_a_page_that_says_so(reader_at: Browser) -> None:
-    assert "There is no batch 99." in reader_at.get("/batches/99", 404)
+    assert "Batch 99 does not exist." in reader_at.get("/batches/99", 404)
     for part in ("live", "attempts", "submissions", "calls.csv", "calls.ndjson", "skipped.csv"):
         reader_at.get(f"/batches/99/{part}", 404)
 
@@ -69,7 +69,7 @@ def test_region_is_asked_for_again_until_nothing_more_will_come(reader_at: Brows
     assert f'hx-get="/batches/{batch_id}/live"' in page and 'hx-trigger="every 2s"' in page
     deliver(conn, batch_id, result_body(phone_number(0)))
     live = reader_at.get(f"/batches/{batch_id}/live")
-    assert "2 calls, 1 ended, 1 still out." in live and 'hx-trigger="every 2s"' in live
+    assert "2 calls, 1 ended, 1 pending." in live and 'hx-trigger="every 2s"' in live
     assert broken_rules(live, whole=False) == []
     assert live.strip().startswith('<div id="live"')
     assert re.findall(r"badge-(\w+)", live.partition('id="calls-list"')[2]) == ["completed", "pending"]
@@ -112,7 +112,7 @@ def test_submissions_that_need_a_person_come_first_with_what_to_do(queuer_at: Br
     assert re.findall(r"<strong>Submission (\d)</strong>", doubts) == ["3", "7", "5"]
     text = text_of(doubts)
     assert "status 400:" in text and "data improperly formatted or invalid" in text
-    assert "No answer came." in text and "never sent again by itself" in text
+    assert "No answer came." in text and "not sent again automatically" in text
     assert "And 2 more submissions" in text
     everything = queuer_at.get(f"/batches/{batch_id}/submissions")
     assert broken_rules(everything) == []
@@ -221,5 +221,5 @@ def test_submission_that_was_not_queued_is_sent_again_once_confirmed(
 
 
 def test_deciding_needs_a_key_that_may_queue(reader_at: Browser, in_doubt: int) -> None:
-    assert "needs a key of scope queue" in reader_at.get(f"/batches/{in_doubt}")
+    assert "you need a key of scope queue" in reader_at.get(f"/batches/{in_doubt}")
     reader_at.get(f"/batches/{in_doubt}/submissions/1/resolve", 403)

@@ -81,7 +81,7 @@ def test_link_to_a_search_shows_no_calls_to_whoever_did_not_search(
     other = visitor(app, conn, "admin", "another person")
     page = other.get(path)
     assert rows_on(page) == []
-    assert "This address asks for the calls to one number." in text_of(page)
+    assert "This link belongs to a search for a phone number." in text_of(page)
     assert "Show all calls" in text_of(page)
 
 

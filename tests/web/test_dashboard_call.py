@@ -26,12 +26,12 @@ def test_call_tells_its_story_its_facts_and_its_callbacks(queuer_at: Browser, co
     page = queuer_at.get(f"/batches/{batch_id}/calls/1")
     text = text_of(page)
     assert broken_rules(page) == []
-    assert "+16175550000" in text and "Destination as written (617) 555-0000" in text
-    assert "Attempts 2 of 3" in text and "Talk 30 s" in text and "name Ana" in text
+    assert "+16175550000" in text and "Destination in the CSV (617) 555-0000" in text
+    assert "Attempts 2 of 3" in text and "Talk time 30 s" in text and "name Ana" in text
     assert "1 attempt within 1 min: waiting 5 s, ringing 55 s." in page
     received = page.split('class="received"')[1].split("</ol>")[0]
     assert re.findall(r"badge-(\w+)", received) == ["applied", "duplicate", "conflict"]
-    assert "It repeats an earlier one." in text_of(received)
+    assert "It repeats an earlier callback." in text_of(received)
     assert [f"/callbacks/{callback_id}?row=1" in received for callback_id in ids] == [True] * 3
     assert f'href="/batches/{batch_id}"' in page
 
@@ -42,28 +42,28 @@ def test_call_with_only_a_step_is_nowhere_said_to_have_a_result(queuer_at: Brows
     of_call = text_of(queuer_at.get(f"/batches/{batch_id}/calls/1"))
     of_callback = text_of(queuer_at.get(f"/callbacks/{step}"))
     for text in (of_call, of_callback):
-        assert "It is the latest step of its call, which has no result yet." in text
+        assert "It is the latest status of its call. The call has no result yet." in text
         assert "is the result" not in text
-    assert "No result has come in yet. It is due by" in of_call and "Result received" not in of_call
+    assert "No result has been received yet. It is due by" in of_call and "Result received" not in of_call
     of_batch = text_of(queuer_at.get(f"/batches/{batch_id}"))
-    assert "1 row: 1 call, none ended yet, 1 still out." in of_batch
+    assert "1 row: 1 call, none ended yet, 1 pending." in of_batch
     assert "1 callback: 1 applied." in of_batch
     assert "No result" in of_batch
 
 
 def test_call_without_a_result_says_when_it_is_due(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn)
-    assert "No result has come in yet. It is due by" in text_of(reader_at.get(f"/batches/{batch_id}/calls/1"))
+    assert "No result has been received yet. It is due by" in text_of(reader_at.get(f"/batches/{batch_id}/calls/1"))
     overdue = make_batch(conn, past_due=True)
     page = reader_at.get(f"/batches/{overdue}/calls/1")
     assert broken_rules(page) == []
-    assert "A late one still counts." in text_of(page)
+    assert "A late result is still recorded." in text_of(page)
 
 
 def test_refused_call_says_that_nobody_was_called(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, send=False)
     answer_submissions(conn, lambda _: REFUSED)
-    assert "nobody was called" in text_of(reader_at.get(f"/batches/{batch_id}/calls/1"))
+    assert "Nobody was called" in text_of(reader_at.get(f"/batches/{batch_id}/calls/1"))
 
 
 def test_call_that_is_not_there_is_a_page_that_says_so(reader_at: Browser, conn: Connection) -> None:
@@ -113,7 +113,7 @@ def test_page_of_a_call_with_hundreds_of_columns_stays_small(reader_at: Browser,
     conn.commit()
     page = reader_at.get(f"/batches/{batch_id}/calls/1")
     assert broken_rules(page) == []
-    assert re.search(r"And \d+ more variables, in the download of all calls\.", text_of(page))
+    assert re.search(r"And \d+ more variables: see the download of all calls\.", text_of(page))
 
 
 def test_events_with_hostile_names_and_times_are_shown_harmless(reader_at: Browser, conn: Connection) -> None:

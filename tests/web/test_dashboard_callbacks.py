@@ -1,4 +1,4 @@
-"""Callbacks that need a look: found by reason, looked into safely, and settled again after a preview."""
+"""Callbacks that need attention: found by reason, looked into safely, and settled again after a preview."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_page_without_troubles_says_so(reader_at: Browser, conn: Connection) -> 
     deliver(conn, make_batch(conn), result_body(phone_number(0)))
     page = reader_at.get("/callbacks")
     assert broken_rules(page) == []
-    assert "Nothing: every callback could be read" in text_of(page)
+    assert "Every callback was readable" in text_of(page)
 
 
 # One callback -------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_bytes_are_shown_as_bytes_and_not_to_whom_numbers_are_hidden(
     assert "00000020  36 31 37 35 35 35 30 30" in page_of(queuer_at, conn, body).replace("\u00a0", " ")
     page = page_of(reader_at, conn, body)
     assert "36 31 37" not in page
-    assert "in which a number could be read" in page
+    assert "may contain a phone number" in page
 
 
 def test_compressed_body_is_shown_as_text(queuer_at: Browser, conn: Connection) -> None:
@@ -183,7 +183,7 @@ def test_body_is_downloaded_byte_for_byte_as_something_that_nothing_runs(queuer_
 
 def test_reader_downloads_no_body_while_numbers_are_hidden(reader_at: Browser, conn: Connection) -> None:
     ids = journal(conn, make_callback(make_batch(conn), b"6175550000"))
-    assert "Show whole numbers first" in reader_at.get(f"/callbacks/{ids[0]}/body", 403)
+    assert "Choose “Show whole numbers” first" in reader_at.get(f"/callbacks/{ids[0]}/body", 403)
     assert f"/callbacks/{ids[0]}/body" not in reader_at.get(f"/callbacks/{ids[0]}")
     reader_at.post("/numbers", form_at=f"/callbacks/{ids[0]}", whole="1")
     assert reader_at.get(f"/callbacks/{ids[0]}/body") == "6175550000"
@@ -194,7 +194,7 @@ def test_erased_body_says_so(queuer_at: Browser, conn: Connection) -> None:
 
 
 def test_callback_that_is_not_there_is_a_page_that_says_so(reader_at: Browser) -> None:
-    assert "There is no callback 99." in reader_at.get("/callbacks/99", 404)
+    assert "Callback 99 does not exist." in reader_at.get("/callbacks/99", 404)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_preview_says_what_would_change_and_changes_nothing(admin_at: Browser, c
     assert answer.status_code == 200
     assert broken_rules(answer.text) == []
     text = text_of(answer.text)
-    assert "If 1 callback was settled again now: 1 change: 1 from unreadable to applied." in text
+    assert "Settling 1 callback again: 1 change: 1 from unreadable to applied." in text
     assert f"batch {batch_id}, row 1" in text
     assert f'name="ids" value="{callback_id}"' in answer.text
     assert states(conn, [callback_id]) == [("unreadable", "malformed_json")]
@@ -268,7 +268,7 @@ def test_replay_that_changes_nothing_offers_nothing_to_confirm(admin_at: Browser
     _, ids = deliver_troubles(conn)
     answer = admin_at.post("/callbacks/replay", form_at="/callbacks", ids=f"{ids[1]},{ids[2]},x,-5")
     assert broken_rules(answer.text) == []
-    assert "If 2 callbacks were settled again now: nothing changes." in text_of(answer.text)
+    assert "Settling 2 callbacks again: nothing changes." in text_of(answer.text)
     assert 'name="confirmed"' not in answer.text
 
 

@@ -64,7 +64,7 @@ def test_split_bar_says_in_words_what_it_shows() -> None:
     bar = split_bar(counts_of(completed=1, canceled=1, skipped=5, pending=2), key="batch-7", label="Batch 7")
     assert 'role="img" aria-labelledby="batch-7-title batch-7-desc"' in bar
     assert '<title id="batch-7-title">Batch 7</title>' in bar
-    assert "9 rows: 5 skipped, 4 calls, 2 ended, 2 still out. 2 ended: 1 completed, 1 canceled." in bar
+    assert "9 rows: 5 skipped, 4 calls, 2 ended, 2 pending. 2 ended: 1 completed, 1 canceled." in bar
     assert broken_rules(bar, whole=False) == []
 
 
@@ -127,10 +127,10 @@ def test_chart_says_where_it_is_not_drawn_by_what_was_asked_for() -> None:
     two_days, a_month, a_year = (points_of(*({"completed": 1} for _ in range(size))) for size in (49, 720, 365))
     assert "Not by" not in series(two_days)
     drawn = text_of(series(a_month))
-    assert "One bar for each day, UTC. Not by the hour: that would be 720 bars. Up to 2 days are drawn" in drawn
+    assert "One bar for each day, UTC. Not shown by hour: that would be 720 bars. At most 2 days are shown" in drawn
     days = [{**point, "at": NOON + timedelta(days=index)} for index, point in enumerate(a_year)]
     drawn = text_of(series(days, "day"))
-    assert "One bar for each month, UTC. Not by the day: that would be 365 bars." in drawn
+    assert "One bar for each month, UTC. Not shown by day: that would be 365 bars." in drawn
 
 
 @pytest.mark.parametrize("days", [0, 1, 4, 11, 20, 60, 400])
@@ -231,7 +231,7 @@ def test_timeline_lists_every_event_also_those_whose_time_nobody_can_read() -> N
     drawn = drawn_timeline(event("connected", 5), event("queued", 0), event("<b>odd", None), time_zone="Asia/Kolkata")
     text = text_of(drawn.split("<table")[1])
     assert text.index("queued") < text.index("connected") < text.index("<b>odd")
-    assert "1 Mar 2026, 17:30:00" in text and "time not readable" in text
+    assert "1 Mar 2026, 17:30:00" in text and "no readable time" in text
     assert "&lt;b&gt;odd" in drawn
 
 

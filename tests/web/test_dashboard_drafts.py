@@ -84,7 +84,7 @@ def test_same_file_uploaded_again_is_another_batch(browser: Browser, conn: Conne
 def test_nobody_else_sees_a_draft(app: Flask, browser: Browser, conn: Connection) -> None:
     path = drafted(browser)
     other = visitor(app, conn, "admin", "Ben")
-    assert "not here any more" in text_of(other.get(path, 404))
+    assert "This upload has expired" in text_of(other.get(path, 404))
     token = other.token("/")
     assert other.client.post(path, data={"csrf_token": token, "name": "x"}).status_code == 404
     assert other.client.post(f"{path}/queue", data={"csrf_token": token, "version": "x"}).status_code == 404

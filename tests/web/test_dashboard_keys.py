@@ -74,7 +74,7 @@ def test_list_names_each_key_with_its_dates_and_never_the_key(browser: Browser, 
     assert "&lt;b&gt;Ben&lt;/b&gt;" in page and "<b>Ben" not in page
     assert key[:12] in page and key not in page
     text = text_of(page)
-    assert "expired" in text and "yours now" in text and "never" in text
+    assert "expired" in text and "this session" in text and "never" in text
 
 
 def test_revoking_asks_first_and_ends_the_key(browser: Browser, conn: Connection) -> None:

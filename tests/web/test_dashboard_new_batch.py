@@ -62,11 +62,12 @@ def test_rows_that_cannot_be_called_are_named_and_stand_in_the_way_until_left_ou
     path = drafted(browser, FAULTY)
     page = browser.get(path)
     assert button(page) is None
-    for row, reason in (("2", "is no valid telephone number"), ("4", "emergency"), ("3", "stands in an earlier row")):
+    reasons = {"2": "is not a valid US phone number", "4": "emergency", "3": "Same destination as an earlier row"}
+    for row, reason in reasons.items():
         assert re.search(rf'<th scope="row" class="figure">{row}</th><td>[^<]*{reason}', page), row
     assert browser.post(path, on_invalid="skip").location == path
     page = browser.get(path)
-    assert button(page) is None and "2 rows that cannot be called are left out" in page
+    assert button(page) is None and "2 rows cannot be called and will be left out" in page
     browser.post(path, on_duplicate="keep")
     assert button(browser.get(path)) == "Make 3 calls to 2 people"
     browser.post(path, on_duplicate="skip")
@@ -89,7 +90,7 @@ def test_faulty_field_is_named_beside_it_and_the_file_is_kept(browser: Browser) 
     for field in ("application-id", "reattempt-wait", "end-timestamp", "default-region"):
         assert f'id="{field}-fault"' in page and re.search(rf'aria-describedby="[^"]*{field}-fault"', page), field
     assert 'id="deployment-id-fault"' not in page and button(page) is None
-    assert "no need to upload it again" in page
+    assert "you do not need to upload it again" in page
     browser.post(path, application_id="7", reattempt_wait="60", end_timestamp="", default_region="US", fields="1")
     assert button(browser.get(path)) == "Call 2 people"
 

@@ -43,7 +43,7 @@ def rows_of(page: str) -> list[str]:
 
 def test_empty_service_is_calm_and_says_what_to_do(browser: Browser, app: Flask, conn: Connection) -> None:
     page = browser.get("/")
-    assert attention_of(page) == "Needs somebody Nothing. Every call is on its way or has its result."
+    assert attention_of(page) == "Needs attention Nothing needs attention. Every call is in progress or has a result."
     assert "No results yet." in page and "No calls are being made." in page
     assert "No batch has been queued yet." in browser.get("/batches")
     assert "Queue the first one" in visitor(app, conn, "queue").get("/batches")
@@ -81,7 +81,7 @@ def test_what_is_old_needs_somebody_until_days_are_asked_for(browser: Browser, c
     deliver(conn, purged, result_body(NUMBERS[0]))
     page = browser.get("/")
     assert "1 submission unknown" in attention_of(page) and "1 callback unmatched" in attention_of(page)
-    assert "Looked for in" not in attention_of(page)
+    assert "Checked only" not in attention_of(page)
     (link,) = re.findall(r'href="(/batches\?[^"]*needs=unknown[^"]*)"', page)
     assert rows_of(browser.get(link.replace("&amp;", "&"))) == [str(old)]
     assert "Calls 0 Ended 0" in text_of(page)
@@ -92,8 +92,8 @@ def test_what_is_old_needs_somebody_until_days_are_asked_for(browser: Browser, c
         ("application_id=9&deployment_id=8", "of application 9 of deployment 8"),
     ):
         assert attention_of(browser.get(f"/?{query}")) == (
-            "Needs somebody Nothing. Every call of these batches is on its way or has its result."
-            f" Looked for in batches {batches} only. Look in all batches"
+            "Needs attention Nothing needs attention. Every call of these batches is in progress or has a result."
+            f" Checked only batches {batches}. Check all batches"
         )
 
 
@@ -104,7 +104,7 @@ def test_missing_worker_and_waiting_callbacks_are_told(browser: Browser, conn: C
     conn.commit()
     words = attention_of(browser.get("/"))
     assert "No worker is running" in words
-    assert "The oldest callback has waited 5 min to be settled." in words
+    assert "The oldest callback has been waiting for 5 min." in words
 
 
 def test_totals_and_chart_show_the_results(browser: Browser, conn: Connection) -> None:
@@ -166,7 +166,7 @@ def test_list_is_paged_by_signed_cursors(browser: Browser, conn: Connection) -> 
     assert seen == [str(batch_id) for batch_id in reversed(made)]
     for cursor in ("x", "WzFd", "%00", "." * 300):
         page = browser.get(f"/batches?cursor={cursor}")
-        assert rows_of(page) == [] and "asks for a page of the list that does not exist" in page
+        assert rows_of(page) == [] and "This page of the list does not exist" in page
 
 
 FAULTY = [
@@ -194,11 +194,11 @@ def test_filter_that_makes_no_sense_is_named_and_left_out(browser: Browser, conn
             for text in FAULTY:
                 page = browser.get(f"{path}?{name}={text}")
                 assert f'id="{name.replace("_", "-")}-fault"' in page, (path, name, text)
-                assert "could not be understood" in page
+                assert "not valid" in page
                 if path == "/batches":
                     assert rows_of(page) == []
     page = browser.get("/batches?from=2026-02-02&to=2026-02-01")
-    assert "It is before the first day." in page
+    assert "The last day is before the first day." in page
     for text in ("x" * 201, "%00", "%ED%A0%80", "%0a", "' or 1=1 --", "\u202e"):
         browser.get(f"/batches?name={text}")
 
@@ -257,7 +257,7 @@ def test_simulated_batches_are_marked_and_their_figures_told_apart(browser: Brow
     simulated = make_batch(conn, NUMBERS[:3], simulated=True)
     deliver(conn, simulated, result_body(NUMBERS[0]))
     page = text_of(browser.get("/"))
-    assert "Simulated, and included above: 3 rows in 1 batch, 1 ended, 2 pending, 0 overdue." in page
+    assert "The figures above include simulated calls: 3 rows in 1 batch, 1 ended, 2 pending, 0 overdue." in page
     assert "python -m receiver purge --simulated" in page
     for path in ("/", "/batches"):
         listed = text_of(browser.get(path))

@@ -211,7 +211,7 @@ def test_form_that_was_cut_off_on_its_way_does_nothing(app: Flask, conn: Connect
     body = f'--B\r\nContent-Disposition: form-data; name="csrf_token"\r\n\r\n{browser.token("/")}\r\n--B\r\nContent-'
     for path in ("/keys", "/batches/new"):
         answer = browser.client.post(path, data=body, content_type="multipart/form-data; boundary=B")
-        assert answer.status_code == 400 and "did not arrive whole" in answer.text
+        assert answer.status_code == 400 and "The form was incomplete" in answer.text
 
 
 def test_page_without_a_database_says_so_and_when_to_try_again(

@@ -63,12 +63,14 @@ def test_session_whose_time_zone_the_database_does_not_know_is_shown_utc(
     browser.post("/login", key=key, time_zone="Asia/Calcutta")
     days = "from=2026-02-01&to=2026-04-01"
     pages = (f"/?{days}", f"/?{days}&interval=hour", f"/batches/{batch_id}", f"/batches/{batch_id}/live")
-    assert all(re.search(r"Asia/Calcutta\.(</p>| <strong>Not by)", browser.client.get(path).text) for path in pages)
+    assert all(
+        re.search(r"Asia/Calcutta\.(</p>| <strong>Not shown by)", browser.client.get(path).text) for path in pages
+    )
     request.getfixturevalue("zones_without_legacy")
     for path in pages:
         answer = browser.client.get(path)
         assert answer.status_code in (200, 286), path
-        assert re.search(r", UTC\.(</p></figcaption>| <strong>Not by)", answer.text), path
+        assert re.search(r", UTC\.(</p></figcaption>| <strong>Not shown by)", answer.text), path
         assert "Asia/Calcutta" not in answer.text
     browser.post("/logout", form_at="/")
     browser.post("/login", key=key, time_zone="Europe/Berlin")

@@ -13,11 +13,11 @@ from tests.web.test_dashboard_charts import counts_of
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"skipped": 5, "completed": 932, "pending": 63}, "1,000 rows: 5 skipped, 995 calls, 932 ended, 63 still out."),
-        ({"pending": 1}, "1 row: 1 call, none ended yet, 1 still out."),
+        ({"skipped": 5, "completed": 932, "pending": 63}, "1,000 rows: 5 skipped, 995 calls, 932 ended, 63 pending."),
+        ({"pending": 1}, "1 row: 1 call, none ended yet, 1 pending."),
         ({"completed": 1}, "1 row: 1 call, 1 ended."),
         ({"refused": 4}, "4 rows: 4 calls, 4 refused."),
-        ({"refused": 4, "pending": 2}, "6 rows: 6 calls, 4 refused, none ended yet, 2 still out."),
+        ({"refused": 4, "pending": 2}, "6 rows: 6 calls, 4 refused, none ended yet, 2 pending."),
         ({"skipped": 1}, "1 row: 1 skipped, 0 calls."),
         ({"overdue": 2, "failed": 1}, "3 rows: 3 calls, 1 ended, 2 overdue."),
         ({}, "0 rows: 0 calls."),
@@ -52,9 +52,9 @@ def test_attempts_are_told_with_their_mean(attempts: int, final: int, sentence: 
     ("seconds", "completed", "sentence"),
     [
         (0, 5, "No talk time was reported."),
-        (60, 1, "1 min of talk in 1 completed call."),
-        (43_440, 800, "12 h 4 min of talk in 800 completed calls, 54 s each on average."),
-        (30, 0, "30 s of talk."),
+        (60, 1, "1 min of talk time in 1 completed call."),
+        (43_440, 800, "12 h 4 min of talk time in 800 completed calls, 54 s each on average."),
+        (30, 0, "30 s of talk time."),
     ],
 )
 def test_talk_is_told_with_its_mean(seconds: int, completed: int, sentence: str) -> None:
@@ -116,7 +116,7 @@ def test_reason_that_nobody_knows_yet_is_shown_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("status", "advice"),
-    [(400, "Correct what the provider names"), (401, "PLUM_KEY"), (403, "PLUM_USER"), (404, "Check both numbers"),
+    [(400, "Correct the problem"), (401, "PLUM_KEY"), (403, "PLUM_USER"), (404, "Check both numbers"),
      (409, "Check both numbers"), (None, "never reached the provider")],
 )  # fmt: skip
 def test_refusal_comes_with_what_to_do(status: int | None, advice: str) -> None:

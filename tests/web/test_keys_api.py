@@ -42,7 +42,7 @@ def test_key_with_an_end_is_good_until_then(keys: Keys, stranger: FlaskClient, c
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)
     status, printed = keys("create", "reports", "--scope", "read", "--expires-at", end.isoformat())
     assert status == 0
-    assert f"good until {end:%Y-%m-%dT%H:%M:%SZ}" in printed
+    assert f"valid until {end:%Y-%m-%dT%H:%M:%SZ}" in printed
     key = printed.splitlines()[-1]
     assert [known.expires_at for known in list_keys(conn)] == [end]
     assert ask(stranger, key) == 200

@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def app(config: Config, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """One that lets a key ask 30 times a minute, by a clock of the test's."""
+    """One that lets a key ask 30 requests per minute, by a clock of the test's."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (clock,))
     with patient_app(replace(config, rate_limit=PER_MINUTE), database_url) as app:
         yield app
@@ -102,7 +102,7 @@ def test_zero_is_no_limit(config: Config, database_url: str) -> None:
 def test_key_that_asks_too_much_is_429_until_it_has_waited(reader: FlaskClient, clock: Clock) -> None:
     assert ask(reader, PER_MINUTE) == [200] * PER_MINUTE
     refused = reader.get(PATH)
-    assert "30 times a minute" in problem_of(refused, 429, "rate_limited")["detail"]
+    assert "30 requests per minute" in problem_of(refused, 429, "rate_limited")["detail"]
     assert refused.headers["Retry-After"] == "2"
     clock.now += float(refused.headers["Retry-After"])
     assert ask(reader, 2) == [200, 429]
@@ -130,7 +130,7 @@ def test_sessions_count_as_requests_with_their_key(app: Flask, conn: Connection)
     assert set(asked) == {200}
     assert ask(client, 1) == [429]
     refused = browser.client.get("/batches")
-    assert refused.status_code == 429 and "30 times a minute" in refused.text
+    assert refused.status_code == 429 and "30 requests per minute" in refused.text
     assert browser.client.get("/login").status_code in (303, 429)
 
 

@@ -24,7 +24,7 @@ NEW = "the secret that signs from now on and is longer"
 def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:
-    """As docs/operations.md says: known everywhere before anybody signs with it, dropped when nobody needs the old."""
+    """As docs/upgrades.md says: known everywhere before anybody signs with it, dropped when nobody needs the old."""
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     sides = {free_port(): Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2)}
     with ExitStack() as everything:

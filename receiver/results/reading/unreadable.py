@@ -9,17 +9,17 @@ from __future__ import annotations
 from receiver.errors import ReceiverError
 
 REASONS = {
-    "empty": "The body holds nothing but blanks.",
-    "undecodable": "The body is compressed in a way that cannot be undone, or to more than 1 MiB.",
-    "not_recognised": "The body is no JSON, form or XML that holds the details of a call.",
-    "malformed_json": "The body begins as JSON does, but is broken or cut off.",
-    "malformed_xml": "The body begins as XML does, but is broken, cut off or declares a document type.",
-    "malformed_form": "The body begins as a multipart form does, but its end is missing.",
-    "too_deep": "The body nests deeper than the details of a call ever do.",
-    "too_many_items": "The body holds more fields or elements than the details of a call ever do.",
-    "several_calls": "The body lists more than one call; a callback tells of exactly one.",
-    "no_phone_number": "The details of the call name no phone number.",
-    "no_status": "The details of the call name no status.",
+    "empty": "The body is blank.",
+    "undecodable": "The body cannot be decompressed, or is longer than 1 MiB when decompressed.",
+    "not_recognised": "The body is not JSON, a form or XML with the details of a call.",
+    "malformed_json": "The body begins like JSON, but is malformed or truncated.",
+    "malformed_xml": "The body begins like XML, but is malformed, truncated or declares a document type.",
+    "malformed_form": "The body begins like a multipart form, but its end is missing.",
+    "too_deep": "The body is nested too deeply to be the details of a call.",
+    "too_many_items": "The body has too many fields or elements to be the details of a call.",
+    "several_calls": "The body has more than one call; a callback must have exactly one.",
+    "no_phone_number": "The body has no phone number.",
+    "no_status": "The body has no status.",
 }
 """Each code with its sentence for people."""
 

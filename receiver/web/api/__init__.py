@@ -26,7 +26,7 @@ class _StrictParser(FlaskParser):
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         repeated = [name for name, texts in req.args.lists() if len(texts) > 1]
         if repeated:
-            raise ValidationError({name: ["It is given more than once."] for name in repeated})
+            raise ValidationError({name: ["It must not be given more than once."] for name in repeated})
         return req.args.to_dict()  # what webargs wraps them in is for names that may be repeated
 
     def load_json(self, req: Request, schema: Schema) -> Any:

@@ -55,7 +55,7 @@ class Batches(MethodView):
     def get(self, query: dict[str, Any]) -> Response:
         """List batches, newest first
 
-        Each with its whole balance. The filters narrow together.
+        Each batch has its whole balance. A batch is listed if it matches all filters.
         """
         wanted = BatchFilter(**{name: value for name, value in query.items() if name not in ("limit", "cursor")})
 
@@ -81,9 +81,9 @@ class Batches(MethodView):
         """Queue a CSV
 
         The first row is a header whose first cell is `destination`; every other column becomes a variable of its call.
-        A file in which any row cannot be called, or any destination stands twice, is refused as a whole, unless
-        `on_invalid` or `on_duplicate` say otherwise. A submission is sent to the provider at most once; one whose
-        answer was lost is `unknown`, and waits for a person or for a callback that proves it.
+        If any row is invalid, or any destination appears twice, the whole file is refused unless `on_invalid` or
+        `on_duplicate` allow it. A submission is sent to the provider at most once. If the answer is lost, it becomes
+        `unknown` until a callback proves that it was queued, or a person resolves it.
         """
         stored: Stored | None = request.environ.get(STORED)
         return queue_batch() if stored is None else _answer(_read(stored.batch_id, stored.headers), stored.headers)
@@ -99,7 +99,7 @@ class OneBatch(MethodView):
     def get(self, batch_id: int) -> Batch:
         """One batch with its balance
 
-        Read from counters that the settling transaction keeps, so it costs the same for ten calls and for ten million.
+        The balance is read from counters, so it costs the same for ten calls and for ten million.
         """
         with reading(services().pool) as conn:
             return get_batch(conn, batch_id)
@@ -136,7 +136,7 @@ def _repeatable(csv: FileStorage, form: dict[str, str]) -> IdempotentRequest | N
         return None
     if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
         raise InvalidInput(
-            "Some parameters cannot be taken.",
+            "Some parameters are not valid.",
             [Fault("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")],
         )
     return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(csv.stream, form))
@@ -175,7 +175,7 @@ def _read_form() -> tuple[FileStorage, dict[str, str]]:
             [Fault("body", "broken_form", f"{error}.")],
         ) from None
     faults = [
-        Fault(name, "repeated_field", "It is given more than once.")
+        Fault(name, "repeated_field", "It must not be given more than once.")
         for name in {**request.form, **request.files}
         if len(request.form.getlist(name)) + len(request.files.getlist(name)) > 1
     ]
@@ -184,7 +184,7 @@ def _read_form() -> tuple[FileStorage, dict[str, str]]:
     if csv is None:
         faults.append(Fault("csv", "required", "Send the contacts as a file in the field `csv`."))
     if csv is None or faults:
-        raise InvalidInput("Some parameters cannot be taken.", faults)
+        raise InvalidInput("Some parameters are not valid.", faults)
     return csv, request.form.to_dict()
 
 
@@ -207,7 +207,7 @@ def _read(batch_id: int, headers: dict[str, str]) -> Batch:
         # Whoever is told no more than "try again" would dial everybody twice.
         raise Problem(
             "database_unavailable",
-            "The batch is stored, but the database cannot be used now. Do not send it again; look at it later.",
+            "The batch is stored, but the database is unavailable. Do not send it again; check its state later.",
             headers=headers,
             batch_id=batch_id,
         ) from None
@@ -218,7 +218,7 @@ def _answer(batch: Batch, headers: dict[str, str]) -> Response:
         refused = next(submission for submission in batch.submissions if submission.state == "refused")
         raise Problem(
             "provider_refused",
-            "The provider refused to queue this; nobody will be called. The batch is kept as refused.",
+            "The provider refused the calls; nobody will be called. The batch is stored as refused.",
             headers=headers,
             batch_id=batch.id,
             provider_status=refused.provider_status,

@@ -19,7 +19,7 @@ from receiver.web.cursors import Found, answer_page
 from receiver.web.reading import reader
 from receiver.web.services import services
 
-blueprint = Blueprint("calls", __name__, description="Calls: rows of the CSV, and what became of them")
+blueprint = Blueprint("calls", __name__, description="Calls: rows of the CSV and their results")
 
 
 @blueprint.route("/batches/<int:batch_id>/calls")
@@ -46,7 +46,7 @@ class OneCall(MethodView):
     @blueprint.response(200, schemas.CallWithCallbacks)
     @blueprint.doc(operationId="get_call")
     def get(self, batch_id: int, row: int) -> Response:
-        """One call with all its events, and every callback received for it"""
+        """One call with all its events and callbacks"""
         with at_one_moment(services().pool) as conn:
             call = get_call(conn, batch_id, row)
             callbacks = list_callbacks_of_call(conn, batch_id, row)

@@ -35,7 +35,7 @@ blueprint = Blueprint("exports", __name__)
 
 
 class CsvQuery(Schema):
-    bom = Flag(load_default=False, metadata=says("1: begin with a byte order mark, by which Excel sees UTF-8."))
+    bom = Flag(load_default=False, metadata=says("1: begin with a byte order mark, so that Excel recognises UTF-8."))
 
 
 @blueprint.route("/batches/<int:batch_id>/calls.csv")
@@ -47,8 +47,9 @@ class CallsCsv(MethodView):
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """All calls of a batch as CSV
 
-        The CSV's own columns, then the result's. Streamed, in UTF-8; a cell that a spreadsheet would run as a formula
-        has an apostrophe in front. A column called as one of the result's keeps its name, the result's is prefixed.
+        The columns of the uploaded CSV, then the result columns. UTF-8, streamed. A cell that a spreadsheet would run
+        as a formula gets an apostrophe in front. If a result column has the same name as an uploaded column, the result
+        column's name gets a prefix.
         """
         blocks = export_calls_csv(reader(), batch_id)
         return csv_file(blocks, batch_id, "calls", with_mark=query["bom"])
@@ -61,9 +62,10 @@ class SkippedCsv(MethodView):
     @blueprint.response(200, _TEXT, content_type="text/csv")
     @blueprint.doc(operationId="export_skipped_csv", tags=["calls"])
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
-        """The rows of a batch that were left out, as CSV
+        """The skipped rows of a batch as CSV
 
-        The CSV's own columns, then the row's number and why it was left out. Correct it, and queue it as a new batch.
+        The columns of the uploaded CSV, then the row's number and the reason. Correct the rows and queue them as a new
+        batch.
         """
         blocks = export_skipped_csv(reader(), batch_id)
         return csv_file(blocks, batch_id, "skipped", with_mark=query["bom"])
@@ -78,7 +80,7 @@ class CallsNdjson(MethodView):
     def get(self, batch_id: int) -> Response:
         """All calls of a batch as NDJSON
 
-        One call a line, with the members that the list of calls has. Streamed.
+        One call per line, with the same fields as in the list of calls. Streamed.
         """
         return streamed_file(export_calls_ndjson(reader(), batch_id), NDJSON, batch_id, "calls.ndjson")
 

@@ -35,7 +35,7 @@ class _Ids(fields.List[int]):
         except ValidationError:
             found = []
         if not 1 <= len(found) <= MOST_IDS:
-            raise ValidationError(f"Write a list of 1 to {MOST_IDS} ids, which are whole numbers.")
+            raise ValidationError(f"It must be a list of 1 to {MOST_IDS} ids, which are whole numbers.")
         return found
 
 
@@ -67,31 +67,33 @@ class ReplayRequest(Schema):
         validate=validate.OneOf([state for state in CALLBACK_STATES if state != "waiting"]),
         metadata=says("All callbacks in this state; or `ids`."),
     )
-    dry_run = _TrueOrFalse(load_default=False, metadata=says("Only say what would change."))
+    dry_run = _TrueOrFalse(load_default=False, metadata=says("Only return what would change."))
 
     @validates_schema
     def _check_one(self, values: dict[str, Any], **_: Any) -> None:
         if ("ids" in values) == ("state" in values):
-            raise ValidationError({"ids": ["Either ids or state is required, and not both."]})
+            raise ValidationError({"ids": ["Either ids or state is required, not both."]})
 
 
 class ChangeAnswer(schemas.Answer):
     callback_id = fields.Integer(metadata=says("The callback."))
     batch_id = fields.Integer(metadata=says("Its batch."))
-    state_before = fields.String(validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state until now."))
-    state_after = fields.String(validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state from now on."))
-    reason_after = fields.String(allow_none=True, metadata=says("Why it is set aside; null where it is not."))
-    row_before = fields.Integer(allow_none=True, metadata=says("The call that it named until now."))
-    row_after = fields.Integer(allow_none=True, metadata=says("The call that it names from now on."))
+    state_before = fields.String(
+        validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state before the replay.")
+    )
+    state_after = fields.String(validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state after the replay."))
+    reason_after = fields.String(allow_none=True, metadata=says("Why it was not applied; null if it was."))
+    row_before = fields.Integer(allow_none=True, metadata=says("The row of its call before the replay."))
+    row_after = fields.Integer(allow_none=True, metadata=says("The row of its call after the replay."))
 
 
 class ReplayAnswer(schemas.Answer):
-    dry_run = fields.Boolean(metadata=says("Whether nothing was changed."))
+    dry_run = fields.Boolean(metadata=says("Whether this was a dry run, so that nothing was changed."))
     replayed = fields.Integer(metadata=says("Callbacks settled again."))
-    changed = fields.Integer(metadata=says("Changes, those of other callbacks for the same calls included."))
+    changed = fields.Integer(metadata=says("Changes, including those of other callbacks for the same calls."))
     changes = fields.List(fields.Nested(ChangeAnswer), metadata=says(f"The first {CHANGES_SHOWN} changes."))
     passed_over = fields.List(
-        fields.Integer(), metadata=says("Those of the `ids` that are not stored, not settled yet, or erased.")
+        fields.Integer(), metadata=says("The `ids` that do not exist, are not settled yet, or were erased.")
     )
 
 
@@ -114,9 +116,9 @@ class Replay(MethodView):
     def post(self, wanted: dict[str, Any]) -> _Replayed:
         """Settle stored callbacks again
 
-        As though they had just come in: for when bodies are read better than before, or something was filed wrongly.
-        All callbacks of the same calls are decided with them. Done a thousand at a time, each thousand wholly or not
-        at all; if it breaks off, ask again, for what is settled again already only stays as it is.
+        They are settled as if they had just been received. Use this after an upgrade that reads more bodies, or after
+        an error was fixed. All other callbacks of the same calls are decided again too. Each thousand callbacks are one
+        transaction. If the request fails half-way, send it again: callbacks already settled again do not change.
         """
         return _replay(services().pool, wanted.get("ids"), wanted.get("state"), wanted["dry_run"])
 

@@ -22,23 +22,23 @@ class SummaryQuery(Schema):
     from_ = Timestamp(
         data_key="from",
         metadata=says(
-            "Begin the series here; else with the first result. Results are counted by the quarter hour of UTC: that"
-            " which this lies in belongs to the series from its beginning on."
+            "Start of the series; default: the first result. Results are counted by quarter hours of UTC. The quarter"
+            " hour that contains this time is included completely."
         ),
     )
     to = Timestamp(
         metadata=says(
-            "End the series before this; else with the last result. Results are counted by the quarter hour of UTC:"
-            " one that has begun before this belongs to the series to its end."
+            "End of the series, not included; default: the last result. Results are counted by quarter hours of UTC. A"
+            " quarter hour that begins before this time is included completely."
         )
     )
     interval = fields.String(
-        load_default="day", validate=validate.OneOf(INTERVALS), metadata=says("What each point of the series is.")
+        load_default="day", validate=validate.OneOf(INTERVALS), metadata=says("The length of each point of the series.")
     )
     time_zone = fields.String(
         load_default="UTC",
         validate=validate.Length(min=1, max=100),
-        metadata=says("Whose hours and days: an IANA name.", example="America/New_York"),
+        metadata=says("The time zone of hours and days: an IANA name.", example="America/New_York"),
     )
     application_id = WholeNumber(
         validate=validate.Range(1, schemas.LARGEST_ID), metadata=says("Only this application's batches.")
@@ -50,28 +50,28 @@ class SummaryQuery(Schema):
 
 
 class TotalsAnswer(schemas.Counts):
-    attempts = fields.Integer(metadata=says("Tries of all calls that ended."))
-    duration_seconds = fields.Integer(metadata=says("Seconds of all completed calls."))
+    attempts = fields.Integer(metadata=says("Attempts of all calls that ended."))
+    duration_seconds = fields.Integer(metadata=says("Total seconds of all completed calls."))
 
 
 class PointAnswer(schemas.Answer):
     at = schemas.Moment(metadata=says("When the hour or day begins."))
-    final = fields.Integer(metadata=says("Results received in it: the sum of the outcomes."))
+    final = fields.Integer(metadata=says("Results received in this hour or day: the sum of the outcomes."))
     completed = fields.Integer(metadata=says("Ended `completed`."))
     failed = fields.Integer(metadata=says("Ended `failed`."))
     canceled = fields.Integer(metadata=says("Ended `canceled`."))
     rejected = fields.Integer(metadata=says("Ended `rejected`."))
-    other = fields.Integer(metadata=says("Ended with a status that nobody documented."))
-    attempts = fields.Integer(metadata=says("Their tries."))
-    duration_seconds = fields.Integer(metadata=says("Their seconds."))
+    other = fields.Integer(metadata=says("Ended with an undocumented status."))
+    attempts = fields.Integer(metadata=says("Attempts of these calls."))
+    duration_seconds = fields.Integer(metadata=says("Total seconds of these calls."))
 
 
 class SummaryAnswer(schemas.Answer):
-    totals = fields.Nested(TotalsAnswer, metadata=says("Of the batches as they stand."))
+    totals = fields.Nested(TotalsAnswer, metadata=says("The current balance of the batches."))
     series = schemas.ReadyList(
         fields.Nested(PointAnswer),
         attribute="series_json",
-        metadata=says("Results by when they came in, oldest first."),
+        metadata=says("Results by the time they were received, oldest first."),
     )
 
 
@@ -85,8 +85,8 @@ class SummaryOfBatches(MethodView):
     def get(self, query: dict[str, Any]) -> Summary:
         """Totals of all batches, and their results by hour or day
 
-        `totals` are of the batches as they stand, whenever their results came in, so that they balance. `series` has
-        the results received from `from` until before `to`, in hours or days of `time_zone`: none is left out, and one
-        that a clock change makes longer or shorter is one of them. At most 10,000.
+        `totals` are the current balance of the batches, regardless of when their results were received. `series` has
+        the results received from `from` until before `to`, one point for every hour or day of `time_zone`. A day or
+        hour that a clock change makes longer or shorter is one point. At most 10,000 points.
         """
         return reader().read(get_summary, SummaryFilter(**query))

@@ -43,7 +43,7 @@ def answer_asset(digest: str, name: str) -> Response:
     """A file under static/. Raises NotFound for one that is not there, or that has changed since."""
     found = _asset(name) if name in _paths() else None
     if found is None or found.digest != digest:
-        raise NotFound("There is no such file in this release.")
+        raise NotFound("This file does not exist in this release.")
     compress = found.compressed is not None and request.accept_encodings["gzip"] > 0
     answer = Response(found.compressed if compress and found.compressed else found.content)
     answer.content_type = found.content_type

@@ -72,15 +72,15 @@ def read_calls(conn: Connection, batch_id: int) -> CallsPage:
     number = _searches().get(search) if search else None
     not_understood = []
     if state not in (None, *CALL_STATES):
-        not_understood.append("This address asks for calls in a state that does not exist.")
+        not_understood.append("This state does not exist.")
     if outcome not in (None, *OUTCOMES):
-        not_understood.append("This address asks for calls with an outcome that does not exist.")
+        not_understood.append("This outcome does not exist.")
     if not (after.isascii() and after.isdigit() and int(after[:11]) < 2**31):
-        not_understood.append("This address asks for a page of the list that does not exist.")
+        not_understood.append("This page of the list does not exist.")
     if search and number is None:
         not_understood.append(
-            "This address asks for the calls to one number. The number is not in the address, and only the browser that"
-            " searched for it knows it, for as long as it is signed in. Search for the number again."
+            "This link belongs to a search for a phone number. Links do not contain the number; only the browser that"
+            " searched for it knows it, while it is signed in. Search for the number again."
         )
     if not_understood:
         get_default_region(conn, batch_id)  # raises NotFound

@@ -20,11 +20,11 @@ from receiver.web.services import services
 PAGE_BATCHES = 25
 
 NEEDS = {
-    "running": "running",
+    "running": "that are running",
     "overdue": "with overdue calls",
     "unknown": "with an unknown submission",
     "refused": "with a refused submission",
-    "provider": "made for another kind of provider, with something to send",
+    "provider": "that wait for another kind of provider (real or simulated)",
 }
 """What the overview's links narrow the list to, beside the states."""
 
@@ -37,7 +37,7 @@ def batches() -> str:
     needs = filters.one_of("needs", tuple(NEEDS))
     name = filters.texts.get("name", "") or None
     if name is not None and (len(name) > 200 or not name.isprintable()):
-        filters.faults["name"] = "Write at most 200 characters, none of them a control character."
+        filters.faults["name"] = "Enter at most 200 characters, without control characters."
         name = None
     wanted = BatchFilter(
         state=state,
@@ -54,7 +54,7 @@ def batches() -> str:
     try:
         position = read_cursor("batches", filters.texts.get("cursor") or None, 1)
     except InvalidInput:
-        filters.faults["cursor"] = "This address asks for a page of the list that does not exist."
+        filters.faults["cursor"] = "This page of the list does not exist."
         position = None
     before = position[0] if position else None
     # A list that passed over a filter would be taken for what was asked for.

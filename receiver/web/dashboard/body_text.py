@@ -39,7 +39,7 @@ class BodyText:
 def body_text(body: bytes, content_encoding: str, *, as_received: bool = False) -> BodyText:
     """A body to be looked at: put in order, or, as received, only decoded."""
     if body == ERASED_BODY:
-        return BodyText("", "erased: it named somebody who asked to be forgotten")
+        return BodyText("", "erased together with a phone number")
     try:
         text = decode_body(body, content_encoding)
     except UnreadableBody:

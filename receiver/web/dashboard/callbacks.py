@@ -51,9 +51,9 @@ def callbacks() -> str:
     not_understood = [
         sentence
         for name, known, sentence in (
-            ("state", wanted is not None or state == ANY, "This address asks for a state that does not exist."),
-            ("batch_id", batch_id is not None, "A batch is a whole number."),
-            ("before", before is not None, "This address asks for a page of the list that does not exist."),
+            ("state", wanted is not None or state == ANY, "This state does not exist."),
+            ("batch_id", batch_id is not None, "The batch must be a whole number."),
+            ("before", before is not None, "This page of the list does not exist."),
         )
         if request.args.get(name) and not known
     ]
@@ -117,7 +117,9 @@ def _is_step(found: CallbackBody) -> bool | None:
 def download_body(callback_id: int) -> Response:
     """A callback's body, byte for byte, as a file that nothing runs."""
     if not numbers_whole():
-        raise Problem("forbidden", "The body holds a whole phone number. Show whole numbers first, then download it.")
+        raise Problem(
+            "forbidden", "The body contains a phone number. Choose “Show whole numbers” first, then download it."
+        )
     with connection(services().pool) as conn:
         found = get_callback(conn, callback_id)
     answer = Response(found.body, content_type="application/octet-stream")
@@ -164,7 +166,7 @@ def _ids() -> list[int]:
     ids = [int(text) for text in texts if text.isascii() and text.isdigit() and len(text) <= 18]
     if len(ids) > REPLAY_CALLBACKS:
         raise InvalidInput(
-            "So many callbacks cannot be settled again at once.",
+            "These are too many callbacks for one replay.",
             [Fault("ids", "too_many", f"At most {REPLAY_CALLBACKS:,} at a time; the command line has no limit.")],
         )
     return ids

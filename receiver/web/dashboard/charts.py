@@ -101,7 +101,7 @@ def stacked_series(
     highest = max(bars, key=lambda bar: bar.final)
     description = (
         f"{counted(total, 'result')} in {counted(len(bars), 'bar')}, one for each {unit}, from {bars[0].name} to"
-        f" {bars[-1].name}. The most, {number(highest.final)}, {highest.name}. The table below has the figures."
+        f" {bars[-1].name}. The highest has {number(highest.final)} ({highest.name}). The table below has the figures."
     )
     drawing = svg(
         f'class="series" width="100%" height="{_LABELS + 6}"',
@@ -125,7 +125,7 @@ def stacked_series(
 def _instead(interval: Interval, unit: str, points: int) -> str:
     most = f"{MOST_BARS // 24} days" if interval == "hour" else f"{MOST_BARS} days"
     return (
-        f" <strong>Not by the {interval}</strong>: that would be {number(points)} bars. Up to {most} are drawn by the"
+        f" <strong>Not shown by {interval}</strong>: that would be {number(points)} bars. At most {most} are shown by"
         f" {interval}."
     )
 

@@ -35,7 +35,7 @@ class Filters:
         filters.deployment_id = filters.whole_number("deployment_id")
         filters.first_day, filters.last_day = filters._day("from"), filters._day("to")
         if filters.first_day and filters.last_day and filters.last_day < filters.first_day:
-            filters.faults["to"] = "It is before the first day."
+            filters.faults["to"] = "The last day is before the first day."
             filters.last_day = None
         return filters
 
@@ -62,7 +62,7 @@ class Filters:
         text = self.texts.get(name, "")
         if not text or text in choices:
             return text or None
-        self.faults[name] = "Choose one of the list."
+        self.faults[name] = "Choose one from the list."
         return None
 
     def whole_number(self, name: str) -> int | None:
@@ -71,7 +71,7 @@ class Filters:
             return None
         if text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= LARGEST_ID:
             return int(text)
-        self.faults[name] = "Write a whole number."
+        self.faults[name] = "Enter a whole number."
         return None
 
     def _day(self, name: str) -> date | None:
@@ -84,7 +84,7 @@ class Filters:
             day = None
         if day is not None and FIRST_YEAR <= day.year <= LAST_YEAR and len(text) == 10:
             return day
-        self.faults[name] = "Write a day such as 2026-12-01."
+        self.faults[name] = "Enter a day such as 2026-12-01."
         return None
 
     def _begins(self, day: date) -> datetime:

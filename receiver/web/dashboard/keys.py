@@ -18,9 +18,9 @@ from receiver.web.dashboard.session import zone
 from receiver.web.services import services
 
 SCOPE_WORDS: dict[Scope, str] = {
-    "read": "read: look at everything",
-    "queue": "queue: also queue batches, and so call people",
-    "admin": "admin: also make and revoke keys, and settle callbacks again",
+    "read": "read: see everything",
+    "queue": "queue: also queue batches, which calls people",
+    "admin": "admin: also create and revoke keys, and replay callbacks",
 }
 
 
@@ -33,9 +33,9 @@ def keys() -> str | tuple[str, int]:
     expires_at, faults = _expiry(form["expires_on"])
     scope = next((scope for scope in SCOPES if scope == form["scope"]), None)
     if scope is None:
-        faults["scope"] = "Choose what the key is for."
+        faults["scope"] = "Choose a scope."
     if not form["name"]:
-        faults["name"] = "Give it a name: who or what uses it."
+        faults["name"] = "Enter a name: who or what uses the key."
     if (wrong_key := check_own_key(request.form.get("own_key", ""))) is not None:
         faults["own_key"] = wrong_key
     if scope is None or faults:
@@ -44,7 +44,7 @@ def keys() -> str | tuple[str, int]:
         with connection(services().pool) as conn:
             key = create_key(conn, form["name"], scope, expires_at)
     except KeyNameTaken:
-        return _list(form, {"name": "A key of this name is in use; revoke it, or choose another name."}), 422
+        return _list(form, {"name": "A key with this name exists. Revoke it, or choose another name."}), 422
     except InvalidInput as error:
         return _list(form, {str(fault.where): fault.message for fault in error.faults}), 422
     # Not a redirect: the key would have to be kept somewhere in between.
@@ -57,7 +57,7 @@ def revoke(prefix: str) -> str | Response | tuple[str, int]:
     with connection(services().pool) as conn:
         key = next((key for key in list_keys(conn) if key.prefix == prefix), None)
         if key is None:
-            raise NotFound("There is no such key any more.")
+            raise NotFound("This key does not exist any more.")
     fault = check_own_key(request.form.get("own_key", "")) if request.method == "POST" else None
     if request.method == "GET" or fault is not None:
         faults = {} if fault is None else {"own_key": fault}
@@ -90,7 +90,9 @@ def _expiry(text: str) -> tuple[datetime | None, dict[str, str]]:
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        return None, {"expires_on": "Write a day such as 2026-12-01."}
+        return None, {"expires_on": "Enter a day such as 2026-12-01."}
     if day.year > LAST_YEAR or day < datetime.now(zone()).date():
-        return None, {"expires_on": "Choose a day to come." if day.year <= LAST_YEAR else "Choose an earlier day."}
+        return None, {
+            "expires_on": "Choose a day in the future." if day.year <= LAST_YEAR else "Choose an earlier day."
+        }
     return datetime.combine(day + timedelta(days=1), time(), zone()), {}

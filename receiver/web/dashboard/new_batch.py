@@ -62,7 +62,7 @@ def new_batch() -> Response | tuple[str, int] | str:
         return render_template("new_batch.html", form=form, faults={}, **_words())
     form = _read_form(request.form)
     csv = request.files.get("csv")
-    faults = {} if csv is not None and csv.filename else {"csv": "Choose the CSV file of the numbers to call."}
+    faults = {} if csv is not None and csv.filename else {"csv": "Choose a CSV file with the numbers to call."}
     if csv is not None and not faults:
         try:
             with connection(services().pool) as conn:
@@ -118,7 +118,7 @@ def queue(draft_id: UUID) -> Response:
             if found.batch_id is not None:
                 return redirect(_batch_path(found.batch_id), 303)
             if request.form.get("version") != found.version:
-                flash("The choices were changed after this page was opened. Look at them again; nobody was called.")
+                flash("The parameters were changed after this page was opened. Check them again. Nobody was called.")
                 return redirect(here, 303)
             parameters = read_parameters(found.form, services().config.default_region, found.file_name)
             batch_id = queue_draft(conn, found, parameters, services().limits)
@@ -209,9 +209,9 @@ def _by_field(faults: tuple[Fault, ...]) -> dict[str, str]:
 
 _PLAIN = {
     "Missing data for required field.": "Fill this in.",
-    "Not a valid integer.": "Write a whole number.",
-    "Write Unix seconds, or a time with its offset such as 2026-12-01T22:00:00Z.": (
-        "Write a day and a time such as 2026-12-01T22:00."
+    "Not a valid integer.": "Enter a whole number.",
+    "Enter Unix seconds, or a time with a UTC offset such as 2026-12-01T22:00:00Z.": (
+        "Enter a day and a time such as 2026-12-01T22:00."
     ),
 }
 

@@ -77,7 +77,7 @@ def overview() -> str:
         chart = Markup('<p class="chart-empty">Not drawn: see “Results by” above.</p>')
     else:
         chart = stacked_series(
-            points, interval=interval, time_zone=time_zone(), key="results", title="Results by the time they came in"
+            points, interval=interval, time_zone=time_zone(), key="results", title="Results by time received"
         )
     return render_template(
         "overview.html",

@@ -44,7 +44,7 @@ def check_own_key(text: str) -> str | None:
         whole = math.ceil(seconds)
         raise Problem(
             "rate_limited",
-            f"Too many wrong keys came from your address. Try again in {words(seconds)}.",
+            f"Too many wrong keys were entered from your address. Try again in {words(seconds)}.",
             headers={"Retry-After": str(whole)},
         )
     if not text.strip():

@@ -62,7 +62,7 @@ def page(
                 if not key.allows(scope):
                     raise Problem(
                         "forbidden",
-                        f"This needs a key of scope {scope}; the one you are signed in with has the scope {key.scope}.",
+                        f"This needs a key of scope {scope}; yours has the scope {key.scope}.",
                     )
             # After the scope: a form is read only for somebody who may send it, for it may bring a file.
             if request.method not in ("GET", "HEAD", "OPTIONS"):

@@ -14,9 +14,9 @@ from receiver.web.dashboard.pages import page
 from receiver.web.services import services
 
 _SAID = {
-    "accepted": "It counts as accepted: its results are awaited.",
+    "accepted": "It counts as accepted. Its results are expected.",
     "pending": "It will be sent again now.",
-    "refused": "Its time is over, so it is not sent again; its calls count as refused.",
+    "refused": "Its time window has ended, so it is not sent again. Its calls count as refused.",
 }
 
 
@@ -57,7 +57,7 @@ def _faults() -> dict[str, str]:
     if request.form.get("queued") not in ("yes", "no"):
         found["queued"] = "Choose what you found."
     if not request.form.get("note", "").strip():
-        found["note"] = "Say how you know."
+        found["note"] = "Enter how you know."
     if request.form.get("queued") == "no" and request.form.get("sure") != "1":
-        found["sure"] = "Confirm it: if it was queued after all, everybody is called twice."
+        found["sure"] = "Confirm this. If it was queued after all, everybody is called twice."
     return found

@@ -180,14 +180,16 @@ def check_csrf() -> None:
     try:
         text = request.form.get("csrf_token", "")
     except ValueError:
-        raise BadRequest("The form did not arrive whole; nothing was done. Send it again.") from None
+        raise BadRequest("The form was incomplete, so nothing was done. Send it again.") from None
     given = _bytes(request.headers.get("X-CSRF-Token") or text)
     token = session.get("csrf")
     if isinstance(token, str) and len(given) == 2 * TOKEN_BYTES:
         unmasked = _xor(given[:TOKEN_BYTES], given[TOKEN_BYTES:])
         if hmac.compare_digest(unmasked, _bytes(token)):
             return
-    raise Problem("forbidden", "This form is out of date, or another site sent it. Open its page again, and send it.")
+    raise Problem(
+        "forbidden", "This form is out of date, or another site sent it. Open the page again and resend the form."
+    )
 
 
 def own_path(text: str | None) -> str:

@@ -30,7 +30,7 @@ def login() -> AnyResponse:
     text = request.form.get("key", "").strip()
     key = find_entered_key(text)
     if key is None:
-        fault = "This key is not known, or was revoked, or has expired." if text else "Enter your API key."
+        fault = "This key is unknown, revoked or expired." if text else "Enter your API key."
         return _form(onward, fault, 422)
     with connection(services().pool) as conn:
         known = zones_of(conn)
@@ -45,7 +45,8 @@ def logout() -> AnyResponse:
         sign_out()
     except DatabaseUnavailable:
         raise Problem(
-            "database_unavailable", "You are still signed in: the database cannot be used now. Try again in a moment."
+            "database_unavailable",
+            "You are still signed in, because the database is unavailable. Try again in a moment.",
         ) from None
     return redirect(url_for("dashboard.login"), 303)
 
@@ -61,7 +62,7 @@ def choose_time_zone() -> AnyResponse | tuple[str, int]:
             session["time_zone"] = chosen
             flash(f"Times are shown in {chosen}.")
             return redirect(onward, 303)
-        fault = "This is no time zone we know. Choose one from the list, such as America/New_York."
+        fault = "This time zone is unknown. Choose one from the list, such as America/New_York."
     content = render_template("time_zone.html", zones=sorted(zones()), onward=onward, fault=fault)
     return content, 422 if fault else 200
 

@@ -91,7 +91,7 @@ def _drawing(moments: Sequence[tuple[datetime, str]], zone: ZoneInfo, key: str, 
                 "</title></rect>"
             )
     told = ", ".join(f"{does} {duration(taken)}" for does, taken in seconds.items() if taken)
-    description = f"{counted(attempt, 'attempt')} within {duration(whole)}: {told}. The table below has each event."
+    description = f"{counted(attempt, 'attempt')} within {duration(whole)}: {told}. The table below lists each event."
     ends = "".join(
         f'<text class="chart-text" x="{x}%" y="{_TRACK + 34}" text-anchor="{anchor}">{words}</text>'
         for (x, anchor), words in zip(((0, "start"), (100, "end")), _ends(first, last, zone), strict=True)
@@ -123,7 +123,7 @@ def _table(moments: Sequence[tuple[datetime, str]], untimed: Sequence[str], zone
         later = "" if before is None else f"+{duration((at - before).total_seconds())}"
         rows.append((visible(name, NAME_CHARACTERS), at_moment(at, zone), "After" if later else "", later))
         before = at
-    rows += [(visible(name, NAME_CHARACTERS), "time not readable", "", "") for name in untimed]
+    rows += [(visible(name, NAME_CHARACTERS), "no readable time", "", "") for name in untimed]
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th><td>{}</td><td class="figure" data-label="{}">{}</td></tr>').format(*row)
         for row in rows

@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
 
 
 def balance_sentence(counts: Mapping[str, int]) -> str:
-    """A batch's counts as one sentence, e.g. `1,000 rows: 5 skipped, 995 calls, 932 ended, 63 still out.`
+    """A batch's counts as one sentence, e.g. `1,000 rows: 5 skipped, 995 calls, 932 ended, 63 pending.`
 
     What is zero goes unsaid, except where nothing has ended yet.
     """
@@ -62,7 +62,7 @@ def balance_sentence(counts: Mapping[str, int]) -> str:
     if calls > counts["refused"]:
         parts.append(f"{number(counts['final'])} ended" if counts["final"] else "none ended yet")
     if counts["pending"]:
-        parts.append(f"{number(counts['pending'])} still out")
+        parts.append(f"{number(counts['pending'])} pending")
     if counts["overdue"]:
         parts.append(f"{number(counts['overdue'])} overdue")
     return f"{counted(counts['rows'], 'row')}: {', '.join(parts)}."
@@ -87,10 +87,10 @@ def attempts_sentence(attempts: int, final: int) -> str:
 
 
 def talk_sentence(duration_seconds: int, completed: int) -> str:
-    """`12 h 4 min of talk in 800 completed calls, 54 s each on average.`"""
+    """`12 h 4 min of talk time in 800 completed calls, 54 s each on average.`"""
     if not duration_seconds:
         return "No talk time was reported."
-    talk = f"{duration(duration_seconds)} of talk"
+    talk = f"{duration(duration_seconds)} of talk time"
     if not completed:
         return f"{talk}."
     calls = counted(completed, "completed call")
@@ -102,8 +102,9 @@ def talk_sentence(duration_seconds: int, completed: int) -> str:
 
 
 def loss_sentence(rate: float) -> str:
-    """`3% of its results were never delivered.`"""
-    return f"{percent(round(rate * 1_000_000), 1_000_000)} of its results were never delivered: overdue, or fetched."
+    """`3% of the results were never delivered by callback: …`"""
+    share = percent(round(rate * 1_000_000), 1_000_000)
+    return f"{share} of the results were never delivered by callback: they are overdue or were fetched."
 
 
 def callbacks_sentence(callbacks: Mapping[str, int]) -> str:
@@ -130,26 +131,31 @@ def applied_sentence(is_step: bool | None) -> str:
     """What an applied callback is to its call. None: its body is erased."""
     if is_step is None:
         return "It was applied to its call."
-    return "It is the latest step of its call, which has no result yet." if is_step else "It is the result of its call."
+    return (
+        "It is the latest status of its call. The call has no result yet."
+        if is_step
+        else "It is the result of its call."
+    )
 
 
 def refusal_advice(provider_status: int | None) -> str:
     """What to do about a refused submission (provider page: Queue multiple calls, the table of statuses)."""
     if provider_status in (401, 403):
         return (
-            "The provider does not let this account queue calls there. Check PLUM_USER and PLUM_KEY,"
-            " and the account's rights, then queue the rows again."
+            "This account may not queue calls there. Check PLUM_USER, PLUM_KEY and the account's permissions,"
+            " then queue the rows again."
         )
     if provider_status in (404, 409):
         return "The provider has no such application or deployment. Check both numbers, then queue the rows again."
     if provider_status is None:
         return "It never reached the provider. Check PLUM_URL and the network, then queue the rows again."
-    return "Correct what the provider names, then queue the rows again. Nobody in it was called."
+    return "Correct the problem that the provider reports, then queue the rows again. Nobody was called."
 
 
 UNKNOWN_ADVICE = (
-    "Nobody knows whether the provider queued it. It is never sent again by itself: that could call everybody twice."
-    " The first callback for one of its calls settles it. If none comes, look in the provider's account and decide."
+    "It is not known whether the provider queued it. It is not sent again automatically, because that could call"
+    " everybody twice. The first callback for one of its calls proves that it was queued. If none arrives, check the"
+    " provider's account and resolve it."
 )
 
 
@@ -163,15 +169,16 @@ def submissions_sentence(counted: Mapping[str, int]) -> str:
 
 REASONS = {
     **UNREADABLE_REASONS,
-    UNKNOWN_BATCH: "Its batch is not here: it was purged, or the callback belongs to another database.",
-    NUMBER_NOT_IN_SUBMISSION: "Its number is in none of the calls of the submission it came for.",
-    SETTLING_FAILED: "Settling it failed by a fault of ours; the log says why. Replay it once that is mended.",
-    SAME_RESULT: "It repeats an earlier one.",
+    UNKNOWN_BATCH: "Its batch does not exist: it was purged, or the callback belongs to another database.",
+    NUMBER_NOT_IN_SUBMISSION: "Its phone number is not in the submission that it was sent to.",
+    SETTLING_FAILED: "Settling it failed because of an error in this service; see the log. Replay it after a fix.",
+    SAME_RESULT: "It repeats an earlier callback.",
     OTHER_RESULT_WINS: (
-        "The call has another result, which wins: its last event is later, its status is documented, or it came first."
+        "The call has another result, which wins: its last event is later, its status is documented, or it was received"
+        " first."
     ),
-    STEP_SUPERSEDED: "It is a step before the end, and the result or a later step of the call is known.",
-    "unreadable_now": "It could be read when it came in, and no longer can.",
+    STEP_SUPERSEDED: "It reports a status that is not final, but the call already has a result or a later status.",
+    "unreadable_now": "It was readable when it was received, but is not readable now.",
 }
 """Why a callback was set aside, by the stable code that is kept with it."""
 

@@ -14,37 +14,41 @@ class Code:
 
 
 CODES: Mapping[str, Code] = {
-    "bad_request": Code(400, "The request cannot be read.", "Correct how it is sent; its body broke off, say."),
-    "unauthorized": Code(401, "There is no key, or it is unknown, revoked or expired.", "Send a valid key."),
+    "bad_request": Code(
+        400, "The request cannot be read.", "Check how it is sent. For example, its body may be incomplete."
+    ),
+    "unauthorized": Code(401, "The key is missing, unknown, revoked or expired.", "Send a valid key."),
     "forbidden": Code(403, "The key's scope does not allow this.", "Use a key of the scope that `detail` names."),
-    "not_found": Code(404, "There is no such thing.", "Check the address; it may have been purged."),
-    "method_not_allowed": Code(405, "This address does not take this method.", "Use one that `Allow` names."),
-    "not_acceptable": Code(406, "`Accept` excludes what this address answers.", "Allow the type that `detail` names."),
-    "too_large": Code(413, "The body is larger than is taken.", "Send the CSV as several batches."),
-    "unsupported_media_type": Code(415, "The body is of another type than is taken.", "Send what `detail` names."),
+    "not_found": Code(404, "The resource does not exist.", "Check the path. It may have been purged."),
+    "method_not_allowed": Code(405, "The path does not support this method.", "Use a method that `Allow` lists."),
+    "not_acceptable": Code(
+        406, "`Accept` excludes the content type of the answer.", "Accept the type that `detail` names."
+    ),
+    "too_large": Code(413, "The body is too large.", "Send the CSV as several batches."),
+    "unsupported_media_type": Code(415, "The body has an unsupported content type.", "Send what `detail` names."),
     "invalid_parameters": Code(
-        422, "Parameters cannot be taken; `errors` names each.", "Correct them. Nothing was stored, nothing sent."
+        422, "Parameters are not valid; `errors` lists each fault.", "Correct them. Nothing was stored or sent."
     ),
     "invalid_csv": Code(
         422,
-        "The CSV cannot be taken; `errors` names each row.",
-        "Correct it, or leave such rows out with `on_invalid=skip`. Nothing was stored, nothing sent.",
+        "The CSV is not valid; `errors` lists the rows.",
+        "Correct it, or leave invalid rows out with `on_invalid=skip`. Nothing was stored or sent.",
     ),
     "idempotency_key_reused": Code(
-        422, "This `Idempotency-Key` came before, with other content.", "Use a new key for a new batch."
+        422, "This `Idempotency-Key` was used before with other content.", "Use a new key for a new batch."
     ),
     "rate_limited": Code(429, "Too many requests.", "Wait for `Retry-After` seconds."),
     "internal_error": Code(
-        500, "Something failed that should not have.", "Look at the log; before you send a batch again, look for it."
+        500, "An unexpected error occurred.", "See the log. Before you send a batch again, check whether it was stored."
     ),
     "provider_refused": Code(
         502,
-        "The provider refused every submission. The batch is kept as refused; nobody is called.",
-        "Read `provider_status` and `provider_error`; queue it again as a new batch.",
+        "The provider refused every submission. The batch is stored as refused; nobody is called.",
+        "See `provider_status` and `provider_error`, then queue it again as a new batch.",
     ),
     "database_unavailable": Code(
         503,
-        "The database cannot be used now. Callbacks are stored all the same.",
+        "The database is unavailable. Callbacks are still stored.",
         "Wait for `Retry-After` seconds. Send a batch again only with the same `Idempotency-Key`.",
     ),
 }

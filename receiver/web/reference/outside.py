@@ -8,7 +8,7 @@ from receiver.intake.journal import BODY_BYTES
 
 Description = dict[str, Any]
 
-_FORBIDDEN = "`RESULT_SOURCES` is set, and the sender is in none of its networks; nothing was stored."
+_FORBIDDEN = "`RESULT_SOURCES` is set, and the sender is not in its networks. Nothing was stored."
 
 
 def results_path() -> Description:
@@ -19,22 +19,22 @@ def results_path() -> Description:
                 "name": "token",
                 "in": "path",
                 "required": True,
-                "description": "Names the submission, and is signed: nobody else can make one.",
+                "description": "Identifies the submission. It is signed, so it cannot be forged.",
                 "schema": {"type": "string", "pattern": r"^[1-9][0-9]{0,17}-[1-9][0-9]{0,8}\.[A-Za-z0-9_-]{43}$"},
             }
         ],
         "post": {
             "operationId": "store_callback",
             "tags": ["results"],
-            "summary": "Take a call's result",
+            "summary": "Receive a call's result",
             "description": (
-                "The provider posts here when a call is over. The body is stored byte for byte before the answer, and "
-                "parsed only after it. An empty body is answered, and nothing is stored. A trailing slash makes no "
-                "difference, nor does any header."
+                "The provider posts here when a call has ended. The body is stored byte for byte before the answer and "
+                "parsed afterwards. An empty body is answered, but nothing is stored. A trailing slash and all headers "
+                "are accepted and make no difference."
             ),
             "security": [],
             "requestBody": {
-                "description": f"Whatever the provider sends, at most {BODY_BYTES} bytes.",
+                "description": f"Any body from the provider, at most {BODY_BYTES} bytes.",
                 "content": {
                     "application/json": {
                         "schema": {"type": "object"},
@@ -50,15 +50,15 @@ def results_path() -> Description:
                 },
             },
             "responses": {
-                "200": _status("The bytes are durable (`stored`), or there were none (`ok`).", "stored", "ok"),
-                "400": _status("The body broke off; nothing was stored.", "incomplete"),
+                "200": _status(
+                    "The bytes are stored durably (`stored`), or the body was empty (`ok`).", "stored", "ok"
+                ),
+                "400": _status("The body is incomplete; nothing was stored.", "incomplete"),
                 "403": _status(_FORBIDDEN, "forbidden"),
-                "404": _status("The token was not signed here; nothing was stored.", "not_found"),
+                "404": _status("The token was not signed by this service; nothing was stored.", "not_found"),
                 "413": _status(f"The body is longer than {BODY_BYTES} bytes.", "too_large"),
                 "429": {
-                    **_status(
-                        "The submission has had more callbacks than its budget; nothing was stored.", "over_budget"
-                    ),
+                    **_status("The submission has used up its budget of callbacks; nothing was stored.", "over_budget"),
                     "headers": {"Retry-After": {"$ref": "#/components/headers/Retry-After"}},
                 },
                 "503": {
@@ -67,8 +67,8 @@ def results_path() -> Description:
                 },
             },
         },
-        "get": _asked("ask_result_url", "Ask whether results are taken here"),
-        "head": _asked("head_result_url", "Ask whether results are taken here, without a body"),
+        "get": _asked("ask_result_url", "Check whether results are accepted here"),
+        "head": _asked("head_result_url", "Check whether results are accepted here, without a body"),
     }
 
 
@@ -80,10 +80,10 @@ def operations_paths() -> Description:
         "required": ["status", "database", "worker", "oldest_waiting_seconds", "spooled"],
         "properties": {
             "status": {"type": "string", "enum": ["ready", "not ready"]},
-            "database": {"type": "string", "description": "`ok`, or what is wrong."},
-            "worker": {"type": "string", "description": "`ok`, or what is wrong."},
+            "database": {"type": "string", "description": "`ok`, or the problem."},
+            "worker": {"type": "string", "description": "`ok`, or the problem."},
             "oldest_waiting_seconds": seconds,
-            "spooled": {"type": ["integer", "string"], "description": "Callbacks on local disk, or what is wrong."},
+            "spooled": {"type": ["integer", "string"], "description": "Callbacks on local disk, or the problem."},
         },
     }
     return {
@@ -91,20 +91,26 @@ def operations_paths() -> Description:
             "get": {
                 "operationId": "get_health",
                 "tags": ["operations"],
-                "summary": "Whether the process lives",
+                "summary": "Liveness check",
                 "security": [],
-                "responses": {"200": _status("It does.", "ok")},
+                "responses": {"200": _status("The process is alive.", "ok")},
             }
         },
         "/readyz": {
             "get": {
                 "operationId": "get_readiness",
                 "tags": ["operations"],
-                "summary": "Whether it can do its work, or what keeps it from it",
+                "summary": "Readiness check, with the problem if it is not ready",
                 "security": [],
                 "responses": {
-                    "200": {"description": "It can.", "content": {"application/json": {"schema": readiness}}},
-                    "503": {"description": "It cannot.", "content": {"application/json": {"schema": readiness}}},
+                    "200": {
+                        "description": "The service is ready.",
+                        "content": {"application/json": {"schema": readiness}},
+                    },
+                    "503": {
+                        "description": "The service is not ready.",
+                        "content": {"application/json": {"schema": readiness}},
+                    },
                 },
             }
         },
@@ -112,8 +118,8 @@ def operations_paths() -> Description:
             "get": {
                 "operationId": "get_metrics",
                 "tags": ["operations"],
-                "summary": "Counts and times, for Prometheus",
-                "description": "In OpenMetrics' format for whoever asks for that in `Accept`.",
+                "summary": "Metrics for Prometheus",
+                "description": "In OpenMetrics format if `Accept` asks for it.",
                 "security": [{}, {"MetricsKey": []}],
                 "responses": {
                     "200": {
@@ -135,12 +141,12 @@ def _asked(operation_id: str, summary: str) -> Description:
         "operationId": operation_id,
         "tags": ["results"],
         "summary": summary,
-        "description": "Some senders ask so before they dial. Nothing is stored.",
+        "description": "Some senders make this request before they dial. Nothing is stored.",
         "security": [],
         "responses": {
-            "200": _status("They are.", "ok"),
+            "200": _status("Results are accepted.", "ok"),
             "403": _status(_FORBIDDEN, "forbidden"),
-            "404": _status("The token was not signed here.", "not_found"),
+            "404": _status("The token was not signed by this service.", "not_found"),
         },
     }
 

@@ -7,66 +7,66 @@ from typing import Any
 Description = dict[str, Any]
 
 INTRODUCTION = """\
-Queue a CSV of phone calls, and read what became of every one of them.
+Queue a CSV of phone calls, and read the result of every call.
 
 **Keys.** Every request under `/api/v1` needs `Authorization: Bearer <key>`. Press *Authorize*, enter a key, and try
-the calls on this page. A key has a scope: `read` looks, `queue` queues as well, `admin` may do everything.
+the calls on this page. A key has a scope: `read`, `queue` (queue and read) or `admin` (everything).
 
-**Failures** are RFC 9457 problem details, `application/problem+json`. Branch on `code`, which is stable; `title`,
-`detail` and messages are for people. A validation failure names each fault in `errors`. Every answer carries
-`X-Request-Id`, which the log has, too.
+**Failures** are RFC 9457 problem details, `application/problem+json`. Use `code` in programs, because it is
+stable; `title`, `detail` and messages are for people. A validation failure lists each fault in `errors`. Every answer
+has an `X-Request-Id`, which is also in the log.
 
-**Lists** are read page by page: while `next_cursor` is not null, ask again with it as `cursor`.
+**Lists** have pages: while `next_cursor` is not null, send it as `cursor` to get the next page.
 
-**Conditional requests.** Batches, their list and the summary carry an `ETag`. Send it as `If-None-Match`: while nothing
-has changed, 304 is answered, without a body. JSON is compressed for whoever sends `Accept-Encoding: gzip`.
+**Conditional requests.** Batches, their list and the summary have an `ETag`. Send it as `If-None-Match`: while nothing
+has changed, the answer is 304 without a body. JSON is compressed if the request has `Accept-Encoding: gzip`.
 
-**Compatibility.** Within `/api/v1` fields, codes, and values of a field may be added; none is renamed or removed.
-Pass over what you do not know. Times are RFC 3339 in UTC, durations whole seconds, numbers E.164.
+**Compatibility.** Fields, codes and values of a field may be added to `/api/v1`, but are never renamed or removed.
+Ignore those that you do not know. Times are RFC 3339 in UTC, durations whole seconds, phone numbers E.164.
 """
 
 TAGS = {
     "batches": "A CSV and its parameters, as queued, with the balance of its calls and of its callbacks.",
-    "calls": "Rows of the CSV, and what became of them.",
-    "callbacks": "Each POST to a `result_url`, kept byte for byte, and what settlement made of it.",
+    "calls": "Rows of the CSV and their results.",
+    "callbacks": "Each POST to a `result_url`, stored byte for byte, with its state after settlement.",
     "summary": "Totals and series over many batches, for dashboards.",
-    "results": "Where the provider posts results. It needs no key: the token in the address is signed.",
-    "operations": "What supervisors and Prometheus ask.",
+    "results": "The endpoint to which the provider posts results. It needs no key: the token in the URL is signed.",
+    "operations": "Health checks and metrics.",
 }
 
 SECURITY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "description": (
-        "An API key: `python -m receiver keys create NAME --scope read|queue|admin` prints one, once. "
+        "An API key. `python -m receiver keys create NAME --scope read|queue|admin` prints it once. "
         "Each operation names the scope it needs.\n\n"
-        "| scope | allows |\n| --- | --- |\n| `read` | to look at everything |\n"
-        "| `queue` | to queue batches, and what `read` allows |\n| `admin` | everything, replaying callbacks included |"
+        "| scope | allows |\n| --- | --- |\n| `read` | reading everything |\n"
+        "| `queue` | reading, and queueing batches |\n| `admin` | everything, including replay of callbacks |"
     ),
 }
 
 METRICS_SECURITY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
-    "description": "The `METRICS_KEY`, where one is configured; else `/metrics` needs no key.",
+    "description": "The `METRICS_KEY`, if it is set. Otherwise `/metrics` needs no key.",
 }
 
 RESPONSE_HEADERS: Description = {
     "Location": {"description": "The batch's address.", "schema": {"type": "string", "format": "uri-reference"}},
     "Idempotency-Replayed": {
-        "description": "There, and `true`, where this key and content were accepted before, as this batch.",
+        "description": "`true` if the same key and content were accepted before, as this batch. Absent otherwise.",
         "schema": {"type": "string", "enum": ["true"]},
     },
     "ETag": {
-        "description": "Names this answer. Send it as `If-None-Match` to be told 304 while it has not changed.",
+        "description": "Identifies this version. Send it as `If-None-Match` to get 304 while nothing has changed.",
         "schema": {"type": "string"},
     },
     "Read-From": {
-        "description": "Where this was read. Only there where a read replica is configured.",
+        "description": "The database that was read. Present only if a read replica is configured.",
         "schema": {"type": "string", "enum": ["replica", "primary"]},
     },
     "Replica-Lag": {
-        "description": "With `Read-From: replica`: what was stored within so many seconds may be missing here.",
+        "description": "With `Read-From: replica`: changes of the last so many seconds may be missing.",
         "schema": {"type": "number", "minimum": 0},
     },
     "Content-Disposition": {"description": "`attachment`, with a name for the file.", "schema": {"type": "string"}},
@@ -91,15 +91,15 @@ REQUEST_HEADERS = [
         "name": "Idempotency-Key",
         "in": "header",
         "description": (
-            "A name of your own for this request, such as `reminders-2026-12-01`. "
-            "The same key and content answer with the same batch."
+            "Your own name for this request, such as `reminders-2026-12-01`. "
+            "A request with the same key and content returns the same batch."
         ),
         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     },
     {
         "name": "Prefer",
         "in": "header",
-        "description": "`wait=N`: wait up to N seconds, at most 60, for the provider's answer; 10 without it.",
+        "description": "`wait=N`: wait up to N seconds, at most 60, for the provider's answer. Default: 10.",
         "schema": {"type": "string"},
     },
 ]
@@ -121,7 +121,7 @@ CSV_FIELD = {
     "type": "string",
     "format": "binary",
     "description": (
-        "UTF-8, UTF-16 with its mark, or cp1252; separated by comma, semicolon, tab or bar. "
-        "The first row names the columns; the first is `destination`."
+        "UTF-8, UTF-16 with a byte order mark, or cp1252; delimiter comma, semicolon, tab or |. "
+        "The first row has the column names; the first column is `destination`."
     ),
 }

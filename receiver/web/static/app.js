@@ -11,7 +11,7 @@
   var stale = document.getElementById("stale");
   function isStale() {
     if (stale.hidden) {
-      stale.textContent = "This page has not been brought up to date since " +
+      stale.textContent = "This page could not be updated at " +
         new Date().toLocaleTimeString() + ". Trying again.";
       stale.hidden = false;
     }

@@ -61,7 +61,7 @@ def test_database_that_dies_again_and_again_ends_serve_with_the_reason(server_di
                     killed.add(process.pid)
             time.sleep(0.05)
         assert len(killed) >= 5
-        check_ended(service, "The database server keeps ending: 5 times within 60 seconds. Its last words stand in")
+        check_ended(service, "The database server keeps ending: 5 times within 60 seconds. See its last output in")
 
 
 def test_first_start_that_is_killed_at_any_commit_is_finished_by_the_next(server_dir: Path) -> None:
