@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,12 @@ import requests
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from receiver.server.in_progress import MOST_IN_PROGRESS
+from receiver.web.app import UPLOAD_BYTES
 from receiver.web.threads import MEMORY_BYTES
 from tests.factories import make_batch, phone_number
 from tests.waiting import eventually
 from tests.web.gunicorn import Sender, gunicorn_process
+from tests.web.test_long_answers import peak_megabytes
 from tests.web.test_slow_connections import many_files
 
 EACH = 200
@@ -29,6 +31,9 @@ ROWS = 30_000
 """Of the batch that is downloaded: more than the buffers of a connection hold."""
 
 ANSWER_SECONDS = 1.0
+
+UPLOAD_MEGABYTES = 64
+"""By how much an upload may make a process larger, however long it is."""
 
 TRIES = 5
 """How often a busy machine may try to keep the promise."""
@@ -167,6 +172,55 @@ def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked
         assert answer.status == status, answer
         if status == 202:
             assert json.loads(answer.body)["counts"]["rows"] == 20_000
+
+
+def test_client_that_asks_first_is_told_to_go_on_if_it_is_known(port: int, conn: Connection) -> None:
+    (key,) = keys(conn, 1)
+    lines, body = multipart(b"destination,note\n6175551234," + b"x" * 100_000)
+    for bearer, status in ((key, 202), ("rr_unknown", 401)):
+        with closing(Sender(port)) as sender:
+            head = f"POST /api/v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer}\r\nPrefer: wait=0\r\n"
+            sender.send(head.encode(), lines, b"Expect: 100-continue\r\n\r\n")
+            if status == 202:
+                assert sender.answer().status == 100
+                sender.send(body)
+            assert sender.answer().status == status
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chunked", [False, True])
+def test_upload_of_one_gibibyte_takes_no_more_memory(
+    session_folder: Path, conn: Connection, database_url: str, chunked: bool
+) -> None:
+    (key,) = keys(conn, 1)
+    lines, body = multipart(b"no column that is called so\n")
+    begin, end = body.removesuffix(b"\r\n--B--\r\n"), b"\r\n--B--\r\n"
+    block = (b"x" * 1023 + b"\n") * 64
+    blocks = (UPLOAD_BYTES - len(begin) - len(end)) // len(block)
+    length = len(begin) + blocks * len(block) + len(end)
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with (
+        gunicorn_process(folder, database_url, entry_point="whole service") as (parent, port),
+        closing(Sender(port)) as sender,
+    ):
+        before = peak_megabytes(parent.pid)
+        kind = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % length
+        head = b"POST /api/v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n" % key.encode()
+        sender.send(head, lines.partition(b"Content-Length")[0], kind, b"\r\n\r\n")
+
+        def send(part: bytes) -> None:
+            sender.send(b"%x\r\n" % len(part), part, b"\r\n") if chunked else sender.send(part)
+
+        send(begin)
+        for _ in range(blocks):
+            send(block)
+        send(end)
+        if chunked:
+            sender.send(b"0\r\n\r\n")
+        answer = sender.answer()
+        after = peak_megabytes(parent.pid)
+    assert answer.status == 422 and json.loads(answer.body)["code"] == "invalid_csv", answer
+    assert after - before < UPLOAD_MEGABYTES, (before, after)
 
 
 def test_client_that_goes_away_ends_its_download(port: int, conn: Connection) -> None:
