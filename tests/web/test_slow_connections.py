@@ -22,7 +22,7 @@ from receiver.database.pool import connect
 from receiver.server.protocol import HEAD_MAX_SECONDS, RECEIVE_SECONDS
 from tests.waiting import eventually
 from tests.web.asking import results_path
-from tests.web.gunicorn import Sender, gunicorn_process
+from tests.web.gunicorn import OURS, Sender, gunicorn_process
 
 pytestmark = pytest.mark.long
 
@@ -142,11 +142,12 @@ def post_many(port: int, number: int) -> list[float]:
     return sorted(took)
 
 
+@pytest.mark.parametrize("entry_point", OURS)
 def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
-    session_folder: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+    session_folder: Path, database_url: str, capsys: pytest.CaptureFixture[str], entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
-    with many_files(), gunicorn_process(folder, database_url) as (parent, port):
+    with many_files(), gunicorn_process(folder, database_url, entry_point=entry_point) as (parent, port):
         alone = post_many(port, 100)
         with Dawdlers(port, CONNECTIONS) as dawdlers:
             beside = post_many(port, 200)
