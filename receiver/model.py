@@ -17,13 +17,17 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 CallbackState = Literal["waiting", "applied", "duplicate", "conflict", "unmatched", "unreadable"]
 CALLBACK_STATES: tuple[CallbackState, ...] = get_args(CallbackState)
 
-SubmissionState = Literal["pending", "sending", "accepted", "refused", "unknown"]
+SubmissionState = Literal["pending", "sending", "accepted", "refused", "unknown", "withdrawn"]
 SUBMISSION_STATES: tuple[SubmissionState, ...] = get_args(SubmissionState)
 
-BatchState = Literal["queueing", "queued", "refused", "unknown", "partial"]
+BatchState = Literal["queueing", "queued", "refused", "unknown", "canceled", "partial"]
 BATCH_STATES: tuple[BatchState, ...] = get_args(BatchState)
 
-CallState = Literal["pending", "overdue", "final", "refused"]
+BatchPhase = Literal["paused", "scheduled", "releasing", "calling", "overdue", "ended"]
+BATCH_PHASES: tuple[BatchPhase, ...] = get_args(BatchPhase)
+"""Where a batch is on its way: the first of these that applies (`receiver.summary.batches`)."""
+
+CallState = Literal["pending", "overdue", "final", "refused", "withdrawn"]
 CALL_STATES: tuple[CallState, ...] = get_args(CallState)
 
 

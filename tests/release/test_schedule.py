@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.release.schedule import (
+from receiver.schedule import (
     GIVE_UP,
     LEAST_LEFT,
     WINDOW,

@@ -14,7 +14,7 @@ from typing import Literal
 
 import pytest
 
-from receiver.release.schedule import (
+from receiver.schedule import (
     LEAST_LEFT,
     WINDOW,
     Gates,
