@@ -53,6 +53,9 @@ alter table submission add constraint submission_state_check
 
 -- The zones in which the calling hours must be open, in order. Null: the batch has no hours.
 alter table submission add column time_zones text[];
+-- The window that its last request named.
+alter table submission add column request_start_at timestamptz;
+alter table submission add column request_end_at timestamptz;
 -- When its last try began; null while it is pending. The pace is counted by it.
 alter table submission add column released_at timestamptz;
 -- From then on, its calls without a result are overdue. Null until it is released.

@@ -29,6 +29,9 @@ LEAST_HOURS = timedelta(minutes=30)
 LEAST_LEFT = timedelta(minutes=10)
 """A slice for which less of the day's hours is left waits for the next day."""
 
+FULL_DAY = timedelta(hours=24)
+"""How long the provider dials at most if no end is given."""
+
 GIVE_UP = timedelta(hours=1)
 """Without an end, what could have been sent for so long is refused: nobody expects these calls any more."""
 
@@ -206,7 +209,7 @@ class Gates:
     """What decides when a batch's submissions are released, besides pause and provider, which close all of it.
 
     `next_release_at`: the pace's gate. `last_release_at`: if it is later than now, the clock was put back, and the gate
-    means nothing. `held_until_start`: whether a later start is waited for; else the provider is told to wait.
+    means nothing. `is_gated`: a later start is waited for; else the provider is told to wait.
     """
 
     start_at: datetime | None = None
@@ -217,7 +220,7 @@ class Gates:
     last_release_at: datetime | None = None
 
     @property
-    def held_until_start(self) -> bool:
+    def is_gated(self) -> bool:
         return self.hours is not None or self.calls_per_minute is not None
 
     def pace_opens_at(self, now: datetime) -> datetime:
@@ -253,7 +256,7 @@ def earliest(gates: Gates, zones: Sequence[str], now: datetime) -> Span | None:
 
     `zones`: those of the numbers, if the batch has hours.
     """
-    at = max(now, gates.start_at) if gates.start_at is not None and gates.held_until_start else now
+    at = max(now, gates.start_at) if gates.start_at is not None and gates.is_gated else now
     span: Span | None = Span(at, gates.end_at or _NEVER)
     if gates.hours is not None and (span := next_opening(gates.hours, zones, at)) is not None:
         span = Span(span.opens, min(span.closes, gates.end_at or _NEVER))
@@ -266,13 +269,14 @@ def decide(
     calls: int,
     *,
     waits_since: datetime,
+    tried_at: datetime | None = None,
     recent: Iterable[Released],
     now: datetime,
 ) -> Release | Wait | Refuse:
     """What to do with a submission that is next.
 
-    `waits_since`: since when nothing but hours and pace was in its way. `recent`: the batch's releases in the last
-    `WINDOW`, or more.
+    `waits_since`: since when nothing but hours and pace was in its way. `tried_at`: when it was first tried in vain.
+    `recent`: the batch's releases in the last `WINDOW`, or more.
     """
     if gates.end_at is not None and gates.end_at <= now:
         return Refuse("window_over")
@@ -281,7 +285,9 @@ def decide(
         return Wait(min(span.opens if span is not None else now + _WEEK, gates.end_at or _NEVER))
     pace, gate = gates.calls_per_minute, gates.pace_opens_at(now)
     if gates.end_at is None:
-        since = max(waits_since, gate) if pace is not None and gate < now else waits_since
+        # What was not tried yet had its turn after the release before it, when the pace let it.
+        paced_at = gate if pace is not None and gate < now else waits_since
+        since = max(waits_since, tried_at or max(gates.last_release_at or waits_since, paced_at))
         if was_open_for(gates.hours, zones, since, now, GIVE_UP):
             return Refuse("not_sent_in_time", None if pace is None else since + calls * WINDOW / pace)
     following = None
@@ -293,6 +299,18 @@ def decide(
     if gates.hours is None:
         return Release(gates.start_at, gates.end_at, following)
     return Release(now.replace(microsecond=0), span.closes, following)
+
+
+def due_at(
+    start_at: datetime | None, end_at: datetime | None, retries: timedelta, released_at: datetime, grace: timedelta
+) -> datetime:
+    """When a call without a result is overdue: past its last possible attempt, and a grace.
+
+    `start_at`, `end_at`: what the provider is told. `retries`: how long all waits between attempts take.
+    """
+    if end_at is not None:
+        return end_at + grace
+    return max(released_at, start_at or released_at) + FULL_DAY + retries + grace
 
 
 def estimate_last_release(gates: Gates, calls_of: Mapping[tuple[str, ...], int], now: datetime) -> datetime:

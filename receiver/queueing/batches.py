@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
 
-from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import Fault
 from receiver.queueing.contacts import ContactReader
@@ -16,21 +14,6 @@ from receiver.queueing.submissions import Plan, PlannedCall, SkippedRow
 
 COPY_ROWS = 20_000
 """Rows that are copied at once; what is skipped among them waits in memory for that long."""
-
-
-BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) then 'queueing'
-    when bool_and(submission.state = 'accepted') then 'queued'
-    when bool_and(submission.state = 'refused') then 'refused'
-    when bool_and(submission.state = 'unknown') then 'unknown'
-    else 'partial' end"""
-"""SQL: a batch's state, from all of its rows in `submission`."""
-
-NOBODY_LEFT = "Nothing was sent, because all phone numbers in it were erased."
-"""The error of a submission that is refused because it has no call left."""
-
-PROVEN = """exists (select from call join result using (batch_id, row)
-    where call.batch_id = s.batch_id and call.submission_no = s.submission_no)"""
-"""SQL: a callback named one of the calls of submission `s`, so the provider has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,61 +165,3 @@ def insert_idempotent(conn: Connection, key_id: int, idempotency_key: str, diges
         ).rowcount
         == 1
     )
-
-
-def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
-    """Derive the states of batches, which are locked, from their submissions'."""
-    conn.execute(
-        f"""
-        update batch b set state = s.state, queued_at = s.queued_at
-        from (
-            select batch_id,
-                {BATCH_STATE} as state,
-                case when not bool_or(state in ('pending', 'sending'))
-                     then max(answered_at) filter (where state = 'accepted') end as queued_at
-            from submission where batch_id = any(%s) group by batch_id
-        ) s where b.batch_id = s.batch_id and (b.state, b.queued_at) is distinct from (s.state, s.queued_at)
-        """,
-        (sorted(set(batch_ids)),),
-    )
-
-
-def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
-    """A callback named a call of these submissions (batch_id, submission_no): those in doubt were accepted.
-
-    So were those that a person gave up for lost and that are to be sent again. Locks the batches of all that are not
-    accepted, so it is called before anything is written about their calls (`receiver.database.locks`).
-    """
-    if not keys:
-        return
-    unaccepted = conn.execute(
-        "select s.batch_id, s.submission_no from submission s"
-        " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
-        " where s.state in ('pending', 'sending', 'unknown')",
-        ([batch_id for batch_id, _ in keys], [submission_no for _, submission_no in keys]),
-        prepare=True,
-    ).fetchall()
-    if not unaccepted:
-        return
-    batch_ids = [batch_id for batch_id, _ in unaccepted]
-    lock_batches(conn, batch_ids)
-    conn.execute(
-        "update submission s set state = 'accepted', error = null, answered_at = coalesce(answered_at, now())"
-        " from unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no)"
-        " where s.batch_id = g.batch_id and s.submission_no = g.submission_no"
-        " and s.state in ('unknown', 'pending')",
-        (batch_ids, [submission_no for _, submission_no in unaccepted]),
-    )
-    refresh_state(conn, batch_ids)
-
-
-def refuse_calls(conn: Connection, batch_id: int, submission_no: int, *, erased_only: bool = False) -> None:
-    """Count a submission's calls as refused, or those among them whose numbers were erased: none will be made."""
-    refused = conn.execute(
-        "update outstanding o set refused = true from submission s join call using (batch_id, submission_no)"
-        " where s.batch_id = %(batch_id)s and s.submission_no = %(submission_no)s"
-        " and call.row between s.first_row and s.last_row and (call.phone_number < 0 or not %(erased_only)s)"
-        " and o.batch_id = call.batch_id and not o.refused and o.row = call.row",
-        {"batch_id": batch_id, "submission_no": submission_no, "erased_only": erased_only},
-    ).rowcount
-    conn.execute("update batch_count set refused = refused + %s where batch_id = %s", (refused, batch_id))

@@ -16,7 +16,7 @@ def register_worker(conn: Connection, host: str, pid: int, signing_key: str | No
     row = conn.execute(
         "with used as (insert into signing_key (fingerprint) select %(signing_key)s::text"
         " where %(signing_key)s::text is not null on conflict do nothing)"
-        " insert into worker (host, pid) values (%(host)s, %(pid)s) returning worker_id",
+        " insert into worker (host, pid, counts_overdue) values (%(host)s, %(pid)s, true) returning worker_id",
         {"host": host, "pid": pid, "signing_key": signing_key},
     ).fetchone()
     assert row is not None  # noqa: S101 an insert without conflict clause returns its row
@@ -38,11 +38,13 @@ def see_worker(conn: Connection, worker_id: int) -> None:
 
 
 def find_gone(conn: Connection, worker_id: int) -> set[int]:
-    """Workers, other than this one, whose lock is free though they have something `sending`: dead, or cut off a moment
+    """Workers, other than this one, whose lock is free though they have a request under way: dead, or cut off a moment
     ago. Until this transaction ends, none of them takes its lock again.
     """
     others = conn.execute(
-        "select distinct worker_id from submission where state = 'sending' and worker_id <> %s", (worker_id,)
+        "select worker_id from submission where state = 'sending' and worker_id <> %(own)s"
+        " union select worker_id from deployment_cancel where state = 'asking' and worker_id <> %(own)s",
+        {"own": worker_id},
     ).fetchall()
     return {other for (other,) in others if _is_gone(conn, other)}
 

@@ -7,13 +7,15 @@ from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
 
+from receiver.changes.audit import SYSTEM, record_change
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.model import SubmissionState
-from receiver.queueing.batches import PROVEN, refresh_state, refuse_calls
 from receiver.release.answer import Answer
+from receiver.release.calls import refuse_calls, withdraw_calls
+from receiver.release.claim import Outgoing
 from receiver.release.resolution import record_late_answer
-from receiver.release.sender import Outgoing
+from receiver.release.states import PROVEN, refresh_state
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
 
@@ -23,9 +25,11 @@ NOTHING_SENT = "Nothing was sent. It can be resolved as not queued."
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the database knows of a submission when an answer comes. `proven`: a result shows that it was queued."""
+    """What the database knows of a submission when an answer comes. `proven`: a result shows that it was queued.
+    `canceled`: its batch was, so that it is not sent again."""
 
     now: datetime
+    canceled: bool
     in_doubt: bool
     proven: bool
 
@@ -46,14 +50,14 @@ def next_state(outgoing: Outgoing, answer: Answer, known: Known) -> Next:
     if answer.state == "not_sent":
         seconds = min(FIRST_WAIT_SECONDS * 2 ** min(outgoing.tries - 1, 10), LONGEST_WAIT_SECONDS)
         next_try_at += timedelta(seconds=seconds)
-        state = "pending" if next_try_at < outgoing.give_up_at else "refused"
+        state = "withdrawn" if known.canceled else "pending"
     else:
         state = answer.state
     # Callbacks may come before the answer, and all of them before a time-out. Or they prove the try before this one, so
     # that a refusal of this one says nothing of the calls.
     if known.proven and state != "accepted" and (state != "refused" or outgoing.tries > 1):
         return Next("accepted", next_try_at, None)
-    if state == "pending" and known.in_doubt:
+    if state in ("pending", "withdrawn") and known.in_doubt:
         # Whatever is unknown waits for a person, even where it would be safe to send it again.
         return Next("unknown", next_try_at, f"{NOTHING_SENT} {answer.error or ''}".strip())
     return Next(state, next_try_at, answer.error)
@@ -74,7 +78,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
     updated = conn.execute(
         "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
         " calls_queued = %s, error = %s, answer = %s, polls_planned = false,"
-        " sent_at = case when %s then next_try_at else sent_at end"
+        " sent_at = case when %s then next_try_at else sent_at end, released_at = case when not %s then released_at end"
         " where batch_id = %s and submission_no = %s and worker_id = %s and tries = %s"
         " and state in ('sending', 'unknown')",
         (
@@ -85,6 +89,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
             answer.calls_queued,
             decided.error,
             answer.answer_text,
+            is_pending,
             is_pending,
             outgoing.batch_id,
             outgoing.submission_no,
@@ -98,16 +103,31 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
             return None
         state = late
     if state == "refused":
-        refuse_calls(conn, outgoing.batch_id, outgoing.submission_no)
+        refuse_calls(conn, outgoing.batch_id, [outgoing.submission_no])
+        _pause_rest(conn, outgoing.batch_id)
+    elif state == "withdrawn":
+        withdraw_calls(conn, outgoing.batch_id, [outgoing.submission_no])
     refresh_state(conn, [outgoing.batch_id])
     return state
+
+
+def _pause_rest(conn: Connection, batch_id: int) -> None:
+    """What the provider refuses once it may refuse again: a person looks at it before the rest is sent."""
+    paused = conn.execute(
+        "update batch b set paused_at = now() where batch_id = %s and paused_at is null and exists (select from"
+        " submission s where s.batch_id = b.batch_id and s.state = 'pending')",
+        (batch_id,),
+    ).rowcount
+    if paused:
+        record_change(conn, SYSTEM, "pause", batch_id=batch_id, note="The provider refused a submission.")
 
 
 def _get_known(conn: Connection, outgoing: Outgoing, answer: Answer) -> Known | None:
     """None if the submission was purged. An accepted one needs no proof, which would take reading its calls."""
     with conn.cursor(row_factory=class_row(Known)) as cursor:
         return cursor.execute(
-            f"select clock_timestamp() as now, s.state = 'unknown' as in_doubt, %s and {PROVEN} as proven"
-            " from submission s where s.batch_id = %s and s.submission_no = %s",
+            "select clock_timestamp() as now, b.canceled_at is not null as canceled, s.state = 'unknown' as in_doubt,"
+            f" %s and {PROVEN} as proven from submission s join batch b using (batch_id)"
+            " where s.batch_id = %s and s.submission_no = %s",
             (answer.state != "accepted", outgoing.batch_id, outgoing.submission_no),
         ).fetchone()

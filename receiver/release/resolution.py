@@ -9,28 +9,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg.rows import class_row
 
+from receiver.changes.audit import record_change
 from receiver.database.locks import lock_batches
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.model import SubmissionState
-from receiver.queueing.batches import NOBODY_LEFT, PROVEN, refresh_state, refuse_calls
 from receiver.release.answer import Answer
+from receiver.release.calls import clear_overdue, refuse_calls, reopen_calls, state_if_unsent, withdraw_calls
+from receiver.release.states import PROVEN, refresh_state
 
 NOTE_CHARACTERS = 2_000
 
-SENT_SINCE = """greatest(b.created_at, b.start_at, b.waited_until, (select max(r.resolved_at) from resolution r
-    where r.batch_id = b.batch_id and not r.queued))"""
-"""SQL: the moment from which batch `b`, where it has no window of its own, is being sent."""
+NOBODY_LEFT = "Nothing was sent, because all phone numbers in it were erased."
+"""The error of a submission that is refused because it has no call left."""
+
+SENT_SINCE = """greatest(b.created_at, b.start_at, b.waited_until, b.resumed_at, (select max(r.resolved_at)
+    from resolution r where r.batch_id = b.batch_id and not r.queued))"""
+"""SQL: since when batch `b` could be sent, its pace and calling hours aside."""
 
 _STATES = {
     "pending": "it is waiting to be sent",
     "sending": "it is being sent",
     "accepted": "the provider accepted it",
-    "refused": "the provider refused it",
+    "refused": "it was refused",
+    "withdrawn": "it was withdrawn",
 }
 
 
@@ -99,10 +106,10 @@ def resolve_submission(
 ) -> SubmissionState:
     """Write down that the submission was queued after all, or that it was not; returns its state now.
 
-    Queued: `accepted`. Not queued: `pending`, for a worker to send it again with the same `result_url`, or
-    `refused` if its window is over, or if all of its calls were erased meanwhile. If it was queued after all,
-    everybody is dialed twice. Raises NotFound; NotInDoubt, also where a callback shows that the provider has it;
-    InvalidInput without a note.
+    Queued: `accepted`. Not queued: `pending`, for a worker to send it again with the same `result_url`, once its gates
+    are open; `withdrawn`, if its batch is canceled or none of its calls is left; or `refused` if its window is over,
+    or if all of its calls were erased meanwhile. If it was queued after all, everybody is dialed twice. Raises
+    NotFound; NotInDoubt, also where a callback shows that the provider has it; InvalidInput without a note.
     """
     note, by = _text("note", note), _text("by", by)
     lock_batches(conn, [batch_id])
@@ -113,26 +120,29 @@ def resolve_submission(
             f"Callbacks were received for submission {submission_no} of batch {batch_id}, so the provider queued it. "
             "Sending it again would dial people twice. See the callbacks with GET /api/v1/callbacks."
         )
-    why_refused = ""
-    if _is_over(conn, batch_id):
-        why_refused = f"It was not queued, according to {by}; its time window has ended."
-    elif not _has_calls(conn, batch_id, submission_no):
-        why_refused = NOBODY_LEFT
-    if not queued and not why_refused:
-        _postpone(conn, batch_id)
     conn.execute(
         "insert into resolution (batch_id, submission_no, tries, queued, note, resolved_by, provider_status,"
         " calls_queued, error, answer) select batch_id, submission_no, tries, %s, %s, %s, provider_status,"
         " calls_queued, error, answer from submission where batch_id = %s and submission_no = %s",
         (queued, note, by, *key),
     )
+    details = {"queued": queued}
+    record_change(conn, by, "resolve", batch_id=batch_id, submission_no=submission_no, details=details, note=note)
     if queued:
         return _set_state(conn, doubt, "accepted")
-    if why_refused:
-        refuse_calls(conn, batch_id, submission_no)
-        return _set_state(conn, doubt, "refused", why_refused)
+    state = state_if_unsent(conn, batch_id)
+    left = _count_left(conn, batch_id, submission_no)
+    if state == "withdrawn" or not (left.callable or left.erased_only):
+        withdraw_calls(conn, batch_id, [submission_no])
+        return _set_state(conn, doubt, "withdrawn")
+    if _is_over(conn, batch_id) or left.erased_only:
+        refuse_calls(conn, batch_id, [submission_no])
+        if left.erased_only:
+            return _set_state(conn, doubt, "refused", NOBODY_LEFT, "erased")
+        return _set_state(conn, doubt, "refused", f"It was not queued, says {by}; its window is over.", "window_over")
     # Whoever was erased meanwhile is not in what is sent.
-    refuse_calls(conn, batch_id, submission_no, erased_only=True)
+    refuse_calls(conn, batch_id, [submission_no], erased_only=True)
+    clear_overdue(conn, batch_id, [submission_no])
     return _set_state(conn, doubt, "pending")
 
 
@@ -165,42 +175,45 @@ def record_late_answer(
     state: SubmissionState = "refused" if answer.state == "refused" else "accepted"
     if answer.state not in ("accepted", "refused"):
         return None
+    if (
+        state == "accepted"
+        and conn.execute(
+            "select from submission where batch_id = %s and submission_no = %s and tries = %s and state = 'withdrawn'",
+            key,
+        ).rowcount
+    ):
+        reopen_calls(conn, batch_id, [submission_no])
     # Without a person's word, only a callback can have accepted it: then what the answer adds is its details.
     changed = conn.execute(
         "update submission s set state = %s, answered_at = now(), provider_status = %s, calls_queued = %s,"
-        " error = %s, answer = %s, polls_planned = false where batch_id = %s and submission_no = %s and tries = %s"
-        f" and state in ('pending', 'accepted') and (%s or state = 'accepted') and (%s or %s and not {PROVEN})",
-        (state, *told, *key, resolved == 1, state == "accepted", resolved == 1),
+        " error = %s, answer = %s, polls_planned = false, released_at = coalesce(released_at, now())"
+        " where batch_id = %s and submission_no = %s and tries = %s"
+        " and (state in ('pending', 'accepted') or state = 'withdrawn' and %s)"
+        f" and (%s or state <> 'pending') and (%s or %s and not {PROVEN})",
+        (state, *told, *key, state == "accepted", resolved == 1, state == "accepted", resolved == 1),
     ).rowcount
     return state if changed else None
 
 
-def _set_state(conn: Connection, doubt: Doubt, state: SubmissionState, error: str | None = None) -> SubmissionState:
+def _set_state(
+    conn: Connection, doubt: Doubt, state: SubmissionState, error: str | None = None, error_code: str | None = None
+) -> SubmissionState:
     key = (doubt.batch_id, doubt.submission_no)
     if state == "pending":
         conn.execute(
             "update submission set state = 'pending', next_try_at = now(), sent_at = null, answered_at = null,"
-            " provider_status = null, calls_queued = null, error = null, answer = null"
+            " released_at = null, provider_status = null, calls_queued = null, error = null, answer = null"
             " where batch_id = %s and submission_no = %s",
             key,
         )
     else:
         conn.execute(
-            "update submission set state = %s, answered_at = coalesce(answered_at, now()), error = %s"
+            "update submission set state = %s, answered_at = coalesce(answered_at, now()), error = %s, error_code = %s"
             " where batch_id = %s and submission_no = %s",
-            (state, error, *key),
+            (state, error, error_code, *key),
         )
     refresh_state(conn, [doubt.batch_id])
     return state
-
-
-def _postpone(conn: Connection, batch_id: int) -> None:
-    """Results are due as long after this sending as they were after the one before."""
-    conn.execute(
-        f"update batch b set overdue_noticed = false, due_at = b.due_at + (now() - {SENT_SINCE})"
-        f" where b.batch_id = %s and b.end_at is null and {SENT_SINCE} < now()",
-        (batch_id,),
-    )
 
 
 def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> bool:
@@ -224,13 +237,21 @@ def _is_over(conn: Connection, batch_id: int) -> bool:
     return row is not None
 
 
-def _has_calls(conn: Connection, batch_id: int, submission_no: int) -> bool:
-    """Whether some of its calls were not erased."""
+class _Left(NamedTuple):
+    """Calls that are neither erased nor withdrawn; and whether there are none because all of them were erased."""
+
+    callable: int
+    erased_only: bool
+
+
+def _count_left(conn: Connection, batch_id: int, submission_no: int) -> _Left:
     row = conn.execute(
-        "select from call where batch_id = %s and submission_no = %s and phone_number > 0 limit 1",
+        "select count(*) filter (where c.phone_number > 0 and w.row is null), bool_and(c.phone_number < 0)"
+        " from call c left join withdrawn w using (batch_id, row) where batch_id = %s and submission_no = %s",
         (batch_id, submission_no),
     ).fetchone()
-    return row is not None
+    assert row is not None  # noqa: S101 an aggregate returns one row
+    return _Left(*row)
 
 
 def _text(field: str, text: str) -> str:

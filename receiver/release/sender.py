@@ -10,72 +10,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from psycopg.rows import class_row
 
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
-from receiver.logs import about
-from receiver.queueing.batches import PROVEN, accept_proven, refresh_state, refuse_calls
 from receiver.queueing.submissions import header_line
+from receiver.release.calls import state_if_unsent, withdraw_calls
+from receiver.release.claim import Outgoing
 from receiver.release.presence import find_gone
 from receiver.release.resolution import SENT_SINCE
+from receiver.release.states import PROVEN, accept_proven, refresh_state
 
 log = logging.getLogger(__name__)
 
 LINES_AT_ONCE = 2000
 """Rows that are read from the database at once while a submission is sent."""
 
-GIVE_UP = timedelta(hours=1)
-"""How long a batch without an end may wait for its first sending, and a submission's provider be out of reach: later,
-nobody expects the calls."""
-
 WAITING_NOTED = timedelta(minutes=1)
 """How often it is noted that a batch still waits for its kind of provider."""
 
-WINDOW_OVER = (
-    "Nothing was sent and nobody is called, because its time window ended before it could be sent. Check that a worker"
-    " is running. To call these contacts, queue them again with a later end."
-)
-HOUR_OVER = (
-    "Nothing was sent and nobody is called, because it could not be sent for an hour and calls would be too late."
-    " Check that a worker is running. To call these contacts, queue them again."
-)
-
-_OVER = f"""(coalesce(b.end_at, greatest({SENT_SINCE}, s.sent_at) + %(give_up)s) <= now()
-    and (b.end_at is not null or s.sent_at is not null or not exists (select from submission o
-        where o.batch_id = b.batch_id and o.state in ('sending', 'accepted', 'unknown'))))"""
-"""SQL: it is too late to send the pending submission `s` of batch `b`. What was tried in vain has an hour from the
-first such try; what was not tried has the batch's, and no limit once others of that batch were sent: a large one takes
-its time."""
+_UNRELEASED = "exists (select from submission s where s.batch_id = b.batch_id and s.state = 'pending')"
 
 ABANDONED = "The process that sent this ended before the provider's answer was recorded."
 
 DOUBT_AGE = timedelta(minutes=10)
 """How long after its doubt was written down a submission is looked at again: settling takes seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A submission that this worker sends, and all that its request says."""
-
-    batch_id: int
-    submission_no: int
-    worker_id: int
-    tries: int
-    first_row: int
-    last_row: int
-    csv_bytes: int
-    columns: list[str]
-    application_id: int
-    deployment_id: int
-    start_at: datetime | None
-    end_at: datetime | None
-    max_attempts: int | None
-    reattempt_wait_seconds: int | None
-    is_pci: bool
-    give_up_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,50 +48,10 @@ class Taken:
     tries: int
 
 
-def claim_submission(
-    conn: Connection, worker_id: int, *, simulated: bool = False, signing_key: str | None = None
-) -> Outgoing | None:
-    """Mark the next due submission `sending` for this worker. The caller commits, before it sends or looks again.
-
-    `simulated`: the worker's provider is a simulator. Only batches that were made for its kind are sent to it.
-    `signing_key`: the fingerprint of the key that signs the submission's token.
-    Where none is left to send, those for which it is too late are refused, a batch's at a time.
-    """
-    with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
-        # A pending submission's `sent_at` is its first try in vain. While it is sent, `next_try_at` keeps that moment.
-        outgoing = cursor.execute(
-            f"""
-            with due as (
-                select s.batch_id, s.submission_no from submission s join batch b using (batch_id)
-                where s.state = 'pending' and s.next_try_at <= now() and b.simulated = %(simulated)s and not {_OVER}
-                order by s.next_try_at, s.batch_id, s.submission_no limit 1 for update of s skip locked
-            ), taken as (
-                update submission s set state = 'sending', worker_id = %(worker_id)s, sent_at = now(),
-                    next_try_at = coalesce(s.sent_at, now()), tries = s.tries + 1, error = null,
-                    signing_key = %(signing_key)s
-                from due where s.batch_id = due.batch_id and s.submission_no = due.submission_no
-                returning s.*
-            )
-            select t.batch_id, t.submission_no, t.worker_id, t.tries, t.first_row, t.last_row, t.csv_bytes,
-                b.columns, b.application_id, b.deployment_id, b.start_at, b.end_at, b.max_attempts,
-                b.reattempt_wait_seconds, b.is_pci,
-                coalesce(b.end_at, greatest({SENT_SINCE}, t.next_try_at) + %(give_up)s) as give_up_at
-            from taken t join batch b using (batch_id)
-            """,
-            {"worker_id": worker_id, "give_up": GIVE_UP, "simulated": simulated, "signing_key": signing_key},
-            prepare=True,
-        ).fetchone()
-    if outgoing is None:
-        _refuse_late(conn, simulated)
-    return outgoing
-
-
 def adopt_batches(conn: Connection, simulated: bool) -> bool:
     """Decide the kind of batches that nobody decided yet and that this worker could send; whether there were any."""
     found = conn.execute(
-        "select distinct s.batch_id from submission s join batch b using (batch_id)"
-        " where s.state = 'pending' and s.next_try_at <= now() and b.simulated is null",
-        prepare=True,
+        f"select batch_id from batch b where state = 'queueing' and simulated is null and {_UNRELEASED}", prepare=True
     ).fetchall()
     if not found:
         return False
@@ -145,14 +66,23 @@ def adopt_batches(conn: Connection, simulated: bool) -> bool:
 def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
     """The CSV as it is sent, in blocks; `csv_bytes` long in all. Reads a few rows at a time, in no transaction."""
     yield (header_line(outgoing.columns) + "\r\n").encode()
-    after = outgoing.first_row - 1
+    left_out = (
+        " and not exists (select from withdrawn w where w.batch_id = call.batch_id and w.row = call.row)"
+        if outgoing.withdrawn_calls
+        else ""
+    )
     # Sums, so that no index but that of the rows serves: a batch is sent before Postgres has looked at it, and the one
-    # of the numbers, which then seems as good, would read and sort the whole submission for each block.
+    # of the numbers, which then seems as good, would read and sort the whole submission for each block. A small one,
+    # whose rows can be far apart, is read at once by just that index.
+    rows, plus = ("row > %s and row <= %s and submission_no + 0 = %s", " + 0")
+    if outgoing.calls <= LINES_AT_ONCE:
+        rows, plus = ("row + 0 > %s and row + 0 <= %s and submission_no = %s", "")
+    after = outgoing.first_row - 1
     while after < outgoing.last_row:
         row = conn.execute(
             "select max(row), string_agg(line, e'\\r\\n' order by row) || e'\\r\\n' from ("
-            " select row, line from call where batch_id = %s and row > %s and row <= %s and submission_no + 0 = %s"
-            " and phone_number + 0 > 0 order by row limit %s) next",
+            f" select row, line from call where batch_id = %s and {rows}"
+            f" and phone_number{plus} > 0{left_out} order by row limit %s) next",
             (outgoing.batch_id, after, outgoing.last_row, outgoing.submission_no, LINES_AT_ONCE),
             prepare=True,
         ).fetchone()
@@ -208,62 +138,31 @@ def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
 
 
 def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) -> None:
-    """Make `pending` again what this worker took without hearing that it had: its connection broke in that commit."""
+    """Take back what this worker took without hearing that it had: its connection broke in that commit."""
     lock_batches(conn, [taken.batch_id for taken in untold])
     for taken in untold:
-        conn.execute(
-            "update submission set state = 'pending', sent_at = next_try_at"
+        state = state_if_unsent(conn, taken.batch_id)
+        returned = conn.execute(
+            "update submission set state = %s, sent_at = next_try_at, released_at = null"
             " where batch_id = %s and submission_no = %s and tries = %s"
             " and state = 'sending' and worker_id = %s",
-            (taken.batch_id, taken.submission_no, taken.tries, worker_id),
-        )
+            (state, taken.batch_id, taken.submission_no, taken.tries, worker_id),
+        ).rowcount
+        if returned and state == "withdrawn":
+            withdraw_calls(conn, taken.batch_id, [taken.submission_no])
+            refresh_state(conn, [taken.batch_id])
 
 
 def note_waiting(conn: Connection, simulated: bool) -> None:
     """Note of batches made for the other kind of provider that they still wait for it: the hour in which a batch
-    without an end must be sent, and the time until its results are due, begin when they can be sent.
+    without an end must be sent begins when they can be sent.
     """
     waiting = conn.execute(
-        "select distinct s.batch_id from submission s join batch b using (batch_id)"
-        f" where s.state = 'pending' and b.simulated <> %s and {SENT_SINCE} < now() - %s",
+        f"select batch_id from batch b where state = 'queueing' and simulated <> %s and {_UNRELEASED}"
+        f" and {SENT_SINCE} < now() - %s",
         (simulated, WAITING_NOTED),
     ).fetchall()
-    if not waiting:
-        return
-    batch_ids = [batch_id for (batch_id,) in waiting]
-    lock_batches(conn, batch_ids)
-    conn.execute(
-        f"update batch b set due_at = case when b.end_at is null then b.due_at + (now() - {SENT_SINCE}) else b.due_at"
-        f" end, waited_until = now() where b.batch_id = any(%s) and {SENT_SINCE} < now()",
-        (batch_ids,),
-    )
-
-
-def _refuse_late(conn: Connection, simulated: bool) -> None:
-    late = conn.execute(
-        "select s.batch_id from submission s join batch b using (batch_id)"
-        " where s.state = 'pending' and s.next_try_at <= now()"
-        f" and (b.simulated = %(simulated)s or b.end_at is not null) and {_OVER} limit 1",
-        {"give_up": GIVE_UP, "simulated": simulated},
-        prepare=True,
-    ).fetchone()
-    if late is None:
-        return
-    (batch_id,) = late
-    lock_batches(conn, [batch_id])
-    refused = conn.execute(
-        "update submission s set state = 'refused', answered_at = now(),"
-        " error = concat_ws(' ', case when b.end_at is null then %(hour_over)s else %(window_over)s end, s.error)"
-        " from batch b where s.batch_id = b.batch_id and b.batch_id = %(batch_id)s and s.state = 'pending'"
-        f" and {_OVER} returning s.submission_no",
-        {"batch_id": batch_id, "give_up": GIVE_UP, "hour_over": HOUR_OVER, "window_over": WINDOW_OVER},
-    ).fetchall()
-    for (submission_no,) in refused:
-        refuse_calls(conn, batch_id, submission_no)
-    refresh_state(conn, [batch_id])
-    if refused:
-        log.warning(
-            "batch %d: %d submissions were not sent and are refused, because it is too late to send them",
-            batch_id, len(refused),
-            extra=about("refused_late", batch_id=batch_id, submissions=len(refused)),
-        )  # fmt: skip
+    if waiting:
+        batch_ids = [batch_id for (batch_id,) in waiting]
+        lock_batches(conn, batch_ids)
+        conn.execute("update batch set waited_until = now() where batch_id = any(%s)", (batch_ids,))

@@ -23,8 +23,10 @@ from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Callback
 from receiver.phone_numbers.masking import Mentions
-from receiver.queueing.batches import NOBODY_LEFT, refresh_state, refuse_calls
 from receiver.queueing.submissions import header_line
+from receiver.release.calls import refuse_calls
+from receiver.release.resolution import NOBODY_LEFT
+from receiver.release.states import refresh_state
 from receiver.results.erased_bodies import erase_bodies, erase_mentions, list_bodies, list_waiting, names, spooled_body
 from receiver.results.erased_texts import blank_line, is_in_draft, without_number
 from receiver.results.stored_texts import Key, Table, find_rows, list_tables, read_locked, write_texts
@@ -167,7 +169,7 @@ class _Erasure:
         callbacks = erase_bodies(conn, batch_id, [callback_id for (callback_id,) in received])
         for submission_no, state in states.items():
             if state == "pending":
-                refuse_calls(conn, batch_id, submission_no, erased_only=True)
+                refuse_calls(conn, batch_id, [submission_no], erased_only=True)
         self._measure(batch_id, states)
         conn.execute("delete from poll where batch_id = %(batch_id)s and row = any(%(rows)s)", given)
         awaited = conn.execute(
@@ -208,7 +210,7 @@ class _Erasure:
             )
             if number not in measured and states[number] == "pending":
                 conn.execute(
-                    "update submission set state = 'refused', answered_at = now(), error = %s"
+                    "update submission set state = 'refused', answered_at = now(), error = %s, error_code = 'erased'"
                     " where batch_id = %s and submission_no = %s",
                     (NOBODY_LEFT, batch_id, number),
                 )

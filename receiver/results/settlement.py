@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
 from receiver.phone_numbers.destination import candidates
-from receiver.queueing.batches import accept_proven
+from receiver.release.states import accept_proven
 from receiver.results.bodies import Read, read_bodies
 from receiver.results.contested import decide_again
 from receiver.results.counters import Deltas

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
-from receiver.queueing.batches import BATCH_STATE
+from receiver.release.states import BATCH_STATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class World:
             batch.gates,
             submission.zones,
             submission.calls,
-            waits_since=max(batch.sendable_since, batch.gates.last_release_at or BEGINNING),
+            waits_since=batch.sendable_since,
             recent=[each for each in batch.released if each.at > now - WINDOW],
             now=now,
         )
@@ -213,7 +213,7 @@ class World:
         assert not batch.paused
         assert submission.state == "pending" and submission.releases == 0
         assert gates.end_at is None or now < gates.end_at
-        if gates.held_until_start:
+        if gates.is_gated:
             assert gates.start_at is None or now >= gates.start_at
         if gates.hours is None:
             return

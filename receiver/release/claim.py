@@ -1,0 +1,357 @@
+"""Claiming what is released next: every gate of a submission is looked at here, under its batch's lock.
+
+A gate that is closed postpones what it holds back, so that the next claim does not look at it again: the pace holds
+back the batch, the calling hours all of its submissions with the same zones. Pause and cancellation are flags of the
+batch. Nothing else decides when something is sent (`receiver.schedule`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg.rows import class_row
+
+from receiver.database.pool import Connection
+from receiver.logs import about
+from receiver.queueing.batches import get_now
+from receiver.queueing.suppressions import find_suppressed
+from receiver.release.calls import refuse_calls
+from receiver.release.resolution import SENT_SINCE
+from receiver.release.states import refresh_state
+from receiver.schedule import WINDOW, Gates, Hours, RefusalCode, Refuse, Release, Released, Wait, decide, due_at
+
+log = logging.getLogger(__name__)
+
+CANDIDATES = 4
+"""Batches that a claim tries in turn, where others are at work on the first ones."""
+
+DECISIONS = 100
+"""Submissions that one claim postpones, refuses or withdraws at most."""
+
+_REASONS: dict[RefusalCode, str] = {
+    "window_over": "Nothing was sent and nobody is called: its window ended before it could be sent. See that a worker"
+    " runs, and queue its contacts again with a later end if they are still to be called.",
+    "not_sent_in_time": "Nothing was sent and nobody is called: an hour went by in which it could not be sent, and"
+    " calls that late surprise people. See that a worker runs, and queue its contacts again if they are still to be"
+    " called.",
+}
+
+SUPPRESSED = "Nothing was sent: all of its numbers are suppressed."
+
+HELD = """exists (select from deployment_cancel d where d.application_id = b.application_id
+    and d.deployment_id = b.deployment_id and d.state in ('waiting', 'asking'))"""
+"""SQL: the deployment of batch `b` is being canceled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A submission that this worker sends, and all that its request says."""
+
+    batch_id: int
+    submission_no: int
+    worker_id: int
+    tries: int
+    calls: int
+    withdrawn_calls: int
+    first_row: int
+    last_row: int
+    csv_bytes: int
+    columns: list[str]
+    application_id: int
+    deployment_id: int
+    start_at: datetime | None
+    end_at: datetime | None
+    max_attempts: int | None
+    reattempt_wait_seconds: int | None
+    is_pci: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch with something to send, locked."""
+
+    batch_id: int
+    start_at: datetime | None
+    end_at: datetime | None
+    calls_per_minute: int | None
+    opens_minute: int | None
+    closes_minute: int | None
+    calling_days: int | None
+    next_release_at: datetime | None
+    last_release_at: datetime | None
+    waits_since: datetime
+    max_attempts: int | None
+    reattempt_wait_seconds: int | None
+
+    @property
+    def hours(self) -> Hours | None:
+        if self.opens_minute is None or self.closes_minute is None:
+            return None
+        return Hours(self.opens_minute, self.closes_minute, self.calling_days or 127)
+
+    @property
+    def gates(self) -> Gates:
+        return Gates(
+            self.start_at,
+            self.end_at,
+            self.hours,
+            self.calls_per_minute,
+            self.next_release_at,
+            self.last_release_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    submission_no: int
+    calls: int
+    withdrawn_calls: int
+    time_zones: list[str] | None
+    sent_at: datetime | None
+    """Its first try in vain."""
+
+
+def claim_submission(
+    conn: Connection,
+    worker_id: int,
+    *,
+    simulated: bool = False,
+    signing_key: str | None = None,
+    grace: timedelta = timedelta(hours=1),
+) -> Outgoing | None:
+    """Mark the next submission whose gates are open `sending` for this worker. The caller commits, before it sends or
+    looks again.
+
+    `simulated`: the worker's provider is a simulator. Only batches that were made for its kind are sent to it.
+    `signing_key`: the fingerprint of the key that signs the submission's token. `grace`: RESULT_GRACE.
+    Where none can be sent, those whose window is over are refused.
+    """
+    for batch_id in _list_candidates(conn, simulated):
+        submission_no = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace)
+        if submission_no is not None:
+            return _get_outgoing(conn, batch_id, submission_no)
+    _refuse_ended(conn)
+    return None
+
+
+def _list_candidates(conn: Connection, simulated: bool) -> list[int]:
+    """Batches of which something can perhaps be sent now; what has waited longest first."""
+    found = conn.execute(
+        "select b.batch_id from batch b cross join lateral (select s.next_try_at from submission s"
+        "  where s.batch_id = b.batch_id and s.state = 'pending' order by s.next_try_at, s.submission_no limit 1) s"
+        " where b.state = 'queueing' and b.simulated = %s and b.paused_at is null and s.next_try_at <= now()"
+        " and (b.next_release_at is null or b.next_release_at <= now() or b.last_release_at > now())"
+        f" and (b.end_at is null or b.end_at > now()) and not {HELD}"
+        " order by greatest(s.next_try_at, b.next_release_at), b.batch_id limit %s",
+        (simulated, CANDIDATES),
+        prepare=True,
+    ).fetchall()
+    return [batch_id for (batch_id,) in found]
+
+
+def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | None:
+    """The batch, if nobody else is at work on it and nothing of it was changed meanwhile that holds all of it back."""
+    with conn.cursor(row_factory=class_row(_Batch)) as cursor:
+        return cursor.execute(
+            "select b.batch_id, b.start_at, b.end_at, b.calls_per_minute, b.opens_minute, b.closes_minute,"
+            f" b.calling_days, b.next_release_at, b.last_release_at, {SENT_SINCE} as waits_since, b.max_attempts,"
+            " b.reattempt_wait_seconds from batch b where b.batch_id = %s and b.state = 'queueing'"
+            f" and b.simulated = %s and b.paused_at is null and not {HELD} for update of b skip locked",
+            (batch_id, simulated),
+            prepare=True,
+        ).fetchone()
+
+
+def _claim_of(
+    conn: Connection, batch_id: int, simulated: bool, worker_id: int, signing_key: str | None, grace: timedelta
+) -> int | None:
+    """The number of the batch's submission that was claimed."""
+    for _ in range(DECISIONS):
+        batch = _lock_batch(conn, batch_id, simulated)
+        if batch is None:
+            return None
+        now = get_now(conn)  # after the lock: whoever had it before us released at an earlier moment
+        pending = _get_pending(conn, batch_id, now)
+        if pending is None:
+            return None
+        calls = pending.calls - pending.withdrawn_calls
+        decision = decide(
+            batch.gates,
+            pending.time_zones or (),
+            calls,
+            waits_since=batch.waits_since,
+            tried_at=pending.sent_at,
+            recent=[] if batch.calls_per_minute is None else _list_recent(conn, batch_id, now),
+            now=now,
+        )
+        match decision:
+            case Wait(until, whole_batch=True):
+                conn.execute("update batch set next_release_at = %s where batch_id = %s", (until, batch_id))
+                return None
+            case Wait(until):
+                _postpone(conn, batch_id, pending, until)
+            case Refuse(code, next_release_at):
+                refuse_unsent(conn, batch_id, [pending.submission_no], code)
+                conn.execute(
+                    "update batch set next_release_at = coalesce(%s, next_release_at) where batch_id = %s",
+                    (next_release_at, batch_id),
+                )
+            case Release() if not _is_suppressed(conn, batch_id, pending, now):
+                _mark_sending(conn, batch, pending, decision, worker_id, signing_key, now, grace)
+                return pending.submission_no
+    return None
+
+
+def _get_pending(conn: Connection, batch_id: int, now: datetime) -> _Pending | None:
+    with conn.cursor(row_factory=class_row(_Pending)) as cursor:
+        return cursor.execute(
+            "select submission_no, calls, withdrawn_calls, time_zones, sent_at from submission"
+            " where batch_id = %s and state = 'pending' and next_try_at <= %s"
+            " order by next_try_at, submission_no limit 1",
+            (batch_id, now),
+            prepare=True,
+        ).fetchone()
+
+
+def _list_recent(conn: Connection, batch_id: int, now: datetime) -> list[Released]:
+    return [
+        Released(*row)
+        for row in conn.execute(
+            "select released_at, calls - withdrawn_calls from submission where batch_id = %s and released_at > %s",
+            (batch_id, now - WINDOW),
+            prepare=True,
+        )
+    ]
+
+
+def _postpone(conn: Connection, batch_id: int, pending: _Pending, until: datetime) -> None:
+    """Everything in the batch with these zones opens at the same time."""
+    conn.execute(
+        "update submission set next_try_at = %s where batch_id = %s and state = 'pending' and next_try_at < %s"
+        " and time_zones is not distinct from %s",
+        (until, batch_id, until, pending.time_zones),
+    )
+
+
+def _is_suppressed(conn: Connection, batch_id: int, pending: _Pending, now: datetime) -> bool:
+    """Withdraw the calls whose numbers are suppressed; whether no call is left, so that all of it is withdrawn."""
+    numbers = conn.execute(
+        "select phone_number from call c where batch_id = %s and submission_no = %s and phone_number > 0"
+        " and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)"
+        " and exists (select from suppression)",
+        (batch_id, pending.submission_no),
+    ).fetchall()
+    suppressed = find_suppressed(conn, [number for (number,) in numbers])
+    if not suppressed:
+        return False
+    key = (batch_id, pending.submission_no)
+    withdrawn = conn.execute(
+        "insert into withdrawn (batch_id, row, reason) select batch_id, row, 'suppressed' from call"
+        " where batch_id = %s and submission_no = %s and phone_number = any(%s) returning row",
+        (*key, list(suppressed)),
+    ).fetchall()
+    rows = [row for (row,) in withdrawn]
+    counted = conn.execute(
+        "delete from outstanding where batch_id = %s and not refused and row = any(%s)", (batch_id, rows)
+    ).rowcount
+    conn.execute("update batch_count set withdrawn = withdrawn + %s where batch_id = %s", (counted, batch_id))
+    left = len(numbers) - len(rows)
+    conn.execute(
+        "update submission set withdrawn_calls = withdrawn_calls + %s, csv_bytes = csv_bytes - (select"
+        "  sum(octet_length(line) + 2) from call where batch_id = %s and row = any(%s)),"
+        " state = case when %s then 'withdrawn' else state end, answered_at = case when %s then %s end,"
+        " error = case when %s then %s else error end where batch_id = %s and submission_no = %s",
+        (len(rows), batch_id, rows, not left, not left, now, not left, SUPPRESSED, *key),
+    )
+    if not left:
+        refresh_state(conn, [batch_id])
+    return not left
+
+
+def _mark_sending(
+    conn: Connection,
+    batch: _Batch,
+    pending: _Pending,
+    release: Release,
+    worker_id: int,
+    signing_key: str | None,
+    now: datetime,
+    grace: timedelta,
+) -> None:
+    retries = timedelta(seconds=((batch.max_attempts or 1) - 1) * (batch.reattempt_wait_seconds or 0))
+    due = due_at(release.start_at, release.end_at, retries, now, grace)
+    # A pending submission's `sent_at` is its first try in vain. While it is sent, `next_try_at` keeps that moment.
+    conn.execute(
+        "update submission set state = 'sending', worker_id = %(worker_id)s, sent_at = %(now)s, released_at = %(now)s,"
+        " next_try_at = coalesce(sent_at, %(now)s), tries = tries + 1, error = null, error_code = null,"
+        " signing_key = %(signing_key)s, request_start_at = %(start_at)s, request_end_at = %(end_at)s,"
+        " due_at = %(due_at)s, overdue_at = null"
+        " where batch_id = %(batch_id)s and submission_no = %(submission_no)s",
+        {
+            "batch_id": batch.batch_id,
+            "submission_no": pending.submission_no,
+            "worker_id": worker_id,
+            "now": now,
+            "signing_key": signing_key,
+            "start_at": release.start_at,
+            "end_at": release.end_at,
+            "due_at": due,
+        },
+    )
+    conn.execute(
+        "update batch set last_release_at = %s, next_release_at = %s, due_at = greatest(due_at, %s)"
+        " where batch_id = %s",
+        (now, release.next_release_at, due, batch.batch_id),
+    )
+
+
+def _get_outgoing(conn: Connection, batch_id: int, submission_no: int) -> Outgoing:
+    with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
+        outgoing = cursor.execute(
+            "select s.batch_id, s.submission_no, s.worker_id, s.tries, s.calls, s.withdrawn_calls, s.first_row,"
+            " s.last_row, s.csv_bytes, b.columns, b.application_id, b.deployment_id, s.request_start_at as start_at,"
+            " s.request_end_at as end_at, b.max_attempts, b.reattempt_wait_seconds, b.is_pci"
+            " from submission s join batch b using (batch_id) where s.batch_id = %s and s.submission_no = %s",
+            (batch_id, submission_no),
+            prepare=True,
+        ).fetchone()
+    assert outgoing is not None  # noqa: S101 it was claimed in this transaction
+    return outgoing
+
+
+def _refuse_ended(conn: Connection) -> None:
+    """Refuse what is unreleased in one batch whose window is over, whatever holds it back, and for any provider."""
+    ended = conn.execute(
+        "select batch_id from batch where state = 'queueing' and end_at <= now() and exists (select from submission s"
+        " where s.batch_id = batch.batch_id and s.state = 'pending') limit %s",
+        (CANDIDATES,),
+        prepare=True,
+    ).fetchall()
+    for (batch_id,) in ended:
+        locked = conn.execute(
+            "select from batch where batch_id = %s and end_at <= now() for update skip locked", (batch_id,)
+        ).fetchone()
+        if locked is not None:
+            pending = conn.execute(
+                "select submission_no from submission where batch_id = %s and state = 'pending'", (batch_id,)
+            ).fetchall()
+            refuse_unsent(conn, batch_id, [submission_no for (submission_no,) in pending], "window_over")
+            return
+
+
+def refuse_unsent(conn: Connection, batch_id: int, submissions: Sequence[int], code: RefusalCode) -> None:
+    """Refuse pending submissions of a batch, which is locked."""
+    conn.execute(
+        "update submission set state = 'refused', answered_at = now(), error_code = %s,"
+        " error = concat_ws(' ', %s::text, error) where batch_id = %s and submission_no = any(%s)",
+        (code, _REASONS[code], batch_id, list(submissions)),
+    )
+    refuse_calls(conn, batch_id, submissions)
+    refresh_state(conn, [batch_id])
+    log.warning(
+        "batch %d: %d submissions are refused and were not sent, as their time is over", batch_id, len(submissions),
+        extra=about("refused_late", batch_id=batch_id, submissions=len(submissions), code=code),
+    )  # fmt: skip

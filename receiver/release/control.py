@@ -1,0 +1,227 @@
+"""What people do with a batch that is on its way: pause, resume, cancel, and change what is unreleased.
+
+All of these take the batch's lock, as a claim does. So what was claimed before is finished, and nothing is claimed
+afterwards that the change holds back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from receiver.changes.audit import record_change
+from receiver.database.locks import lock_batches
+from receiver.database.pool import Connection
+from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
+from receiver.queueing.batches import get_now, set_external_id
+from receiver.release.calls import withdraw_calls
+from receiver.release.states import refresh_state
+from receiver.schedule import Gates, Hours, earliest, has_common_hours
+
+PENDING_CALLS = "rows - skipped - refused - withdrawn - completed - failed - canceled - rejected - other"
+"""SQL: calls that were not withdrawn and have no result, overdue ones included, of a row of batch_count."""
+
+
+class NothingUnreleased(ReceiverError):
+    """The change is about what was not released yet, and there is nothing left of it."""
+
+    code = "nothing_unreleased"
+
+
+class NotCutByZone(ReceiverError):
+    """The batch was queued without calling hours, so its submissions have no time zones."""
+
+    code = "not_cut_by_zone"
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """`withdrawn`: calls withdrawn now. `at_provider`: calls that were sent, have no result yet, and continue."""
+
+    withdrawn: int
+    at_provider: int
+
+
+def pause_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> bool:
+    """Release nothing further; False if that changes nothing. A request in progress is finished. Raises NotFound."""
+    _lock(conn, batch_id)
+    changed = conn.execute(
+        "update batch set paused_at = now() where batch_id = %s and paused_at is null and state = 'queueing'",
+        (batch_id,),
+    ).rowcount
+    if changed:
+        record_change(conn, by, "pause", batch_id=batch_id, note=note)
+    return changed == 1
+
+
+def resume_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> bool:
+    """Go on releasing at the previous pace; False if that changes nothing. Raises NotFound."""
+    _lock(conn, batch_id)
+    changed = conn.execute(
+        "update batch set paused_at = null, resumed_at = now() where batch_id = %s and paused_at is not null",
+        (batch_id,),
+    ).rowcount
+    if changed:
+        record_change(conn, by, "resume", batch_id=batch_id, note=note)
+    return changed == 1
+
+
+def cancel_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> Canceled:
+    """Withdraw everything unreleased; nothing of the batch becomes pending again. Raises NotFound."""
+    _lock(conn, batch_id)
+    pending = conn.execute(
+        "update submission set state = 'withdrawn', answered_at = now() where batch_id = %s and state = 'pending'"
+        " returning submission_no",
+        (batch_id,),
+    ).fetchall()
+    withdrawn = withdraw_calls(conn, batch_id, [submission_no for (submission_no,) in pending]) if pending else 0
+    first = conn.execute(
+        "update batch set canceled_at = now(), paused_at = null where batch_id = %s and canceled_at is null",
+        (batch_id,),
+    ).rowcount
+    refresh_state(conn, [batch_id])
+    if first:
+        record_change(conn, by, "cancel", batch_id=batch_id, details={"withdrawn": withdrawn}, note=note)
+    row = conn.execute(f"select {PENDING_CALLS} from batch_count where batch_id = %s", (batch_id,)).fetchone()
+    assert row is not None  # noqa: S101 every batch has counters
+    return Canceled(withdrawn, row[0])
+
+
+OF_THE_REST = ("calls_per_minute", "calling_hours", "calling_days", "end_timestamp")
+"""Changes that are about what is unreleased."""
+
+
+def change_batch(conn: Connection, batch_id: int, changes: Mapping[str, Any], *, by: str) -> None:
+    """Change some of `name`, `external_id` (None: none), `labels`, and of OF_THE_REST: `calls_per_minute` and
+    `end_timestamp` (None: none), `calling_hours` (a pair of minutes after midnight), `calling_days` (a bit mask).
+
+    Raises NotFound, NothingUnreleased, NotCutByZone, ExternalIdUsed, and InvalidInput for what does not fit together.
+    """
+    _lock(conn, batch_id)
+    if any(name in changes for name in OF_THE_REST):
+        _change_rest(conn, batch_id, changes)
+    if "name" in changes:
+        conn.execute("update batch set name = %s where batch_id = %s", (changes["name"], batch_id))
+    if "labels" in changes:
+        conn.execute("update batch set labels = %s where batch_id = %s", (Jsonb(changes["labels"]), batch_id))
+    if "external_id" in changes:
+        set_external_id(conn, batch_id, changes["external_id"])
+    record_change(conn, by, "change", batch_id=batch_id, details={"changed": sorted(changes)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Of a batch. `largest`: calls of its largest unreleased submission, None if there is none."""
+
+    start_at: datetime | None
+    end_at: datetime | None
+    calls_per_minute: int | None
+    opens_minute: int | None
+    closes_minute: int | None
+    calling_days: int | None
+    largest: int | None
+
+    @property
+    def hours(self) -> Hours | None:
+        if self.opens_minute is None or self.closes_minute is None:
+            return None
+        return Hours(self.opens_minute, self.closes_minute, self.calling_days or 127)
+
+
+def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any]) -> None:
+    before = _get_terms(conn, batch_id)
+    if before.largest is None:
+        raise NothingUnreleased("Everything in this batch was released, refused or withdrawn: nothing is left to change.")
+    after = replace(
+        before,
+        calls_per_minute=changes.get("calls_per_minute", before.calls_per_minute),
+        end_at=changes.get("end_timestamp", before.end_at),
+        calling_days=changes.get("calling_days", before.calling_days),
+    )
+    if "calling_hours" in changes or "calling_days" in changes:
+        if before.hours is None:
+            raise NotCutByZone("This batch was queued without calling hours, so nothing is known of its time zones.")
+        opens, closes = changes.get("calling_hours", (before.opens_minute, before.closes_minute))
+        after = replace(after, opens_minute=opens, closes_minute=closes)
+    now = get_now(conn)
+    moments = _next_moments(conn, batch_id, before, after, now)
+    conn.execute(
+        "update batch set calls_per_minute = %s, opens_minute = %s, closes_minute = %s, calling_days = %s,"
+        " next_release_at = case when %s then next_release_at end,"
+        " due_at = case when %s then due_at + (%s::timestamptz - end_at) else due_at end, end_at = %s"
+        " where batch_id = %s",
+        (
+            after.calls_per_minute,
+            after.opens_minute,
+            after.closes_minute,
+            after.calling_days,
+            after.calls_per_minute is not None,
+            None not in (before.end_at, after.end_at),
+            after.end_at,
+            after.end_at,
+            batch_id,
+        ),
+    )
+    for zones, moment in moments.items():
+        conn.execute(
+            "update submission set next_try_at = %s where batch_id = %s and state = 'pending'"
+            " and coalesce(time_zones, '{}') = %s::text[]",
+            (moment, batch_id, list(zones)),
+        )
+
+
+def _next_moments(
+    conn: Connection, batch_id: int, before: _Terms, after: _Terms, now: datetime
+) -> dict[tuple[str, ...], datetime]:
+    """When each set of zones opens after the change. Raises InvalidInput."""
+    faults = []
+    if after.calls_per_minute is not None and after.calls_per_minute < (before.largest or 0):
+        faults.append(
+            Fault("calls_per_minute", "out_of_range", f"The largest submission that is left has {before.largest} calls.")
+        )
+    if after.end_at is not None and after.end_at != before.end_at and after.end_at <= now:
+        faults.append(Fault("end_timestamp", "in_the_past", "It is in the past: nobody would be called."))
+    gates = Gates(after.start_at, after.end_at, after.hours, after.calls_per_minute)
+    moments = {}
+    for (found,) in conn.execute(
+        "select distinct coalesce(time_zones, '{}') from submission where batch_id = %s and state = 'pending'",
+        (batch_id,),
+    ).fetchall():
+        zones = tuple(found)
+        span = earliest(gates, zones, now)
+        if after.hours is not None and not has_common_hours(after.hours, zones, now):
+            message = f"These hours have less than 30 minutes in common in {', '.join(zones)}."
+            faults.append(Fault("calling_hours", "no_common_hours", message))
+        elif span is None and not faults:
+            where = f" in {', '.join(zones)}" if zones else ""
+            message = f"The calling hours{where} do not open before the end."
+            faults.append(Fault("end_timestamp", "outside_calling_hours", message))
+        elif span is not None:
+            moments[zones] = span.opens
+    if faults:
+        raise InvalidInput("Some parameters cannot be taken.", faults)
+    return moments
+
+
+def _get_terms(conn: Connection, batch_id: int) -> _Terms:
+    with conn.cursor(row_factory=class_row(_Terms)) as cursor:
+        terms = cursor.execute(
+            "select start_at, end_at, calls_per_minute, opens_minute, closes_minute, calling_days,"
+            " (select max(s.calls - s.withdrawn_calls) from submission s"
+            "  where s.batch_id = b.batch_id and s.state = 'pending') as largest"
+            " from batch b where batch_id = %s",
+            (batch_id,),
+        ).fetchone()
+    assert terms is not None  # noqa: S101 it is locked
+    return terms
+
+
+def _lock(conn: Connection, batch_id: int) -> None:
+    lock_batches(conn, [batch_id])
+    if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
+        raise NotFound(f"There is no batch {batch_id}.")

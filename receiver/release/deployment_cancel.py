@@ -1,0 +1,163 @@
+"""Canceling a deployment at the provider, which can only cancel all pending calls of a deployment at once.
+
+Whoever asks for it writes a request, which holds back all releases of the deployment. A worker makes it, once nothing
+of the deployment is being sent, and records the answer. What is lost is `unknown`, and never asked again by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg.rows import class_row
+
+from receiver.changes.audit import record_change
+from receiver.database.locks import lock_batches
+from receiver.database.pool import Connection
+from receiver.errors import NotFound
+from receiver.release.answer import Answer
+from receiver.release.control import PENDING_CALLS, cancel_batch
+
+ABANDONED = "The worker that asked the provider ended before the answer was recorded."
+
+WAITS_FOR_SENDING = timedelta(seconds=60)
+"""How long a request waits for what is being sent."""
+
+@dataclass(frozen=True, slots=True)
+class AffectedBatch:
+    """A batch of the deployment with calls that a cancellation ends. `calls_pending`: they were sent and have no
+    result yet. `withdrawn`: calls that were, or would be, withdrawn because they are unreleased."""
+
+    id: int
+    name: str
+    calls_pending: int
+    withdrawn: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """`state`: waiting, asking; sending (it was not asked: something was still being sent); accepted, refused, unknown
+    (what the provider answered)."""
+
+    cancel_id: int
+    application_id: int
+    deployment_id: int
+    state: str
+    requested_at: datetime
+    provider_status: int | None
+    error: str | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in ("waiting", "asking")
+
+
+def list_affected(conn: Connection, application_id: int, deployment_id: int) -> list[AffectedBatch]:
+    """What canceling the deployment would affect now: the dry run."""
+    with conn.cursor(row_factory=class_row(AffectedBatch)) as cursor:
+        return cursor.execute(
+            f"select id, name, remaining - withdrawn as calls_pending, withdrawn from ("
+            f" select b.batch_id as id, b.name, {PENDING_CALLS} as remaining,"
+            "  (case when b.state = 'queueing' then (select count(*) from submission s join call"
+            "   using (batch_id, submission_no) join outstanding o using (batch_id, row)"
+            "   where s.batch_id = b.batch_id and s.state = 'pending' and not o.refused) else 0 end) as withdrawn"
+            "  from batch b join batch_count c using (batch_id)"
+            "  where b.application_id = %s and b.deployment_id = %s) affected"
+            " where remaining > 0 order by id",
+            (application_id, deployment_id),
+        ).fetchall()
+
+
+def request_cancel(
+    conn: Connection, application_id: int, deployment_id: int, *, by: str, note: str | None = None
+) -> tuple[int, list[AffectedBatch]]:
+    """Withdraw everything unreleased of the deployment, hold its releases, and have a worker ask the provider; returns
+    the request's id and what is affected. The caller commits, and then waits for `get_cancel` to be over."""
+    row = conn.execute(
+        "insert into deployment_cancel (application_id, deployment_id, requested_by) values (%s, %s, %s)"
+        " returning cancel_id",
+        (application_id, deployment_id, by),
+    ).fetchone()
+    assert row is not None  # noqa: S101 an insert without conflict clause returns its row
+    details = {"application_id": application_id, "deployment_id": deployment_id, "cancel_id": row[0]}
+    record_change(conn, by, "cancel_deployment", details=details, note=note)
+    affected = list_affected(conn, application_id, deployment_id)
+    lock_batches(conn, [batch.id for batch in affected])
+    done = []
+    for batch in affected:
+        canceled = cancel_batch(conn, batch.id, by=by, note=note)
+        done.append(AffectedBatch(batch.id, batch.name, canceled.at_provider, canceled.withdrawn))
+    return row[0], done
+
+
+def get_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
+    """Raises NotFound."""
+    with conn.cursor(row_factory=class_row(CancelRequest)) as cursor:
+        found = cursor.execute(
+            "select cancel_id, application_id, deployment_id, state, requested_at, provider_status, error"
+            " from deployment_cancel where cancel_id = %s",
+            (cancel_id,),
+        ).fetchone()
+    if found is None:
+        raise NotFound(f"There is no request {cancel_id} to cancel a deployment.")
+    return found
+
+
+def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
+    """Ask for it no longer, if no worker has begun to; returns the request as it is then."""
+    conn.execute(
+        "update deployment_cancel set state = 'sending', answered_at = now() where cancel_id = %s and state = 'waiting'",
+        (cancel_id,),
+    )
+    return get_cancel(conn, cancel_id)
+
+
+def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
+    """The next request that can be made now, marked `asking`. The caller commits before it asks the provider."""
+    waiting = conn.execute(
+        "select cancel_id, application_id, deployment_id, now() - requested_at from deployment_cancel"
+        " where state = 'waiting' order by cancel_id limit 1 for update skip locked",
+        prepare=True,
+    ).fetchone()
+    if waiting is None:
+        return None
+    cancel_id, *deployment, waited = waiting
+    # A claim that did not see the request yet has its batch locked: what it takes is `sending` after that.
+    queueing = conn.execute(
+        "select batch_id from batch where state = 'queueing' and application_id = %s and deployment_id = %s",
+        deployment,
+    ).fetchall()
+    lock_batches(conn, [batch_id for (batch_id,) in queueing])
+    sending = conn.execute(
+        "select from submission s join batch b using (batch_id) where s.state = 'sending'"
+        " and b.application_id = %s and b.deployment_id = %s limit 1",
+        deployment,
+    ).fetchone()
+    if sending is not None:
+        if waited > WAITS_FOR_SENDING:
+            give_up_cancel(conn, cancel_id)
+        return None
+    conn.execute(
+        "update deployment_cancel set state = 'asking', worker_id = %s where cancel_id = %s", (worker_id, cancel_id)
+    )
+    return get_cancel(conn, cancel_id)
+
+
+def abandon_cancels(conn: Connection, gone: Collection[int]) -> None:
+    """What workers that are gone asked for: nobody knows the answer."""
+    conn.execute(
+        "update deployment_cancel set state = 'unknown', answered_at = now(), error = %s"
+        " where state = 'asking' and worker_id = any(%s)",
+        (ABANDONED, sorted(gone)),
+    )
+
+
+def record_cancel(conn: Connection, request: CancelRequest, answer: Answer) -> None:
+    """Record what the provider answered. What was not sent was not asked: that counts as refused."""
+    state = "refused" if answer.state == "not_sent" else answer.state
+    conn.execute(
+        "update deployment_cancel set state = %s, answered_at = now(), provider_status = %s, error = %s"
+        " where cancel_id = %s and state in ('asking', 'unknown')",
+        (state, answer.provider_status, answer.error, request.cancel_id),
+    )

@@ -1,0 +1,105 @@
+"""The states of submissions that callbacks prove, and of batches, which follow from their submissions'."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+
+from receiver.database.locks import lock_batches
+from receiver.database.pool import Connection
+from receiver.release.calls import reopen_calls
+
+BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) then 'queueing'
+    when bool_and(submission.state = 'withdrawn') then 'canceled'
+    when bool_and(submission.state in ('accepted', 'withdrawn')) then 'queued'
+    when bool_and(submission.state = 'refused') then 'refused'
+    when bool_and(submission.state = 'unknown') then 'unknown'
+    else 'partial' end"""
+"""SQL: a batch's state, from all of its rows in `submission`."""
+
+PROVEN = """exists (select from call join result using (batch_id, row)
+    where call.batch_id = s.batch_id and call.submission_no = s.submission_no)"""
+"""SQL: a callback named one of the calls of submission `s`, so the provider has them."""
+
+
+def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
+    """Derive the states of batches, which are locked, from their submissions'.
+
+    Once nothing is unreleased, `due_at` is that of the last submission.
+    """
+    wanted = sorted(set(batch_ids))
+    # A batch can have a hundred thousand slices. While one is pending, the others need not be read.
+    queueing = conn.execute(
+        "select b.batch_id from unnest(%s::bigint[]) as b (batch_id) where exists (select from submission s"
+        " where s.batch_id = b.batch_id and s.state = 'pending')",
+        (wanted,),
+        prepare=True,
+    ).fetchall()
+    unreleased = [batch_id for (batch_id,) in queueing]
+    if unreleased:
+        conn.execute(
+            "update batch set state = 'queueing', queued_at = null, decided_at = null"
+            " where batch_id = any(%s) and state <> 'queueing'",
+            (unreleased,),
+        )
+    released = [batch_id for batch_id in wanted if batch_id not in unreleased]
+    if released:
+        conn.execute(
+            f"""
+            update batch b set state = s.state, queued_at = s.queued_at, decided_at = s.decided_at,
+                due_at = coalesce(s.due_at, b.due_at)
+            from (
+                select batch_id,
+                    {BATCH_STATE} as state, max(due_at) as due_at,
+                    case when not bool_or(state = 'sending') then max(answered_at) end as decided_at,
+                    case when not bool_or(state = 'sending')
+                         then max(answered_at) filter (where state = 'accepted') end as queued_at
+                from submission where batch_id = any(%s) group by batch_id
+            ) s where b.batch_id = s.batch_id and (b.state, b.queued_at, b.decided_at, b.due_at)
+                is distinct from (s.state, s.queued_at, s.decided_at, coalesce(s.due_at, b.due_at))
+            """,
+            (released,),
+        )
+
+
+def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
+    """A callback named a call of these submissions (batch_id, submission_no): those in doubt were accepted.
+
+    So were those that a person gave up for lost and that are to be sent again, or were withdrawn. Locks the batches of
+    all that are not accepted, so it is called before anything is written about their calls
+    (`receiver.database.locks`).
+    """
+    if not keys:
+        return
+    unaccepted = conn.execute(
+        "select s.batch_id, s.submission_no from submission s"
+        " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
+        " where s.state in ('pending', 'sending', 'unknown', 'withdrawn')",
+        ([batch_id for batch_id, _ in keys], [submission_no for _, submission_no in keys]),
+        prepare=True,
+    ).fetchall()
+    if not unaccepted:
+        return
+    batch_ids = [batch_id for batch_id, _ in unaccepted]
+    lock_batches(conn, batch_ids)
+    given = (batch_ids, [submission_no for _, submission_no in unaccepted])
+    withdrawn: defaultdict[int, list[int]] = defaultdict(list)
+    for batch_id, submission_no in conn.execute(
+        "select s.batch_id, s.submission_no from submission s"
+        " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
+        " where s.state = 'withdrawn' order by 1",
+        given,
+    ):
+        withdrawn[batch_id].append(submission_no)
+    for batch_id, submissions in withdrawn.items():
+        reopen_calls(conn, batch_id, submissions)
+    # What was to be sent again has neither of these times any more; it is due with its batch.
+    conn.execute(
+        "update submission s set state = 'accepted', error = null, answered_at = coalesce(answered_at, now()),"
+        " released_at = coalesce(released_at, sent_at, now()), due_at = coalesce(s.due_at, b.due_at)"
+        " from unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) join batch b using (batch_id)"
+        " where s.batch_id = g.batch_id and s.submission_no = g.submission_no"
+        " and s.state in ('unknown', 'pending', 'withdrawn')",
+        given,
+    )
+    refresh_state(conn, batch_ids)
