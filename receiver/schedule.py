@@ -334,3 +334,13 @@ def estimate_last_release(gates: Gates, calls_of: Mapping[tuple[str, ...], int],
             left[zones] -= int(usable * gates.calls_per_minute / WINDOW)
             at += usable + timedelta(seconds=1)
     return at
+
+
+def estimate_due_at(
+    gates: Gates, calls_of: Mapping[tuple[str, ...], int], retries: timedelta, now: datetime, grace: timedelta
+) -> datetime:
+    """About when the last calls of a batch that is queued now are overdue; exact if nothing holds it back."""
+    last = estimate_last_release(gates, calls_of, now) if gates.is_gated else now
+    ends = [span.closes for zones in calls_of if gates.hours and (span := earliest(gates, zones, last)) is not None]
+    moment = due_at(gates.start_at, max(ends, default=gates.end_at), retries, last, grace)
+    return moment.replace(microsecond=0) + timedelta(seconds=moment.microsecond > 0)

@@ -47,7 +47,7 @@ class NumberingPlan:
         self.calling_code = str(metadata.country_code)
         self._home = _country(self.calling_code)
         self._strip = _PrefixStripper(metadata)
-        self._general = _pattern(metadata.general_desc).fullmatch
+        self._general = compiled_pattern(metadata.general_desc).fullmatch
         prefixes = [metadata.international_prefix or "(?!)", metadata.national_prefix_for_parsing or "(?!)"]
         self._international_prefix = re.compile(prefixes[0]).match
         self._prefixed = re.compile("|".join([*prefixes, self.calling_code])).match
@@ -64,7 +64,7 @@ class NumberingPlan:
         if international:
             if digits.startswith(code):
                 country = self._home
-            elif (abroad := _country_of(digits)) is not None:
+            elif (abroad := country_of(digits)) is not None:
                 country = abroad
                 code = country.calling_code
             else:
@@ -118,7 +118,7 @@ def valid_region(region: str) -> bool:
     return region in phonenumbers.SUPPORTED_REGIONS
 
 
-class _Country:
+class Country:
     """All regions behind one calling code: which national numbers are valid in any of them."""
 
     __slots__ = ("_claims", "calling_code", "strip")
@@ -151,11 +151,11 @@ class _Country:
 
 
 @cache
-def _country(calling_code: str) -> _Country:
-    return _Country(calling_code)
+def _country(calling_code: str) -> Country:
+    return Country(calling_code)
 
 
-def _country_of(digits: str) -> _Country | None:
+def country_of(digits: str) -> Country | None:
     """The country whose calling code the digits begin with. No calling code begins another."""
     for length in range(1, _LONGEST_CALLING_CODE + 1):
         if digits[0] != "0" and int(digits[:length]) in COUNTRY_CODE_TO_REGION_CODE:
@@ -174,7 +174,7 @@ class _PrefixStripper:
     def __init__(self, metadata: PhoneMetadata) -> None:
         self._prefix = re.compile(metadata.national_prefix_for_parsing or "(?!)").match
         self._rewrites = bool(metadata.national_prefix_transform_rule)
-        self._general = _pattern(metadata.general_desc).fullmatch
+        self._general = compiled_pattern(metadata.general_desc).fullmatch
         description = metadata.general_desc
         self._lengths = frozenset(description.possible_length if description is not None else ())
 
@@ -195,11 +195,11 @@ def _valid_pattern(metadata: PhoneMetadata) -> re.Pattern[str]:
         types.append(metadata.mobile)
     types += [metadata.toll_free, metadata.premium_rate, metadata.shared_cost, metadata.voip]
     types += [metadata.personal_number, metadata.pager, metadata.uan, metadata.voicemail]
-    any_type = "|".join(_pattern(description, lengths=True).pattern for description in types)
-    return re.compile(f"(?={_pattern(metadata.general_desc, lengths=True).pattern}\\Z)(?:{any_type})")
+    any_type = "|".join(compiled_pattern(description, lengths=True).pattern for description in types)
+    return re.compile(f"(?={compiled_pattern(metadata.general_desc, lengths=True).pattern}\\Z)(?:{any_type})")
 
 
-def _pattern(description: PhoneNumberDesc | None, *, lengths: bool = False) -> re.Pattern[str]:
+def compiled_pattern(description: PhoneNumberDesc | None, *, lengths: bool = False) -> re.Pattern[str]:
     """The description's own pattern; with `lengths`, only for numbers of its possible lengths."""
     if description is None or not description.national_number_pattern:
         return re.compile("(?!)")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import IO
 
+from receiver.changes.audit import SYSTEM, record_change
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.queueing.batches import (
@@ -21,6 +23,8 @@ from receiver.queueing.batches import (
 )
 from receiver.queueing.contacts import ContactReader
 from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.submissions import FindSuppressed
+from receiver.queueing.suppressions import find_suppressed
 
 _BLOCK_BYTES = 128 << 10
 """Read and hashed at a time."""
@@ -47,6 +51,10 @@ class Limits:
     result_grace_seconds: int
     simulated: bool | None = False
 
+    @property
+    def grace(self) -> timedelta:
+        return timedelta(seconds=self.result_grace_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
@@ -64,11 +72,14 @@ class Accepted:
     """The same request was accepted before, as this batch."""
 
 
-def preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits) -> Preview:
+def preview(
+    csv: IO[bytes], parameters: BatchParameters, limits: Limits, find_suppressed: FindSuppressed = lambda _: ()
+) -> Preview:
     """What queueing would come to; stores nothing. Raises InvalidInput where the file is no CSV of contacts."""
+    now = datetime.now(UTC).replace(microsecond=0)
     contacts = ContactReader(csv, parameters.default_region)
-    due_at = parameters.due_at(datetime.now(UTC).replace(microsecond=0), limits.result_grace_seconds)
-    return preview_batch(plan_batch(contacts, parameters, limits.submission_rows), due_at)
+    plan = plan_batch(contacts, parameters, limits.submission_rows, now, find_suppressed)
+    return preview_batch(plan, parameters, now, limits.grace)
 
 
 def accept(
@@ -77,18 +88,23 @@ def accept(
     parameters: BatchParameters,
     limits: Limits,
     request: IdempotentRequest | None = None,
+    *,
+    created_by: str | None = None,
 ) -> Accepted:
     """Store a batch for the worker to send; the caller commits, or on an error rolls back.
 
-    Raises InvalidInput (nothing is stored), IdempotencyKeyReused.
+    `created_by`: the API key's name, or another actor of the audit trail.
+    Raises InvalidInput (nothing is stored), IdempotencyKeyReused, ExternalIdUsed.
     """
     if request is not None and (earlier := find_accepted(conn, request)) is not None:
         return earlier
     now = get_now(conn)
     contacts = ContactReader(csv, parameters.default_region)
-    plan = plan_batch(contacts, parameters, limits.submission_rows)
-    due_at = parameters.due_at(now.replace(microsecond=0), limits.result_grace_seconds)
-    batch_id = insert_batch(conn, plan, parameters, now, due_at, simulated=limits.simulated)
+    plan = plan_batch(contacts, parameters, limits.submission_rows, now, partial(find_suppressed, conn))
+    batch_id = insert_batch(
+        conn, plan, parameters, now, limits.grace, simulated=limits.simulated, created_by=created_by
+    )
+    record_change(conn, created_by or SYSTEM, "queue", batch_id=batch_id)
     if request is not None and not insert_idempotent(
         conn, request.key_id, request.idempotency_key, request.digest, batch_id
     ):
@@ -96,7 +112,7 @@ def accept(
         conn.rollback()
         if (earlier := find_accepted(conn, request)) is not None:
             return earlier
-        return accept(conn, csv, parameters, limits, request)
+        return accept(conn, csv, parameters, limits, request, created_by=created_by)
     return Accepted(batch_id)
 
 

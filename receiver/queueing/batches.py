@@ -1,19 +1,43 @@
-"""Batches in the database: written whole or not at all, and their state derived from their submissions."""
+"""Batches in the database: written whole or not at all."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain, islice
 
+from psycopg.types.json import Jsonb
+
 from receiver.database.pool import Connection
-from receiver.errors import Fault
+from receiver.errors import Fault, ReceiverError
 from receiver.queueing.contacts import ContactReader
 from receiver.queueing.parameters import BatchParameters
-from receiver.queueing.submissions import Plan, PlannedCall, SkippedRow
+from receiver.queueing.row_zones import RowZones
+from receiver.queueing.submissions import FindSuppressed, Plan, PlannedCall, SkippedRow
+from receiver.schedule import earliest, estimate_due_at, next_opening, slice_rows
 
 COPY_ROWS = 20_000
 """Rows that are copied at once; what is skipped among them waits in memory for that long."""
+
+
+class ExternalIdUsed(ReceiverError):
+    """Another batch, `batch_id`, has this external id."""
+
+    code = "external_id_used"
+
+    def __init__(self, batch_id: int) -> None:
+        super().__init__(f"Batch {batch_id} has this external_id. Each batch needs its own.")
+        self.batch_id = batch_id
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneRows:
+    """How many calls have this zone, or these, joined by commas; and when something of them can be released first."""
+
+    time_zone: str
+    rows: int
+    opens_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +48,9 @@ class Preview:
     valid: int
     invalid: int
     duplicates: int
+    suppressed: int
     submissions: int
+    zones: tuple[ZoneRows, ...]
     due_at: datetime
     warnings: tuple[Fault, ...]
     errors: tuple[Fault, ...]
@@ -39,26 +65,67 @@ def get_now(conn: Connection) -> datetime:
     return now
 
 
-def plan_batch(contacts: ContactReader, parameters: BatchParameters, submission_rows: int) -> Plan:
+def plan_batch(
+    contacts: ContactReader,
+    parameters: BatchParameters,
+    submission_rows: int,
+    now: datetime,
+    find_suppressed: FindSuppressed,
+) -> Plan:
     """The plan that `preview_batch` and `insert_batch` read through."""
-    return Plan(contacts, submission_rows, parameters.on_invalid, parameters.on_duplicate)
+    return Plan(
+        contacts,
+        slice_rows(parameters.calls_per_minute, submission_rows),
+        parameters.on_invalid,
+        parameters.on_duplicate,
+        None if parameters.hours is None else RowZones(parameters, contacts.columns, now),
+        find_suppressed,
+    )
 
 
-def preview_batch(plan: Plan, due_at: datetime) -> Preview:
+def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace: timedelta) -> Preview:
     """Read the whole CSV and say what would become of it. Raises InvalidInput for a file that is no CSV."""
     for _ in plan:
         pass
+    calls_of = plan.calls_of
     return Preview(
         rows=plan.rows,
         valid=plan.rows - plan.invalid,
         invalid=plan.invalid,
         duplicates=plan.duplicates,
+        suppressed=plan.suppressed,
         submissions=len(plan.submissions),
-        due_at=due_at,
-        warnings=plan.contacts.warnings,
+        zones=list_zones(parameters, calls_of, now),
+        due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, grace),
+        warnings=plan.contacts.warnings + warn_of_retries(parameters, calls_of, now),
         errors=tuple(plan.faults),
         errors_total=plan.faults_total,
     )
+
+
+def list_zones(
+    parameters: BatchParameters, calls_of: Mapping[tuple[str, ...], int], now: datetime
+) -> tuple[ZoneRows, ...]:
+    """The zones of a batch with calling hours, those with the most calls first."""
+    found = []
+    for zones, calls in calls_of.items():
+        if zones:
+            span = earliest(parameters.gates, zones, now)
+            found.append(ZoneRows(",".join(zones), calls, None if span is None else span.opens))
+    return tuple(sorted(found, key=lambda each: (-each.rows, each.time_zone)))
+
+
+def warn_of_retries(
+    parameters: BatchParameters, calls_of: Mapping[tuple[str, ...], int], now: datetime
+) -> tuple[Fault, ...]:
+    """What to know if the hours are too short for all attempts: a request ends with its day's hours."""
+    if parameters.hours is None:
+        return ()
+    spans = [span for zones in calls_of if (span := next_opening(parameters.hours, zones, now)) is not None]
+    if all(span.closes - span.opens > parameters.retries for span in spans):
+        return ()
+    message = "The waits between attempts are longer than a day's calling hours, so not every attempt is made."
+    return (Fault("reattempt_wait", "retries_do_not_fit", message),)
 
 
 def insert_batch(
@@ -66,20 +133,24 @@ def insert_batch(
     plan: Plan,
     parameters: BatchParameters,
     now: datetime,
-    due_at: datetime,
+    grace: timedelta,
     *,
     simulated: bool | None = False,
+    created_by: str | None = None,
 ) -> int:
     """Write a batch, its submissions, calls and counters; returns the batch id.
 
     `simulated`: it is for a simulator, and never sent to a real provider. None: its first worker decides.
 
-    Raises InvalidInput naming rows; the caller then rolls back, and nothing was written.
+    Raises InvalidInput naming rows, or ExternalIdUsed; the caller then rolls back, and nothing was written.
     """
+    opens, closes = parameters.calling_hours or (None, None)
     row = conn.execute(
         "insert into batch (application_id, deployment_id, name, start_at, end_at, max_attempts,"
-        " reattempt_wait_seconds, is_pci, default_region, columns, created_at, due_at, simulated)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) returning batch_id",
+        " reattempt_wait_seconds, is_pci, default_region, columns, created_at, due_at, simulated, calls_per_minute,"
+        " opens_minute, closes_minute, calling_days, time_zone, time_zone_column, created_by, labels)"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " returning batch_id",
         (
             parameters.application_id,
             parameters.deployment_id,
@@ -92,21 +163,24 @@ def insert_batch(
             parameters.default_region,
             list(plan.contacts.columns),
             now,
-            due_at,
+            estimate_due_at(parameters.gates, {}, parameters.retries, now, grace),
             simulated,
+            parameters.calls_per_minute,
+            opens,
+            closes,
+            parameters.calling_days,
+            parameters.time_zone,
+            parameters.time_zone_column,
+            created_by,
+            Jsonb(dict(parameters.labels)),
         ),
     ).fetchone()
     assert row is not None  # noqa: S101 an insert without conflict clause returns its row
     batch_id: int = row[0]
+    set_external_id(conn, batch_id, parameters.external_id)
     skipped = _copy_rows(conn, batch_id, plan)
     plan.check()
-    with conn.cursor().copy(
-        "copy submission (batch_id, submission_no, calls, first_row, last_row, csv_bytes) from stdin"
-    ) as copy:
-        for draft in plan.submissions:
-            copy.write_row(
-                (batch_id, draft.submission_no, draft.calls, draft.first_row, draft.last_row, draft.csv_bytes)
-            )
+    _copy_submissions(conn, batch_id, plan, parameters, now, grace)
     conn.execute(
         "insert into outstanding (batch_id, row) select batch_id, row from call where batch_id = %s order by row",
         (batch_id,),
@@ -144,6 +218,43 @@ def _copy_rows(conn: Connection, batch_id: int, plan: Plan) -> int:
                     copy.write_row((batch_id, left_out.row, left_out.code, left_out.message, left_out.line))
         skipped_rows += len(skipped)
     return skipped_rows
+
+
+def _copy_submissions(
+    conn: Connection, batch_id: int, plan: Plan, parameters: BatchParameters, now: datetime, grace: timedelta
+) -> None:
+    gates, calls_of = parameters.gates, plan.calls_of
+    opens_at = {zones: span.opens for zones in calls_of if (span := earliest(gates, zones, now)) is not None}
+    with conn.cursor().copy(
+        "copy submission (batch_id, submission_no, calls, first_row, last_row, csv_bytes, time_zones, next_try_at)"
+        " from stdin"
+    ) as copy:
+        for draft in plan.submissions:
+            size = (draft.calls, draft.first_row, draft.last_row, draft.csv_bytes)
+            zones = list(draft.zones) if draft.zones else None
+            copy.write_row((batch_id, draft.submission_no, *size, zones, opens_at.get(draft.zones, now)))
+    conn.execute(
+        "update batch set due_at = %s where batch_id = %s",
+        (estimate_due_at(gates, calls_of, parameters.retries, now, grace), batch_id),
+    )
+
+
+def set_external_id(conn: Connection, batch_id: int, external_id: str | None) -> None:
+    """Give a batch its external id, or take it away. Raises ExternalIdUsed."""
+    conn.execute(
+        "delete from external_id where batch_id = %s and external_id is distinct from %s", (batch_id, external_id)
+    )
+    if external_id is None:
+        return
+    row = conn.execute(
+        "with added as (insert into external_id (external_id, batch_id) values (%(external_id)s, %(batch_id)s)"
+        " on conflict (external_id) do update set external_id = excluded.external_id returning batch_id)"
+        " select batch_id from added",
+        {"external_id": external_id, "batch_id": batch_id},
+    ).fetchone()
+    assert row is not None  # noqa: S101 it was inserted, or another has it
+    if row[0] != batch_id:
+        raise ExternalIdUsed(row[0])
 
 
 def find_idempotent(conn: Connection, key_id: int, idempotency_key: str) -> tuple[int, bytes] | None:

@@ -22,8 +22,9 @@ from psycopg.types.json import Jsonb
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept, request_digest
-from receiver.queueing.batches import Preview
+from receiver.queueing.batches import Preview, list_zones
 from receiver.queueing.parameters import BatchParameters
+from receiver.schedule import estimate_due_at
 
 DRAFT_BYTES = 512 << 20
 """Largest file: some two million rows of a name and a date, or a million of twenty-five variables."""
@@ -112,26 +113,37 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
     if draft.preview is None or draft.preview["of"] != _matters(parameters, limits):
         return None
     errors = tuple(Fault(**fault) for fault in draft.preview["errors"])
-    # Release 1.0.0 keeps none.
-    warnings = tuple(Fault(**fault) for fault in draft.preview.get("warnings", ()))
-    counted = {name: draft.preview[name] for name in ("rows", "valid", "invalid", "duplicates", "submissions")}
-    # When results are due depends on the moment of asking.
-    due_at = parameters.due_at(datetime.now(UTC).replace(microsecond=0), limits.result_grace_seconds)
-    total = draft.preview["errors_total"]
-    return Preview(**counted, due_at=due_at, warnings=warnings, errors=errors, errors_total=total)
+    counted = {
+        name: draft.preview[name] for name in ("rows", "valid", "invalid", "duplicates", "suppressed", "submissions")
+    }
+    # When something opens and is due depends on the moment of asking.
+    now = datetime.now(UTC).replace(microsecond=0)
+    calls_of = {tuple(zones): calls for zones, calls in draft.preview["calls_of"]}
+    return Preview(
+        **counted,
+        zones=list_zones(parameters, calls_of, now),
+        due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, limits.grace),
+        warnings=tuple(Fault(**fault) for fault in draft.preview["warnings"]),
+        errors=errors,
+        errors_total=draft.preview["errors_total"],
+    )
 
 
 def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits, seen: Preview) -> None:
     """Keep what `preview` found out, which read the whole file for it."""
     kept = asdict(seen)
-    del kept["due_at"]
+    del kept["due_at"], kept["zones"]
+    calls = [(zone.time_zone.split(","), zone.rows) for zone in seen.zones]
+    kept["calls_of"] = calls or [((), seen.valid - seen.suppressed)]
     conn.execute(
         "update draft set preview = %s where draft_id = %s",
         (Jsonb({"of": _matters(parameters, limits), **kept}), draft.draft_id),
     )
 
 
-def queue_draft(conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits) -> int:
+def queue_draft(
+    conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits, *, created_by: str | None = None
+) -> int:
     """Make a batch of a draft, which is locked; returns its id. The caller commits.
 
     Raises InvalidInput: then nothing is stored, and the caller rolls back.
@@ -142,7 +154,7 @@ def queue_draft(conn: Connection, draft: Draft, parameters: BatchParameters, lim
     name = f"draft {draft.draft_id}"
     with open_csv(conn, draft.draft_id) as csv:
         request = IdempotentRequest(draft.key_id, name, request_digest(csv, {}))
-        accepted = accept(conn, csv, parameters, limits, request)
+        accepted = accept(conn, csv, parameters, limits, request, created_by=created_by)
     conn.execute("update draft set batch_id = %s where draft_id = %s", (accepted.batch_id, draft.draft_id))
     conn.execute("delete from draft_chunk where draft_id = %s", (draft.draft_id,))
     return accepted.batch_id
@@ -179,4 +191,9 @@ def _storable(text: str) -> str:
 
 def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
     """What a preview depends on, besides the file. The first is raised when files are read by other rules."""
-    return [2, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
+    gates = parameters.gates
+    window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
+    zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]
+    matters = [3, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
+    matters += [parameters.calls_per_minute, zones, window, parameters.retries.total_seconds()]
+    return cast(list[Any], json.loads(json.dumps(matters)))

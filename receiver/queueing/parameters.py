@@ -6,20 +6,21 @@ fault is named by its field before anything is stored or sent.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Literal
+from zoneinfo import available_timezones
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
 from receiver.errors import Fault, InvalidInput
 from receiver.model import rfc3339
 from receiver.phone_numbers.destination import valid_region
-
-FULL_DAY = timedelta(hours=24)
-"""How long the provider dials at most where no end is given."""
+from receiver.schedule import DAY_MINUTES, EVERY_DAY, LEAST_HOURS, Gates, Hours, due_at, earliest
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """A start this far back is taken as now: the form was filled in a moment ago, or a clock is off."""
@@ -46,15 +47,32 @@ class BatchParameters:
     on_invalid: Literal["refuse", "skip"] = "refuse"
     on_duplicate: Literal["refuse", "skip", "keep"] = "refuse"
     dry_run: bool = False
+    calls_per_minute: int | None = None
+    calling_hours: tuple[int, int] | None = None
+    """From when to when, in minutes after the callee's midnight."""
+    calling_days: int | None = None
+    """A bit mask: Monday is 1, Sunday 64."""
+    time_zone: str | None = None
+    time_zone_column: str | None = None
+    external_id: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gates(self) -> Gates:
+        return Gates(self.start_timestamp, self.end_timestamp, self.hours, self.calls_per_minute)
+
+    @property
+    def hours(self) -> Hours | None:
+        return None if self.calling_hours is None else Hours(*self.calling_hours, self.calling_days or EVERY_DAY)
+
+    @property
+    def retries(self) -> timedelta:
+        """How long all waits between a call's attempts take."""
+        return timedelta(seconds=((self.max_attempts or 1) - 1) * (self.reattempt_wait or 0))
 
     def due_at(self, now: datetime, grace_seconds: int) -> datetime:
-        """When a call without a result is overdue: past its last possible attempt, and a grace."""
-        if self.end_timestamp is not None:
-            last_attempt = self.end_timestamp
-        else:
-            waits = ((self.max_attempts or 1) - 1) * (self.reattempt_wait or 0)
-            last_attempt = (self.start_timestamp or now) + FULL_DAY + timedelta(seconds=waits)
-        return last_attempt + timedelta(seconds=grace_seconds)
+        """When a call that is released now is overdue if it has no result."""
+        return due_at(self.start_timestamp, self.end_timestamp, self.retries, now, timedelta(seconds=grace_seconds))
 
 
 class Timestamp(fields.Field[datetime]):
@@ -109,6 +127,101 @@ class Flag(fields.Boolean):
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         return super()._deserialize(str(value).lower(), attr, data, **kwargs)
+
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]|24):([0-5]\d)", re.ASCII)
+
+
+class CallingHours(fields.Field[tuple[int, int]]):
+    """`HH:MM-HH:MM`, as minutes after midnight."""
+
+    default_error_messages = {
+        "invalid": "Write a time span such as 09:00-21:00. The first time is earlier, the second at most 24:00.",
+        "too_short": "They must be at least 30 minutes long.",
+    }
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> tuple[int, int]:
+        found = _HOURS.fullmatch(str(value).strip())
+        if found is None:
+            raise self.make_error("invalid")
+        opens, closes = int(found[1]) * 60 + int(found[2]), int(found[3]) * 60 + int(found[4])
+        if opens >= closes or closes > DAY_MINUTES:
+            raise self.make_error("invalid")
+        if timedelta(minutes=closes - opens) < LEAST_HOURS:
+            raise self.make_error("too_short")
+        return opens, closes
+
+    def _serialize(self, value: tuple[int, int] | None, attr: str | None, obj: Any, **_: Any) -> str | None:
+        return None if value is None else hours_text(*value)
+
+
+def hours_text(opens_minute: int, closes_minute: int) -> str:
+    """As a user writes them: 09:00-21:00."""
+    return f"{opens_minute // 60:02}:{opens_minute % 60:02}-{closes_minute // 60:02}:{closes_minute % 60:02}"
+
+
+class CallingDays(fields.Field[int]):
+    """`mon,tue,…`, as a bit mask."""
+
+    default_error_messages = {"invalid": f"Write days with commas between them, some of {','.join(DAYS)}."}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        mask = 0
+        for day in str(value).lower().split(","):
+            if day.strip() not in DAYS:
+                raise self.make_error("invalid")
+            mask |= 1 << DAYS.index(day.strip())
+        return mask
+
+    def _serialize(self, value: int | None, attr: str | None, obj: Any, **_: Any) -> str | None:
+        return None if value is None else days_text(value)
+
+
+def days_text(mask: int) -> str:
+    """As a user writes them: mon,tue."""
+    return ",".join(day for place, day in enumerate(DAYS) if mask >> place & 1)
+
+
+@cache
+def known_zones() -> frozenset[str]:
+    """The IANA names that calling hours can be in."""
+    return frozenset(available_timezones()) - {"Factory", "localtime"}
+
+
+def _time_zone(text: str) -> None:
+    if text not in known_zones():
+        raise ValidationError("Write an IANA name such as America/New_York.")
+
+
+MOST_LABELS = 10
+
+
+class Labels(fields.Dict):
+    """A JSON object of texts, in a form field as its text."""
+
+    default_error_messages = {
+        "invalid": f"Write a JSON object with at most {MOST_LABELS} members: names of 1 to 64 characters without a"
+        " colon, values of 1 to 255 characters."
+    }
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> dict[str, str]:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise self.make_error("invalid") from None
+        if not isinstance(value, dict) or len(value) > MOST_LABELS:
+            raise self.make_error("invalid")
+        for name, text in value.items():
+            if not (1 <= len(name) <= 64 and ":" not in name and isinstance(text, str) and 1 <= len(text) <= 255):
+                raise self.make_error("invalid")
+            storable(name)
+            storable(text)
+        return value
 
 
 STORABLE = "^[^\\x00-\\x1f\\x7f]*$"
@@ -177,7 +290,34 @@ class BatchForm(Schema):
             default="refuse",
         ),
     )
-    dry_run = Flag(metadata=says("1: return a preview; nothing is stored or sent."))
+    calls_per_minute = WholeNumber(
+        validate=validate.Range(1, 100_000),
+        metadata=says("Pace: at most so many calls are released in any 60 seconds."),
+    )
+    calling_hours = CallingHours(
+        metadata=says(
+            "Release calls only while it is between these times for the callee.",
+            pattern=r"^\d\d:\d\d-\d\d:\d\d$",
+            examples=["09:00-21:00"],
+        )
+    )
+    calling_days = CallingDays(
+        metadata=says("And only on these days of the callee's week.", examples=["mon,tue,wed,thu,fri"])
+    )
+    time_zone = fields.String(
+        validate=_time_zone,
+        metadata=says("The IANA zone of all rows; else every zone that is known for each number."),
+    )
+    time_zone_column = fields.String(
+        validate=[validate.Length(min=1, max=1000), storable],
+        metadata=says("A column of the CSV with the zone of each row; an empty cell says nothing."),
+    )
+    external_id = fields.String(
+        validate=[validate.Length(min=1, max=255), storable],
+        metadata=says("Your own name for the batch; no other batch has it.", pattern=STORABLE),
+    )
+    labels = Labels(metadata=says("Your own labels for the batch, as a JSON object of texts."))
+    dry_run = Flag(metadata=says("1: answer a preview; nothing is stored or sent."))
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def _check_rules(self, values: dict[str, Any], given: Mapping[str, Any], **_: Any) -> None:
@@ -192,6 +332,14 @@ class BatchForm(Schema):
             faults["end_timestamp"] = ["It is in the past, so nobody would be called."]
         elif end is not None and start is not None and end <= start:
             faults["end_timestamp"] = ["It must be after start_timestamp."]
+        for name in ("calling_days", "time_zone", "time_zone_column"):
+            if name in given and "calling_hours" not in given:
+                faults["calling_hours"] = [f"They are required with {name}."]
+        hours, zone = values.get("calling_hours"), values.get("time_zone")
+        if hours is not None and zone is not None and "time_zone_column" not in given and not faults:
+            gates = Gates(start, end, Hours(*hours, values.get("calling_days") or EVERY_DAY))
+            if earliest(gates, [zone], now) is None:
+                faults["calling_hours"] = [f"They never open in {zone} between the start and the end."]
         if faults:
             raise ValidationError(dict(faults))
 
@@ -235,6 +383,8 @@ def _code(message: str) -> str:
         return "repeated_field"
     if "in the past" in message:
         return "in_the_past"
+    if message.startswith("They never open"):
+        return "outside_calling_hours"
     if message.startswith(("Must be greater", "Must be less")):
         return "out_of_range"
     if message.startswith("Longer than"):

@@ -1,4 +1,4 @@
-"""Cutting a batch into submissions, such that in each of them every number stands once.
+"""Cutting a batch into submissions, such that in each of them every number stands once, and all have the same zones.
 
 The first time a number stands in the CSV its row goes to the first layer, the second time to the
 second, and so on; each layer is cut every `SUBMISSION_ROWS` rows. So token and number name one call.
@@ -11,18 +11,27 @@ callback names the number only.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
+from receiver.queueing.row_zones import NoCommonHours, RowZones
 from receiver.text.csv_line import csv_line
 
 FAULTS_NAMED = 100
 """How many faults an answer names; the others are counted."""
 
-DUPLICATE = "duplicate"
+DUPLICATE, SUPPRESSED = "duplicate", "suppressed"
+
+BLOCK_ROWS = 5_000
+"""Rows whose numbers are looked up among the suppressed ones at once."""
+
+FindSuppressed = Callable[[Sequence[int]], Collection[int]]
+"""Says which of these numbers must not be called."""
 
 
 @dataclass(slots=True)
@@ -32,6 +41,7 @@ class SubmissionDraft:
     submission_no: int
     first_row: int
     csv_bytes: int
+    zones: tuple[str, ...] = ()
     calls: int = 0
     last_row: int = 0
 
@@ -67,8 +77,12 @@ class Plan:
     submission_rows: int
     on_invalid: Literal["refuse", "skip"]
     on_duplicate: Literal["refuse", "skip", "keep"]
+    zones: RowZones | None = None
+    """If there are calling hours."""
+    find_suppressed: FindSuppressed = lambda _: ()
     rows: int = 0
     invalid: int = 0
+    suppressed: int = 0
     duplicates: int = 0
     refused: int = 0
     """Faults that a policy does not let pass: with any, the whole batch is refused."""
@@ -78,30 +92,59 @@ class Plan:
 
     def __iter__(self) -> Iterator[PlannedCall | SkippedRow]:
         header_bytes = len(self.header.encode()) + 2
-        layers: list[SubmissionDraft] = []
+        # Of each set of zones, and of each layer, the submission that its next row goes to.
+        open_drafts: dict[tuple[tuple[str, ...], int], SubmissionDraft] = {}
         numbers = _Numbers()
-        for contact in self.contacts:
+        for contact, is_suppressed in self._contacts():
             self.rows += 1
             if isinstance(contact, InvalidRow):
                 self.invalid += 1
                 yield self._skip(contact, contact.code, contact.message, self.on_invalid)
                 continue
+            if is_suppressed:
+                self.suppressed += 1
+                yield self._skip(contact, SUPPRESSED, "This number is suppressed.", "skip")
+                continue
+            zones: tuple[str, ...] = ()
+            if self.zones is not None:
+                try:
+                    zones = self.zones.of(contact)
+                except NoCommonHours as error:
+                    self.invalid += 1
+                    yield self._skip(contact, error.code, str(error), self.on_invalid)
+                    continue
             layer, repeated = numbers.add(contact.phone_number, contact.postd, self.on_duplicate == "keep")
             if repeated:
                 self.duplicates += 1
                 if self.on_duplicate != "keep":
                     yield self._skip(contact, DUPLICATE, "Same destination as an earlier row.", self.on_duplicate)
                     continue
-            if layer == len(layers) or layers[layer].calls == self.submission_rows:
-                draft = SubmissionDraft(len(self.submissions) + 1, contact.row, header_bytes)
+            draft = open_drafts.get((zones, layer))
+            if draft is None or draft.calls == self.submission_rows:
+                draft = SubmissionDraft(len(self.submissions) + 1, contact.row, header_bytes, zones)
                 self.submissions.append(draft)
-                layers[layer : layer + 1] = [draft]
-            draft = layers[layer]
+                open_drafts[zones, layer] = draft
             line = csv_line((contact.destination, *contact.cells))
             draft.calls += 1
             draft.last_row = contact.row
             draft.csv_bytes += len(line.encode()) + 2
             yield PlannedCall(contact.row, contact.phone_number, draft.submission_no, line)
+
+    def _contacts(self) -> Iterator[tuple[Contact | InvalidRow, bool]]:
+        """Each row, and whether its number is suppressed."""
+        rows = iter(self.contacts)
+        while block := list(islice(rows, BLOCK_ROWS)):
+            suppressed = self.find_suppressed([row.phone_number for row in block if isinstance(row, Contact)])
+            for row in block:
+                yield row, bool(suppressed) and isinstance(row, Contact) and row.phone_number in suppressed
+
+    @property
+    def calls_of(self) -> Counter[tuple[str, ...]]:
+        """How many calls each set of zones has."""
+        counted: Counter[tuple[str, ...]] = Counter()
+        for draft in self.submissions:
+            counted[draft.zones] += draft.calls
+        return counted
 
     @property
     def header(self) -> str:

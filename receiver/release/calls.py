@@ -20,9 +20,7 @@ def state_if_unsent(conn: Connection, batch_id: int) -> SubmissionState:
     return "pending" if canceled is None else "withdrawn"
 
 
-def refuse_calls(
-    conn: Connection, batch_id: int, submissions: Sequence[int], *, erased_only: bool = False
-) -> None:
+def refuse_calls(conn: Connection, batch_id: int, submissions: Sequence[int], *, erased_only: bool = False) -> None:
     """Count calls of these submissions as refused: all, or those whose numbers were erased. None will be made."""
     if not erased_only:
         clear_overdue(conn, batch_id, submissions)

@@ -136,7 +136,9 @@ class _Terms:
 def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any]) -> None:
     before = _get_terms(conn, batch_id)
     if before.largest is None:
-        raise NothingUnreleased("Everything in this batch was released, refused or withdrawn: nothing is left to change.")
+        raise NothingUnreleased(
+            "Everything in this batch was released, refused or withdrawn: nothing is left to change."
+        )
     after = replace(
         before,
         calls_per_minute=changes.get("calls_per_minute", before.calls_per_minute),
@@ -182,7 +184,9 @@ def _next_moments(
     faults = []
     if after.calls_per_minute is not None and after.calls_per_minute < (before.largest or 0):
         faults.append(
-            Fault("calls_per_minute", "out_of_range", f"The largest submission that is left has {before.largest} calls.")
+            Fault(
+                "calls_per_minute", "out_of_range", f"The largest submission that is left has {before.largest} calls."
+            )
         )
     if after.end_at is not None and after.end_at != before.end_at and after.end_at <= now:
         faults.append(Fault("end_timestamp", "in_the_past", "It is in the past: nobody would be called."))

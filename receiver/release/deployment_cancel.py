@@ -24,6 +24,7 @@ ABANDONED = "The worker that asked the provider ended before the answer was reco
 WAITS_FOR_SENDING = timedelta(seconds=60)
 """How long a request waits for what is being sent."""
 
+
 @dataclass(frozen=True, slots=True)
 class AffectedBatch:
     """A batch of the deployment with calls that a cancellation ends. `calls_pending`: they were sent and have no
@@ -107,7 +108,8 @@ def get_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
 def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
     """Ask for it no longer, if no worker has begun to; returns the request as it is then."""
     conn.execute(
-        "update deployment_cancel set state = 'sending', answered_at = now() where cancel_id = %s and state = 'waiting'",
+        "update deployment_cancel set state = 'sending', answered_at = now()"
+        " where cancel_id = %s and state = 'waiting'",
         (cancel_id,),
     )
     return get_cancel(conn, cancel_id)
