@@ -7,7 +7,7 @@ create index concurrently if not exists submission_pending on submission (batch_
 create index concurrently if not exists submission_released on submission (batch_id, released_at);
 -- Whose calls become overdue next.
 create index concurrently if not exists submission_due on submission (due_at)
-    where overdue_at is null and state in ('accepted', 'sending', 'unknown');
+    where overdue_at is null and state in ('accepted', 'unknown');
 -- Nothing is read through these any more.
 drop index concurrently if exists batch_unnoticed;
 create index concurrently if not exists batch_label on batch using gin (labels jsonb_path_ops);

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import psycopg
 
@@ -37,16 +38,16 @@ from receiver.logs import about
 from receiver.model import SubmissionKey
 from receiver.queueing.drafts import forget_drafts
 from receiver.release.answer import printable_line
+from receiver.release.claim import Outgoing, claim_submission
+from receiver.release.deployment_cancel import abandon_cancels, claim_cancel, record_cancel
 from receiver.release.presence import find_gone, hold_worker_lock, register_worker, see_worker
-from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue
+from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue, cancel_deployment
 from receiver.release.recording import record_answer
 from receiver.release.sender import (
-    Outgoing,
     Taken,
     abandon_submissions,
     accept_proven_lately,
     adopt_batches,
-    claim_submission,
     csv_blocks,
     list_taken,
     note_waiting,
@@ -61,6 +62,7 @@ SENDERS = 4
 HEARTBEAT_SECONDS = 5.0
 PRESENCE_SECONDS = 1.0
 """Between two looks at the connection that holds our lock: a lost one must be back before others have looked twice."""
+CANCEL_CHECK_SECONDS = 1.0
 SEND_CHECK_SECONDS = 0.2
 """Between two looks for submissions to send."""
 GATHER_SECONDS = 0.05
@@ -106,6 +108,7 @@ class Worker:
         steps: list[tuple[str, Callable[[], float]]] = [("settle", _Settling(Settler(pool, self._measurements)).step)]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps.append(("mark", MarkRaiser(pool).step))
+        steps.append(("cancel", lambda: self._cancel_deployment(pool)))
         steps += Maintenance(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()
         threads = [threading.Thread(target=self._repeat, args=step, name=step[0], daemon=True) for step in steps]
@@ -175,12 +178,33 @@ class Worker:
                 if self._stop.wait(ERROR_PAUSE_SECONDS):
                     raise
 
+    def _cancel_deployment(self, pool: Pool) -> float:
+        """Ask the provider to cancel a deployment, if a person wants that; at most once, as for `_send`."""
+        with connection(pool) as conn:
+            request = claim_cancel(conn, self._worker_id)
+        if request is None:
+            return CANCEL_CHECK_SECONDS
+        answer = cancel_deployment(self._provider, request.application_id, request.deployment_id)
+        log.warning(
+            "application %d, deployment %d: asked the provider to cancel all of its calls: %s, provider status %s",
+            request.application_id, request.deployment_id, answer.state, answer.provider_status,
+            extra=about("deployment_canceled", application_id=request.application_id,
+                        deployment_id=request.deployment_id, result=answer.state),
+        )  # fmt: skip
+        with connection(pool) as conn:
+            record_cancel(conn, request, answer)
+        return 0.0
+
     def _claim(self, pool: Pool) -> Outgoing | None:
         outgoing = None
         try:
             with connection(pool) as conn:
                 outgoing = claim_submission(
-                    conn, self._worker_id, simulated=self._provider.simulated, signing_key=self._signing_key
+                    conn,
+                    self._worker_id,
+                    simulated=self._provider.simulated,
+                    signing_key=self._signing_key,
+                    grace=timedelta(seconds=self._config.result_grace_seconds),
                 )
                 if outgoing is not None:
                     # Before the commit: `_release_untold` takes for lost what is committed and not under way.
@@ -268,6 +292,7 @@ class Worker:
         with connection(pool) as conn:
             gone = find_gone(conn, self._worker_id)
             abandoned = abandon_submissions(conn, self._worker_id, among=self._gone)
+            abandon_cancels(conn, gone & self._gone)
         self._gone = gone
         with connection(pool) as conn:
             accept_proven_lately(conn)

@@ -42,6 +42,7 @@ __all__ = [
     "Provider",
     "QueueRequest",
     "bulk_queue",
+    "cancel_deployment",
     "get",
     "parse_answer",
     "read_error",
@@ -162,6 +163,26 @@ def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], 
     if got.broke_off and parsed.state == "unknown" and parsed.provider_status == 200:
         return replace(parsed, error=_without_answer(got.broke_off, passage, provider).error)
     return parsed
+
+
+def cancel_deployment(provider: Provider, application_id: int, deployment_id: int) -> Answer:
+    """Ask the provider, once, to cancel every pending call of a deployment. Never raises for what the network does.
+
+    Only 202 is documented as success (provider page: Queue one call, status, cancel). Without an answer it is unknown.
+    """
+    passage = Passage(provider.read_timeout, provider.send_timeout, provider.connect_timeout)
+    path = f"/api/apps/{application_id}/{deployment_id}/cancel"
+    try:
+        got = _exchange(provider, _prepared(provider, "DELETE", path), passage)
+    except _NO_ANSWER as error:
+        words = printable_line(described(error), provider._secrets())
+        if passage.begun:
+            return Answer("unknown", error=f"no answer that could be read, so calls may have been canceled ({words})")
+        return Answer("not_sent", error=f"nothing was sent: no connection to the provider ({words})")
+    if got.status == 202:
+        return Answer("accepted", got.status)
+    refused = parse_answer(got.status, got.content_type, got.body).state == "refused"
+    return Answer("refused" if refused else "unknown", got.status, error=read_error(provider, got))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,18 @@ COUNTED_STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
 
 QUARTER_HOUR = timedelta(minutes=15)
 
-_BATCH_COLUMNS = ("rows", "skipped", "refused", *OUTCOMES, "polled", *COUNTED_STATES, "attempts", "duration_seconds")
+_BATCH_COLUMNS = (
+    "rows",
+    "skipped",
+    "refused",
+    "withdrawn",
+    "overdue",
+    *OUTCOMES,
+    "polled",
+    *COUNTED_STATES,
+    "attempts",
+    "duration_seconds",
+)
 _RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
 
 

@@ -12,13 +12,16 @@ from receiver.config import Config
 from receiver.database.pool import Pool, connection
 from receiver.logs import about
 from receiver.release.provider import Provider
-from receiver.results.overdue import notice_overdue
+from receiver.results.overdue import mark_overdue
 from receiver.results.polls import forget_settled_polls, plan_polls
 from receiver.results.recovery import Polled, poll_once
 from receiver.results.retention import purge, take_turn
 
-OVERDUE_CHECK_SECONDS = 10.0
-"""Between two looks for what became overdue: noticed within a minute, with room for a slow database."""
+OVERDUE_CHECK_SECONDS = 2.0
+"""Between two looks for what became overdue: counted within five seconds."""
+
+PLAN_SECONDS = 10.0
+"""Between two looks for overdue calls that the provider can be asked about."""
 
 POLLERS = 2
 """Requests for results at a time: while one waits for its answer, the other keeps the pace."""
@@ -46,35 +49,39 @@ class Maintenance:
         """The steps with their names: those that the configuration asks for."""
         steps: list[tuple[str, Callable[[], float]]] = [("overdue", self.look_for_overdue)]
         if self._rate > 0:
+            steps.append(("plan-polls", self.plan_polls))
             steps += [(f"poll-{number}", self.poll) for number in range(1, POLLERS + 1)]
         if self._age is not None:
             steps.append(("purge", self.purge))
         return steps
 
     def look_for_overdue(self) -> float:
-        """Tell of batches whose calls became overdue, and plan which of these are asked about."""
+        """Count calls that became overdue, and tell of their batches."""
         with connection(self._pool) as conn:
-            noticed = notice_overdue(conn)
+            noticed = mark_overdue(conn)
         for batch in noticed:
             log.warning(
                 "batch %d: %d of its %d calls are overdue", batch.batch_id, batch.overdue, batch.calls,
                 extra=about("batch_overdue", batch_id=batch.batch_id, overdue=batch.overdue),
             )  # fmt: skip
-        if self._rate > 0:
-            with connection(self._pool) as conn:
-                forget_settled_polls(conn)
-            while not self._stop.is_set():
-                with connection(self._pool) as conn:
-                    planned = plan_polls(conn, simulated=self._provider.simulated)
-                if planned is None:
-                    break
-                if planned.calls:
-                    log.info(
-                        "batch %d, submission %d: fetching the results of %d overdue calls",
-                        planned.batch_id, planned.submission_no, planned.calls,
-                        extra=about("polls_planned", batch_id=planned.batch_id, calls=planned.calls),
-                    )  # fmt: skip
         return OVERDUE_CHECK_SECONDS
+
+    def plan_polls(self) -> float:
+        """Plan which overdue calls are asked about."""
+        with connection(self._pool) as conn:
+            forget_settled_polls(conn)
+        while not self._stop.is_set():
+            with connection(self._pool) as conn:
+                planned = plan_polls(conn, simulated=self._provider.simulated)
+            if planned is None:
+                break
+            if planned.calls:
+                log.info(
+                    "batch %d, submission %d: asking about %d overdue calls",
+                    planned.batch_id, planned.submission_no, planned.calls,
+                    extra=about("polls_planned", batch_id=planned.batch_id, calls=planned.calls),
+                )  # fmt: skip
+        return PLAN_SECONDS
 
     def poll(self) -> float:
         """Ask about one call."""

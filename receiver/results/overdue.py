@@ -1,4 +1,4 @@
-"""Batches whose calls became overdue, told once; nothing else is written when `due_at` passes."""
+"""Calls without a result once their submission is due: counted as overdue, and reported once for each batch."""
 
 from __future__ import annotations
 
@@ -6,35 +6,71 @@ from dataclasses import dataclass
 
 from psycopg.rows import class_row
 
+from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 
 MOST_AT_ONCE = 500
 
+_DUE = "overdue_at is null and due_at <= now() and state in ('accepted', 'unknown')"
+
+# What is outstanding of submission `s`, by the narrower of the two tables.
+_OUTSTANDING = """from outstanding o join call c using (batch_id, row)
+    where o.batch_id = s.batch_id and not o.refused and o.row between s.first_row and s.last_row
+    and c.submission_no = s.submission_no"""
+
 
 @dataclass(frozen=True, slots=True)
 class OverdueBatch:
-    """A batch past its due time, with calls without a result."""
+    """A batch of which calls are overdue for the first time. `calls`: all that the provider was to make."""
 
     batch_id: int
     overdue: int
     calls: int
-    """Those that the provider was to make: overdue and ended together."""
 
 
-def notice_overdue(conn: Connection) -> list[OverdueBatch]:
-    """Batches with overdue calls that nobody has told of, each once among all workers. The caller tells of them."""
+def mark_overdue(conn: Connection) -> list[OverdueBatch]:
+    """Mark submissions that are due, up to `MOST_AT_ONCE`, and count their calls without a result as overdue. Returns
+    the batches that had none before; the caller reports them.
+
+    Settling a call reads the mark of its submission. So while calls are counted, nothing is settled.
+    """
+    if conn.execute(_OLD_WORKERS).fetchone() is not None:
+        return []
+    due = conn.execute(
+        f"select batch_id, submission_no, exists (select {_OUTSTANDING}) from submission s where {_DUE}"
+        " order by due_at limit %s",
+        (MOST_AT_ONCE,),
+        prepare=True,
+    ).fetchall()
+    if not due:
+        return []
+    if any(has_calls for *_, has_calls in due):
+        own_results(conn)
+    lock_batches(conn, [batch_id for batch_id, *_ in due])
+    given = {"batches": [batch_id for batch_id, *_ in due], "submissions": [number for _, number, _ in due]}
     with conn.cursor(row_factory=class_row(OverdueBatch)) as cursor:
-        return cursor.execute(
-            """
-            with noticed as (
-                update batch set overdue_noticed = true where batch_id in (select batch_id from batch
-                    where not overdue_noticed and due_at < now() order by due_at limit %s for update skip locked)
-                returning batch_id
-            ), counted as (
-                select batch_id, rows - skipped - refused as calls, completed + failed + canceled + rejected + other
-                    as final from noticed join batch_count using (batch_id)
-            )
-            select batch_id, calls - final as overdue, calls from counted where calls > final order by batch_id
-            """,
-            (MOST_AT_ONCE,),
-        ).fetchall()
+        return cursor.execute(_MARK, given).fetchall()
+
+
+# 1.0.0 settles overdue calls without counting them. While one of its workers lives, none are marked.
+_OLD_WORKERS = "select from worker where not counts_overdue and seen_at > now() - interval '1 minute' limit 1"
+
+_MARK = f"""
+with marked as (
+    update submission s set overdue_at = now()
+    from unnest(%(batches)s::bigint[], %(submissions)s::integer[]) as g (batch_id, submission_no)
+    where s.batch_id = g.batch_id and s.submission_no = g.submission_no and {_DUE}
+    returning s.batch_id, s.submission_no, s.first_row, s.last_row
+), counted as (
+    select s.batch_id, sum(calls)::integer as calls
+    from marked s cross join lateral (select count(*) as calls {_OUTSTANDING}) each group by s.batch_id
+), added as (
+    update batch_count c set overdue = c.overdue + counted.calls from counted
+    where c.batch_id = counted.batch_id and counted.calls > 0
+    returning c.batch_id, c.overdue, c.rows - c.skipped - c.refused - c.withdrawn as calls
+), noticed as (
+    update batch b set overdue_noticed = true from added
+    where b.batch_id = added.batch_id and not b.overdue_noticed returning b.batch_id
+)
+select added.* from added join noticed using (batch_id) order by batch_id
+"""

@@ -47,7 +47,7 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
     """
     row = conn.execute(
         "select s.batch_id, s.submission_no, s.answer, b.default_region from submission s join batch b using (batch_id)"
-        " where s.answer is not null and not s.polls_planned and b.due_at < now()"
+        " where s.answer is not null and not s.polls_planned and s.overdue_at is not null"
         " and coalesce(b.simulated, false) = %s order by s.batch_id, s.submission_no limit 1"
         " for update of s skip locked",
         (simulated,),
@@ -69,7 +69,8 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
         "  select c.row, c.phone_number, c.line, row_number() over (order by c.row) as place from call c"
         "  join submission s using (batch_id, submission_no)"
         "  where c.batch_id = %(batch_id)s and c.submission_no = %(submission_no)s"
-        "  and c.row between s.first_row and s.last_row and (c.phone_number > 0 or not exists (select from"
+        "  and c.row between s.first_row and s.last_row and not exists (select from withdrawn w"
+        "   where w.batch_id = c.batch_id and w.row = c.row) and (c.phone_number > 0 or not exists (select from"
         "  outstanding r where r.batch_id = c.batch_id and r.refused and r.row = c.row))) n"
         " join outstanding o on o.batch_id = %(batch_id)s and not o.refused and o.row = n.row"
         " where n.phone_number > 0 order by n.row",

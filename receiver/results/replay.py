@@ -230,14 +230,17 @@ def _take_back(conn: Connection, batch_id: int, states: dict[int, _Filed]) -> No
         deltas.add_result(batch_id, received_at, outcome, attempts, duration_seconds, polled, -1)
         if outcome is not None:
             reopened.append(row)
-    refused = conn.execute(
-        "insert into outstanding (batch_id, refused, row)"
-        " select call.batch_id, s.state = 'refused', call.row"
-        " from call join submission s using (batch_id, submission_no)"
-        " where call.batch_id = %s and call.row = any(%s) returning refused",
+    counted = conn.execute(
+        "with reopened as (select call.batch_id, call.row, s.state = 'refused' as refused, s.overdue_at from call"
+        "  join submission s using (batch_id, submission_no) where call.batch_id = %s and call.row = any(%s)"
+        " ), inserted as (insert into outstanding (batch_id, refused, row) select batch_id, refused, row from reopened)"
+        " select count(*) filter (where refused), count(*) filter (where not refused and overdue_at is not null)"
+        " from reopened",
         (batch_id, reopened),
-    ).fetchall()
-    deltas.add(batch_id, "refused", sum(1 for (is_refused,) in refused if is_refused))
+    ).fetchone()
+    if counted is not None:
+        deltas.add(batch_id, "refused", counted[0])
+        deltas.add(batch_id, "overdue", counted[1])
     deltas.write(conn)
 
 

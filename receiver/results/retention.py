@@ -140,6 +140,7 @@ def _mark_late(conn: Connection, age: timedelta) -> list[int]:
 _TABLES = (
     ("outstanding", "row", "not refused"),
     ("outstanding", "row", "refused"),
+    ("withdrawn", "row", "true"),
     ("poll", "row", "true"),
     ("result", "row", "true"),
     ("skipped", "row", "true"),

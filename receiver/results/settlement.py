@@ -72,7 +72,7 @@ def settle_read(conn: Connection, group: Sequence[Read]) -> None:
     contested = {call: _candidates(named[call], details) for call in verdicts if call not in inserted}
     if contested:
         not_applied += decide_again(conn, contested, details, deltas)
-    _close_calls(conn, verdicts, deltas)
+    _close_calls(conn, verdicts, {call: callbacks[0].submission_no for call, callbacks in named.items()}, deltas)
     upsert_set_aside(conn, not_applied)
     deltas.write(conn)
 
@@ -157,16 +157,39 @@ def _count_verdict(
     return not_applied
 
 
-def _close_calls(conn: Connection, verdicts: Mapping[CallKey, Verdict], deltas: Deltas) -> None:
-    """Calls that are final now are no longer outstanding, nor refused: the provider called after all."""
+def _close_calls(
+    conn: Connection, verdicts: Mapping[CallKey, Verdict], submission_of: Mapping[CallKey, int], deltas: Deltas
+) -> None:
+    """Calls that are final now are nothing else any more: outstanding, overdue, refused or withdrawn."""
     closed = [call for call, verdict in verdicts.items() if verdict.winner.outcome is not None]
     if not closed:
         return
-    for (batch_id,) in conn.execute(
-        "with gone as (delete from outstanding o using unnest(%b::bigint[], %b::integer[]) as g (batch_id, row)"
-        " where o.batch_id = g.batch_id and o.row = g.row and o.refused in (false, true)"
-        " returning o.batch_id, o.refused) select batch_id from gone where refused",
-        (bigints([batch_id for batch_id, _ in closed]), integers([row for _, row in closed])),
+    for batch_id, counter, calls in conn.execute(
+        _CLOSE,
+        (
+            bigints([batch_id for batch_id, _ in closed]),
+            integers([row for _, row in closed]),
+            integers([submission_of[call] for call in closed]),
+        ),
         prepare=True,
     ):
-        deltas.add(batch_id, "refused", -1)
+        deltas.add(batch_id, counter, -calls)
+
+
+_CLOSE = """
+with closed as materialized (
+    select * from unnest(%b::bigint[], %b::integer[], %b::integer[]) as g (batch_id, row, submission_no)
+), gone as (
+    delete from outstanding o using closed g
+    where o.batch_id = g.batch_id and o.row = g.row and o.refused in (false, true)
+    returning o.batch_id, o.refused, g.submission_no
+), back as (
+    delete from withdrawn w using closed g where w.batch_id = g.batch_id and w.row = g.row returning w.batch_id
+)
+select batch_id, 'refused', count(*) from gone where refused group by batch_id
+union all
+select s.batch_id, 'overdue', count(*) from gone join submission s using (batch_id, submission_no)
+where not refused and s.overdue_at is not null group by s.batch_id
+union all
+select batch_id, 'withdrawn', count(*) from back group by batch_id
+"""

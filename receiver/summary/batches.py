@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
-from receiver.model import CALLBACK_STATES, OUTCOMES, BatchState, SubmissionState
+from receiver.model import CALLBACK_STATES, OUTCOMES, BatchPhase, BatchState, SubmissionState
+from receiver.queueing.parameters import days_text, hours_text
 from receiver.summary.delivery_loss import Loss
 
 
@@ -26,6 +28,16 @@ class Submission(NamedTuple):
     """What the provider said; it can differ from `calls`."""
     provider_status: int | None
     error: str | None
+    error_code: str | None
+    time_zone: str | None
+    """One name, or several joined by commas."""
+    release_at: str | None
+    """When it was released, or the earliest time when it can be; null while it is paused."""
+    due_at: str | None
+
+
+SUBMISSIONS_LISTED = 100
+"""Most submissions of a batch that come with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +46,32 @@ class Batch:
 
     id: int
     name: str
+    external_id: str | None
+    labels: dict[str, str]
     application_id: int
     deployment_id: int
     state: BatchState
+    phase: BatchPhase
     simulated: bool
     """Whether it is for a simulator: nobody is called."""
+    created_by: str | None
     parameters: dict[str, Any]
     created_at: datetime
     queued_at: datetime | None
     due_at: datetime
+    due_at_estimated: bool
+    paused_at: datetime | None
+    ended_at: datetime | None
+    submissions_total: int
     submissions_json: str
-    """`submissions` as the API writes them. A batch of a million calls has a hundred, and whoever waits for its results
-    asks every few seconds: Postgres writes them, instead of Python reading, converting and writing them again."""
+    """`submissions` as the API writes them, SUBMISSIONS_LISTED at most, those that need attention first. Whoever waits
+    for results asks every few seconds: Postgres writes them, instead of Python reading, converting and writing them."""
     counts: dict[str, int]
     callbacks: dict[str, int]
     attempts: int
     duration_seconds: int
     progress: float
-    """final / (rows - skipped - refused); 1.0 where there was nobody to call."""
+    """final / (rows - skipped - refused - withdrawn); 1.0 where there was nobody to call."""
     first_result_at: datetime | None
     last_result_at: datetime | None
     loss_rate: float | None
@@ -67,12 +87,17 @@ class BatchFilter:
     """What a list of batches is narrowed to; None leaves a condition out."""
 
     state: str | None = None
+    phase: str | None = None
     application_id: int | None = None
     deployment_id: int | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
     name: str | None = None
     """Any part of the name, case aside."""
+    external_id: str | None = None
+    idempotency_key: str | None = None
+    label: tuple[str, str] | None = None
+    """Its name and its value."""
     running: bool | None = None
     """Whether calls are still being queued or made."""
     overdue: bool | None = None
@@ -83,28 +108,58 @@ class BatchFilter:
     """Batches with something to send that this kind of provider, simulated or not, does not get: the other kind's."""
 
 
-REMAINING = "c.rows - c.skipped - c.refused - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
-"""SQL: calls of a batch that have no final result, from its counters."""
+REMAINING = "c.rows - c.skipped - c.refused - c.withdrawn - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
+"""SQL: calls of a batch that are pending or overdue, from its counters."""
 
+UNRELEASED = """(b.state = 'queueing' and exists (select from submission u
+    where u.batch_id = b.batch_id and u.state = 'pending'))"""
+"""SQL: something of batch `b` waits to be released."""
+
+PHASE = f"""case when {UNRELEASED} then case when b.paused_at is not null then 'paused'
+        when b.last_release_at is null then 'scheduled' else 'releasing' end
+    when {REMAINING} > c.overdue then 'calling' when {REMAINING} > 0 then 'overdue' else 'ended' end"""
+"""SQL: a batch's phase."""
 
 _SELECT = f"""
-select b.batch_id, b.name, b.application_id, b.deployment_id, b.state,
-    coalesce(b.simulated, false) as simulated, b.start_at, b.end_at,
-    b.max_attempts, b.reattempt_wait_seconds, b.is_pci, b.created_at, b.queued_at, b.due_at,
-    b.due_at < now() as past_due,
-    c.rows, c.skipped, c.refused, c.completed, c.failed, c.canceled, c.rejected, c.other,
+select b.batch_id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
+    coalesce(b.simulated, false) as simulated, b.created_by, b.start_at, b.end_at, b.max_attempts,
+    b.reattempt_wait_seconds, b.is_pci, b.calls_per_minute, b.opens_minute, b.closes_minute, b.calling_days,
+    b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at, {UNRELEASED} as unreleased,
+    b.due_at < now() and b.state <> 'queueing' as past_due,
+    c.rows, c.skipped, c.refused, c.withdrawn, c.overdue, c.completed, c.failed, c.canceled, c.rejected, c.other,
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
     c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
+    (select max(submission_no) from submission s where s.batch_id = b.batch_id) as submissions_total,
     (select count(*) from waiting w where w.batch_id = b.batch_id and w.callback_id >= {LOW_WATER_MARK})
         as waiting{{submissions}}
-from batch b join batch_count c using (batch_id)
+from batch b join batch_count c using (batch_id) left join external_id x using (batch_id)
 """
 
-# In the same statement: another one would cost as much again.
-_SUBMISSIONS = """,
+
+def sql_time(moment: str) -> str:
+    """SQL: a time as `rfc3339` writes it. Of a session in UTC, as all of ours are."""
+    return f"""replace(to_char({moment}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')"""
+
+
+RELEASE_AT = """case when s.released_at is not null then s.released_at
+    when s.state = 'pending' and b.paused_at is null then greatest(s.next_try_at, b.next_release_at) end"""
+"""SQL: when submission `s` of batch `b` was released, or can be at the earliest."""
+
+# In the same statement: another one would cost as much again. Both lists end early, however many submissions there are.
+_SUBMISSIONS = f""",
     (select json_agg(each)::text from (
-        select submission_no as id, state, calls, calls_queued, provider_status, error
-        from submission s where s.batch_id = b.batch_id order by submission_no
+        select submission_no as id, state, calls, calls_queued, provider_status, error, error_code,
+            array_to_string(time_zones, ',') as time_zone, {sql_time(RELEASE_AT)} as release_at,
+            {sql_time("s.due_at")} as due_at
+        from submission s where s.batch_id = b.batch_id and s.submission_no in (
+            (select d.submission_no from submission d where d.batch_id = b.batch_id
+                and d.state in ('unknown', 'refused') order by d.state = 'refused', d.submission_no
+                limit {SUBMISSIONS_LISTED})
+            union all
+            (select o.submission_no from submission o where o.batch_id = b.batch_id
+                and o.state not in ('unknown', 'refused') order by o.submission_no limit {SUBMISSIONS_LISTED}))
+        order by case state when 'unknown' then 0 when 'refused' then 1 else 2 end, submission_no
+        limit {SUBMISSIONS_LISTED}
     ) as each) as submissions_json
 """
 
@@ -138,8 +193,12 @@ def list_batches(
         "b.created_at >= %s": wanted.created_from,
         "b.created_at < %s": wanted.created_to,
         "position(lower(%s) in lower(b.name)) > 0": wanted.name,
-        f"(b.state = 'queueing' or (b.due_at >= now() and {REMAINING} > 0)) = %s": wanted.running,
-        f"(b.due_at < now() and {REMAINING} > 0) = %s": wanted.overdue,
+        f"(b.state = 'queueing' or {REMAINING} > c.overdue) = %s": wanted.running,
+        f"(c.overdue > 0 and {REMAINING} > 0) = %s": wanted.overdue,
+        f"{PHASE} = %s": wanted.phase,
+        "x.external_id = %s": wanted.external_id,
+        "b.batch_id in (select batch_id from idempotency where idempotency_key = %s)": wanted.idempotency_key,
+        "b.labels @> %s": None if wanted.label is None else Jsonb(dict([wanted.label])),
         "exists (select from submission s where s.batch_id = b.batch_id and s.state = %s)": wanted.submission_state,
         "b.simulated <> %s and exists (select from submission s"
         " where s.batch_id = b.batch_id and s.state = 'pending')": wanted.not_sent_by,
@@ -158,25 +217,42 @@ def _read(conn: Connection, condition: str, parameters: Sequence[Any], with_subm
 
 def _batch(row: dict[str, Any]) -> Batch:
     callbacks: dict[str, int] = {state: row[state] for state in CALLBACK_STATES}
-    counts = balance(row, row["past_due"])
-    callable_rows = counts["rows"] - counts["skipped"] - counts["refused"]
+    counts = balance(row)
+    callable_rows = counts["rows"] - counts["skipped"] - counts["refused"] - counts["withdrawn"]
+    days, decided_at = row["calling_days"], row["decided_at"] or row["queued_at"]
     return Batch(
         id=row["batch_id"],
         name=row["name"],
+        external_id=row["external_id"],
+        labels=row["labels"],
         application_id=row["application_id"],
         deployment_id=row["deployment_id"],
         state=row["state"],
+        phase=row["phase"],
         simulated=row["simulated"],
+        created_by=row["created_by"],
         parameters={
             "start_timestamp": row["start_at"],
             "end_timestamp": row["end_at"],
             "max_attempts": row["max_attempts"],
             "reattempt_wait": row["reattempt_wait_seconds"],
             "is_pci": row["is_pci"],
+            "calls_per_minute": row["calls_per_minute"],
+            "calling_hours": None
+            if row["opens_minute"] is None
+            else hours_text(row["opens_minute"], row["closes_minute"]),
+            "calling_days": None if days is None else days_text(days),
+            "time_zone": row["time_zone"],
         },
         created_at=row["created_at"],
         queued_at=row["queued_at"],
         due_at=row["due_at"],
+        due_at_estimated=row["unreleased"],
+        paused_at=row["paused_at"],
+        ended_at=max(filter(None, (decided_at, row["last_result_at"])), default=None)
+        if row["phase"] == "ended"
+        else None,
+        submissions_total=row["submissions_total"] or 0,
         submissions_json=row.get("submissions_json") or "[]",
         counts=counts,
         callbacks={"received": sum(callbacks.values()), **callbacks},
@@ -189,16 +265,19 @@ def _batch(row: dict[str, Any]) -> Batch:
     )
 
 
-def balance(counted: dict[str, Any], past_due: bool) -> dict[str, int]:
-    """The counts of a batch from its counters: what is neither left out nor final is pending, or overdue."""
+def balance(counted: dict[str, Any]) -> dict[str, int]:
+    """The counts of a batch, or of many, from their counters: what is nothing else is pending."""
     final = sum(counted[outcome] for outcome in OUTCOMES)
-    remaining = counted["rows"] - counted["skipped"] - counted["refused"] - final
+    remaining = counted["rows"] - counted["skipped"] - counted["refused"] - counted["withdrawn"] - final
+    # Release 1.0.0 settles overdue calls without counting them off.
+    overdue = min(counted["overdue"], remaining)
     return {
         "rows": counted["rows"],
         "skipped": counted["skipped"],
         "refused": counted["refused"],
-        "pending": 0 if past_due else remaining,
-        "overdue": remaining if past_due else 0,
+        "withdrawn": counted["withdrawn"],
+        "pending": remaining - overdue,
+        "overdue": overdue,
         "final": final,
         **{outcome: counted[outcome] for outcome in OUTCOMES},
     }

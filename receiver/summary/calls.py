@@ -11,7 +11,7 @@ they are needed, after the connection is given back.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from receiver.errors import NotFound
 from receiver.intake.packing import unpack
 from receiver.model import CallState, Outcome, e164
 from receiver.results.reading.call_details import Event, UnreadableBody, read_call_events
+from receiver.summary.batches import balance
 from receiver.text.csv_line import read_csv_line
 
 PAGE_BYTES = 1 << 20
@@ -74,6 +75,8 @@ class Call:
     duration_seconds: int | None
     result_received_at: datetime | None
     result_source: str | None
+    withdrawn_reason: str | None
+    """Why it was not sent, if it is withdrawn: `canceled`, `suppressed` or `answered`."""
     result_body: ResultBody | None
     """Of the result, or of the latest step before it. None: there is neither, or it was not asked for."""
 
@@ -110,7 +113,8 @@ class CallPage(NamedTuple):
 
 
 _DETAILS = """
-select c.batch_id, c.row, c.phone_number, c.line, b.columns, b.due_at < now() as past_due,
+select c.batch_id, c.row, c.phone_number, c.line, b.columns, s.overdue_at is not null as is_overdue,
+    coalesce(w.reason, case when s.state = 'withdrawn' then 'canceled' end) as withdrawn_reason,
     r.outcome, r.provider_status, r.attempts, r.max_attempts, r.queued_at, r.started_at, r.ended_at,
     r.duration_seconds, r.received_at as result_received_at, r.polled,
     r.callback_id, {body}
@@ -118,10 +122,13 @@ select c.batch_id, c.row, c.phone_number, c.line, b.columns, b.due_at < now() as
     sum(octet_length(c.line) + octet_length(array_to_string(b.columns, '')){body_bytes})
         over (order by c.batch_id desc, c.row rows between unbounded preceding and 1 preceding) as bytes_before
 from picked p join call c using (batch_id, row) join batch b using (batch_id)
+    join submission s using (batch_id, submission_no)
     left join result r using (batch_id, row)
     -- The limit keeps it one look into the index for each call: joined, all refused calls there are may be read.
     left join lateral (select o.refused from outstanding o
         where r.outcome is null and o.batch_id = c.batch_id and o.refused and o.row = c.row limit 1) o on true
+    left join lateral (select w.reason from withdrawn w
+        where r.outcome is null and w.batch_id = c.batch_id and w.row = c.row limit 1) w on true
 {join}
 """
 
@@ -143,10 +150,13 @@ def list_calls(
     with_events: bool = True,
 ) -> CallPage:
     """A batch's calls in the order of its rows, those after `after_row`. Raises NotFound."""
-    batch = conn.execute("select due_at < now() from batch where batch_id = %s", (batch_id,)).fetchone()
-    if batch is None:
-        raise NotFound(f"Batch {batch_id} does not exist.")
-    picked = _pick(wanted, past_due=batch[0])
+    with conn.cursor(row_factory=dict_row) as cursor:
+        counted = cursor.execute(
+            "select * from batch_count join batch using (batch_id) where batch_id = %s", (batch_id,)
+        ).fetchone()
+    if counted is None:
+        raise NotFound(f"There is no batch {batch_id}.")
+    picked = _pick(wanted, balance(counted))
     if picked is None:
         return CallPage([], False)
     values = {
@@ -159,30 +169,43 @@ def list_calls(
     return _read_page(conn, picked, values, limit, with_events=with_events)
 
 
-def _pick(wanted: CallFilter, *, past_due: bool) -> str | None:
-    """The query for a page's keys; None where nothing can match."""
-    if wanted.outcome is not None and wanted.state not in (None, "final"):
+def _pick(wanted: CallFilter, counts: Mapping[str, int]) -> str | None:
+    """The query for a page's keys; None where nothing can match. `counts`: the batch's balance."""
+    state = wanted.state
+    if wanted.outcome is not None and state not in (None, "final"):
         return None
-    if wanted.state in ("pending", "overdue") and (wanted.state == "overdue") != past_due:
+    if state is not None and counts[state] == 0:
         return None
     conditions = ["k.batch_id = %(batch_id)s", "k.row > %(after_row)s"]
-    if wanted.state in ("pending", "overdue", "refused"):
+    join = ""
+    if state in ("pending", "overdue", "refused"):
         table = "outstanding"
         conditions.append("k.refused = %(refused)s")
-    elif wanted.state == "final" or wanted.outcome is not None:
+        if state != "refused" and counts["pending"] and counts["overdue"]:
+            join = " join call c using (batch_id, row) join submission s using (batch_id, submission_no)"
+            conditions.append(f"s.overdue_at is {'not null' if state == 'overdue' else 'null'}")
+    elif state == "final" or wanted.outcome is not None:
         table = "result"
         conditions.append("k.outcome = %(outcome)s" if wanted.outcome is not None else "k.outcome is not null")
     else:
         table = "call"
+        if state == "withdrawn":
+            join = " join submission s using (batch_id, submission_no)"
+            conditions.append(_WITHDRAWN)
     source = f"{table} k"
     if wanted.phone_numbers is not None:
         # Through the number's own index, however many calls there are.
         source = (
             "(select batch_id, row from call where phone_number = any(%(phone_numbers)s)"
-            " and batch_id = %(batch_id)s offset 0) n"
-            f" join {table} k on k.batch_id = n.batch_id and k.row = n.row"
+            f" and batch_id = %(batch_id)s offset 0) n join {source} using (batch_id, row)"
         )
-    return f"select k.batch_id, k.row from {source} where {' and '.join(conditions)} order by k.row limit %(limit)s"
+    where = " and ".join(conditions)
+    return f"select k.batch_id, k.row from {source}{join} where {where} order by k.row limit %(limit)s"
+
+
+_WITHDRAWN = """(exists (select from withdrawn w where w.batch_id = k.batch_id and w.row = k.row)
+    or s.state = 'withdrawn' and not exists (select from outstanding o
+        where o.batch_id = k.batch_id and o.refused and o.row = k.row))"""
 
 
 def list_calls_of_number(
@@ -243,6 +266,7 @@ def _call(row: dict[str, Any], *, with_events: bool) -> Call:
         duration_seconds=row["duration_seconds"],
         result_received_at=row["result_received_at"] if has_ended else None,
         result_source=("poll" if row["polled"] else "callback") if has_ended else None,
+        withdrawn_reason=row["withdrawn_reason"] if _state(row) == "withdrawn" else None,
         result_body=ResultBody(row["packing"], row["body"], row["content_type"], row["content_encoding"])
         if has_body
         else None,
@@ -254,4 +278,6 @@ def _state(row: dict[str, Any]) -> CallState:
         return "final"
     if row["refused"]:
         return "refused"
-    return "overdue" if row["past_due"] else "pending"
+    if row["withdrawn_reason"] is not None:
+        return "withdrawn"
+    return "overdue" if row["is_overdue"] else "pending"

@@ -21,6 +21,7 @@ from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.model import ERASED
 from receiver.queueing.exported import PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
+from receiver.summary.batches import sql_time
 from receiver.summary.call_json import call_json
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.text.csv_line import csv_line, read_csv_line
@@ -190,14 +191,14 @@ def _cell(expression: str) -> str:
 
 
 def _time(moment: str) -> str:
-    """SQL: a time as `rfc3339` writes it. Of a session in UTC, as all of ours are."""
-    return _cell(f"""replace(to_char({moment}, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')""")
+    return _cell(sql_time(moment))
 
 
 _NUMBER = f"case when c.phone_number > 0 then '+' || c.phone_number else '{ERASED}' end"
 
 _STATE = """case when r.outcome is not null then 'final' when o.row is not null then 'refused'
-    when b.due_at < now() then 'overdue' else 'pending' end"""
+    when w.row is not null or s.state = 'withdrawn' then 'withdrawn'
+    when s.overdue_at is not null then 'overdue' else 'pending' end"""
 
 _STATUS = """case when r.provider_status = r.outcome then r.outcome
     when r.provider_status ~ '[",\\r\\n]' then '"' || replace(r.provider_status, '"', '""') || '"'
@@ -216,8 +217,10 @@ select convert_to(string_agg(concat_ws(',', c.line, c.row, {_NUMBER}, {_STATE}, 
         {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time(_RECEIVED_AT)},
         {_cell(_SOURCE)}), E'\\r\\n' order by c.row) || E'\\r\\n', 'UTF8')
 from batch b join (select * from call where {_ROWS}) c using (batch_id)
+    join submission s using (batch_id, submission_no)
     left join (select * from result where {_ROWS}) r using (row)
     left join (select row from outstanding where {_ROWS} and refused) o using (row)
+    left join (select row from withdrawn where {_ROWS}) w using (row)
 """
 
 _SKIPPED = f"select line, row, code, message from skipped where {_ROWS} order by row"

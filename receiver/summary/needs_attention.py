@@ -59,7 +59,7 @@ class Attention:
         )
 
 
-_COUNTERS = ("rows", "skipped", "refused", *OUTCOMES, "unreadable", "unmatched", "conflict")
+_COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, "unreadable", "unmatched", "conflict")
 
 
 def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None = False) -> Attention:
@@ -73,9 +73,9 @@ def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
     with conn.cursor(row_factory=dict_row) as cursor:
         parts = cursor.execute(
-            f"select coalesce(b.due_at < now(), false) as past_due, coalesce(b.simulated, false) as simulated, {sums},"
-            f" count(*) as batches, count(*) filter (where {REMAINING} > 0) as open_batches"
-            f" from batch_count c left join batch b using (batch_id) where {where} group by 1, 2",
+            f"select coalesce(b.simulated, false) as simulated, {sums}, count(*) as batches,"
+            f" count(*) filter (where c.overdue > 0 and {REMAINING} > 0) as overdue_batches"
+            f" from batch_count c left join batch b using (batch_id) where {where} group by 1",
             values,
         ).fetchall()
         in_doubt = cursor.execute(
@@ -91,16 +91,15 @@ def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None
             [simulated, *values],
         ).fetchone()
     assert waiting is not None  # noqa: S101 an aggregate returns one row
-    totals = balance(dict.fromkeys(_COUNTERS, 0), past_due=False)
+    totals = balance(dict.fromkeys(_COUNTERS, 0))
     simulated_totals, simulated_batches = totals, 0
     summed = dict.fromkeys((*_COUNTERS, "overdue_batches"), 0)
     for part in parts:
-        balanced = balance(part, part["past_due"])
+        balanced = balance(part)
         totals = {name: count + totals[name] for name, count in balanced.items()}
         if part["simulated"]:
             simulated_totals = {name: count + simulated_totals[name] for name, count in balanced.items()}
             simulated_batches += part["batches"]
-        part["overdue_batches"] = part["open_batches"] if part["past_due"] else 0
         summed = {name: count + part[name] for name, count in summed.items()}
     doubts = {row["state"]: (row["submissions"], row["calls"]) for row in in_doubt}
     return Attention(

@@ -6,7 +6,6 @@ days, those that a clock change makes longer or shorter included, are made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
@@ -59,7 +58,7 @@ class Summary:
     series_json: str
 
 
-_COUNTERS = ("rows", "skipped", "refused", *OUTCOMES, "attempts", "duration_seconds")
+_COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, "attempts", "duration_seconds")
 _OF_RESULTS = (*OUTCOMES, "attempts", "duration_seconds")
 """Those of the counters that are kept by time, too."""
 
@@ -71,7 +70,7 @@ def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
     final = " + ".join(OUTCOMES)
     # In one statement: another one would cost as much again as the totals.
     both = f"""
-        select (select json_agg(halves) from ({totals.sql}) halves) as halves, count(*) as points,
+        select (select row_to_json(totals) from ({totals.sql}) totals) as totals, count(*) as points,
             '[' || coalesce(string_agg(row_to_json(point)::text, ',' order by at), '') || ']' as series
         from (
             select to_char(at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as at, {final} as final, {", ".join(_OF_RESULTS)}
@@ -81,7 +80,9 @@ def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
     (row,) = _rows(conn, _Query(both, totals.values | series.values))
     if row["points"] > MOST_POINTS:
         raise _too_long()
-    return Summary(_add_halves(row["halves"] or ()), row["series"])
+    summed = row["totals"]
+    totals = balance(summed) | {"attempts": summed["attempts"], "duration_seconds": summed["duration_seconds"]}
+    return Summary(totals, row["series"])
 
 
 def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
@@ -106,23 +107,9 @@ def _rows(conn: Connection, query: _Query) -> list[dict[str, Any]]:
 
 
 def _totals(wanted: SummaryFilter) -> _Query:
-    """A row for the batches whose time is over, and one for the others; none where there are none."""
     where, values = _batches(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
-    sql = f"""
-        select b.due_at < now() as past_due, {sums} from batch b join batch_count c using (batch_id)
-        where {where} group by past_due
-    """
-    return _Query(sql, values)
-
-
-def _add_halves(halves: Iterable[dict[str, Any]]) -> dict[str, int]:
-    totals = balance(dict.fromkeys(_COUNTERS, 0), past_due=False) | {"attempts": 0, "duration_seconds": 0}
-    for half in halves:
-        counts = balance(half, half["past_due"])
-        counts |= {"attempts": half["attempts"], "duration_seconds": half["duration_seconds"]}
-        totals = {name: number + counts[name] for name, number in totals.items()}
-    return totals
+    return _Query(f"select {sums} from batch b join batch_count c using (batch_id) where {where}", values)
 
 
 def _series(wanted: SummaryFilter) -> _Query:

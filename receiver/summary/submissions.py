@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
 from receiver.model import SUBMISSION_STATES, SubmissionState
+from receiver.summary.batches import RELEASE_AT
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,16 @@ class SubmissionProgress:
     answered_at: datetime | None
     provider_status: int | None
     error: str | None
+    error_code: str | None
+    time_zone: str | None
+    release_at: datetime | None
+    due_at: datetime | None
 
 
-_COLUMNS = """submission_no as id, state, calls, calls_queued, first_row, last_row, tries, next_try_at, sent_at,
-    answered_at, provider_status, error"""
+_SELECT = f"""select s.submission_no as id, s.state, s.calls, s.calls_queued, s.first_row, s.last_row, s.tries,
+    s.next_try_at, s.sent_at, s.answered_at, s.provider_status, s.error, s.error_code,
+    array_to_string(s.time_zones, ',') as time_zone, {RELEASE_AT} as release_at, s.due_at
+    from submission s join batch b using (batch_id) where s.batch_id = %s"""
 
 
 def count_submissions(conn: Connection, batch_id: int) -> dict[SubmissionState, int]:
@@ -47,8 +54,7 @@ def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> li
     """The first `limit` that a person should look at: the unknown, then the refused."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
         return cursor.execute(
-            f"select {_COLUMNS} from submission where batch_id = %s and state in ('unknown', 'refused')"
-            " order by state = 'refused', submission_no limit %s",
+            f"{_SELECT} and s.state in ('unknown', 'refused') order by s.state = 'refused', s.submission_no limit %s",
             (batch_id, limit),
         ).fetchall()
 
@@ -57,7 +63,6 @@ def list_submissions(conn: Connection, batch_id: int, limit: int, after: int = 0
     """All, in the order of their numbers, those after `after`."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
         return cursor.execute(
-            f"select {_COLUMNS} from submission where batch_id = %s and submission_no > %s"
-            " order by submission_no limit %s",
+            f"{_SELECT} and s.submission_no > %s order by s.submission_no limit %s",
             (batch_id, after, limit),
         ).fetchall()

@@ -123,6 +123,14 @@ with ended as (
 )
 select (select count(*) from call where batch_id = %(batch_id)s) + left_out.skipped as rows, left_out.skipped,
     (select count(*) from outstanding where batch_id = %(batch_id)s and refused) as refused,
+    (select count(*) from call c join submission s using (batch_id, submission_no)
+        left join withdrawn w using (batch_id, row)
+        left join outstanding o on o.batch_id = c.batch_id and o.row = c.row and o.refused in (false, true)
+        left join result r on r.batch_id = c.batch_id and r.row = c.row and r.outcome is not null
+        where c.batch_id = %(batch_id)s and (w.row is not null or s.state = 'withdrawn')
+            and o.row is null and r.row is null) as withdrawn,
+    (select count(*) from outstanding o join call c using (batch_id, row) join submission s using (batch_id, submission_no)
+        where o.batch_id = %(batch_id)s and not o.refused and s.overdue_at is not null) as overdue,
     ended.completed, ended.failed, ended.canceled, ended.rejected, ended.other,
     ended.polled, ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
     ended.attempts, ended.duration_seconds, received.first_result_at, received.last_result_at,
@@ -135,10 +143,21 @@ from ended, aside, left_out, received
 # Each must be none.
 _BROKEN = f"""
 select
-    (select count(*) from call c left join result r using (batch_id, row)
+    (select count(*) from call c join submission s using (batch_id, submission_no)
+        left join withdrawn w using (batch_id, row) left join result r using (batch_id, row)
         left join outstanding o on o.batch_id = c.batch_id and o.row = c.row and o.refused in (false, true)
-        where c.batch_id = %(batch_id)s and (r.outcome is null) is distinct from (o.row is not null)
-    ) as "calls that are neither final nor outstanding, or both",
+        where c.batch_id = %(batch_id)s
+            and (r.outcome is not null)::integer + (o.row is not null)::integer + (w.row is not null)::integer
+                + (s.state = 'withdrawn' and r.outcome is null and w.row is null and not coalesce(o.refused, false)
+                )::integer <> 1
+    ) as "calls that are not in exactly one state",
+    (select count(*) from withdrawn w left join call c using (batch_id, row)
+        where w.batch_id = %(batch_id)s and c.row is null) as "withdrawn without a call",
+    (select count(*) from submission s join batch b using (batch_id)
+        where batch_id = %(batch_id)s and s.state = 'pending' and b.canceled_at is not null
+    ) as "submissions of a canceled batch that wait to be sent",
+    (select count(*) from submission where batch_id = %(batch_id)s and overdue_at is not null
+        and state in ('pending', 'withdrawn')) as "submissions that are overdue but were not sent",
     (select count(*) from outstanding o left join call c using (batch_id, row)
         where o.batch_id = %(batch_id)s and c.row is null) as "outstanding without a call",
     (select count(*) from result r left join call c using (batch_id, row)
