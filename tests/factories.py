@@ -17,9 +17,10 @@ from receiver.model import CALLBACK_STATES, OUTCOMES, SubmissionKey
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
 from receiver.release.answer import Answer
+from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
-from receiver.release.sender import Outgoing, claim_submission
+from receiver.results.overdue import mark_overdue
 from receiver.results.settlement import settle
 from receiver.results.stored import claim_waiting
 from receiver.summary.batches import Batch, get_batch
@@ -55,12 +56,26 @@ def make_batch(
     given = {"application_id": 7, "deployment_id": 3, "on_duplicate": "keep", **parameters}
     limits = Limits(submission_rows, 3600, simulated)
     batch_id = accept(conn, BytesIO(csv.encode()), BatchParameters(**given), limits).batch_id
-    if past_due:
-        conn.execute("update batch set due_at = now() - interval '1 second' where batch_id = %s", (batch_id,))
     conn.commit()
     if send:
         answer_submissions(conn, simulated=bool(simulated))
+    if past_due:
+        make_overdue(conn, batch_id)
     return batch_id
+
+
+def make_overdue(conn: Connection, *batch_ids: int) -> None:
+    """Let the time of these batches, or of all, be over, and count their calls without a result as overdue."""
+    conn.execute(
+        "update batch set due_at = now() - interval '1 second' where batch_id = any(%s) or %s",
+        (list(batch_ids), not batch_ids),
+    )
+    conn.execute(
+        "update submission set due_at = now() - interval '1 second' where batch_id = any(%s) or %s",
+        (list(batch_ids), not batch_ids),
+    )
+    mark_overdue(conn)
+    conn.commit()
 
 
 def answer_submissions(
@@ -158,7 +173,9 @@ def read_batch(conn: Connection, batch_id: int) -> Batch:
     batch = get_batch(conn, batch_id)
     conn.commit()
     counts, callbacks = batch.counts, batch.callbacks
-    assert counts["rows"] == sum(counts[name] for name in ("skipped", "refused", "pending", "overdue", "final"))
+    assert counts["rows"] == sum(
+        counts[name] for name in ("skipped", "refused", "withdrawn", "pending", "overdue", "final")
+    )
     assert counts["final"] == sum(counts[outcome] for outcome in OUTCOMES)
     assert callbacks["received"] == sum(callbacks[state] for state in CALLBACK_STATES)
     return batch

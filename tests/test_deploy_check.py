@@ -22,8 +22,8 @@ from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Group
 from receiver.intake.signing_keys import fingerprint
 from receiver.intake.spool import Spool
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
-from receiver.release.sender import claim_submission
 from receiver.supervisor.ports import free_port
 from receiver.web.app import close_app, create_app
 from tests.factories import make_batch, make_callback

@@ -337,7 +337,8 @@ class BatchForm(Schema):
                 faults["calling_hours"] = [f"They are required with {name}."]
         hours, zone = values.get("calling_hours"), values.get("time_zone")
         if hours is not None and zone is not None and "time_zone_column" not in given and not faults:
-            gates = Gates(start, end, Hours(*hours, values.get("calling_days") or EVERY_DAY))
+            opens, closes = hours
+            gates = Gates(start, end, Hours(opens, closes, values.get("calling_days") or EVERY_DAY))
             if earliest(gates, [zone], now) is None:
                 faults["calling_hours"] = [f"They never open in {zone} between the start and the end."]
         if faults:

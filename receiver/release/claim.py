@@ -31,7 +31,7 @@ CANDIDATES = 4
 DECISIONS = 100
 """Submissions that one claim postpones, refuses or withdraws at most."""
 
-_REASONS: dict[RefusalCode, str] = {
+REASONS: dict[RefusalCode, str] = {
     "window_over": "Nothing was sent and nobody is called: its window ended before it could be sent. See that a worker"
     " runs, and queue its contacts again with a later end if they are still to be called.",
     "not_sent_in_time": "Nothing was sent and nobody is called: an hour went by in which it could not be sent, and"
@@ -347,7 +347,7 @@ def refuse_unsent(conn: Connection, batch_id: int, submissions: Sequence[int], c
     conn.execute(
         "update submission set state = 'refused', answered_at = now(), error_code = %s,"
         " error = concat_ws(' ', %s::text, error) where batch_id = %s and submission_no = any(%s)",
-        (code, _REASONS[code], batch_id, list(submissions)),
+        (code, REASONS[code], batch_id, list(submissions)),
     )
     refuse_calls(conn, batch_id, submissions)
     refresh_state(conn, [batch_id])

@@ -81,8 +81,8 @@ def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
     if row["points"] > MOST_POINTS:
         raise _too_long()
     summed = row["totals"]
-    totals = balance(summed) | {"attempts": summed["attempts"], "duration_seconds": summed["duration_seconds"]}
-    return Summary(totals, row["series"])
+    more = {"attempts": summed["attempts"], "duration_seconds": summed["duration_seconds"]}
+    return Summary(balance(summed) | more, row["series"])
 
 
 def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:

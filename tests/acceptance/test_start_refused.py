@@ -24,8 +24,8 @@ from psycopg.conninfo import make_conninfo
 from receiver.database.migrations import migrate
 from receiver.database.pool import connect
 from receiver.intake.signing_keys import fingerprint
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
-from receiver.release.sender import claim_submission
 from receiver.supervisor.ports import free_port
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, complaints, run_command

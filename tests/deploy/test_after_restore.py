@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from receiver.database.pool import Connection
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.resolution import resolve_submission
-from receiver.release.sender import abandon_submissions, claim_submission
+from receiver.release.sender import abandon_submissions
 from receiver.summary.batches import get_batch
 from tests.factories import deliver, differences, journal, make_batch, make_callback, phone_number, result_body
 

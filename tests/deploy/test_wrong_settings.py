@@ -15,8 +15,8 @@ import pytest
 
 from receiver.database.pool import connect
 from receiver.intake.signing_keys import fingerprint
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
-from receiver.release.sender import claim_submission
 from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import TakingProvider
 from tests.acceptance.outages import NUMBERS

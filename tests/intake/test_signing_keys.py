@@ -18,9 +18,9 @@ from receiver.intake.signing_keys import (
     has_earlier_release,
     list_unverifiable,
 )
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
-from receiver.release.sender import claim_submission
 from tests.factories import ACCEPTED, REFUSED, UNKNOWN, deliver, make_batch, phone_number, result_body
 from tests.web.conftest import config
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from receiver.database.pool import Connection
-from receiver.release.sender import HOUR_OVER, WINDOW_OVER, adopt_batches, claim_submission, note_waiting
+from receiver.release.claim import claim_submission
+from receiver.release.sender import adopt_batches, note_waiting
 from receiver.results.polls import claim_poll, plan_polls
 from tests.factories import ACCEPTED, answer_submissions, differences, make_batch, phone_number, read_batch
 from tests.queueing.queueing import from_now, record, submission_states

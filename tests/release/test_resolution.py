@@ -10,10 +10,10 @@ import pytest
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput, NotFound
 from receiver.release.answer import Answer
+from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.resolution import NotInDoubt, list_resolutions, resolve_submission
-from receiver.release.sender import Outgoing, claim_submission
 from tests.factories import (
     ACCEPTED,
     REFUSED,

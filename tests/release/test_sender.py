@@ -13,8 +13,9 @@ import pytest
 
 from receiver.database.pool import Connection, connect
 from receiver.release import sender
+from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.provider import Answer
-from receiver.release.sender import GIVE_UP, HOUR_OVER, WINDOW_OVER, Outgoing, claim_submission, csv_blocks
+from receiver.release.sender import csv_blocks
 from tests.factories import differences, read_batch
 from tests.queueing.queueing import (
     ACCEPTED,

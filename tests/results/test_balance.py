@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Callback
+from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
-from receiver.release.sender import Outgoing, accept_proven_lately, claim_submission
+from receiver.release.sender import accept_proven_lately
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
 from receiver.results.stored import claim_waiting

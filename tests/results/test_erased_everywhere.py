@@ -28,9 +28,10 @@ from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
 from receiver.queueing.drafts import insert_draft
 from receiver.queueing.parameters import BatchParameters
 from receiver.release.answer import Answer
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.resolution import resolve_submission
-from receiver.release.sender import claim_submission, csv_blocks
+from receiver.release.sender import csv_blocks
 from receiver.results.replay import find_settled, replay
 from receiver.results.stored_texts import CLEARS_STATISTICS, NOT_SEARCHED, renew_statistics
 from receiver.summary.calls import get_call

@@ -13,8 +13,9 @@ from receiver.database.pool import Connection, connect
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
 from receiver.queueing.parameters import BatchParameters
 from receiver.release.answer import Answer
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
-from receiver.release.sender import claim_submission, csv_blocks
+from receiver.release.sender import csv_blocks
 from receiver.results.erasure import Erased, erase
 from tests.factories import answer_submissions, deliver, differences, make_batch, phone_number, result_body
 from tests.queueing.queueing import queue

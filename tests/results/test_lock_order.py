@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 
 from receiver.database.pool import GAVE_WAY, Connection, connect
+from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
-from receiver.release.sender import Outgoing, claim_submission
 from receiver.results import replay as replay_module
 from receiver.results.counters import Deltas
 from receiver.results.replay import find_settled, replay

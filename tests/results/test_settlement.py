@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 import pytest
 
 from receiver.database.pool import Connection
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
-from receiver.release.sender import claim_submission
 from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, STEP_SUPERSEDED
 from tests.factories import (
     ACCEPTED,

@@ -12,9 +12,9 @@ from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect, open_pool
 from receiver.intake.journal import Callback
 from receiver.intake.packing import unpack
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
-from receiver.release.sender import claim_submission
 from receiver.results.decision import Candidate, candidate, decide
 from receiver.results.reading.call_details import read_call_details
 from receiver.results.replay import find_settled, replay

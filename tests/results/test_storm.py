@@ -17,10 +17,11 @@ from receiver.database.pool import GAVE_WAY, Connection, connect
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Group, write_group
 from receiver.release.answer import Answer
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.resolution import resolve_submission
-from receiver.release.sender import accept_proven_lately, claim_submission
+from receiver.release.sender import accept_proven_lately
 from receiver.results import retention
 from receiver.results.erasure import erase
 from receiver.results.replay import find_settled, replay

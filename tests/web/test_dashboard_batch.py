@@ -9,7 +9,7 @@ from flask import Flask
 
 from receiver.database.pool import Connection
 from receiver.release.answer import Answer
-from receiver.release.sender import Outgoing
+from receiver.release.claim import Outgoing
 from tests.factories import (
     ACCEPTED,
     REFUSED,
