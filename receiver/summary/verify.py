@@ -129,7 +129,8 @@ select (select count(*) from call where batch_id = %(batch_id)s) + left_out.skip
         left join result r on r.batch_id = c.batch_id and r.row = c.row and r.outcome is not null
         where c.batch_id = %(batch_id)s and (w.row is not null or s.state = 'withdrawn')
             and o.row is null and r.row is null) as withdrawn,
-    (select count(*) from outstanding o join call c using (batch_id, row) join submission s using (batch_id, submission_no)
+    (select count(*) from outstanding o join call c using (batch_id, row)
+        join submission s using (batch_id, submission_no)
         where o.batch_id = %(batch_id)s and not o.refused and s.overdue_at is not null) as overdue,
     ended.completed, ended.failed, ended.canceled, ended.rejected, ended.other,
     ended.polled, ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
