@@ -317,7 +317,7 @@ class BatchForm(Schema):
         metadata=says("Your own name for the batch; no other batch has it.", pattern=STORABLE),
     )
     labels = Labels(metadata=says("Your own labels for the batch, as a JSON object of texts."))
-    dry_run = Flag(metadata=says("1: answer a preview; nothing is stored or sent."))
+    dry_run = Flag(metadata=says("1: return a preview; nothing is stored or sent."))
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def _check_rules(self, values: dict[str, Any], given: Mapping[str, Any], **_: Any) -> None:

@@ -32,14 +32,14 @@ DECISIONS = 100
 """Submissions that one claim postpones, refuses or withdraws at most."""
 
 REASONS: dict[RefusalCode, str] = {
-    "window_over": "Nothing was sent and nobody is called: its window ended before it could be sent. See that a worker"
-    " runs, and queue its contacts again with a later end if they are still to be called.",
-    "not_sent_in_time": "Nothing was sent and nobody is called: an hour went by in which it could not be sent, and"
-    " calls that late surprise people. See that a worker runs, and queue its contacts again if they are still to be"
-    " called.",
+    "window_over": "Nothing was sent and nobody is called, because its time window ended before it could be sent. Check"
+    " that a worker is running. To call these contacts, queue them again with a later end.",
+    "not_sent_in_time": "Nothing was sent and nobody is called, because it could not be sent for an hour and calls"
+    " would be too late. Check that a worker is running. To call these contacts, queue them again.",
 }
+"""Why something was refused without being sent."""
 
-SUPPRESSED = "Nothing was sent: all of its numbers are suppressed."
+SUPPRESSED = "Nothing was sent, because all of its numbers are suppressed."
 
 HELD = """exists (select from deployment_cancel d where d.application_id = b.application_id
     and d.deployment_id = b.deployment_id and d.state in ('waiting', 'asking'))"""

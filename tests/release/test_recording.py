@@ -9,9 +9,9 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.queueing.batches import get_now
+from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.provider import Answer
 from receiver.release.recording import Known, next_state
-from receiver.release.sender import Outgoing, claim_submission
 from tests.factories import differences, read_batch
 from tests.queueing.queueing import (
     ACCEPTED,
@@ -36,7 +36,7 @@ def refused_rows(conn: Connection) -> list[int]:
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATE = "Nothing was sent. It can be resolved as not queued. "
-SENT = Outgoing(1, 1, 1, 1, 1, 3, 60, [], 7, 3, None, None, None, None, False, NOW + timedelta(hours=1))
+SENT = Outgoing(1, 1, 1, 1, 3, 0, 1, 3, 60, [], 7, 3, None, None, None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ SENT = Outgoing(1, 1, 1, 1, 1, 3, 60, [], 7, 3, None, None, None, None, False, N
 def test_next_state_follows_from_the_answer_and_what_is_known(
     answer: Answer, tries: int, in_doubt: bool, proven: bool, state: str
 ) -> None:
-    decided = next_state(replace(SENT, tries=tries), answer, Known(NOW, in_doubt, proven))
+    decided = next_state(replace(SENT, tries=tries), answer, Known(NOW, False, in_doubt, proven))
     assert decided.state == state
     if state == "accepted":
         assert decided.error is None
@@ -67,10 +67,10 @@ def test_next_state_follows_from_the_answer_and_what_is_known(
         assert decided.error == answer.error
 
 
-def test_no_try_is_planned_after_the_time_to_give_up() -> None:
-    known = Known(NOW, in_doubt=False, proven=False)
-    assert next_state(replace(SENT, give_up_at=NOW + timedelta(seconds=3)), NOT_SENT, known).state == "pending"
-    assert next_state(replace(SENT, give_up_at=NOW + timedelta(seconds=2)), NOT_SENT, known).state == "refused"
+def test_what_was_not_sent_is_withdrawn_with_its_batch() -> None:
+    known = Known(NOW, canceled=True, in_doubt=False, proven=False)
+    assert next_state(SENT, NOT_SENT, known).state == "withdrawn"
+    assert next_state(SENT, NOT_SENT, replace(known, in_doubt=True)).state == "unknown"
 
 
 def test_accepted_answer_is_kept_whole(conn: Connection) -> None:
@@ -127,8 +127,11 @@ def test_next_try_is_a_try_like_the_first(conn: Connection) -> None:
 
 def test_provider_out_of_reach_until_the_window_ends_is_a_refusal(conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(seconds=60))
-    outgoing = claim(conn)
-    assert record(conn, replace(outgoing, give_up_at=from_now(seconds=1)), NOT_SENT) == "refused"
+    assert record(conn, claim(conn), NOT_SENT) == "pending"
+    conn.execute("update batch set end_at = now() - interval '1 second'")
+    conn.commit()
+    assert claim_submission(conn, 1) is None
+    conn.commit()
     assert refused_rows(conn) == [1, 2]
     assert batch_state(conn, batch_id) == "refused"
     assert differences(conn) == []

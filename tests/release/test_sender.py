@@ -7,7 +7,6 @@ import csv
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
 
@@ -119,112 +118,6 @@ def read_csv(content: bytes) -> list[list[str]]:
     return list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))
 
 
-def test_accepted_answer_is_kept_whole(conn: Connection) -> None:
-    batch_id = queue(conn, contacts_csv(3))
-    assert record(conn, claim(conn), ACCEPTED) == "accepted"
-    row = conn.execute("select state, provider_status, calls_queued, error, answer from submission").fetchone()
-    assert row == ("accepted", 200, 3, None, '{"calls_queued": 3}')
-    batch = read_batch(conn, batch_id)
-    assert (batch.state, batch.counts["pending"], batch.counts["refused"]) == ("queued", 3, 0)
-    assert batch.queued_at is not None
-
-
-def test_refusal_leaves_nobody_to_call(conn: Connection) -> None:
-    batch_id = queue(conn, contacts_csv(4), 2)
-    first, second = claim(conn), claim(conn)
-    assert record(conn, second, REFUSED) == "refused"
-    assert refused_rows(conn) == [3, 4]
-    assert record(conn, first, REFUSED) == "refused"
-    batch = read_batch(conn, batch_id)
-    assert (batch.state, batch.counts["refused"], batch.counts["pending"], batch.queued_at) == ("refused", 4, 0, None)
-    assert [(each.provider_status, each.error) for each in batch.submissions] == [(400, "destination missing")] * 2
-    assert differences(conn) == []
-
-
-def test_unknown_answer_leaves_its_calls_pending(conn: Connection) -> None:
-    batch_id = queue(conn, contacts_csv(2))
-    assert record(conn, claim(conn), UNKNOWN) == "unknown"
-    batch = read_batch(conn, batch_id)
-    assert (batch.state, batch.counts["pending"]) == ("unknown", 2)
-    assert claim_submission(conn, 1) is None
-
-
-@pytest.mark.parametrize(("tries", "seconds"), [(1, 2), (2, 4), (3, 8), (6, 64), (7, 120), (40, 120)])
-def test_what_was_not_sent_is_tried_again_after_a_growing_pause(conn: Connection, tries: int, seconds: int) -> None:
-    batch_id = queue(conn, contacts_csv(1))
-    conn.execute("update submission set tries = %s", (tries - 1,))
-    outgoing, began = claim(conn), get_now(conn)
-    assert record(conn, outgoing, NOT_SENT) == "pending"
-    row = conn.execute("select next_try_at from submission").fetchone()
-    assert row is not None and began <= row[0] - timedelta(seconds=seconds) <= get_now(conn)
-    assert batch_state(conn, batch_id) == "queueing"
-    assert conn.execute("select error, answered_at from submission").fetchone() == (NOT_SENT.error, None)
-
-
-def test_next_try_is_a_try_like_the_first(conn: Connection) -> None:
-    batch_id = queue(conn, contacts_csv(1))
-    record(conn, claim(conn), NOT_SENT)
-    conn.execute("update submission set next_try_at = now()")
-    again = claim(conn, 2)
-    assert (again.tries, again.worker_id) == (2, 2)
-    assert record(conn, again, ACCEPTED) == "accepted"
-    assert batch_state(conn, batch_id) == "queued"
-
-
-def test_provider_out_of_reach_until_the_window_ends_is_a_refusal(conn: Connection) -> None:
-    batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(seconds=60))
-    assert record(conn, claim(conn), NOT_SENT) == "pending"
-    conn.execute("update batch set end_at = now() - interval '1 second'")
-    conn.commit()
-    claim_none(conn)
-    assert refused_rows(conn) == [1, 2]
-    assert batch_state(conn, batch_id) == "refused"
-    assert differences(conn) == []
-
-
-def test_answer_recorded_twice_counts_once(conn: Connection) -> None:
-    queue(conn, contacts_csv(2))
-    outgoing = claim(conn)
-    assert record(conn, outgoing, REFUSED) == "refused"
-    assert record(conn, outgoing, REFUSED) is None
-    assert differences(conn) == []
-
-
-@pytest.mark.parametrize("worker_id, tries", [(2, 1), (1, 2)])
-def test_answer_to_another_request_is_not_taken(conn: Connection, worker_id: int, tries: int) -> None:
-    batch_id = queue(conn, contacts_csv(1))
-    outgoing = claim(conn)
-    assert record(conn, replace(outgoing, worker_id=worker_id, tries=tries), ACCEPTED) is None
-    assert submission_states(conn, batch_id) == ["sending"]
-
-
-@pytest.mark.parametrize(
-    ("answers", "state"),
-    [
-        ([ACCEPTED, ACCEPTED], "queued"),
-        ([REFUSED, REFUSED], "refused"),
-        ([UNKNOWN, UNKNOWN], "unknown"),
-        ([ACCEPTED, REFUSED], "partial"),
-        ([ACCEPTED, UNKNOWN], "partial"),
-        ([REFUSED, UNKNOWN], "partial"),
-        ([ACCEPTED, NOT_SENT], "queueing"),
-        ([ACCEPTED, None], "queueing"),
-        ([REFUSED, None], "queueing"),
-    ],
-)
-def test_state_of_a_batch_follows_from_its_submissions(
-    conn: Connection, answers: list[Answer | None], state: str
-) -> None:
-    batch_id = queue(conn, contacts_csv(2), 1)
-    for outgoing, answer in [(claim(conn), answer) for answer in answers]:
-        if answer is not None:
-            record(conn, outgoing, answer)
-    batch = read_batch(conn, batch_id)
-    assert batch.state == state
-    assert (batch.queued_at is not None) == (state != "queueing" and ACCEPTED in answers)
-    assert differences(conn) == []
-
-
 def make_older(conn: Connection, batch_id: int, interval: str) -> None:
     """As if the batch had been made, and its submissions tried, this much earlier."""
     conn.execute("update batch set created_at = created_at - %s::interval where batch_id = %s", (interval, batch_id))
@@ -277,9 +170,8 @@ def test_batch_without_an_end_waits_an_hour_for_a_worker(conn: Connection, late:
     claim_submission(conn, 1)
     conn.commit()
     assert submission_states(conn, batch_id) == [state]
-    assert read_batch(conn, batch_id).submissions[0].error == (
-        REASONS["not_sent_in_time"] if state == "refused" else None
-    )
+    error = REASONS["not_sent_in_time"] if state == "refused" else None
+    assert read_batch(conn, batch_id).submissions[0].error == error
     assert differences(conn) == []
 
 
