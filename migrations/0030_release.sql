@@ -67,8 +67,8 @@ alter table submission add column withdrawn_calls integer not null default 0 che
 -- Why it was refused without being sent.
 alter table submission add column error_code text;
 
--- Calls that were withdrawn one by one. A submission that is withdrawn as a whole has no rows here: it stands for the
--- rest of its calls, with the reason `canceled`.
+-- Calls that were withdrawn one by one; they are no longer outstanding. The calls of a submission that is withdrawn as a
+-- whole have no rows here: its state stands for all of its calls that are outstanding, with the reason `canceled`.
 create table withdrawn (
     batch_id bigint not null,
     row      integer not null,

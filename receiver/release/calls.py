@@ -35,30 +35,41 @@ def refuse_calls(conn: Connection, batch_id: int, submissions: Sequence[int], *,
 
 
 def withdraw_calls(conn: Connection, batch_id: int, submissions: Sequence[int]) -> int:
-    """Count all calls of these submissions as withdrawn; returns how many were pending. Those refused stay so."""
+    """Count all calls of these submissions, which are `withdrawn`, as withdrawn; returns how many were pending.
+
+    Their rows stay in `outstanding`, so that a million calls are withdrawn in a moment, and pending again in another.
+    """
     clear_overdue(conn, batch_id, submissions)
-    # Sorting a million rows in memory is quicker than to look each up.
-    conn.execute("set local work_mem = '64MB'")
-    withdrawn = conn.execute(
-        f"delete from outstanding o using (select row from call where {_OF_THEM}) c"
-        " where o.batch_id = %(batch_id)s and not o.refused and o.row = c.row",
-        {"batch_id": batch_id, "submissions": list(submissions)},
-    ).rowcount
-    conn.execute("update batch_count set withdrawn = withdrawn + %s where batch_id = %s", (withdrawn, batch_id))
-    return withdrawn
+    return _count_withdrawn(conn, batch_id, submissions, 1)
 
 
 def reopen_calls(conn: Connection, batch_id: int, submissions: Sequence[int]) -> None:
     """Make the calls of withdrawn submissions pending again: the provider has them after all. Those that were withdrawn
     one by one were not in what it got."""
-    reopened = conn.execute(
-        f"insert into outstanding (batch_id, row) select batch_id, row from call c where {_OF_THEM}"
-        " and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)"
-        " and not exists (select from result r where r.batch_id = c.batch_id and r.row = c.row and outcome is not null)"
-        " and not exists (select from outstanding o where o.batch_id = c.batch_id and o.refused and o.row = c.row)",
+    _count_withdrawn(conn, batch_id, submissions, -1)
+
+
+def _count_withdrawn(conn: Connection, batch_id: int, submissions: Sequence[int], sign: int) -> int:
+    calls = count_open(conn, batch_id, submissions)
+    conn.execute("update batch_count set withdrawn = withdrawn + %s where batch_id = %s", (sign * calls, batch_id))
+    return calls
+
+
+def count_open(conn: Connection, batch_id: int, submissions: Sequence[int]) -> int:
+    """How many calls of these submissions are outstanding. None of these is sent, as far as is known.
+
+    None of their calls has a final result, which would prove the opposite. So all are outstanding, but for those that
+    were withdrawn one by one, or refused.
+    """
+    row = conn.execute(
+        f"select (select coalesce(sum(calls - withdrawn_calls), 0) from submission where {_OF_THEM})::integer"
+        " - (select count(*) from outstanding o join call c using (batch_id, row) where o.batch_id = %(batch_id)s"
+        "  and o.refused and c.submission_no = any(%(submissions)s))::integer",
         {"batch_id": batch_id, "submissions": list(submissions)},
-    ).rowcount
-    conn.execute("update batch_count set withdrawn = withdrawn - %s where batch_id = %s", (reopened, batch_id))
+    ).fetchone()
+    assert row is not None  # noqa: S101 scalars
+    calls: int = row[0]
+    return calls
 
 
 def clear_overdue(conn: Connection, batch_id: int, submissions: Sequence[int]) -> None:

@@ -352,6 +352,7 @@ def refuse_unsent(conn: Connection, batch_id: int, submissions: Sequence[int], c
     refuse_calls(conn, batch_id, submissions)
     refresh_state(conn, [batch_id])
     log.warning(
-        "batch %d: %d submissions were not sent and are refused, because it is too late to send them", batch_id, len(submissions),
+        "batch %d: %d submissions were not sent and are refused, because it is too late to send them",
+        batch_id, len(submissions),
         extra=about("refused_late", batch_id=batch_id, submissions=len(submissions), code=code),
     )  # fmt: skip

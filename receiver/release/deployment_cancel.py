@@ -17,6 +17,7 @@ from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.release.answer import Answer
+from receiver.release.calls import count_open
 from receiver.release.control import PENDING_CALLS, cancel_batch
 
 ABANDONED = "The worker that asked the provider ended before the answer was recorded."
@@ -56,18 +57,19 @@ class CancelRequest:
 
 def list_affected(conn: Connection, application_id: int, deployment_id: int) -> list[AffectedBatch]:
     """What canceling the deployment would affect now: the dry run."""
-    with conn.cursor(row_factory=class_row(AffectedBatch)) as cursor:
-        return cursor.execute(
-            f"select id, name, remaining - withdrawn as calls_pending, withdrawn from ("
-            f" select b.batch_id as id, b.name, {PENDING_CALLS} as remaining,"
-            "  (case when b.state = 'queueing' then (select count(*) from submission s join call"
-            "   using (batch_id, submission_no) join outstanding o using (batch_id, row)"
-            "   where s.batch_id = b.batch_id and s.state = 'pending' and not o.refused) else 0 end) as withdrawn"
-            "  from batch b join batch_count c using (batch_id)"
-            "  where b.application_id = %s and b.deployment_id = %s) affected"
-            " where remaining > 0 order by id",
-            (application_id, deployment_id),
-        ).fetchall()
+    found = conn.execute(
+        f"select b.batch_id, b.name, {PENDING_CALLS}, coalesce(s.pending, '{{}}') from batch b"
+        " join batch_count c using (batch_id) left join (select batch_id, array_agg(submission_no) as pending"
+        "  from submission where state = 'pending' group by batch_id) s using (batch_id)"
+        " where b.application_id = %s and b.deployment_id = %s order by b.batch_id",
+        (application_id, deployment_id),
+    ).fetchall()
+    affected = []
+    for batch_id, name, calls, pending in found:
+        withdrawn = count_open(conn, batch_id, pending) if pending else 0
+        if calls or pending:
+            affected.append(AffectedBatch(batch_id, name, calls - withdrawn, withdrawn))
+    return affected
 
 
 def request_cancel(

@@ -181,9 +181,10 @@ def _pick(wanted: CallFilter, counts: Mapping[str, int]) -> str | None:
     if state in ("pending", "overdue", "refused"):
         table = "outstanding"
         conditions.append("k.refused = %(refused)s")
-        if state != "refused" and counts["pending"] and counts["overdue"]:
+        if state != "refused" and sum(counts[each] > 0 for each in ("pending", "overdue", "withdrawn")) > 1:
             join = " join call c using (batch_id, row) join submission s using (batch_id, submission_no)"
-            conditions.append(f"s.overdue_at is {'not null' if state == 'overdue' else 'null'}")
+            is_overdue = "s.overdue_at is not null" if state == "overdue" else "s.overdue_at is null"
+            conditions.append(f"{is_overdue} and s.state <> 'withdrawn'")
     elif state == "final" or wanted.outcome is not None:
         table = "result"
         conditions.append("k.outcome = %(outcome)s" if wanted.outcome is not None else "k.outcome is not null")
@@ -204,8 +205,8 @@ def _pick(wanted: CallFilter, counts: Mapping[str, int]) -> str | None:
 
 
 _WITHDRAWN = """(exists (select from withdrawn w where w.batch_id = k.batch_id and w.row = k.row)
-    or s.state = 'withdrawn' and not exists (select from outstanding o
-        where o.batch_id = k.batch_id and o.refused and o.row = k.row))"""
+    or s.state = 'withdrawn' and exists (select from outstanding o
+        where o.batch_id = k.batch_id and not o.refused and o.row = k.row))"""
 
 
 def list_calls_of_number(

@@ -108,6 +108,11 @@ with ended as (
         count(*) filter (where state = 'unmatched') as unmatched,
         count(*) filter (where state = 'unreadable') as unreadable
     from set_aside where batch_id = %(batch_id)s and not polled
+), open_calls as (
+    select count(*) filter (where s.state = 'withdrawn') as withdrawn,
+        count(*) filter (where s.overdue_at is not null) as overdue
+    from outstanding o join call using (batch_id, row) join submission s using (batch_id, submission_no)
+    where o.batch_id = %(batch_id)s and not o.refused
 ), left_out as (select count(*) as skipped from skipped where batch_id = %(batch_id)s
 ), received as (
     select count(*) filter (where not c.polled) as received,
@@ -123,34 +128,24 @@ with ended as (
 )
 select (select count(*) from call where batch_id = %(batch_id)s) + left_out.skipped as rows, left_out.skipped,
     (select count(*) from outstanding where batch_id = %(batch_id)s and refused) as refused,
-    (select count(*) from call c join submission s using (batch_id, submission_no)
-        left join withdrawn w using (batch_id, row)
-        left join outstanding o on o.batch_id = c.batch_id and o.row = c.row and o.refused in (false, true)
-        left join result r on r.batch_id = c.batch_id and r.row = c.row and r.outcome is not null
-        where c.batch_id = %(batch_id)s and (w.row is not null or s.state = 'withdrawn')
-            and o.row is null and r.row is null) as withdrawn,
-    (select count(*) from outstanding o join call c using (batch_id, row)
-        join submission s using (batch_id, submission_no)
-        where o.batch_id = %(batch_id)s and not o.refused and s.overdue_at is not null) as overdue,
+    (select count(*) from withdrawn w where w.batch_id = %(batch_id)s) + open_calls.withdrawn as withdrawn,
+    open_calls.overdue,
     ended.completed, ended.failed, ended.canceled, ended.rejected, ended.other,
     ended.polled, ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
     ended.attempts, ended.duration_seconds, received.first_result_at, received.last_result_at,
     received.first_named_at, received.last_named_at,
     received.received,
     (select count(*) from waiting where batch_id = %(batch_id)s) as waiting
-from ended, aside, left_out, received
+from ended, aside, left_out, open_calls, received
 """
 
 # Each must be none.
 _BROKEN = f"""
 select
-    (select count(*) from call c join submission s using (batch_id, submission_no)
-        left join withdrawn w using (batch_id, row) left join result r using (batch_id, row)
+    (select count(*) from call c left join result r using (batch_id, row) left join withdrawn w using (batch_id, row)
         left join outstanding o on o.batch_id = c.batch_id and o.row = c.row and o.refused in (false, true)
         where c.batch_id = %(batch_id)s
-            and (r.outcome is not null)::integer + (o.row is not null)::integer + (w.row is not null)::integer
-                + (s.state = 'withdrawn' and r.outcome is null and w.row is null and not coalesce(o.refused, false)
-                )::integer <> 1
+            and (r.outcome is not null)::integer + (o.row is not null)::integer + (w.row is not null)::integer <> 1
     ) as "calls that are not in exactly one state",
     (select count(*) from withdrawn w left join call c using (batch_id, row)
         where w.batch_id = %(batch_id)s and c.row is null) as "withdrawn without a call",
