@@ -9,12 +9,11 @@ import pytest
 
 from receiver.database.pool import Connection, open_pool
 from receiver.database.replica import Reader
-from receiver.queueing.batches import NOBODY_LEFT
 from receiver.queueing.drafts import insert_draft
 from receiver.release.answer import Answer
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
-from receiver.release.resolution import resolve_submission
+from receiver.release.resolution import NOBODY_LEFT, resolve_submission
 from receiver.release.sender import csv_blocks
 from receiver.results.erasure import Erased, NotErasable, erase
 from receiver.results.replay import find_settled, replay

@@ -12,7 +12,7 @@ from receiver.release.answer import Answer
 from receiver.release.recording import record_answer
 from receiver.release.resolution import resolve_submission
 from receiver.results.erasure import erase
-from tests.factories import answer_submissions, make_batch, phone_number
+from tests.factories import answer_submissions, make_batch, make_overdue, phone_number
 from tests.results.polling import plan_all
 
 NUMBERS = [phone_number(index) for index in range(3)]
@@ -32,7 +32,7 @@ def asked(conn: Connection, batch_id: int) -> dict[int, str]:
 def test_ids_of_a_later_answer_take_the_place_of_those_before(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS[:2], send=False)
     (first,) = answer_submissions(conn, lambda _: Answer("unknown", 500, error="late", answer_text='["a", "b"]'))
-    conn.execute("update batch set due_at = now() - interval '1 second'")
+    make_overdue(conn)
     conn.execute("update submission set polls_planned = true")
     resolve_submission(conn, batch_id, 1, queued=True, note="seen there", by="Ana")
     conn.commit()
@@ -45,13 +45,13 @@ def test_what_is_sent_again_is_asked_about_by_the_ids_of_that_answer(conn: Conne
     batch_id = make_batch(conn, NUMBERS[:2], send=False)
     doubtful = replace(told_ids("a", "b"), state="unknown", error="cut off")
     answer_submissions(conn, lambda _: doubtful)
-    conn.execute("update batch set due_at = now() - interval '1 second'")
+    make_overdue(conn)
     assert plan_all(conn) == 2
     assert (plan_all(conn), asked(conn, batch_id)) == (0, {1: "a", 2: "b"})
     resolve_submission(conn, batch_id, 1, queued=False, note="not there", by="Ana")
     conn.commit()
     answer_submissions(conn, lambda _: told_ids("a", "d"))
-    conn.execute("update batch set due_at = now() - interval '1 second'")
+    make_overdue(conn)
     conn.execute("update poll set tries = 9")
     assert plan_all(conn) == 2
     assert asked(conn, batch_id) == {1: "a", 2: "d"}
@@ -78,5 +78,5 @@ def test_ids_in_order_are_those_of_the_rows_that_were_sent(conn: Connection, era
         erase_first()
     else:
         answer_submissions(conn, lambda _: told_ids("b", "c"))
-    conn.execute("update batch set due_at = now() - interval '1 second'")
+    make_overdue(conn)
     assert (plan_all(conn), asked(conn, batch_id)) == (2, {2: "b", 3: "c"})

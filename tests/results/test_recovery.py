@@ -32,6 +32,7 @@ from tests.factories import (
     deliver,
     differences,
     make_batch,
+    make_overdue,
     phone_number,
     present,
     read_batch,
@@ -91,8 +92,7 @@ def make_overdue(conn: Connection, url: str, numbers: list[int] = NUMBERS) -> in
         return bulk_queue(provider_at(url), request, csv_blocks(conn, outgoing), outgoing.csv_bytes)
 
     answer_submissions(conn, send)
-    conn.execute("update batch set due_at = now() - interval '1 second' where batch_id = %s", (batch_id,))
-    conn.commit()
+    make_overdue(conn, batch_id)
     return batch_id
 
 
@@ -303,7 +303,7 @@ def test_nothing_is_planned_before_calls_are_overdue_nor_without_ids(conn: Conne
     conn.execute("update submission set answer = %s where batch_id = %s", ('{"call_ids": ["a"]}', early))
     conn.execute("update submission set answer = %s where batch_id = %s", ('{"calls_queued": 5}', without))
     assert plan_all(conn) == 0
-    conn.execute("update batch set due_at = now() - interval '1 second'")
+    make_overdue(conn)
     conn.commit()
     assert plan_all(conn) == 1
     assert plan_polls(conn) is None

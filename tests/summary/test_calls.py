@@ -9,6 +9,7 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CallState
 from receiver.phone_numbers.destination import candidates
+from receiver.results.overdue import mark_overdue
 from receiver.results.reading.call_details import Event
 from receiver.summary.calls import CallFilter, get_call, list_calls, list_calls_of_number
 from tests.factories import (
@@ -183,10 +184,11 @@ def test_calls_to_any_of_several_readings_of_a_number_are_found(conn: Connection
 
 def test_due_moment_itself_decides_between_pending_and_overdue(conn: Connection) -> None:
     batch_id = make_batch(conn)
-    cases: list[tuple[int, CallState]] = [(-1, "overdue"), (0, "pending"), (1, "pending")]
+    cases: list[tuple[int, CallState]] = [(-1, "overdue"), (0, "overdue"), (1, "pending")]
     for seconds, state in cases:
         offset = timedelta(seconds=seconds)
-        conn.execute("update batch set due_at = now() + %s where batch_id = %s", (offset, batch_id))
+        conn.execute("update submission set due_at = now() + %s where batch_id = %s", (offset, batch_id))
+        mark_overdue(conn)
         assert get_call(conn, batch_id, 1).state == state
         assert [c.row for c in list_calls(conn, batch_id, CallFilter(state=state), 9).calls] == [1]
         conn.rollback()
