@@ -27,12 +27,12 @@ from receiver.results.recovery import Polled, poll_once
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
+from tests import factories
 from tests.factories import (
     answer_submissions,
     deliver,
     differences,
     make_batch,
-    make_overdue,
     phone_number,
     present,
     read_batch,
@@ -92,7 +92,7 @@ def make_overdue(conn: Connection, url: str, numbers: list[int] = NUMBERS) -> in
         return bulk_queue(provider_at(url), request, csv_blocks(conn, outgoing), outgoing.csv_bytes)
 
     answer_submissions(conn, send)
-    make_overdue(conn, batch_id)
+    factories.make_overdue(conn, batch_id)
     return batch_id
 
 
@@ -303,7 +303,7 @@ def test_nothing_is_planned_before_calls_are_overdue_nor_without_ids(conn: Conne
     conn.execute("update submission set answer = %s where batch_id = %s", ('{"call_ids": ["a"]}', early))
     conn.execute("update submission set answer = %s where batch_id = %s", ('{"calls_queued": 5}', without))
     assert plan_all(conn) == 0
-    make_overdue(conn)
+    factories.make_overdue(conn)
     conn.commit()
     assert plan_all(conn) == 1
     assert plan_polls(conn) is None
