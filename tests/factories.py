@@ -81,12 +81,16 @@ def make_overdue(conn: Connection, *batch_ids: int) -> None:
 def answer_submissions(
     conn: Connection, answer: Callable[[Outgoing], Answer] = lambda _: ACCEPTED, *, simulated: bool = False
 ) -> list[Outgoing]:
-    """Claim every submission that is due and record what the provider is said to have answered."""
+    """Claim every submission that is due and record what the provider is said to have answered.
+
+    A refusal pauses the rest of its batch; it is resumed at once.
+    """
     worker_id = register_worker(conn, "test", 1)
     sent = []
     while (outgoing := claim_submission(conn, worker_id, simulated=simulated)) is not None:
         conn.commit()
         record_answer(conn, outgoing, answer(outgoing))
+        conn.execute("update batch set paused_at = null where paused_at is not null")
         conn.commit()
         sent.append(outgoing)
     conn.commit()

@@ -45,7 +45,8 @@ def test_batch_shows_what_was_handed_in(conn: Connection) -> None:
     batch = read_batch(conn, batch_id)
     assert (batch.name, batch.application_id, batch.deployment_id) == ("December", 11, 12)
     assert batch.parameters == {
-        "start_timestamp": None, "end_timestamp": end, "max_attempts": 3, "reattempt_wait": 300, "is_pci": True
+        "start_timestamp": None, "end_timestamp": end, "max_attempts": 3, "reattempt_wait": 300, "is_pci": True,
+        "calls_per_minute": None, "calling_hours": None, "calling_days": None, "time_zone": None,
     }  # fmt: skip
     assert batch.due_at == end + timedelta(hours=1)
     assert batch.queued_at is not None and batch.created_at <= batch.queued_at
@@ -86,7 +87,7 @@ def test_state_follows_the_submissions(conn: Connection, answers: list[str], sta
     assert read_batch(conn, batch_id).state == "queueing"
     answer_submissions(conn, lambda outgoing: by_name[answers[outgoing.submission_no - 1]])
     batch = read_batch(conn, batch_id)
-    assert (batch.state, [submission.state for submission in batch.submissions]) == (state, answers)
+    assert (batch.state, [submission.state for submission in sorted(batch.submissions)]) == (state, answers)
     for submission in batch.submissions:
         expected = by_name[submission.state]
         assert (submission.calls, submission.calls_queued) == (1, expected.calls_queued)

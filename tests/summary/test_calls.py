@@ -21,6 +21,7 @@ from tests.factories import (
     journal,
     make_batch,
     make_callback,
+    make_overdue,
     phone_number,
     result_body,
     settle_all,
@@ -37,8 +38,10 @@ def past_due(request: pytest.FixtureRequest) -> bool:
 
 def make_mixed_batch(conn: Connection, *, past_due: bool = False) -> int:
     """Rows: 1 completed, 2 failed, 3 completed, 4 a step, 5 nothing; refused: 6 final after all, 7, 8 a step."""
-    batch_id = make_batch(conn, NUMBERS, submission_rows=5, send=False, past_due=past_due)
+    batch_id = make_batch(conn, NUMBERS, submission_rows=5, send=False)
     answer_submissions(conn, lambda outgoing: ACCEPTED if outgoing.submission_no == 1 else REFUSED)
+    if past_due:
+        make_overdue(conn, batch_id)
     for index, status in {
         0: "completed",
         1: "failed",

@@ -15,6 +15,7 @@ from tests.factories import (
     answer_submissions,
     deliver,
     make_batch,
+    make_overdue,
     phone_number,
     purge_batch,
     result_body,
@@ -73,10 +74,10 @@ def test_each_thing_that_needs_a_person_is_counted_where_it_is(conn: Connection)
 
 
 def test_batch_runs_while_it_is_queueing_or_has_calls_to_come(conn: Connection) -> None:
-    queueing = make_batch(conn, NUMBERS, send=False)
-    late = make_batch(conn, NUMBERS, send=False, past_due=True)
+    queueing, late = make_batch(conn, NUMBERS, send=False), make_batch(conn, NUMBERS, send=False)
     assert ids(conn, running=True) == [late, queueing]
     answer_submissions(conn)
+    make_overdue(conn, late)
     assert ids(conn, running=True) == [queueing]
     deliver(conn, queueing, *map(result_body, NUMBERS))
     assert ids(conn, running=True) == []
