@@ -313,7 +313,7 @@ class BatchForm(Schema):
         metadata=says("A column of the CSV with the zone of each row; an empty cell says nothing."),
     )
     external_id = fields.String(
-        validate=[validate.Length(min=1, max=255), storable],
+        validate=[validate.Length(max=255), storable],
         metadata=says("Your own name for the batch; no other batch has it.", pattern=STORABLE),
     )
     labels = Labels(metadata=says("Your own labels for the batch, as a JSON object of texts."))
