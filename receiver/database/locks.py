@@ -5,7 +5,7 @@ them. So every writer follows this order, and skips the steps that it does not n
 
 1. The results lock, an advisory one. Whoever settles callbacks shares it (`share_results`): settlement, and the result
    of a poll. Whoever deletes results, or changes what they were found by, has it alone (`own_results`): replay, erasure
-   and purge.
+   and purge; and whoever counts calls as overdue, since settling one counts it off.
 2. `batch` rows, in the order of their ids (`lock_batches`). A batch's lock also protects its rows of `submission`, the
    rows of `outstanding` of a submission that was not accepted, `resolution` and what the batch row itself says.
    Acceptance only inserts a batch that nobody else knows yet.
@@ -14,8 +14,8 @@ them. So every writer follows this order, and skips the steps that it does not n
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
 5. `poll` and `upkeep`.
 
-Rows that are taken with `skip locked` are outside of this order, because nobody waits for them: `waiting`, the
-submission that a worker sends or plans polls for, `purge`, and the batches that the log reports as overdue.
+Rows that are taken with `skip locked` are outside of this order, because nobody waits for them: `waiting`, the batch
+that a worker claims from, the submission that it plans polls for, `deployment_cancel` and `purge`.
 
 A transaction that Postgres ends all the same (`GAVE_WAY`) wrote nothing and is done again.
 """

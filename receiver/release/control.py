@@ -228,4 +228,4 @@ def _get_terms(conn: Connection, batch_id: int) -> _Terms:
 def _lock(conn: Connection, batch_id: int) -> None:
     lock_batches(conn, [batch_id])
     if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
-        raise NotFound(f"There is no batch {batch_id}.")
+        raise NotFound(f"Batch {batch_id} does not exist.")

@@ -77,7 +77,7 @@ class Maintenance:
                 break
             if planned.calls:
                 log.info(
-                    "batch %d, submission %d: asking about %d overdue calls",
+                    "batch %d, submission %d: fetching the results of %d overdue calls",
                     planned.batch_id, planned.submission_no, planned.calls,
                     extra=about("polls_planned", batch_id=planned.batch_id, calls=planned.calls),
                 )  # fmt: skip

@@ -155,7 +155,7 @@ def list_calls(
             "select * from batch_count join batch using (batch_id) where batch_id = %s", (batch_id,)
         ).fetchone()
     if counted is None:
-        raise NotFound(f"There is no batch {batch_id}.")
+        raise NotFound(f"Batch {batch_id} does not exist.")
     picked = _pick(wanted, balance(counted))
     if picked is None:
         return CallPage([], False)

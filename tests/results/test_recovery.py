@@ -333,10 +333,15 @@ def test_maintenance_tells_plans_and_asks(conn: Connection, pool: Pool, caplog: 
     with silent_provider("map") as simulator:
         batch_id = make_overdue(conn, simulator.url)
         settled(simulator.url)
+        conn.execute("update submission set overdue_at = null")
+        conn.execute("update batch_count set overdue = 0")
+        conn.execute("update batch set overdue_noticed = false")
+        conn.commit()
         maintenance = Maintenance(pool, provider_at(simulator.url), config, threading.Event())
-        assert [name for name, _ in maintenance.steps()] == ["overdue", "poll-1", "poll-2"]
-        maintenance.look_for_overdue()
-        maintenance.look_for_overdue()
+        assert [name for name, _ in maintenance.steps()] == ["overdue", "plan-polls", "poll-1", "poll-2"]
+        for _ in range(2):
+            maintenance.look_for_overdue()
+            maintenance.plan_polls()
         eventually(lambda: (maintenance.poll(), read_batch(conn, batch_id).counts["overdue"] == 0)[1])
     told = [record.getMessage() for record in caplog.records if record.name == "receiver.results.maintenance"]
     assert told[:2] == [

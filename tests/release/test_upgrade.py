@@ -1,0 +1,102 @@
+"""A database of release 1.0.0, with batches on their way, is migrated while that release goes on writing into it."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+from receiver.database.migrations import MIGRATIONS, migrate
+from receiver.database.pool import Connection, connect
+from receiver.release.claim import claim_submission
+from receiver.release.control import cancel_batch
+from receiver.results.overdue import mark_overdue
+from tests.factories import ACCEPTED, answer_submissions, deliver, differences, present, read_batch, result_body
+
+DAY = timedelta(days=1)
+
+
+def insert_batch(conn: Connection, state: str, submissions: list[str], *, due_in: timedelta = DAY) -> int:
+    """As 1.0.0 writes it: two calls a submission, all outstanding."""
+    row = conn.execute(
+        "insert into batch (application_id, deployment_id, name, is_pci, default_region, columns, state, due_at)"
+        " values (7, 3, 'before', false, 'US', '{}', %s, now() + %s) returning batch_id",
+        (state, due_in),
+    ).fetchone()
+    assert row is not None
+    batch_id: int = row[0]
+    for number, its_state in enumerate(submissions, 1):
+        first = number * 2 - 1
+        conn.execute(
+            "insert into submission (batch_id, submission_no, state, calls, first_row, last_row, csv_bytes, tries,"
+            " worker_id, sent_at, answered_at) values (%s, %s, %s, 2, %s, %s, 38, %s, 1,"
+            " case when %s <> 'pending' then now() end, case when %s = 'accepted' then now() end)",
+            (batch_id, number, its_state, first, first + 1, int(its_state != "pending"), its_state, its_state),
+        )
+        conn.execute(
+            "insert into call (batch_id, phone_number, row, submission_no, line)"
+            " select %s, 16175550000 + row, row, %s, (16175550000 + row)::text"
+            " from generate_series(%s::integer, %s::integer) as row",
+            (batch_id, number, first, first + 1),
+        )
+    conn.execute(
+        "insert into outstanding (batch_id, row) select batch_id, row from call where batch_id = %s", (batch_id,)
+    )
+    conn.execute("insert into batch_count (batch_id, rows) values (%s, %s)", (batch_id, 2 * len(submissions)))
+    conn.commit()
+    return batch_id
+
+
+OLD_CLAIM = """update submission s set state = 'sending', worker_id = 1, sent_at = now(),
+    next_try_at = coalesce(s.sent_at, now()), tries = s.tries + 1, error = null
+    where batch_id = %s and submission_no = %s"""
+OLD_ANSWER = """update submission set state = 'accepted', answered_at = now(), provider_status = 200
+    where batch_id = %s and submission_no = %s"""
+
+
+def test_batches_of_1_0_0_go_on_where_they_were(empty_database_url: str, tmp_path: Path) -> None:
+    for path in sorted(MIGRATIONS.glob("000[1-6]_*.sql")):
+        shutil.copy(path, tmp_path)
+    migrate(empty_database_url, tmp_path)
+    with closing(connect(empty_database_url, name="test")) as conn:
+        ended = insert_batch(conn, "queued", ["accepted"], due_in=-DAY)
+        late = insert_batch(conn, "queued", ["accepted", "accepted"], due_in=-DAY / 24)
+        under_way = insert_batch(conn, "queueing", ["accepted", "sending", "pending"])
+        conn.execute("delete from outstanding where batch_id = %s", (ended,))
+        conn.execute("update batch_count set completed = 2, applied = 2 where batch_id = %s", (ended,))
+        conn.commit()
+
+        migrate(empty_database_url)
+        # 1.0.0 answers what it had sent, sends the next, and takes a new batch.
+        conn.execute(OLD_ANSWER, (under_way, 2))
+        conn.execute(OLD_CLAIM, (under_way, 3))
+        conn.execute(OLD_ANSWER, (under_way, 3))
+        conn.execute("update batch set state = 'queued', queued_at = now(), simulated = false")
+        conn.commit()
+        new = insert_batch(conn, "queueing", ["pending", "pending"])
+        conn.execute("update batch set simulated = false where batch_id = %s", (new,))
+        conn.commit()
+        times = conn.execute(
+            "select s.released_at is not null, s.due_at = b.due_at from submission s join batch b using (batch_id)"
+            " where batch_id = %s",
+            (under_way,),
+        ).fetchall()
+        assert times == [(True, True)] * 3
+
+        # Its worker is gone: this release counts what is overdue, sends, settles and cancels.
+        assert [(each.batch_id, each.overdue) for each in mark_overdue(conn)] == [(late, 4)]
+        conn.commit()
+        assert read_batch(conn, late).phase == "overdue"
+        assert read_batch(conn, under_way).phase == "calling"
+        assert claim_submission(conn, 5) is not None
+        conn.rollback()
+        (sent, *_) = answer_submissions(conn, lambda _: ACCEPTED)
+        assert sent.batch_id == new
+        deliver(conn, late, result_body(16175550001))
+        deliver(conn, under_way, result_body(16175550005), submission_no=3)
+        cancel_batch(conn, late, by="Ana")
+        conn.commit()
+        assert present(read_batch(conn, late).counts) == {"rows": 4, "overdue": 3, "final": 1, "completed": 1}
+        for batch_id in (late, under_way, new):
+            assert differences(conn, batch_id) == []
