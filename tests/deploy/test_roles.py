@@ -14,8 +14,8 @@ import pytest
 
 from receiver.database.pool import connect
 from receiver.intake.signing_keys import fingerprint
+from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
-from receiver.release.sender import claim_submission
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from tests.acceptance.machines import Machine

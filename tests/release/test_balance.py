@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
+from receiver.model import CALL_STATES
 from receiver.queueing.suppressions import digest_of, get_key
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.control import cancel_batch, change_batch, pause_batch, resume_batch
@@ -55,7 +56,6 @@ FEW = settings(
 
 CALLS, SUBMISSION_ROWS = 6, 2
 ANSWERS = {"accepted": ACCEPTED, "refused": REFUSED, "unknown": UNKNOWN, "not sent": NOT_SENT}
-STATES = ("pending", "overdue", "final", "refused", "withdrawn")
 
 batches, submissions, numbers = st.integers(0, 1), st.integers(1, 3), st.integers(0, CALLS - 1)
 steps = st.lists(
@@ -216,9 +216,10 @@ class World:
             parts = ("skipped", "refused", "withdrawn", "pending", "overdue", "final")
             assert counts["rows"] == sum(counts[part] for part in parts)
             listed = {
-                state: len(list_calls(self.looker, batch_id, CallFilter(state=state), 100).calls) for state in STATES
+                state: len(list_calls(self.looker, batch_id, CallFilter(state=state), 100).calls)
+                for state in CALL_STATES
             }
-            assert listed == {state: counts[state] for state in STATES}
+            assert listed == {state: counts[state] for state in CALL_STATES}
             for call in list_calls(self.looker, batch_id, CallFilter(), 100).calls:
                 assert (call.withdrawn_reason is not None) == (call.state == "withdrawn")
             self.looker.commit()

@@ -106,16 +106,16 @@ class World:
         )
         size = slice_rows(gates.calls_per_minute, 10_000)
         submissions = []
-        for _ in range(chance.randrange(1, 5)):
+        for _group in range(chance.randrange(1, 5)):
             zones = tuple(chance.sample(ZONES, chance.choice([1, 1, 2]))) if gates.hours else ()
             if gates.hours and not has_common_hours(gates.hours, zones, start or now):
                 continue  # an invalid row
-            for _ in range(chance.randrange(1, 12)):
+            for _slice in range(chance.randrange(1, 12)):
                 submissions.append(Submission(zones, chance.choice([size, size, chance.randint(1, size)]), now))
         batch = Batch(gates, now, submissions, sendable_since=max(now, start or now))
         self.batches.append(batch)
         self.plan(self.now, "look", batch)
-        for _ in range(chance.randrange(3)):
+        for _pause in range(chance.randrange(3)):
             self.plan(self.now + chance.random() * chance.choice([MINUTE, HOUR, 5 * DAY]), "pause", batch)
         if chance.random() < 0.1:
             self.plan(self.now + chance.random() * chance.choice([HOUR, 5 * DAY]), "cancel", batch)
