@@ -197,8 +197,9 @@ class _Erasure:
             return
         measured: dict[int, int] = dict(
             conn.execute(
-                "select submission_no, sum(octet_length(line) + 2) from call where batch_id = %s"
-                " and submission_no = any(%s) and phone_number > 0 group by submission_no",
+                "select submission_no, sum(octet_length(line) + 2) from call c where batch_id = %s"
+                " and submission_no = any(%s) and phone_number > 0 and not exists (select from withdrawn w"
+                " where w.batch_id = c.batch_id and w.row = c.row) group by submission_no",
                 (batch_id, numbers),
             ).fetchall()
         )

@@ -284,8 +284,12 @@ def balance(counted: dict[str, Any]) -> dict[str, int]:
 
 
 def list_decided(conn: Connection, batch_ids: Collection[int]) -> set[int]:
-    """Those of these batches that are not `queueing`, or no longer there: nobody needs to wait for them."""
+    """Those of these batches of which nothing is being sent, or will be at once: nobody needs to wait for them."""
     queueing = conn.execute(
-        "select batch_id from batch where batch_id = any(%s) and state = 'queueing'", (list(batch_ids),), prepare=True
+        "select b.batch_id from batch b where b.batch_id = any(%s) and b.state = 'queueing' and exists (select"
+        " from submission s where s.batch_id = b.batch_id and (s.state = 'sending' or s.state = 'pending'"
+        " and b.paused_at is null and (s.tries > 0 or greatest(s.next_try_at, b.next_release_at) <= now())))",
+        (list(batch_ids),),
+        prepare=True,
     ).fetchall()
     return set(batch_ids) - {batch_id for (batch_id,) in queueing}

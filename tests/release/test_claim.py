@@ -33,7 +33,8 @@ from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.resolution import resolve_submission
 from receiver.release.sender import csv_blocks
-from receiver.summary.batches import Batch, BatchFilter, list_batches
+from receiver.results.erasure import erase
+from receiver.summary.batches import Batch, BatchFilter, list_batches, list_decided
 from receiver.summary.calls import get_call
 from tests.factories import (
     ACCEPTED,
@@ -431,3 +432,27 @@ def queue(conn: Connection, csv: str, **parameters: Any) -> int:
     batch_id = accept(conn, io.BytesIO(csv.encode()), given, Limits(10_000, 3600)).batch_id
     conn.commit()
     return batch_id
+
+
+def test_nobody_waits_for_what_is_released_later(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS, send=False, calls_per_minute=40)
+    assert list_decided(conn, [batch_id]) == set()
+    outgoing = claimed(conn)
+    assert list_decided(conn, [batch_id]) == set()
+    record(conn, outgoing, ACCEPTED)
+    assert list_decided(conn, [batch_id]) == {batch_id}
+
+
+def test_number_erased_after_another_was_suppressed_leaves_a_right_length(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS[:4], send=False)
+    suppress(conn, NUMBERS[1])
+    record(conn, claimed(conn), UNKNOWN)
+    for _ in erase(conn, NUMBERS[2]):
+        conn.commit()
+    resolve_submission(conn, batch_id, 1, queued=False, note="not there", by="Ana")
+    conn.commit()
+    outgoing = claimed(conn)
+    assert len(b"".join(csv_blocks(conn, outgoing))) == outgoing.csv_bytes
+    record(conn, outgoing, ACCEPTED)
+    assert present(read_batch(conn, batch_id).counts) == {"rows": 4, "refused": 1, "withdrawn": 1, "pending": 2}
+    assert differences(conn) == []
