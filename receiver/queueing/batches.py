@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import chain, islice
 
 from psycopg.types.json import Jsonb
 
@@ -16,9 +15,6 @@ from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.row_zones import RowZones
 from receiver.queueing.submissions import FindSuppressed, Plan, PlannedCall, SkippedRow
 from receiver.schedule import earliest, estimate_due_at, next_opening, slice_rows
-
-COPY_ROWS = 20_000
-"""Rows that are copied at once; what is skipped among them waits in memory for that long."""
 
 
 class ExternalIdUsed(ReceiverError):
@@ -197,15 +193,14 @@ def insert_batch(
 
 def _copy_rows(conn: Connection, batch_id: int, plan: Plan) -> int:
     """Copy calls and skipped rows; returns how many were skipped. Stops writing, not reading, at a refusal."""
-    rows = iter(plan)
     skipped_rows = 0
-    for first in rows:
+    for block in plan.blocks():
         skipped: list[SkippedRow] = []
         with conn.cursor().copy(
             "copy call (batch_id, phone_number, row, submission_no, line) from stdin (format binary)"
         ) as copy:
             copy.set_types(("int8", "int8", "int4", "int4", "text"))
-            for planned in chain((first,), islice(rows, COPY_ROWS - 1)):
+            for planned in block:
                 if plan.refused:
                     continue
                 if isinstance(planned, PlannedCall):

@@ -27,8 +27,8 @@ FAULTS_NAMED = 100
 
 DUPLICATE, SUPPRESSED = "duplicate", "suppressed"
 
-BLOCK_ROWS = 5_000
-"""Rows whose numbers are looked up among the suppressed ones at once."""
+BLOCK_ROWS, BLOCK_CHARACTERS = 5_000, 2 << 20
+"""Rows whose numbers are looked up among the suppressed ones at once: so many, or as many as are about so long."""
 
 FindSuppressed = Callable[[Sequence[int]], Collection[int]]
 """Says which of these numbers must not be called."""
@@ -91,17 +91,35 @@ class Plan:
     faults_total: int = 0
 
     def __iter__(self) -> Iterator[PlannedCall | SkippedRow]:
-        header_bytes = len(self.header.encode()) + 2
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[Iterator[PlannedCall | SkippedRow]]:
+        """The rows in pieces, each read to its end before the next. Only between them is `find_suppressed` called, so
+        that it may use the connection that the rows are copied over."""
         # Of each set of zones, and of each layer, the submission that its next row goes to.
         open_drafts: dict[tuple[tuple[str, ...], int], SubmissionDraft] = {}
         numbers = _Numbers()
-        for contact, is_suppressed in self._contacts():
+        rows = iter(self.contacts)
+        while block := _read_block(rows):
+            suppressed = self.find_suppressed([row.phone_number for row in block if isinstance(row, Contact)])
+            yield self._planned(block, suppressed, open_drafts, numbers)
+
+    def _planned(
+        self,
+        block: Sequence[Contact | InvalidRow],
+        suppressed: Collection[int],
+        open_drafts: dict[tuple[tuple[str, ...], int], SubmissionDraft],
+        numbers: _Numbers,
+    ) -> Iterator[PlannedCall | SkippedRow]:
+        header_bytes = len(self.header.encode()) + 2
+        for contact in block:
             self.rows += 1
             if isinstance(contact, InvalidRow):
                 self.invalid += 1
                 yield self._skip(contact, contact.code, contact.message, self.on_invalid)
                 continue
-            if is_suppressed:
+            if suppressed and contact.phone_number in suppressed:
                 self.suppressed += 1
                 yield self._skip(contact, SUPPRESSED, "This number is suppressed.", "skip")
                 continue
@@ -129,14 +147,6 @@ class Plan:
             draft.last_row = contact.row
             draft.csv_bytes += len(line.encode()) + 2
             yield PlannedCall(contact.row, contact.phone_number, draft.submission_no, line)
-
-    def _contacts(self) -> Iterator[tuple[Contact | InvalidRow, bool]]:
-        """Each row, and whether its number is suppressed."""
-        rows = iter(self.contacts)
-        while block := list(islice(rows, BLOCK_ROWS)):
-            suppressed = self.find_suppressed([row.phone_number for row in block if isinstance(row, Contact)])
-            for row in block:
-                yield row, bool(suppressed) and isinstance(row, Contact) and row.phone_number in suppressed
 
     @property
     def calls_of(self) -> Counter[tuple[str, ...]]:
@@ -173,6 +183,18 @@ class Plan:
                 faults_total=max(self.faults_total, 1),
                 code="invalid_csv",
             )
+
+
+def _read_block(rows: Iterator[Contact | InvalidRow]) -> list[Contact | InvalidRow]:
+    """The next rows: `BLOCK_ROWS`, or as many as hold `BLOCK_CHARACTERS`."""
+    block: list[Contact | InvalidRow] = []
+    characters = 0
+    for row in islice(rows, BLOCK_ROWS):
+        block.append(row)
+        characters += sum(map(len, row.cells))
+        if characters > BLOCK_CHARACTERS:
+            break
+    return block
 
 
 def header_line(columns: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from receiver.database.pool import Connection, connect
 from receiver.errors import InvalidInput
-from receiver.queueing import batches
+from receiver.queueing import submissions
 from receiver.queueing.acceptance import accept, preview
 from receiver.queueing.parameters import BatchParameters
 from receiver.summary.batches import get_batch
@@ -137,7 +137,7 @@ def test_preview_of_what_would_be_refused_names_the_faults(conn: Connection) -> 
 
 
 def test_memory_does_not_grow_with_the_file(conn: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "COPY_ROWS", 500)
+    monkeypatch.setattr(submissions, "BLOCK_ROWS", 500)
     path = tmp_path / "contacts.csv"
     with path.open("wb") as file:
         file.write(b"destination,note\r\n")

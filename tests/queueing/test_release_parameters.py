@@ -13,6 +13,8 @@ from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
 from receiver.queueing.batches import ExternalIdUsed, Preview
 from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
+from receiver.queueing.submissions import BLOCK_ROWS
+from receiver.queueing.suppressions import digest_of, get_key
 from tests.factories import differences, read_batch
 
 NEEDED = {"application_id": "7", "deployment_id": "3"}
@@ -147,3 +149,20 @@ def test_external_id_names_one_batch(conn: Connection) -> None:
         queue()
     conn.rollback()
     assert used.value.batch_id == first
+
+
+def test_suppressions_are_looked_up_while_a_large_file_is_copied(conn: Connection) -> None:
+    rows = 2 * BLOCK_ROWS + 10
+    suppressed = [16172000000 + BLOCK_ROWS + 1, 16172000000 + rows - 1]
+    for number in suppressed:
+        conn.execute(
+            "insert into suppression (phone_number, digest, created_by) values (%s, %s, 'Ana')",
+            (number, digest_of(get_key(conn), number)),
+        )
+    csv = "destination\n" + "".join(f"+{16172000000 + row}\n" for row in range(rows))
+    given = BatchParameters(7, 3)
+    batch_id = accept(conn, io.BytesIO(csv.encode()), given, Limits(10_000, 3600)).batch_id
+    conn.commit()
+    counts = read_batch(conn, batch_id).counts
+    assert (counts["rows"], counts["skipped"]) == (rows, 2)
+    assert differences(conn) == []
