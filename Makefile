@@ -15,6 +15,9 @@ help: ## Say what there is
 run: $(VENV)/.runtime ## Start everything on this machine
 	@exec $(BIN)/python -m receiver serve
 
+# Rewriting the asserts of all tests takes each process of pytest 20 seconds, so it must be able to keep what it made.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One process more than cores: many tests wait. A process that has no test left takes some from the others.
 PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal
 

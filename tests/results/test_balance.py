@@ -207,6 +207,7 @@ def kept(conn: Connection, batch_ids: list[int]) -> list[Any]:
     return found
 
 
+@pytest.mark.long
 @FEW
 @given(operations)
 def test_balance_holds_at_every_moment(connections: list[Connection], steps: list[tuple[Any, ...]]) -> None:
@@ -223,6 +224,7 @@ def test_balance_holds_at_every_moment(connections: list[Connection], steps: lis
     assert [d for d in differences(world.looker) if d["batch_id"] in world.batch_ids] == []
 
 
+@pytest.mark.long
 @FEW
 @given(st.lists(said, min_size=2, max_size=14), st.data())
 def test_final_state_depends_neither_on_the_order_nor_on_the_format(

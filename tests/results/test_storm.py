@@ -39,6 +39,8 @@ from tests.factories import (
     settle_all,
 )
 
+pytestmark = pytest.mark.long
+
 STORM_SECONDS = 8.0
 NOT_SENT = Answer("not_sent", error="x")
 
