@@ -117,7 +117,7 @@ def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: thread
     while not stop.wait(WATCH_SECONDS):
         if isinstance(database, EmbeddedPostgres) and not database.is_running():
             _start_again(database, database_deaths)
-        if away is not None and away.has_come():
+        if away is not None and away.is_complete():
             away = None
             restarts += [(0.0, child) for child in children if child.needs_database]
         for child in children:

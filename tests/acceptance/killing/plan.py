@@ -71,7 +71,7 @@ NO_STEPS = frozenset(
     for when in ("before", "after")
     for where in (
         "cli.running._work",
-        "database.api_keys._note_use",
+        "database.api_keys._record_use",
         # Met only where a settler died over a group, or where a migration builds an index beside others.
         "database.migrations._insert_applied",
         "results.settler.Settler._settle_left",
