@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+_HAS_PROC = Path("/proc/self/cmdline").exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def is_postmaster_of(pid: int, cluster: Path) -> bool:
 
 def _arguments(pid: int) -> list[str]:
     """The command line of `pid`; empty if the process is not alive."""
-    if sys.platform == "linux":
+    if _HAS_PROC:
         try:
             return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).rstrip("\0").split("\0")
         except OSError:
