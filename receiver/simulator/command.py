@@ -198,7 +198,7 @@ def _weights(names: tuple[str, ...]) -> Callable[[str], dict[str, float]]:
         for item in text.split(","):
             name, _, weight = item.partition("=")
             if name.strip() not in names:
-                raise argparse.ArgumentTypeError(f"{name.strip()!r} is none of {', '.join(names)}")
+                raise argparse.ArgumentTypeError(f"{name.strip()!r} is not one of {', '.join(names)}")
             mix[name.strip()] = _number(weight or "1")
         if any(not 0 <= weight < float("inf") for weight in mix.values()) or not any(mix.values()):
             raise argparse.ArgumentTypeError(f"{text!r} has no weight greater than 0")

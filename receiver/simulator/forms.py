@@ -75,7 +75,7 @@ def read_contacts(stream: IO[bytes]) -> Contacts:
     except csv.Error as error:
         raise Refused(400, f"csv cannot be read: {error}") from None
     if not destinations and not left_out:
-        raise Refused(400, "csv holds no contacts")
+        raise Refused(400, "csv has no contacts")
     return Contacts(destinations, left_out)
 
 

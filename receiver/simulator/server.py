@@ -73,7 +73,9 @@ class Simulator:
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise CannotListen(f"cannot listen on {where}: {why}; stop what does, or choose another --port") from error
+            raise CannotListen(
+                f"cannot listen on {where}: {why}; stop it, or choose another --port"
+            ) from error
         try:
             self._ledger = Ledger(settings.ledger)
         except OSError as error:
