@@ -74,7 +74,7 @@ class Simulator:
             where = f"{settings.host}:{settings.port}"
             why = os.strerror(error.errno) if error.errno else str(error)
             raise CannotListen(
-                f"cannot listen on {where}: {why}; stop it, or choose another --port"
+                f"cannot listen on {where}: {why}. Stop the process that does, or choose another --port"
             ) from error
         try:
             self._ledger = Ledger(settings.ledger)
