@@ -7,6 +7,7 @@ was missed by a factor of two.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller sizes: eight minutes")
     parser.add_argument("--only", nargs="+", choices=FULL, metavar="NAME", help=f"of {', '.join(FULL)}")
     parsed = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
     measurements = QUICK if parsed.quick else FULL
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="receiver-bench-") as name:
