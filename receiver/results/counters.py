@@ -19,7 +19,7 @@ COUNTED_STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
 QUARTER_HOUR = timedelta(minutes=15)
 
 _BATCH_COLUMNS = ("rows", "skipped", "refused", *OUTCOMES, "polled", *COUNTED_STATES, "attempts", "duration_seconds")
-_RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
+RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
 
 
 class Deltas:
@@ -104,7 +104,7 @@ class Deltas:
                 {
                     "batch_id": [batch_id for batch_id, _ in quarters],
                     "at": [at for _, at in quarters],
-                    **_columns(_RESULT_COLUMNS, [self._quarters[key] for key in quarters]),
+                    **_columns(RESULT_COLUMNS, [self._quarters[key] for key in quarters]),
                 },
             )
 
@@ -132,13 +132,13 @@ where c.batch_id = d.batch_id
 
 _UPDATE_QUARTERS = f"""
 with d as (
-    select * from unnest(%(batch_id)s::bigint[], %(at)s::timestamptz[], {_unnested(_RESULT_COLUMNS)})
-        as d (batch_id, at, {", ".join(_RESULT_COLUMNS)})
+    select * from unnest(%(batch_id)s::bigint[], %(at)s::timestamptz[], {_unnested(RESULT_COLUMNS)})
+        as d (batch_id, at, {", ".join(RESULT_COLUMNS)})
 ), changed as (
-    update result_count c set {_added(_RESULT_COLUMNS)} from d
+    update result_count c set {_added(RESULT_COLUMNS)} from d
     where c.batch_id = d.batch_id and c.at = d.at
     returning c.batch_id, c.at
 )
-insert into result_count (batch_id, at, {", ".join(_RESULT_COLUMNS)})
+insert into result_count (batch_id, at, {", ".join(RESULT_COLUMNS)})
 select d.* from d where not exists (select from changed where changed.batch_id = d.batch_id and changed.at = d.at)
 """
