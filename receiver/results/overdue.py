@@ -1,4 +1,4 @@
-"""Batches whose calls became overdue, told once; nothing else is written when `due_at` passes."""
+"""Reports batches whose calls became overdue, each once. Nothing else is written when `due_at` passes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class OverdueBatch:
     batch_id: int
     overdue: int
     calls: int
-    """Those that the provider was to make: overdue and ended together."""
+    """The calls that the provider should make: overdue and final ones."""
 
 
 def notice_overdue(conn: Connection) -> list[OverdueBatch]:
-    """Batches with overdue calls that nobody has told of, each once among all workers. The caller tells of them."""
+    """Batches with overdue calls that were not reported yet. Among all workers, each batch is returned once."""
     with conn.cursor(row_factory=class_row(OverdueBatch)) as cursor:
         return cursor.execute(
             """

@@ -22,7 +22,6 @@ from receiver.release.recording import record_answer
 from receiver.release.sender import Outgoing, accept_proven_lately, claim_submission
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from receiver.summary.verify import verify
 from tests.factories import (
     ACCEPTED,
@@ -30,6 +29,7 @@ from tests.factories import (
     REFUSED,
     UNKNOWN,
     call_fields,
+    claim_waiting,
     differences,
     journal,
     make_batch,

@@ -20,9 +20,9 @@ from receiver.release.presence import register_worker
 from receiver.release.sender import claim_submission, csv_blocks
 from receiver.results.erasure import Erased, erase
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from tests.factories import (
     answer_submissions,
+    claim_waiting,
     deliver,
     differences,
     make_batch,

@@ -335,8 +335,8 @@ def test_maintenance_tells_plans_and_asks(conn: Connection, pool: Pool, caplog: 
         settled(simulator.url)
         maintenance = Maintenance(pool, provider_at(simulator.url), config, threading.Event())
         assert [name for name, _ in maintenance.steps()] == ["overdue", "poll-1", "poll-2"]
-        maintenance.look_for_overdue()
-        maintenance.look_for_overdue()
+        maintenance.check_overdue()
+        maintenance.check_overdue()
         eventually(lambda: (maintenance.poll(), read_batch(conn, batch_id).counts["overdue"] == 0)[1])
     told = [record.getMessage() for record in caplog.records if record.name == "receiver.results.maintenance"]
     assert told[:2] == [

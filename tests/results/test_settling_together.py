@@ -20,10 +20,10 @@ from receiver.results.reading.call_details import read_call_details
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
 from receiver.results.settler import Settler
-from receiver.results.stored import claim_waiting
 from tests.factories import (
     REFUSED,
     UNKNOWN,
+    claim_waiting,
     differences,
     journal,
     make_batch,

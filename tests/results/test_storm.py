@@ -26,11 +26,11 @@ from receiver.results.erasure import erase
 from receiver.results.replay import find_settled, replay
 from receiver.results.retention import purge
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from tests.factories import (
     ACCEPTED,
     REFUSED,
     UNKNOWN,
+    claim_waiting,
     differences,
     make_batch,
     make_callback,

@@ -93,9 +93,7 @@ def test_wrong_counter_is_reported_with_the_right_value(conn: Connection, batch_
         ("delete from batch_count where batch_id = %s", "rows"),
     ],
 )  # fmt: skip
-def test_row_that_contradicts_others_is_reported(
-    conn: Connection, batch_id: int, statement: str, what: str
-) -> None:
+def test_row_that_contradicts_others_is_reported(conn: Connection, batch_id: int, statement: str, what: str) -> None:
     tamper(conn, statement, batch_id)
     found = differences(conn)
     assert what in [difference["what"] for difference in found]

@@ -57,7 +57,7 @@ WORKER_STEPS = [
     *_commits("worker.Worker._look", times=6),
     *_commits("worker.Worker._release_untold"),
     *_commits("worker.Worker._write_measurements"),
-    *_commits("results.maintenance.Maintenance.look_for_overdue", after="worker"),
+    *_commits("results.maintenance.Maintenance.check_overdue", after="worker"),
     *_commits("results.recovery.poll_once", times=3),
 ]
 SERVE_STEPS = [
