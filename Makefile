@@ -9,11 +9,14 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long slowest fuzz fuzz-api load-long kill-long audit bench lint format pin release clean
 
-help: ## Say what there is
+help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime ## Start everything on this machine
 	@exec $(BIN)/python -m receiver serve
+
+# Rewriting the asserts of all tests takes each process of pytest 20 seconds, so it must be able to keep what it made.
+unexport PYTHONDONTWRITEBYTECODE
 
 # One process more than cores: many tests wait. A process that has no test left takes some from the others.
 PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal
@@ -29,39 +32,39 @@ test-long: $(VENV)/.development ## Run the long tests: kills, outages, load, upg
 slowest: ## Run the tests, and list the slowest twenty
 	@$(MAKE) test PYTEST_ARGS="--durations=20 $(PYTEST_ARGS)"
 
-fuzz: $(VENV)/.fuzz ## Look for input that breaks a reader: FUZZ_SECONDS (300) for each, by Hypothesis and by atheris
+fuzz: $(VENV)/.fuzz ## Fuzz the parsers with Hypothesis and atheris, FUZZ_SECONDS (300) each
 	@export FUZZ_SECONDS=$${FUZZ_SECONDS:-300}; status=0; \
 	$(BIN)/python -m pytest -q -s tests/fuzz tests/phone_numbers/test_destination.py -k "for_long or exchange" || status=1; \
 	$(BIN)/python -m tests.fuzz.atheris_run all --seconds $$FUZZ_SECONDS || status=1; \
 	exit $$status
 
-fuzz-api: $(VENV)/.development ## Ask the API 2,000 made-up questions an operation, or FUZZ_CASES
+fuzz-api: $(VENV)/.development ## Send 2,000 generated requests (FUZZ_CASES) to each operation of the API
 	@FUZZ_CASES=$${FUZZ_CASES:-2000} exec $(BIN)/python -m pytest -q -s tests/web/test_contract_fuzz.py
 
-load-long: $(VENV)/.development ## Ten minutes, or LOAD_SECONDS, at four fifths of the top rate: nothing may grow
+load-long: $(VENV)/.development ## Load the service for ten minutes (LOAD_SECONDS) and check that nothing grows
 	@LOAD_SECONDS=$${LOAD_SECONDS:-600} exec $(BIN)/python -m pytest -q -s tests/acceptance/test_load.py
 
-kill-long: $(VENV)/.development ## Kill 1,000 processes, or KILLS, from seed 1 on, or KILL_SEED: nothing may be lost
+kill-long: $(VENV)/.development ## Kill 1,000 processes (KILLS, KILL_SEED) and check that nothing is lost
 	@KILLS=$${KILLS:-1000} exec $(BIN)/python -m pytest -q -s tests/acceptance/killing/test_kill_anywhere.py
 
-audit: $(VENV)/.audit ## Look for known faults: bandit in the code, pip-audit in what is pinned (needs a network)
+audit: $(VENV)/.audit ## Search for known vulnerabilities with bandit and pip-audit (needs a network)
 	@exec $(BIN)/python -m tests.audit $(VENV)/audit/bin
 
-bench: $(VENV)/.bench ## Measure beside the peers and draw how it grows: over an hour, on a machine with nothing else to do
+bench: $(VENV)/.bench ## Run all benchmarks: over an hour, on an idle machine
 	@tests/tools
 	@exec $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-lint: $(VENV)/.development ## Check style, types and which package imports which
+lint: $(VENV)/.development ## Check style, types and the import rules of the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.development ## Put the code into its form
+format: $(VENV)/.development ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-pin: ## Resolve pyproject.toml's dependencies anew into the requirements files (needs uv)
+pin: ## Update the pinned requirements from pyproject.toml (needs uv)
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make pin" pyproject.toml -o requirements.txt
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -74,7 +77,7 @@ pin: ## Resolve pyproject.toml's dependencies anew into the requirements files (
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' receiver/__init__.py)
 ARCHIVE = dist/result-url-receiver-$(VERSION).tar.gz
 
-release: $(VENV)/.development ## Check everything, and pack what is committed into dist/
+release: $(VENV)/.development ## Check everything, and build a package in dist/
 	@git diff --quiet HEAD || { echo "There is something that is not committed." >&2; exit 1; }
 	@grep -q '^## $(VERSION) ' CHANGELOG.md || { echo "CHANGELOG.md has no heading for $(VERSION)." >&2; exit 1; }
 	.ci/run
@@ -84,7 +87,7 @@ release: $(VENV)/.development ## Check everything, and pack what is committed in
 	@cd dist/seen && test "$$(../../$(BIN)/python -m receiver --version)" = "$(VERSION)"
 	@rm -rf dist/seen && echo "$(ARCHIVE) is made and starts."
 
-clean: ## Remove what the other commands made, your data in var/ excepted
+clean: ## Remove everything that these commands created, except your data in var/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

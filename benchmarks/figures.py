@@ -22,12 +22,12 @@ class Figure:
     at_most: float | None = None
     note: str = ""
 
-    @property
-    def reached(self) -> bool | None:
+    def reaches(self, loose: float = 1.0) -> bool | None:
+        """Whether the goal is reached, or one that is `loose` times easier; None without a goal."""
         if self.at_least is not None:
-            return self.value >= self.at_least
+            return self.value >= self.at_least / loose
         if self.at_most is not None:
-            return self.value <= self.at_most
+            return self.value <= self.at_most * loose
         return None
 
 
@@ -40,7 +40,7 @@ def table(figures: Sequence[Figure]) -> str:
             goal = f"≥ {_number(figure.at_least)} {figure.unit}".rstrip()
         elif figure.at_most is not None:
             goal = f"≤ {_number(figure.at_most)} {figure.unit}".rstrip()
-        verdict = {True: "reached", False: "missed", None: ""}[figure.reached]
+        verdict = {True: "reached", False: "missed", None: ""}[figure.reaches()]
         remark = "; ".join(part for part in (verdict, figure.note) if part)
         lines.append(f"| {figure.what} | {_number(figure.value)} {figure.unit} | {goal} | {remark} |")
     return "\n".join(lines)
@@ -55,7 +55,7 @@ def keep(figures: Sequence[Figure], folder: Path, name: str) -> Path:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "load_average": os.getloadavg(),
-        "figures": [asdict(figure) | {"reached": figure.reached} for figure in figures],
+        "figures": [asdict(figure) | {"reached": figure.reaches()} for figure in figures],
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

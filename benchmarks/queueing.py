@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.bodies import contact_rows
 from benchmarks.figures import Figure
 from benchmarks.filling import fill
-from benchmarks.world import Peak, World, memory_mib
+from benchmarks.world import Peak, World, memory_mib, web_pids
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
 from receiver.embedded_postgres.account import account_for
@@ -25,7 +25,7 @@ def measure(world: World, *, rows: int) -> list[Figure]:
         key = create_key(conn, "benchmark", "queue")
     with world.web(url) as port:
         _upload(port, key, _form(world.folder / "warm.form", 10_000))
-        pids = _web_pids(port)
+        pids = web_pids(port)
         before = sum(memory_mib(pid) for pid in pids)
         with Peak(pids) as peak:
             taken = _upload(port, key, _form(world.folder / "large.form", rows))
@@ -107,18 +107,3 @@ def _psql_copy(world: World, url: str, batch_id: int) -> float:
         [str(psql), url, "-c", f"\\copy ({query}) to '/dev/null'"], check=True, capture_output=True
     )
     return time.perf_counter() - began
-
-
-def _web_pids(port: int) -> list[int]:
-    """The gunicorn processes that serve this port: those with PORT in their environment."""
-    wanted = f"PORT={port}".encode()
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            if process.name.isdigit() and wanted in (process / "environ").read_bytes().split(b"\0"):
-                parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                found.append((int(process.name), parent))
-        except OSError:
-            continue
-    pids = {pid for pid, _ in found}
-    return [pid for pid, parent in found if parent in pids] or list(pids)

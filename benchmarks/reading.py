@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import re
 import socket
 import statistics
+import subprocess
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 from itsdangerous import URLSafeSerializer
 
 from benchmarks.bodies import AREA
 from benchmarks.figures import Figure
 from benchmarks.filling import fill
-from benchmarks.world import SECRET, World
+from benchmarks.world import ROOT, SECRET, World
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
 
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n(?:[^\r\n]+\r\n)*\r\n")
 """The head of an answer from the length of what follows, to its end."""
+
+EARLIER = "7f165ca"
+"""The last version under gevent, to compare with."""
 
 TURN = 30
 """Requests of one kind before it is the next one's turn."""
@@ -95,11 +102,16 @@ def measure(world: World, *, large: int, others: int, count: int) -> list[Figure
         world.web(url) as port,
         Reader(floor_port, key) as floor_reader,
         Reader(port, key) as reader,
+        ExitStack() as earlier,
     ):
         kinds = {"GET /batches/{id}": "/api/v1/batches/{}", "summary": "/api/v1/summary?batch_id={}"}
         asked = {"select 1": (floor_reader, "/api/v1/batches/1")}
         for name, path in kinds.items():
             asked |= {f"{name} {calls}": (reader, path.format(calls)) for calls in (small, batch_id)}
+        if (folder := earlier_version(world)) is not None:
+            earlier_port = earlier.enter_context(world.web(url, "app:app", root=folder))
+            earlier_reader = earlier.enter_context(Reader(earlier_port, key))
+            asked |= {f"{name}, before": (earlier_reader, path.format(batch_id)) for name, path in kinds.items()}
         times = in_turn(asked, count)
         for name, part in itertools.product(kinds, (0.5, 0.99)):
             floor, of_small, of_large = (
@@ -112,6 +124,13 @@ def measure(world: World, *, large: int, others: int, count: int) -> list[Figure
                 Figure(f"{name}, {large:,} calls / a view that runs select 1: {label}", of_large / floor, "x",
                        at_most=2.0, note=f"which takes {floor:.2f} ms"),
             ]  # fmt: skip
+        for name in kinds if folder is not None else ():
+            now, before = (quantile(times[f"{name}{which}"], 0.5) for which in (f" {batch_id}", ", before"))
+            figures.append(
+                Figure(
+                    f"{name}: p50 / under gevent", now / before, "x", at_most=1, note=f"{now:.2f} and {before:.2f} ms"
+                )
+            )
         for name, of_page in _pages(reader, batch_id, large, count):
             figures.append(
                 Figure(
@@ -123,6 +142,17 @@ def measure(world: World, *, large: int, others: int, count: int) -> list[Figure
                 )
             )
     return figures
+
+
+def earlier_version(world: World) -> Path | None:
+    """The code of the last version under gevent, out of git; None where git does not have it."""
+    folder = world.folder / "earlier"
+    folder.mkdir(mode=0o755)
+    packed = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, capture_output=True)  # noqa: S603, S607
+    if packed.returncode or importlib.util.find_spec("gevent") is None:
+        return None
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)  # noqa: S603, S607
+    return folder
 
 
 def _pages(reader: Reader, batch_id: int, large: int, count: int) -> list[tuple[str, list[float]]]:

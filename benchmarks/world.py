@@ -60,6 +60,7 @@ class World:
         url = self.database(name)
         with connect(url, name="benchmark") as conn:
             conn.execute((ROOT / "benchmarks" / "peers" / "schema.sql").read_text())
+            conn.execute("insert into batch (token) values ('1')")
             conn.execute(
                 "insert into call (batch_id, phone_number) select 1, (%s + row)::text from generate_series(1, %s) row",
                 (AREA, rows),
@@ -94,19 +95,22 @@ class World:
         }
 
     @contextmanager
-    def web(self, url: str, application: str = "app:asgi", *options: str) -> Iterator[int]:
-        """Our gunicorn settings, and more `options`, around our application, or another; gives the port."""
+    def web(self, url: str, application: str = "app:asgi", *options: str, root: Path = ROOT) -> Iterator[int]:
+        """Our gunicorn settings, and more `options`, around our application, or another; gives the port.
+
+        `root`: the folder of another version's code.
+        """
         port = free_port()
         command = [
             sys.executable,
             "-m",
             "gunicorn",
             "-c",
-            "python:receiver.server.gunicorn_conf",
+            "python:receiver.web.gunicorn_conf",
             *options,
             application,
         ]
-        with running(command, self.environment(url, PORT=str(port))):
+        with running(command, self.environment(url, PORT=str(port), PYTHONPATH=str(root)), root):
             wait_for(port)
             yield port
 
@@ -132,16 +136,7 @@ class World:
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "--workers", str(WEB_PROCESSES), "--port", str(port)]
         command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
-        with running([*command, application], self.environment(url)):
-            wait_for(port)
-            yield port
-
-    @contextmanager
-    def flask(self, url: str) -> Iterator[int]:
-        port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "--workers", str(WEB_PROCESSES), "--worker-class", "gthread"]
-        command += ["--threads", "16", "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", "--log-level", "warning"]
-        with running([*command, "--no-control-socket", "benchmarks.peers.flask_gthread:app"], self.environment(url)):
+        with running([*command, application], self.environment(url, PORT=str(port))):
             wait_for(port)
             yield port
 
@@ -155,9 +150,11 @@ def world(folder: Path) -> Iterator[World]:
 
 
 @contextmanager
-def running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], environment: Mapping[str, str], folder: Path = ROOT
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block."""
-    process = subprocess.Popen(command, env=environment, cwd=ROOT)  # noqa: S603 commands of this package
+    process = subprocess.Popen(command, env=environment, cwd=folder)  # noqa: S603 commands of this package
     try:
         yield process
     finally:
@@ -209,6 +206,31 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+
+
+def web_pids(port: int) -> list[int]:
+    """The processes that serve this port: those with PORT in their environment, without their parent."""
+    wanted = f"PORT={port}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and wanted in (process / "environ").read_bytes().split(b"\0"):
+                found.append((int(process.name), int(_stat(process)[1])))
+        except OSError:
+            continue
+    pids = {pid for pid, _ in found}
+    return [pid for pid, parent in found if parent in pids] or list(pids)
+
+
+def cpu_seconds(port: int) -> float:
+    """CPU time that the processes which serve this port have taken."""
+    times = [_stat(Path(f"/proc/{pid}"))[11:13] for pid in web_pids(port)]
+    return sum(int(time) for pair in times for time in pair) / _TICKS
+
+
+def _stat(process: Path) -> list[str]:
+    """What `/proc/PID/stat` says behind the name, beginning with the state."""
+    return (process / "stat").read_text().rsplit(")", 1)[1].split()
 
 
 def family(pid: int) -> list[int]:

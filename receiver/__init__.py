@@ -9,4 +9,4 @@ Three paths, and data that only moves forward:
 3. Read (`receiver.summary`): the balance, lists and exports, over REST and in dashboards.
 """
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"

@@ -78,7 +78,7 @@ def look_at_journal(conn: Connection) -> Iterator[Finding]:
         message += " settings; a crash can lose a callback that was answered 200"
         yield Finding("journal", "failure", message)
         return
-    yield Finding("journal", "ok", "a callback was stored, and taken back")
+    yield Finding("journal", "ok", "a callback was stored, and rolled back")
     if fsync == "off":
         message = "fsync is off at the server: a power cut can destroy the whole database; switch it on"
         yield Finding("journal", "warning", message)

@@ -133,7 +133,7 @@ class _Environment:
             except ValueError:
                 wrong.append(repr(part[:50]))
         if wrong or not found:
-            what = f"holds {', '.join(wrong[:5])}; it" if wrong else "names nobody; it"
+            what = f"contains {', '.join(wrong[:5])}; it" if wrong else "is empty; it"
             self.fault(
                 name, "invalid", f"{what} must be a list of addresses or networks such as 10.0.0.7,192.168.0.0/24"
             )
@@ -197,7 +197,7 @@ def _http_url(value: str) -> str:
     if not usable:
         raise ValueError(fault)
     if "@" in parts.netloc:
-        raise ValueError("must not hold a user or a password")
+        raise ValueError("must not contain a user or a password")
     return value.rstrip("/")
 
 

@@ -86,6 +86,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Not even collected by `make test`: schemathesis makes up the cases then, for seconds, in each worker."""
+    return True if collection_path.name == "test_contract_fuzz.py" and config.option.markexpr == "not long" else None
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     guard = config.stash.get(_guard, None)
     if guard is None:

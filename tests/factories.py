@@ -22,7 +22,7 @@ from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.results.overdue import mark_overdue
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
+from receiver.results.stored import Stored, get_stored, lock_waiting, remove_waiting
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.verify import verify
 
@@ -150,6 +150,13 @@ def deliver(conn: Connection, batch_id: int, *bodies: bytes, submission_no: int 
     ids = journal(conn, *(make_callback(batch_id, body, submission_no=submission_no) for body in bodies))
     settle_all(conn)
     return ids
+
+
+def claim_waiting(conn: Connection, limit: int) -> list[Stored]:
+    """Take up to `limit` waiting callbacks off the queue, the oldest first, until the transaction ends."""
+    claimed = lock_waiting(conn, limit)
+    remove_waiting(conn, [waiting.callback_id for waiting in claimed])
+    return get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in claimed])
 
 
 def settle_all(conn: Connection, group: int = 500) -> int:

@@ -56,7 +56,7 @@ def test_every_submission_is_sent_once_and_accepted(database_url: str, conn: Con
     with simulated() as simulator, working(database_url, simulator.url):
         reaches(conn, batch_id, "queued")
         assert times_queued(simulator) == [1] * 7
-        requests = ask(f"{simulator.url}/simulator/ledger").told["requests"]
+        requests = ask(f"{simulator.url}/simulator/ledger").content["requests"]
     assert {each["result_url"].encode() for each in requests} == {
         b"https://calls.example.com/results/" + token(batch_id, submission_no) for submission_no in range(1, 8)
     }

@@ -72,7 +72,7 @@ def reaches(conn: Connection, batch_id: int, state: str) -> None:
 
 def times_queued(simulator: Simulator) -> list[int]:
     """How often each submission reached the provider."""
-    requests = ask(f"{simulator.url}/simulator/ledger").told["requests"]
+    requests = ask(f"{simulator.url}/simulator/ledger").content["requests"]
     return [each["times_queued"] for each in requests]
 
 

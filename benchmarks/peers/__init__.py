@@ -1,4 +1,1 @@
-"""What others would write: each stores a callback and gives its call the result, one commit a request.
-
-Same table shapes, same indexes, same bodies, same Postgres; tuned as their own guides say.
-"""
+"""What the service is compared with: what a good team would write for the same task, and the ceiling of a server."""

@@ -1,8 +1,7 @@
-"""API keys: made once, shown once, kept as SHA-256.
+"""API keys. A key is shown once, and only its SHA-256 is stored.
 
-A key is 256 random bits, so a fast hash is enough: there is nothing to guess, and a slow one would
-cost each request 100 ms. Its prefix is public and finds the row; the digests are then compared in
-constant time.
+A key has 256 random bits, so a fast hash is enough; a slow one would add 100 ms to each request. Its public prefix
+finds the row. The digests are then compared in constant time.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 NAME_LENGTH = 100
 
-NOTED_EVERY = timedelta(minutes=1)
-"""How exactly a key's last use is known: noting each one would be a write for every request."""
+LAST_USE_PRECISION = timedelta(minutes=1)
+"""Precision of a key's last use. To record each use would mean a write for every request."""
 
 _KEY = re.compile(r"rr_([A-Za-z0-9]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
 _PREFIX_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
@@ -43,7 +42,7 @@ class KeyNameTaken(ReceiverError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key, without what makes it one."""
+    """An API key, without its secret part."""
 
     key_id: int
     name: str
@@ -62,7 +61,7 @@ _COLUMNS = "key_id, name, scope, prefix, created_at, expires_at, last_used_at"
 
 
 def create_key(conn: Connection, name: str, scope: Scope, expires_at: datetime | None = None) -> str:
-    """Make a key and return it: nobody can show it again. Raises KeyNameTaken, InvalidInput."""
+    """Create a key and return it. It cannot be shown again. Raises KeyNameTaken, InvalidInput."""
     if not 1 <= len(name) <= NAME_LENGTH or not name.isprintable():
         fault = Fault("name", "invalid", f"It must be 1 to {NAME_LENGTH} printable characters.")
         raise InvalidInput("The key cannot have this name.", [fault])
@@ -79,25 +78,25 @@ def create_key(conn: Connection, name: str, scope: Scope, expires_at: datetime |
 
 
 def find_key(conn: Connection, key: str) -> ApiKey | None:
-    """The key, if it is known, not revoked and not expired. Notes its use, to the minute."""
+    """The key, if it exists and is neither revoked nor expired. Records its use, to the minute."""
     match = _KEY.fullmatch(key)
     if match is None:
         return None
     found = _read(conn, match[1])
     if found is None or not hmac.compare_digest(found[1], _digest(key)):
         return None
-    _note_use(conn, found[0])
+    _record_use(conn, found[0])
     return found[0]
 
 
 def get_key_of_session(conn: Connection, prefix: str, session_id: str) -> tuple[ApiKey, bytes] | None:
-    """The key with this prefix, and its digest, for a session that was begun with it.
+    """The key with this prefix, and its digest, for a dashboard session that was started with it.
 
-    None if the key was revoked or has expired, or if the session was ended. Notes the key's use, to the minute.
+    None if the key was revoked or has expired, or if the session was ended. Records the use, to the minute.
     """
     found = _read(conn, prefix, session_id)
     if found is not None:
-        _note_use(conn, found[0])
+        _record_use(conn, found[0])
     return found
 
 
@@ -110,10 +109,10 @@ def _read(conn: Connection, prefix: str, session_id: str | None = None) -> tuple
     return None if row is None else (ApiKey(*row[:-1]), row[-1])
 
 
-def _note_use(conn: Connection, key: ApiKey) -> None:
-    if key.last_used_at is None or key.last_used_at < datetime.now(UTC) - NOTED_EVERY:
-        # Skipped where another request is writing the same, so that no request waits for this; and where nothing can
-        # be written now: whoever only wants to read still may.
+def _record_use(conn: Connection, key: ApiKey) -> None:
+    if key.last_used_at is None or key.last_used_at < datetime.now(UTC) - LAST_USE_PRECISION:
+        # Skipped if another request writes the same row, so that no request waits, and if the database is read-only
+        # or its disk is full, so that reading still works.
         with contextlib.suppress(psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.DiskFull), conn.transaction():
             conn.execute(
                 "update api_key set last_used_at = now() where key_id ="
@@ -129,7 +128,7 @@ def list_keys(conn: Connection) -> list[ApiKey]:
 
 
 def revoke_key(conn: Connection, name: str) -> None:
-    """End a key at once. Raises NotFound."""
+    """Revoke a key at once. Raises NotFound."""
     ended = conn.execute("update api_key set revoked_at = now() where name = %s and revoked_at is null", (name,))
     if ended.rowcount == 0:
         raise NotFound(f"Key {name!r} does not exist.")

@@ -1,7 +1,7 @@
-"""Columns of numbers as Postgres takes them in binary: arrays for `unnest`, made at once.
+"""Arrays for `unnest` in Postgres' binary format.
 
-psycopg packs a list item by item, through a dumper it looks up for each; of what settling costs in Python that was a
-seventh. Format: `array_send` and the `_send` functions of the types, in Postgres' src/backend/utils/adt.
+psycopg packs a list item by item and looks up a dumper for each: a seventh of the CPU time of settling. Format:
+`array_send` and the `_send` functions of the types, in Postgres' src/backend/utils/adt.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from psycopg.postgres import types
 from psycopg.pq import Format
 
 _HEAD = Struct("!iiIii").pack
-"""Dimensions, whether there may be nulls, the items' type, how many they are, the first one's number."""
+"""Number of dimensions, whether there may be nulls, item type, number of items, lower bound."""
 _EMPTY = Struct("!iiI").pack
 _NULL = b"\xff\xff\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """One column of a statement's values; pass it for a `%b`."""
+    """An array as a parameter of a statement: pass it for a `%b`."""
 
     oid: int
-    """Of the array's type."""
+    """The array type's."""
     content: bytes
 
 
 def bigints(values: Iterable[int | None]) -> Array:
-    """A `bigint[]`. Raises struct.error where a number does not fit."""
+    """A `bigint[]`. Raises struct.error if a number does not fit."""
     return _array("int8", _pack_bigint, 8, values)
 
 
 def integers(values: Iterable[int | None]) -> Array:
-    """An `integer[]`. Raises struct.error where a number does not fit."""
+    """An `integer[]`. Raises struct.error if a number does not fit."""
     return _array("int4", Struct("!ii").pack, 4, values)
 
 
 def smallints(values: Iterable[int | None]) -> Array:
-    """A `smallint[]`. Raises struct.error where a number does not fit."""
+    """A `smallint[]`. Raises struct.error if a number does not fit."""
     return _array("int2", Struct("!ih").pack, 2, values)
 
 
@@ -62,12 +62,12 @@ def _array(item_type: str, pack: Any, width: int, values: Iterable[Any]) -> Arra
 
 
 class _ArrayDumper(Dumper):
-    """One for each type of array that comes by."""
+    """One dumper for each array type."""
 
     format = Format.BINARY
 
     def get_key(self, obj: Array, format: PyFormat) -> tuple[type, ...]:
-        return (self.cls, obj.oid)  # type: ignore[return-value]  # any hashable does
+        return (self.cls, obj.oid)  # type: ignore[return-value]  # any hashable value works
 
     def upgrade(self, obj: Array, format: PyFormat) -> Dumper:
         dumper = type(self)(self.cls)

@@ -1,7 +1,7 @@
-"""Which database a configuration means: the given one, or the embedded one of its DATA_DIR.
+"""Find the database of a configuration: DATABASE_URL, or the embedded one under DATA_DIR.
 
-Only `serve` makes an embedded database. Everything else uses one that exists: a command that was started without the
-service's environment must not answer from an empty database.
+Only `serve` creates an embedded database. Every other command needs an existing one: started without the service's
+environment, it must not answer from an empty database.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from receiver.secret_key import make_secret, read_secret
 
 
 def claim_database(config: Config) -> tuple[Config, str | None]:
-    """For `serve`: the configuration with data folder and secret, which are made where they are missing; and a
-    sentence for the user, if any. The embedded database itself is made by its first start.
+    """For `serve`: the configuration with its data folder and secret, and a sentence for the user, if any.
+
+    Both are created if they are missing. The first start of the embedded server creates its database.
     """
     if config.database_url is not None:
         return config, None
@@ -29,10 +30,10 @@ def claim_database(config: Config) -> tuple[Config, str | None]:
 
 
 def find_database(config: Config, *, signs: bool = False) -> tuple[Config, str]:
-    """For everything else: the configuration with the data folder that is used, and the address of the database.
+    """For all other commands: the configuration with the data folder in use, and the address of the database.
 
-    An embedded server may yet have to be started (`running_database`). `signs`: the caller needs the secret, too.
-    Raises ConfigurationError where there is no database, or no secret.
+    `running_database` starts an embedded server if necessary. `signs`: the caller also needs the secret.
+    Raises ConfigurationError if there is no database, or no secret.
     """
     if config.database_url is not None:
         return config, config.database_url
@@ -51,7 +52,7 @@ def find_database(config: Config, *, signs: bool = False) -> tuple[Config, str]:
 
 @contextmanager
 def running_database(config: Config) -> Iterator[str]:
-    """The address of the database of a configuration from `find_database`, an embedded server running meanwhile."""
+    """The address of the database. Runs its embedded server meanwhile. `config` comes from `find_database`."""
     if config.database_url is not None:
         yield config.database_url
         return
@@ -62,10 +63,10 @@ def running_database(config: Config) -> Iterator[str]:
 def describe_database(config: Config) -> str:
     """Which database a configuration from `find_database` means, in words and without the password.
 
-    Raises ReceiverError with code `database_url` where libpq cannot read the address.
+    Raises ReceiverError with code `database_url` if libpq cannot parse the address.
     """
     if config.database_url is None:
         return f"the embedded database in {config.data_dir / 'postgres'}"
-    from receiver.database.pool import describe  # not above: gunicorn's parent must not import psycopg
+    from receiver.database.pool import describe  # imported here: gunicorn's parent must not import psycopg
 
     return describe(config.database_url)

@@ -1,4 +1,4 @@
-"""Connections that notice when Postgres is gone, and say so with one error."""
+"""Connections to Postgres that detect an outage and report it with one error."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ Connection = psycopg.Connection[TupleRow]
 Pool = ConnectionPool[Connection]
 
 WAIT_SECONDS = 2.0
-"""Longest wait for a connection from the pool: a callback's sender waits behind it, then the spool."""
+"""Longest wait for a connection from the pool. The sender of a callback waits for it, before the spool is used."""
 
 CHECK_SECONDS = 1.0
-"""How long a server may take to say that it is still there, before a connection to it is handed out."""
+"""How long a server may take to answer the check of a connection, before the connection is used."""
 
 PROVEN_SECONDS = 0.05
-"""A connection over which the server answered so lately is handed out unasked: a request, which takes two, asks less.
-Whoever gets one whose server has gone since is in the place of those who waited for an answer at that moment."""
+"""A connection on which the server answered this recently is not checked again: a request that uses two connections
+checks less. If the server failed in between, the statement fails, as one under way at that moment would."""
 
 STATEMENT_SECONDS = 60.0
-"""How long the answer to one statement is waited for: longer than any of those of a request or of the worker takes."""
+"""Longest wait for the answer to one statement. Every statement of a request or of the worker is faster."""
 
 CONNECT_SECONDS = 3
-"""How long a server may take to let us in, and then to take the settings of the session."""
+"""How long a server may take to accept a connection, and then to apply the settings of the session."""
 
 _NETWORK = {
     "connect_timeout": str(CONNECT_SECONDS),
-    # A server that vanished without a word: unacknowledged bytes are given up after 5 s, a connection
-    # that only waits is probed after 10 s and given up after 3 probes more. Unix sockets ignore these.
+    # For a server that vanished: the connection breaks if bytes are unacknowledged for 5 s. An idle connection is
+    # probed after 10 s and breaks after 3 more probes. Unix sockets ignore these.
     "tcp_user_timeout": "5000",
     "keepalives": "1",
     "keepalives_idle": "10",
     "keepalives_interval": "3",
     "keepalives_count": "3",
 }
-"""libpq's parameters (manual: 32.1.2); what DATABASE_URL says itself comes first."""
+"""libpq's parameters (manual: 32.1.2). Those in DATABASE_URL take precedence."""
 
 
 GAVE_WAY = (
-    # Each of class 40 by itself: psycopg derives none of them from another.
+    # psycopg does not derive the errors of class 40 from a common class.
     psycopg.errors.TransactionRollback,
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
 )
-"""The transaction was rolled back for another one's sake: nothing was written, do it again."""
+"""The transaction was rolled back because of a concurrent one. Nothing was written; retry it."""
 
 
 class DatabaseUnavailable(ReceiverError):
-    """Postgres could not be reached, had no connection to give, or broke off.
+    """Postgres could not be reached, had no free connection, or broke the connection.
 
-    Where it broke off during a commit, the commit may have been made: do again only what may be done twice.
+    If the connection broke during a commit, the transaction may be committed: retry only what may be done twice.
     """
 
     code = "database_unavailable"
@@ -71,8 +71,8 @@ class DatabaseUnavailable(ReceiverError):
 def full_conninfo(conninfo: str, *, name: str, variable: str = "DATABASE_URL") -> str:
     """`conninfo` (a `postgres://` or `postgresql://` URL, or key=value pairs) with our time-outs and `name`.
 
-    Raises ReceiverError with code `database_url` where it is neither, which names the `variable` that it came from;
-    its text may hold a password and is not repeated.
+    Raises ReceiverError with code `database_url` if it is neither. The message names `variable`; it does not repeat
+    the value, which may contain a password.
     """
     try:
         given = conninfo_to_dict(conninfo)
@@ -86,7 +86,7 @@ def full_conninfo(conninfo: str, *, name: str, variable: str = "DATABASE_URL") -
 
 
 def describe(conninfo: str) -> str:
-    """Which database `conninfo` means, in words for people and without the password. Raises as `full_conninfo`."""
+    """Which database `conninfo` means, in words and without the password. Raises as `full_conninfo`."""
     found = _filled_in(conninfo)
     hosts = found.get("host") or found.get("hostaddr") or "the local socket"
     user = found.get("user", "")
@@ -96,7 +96,7 @@ def describe(conninfo: str) -> str:
 
 
 def find_unverified_hosts(conninfo: str) -> list[str]:
-    """Hosts that are reached over a network without proof that they are meant. Raises as `full_conninfo`."""
+    """Hosts that are reached over a network without verifying their identity. Raises as `full_conninfo`."""
     found = _filled_in(conninfo)
     if found.get("sslmode") == "verify-full" or found.get("sslrootcert") == "system":
         return []
@@ -105,7 +105,7 @@ def find_unverified_hosts(conninfo: str) -> list[str]:
 
 
 def _filled_in(conninfo: str) -> dict[str, str]:
-    """The parameters of `conninfo`, with libpq's own for those that it leaves out, be they from the environment."""
+    """The parameters of `conninfo`, with libpq's defaults (from the environment, too) for those that are absent."""
     usual = {
         option.keyword.decode(): option.val.decode()
         for option in psycopg.pq.Conninfo.get_defaults()
@@ -119,15 +119,15 @@ _Result = TypeVar("_Result")
 
 
 class _Patient(psycopg.Connection[TupleRow]):
-    """A connection that gives up a server which says nothing for `patience_seconds`, and breaks; None: never.
+    """A connection that breaks if the server does not answer for `patience_seconds`; None: it waits without limit.
 
-    A server that hangs (its processes stopped, its disk stuck) is kept up by its kernel: that takes connections and
-    acknowledges all that is sent, so no time-out of the network ever ends the wait, nor does `statement_timeout`.
+    The kernel of a server that hangs (stopped processes, a stuck disk) still accepts connections and acknowledges all
+    data. So neither a network time-out nor `statement_timeout` ends the wait.
     """
 
     patience_seconds: float | None = STATEMENT_SECONDS
     answered_at = -math.inf
-    """When something last went well over it, on the monotonic clock; be it the end of a transaction that was none."""
+    """When the server last answered, on the monotonic clock."""
 
     def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
         limit = self.patience_seconds if timeout is None else timeout
@@ -138,8 +138,8 @@ class _Patient(psycopg.Connection[TupleRow]):
             return result
         except psycopg.OperationalError:
             if limit is not None and monotonic() - began >= limit:
-                # Nobody waits for it any more, so the server need not go on; and its answer, which may yet come, must
-                # not be taken for that to another statement.
+                # Cancel the statement on the server, and close: an answer that still comes must not be taken for that
+                # to another statement.
                 with contextlib.suppress(psycopg.Error):
                     self.cancel_safe(timeout=CHECK_SECONDS)
                 self.close()
@@ -147,8 +147,9 @@ class _Patient(psycopg.Connection[TupleRow]):
 
 
 def connect(conninfo: str, *, name: str, autocommit: bool = False, patience_seconds: float | None = None) -> Connection:
-    """One connection outside any pool, for a command or a migration, whose statements may take as long as they do,
-    unless `patience_seconds` says otherwise. Raises DatabaseUnavailable.
+    """One connection outside any pool, for a command or a migration. Raises DatabaseUnavailable.
+
+    A statement may take any time, unless `patience_seconds` is given.
     """
     with naming_outages():
         conn = _Patient.connect(full_conninfo(conninfo, name=name), autocommit=autocommit)
@@ -169,11 +170,11 @@ def open_pool(
     statement_timeout_seconds: float | None = None,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Pool:
-    """A pool of up to `max_size` connections, opened without waiting: Postgres may be away for now.
+    """A pool of up to `max_size` connections, opened without waiting, because Postgres may be away.
 
-    Each connection: time zone UTC, application_name `name`, and statements ended by the server after
-    `statement_timeout_seconds`, or broken by us after STATEMENT_SECONDS. One is waited for at most `wait_seconds`. Open
-    it in the process that uses it, after any fork.
+    Each connection has time zone UTC and application_name `name`. The server ends a statement after
+    `statement_timeout_seconds`; we break the connection after STATEMENT_SECONDS. Getting a connection takes at most
+    `wait_seconds`. Open the pool in the process that uses it, after any fork.
     """
 
     def check(conn: _Patient) -> None:
@@ -184,8 +185,8 @@ def open_pool(
             ConnectionPool.check_connection(conn)
             conn.patience_seconds = STATEMENT_SECONDS
         except psycopg.Error:
-            # One dead connection usually means a restarted server, so all are dead. Found one by one,
-            # with the pool's growing pauses in between, they would outlast WAIT_SECONDS.
+            # One dead connection usually means a restarted server, so all are dead. To find them one by one, with the
+            # pool's growing pauses in between, would take longer than WAIT_SECONDS.
             pool.drain()
             raise
 
@@ -199,8 +200,8 @@ def open_pool(
         timeout=wait_seconds,
         check=check,
         configure=lambda conn: _configure(conn, statement_timeout_seconds),
-        # Give up quickly: the next one who asks then tries at once, where a long series of attempts would
-        # pause for a minute or more before it saw that Postgres had returned.
+        # Give up quickly. The next request then tries at once; a long series of attempts would pause for a minute or
+        # more before it detects that Postgres is back.
         reconnect_timeout=WAIT_SECONDS,
     )
     pool.open(wait=False)
@@ -209,10 +210,10 @@ def open_pool(
 
 @contextmanager
 def connection(pool: Pool) -> Iterator[Connection]:
-    """A connection from the pool: committed at the end, rolled back on an error, given back either way.
+    """A connection from the pool: committed at the end, rolled back on an error, returned to the pool either way.
 
-    Raises DatabaseUnavailable where none can be had, after WAIT_SECONDS or what the pool was opened with, and where
-    Postgres breaks off. What the caller can act on passes unchanged: a constraint, a deadlock, a lock not got.
+    Raises DatabaseUnavailable if there is no connection within WAIT_SECONDS (or the pool's own limit), and if the
+    connection breaks. Errors that the caller can handle pass unchanged: constraints, deadlocks, unavailable locks.
     """
     with naming_outages(), pool.connection() as conn:
         _set_autocommit(conn, False)
@@ -221,9 +222,9 @@ def connection(pool: Pool) -> Iterator[Connection]:
 
 @contextmanager
 def reading(pool: Pool) -> Iterator[Connection]:
-    """A connection from the pool whose statements are transactions of their own: spares BEGIN and COMMIT their ways.
+    """A connection from the pool in autocommit mode, which saves the round trips of BEGIN and COMMIT.
 
-    For what only reads, and needs no two statements to see the same. Raises as `connection`.
+    For reads whose statements need no common snapshot. Raises as `connection`.
     """
     with naming_outages(), pool.connection() as conn:
         _set_autocommit(conn, True)
@@ -232,9 +233,9 @@ def reading(pool: Pool) -> Iterator[Connection]:
 
 @contextmanager
 def at_one_moment(pool: Pool) -> Iterator[Connection]:
-    """A connection from the pool all of whose reads see the database as it was at the first of them.
+    """A connection from the pool whose reads share one snapshot. Raises as `connection`.
 
-    For pages whose figures must agree with each other. Raises as `connection`.
+    For pages whose figures must agree with each other.
     """
     with reading(pool) as conn, conn.transaction():
         conn.execute("set transaction isolation level repeatable read, read only")
@@ -242,18 +243,18 @@ def at_one_moment(pool: Pool) -> Iterator[Connection]:
 
 
 def _set_autocommit(conn: Connection, on: bool) -> None:
-    if conn.autocommit != on:  # to set what is so already costs 20 us
+    if conn.autocommit != on:  # setting it to the same value costs 20 us
         conn.autocommit = on
 
 
 def _configure(conn: _Patient, statement_timeout_seconds: float | None) -> None:
-    """Settings of the session, by statement: poolers such as PgBouncer refuse them as start parameters."""
+    """Set the session's settings by a statement: poolers such as PgBouncer refuse them as start parameters."""
     milliseconds = None if statement_timeout_seconds is None else str(round(statement_timeout_seconds * 1000))
     patience, conn.patience_seconds = conn.patience_seconds, CONNECT_SECONDS
     conn.execute(
         "select set_config('TimeZone', 'UTC', false),"
-        # Each commit lets somebody forget something: a callback's sender, whoever queued a batch, the spool, the
-        # provider. So it must be on disk, whatever the server, the database or the role says. A stricter setting stays.
+        # After each commit somebody deletes their own copy: the sender of a callback, the user who queued a batch, the
+        # spool. So it must be on disk, whatever the server, database or role is set to. A stricter setting is kept.
         " set_config('synchronous_commit', coalesce("
         "  nullif(current_setting('synchronous_commit'), 'off'), 'on'), false),"
         " set_config('statement_timeout', coalesce(%s, current_setting('statement_timeout')), false)",
@@ -265,19 +266,19 @@ def _configure(conn: _Patient, statement_timeout_seconds: float | None) -> None:
 
 _CALLERS_CONCERN = (
     *GAVE_WAY,
-    psycopg.errors.LockNotAvailable,  # the caller asked not to wait
+    psycopg.errors.LockNotAvailable,  # the caller chose not to wait
 )
 
 
 @contextmanager
 def naming_outages() -> Iterator[None]:
-    """Turn what psycopg raises when Postgres is away into DatabaseUnavailable."""
+    """Turn the errors that psycopg raises in an outage into DatabaseUnavailable."""
     try:
         yield
     except _CALLERS_CONCERN:
         raise
     except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-        # The second: connected to what a failover has made a standby, which is no help to a writer.
+        # ReadOnlySqlTransaction: after a failover the connection leads to a standby.
         raise DatabaseUnavailable(
             f"The database is unavailable: {in_one_line(error)}. Check that Postgres runs and that"
             " DATABASE_URL is correct."
@@ -285,6 +286,6 @@ def naming_outages() -> Iterator[None]:
 
 
 def in_one_line(error: Exception) -> str:
-    """What libpq says in several lines, without its question to the user: our next sentence answers that."""
+    """libpq's message of several lines in one, without its question ("Is the server running?")."""
     lines = [line.strip() for line in str(error).splitlines() if not line.strip().startswith("Is the server")]
     return "; ".join(lines).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""A database that is away when it is needed: its return is awaited beside what goes on without it."""
+"""Wait for a database that is away, while the rest of the service goes on without it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from receiver.errors import ReceiverError
 from receiver.logs import about
 
 RECONNECT_CHECK_SECONDS = 1.0
-"""Between two looks whether it is back."""
+"""Interval between two attempts to connect."""
 
 log = logging.getLogger(__name__)
 
 
 def is_away(database_url: str) -> bool:
-    """Whether it cannot be reached now, after a few seconds at most."""
+    """Whether the database cannot be reached now. Takes a few seconds at most."""
     try:
         connect(database_url, name="receiver serve").close()
     except DatabaseUnavailable:
@@ -27,7 +27,7 @@ def is_away(database_url: str) -> bool:
 
 
 class Return:
-    """Awaits it in a thread, brings it to this release's schema once it is there, and then has come about."""
+    """Waits in a thread until the database is back, then migrates it."""
 
     def __init__(self, database_url: str, report: Callable[[str], None]) -> None:
         self._database_url = database_url
@@ -36,8 +36,8 @@ class Return:
         self._thread = threading.Thread(target=self._await, name="database-return", daemon=True)
         self._thread.start()
 
-    def has_come(self) -> bool:
-        """Raises the SchemaError with which migrating it ended."""
+    def is_complete(self) -> bool:
+        """Whether the database is back and migrated. Raises the SchemaError if its migration failed."""
         if self._failure is not None:
             raise self._failure
         return not self._thread.is_alive()

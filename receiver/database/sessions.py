@@ -1,4 +1,4 @@
-"""Sessions of the server, each by a name that no other one has had or will have."""
+"""Sessions of the Postgres server, with an identity that is never reused."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from receiver.database.pool import Connection
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`pid` alone is given again; with the moment it began, it names a session for good."""
+    """A process id alone is reused. Together with its start it identifies a session forever."""
 
     pid: int
     began_at: datetime
 
 
 def get_session(conn: Connection) -> Session:
-    """This connection's own."""
+    """The session of this connection."""
     row = conn.execute("select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()").fetchone()
-    assert row is not None  # noqa: S101 whoever asks is there
+    assert row is not None  # noqa: S101 this session exists
     return Session(*row)
 
 
 def lives(conn: Connection, session: Session) -> bool:
-    """Whether the server still has it: one whose client is gone goes on with its statement, or with its commit."""
+    """Whether the session is alive. After its client is gone it may still finish a statement or a commit."""
     found = conn.execute(
         "select from pg_stat_activity where pid = %s and backend_start = %s", (session.pid, session.began_at)
     ).fetchone()

@@ -133,4 +133,4 @@ def complaint(said: str) -> str:
     """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     found = [match[1] for kind in (_CAUSE, _ERROR) for match in list(filter(None, map(kind.search, lines)))[-1:]]
-    return "; ".join(found or lines[-1:] or ["it says nothing"]).rstrip(".")
+    return "; ".join(found or lines[-1:] or ["it printed nothing"]).rstrip(".")

@@ -1,13 +1,13 @@
-"""A Postgres of our own under DATA_DIR, for a machine that was given no DATABASE_URL.
+"""The embedded Postgres under DATA_DIR, for a machine without a DATABASE_URL.
 
     DATA_DIR/postgres          the database folder (the cluster), with its log in postgres/log/
     DATA_DIR/postgres.conf     its settings, written at every start; `alter system` wins over them
     DATA_DIR/postgres.lock     held by the server itself for as long as any of its processes lives
     DATA_DIR/postgres.users    held, shared, by every process that uses the server
 
-The server inherits its lock from whoever starts it, so the kernel answers who may start one: nobody
-while a server, what a killed one left running, or another starter lives, in this container or in
-another one on the same disk, where process ids mean nothing. All of them end, and the lock with them.
+The server and its child processes inherit the lock of the process that starts them. So the kernel decides who may
+start a server: only a process that gets the lock, which is free when no process of an earlier server lives. This also
+works for two containers that share a disk, where process ids say nothing.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ from receiver.embedded_postgres.cluster import (
     write_settings,
 )
 from receiver.embedded_postgres.installation import MAJOR_VERSION, make_folders, programs_for
-from receiver.embedded_postgres.postmaster import children_titled, is_postmaster_of, read_pid_file
+from receiver.embedded_postgres.postmaster import is_postmaster_of, read_pid_file
 
 __all__ = ["SETTINGS", "EmbeddedPostgres", "EmbeddedPostgresError"]
 
 START_SECONDS = 120.0
-"""Longest start, the recovery of a killed server included."""
-ORPHAN_SECONDS = 3.0
-"""How long a killed server's processes may go on computing before they are told to quit."""
+"""Longest start, including the recovery after a crash, and the wait for processes of a killed server to end."""
+SOCKET_FOLDER_SECONDS = 2.0
+"""Longest wait until the folder of the socket can be removed."""
 
 
 class EmbeddedPostgres:
-    """The server of `data_dir`, started by whoever needs it first and stopped by the last to leave.
+    """The server of `data_dir`. The first process that needs it starts it, and the last one that leaves stops it.
 
-    Several processes, and several objects in one, may use the same folder. All methods but the
-    attributes raise EmbeddedPostgresError. Not for use by two threads at once.
+    Several processes, and several objects in one process, may use the same folder. All methods raise
+    EmbeddedPostgresError. Not safe to use from two threads at once.
     """
 
     def __init__(self, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir.resolve()
         self.cluster = self.data_dir / "postgres"
         digest = hashlib.sha256(os.fsencode(self.cluster)).hexdigest()[:12]
-        self._name = f"receiver-{digest}"  # stands in the titles of its processes: children_titled
+        self._name = f"receiver-{digest}"  # appears in the titles of its processes
         self._settings = {**SETTINGS, **(settings or {})}
         self._use: IO[str] | None = None
 
     def start(self) -> None:
-        """Return with the server ready: adopted where it runs, created and started otherwise.
+        """Return when the server is ready: use a running one, or create the database and start it.
 
-        First start about 1 s, later ones 0.1 s, and longer after a crash; at most START_SECONDS.
+        The first start takes about 1 s, later ones 0.1 s, longer after a crash, and at most START_SECONDS.
         """
         deadline = time.monotonic() + START_SECONDS
         account = account_for(self.cluster)
@@ -74,27 +74,24 @@ class EmbeddedPostgres:
             # Waits only while the last user stops the server.
             _wait(lambda: _locked(self._use, fcntl.LOCK_SH), deadline, f"{self.data_dir} is in use.")
         with self._lock_file("lock") as lock:
-            orphans_quit_at = time.monotonic() + ORPHAN_SECONDS
-            while not (self.is_running() and self.lets_in()):
-                if self.postmaster_pid() is None:
-                    if _locked(lock, fcntl.LOCK_EX):
-                        self._launch(account, lock.fileno(), deadline)
-                        continue
-                    if time.monotonic() > orphans_quit_at:
-                        self._end_orphans()
+            while not (self.is_running() and self.accepts_connections()):
+                if self.postmaster_pid() is None and _locked(lock, fcntl.LOCK_EX):
+                    self._launch(account, lock.fileno(), deadline)
+                    continue
                 if time.monotonic() > deadline:
                     raise EmbeddedPostgresError(
                         f"The database in {self.cluster} is used by another process and did not become "
-                        f"ready within {START_SECONDS:.0f} seconds. Another machine or container may be "
-                        "running on this folder; stop it, or set DATABASE_URL."
+                        f"ready within {START_SECONDS:.0f} seconds. Processes of a killed server may still compute, "
+                        "or another container may use this folder. Find them with "
+                        f"`fuser {self.data_dir / 'postgres.lock'}` and stop them, or set DATABASE_URL."
                     )
                 time.sleep(0.05)
 
     def stop(self, *, fast_seconds: float = 20.0) -> None:
-        """End the server, whoever uses it: in good order, and after `fast_seconds` without.
+        """Stop the server even if others use it: a fast shutdown, and after `fast_seconds` an immediate one.
 
-        Open transactions are broken off, and nothing committed is lost, either way; after the second, the
-        next start recovers from the log.
+        Open transactions are aborted, and nothing committed is lost. After an immediate shutdown the next start
+        recovers from the log.
         """
         pid = self.postmaster_pid()
         for how, seconds in ((signal.SIGINT, fast_seconds), (signal.SIGQUIT, 20.0)):
@@ -104,19 +101,18 @@ class EmbeddedPostgres:
                 while is_postmaster_of(pid, self.cluster) and time.monotonic() < ended_by:
                     time.sleep(0.02)
         if pid is not None and is_postmaster_of(pid, self.cluster):
-            raise EmbeddedPostgresError(f"The database server {pid} of {self.cluster} does not end.")
-        self._end_orphans()
+            raise EmbeddedPostgresError(f"The database server {pid} of {self.cluster} does not stop.")
         folder = self._socket_dir()
         if folder != self.cluster and folder.exists():
-            with self._lock_file("lock") as lock:
-                if _locked(lock, fcntl.LOCK_EX):
-                    with suppress(OSError):  # not empty: a killed server's socket, replaced at the next start
-                        folder.rmdir()
+            # The process that writes the log ends a moment after the server. Skip this if another server starts.
+            with self._lock_file("lock") as lock, suppress(EmbeddedPostgresError, OSError):
+                _wait(lambda: _locked(lock, fcntl.LOCK_EX), time.monotonic() + SOCKET_FOLDER_SECONDS, "in use")
+                folder.rmdir()  # fails if a killed server left its socket; the next start replaces it
 
     def close(self) -> None:
-        """Stop using the server; the last process to do so stops it. Without `start`, does nothing.
+        """Stop using the server. The last process that does so stops it. Without `start`, does nothing.
 
-        A killed process has left as well: the kernel gives up its lock.
+        A killed process no longer counts as a user: the kernel releases its lock.
         """
         if self._use is None:
             return
@@ -139,21 +135,21 @@ class EmbeddedPostgres:
         self.close()
 
     def is_running(self) -> bool:
-        """Whether a server of this folder lives and has started."""
+        """Whether a server of this folder is alive and has started."""
         found = read_pid_file(self.cluster)
         return found is not None and found.status == "ready" and is_postmaster_of(found.pid, self.cluster)
 
-    def lets_in(self) -> bool:
-        """Whether it takes connections; not while it recovers from the death of one of its processes, though it
-        lives, and its pid file says `ready` all the while.
+    def accepts_connections(self) -> bool:
+        """Whether it accepts connections. While it recovers from the crash of one of its processes it does not,
+        although its pid file says `ready`.
         """
-        # Not above: gunicorn's parent imports this module, and needs no psycopg.
+        # Imported here: gunicorn's parent process imports this module, and must not import psycopg.
         from psycopg.pq import PGconn, Ping
 
         return PGconn.ping(f"{self.conninfo}&connect_timeout=3".encode()) == Ping.OK
 
     def postmaster_pid(self) -> int | None:
-        """The process id of this folder's living server, which may still be starting; else None."""
+        """The process id of this folder's server, which may still be starting. None: no server is alive."""
         found = read_pid_file(self.cluster)
         return found.pid if found is not None and is_postmaster_of(found.pid, self.cluster) else None
 
@@ -161,20 +157,13 @@ class EmbeddedPostgres:
     def conninfo(self) -> str:
         """A libpq URL of the database `receiver`, for root and for the account that the server runs as."""
         found = read_pid_file(self.cluster)
-        # Another process may have had another TMPDIR: where the server is, is for the server to say.
+        # Use the folder that the server reports: the process that started it may have another TMPDIR.
         running = found is not None and found.socket_dir and is_postmaster_of(found.pid, self.cluster)
         folder = found.socket_dir if found is not None and running else str(self._socket_dir())
         return f"postgresql://receiver@/receiver?host={quote(folder, safe='')}&port={PORT}"
 
-    def _end_orphans(self) -> None:
-        """Tell what a killed server left running to quit; what waits for something has done so already."""
-        orphans = children_titled(self._name)  # listed first: without a postmaster afterwards, they have none
-        if self.postmaster_pid() is None:
-            for pid in orphans:
-                _signal(pid, signal.SIGQUIT)
-
     def _check_folder(self, account: Account) -> None:
-        """Make DATA_DIR, and see that the account gets in and the database in it is ours to run."""
+        """Create DATA_DIR. Check that the account can enter it and may run the database in it."""
         try:
             make_folders(self.data_dir)
         except OSError as error:
@@ -200,21 +189,21 @@ class EmbeddedPostgres:
         if version != MAJOR_VERSION:
             raise EmbeddedPostgresError(
                 f"The database in {self.cluster} was made by Postgres {version}, and this release brings "
-                f"Postgres {MAJOR_VERSION}. Dump it with the release that made it and restore it into a new "
+                f"Postgres {MAJOR_VERSION}. Dump it with the release that created it and restore it into a new "
                 "DATA_DIR, or set DATABASE_URL.",
                 code="database_version",
             )
 
     def _launch(self, account: Account, lock: int, deadline: float) -> None:
-        """Start the server, which inherits `lock`. The caller holds it: no other server of ours lives."""
+        """Start the server, which inherits `lock`. The caller holds it, so no other server of this folder is alive."""
         programs = programs_for(account)
         if not self.cluster.exists():
             create_cluster(self.cluster, self._settings, account, programs)
         sockets = self._socket_dir()
         if sockets != self.cluster:
             make_private(sockets, account)
-        # Left by a killed server, and naming no server of ours (our caller looked). Postgres itself would
-        # refuse to start where such a pid is now another process of the account, or a zombie.
+        # Files of a killed server. Postgres would refuse to start if their process id now belongs to another process
+        # of the account, or to a zombie.
         for stale in (self.cluster / "postmaster.pid", sockets / f"{SOCKET}.lock"):
             stale.unlink(missing_ok=True)
         settings = {
@@ -226,17 +215,17 @@ class EmbeddedPostgres:
         write_settings(configuration, settings)
         seconds = max(int(deadline - time.monotonic()), 1)
         options = f"-c config_file={shlex.quote(str(configuration))}"
-        said = self.data_dir / "postgres-start.log"
-        with said.open("wb") as output:
+        start_log = self.data_dir / "postgres-start.log"
+        with start_log.open("wb") as output:
             command: list[str | Path] = [programs / "pg_ctl", "start", "-w", "-t", str(seconds)]
             command += ["-D", self.cluster, "-o", options]
             result = account.run(command, timeout=seconds + 10, output=output, pass_fds=[lock])
         if result.returncode != 0:
             logs = sorted(self.cluster.glob("log/*.log"), key=lambda log: log.stat().st_mtime)[-1:]
-            tail = [line for log in (said, *logs) for line in log.read_text(errors="replace").splitlines()[-8:]]
+            tail = [line for log in (start_log, *logs) for line in log.read_text(errors="replace").splitlines()[-8:]]
             raise EmbeddedPostgresError(
-                f"The database in {self.cluster} does not start: {complaint(chr(10).join(tail))}. {said} and"
-                f" {self.cluster / 'log'} have the rest."
+                f"The database in {self.cluster} does not start: {complaint(chr(10).join(tail))}. See {start_log} and"
+                f" {self.cluster / 'log'}."
             )
 
     def _socket_dir(self) -> Path:
@@ -245,14 +234,14 @@ class EmbeddedPostgres:
     def _lock_file(self, name: str) -> IO[str]:
         path = self.data_dir / f"postgres.{name}"
         try:
-            # Private: whoever may read a file may lock it, and keep the server from starting.
+            # Mode 0600: an account that can read a file can lock it, and so keep the server from starting.
             return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
         except OSError as error:
             raise EmbeddedPostgresError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _locked(file: IO[str] | None, how: int) -> bool:
-    """Try to take a lock on an open file, without waiting."""
+    """Try to lock an open file, without waiting."""
     if file is None:
         return False
     try:
@@ -270,5 +259,5 @@ def _wait(condition: Callable[[], bool], deadline: float, message: str) -> None:
 
 
 def _signal(pid: int, how: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # ended meanwhile, or another account's after all
+    with suppress(ProcessLookupError, PermissionError):  # it ended, and the id may belong to another account now
         os.kill(pid, how)

@@ -84,13 +84,13 @@ class IntakeAlone:
         ready = not self._writer.database_away
         content: dict[str, Any] = {
             "status": "ready" if ready else "not ready",
-            "database": "ok" if ready else "does not store, or too slowly; callbacks go to the spool",
+            "database": "ok" if ready else "cannot store callbacks or is too slow; callbacks go to the spool",
         }
         try:
             content["spooled"] = self._writer.spool.depth()
         except SpoolFailed as error:
             log.error("%s", error, extra=about("spool_failed"))
-            content["spooled"] = "the spool cannot be used; the log says why"
+            content["spooled"] = "the spool cannot be used; see the log"
         return 200 if ready else 503, _JSON, json.dumps(content).encode()
 
     def _metrics(self, scope: Scope) -> _Answer:

@@ -97,36 +97,32 @@ class Endpoint:
 
     async def _store(self, callback: Callback) -> bool:
         """Wait until the callback is durable: True if it is in the spool. Raises CannotStore."""
-        assert self._loop is not None  # noqa: S101 `start` came first
-        stored: asyncio.Future[bool] = self._loop.create_future()
         gathering = self._writer.add(callback)
-        if not gathering.waiters:
+        if gathering.stored is None:
+            assert self._loop is not None  # noqa: S101 `start` came first
+            gathering.stored = self._loop.create_future()
             self._loop.call_later(COMMIT_SECONDS, self._hurry, gathering)
-        gathering.waiters.append((stored, callback))
-        return await stored
+        return bool(await gathering.stored)
 
     def _hurry(self, gathering: Gathering) -> None:
-        if gathering.waiters:
+        if not gathering.stored.done():
             self._writer.cut_connection()
             assert self._loop is not None  # noqa: S101 `start` came first
             self._loop.call_later(ANSWER_SECONDS - COMMIT_SECONDS, self._give_up, gathering)
 
     def _give_up(self, gathering: Gathering) -> None:
-        waiters, gathering.waiters = gathering.waiters, []
-        for stored, callback in waiters:
-            self._writer.give_up(gathering, callback)
-            if not stored.done():
-                stored.set_exception(CannotStore("Storing the callback takes too long; send it again."))
+        stored, gathering.stored = gathering.stored, None  # whoever comes now waits anew
+        if not stored.done():
+            self._writer.give_up(gathering)
+            stored.set_exception(CannotStore("Storing the callback takes too long; send it again."))
 
     def _finish(self, gathering: Gathering) -> None:
-        waiters, gathering.waiters = gathering.waiters, []
-        for stored, _ in waiters:
-            if stored.done():
-                continue
-            if gathering.failure is None:
-                stored.set_result(gathering.spooled)
-            else:
-                stored.set_exception(CannotStore("The callback could not be stored; send it again."))
+        if gathering.stored is None or gathering.stored.done():
+            return
+        if gathering.failure is None:
+            gathering.stored.set_result(gathering.spooled)
+        else:
+            gathering.stored.set_exception(CannotStore("The callback could not be stored; send it again."))
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from receiver.database.arrays import bigints, integers, smallints
 from receiver.database.pool import Connection
 from receiver.intake.packing import pack
 from receiver.model import SubmissionKey
@@ -72,12 +73,12 @@ def write_group(conn: Connection, group: Group) -> None:
         {
             "writer_id": group.writer_id,
             "sequence": group.sequence,
-            "batch_id": [callback.key.batch_id for callback in callbacks],
-            "submission_no": [callback.key.submission_no for callback in callbacks],
+            "batch_id": bigints(callback.key.batch_id for callback in callbacks),
+            "submission_no": integers(callback.key.submission_no for callback in callbacks),
             "received_at": [callback.received_at for callback in callbacks],
             "content_type": [callback.content_type for callback in callbacks],
             "content_encoding": [callback.content_encoding for callback in callbacks],
-            "packing": [packing for packing, _ in packed],
+            "packing": smallints(packing for packing, _ in packed),
             "body": [body for _, body in packed],
         },
         prepare=True,

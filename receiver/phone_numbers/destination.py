@@ -1,16 +1,16 @@
-"""The provider's destination (provider page: Queue multiple calls, "The CSV") read as E.164.
+"""Read a destination (provider page: Queue multiple calls, "The CSV") as an E.164 number.
 
     6175551234   16175551234   tel:+16175551234   16175551234;ani=8009957586
     16175551234;postd=2   tel:+16175551234;ani=8009957586;postd=2
 
-Spaces, dots, brackets and dashes may be anywhere between the digits, and a spreadsheet's
-apostrophes around the whole. The provider is sent the user's own spelling, so whatever it could not
-be expected to read (letters, digits of other scripts, extensions, parameters it does not document) is
-refused here, row by row, where the provider would refuse the whole CSV or dial someone else.
+Spaces, dots, brackets and dashes are allowed between the digits, and apostrophes around the text, as spreadsheets
+write them. The provider receives the destination as the user wrote it. So this refuses, row by row, what the provider
+may not understand: letters, digits of other scripts, extensions, undocumented parameters. The provider would refuse
+the complete CSV or call a wrong number.
 
-A spreadsheet that takes a number for an amount adds a decimal part (`6175551234.0`), which must not
-become further digits, or shortens it (`6.17556E+09`). `_has_decimal_part` says how a decimal point is
-told from a dot that only separates digits.
+A spreadsheet may treat a phone number as an amount. Then it adds a decimal part (`6175551234.0`), which must not
+become more digits, or shortens the number (`6.17556E+09`). `_has_decimal_part` distinguishes a decimal point from a
+dot that separates digits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from receiver.text.quoting import quoted
 __all__ = ["Destination", "DestinationError", "candidates", "parse", "valid_region"]
 
 MAX_LENGTH = 200
-"""Characters of a destination, parameters included; longer text is refused before it is looked at."""
+"""Characters of a destination, including parameters. Longer text is refused before it is parsed."""
 
 MAX_DIGITS = 15
 """Digits of an E.164 number, country code included (ITU-T E.164, 6.2.1)."""
@@ -53,27 +53,26 @@ _caller_id = re.compile(r"\+?[0-9]{3,15}").fullmatch
 _keys = re.compile(r"[0-9*#a-d,pw]{1,64}").fullmatch
 _digits_only = re.compile(r"[0-9]+").fullmatch
 _digit_runs = re.compile(r"[0-9]+").findall
-_echoed = re.compile(r"'?(?:[Tt][Ee][Ll]:)?(\+?)([0-9]{1,32})'?").fullmatch
 _between = re.escape(_PUNCTUATION)
-_echoed_somehow = re.compile(rf"[^0-9+]*+(\+?)[{_between}]*+([0-9][0-9{_between}]*+)[^0-9]*+").fullmatch
-"""One number and no other digits, which could be an extension, an exponent or an escape."""
-_echoed_fraction = re.compile(r"(?<=[0-9]{7})\.0+(?=[^0-9]*\Z)")
-"""What a number read as a floating-point one gains."""
+_one_number = re.compile(rf"[^0-9+]*+(\+?)[{_between}]*+([0-9][0-9{_between}]*+)[^0-9]*+").fullmatch
+"""One number and no other digits. Other digits could be an extension, an exponent or an escape."""
+_zero_fraction = re.compile(r"(?<=[0-9]{7})\.0+(?=[^0-9]*\Z)")
+"""The end of a phone number that was converted to a floating-point number."""
 _ends_with_comma_digits = re.compile(r"[^,]*[0-9],[0-9]+[^0-9,]*").fullmatch
 _dots_commas_exponents = re.compile("[.,Ee]").search
 _exponent = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*)?[Ee][+-]?[0-9]+").fullmatch
 
 _MANY_DIGITS = 7
-"""Fewer before the only dot are an area code, or an area code and an exchange (`617555.1234`)."""
+"""Fewer digits before the only dot are an area code, or an area code and an exchange (`617555.1234`)."""
 
 
 class DestinationError(ReceiverError):
-    """The text is no destination that can be dialed. The message never shows the whole number.
+    """The destination cannot be called. The message never shows the whole number.
 
-    Codes: `destination_empty`, `destination_too_long` (text, or more digits than E.164 has),
-    `destination_malformed` (what is neither digit nor allowed punctuation; a decimal part), `destination_parameter`
-    (unknown, repeated or unreadable `;name=value`), `destination_emergency`, `destination_short_code`,
-    `destination_invalid` (digits, but no number that exists).
+    Codes: `destination_empty`, `destination_too_long` (the text, or more digits than E.164 allows),
+    `destination_malformed` (a character that is not allowed, or a decimal part), `destination_parameter` (unknown,
+    repeated or unreadable `;name=value`), `destination_emergency`, `destination_short_code`, `destination_invalid`
+    (digits that are not a valid number).
     """
 
     code = "destination_invalid"
@@ -81,8 +80,8 @@ class DestinationError(ReceiverError):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Whom to call, and how: the E.164 number without its plus sign, the caller id to show (digits, with
-    a plus sign if it was written), and the keys to press once connected (letters in lower case).
+    """The E.164 number without its plus sign, the caller id to show (digits, with a plus sign if the user wrote one),
+    and the keys to press when connected (letters in lower case).
     """
 
     phone_number: int
@@ -91,45 +90,38 @@ class Destination:
 
 
 def parse(text: str, region: str) -> Destination:
-    """Read a destination; a number without country code is one of `region` (see `valid_region`).
+    """Read a destination. A number without country code belongs to `region` (see `valid_region`).
 
     Raises `DestinationError`, and ValueError for an unknown region.
     """
     plan = numbering_plan(region)
-    number = None
-    if len(text) <= 2 * MAX_DIGITS and text.isdigit() and text.isascii():
-        number = plan.quick(text, False)
-    elif (plain := _plain(text)) is not None:
-        number = plan.quick(plain[2], plain[1] != "")
+    plain = _plain(text)
+    number = plan.quick(plain[2], plain[1] != "") if plain is not None else None
     if number is not None and number < 10**MAX_DIGITS:
         return Destination(number)
     return _parse_any(text, plan)
 
 
 def candidates(text: str, region: str) -> tuple[int, ...]:
-    """The E.164 numbers that a callback's `phone_number` may stand for, the likeliest first.
+    """The E.164 numbers that a callback's `phone_number` may mean, the most probable first.
 
-    Callbacks are not held to the CSV's spelling (provider page: The callback), so beside the number
-    as `parse` reads it come its digits as they stand, with the region's country code before them, and
-    with a 1 more or less in front. The caller looks them up among one submission's numbers, in turn.
-    Empty if no number could be meant, or if the text has other digits, too: joined to the number, they
-    would name somebody else. Never raises: for a region that a newer phonenumbers no longer knows, the
-    readings that need none are left.
+    A callback may spell the number differently from the CSV (provider page: The callback). So the readings are: the
+    number as `parse` reads it, its digits unchanged, with the region's country code added, and with a leading 1 removed
+    or added. The caller searches one submission for each of them in this order.
+
+    Empty if the text contains no number, or other digits, too: together they could be the number of someone else.
+    Never raises: if phonenumbers does not know the region, the readings are those that need no region.
     """
     plan = numbering_plan(region) if valid_region(region) else None
-    echoed = _echoed(text)
-    if echoed is not None:
-        international, digits = echoed[1] != "", echoed[2]
-    else:
-        if len(text) > MAX_LENGTH:
-            return ()
-        written = _echoed_fraction.sub("", text.partition(";")[0].partition("@")[0])
-        found = _echoed_somehow(written)
-        if found is None or any(character.isdigit() and not character.isascii() for character in written):
-            return ()
-        international, digits = found[1] != "", found[2].translate(_WITHOUT_PUNCTUATION)
-        if len(digits) > 2 * MAX_DIGITS:
-            return ()
+    if len(text) > MAX_LENGTH:
+        return ()
+    written = _zero_fraction.sub("", text.partition(";")[0].partition("@")[0])
+    found = _one_number(written)
+    if found is None or any(character.isdigit() and not character.isascii() for character in written):
+        return ()
+    international, digits = found[1] != "", found[2].translate(_WITHOUT_PUNCTUATION)
+    if len(digits) > 2 * MAX_DIGITS:
+        return ()
     readings = [int(digits)]
     if plan is not None:
         readings.append(int(plan.calling_code + digits))
@@ -139,12 +131,12 @@ def candidates(text: str, region: str) -> tuple[int, ...]:
     if digits.startswith("1"):
         readings.append(int(digits[1:] or "0"))
     readings.append(int("1" + digits))
-    # Beyond E.164's length no call can have the number, and a bigint might not hold it.
-    return tuple([number for number in dict.fromkeys(readings) if 0 < number < 10**MAX_DIGITS])
+    # No call has a number longer than E.164 allows, and a bigint may be too small for it.
+    return tuple(number for number in dict.fromkeys(readings) if 0 < number < 10**MAX_DIGITS)
 
 
 def _parse_any(text: str, plan: NumberingPlan) -> Destination:
-    """Every spelling, at leisure; each refusal names what is wrong with it."""
+    """Read any spelling. A refusal explains the fault."""
     text = trimmed(text)
     if len(text) > MAX_LENGTH:
         raise DestinationError(
@@ -176,7 +168,7 @@ def _parse_any(text: str, plan: NumberingPlan) -> Destination:
 
 
 def _refuse_calculated(number: str, plan: NumberingPlan) -> None:
-    """Raise DestinationError if a spreadsheet took the number for an amount, and changed how it is written."""
+    """Raise DestinationError if a spreadsheet treated the number as an amount and changed it."""
     if _dots_commas_exponents(number) is None:
         return
     if _exponent(number.translate(_WITHOUT_SPACES)):
@@ -194,13 +186,13 @@ def _refuse_calculated(number: str, plan: NumberingPlan) -> None:
 
 
 def _has_decimal_part(number: str, plan: NumberingPlan) -> bool:
-    """Whether the last dot may be a decimal point. If so, the digits after it must not be read as the number's.
+    """Whether the last dot may be a decimal point. Then the digits after it do not belong to the number.
 
-    It may be one if all digits after it are in one piece, and
-    1. there is one such digit, or
-    2. there is no other dot, and two digits follow; or seven digits or more are before it, and only zeros follow, or
-    3. the digits before it are a valid number by themselves, and only zeros follow; or anything, if there is no other
-       dot and seven digits or more are before it.
+    The digits after it must be one group. Then it may be a decimal point if
+    1. one digit follows it, or
+    2. it is the only dot, and either two digits follow, or only zeros follow seven digits or more, or
+    3. the digits before it are a valid number, and either only zeros follow, or it is the only dot and follows seven
+       digits or more.
     6175551234.0, 0664123456.00 and 0664123456.125 may have a decimal part. 617.555.1234, 617.555.0000, 0664.123456
     and 06.12.34.56.00 have none.
     """
@@ -222,17 +214,17 @@ def _has_decimal_part(number: str, plan: NumberingPlan) -> bool:
 
 
 def _parameters(parameters: list[str], plan: NumberingPlan) -> tuple[str | None, str | None]:
-    """`ani` and `postd` from what stood between semicolons, in any order.
+    """`ani` and `postd`, which may follow the number in any order.
 
-    Any other parameter is refused: the provider documents only these two, and the ones that RFC 3966
-    adds (`ext`, `phone-context`, `isub`) change who is reached.
+    Any other parameter is refused: the provider documents only these two, and those of RFC 3966 (`ext`,
+    `phone-context`, `isub`) change who is called.
     """
     found: dict[str, str] = {}
     for parameter in parameters:
         name, _, setting = (part.strip(_SPACES) for part in parameter.partition("="))
         name = name.lower()
         if name not in ("ani", "postd"):
-            # A second number may stand here, which no message shows.
+            # This may be a second number, so the message hides the digits.
             shown = "".join("*" if c.isdigit() else c for c in quoted(name, 20))
             raise DestinationError(
                 f'";{shown}" is not supported; only ";ani=" and ";postd=" may follow the number.',
@@ -255,18 +247,18 @@ def _parameters(parameters: list[str], plan: NumberingPlan) -> tuple[str | None,
 
 
 def _refuse_characters(text: str) -> NoReturn:
-    stranger = next((character for character in text if character not in "0123456789"), None)
-    if stranger is None:
+    wrong = next((character for character in text if character not in "0123456789"), None)
+    if wrong is None:
         reason = "The destination has no digits."
-    elif stranger == "+":
+    elif wrong == "+":
         reason = "Only one plus sign is allowed, before the first digit."
-    elif stranger.isascii() and stranger.isalpha():
-        reason = f'The letter "{stranger}" cannot be dialed; use digits only, without words and extensions.'
-    elif stranger.isascii() and stranger.isprintable():
-        reason = f'"{stranger}" is not allowed in a number; use only digits, spaces, dots, brackets and dashes.'
+    elif wrong.isascii() and wrong.isalpha():
+        reason = f'The letter "{wrong}" cannot be dialed; use digits only, without words and extensions.'
+    elif wrong.isascii() and wrong.isprintable():
+        reason = f'"{wrong}" is not allowed in a number; use only digits, spaces, dots, brackets and dashes.'
     else:
-        name = unicodedata.name(stranger, "a control character").lower()
-        reason = f"The character U+{ord(stranger):04X} ({name}) is not allowed in a number; use plain digits."
+        name = unicodedata.name(wrong, "a control character").lower()
+        reason = f"The character U+{ord(wrong):04X} ({name}) is not allowed in a number; use plain digits."
     raise DestinationError(reason, code="destination_malformed")
 
 
@@ -279,7 +271,7 @@ def _refuse_length(digits: str) -> NoReturn:
 
 
 def _refuse_number(digits: str, international: bool, plan: NumberingPlan) -> NoReturn:
-    """Say why digits that are no valid number are none."""
+    """Explain why the digits are not a valid number."""
     if len(digits) > MAX_DIGITS + len("011"):
         _refuse_length(digits)
     local = digits.removeprefix(plan.calling_code) if international else digits

@@ -84,11 +84,11 @@ class Provider:
                 raise ValueError
             if address.username is not None or address.password is not None:
                 # requests would let them replace `user` and `key`, and write them into its errors.
-                faults.append(Fault("PLUM_URL", "invalid", "must hold no user and no key"))
+                faults.append(Fault("PLUM_URL", "invalid", "must not contain a user or a key"))
         except ValueError:  # requests' InvalidURL is one too
             faults.append(Fault("PLUM_URL", "invalid", "must be an http or https address without a query"))
         if not self.user or ":" in self.user:
-            faults.append(Fault("PLUM_USER", "invalid", "must be given, and cannot hold a colon (RFC 7617)"))
+            faults.append(Fault("PLUM_USER", "invalid", "is required, and must not contain a colon (RFC 7617)"))
         if not self.key:
             faults.append(Fault("PLUM_KEY", "invalid", "must be given"))
         if faults:

@@ -1,4 +1,4 @@
-"""Reading the bodies of a group of callbacks, within bounds: a group ends where it becomes too much work."""
+"""Reads the bodies of a group of callbacks, up to a total size."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ _FEW_EVENTS = 32
 
 
 class Read(NamedTuple):
-    """A callback and what its body said. `unpacked_bytes`: the length of what was read."""
+    """A callback and its parsed body. `unpacked_bytes`: the decompressed length of the body."""
 
     stored: Stored
     details: CallDetails | UnreadableBody
     unpacked_bytes: int
 
 
-def read_body_of(stored: Stored) -> CallDetails | UnreadableBody:
-    """What a callback's body says."""
-    return _read(stored.body, stored)
-
-
 def read_bodies(group: Sequence[Stored], most_bytes: int | None = None) -> list[Read]:
-    """Read bodies in this order until they were `most_bytes` long in all, compressed ones unpacked; at least one."""
+    """Read bodies in this order, until they had `most_bytes` decompressed bytes together; at least one."""
     read: list[Read] = []
     total = 0
     for stored in group:
@@ -44,12 +39,12 @@ def _read(body: bytes, stored: Stored) -> CallDetails | UnreadableBody:
         details = read_call_details(body, stored.content_type, stored.content_encoding)
     except UnreadableBody as unreadable:
         return unreadable
-    # There may be thousands of events, and nobody who settles needs them.
+    # Settlement needs no events, and thousands of them would take memory.
     return details if len(details.events) <= _FEW_EVENTS else details._replace(events=())
 
 
 def _unpacked_length(body: bytes, content_encoding: str) -> int:
-    """The length of the body once every compression is undone: what reading it costs grows with this."""
+    """The decompressed length of the body. The cost of reading it grows with this length."""
     if body.isascii():  # compressed bytes are never all ASCII
         return len(body)
     try:

@@ -1,7 +1,7 @@
-"""The counters of a batch: what a settlement adds to them, and the one place that writes them.
+"""The counters of a batch: what a settlement adds to them, and the only code that changes them.
 
-They are gathered while a group is settled and written at the end of its transaction, so that the
-row of a busy batch is locked only from there to the commit.
+Changes are collected while a group is settled, and written at the end of its transaction. So the row of a busy batch is
+locked only from then until the commit.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from receiver.database.pool import Connection
-from receiver.model import OUTCOMES, CallbackState, Outcome
+from receiver.model import OUTCOMES, CallbackState
+from receiver.results.reading.call_details import CallDetails
 
 COUNTED_STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
-"""Callback states with a counter; the waiting ones are counted where they wait."""
+"""Callback states with a counter. Waiting callbacks are counted in the table `waiting`."""
 
 QUARTER_HOUR = timedelta(minutes=15)
 
@@ -30,56 +31,47 @@ _BATCH_COLUMNS = (
     "attempts",
     "duration_seconds",
 )
-_RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
+RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
 
 
 class Deltas:
-    """What is to be added to the counters of each batch, and of each quarter hour of it."""
+    """What will be added to the counters of each batch, and to those of each of its quarter hours."""
 
     def __init__(self) -> None:
         self._batches: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._quarters: defaultdict[tuple[int, datetime], Counter[str]] = defaultdict(Counter)
         self._received: defaultdict[int, list[datetime]] = defaultdict(list)
-        # The one that the last result was received in, and most likely the next, too.
+        # The quarter hour of the latest result, and most likely of the next.
         self._from = self._to = datetime.min.replace(tzinfo=UTC)
 
     def add(self, batch_id: int, counter: str, number: int = 1) -> None:
-        """Count `number` more (or fewer) of one column of batch_count."""
+        """Add `number` to one column of batch_count."""
         self._batches[batch_id][counter] += number
 
     def add_state(self, batch_id: int, state: CallbackState, polled: bool, number: int = 1) -> None:
-        """Count a callback's state. What was fetched by polling is no callback, and is not counted as one."""
+        """Count a callback's state. A result that was fetched by polling is not a callback, and is not counted."""
         if not polled:
             self._batches[batch_id][state] += number
 
     def add_result(
-        self,
-        batch_id: int,
-        received_at: datetime,
-        outcome: Outcome | None,
-        attempts: int | None,
-        duration_seconds: int | None,
-        polled: bool,
-        sign: int = 1,
+        self, batch_id: int, received_at: datetime, polled: bool, details: CallDetails, sign: int = 1
     ) -> None:
-        """Count a call's final result (sign 1), or take one back (-1). A step before the end counts nothing."""
-        if outcome is None:
+        """Count a call's final result (sign 1), or undo that (-1). A status that is not final counts nothing."""
+        if details.outcome is None:
             return
         if not self._from <= received_at < self._to:
             minute = received_at.minute - received_at.minute % 15
             self._from = received_at.replace(minute=minute, second=0, microsecond=0)
             self._to = self._from + QUARTER_HOUR
         counter = self._quarters[batch_id, self._from]
-        counter[outcome] += sign
-        if attempts:
-            counter["attempts"] += sign * attempts
-        if duration_seconds:
-            counter["duration_seconds"] += sign * duration_seconds
+        counter[details.outcome] += sign
+        counter["attempts"] += sign * (details.attempts or 0)
+        counter["duration_seconds"] += sign * (details.duration_seconds or 0)
         if polled:
             self._batches[batch_id]["polled"] += sign
 
-    def saw_result(self, batch_id: int, received_at: datetime) -> None:
-        """A callback, or a fetched body, with a final status of a call of the batch was received at this moment."""
+    def add_result_time(self, batch_id: int, received_at: datetime) -> None:
+        """At this time, a callback or a fetched body with a final status was received for a call of the batch."""
         self._received[batch_id].append(received_at)
 
     def write(self, conn: Connection) -> None:
@@ -89,7 +81,7 @@ class Deltas:
         batch_ids = sorted(self._batches.keys() | self._received.keys())
         if not batch_ids:
             return
-        # A purged batch has no counters; a late callback of it is counted all the same.
+        # A purged batch has no counters, but its late callbacks are counted.
         conn.execute(
             "insert into batch_count (batch_id) select * from unnest(%s::bigint[]) as b (batch_id)"
             " where not exists (select from batch_count c where c.batch_id = b.batch_id)"
@@ -107,7 +99,7 @@ class Deltas:
                 **_columns(_BATCH_COLUMNS, [self._batches[batch_id] for batch_id in batch_ids]),
             },
         )
-        # The lock on the batch protects its quarter hours, too.
+        # The lock on the batch also protects its quarter hours.
         quarters = sorted(key for key, counter in self._quarters.items() if any(counter.values()))
         if quarters:
             conn.execute(
@@ -115,7 +107,7 @@ class Deltas:
                 {
                     "batch_id": [batch_id for batch_id, _ in quarters],
                     "at": [at for _, at in quarters],
-                    **_columns(_RESULT_COLUMNS, [self._quarters[key] for key in quarters]),
+                    **_columns(RESULT_COLUMNS, [self._quarters[key] for key in quarters]),
                 },
             )
 
@@ -132,7 +124,7 @@ def _added(names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} = c.{name} + d.{name}" for name in names)
 
 
-# The names below are this module's own constants; every value is a parameter.
+# These statements contain only names that are constants of this module. All values are parameters.
 _UPDATE_BATCHES = f"""
 update batch_count c set {_added(_BATCH_COLUMNS)},
     first_result_at = least(c.first_result_at, d.first), last_result_at = greatest(c.last_result_at, d.last)
@@ -143,13 +135,13 @@ where c.batch_id = d.batch_id
 
 _UPDATE_QUARTERS = f"""
 with d as (
-    select * from unnest(%(batch_id)s::bigint[], %(at)s::timestamptz[], {_unnested(_RESULT_COLUMNS)})
-        as d (batch_id, at, {", ".join(_RESULT_COLUMNS)})
+    select * from unnest(%(batch_id)s::bigint[], %(at)s::timestamptz[], {_unnested(RESULT_COLUMNS)})
+        as d (batch_id, at, {", ".join(RESULT_COLUMNS)})
 ), changed as (
-    update result_count c set {_added(_RESULT_COLUMNS)} from d
+    update result_count c set {_added(RESULT_COLUMNS)} from d
     where c.batch_id = d.batch_id and c.at = d.at
     returning c.batch_id, c.at
 )
-insert into result_count (batch_id, at, {", ".join(_RESULT_COLUMNS)})
+insert into result_count (batch_id, at, {", ".join(RESULT_COLUMNS)})
 select d.* from d where not exists (select from changed where changed.batch_id = d.batch_id and changed.at = d.at)
 """

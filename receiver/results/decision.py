@@ -1,22 +1,20 @@
-"""Choose the result of a call among all callbacks for it. Pure, and independent of their order.
+"""Choose the winning callback for a call. No I/O; the order of the callbacks does not matter.
 
-Callbacks with the same result key are one result. The earliest received of them represents it; the
-others are duplicates. Of several final results one is chosen, and the others conflict with it. A
-status that is not final is shown only while the call has no final one, and it is never a result.
+Callbacks with the same result key have the same result. The one that was received first represents it, and the others
+are duplicates. One of several final results is chosen, and the others are conflicts. A status that is not final (a
+step) is shown only while the call has no final result.
 
-How one final result is chosen (docs/decisions/0006):
+How a final result is chosen (docs/decisions/0006):
 
-1. Results whose last event has a possible time: the one with the later event wins. At a tie, the one
-   that is ranked higher wins.
-2. The winner of 1 and all results without a possible time: the one that is ranked highest wins.
+1. Of the results whose last event has a possible time, the latest wins. At a tie, the one with the higher rank wins.
+2. Of the winner of 1 and all results without a possible time, the one with the highest rank wins.
 
-A documented final status is ranked above an undocumented one, then a result without an impossible time
-above one with, then the result received earlier above one received later.
+The rank: a documented final status is above an undocumented one, then a result without an impossible time is above one
+with an impossible time, then the result received earlier is above one received later.
 
-So every pair is decided by its times if both are possible, else by rank, and a result that wins
-against each of the others always wins. Comparing pairs one after another would not do: with A at 10:00,
-B without a time and C at 09:00, received in the order C, B, A, each beats one of the others, and the
-order would decide.
+So a pair is decided by its times if both are possible, else by rank, and a result that wins against each other result
+always wins. Comparing one pair after another would be wrong: with A at 10:00, B without a time, and C at 09:00,
+received in the order C, B, A, each wins against one of the others, and the order of the comparisons would decide.
 """
 
 from __future__ import annotations
@@ -34,11 +32,11 @@ STEP_SUPERSEDED = "step_superseded"
 
 FIRST_POSSIBLE = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST_AHEAD = timedelta(days=1)
-"""An event cannot be earlier than the first, nor later than the receipt of its callback by more than the second."""
+"""A possible time is not before FIRST_POSSIBLE, and at most LATEST_AHEAD after its callback was received."""
 
 
 class Candidate(NamedTuple):
-    """What the decision needs about one callback that names the call, and nothing else."""
+    """What the decision needs about one callback for the call."""
 
     callback_id: int
     received_at: datetime
@@ -74,7 +72,7 @@ class Verdict(NamedTuple):
 
 
 def candidate(callback_id: int, received_at: datetime, polled: bool, details: CallDetails) -> Candidate:
-    """What the decision needs about a callback that was just read."""
+    """The candidate for a callback with these details."""
     return Candidate(callback_id, received_at, polled, details.result_key, details.outcome, details.last_event_at)
 
 
@@ -89,7 +87,7 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
             not_applied[each.callback_id] = ("duplicate", SAME_RESULT)
     different = list(represents.values())
     finals = [each for each in different if each.outcome is not None]
-    # Each sorted by rank: of steps, the one received last is shown.
+    # By rank. If there are only steps, the step received last is first.
     ranked = sorted(finals, key=lambda each: (not each.documented, each.time_is_impossible)) or different[::-1]
     winner = _winner(ranked)
     for each in different:
@@ -103,7 +101,7 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
 
 
 def _winner(ranked: Sequence[Candidate]) -> Candidate:
-    """The latest result (of equally late ones the first), or one before it that has no possible time."""
+    """The latest result, or a result before it in rank that has no possible time."""
     timed = [(at, each) for each in ranked if (at := each.possible_at) is not None]
     latest = max(timed, key=lambda found: found[0])[1] if timed else None
     return next(each for each in ranked if each is latest or each.possible_at is None)

@@ -1,7 +1,8 @@
-"""Which stored bodies name a number, and what is left of them.
+"""Finds the stored bodies that mention a number, and erases the number.
 
-The body of a callback for somebody else keeps all but the number, so that it can still be read and replayed. Whatever
-belongs to no call, or cannot be rewritten without changing what it says about its call, becomes a marker.
+The body of a callback for another call keeps everything but the number, so that it can still be read and replayed. A
+body is replaced by a marker if it belongs to no call, or if it would say something else about its call without the
+number.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BODIES_AT_ONCE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class StoredBody:
-    """A callback's body and headers, as they are stored."""
+    """A callback's stored body and headers."""
 
     batch_id: int
     callback_id: int
@@ -44,7 +45,7 @@ _COLUMNS = "c.batch_id, c.callback_id, c.content_type, c.content_encoding, c.pac
 
 
 def list_bodies(conn: Connection) -> Iterator[list[StoredBody]]:
-    """All callbacks, piece by piece."""
+    """All callbacks, in pieces."""
     after = (0, 0)
     while piece := _fetch(
         conn,
@@ -57,7 +58,7 @@ def list_bodies(conn: Connection) -> Iterator[list[StoredBody]]:
 
 
 def list_waiting(conn: Connection, after: int = 0, batch_id: int | None = None) -> Iterator[list[StoredBody]]:
-    """Callbacks that wait to be settled, of all batches or of one, with an id past `after`, piece by piece."""
+    """Callbacks that wait to be settled, of all batches or of one, with ids above `after`, in pieces."""
     of_batch = "" if batch_id is None else " and w.batch_id = %s"
     given = () if batch_id is None else (batch_id,)
     while piece := _fetch(
@@ -75,8 +76,8 @@ def spooled_body(callback: Callback) -> StoredBody:
     return StoredBody(callback.key.batch_id, 0, callback.content_type, callback.content_encoding, PLAIN, callback.body)
 
 
-def names(mentions: Mentions, stored: StoredBody) -> bool:
-    """Whether the body, or one of its headers, names the number."""
+def mentions_number(mentions: Mentions, stored: StoredBody) -> bool:
+    """Whether the body, or one of its headers, mentions the number."""
     if mentions.within(stored.content_type) or mentions.within(stored.content_encoding):
         return True
     body = stored.body
@@ -84,7 +85,7 @@ def names(mentions: Mentions, stored: StoredBody) -> bool:
 
 
 def erase_bodies(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -> int:
-    """Put the marker in the place of these bodies; returns how many."""
+    """Replace these bodies by the marker; returns how many."""
     return conn.execute(
         "update callback set body = %s, packing = %s, content_type = 'application/json', content_encoding = ''"
         " where batch_id = %s and callback_id = any(%s) and body <> %s",
@@ -93,9 +94,9 @@ def erase_bodies(conn: Connection, batch_id: int, callback_ids: Sequence[int]) -
 
 
 def erase_mentions(conn: Connection, mentions: Mentions, batch_id: int, callback_ids: Sequence[int]) -> tuple[int, int]:
-    """Take the number out of these bodies; returns (how many were changed, how many wait to be settled and were not).
+    """Erase the number from these bodies; returns (how many were changed, how many wait to be settled and were not).
 
-    The caller has the results lock alone.
+    The caller has the exclusive results lock.
     """
     stored = _fetch(
         conn,
@@ -109,21 +110,21 @@ def erase_mentions(conn: Connection, mentions: Mentions, batch_id: int, callback
             "select callback_id from waiting where callback_id = any(%s)", (list(callback_ids),)
         )
     }
-    of_no_call = {
+    without_call = {
         callback_id
         for (callback_id,) in conn.execute(
             "select callback_id from set_aside where batch_id = %s and callback_id = any(%s) and row is null",
             (batch_id, list(callback_ids)),
         )
     }
-    named = [each for each in stored if each.callback_id not in waiting and names(mentions, each)]
+    found = [each for each in stored if each.callback_id not in waiting and mentions_number(mentions, each)]
     marked = []
-    for each in named:
-        left = None if each.callback_id in of_no_call else _without(mentions, each)
-        if left is None:
+    for each in found:
+        rewritten = None if each.callback_id in without_call else _without(mentions, each)
+        if rewritten is None:
             marked.append(each.callback_id)
             continue
-        content_type, body = left
+        content_type, body = rewritten
         packing, packed = pack(body)
         conn.execute(
             "update callback set body = %s, packing = %s, content_type = %s, content_encoding = ''"
@@ -131,11 +132,11 @@ def erase_mentions(conn: Connection, mentions: Mentions, batch_id: int, callback
             (packed, packing, content_type, batch_id, each.callback_id),
         )
     erase_bodies(conn, batch_id, marked)
-    return len(named), len(waiting)
+    return len(found), len(waiting)
 
 
 def _without(mentions: Mentions, stored: StoredBody) -> tuple[str, bytes] | None:
-    """(content type, body) without the number; None where that would say something else about the call."""
+    """(content type, body) without the number; None if that would say something else about the call."""
     before = _details(stored.body, stored.content_type, stored.content_encoding)
     if before is None:
         return None
@@ -152,7 +153,7 @@ def _details(body: bytes, content_type: str, content_encoding: str) -> CallDetai
 
 
 def _readings(stored: StoredBody, body: bytes) -> Iterator[str]:
-    """The texts that a body may hold, also where it is compressed without saying so, or broken."""
+    """The texts that a body may contain, also if it is compressed without a header, or broken."""
     text, readable = body.decode("latin-1"), True
     try:
         text = decode_body(body, stored.content_encoding)
@@ -168,7 +169,7 @@ def _readings(stored: StoredBody, body: bytes) -> Iterator[str]:
 
 
 def _inflated(body: bytes, wbits: int) -> bytes:
-    """What comes before the fault, a few bytes at a time because zlib gives nothing of a piece with a fault in it."""
+    """Decompress up to the first error, in small pieces, because zlib returns nothing of a piece with an error."""
     stream = zlib.decompressobj(wbits)
     out = bytearray()
     try:

@@ -1,4 +1,4 @@
-"""What is left of a text, a line of a CSV or a batch's columns without a number; and whether a draft names it."""
+"""Erases a number from texts, lines of a CSV and names of columns; and finds drafts that mention it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from receiver.results.stored_texts import rewritten
 from receiver.text.csv_line import csv_line, read_csv_line
 
 _CHUNK_OVERLAP = 400
-"""Bytes of a file that are searched with the next chunk, too: longer than any spelling, in UTF-16 as well."""
+"""Bytes at the end of a chunk that are searched again with the next one: longer than any spelling, also in UTF-16."""
 
 
 def without_number(table: str, texts: Mapping[str, Any], mentions: Mentions) -> dict[str, Any]:
-    """Those texts of a table's row, by column, that mention the number, without it."""
+    """The texts of a row that mention the number, by column, without the number."""
     left = {column: rewritten(text, mentions.removed) for column, text in texts.items()}
     if table in ("call", "skipped"):
         left["line"] = _without_contact(texts["line"], mentions, skipped=table == "skipped")
@@ -27,12 +27,12 @@ def without_number(table: str, texts: Mapping[str, Any], mentions: Mentions) -> 
 
 
 def blank_line(line: str) -> str:
-    """A line of the same width that shows nothing of a person."""
+    """A line with the same number of cells and no personal data."""
     return csv_line([ERASED, *("" for _ in read_csv_line(line)[1:])])
 
 
 def _without_contact(line: str, mentions: Mentions, *, skipped: bool) -> str:
-    """A line of the CSV without the number. The destination of somebody else stays, without a caller id."""
+    """A line of the CSV without the number. Another call's destination keeps only parameters without the number."""
     destination, *cells = read_csv_line(line)
     if skipped and mentions.within(destination):
         return blank_line(line)
@@ -43,7 +43,7 @@ def _without_contact(line: str, mentions: Mentions, *, skipped: bool) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names of columns; those that have become equal are numbered."""
+    """The names of columns; equal names get numbers."""
     distinct: list[str] = []
     for name in names:
         unique, number = name, 1
@@ -55,17 +55,17 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def is_in_draft(conn: Connection, draft_id: UUID, mentions: Mentions) -> bool:
-    """Whether an upload, its name or what was said about it names the number."""
-    said = conn.execute(
+    """Whether an upload, its name, its form or its preview mentions the number."""
+    texts = conn.execute(
         "select file_name, form::text, preview::text from draft where draft_id = %s", (draft_id,)
     ).fetchone()
-    if any(text and mentions.within(text) for text in said or ()):
+    if any(text and mentions.within(text) for text in texts or ()):
         return True
     before, chunk_no = b"", 0
     while row := conn.execute(
         "select content from draft_chunk where draft_id = %s and chunk_no = %s", (draft_id, chunk_no), binary=True
     ).fetchone():
-        # Without NULs, its digits can be read in each encoding that a CSV may have.
+        # Without NULs, the digits can be found in each encoding of a CSV.
         content = before + row[0].replace(b"\0", b"")
         if mentions.may_be_within(content) and any(
             mentions.within(content.decode(encoding, "replace")) for encoding in ("latin-1", "utf-8")

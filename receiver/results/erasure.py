@@ -1,12 +1,12 @@
-"""Erasing one phone number on request: everywhere, while every count and outcome stays.
+"""Erases one phone number everywhere, on request. All counts and outcomes stay.
 
-A call keeps its row, its result and its times; its number becomes the row's, negative, and its line of the CSV
-a line of the same width that says `erased`. Its bodies become a marker. What was not sent yet is not sent. Whatever
-else mentions the number keeps the rest of its text.
+A call keeps its row, its result and its times. Its number is replaced by its negative row number, its line of the CSV
+by a line of the same width with `erased`, and its bodies by a marker. A call that was not sent yet is not sent. Other
+texts that mention the number keep everything else.
 
-Everything is searched without locks first. What is found is then locked, read again and changed, a few rows a
-transaction, in the order of `receiver.database.locks`: no erasure writes what it computed from a row that somebody
-else has changed since. A callback that comes later names the number again.
+Everything is first searched without locks. Then the rows that were found are locked, read again and changed, a few rows
+per transaction, in the order of `receiver.database.locks`. So no concurrent change is lost. A callback that is received
+later contains the number again.
 """
 
 from __future__ import annotations
@@ -27,26 +27,33 @@ from receiver.queueing.submissions import header_line
 from receiver.release.calls import refuse_calls
 from receiver.release.resolution import NOBODY_LEFT
 from receiver.release.states import refresh_state
-from receiver.results.erased_bodies import erase_bodies, erase_mentions, list_bodies, list_waiting, names, spooled_body
+from receiver.results.erased_bodies import (
+    erase_bodies,
+    erase_mentions,
+    list_bodies,
+    list_waiting,
+    mentions_number,
+    spooled_body,
+)
 from receiver.results.erased_texts import blank_line, is_in_draft, without_number
 from receiver.results.stored_texts import Key, Table, find_rows, list_tables, read_locked, write_texts
 
 CHANGED_AT_ONCE = 500
-"""Most rows that one transaction changes: settlement waits for it."""
+"""The most rows that one transaction changes, because settlement waits for it."""
 
 _T = TypeVar("_T")
 
 
 class NotErasable(ReceiverError):
-    """The number is in use at this moment. Whatever is in use was not changed."""
+    """The number is in use now. What is in use was not changed."""
 
     code = "in_use"
 
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What was erased, or would be. `contacts`: rows of others that mention the number; `texts`: all other texts, such
-    as names, answers and notes. `searched`: rows and bodies that were read for it, rounded down.
+    """How much was erased, or would be. `contacts`: rows of other calls that mention the number. `texts`: all other
+    texts, such as names, answers and notes. `searched`: rows and bodies that were searched, rounded down.
     """
 
     calls: int = 0
@@ -56,7 +63,7 @@ class Erased:
     texts: int = 0
     drafts: int = 0
     awaited: int = 0
-    """Calls among `calls` that may still get a result: its callback will name the number again."""
+    """The part of `calls` that may still get a result: its callback will contain the number again."""
     searched: int = field(default=0, compare=False)
 
     def __add__(self, other: Erased) -> Erased:
@@ -64,7 +71,7 @@ class Erased:
 
 
 def count_calls(conn: Connection, phone_number: int) -> tuple[int, int]:
-    """(calls, batches) that have the number as their destination. Quick: there is an index."""
+    """How many calls to the number there are, and in how many batches. Fast, because there is an index."""
     row = conn.execute(
         "select count(*), count(distinct batch_id) from call where phone_number = %s", (phone_number,)
     ).fetchone()
@@ -72,11 +79,11 @@ def count_calls(conn: Connection, phone_number: int) -> tuple[int, int]:
 
 
 def erase(conn: Connection, phone_number: int, spooled: Iterable[Callback] = ()) -> Iterator[Erased]:
-    """Erase a number, given as E.164 without its plus sign, piece by piece.
+    """Erase a number (E.164 without the plus sign) in steps.
 
-    Yields what each piece erased, for the caller to commit, or to roll back for a dry run. Safe to do again. Raises
-    NotErasable at once if callbacks that name the number wait to be settled, in the database or among those `spooled`,
-    and at the end if a batch was in use.
+    Yields what each step erased; the caller commits, or rolls back for a dry run. It can be repeated. Raises
+    NotErasable at once if callbacks with the number wait to be settled, in the database or among `spooled`, and at the
+    end if a batch was in use.
     """
     yield from _Erasure(conn, phone_number).run(spooled)
 
@@ -89,17 +96,17 @@ class _Erasure:
         self._in_use: set[int] = set()
         """Batches that could not be changed."""
         self._erased: set[tuple[str, int, int]] = set()
-        """Rows of `call` and `callback` that went with their call: a dry run would find them a second time."""
+        """Rows of `call` and `callback` erased with their call: a dry run would find them a second time."""
         self._seen_waiting = 0
-        """Callbacks up to this id do not name the number, or are settled."""
+        """Callbacks up to this id do not mention the number, or are settled."""
 
     def run(self, spooled: Iterable[Callback]) -> Iterator[Erased]:
         self._check_unsettled(spooled)
-        # First: whoever queues a draft at this moment has locked it. It is a batch once it can be deleted.
+        # Drafts first. A draft that is being queued is locked: when it can be deleted, its batch exists.
         for (draft_id,) in self._conn.execute("select draft_id from draft order by draft_id").fetchall():
             if is_in_draft(self._conn, draft_id, self._mentions):
-                gone = self._conn.execute("delete from draft where draft_id = %s", (draft_id,)).rowcount
-                yield Erased(drafts=gone)
+                deleted = self._conn.execute("delete from draft where draft_id = %s", (draft_id,)).rowcount
+                yield Erased(drafts=deleted)
         called = self._list_called()
         yield from map(self._erase_calls, called)
         for table in list_tables(self._conn):
@@ -115,14 +122,14 @@ class _Erasure:
             )
 
     def _check_unsettled(self, spooled: Iterable[Callback]) -> None:
-        """Erased first, a call would never get the result that they bring."""
-        if any(names(self._mentions, spooled_body(callback)) for callback in spooled):
+        """Refuse if callbacks are not settled: an erased call would not be found for them, and would get no result."""
+        if any(mentions_number(self._mentions, spooled_body(callback)) for callback in spooled):
             raise NotErasable(
                 "Nothing was erased, because callbacks in this machine's spool contain the number. Wait until they have"
                 " reached the database, then repeat the erasure."
             )
         for piece in list_waiting(self._conn):
-            if any(names(self._mentions, body) for body in piece):
+            if any(mentions_number(self._mentions, body) for body in piece):
                 raise NotErasable(
                     "Nothing was erased, because callbacks that contain the number are not settled yet. Start a worker,"
                     " then repeat the erasure."
@@ -136,9 +143,9 @@ class _Erasure:
         return [batch_id for (batch_id,) in found]
 
     def _erase_calls(self, batch_id: int) -> Erased:
-        """The calls to the number, all that was received for them, and their places in what is yet to be sent."""
+        """Erase the calls to the number in one batch, and their callbacks. Unsent calls are refused."""
         conn = self._conn
-        # Alone, as a replay is: a settlement under way has found the call by its number.
+        # Without settlements at the same time: one may already have found the call by its number.
         own_results(conn)
         lock_batches(conn, [batch_id])
         called = conn.execute(
@@ -147,7 +154,9 @@ class _Erasure:
         ).fetchall()
         states = self._lock_submissions(batch_id, {submission_no for submission_no, *_ in called})
         waiting = (
-            names(self._mentions, body) for piece in list_waiting(conn, self._seen_waiting, batch_id) for body in piece
+            mentions_number(self._mentions, body)
+            for piece in list_waiting(conn, self._seen_waiting, batch_id)
+            for body in piece
         )
         if "sending" in states.values() or any(waiting):
             self._in_use.add(batch_id)
@@ -170,7 +179,7 @@ class _Erasure:
         for submission_no, state in states.items():
             if state == "pending":
                 refuse_calls(conn, batch_id, [submission_no], erased_only=True)
-        self._measure(batch_id, states)
+        self._update_unsent(batch_id, states)
         conn.execute("delete from poll where batch_id = %(batch_id)s and row = any(%(rows)s)", given)
         awaited = conn.execute(
             "select from outstanding where batch_id = %(batch_id)s and not refused and row = any(%(rows)s)", given
@@ -178,7 +187,7 @@ class _Erasure:
         return Erased(calls=len(rows), callbacks=callbacks, awaited=awaited)
 
     def _lock_submissions(self, batch_id: int, numbers: Iterable[int] | None = None) -> dict[int, str]:
-        """Lock submissions, by default all, of a batch that is locked; returns their states by their numbers."""
+        """Lock submissions (by default all) of a locked batch; returns their states by number."""
         condition = "" if numbers is None else " and submission_no = any(%s)"
         return dict(
             self._conn.execute(
@@ -188,8 +197,8 @@ class _Erasure:
             ).fetchall()
         )
 
-    def _measure(self, batch_id: int, states: dict[int, str]) -> None:
-        """Count again what is yet to be sent, and refuse what has nobody left."""
+    def _update_unsent(self, batch_id: int, states: dict[int, str]) -> None:
+        """Recompute the size of unsent submissions, and refuse those without calls."""
         conn = self._conn
         numbers = [number for number, state in states.items() if state in ("pending", "unknown")]
         batch = conn.execute("select columns from batch where batch_id = %s", (batch_id,)).fetchone()
@@ -218,7 +227,7 @@ class _Erasure:
                 refresh_state(conn, [batch_id])
 
     def _erase_texts(self, table: Table) -> Iterator[Erased]:
-        """All texts of a table that mention the number."""
+        """Erase the number from all texts of a table."""
         again = True
         while again:
             again = False
@@ -231,7 +240,7 @@ class _Erasure:
                 ]
                 for some in _pieces(keys):
                     erased = self._change(table, some)
-                    # Where a text is part of the key, another erasure may have given the row a new one.
+                    # If a text is part of the key, a concurrent erasure may have changed the key.
                     again = again or (erased.texts < len(some) and not table.columns.keys().isdisjoint(table.key))
                     yield erased
                 if searched:
@@ -259,7 +268,7 @@ class _Erasure:
         return total
 
     def _change_lines(self, table: Table, batch_id: int, keys: Sequence[Key]) -> int:
-        """Rows of other people; not while they are being sent."""
+        """Change rows of other calls, unless they are being sent."""
         found = self._conn.execute(
             "select row, submission_no from call where batch_id = %s and row = any(%s)",
             (batch_id, [row for _, row in keys]),
@@ -270,17 +279,17 @@ class _Erasure:
         if len(still) < len(keys):
             self._in_use.add(batch_id)
         changed = self._write(table, still)
-        self._measure(batch_id, states)
+        self._update_unsent(batch_id, states)
         return changed
 
     def _change_batch(self, table: Table, batch_id: int) -> int:
-        """A batch's name and its columns' names, which are part of what is sent."""
+        """Change the name of a batch and its names of columns, which are sent with each submission."""
         states = self._lock_submissions(batch_id)
         if "sending" in states.values():
             self._in_use.add(batch_id)
             return 0
         changed = self._write(table, [(batch_id,)])
-        self._measure(batch_id, states)
+        self._update_unsent(batch_id, states)
         return changed
 
     def _write(self, table: Table, keys: Sequence[Key]) -> int:
@@ -293,11 +302,13 @@ class _Erasure:
         return changed
 
     def _erase_bodies(self) -> Iterator[Erased]:
-        """What callbacks for others, and for nobody, say about the number."""
+        """Erase the number from callbacks for other calls, or for no call."""
         for piece in list_bodies(self._conn):
             by_batch: defaultdict[int, list[int]] = defaultdict(list)
             for body in piece:
-                if ("callback", body.batch_id, body.callback_id) not in self._erased and names(self._mentions, body):
+                if ("callback", body.batch_id, body.callback_id) not in self._erased and mentions_number(
+                    self._mentions, body
+                ):
                     by_batch[body.batch_id].append(body.callback_id)
             for batch_id, callback_ids in by_batch.items():
                 for some in _pieces(callback_ids):
@@ -311,7 +322,7 @@ class _Erasure:
 
 
 def _write_unique(conn: Connection, table: Table, key: Key, texts: dict[str, Any]) -> None:
-    """Write texts, numbered where the table already has another row with the same."""
+    """Write texts. If the table already has a row with the same unique text, a number is added."""
     number = 1
     while True:
         numbered = {

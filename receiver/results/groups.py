@@ -1,8 +1,8 @@
-"""Groups of callbacks that are being settled, marked before their bodies are read: the table `settling`.
+"""Groups of callbacks that are being settled, recorded before their bodies are read (the table `settling`).
 
-A body that kills the process which reads it would kill the next one, too, and so on. So each settler commits which
-callbacks it is about to read. Whoever finds a mark whose callbacks wait, though nobody has locked them, knows that the
-group failed. It is halved until the culprit is alone, and then that callback is filed as unreadable.
+A body that kills the process that reads it would kill the next process, too. So each settler first commits which
+callbacks it is going to read. If callbacks of a recorded group wait and no process has locked them, their settler died.
+Then the group is halved until the fatal callback is alone, and this callback is marked as unreadable.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from receiver.database.arrays import bigints
 from receiver.database.pool import Connection
 
 LEFT_AFTER = timedelta(seconds=2)
-"""A group that was begun so lately may be one whose settler has not come to its transaction's end or beginning yet."""
+"""A group that was begun more recently may belong to a settler between the record and its locks."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftGroup:
-    """A group of another settler: being settled, settled, or left by a process that died.
+    """A group of another settler: it is being settled, is settled, or was left by a process that died.
 
-    `tries`: how often it was begun; 0: one half of a group that failed. `due`: it was begun long enough ago.
+    `tries`: how often it was begun; 0: it is one half of a failed group. `due`: it was begun more than LEFT_AFTER ago.
     """
 
     group_id: UUID
@@ -35,8 +35,9 @@ class LeftGroup:
 
 
 def mark_group(conn: Connection, group_id: UUID, callback_ids: Sequence[int], tries: int = 1) -> None:
-    """Write down that these callbacks are about to be read, in place of the group's earlier ones. One statement: its
-    commit need not reach the disk, since it only has to outlive this process and not the server.
+    """Record that these callbacks will be read now; they replace the group's earlier ones.
+
+    The commit does not wait for the disk, because the record must survive this process, not the server.
     """
     conn.execute(
         "with quick as (select set_config('synchronous_commit', 'off', true))"
@@ -49,7 +50,7 @@ def mark_group(conn: Connection, group_id: UUID, callback_ids: Sequence[int], tr
 
 
 def list_left_groups(conn: Connection, group_id: UUID) -> list[LeftGroup]:
-    """All groups but this one, the smallest first: those are nearest to the culprit."""
+    """All groups but this one, the smallest first: they are closest to the fatal callback."""
     with conn.cursor(row_factory=class_row(LeftGroup)) as cursor:
         return cursor.execute(
             "select group_id, callback_ids, tries, tries = 0 or begun_at < now() - %s as due from settling"
@@ -60,7 +61,7 @@ def list_left_groups(conn: Connection, group_id: UUID) -> list[LeftGroup]:
 
 
 def halve_group(conn: Connection, group_id: UUID, callback_ids: Sequence[int]) -> None:
-    """Put two groups, one half each, in the place of one that failed."""
+    """Replace a failed group by two groups, one for each half."""
     middle = len(callback_ids) // 2
     forget_group(conn, group_id)
     for half in (callback_ids[:middle], callback_ids[middle:]):

@@ -1,4 +1,4 @@
-"""What a worker does for batches later in their life: tells what is overdue, fetches results, purges."""
+"""The slow steps of a worker: report overdue calls, fetch results, purge old batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from receiver.release.provider import Provider
 from receiver.results.overdue import mark_overdue
 from receiver.results.polls import forget_settled_polls, plan_polls
 from receiver.results.recovery import Polled, poll_once
-from receiver.results.retention import purge, take_turn
+from receiver.results.retention import claim_purge, purge
 
 OVERDUE_CHECK_SECONDS = 2.0
 """Between two looks for what became overdue: counted within five seconds."""
@@ -24,10 +24,10 @@ PLAN_SECONDS = 10.0
 """Between two looks for overdue calls that the provider can be asked about."""
 
 POLLERS = 2
-"""Requests for results at a time: while one waits for its answer, the other keeps the pace."""
+"""Parallel requests for results: while one waits for its answer, the other keeps the rate."""
 
 POLL_SECONDS = 20.0
-"""Longest silence of the provider when it is asked about one call."""
+"""The longest wait for the provider's answer to such a request."""
 
 IDLE_SECONDS = 2.0
 PURGE_SECONDS = 60.0
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """Steps for a worker's threads; each returns the seconds until it is to be done again."""
+    """Steps for a worker's threads. Each returns the seconds until it is repeated."""
 
     def __init__(self, pool: Pool, provider: Provider, config: Config, stop: threading.Event) -> None:
         self._pool = pool
@@ -46,8 +46,8 @@ class Maintenance:
         self._stop = stop
 
     def steps(self) -> list[tuple[str, Callable[[], float]]]:
-        """The steps with their names: those that the configuration asks for."""
-        steps: list[tuple[str, Callable[[], float]]] = [("overdue", self.look_for_overdue)]
+        """The steps with their names, as far as they are configured."""
+        steps: list[tuple[str, Callable[[], float]]] = [("overdue", self.check_overdue)]
         if self._rate > 0:
             steps.append(("plan-polls", self.plan_polls))
             steps += [(f"poll-{number}", self.poll) for number in range(1, POLLERS + 1)]
@@ -55,8 +55,8 @@ class Maintenance:
             steps.append(("purge", self.purge))
         return steps
 
-    def look_for_overdue(self) -> float:
-        """Count calls that became overdue, and tell of their batches."""
+    def check_overdue(self) -> float:
+        """Count calls that became overdue, and report their batches."""
         with connection(self._pool) as conn:
             noticed = mark_overdue(conn)
         for batch in noticed:
@@ -84,25 +84,25 @@ class Maintenance:
         return PLAN_SECONDS
 
     def poll(self) -> float:
-        """Ask about one call."""
-        asked = poll_once(self._pool, self._provider, self._rate)
-        if asked is None:
+        """Request one result."""
+        polled_once = poll_once(self._pool, self._provider, self._rate)
+        if polled_once is None:
             return min(IDLE_SECONDS, 1 / self._rate)
-        poll, polled, words = asked
+        poll, polled, reason = polled_once
         level = logging.WARNING if polled is Polled.PAUSED else logging.INFO
         log.log(
             level, "batch %d, row %d: fetched the result, try %d: %s%s",
-            poll.batch_id, poll.row, poll.tries, polled.value, f" ({words})" if words else "",
+            poll.batch_id, poll.row, poll.tries, polled.value, f" ({reason})" if reason else "",
             extra=about("call_polled", batch_id=poll.batch_id, row=poll.row, result=polled.value),
         )  # fmt: skip
         return 0.0
 
     def purge(self) -> float:
-        """Once a day: remove what RETENTION_DAYS says is old enough."""
-        assert self._age is not None  # noqa: S101 else this is no step
+        """Once a day: remove batches that are older than RETENTION_DAYS."""
+        assert self._age is not None  # noqa: S101 else it is not a step
         with connection(self._pool) as conn:
-            turn = take_turn(conn)
-        if not turn:
+            is_due = claim_purge(conn)
+        if not is_due:
             return PURGE_SECONDS
         with connection(self._pool) as conn:
             for removed in purge(conn, self._age):

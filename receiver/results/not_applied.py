@@ -1,37 +1,38 @@
-"""Callbacks that were not applied to their call (the table `set_aside`): why, and what a decision needs of them."""
+"""Callbacks that were not applied to a call (the table `set_aside`): the reason, and what a later decision needs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from psycopg.rows import class_row
+from psycopg.rows import args_row
 
 from receiver.database.pool import Connection
-from receiver.model import CallbackState, Outcome
+from receiver.model import CallbackState
 from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, Candidate
-from receiver.results.reading.call_details import CallDetails, stored_details
+from receiver.results.reading.call_details import DETAILS, CallDetails, stored_details
 
 
 class NotApplied(NamedTuple):
-    """A row of `set_aside`. Without a call, `row` and all that follows `polled` are None."""
+    """A row of `set_aside`. If no call was found, `row`, `candidate` and `details` are None."""
 
     batch_id: int
     callback_id: int
     state: CallbackState
     reason: str
-    row: int | None
     polled: bool
+    row: int | None = None
     candidate: Candidate | None = None
     details: CallDetails | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Differing:
-    """A callback that was set aside earlier. `result_key` and `provider_status` are None if release 1.0.0 did that."""
+class Earlier(NamedTuple):
+    """A callback that was not applied to its call earlier.
+
+    `known`: what a decision needs of it. None if release 1.0.0 wrote the row: then the body must be read again.
+    """
 
     batch_id: int
     row: int
@@ -39,32 +40,12 @@ class Differing:
     state: CallbackState
     reason: str
     polled: bool
-    received_at: datetime
-    result_key: bytes | None
-    outcome: Outcome | None
-    last_event_at: datetime | None
-    provider_status: str | None
-    attempts: int | None
-    max_attempts: int | None
-    queued_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    duration_seconds: int | None
-
-    @property
-    def known(self) -> tuple[Candidate, CallDetails] | None:
-        """What a decision needs, and what a result would show; None if the body must be read for it."""
-        if self.result_key is None or self.provider_status is None:
-            return None
-        candidate = Candidate(
-            self.callback_id, self.received_at, self.polled, self.result_key, self.outcome, self.last_event_at
-        )
-        return candidate, stored_details(self)
+    known: tuple[Candidate, CallDetails] | None
 
 
 COMPARED = 100
-"""A further callback for a call is compared with this many of those set aside, the latest. Final results beyond them
-are compared, too, if they are repeated or may win. Steps beyond them, and what release 1.0.0 set aside, are not.
+"""A new callback is compared with this many of its call's latest callbacks that were not applied. Older final results
+are compared only if they are repeated or may win. Older steps, and older rows of release 1.0.0, are not compared.
 """
 
 
@@ -73,17 +54,33 @@ def not_applied_to(
 ) -> NotApplied:
     """The row for a callback that names this call, (batch_id, row)."""
     batch_id, row = call
-    return NotApplied(batch_id, candidate.callback_id, state, reason, row, candidate.polled, candidate, details)
+    return NotApplied(batch_id, candidate.callback_id, state, reason, candidate.polled, row, candidate, details)
 
 
-_COLUMNS = (
-    "s.batch_id, s.row, s.callback_id, s.state, s.reason, s.polled, c.received_at, s.result_key, s.outcome,"
-    " s.last_event_at, s.provider_status, s.attempts, s.max_attempts, s.queued_at, s.started_at, s.ended_at,"
-    " s.duration_seconds"
+def _earlier(
+    batch_id: int,
+    row: int,
+    callback_id: int,
+    state: CallbackState,
+    reason: str,
+    polled: bool,
+    received_at: datetime,
+    result_key: bytes | None,
+    *stored: Any,
+) -> Earlier:
+    details, known = stored_details(stored), None
+    if result_key is not None and details.provider_status is not None:
+        candidate = Candidate(callback_id, received_at, polled, result_key, details.outcome, details.last_event_at)
+        known = candidate, details
+    return Earlier(batch_id, row, callback_id, state, reason, polled, known)
+
+
+_COLUMNS = "s.batch_id, s.row, s.callback_id, s.state, s.reason, s.polled, c.received_at, s.result_key, " + ", ".join(
+    f"s.{name}" for name in DETAILS
 )
 _JOIN_CALLBACK = "join callback c on c.batch_id = s.batch_id and c.callback_id = s.callback_id"
 _CONFLICTING = f"s.reason = '{OTHER_RESULT_WINS}' and s.result_key is not null"
-"""SQL: as in the conditions of the indexes `set_aside_best` and `set_aside_key`."""
+"""SQL: the condition of the indexes `set_aside_best` and `set_aside_key`."""
 
 _LATEST = f"""select {_COLUMNS} from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[]) as g (batch_id, row)
     cross join lateral (select s.* from set_aside s where s.batch_id = g.batch_id and s.row = g.row
@@ -104,15 +101,15 @@ _BEST = " union all ".join(
 )
 
 
-def list_differing(conn: Connection, keys_of: Mapping[tuple[int, int], Collection[bytes]]) -> list[Differing]:
-    """What was set aside for these calls, (batch_id, row), and can make a difference when callbacks with these result
+def list_earlier(conn: Connection, keys_of: Mapping[tuple[int, int], Collection[bytes]]) -> list[Earlier]:
+    """The callbacks that were not applied to these calls, (batch_id, row), and matter when callbacks with these result
     keys are decided. A callback may be listed twice.
 
-    A result that is repeated ten thousand times is one, so that the last repetition costs what the second did. Of more
-    than `COMPARED` final results that all differ, three kinds can make a difference: those with one of the keys, and of
-    the others the best with a possible time and the best without one.
+    Duplicates do not matter, so the ten-thousandth duplicate costs as much as the second. Of more than `COMPARED`
+    different final results, three kinds matter: those with one of the keys, and of the others the best one with a
+    possible time and the best one without.
     """
-    with conn.cursor(row_factory=class_row(Differing)) as cursor:
+    with conn.cursor(row_factory=args_row(_earlier)) as cursor:
         found = cursor.execute(
             _LATEST,
             {"batch_ids": [call[0] for call in keys_of], "rows": [call[1] for call in keys_of], "compared": COMPARED},
@@ -148,18 +145,10 @@ _TYPES = {
     "reason": "text",
     "row": "integer",
     "polled": "boolean",
-    "result_key": "bytea",
-    "outcome": "text",
-    "last_event_at": "timestamptz",
     "received_at": "timestamptz",
+    "result_key": "bytea",
     "possible_at": "timestamptz",
-    "provider_status": "text",
-    "attempts": "smallint",
-    "max_attempts": "smallint",
-    "queued_at": "timestamptz",
-    "started_at": "timestamptz",
-    "ended_at": "timestamptz",
-    "duration_seconds": "integer",
+    **DETAILS,
 }
 """The columns of `set_aside`, in the order of `_values`."""
 
@@ -172,23 +161,10 @@ _UPSERT = (
 
 
 def _values(row: NotApplied) -> tuple[object, ...]:
-    of_call: list[object] = [None] * (len(_TYPES) - 6)
     candidate, details = row.candidate, row.details
+    of_call: Sequence[object] = [None] * (len(DETAILS) + 3)
     if candidate is not None and details is not None:
-        of_call = [
-            candidate.result_key,
-            candidate.outcome,
-            candidate.last_event_at,
-            candidate.received_at,
-            candidate.possible_at,
-            details.provider_status,
-            details.attempts,
-            details.max_attempts,
-            details.queued_at,
-            details.started_at,
-            details.ended_at,
-            details.duration_seconds,
-        ]
+        of_call = (candidate.received_at, candidate.result_key, candidate.possible_at, *details.stored)
     return row.batch_id, row.callback_id, row.state, row.reason, row.row, row.polled, *of_call
 
 

@@ -1,7 +1,7 @@
-"""The calls that are asked about: which, when next, and what came of it. One row of `poll` for each.
+"""The calls whose results are fetched from the provider, and when next: one row of `poll` for each.
 
-Rows come once a batch's results are overdue, for those of its calls whose ids the provider gave, and only
-for those. All workers together ask at one pace, kept in a row of `upkeep` that each request moves on.
+When a batch's results are overdue, each of its overdue calls whose id is known gets a row. All workers together keep
+one rate of requests, by a row of `upkeep` that each request moves forward.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from receiver.database.pool import Connection
 from receiver.results.reading.call_ids import read_call_ids
 
 LEASE = timedelta(minutes=5)
-"""After which a request whose worker died is made again."""
+"""After this time, a request is repeated: its worker has died."""
 
 FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=1), timedelta(hours=12)
 MOST_TRIES = 15
-"""Doubling from one to the other, they cover three and a half days."""
+"""With waits that double from the first to the longest, the tries cover three and a half days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A call that is to be asked about now; `tries` counts this time."""
+    """A call whose result is requested now. `tries` includes this time."""
 
     batch_id: int
     row: int
@@ -41,9 +41,9 @@ class Planned:
 
 
 def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
-    """Plan the polls of the next submission whose results are overdue; None where none is left to plan.
+    """Plan the polls of the next submission whose results are overdue; None if there is none left.
 
-    `simulated`: the provider is a simulator. Each kind is asked only about calls that it made.
+    `simulated`: the provider is a simulator. Each kind of provider is asked only about its own calls.
     """
     row = conn.execute(
         "select s.batch_id, s.submission_no, s.answer, b.default_region from submission s join batch b using (batch_id)"
@@ -62,8 +62,8 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
     ids = read_call_ids(answer)
     if not ids:
         return Planned(batch_id, submission_no, 0)
-    # The place of a call is that among all that were sent. Of these, the ones erased since are no longer asked about;
-    # what was erased before was left out, and refused at that moment.
+    # The place of a call is its position among all calls that were sent. Calls that were erased later are counted, but
+    # not polled. Calls that were erased before were not sent: they were refused then.
     overdue = conn.execute(
         "select n.row, n.place, n.phone_number, n.line from ("
         "  select c.row, c.phone_number, c.line, row_number() over (order by c.row) as place from call c"
@@ -89,7 +89,7 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
 
 
 def forget_settled_polls(conn: Connection) -> None:
-    """Drop the polls of calls that have ended, or been refused, by some other way."""
+    """Delete the polls of calls that are not outstanding any more."""
     conn.execute(
         "delete from poll where ctid = any(array(select ctid from poll p where p.next_try_at <= now() and not exists"
         " (select from outstanding o where o.batch_id = p.batch_id and not o.refused and o.row = p.row)"
@@ -98,9 +98,9 @@ def forget_settled_polls(conn: Connection) -> None:
 
 
 def claim_poll(conn: Connection, rate: float, *, simulated: bool = False) -> Poll | None:
-    """The next call to ask about, at most `rate` a second among all workers. The caller commits before it asks.
+    """Claim the next poll, at most `rate` per second among all workers. The caller commits before the request.
 
-    `simulated`: as for `plan_polls`. A call's id means another person's call to the other kind of provider.
+    `simulated`: as for `plan_polls`. For the other kind of provider, the same id is a different call.
     """
     with conn.cursor(row_factory=class_row(Poll)) as cursor:
         return cursor.execute(
@@ -125,12 +125,12 @@ def claim_poll(conn: Connection, rate: float, *, simulated: bool = False) -> Pol
 
 
 def end_poll(conn: Connection, poll: Poll) -> None:
-    """The call has its result: nothing is left to ask."""
+    """Delete a poll: the call has its result."""
     conn.execute("delete from poll where batch_id = %s and row = %s", (poll.batch_id, poll.row))
 
 
 def put_off(conn: Connection, poll: Poll, provider_status: int | None, error: str, *, again: bool = True) -> None:
-    """Ask again later, each time after twice as long; never again where that is of no use."""
+    """Ask again later, after a wait that doubles each time; with `again` false, never."""
     wait = min(FIRST_WAIT * 2 ** min(poll.tries - 1, 20), LONGEST_WAIT)
     conn.execute(
         "update poll set next_try_at = now() + %s, provider_status = %s, error = %s where batch_id = %s and row = %s",
@@ -139,7 +139,7 @@ def put_off(conn: Connection, poll: Poll, provider_status: int | None, error: st
 
 
 def pause_polls(conn: Connection, poll: Poll, pause: timedelta, provider_status: int | None, error: str) -> None:
-    """Ask about no call for a while: the answer had nothing to do with this one, whose try does not count."""
+    """Pause all polls: the error does not depend on this call, so the try does not count."""
     conn.execute("update upkeep set next_at = now() + %s where task = 'poll'", (pause,))
     conn.execute(
         "update poll set tries = tries - 1, next_try_at = now() + %s, provider_status = %s, error = %s"

@@ -1,8 +1,8 @@
-"""Fetching a result that nobody delivered: the provider is asked what became of the call.
+"""Fetches results that were not delivered, from the provider.
 
-`GET {PLUM_URL}/api/outbound/{call_id}` answers with `call_details` (provider page: Queue one call, status,
-cancel). The body is journaled, marked as polled, and settled as any callback is, in one transaction; so a
-callback that comes later all the same is a duplicate, or a conflict that the usual rule decides.
+`GET {PLUM_URL}/api/outbound/{call_id}` answers with `call_details` (provider page: Queue one call, status, cancel). The
+body is stored in the journal, marked as polled, and settled like a callback, in one transaction. So a callback that
+arrives later is a duplicate, or a conflict that the usual rules decide.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _T = TypeVar("_T")
 
 
 class Polled(Enum):
-    """What came of asking once."""
+    """The result of one request."""
 
     RESULT = "result"
     """The call has ended, and its result is settled."""
     LATER = "later"
-    """Not yet known; asked again, unless it was asked often enough."""
+    """Not known yet. It is requested again, up to MOST_TRIES times."""
     NEVER = "never"
-    """The provider does not know this call, or not as ours."""
+    """The provider does not know this call, or it belongs to another user."""
     PAUSED = "paused"
-    """Nobody is asked for a while: the credentials were refused, or we ask too often."""
+    """All requests pause: the credentials were refused, or there were too many requests."""
 
 
 def poll_once(pool: Pool, provider: Provider, rate: float) -> tuple[Poll, Polled, str] | None:
-    """Ask about one call, if one is due at `rate` a second; returns it, what came of it, and why in words."""
+    """Request one result, if one is due at `rate` per second; returns the poll, its result, and the reason in words."""
     with connection(pool) as conn:
         poll = claim_poll(conn, rate, simulated=provider.simulated)
     if poll is None:
@@ -55,19 +55,19 @@ def poll_once(pool: Pool, provider: Provider, rate: float) -> tuple[Poll, Polled
     except NoAnswer as unanswered:
         return _put_off(pool, poll, None, str(unanswered))
     if got.status == 200 and got.broke_off is None:
-        return _take(pool, poll, got)
+        return _settle_answer(pool, poll, got)
     error = read_error(provider, got) if got.broke_off is None else "the answer was incomplete"
     if got.status in (401, 429) or (got.status == 503 and got.retry_after):
         pause = _pause(got.retry_after)
-        _recorded(pool, lambda conn: pause_polls(conn, poll, pause, got.status, error))
+        _in_transaction(pool, lambda conn: pause_polls(conn, poll, pause, got.status, error))
         return poll, Polled.PAUSED, error
-    # 403 another user's, 404 not known; whatever else is our request's fault will be so again.
+    # 403: another user's call; 404: unknown. Other faults of our request would be the same the next time.
     again = not 400 <= got.status < 500 or got.status in (408, 425)
     return _put_off(pool, poll, got.status, error, again=again)
 
 
-def _take(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
-    """Journal and settle a body, provided it says something about a call of this submission."""
+def _settle_answer(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
+    """Store and settle a body if it describes a call."""
     received_at = datetime.now(UTC)
     content_type = storable(got.content_type)
     if len(got.body) > BODY_BYTES:
@@ -75,7 +75,7 @@ def _take(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
     try:
         read_call_details(got.body, content_type)
     except UnreadableBody as unreadable:
-        # It names nothing, so there is nothing to keep: a gateway's page would be stored once for each try.
+        # Not stored: the page of a gateway would be stored once for each try.
         return _put_off(pool, poll, 200, str(unreadable))
 
     def record(conn: Connection) -> tuple[Polled, str]:
@@ -101,19 +101,19 @@ def _take(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
         put_off(conn, poll, 200, "the call has not ended")
         return Polled.LATER, "the call has not ended"
 
-    polled, words = _recorded(pool, record)
-    return poll, polled, words
+    polled, reason = _in_transaction(pool, record)
+    return poll, polled, reason
 
 
 def _put_off(
     pool: Pool, poll: Poll, provider_status: int | None, error: str, *, again: bool = True
 ) -> tuple[Poll, Polled, str]:
-    _recorded(pool, lambda conn: put_off(conn, poll, provider_status, error, again=again))
+    _in_transaction(pool, lambda conn: put_off(conn, poll, provider_status, error, again=again))
     return poll, Polled.LATER if again else Polled.NEVER, error
 
 
-def _recorded(pool: Pool, record: Callable[[Connection], _T]) -> _T:
-    """Do it in a transaction; again where another worker was in the way. Otherwise the lease leads back here."""
+def _in_transaction(pool: Pool, record: Callable[[Connection], _T]) -> _T:
+    """Record it in a transaction; again if another worker was in the way. If that fails, the lease repeats the poll."""
     for _ in range(_TRIES - 1):
         try:
             with connection(pool) as conn:
@@ -125,7 +125,7 @@ def _recorded(pool: Pool, record: Callable[[Connection], _T]) -> _T:
 
 
 def _exists(conn: Connection, poll: Poll) -> bool:
-    """Whether the call is still to be asked about. A purge and an erasure wait for the results lock, which we share."""
+    """Whether the poll still exists. We hold the shared results lock, so a purge or an erasure cannot delete it now."""
     row = conn.execute(
         "select from poll p join batch b using (batch_id) where p.batch_id = %s and p.row = %s",
         (poll.batch_id, poll.row),
@@ -141,7 +141,7 @@ def _is_outstanding(conn: Connection, poll: Poll) -> bool:
 
 
 def _pause(retry_after: str) -> timedelta:
-    """The header's seconds (RFC 9110: 10.2.3) within bounds; a date, or nothing, is five minutes."""
+    """The seconds of `Retry-After` (RFC 9110: 10.2.3), limited; five minutes for a date or no header."""
     text = retry_after.strip()
     seconds = int(text[:9]) if text.isascii() and text.isdigit() else 300
     return min(max(timedelta(seconds=seconds), SHORTEST_PAUSE), LONGEST_PAUSE)

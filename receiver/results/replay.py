@@ -1,8 +1,8 @@
-"""Replay: settle stored callbacks again, as though they had just come in.
+"""Replay: settle stored callbacks again, as if they had just been received.
 
-For when the reader of bodies has learnt a new shape, or a result was filed wrongly. What a
-callback had effected is taken back first, and that of every other callback of the same call, since they are
-decided together; then all of them are settled, in the same transaction.
+It is needed when a new format of bodies can be read, or when a callback was settled wrongly. First the effects of the
+callbacks are undone, and those of all other callbacks for the same calls, because they are decided together. Then all
+of them are settled, in the same transaction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
 from receiver.intake.journal import ERASED_BODY
 from receiver.model import CallbackState
 from receiver.results.counters import Deltas
-from receiver.results.reading.call_details import UnreadableBody, read_call_details
+from receiver.results.reading.call_details import DETAILS, UnreadableBody, read_call_details, stored_details
 from receiver.results.settlement import find_rows, settle
 from receiver.results.stored import get_stored
 
@@ -30,7 +30,7 @@ _TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What one transaction of `replay_all` did: the callbacks that it settled again, and what that changed."""
+    """One transaction of `replay_all`: the callbacks that it settled again, and what changed."""
 
     callback_ids: list[int]
     changes: list[Change]
@@ -38,7 +38,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a replay changes (or would change) about one callback. `row` is the call it names.
+    """What a replay changes (or would change) about one callback. `row` is the call that it names.
 
     If state, reason and row stay the same, the callback is applied with another result.
     """
@@ -53,7 +53,7 @@ class Change:
 
     @property
     def difference(self) -> str:
-        """In words, what else changed if the state stays the same; else empty."""
+        """What else changed, in words, if the state stays the same; else empty."""
         if self.state_before != self.state_after:
             return ""
         if self.row_before != self.row_after:
@@ -64,20 +64,20 @@ class Change:
 def replay_all(
     conn: Connection, *, ids: Sequence[int] | None = None, state: str | None = None, dry_run: bool = False
 ) -> Iterator[Replayed]:
-    """Settle callbacks again, by id or state: all three callers, the API, the dashboard and the command, use this.
+    """Settle callbacks again, by id or state, for the API, the dashboard and the command.
 
-    Commits each transaction, or rolls it back if `dry_run`, and yields what it did. Whoever stops half-way starts
-    again: what was settled again stays as it is. Raises DatabaseUnavailable if others were in the way each time.
+    Commits each transaction, or rolls it back if `dry_run`, and yields what it did. A replay that was interrupted can
+    be started again. Raises DatabaseUnavailable if other processes were in the way each time.
     """
     after = 0
     while keys := find_settled(conn, ids=ids, state=state, after=after):
-        changes = _replay_patiently(conn, keys, dry_run)
+        changes = _replay_with_retries(conn, keys, dry_run)
         after = keys[-1][1]
         yield Replayed([callback_id for _, callback_id in keys], changes)
     conn.rollback()
 
 
-def _replay_patiently(conn: Connection, keys: Sequence[tuple[int, int]], dry_run: bool) -> list[Change]:
+def _replay_with_retries(conn: Connection, keys: Sequence[tuple[int, int]], dry_run: bool) -> list[Change]:
     for _ in range(_TRIES):
         try:
             changes = replay(conn, keys)
@@ -94,9 +94,9 @@ def _replay_patiently(conn: Connection, keys: Sequence[tuple[int, int]], dry_run
 def find_settled(
     conn: Connection, *, ids: Sequence[int] | None = None, state: str | None = None, after: int = 0
 ) -> list[tuple[int, int]]:
-    """(batch_id, callback_id) of the next settled callbacks to be replayed, by id or state, in order of id.
+    """(batch_id, callback_id) of the next settled callbacks to replay, by id or state, in the order of ids.
 
-    An erased one would be unreadable now, and its call's result lost with it: it stays as it is.
+    Erased callbacks are left out: they would become unreadable, and the results of their calls would be lost.
     """
     if state is not None and state != "applied":
         query = (
@@ -124,22 +124,22 @@ def find_settled(
 
 
 def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
-    """Settle these callbacks, (batch_id, callback_id), again. The caller commits, or rolls back to only look.
+    """Settle these callbacks, (batch_id, callback_id), again. The caller commits, or rolls back for a dry run.
 
-    Returns what changed, callback by callback, those of the same calls included.
+    Returns what changed for each callback, also for the other callbacks of the same calls.
     """
     own_results(conn)
     by_batch: defaultdict[int, set[int]] = defaultdict(set)
-    for batch_id, callback_id in _still_there(conn, keys):
+    for batch_id, callback_id in _replayable(conn, keys):
         by_batch[batch_id].add(callback_id)
     lock_batches(conn, by_batch)
     changes: list[Change] = []
     for batch_id, callback_ids in sorted(by_batch.items()):
         together = _decided_together(conn, batch_id, callback_ids)
-        before = _standing(conn, batch_id, together)
-        _take_back(conn, batch_id, before)
+        before = _read_settled(conn, batch_id, together)
+        _undo(conn, batch_id, before)
         settle(conn, get_stored(conn, [(batch_id, callback_id) for callback_id in before]))
-        after = _standing(conn, batch_id, list(before))
+        after = _read_settled(conn, batch_id, list(before))
         changed = [(callback_id, old, after[callback_id]) for callback_id, old in sorted(before.items())]
         changed = [(callback_id, old, new) for callback_id, old, new in changed if old != new]
         if any(old.row is not None for _, old, _ in changed):
@@ -151,8 +151,8 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
     return changes
 
 
-def _still_there(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those that are not erased and not being purged, by whoever had the lock before us."""
+def _replayable(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those that were not erased, and are not being purged, since they were found."""
     return conn.execute(
         "select batch_id, callback_id from callback"
         " join unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id) using (batch_id, callback_id)"
@@ -161,8 +161,8 @@ def _still_there(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tupl
     ).fetchall()
 
 
-class _Filed(NamedTuple):
-    """How a callback was settled. `result`: what it says about its call, if it is applied."""
+class _Settled(NamedTuple):
+    """How a callback was settled. `result`: the details in its call's result, if it is applied."""
 
     state: CallbackState
     reason: str | None
@@ -172,7 +172,7 @@ class _Filed(NamedTuple):
 
 
 def _decided_together(conn: Connection, batch_id: int, callback_ids: set[int]) -> list[int]:
-    """These callbacks and all others of the calls that they were filed under, or name as they are read now."""
+    """These callbacks, and all others for the calls that they were settled for, or that they name when read now."""
     together: set[int] = set()
     more = callback_ids
     while more:
@@ -198,37 +198,38 @@ def _of_same_calls(conn: Connection, batch_id: int, callback_ids: list[int]) -> 
     return {callback_id for (callback_id,) in found}
 
 
-def _standing(conn: Connection, batch_id: int, callback_ids: list[int]) -> dict[int, _Filed]:
-    states: dict[int, _Filed] = {}
+def _read_settled(conn: Connection, batch_id: int, callback_ids: list[int]) -> dict[int, _Settled]:
+    states: dict[int, _Settled] = {}
     for callback_id, row, polled, *result in conn.execute(
         "select callback_id, row, polled, outcome, provider_status, attempts, max_attempts, queued_at, started_at,"
         " ended_at, duration_seconds from result where batch_id = %s and callback_id = any(%s)",
         (batch_id, callback_ids),
     ):
-        states[callback_id] = _Filed("applied", None, row, polled, tuple(result))
+        states[callback_id] = _Settled("applied", None, row, polled, tuple(result))
     for callback_id, state, reason, row, polled in conn.execute(
         "select callback_id, state, reason, row, polled from set_aside where batch_id = %s and callback_id = any(%s)",
         (batch_id, callback_ids),
     ):
-        states[callback_id] = _Filed(state, reason, row, polled)
+        states[callback_id] = _Settled(state, reason, row, polled)
     return states
 
 
-def _take_back(conn: Connection, batch_id: int, states: dict[int, _Filed]) -> None:
-    """Undo what these callbacks effected: results, what was set aside, and their counts."""
+def _undo(conn: Connection, batch_id: int, states: dict[int, _Settled]) -> None:
+    """Undo the effects of these callbacks: results, rows of `set_aside`, and counts."""
     deltas = Deltas()
-    for filed in states.values():
-        deltas.add_state(batch_id, filed.state, filed.polled, -1)
+    for settled in states.values():
+        deltas.add_state(batch_id, settled.state, settled.polled, -1)
     ids = list(states)
     conn.execute("delete from set_aside where batch_id = %s and callback_id = any(%s)", (batch_id, ids))
     reopened: list[int] = []
-    for row, received_at, outcome, attempts, duration_seconds, polled in conn.execute(
+    for row, received_at, polled, *stored in conn.execute(
         "delete from result where batch_id = %s and callback_id = any(%s)"
-        " returning row, received_at, outcome, attempts, duration_seconds, polled",
+        f" returning row, received_at, polled, {', '.join(DETAILS)}",
         (batch_id, ids),
     ):
-        deltas.add_result(batch_id, received_at, outcome, attempts, duration_seconds, polled, -1)
-        if outcome is not None:
+        details = stored_details(stored)
+        deltas.add_result(batch_id, received_at, polled, details, -1)
+        if details.outcome is not None:
             reopened.append(row)
     counted = conn.execute(
         "with reopened as (select call.batch_id, call.row, s.state = 'refused' as refused, s.overdue_at from call"
@@ -245,9 +246,9 @@ def _take_back(conn: Connection, batch_id: int, states: dict[int, _Filed]) -> No
 
 
 def _recount_times(conn: Connection, batch_id: int) -> None:
-    """When the first and the last callback with a final status of a call came in, now that some may have none any more.
+    """Recompute when the first and the last callback with a final status were received: some may have lost their call.
 
-    Of a repetition that release 1.0.0 set aside nothing is known: it counts if its call has a result.
+    For a duplicate that release 1.0.0 settled, the status is unknown: it counts if its call has a result.
     """
     conn.execute(
         "update batch_count set (first_result_at, last_result_at) = (select min(c.received_at), max(c.received_at)"

@@ -1,9 +1,10 @@
-"""Settling: stored callbacks become their calls' results, hundreds at a time, in one transaction.
+"""Settles stored callbacks: they become results of calls, hundreds in one transaction.
 
 Read the bodies (`receiver.results.bodies`), find the calls by (submission, number), decide
-(`receiver.results.decision`), write results, what was set aside, and counters. The common callback, the first for its
-call, costs one row in `result`; only calls that have a result already are decided anew (`receiver.results.contested`).
-Two workers that hold callbacks of one call meet at that row's key: the second waits, and then sees the first one's.
+(`receiver.results.decision`), then write results, callbacks that were not applied, and counters. The usual callback,
+the first for its call, costs one row in `result`. Only calls that already have a result are decided again
+(`receiver.results.contested`). If two workers settle callbacks of one call, the second waits at the key of the result,
+and then sees the first one's result.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
+from receiver.model import CallbackState
 from receiver.phone_numbers.destination import candidates
 from receiver.release.states import accept_proven
 from receiver.results.bodies import Read, read_bodies
@@ -21,7 +23,7 @@ from receiver.results.counters import Deltas
 from receiver.results.decision import Candidate, Verdict, candidate, decide
 from receiver.results.not_applied import NotApplied, not_applied_to, upsert_set_aside
 from receiver.results.reading.call_details import CallDetails, UnreadableBody
-from receiver.results.result_rows import CallKey, count_result, insert_results
+from receiver.results.result_rows import CallKey, insert_results
 from receiver.results.stored import Stored
 
 UNKNOWN_BATCH = "unknown_batch"
@@ -30,7 +32,7 @@ SETTLING_FAILED = "settling_failed"
 
 
 def settle(conn: Connection, stored: Sequence[Stored]) -> None:
-    """Settle callbacks that are settled nowhere yet. The caller commits."""
+    """Settle callbacks that are not settled yet. The caller commits."""
     settle_read(conn, read_bodies(stored))
 
 
@@ -42,9 +44,7 @@ def settle_read(conn: Connection, group: Sequence[Read]) -> None:
     readable: list[Stored] = []
     for callback, read, _ in group:
         if isinstance(read, UnreadableBody):
-            not_applied.append(
-                NotApplied(callback.batch_id, callback.callback_id, "unreadable", read.code, None, callback.polled)
-            )
+            not_applied.append(_without_call(callback, "unreadable", read.code))
         else:
             details[callback.callback_id] = read
             readable.append(callback)
@@ -55,20 +55,25 @@ def settle_read(conn: Connection, group: Sequence[Read]) -> None:
         row = rows.get(callback.callback_id)
         if row is None:
             reason = UNKNOWN_BATCH if callback.default_region is None else NUMBER_NOT_IN_SUBMISSION
-            not_applied.append(
-                NotApplied(callback.batch_id, callback.callback_id, "unmatched", reason, None, callback.polled)
-            )
+            not_applied.append(_without_call(callback, "unmatched", reason))
             continue
         named[callback.batch_id, row].append(callback)
         if details[callback.callback_id].outcome is not None:
-            deltas.saw_result(callback.batch_id, callback.received_at)
-    for unnamed in not_applied:
-        deltas.add_state(unnamed.batch_id, unnamed.state, unnamed.polled)
-
+            deltas.add_result_time(callback.batch_id, callback.received_at)
     verdicts = {call: _decide(named[call], details) for call in sorted(named)}
     inserted = insert_results(conn, verdicts, details)
     for call in inserted:
-        not_applied += _count_verdict(deltas, call, verdicts[call], named[call], details)
+        winner, others = verdicts[call]
+        deltas.add_state(call[0], "applied", winner.polled)
+        deltas.add_result(call[0], winner.received_at, winner.polled, details[winner.callback_id])
+        if others:
+            not_applied += [
+                not_applied_to(call, each, details[each.callback_id], *others[each.callback_id])
+                for each in _candidates(named[call], details)
+                if each.callback_id in others
+            ]
+    for each in not_applied:
+        deltas.add_state(each.batch_id, each.state, each.polled)
     contested = {call: _candidates(named[call], details) for call in verdicts if call not in inserted}
     if contested:
         not_applied += decide_again(conn, contested, details, deltas)
@@ -77,84 +82,63 @@ def settle_read(conn: Connection, group: Sequence[Read]) -> None:
     deltas.write(conn)
 
 
+def _without_call(callback: Stored, state: CallbackState, reason: str) -> NotApplied:
+    return NotApplied(callback.batch_id, callback.callback_id, state, reason, callback.polled)
+
+
 def _candidates(callbacks: Sequence[Stored], details: Mapping[int, CallDetails]) -> list[Candidate]:
     return [candidate(each.callback_id, each.received_at, each.polled, details[each.callback_id]) for each in callbacks]
 
 
 def _decide(callbacks: Sequence[Stored], details: Mapping[int, CallDetails]) -> Verdict:
-    """Decide among the new callbacks of a call. One that is alone, as nearly all are, spares the key to compare it."""
+    """Decide among the new callbacks of a call. Nearly always there is one: it needs no result key."""
     if len(callbacks) > 1:
         return decide(_candidates(callbacks, details))
     (only,) = callbacks
-    said = details[only.callback_id]
+    read = details[only.callback_id]
     return Verdict(
-        Candidate(only.callback_id, only.received_at, only.polled, b"", said.outcome, said.last_event_at), {}
+        Candidate(only.callback_id, only.received_at, only.polled, b"", read.outcome, read.last_event_at), {}
     )
 
 
 def set_aside_unsettled(conn: Connection, stored: Sequence[Stored]) -> None:
-    """File callbacks that `settle` failed on, by a fault of ours, as unreadable: kept, shown, and to be replayed."""
+    """Mark callbacks on which `settle` failed as unreadable. The fault is ours, so they can be replayed later."""
     deltas = Deltas()
     for callback in stored:
         deltas.add_state(callback.batch_id, "unreadable", callback.polled)
-    upsert_set_aside(
-        conn, [NotApplied(c.batch_id, c.callback_id, "unreadable", SETTLING_FAILED, None, c.polled) for c in stored]
-    )
+    upsert_set_aside(conn, [_without_call(callback, "unreadable", SETTLING_FAILED) for callback in stored])
     deltas.write(conn)
 
 
 def find_rows(conn: Connection, named: Iterable[tuple[Stored, str]]) -> dict[int, int]:
-    """Callback id to the row of the call it names, for those whose number stands in their submission.
+    """Find the calls of callbacks: callback id to row, for those whose number is in their submission.
 
-    A number may be read in several ways (a leading 1 on one side only, a country code or none): the likeliest
-    is tried for all, then the others for those not found.
+    A number can be read in several ways (with or without a leading 1 or a country code). The most likely reading is
+    tried for all callbacks, then the others for those that were not found.
     """
     rows: dict[int, int] = {}
-    open_ = [
+    unknown = [
         (callback, candidates(text, callback.default_region))
         for callback, text in named
         if callback.default_region is not None
     ]
     attempt = 0
-    while open_ := [(c, numbers) for c, numbers in open_ if c.callback_id not in rows and len(numbers) > attempt]:
+    while unknown := [(c, numbers) for c, numbers in unknown if c.callback_id not in rows and len(numbers) > attempt]:
         found = conn.execute(
             "select g.callback_id, call.row from unnest(%b::bigint[], %b::bigint[], %b::integer[], %b::bigint[])"
             " as g (callback_id, batch_id, submission_no, phone_number)"
             " join call using (batch_id, submission_no, phone_number)",
             (
-                bigints([callback.callback_id for callback, _ in open_]),
-                bigints([callback.batch_id for callback, _ in open_]),
-                integers([callback.submission_no for callback, _ in open_]),
-                bigints([numbers[attempt] for _, numbers in open_]),
+                bigints([callback.callback_id for callback, _ in unknown]),
+                bigints([callback.batch_id for callback, _ in unknown]),
+                integers([callback.submission_no for callback, _ in unknown]),
+                bigints([numbers[attempt] for _, numbers in unknown]),
             ),
             prepare=True,
         )
         rows.update(found.fetchall())
         attempt += 1
     return rows
-
-
-def _count_verdict(
-    deltas: Deltas,
-    call: CallKey,
-    verdict: Verdict,
-    callbacks: Sequence[Stored],
-    details: Mapping[int, CallDetails],
-) -> list[NotApplied]:
-    """Count what a call that had no result got; returns what of it is set aside."""
-    batch_id, _ = call
-    deltas.add_state(batch_id, "applied", verdict.winner.polled)
-    count_result(deltas, batch_id, verdict.winner, details[verdict.winner.callback_id])
-    if not verdict.not_applied:
-        return []
-    not_applied = [
-        not_applied_to(call, each, details[each.callback_id], *verdict.not_applied[each.callback_id])
-        for each in _candidates(callbacks, details)
-        if each.callback_id in verdict.not_applied
-    ]
-    for each in not_applied:
-        deltas.add_state(batch_id, each.state, each.polled)
-    return not_applied
 
 
 def _close_calls(

@@ -1,4 +1,4 @@
-"""Settling whatever waits, group by group: what the worker does all day."""
+"""Settles waiting callbacks, group by group: the main loop of a worker."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from receiver.results.settlement import set_aside_unsettled, settle, settle_read
 from receiver.results.stored import Stored, Waiting, count_waiting, get_stored, lock_waiting_ids, remove_waiting
 
 SETTLE = "settle"
-"""What the times from received to settled are measured as."""
+"""The name of the measured times from receipt to settlement."""
 
 READING_SECONDS = 120.0
-"""After this time in the bodies of one group, which takes half a second, the process ends: the group then counts as one
+"""The process ends if the bodies of one group take longer to read. Half a second is usual. The group then counts as one
 that killed its settler."""
 
 ALONE_TRIES = 2
-"""How often a callback that is alone in its group may kill its settler before it is filed as unreadable."""
+"""How often a callback that is alone in its group may kill its settler before it is marked as unreadable."""
 
 _TRIES = 5
 
@@ -38,23 +38,21 @@ log = logging.getLogger(__name__)
 
 
 class Settler:
-    """Takes waiting callbacks and settles them. Any number may work at once, each in a process of its own
-    (`_ended_if_stuck`).
-    """
+    """Settles waiting callbacks. Several may work at the same time, each in its own process (`_end_if_stuck`)."""
 
     def __init__(self, pool: Pool, measurements: Measurements | None = None) -> None:
         self._pool = pool
         self._measurements = measurements
         self._group_id = uuid4()
         self._lanes = Lanes()
-        self._working_on: list[Waiting] = []
+        self._current: list[Waiting] = []
         self.behind = False
-        """Whether more waited than the latest group could take."""
+        """Whether more callbacks waited than fitted into the latest group."""
 
     def settle_group(self) -> int:
         """Settle the next group; returns how many callbacks it had. Raises DatabaseUnavailable."""
         for _ in range(_TRIES):
-            self._working_on, self.behind = [], False
+            self._current, self.behind = [], False
             try:
                 return self._settle_next()
             except GAVE_WAY:
@@ -63,23 +61,23 @@ class Settler:
                 self._lanes = Lanes()
                 raise
             except Exception:
-                if not self._working_on:
+                if not self._current:
                     raise
                 log.exception(
                     "a group of callbacks could not be settled; settling them one by one",
                     extra=about("settle_group_failed"),
                 )
                 self._lanes = Lanes()
-                return self._settle_one_by_one([waiting.callback_id for waiting in self._working_on])
+                return self._settle_one_by_one([waiting.callback_id for waiting in self._current])
         return 0
 
     def _settle_next(self) -> int:
         with connection(self._pool) as conn:
             share_results(conn)
             left = list_left_groups(conn, self._group_id)
-            found = self._lanes.look(conn, [callback_id for group in left for callback_id in group.callback_ids])
+            found = self._lanes.lock_next(conn, [callback_id for group in left for callback_id in group.callback_ids])
             read = self._settle(conn, found, self._group_id) if found else []
-        more = self._lanes.settled(read)
+        more = self._lanes.note_settled(read)
         self._observe(read)
         settled = len(read)
         for group in left:
@@ -90,12 +88,12 @@ class Settler:
         return settled
 
     def _settle(self, conn: Connection, found: list[Waiting], group_id: UUID, tries: int = 1) -> list[Read]:
-        """Settle callbacks that this transaction has locked, as many as make a group; returns these."""
-        self._working_on = found
-        with reading(self._pool) as marking:
-            mark_group(marking, group_id, [waiting.callback_id for waiting in found], tries)
+        """Settle callbacks that this transaction has locked, up to the size of a group; returns these."""
+        self._current = found
+        with reading(self._pool) as other:
+            mark_group(other, group_id, [waiting.callback_id for waiting in found], tries)
         stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
-        with _ended_if_stuck():
+        with _end_if_stuck():
             read = read_bodies(stored, GROUP_BYTES)
         settle_read(conn, read)
         unread = {each.callback_id for each in stored[len(read) :]}
@@ -103,7 +101,7 @@ class Settler:
         return read
 
     def _settle_left(self, group: LeftGroup) -> int:
-        """Settle a group that another settler began, if it died over that; returns how many callbacks."""
+        """Settle a group that another settler has begun, if that settler died; returns how many callbacks."""
         with connection(self._pool) as conn:
             share_results(conn)
             found = lock_waiting_ids(conn, group.callback_ids)
@@ -121,7 +119,7 @@ class Settler:
                 )  # fmt: skip
                 return 0
             if group.tries >= ALONE_TRIES:
-                self._file(conn, get_stored(conn, [(found[0].batch_id, found[0].callback_id)]))
+                self._set_aside(conn, get_stored(conn, [(found[0].batch_id, found[0].callback_id)]))
                 forget_group(conn, group.group_id)
                 return 1
             read = self._settle(conn, found, group.group_id, group.tries + 1)
@@ -133,7 +131,7 @@ class Settler:
         return len(read)
 
     def _settle_one_by_one(self, callback_ids: Sequence[int]) -> int:
-        """One callback that breaks settlement must not hold up the others: it is set aside for a person."""
+        """Settle each callback alone, so that one that cannot be settled does not block the others."""
         settled = 0
         for callback_id in callback_ids:
             with connection(self._pool) as conn:
@@ -148,12 +146,12 @@ class Settler:
                     raise
                 except Exception:
                     log.exception("callback %d: the error was", callback_id)
-                    self._file(conn, stored)
+                    self._set_aside(conn, stored)
             settled += len(found)
         return settled
 
-    def _file(self, conn: Connection, stored: Sequence[Stored]) -> None:
-        """Set aside what cannot be settled: kept, shown, and replayed once the fault is mended."""
+    def _set_aside(self, conn: Connection, stored: Sequence[Stored]) -> None:
+        """Mark callbacks that cannot be settled as unreadable. They can be replayed once the fault is fixed."""
         for each in stored:
             log.error(
                 "callback %d cannot be settled", each.callback_id,
@@ -169,8 +167,8 @@ class Settler:
 
 
 @contextmanager
-def _ended_if_stuck() -> Iterator[None]:
-    """End this process if the block takes too long, even where it never lets go of Python's lock.
+def _end_if_stuck() -> Iterator[None]:
+    """End this process if the block takes too long, even if it never releases Python's lock.
 
     A process has only one such timer.
     """

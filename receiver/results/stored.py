@@ -1,7 +1,6 @@
-"""Callbacks in the journal and in its queue, `waiting`: which are taken, and what they said.
+"""Callbacks in the journal and in its queue, the table `waiting`.
 
-Taking them needs two statements: the first locks rows of the queue, a small table, and the second reads the callbacks
-by their keys.
+Callbacks are locked by one statement, in the queue, which is small, and read by a second one, in the journal, by key.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from receiver.database.pool import Connection
 from receiver.intake.packing import unpack
 
 UNKNOWN_BYTES = 1000
-"""Taken for the size of a body that release 1.0.0 stored, which did not write it down."""
+"""The assumed size of a body that release 1.0.0 stored without its size."""
 
 
 class Stored(NamedTuple):
-    """A callback as it is in the journal; `default_region` is its batch's, None if that was purged."""
+    """A callback in the journal. `default_region` is that of its batch; None if the batch was purged."""
 
     batch_id: int
     callback_id: int
@@ -42,7 +41,7 @@ class Stored(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A callback that waits to be settled; `body_bytes` is what its body takes in the journal."""
+    """A callback that waits to be settled. `body_bytes` is the stored size of its body."""
 
     batch_id: int
     callback_id: int
@@ -58,10 +57,10 @@ def lock_waiting(
     without_batches: Sequence[int] = (),
     without_ids: Sequence[int] = (),
 ) -> list[Waiting]:
-    """Lock up to `limit` waiting callbacks until the transaction ends, the oldest first; those of one batch, or of all
-    but some. What others have locked is passed over.
+    """Lock up to `limit` waiting callbacks until the transaction ends, the oldest first: those of one batch, or of all
+    but some. Rows that others have locked are skipped.
 
-    `floor` is a callback id below which nothing is looked for, as below the low-water mark.
+    Callbacks with ids below `floor` and below the low-water mark are not searched.
     """
     conditions = ["callback_id >= %(floor)s", f"callback_id >= {LOW_WATER_MARK}"]
     values: dict[str, Any] = {"limit": limit, "floor": floor}
@@ -78,7 +77,7 @@ def lock_waiting(
 
 
 def lock_waiting_ids(conn: Connection, callback_ids: Sequence[int]) -> list[Waiting]:
-    """Lock those of these callbacks that wait and that nobody else has locked, the oldest first."""
+    """Lock those of these callbacks that wait and are not locked by others, the oldest first."""
     return _lock(conn, "callback_id = any(%(ids)b) order by callback_id", {"ids": bigints(callback_ids)})
 
 
@@ -93,24 +92,24 @@ def _lock(conn: Connection, which: str, values: Mapping[str, Any]) -> list[Waiti
 
 
 def newest_callback(conn: Connection) -> int:
-    """The highest id of a callback that is committed; 0 if there is none."""
+    """The highest id of a committed callback; 0 if there is none."""
     row = conn.execute("select callback_id from callback order by callback_id desc limit 1", prepare=True).fetchone()
     return row[0] if row is not None else 0
 
 
 def count_waiting(conn: Connection, callback_ids: Sequence[int]) -> int:
-    """How many of these callbacks wait, those that others have locked included."""
+    """How many of these callbacks wait, also if others have locked them."""
     row = conn.execute("select count(*) from waiting where callback_id = any(%b)", (bigints(callback_ids),)).fetchone()
     return row[0] if row is not None else 0
 
 
 def remove_waiting(conn: Connection, callback_ids: Iterable[int]) -> None:
-    """Take callbacks, which this transaction has locked and settles, off the queue."""
+    """Remove callbacks from the queue. This transaction has locked them, and settles them."""
     conn.execute("delete from waiting where callback_id = any(%b)", (bigints(callback_ids),), prepare=True)
 
 
 def get_stored(conn: Connection, keys: Iterable[tuple[int, int]]) -> list[Stored]:
-    """Callbacks, (batch_id, callback_id), from the journal, in the same order. What is not there is left out."""
+    """Callbacks, (batch_id, callback_id), from the journal, in the same order. Missing ones are left out."""
     keys = list(keys)
     with conn.cursor(row_factory=args_row(Stored), binary=True) as cursor:
         found = cursor.execute(
@@ -124,10 +123,3 @@ def get_stored(conn: Connection, keys: Iterable[tuple[int, int]]) -> list[Stored
     places = {callback_id: place for place, (_, callback_id) in enumerate(keys)}
     found.sort(key=lambda stored: places[stored.callback_id])
     return found
-
-
-def claim_waiting(conn: Connection, limit: int) -> list[Stored]:
-    """Take up to `limit` waiting callbacks off the queue, the oldest first, until the transaction ends."""
-    claimed = lock_waiting(conn, limit)
-    remove_waiting(conn, [waiting.callback_id for waiting in claimed])
-    return get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in claimed])

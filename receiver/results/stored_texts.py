@@ -1,5 +1,5 @@
-"""Every stored text that a user, the provider or a caller wrote: found in the database's own catalog, so that a table
-or a column that is added later is searched, too.
+"""All texts in the database that may contain a phone number. The tables and columns come from the database's catalog,
+so that new ones are searched, too.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from psycopg.types.json import Jsonb
 from receiver.database.pool import Connection
 
 ROWS_AT_ONCE = 50_000
-"""Rows that one statement searches."""
+"""The rows that one statement searches."""
 
 NOT_SEARCHED = {
     "schema_migration": "names and checksums of our own files",
-    "callback": "bodies are packed: they are read one by one",
+    "callback": "bodies are packed, so each is read by itself",
     "draft": "deleted as a whole",
-    "draft_chunk": "pieces of a file, which may end within a number",
+    "draft_chunk": "parts of a file, which may end in the middle of a number",
 }
 """Tables whose texts are handled elsewhere, and why."""
 
 CLEARS_STATISTICS = 180000
-"""First version of Postgres that can forget a column's samples."""
+"""The first version of Postgres that can delete a column's samples."""
 
 _JSON = ("json", "jsonb")
 _TYPES = ("text", "varchar", "text[]", *_JSON)
@@ -34,7 +34,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with columns of text. `key`: its primary key, in order. `columns`: the texts with their types."""
+    """A table with texts. `key`: the columns of its primary key. `columns`: the columns with texts, and their types."""
 
     name: str
     key: tuple[str, ...]
@@ -43,14 +43,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row's key, and its texts by column: each a text, a list of texts, what JSON holds, or None."""
+    """A row's key, and its texts by column: a text, a list of texts, a JSON value, or None."""
 
     key: Key
     texts: dict[str, Any]
 
 
 def list_tables(conn: Connection) -> list[Table]:
-    """All tables with columns of text, but for those that are NOT_SEARCHED."""
+    """All tables with columns of text, except those in NOT_SEARCHED."""
     found = conn.execute(
         "select c.relname,"
         " array(select a.attname from pg_index i cross join unnest(i.indkey) with ordinality k (no, at)"
@@ -69,9 +69,9 @@ def list_tables(conn: Connection) -> list[Table]:
 
 
 def find_rows(conn: Connection, table: Table, sieve: str) -> Iterator[tuple[int, list[Row]]]:
-    """Search a table piece by piece: (rows searched, those of them with a text that the regular expression matches).
+    """Search a table in pieces: yields (rows searched, the rows with a text that matches the regular expression).
 
-    The last piece counts as none.
+    The last piece counts as 0 rows.
     """
     key, columns = _names(table.key), _names(table.columns)
     texts = ", ".join(f'"{column}"::text' for column in table.columns)
@@ -95,7 +95,7 @@ def find_rows(conn: Connection, table: Table, sieve: str) -> Iterator[tuple[int,
 
 
 def read_locked(conn: Connection, table: Table, keys: Iterable[Key]) -> list[Row]:
-    """These rows as they are now, locked until the transaction ends; those that are gone are left out."""
+    """These rows as they are now, locked until the transaction ends. Deleted rows are left out."""
     names = f"{_names(table.key)}, {_names(table.columns)}"
     found = (
         conn.execute(f'select {names} from "{table.name}" where {_equal(table)} for update', key).fetchone()
@@ -105,16 +105,16 @@ def read_locked(conn: Connection, table: Table, keys: Iterable[Key]) -> list[Row
 
 
 def write_texts(conn: Connection, table: Table, key: Key, changed: Mapping[str, Any]) -> None:
-    """Write some texts of one row, which the caller has locked."""
+    """Write some texts of a row that the caller has locked."""
     values = [Jsonb(value) if table.columns[column] in _JSON else value for column, value in changed.items()]
     columns = ", ".join(f'"{column}" = %s' for column in changed)
     conn.execute(f'update "{table.name}" set {columns} where {_equal(table)}', (*values, *key))
 
 
 def renew_statistics(conn: Connection) -> bool:
-    """Have Postgres take new samples: those that it plans queries by hold values of rows, until the next `analyze`.
+    """Delete old values from the planner's statistics: they contain samples of rows until the next `analyze`.
 
-    Returns False if this role may not do that: only the tables' owner may.
+    Returns False if this role does not own the tables, and so may not do it.
     """
     tables = [*(table.name for table in list_tables(conn)), *NOT_SEARCHED]
     owned = conn.execute(
@@ -125,7 +125,7 @@ def renew_statistics(conn: Connection) -> bool:
     if owned != (True,):
         return False
     if conn.info.server_version >= CLEARS_STATISTICS:
-        # An `analyze` alone leaves the samples of a table that is empty now.
+        # `analyze` alone keeps the samples of a table that is empty now.
         conn.execute(
             "select pg_clear_attribute_stats(current_schema(), c.relname, a.attname, false)"
             " from pg_class c join pg_attribute a on a.attrelid = c.oid"
@@ -139,7 +139,7 @@ def renew_statistics(conn: Connection) -> bool:
 
 
 def rewritten(value: Any, rewrite: Callable[[str], str]) -> Any:
-    """A text, or all texts within a list or a JSON value, each as `rewrite` makes it."""
+    """A text, list or JSON value, with `rewrite` applied to each text in it."""
     if isinstance(value, str):
         return rewrite(value)
     if isinstance(value, list):

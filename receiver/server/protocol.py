@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from uvicorn.config import Config
@@ -68,6 +70,14 @@ _INCOMPLETE = (
 CALLBACKS = b"/results/"
 
 
+@lru_cache(256)
+def _line(name: bytes, value: bytes) -> bytes:
+    """A header as it is sent. Most of them are the same in all answers."""
+    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+        raise RuntimeError("Invalid HTTP header.")
+    return b"%b: %b\r\n" % (name, value)
+
+
 class _Exchange(RequestResponseCycle):
     """One request and its answer: uvicorn's, but header names keep their case.
 
@@ -85,14 +95,12 @@ class _Exchange(RequestResponseCycle):
         status, closes = message["status"], False
         head = [STATUS_LINE[status]]
         for name, value in (*((b"Date", value) for _, value in self.default_headers), *message.get("headers", ())):
-            if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
-                raise RuntimeError("Invalid HTTP header.")
             kind = name.lower()
             if kind == b"content-length":
                 self.expected_content_length, self.chunked_encoding = int(value), False
             elif kind == b"connection" and value.lower() == b"close":
                 self.keep_alive, closes = False, True
-            head += (name, b": ", value, b"\r\n")
+            head.append(_line(name, value))
         if not (self.keep_alive or closes):
             head.append(b"Connection: close\r\n")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):
@@ -165,7 +173,7 @@ class Connection(HttpToolsProtocol):
         self._phase, self._received, self._waited = _HEAD, 0, 0.0
 
     def on_headers_complete(self) -> None:
-        if sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+        if sum(map(len, chain.from_iterable(self.headers))) > HEAD_BYTES:
             self._refuse_head(_HEAD_TOO_LONG)
         self._phase, self._received, self._waited = _BODY, 0, 0.0
         super().on_headers_complete()

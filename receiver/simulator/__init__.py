@@ -1,10 +1,9 @@
-"""The provider, pretended: the same addresses, the same answers, and faults on demand.
+"""The simulated provider: the same addresses and answers as the real one, and faults on demand.
 
-A request walks forward through one file each: `app` (HTTP) reads it with `forms`, `exchange` dials
-it on the `timeline` of a submission, each call living the life that `calls` drew for it; `faults`
-says what goes wrong, `bodies` writes what is POSTed, `delivery` sends it, and `ledger` remembers,
-so that a test can compare what was sent with what was kept. `store` keeps what is under way for the next process.
-`server` starts and stops the whole.
+A request passes through one file after another: `app` (HTTP) reads it with `forms`, and `exchange` dials its calls
+along the `timeline` of the submission; `calls` draws what happens to each call. `faults` draws what goes wrong,
+`bodies` writes what is POSTed, and `delivery` sends it. `ledger` counts it, so that a test can compare what was sent
+with what was received. `store` keeps unfinished submissions for the next process. `server` starts and stops it all.
 
-It stands for somebody else's system: it shares no code with the packages it is used to test.
+It takes the place of somebody else's system, so it shares no code with the packages that it is used to test.
 """

@@ -1,4 +1,4 @@
-"""The provider's addresses, and a page of the simulator's own: HTTP in, HTTP out."""
+"""The HTTP side: the provider's addresses, and those of the ledger."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hmac
 import json
 import logging
 import re
-import select
 import socket
 import threading
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
+from urllib3.util.wait import wait_for_read
 from werkzeug.exceptions import HTTPException
 
 from receiver.model import masked
@@ -34,12 +34,12 @@ ERRORS: Mapping[int, str] = {
     409: "user, deployment or application was deleted",
     500: "database error",
 }
-"""The documented errors. A deployment or call whose id is one of these statuses (but 405) is answered so."""
+"""The documented errors. A deployment or call whose id is one of these statuses gets this answer (except 405)."""
 DEPLOYMENT = "/api/apps/<int:application_id>/<int:deployment_id>"
 
 
 def create_app(settings: Settings, exchange: Exchange, ledger: Ledger, stopping: threading.Event) -> Flask:
-    """The WSGI application; `stopping` ends answers that are held back."""
+    """The WSGI application; `stopping` ends requests that are kept without an answer."""
     app = Flask(__name__)
 
     @app.before_request
@@ -55,32 +55,32 @@ def create_app(settings: Settings, exchange: Exchange, ledger: Ledger, stopping:
 
     @app.post(f"{DEPLOYMENT}/bulk_queue", provide_automatic_options=False)
     def bulk_queue(application_id: int, deployment_id: int) -> Response:
-        _provoked(deployment_id)
+        _refuse_if_reserved(deployment_id)
         csv = request.files.get("csv")
         if csv is None:
             raise Refused(400, "csv is missing")
-        terms = forms.read_terms(request.form)
+        parameters = forms.read_parameters(request.form)
         contacts = forms.read_contacts(csv.stream)
-        submission = exchange.accept("bulk_queue", application_id, deployment_id, terms, contacts.destinations)
+        submission = exchange.accept("bulk_queue", application_id, deployment_id, parameters, contacts.destinations)
         left_out = f", {contacts.left_out} left out" if contacts.left_out else ""
         _log(submission, f"{len(submission.calls)} calls queued{left_out}")
-        told: dict[str, object] = {"calls_queued": len(submission.calls)}
+        content: dict[str, object] = {"calls_queued": len(submission.calls)}
         if settings.call_ids == "list":
-            told["call_ids"] = [submission.call_id(call) for call in submission.calls]
+            content["call_ids"] = [submission.call_id(call) for call in submission.calls]
         elif settings.call_ids == "map":
-            told["call_ids"] = {call.destination: submission.call_id(call) for call in submission.calls}
-        return _after_acceptance(settings, submission, stopping) or _answer(told)
+            content["call_ids"] = {call.destination: submission.call_id(call) for call in submission.calls}
+        return _after_acceptance(settings, submission, stopping) or _answer(content)
 
     @app.post(f"{DEPLOYMENT}/queue", provide_automatic_options=False)
     def queue(application_id: int, deployment_id: int) -> Response:
-        _provoked(deployment_id)
+        _refuse_if_reserved(deployment_id)
         number = request.form.get("phone_number", "")
         if not number:
             raise Refused(400, "phone_number is missing")
         if not forms.is_destination(number):
             raise Refused(400, "phone_number is not a phone number")
-        terms = forms.read_terms(request.form)
-        submission = exchange.accept("queue", application_id, deployment_id, terms, [number])
+        parameters = forms.read_parameters(request.form)
+        submission = exchange.accept("queue", application_id, deployment_id, parameters, [number])
         _log(submission, f"{masked(bodies.dialed_digits(number))} queued")
         call_id = submission.call_id(submission.calls[0])
         answer = _after_acceptance(settings, submission, stopping) or _answer({"call_id": call_id})
@@ -89,14 +89,14 @@ def create_app(settings: Settings, exchange: Exchange, ledger: Ledger, stopping:
 
     @app.delete(f"{DEPLOYMENT}/cancel", provide_automatic_options=False)
     def cancel(application_id: int, deployment_id: int) -> Response:
-        _provoked(deployment_id)
+        _refuse_if_reserved(deployment_id)
         exchange.cancel(application_id, deployment_id)
         return Response(status=202)
 
     @app.get("/api/outbound/<call_id>", provide_automatic_options=False)
     def outbound(call_id: str) -> Response:
         if call_id.isascii() and call_id.isdigit():
-            _provoked(int(call_id))
+            _refuse_if_reserved(int(call_id))
         return _answer({"call_details": exchange.call_details(call_id)})
 
     @app.get("/simulator/ledger")
@@ -126,22 +126,22 @@ def create_app(settings: Settings, exchange: Exchange, ledger: Ledger, stopping:
     return app
 
 
-def _answer(told: Mapping[str, object], status: int = 200) -> Response:
-    """JSON, or XML where that is what `Accept` prefers; anything else is answered in JSON."""
+def _answer(content: Mapping[str, object], status: int = 200) -> Response:
+    """XML if `Accept` prefers it, else JSON."""
     wanted = request.accept_mimetypes.best_match(["application/json", "application/xml"], "application/json")
     if wanted == "application/xml":
-        return Response(bodies.to_xml("result", told), status, mimetype="application/xml")
-    return Response(json.dumps(told), status, mimetype="application/json")
+        return Response(bodies.to_xml("result", content), status, mimetype="application/xml")
+    return Response(json.dumps(content), status, mimetype="application/json")
 
 
-def _provoked(identifier: int) -> None:
-    """Some ids stand for the status they are named after, so that a test can have each of them."""
+def _refuse_if_reserved(identifier: int) -> None:
+    """Refuse ids that are one of the documented statuses, so that a test can provoke each of them."""
     if identifier in ERRORS and identifier != 405:
         raise Refused(identifier, ERRORS[identifier])
 
 
 def _after_acceptance(settings: Settings, submission: Submission, stopping: threading.Event) -> Response | None:
-    """The fault that an accepted request meets: 500 although it was queued, or no answer at all."""
+    """The faulty answer to an accepted request: 500 although it was queued, or no answer. None: no fault."""
     fault = faults.draw_answer_fault(seeded(settings.seed, submission.number, "answer"), settings.rates)
     if fault == "error":
         return _answer({"error": ERRORS[500]}, 500)
@@ -156,11 +156,9 @@ def _after_acceptance(settings: Settings, submission: Submission, stopping: thre
 
 
 def _gone(client: socket.socket) -> bool:
-    """Whether the other side has hung up. Its request was read whole, so it has nothing else to say."""
+    """Whether the client has closed the connection."""
     try:
-        poll = select.poll()
-        poll.register(client, select.POLLIN)
-        return bool(poll.poll(0)) and client.recv(1, socket.MSG_PEEK) == b""
+        return wait_for_read(client, 0) and client.recv(1, socket.MSG_PEEK) == b""
     except OSError:
         return True
 
@@ -168,16 +166,16 @@ def _gone(client: socket.socket) -> bool:
 def _log(submission: Submission, what: str) -> None:
     log.info(
         "%s application %d deployment %d: %s, result_url %s",
-        submission.kind,
-        submission.application_id,
-        submission.deployment_id,
+        submission.request.kind,
+        submission.request.application_id,
+        submission.request.deployment_id,
         what,
-        redacted(submission.terms.result_url),
+        redacted(submission.result_url),
     )
 
 
 def redacted(url: str | None) -> str:
-    """A `result_url` for a log line: its last part is a token, and whoever knows it can post results."""
+    """A `result_url` for a log line, without its token: anybody who knows the token can post results."""
     if url is None:
         return "none"
     parts = urlsplit(url)

@@ -1,6 +1,6 @@
-"""What the provider writes: `call_details`, and the shapes in which it reaches a `result_url`.
+"""Writes the provider's bodies: `call_details`, in each of the shapes in which it may arrive. Without I/O.
 
-Pure: values in, bytes out. The samples under tests/samples/callbacks are what this imitates.
+It imitates the samples in tests/samples/callbacks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 from xml.sax.saxutils import escape, quoteattr
 
+from urllib3.filepost import encode_multipart_formdata
+
 from receiver.simulator.calls import Call
 
 SHAPES = ("bare", "wrapped", "form", "field", "multipart", "xml")
@@ -22,8 +24,8 @@ SHAPES = ("bare", "wrapped", "form", "field", "multipart", "xml")
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What a request asked for: Unix seconds, tries, and the seconds between two of them."""
+class Parameters:
+    """The parameters of a request. Timestamps are Unix seconds, `reattempt_wait` is in seconds."""
 
     start_timestamp: int | None = None
     end_timestamp: int | None = None
@@ -34,9 +36,9 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How one body writes what it says; documented bodies differ in each of these.
+    """How one body is written; documented bodies differ in each of these.
 
-    `queued_skew`: seconds by which `queued_timestamp` is off the `queued` event.
+    `queued_skew`: `queued_timestamp` minus the time of the `queued` event, in seconds.
     """
 
     flip_leading_one: bool = False
@@ -55,29 +57,29 @@ def dialed_digits(destination: str) -> str:
 
 
 def spell_number(destination: str, *, flip_leading_one: bool) -> str:
-    """The number as a body has it: in literal apostrophes, the country's 1 at times lost or gained."""
+    """The number as a body has it: in apostrophes, sometimes with the country code 1 added or removed."""
     digits = dialed_digits(destination)
     if flip_leading_one and re.fullmatch(r"1?[2-9]\d\d[2-9]\d{6}", digits):
         digits = digits[1:] if len(digits) == 11 else f"1{digits}"
     return f"'{digits}'"
 
 
-def call_details(call: Call, terms: Terms, queued_at: int, spelling: Spelling) -> dict[str, object]:
-    """One call as the provider tells it. `queued_at`: Unix seconds of its acceptance.
+def call_details(call: Call, parameters: Parameters, queued_at: int, spelling: Spelling) -> dict[str, object]:
+    """One call as the provider reports it. `queued_at`: Unix seconds of its acceptance.
 
-    Numbers are text but for `duration`; `start_timestamp` and `end_timestamp` are the connection's
-    where there was one, else the window's, else empty (provider page: The callback).
+    All numbers but `duration` are text. `start_timestamp` and `end_timestamp` are those of the connection if there
+    was one, else those of the window, else empty (provider page: The callback).
     """
     moment = str if spelling.text_timestamps else int
     events = [{"event": name, "timestamp": moment(queued_at + at)} for name, at in call.events]
-    # A call canceled before it was dialed counts one attempt all the same.
+    # A call that was canceled before it was dialed has one attempt, too.
     attempts = str(max(len(call.dialed), 1))
     number = spell_number(call.destination, flip_leading_one=spelling.flip_leading_one)
     queued = str(queued_at + spelling.queued_skew)
-    wait = str(terms.reattempt_wait or 0)
+    wait = str(parameters.reattempt_wait or 0)
     if call.connected is not None and call.ended is not None:
         return {
-            "max_attempts": str(terms.max_attempts),
+            "max_attempts": str(parameters.max_attempts),
             "attempts": attempts,
             "events": events,
             "phone_number": number,
@@ -91,18 +93,18 @@ def call_details(call: Call, terms: Terms, queued_at: int, spelling: Spelling) -
     details: dict[str, object] = {
         "status": call.status,
         "attempts": attempts,
-        "max_attempts": str(terms.max_attempts),
+        "max_attempts": str(parameters.max_attempts),
         "queued_timestamp": queued,
     }
     if call.outcome == "canceled" and call.ended is not None:
         details["last_attempt_timestamp"] = str(queued_at + call.ended)
-    details["start_timestamp"] = "" if terms.start_timestamp is None else str(terms.start_timestamp)
-    details["end_timestamp"] = "" if terms.end_timestamp is None else str(terms.end_timestamp)
+    details["start_timestamp"] = "" if parameters.start_timestamp is None else str(parameters.start_timestamp)
+    details["end_timestamp"] = "" if parameters.end_timestamp is None else str(parameters.end_timestamp)
     return {**details, "reattempt_wait": wait, "events": events, "phone_number": number}
 
 
 def with_extra_fields(details: Mapping[str, object], call_id: str) -> dict[str, object]:
-    """The same with fields that nobody documented, a nested one among them."""
+    """The same with undocumented fields, one of them nested."""
     return {
         **details,
         "call_id": call_id,
@@ -112,7 +114,7 @@ def with_extra_fields(details: Mapping[str, object], call_id: str) -> dict[str, 
 
 
 def with_inconsistency(details: Mapping[str, object], inconsistency: str) -> dict[str, object]:
-    """The same with one of `faults.INCONSISTENCIES`, where it applies to these details."""
+    """The same with one of `faults.INCONSISTENCIES`, if it applies to these details."""
     changed = dict(details)
     events = changed["events"]
     if inconsistency == "start_Timestamp":
@@ -147,7 +149,7 @@ def compact_json(value: object) -> bytes:
 
 
 def form_fields(value: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """A nested value as PHP names it in a form: `events[0][event]=queued`."""
+    """A nested value with the field names of PHP: `events[0][event]=queued`."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from form_fields(inner, f"{name}[{key}]" if name else str(key))
@@ -159,17 +161,13 @@ def form_fields(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def multipart(details: Mapping[str, object]) -> tuple[bytes, str]:
-    # Derived from what is sent, so that a seeded run repeats byte for byte.
+    # Derived from the content, so that a seeded run repeats byte for byte.
     boundary = f"----{hashlib.sha256(compact_json(details)).hexdigest()[:32]}"
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in form_fields(details)
-    ]
-    return "".join([*parts, f"--{boundary}--\r\n"]).encode(), f"multipart/form-data; boundary={boundary}"
+    return encode_multipart_formdata(list(form_fields(details)), boundary)
 
 
 def to_xml(tag: str, value: object) -> str:
-    """An XML document under one root; a list holds `<item>`s, and so does a key that is no XML name."""
+    """An XML document. The entries of a list are `<item>`s, and so is a key that is not an XML name."""
     return f'<?xml version="1.0"?>{_element(tag, value)}'
 
 

@@ -1,4 +1,4 @@
-"""The life of one call: drawn once from a seed, without a clock, a thread or a socket.
+"""What happens to one call: drawn once from a seed, without a clock, a thread or a socket.
 
 Offsets are whole simulated seconds since the submission was queued.
 """
@@ -15,7 +15,7 @@ FINAL_STATUSES = ("completed", "failed", "canceled", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try: how long it rings and, where somebody answers, how long they talk (else None)."""
+    """One attempt: how long it rings and, if it is answered, how long they talk (else None). In seconds."""
 
     ring: int
     talk: int | None
@@ -23,9 +23,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What becomes of a call that nobody cancels and no window cuts short.
+    """What happens to a call unless a request cancels it or its window ends.
 
-    A plan that ends `canceled` is canceled where its next attempt would have begun.
+    A plan with the outcome `canceled` is canceled at the time of its next attempt.
     """
 
     outcome: str
@@ -34,10 +34,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Call:
-    """One call as it stands now; the timeline moves it on. Mutable, and small: a batch has a million.
+    """One call as it is now; the timeline changes it. It is small, because a batch may have a million.
 
-    `status` is what the provider would say at this moment; `outcome` what really became of the call
-    once it has ended, whatever status is told about it.
+    `status` is what the provider shows now. `outcome` is the real outcome once the call has ended; a fault may give
+    it another `status`.
     """
 
     row: int
@@ -54,14 +54,14 @@ class Call:
 
     @property
     def duration(self) -> int | None:
-        """Seconds of a completed call, None for any other."""
+        """Seconds of a completed call, None for any other call."""
         if self.connected is None or self.ended is None:
             return None
         return self.ended - self.connected
 
     @property
     def events(self) -> list[tuple[str, int]]:
-        """Name and offset of each event so far. A failed call ends without one, as the samples show."""
+        """Name and offset of each event so far. A failed call has no event for its end, as the samples show."""
         events = [("queued", 0), *(("dialing", at) for at in self.dialed)]
         if self.connected is not None:
             events.append(("connected", self.connected))
@@ -73,28 +73,28 @@ class Call:
         return events
 
     def before_it_ended(self) -> Call:
-        """The same call a moment before its end, for a callback about a step that is not final."""
+        """The same call just before its end, for a callback about a step that is not final."""
         status = "connected" if self.connected is not None else "dialing" if self.dialed else "queued"
         return Call(self.row, self.destination, status, None, self.dialed, self.connected, None)
 
 
 def seeded(seed: int, *parts: object) -> random.Random:
-    """Draws that depend on these values only, so that no thread's timing can change a call."""
+    """Draws that depend on these values only, so that the timing of threads changes no call."""
     text = "/".join(str(part) for part in (seed, *parts))
-    return random.Random(text)  # noqa: S311 - pretended calls must be repeatable, not secret
+    return random.Random(text)  # noqa: S311 - simulated calls must be repeatable, not secret
 
 
 def pick(draws: random.Random, weights: Mapping[str, float]) -> str:
-    """One of the names, as often as its weight says."""
+    """One of the names; `weights` says how likely each is."""
     return draws.choices(tuple(weights), tuple(weights.values()))[0]
 
 
 def draw_plan(draws: random.Random, outcomes: Mapping[str, float], max_attempts: int) -> Plan:
-    """A life for one call. `outcomes` weighs the final statuses; at most `max_attempts` tries."""
+    """A plan for one call with at most `max_attempts` attempts. `outcomes` are weights of the final statuses."""
     outcome = pick(draws, outcomes)
     tries = max_attempts
     if outcome == "rejected":
-        # The carrier turns the call away at once: it rings for nobody and is not tried again.
+        # The carrier rejects the call at once, and it is not tried again.
         return Plan(outcome, (Attempt(draws.randint(1, 3), None),))
     if outcome == "canceled":
         tries = draws.randrange(max_attempts)

@@ -1,4 +1,4 @@
-"""`python -m receiver simulate`: a provider to try things with, or one request to a `result_url`."""
+"""`python -m receiver simulate`: a simulated provider, or one request to a `result_url`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from receiver.errors import ReceiverError
 from receiver.simulator.bodies import SHAPES
 from receiver.simulator.calls import FINAL_STATUSES
-from receiver.simulator.delivery import Wire
+from receiver.simulator.delivery import Client
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import DOCUMENTED_SHAPE, USUAL_OUTCOMES, Settings
@@ -29,7 +29,7 @@ GET /simulator/ledger shows what was queued and delivered, /simulator/ledger/cal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments, for a parser that is made for it."""
+    """Add the command's arguments to its parser."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     server = parser.add_argument_group("the provider")
@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sending = parser.add_argument_group("callbacks")
     sending.add_argument("--senders", type=_whole(1, 256), default=16, help="parallel deliveries")
     sending.add_argument("--retry", type=_whole(0, 20), default=0, metavar="N", help="retry a failed delivery N times")
-    sending.add_argument("--no-check", action="store_true", help="do not GET result_url before dialing")
+    sending.add_argument("--no-check", dest="check", action="store_false", help="do not GET result_url before dialing")
     sending.add_argument(
-        "--shape", type=_weights(SHAPES), metavar="MIX", help=f"of {', '.join(SHAPES)}; default: bare=1"
+        "--shape", dest="shapes", type=_weights(SHAPES), metavar="MIX", help=f"of {', '.join(SHAPES)}; default: bare=1"
     )
 
     faults = parser.add_argument_group("faults, each a rate from 0 to 1")
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command with parsed arguments; its exit status."""
+    """Run the command; returns its exit status."""
     if args.send is not None:
         return _send(args)
     if args.get or args.body is not None:
@@ -92,30 +92,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
+    given = {each.name: getattr(args, each.name) for each in fields(Settings) if hasattr(args, each.name)}
     rates = {each.name: getattr(args, each.name) for each in fields(Rates)}
-    shapes = args.shape
-    if shapes is None:
+    given["rates"] = Rates(**{name: args.faults if rate is None else rate for name, rate in rates.items()})
+    if args.shapes is None:
         others = {shape: args.faults / (len(SHAPES) - 1) for shape in SHAPES if shape != "bare"}
-        shapes = {"bare": 1 - args.faults, **others} if args.faults else DOCUMENTED_SHAPE
-    return Settings(
-        host=args.host,
-        port=args.port,
-        user=args.user,
-        key=args.key,
-        seed=args.seed,
-        speed=args.speed,
-        lines=args.lines,
-        outcomes=args.outcomes,
-        rates=Rates(**{name: args.faults if rate is None else rate for name, rate in rates.items()}),
-        shapes=shapes,
-        call_ids=args.call_ids,
-        check=not args.no_check,
-        retry=args.retry,
-        senders=args.senders,
-        epoch=args.epoch,
-        ledger=args.ledger,
-        state=args.state,
-    )
+        given["shapes"] = {"bare": 1 - args.faults, **others} if args.faults else DOCUMENTED_SHAPE
+    return Settings(**given)
 
 
 def _serve(settings: Settings) -> int:
@@ -147,19 +130,19 @@ def _send(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"simulate: cannot read {args.body}: {error.strerror}", file=sys.stderr)
         return 2
-    wire = Wire()
-    taken = True
+    client = Client()
+    all_accepted = True
     try:
         for _ in range(args.count):
-            answer = wire.get(args.send) if args.get else wire.post(args.send, body, args.content_type)
-            taken = taken and answer.status == 200
+            answer = client.get(args.send) if args.get else client.post(args.send, body, args.content_type)
+            all_accepted = all_accepted and answer.status == 200
             if answer.status is None:
                 print(f"simulate: no answer: {answer.error}", file=sys.stderr)
             else:
                 print(answer.status, answer.body.decode("utf-8", "replace").rstrip())
     finally:
-        wire.close()
-    return 0 if taken else 1
+        client.close()
+    return 0 if all_accepted else 1
 
 
 def _whole(lowest: int, highest: int) -> Callable[[str], int]:
@@ -191,14 +174,14 @@ def _positive(text: str) -> float:
 
 
 def _weights(names: tuple[str, ...]) -> Callable[[str], dict[str, float]]:
-    """`completed=70,failed=30` as weights of these names."""
+    """Reads `completed=70,failed=30` as weights of these names."""
 
     def weights(text: str) -> dict[str, float]:
         mix: dict[str, float] = {}
         for item in text.split(","):
             name, _, weight = item.partition("=")
             if name.strip() not in names:
-                raise argparse.ArgumentTypeError(f"{name.strip()!r} is none of {', '.join(names)}")
+                raise argparse.ArgumentTypeError(f"{name.strip()!r} is not one of {', '.join(names)}")
             mix[name.strip()] = _number(weight or "1")
         if any(not 0 <= weight < float("inf") for weight in mix.values()) or not any(mix.values()):
             raise argparse.ArgumentTypeError(f"{text!r} has no weight greater than 0")

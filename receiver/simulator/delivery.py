@@ -1,10 +1,11 @@
-"""Requests that the simulator makes: a bounded pool of threads, each with connections it keeps open."""
+"""The simulator's requests: a fixed pool of threads, each with its own open connections.
+
+It uses `http.client` directly, because a slow sender and a stop need the socket."""
 
 from __future__ import annotations
 
 import http.client
 import queue
-import select
 import socket
 import threading
 import time
@@ -12,13 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from urllib3.util.wait import wait_for_read
+
 TIMEOUT = 10.0
 """Seconds to wait for a connection, and for each read."""
 IDLE = 1.0
-"""Seconds after which an open connection is not used again: a server may be closing it just then, and
-a callback lost to that race would look like one the receiver failed to take."""
+"""Seconds after which an open connection is not used again. The server may be closing it, and a callback that is lost
+in this race would look like a failure of the receiver."""
 TRICKLE = 2.0
-"""Seconds over which a slow sender spreads a body."""
+"""Seconds that a slow sender takes for a body."""
 
 _SCHEMES: dict[str, type[http.client.HTTPConnection]] = {
     "http": http.client.HTTPConnection,
@@ -28,15 +31,15 @@ _SCHEMES: dict[str, type[http.client.HTTPConnection]] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; `status` None and the reason in `error` where nothing did."""
+    """The answer to a request. Without one, `status` is None and `error` has the reason."""
 
     status: int | None
     body: bytes = b""
     error: str | None = None
 
 
-class Wire:
-    """The connections of one thread. Follows no redirect and tries nothing twice."""
+class Client:
+    """Makes the requests of one thread. Follows no redirect, and tries nothing twice."""
 
     def __init__(self, stopping: threading.Event | None = None) -> None:
         self._stopping = stopping or threading.Event()
@@ -51,14 +54,14 @@ class Wire:
         return self._request("POST", url, body, content_type, slow=slow)
 
     def abort(self) -> None:
-        """Called by another thread: the request under way ends at once, with an error."""
+        """End the current request at once, with an error. Called by another thread."""
         connection = self._current
         sock = None if connection is None else connection.sock
         if sock is not None:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
-                return  # it was closed in this very moment, which is what was wanted
+                pass  # it has just been closed
 
     def close(self) -> None:
         for connection, _ in self._open.values():
@@ -89,7 +92,7 @@ class Wire:
             return Answer(None, error=f"{type(error).__name__}: {error}")
         finally:
             self._current = None
-        # http.client has closed its socket by itself where the server asked for that.
+        # http.client has closed the socket if the server asked for it.
         if connection.sock is not None:
             self._open[key] = (connection, time.monotonic())
         return answer
@@ -97,7 +100,8 @@ class Wire:
     def _connection(self, key: tuple[str, str]) -> http.client.HTTPConnection:
         connection, used_at = self._open.pop(key, (None, 0.0))
         if connection is not None:
-            if time.monotonic() - used_at < IDLE and not _readable(connection.sock):
+            # An idle connection that has something to read has ended.
+            if time.monotonic() - used_at < IDLE and not wait_for_read(connection.sock, 0):
                 return connection
             connection.close()
         return _SCHEMES[key[0]](key[1], timeout=TIMEOUT)
@@ -111,35 +115,26 @@ class Wire:
             connection.send(body[start : start + size])
 
 
-def _readable(sock: socket.socket | None) -> bool:
-    """Whether an idle connection has something to read, which can only be its end."""
-    if sock is None:
-        return True
-    poll = select.poll()  # unlike select(), not limited to descriptors below 1024
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-Job = Callable[[Wire], None]
+Job = Callable[[Client], None]
 
 
 class Senders:
-    """A fixed number of threads that do what they are handed, in the order of handing."""
+    """A fixed number of threads that do the submitted jobs in order."""
 
     def __init__(self, threads: int) -> None:
         self._stopping = threading.Event()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._wires = [Wire(self._stopping) for _ in range(threads)]
+        self._clients = [Client(self._stopping) for _ in range(threads)]
         self._threads = [
-            threading.Thread(target=self._send, args=(wire,), name=f"sender-{no}", daemon=True)
-            for no, wire in enumerate(self._wires)
+            threading.Thread(target=self._send, args=(client,), name=f"sender-{no}", daemon=True)
+            for no, client in enumerate(self._clients)
         ]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
-    def hand(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         self._jobs.put(job)
 
     @property
@@ -147,22 +142,22 @@ class Senders:
         return self._jobs.qsize()
 
     def stop(self, within: float) -> None:
-        """What is under way may end in half the time (seconds), then it is cut off. The rest is not begun."""
+        """Begin no more jobs. Running ones get half of `within` seconds, then they are cut off."""
         self._stopping.set()
         for _ in self._threads:
             self._jobs.put(None)
         end = time.monotonic() + within
         self._join(time.monotonic() + within / 2)
         while any(thread.is_alive() for thread in self._threads) and time.monotonic() < end:
-            for wire in self._wires:
-                wire.abort()
+            for client in self._clients:
+                client.abort()
             self._join(time.monotonic() + 0.05)
 
     def _join(self, until: float) -> None:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _send(self, wire: Wire) -> None:
+    def _send(self, client: Client) -> None:
         while (job := self._jobs.get()) is not None and not self._stopping.is_set():
-            job(wire)
-        wire.close()
+            job(client)
+        client.close()

@@ -1,7 +1,7 @@
-"""The exchange: accepted submissions are dialed, and their results handed to the senders.
+"""Dials the calls of accepted submissions, and has their callbacks sent.
 
-One thread and one heap of moments, however many calls there are: a submission stands in the heap
-once, with the moment its timeline next moves, and so does each callback that is held back.
+One thread and one heap of due times, however many calls there are. A submission is in the heap once, with the time at
+which its timeline moves next; so is each callback that is delayed.
 """
 
 from __future__ import annotations
@@ -12,38 +12,37 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 
 from receiver.simulator import bodies, faults
-from receiver.simulator.bodies import Terms
+from receiver.simulator.bodies import Parameters
 from receiver.simulator.calls import Call, draw_plan, seeded
-from receiver.simulator.delivery import Senders, Wire
-from receiver.simulator.faults import Mishaps
+from receiver.simulator.delivery import Client, Job, Senders
+from receiver.simulator.faults import CallFaults
 from receiver.simulator.forms import Refused
 from receiver.simulator.ledger import Delivery, Ledger
 from receiver.simulator.settings import Settings
 from receiver.simulator.store import Store, Stored
-from receiver.simulator.submission import Submission
+from receiver.simulator.submission import Request, Submission
 from receiver.simulator.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
 SLICE = 50
-"""Ends of calls, and moments, taken in one go, so that a large submission keeps no other waiting."""
+"""Actions, and calls that end in one action, for which the lock is held at a time. Other threads get it in between."""
 BACKLOG = 2000
-"""Callbacks waiting for a sender above which dialing pauses: memory stays bounded."""
-PAUSE = 0.005
-"""Seconds of that pause."""
+"""Dialing pauses while more callbacks than this wait for a sender, so that memory stays bounded."""
+PAUSE_SECONDS = 0.005
 
 
 class Exchange:
-    """Dials what it accepts. Its methods may be called from any thread, between `start` and `stop`.
+    """Its methods may be called from any thread, between `start` and `stop`.
 
-    With a store it goes on with what an earlier process accepted. What became due meanwhile is delivered at once.
+    It continues with the submissions that an earlier process stored. What became due meanwhile is delivered at once.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, store: Store | None = None) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, store: Store) -> None:
         self._settings = settings
         self._ledger = ledger
         self._store = store
@@ -56,102 +55,87 @@ class Exchange:
         self._thread = threading.Thread(target=self._run, name="exchange", daemon=True)
 
     def start(self) -> None:
-        if self._store is not None:
-            with self._changed:
-                for stored in self._store.submissions():
-                    self._resume(stored)
+        with self._changed:
+            for stored in self._store.submissions():
+                self._resume(stored)
         self._senders.start()
         self._thread.start()
 
     def stop(self, within: float) -> None:
-        """Nothing more is dialed or delivered; what is under way has `within` seconds."""
+        """Dial and deliver nothing more; deliveries that have begun get `within` seconds."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         end = time.monotonic() + within
         self._senders.stop(within)
         self._thread.join(max(0.1, end - time.monotonic()))
-        with self._changed:
-            if self._store is not None:
-                self._store.close()
-                self._store = None
+        self._store.close()
 
     def accept(
-        self, kind: str, application_id: int, deployment_id: int, terms: Terms, destinations: Sequence[str]
+        self, kind: str, application_id: int, deployment_id: int, parameters: Parameters, destinations: Sequence[str]
     ) -> Submission:
-        """Queue these calls. Which number the submission gets, and so all that happens to it, depends
-        on the order of acceptance alone."""
-        calls = [Call(row, destination) for row, destination in enumerate(destinations, start=1)]
+        """Queue these calls. The submission's number, and so all that is drawn for it, depends on the order of
+        acceptance alone."""
         with self._changed:
-            now, accepted_at = time.monotonic(), time.time()
+            accepted_at = time.time()
             queued_at = int(accepted_at) if self._settings.epoch is None else self._settings.epoch
-            if self._store is None:
-                number = len(self._submissions) + 1
-            else:
-                number = self._store.accept(
-                    kind, application_id, deployment_id, terms, queued_at, accepted_at, destinations
-                )
-            submission = Submission(
-                number=number,
-                kind=kind,
-                application_id=application_id,
-                deployment_id=deployment_id,
-                terms=terms,
-                calls=calls,
-                timeline=self._timeline(number, calls, terms, queued_at),
-                queued_at=queued_at,
-                accepted=now,
-                left=len(calls),
-            )
+            request = Request(kind, application_id, deployment_id, parameters, queued_at, accepted_at, destinations)
+            submission = self._submission(self._store.accept(request), request, time.monotonic())
             self._begin(submission, check=self._settings.check)
         return submission
 
     def _resume(self, stored: Stored) -> None:
-        """Go on with a submission of an earlier process, as if this one had been there all the time."""
-        calls = [Call(row, destination) for row, destination in enumerate(stored.destinations, start=1)]
-        submission = Submission(
-            number=stored.number,
-            kind=stored.kind,
-            application_id=stored.application_id,
-            deployment_id=stored.deployment_id,
-            terms=stored.terms,
-            calls=calls,
-            timeline=self._timeline(stored.number, calls, stored.terms, stored.queued_at),
-            queued_at=stored.queued_at,
-            accepted=time.monotonic() - (time.time() - stored.accepted_at),
-            told=stored.told,
-            left=len(calls),
-        )
+        """Continue a submission of an earlier process as if there had been no gap."""
+        request = stored.request
+        started = time.monotonic() - (time.time() - request.accepted_at)
+        submission = self._submission(stored.number, request, started, stored.finished)
         if stored.canceled is not None:
             submission.timeline.cancel(stored.canceled)
         self._begin(submission, check=self._settings.check and not stored.checked)
-        log.info(
-            "submission %d goes on: %d of %d calls to come", stored.number, len(calls) - len(stored.told), len(calls)
+        left = submission.left - len(stored.finished)
+        log.info("submission %d continues: %d of %d calls left", stored.number, left, submission.left)
+
+    def _submission(
+        self, number: int, request: Request, started: float, finished: Set[int] = frozenset()
+    ) -> Submission:
+        settings, parameters = self._settings, request.parameters
+        start, end = parameters.start_timestamp, parameters.end_timestamp
+        calls = [Call(row, destination) for row, destination in enumerate(request.destinations, start=1)]
+        timeline = Timeline(
+            calls,
+            lambda call: draw_plan(
+                _draws(settings.seed, number, call, "life"), settings.outcomes, parameters.max_attempts
+            ),
+            lines=settings.lines,
+            opens=1 if start is None else max(1, start - request.queued_at),
+            closes=None if end is None else max(0, end - request.queued_at),
+            reattempt_wait=parameters.reattempt_wait or 0,
         )
+        return Submission(number, request, calls, timeline, started, left=len(calls), finished=finished)
 
     def _begin(self, submission: Submission, *, check: bool) -> None:
         self._submissions[submission.number] = submission
         self._ledger.accepted(submission)
-        if submission.terms.result_url is None or not check:
-            self._wake(submission, submission.accepted)
+        if submission.result_url is None or not check:
+            self._wake(submission, submission.started)
         else:
-            self._senders.hand(partial(self._check, submission, submission.terms.result_url, 0))
+            self._senders.submit(partial(self._check, submission, submission.result_url, 0))
 
     def cancel(self, application_id: int, deployment_id: int) -> None:
-        """Mark every pending call of the deployment for cancelling."""
+        """Cancel every pending call of the deployment."""
         with self._changed:
             now = time.monotonic()
             for submission in self._submissions.values():
-                if (submission.application_id, submission.deployment_id) == (application_id, deployment_id):
+                request = submission.request
+                if (request.application_id, request.deployment_id) == (application_id, deployment_id):
                     offset = int(self._offset(submission, now))
-                    if self._store is not None:
-                        self._store.canceled(submission.number, offset)
+                    self._store.cancel(submission.number, offset)
                     submission.timeline.cancel(offset)
-                    if submission.wakes is not None:
+                    if submission.wakes_at is not None:
                         self._wake(submission, now)
 
     def call_details(self, call_id: str) -> dict[str, object]:
-        """The call as it stands now; raises `Refused` (404) for an id that was never given."""
+        """The call as it is now; raises `Refused` (404) for an unknown id."""
         number, _, row = call_id.partition("-")
         if not (number.isascii() and number.isdigit() and row.isascii() and row.isdigit()):
             raise Refused(404, "call not found")
@@ -161,26 +145,15 @@ class Exchange:
                 raise Refused(404, "call not found")
             return self._details(submission, submission.calls[int(row) - 1])
 
-    def _timeline(self, number: int, calls: Sequence[Call], terms: Terms, queued_at: int) -> Timeline:
-        outcomes, seed = self._settings.outcomes, self._settings.seed
-        return Timeline(
-            calls,
-            lambda call: draw_plan(_draws(seed, number, call, "life"), outcomes, terms.max_attempts),
-            lines=self._settings.lines,
-            opens=1 if terms.start_timestamp is None else max(1, terms.start_timestamp - queued_at),
-            closes=None if terms.end_timestamp is None else max(0, terms.end_timestamp - queued_at),
-            reattempt_wait=terms.reattempt_wait or 0,
-        )
-
     def _offset(self, submission: Submission, now: float) -> float:
-        return (now - submission.accepted) * self._settings.speed
+        return (now - submission.started) * self._settings.speed
 
     def _at(self, when: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (when, next(self._order), action))
         self._changed.notify_all()
 
     def _wake(self, submission: Submission, when: float) -> None:
-        submission.wakes = when
+        submission.wakes_at = when
         self._at(when, partial(self._dial, submission, when))
 
     def _run(self) -> None:
@@ -190,14 +163,14 @@ class Exchange:
                     if self._stopping:
                         return
                     self._next()
-            # Whoever waits to have a submission accepted takes the lock here; it is not a fair one.
+            # The lock is not fair: without this, other threads would never get it.
             time.sleep(0)
 
     def _next(self) -> None:
         """Do what is due, or wait until something is."""
         now = time.monotonic()
         if self._senders.waiting > BACKLOG:
-            self._changed.wait(PAUSE)
+            self._changed.wait(PAUSE_SECONDS)
         elif not self._agenda:
             self._changed.wait()
         elif (due := self._agenda[0][0]) > now:
@@ -206,122 +179,111 @@ class Exchange:
         else:
             heapq.heappop(self._agenda)[2]()
 
-    def _check(self, submission: Submission, result_url: str, tried: int, wire: Wire) -> None:
-        """As a sister product does: GET it before dialing, and drop the request unless it answers 200."""
-        answer = wire.get(result_url)
+    def _check(self, submission: Submission, result_url: str, tried: int, client: Client) -> None:
+        """As a sister product does: GET the result_url before dialing, and drop the request unless it answers 200."""
+        answer = client.get(result_url)
         if answer.status is None and self._stopping:
             return
         with self._changed:
             if answer.status == 200:
-                if self._store is not None:
-                    self._store.checked(submission.number)
-                self._wake(submission, submission.accepted)
+                self._store.check(submission.number)
+                self._wake(submission, submission.started)
                 return
             if answer.status is None and tried < self._settings.retry:
                 self._try_again(tried, partial(self._check, submission, result_url, tried + 1))
                 return
-            if self._store is not None:
-                self._store.forget(submission.number)
+            self._store.forget(submission.number)
         self._ledger.request_dropped(submission, "check")
         log.warning("submission %d dropped: GET result_url: %s", submission.number, answer.status or answer.error)
 
     def _dial(self, submission: Submission, when: float) -> None:
-        if submission.wakes != when:
-            return  # something woke it earlier, and it has an entry of its own since
+        if submission.wakes_at != when:
+            return  # it was woken earlier, and has had a newer entry since
         now = time.monotonic()
         for call in itertools.islice(submission.timeline.advance(self._offset(submission, now)), SLICE):
             self._ended(submission, call)
         next_at = submission.timeline.next_at()
         if next_at is None:
-            submission.wakes = None
+            submission.wakes_at = None
         else:
-            self._wake(submission, submission.accepted + next_at / self._settings.speed)
+            self._wake(submission, submission.started + next_at / self._settings.speed)
 
     def _ended(self, submission: Submission, call: Call) -> None:
+        """Plan the callbacks of a call that has ended."""
         settings = self._settings
         draws = _draws(settings.seed, submission.number, call, "mishaps")
-        mishaps = faults.draw_mishaps(draws, settings.rates, settings.shapes)
-        call.status = mishaps.status or call.status
-        if call.row in submission.told:
-            self._ledger.told_before(submission, call)
-            self._tell(submission, call)
+        drawn = faults.draw_call_faults(draws, settings.rates, settings.shapes)
+        call.status = drawn.status or call.status
+        if call.row in submission.finished:
+            self._ledger.delivered_before(submission, call)
+            self._finish(submission, call)
             return
-        if submission.terms.result_url is None or mishaps.drop:
-            self._ledger.dropped(submission, call, "drop" if submission.terms.result_url else "no_result_url")
-            self._tell(submission, call)
+        if submission.result_url is None or drawn.drop:
+            self._ledger.dropped(submission, call, "drop" if submission.result_url else "no_result_url")
+            self._finish(submission, call)
             return
-        posts = ("step", "result") if mishaps.step else ("result",)
-        again = mishaps.duplicate_after
-        self._ledger.ended(submission, call, mishaps.names, len(posts) + (again is not None))
-        if mishaps.reorder:
+        posts = ("step", "result") if drawn.step else ("result",)
+        again = drawn.duplicate_after
+        self._ledger.ended(submission, call, drawn.names, len(posts) + (again is not None))
+        if drawn.reorder:
             posts = posts[::-1]
-        due = mishaps.delay
-        self._hold(submission, call, due, partial(self._deliver, submission, call, mishaps, posts, 0))
+        self._send(submission, call, drawn.delay, partial(self._deliver, submission, call, drawn, posts, 0))
         if again is not None:
-            duplicate = partial(self._deliver, submission, call, mishaps, ("duplicate",), 0)
-            self._hold(submission, call, due + again, duplicate)
+            duplicate = partial(self._deliver, submission, call, drawn, ("duplicate",), 0)
+            self._send(submission, call, drawn.delay + again, duplicate)
 
-    def _hold(self, submission: Submission, call: Call, seconds: int, job: Callable[[Wire], None]) -> None:
-        """Hand the job to the senders so many simulated seconds after the call ended."""
-        if seconds == 0:
-            self._senders.hand(job)
+    def _send(self, submission: Submission, call: Call, delay: int, job: Job) -> None:
+        """Give the job to the senders `delay` simulated seconds after the call ended."""
+        if delay == 0:
+            self._senders.submit(job)
         else:
-            offset = (call.ended or 0) + seconds
-            self._at(submission.accepted + offset / self._settings.speed, partial(self._senders.hand, job))
+            offset = (call.ended or 0) + delay
+            self._at(submission.started + offset / self._settings.speed, partial(self._senders.submit, job))
 
     def _deliver(
-        self,
-        submission: Submission,
-        call: Call,
-        mishaps: Mishaps,
-        posts: Sequence[str],
-        tried: int,
-        wire: Wire,
+        self, submission: Submission, call: Call, drawn: CallFaults, posts: Sequence[str], tried: int, client: Client
     ) -> None:
         for what in posts:
-            body, content_type = self._body(submission, call, mishaps, step=what == "step")
-            url = submission.terms.result_url or ""
-            answer = wire.post(url, body, content_type, slow=mishaps.slow_sender)
+            body, content_type = self._body(submission, call, drawn, step=what == "step")
+            answer = client.post(submission.result_url or "", body, content_type, slow=drawn.slow_sender)
             again = answer.status != 200 and tried < self._settings.retry and not self._stopping
-            delivery = Delivery(what, answer.status, time.time(), mishaps.names, answer.error)
+            delivery = Delivery(what, answer.status, time.time(), drawn.names, answer.error)
             was_last = self._ledger.posted(submission, call, delivery, again=again)
-            # A stop that cut it off leaves it to the next process.
+            # If a stop cut it off, the next process delivers it.
             if was_last and (answer.status == 200 or not self._stopping):
-                self._tell(submission, call)
+                self._finish(submission, call)
             if again:
                 with self._changed:
-                    self._try_again(tried, partial(self._deliver, submission, call, mishaps, (what,), tried + 1))
+                    self._try_again(tried, partial(self._deliver, submission, call, drawn, (what,), tried + 1))
 
-    def _try_again(self, tried: int, job: Callable[[Wire], None]) -> None:
-        self._at(time.monotonic() + min(2.0**tried, 30.0), partial(self._senders.hand, job))
+    def _try_again(self, tried: int, job: Job) -> None:
+        self._at(time.monotonic() + min(2.0**tried, 30.0), partial(self._senders.submit, job))
 
-    def _tell(self, submission: Submission, call: Call) -> None:
+    def _finish(self, submission: Submission, call: Call) -> None:
         """Nothing is left to deliver about this call."""
         with self._changed:
             submission.left -= 1
-            if self._store is None:
-                return
             if submission.left == 0:
                 self._store.forget(submission.number)
-            elif call.row not in submission.told:
-                self._store.told(submission.number, call.row)
+            elif call.row not in submission.finished:
+                self._store.finish(submission.number, call.row)
 
-    def _body(self, submission: Submission, call: Call, mishaps: Mishaps, *, step: bool) -> tuple[bytes, str]:
+    def _body(self, submission: Submission, call: Call, drawn: CallFaults, *, step: bool) -> tuple[bytes, str]:
         details = self._details(submission, call.before_it_ended() if step else call)
-        if mishaps.extra_fields:
+        if drawn.extra_fields:
             details = bodies.with_extra_fields(details, submission.call_id(call))
-        if mishaps.inconsistency is not None:
-            details = bodies.with_inconsistency(details, mishaps.inconsistency)
-        body, content_type = bodies.encode(details, mishaps.shape)
-        if mishaps.keep is not None and not step:
-            body = body[: max(1, int(len(body) * mishaps.keep))]
-        return body, content_type if mishaps.content_type is None else mishaps.content_type
+        if drawn.inconsistency is not None:
+            details = bodies.with_inconsistency(details, drawn.inconsistency)
+        body, content_type = bodies.encode(details, drawn.shape)
+        if drawn.keep is not None and not step:
+            body = body[: max(1, int(len(body) * drawn.keep))]
+        return body, content_type if drawn.content_type is None else drawn.content_type
 
     def _details(self, submission: Submission, call: Call) -> dict[str, object]:
         spelling = bodies.draw_spelling(_draws(self._settings.seed, submission.number, call, "spelling"))
-        return bodies.call_details(call, submission.terms, submission.queued_at, spelling)
+        return bodies.call_details(call, submission.request.parameters, submission.request.queued_at, spelling)
 
 
 def _draws(seed: int, number: int, call: Call, purpose: str) -> random.Random:
-    """The draws of one call for one purpose: submission, row and number name it, not its URL."""
+    """The draws of one call for one purpose. They depend on submission, row and phone number, not on the result_url."""
     return seeded(seed, number, call.row, bodies.dialed_digits(call.destination), purpose)

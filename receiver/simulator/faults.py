@@ -1,5 +1,5 @@
-"""What goes wrong, and how often. Drawn from the seed; every draw is made whatever the rates are,
-so that raising one rate changes no other fault of a call."""
+"""The faults, and how often they occur. They are drawn from the seed. Every draw is made whatever the rates are, so
+that a higher rate changes no other fault of a call."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ WRONG_CONTENT_TYPES = (
     "",  # no header at all
 )
 INCONSISTENCIES = ("start_Timestamp", "cancelled", "events_as_object", "events_missing")
-"""What provider.md's last paragraph expects inside one body, as `bodies` writes it."""
+"""The inconsistencies of real bodies, as `bodies.with_inconsistency` writes them."""
 
 
 def rate(meaning: str) -> float:
-    """A field of `Rates`: never by default; `meaning` is what `--help` says of it."""
+    """A field of `Rates`, 0 by default; `meaning` is its `--help`."""
     return field(default=0.0, metadata={"help": meaning})
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How often each fault strikes, each from 0 (never) to 1 (always)."""
+    """How often each fault occurs, each from 0 (never) to 1 (always)."""
 
     drop: float = rate("a result is never delivered")
     duplicate: float = rate("a result is delivered a second time, the same bytes")
@@ -46,11 +46,11 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Mishaps:
-    """What goes wrong with one call's callback. Delays are simulated seconds.
+class CallFaults:
+    """The faults of one call's callback. Delays are simulated seconds.
 
-    `names` are the faults as the ledger shows them, joined by `+`; None where all is well.
-    `keep` is the part of the body that is sent, None for the whole; `content_type` None for the right one.
+    `names` are the faults as the ledger shows them, joined by `+`; None without a fault. `keep` is the part of the
+    body that is sent, None for the whole body. A `content_type` of None stands for the right one.
     """
 
     names: str | None
@@ -68,39 +68,39 @@ class Mishaps:
     keep: float | None
 
 
-def draw_mishaps(draws: random.Random, rates: Rates, shapes: Mapping[str, float]) -> Mishaps:
-    """What goes wrong with one call. `shapes` weighs the shapes of `bodies.SHAPES`."""
-    struck = {each.name: draws.random() < getattr(rates, each.name) for each in fields(Rates)}
+def draw_call_faults(draws: random.Random, rates: Rates, shapes: Mapping[str, float]) -> CallFaults:
+    """The faults of one call. `shapes` are weights of `bodies.SHAPES`."""
+    occurs = {each.name: draws.random() < getattr(rates, each.name) for each in fields(Rates)}
     shape = pick(draws, shapes)
     late, overtaken, again = draws.randint(60, 7200), draws.randint(30, 600), draws.randint(1, 300)
     content_type = draws.choice(WRONG_CONTENT_TYPES)
     status = draws.choice(UNDOCUMENTED_STATUSES)
     inconsistency = draws.choice(INCONSISTENCIES)
     keep = draws.uniform(0.1, 0.9)
-    # A form that breaks off can still be read; only JSON and XML are certain to be spoiled.
-    if struck["malformed"] and shape not in ("bare", "wrapped", "xml"):
+    # A form that is cut off can still be read; JSON and XML cannot.
+    if occurs["malformed"] and shape not in ("bare", "wrapped", "xml"):
         shape = "bare"
-    struck["wrong_content_type"] &= shape in ("bare", "wrapped")
-    of_request = ("error_after_acceptance", "timeout_after_acceptance")
-    return Mishaps(
-        names="+".join(name for name, hit in struck.items() if hit and name not in of_request) or None,
-        drop=struck["drop"],
-        duplicate_after=again if struck["duplicate"] else None,
-        delay=(late if struck["delay"] else 0) + (overtaken if struck["reorder"] else 0),
-        reorder=struck["reorder"],
-        step=struck["step"],
-        slow_sender=struck["slow_sender"],
+    occurs["wrong_content_type"] &= shape in ("bare", "wrapped")
+    faults_of_answers = ("error_after_acceptance", "timeout_after_acceptance")
+    return CallFaults(
+        names="+".join(name for name, hit in occurs.items() if hit and name not in faults_of_answers) or None,
+        drop=occurs["drop"],
+        duplicate_after=again if occurs["duplicate"] else None,
+        delay=(late if occurs["delay"] else 0) + (overtaken if occurs["reorder"] else 0),
+        reorder=occurs["reorder"],
+        step=occurs["step"],
+        slow_sender=occurs["slow_sender"],
         shape=shape,
-        content_type=content_type if struck["wrong_content_type"] else None,
-        status=status if struck["unknown_status"] else None,
-        extra_fields=struck["extra_fields"],
-        inconsistency=inconsistency if struck["inconsistent"] else None,
-        keep=keep if struck["malformed"] else None,
+        content_type=content_type if occurs["wrong_content_type"] else None,
+        status=status if occurs["unknown_status"] else None,
+        extra_fields=occurs["extra_fields"],
+        inconsistency=inconsistency if occurs["inconsistent"] else None,
+        keep=keep if occurs["malformed"] else None,
     )
 
 
 def draw_answer_fault(draws: random.Random, rates: Rates) -> str | None:
-    """What goes wrong with the answer to one accepted request: `timeout`, `error` or None."""
+    """The fault of the answer to one accepted request: `timeout`, `error` or None."""
     timeout, error = draws.random(), draws.random()
     if timeout < rates.timeout_after_acceptance:
         return "timeout"

@@ -1,7 +1,6 @@
-"""What the provider reads: the fields of a request and its CSV, and each reason to refuse them.
+"""Reads the fields of a request and its CSV, and refuses wrong ones. Without I/O.
 
-Pure. The rules are the provider page's (Queue multiple calls, The CSV); the wording of an `error` is
-the simulator's own.
+The rules are those of the provider page (Queue multiple calls, The CSV). The wording of an `error` is our own.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from receiver.errors import ReceiverError
-from receiver.simulator.bodies import Terms, dialed_digits
+from receiver.simulator.bodies import Parameters, dialed_digits
 
 RESULT_URL_LENGTH = 255
-# The first run of spaces is possessive: shared with what follows it, a cell of spaces would take a minute.
+# The first `*+` is possessive: without it, a long cell of spaces would take a minute (backtracking).
 DESTINATION = re.compile(r"(tel:)?\s*+\+?[\d\s().-]+(;[A-Za-z]+=[^;]*)*", re.IGNORECASE | re.ASCII)
 
 
@@ -34,13 +33,13 @@ class Refused(ReceiverError):
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """The destinations a CSV holds that can be dialed, and how many rows cannot."""
+    """The destinations of a CSV that can be dialed, and how many rows were left out."""
 
     destinations: list[str]
     left_out: int
 
 
-def read_terms(form: Mapping[str, str]) -> Terms:
+def read_parameters(form: Mapping[str, str]) -> Parameters:
     """The parameters of a request; raises `Refused` (400) at the first fault."""
     start = _integer(form, "start_timestamp", 0, 9_999_999_999)
     end = _integer(form, "end_timestamp", 0, 9_999_999_999)
@@ -51,7 +50,7 @@ def read_terms(form: Mapping[str, str]) -> Terms:
     if max_attempts is not None and max_attempts > 1 and reattempt_wait is None:
         raise Refused(400, "reattempt_wait is required with max_attempts greater than 1")
     _integer(form, "is_pci", 0, 1)
-    return Terms(start, end, max_attempts or 1, reattempt_wait, _result_url(form))
+    return Parameters(start, end, max_attempts or 1, reattempt_wait, _result_url(form))
 
 
 def read_contacts(stream: IO[bytes]) -> Contacts:
@@ -75,12 +74,12 @@ def read_contacts(stream: IO[bytes]) -> Contacts:
     except csv.Error as error:
         raise Refused(400, f"csv cannot be read: {error}") from None
     if not destinations and not left_out:
-        raise Refused(400, "csv holds no contacts")
+        raise Refused(400, "csv has no contacts")
     return Contacts(destinations, left_out)
 
 
 def is_destination(text: str) -> bool:
-    """Whether it can be dialed. Spaces, dots, brackets and dashes are taken; nobody documents otherwise."""
+    """Whether it can be dialed. Spaces, dots, brackets and dashes are accepted, as nothing forbids them."""
     text = text.strip()
     return bool(DESTINATION.fullmatch(text)) and 8 <= len(dialed_digits(text)) <= 15
 

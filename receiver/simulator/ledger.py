@@ -1,8 +1,8 @@
-"""What was queued, and what became of every callback: the figures a test compares with what was kept.
+"""Counts what was queued and delivered, so that a test can compare it with what the receiver stored.
 
-Of every call exactly one is true: its result is `delivered` (answered 200 at least once), `dropped`
-on purpose, `failed` (each try to deliver it is over, none was answered 200) or still `to_come`.
-Of callbacks, `to_come` are those of calls that have ended, duplicates and further tries included.
+The result of each call is in exactly one state: `delivered` (answered 200 at least once), `dropped` on purpose,
+`failed` (no attempt was answered 200, and none is left) or still `to_come`. The callbacks `to_come` are those of
+calls that have ended, with duplicates and further attempts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from receiver.simulator.submission import Submission
 class Delivery:
     """One POST to a `result_url`.
 
-    `what`: `result`, `duplicate` or `step`. `answered`: the HTTP status, None where none came;
-    `error` then says why. `at`: real Unix seconds. `fault`: what was done to it, joined by `+`.
+    `what`: `result`, `duplicate` or `step`. `answered`: the HTTP status; None if there was no answer, for the reason in
+    `error`. `at`: real Unix seconds. `fault`: the names of its faults, joined by `+`.
     """
 
     what: str
@@ -39,7 +39,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class _Entry:
-    """One call's callbacks: where its result stands, and how many planned POSTs are not over yet."""
+    """One call: the state of its result, and how many of its planned POSTs are not over yet."""
 
     state: str = "to_come"
     fault: str | None = None
@@ -48,8 +48,8 @@ class _Entry:
 
 
 class Ledger:
-    """Counts under one lock. With a file, a line is handed to the operating system as soon as it is
-    true, so that it outlives the death of this process and of any other."""
+    """Counts under one lock. With a file, each line is given to the operating system at once, so that it survives a
+    kill of this process."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Ledger:
         self._faults: Counter[str] = Counter()
         self._file: TextIO | None = None
         if path is not None:
-            # It holds result_urls, and whoever knows one can post to it.
+            # It holds result_urls, and anybody who knows one can post to it.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._file = open(descriptor, "a", encoding="utf-8", buffering=1)
 
@@ -75,24 +75,24 @@ class Ledger:
         with self._lock:
             self._submissions.append(submission)
             self._states["to_come"] += len(submission.calls)
-            self._append({"kind": submission.kind, "at": time.time(), **_request(submission)})
+            self._append({"kind": submission.request.kind, "at": time.time(), **_request(submission)})
 
     def request_dropped(self, submission: Submission, reason: str) -> None:
-        """None of its calls is dialed, because its `result_url` did not answer a GET with 200."""
+        """No call of the submission is dialed, because its `result_url` did not answer a GET with 200."""
         with self._lock:
             self._faults[f"request_{reason}"] += 1
             for call in submission.calls:
                 self._move(submission, call, self._entry(submission, call), "dropped", reason)
 
     def dropped(self, submission: Submission, call: Call, reason: str) -> None:
-        """The call has ended, and its result is not delivered: on purpose."""
+        """The call has ended, and its result is not delivered on purpose."""
         with self._lock:
             self._statuses[call.status] += 1
             self._faults[reason] += 1
             self._move(submission, call, self._entry(submission, call), "dropped", reason)
 
     def ended(self, submission: Submission, call: Call, fault: str | None, outstanding: int) -> None:
-        """The call has ended; `outstanding` POSTs about it are to follow."""
+        """The call has ended; `outstanding` POSTs about it will follow."""
         with self._lock:
             self._statuses[call.status] += 1
             self._faults.update(fault.split("+") if fault else ())
@@ -100,14 +100,14 @@ class Ledger:
             entry.fault, entry.outstanding = fault, outstanding
             self._callbacks["to_come"] += outstanding
 
-    def told_before(self, submission: Submission, call: Call) -> None:
+    def delivered_before(self, submission: Submission, call: Call) -> None:
         """The call has ended, and an earlier process delivered its result."""
         with self._lock:
             self._statuses[call.status] += 1
             self._move(submission, call, self._entry(submission, call), "delivered", None)
 
     def posted(self, submission: Submission, call: Call, delivery: Delivery, *, again: bool) -> bool:
-        """One POST is over; `again` where the same will be tried once more. Returns whether it was the call's last."""
+        """One POST is over; `again`: it will be tried once more. Returns whether it was the call's last."""
         with self._lock:
             entry = self._entry(submission, call)
             entry.deliveries = (*entry.deliveries, delivery)
@@ -127,12 +127,12 @@ class Ledger:
     def summary(self) -> dict[str, object]:
         """The figures, as `GET /simulator/ledger` shows them."""
         with self._lock:
-            times = Counter(each.terms.result_url for each in self._submissions if each.terms.result_url)
+            times = Counter(each.result_url for each in self._submissions if each.result_url)
             states = {name: self._states[name] for name in ("delivered", "dropped", "failed", "to_come")}
             names = ("attempted", "answered_200", "failed", "to_come", "results", "duplicates", "steps")
             return {
                 "requests": [
-                    {**_request(each), "times_queued": times[each.terms.result_url or ""]} for each in self._submissions
+                    {**_request(each), "times_queued": times[each.result_url or ""]} for each in self._submissions
                 ],
                 "queued_more_than_once": sorted(url for url, count in times.items() if count > 1),
                 "calls": {"queued": sum(states.values()), **states},
@@ -142,7 +142,7 @@ class Ledger:
             }
 
     def lines(self) -> Iterator[str]:
-        """One JSON line a call, in the order of acceptance, each as it stands when it is written."""
+        """One JSON line per call, in the order of acceptance, each as the call is when the line is written."""
         for submission in list(self._submissions):
             for call in submission.calls:
                 with self._lock:
@@ -167,9 +167,9 @@ class Ledger:
 
 def _request(submission: Submission) -> dict[str, object]:
     return {
-        "application_id": submission.application_id,
-        "deployment_id": submission.deployment_id,
-        "result_url": submission.terms.result_url,
+        "application_id": submission.request.application_id,
+        "deployment_id": submission.request.deployment_id,
+        "result_url": submission.result_url,
         "submission_no": submission.number,
         "calls_queued": len(submission.calls),
     }
@@ -177,7 +177,7 @@ def _request(submission: Submission) -> dict[str, object]:
 
 def _call(submission: Submission, call: Call, entry: _Entry) -> dict[str, object]:
     return {
-        "result_url": submission.terms.result_url,
+        "result_url": submission.result_url,
         "submission_no": submission.number,
         "row": call.row,
         "destination": call.destination,

@@ -1,4 +1,4 @@
-"""Start and stop of the whole pretended provider, in this process."""
+"""Starts and stops the simulator in this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import threading
 import time
-from types import TracebackType
 from typing import Any
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
@@ -20,22 +19,22 @@ from receiver.simulator.settings import Settings
 from receiver.simulator.store import Store
 
 STOP_WITHIN = 1.8
-"""Seconds for a clean stop, a little under the two that are promised."""
+"""Seconds for a clean stop. Two are promised."""
 
 
 class CannotListen(ReceiverError):
-    """The address is taken, or is none of this machine's."""
+    """The address is in use, or does not belong to this machine."""
 
     code = "cannot_listen"
 
 
 class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Nothing: a line for each request would bury the one for each submission."""
+        """Log nothing: a line for each request would hide the line for each submission."""
 
 
 class _Server(ThreadedWSGIServer):
-    """Knows its open connections, so that a stop need not wait until clients close them."""
+    """Keeps a list of its open connections, so that a stop does not wait until clients close them."""
 
     daemon_threads = True
 
@@ -50,20 +49,20 @@ class _Server(ThreadedWSGIServer):
         finally:
             self._open.pop(request, None)
 
-    def hang_up(self, within: float) -> None:
+    def close_connections(self, within: float) -> None:
         end = time.monotonic() + within
         for connection, thread in list(self._open.items()):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it ended by itself
+                pass  # the client has closed it
             thread.join(max(0.0, end - time.monotonic()))
 
 
 class Simulator:
-    """A provider on an address of its own. A context manager: no thread is left after it.
+    """A simulated provider. A context manager, which leaves no thread behind.
 
-    `url` has no trailing slash and serves as `PLUM_URL`.
+    `url` has no trailing slash and can be used as `PLUM_URL`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -73,14 +72,16 @@ class Simulator:
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise CannotListen(f"cannot listen on {where}: {why}; stop what does, or choose another --port") from error
+            raise CannotListen(
+                f"cannot listen on {where}: {why}. Stop the process that does, or choose another --port"
+            ) from error
         try:
             self._ledger = Ledger(settings.ledger)
         except OSError as error:
             listener.close()
             raise ReceiverError(f"cannot write the ledger: {error}", code="cannot_write") from error
         try:
-            store = None if settings.state is None else Store(settings.state)
+            store = Store(settings.state)
         except (OSError, sqlite3.Error) as error:
             listener.close()
             self._ledger.close()
@@ -102,13 +103,13 @@ class Simulator:
         self._thread.start()
 
     def stop(self) -> None:
-        """Within two seconds: no more requests, no more dialing; what is under way may end in the first."""
+        """Within two seconds: accept and dial nothing more, and cut off deliveries that have not ended after one."""
         end = time.monotonic() + STOP_WITHIN
         self._stopping.set()
         self._server.shutdown()
         self._server.server_close()
         self._exchange.stop(max(0.2, end - time.monotonic() - 0.3))
-        self._server.hang_up(max(0.2, end - time.monotonic()))
+        self._server.close_connections(max(0.2, end - time.monotonic()))
         self._thread.join(0.2)
         self._ledger.close()
 
@@ -116,7 +117,5 @@ class Simulator:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()

@@ -1,4 +1,4 @@
-"""What one pretended provider is like. Values only; `command` reads them from the command line."""
+"""The settings of one simulator. `command` reads them from the command line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DOCUMENTED_SHAPE: Mapping[str, float] = MappingProxyType({"bare": 1})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`speed`: simulated seconds in a real one. `lines`: calls that one submission dials at a time.
+    """`speed`: simulated seconds per real second. `lines`: how many calls one submission dials at the same time.
 
-    `epoch`: Unix seconds at which every submission counts as queued; None: when it really is. With
-    it, two runs of one seed post the same bytes. `retry`: further tries of a failed delivery.
-    `state`: a file that keeps what is under way, for the next process to go on with; None: it ends with this one.
+    `epoch`: the Unix time at which every submission counts as queued; None: the real time. With it, two runs with
+    the same seed post the same bytes. `retry`: how often a failed delivery is tried again. `state`: the file of
+    unfinished submissions, with which the next process continues; None: they end with this process.
     """
 
     host: str = "127.0.0.1"

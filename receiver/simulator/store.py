@@ -1,8 +1,8 @@
-"""What outlives the simulator's process: the submissions whose results have not all been delivered, in an SQLite file.
+"""The submissions that are not finished yet, in an SQLite file that outlives the simulator's process.
 
-The life of a call follows from its submission's number, its row and its number (`calls`), so these and the moment of
-acceptance are enough to go on where a killed process was, with the same bytes. A submission leaves the file with its
-last result, so the file holds only what is under way. Each change is with the operating system when a method returns.
+What happens to a call follows from its submission's number, its row and its phone number (`calls`). These and the time
+of acceptance are enough to continue after a kill, with the same bytes. A submission is deleted with its last result.
+A method returns when the operating system has its change.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from receiver.errors import ReceiverError
-from receiver.simulator.bodies import Terms, dialed_digits
+from receiver.simulator.bodies import Parameters, dialed_digits
+from receiver.simulator.submission import Request
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,9 @@ STATE_FILE = "simulator.sqlite3"
 """Its name in the DATA_DIR of a `serve`."""
 
 BUSY_SECONDS = 10.0
-"""How long one process waits for a change that another one makes."""
+"""How long one process waits for another one's change."""
 
+# `told`: the call is finished. Files of earlier releases have these names.
 _SCHEMA = """
 create table if not exists submission (
     number integer primary key autoincrement, kind text not null, application_id integer not null,
@@ -43,29 +45,24 @@ create table if not exists call (
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A submission as it was accepted. `told`: rows whose results are delivered. `accepted_at`: Unix seconds.
+    """`checked`: its result_url answered the GET before dialing. `canceled`: simulated seconds after its acceptance.
 
-    `checked`: its result_url was asked before dialing, and answered. `canceled`: the offset of its cancelling.
+    `finished`: the rows about which nothing is left to deliver.
     """
 
     number: int
-    kind: str
-    application_id: int
-    deployment_id: int
-    terms: Terms
-    queued_at: int
-    accepted_at: float
+    request: Request
     checked: bool
     canceled: int | None
-    destinations: tuple[str, ...]
-    told: frozenset[int]
+    finished: frozenset[int]
 
 
 class Store:
-    """Its methods may be called from any thread."""
+    """Its methods may be called from any thread. Without a path it is in memory, and ends with the process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
+        self._closed = False
         try:
             self._db = _open(path)
             if (checked := self._db.execute("pragma quick_check(1)").fetchone()) != ("ok",):
@@ -74,62 +71,58 @@ class Store:
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
-            # A power cut can do that. Simulated calls are not worth a start that fails.
-            log.warning("%s cannot be read (%s): the calls in progress are lost", path, error)
+            # A power cut can do that. Losing simulated calls is better than a start that fails.
+            log.warning("%s cannot be read (%s): its unfinished submissions are lost", path, error)
             for suffix in ("", "-wal", "-shm"):
                 Path(f"{path}{suffix}").unlink(missing_ok=True)
             self._db = _open(path)
 
     def close(self) -> None:
+        """Later changes are ignored: the next process delivers again what this one did not finish."""
         with self._lock:
+            self._closed = True
             self._db.close()
 
     def submissions(self) -> list[Stored]:
-        """Those that are under way, in the order of acceptance."""
+        """The unfinished ones, in the order of acceptance."""
         with self._lock:
-            found = self._db.execute("select * from submission order by number").fetchall()
-            return [self._stored(*row) for row in found]
+            cursor = self._db.execute("select * from submission order by number")
+            cursor.row_factory = sqlite3.Row
+            return [self._stored(row) for row in cursor.fetchall()]
 
-    def accept(
-        self,
-        kind: str,
-        application_id: int,
-        deployment_id: int,
-        terms: Terms,
-        queued_at: int,
-        accepted_at: float,
-        destinations: Sequence[str],
-    ) -> int:
-        """Keep a new submission; returns its number, which no other one ever has."""
+    def accept(self, request: Request) -> int:
+        """Store a new submission; returns its number, which no other submission ever gets."""
+        values = (request.kind, request.application_id, request.deployment_id, json.dumps(asdict(request.parameters)))
         with self._lock, self._db:
             self._db.execute("begin immediate")
             number = self._db.execute(
                 "insert into submission (kind, application_id, deployment_id, terms, queued_at, accepted_at)"
                 " values (?, ?, ?, ?, ?, ?)",
-                (kind, application_id, deployment_id, json.dumps(asdict(terms)), queued_at, accepted_at),
+                (*values, request.queued_at, request.accepted_at),
             ).lastrowid
             assert number is not None  # noqa: S101 an insert has an id
             self._db.executemany(
                 "insert into call (number, row, destination) values (?, ?, ?)",
-                ((number, row, destination) for row, destination in enumerate(destinations, start=1)),
+                ((number, row, destination) for row, destination in enumerate(request.destinations, start=1)),
             )
         return number
 
-    def checked(self, number: int) -> None:
-        """Its result_url has answered: it is dialed."""
+    def check(self, number: int) -> None:
+        """Its result_url has answered, so its calls are dialed."""
         self._change("update submission set checked = 1 where number = ?", number)
 
-    def canceled(self, number: int, offset: int) -> None:
-        """It was cancelled this long (simulated seconds) after its acceptance."""
+    def cancel(self, number: int, offset: int) -> None:
+        """It was canceled this many simulated seconds after its acceptance."""
         self._change("update submission set canceled = coalesce(canceled, ?) where number = ?", offset, number)
 
-    def told(self, number: int, row: int) -> None:
-        """Nothing is left to deliver about this call."""
+    def finish(self, number: int, row: int) -> None:
         self._change("update call set told = 1 where number = ? and row = ?", number, row)
 
     def forget(self, number: int) -> None:
-        """Nothing is left to deliver about this submission."""
+        """Delete a submission: all its calls are finished, or it was dropped."""
         with self._lock:
+            if self._closed:
+                return
             with self._db:
                 self._db.execute("begin immediate")
                 self._db.execute("delete from call where number = ?", (number,))
@@ -138,43 +131,31 @@ class Store:
 
     def _change(self, statement: str, *values: int) -> None:
         with self._lock:
-            self._db.execute(statement, values)
+            if not self._closed:
+                self._db.execute(statement, values)
 
-    def _stored(
-        self,
-        number: int,
-        kind: str,
-        application_id: int,
-        deployment_id: int,
-        terms: str,
-        queued_at: int,
-        accepted_at: float,
-        checked: int,
-        canceled: int | None,
-    ) -> Stored:
+    def _stored(self, row: sqlite3.Row) -> Stored:
         calls = self._db.execute(
-            "select row, destination, told from call where number = ? order by row", (number,)
+            "select row, destination, told from call where number = ? order by row", (row["number"],)
         ).fetchall()
-        return Stored(
-            number,
-            kind,
-            application_id,
-            deployment_id,
-            Terms(**json.loads(terms)),
-            queued_at,
-            accepted_at,
-            bool(checked),
-            canceled,
-            tuple(destination for _, destination, _ in calls),
-            frozenset(row for row, _, told in calls if told),
+        request = Request(
+            kind=row["kind"],
+            application_id=row["application_id"],
+            deployment_id=row["deployment_id"],
+            parameters=Parameters(**json.loads(row["terms"])),
+            queued_at=row["queued_at"],
+            accepted_at=row["accepted_at"],
+            destinations=[destination for _, destination, _ in calls],
         )
+        finished = frozenset(row for row, _, told in calls if told)
+        return Stored(row["number"], request, bool(row["checked"]), row["canceled"], finished)
 
 
 def forget_number(path: Path, phone_number: int) -> int:
-    """Take a number (E.164) out of a simulator's file, whether that runs or not; returns how many calls had it.
+    """Erase a number (E.164) from a simulator's file, also while it runs; returns how many calls had it.
 
-    However it is written there: with its country, without it, or behind zeros. A process that runs has the calls in
-    memory, and still delivers their results.
+    It is found with its country code, without it, or after zeros. A running simulator has the calls in memory and
+    still delivers their results.
     """
 
     def is_meant(destination: str) -> bool:
@@ -191,7 +172,7 @@ def forget_number(path: Path, phone_number: int) -> int:
 
 
 def forget_all(path: Path) -> int:
-    """Take everything out of a simulator's file; returns how many submissions were under way. See `forget_number`."""
+    """Delete everything in a simulator's file; returns how many submissions were unfinished. See `forget_number`."""
 
     def forget(db: sqlite3.Connection) -> int:
         db.execute("delete from call")
@@ -201,7 +182,7 @@ def forget_all(path: Path) -> int:
 
 
 def _changed(path: Path, change: Callable[[sqlite3.Connection], int]) -> int:
-    """What the change returns; 0 where there is no file."""
+    """What the change returns; 0 if there is no file."""
     if not path.exists():
         return 0
     try:
@@ -215,12 +196,13 @@ def _changed(path: Path, change: Callable[[sqlite3.Connection], int]) -> int:
     return count
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    # Destinations and result_urls are in it.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+def _open(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        # It holds destinations and result_urls, so only its owner may read it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    db = sqlite3.connect(path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        # What was deleted is overwritten, in the file and in its log, and the file shrinks.
+        # Deleted rows are overwritten, in the file and in its log, and the file shrinks.
         db.execute("pragma auto_vacuum = full")
         db.execute("pragma journal_mode = wal")
         db.execute("pragma synchronous = normal")

@@ -1,7 +1,7 @@
-"""The lines of one submission: which call is dialed when. A simulation in whole seconds, no clock.
+"""Decides when each call of one submission is dialed. A simulation in whole seconds, without a clock.
 
-Every submission has lines of its own and counts from its own acceptance, so what becomes of it does
-not depend on what else is being dialed, nor on how fast the machine is.
+Each submission has its own phone lines and counts from its own acceptance. So its results do not depend on other
+submissions, nor on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from receiver.simulator.calls import Call, Plan
 class Timeline:
     """Moves a submission's calls from queued to their end, on a bounded number of lines.
 
-    `opens` and `closes` are offsets (seconds since acceptance) of the window. After `closes` no
-    attempt begins: a call that was dialed before has failed, one that never was is canceled.
+    `opens` and `closes` are offsets (seconds since acceptance) of the window. After `closes` no attempt begins: a call
+    that was dialed before fails, and one that was never dialed is canceled.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Timeline:
         self._reattempt_wait = reattempt_wait
         self._canceled = False
         self._now = 0
-        self._fresh = 0  # calls[_fresh:] were never looked at
+        self._fresh = 0  # calls[_fresh:] were never dialed
         self._retries: list[tuple[int, int]] = []  # (when, index), a heap
         self._busy: list[tuple[int, int]] = []  # (when ringing or talking ends, index), a heap
-        self._plans: dict[int, Plan] = {}  # of the calls under way; the rest costs no memory
+        self._plans: dict[int, Plan] = {}  # only of calls that have begun and not ended, to save memory
 
     def next_at(self) -> int | None:
-        """The offset of the next thing to happen; None once every call has ended."""
+        """The offset of the next change; None once every call has ended."""
         moments = [self._busy[0][0]] if self._busy else []
         waiting = [self._retries[0][0]] if self._retries else []
         if self._fresh < len(self._calls):
@@ -56,28 +56,28 @@ class Timeline:
         return max(min(moments), self._now) if moments else None
 
     def advance(self, until: float) -> Iterator[Call]:
-        """Let time pass; yields each call as it ends, in the order of their ends.
+        """Let time pass until this offset; yields each call when it ends, in the order of the ends.
 
-        May be left after any call and entered again: nothing is lost in between.
+        The caller may stop after any call and continue with a new `advance`: nothing is lost.
         """
         while (at := self.next_at()) is not None and at <= until:
             self._now = at
             if self._busy and self._busy[0][0] <= at:
                 ended = self._end_of_ringing_or_talking()
             elif self._closes is not None and self._closes <= at:
-                ended = self._turn_away()
+                ended = self._end_after_closing()
             else:
                 ended = self._dial()
             if ended is not None:
                 yield ended
 
     def cancel(self, at: float) -> None:
-        """From now on nothing is dialed: whatever waits is canceled, and so is a try nobody answers."""
+        """Dial nothing from now on: waiting calls are canceled, and so are attempts that are not answered."""
         self._canceled = True
         self._closes = int(at) if self._closes is None else min(int(at), self._closes)
 
-    def _take_waiting(self) -> int:
-        """The index of the call whose turn it is; a retry that is due goes before a first try."""
+    def _next_waiting(self) -> int:
+        """The index of the next waiting call. A retry that is due comes before a first attempt."""
         if self._retries and (self._retries[0][0] <= self._now or self._fresh == len(self._calls)):
             return heapq.heappop(self._retries)[1]
         if self._fresh == len(self._calls):
@@ -85,15 +85,15 @@ class Timeline:
         self._fresh += 1
         return self._fresh - 1
 
-    def _turn_away(self) -> Call:
-        index = self._take_waiting()
+    def _end_after_closing(self) -> Call:
+        index = self._next_waiting()
         call = self._calls[index]
         self._plans.pop(index, None)
         call.end("failed" if call.dialed and not self._canceled else "canceled", self._now)
         return call
 
     def _dial(self) -> Call | None:
-        index = self._take_waiting()
+        index = self._next_waiting()
         call = self._calls[index]
         plan = self._plans.get(index)
         if plan is None:

@@ -1,4 +1,4 @@
-"""How many tries calls needed. Read from the results themselves, since no counter tells: 0.15 s for a million."""
+"""How many attempts calls needed. Read from the results, because no counter has it: 0.15 s for a million calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from receiver.database.pool import Connection
 
 
 def count_by_attempts(conn: Connection, batch_id: int) -> dict[int | None, int]:
-    """Attempts to the number of final calls of a batch that took so many, ascending; None: it was not said."""
+    """For each number of attempts, ascending, how many final calls took it. None: the result has no number."""
     return dict(
         conn.execute(
             "select attempts, count(*) from result where batch_id = %s and outcome is not null"

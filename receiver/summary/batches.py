@@ -1,9 +1,9 @@
-"""The balance of each batch, read from its counters: the same cost for ten calls and for ten million."""
+"""Batches with their balance, read from counters: the same cost for ten calls and for ten million."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,7 +16,24 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CALLBACK_STATES, OUTCOMES, BatchPhase, BatchState, SubmissionState
 from receiver.queueing.parameters import days_text, hours_text
-from receiver.summary.delivery_loss import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Results that the provider never delivered, among batches that are due: a result that had to be fetched by polling
+    was not delivered. A result that is delivered after it was fetched still counts: its call was overdue by then.
+
+    `due`: calls that should have a result. `overdue`: calls without one. `polled`: calls whose result was fetched.
+    """
+
+    due: int
+    overdue: int
+    polled: int
+
+    @property
+    def rate(self) -> float | None:
+        """The share of results that were never delivered; None if there is no call."""
+        return round((self.overdue + self.polled) / self.due, 6) if self.due else None
 
 
 class Submission(NamedTuple):
@@ -25,7 +42,7 @@ class Submission(NamedTuple):
     state: SubmissionState
     calls: int
     calls_queued: int | None
-    """What the provider said; it can differ from `calls`."""
+    """The provider's number; it can differ from `calls`."""
     provider_status: int | None
     error: str | None
     error_code: str | None
@@ -42,7 +59,7 @@ SUBMISSIONS_LISTED = 100
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch with its balance. `counts` and `callbacks` obey the equations of the balance."""
+    """A batch with its balance: the equations of the balance hold for `counts` and `callbacks`."""
 
     id: int
     name: str
@@ -75,7 +92,7 @@ class Batch:
     first_result_at: datetime | None
     last_result_at: datetime | None
     loss_rate: float | None
-    """Share of its results that were never delivered; None before it is due, and where there was nobody to call."""
+    """See `Loss`; None before the batch is due."""
 
     @property
     def submissions(self) -> tuple[Submission, ...]:
@@ -84,7 +101,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchFilter:
-    """What a list of batches is narrowed to; None leaves a condition out."""
+    """The conditions of a list of batches; None: no condition."""
 
     state: str | None = None
     phase: str | None = None
@@ -105,7 +122,7 @@ class BatchFilter:
     submission_state: SubmissionState | None = None
     """The state of at least one of its submissions."""
     not_sent_by: bool | None = None
-    """Batches with something to send that this kind of provider, simulated or not, does not get: the other kind's."""
+    """Batches with something to send that were not made for this kind of provider (True: simulated)."""
 
 
 REMAINING = "c.rows - c.skipped - c.refused - c.withdrawn - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
@@ -120,12 +137,15 @@ PHASE = f"""case when {UNRELEASED} then case when b.paused_at is not null then '
     when {REMAINING} > c.overdue then 'calling' when {REMAINING} > 0 then 'overdue' else 'ended' end"""
 """SQL: a batch's phase."""
 
+PAST_DUE = "b.due_at < now() and b.state <> 'queueing'"
+"""SQL: all submissions of batch `b` are due."""
+
 _SELECT = f"""
 select b.batch_id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
     coalesce(b.simulated, false) as simulated, b.created_by, b.start_at, b.end_at, b.max_attempts,
     b.reattempt_wait_seconds, b.is_pci, b.calls_per_minute, b.opens_minute, b.closes_minute, b.calling_days,
     b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at, {UNRELEASED} as unreleased,
-    b.due_at < now() and b.state <> 'queueing' as past_due,
+    {PAST_DUE} as past_due,
     c.rows, c.skipped, c.refused, c.withdrawn, c.overdue, c.completed, c.failed, c.canceled, c.rejected, c.other,
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
     c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
@@ -165,7 +185,7 @@ _SUBMISSIONS = f""",
 
 
 def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True) -> Batch:
-    """One batch; without its submissions it costs the same however many those are. Raises NotFound."""
+    """One batch; without its submissions the cost does not depend on their number. Raises NotFound."""
     found = _read(conn, "where b.batch_id = %s", (batch_id,), with_submissions)
     if not found:
         raise NotFound(f"Batch {batch_id} does not exist.")
@@ -173,7 +193,7 @@ def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True)
 
 
 def get_default_region(conn: Connection, batch_id: int) -> str:
-    """The country of a number that the batch's CSV wrote without one. Raises NotFound."""
+    """The country of numbers without a country code in the batch's CSV. Raises NotFound."""
     row = conn.execute("select default_region from batch where batch_id = %s", (batch_id,)).fetchone()
     if row is None:
         raise NotFound(f"Batch {batch_id} does not exist.")
@@ -265,22 +285,29 @@ def _batch(row: dict[str, Any]) -> Batch:
     )
 
 
-def balance(counted: dict[str, Any]) -> dict[str, int]:
-    """The counts of a batch, or of many, from their counters: what is nothing else is pending."""
-    final = sum(counted[outcome] for outcome in OUTCOMES)
-    remaining = counted["rows"] - counted["skipped"] - counted["refused"] - counted["withdrawn"] - final
+def balance(counters: dict[str, Any]) -> dict[str, int]:
+    """The balance of a row of counters: what is nothing else is pending."""
+    final = sum(counters[outcome] for outcome in OUTCOMES)
+    remaining = counters["rows"] - counters["skipped"] - counters["refused"] - counters["withdrawn"] - final
     # Release 1.0.0 settles overdue calls without counting them off.
-    overdue = min(counted["overdue"], remaining)
+    overdue = min(counters["overdue"], remaining)
     return {
-        "rows": counted["rows"],
-        "skipped": counted["skipped"],
-        "refused": counted["refused"],
-        "withdrawn": counted["withdrawn"],
+        "rows": counters["rows"],
+        "skipped": counters["skipped"],
+        "refused": counters["refused"],
+        "withdrawn": counters["withdrawn"],
         "pending": remaining - overdue,
         "overdue": overdue,
         "final": final,
-        **{outcome: counted[outcome] for outcome in OUTCOMES},
+        **{outcome: counters[outcome] for outcome in OUTCOMES},
     }
+
+
+def sum_balances(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """The balance of several rows of counters together, as that of no row is all zeros."""
+    nothing = dict.fromkeys(("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES), 0)
+    balances = [balance(row) for row in (nothing, *rows)]
+    return {name: sum(each[name] for each in balances) for name in balances[0]}
 
 
 def list_decided(conn: Connection, batch_ids: Collection[int]) -> set[int]:

@@ -11,11 +11,11 @@ from receiver.model import rfc3339
 from receiver.summary.calls import Call
 
 LISTED_EVENTS = 50
-"""Most events of a call in lists and files, the first ones; `events_total` counts all. A call has about ten."""
+"""Most events of a call in lists and files: the first ones. `events_total` counts all. A call has about ten."""
 
 
 def call_json(call: Call, *, most_events: int | None = LISTED_EVENTS, **more: Any) -> str:
-    """A call without line ends, its first `most_events` events (None: all), and `more` members after it."""
+    """A call as JSON on one line, with its first `most_events` events (None: all), and `more` members at the end."""
     events, total = call.read_events(most_events)
     members: dict[str, Any] = {}
     for name in _MEMBERS:

@@ -1,4 +1,4 @@
-"""The journal, as people look at it: each callback with what settlement made of it."""
+"""The journal for the API and the pages: each callback with its state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from receiver.model import CallbackState
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One callback. `row` is the call it names, where settlement found one and set the callback aside."""
+    """One callback. `row` is the call that it names, if it was found and the callback was not applied."""
 
     id: int
     batch_id: int
@@ -31,7 +31,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class CallbackBody:
-    """A callback and what it said, byte for byte."""
+    """A callback and its body, byte for byte."""
 
     callback: Callback
     content_encoding: str
@@ -46,9 +46,9 @@ _JOINS = """left join set_aside s on s.batch_id = c.batch_id and s.callback_id =
     left join waiting w on w.callback_id = c.callback_id"""
 
 NEWEST_COUNTED = 10_000
-"""How many callbacks of each state are counted by reason, the newest: a look at them must stay short."""
+"""Only this many of the newest callbacks of each state are counted by reason, so that a page stays fast."""
 
-# The oldest of them; of an empty state, none.
+# The id of the oldest of them; 0 if there is none.
 _OLDEST_COUNTED = """select coalesce(min(callback_id), 0) from (select callback_id from set_aside
     where state = %(state)s order by callback_id desc limit %(newest)s) newest"""
 
@@ -62,13 +62,13 @@ def list_callbacks(
     batch_id: int | None = None,
     before: int | None = None,
 ) -> list[Callback]:
-    """Callbacks, newest first, with ids below `before`. What was fetched by polling is none.
+    """Callbacks, newest first, with ids below `before`. Results that were fetched by polling are not callbacks.
 
-    A `reason` is looked for among those that `count_by_reason` counts, and needs their state.
+    A `reason` needs a `state`, and is searched only among the callbacks that `count_by_reason` counts.
     """
     conditions = ["not c.polled"]
     values: dict[str, Any] = {"limit": limit, "state": state, "batch_id": batch_id, "before": before}
-    # The key that the page is walked by stands in the table that the state is kept in.
+    # The page follows the key of the table that stores the state.
     key = "s" if state in ("duplicate", "conflict", "unmatched", "unreadable") else "w" if state == "waiting" else "c"
     if state == "applied":
         conditions.append("s.callback_id is null and w.callback_id is null")
@@ -92,7 +92,7 @@ def list_callbacks(
 
 
 def count_by_reason(conn: Connection, state: CallbackState) -> dict[str, int]:
-    """Why callbacks were set aside in this state, the most frequent reason first: of the newest `NEWEST_COUNTED`."""
+    """How many of the newest `NEWEST_COUNTED` callbacks in this state have which reason, the most frequent first."""
     return dict(
         conn.execute(
             "select reason, count(*) from (select reason from set_aside where state = %s and not polled"
@@ -103,7 +103,7 @@ def count_by_reason(conn: Connection, state: CallbackState) -> dict[str, int]:
 
 
 def list_callbacks_of_call(conn: Connection, batch_id: int, row: int) -> list[Callback]:
-    """All callbacks that name a call, in the order they were received. What was fetched by polling is none."""
+    """All callbacks that name a call, in the order in which they were received, without results fetched by polling."""
     with conn.cursor(row_factory=class_row(Callback)) as cursor:
         return cursor.execute(
             "with named as (select callback_id from result where batch_id = %(batch_id)s and row = %(row)s"
@@ -121,13 +121,10 @@ def get_callback(conn: Connection, callback_id: int) -> CallbackBody:
             f"select {_COLUMNS} from callback c {_JOINS} where c.callback_id = %s",
             (callback_id,),
         ).fetchone()
-    if callback is None:
-        raise NotFound(f"Callback {callback_id} does not exist.")
     row = conn.execute(
-        "select content_encoding, packing, body from callback where batch_id = %s and callback_id = %s",
-        (callback.batch_id, callback_id),
+        "select content_encoding, packing, body from callback where callback_id = %s", (callback_id,)
     ).fetchone()
-    if row is None:
+    if callback is None or row is None:
         raise NotFound(f"Callback {callback_id} does not exist.")
     content_encoding, packing, body = row
     return CallbackBody(callback, content_encoding, unpack(packing, body))

@@ -1,11 +1,11 @@
-"""Calls with what became of them: by batch, by number, and one by one.
+"""Calls with their results: the calls of a batch, the calls to a number, and single calls.
 
-The keys of a page are picked first, from the narrowest table that a filter allows, and only then
-is everything about those calls read; so a page costs what a page holds, wherever it lies.
+First the keys of a page are chosen, from the smallest table that the filter allows. Then everything about these calls
+is read. So the cost of a page depends on its size, not on its position.
 
-A row of a CSV may have a megabyte, and a callback 64 KiB. So a page of many calls also ends after so many stored
-bytes. A call's events are in the body of its callback, which can take 20 ms to read: `Call.read_events` reads them when
-they are needed, after the connection is given back.
+A row of a CSV may have a megabyte, and a callback 64 KiB. So a page also ends after a number of stored bytes. The
+events of a call are in the body of its callback, which can take 20 ms to parse: `Call.read_events` parses it when the
+events are needed, after the connection was returned to the pool.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from receiver.summary.batches import balance
 from receiver.text.csv_line import read_csv_line
 
 PAGE_BYTES = 1 << 20
-"""A page of calls ends after the call that reaches so many stored bytes: its row, its column names, its callback."""
-
+"""A page ends after the call that reaches this many stored bytes: rows, column names and callbacks."""
 
 SMALL_BODY = 512
-"""Bytes, packed, of a body that is read in well under a millisecond. Usual ones have 200."""
+"""A body of this many packed bytes is parsed in well under a millisecond. Usual bodies have 200."""
 
 
 class Events(NamedTuple):
@@ -43,9 +42,7 @@ class Events(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ResultBody:
-    """The stored callback that gave a call its result. The journal keeps the events; a copy in each result would be
-    the largest thing there.
-    """
+    """The stored callback with a call's result. The events stay there: a copy would dominate each result."""
 
     packing: int
     packed: bytes
@@ -55,7 +52,7 @@ class ResultBody:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One row of the CSV and what became of it."""
+    """One row of the CSV with its state and result."""
 
     batch_id: int
     row: int
@@ -78,10 +75,10 @@ class Call:
     withdrawn_reason: str | None
     """Why it was not sent, if it is withdrawn: `canceled`, `suppressed` or `answered`."""
     result_body: ResultBody | None
-    """Of the result, or of the latest step before it. None: there is neither, or it was not asked for."""
+    """The body of the result, or of the latest step before it. None: there is neither, or it was not requested."""
 
     def read_events(self, most: int | None = None) -> Events:
-        """The first `most` events (None: all), read from the callback. Others get their turn after each body."""
+        """The first `most` events (None: all), parsed from the callback. After a large body, other threads may run."""
         stored = self.result_body
         if stored is None:
             return Events((), 0)
@@ -98,7 +95,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class CallFilter:
-    """What a batch's calls are narrowed to; None leaves a condition out. `phone_numbers`: any of them."""
+    """The conditions of a list of calls; None: no condition. `phone_numbers`: any of them."""
 
     state: CallState | None = None
     outcome: Outcome | None = None
@@ -124,7 +121,7 @@ select c.batch_id, c.row, c.phone_number, c.line, b.columns, s.overdue_at is not
 from picked p join call c using (batch_id, row) join batch b using (batch_id)
     join submission s using (batch_id, submission_no)
     left join result r using (batch_id, row)
-    -- The limit keeps it one look into the index for each call: joined, all refused calls there are may be read.
+    -- With the limit, the index is read once for each call. A plain join might read all refused calls there are.
     left join lateral (select o.refused from outstanding o
         where r.outcome is null and o.batch_id = c.batch_id and o.refused and o.row = c.row limit 1) o on true
     left join lateral (select w.reason from withdrawn w
@@ -195,7 +192,7 @@ def _pick(wanted: CallFilter, counts: Mapping[str, int]) -> str | None:
             conditions.append(_WITHDRAWN)
     source = f"{table} k"
     if wanted.phone_numbers is not None:
-        # Through the number's own index, however many calls there are.
+        # `offset 0` makes Postgres use the index on the number, however many calls there are.
         source = (
             "(select batch_id, row from call where phone_number = any(%(phone_numbers)s)"
             f" and batch_id = %(batch_id)s offset 0) n join {source} using (batch_id, row)"
@@ -212,7 +209,7 @@ _WITHDRAWN = """(exists (select from withdrawn w where w.batch_id = k.batch_id a
 def list_calls_of_number(
     conn: Connection, phone_numbers: Sequence[int], limit: int, after: tuple[int, int] | None = None
 ) -> CallPage:
-    """Calls to any of these numbers in all batches, the newest batch first; those after (batch_id, row)."""
+    """Calls to any of these numbers in all batches, the newest batch first, after the key (batch_id, row)."""
     before_batch, after_row = after if after is not None else (2**62, 0)
     picked = (
         "select batch_id, row from call where phone_number = any(%(numbers)s)"
@@ -233,7 +230,7 @@ def get_call(conn: Connection, batch_id: int, row: int) -> Call:
 
 
 def _read_page(conn: Connection, picked: str, values: dict[str, Any], limit: int, *, with_events: bool) -> CallPage:
-    """The calls that a query picks, `limit` of them and one more to see that there is one."""
+    """Up to `limit` calls whose keys the query picks. It picks one more, which shows whether more follow."""
     details = _DETAILS.format(**_WITH_BODY if with_events else _WITHOUT_BODY)
     query = f"""
         with picked as materialized ({picked})

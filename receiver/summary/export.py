@@ -1,11 +1,11 @@
-"""Exports: a batch's calls with their results, and its skipped rows, in blocks as they come off Postgres.
+"""Exports: a batch's calls with their results, and its skipped rows, block by block.
 
-A block is a query of its own, so that a reader who is slow holds neither a connection nor a snapshot, and one
-who goes away leaves nothing behind. Memory holds one block. A row is whole; those of different blocks may be some
-moments apart.
+Each block is a separate query, so that a slow reader holds neither a connection nor a snapshot, and an aborted export
+leaves nothing behind. Only one block is in memory. Each row is consistent, but different blocks may show different
+moments.
 
-Postgres puts the lines of CSV together, a whole block into one value: that takes less than COPY and psycopg do to
-hand over a million rows one by one.
+Postgres builds the lines of the CSV and returns each block as one value. This is faster than COPY, and than a million
+rows in psycopg.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from receiver.text.csv_line import csv_line, read_csv_line
 from receiver.text.formulas import defuse, defuse_csv
 
 BLOCK_ROWS, BLOCK_BYTES = 5_000, 1 << 20
-"""A block's rows: so many, or about as many as hold so much of the user's own columns."""
+"""The size of a block: this many rows, or about this many bytes of the user's own columns, whichever is less."""
 
 CALLS_AT_ONCE = 500
-"""Each of these is made in Python, and others want their turn."""
+"""The size of a block of calls that Python writes, small so that other threads run in between."""
 
 BLOCKS_AT_ONCE = 3
-"""In one process: the pool's other connections are for those who ask for less, however many exports there are."""
+"""Blocks that one process reads at the same time. The other connections of the pool are for short requests."""
 
 BLOCK_RETRY_SECONDS = 30.0
-"""For how long a block is tried again while Postgres is away: it may be restarted under a download."""
+"""How long a block is tried again while Postgres is not available: it may be restarted during a download."""
 
 END = "\r\n"
 
@@ -51,9 +51,9 @@ class _Source:
 
 
 def export_calls_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
-    """The user's own columns and then `RESULT_COLUMNS`, as CSV in UTF-8 without a mark, formulas defused.
+    """The user's own columns and then `RESULT_COLUMNS`, as CSV in UTF-8 without a byte order mark, formulas defused.
 
-    Raises NotFound at once; later only where the batch is purged meanwhile, so that no part is taken for all.
+    Raises NotFound at once; later only if the batch is purged during the export, so that a part never looks complete.
     """
     source = reader.read(_get_source, batch_id)
 
@@ -68,9 +68,9 @@ def export_calls_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
 
 
 def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
-    """The rows left out: the user's own columns, then `SKIPPED_COLUMNS`, then what cells stood beyond the header.
+    """The skipped rows: the user's own columns, then `SKIPPED_COLUMNS`, then cells beyond the header.
 
-    `destination` comes first, so that the file can be corrected and queued. Raises NotFound as `export_calls_csv`.
+    `destination` is first, so that the file can be corrected and queued. Raises NotFound as `export_calls_csv`.
     """
     source = reader.read(_get_source, batch_id)
     width = len(source.columns) + 1
@@ -91,13 +91,13 @@ def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
 
 
 def export_calls_ndjson(reader: Reader, batch_id: int) -> Iterator[bytes]:
-    """All calls, a line of JSON each, with the members that the API gives a call. Raises NotFound at once."""
+    """All calls, one JSON line each, with the same members as in the API. Raises NotFound at once."""
     calls = export_calls(reader, batch_id)
     return ("".join(f"{call_json(call)}\n" for call in block).encode() for block in calls)
 
 
 def export_calls(reader: Reader, batch_id: int) -> Iterator[list[Call]]:
-    """All calls of a batch, a block at a time. Raises NotFound at once."""
+    """All calls of a batch, block by block. Raises NotFound at once."""
     reader.read(_get_source, batch_id)
 
     def blocks() -> Iterator[list[Call]]:
@@ -114,14 +114,14 @@ def _list_calls(conn: Connection, batch_id: int, after_row: int) -> list[Call]:
 
 
 def _blocks(source: _Source) -> Iterator[dict[str, int]]:
-    """The values that the queries below read a block with, for one after the other."""
+    """The values of the queries below, for one block after the other."""
     for after_row in range(0, source.last_row, source.block_rows):
         yield {"batch_id": source.batch_id, "after_row": after_row, "last_row": after_row + source.block_rows}
 
 
 def _get_rows(conn: Connection, query: str, values: dict[str, int]) -> list[tuple[Any, ...]]:
     with conn.cursor(binary=True) as cursor:
-        # Planned for these very rows: a plan for any rows at all may read the whole batch.
+        # Not prepared: a plan for all blocks might read the whole batch.
         return cursor.execute(query, values, prepare=False).fetchall()
 
 
@@ -136,9 +136,9 @@ def _read(
     *given: _Given.args,
     **named: _Given.kwargs,
 ) -> list[_Row]:
-    """A block, its connection given back before anybody waits for the reader. Raises NotFound for a purged batch.
+    """Read a block, and return the connection before the client receives it. Raises NotFound for a purged batch.
 
-    A file begun is worth some patience: where no connection can be had, or it breaks off, the block is read again.
+    If no connection is available, or it breaks, the block is read again, so that a download that has begun can end.
     """
 
     def whole(conn: Connection) -> list[_Row]:
@@ -150,7 +150,7 @@ def _read(
     give_up_at = time.monotonic() + BLOCK_RETRY_SECONDS
     while True:
         try:
-            with _at_once:
+            with _slots:
                 return reader.read(whole)
         except DatabaseUnavailable:
             if time.monotonic() > give_up_at:
@@ -158,7 +158,7 @@ def _read(
         time.sleep(1)
 
 
-_at_once = threading.BoundedSemaphore(BLOCKS_AT_ONCE)
+_slots = threading.BoundedSemaphore(BLOCKS_AT_ONCE)
 
 
 def _get_source(conn: Connection, batch_id: int) -> _Source:
@@ -175,22 +175,23 @@ def _get_source(conn: Connection, batch_id: int) -> _Source:
 
 
 def _header(columns: Sequence[str], ours: Sequence[str]) -> bytes:
-    """Names stay unique: where the user has a column called as ours, ours is prefixed."""
-    taken = {"destination", *columns}
+    """The header. Names stay unique: if the user has a column with one of our names, ours gets a prefix."""
+    used = {"destination", *columns}
     named = []
     for name in ours:
-        while name in taken:
+        while name in used:
             name = PREFIX + name
         named.append(name)
     return (csv_line([defuse(name) for name in ("destination", *columns, *named)]) + END).encode()
 
 
 def _cell(expression: str) -> str:
-    """SQL: an empty cell where there is nothing, which `concat_ws` would leave out."""
+    """SQL: an empty cell for null, which `concat_ws` would leave out."""
     return f"coalesce(({expression})::text, '')"
 
 
 def _time(moment: str) -> str:
+    """SQL: a time as `rfc3339` writes it; an empty cell without one."""
     return _cell(sql_time(moment))
 
 
@@ -204,12 +205,12 @@ _STATUS = """case when r.provider_status = r.outcome then r.outcome
     when r.provider_status ~ '[",\\r\\n]' then '"' || replace(r.provider_status, '"', '""') || '"'
     else r.provider_status end"""
 
-# A step before the end is no result.
+# A step is not a result.
 _SOURCE = "case when r.outcome is null then null when r.polled then 'poll' else 'callback' end"
 _RECEIVED_AT = "case when r.outcome is not null then r.received_at end"
 
 _ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
-"""Of each table by itself: with the call's alone, each block would read all results of the batch."""
+"""SQL: a condition for each table. With the condition on `call` only, each block would read all results."""
 
 _CALLS = f"""
 select convert_to(string_agg(concat_ws(',', c.line, c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},

@@ -1,4 +1,4 @@
-"""The whole service in a few numbers, for monitoring: read from counters, one row a batch, never from calls."""
+"""The state of the whole service, for monitoring. Read from counters, one row per batch, never from calls."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SUBMISSION_STATES
 from receiver.release.presence import WORKER_LOCK
 from receiver.results.counters import COUNTED_STATES
-from receiver.summary.batches import balance
-from receiver.summary.delivery_loss import Loss
+from receiver.summary.batches import PAST_DUE, Loss, balance, sum_balances
 from receiver.summary.health import WORKER_SECONDS
 
 WAITING_COUNTED = 100_000
-"""As far as waiting callbacks are counted: how many more there are makes no difference to anybody."""
+"""Waiting callbacks are counted up to this number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Calls, callbacks and submissions by state; ages in seconds, None where there is nothing to be old."""
+    """Calls, callbacks and submissions by state. Ages are in seconds, None if there is nothing of that kind."""
 
     calls: dict[str, int]
     callbacks: dict[str, int]
@@ -29,7 +28,7 @@ class Gauges:
     loss: Loss
     oldest_waiting_seconds: float | None
     oldest_pending_submission_seconds: float | None
-    """How long the submission that is due longest has waited to be sent."""
+    """How long the oldest submission that is due has waited to be sent."""
     workers: int
     worker_seen_seconds: float | None
 
@@ -37,12 +36,12 @@ class Gauges:
 _COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, *COUNTED_STATES, "polled")
 
 _SUMS = f"""
-select coalesce(b.due_at < now() and b.state <> 'queueing', false) as past_due,
+select coalesce({PAST_DUE}, false) as past_due,
     {", ".join(f"sum(c.{name})::bigint as {name}" for name in _COUNTERS)}
 from batch_count c left join batch b using (batch_id) group by past_due
 """
 
-# Partial indexes answer for all but the accepted, and these are what is left.
+# Partial indexes count all states but `accepted`, which is the rest.
 _SUBMISSIONS = """
 select state, count(*) from submission where state in ('pending', 'sending') group by state
 union all select state, count(*) from submission where state in ('unknown', 'refused') group by state
@@ -61,7 +60,7 @@ select (select count(*) from
 """
 
 
-# One that has ended was seen a moment ago, too; but it no longer holds its lock (Postgres manual: 53.13, pg_locks).
+# A worker that has just ended was seen recently, too, but does not hold its lock (Postgres manual: 53.13, pg_locks).
 _WORKERS = f"""
 select count(*) from worker w join pg_locks l on l.objid::bigint = w.worker_id
 where w.seen_at > now() - make_interval(secs => {WORKER_SECONDS}) and l.granted and l.locktype = 'advisory'
@@ -71,24 +70,22 @@ where w.seen_at > now() - make_interval(secs => {WORKER_SECONDS}) and l.granted 
 
 
 def count_workers(conn: Connection) -> int:
-    """How many workers live and were seen within WORKER_SECONDS."""
+    """How many workers are alive: they hold their lock, and were seen within WORKER_SECONDS."""
     row = conn.execute(_WORKERS).fetchone()
     return 0 if row is None else int(row[0])
 
 
 def get_gauges(conn: Connection) -> Gauges:
-    """All of it. Costs two microseconds a batch, and nothing a call: 0.2 s with a hundred thousand batches."""
+    """Takes two microseconds per batch, and nothing per call: 0.2 s with a hundred thousand batches."""
     with conn.cursor(row_factory=dict_row) as cursor:
         halves = cursor.execute(_SUMS).fetchall()
-    calls = balance(dict.fromkeys(_COUNTERS, 0))
-    callbacks = dict.fromkeys(COUNTED_STATES, 0)
+    calls = sum_balances(halves)
+    callbacks = {state: sum(half[state] for half in halves) for state in COUNTED_STATES}
     loss = Loss(0, 0, 0)
     for half in halves:
-        balanced = balance(half)
-        calls = {name: count + balanced[name] for name, count in calls.items()}
-        callbacks = {name: count + half[name] for name, count in callbacks.items()}
         if half["past_due"]:
-            loss = Loss(balanced["overdue"] + balanced["final"], balanced["overdue"], half["polled"])
+            due = balance(half)
+            loss = Loss(due["overdue"] + due["final"], due["overdue"], half["polled"])
     del calls["rows"], calls["final"]  # sums of the others
     counted: dict[str, int] = dict(conn.execute(_SUBMISSIONS).fetchall())
     submissions: dict[str, int] = {state: counted.get(state, 0) for state in SUBMISSION_STATES}

@@ -1,4 +1,4 @@
-"""Whether the work goes on: when a worker was last seen, and how long the oldest callback has waited."""
+"""Whether the workers are alive: when one was last seen, and how long the oldest callback has waited."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 
 WORKER_SECONDS = 30
-"""A worker unseen for this long is taken for dead."""
+"""A worker that was not seen for this long counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whole seconds; None: never seen, and nothing waits."""
+    """Whole seconds. None: no worker was ever seen; no callback waits."""
 
     worker_seen_seconds: int | None
     oldest_waiting_seconds: int | None

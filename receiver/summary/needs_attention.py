@@ -1,4 +1,4 @@
-"""What needs a person, and what became of all calls, over many batches at once; read from counters only."""
+"""What needs attention, and the totals of many batches. Read from counters only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from psycopg.rows import dict_row
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES
-from receiver.summary.batches import REMAINING, balance
+from receiver.summary.batches import REMAINING, sum_balances
 
 
 @dataclass(frozen=True, slots=True)
 class BatchesOf:
-    """Which batches; None leaves a condition out."""
+    """The chosen batches; None: no condition."""
 
     application_id: int | None = None
     deployment_id: int | None = None
@@ -25,7 +25,7 @@ class BatchesOf:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """How many of each there are. `totals` is the balance of these batches."""
+    """How many of each kind need attention. `totals` is the balance of the chosen batches."""
 
     totals: dict[str, int]
     overdue_calls: int
@@ -42,7 +42,7 @@ class Attention:
     waiting_calls: int
     simulated_batches: int
     simulated: dict[str, int]
-    """The part of `totals` that is of simulated batches."""
+    """The part of `totals` that belongs to simulated batches."""
 
     @property
     def is_needed(self) -> bool:
@@ -63,11 +63,10 @@ _COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, "u
 
 
 def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None = False) -> Attention:
-    """What needs a person among these batches.
+    """What needs attention among these batches.
 
-    `simulated`: the provider that submissions are sent to is a simulator; None: it is not known.
-
-    Where nothing narrows them, callbacks that came for a purged batch count as unmatched, too.
+    `simulated`: the provider that submissions are sent to is a simulator; None: unknown. If no condition is given,
+    callbacks for purged batches count as unmatched, too.
     """
     where, values = _where(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
@@ -91,30 +90,22 @@ def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None
             [simulated, *values],
         ).fetchone()
     assert waiting is not None  # noqa: S101 an aggregate returns one row
-    totals = balance(dict.fromkeys(_COUNTERS, 0))
-    simulated_totals, simulated_batches = totals, 0
-    summed = dict.fromkeys((*_COUNTERS, "overdue_batches"), 0)
-    for part in parts:
-        balanced = balance(part)
-        totals = {name: count + totals[name] for name, count in balanced.items()}
-        if part["simulated"]:
-            simulated_totals = {name: count + simulated_totals[name] for name, count in balanced.items()}
-            simulated_batches += part["batches"]
-        summed = {name: count + part[name] for name, count in summed.items()}
+    totals = sum_balances(parts)
+    simulated_parts = [part for part in parts if part["simulated"]]
     doubts = {row["state"]: (row["submissions"], row["calls"]) for row in in_doubt}
     return Attention(
         totals,
         totals["overdue"],
-        summed["overdue_batches"],
+        sum(part["overdue_batches"] for part in parts),
         *doubts.get("unknown", (0, 0)),
         *doubts.get("refused", (0, 0)),
-        summed["unreadable"],
-        summed["unmatched"],
-        summed["conflict"],
+        sum(part["unreadable"] for part in parts),
+        sum(part["unmatched"] for part in parts),
+        sum(part["conflict"] for part in parts),
         waiting["batches"],
         waiting["calls"],
-        simulated_batches,
-        simulated_totals,
+        sum(part["batches"] for part in simulated_parts),
+        sum_balances(simulated_parts),
     )
 
 

@@ -1,7 +1,7 @@
-"""The summary: the balance of many batches at once, and their results by hour or day of any time zone.
+"""The summary: the balance of many batches, and their results by hour or day of any time zone.
 
-Read from counters only. Those by time are kept for each quarter hour, which every time zone's hours and
-days, those that a clock change makes longer or shorter included, are made of.
+Read from counters only. Results are counted for each quarter hour: the hours and days of every time zone consist of
+whole quarter hours, also those that a clock change makes longer or shorter.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzin
 
 @dataclass(frozen=True, slots=True)
 class SummaryFilter:
-    """What a summary is about; None leaves a condition out.
+    """The conditions of a summary; None: no condition.
 
-    `from_` and `to` (exclusive) bound the series, to the quarter hour that each lies in; the totals are of the
-    batches as they stand, so that they balance.
+    `from_` and `to` (exclusive) limit the series, to whole quarter hours. They do not limit the totals, which balance.
     """
 
     application_id: int | None = None
@@ -48,10 +47,10 @@ class SummaryFilter:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """`totals`: the balance, attempts and seconds of talk of all wanted batches, whenever their results came in.
+    """`totals`: the balance, attempts and seconds of talk of the chosen batches, whenever their results were received.
 
-    `series_json`: the points of `get_series` as the API writes them. Postgres writes them, because ten thousand points
-    take Python a second.
+    `series_json`: the points of `get_series` as the API writes them. Postgres writes this JSON, because Python takes a
+    second for ten thousand points.
     """
 
     totals: dict[str, int]
@@ -60,15 +59,15 @@ class Summary:
 
 _COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, "attempts", "duration_seconds")
 _OF_RESULTS = (*OUTCOMES, "attempts", "duration_seconds")
-"""Those of the counters that are kept by time, too."""
+"""The counters that are also kept by time."""
 
 
 def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
-    """Totals and series, as they are at the same moment. Raises InvalidInput as `get_series`."""
+    """Totals and series of the same moment. Raises InvalidInput as `get_series`."""
     _check(conn, wanted)
     totals, series = _totals(wanted), _series(wanted)
     final = " + ".join(OUTCOMES)
-    # In one statement: another one would cost as much again as the totals.
+    # In one statement: a second one would cost as much as the totals.
     both = f"""
         select (select row_to_json(totals) from ({totals.sql}) totals) as totals, count(*) as points,
             '[' || coalesce(string_agg(row_to_json(point)::text, ',' order by at), '') || ']' as series
@@ -86,11 +85,11 @@ def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
 
 
 def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
-    """Results by the time they were received: one point an interval, none left out, at most MOST_POINTS.
+    """Results by the time they were received: one point for each interval, at most MOST_POINTS.
 
-    Each point: `at`, when its hour or day begins in the time zone; `final` and the outcomes; `attempts`;
-    `duration_seconds`. Without `from_` or `to` the series goes from the first or to the last result. Raises
-    InvalidInput for an unknown time zone, bounds out of order, or a series too long.
+    Each point has `at`, the beginning of its hour or day in the time zone; `final` and the outcomes; `attempts`;
+    `duration_seconds`. Without `from_` the series begins with the first result, without `to` it ends with the last.
+    Raises InvalidInput for an unknown time zone, bounds out of order, or a series that is too long.
     """
     _check(conn, wanted)
     return _points(_rows(conn, _series(wanted)))
@@ -113,7 +112,7 @@ def _totals(wanted: SummaryFilter) -> _Query:
 
 
 def _series(wanted: SummaryFilter) -> _Query:
-    """A row a point, in any order."""
+    """One row for each point, in any order."""
     where, values = _batches(wanted)
     values |= {"interval": wanted.interval, "time_zone": wanted.time_zone}
     first, last = "earliest", "latest"
@@ -125,13 +124,13 @@ def _series(wanted: SummaryFilter) -> _Query:
         last = "%(to)s::timestamptz - interval '1 microsecond'"
         where += " and r.at < %(to)s"
         values["to"] = wanted.to
-    # Of an open series not much more is counted than shows that it is too long.
+    # A series without a bound is counted only until it is certainly too long.
     values["longest"] = MOST_POINTS * _LENGTH[wanted.interval] * 1.1
-    # Results of purged batches may be counted still: they have no batch any more.
+    # The join leaves out results of purged batches, which may still be counted.
     names = ", ".join(_OF_RESULTS)
     sql = f"""
         with counted as materialized (
-            -- Added up before they are truncated, which costs more than adding: many batches share a quarter hour.
+            -- Summed before they are truncated, which is slower: many batches share a quarter hour.
             select r.at, {", ".join(f"sum(r.{name})::bigint as {name}" for name in _OF_RESULTS)}
             from result_count r join batch b using (batch_id) where {where} group by r.at
         ), bounds as materialized (
@@ -167,10 +166,10 @@ def _points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-# A point begins with its first quarter hour. What date_trunc says may lie before that (half an hour back on Lord
-# Howe) or after it (a midnight that comes twice in Havana); here it is only the name that the quarter hours of a point
-# have in common. So each quarter hour is looked at, or, of days, those around midnight: no clock is put forward or
-# back across it by more than an hour. To find the first one of the first point, they begin before it.
+# A point begins with its first quarter hour. The value of date_trunc may be earlier than that (on Lord Howe, where
+# clocks change by half an hour) or later (in Havana, where one midnight comes twice). Here this value only groups the
+# quarter hours of a point. So each quarter hour is generated; for days, only those around midnight, because no clock
+# change across midnight is longer than an hour. They begin early enough to contain the start of the first point.
 _QUARTERS: dict[Interval, str] = {
     "hour": """
         select generate_series(date_trunc('hour', first, %(time_zone)s) - interval '2 hours',
@@ -182,7 +181,7 @@ _QUARTERS: dict[Interval, str] = {
                 interval '12 hours') as half_day
         ) midnights, generate_series(-4, 4) as around""",
 }
-"""SQL: times among which is each at which a point begins."""
+"""SQL: quarter hours, among them the first one of each point."""
 
 
 def _batches(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
@@ -211,10 +210,10 @@ _known_time_zones: frozenset[str] = frozenset()
 
 
 def time_zones(conn: Connection) -> frozenset[str]:
-    """The IANA names that the database knows; it takes other things for time zones, too. Read once."""
+    """The IANA names that the database knows. It also accepts other texts as time zones. Read once."""
     global _known_time_zones
     if not _known_time_zones:
-        # The others are copies of all zones, some with leap seconds, and names that say nothing about a place.
+        # The other names are copies of all zones, some with leap seconds, and names that do not name a place.
         _known_time_zones = frozenset(
             name
             for (name,) in conn.execute("select name from pg_timezone_names")

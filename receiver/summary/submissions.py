@@ -1,4 +1,4 @@
-"""A batch's submissions, as people look at them: those that need somebody first, and only so many."""
+"""A batch's submissions, page by page, and those that need attention."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from receiver.summary.batches import RELEASE_AT
 
 @dataclass(frozen=True, slots=True)
 class SubmissionProgress:
-    """One submission with what was tried and answered. `next_try_at` means something while it is pending."""
+    """One submission with its requests and answers. `next_try_at` has a meaning only while it is pending."""
 
     id: int
     state: SubmissionState
@@ -41,7 +41,7 @@ _SELECT = f"""select s.submission_no as id, s.state, s.calls, s.calls_queued, s.
 
 
 def count_submissions(conn: Connection, batch_id: int) -> dict[SubmissionState, int]:
-    """How many are in each state, those that none is in left out."""
+    """How many submissions are in each state; states without any are left out."""
     counted: dict[str, int] = dict(
         conn.execute(
             "select state, count(*) from submission where batch_id = %s group by state", (batch_id,)
@@ -51,7 +51,7 @@ def count_submissions(conn: Connection, batch_id: int) -> dict[SubmissionState, 
 
 
 def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> list[SubmissionProgress]:
-    """The first `limit` that a person should look at: the unknown, then the refused."""
+    """The first `limit` that need attention: the unknown, then the refused ones."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
         return cursor.execute(
             f"{_SELECT} and s.state in ('unknown', 'refused') order by s.state = 'refused', s.submission_no limit %s",
@@ -60,7 +60,7 @@ def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> li
 
 
 def list_submissions(conn: Connection, batch_id: int, limit: int, after: int = 0) -> list[SubmissionProgress]:
-    """All, in the order of their numbers, those after `after`."""
+    """Up to `limit` submissions after the number `after`, in order."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
         return cursor.execute(
             f"{_SELECT} and s.submission_no > %s order by s.submission_no limit %s",

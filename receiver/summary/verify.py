@@ -1,11 +1,11 @@
-"""Recompute every counter and every state from the rows, and name each that differs.
+"""Recompute every counter and every state from the rows, and report each difference.
 
-Nothing here reads a counter to check a counter. One snapshot, so it may run while the service works.
+No counter is checked against another counter. It reads one snapshot, so it may run while the service works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from psycopg.rows import dict_row
@@ -13,12 +13,14 @@ from psycopg.rows import dict_row
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
+from receiver.model import OUTCOMES
 from receiver.release.states import BATCH_STATE
+from receiver.results.counters import COUNTED_STATES, RESULT_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that does not hold: what was kept, and what the rows say."""
+    """A counter or state that is wrong. `kept`: the stored value. `counted`: the value according to the rows."""
 
     batch_id: int
     what: str
@@ -27,13 +29,12 @@ class Difference:
 
 
 def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference]:
-    """Check one batch, or all of them, purged ones' late callbacks included. Raises NotFound.
+    """Check one batch, or all, also the late callbacks of purged batches. Raises NotFound.
 
-    The caller gives a connection that is not in a transaction yet.
+    The connection must not be in a transaction.
     """
     conn.execute("set transaction isolation level repeatable read, read only")
-    # Everything is read once. Where Postgres thinks a table is as empty as it was when last looked at, it would go
-    # through all of it for each row of another.
+    # With outdated statistics, Postgres might take a table for empty, and read all of it for each row of another.
     conn.execute("set local enable_nestloop = off")
     if batch_id is not None:
         if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
@@ -45,7 +46,7 @@ def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference
             for (found,) in conn.execute(
                 "select batch_id from (select batch_id from batch union select batch_id from batch_count"
                 " union select distinct batch_id from callback union select distinct batch_id from waiting) known"
-                # What is being purged is counted nowhere any more, and recounted when that is over.
+                # A batch that is being purged has no counters until the purge ends.
                 " where not exists (select from purge where purge.batch_id = known.batch_id) order by 1"
             )
         ]
@@ -60,7 +61,7 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
         broken = cursor.execute(_BROKEN, {"batch_id": batch_id}).fetchone() or {}
         states = cursor.execute(_STATE, {"batch_id": batch_id}).fetchone()
     if kept is None:
-        # A purged batch of which nothing was settled yet has no counters.
+        # A purged batch has no counters until one of its late callbacks is settled.
         kept = {name: None if name.endswith("_at") else 0 for name in counted}
     for name, number in counted.items():
         if name not in ("received", "waiting", *_TIMES) and kept[name] != number:
@@ -73,9 +74,7 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
     ):
         if not (low <= kept[name] <= high if kept[name] and low else kept[name] == exact):
             yield Difference(batch_id, name, kept[name], exact)
-    states_sum = counted["waiting"] + sum(
-        kept[state] for state in ("applied", "duplicate", "conflict", "unmatched", "unreadable")
-    )
+    states_sum = counted["waiting"] + sum(kept[state] for state in COUNTED_STATES)
     if counted["received"] != states_sum:
         yield Difference(batch_id, "callbacks.received", states_sum, counted["received"])
     for name, number in broken.items():
@@ -85,28 +84,26 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
         yield Difference(batch_id, "state", states["kept"], states["counted"])
 
 
-# Of the first and the last result. A repetition counts if what it repeats is final, which rows of release 1.0.0 do not
-# say. That release counted steps, too. So each time lies between that of a callback that surely is final and that of
-# one that names a call.
+def _count_each(column: str, values: Sequence[str]) -> str:
+    """SQL: for each of these values of a column, how many rows have it."""
+    return ", ".join(f"count(*) filter (where {column} = '{value}') as {value}" for value in values)
+
+
+# The times of the first and the last result. A duplicate counts if its result is final, but rows of release 1.0.0 do
+# not show that, and that release counted steps, too. So an exact time is unknown: it lies between the time of a
+# callback that is certainly final and that of a callback that names a call.
 _TIMES = ("first_result_at", "last_result_at", "first_named_at", "last_named_at")
 
-_COUNTED = """
+_COUNTED = f"""
 with ended as (
-    select count(*) filter (where outcome = 'completed') as completed,
-        count(*) filter (where outcome = 'failed') as failed,
-        count(*) filter (where outcome = 'canceled') as canceled,
-        count(*) filter (where outcome = 'rejected') as rejected,
-        count(*) filter (where outcome = 'other') as other,
+    select {_count_each("outcome", OUTCOMES)},
         count(*) filter (where polled and outcome is not null) as polled,
         count(*) filter (where not polled) as applied,
         coalesce(sum(attempts) filter (where outcome is not null), 0) as attempts,
         coalesce(sum(duration_seconds) filter (where outcome is not null), 0) as duration_seconds
     from result where batch_id = %(batch_id)s
 ), aside as (
-    select count(*) filter (where state = 'duplicate') as duplicate,
-        count(*) filter (where state = 'conflict') as conflict,
-        count(*) filter (where state = 'unmatched') as unmatched,
-        count(*) filter (where state = 'unreadable') as unreadable
+    select {_count_each("state", COUNTED_STATES[1:])}
     from set_aside where batch_id = %(batch_id)s and not polled
 ), open_calls as (
     select count(*) filter (where s.state = 'withdrawn') as withdrawn,
@@ -130,16 +127,12 @@ select (select count(*) from call where batch_id = %(batch_id)s) + left_out.skip
     (select count(*) from outstanding where batch_id = %(batch_id)s and refused) as refused,
     (select count(*) from withdrawn w where w.batch_id = %(batch_id)s) + open_calls.withdrawn as withdrawn,
     open_calls.overdue,
-    ended.completed, ended.failed, ended.canceled, ended.rejected, ended.other,
-    ended.polled, ended.applied, aside.duplicate, aside.conflict, aside.unmatched, aside.unreadable,
-    ended.attempts, ended.duration_seconds, received.first_result_at, received.last_result_at,
-    received.first_named_at, received.last_named_at,
-    received.received,
+    ended.*, aside.*, received.*,
     (select count(*) from waiting where batch_id = %(batch_id)s) as waiting
 from ended, aside, left_out, open_calls, received
 """
 
-# Each must be none.
+# Each of these numbers must be 0.
 _BROKEN = f"""
 select
     (select count(*) from call c left join result r using (batch_id, row) left join withdrawn w using (batch_id, row)
@@ -180,17 +173,12 @@ select
         where o.batch_id = %(batch_id)s and not o.refused and s.state = 'refused'
     ) as "calls of refused submissions that still expect a result",
     (select count(*) from (
-        select date_bin('15 minutes', received_at, 'epoch') as at, count(*) filter (where outcome = 'completed'),
-            count(*) filter (where outcome = 'failed'), count(*) filter (where outcome = 'canceled'),
-            count(*) filter (where outcome = 'rejected'), count(*) filter (where outcome = 'other'),
-            coalesce(sum(attempts), 0), coalesce(sum(duration_seconds), 0)
+        select date_bin('15 minutes', received_at, 'epoch') as at, {_count_each("outcome", OUTCOMES)},
+            sum(attempts) as attempts, sum(duration_seconds) as duration_seconds
         from result where batch_id = %(batch_id)s and outcome is not null group by 1
-    ) c (at, completed, failed, canceled, rejected, other, attempts, duration_seconds)
+    ) c
     full join (select * from result_count where batch_id = %(batch_id)s) k using (at)
-    where (coalesce(c.completed, 0), coalesce(c.failed, 0), coalesce(c.canceled, 0), coalesce(c.rejected, 0),
-        coalesce(c.other, 0), coalesce(c.attempts, 0), coalesce(c.duration_seconds, 0))
-        is distinct from (coalesce(k.completed, 0), coalesce(k.failed, 0), coalesce(k.canceled, 0),
-        coalesce(k.rejected, 0), coalesce(k.other, 0), coalesce(k.attempts, 0), coalesce(k.duration_seconds, 0))
+    where {" or ".join(f"coalesce(c.{name}, 0) <> coalesce(k.{name}, 0)" for name in RESULT_COLUMNS)}
     ) as "quarter hours whose counts differ from their results"
 """
 

@@ -117,7 +117,7 @@ def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: thread
     while not stop.wait(WATCH_SECONDS):
         if isinstance(database, EmbeddedPostgres) and not database.is_running():
             _start_again(database, database_deaths)
-        if away is not None and away.has_come():
+        if away is not None and away.is_complete():
             away = None
             restarts += [(0.0, child) for child in children if child.needs_database]
         for child in children:
@@ -144,7 +144,7 @@ def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: thread
             restarts.append((time.monotonic() + 0.2 * 2 ** len(child.deaths), child))
         for due in [entry for entry in restarts if entry[0] <= time.monotonic()]:
             # While it recovers from the death of one of its processes, a child would only die once more.
-            if not isinstance(database, EmbeddedPostgres) or database.lets_in():
+            if not isinstance(database, EmbeddedPostgres) or database.accepts_connections():
                 restarts.remove(due)
                 due[1].start()
     log.info("stopping", extra=about("stopping"))

@@ -1,4 +1,4 @@
-"""One row as a line of the CSV that the provider is sent, and back."""
+"""Convert a row to a line of the CSV for the provider, and back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 
 def csv_line(cells: Sequence[str]) -> str:
-    """The cells as one line of the CSV that the provider is sent: commas, quotation marks only where
-    they are needed, no line end. `read_csv_line` is its exact inverse.
+    """The cells as one line: commas, quotation marks only if they are needed, no line end. `read_csv_line` is the exact
+    inverse.
     """
-    # A line end must be among the writer's settings for it to quote the cells that hold one.
+    # The writer quotes a cell with a line end only if its `lineterminator` contains that line end.
     line: str = _write(cells)
     return line[:-2]
 
@@ -21,7 +21,7 @@ def read_csv_line(line: str) -> list[str]:
 
 
 class _Echo:
-    """A file that hands back what is written to it, and so lets `writerow` return its line."""
+    """A file whose `write` returns the text, so that `writerow` returns the line."""
 
     write: Callable[[str], str] = staticmethod(str)
 

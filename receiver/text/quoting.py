@@ -1,13 +1,13 @@
-"""A user's own text within a message, which may be shown on a terminal."""
+"""Make a user's text safe for a message, which may be shown on a terminal."""
 
 from __future__ import annotations
 
 
 def quoted(text: str, characters: int) -> str:
-    """At most so many characters of it, on one line, without what a terminal would obey.
+    """The first `characters` of the text, on one line, without control characters.
 
-    Control characters become their signs (U+2400 to U+2421), spaces of any kind a space, and what else cannot be
-    shown U+FFFD.
+    Control characters become their symbols (U+2400 to U+2421), spaces of any kind a space, and other characters that
+    cannot be printed U+FFFD.
     """
     return "".join(c if c.isprintable() else _sign(c) for c in text[:characters])
 

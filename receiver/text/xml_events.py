@@ -1,9 +1,8 @@
-"""XML from strangers, element by element, with nothing in it that makes a small document cost much.
+"""Parse untrusted XML, element by element, so that a small document never needs much memory.
 
-defusedxml refuses a document type: its entities and default attributes multiply a few lines into gigabytes. And its
-SAX parser knows no name spaces unless it is told to: one that does, as those of `xml.etree` and
-`defusedxml.ElementTree`, keeps every name together with its whole address, so that 64 KiB of XML, half of them one
-address, filled 200 MB.
+defusedxml refuses a document type: its entities and default attributes can turn a few lines into gigabytes. Its SAX
+parser ignores name spaces by default. The parsers of `xml.etree` and `defusedxml.ElementTree` store the complete
+address of the name space with every name: 64 KiB of XML, half of it one address, used 200 MB.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from defusedxml.expatreader import DefusedExpatParser
 
 
 class MalformedXml(ValueError):
-    """The text is no whole XML document, or one that declares a document type."""
+    """The text is not a complete XML document, or it declares a document type."""
 
 
 class Elements(Protocol):
-    """What is told of a document, in its order. Names are without prefix; `xmlns` is no attribute."""
+    """Receives the parts of a document in order. Names have no prefix, and `xmlns` is not an attribute."""
 
     def start(self, name: str, attributes: dict[str, str]) -> None: ...
 
@@ -31,7 +30,7 @@ class Elements(Protocol):
     def end(self, name: str) -> None: ...
 
 
-class _Telling(ContentHandler):
+class _Handler(ContentHandler):
     def __init__(self, elements: Elements) -> None:
         super().__init__()
         self._elements = elements
@@ -50,16 +49,16 @@ class _Telling(ContentHandler):
 class _Parser(DefusedExpatParser):
     def reset(self) -> None:
         super().reset()
-        # Else a line is a call, and a MiB of line ends a million.
-        self._parser.buffer_text = True  # type: ignore[attr-defined]  # the standard parser's own, not in its types
+        # Otherwise each line is a call: a million calls for a MiB of line ends.
+        self._parser.buffer_text = True  # type: ignore[attr-defined]  # an attribute of expatreader, not in its types
 
 
 def read_elements(document: str, elements: Elements) -> None:
-    """Tell `elements` of each element; what it raises comes through. Raises `MalformedXml`."""
+    """Pass each element to `elements`, whose exceptions are not caught. Raises `MalformedXml`."""
     parser = _Parser(forbid_dtd=True)
-    parser.setContentHandler(_Telling(elements))
+    parser.setContentHandler(_Handler(elements))
     try:
         parser.feed(document)
         parser.close()
     except (SAXException, DefusedXmlException, UnicodeEncodeError):
-        raise MalformedXml("no whole XML document") from None  # not chained: the cause may quote it
+        raise MalformedXml("no complete XML document") from None  # not chained: the cause may quote the document

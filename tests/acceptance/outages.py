@@ -181,7 +181,7 @@ class World:
     def kill_worker(self) -> None:
         """SIGKILL it, and return once `serve` has seen that it cannot start another one now."""
         os.kill(self.service.process("receiver work", parent=self.service.pid).pid, signal.SIGKILL)
-        eventually(lambda: "worker ended while the database is away" in self.service.log.read_text())
+        eventually(lambda: "worker ended while the database is unavailable" in self.service.log.read_text())
 
     def kill_everything(self) -> None:
         """What a power cut does to every process of the service; then the machine starts again."""

@@ -59,7 +59,7 @@ def test_demonstration_goes_on_after_a_kill_and_is_told_apart_under_a_real_provi
             eventually(lambda: service.batch(real)["state"] == "queued")
             assert service.batch(real)["simulated"] is False
             assert (service.batch(waiting)["state"], service.batch(waiting)["simulated"]) == ("queueing", True)
-            requests = ask(f"{provider.url}/simulator/ledger").told["requests"]
+            requests = ask(f"{provider.url}/simulator/ledger").content["requests"]
             assert [each["calls_queued"] for each in requests] == [3]
 
             assert service.run("purge", "--simulated", "--dry-run").stdout.startswith("Would purge 2 simulated batches")

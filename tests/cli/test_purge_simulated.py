@@ -7,8 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 from receiver.database.pool import Connection
-from receiver.simulator.bodies import Terms
+from receiver.simulator.bodies import Parameters
 from receiver.simulator.store import STATE_FILE, Store
+from receiver.simulator.submission import Request
 from tests.cli.conftest import Run
 from tests.factories import deliver, make_batch, phone_number, read_batch, result_body
 
@@ -31,11 +32,11 @@ def test_purge_of_simulated_batches_leaves_real_ones(run: Run, conn: Connection)
     assert run("purge", "--simulated", "--older-than", "1").status == 2
 
 
-def test_purge_of_simulated_batches_ends_what_the_simulator_would_go_on_with(run: Run, conn: Connection) -> None:
+def test_purge_of_simulated_batches_also_ends_their_calls_in_the_simulator(run: Run, conn: Connection) -> None:
     state = Path(os.environ["DATA_DIR"]) / STATE_FILE
     state.parent.mkdir(exist_ok=True)
     with closing(Store(state)) as store:
-        store.accept("bulk_queue", 7, 3, Terms(), 0, 0.0, [str(NUMBERS[0])])
+        store.accept(Request("bulk_queue", 7, 3, Parameters(), 0, 0.0, [str(NUMBERS[0])]))
     assert run("purge", "--simulated", "--dry-run").status == 0
     with closing(Store(state)) as store:
         assert len(store.submissions()) == 1

@@ -25,6 +25,8 @@ from tests.replication import (
 )
 from tests.waiting import PATIENCE_SECONDS, eventually
 
+pytestmark = pytest.mark.long
+
 
 def test_read_that_replay_canceled_is_answered_by_the_primary(primary: Postgres, standby: Postgres) -> None:
     primary.execute("create table if not exists scratch as select generate_series(1, 1000) as number")

@@ -63,7 +63,7 @@ def test_folder_of_make_run_is_copied_and_put_back(checkout: Path) -> None:
 
 @pytest.fixture
 def postgres(server_dir: Path) -> Iterator[Postgres]:
-    """As docs/deployment.md makes one: `receiver` owns the database, and no role of the service may make another."""
+    """As docs/systemd.md makes one: `receiver` owns the database, and no role of the service may make another."""
     with Postgres(server_dir) as postgres:
         postgres.execute("create role boss login superuser")
         with psycopg.connect(make_conninfo(postgres.url, user="boss"), autocommit=True) as conn:
@@ -92,7 +92,7 @@ def surroundings(folder: Path, **variables: str) -> dict[str, str]:
 
 
 class Machine:
-    """What docs/deployment.md installs: the two files, and the command `receiver`; in `folder`, which is on PATH."""
+    """What docs/systemd.md installs: the two files, and the command `receiver`; in `folder`, which is on PATH."""
 
     def __init__(self, folder: Path, checkout: Path) -> None:
         self._paths = {

@@ -5,7 +5,6 @@ import pwd
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ import pytest
 
 from receiver.embedded_postgres.account import ACCOUNTS, Account, account_for
 from receiver.embedded_postgres.installation import programs_for
-from receiver.embedded_postgres.postmaster import children_titled, is_postmaster_of, read_pid_file
+from receiver.embedded_postgres.postmaster import is_postmaster_of, read_pid_file
 from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from tests.conftest import HURRIED
 from tests.waiting import eventually
@@ -219,30 +218,34 @@ def test_killed_postmaster_is_replaced_without_loss(server_dir: Path) -> None:
         assert fetch(server, "select n from kept") == (7,)
 
 
-def test_child_that_computes_on_after_its_postmaster_is_ended_first(server: EmbeddedPostgres) -> None:
+def test_start_waits_for_a_process_that_outlives_its_killed_postmaster(server: EmbeddedPostgres) -> None:
     server.start()
     client = psycopg.pq.PGconn.connect(server.conninfo.encode())
     child = client.backend_pid
-    # Counting never waits for anything, so nothing tells the child of its postmaster's end.
+    # Counting never waits, so the process does not notice that its postmaster was killed.
     client.send_query(b"select count(*) from generate_series(1, 1000000000)")
     client.flush()
     state = "select state from pg_stat_activity where pid = %s"
     eventually(lambda: fetch(server, state, child) == ("active",))
     kill_postmaster(server)
-    time.sleep(0.2)
-    assert child in children_titled(server._name)
-    server.start()
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(server.start)
+        with pytest.raises(TimeoutError):
+            starting.result(0.5)
+        os.kill(child, signal.SIGQUIT)
+        starting.result(60)
     client.finish()
     assert server.is_running()
-    assert child not in children_titled(server._name)
+    assert fetch(server, "select 1") == (1,)
 
 
 def test_server_that_does_not_end_in_time_is_ended_at_once(server: EmbeddedPostgres) -> None:
     server.start()
     pid = server.postmaster_pid()
     assert pid is not None
-    children = children_titled(server._name)
-    checkpointer = next(p for p in children if "checkpointer" in Path(f"/proc/{p}/cmdline").read_text())
+    found = fetch(server, "select pid from pg_stat_activity where backend_type = 'checkpointer'")
+    assert found is not None
+    checkpointer = int(str(found[0]))
     os.kill(checkpointer, signal.SIGSTOP)  # a fast stop waits for its last checkpoint
     server.stop(fast_seconds=0.3)
     assert not is_postmaster_of(pid, server.cluster)

@@ -1,4 +1,4 @@
-"""A destination, and the quick test of its digits, which must agree with phonenumbers on every number."""
+"""A destination, and the quick check of its digits, which must agree with phonenumbers on every number."""
 
 from __future__ import annotations
 

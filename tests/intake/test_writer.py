@@ -72,6 +72,25 @@ def test_each_of_many_callers_is_stored_once_and_commits_are_shared(
 
 
 @pytest.mark.usefixtures("patient")
+def test_answered_senders_share_a_commit_with_waiting_ones_and_a_single_sender_never_waits(
+    conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "GATHER_SECONDS", 10 * STUCK_SECONDS)
+    with running_intake(database_url, spool_path) as intake:
+        for number in range(2):
+            assert intake.add(make_callback(1, b"single %d" % number)).done.wait(STUCK_SECONDS)
+        conn.execute("lock table waiting in access exclusive mode")
+        answered = intake.add(make_callback(1, b"answered"))
+        eventually(lambda: waits_for_lock(conn, "journal"))
+        waiting = [intake.add(make_callback(1, b"waits %d" % number)) for number in range(3)]
+        conn.commit()
+        assert answered.done.wait(STUCK_SECONDS)
+        again = intake.add(make_callback(1, b"sent again"))
+        assert again.done.wait(STUCK_SECONDS) and waiting == [again] * 3
+    assert conn.execute("select max(last_sequence) from journal_writer").fetchone() == (4,)
+
+
+@pytest.mark.usefixtures("patient")
 def test_store_returns_only_after_the_callback_is_in_the_journal(
     conn: Connection, database_url: str, spool_path: Path
 ) -> None:

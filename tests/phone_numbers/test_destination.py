@@ -1,4 +1,4 @@
-"""The destination grammar, and the quick test's agreement with phonenumbers."""
+"""The destination grammar, and that the quick check agrees with phonenumbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOSTON = 16175551234
 
 
 def emergency_numbers(region: str) -> PhoneNumberDesc | None:
-    """A few territories have none in the library."""
+    """None for a few territories that have none in phonenumbers."""
     metadata = PhoneMetadata.short_metadata_for_region(region)
     return metadata.emergency if metadata is not None else None
 
@@ -76,7 +76,7 @@ def test_punctuation_of_people_and_spreadsheets_is_allowed(text: str) -> None:
 @pytest.mark.parametrize(
     "margin", [" ", "\t", "\r\n", "\n", "\u00a0", "\u200e", "\u202a", "\u202c", "\u2068", "\ufeff", "\u200b\n"]
 )
-def test_margins_that_nobody_sees_are_trimmed(margin: str) -> None:
+def test_invisible_characters_around_a_destination_are_removed(margin: str) -> None:
     for text in ("6175551234", "tel:+1 (617) 555-1234", "'6175551234'"):
         assert parse(f"{margin}{text}{margin}", "US") == Destination(BOSTON)
     with pytest.raises(DestinationError):
@@ -87,7 +87,7 @@ DECIMAL_PARTS = [".0", ".00", ".000", ".0000", ".000000", ". 0", ".0 ", ".0)", "
 
 
 def spellings(region: str) -> Iterator[str]:
-    """Example numbers of each kind, as people write them there, with each separator."""
+    """Example numbers of each kind, as people in the region write them, with each separator."""
     metadata = PhoneMetadata.metadata_for_region(region)
     assert metadata is not None
     kinds = (
@@ -109,7 +109,7 @@ def number_or_none(text: str, region: str) -> int | None:
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_separators_never_change_a_number_and_decimal_parts_never_add_to_it(region: str) -> None:
+def test_separators_never_change_a_number_and_decimal_parts_never_extend_it(region: str) -> None:
     read = 0
     for spelt in spellings(region):
         digits = "+" * spelt.startswith("+") + "".join(re.findall("[0-9]", spelt))
@@ -123,9 +123,7 @@ def test_separators_never_change_a_number_and_decimal_parts_never_add_to_it(regi
 
 @settings(max_examples=500, deadline=None)
 @given(st.sampled_from(REGIONS), st.randoms(use_true_random=False), st.data())
-def test_separators_anywhere_leave_the_number_that_the_digits_say(
-    region: str, chosen: random.Random, data: st.DataObject
-) -> None:
+def test_separators_anywhere_do_not_change_the_number(region: str, chosen: random.Random, data: st.DataObject) -> None:
     digits = "".join(re.findall("[0-9]", numbers_near_valid(chosen, region)))
     separators = st.text(st.sampled_from(" .-()[]\u00a0\u2013"), max_size=2)
     spelt = "".join(data.draw(separators) + digit for digit in digits) + data.draw(separators)
@@ -174,7 +172,7 @@ def test_dots_separate_digits(text: str, region: str, number: int) -> None:
         ("6175551234.5", "US"),
     ],
 )
-def test_what_may_be_a_decimal_part_is_refused_and_named(text: str, region: str) -> None:
+def test_possible_decimal_part_is_refused_and_explained(text: str, region: str) -> None:
     error = refusal(text, region)
     assert error.code == "destination_malformed"
     assert "decimal part" in str(error)
@@ -188,19 +186,19 @@ def test_caller_id_with_a_decimal_part_is_refused() -> None:
 @pytest.mark.parametrize(
     "text", ["4.47911E+11", "4,47911E+11", "4.47911e11", " 6.17556E+09 ", "6E9", "+4.4E+11", "6.175551234E9"]
 )
-def test_number_that_a_spreadsheet_shortened_is_refused_and_explained(text: str) -> None:
+def test_scientific_notation_is_refused_and_explained(text: str) -> None:
     error = refusal(text, "GB")
     assert error.code == "destination_malformed"
     assert "A spreadsheet shortened this number" in str(error) and "digits are lost" in str(error)
 
 
-def test_parameters_stand_in_any_order_and_case() -> None:
+def test_parameters_may_have_any_order_and_case() -> None:
     assert parse("'6175551234 ;POSTD=2,W#P*; Ani=+1 (800) 995-7586'", "US") == Destination(
         BOSTON, "+18009957586", "2,w#p*"
     )
 
 
-def test_local_number_is_read_as_the_regions() -> None:
+def test_local_number_is_read_in_its_region() -> None:
     assert parse("020 7183 8750", "GB").phone_number == 442071838750
     assert parse("+44 (0)20 7183 8750", "US").phone_number == 442071838750
     assert parse("06 12 34 56 78", "FR").phone_number == 33612345678
@@ -252,13 +250,13 @@ def test_local_number_is_read_as_the_regions() -> None:
         ("6175551" + " " * 191 + "234", "destination_too_long"),
     ],
 )
-def test_what_cannot_be_dialed_is_refused_with_its_code(text: str, code: str) -> None:
+def test_invalid_destination_is_refused_with_its_code(text: str, code: str) -> None:
     error = refusal(text)
     assert error.code == code
     assert str(error).endswith(".")
 
 
-def test_number_longer_than_e164_is_refused_though_the_library_calls_it_valid() -> None:
+def test_number_longer_than_e164_is_refused_even_if_phonenumbers_accepts_it() -> None:
     digits = next(
         f"49{start}{'0' * 12}" for start in range(200, 999) if library_number(f"49{start}{'0' * 12}", True, "DE")
     )
@@ -282,7 +280,7 @@ def test_refusals_never_show_the_whole_number(text: str) -> None:
     assert not re.search("[0-9]{7}", str(refusal(text)))
 
 
-def test_what_is_strange_is_named_in_the_refusal_on_one_line() -> None:
+def test_refusal_names_the_wrong_character_on_one_line() -> None:
     assert 'The letter "F"' in str(refusal("1-800-FLOWERS"))
     assert '";ex\u240at"' in str(refusal("6175551234;ex\nt=1"))
     assert "U+202A (left-to-right embedding)" in str(refusal("617\u202a5551234"))
@@ -325,7 +323,7 @@ def test_any_text_is_read_or_refused(text: str, region: str) -> None:
 
 
 def numbers_near_valid(chosen: random.Random, region: str) -> str:
-    """Digits that often are a valid number there: an example cut anywhere and filled up at random."""
+    """Digits that are often a valid number in the region: an example, cut anywhere and filled with random digits."""
     metadata = PhoneMetadata.metadata_for_region(region)
     assert metadata is not None
     kinds = (metadata.fixed_line, metadata.mobile, metadata.toll_free, metadata.premium_rate, metadata.uan)
@@ -338,8 +336,8 @@ def numbers_near_valid(chosen: random.Random, region: str) -> str:
 
 
 @pytest.mark.parametrize("seed", [20261201, None])
-def test_quick_test_agrees_with_the_library_in_every_region(seed: int | None) -> None:
-    if seed is None:  # another one each time, named by the assertions where it finds something
+def test_quick_check_agrees_with_phonenumbers_in_every_region(seed: int | None) -> None:
+    if seed is None:  # a new seed each time; the assertions show it
         seed = random.randrange(10**9)
     chosen = random.Random(seed)
     common = ["US", "CA", "BS", "GB", "DE", "FR", "IN", "AU", "MX", "IT", "BR"] * 25
@@ -355,14 +353,14 @@ def test_quick_test_agrees_with_the_library_in_every_region(seed: int | None) ->
         assert plan.read(digits, international) == expected, (seed, region, digits, international)
         valid += expected is not None
         quick_answers += quick is not None
-    # Were it to answer seldom, agreement would mean nothing.
+    # Agreement proves nothing if the quick check rarely answers.
     assert valid > 3000
     assert quick_answers > 0.9 * valid
 
 
 @pytest.mark.skipif("FUZZ_SECONDS" not in os.environ, reason="FUZZ_SECONDS is not set; `make fuzz` sets it")
-def test_quick_test_agrees_with_the_library_on_every_north_american_exchange() -> None:
-    """Each of the million area codes and exchanges, with a line number at random."""
+def test_quick_check_agrees_with_phonenumbers_on_every_north_american_exchange() -> None:
+    """Each of the million area codes and exchanges, with a random line number."""
     chosen = random.Random()
     valid = sum(
         check_agreement(f"{prefix:06}{chosen.randrange(10_000):04}", False, "US") for prefix in range(1_000_000)
@@ -380,7 +378,7 @@ def test_quick_test_agrees_with_the_library_on_every_north_american_exchange() -
 @example("116175551234", False, "US")
 @example("01144207183875", False, "US")
 @example("3612345", False, "BS")
-def test_quick_test_agrees_with_the_library_on_any_digits(digits: str, international: bool, region: str) -> None:
+def test_quick_check_agrees_with_phonenumbers_on_any_digits(digits: str, international: bool, region: str) -> None:
     check_agreement(digits, international, region)
 
 
@@ -393,7 +391,7 @@ def test_common_north_american_forms_are_answered_quickly() -> None:
     assert plan.quick("442071838750", True) == 442071838750
 
 
-def test_no_calling_code_begins_another() -> None:
+def test_no_calling_code_is_the_beginning_of_another() -> None:
     codes = [str(code) for code in COUNTRY_CODE_TO_REGION_CODE]
     assert not [(a, b) for a in codes for b in codes if a != b and b.startswith(a)]
 
@@ -416,7 +414,7 @@ def test_no_calling_code_begins_another() -> None:
         "Phone: 617-555-1234.",
     ],
 )
-def test_echoed_number_is_read_first_as_the_region_reads_it(echoed: str) -> None:
+def test_first_candidate_is_the_number_as_read_in_the_region(echoed: str) -> None:
     assert candidates(echoed, "US")[0] == BOSTON
 
 
@@ -431,11 +429,11 @@ def test_echoed_number_is_read_first_as_the_region_reads_it(echoed: str) -> None
         (442071838750, "'1442071838750'", "US"),
     ],
 )
-def test_echoed_number_with_a_code_more_or_less_still_finds_its_call(sent: int, echoed: str, region: str) -> None:
+def test_candidates_include_the_number_with_another_country_code(sent: int, echoed: str, region: str) -> None:
     assert sent in candidates(echoed, region)
 
 
-def test_echoed_number_with_a_fraction_is_not_another_number() -> None:
+def test_decimal_part_in_a_callback_does_not_make_another_number() -> None:
     assert candidates("0664123456.0", "AT")[0] == 43664123456
     assert not {436641234560, 6641234560} & set(candidates("664123456.0", "AT"))
     assert candidates("6.17556E+09", "US") == ()
@@ -456,17 +454,17 @@ def test_echoed_number_with_a_fraction_is_not_another_number() -> None:
         "6175551234\u00b2",
     ],
 )
-def test_other_digits_beside_the_number_are_not_joined_to_it(echoed: str) -> None:
-    """6175551234x5 would be +61 7 5551 2345: a call to somebody in Australia."""
+def test_no_candidates_if_other_digits_are_beside_the_number(echoed: str) -> None:
+    """6175551234x5 would become +61 7 5551 2345, a number in Australia."""
     assert candidates(echoed, "US") == ()
 
 
-def test_candidates_without_digits_or_beyond_any_number_are_empty() -> None:
+def test_no_candidates_without_digits_or_with_too_many() -> None:
     assert candidates("", "US") == candidates("unknown", "US") == candidates("\u0661\u0662", "US") == ()
     assert candidates("9" * 31, "US") == candidates("0", "ZZ")[1:] == ()
 
 
-def test_candidates_outlive_their_region() -> None:
+def test_candidates_without_a_known_region() -> None:
     assert candidates("16175551234", "ZZ") == (BOSTON, 6175551234, 116175551234)
 
 

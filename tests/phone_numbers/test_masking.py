@@ -1,4 +1,4 @@
-"""A number is found in every spelling that people and providers use, and no other number is taken for it."""
+"""A number is found in every spelling that people and providers use, and no other number is mistaken for it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_spelling_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", SPELT)
-def test_postgres_finds_every_spelling_too(conn: Connection, text: str) -> None:
+def test_postgres_also_finds_every_spelling(conn: Connection, text: str) -> None:
     assert conn.execute("select %s ~ %s", (text, BOSTON.sieve)).fetchone() == (True,)
 
 
@@ -70,24 +70,24 @@ def test_postgres_finds_every_spelling_too(conn: Connection, text: str) -> None:
         "1617 5551 2345",
     ],
 )
-def test_another_number_is_not(text: str) -> None:
+def test_another_number_is_not_found(text: str) -> None:
     assert not BOSTON.within(text)
 
 
 @pytest.mark.parametrize("text", ["020 7946 0958", "+44 (0)20 7946 0958", "00442079460958", "2079460958"])
-def test_a_trunk_zero_may_stand_before_it(text: str) -> None:
+def test_number_is_found_with_a_trunk_zero(text: str) -> None:
     assert LONDON.within(text)
 
 
 @pytest.mark.parametrize("text", [text for text in SPELT if not any(mark in text for mark in ENCODED)])
-def test_nothing_of_it_is_left(text: str) -> None:
+def test_number_is_removed_and_the_rest_stays(text: str) -> None:
     left = BOSTON.removed(f"before {text} after")
     assert "erased" in left and "5551234" not in left and not BOSTON.within(left)
     assert left.startswith("before ") and left.endswith(" after")
 
 
 @pytest.mark.parametrize("text", SPELT)
-def test_nothing_of_it_is_left_where_it_is_encoded(text: str) -> None:
+def test_encoded_number_is_removed(text: str) -> None:
     assert not BOSTON.within(BOSTON.removed(text))
 
 

@@ -83,9 +83,9 @@ def test_whole_campaign(conn: Connection, database_url: str, tmp_path: Path) -> 
             "DATABASE_URL": database_url, "SECRET_KEY": SECRET, "PLUM_URL": simulator.url, "PLUM_USER": "simulator",
             "PLUM_KEY": "simulator", "PLUM_SIMULATED": "1",
         }  # fmt: skip
-        stays = Machine(tmp_path / "stays", **environment)
+        stays = Machine(tmp_path / "stays", works=True, **environment)
         stays.environment["PUBLIC_URL"] = stays.url
-        lost = Machine(tmp_path / "lost", **environment, PUBLIC_URL=stays.url)
+        lost = Machine(tmp_path / "lost", works=True, **environment, PUBLIC_URL=stays.url)
         with compressed(database_url), stays:
             with lost:
                 eventually(lambda: released(conn, batch_id) >= 300)

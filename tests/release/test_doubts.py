@@ -14,8 +14,16 @@ from receiver.release.provider import Answer
 from receiver.release.recording import NOTHING_SENT
 from receiver.release.sender import Taken, abandon_submissions, accept_proven_lately, list_taken, release_untold
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
-from tests.factories import deliver, differences, journal, make_callback, read_batch, result_body, settle_all
+from tests.factories import (
+    claim_waiting,
+    deliver,
+    differences,
+    journal,
+    make_callback,
+    read_batch,
+    result_body,
+    settle_all,
+)
 from tests.queueing.queueing import (
     ACCEPTED,
     NOT_SENT,

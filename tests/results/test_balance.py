@@ -23,7 +23,6 @@ from receiver.release.recording import record_answer
 from receiver.release.sender import accept_proven_lately
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from receiver.summary.verify import verify
 from tests.factories import (
     ACCEPTED,
@@ -31,6 +30,7 @@ from tests.factories import (
     REFUSED,
     UNKNOWN,
     call_fields,
+    claim_waiting,
     differences,
     journal,
     make_batch,
@@ -208,6 +208,7 @@ def kept(conn: Connection, batch_ids: list[int]) -> list[Any]:
     return found
 
 
+@pytest.mark.long
 @FEW
 @given(operations)
 def test_balance_holds_at_every_moment(connections: list[Connection], steps: list[tuple[Any, ...]]) -> None:
@@ -224,6 +225,7 @@ def test_balance_holds_at_every_moment(connections: list[Connection], steps: lis
     assert [d for d in differences(world.looker) if d["batch_id"] in world.batch_ids] == []
 
 
+@pytest.mark.long
 @FEW
 @given(st.lists(said, min_size=2, max_size=14), st.data())
 def test_final_state_depends_neither_on_the_order_nor_on_the_format(

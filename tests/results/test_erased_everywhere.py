@@ -288,6 +288,7 @@ def traces_in_statistics(conn: Connection) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_the_files_of_postgres_lose_it_when_tables_are_rewritten(server_dir: Path) -> None:
     """As docs/privacy.md says: `vacuum full` writes each table anew, a checkpoint removes the old files."""
     with EmbeddedPostgres(server_dir / "own", HURRIED) as server:

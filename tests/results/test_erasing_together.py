@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from io import BytesIO
+from uuid import uuid4
 
 import pytest
 
+from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
+from receiver.intake.journal import Group, write_group
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
 from receiver.queueing.parameters import BatchParameters
 from receiver.release.answer import Answer
@@ -17,7 +20,17 @@ from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.sender import csv_blocks
 from receiver.results.erasure import Erased, erase
-from tests.factories import answer_submissions, deliver, differences, make_batch, phone_number, result_body
+from receiver.results.settlement import settle
+from tests.factories import (
+    answer_submissions,
+    claim_waiting,
+    deliver,
+    differences,
+    make_batch,
+    make_callback,
+    phone_number,
+    result_body,
+)
 from tests.queueing.queueing import queue
 from tests.results.traces import traces_in_tables
 from tests.waiting import eventually, waits_for_lock
@@ -123,6 +136,33 @@ def test_neither_restores_what_the_other_erased(
     if outgoing is not None:
         assert len(b"".join(csv_blocks(conn, outgoing))) == outgoing.csv_bytes
         conn.commit()
+
+
+def test_callback_that_is_being_settled_when_an_erasure_begins_is_erased(conn: Connection, database_url: str) -> None:
+    batch_id = make_batch(conn, [OTHER, FIRST])
+    finished = threading.Event()
+
+    def erase_number() -> None:
+        with closing(connect(database_url, name="erasure")) as own:
+            for _ in erase(own, FIRST):
+                own.commit()
+            own.commit()
+        finished.set()
+
+    with closing(connect(database_url, name="settler")) as settler:
+        share_results(settler)
+        callbacks = (make_callback(batch_id, result_body(FIRST)), make_callback(batch_id, result_body(FIRST, "failed")))
+        write_group(settler, Group(uuid4(), 1, callbacks))
+        settle(settler, claim_waiting(settler, 500))
+        thread = threading.Thread(target=erase_number)
+        thread.start()
+        eventually(lambda: finished.is_set() or waits_for_lock(conn, "erasure"))
+        conn.rollback()
+        settler.commit()
+    thread.join()
+    assert finished.is_set()
+    assert traces_in_tables(conn, str(FIRST)) == []
+    assert differences(conn) == []
 
 
 def test_what_is_recorded_while_an_erasure_searches_is_not_overwritten(conn: Connection, database_url: str) -> None:

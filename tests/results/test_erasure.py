@@ -187,7 +187,7 @@ def test_it_waits_for_callbacks_that_name_the_number(conn: Connection) -> None:
     journal(conn, make_callback(batch_id, result_body(OTHER)))
     assert erase_all(conn).calls == 1
     journal(conn, make_callback(batch_id, result_body(OTHER)))
-    with pytest.raises(NotErasable, match="wait"):
+    with pytest.raises(NotErasable, match="not settled"):
         erase_all(conn, OTHER)
 
 

@@ -16,11 +16,11 @@ from receiver.results import replay as replay_module
 from receiver.results.counters import Deltas
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from tests.factories import (
     ACCEPTED,
     REFUSED,
     UNKNOWN,
+    claim_waiting,
     deliver,
     differences,
     journal,
@@ -97,13 +97,13 @@ def test_replay_and_the_recording_of_an_answer(
         (batch_id, second.submission_no),
     )
     conn.commit()
-    gate, take_back = Gate(), replay_module._take_back
+    gate, undo = Gate(), replay_module._undo
 
-    def take_back_and_wait(*given: object) -> None:
-        take_back(*given)  # type: ignore[arg-type]
+    def undo_and_wait(*given: object) -> None:
+        undo(*given)  # type: ignore[arg-type]
         gate.pass_through()
 
-    monkeypatch.setattr(replay_module, "_take_back", take_back_and_wait)
+    monkeypatch.setattr(replay_module, "_undo", undo_and_wait)
     replaying = Beside(database_url, "replay", lambda mine: replay(mine, find_settled(mine, ids=ids)))
     gate.reached()
     answering = Beside(database_url, "answer", lambda mine: record_answer(mine, third, REFUSED))

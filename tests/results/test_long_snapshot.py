@@ -231,7 +231,7 @@ def test_settler_looks_through_everything_rarely(
 ) -> None:
     monkeypatch.setattr(lanes, "STRAGGLER_SECONDS", 0.0)
     if crowd:
-        monkeypatch.setattr(lanes, "CROWDED_SHARE", 0.0)
+        monkeypatch.setattr(lanes, "BUSY_SHARE", 0.0)
     floors: list[int] = []
 
     def noted(*given: object, floor: int = 0, **others: object) -> object:
@@ -246,7 +246,7 @@ def test_settler_looks_through_everything_rarely(
         settler.settle_group()
         return states(conn, ids) == [("applied", None)] or states(conn, ids) == [("duplicate", "same_result")]
 
-    monkeypatch.setattr(lanes, "WHOLE_LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(lanes, "FULL_SCAN_SECONDS", 3600.0)
     for _ in range(5):
         ids = journal(conn, make_callback(batch_id, result_body(phone_number(0))))
         eventually(settled)

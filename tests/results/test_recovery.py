@@ -340,7 +340,7 @@ def test_maintenance_tells_plans_and_asks(conn: Connection, pool: Pool, caplog: 
         maintenance = Maintenance(pool, provider_at(simulator.url), config, threading.Event())
         assert [name for name, _ in maintenance.steps()] == ["overdue", "plan-polls", "poll-1", "poll-2"]
         for _ in range(2):
-            maintenance.look_for_overdue()
+            maintenance.check_overdue()
             maintenance.plan_polls()
         eventually(lambda: (maintenance.poll(), read_batch(conn, batch_id).counts["overdue"] == 0)[1])
     told = [record.getMessage() for record in caplog.records if record.name == "receiver.results.maintenance"]

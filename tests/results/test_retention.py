@@ -21,9 +21,8 @@ from receiver.release.recording import record_answer
 from receiver.release.resolution import resolve_submission
 from receiver.results import retention
 from receiver.results.replay import find_settled, replay
-from receiver.results.retention import Removed, count_old, count_simulated, purge, purge_simulated, take_turn
+from receiver.results.retention import Removed, claim_purge, count_old, count_simulated, purge, purge_simulated
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
 from receiver.summary.needs_attention import BatchesOf, get_attention
 from receiver.summary.series import SummaryFilter, get_summary
@@ -31,6 +30,7 @@ from tests.factories import (
     ACCEPTED,
     UNKNOWN,
     answer_submissions,
+    claim_waiting,
     deliver,
     differences,
     journal,
@@ -309,16 +309,16 @@ def test_what_would_go_is_counted_and_left(conn: Connection) -> None:
 
 
 def test_workers_take_one_turn_a_day_and_at_once_what_was_cut_off(conn: Connection) -> None:
-    assert take_turn(conn)
-    assert not take_turn(conn)
+    assert claim_purge(conn)
+    assert not claim_purge(conn)
     conn.commit()
     age(conn, make_full_batch(conn))
     next(purge(conn, MONTH))
     conn.commit()
-    assert take_turn(conn)
+    assert claim_purge(conn)
     conn.execute("update upkeep set next_at = now() where task = 'purge'")
     purge_all(conn)
-    assert take_turn(conn)
+    assert claim_purge(conn)
 
 
 def test_a_draft_goes_with_the_batch_it_became(conn: Connection) -> None:

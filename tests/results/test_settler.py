@@ -11,8 +11,8 @@ from receiver.results import lanes
 from receiver.results.lanes import GROUP_CALLBACKS
 from receiver.results.replay import find_settled, replay
 from receiver.results.settler import Settler
-from receiver.results.stored import claim_waiting
 from tests.factories import (
+    claim_waiting,
     differences,
     journal,
     make_batch,
@@ -122,7 +122,7 @@ def test_callback_committed_late_with_a_lower_id_is_found(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, late_by_more: bool
 ) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(3)])
-    monkeypatch.setattr(lanes, "WHOLE_LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(lanes, "FULL_SCAN_SECONDS", 3600.0)
     monkeypatch.setattr(lanes, "STRAGGLER_SECONDS", 0.0 if late_by_more else 60.0)
     settler = Settler(pool)
     late, *early = journal(conn, *(make_callback(batch_id, result_body(phone_number(index))) for index in range(3)))
@@ -134,7 +134,7 @@ def test_callback_committed_late_with_a_lower_id_is_found(
     conn.commit()
     if late_by_more:
         assert settler.settle_group() == 0, "looked for from the lowest that was settled so long ago"
-        settler._lanes._common._whole_look_at = 0.0
+        settler._lanes._common._full_scan_at = 0.0
     assert settler.settle_group() == 1
     assert states(conn, [late, *early]) == [APPLIED] * 3
 

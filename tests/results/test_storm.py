@@ -27,11 +27,11 @@ from receiver.results.erasure import erase
 from receiver.results.replay import find_settled, replay
 from receiver.results.retention import purge
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from tests.factories import (
     ACCEPTED,
     REFUSED,
     UNKNOWN,
+    claim_waiting,
     differences,
     make_batch,
     make_callback,
@@ -39,6 +39,8 @@ from tests.factories import (
     result_body,
     settle_all,
 )
+
+pytestmark = pytest.mark.long
 
 STORM_SECONDS = 8.0
 NOT_SENT = Answer("not_sent", error="x")

@@ -5,5 +5,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def patient_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine must not be taken for a receiver that does not answer."""
+    """A slow answer of a busy machine must not count as a failed delivery."""
     monkeypatch.setattr("receiver.simulator.delivery.TIMEOUT", 60.0)

@@ -1,4 +1,4 @@
-"""What the tests talk with: a small real `result_url`, and the provider's form as curl would send it."""
+"""A small real `result_url`, and requests to the provider as curl would send them."""
 
 from __future__ import annotations
 
@@ -38,40 +38,40 @@ class Received:
 
 
 class ResultUrl:
-    """A receiver that keeps what it gets. `answers` gives the status for each POST, 200 when used up."""
+    """A receiver that keeps its requests. `answers` are the statuses of the first POSTs; later ones get 200."""
 
     def __init__(self, *, get: int = 200, answers: tuple[int, ...] = ()) -> None:
         self.received: list[Received] = []
         self._answers = list(answers)
         received, left = self.received, self._answers
 
-        class Taking(BaseHTTPRequestHandler):
+        class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def _take(self, status: int) -> None:
+            def _receive(self, status: int) -> None:
                 began = time.monotonic()
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                took = time.monotonic() - began
+                seconds = time.monotonic() - began
                 kind = self.headers.get("Content-Type")
-                received.append(Received(self.command, self.path, kind, body, took, self.client_address[1]))
+                received.append(Received(self.command, self.path, kind, body, seconds, self.client_address[1]))
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def do_GET(self) -> None:
-                self._take(get)
+                self._receive(get)
 
             def do_POST(self) -> None:
-                self._take(left.pop(0) if left else 200)
+                self._receive(left.pop(0) if left else 200)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Taking)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self.url = f"http://127.0.0.1:{self._server.server_port}/results/a-token"
 
-    def take_all(self) -> None:
+    def accept_all(self) -> None:
         """Answer 200 from now on."""
         self._answers.clear()
 
@@ -98,14 +98,14 @@ class Answered:
     body: bytes
 
     @property
-    def told(self) -> dict[str, Any]:
-        """The items of the answer, whichever form it has."""
+    def content(self) -> dict[str, Any]:
+        """The fields of the answer, from JSON or XML."""
         if self.headers.get_content_type() == "application/xml":
             root = ElementTree.fromstring(self.body)  # noqa: S314 - the simulator's own answer
             assert root.tag == "result"
             return {each.tag: each.text for each in root}
-        told: dict[str, Any] = json.loads(self.body)
-        return told
+        content: dict[str, Any] = json.loads(self.body)
+        return content
 
 
 def ask(
@@ -118,7 +118,7 @@ def ask(
     login: str | None = "simulator:simulator",
     timeout: float = 60,
 ) -> Answered:
-    """One request as a client of the provider makes it; a csv of None sends no file."""
+    """Make one request as a client of the provider does; a csv of None sends no file."""
     parts = [
         f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in (fields or {}).items()
@@ -144,14 +144,14 @@ def ask(
 
 
 def settled(simulator_url: str) -> dict[str, Any]:
-    """The ledger once nothing is to come any more, and every POST about it is over."""
+    """The ledger once every POST is over."""
     found: dict[str, Any] = {}
 
-    def all_over() -> bool:
-        found.update(ask(f"{simulator_url}/simulator/ledger").told)
+    def is_over() -> bool:
+        found.update(ask(f"{simulator_url}/simulator/ledger").content)
         return bool(found["calls"]["queued"] and not found["calls"]["to_come"] and not found["callbacks"]["to_come"])
 
-    eventually(all_over)
+    eventually(is_over)
     return found
 
 

@@ -24,10 +24,10 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("accept", KINDS)
-def test_bulk_queue_tells_how_many_calls_it_queued(url: str, accept: str) -> None:
+def test_bulk_queue_answers_how_many_calls_it_queued(url: str, accept: str) -> None:
     answer = ask(url + BULK, "POST", {}, CSV + "911,Emergency\n", accept=accept)
     assert (answer.status, answer.headers.get_content_type()) == (200, accept)
-    assert answer.told == {"calls_queued": 3 if accept == "application/json" else "3"}
+    assert answer.content == {"calls_queued": 3 if accept == "application/json" else "3"}
 
 
 @pytest.mark.parametrize("accept", KINDS)
@@ -36,7 +36,7 @@ def test_deployment_named_after_a_status_is_answered_with_it(url: str, status: i
     for path, method in (("bulk_queue", "POST"), ("queue", "POST"), ("cancel", "DELETE")):
         answer = ask(f"{url}/api/apps/7/{status}/{path}", method, {}, CSV, accept=accept)
         assert (answer.status, answer.headers.get_content_type()) == (status, accept)
-        assert answer.told["error"]
+        assert answer.content["error"]
 
 
 @pytest.mark.parametrize("accept", KINDS)
@@ -58,11 +58,11 @@ def test_deployment_named_after_a_status_is_answered_with_it(url: str, status: i
 def test_invalid_request_is_400_with_the_fault(
     url: str, fields: dict[str, str], csv: str | None, fault: str, accept: str
 ) -> None:
-    before = ask(f"{url}/simulator/ledger").told["calls"]["queued"]
+    before = ask(f"{url}/simulator/ledger").content["calls"]["queued"]
     answer = ask(url + BULK, "POST", fields, csv, accept=accept)
     assert (answer.status, answer.headers.get_content_type()) == (400, accept)
-    assert fault in answer.told["error"]
-    assert ask(f"{url}/simulator/ledger").told["calls"]["queued"] == before
+    assert fault in answer.content["error"]
+    assert ask(f"{url}/simulator/ledger").content["calls"]["queued"] == before
 
 
 @pytest.mark.parametrize("accept", KINDS)
@@ -70,7 +70,7 @@ def test_invalid_request_is_400_with_the_fault(
 def test_wrong_or_no_credentials_are_401(url: str, login: str | None, accept: str) -> None:
     answer = ask(url + BULK, "POST", {}, CSV, login=login, accept=accept)
     assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Basic realm="simulator"')
-    assert answer.told["error"]
+    assert answer.content["error"]
 
 
 @pytest.mark.parametrize("accept", KINDS)
@@ -86,13 +86,13 @@ def test_wrong_or_no_credentials_are_401(url: str, login: str | None, accept: st
 def test_other_methods_are_405(url: str, path: str, method: str, allowed: str, accept: str) -> None:
     answer = ask(url + path, method, accept=accept)
     assert (answer.status, answer.headers["Allow"]) == (405, allowed)
-    assert answer.told["error"]
+    assert answer.content["error"]
 
 
 @pytest.mark.parametrize("path", ["/api/apps/seven/3/bulk_queue", "/api/apps/7/bulk_queue", "/api/outbound/9999-1"])
 def test_unknown_address_or_call_is_404(url: str, path: str) -> None:
     answer = ask(url + path)
-    assert answer.status == 404 and answer.told["error"]
+    assert answer.status == 404 and answer.content["error"]
 
 
 @pytest.mark.parametrize("accept", ["text/html", "*/*", "", "application/json, application/xml;q=0.5"])
@@ -106,12 +106,12 @@ def test_credentials_are_configurable() -> None:
         assert ask(simulator.url + BULK, "POST", {}, CSV).status == 401
 
 
-def test_call_ids_come_as_a_list_or_a_map_where_asked() -> None:
+def test_call_ids_are_a_list_or_a_map_if_configured() -> None:
     with Simulator(Settings(call_ids="list")) as simulator:
-        assert ask(simulator.url + BULK, "POST", {}, CSV).told["call_ids"] == ["1-1", "1-2", "1-3"]
+        assert ask(simulator.url + BULK, "POST", {}, CSV).content["call_ids"] == ["1-1", "1-2", "1-3"]
     with Simulator(Settings(call_ids="map")) as simulator:
-        told = ask(simulator.url + BULK, "POST", {}, CSV).told
-        assert told["call_ids"] == {
+        content = ask(simulator.url + BULK, "POST", {}, CSV).content
+        assert content["call_ids"] == {
             "6175551234": "1-1",
             "tel:+16175551299": "1-2",
             "16175550188;postd=2": "1-3",
@@ -123,14 +123,14 @@ def test_call_ids_come_as_a_list_or_a_map_where_asked() -> None:
 
 
 @pytest.mark.parametrize("accept", KINDS)
-def test_single_call_is_queued_and_its_status_told(url: str, accept: str) -> None:
+def test_single_call_is_queued_and_its_status_can_be_read(url: str, accept: str) -> None:
     queued = ask(f"{url}/api/apps/7/3/queue", "POST", {"phone_number": "6175551234"}, accept=accept)
-    call_id = queued.told["call_id"]
+    call_id = queued.content["call_id"]
     assert queued.headers["Link"] == f'<{url}/api/outbound/{call_id}>; rel="status"'
     status = ask(f"{url}/api/outbound/{call_id}", accept=accept)
     assert status.status == 200
     assert b"'6175551234'" in status.body or b"'16175551234'" in status.body
-    assert "call_details" in status.told
+    assert "call_details" in status.content
 
 
 @pytest.mark.parametrize("fields", [{}, {"phone_number": "911"}, {"phone_number": "6175551234", "max_attempts": "2"}])
@@ -138,7 +138,7 @@ def test_single_call_with_a_fault_is_400(url: str, fields: dict[str, str]) -> No
     assert ask(f"{url}/api/apps/7/3/queue", "POST", fields).status == 400
 
 
-def test_status_of_a_call_moves_on_as_it_is_dialed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_of_a_call_changes_as_it_is_dialed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     clock = SimpleNamespace(monotonic=lambda: now, time=time.time, sleep=time.sleep)
     monkeypatch.setattr("receiver.simulator.exchange.time", clock)
@@ -146,7 +146,7 @@ def test_status_of_a_call_moves_on_as_it_is_dialed(monkeypatch: pytest.MonkeyPat
         queued = ask(f"{simulator.url}/api/apps/7/3/queue", "POST", {"phone_number": "6175551234"})
 
         def status() -> str:
-            details = ask(f"{simulator.url}/api/outbound/{queued.told['call_id']}").told["call_details"]
+            details = ask(f"{simulator.url}/api/outbound/{queued.content['call_id']}").content["call_details"]
             return str(details["status"])
 
         def becomes(expected: str) -> None:
@@ -166,7 +166,7 @@ def test_cancel_sends_a_burst_for_pending_calls_of_that_deployment_only() -> Non
         assert ask(simulator.url + BULK, "POST", fields, f"destination\n{numbers}").status == 200
         other = {"result_url": f"{receiver.url}-other"}
         assert ask(f"{simulator.url}/api/apps/7/4/bulk_queue", "POST", other, f"destination\n{numbers}").status == 200
-        # Before its GET is answered, a submission would end by its own plan only once it is dialed.
+        # A submission is dialed only after its GET is answered.
         eventually(lambda: len(receiver.received) == 2)
         answer = ask(f"{simulator.url}/api/apps/7/3/cancel", "DELETE")
         assert (answer.status, answer.body) == (202, b"")
@@ -177,11 +177,11 @@ def test_cancel_sends_a_burst_for_pending_calls_of_that_deployment_only() -> Non
 
 
 @pytest.mark.parametrize("accept", KINDS)
-def test_error_after_acceptance_queues_all_the_same(accept: str) -> None:
+def test_error_after_acceptance_still_queues(accept: str) -> None:
     rates = Rates(error_after_acceptance=1)
     with ResultUrl() as receiver, Simulator(Settings(speed=1e6, rates=rates)) as simulator:
         answer = ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV, accept=accept)
-        assert (answer.status, answer.told) == (500, {"error": "database error"})
+        assert (answer.status, answer.content) == (500, {"error": "database error"})
         assert settled(simulator.url)["calls"]["delivered"] == 3
 
 
@@ -193,7 +193,7 @@ def test_timeout_after_acceptance_dials_and_never_answers() -> None:
         assert settled(simulator.url)["calls"]["delivered"] == 3
 
 
-def test_result_url_queued_twice_is_told() -> None:
+def test_ledger_lists_a_result_url_that_was_queued_twice() -> None:
     with ResultUrl() as receiver, Simulator(Settings(speed=1e6)) as simulator:
         for url in (receiver.url, f"{receiver.url}2", receiver.url):
             assert ask(simulator.url + BULK, "POST", {"result_url": url}, CSV).status == 200
@@ -223,9 +223,9 @@ def test_two_runs_of_one_seed_post_the_same_bytes() -> None:
                     ask(simulator.url + BULK, "POST", fields, f"destination\n{numbers}")
                 settled(simulator.url)
                 names = ("submission_no", "row", "status", "attempts", "duration", "callback", "fault")
-                told = [tuple(line[name] for name in names) for line in ledger_lines(simulator.url)]
+                lines = [tuple(line[name] for name in names) for line in ledger_lines(simulator.url)]
                 eventually(lambda: _over(simulator.url))
-                return sorted(each.body for each in receiver.posts), told
+                return sorted(each.body for each in receiver.posts), lines
 
     first = run(1)
     assert len(first[0]) > 40
@@ -234,17 +234,17 @@ def test_two_runs_of_one_seed_post_the_same_bytes() -> None:
 
 
 def _over(url: str) -> bool:
-    """Whether the POSTs that follow a delivered result, duplicates and steps, are made as well."""
+    """Whether the duplicates and steps that follow a delivered result are delivered, too."""
     wanted = 0
     for line in ledger_lines(url):
         if line["callback"] != "dropped":
             faults = (line["fault"] or "").split("+")
             wanted += 1 + ("duplicate" in faults) + ("step" in faults)
-    attempted: int = ask(f"{url}/simulator/ledger").told["callbacks"]["attempted"]
+    attempted: int = ask(f"{url}/simulator/ledger").content["callbacks"]["attempted"]
     return attempted == wanted
 
 
-def test_log_has_one_line_a_request_without_token_or_number(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_has_one_line_per_request_without_token_or_number(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "receiver.simulator")
     with ResultUrl() as receiver, Simulator(Settings(speed=1e6)) as simulator:
         ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV + "911,x\n")
@@ -258,5 +258,5 @@ def test_log_has_one_line_a_request_without_token_or_number(caplog: pytest.LogCa
     ]
 
 
-def test_redaction_keeps_no_secret_part_of_a_url() -> None:
+def test_redacted_url_has_no_secret_part() -> None:
     assert redacted("https://me:pw@example.com/results/tok/?key=1#x") == "https://example.com/results/…"

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from receiver.simulator.bodies import (
+    Parameters,
     Spelling,
-    Terms,
     call_details,
     draw_spelling,
     encode,
@@ -30,7 +30,7 @@ PLAIN = Spelling()
 def completed() -> dict[str, object]:
     call = Call(1, "6175551234", dialed=(2,), connected=31)
     call.end("completed", 78)
-    return call_details(call, Terms(reattempt_wait=300), 1700000100, PLAIN)
+    return call_details(call, Parameters(reattempt_wait=300), 1700000100, PLAIN)
 
 
 def test_completed_call_is_the_recorded_sample() -> None:
@@ -43,24 +43,24 @@ def test_completed_call_is_the_recorded_sample() -> None:
 def test_retried_call_is_the_recorded_wrapped_sample() -> None:
     call = Call(1, "tel:+16175551299", dialed=(3, 363), connected=379)
     call.end("completed", 411)
-    details = call_details(call, Terms(max_attempts=3, reattempt_wait=360), 1700000200, PLAIN)
+    details = call_details(call, Parameters(max_attempts=3, reattempt_wait=360), 1700000200, PLAIN)
     assert encode(details, "wrapped")[0] == (SAMPLES / "completed-wrapped.json").read_bytes().strip()
 
 
 def test_failed_call_is_the_recorded_sample() -> None:
     call = Call(1, "16175550188;postd=2", dialed=(1, 95, 187))
     call.end("failed", 200)
-    terms = Terms(max_attempts=3, reattempt_wait=60)
-    details = call_details(call, terms, 1700002000, Spelling(flip_leading_one=True))
+    parameters = Parameters(max_attempts=3, reattempt_wait=60)
+    details = call_details(call, parameters, 1700002000, Spelling(flip_leading_one=True))
     assert encode(details, "bare")[0] == (SAMPLES / "failed-exhausted.json").read_bytes().strip()
 
 
 def test_call_canceled_in_its_window_is_the_recorded_sample() -> None:
     call = Call(1, "tel:+16175550147;ani=8009957586")
     call.end("canceled", 9)
-    terms = Terms(start_timestamp=1700001400, end_timestamp=1700005000)
+    parameters = Parameters(start_timestamp=1700001400, end_timestamp=1700005000)
     spelling = Spelling(flip_leading_one=True, queued_skew=-7, text_timestamps=True)
-    details = call_details(call, terms, 1700001465, spelling)
+    details = call_details(call, parameters, 1700001465, spelling)
     assert encode(details, "bare")[0] == (SAMPLES / "canceled-window.json").read_bytes().strip()
 
 
@@ -81,7 +81,7 @@ def test_form_field_holds_the_json() -> None:
     assert content_type == "application/x-www-form-urlencoded"
 
 
-def test_multipart_carries_the_form_and_repeats_byte_for_byte() -> None:
+def test_multipart_has_the_fields_of_the_form_and_repeats_byte_for_byte() -> None:
     body, content_type = encode(completed(), "multipart")
     assert encode(completed(), "multipart") == (body, content_type)
     message = message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
@@ -92,7 +92,7 @@ def test_multipart_carries_the_form_and_repeats_byte_for_byte() -> None:
     assert values['form-data; name="events[1][event]"'] == "dialing"
 
 
-def test_xml_is_the_recorded_sample_but_for_the_fields_it_leaves_out() -> None:
+def test_xml_is_the_recorded_sample_for_the_fields_of_the_sample() -> None:
     body, content_type = encode(completed(), "xml")
     details = ElementTree.fromstring(body)[0]  # noqa: S314 - written by this test
     recorded = ElementTree.fromstring((SAMPLES / "details.xml").read_bytes())[0]  # noqa: S314 - in this repository
@@ -109,7 +109,7 @@ def test_xml_is_the_recorded_sample_but_for_the_fields_it_leaves_out() -> None:
     ]
 
 
-def test_xml_escapes_and_keeps_keys_that_are_no_names() -> None:
+def test_xml_escapes_text_and_keeps_keys_that_are_not_names() -> None:
     assert to_xml("result", {"6175551234": 'a<b&"'}) == (
         '<?xml version="1.0"?><result><item key="6175551234">a&lt;b&amp;"</item></result>'
     )
@@ -131,16 +131,16 @@ def test_number_in_apostrophes_with_or_without_the_leading_one(destination: str,
     assert spell_number(destination, flip_leading_one=True) == flipped
 
 
-def test_canceled_before_dialing_counts_one_attempt() -> None:
+def test_call_canceled_before_dialing_has_one_attempt() -> None:
     call = Call(1, "6175551234")
     call.end("canceled", 5)
-    assert call_details(call, Terms(), 1700000000, PLAIN)["attempts"] == "1"
+    assert call_details(call, Parameters(), 1700000000, PLAIN)["attempts"] == "1"
 
 
 def test_step_before_the_end_has_no_duration_and_no_final_event() -> None:
     call = Call(1, "6175551234", dialed=(2,), connected=31)
     call.end("completed", 78)
-    details = call_details(call.before_it_ended(), Terms(), 1700000100, PLAIN)
+    details = call_details(call.before_it_ended(), Parameters(), 1700000100, PLAIN)
     assert details["status"] == "connected"
     assert "duration" not in details
     assert details["events"] == [
@@ -150,7 +150,7 @@ def test_step_before_the_end_has_no_duration_and_no_final_event() -> None:
     ]
 
 
-def test_each_inconsistency_changes_what_it_names_only() -> None:
+def test_each_inconsistency_changes_only_its_own_field() -> None:
     details = completed()
     assert with_inconsistency(details, "cancelled") == details
     assert with_inconsistency({**details, "status": "canceled"}, "cancelled")["status"] == "cancelled"
@@ -162,7 +162,7 @@ def test_each_inconsistency_changes_what_it_names_only() -> None:
     assert capital["start_Timestamp"] == details["start_timestamp"] and "start_timestamp" not in capital
 
 
-def test_extra_fields_leave_the_documented_ones() -> None:
+def test_extra_fields_do_not_change_the_documented_ones() -> None:
     details = completed()
     more = with_extra_fields(details, "1-1")
     assert {name: more[name] for name in details} == details
@@ -170,7 +170,7 @@ def test_extra_fields_leave_the_documented_ones() -> None:
     assert b"carrier%5Bhops%5D%5B1%5D=b" in encode(more, "form")[0]
 
 
-def test_spelling_varies_and_is_the_seeds() -> None:
+def test_spelling_varies_and_depends_on_the_seed() -> None:
     seen = {draw_spelling(random.Random(seed)) for seed in range(200)}
     assert {each.flip_leading_one for each in seen} == {True, False}
     assert {each.queued_skew for each in seen} == set(range(-7, 1))

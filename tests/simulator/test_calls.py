@@ -13,13 +13,13 @@ def plans(seed: int, count: int, outcomes: dict[str, float] | None = None, max_a
     return [draw_plan(seeded(seed, row), weights, max_attempts) for row in range(count)]
 
 
-def test_same_seed_draws_the_same_lives() -> None:
+def test_same_seed_draws_the_same_plans() -> None:
     assert plans(1, 200) == plans(1, 200)
     assert plans(1, 200) != plans(2, 200)
 
 
-def test_a_known_seed_draws_a_known_life() -> None:
-    # Pinned: a release that draws otherwise breaks everybody's recorded runs.
+def test_known_seed_draws_a_known_plan() -> None:
+    # Fixed: a release that draws something else would break recorded runs of users.
     plan = draw_plan(seeded(1, 1, 1, "6175551234", "life"), {"completed": 1}, 1)
     assert plan == Plan("completed", (Attempt(25, 30),))
 
@@ -47,7 +47,7 @@ def test_attempts_fit_the_outcome() -> None:
             assert len(answered) < 3 and not any(answered)
 
 
-def test_an_ended_call_can_be_told_as_it_was_before() -> None:
+def test_ended_call_can_be_shown_as_it_was_before_its_end() -> None:
     call = Call(1, "6175551234", dialed=(2, 90), connected=100)
     call.end("completed", 130)
     before = call.before_it_ended()

@@ -32,11 +32,11 @@ def parsed(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def test_no_argument_gives_a_pleasant_simulator_without_faults() -> None:
+def test_without_arguments_there_are_no_faults() -> None:
     assert settings_from(parsed()) == Settings(port=8100)
 
 
-def test_faults_sets_every_rate_but_those_given() -> None:
+def test_faults_sets_every_rate_that_is_not_given() -> None:
     settings = settings_from(parsed("--faults", "0.5", "--drop", "0"))
     assert settings.rates == Rates(0.0, *[0.5] * 12)
     assert settings.shapes == {
@@ -67,7 +67,7 @@ def test_mixes_are_read_as_weights() -> None:
         ("--send", "http://127.0.0.1:1/", "--count", "0"),
     ],
 )
-def test_unusable_argument_stops_with_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_argument_exits_with_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parsed(*arguments)
     assert stopped.value.code == 2
@@ -77,11 +77,11 @@ def test_unusable_argument_stops_with_2(arguments: tuple[str, ...], capsys: pyte
 def test_help_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parsed("--help")
-    told = capsys.readouterr().out
-    assert all(option in told for option in ("--timeout-after-acceptance", "--slow-sender", "401, 403, 404, 409"))
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--timeout-after-acceptance", "--slow-sender", "401, 403, 404, 409"))
 
 
-def test_sender_posts_the_files_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_posts_the_bytes_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "body"
     file.write_bytes(b"\x00\xff{'")
     with ResultUrl() as receiver:
@@ -100,7 +100,7 @@ def test_sender_posts_the_files_bytes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.splitlines() == ["200 "] * 3
 
 
-def test_sender_fails_where_one_answer_is_not_200(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_fails_if_one_answer_is_not_200(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "body"
     file.write_bytes(b"{}")
     with ResultUrl(answers=(200, 503)) as receiver:
@@ -110,7 +110,7 @@ def test_sender_fails_where_one_answer_is_not_200(tmp_path: Path, capsys: pytest
     assert "no answer" in capsys.readouterr().err
 
 
-def test_get_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_send_with_get_checks_the_status(capsys: pytest.CaptureFixture[str]) -> None:
     with ResultUrl() as receiver:
         assert run(parsed("--send", receiver.url, "--get")) == 0
     with ResultUrl(get=404) as receiver:
@@ -129,12 +129,12 @@ def test_get_check(capsys: pytest.CaptureFixture[str]) -> None:
         ("--send", "127.0.0.1:1", "--get"),
     ],
 )
-def test_sender_arguments_that_do_not_fit_are_2(arguments: tuple[str, ...]) -> None:
+def test_contradictory_arguments_of_send_exit_with_2(arguments: tuple[str, ...]) -> None:
     assert run(parsed(*arguments)) == 2
 
 
-def seconds_until_gone(stop: signal.Signals, folder: Path) -> float:
-    """Served until the signal, in the midst of a request and of a campaign, and how long it took to end."""
+def seconds_until_ended(stop: signal.Signals, folder: Path) -> float:
+    """How long the simulator takes to end after a signal, during a request and while calls are dialed."""
     arguments = ("--port", "0", "--speed", "1", "--timeout-after-acceptance", "1")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
@@ -165,12 +165,12 @@ def seconds_until_gone(stop: signal.Signals, folder: Path) -> float:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_served_until_a_signal_and_gone_within_two_seconds(stop: signal.Signals, tmp_path: Path) -> None:
-    # A busy machine holds up one try or another.
-    assert any(seconds_until_gone(stop, tmp_path) < 2 for _ in range(5))
+def test_signal_ends_the_simulator_within_two_seconds(stop: signal.Signals, tmp_path: Path) -> None:
+    # One of several attempts is enough, because the machine may be busy.
+    assert any(seconds_until_ended(stop, tmp_path) < 2 for _ in range(5))
 
 
-def test_taken_port_is_a_sentence_and_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_in_use_is_reported_with_exit_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     with ResultUrl() as receiver:
         port = receiver.url.split(":")[2].split("/")[0]
         assert run(parsed("--port", port)) == 1

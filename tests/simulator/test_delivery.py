@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from receiver.simulator.calls import FINAL_STATUSES
-from receiver.simulator.delivery import Wire
+from receiver.simulator.delivery import Client
 from receiver.simulator.faults import UNDOCUMENTED_STATUSES, WRONG_CONTENT_TYPES, Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
@@ -24,14 +24,14 @@ FAST = Settings(speed=1e6)
 
 
 def delivered(settings: Settings, posts: int = 3) -> tuple[list[Received], dict[str, Any]]:
-    """What arrives for three calls, and the ledger once so many POSTs were made."""
+    """The POSTs that arrive for three calls, and the ledger after that many POSTs."""
     with ResultUrl() as receiver, Simulator(settings) as simulator:
         assert ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV).status == 200
         settled(simulator.url)
         ledger: dict[str, Any] = {}
 
         def made() -> bool:
-            ledger.update(ask(f"{simulator.url}/simulator/ledger").told)
+            ledger.update(ask(f"{simulator.url}/simulator/ledger").content)
             return bool(ledger["callbacks"]["attempted"] == posts)
 
         eventually(made)
@@ -69,7 +69,7 @@ def test_duplicate_is_the_same_bytes_again() -> None:
     assert (ledger["callbacks"]["duplicates"], ledger["calls"]["delivered"]) == (3, 3)
 
 
-def test_delayed_result_comes_at_least_a_simulated_minute_after_its_call() -> None:
+def test_delayed_result_arrives_at_least_a_simulated_minute_after_its_call() -> None:
     settings = replace(with_rates(delay=1), speed=1e4, outcomes={"rejected": 1})
     began = time.monotonic()
     posts, _ = delivered(settings)
@@ -89,14 +89,14 @@ def test_step_comes_before_its_result_and_after_it_when_reordered() -> None:
     assert statuses(with_rates(step=1, reorder=1)) == [["completed", "connected"]] * 3
 
 
-def test_wrong_content_type_still_carries_json() -> None:
+def test_body_with_a_wrong_content_type_is_still_json() -> None:
     posts, _ = delivered(with_rates(wrong_content_type=1))
     for each in posts:
         assert (each.content_type or "") in WRONG_CONTENT_TYPES
         assert each.details["status"] in FINAL_STATUSES
 
 
-def test_unknown_status_is_what_ledger_and_body_say() -> None:
+def test_unknown_status_is_the_same_in_ledger_and_body() -> None:
     posts, ledger = delivered(with_rates(unknown_status=1))
     assert {each.details["status"] for each in posts} <= set(UNDOCUMENTED_STATUSES)
     assert Counter(each.details["status"] for each in posts) == ledger["statuses"]
@@ -115,12 +115,12 @@ def test_malformed_body_cannot_be_parsed() -> None:
     assert ledger["faults"] == {"malformed": 3}
 
 
-def test_inconsistent_body_is_told() -> None:
+def test_inconsistent_body_is_counted() -> None:
     _, ledger = delivered(with_rates(inconsistent=1))
     assert ledger["faults"] == {"inconsistent": 3}
 
 
-def test_slow_sender_trickles_whole_bodies() -> None:
+def test_slow_sender_sends_whole_bodies_slowly() -> None:
     posts, _ = delivered(with_rates(slow_sender=1))
     assert all(each.seconds > 1.5 and each.details["status"] for each in posts)
 
@@ -150,7 +150,7 @@ def test_shape(shape: str, content_type: str, holds: Callable[[bytes], bool]) ->
 
 def test_request_is_dropped_unless_its_result_url_answers_200() -> None:
     with ResultUrl(get=204) as receiver, Simulator(FAST) as simulator:
-        assert ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV).told == {"calls_queued": 3}
+        assert ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV).content == {"calls_queued": 3}
         ledger = settled(simulator.url)
         assert (ledger["calls"]["dropped"], ledger["statuses"]) == (3, {})
         assert ledger["faults"] == {"request_check": 1}
@@ -181,12 +181,12 @@ def test_retry_tries_a_failed_delivery_again() -> None:
     assert Counter(each.body for each in receiver.posts).most_common(1)[0][1] == 2
 
 
-def test_duplicates_are_to_come_until_they_have_come() -> None:
+def test_duplicates_count_as_to_come_until_they_are_delivered() -> None:
     with ResultUrl() as receiver, Simulator(replace(with_rates(duplicate=1), speed=200)) as simulator:
         ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV)
 
         def balanced() -> bool:
-            ledger = ask(f"{simulator.url}/simulator/ledger").told
+            ledger = ask(f"{simulator.url}/simulator/ledger").content
             ended, posts = sum(ledger["statuses"].values()), ledger["callbacks"]
             assert posts["attempted"] + posts["to_come"] == 2 * ended
             return bool(posts["attempted"] == 6)
@@ -195,7 +195,7 @@ def test_duplicates_are_to_come_until_they_have_come() -> None:
     assert len(receiver.posts) == 6
 
 
-def test_receiver_that_is_away_is_a_failed_delivery() -> None:
+def test_unreachable_receiver_is_a_failed_delivery() -> None:
     with ResultUrl() as receiver:
         url = receiver.url
     with Simulator(replace(FAST, check=False)) as simulator:
@@ -203,7 +203,7 @@ def test_receiver_that_is_away_is_a_failed_delivery() -> None:
         assert settled(simulator.url)["calls"]["failed"] == 3
 
 
-def test_connections_are_kept_and_no_more_than_senders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_are_reused_and_not_more_than_senders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.simulator.delivery.IDLE", 3600.0)
     numbers = "".join(f"6175551{no:03d}\n" for no in range(300))
     with ResultUrl() as receiver, Simulator(replace(FAST, senders=4, lines=300)) as simulator:
@@ -214,16 +214,16 @@ def test_connections_are_kept_and_no_more_than_senders(monkeypatch: pytest.Monke
 
 def test_idle_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.simulator.delivery.IDLE", 0.0)
-    wire = Wire()
+    client = Client()
     with ResultUrl() as receiver:
         for _ in range(2):
-            assert wire.post(receiver.url, b"x", "text/plain").status == 200
-        wire.close()
+            assert client.post(receiver.url, b"x", "text/plain").status == 200
+        client.close()
         assert len({each.connection for each in receiver.received}) == 2
 
 
 def seconds_to_stop() -> float:
-    """How long it took in the midst of slow bodies."""
+    """How long a stop takes while slow bodies are sent."""
     with ResultUrl() as receiver:
         with Simulator(replace(with_rates(slow_sender=1), senders=2)) as simulator:
             ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV)
@@ -232,9 +232,9 @@ def seconds_to_stop() -> float:
         return time.monotonic() - began
 
 
-def test_stop_cuts_off_what_is_under_way_and_leaves_no_thread() -> None:
+def test_stop_cuts_off_deliveries_and_leaves_no_thread() -> None:
     before = set(threading.enumerate())
-    # A busy machine holds up one try or another.
+    # One of several attempts is enough, because the machine may be busy.
     assert any(seconds_to_stop() < 2 for _ in range(5))
 
     def left() -> list[str]:

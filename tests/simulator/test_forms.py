@@ -4,8 +4,8 @@ from io import BytesIO
 
 import pytest
 
-from receiver.simulator.bodies import Terms
-from receiver.simulator.forms import Refused, is_destination, read_contacts, read_terms
+from receiver.simulator.bodies import Parameters
+from receiver.simulator.forms import Refused, is_destination, read_contacts, read_parameters
 
 
 @pytest.mark.parametrize(
@@ -30,20 +30,20 @@ from receiver.simulator.forms import Refused, is_destination, read_contacts, rea
         ("result_url", "http://example.com/" + "x" * 237),
     ],
 )
-def test_unusable_field_is_refused_by_its_name(field: str, value: str) -> None:
+def test_refusal_names_the_unusable_field(field: str, value: str) -> None:
     with pytest.raises(Refused, match=field) as refused:
-        read_terms({field: value})
+        read_parameters({field: value})
     assert refused.value.status == 400
 
 
 def test_more_than_one_attempt_needs_a_wait() -> None:
     with pytest.raises(Refused, match="reattempt_wait is required"):
-        read_terms({"max_attempts": "2"})
+        read_parameters({"max_attempts": "2"})
 
 
 def test_window_must_end_after_it_starts() -> None:
     with pytest.raises(Refused, match="end_timestamp"):
-        read_terms({"start_timestamp": "1700000000", "end_timestamp": "1700000000"})
+        read_parameters({"start_timestamp": "1700000000", "end_timestamp": "1700000000"})
 
 
 def test_all_fields_at_their_limits() -> None:
@@ -57,8 +57,8 @@ def test_all_fields_at_their_limits() -> None:
         "is_pci": "1",
         "result_url": url,
     }
-    assert read_terms(form) == Terms(1700000000, 1700000001, 10, 86400, url)
-    assert read_terms({}) == Terms()
+    assert read_parameters(form) == Parameters(1700000000, 1700000001, 10, 86400, url)
+    assert read_parameters({}) == Parameters()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_documented_destination_is_dialed(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "911", "call me", "5551234", "1234567890123456", "\u0666175551234", "6175551234x"]
 )
-def test_bad_destination_is_not(text: str) -> None:
+def test_bad_destination_is_not_dialed(text: str) -> None:
     assert not is_destination(text)
 
 

@@ -28,9 +28,9 @@ def test_figures_balance_at_every_moment_and_agree_with_the_calls_and_the_receiv
     settings = Settings(speed=2000, rates=RATES, shapes=dict.fromkeys(SHAPES, 1.0), ledger=file)
     with ResultUrl(answers=(500, 503, 404)) as receiver, Simulator(settings) as simulator:
         ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CONTACTS)
-        eventually(lambda: balanced(ask(f"{simulator.url}/simulator/ledger").told))
+        eventually(lambda: balanced(ask(f"{simulator.url}/simulator/ledger").content))
         eventually(lambda: file.read_text().count('"kind": "call"') == 200)
-        ledger = ask(f"{simulator.url}/simulator/ledger").told
+        ledger = ask(f"{simulator.url}/simulator/ledger").content
         lines = ledger_lines(simulator.url)
     assert ledger["calls"]["queued"] == len(lines) == 200
     for state in ("delivered", "dropped", "failed"):
@@ -51,7 +51,7 @@ def test_figures_balance_at_every_moment_and_agree_with_the_calls_and_the_receiv
     assert file.stat().st_mode & 0o077 == 0
 
 
-def test_a_line_tells_what_became_of_one_call() -> None:
+def test_ledger_line_describes_one_call() -> None:
     with ResultUrl() as receiver, Simulator(Settings(speed=1e6, outcomes={"completed": 1})) as simulator:
         ask(
             simulator.url + BULK,

@@ -1,4 +1,4 @@
-"""With a state file, the simulator goes on with what it accepted, however its process ended."""
+"""With a state file, the simulator continues its submissions, however its process ended."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stored(state: Path) -> bytes:
     return b"".join(path.read_bytes() for path in state.parent.glob(f"{state.name}*"))
 
 
-def test_killed_simulator_delivers_every_result_after_its_restart_and_says_the_same(state: Path) -> None:
+def test_killed_simulator_delivers_every_result_after_its_restart_with_the_same_bytes(state: Path) -> None:
     with ResultUrl() as receiver:
         with simulating(state, "--speed", "100") as (process, url):
             queue(url, receiver.url)
@@ -70,11 +70,11 @@ def test_killed_simulator_delivers_every_result_after_its_restart_and_says_the_s
             eventually(lambda: len(bodies(receiver)) == len(NUMBERS))
         posts = bodies(receiver)
     assert posts.keys() == set(NUMBERS)
-    assert {len(each) for each in posts.values()} == {1}, "what is delivered twice is the same result"
-    assert len(receiver.posts) - len(NUMBERS) <= Settings().senders, "only what was in the air is delivered twice"
+    assert {len(each) for each in posts.values()} == {1}, "a result that is delivered twice has the same bytes"
+    assert len(receiver.posts) - len(NUMBERS) <= Settings().senders, "only deliveries that were cut off are repeated"
 
 
-def test_results_that_became_due_while_it_was_away_are_delivered_at_once(state: Path) -> None:
+def test_results_that_became_due_while_it_was_stopped_are_delivered_at_once(state: Path) -> None:
     slow = Settings(state=state, speed=0.001)
     with ResultUrl() as receiver:
         with Simulator(slow) as simulator:
@@ -89,19 +89,19 @@ def test_results_that_became_due_while_it_was_away_are_delivered_at_once(state: 
         assert len(receiver.posts) == len(NUMBERS)
 
 
-def test_what_the_receiver_did_not_take_before_the_stop_is_delivered_after_it(state: Path) -> None:
+def test_results_refused_before_the_stop_are_delivered_after_it(state: Path) -> None:
     with ResultUrl(answers=(503,) * 100_000) as receiver:
         with Simulator(Settings(state=state, speed=1e6, retry=20)) as simulator:
             queue(simulator.url, receiver.url)
             eventually(lambda: len(receiver.posts) >= len(NUMBERS))
         receiver.received.clear()
-        receiver.take_all()
+        receiver.accept_all()
         with Simulator(Settings(state=state, speed=1e6, retry=20)) as simulator:
             settled(simulator.url)
         assert bodies(receiver).keys() == set(NUMBERS)
 
 
-def test_result_url_that_nobody_answers_yet_is_asked_again(state: Path) -> None:
+def test_result_url_that_was_not_checked_yet_is_checked_again(state: Path) -> None:
     with ResultUrl() as receiver:
         with Simulator(Settings(state=state, speed=0.001)) as simulator:
             queue(simulator.url, receiver.url)
@@ -115,7 +115,7 @@ def test_result_url_that_nobody_answers_yet_is_asked_again(state: Path) -> None:
         assert len(receiver.posts) == len(NUMBERS)
 
 
-def test_cancelling_outlives_the_process(state: Path) -> None:
+def test_cancellation_outlives_the_process(state: Path) -> None:
     settings = Settings(state=state, speed=0.001)
     with ResultUrl() as receiver:
         with Simulator(settings) as simulator:
@@ -127,7 +127,7 @@ def test_cancelling_outlives_the_process(state: Path) -> None:
     assert figures["statuses"] == {"canceled": len(NUMBERS)}
 
 
-def test_file_holds_only_what_is_under_way_and_its_numbers_are_never_given_twice(state: Path) -> None:
+def test_file_holds_only_unfinished_submissions_and_never_reuses_their_numbers(state: Path) -> None:
     with ResultUrl() as receiver:
         with Simulator(Settings(state=state, speed=1e6)) as simulator:
             queue(simulator.url, receiver.url)
@@ -137,7 +137,7 @@ def test_file_holds_only_what_is_under_way_and_its_numbers_are_never_given_twice
             assert b"results" not in stored(state)
             size = state.stat().st_size
         with Simulator(Settings(state=state, speed=1e6)) as simulator:
-            assert ask(f"{simulator.url}/simulator/ledger").told["requests"] == []
+            assert ask(f"{simulator.url}/simulator/ledger").content["requests"] == []
             queue(simulator.url, receiver.url)
             (request,) = settled(simulator.url)["requests"]
             assert request["submission_no"] == 2
@@ -145,7 +145,7 @@ def test_file_holds_only_what_is_under_way_and_its_numbers_are_never_given_twice
     assert state.stat().st_mode & 0o777 == 0o600
 
 
-def test_number_can_be_taken_out_of_the_file(state: Path) -> None:
+def test_number_can_be_erased_from_the_file(state: Path) -> None:
     with ResultUrl() as receiver:
         with Simulator(Settings(state=state, speed=0.001)) as simulator:
             queue(simulator.url, receiver.url)
@@ -159,17 +159,17 @@ def test_number_can_be_taken_out_of_the_file(state: Path) -> None:
     assert not (state.parent / "none").exists()
 
 
-def test_everything_can_be_taken_out_of_the_file(state: Path) -> None:
+def test_everything_can_be_deleted_from_the_file(state: Path) -> None:
     with ResultUrl() as receiver:
         with Simulator(Settings(state=state, speed=0.001)) as simulator:
             queue(simulator.url, receiver.url)
             assert forget_all(state) == 1
             assert not any(number.encode() in stored(state) for number in NUMBERS)
         with Simulator(Settings(state=state, speed=1e6)) as simulator:
-            assert ask(f"{simulator.url}/simulator/ledger").told["requests"] == []
+            assert ask(f"{simulator.url}/simulator/ledger").content["requests"] == []
 
 
-def test_broken_file_costs_what_was_in_it_and_not_the_start(state: Path) -> None:
+def test_broken_file_does_not_prevent_the_start(state: Path) -> None:
     state.write_bytes(b"no database at all" * 500)
     with ResultUrl() as receiver, Simulator(Settings(state=state, speed=1e6)) as simulator:
         queue(simulator.url, receiver.url)

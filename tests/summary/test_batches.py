@@ -36,7 +36,7 @@ def test_absent_batch_is_not_found(conn: Connection) -> None:
     assert caught.value.code == "not_found"
 
 
-def test_batch_shows_what_was_handed_in(conn: Connection) -> None:
+def test_batch_shows_its_parameters(conn: Connection) -> None:
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
     batch_id = make_batch(
         conn, name="December", application_id=11, deployment_id=12, end_timestamp=end, max_attempts=3,
@@ -52,7 +52,7 @@ def test_batch_shows_what_was_handed_in(conn: Connection) -> None:
     assert batch.queued_at is not None and batch.created_at <= batch.queued_at
 
 
-def test_progress_counts_final_calls_among_those_to_be_called(conn: Connection) -> None:
+def test_progress_is_the_share_of_final_calls(conn: Connection) -> None:
     numbers = [phone_number(0), phone_number(1), phone_number(2), phone_number(0), "nobody"]
     batch_id = make_batch(conn, numbers, on_duplicate="skip", on_invalid="skip")
     assert read_batch(conn, batch_id).progress == 0.0
@@ -64,7 +64,7 @@ def test_progress_counts_final_calls_among_those_to_be_called(conn: Connection) 
     assert read_batch(conn, batch_id).progress == 1.0
 
 
-def test_progress_is_whole_where_there_is_nobody_to_call(conn: Connection) -> None:
+def test_progress_is_1_if_there_is_no_call(conn: Connection) -> None:
     batch_id = make_batch(conn, send=False)
     answer_submissions(conn, lambda _: REFUSED)
     batch = read_batch(conn, batch_id)
@@ -141,7 +141,7 @@ def test_times_of_creation_include_the_first_and_exclude_the_last_moment(conn: C
     assert ids(conn, BatchFilter(created_from=at[1], created_to=at[0])) == []
 
 
-def test_pages_are_complete_while_batches_come_in(conn: Connection) -> None:
+def test_pages_are_complete_while_batches_are_queued(conn: Connection) -> None:
     made = [make_batch(conn, application_id=1 + number % 2) for number in range(7)]
     seen: list[int] = []
     while page := ids(conn, BatchFilter(application_id=1), 2, before=seen[-1] if seen else None):

@@ -32,7 +32,7 @@ class Pile(NamedTuple):
 
 @pytest.fixture
 def pile(conn: Connection) -> Pile:
-    """Two batches, and their callbacks of each state, the oldest first."""
+    """Two batches with callbacks in each state, the oldest first."""
     first, second = make_batch(conn), make_batch(conn)
     by_state: dict[CallbackState, list[int]] = {state: [] for state in CALLBACK_STATES}
     for batch_id in (first, second):
@@ -67,7 +67,7 @@ def test_state_lists_its_callbacks_newest_first(conn: Connection, pile: Pile, st
     assert list_callbacks(conn, 100, state=state, batch_id=pile.second, before=newest_first[0]) == []
 
 
-def test_pages_are_complete_while_callbacks_are_settled_and_come_in(conn: Connection, pile: Pile) -> None:
+def test_pages_are_complete_while_callbacks_are_received_and_settled(conn: Connection, pile: Pile) -> None:
     expected = sorted((callback_id for found in pile.by_state.values() for callback_id in found), reverse=True)
     assert ids(list_callbacks(conn, 100)) == expected
     seen: list[int] = []
@@ -78,7 +78,7 @@ def test_pages_are_complete_while_callbacks_are_settled_and_come_in(conn: Connec
     assert seen == expected
 
 
-def test_callback_set_aside_says_why_and_which_call_it_names(conn: Connection, pile: Pile) -> None:
+def test_callback_that_is_not_applied_shows_the_reason_and_its_call(conn: Connection, pile: Pile) -> None:
     found = {
         state: (callback.reason, callback.row)
         for state in CALLBACK_STATES
@@ -94,7 +94,7 @@ def test_callback_set_aside_says_why_and_which_call_it_names(conn: Connection, p
     }
 
 
-def test_callbacks_of_a_call_come_in_the_order_they_were_received(conn: Connection) -> None:
+def test_callbacks_of_a_call_are_in_the_order_of_their_receipt(conn: Connection) -> None:
     batch_id = make_batch(conn, [NUMBER, phone_number(1)])
     ids_by_minute = {}
     for minute in (5, 1, 3):

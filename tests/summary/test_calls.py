@@ -60,7 +60,7 @@ def rows(conn: Connection, batch_id: int, limit: int = 100, after_row: int = 0, 
     return [call.row for call in calls]
 
 
-def test_each_state_lists_its_calls_and_each_call_says_its_state(conn: Connection, past_due: bool) -> None:
+def test_each_state_lists_its_calls_and_each_call_shows_its_state(conn: Connection, past_due: bool) -> None:
     batch_id = make_mixed_batch(conn, past_due=past_due)
     open_state: CallState = "overdue" if past_due else "pending"
     other_state: CallState = "pending" if past_due else "overdue"
@@ -109,20 +109,20 @@ def test_pages_are_complete_and_without_repeats(conn: Connection, wanted: dict[s
     assert seen == rows(conn, batch_id, **wanted)
 
 
-def test_pages_while_calls_are_settled_miss_none_and_repeat_none(conn: Connection) -> None:
+def test_pages_list_each_call_once_while_calls_are_settled(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS)
     every: list[int] = []
     pending: list[int] = []
     for index in range(0, 8, 2):
         every += rows(conn, batch_id, 2, every[-1] if every else 0)
         pending += rows(conn, batch_id, 2, pending[-1] if pending else 0, state="pending")
-        # One that was listed becomes final, and one that was not.
+        # A call that was listed becomes final, and one that was not listed yet.
         deliver(conn, batch_id, result_body(NUMBERS[index]), result_body(NUMBERS[7]))
     assert every == list(range(1, 9))
-    assert pending == list(range(1, 8)), "but for row 8, which was final before its page came"
+    assert pending == list(range(1, 8)), "all but row 8, which was final before its page was read"
 
 
-def test_call_shows_what_its_result_says(conn: Connection) -> None:
+def test_call_shows_its_result(conn: Connection) -> None:
     batch_id = make_batch(conn, ["tel:+16175550000;ani=8009957586"])
     (callback_id,) = journal(conn, make_callback(batch_id, result_body(NUMBERS[0], attempts=2), received_at=NOON))
     settle_all(conn)
@@ -149,7 +149,7 @@ def test_call_shows_the_last_step_while_it_has_no_result(conn: Connection) -> No
     deliver(conn, batch_id, result_body(NUMBERS[0], "queued"), result_body(NUMBERS[0], "dialing", last_event=90))
     call = get_call(conn, batch_id, 1)
     assert (call.state, call.outcome, call.provider_status) == ("pending", None, "dialing")
-    assert (call.result_received_at, call.result_source) == (None, None), "a step is no result"
+    assert (call.result_received_at, call.result_source) == (None, None), "a step is not a result"
     assert [event.event for event in call.read_events().first] == ["queued", "dialing", "disconnected"]
 
 
@@ -162,7 +162,7 @@ def test_absent_calls_and_batches_are_not_found(conn: Connection) -> None:
         list_calls(conn, batch_id + 1, CallFilter(), 10)
 
 
-def test_calls_of_a_number_are_listed_over_all_batches_newest_first(conn: Connection) -> None:
+def test_calls_to_a_number_are_listed_over_all_batches_newest_first(conn: Connection) -> None:
     first = make_batch(conn, [NUMBERS[1], NUMBERS[0]])
     second = make_batch(conn, [NUMBERS[0], NUMBERS[2], NUMBERS[0]])
     make_batch(conn, [NUMBERS[3]])
@@ -185,7 +185,7 @@ def test_calls_to_any_of_several_readings_of_a_number_are_found(conn: Connection
     assert found[0].queued_at is None and found[0].state == "pending"
 
 
-def test_due_moment_itself_decides_between_pending_and_overdue(conn: Connection) -> None:
+def test_calls_are_overdue_from_the_due_time_on(conn: Connection) -> None:
     batch_id = make_batch(conn)
     cases: list[tuple[int, CallState]] = [(-1, "overdue"), (0, "overdue"), (1, "pending")]
     for seconds, state in cases:

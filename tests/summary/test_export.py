@@ -101,7 +101,7 @@ def test_calls_in_every_state(conn: Connection, pool: Pool) -> None:
     assert [fourth[name] for name in RESULT_COLUMNS] == ["4", f"+{numbers[3]}", "pending", *[""] * 10]
 
 
-def test_refused_and_overdue_calls_say_so(conn: Connection, pool: Pool) -> None:
+def test_refused_and_overdue_calls_show_their_state(conn: Connection, pool: Pool) -> None:
     refused = make_batch(conn, send=False)
     answer_submissions(conn, lambda _: REFUSED)
     overdue = make_batch(conn, past_due=True)
@@ -111,7 +111,7 @@ def test_refused_and_overdue_calls_say_so(conn: Connection, pool: Pool) -> None:
     ]
 
 
-def test_cells_of_the_user_come_back_as_they_were(conn: Connection, pool: Pool) -> None:
+def test_cells_of_the_user_are_exported_unchanged(conn: Connection, pool: Pool) -> None:
     cells = [
         'say "hi"',
         "a,b",
@@ -137,14 +137,14 @@ def test_formulas_in_cells_header_and_status_are_defused(conn: Connection, pool:
     assert (second["'=name"], second["phone"]) == ("Ana", "-2")
 
 
-def test_columns_called_as_ours_keep_their_names(conn: Connection, pool: Pool) -> None:
+def test_users_columns_with_our_names_keep_their_names(conn: Connection, pool: Pool) -> None:
     batch_id = queue(conn, "destination,state,result_state,row\n6175551234,MA,NH,seven\n")
     (row,) = rows_of(export_calls_csv(Reader(pool), batch_id))
     assert (row["state"], row["result_state"], row["row"]) == ("MA", "NH", "seven")
     assert (row["result_result_state"], row["result_row"]) == ("pending", "1")
 
 
-def test_blocks_join_without_a_seam(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_together_are_one_file(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers: list[int | str] = [phone_number(index) for index in range(23)]
     numbers[5:12] = ["nobody"] * 7
     batch_id = make_batch(conn, numbers, on_invalid="skip")
@@ -158,7 +158,7 @@ def test_blocks_join_without_a_seam(conn: Connection, pool: Pool, monkeypatch: p
             assert b"".join(what(Reader(pool), batch_id)) == content
 
 
-def test_wide_rows_make_small_blocks(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_rows_are_exported_in_small_blocks(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "BLOCK_BYTES", 50_000)
     lines = "".join(f"{phone_number(index)},{'x' * 20_000}\n" for index in range(10))
     blocks = list(export_calls_csv(Reader(pool), queue(conn, f"destination,note\n{lines}")))
@@ -169,7 +169,7 @@ def test_wide_rows_make_small_blocks(conn: Connection, pool: Pool, monkeypatch: 
 # Skipped rows -------------------------------------------------------------------------------------
 
 
-def test_skipped_rows_say_why_and_can_be_queued_again(conn: Connection, pool: Pool) -> None:
+def test_skipped_rows_show_the_reason_and_can_be_queued_again(conn: Connection, pool: Pool) -> None:
     text = "destination,name\n6175551234,Ana\n555,=Ben\n6175551234,Cleo\n6175551235,Dan,more,cells\nnobody\n"
     batch_id = queue(conn, text, on_duplicate="skip")
     content = b"".join(export_skipped_csv(Reader(pool), batch_id)).decode()
@@ -185,14 +185,14 @@ def test_skipped_rows_say_why_and_can_be_queued_again(conn: Connection, pool: Po
     assert rows[2][5:] == ["more", "cells"]
 
 
-def test_nothing_skipped_is_a_header_alone(conn: Connection, pool: Pool) -> None:
+def test_file_without_skipped_rows_is_only_a_header(conn: Connection, pool: Pool) -> None:
     assert list(export_skipped_csv(Reader(pool), make_batch(conn))) == [b"destination,name,row,code,message\r\n"]
 
 
 # NDJSON -------------------------------------------------------------------------------------------
 
 
-def test_ndjson_is_a_call_a_line(conn: Connection, pool: Pool) -> None:
+def test_ndjson_has_one_call_per_line(conn: Connection, pool: Pool) -> None:
     batch_id = queue(conn, 'destination,note\n6175551234,"a\nb\u2028"\n6175551235,Zoë\n')
     lines = b"".join(export_calls_ndjson(Reader(pool), batch_id)).decode().split("\n")
     assert lines.pop() == ""
@@ -200,17 +200,17 @@ def test_ndjson_is_a_call_a_line(conn: Connection, pool: Pool) -> None:
     assert [call["variables"]["note"] for call in calls] == ["a\nb\u2028", "Zoë"]
 
 
-# Meanwhile ----------------------------------------------------------------------------------------
+# During an export ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson, export_calls])
-def test_unknown_batch_is_told_before_the_first_block(pool: Pool, what: object) -> None:
+def test_unknown_batch_is_reported_before_the_first_block(pool: Pool, what: object) -> None:
     with pytest.raises(NotFound):
         what(Reader(pool), 99)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson])
-def test_batch_that_is_purged_meanwhile_breaks_off(
+def test_export_of_a_batch_that_is_purged_meanwhile_fails(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, what: object
 ) -> None:
     monkeypatch.setattr(export, "BLOCK_ROWS", 2)
@@ -224,7 +224,7 @@ def test_batch_that_is_purged_meanwhile_breaks_off(
 
 
 @pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson])
-def test_reader_between_two_blocks_holds_no_connection(conn: Connection, pool: Pool, what: object) -> None:
+def test_export_holds_no_connection_between_two_blocks(conn: Connection, pool: Pool, what: object) -> None:
     batch_id = make_batch(conn, [phone_number(0), "nobody"], on_invalid="skip")
     blocks = what(Reader(pool), batch_id)  # type: ignore[operator]
     next(blocks)

@@ -48,7 +48,7 @@ def file_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class Spreadsheet:
-    """How it saves what it opened."""
+    """How a spreadsheet saves the file that it opened."""
 
     delimiter: str = ";"
     encoding: str = "utf-8-sig"
@@ -59,7 +59,7 @@ class Spreadsheet:
     takes_apostrophes: bool = False
     added_first: bool = False
     kept: int = -1
-    """A bit for each row."""
+    """One bit for each row."""
 
     def save(self, table: list[list[str]], added: tuple[str, ...]) -> bytes:
         header, *rows = table
@@ -125,7 +125,7 @@ def table_of(blocks: Iterator[bytes]) -> list[list[str]]:
 
 
 def without_apostrophes(table: list[list[str]], own: Mapping[str, Sequence[str]], row_at: int) -> list[list[str]]:
-    """As by a spreadsheet that takes the first apostrophe of a cell that we defused for its mark of a text."""
+    """As a spreadsheet saves it that takes the apostrophe of a defused cell for its own mark of a text."""
     changed = [table[0]]
     for cells in table[1:]:
         originals = own[cells[row_at]]
@@ -142,7 +142,7 @@ def without_apostrophes(table: list[list[str]], own: Mapping[str, Sequence[str]]
 @given(tables(), SPREADSHEETS)
 @example((["row", "code", "message"], [["6175559999", "1", "a", "b"], ["911", "1", "duplicate", "="]]), Spreadsheet())
 @example((list(RESULT_COLUMNS[:5]), [["+1 (617) 555-1248", "=1", "'=1", "''=1", "", "x;=1"]]), Spreadsheet("\t"))
-def test_any_file_that_was_exported_and_saved_is_queued_as_it_was(
+def test_any_exported_and_saved_file_can_be_queued_unchanged(
     conn: Connection, reader: Reader, content: tuple[list[str], list[list[str]]], spreadsheet: Spreadsheet
 ) -> None:
     columns, rows = content
@@ -187,7 +187,7 @@ def read_again(header: str, *rows: str) -> tuple[ContactReader, list[Contact | I
 
 
 def test_users_own_columns_of_these_names_are_sent() -> None:
-    """The codes are not ours, or the names are in another order, not all there, or not next to each other."""
+    """The codes are not ours, or the names are in another order, incomplete, or not next to each other."""
     for header, row in (
         ("destination,row,code,message", "6175551234,7,A1,'=1"),
         ("destination,row,code,message", "6175551234,7,,duplicate"),
@@ -202,7 +202,7 @@ def test_users_own_columns_of_these_names_are_sent() -> None:
         assert ",".join(contact.cells) == row.partition(",")[2]
 
 
-def test_one_foreign_code_at_the_end_makes_the_columns_the_users() -> None:
+def test_with_one_unknown_code_the_columns_are_the_users() -> None:
     rows = ["6175551234,1,duplicate,x"] * 5000
     again, contacts = read_again("destination,row,code,message", *rows)
     assert (again.columns, len(contacts), len(again.warnings)) == ((), 5000, 1)
@@ -218,7 +218,7 @@ def test_export_of_release_1_is_read() -> None:
 
 
 def test_only_the_columns_that_were_added_last_are_left_out() -> None:
-    """Release 1.0.0 has sent the added columns as variables. A batch of those keeps them."""
+    """Release 1.0.0 sent the added columns as variables. A batch with such variables keeps them."""
     names = [*RESULT_COLUMNS, *(f"result_{name}" for name in RESULT_COLUMNS)]
     again, _ = read_again(f"destination,{','.join(names)}", "6175551234" + ",1" * 26)
     assert again.columns == RESULT_COLUMNS

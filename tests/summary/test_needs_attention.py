@@ -28,13 +28,13 @@ def ids(conn: Connection, **wanted: object) -> list[int]:
     return [batch.id for batch in list_batches(conn, BatchFilter(**wanted), 100)]  # type: ignore[arg-type]
 
 
-def test_nothing_needs_anybody_where_nothing_was_queued(conn: Connection) -> None:
+def test_nothing_needs_attention_if_nothing_was_queued(conn: Connection) -> None:
     attention = get_attention(conn, BatchesOf())
     assert not attention.is_needed
     assert set(attention.totals.values()) == {0}
 
 
-def test_each_thing_that_needs_a_person_is_counted_where_it_is(conn: Connection) -> None:
+def test_everything_that_needs_attention_is_counted(conn: Connection) -> None:
     overdue = make_batch(conn, NUMBERS, past_due=True)
     deliver(conn, overdue, result_body(NUMBERS[0]))
     unknown = make_batch(conn, NUMBERS[:3], send=False, submission_rows=2)
@@ -73,7 +73,7 @@ def test_each_thing_that_needs_a_person_is_counted_where_it_is(conn: Connection)
     assert list(verify(conn)) == []
 
 
-def test_batch_runs_while_it_is_queueing_or_has_calls_to_come(conn: Connection) -> None:
+def test_batch_runs_while_it_is_queueing_or_has_pending_calls(conn: Connection) -> None:
     queueing, late = make_batch(conn, NUMBERS, send=False), make_batch(conn, NUMBERS, send=False)
     assert ids(conn, running=True) == [late, queueing]
     answer_submissions(conn)
@@ -83,7 +83,7 @@ def test_batch_runs_while_it_is_queueing_or_has_calls_to_come(conn: Connection) 
     assert ids(conn, running=True) == []
 
 
-def test_filters_leave_out_what_is_not_asked_for(conn: Connection) -> None:
+def test_filters_select_batches(conn: Connection) -> None:
     for application_id, deployment_id in ((1, 1), (1, 2), (2, 1)):
         make_batch(conn, NUMBERS, past_due=True, application_id=application_id, deployment_id=deployment_id)
     old = make_batch(conn, NUMBERS, past_due=True, application_id=3)
@@ -104,7 +104,7 @@ def test_filters_leave_out_what_is_not_asked_for(conn: Connection) -> None:
         assert attention.totals["rows"] == 4 * batches
 
 
-def test_callback_for_a_purged_batch_needs_somebody_as_well(conn: Connection) -> None:
+def test_callback_for_a_purged_batch_needs_attention(conn: Connection) -> None:
     purged = make_batch(conn, NUMBERS)
     purge_batch(conn, purged)
     conn.execute("delete from batch where batch_id = %s", (purged,))
@@ -115,7 +115,7 @@ def test_callback_for_a_purged_batch_needs_somebody_as_well(conn: Connection) ->
     assert set(attention.totals.values()) == {0}
 
 
-def test_batch_for_the_other_kind_of_provider_needs_a_person_while_it_waits(conn: Connection) -> None:
+def test_waiting_batch_for_the_other_kind_of_provider_needs_attention(conn: Connection) -> None:
     real = make_batch(conn, NUMBERS, send=False)
     simulated = make_batch(conn, NUMBERS[:3], send=False, simulated=True)
     with_provider, with_simulator = get_attention(conn, BatchesOf()), get_attention(conn, BatchesOf(), simulated=True)
@@ -128,7 +128,7 @@ def test_batch_for_the_other_kind_of_provider_needs_a_person_while_it_waits(conn
     assert get_attention(conn, BatchesOf()).waiting_batches == 0
 
 
-def test_figures_of_simulated_batches_are_told_apart(conn: Connection) -> None:
+def test_figures_of_simulated_batches_are_shown_separately(conn: Connection) -> None:
     make_batch(conn, NUMBERS)
     simulated = make_batch(conn, NUMBERS[:3], simulated=True)
     deliver(conn, simulated, result_body(NUMBERS[0]))

@@ -44,7 +44,7 @@ def utc(text: str) -> datetime:
 
 
 def receive(conn: Connection, *moments: datetime, status: str = "completed", **parameters: Any) -> int:
-    """A batch whose calls each got a result at one of these moments."""
+    """A batch with one call for each of these times, whose result was received then."""
     batch_id = make_batch(conn, [phone_number(index) for index in range(len(moments))], **parameters)
     journal(
         conn,
@@ -58,7 +58,7 @@ def receive(conn: Connection, *moments: datetime, status: str = "completed", **p
 
 
 def points(conn: Connection, begin: str, end: str, interval: Interval, time_zone: str) -> list[tuple[str, int]]:
-    """(when it begins, how many results) of each point between two moments in UTC."""
+    """(beginning, number of results) of each point between two times in UTC."""
     wanted = SummaryFilter(from_=utc(begin), to=utc(end), interval=interval, time_zone=time_zone)
     return [(f"{point['at']:%m-%d %H:%M}", point["final"]) for point in get_series(conn, wanted)]
 
@@ -81,7 +81,7 @@ def test_day_that_loses_an_hour_has_23_and_one_that_gains_it_25(conn: Connection
     ]
 
 
-def test_hour_that_comes_twice_is_two_points_and_one_that_does_not_come_is_none(conn: Connection) -> None:
+def test_repeated_hour_is_two_points_and_skipped_hour_is_none(conn: Connection) -> None:
     receive(conn, *every_quarter("2026-11-01T05:00", "2026-11-01T08:00"))
     assert points(conn, "2026-11-01T05:00", "2026-11-01T08:00", "hour", "America/New_York") == [
         ("11-01 05:00", 4),  # 01:00 EDT
@@ -106,9 +106,9 @@ def test_hours_of_a_zone_half_an_hour_off_begin_at_half_past(conn: Connection) -
     ]
 
 
-def test_clock_that_changes_by_half_an_hour_makes_hours_of_30_and_90_minutes(conn: Connection) -> None:
+def test_clock_change_by_half_an_hour_makes_hours_of_30_and_90_minutes(conn: Connection) -> None:
     receive(conn, *every_quarter("2026-04-04T13:00", "2026-04-04T17:00"))
-    # 02:00 summer time is 01:30 standard time: the hour from one o'clock is begun again in its middle.
+    # 02:00 summer time is 01:30 standard time: the hour from one o'clock begins again in its middle.
     assert points(conn, "2026-04-04T13:00", "2026-04-04T16:30", "hour", "Australia/Lord_Howe") == [
         ("04-04 13:00", 4),
         ("04-04 14:00", 4),
@@ -143,7 +143,7 @@ def test_day_whose_midnight_comes_twice_or_never_begins_with_its_first_moment(
         expected[date] = first, count + 1
     wanted = SummaryFilter(from_=begin, to=moments[-1] + QUARTER, time_zone=time_zone)
     found = [(point["at"], point["final"]) for point in get_series(conn, wanted)]
-    # The first day began before the series did.
+    # The first day begins before the series.
     assert found[1:] == list(expected.values())[1:]
     assert found[0][1] == next(iter(expected.values()))[1]
 
@@ -170,7 +170,7 @@ def test_point_has_outcomes_attempts_and_seconds(conn: Connection) -> None:
     assert set(point) == {"final", *OUTCOMES, "attempts", "duration_seconds"}
 
 
-def test_points_without_results_are_there(conn: Connection) -> None:
+def test_points_without_results_are_included(conn: Connection) -> None:
     receive(conn, utc("2026-03-01T12:00"), utc("2026-03-04T12:00"))
     assert [point["final"] for point in get_series(conn, SummaryFilter())] == [1, 0, 0, 1]
     assert points(conn, "2026-02-27T00:00", "2026-03-03T00:00", "day", "UTC") == [
@@ -181,7 +181,7 @@ def test_points_without_results_are_there(conn: Connection) -> None:
     ]
 
 
-def test_bounds_cut_to_the_quarter_hour_and_the_end_is_not_in_it(conn: Connection) -> None:
+def test_bounds_are_rounded_to_quarter_hours_and_the_end_is_exclusive(conn: Connection) -> None:
     receive(conn, utc("2026-03-01T12:14"), utc("2026-03-01T12:15"), utc("2026-03-01T12:30"))
 
     def count(begin: str, end: str) -> int:
@@ -193,14 +193,14 @@ def test_bounds_cut_to_the_quarter_hour_and_the_end_is_not_in_it(conn: Connectio
     assert count("2026-03-01T12:00", "2026-03-01T13:00") == 3
 
 
-def test_nothing_received_is_an_empty_series(conn: Connection) -> None:
+def test_series_without_results_is_empty(conn: Connection) -> None:
     make_batch(conn)
     assert get_series(conn, SummaryFilter()) == []
     assert get_series(conn, SummaryFilter(from_=NOON)) == []
     assert get_series(conn, SummaryFilter(to=NOON)) == []
 
 
-def test_filters_narrow_together(conn: Connection) -> None:
+def test_filters_combine(conn: Connection) -> None:
     batch_id = receive(conn, NOON, application_id=1, deployment_id=1)
     receive(conn, NOON, application_id=1, deployment_id=2)
     receive(conn, NOON, application_id=2, deployment_id=1)
@@ -270,16 +270,16 @@ def test_totals_balance_over_batches_in_every_state(conn: Connection) -> None:
         "' or 1=1",
     ],
 )
-def test_what_is_no_iana_name_is_refused(conn: Connection, time_zone: str) -> None:
+def test_time_zone_that_is_not_an_iana_name_is_refused(conn: Connection, time_zone: str) -> None:
     assert refusal(conn, time_zone=time_zone) == [("time_zone", "invalid")]
 
 
-def test_names_of_the_iana_are_known(conn: Connection) -> None:
+def test_iana_names_are_known(conn: Connection) -> None:
     names: Sequence[str] = ("UTC", "Etc/UTC", "America/Argentina/Ushuaia", "Europe/Kyiv", "Asia/Calcutta", "US/Eastern")
     assert set(names) <= time_zones(conn)
 
 
-def test_bounds_that_make_no_series_are_refused_before_anything_is_counted(conn: Connection) -> None:
+def test_impossible_bounds_are_refused(conn: Connection) -> None:
     assert refusal(conn, from_=NOON, to=NOON) == [("to", "out_of_order")]
     assert refusal(conn, from_=utc("1969-12-31T23:59")) == [("from", "out_of_range")]
     assert refusal(conn, to=utc("9001-01-01T00:00")) == [("to", "out_of_range")]
@@ -288,7 +288,7 @@ def test_bounds_that_make_no_series_are_refused_before_anything_is_counted(conn:
     assert len(get_series(conn, SummaryFilter(**too_long))) == 418
 
 
-def test_open_series_over_too_long_a_time_is_refused(conn: Connection) -> None:
+def test_series_without_a_bound_that_is_too_long_is_refused(conn: Connection) -> None:
     receive(conn, NOON)
     assert refusal(conn, interval="hour", from_=utc("1970-01-01T00:00")) == [("from", "range_too_long")]
     assert refusal(conn, interval="hour", to=utc("8999-12-31T00:00")) == [("from", "range_too_long")]

@@ -21,8 +21,8 @@ from tests.factories import (
 
 @pytest.fixture
 def batch_id(conn: Connection) -> int:
-    """A batch with some of everything: a result of each kind, each callback state, rows skipped and refused."""
-    make_batch(conn)  # another one, which nothing is wrong with
+    """A batch with results of each outcome, callbacks in each state, and skipped and refused rows."""
+    make_batch(conn)  # another batch, without differences
     numbers = [*(phone_number(index) for index in range(6)), phone_number(0)]
     batch_id = make_batch(conn, numbers, send=False, submission_rows=5, on_duplicate="skip")
     answer_submissions(conn, lambda outgoing: REFUSED)
@@ -35,7 +35,7 @@ def batch_id(conn: Connection) -> int:
 
 
 def tamper(conn: Connection, statement: str, batch_id: int) -> None:
-    # Constraints and keys must not stand in for what is tested here.
+    # Without constraints and keys, so that only `verify` can find the difference.
     conn.execute("alter table batch_count drop constraint if exists balance")
     conn.execute("alter table result drop constraint if exists result_pkey")
     assert conn.execute(statement, (batch_id,)).rowcount > 0
@@ -47,7 +47,7 @@ def tamper(conn: Connection, statement: str, batch_id: int) -> None:
     ["rows", "skipped", "refused", "completed", "failed", "canceled", "rejected", "other", "applied", "duplicate",
      "conflict", "unmatched", "unreadable", "attempts", "duration_seconds"],
 )  # fmt: skip
-def test_wrong_counter_is_named_with_what_it_should_be(conn: Connection, batch_id: int, counter: str) -> None:
+def test_wrong_counter_is_reported_with_the_right_value(conn: Connection, batch_id: int, counter: str) -> None:
     tamper(conn, f"update batch_count set {counter} = {counter} + 1 where batch_id = %s", batch_id)  # noqa: S608 a name from the list above
     (first, *_) = differences(conn)
     assert (first["batch_id"], first["what"], first["kept"]) == (batch_id, counter, first["counted"] + 1)
@@ -93,14 +93,14 @@ def test_wrong_counter_is_named_with_what_it_should_be(conn: Connection, batch_i
         ("delete from batch_count where batch_id = %s", "rows"),
     ],
 )  # fmt: skip
-def test_row_that_contradicts_the_others_is_found(conn: Connection, batch_id: int, statement: str, what: str) -> None:
+def test_row_that_contradicts_others_is_reported(conn: Connection, batch_id: int, statement: str, what: str) -> None:
     tamper(conn, statement, batch_id)
     found = differences(conn)
     assert what in [difference["what"] for difference in found]
     assert {difference["batch_id"] for difference in found} == {batch_id}
 
 
-def test_times_that_count_a_step_as_the_release_before_did_are_no_difference(conn: Connection) -> None:
+def test_times_that_count_a_step_as_release_1_did_are_not_a_difference(conn: Connection) -> None:
     batch_id = make_batch(conn)
     for statuses in (["queued"], ["completed", "dialing"]):
         deliver(conn, batch_id, *(result_body(phone_number(0), status) for status in statuses))
@@ -112,7 +112,7 @@ def test_times_that_count_a_step_as_the_release_before_did_are_no_difference(con
         assert differences(conn) == []
 
 
-def test_lost_callback_of_a_purged_batch_is_found(conn: Connection) -> None:
+def test_lost_callback_of_a_purged_batch_is_reported(conn: Connection) -> None:
     purged = make_batch(conn)
     purge_batch(conn, purged)
     journal(conn, make_callback(purged, result_body(phone_number(0))))
@@ -121,18 +121,18 @@ def test_lost_callback_of_a_purged_batch_is_found(conn: Connection) -> None:
     assert {difference["batch_id"] for difference in differences(conn)} == {purged}
 
 
-def test_one_batch_is_checked_by_itself(conn: Connection, batch_id: int) -> None:
+def test_one_batch_can_be_checked_alone(conn: Connection, batch_id: int) -> None:
     tamper(conn, "update batch_count set failed = failed + 1 where batch_id <> %s", batch_id)
     assert differences(conn, batch_id) == []
     assert len(differences(conn)) == 1
 
 
-def test_absent_batch_is_said_to_be_absent(conn: Connection) -> None:
+def test_absent_batch_is_not_found(conn: Connection) -> None:
     with pytest.raises(NotFound):
         list(verify(conn, 999))
 
 
-def test_nothing_can_be_written_by_it(conn: Connection, batch_id: int) -> None:
+def test_verify_cannot_write(conn: Connection, batch_id: int) -> None:
     next(verify(conn), None)
     assert conn.execute("show transaction_read_only").fetchone() == ("on",)
     conn.rollback()

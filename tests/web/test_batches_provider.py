@@ -126,6 +126,7 @@ def test_unusable_prefer_is_passed_over(queuer: FlaskClient, start_provider: Sta
     assert post_csv(queuer, headers={"Prefer": prefer}).status_code == 201
 
 
+@pytest.mark.long
 def test_database_lost_while_waiting_says_that_the_batch_is_stored(
     app: Flask, queuer: FlaskClient, conn: Connection, server_url: str
 ) -> None:

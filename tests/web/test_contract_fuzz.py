@@ -30,6 +30,8 @@ from receiver.web.openapi import describe
 from tests.factories import deliver, make_batch, phone_number, result_body
 from tests.web.asking import CSV, config_for, results_path
 
+pytestmark = pytest.mark.long
+
 LONG_RUN = "FUZZ_CASES" in os.environ
 """Cases are made up anew each time, and counted; in the test suite they are the same ones each time."""
 

@@ -38,7 +38,7 @@ def test_page_tells_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser
     assert broken_rules(page) == []
     assert "December reminders" in text and "Application 7, deployment 3" in text
     assert "6 rows: 1 skipped, 5 calls, 3 ended, 2 pending." in text
-    assert "8 attempts for 3 ended calls, 2.7 for each on average." in text
+    assert "8 attempts for 3 ended calls, 2.7 per call on average." in text
     assert "2 min of talk time in 2 completed calls, 1 min each on average." in text
     assert "3 callbacks: 3 applied." in text and "1 submission: 1 accepted." in text
     attempts = re.findall(r'<th scope="row">(\d+)</th><td class="figure">(\d+)</td><td class="figure">(\d+)%', page)

@@ -224,7 +224,7 @@ def test_page_without_a_database_says_so_and_when_to_try_again(
     began = time.monotonic()
     answer = browser.client.get("/")
     assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
-    assert "<h1>Not available now</h1>" in answer.text
+    assert "<h1>Not available</h1>" in answer.text
     assert "host" not in text_of(answer.text).lower()
     assert time.monotonic() - began < 20
     assert Browser(app_without_database).client.get("/").status_code == 303

@@ -40,8 +40,8 @@ def test_outcomes_that_did_not_happen_go_unsaid() -> None:
         (0, 0, "No call has ended yet."),
         (1, 1, "1 attempt for 1 ended call."),
         (3, 1, "3 attempts for 1 ended call."),
-        (1400, 932, "1,400 attempts for 932 ended calls, 1.5 for each on average."),
-        (2, 2, "2 attempts for 2 ended calls, 1.0 for each on average."),
+        (1400, 932, "1,400 attempts for 932 ended calls, 1.5 per call on average."),
+        (2, 2, "2 attempts for 2 ended calls, 1.0 per call on average."),
     ],
 )
 def test_attempts_are_told_with_their_mean(attempts: int, final: int, sentence: str) -> None:

@@ -115,6 +115,7 @@ def test_pages_count_for_the_key_that_was_signed_in_with(app: Flask, conn: Conne
         impatient.give_back(key_id)
 
 
+@pytest.mark.long
 def test_processes_of_a_machine_count_together(tmp_path: Path, conn: Connection, database_url: str) -> None:
     """Twenty requests that take their time, at two web processes: never more than eight are in progress."""
     batch_id = make_batch(conn, send=False)  # for whose answer a POST waits

@@ -38,6 +38,8 @@ from tests.web.gunicorn import gunicorn_process
 from tests.web.test_metrics import Samples
 from tests.web.test_metrics import ask as ask_metrics
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def database_url(primary: Postgres) -> str:

@@ -1,10 +1,10 @@
-"""From a callback's bytes to plain values (dict, list, text, number), whatever format they came in.
+"""Parses a callback's bytes into plain values (dict, list, text, number), whatever their format.
 
-No page states the callback's content type (provider page: The callback, "Silent"), and a wrong header
-must not cost a result. So the bytes are the witness: the first character tells JSON, XML, multipart
-or form, and of the content type only a multipart boundary is ever used.
+No page states the callback's content type (provider page: The callback, "Silent"), and a wrong header must not lose a
+result. So the format is detected from the body: its first characters show JSON, XML, multipart or form. Only a
+multipart boundary is taken from the content type.
 
-Hostile bodies cost a bounded time: what a C parser cannot be stopped in is counted before it starts.
+Hostile bodies cost a limited time. A C parser cannot be interrupted, so its input is checked before it starts.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.reading.xml_body import read_xml
 
 MAX_DECOMPRESSED_BYTES = 1 << 20
-"""Longest output of a compressed body; what inflates further is `undecodable`."""
+"""The longest decompressed body; a longer one is `undecodable`."""
 
 MAX_MEMBERS = 4096
-"""Most members of a compressed body: more than 64 KiB can hold."""
+"""The most members of a compressed body: more than fit into 64 KiB."""
 
 MAX_REPAIRS = 8192
-"""Most backslashes or `&` in a JSON text that is escaped wrongly; the details of a call have a few hundred."""
+"""The most backslashes or `&` in a wrongly escaped JSON text; the details of a call have a few hundred."""
 
 MAX_JSON_MARKS = 65_536
-"""Most `{`, `[` and `,` in a JSON text: more than an uncompressed body can hold, so only bombs meet it."""
+"""The most `{`, `[` and `,` in a JSON text: more than fit into an uncompressed body, so only bombs exceed it."""
 
-_BLANKS = " \t\r\n\0\ufeff"  # a NUL may pad the end, a byte order mark may survive at the start
+_BLANKS = " \t\r\n\0\ufeff"  # NULs may pad the end, and a byte order mark may be left at the start
 _GZIP_MAGIC = b"\x1f\x8b"
 _escaped_html_quote = re.compile("&(?:quot|#0*34|#[xX]0*22);").search
 _JAVASCRIPT_ESCAPE = re.compile(r"\\(x([0-9A-Fa-f]{2})|.)", re.DOTALL)
 
-# Longest text that the plain decoder reads: too short for a number whose length could stop Python.
+# The longest text for the plain decoder: too short for a number that would take Python long.
 _SHORT = 4096
-# strict=False: a raw line break inside a string breaks the letter of JSON, not its meaning.
+# strict=False accepts raw line breaks inside strings: they are not valid JSON, but clear.
 _short_decoder = json.JSONDecoder(strict=False)
-# Numbers longer than any that means something become null: Python refuses integers of more than
-# 4,300 digits with an error, and needs quadratic time for those just below.
+# Numbers that are too long to mean anything become null: Python refuses integers of more than 4,300 digits, and needs
+# quadratic time for slightly shorter ones.
 _long_decoder = json.JSONDecoder(
     strict=False,
     parse_int=lambda digits: int(digits) if len(digits) <= 40 else None,
@@ -53,27 +53,23 @@ _long_decoder = json.JSONDecoder(
 def read_body(body: bytes, content_type: str = "", content_encoding: str = "") -> object:
     """The values in `body`: a dict, list, text, number, bool or None, as JSON would give them.
 
-    `content_encoding` is the request's header. gzip and deflate are undone; a header that the bytes
-    contradict is passed over, since proxies undo a compression and leave its name behind.
-    Raises `UnreadableBody`.
+    `content_encoding` is the request's header. gzip and deflate are decompressed. The header is ignored if the body is
+    not compressed, because some proxies decompress a body and keep the header. Raises `UnreadableBody`.
     """
     if body[:1] == b"{" and len(body) <= _SHORT:
-        try:  # what nearly every callback is: bare JSON in UTF-8
+        try:  # nearly every callback: bare JSON in UTF-8
             return _short_decoder.decode(body.decode())
         except (ValueError, RecursionError):
-            pass  # the long way finds out what it is, and names what is wrong with it
+            pass  # below, other formats are tried, and the fault is named
     return read_text(decode_body(body, content_encoding), content_type)
 
 
 def read_text(text: str, content_type: str = "") -> object:
-    """The values in a text, also in one that stands inside a field of another body.
-
-    Raises `UnreadableBody`.
-    """
+    """The values in a text: a body, or a field of another body. Raises `UnreadableBody`."""
     text = text.strip(_BLANKS)
     if text.startswith("&lt;") and text.count("&") <= MAX_REPAIRS:
-        text = html.unescape(text)  # XML, escaped once too often
-    if text[:3].upper() in ("%7B", "%5B", "%3C"):  # a whole document, percent-encoded as a form's only key
+        text = html.unescape(text)  # XML that was escaped once too often
+    if text[:3].upper() in ("%7B", "%5B", "%3C"):  # a document that was percent-encoded, as the only key of a form
         if text.count("%") > MAX_ESCAPES:
             raise UnreadableBody("too_many_items")
         text = unquote_plus(text.removesuffix("=")).strip(_BLANKS)
@@ -91,7 +87,7 @@ def read_text(text: str, content_type: str = "") -> object:
 
 
 def decode_body(body: bytes, content_encoding: str = "") -> str:
-    """The body as text, uncompressed, whatever it holds. Raises `UnreadableBody` if it cannot be uncompressed."""
+    """The body as text, decompressed. Raises `UnreadableBody` if it cannot be decompressed."""
     return _decoded(_decompressed(body, content_encoding))
 
 
@@ -107,13 +103,13 @@ def _read_json(text: str) -> object:
     except RecursionError:
         raise UnreadableBody("too_deep") from None
     except ValueError:
-        # Not chained: the decoder's error holds the whole text, phone number included.
+        # Not chained: the decoder's error contains the whole text with the phone number.
         raise UnreadableBody("malformed_json") from None
 
 
 def _with_json_escapes(text: str) -> str:
-    """A text that is no JSON, with the escapes that do not belong there undone: those of HTML or of a JSON text
-    around the whole, and those of JavaScript (`\\'`, `\\x27`) within its texts. Raises ValueError if there are none.
+    """A text that is not JSON, with wrong escapes undone: those of HTML or JSON around the whole text, or those of
+    JavaScript (`\\'`, `\\x27`) inside its strings. Raises ValueError if there are none.
     """
     if _escaped_html_quote(text):
         if text.count("&") <= MAX_REPAIRS:
@@ -133,10 +129,10 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 def _boundary(text: str, content_type: str) -> str:
-    """The multipart boundary, or "" where the text is no multipart body."""
+    """The multipart boundary, or "" if the text is not a multipart body."""
     if text.startswith("--"):
         return text[2 : text.find("\n")].strip()
-    # A preamble may stand before the first boundary; then only the header knows it.
+    # After a preamble, the boundary is known only from the header.
     _, _, parameter = content_type.partition("boundary=")
     boundary = parameter.partition(";")[0].strip(' "')
     return boundary if boundary and f"--{boundary}" in text else ""
@@ -153,21 +149,21 @@ def _decompressed(body: bytes, content_encoding: str) -> bytes:
     try:
         return _inflated(body, zlib.MAX_WBITS)
     except UnreadableBody:
-        # RFC 9110 means the zlib wrapper by "deflate"; some senders leave it away.
+        # In RFC 9110, "deflate" has the zlib wrapper, but some senders omit it.
         return _inflated(body, -zlib.MAX_WBITS)
 
 
 def _inflated(body: bytes, wbits: int) -> bytes:
-    """All members of the body, one after the other (RFC 1952, 2.2). What follows them must not be lost unseen.
+    """All members of the body, decompressed (RFC 1952, 2.2). Other bytes after a member are an error.
 
-    A raw deflate stream has no checksum, so anything could pass for a second one: it must be alone.
+    A raw deflate stream must be alone: it has no checksum, so any bytes might be taken for a second one.
     """
     pieces = []
     room = MAX_DECOMPRESSED_BYTES
     for _ in range(MAX_MEMBERS if wbits > 0 else 1):
         stream = zlib.decompressobj(wbits)
         try:
-            # One byte more than allowed: where that is not used, the end mark has been read, too.
+            # One byte more than allowed, so that the end of a stream of exactly the limit is read, too.
             piece = stream.decompress(body, room + 1)
         except zlib.error:
             raise UnreadableBody("undecodable") from None
@@ -182,12 +178,12 @@ def _inflated(body: bytes, wbits: int) -> bytes:
 
 
 def _decoded(body: bytes) -> str:
-    """The bytes as text: by their mark, else by where UTF-16 has its NULs, else UTF-8, else cp1252."""
+    """Decode by byte order mark, else by the NULs of UTF-16 or UTF-32, else as UTF-8, else as cp1252."""
     if body.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return body.decode("utf-32", "replace")
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return body.decode("utf-16", "replace")
-    if len(body) >= 2 and not (body[0] and body[1]):  # every format begins with an ASCII character
+    if len(body) >= 2 and not (body[0] and body[1]):  # every format begins with two ASCII characters
         if body[0]:
             wide = body[2:4] == b"\0\0"
             return body.decode("utf-32-le" if wide else "utf-16-le", "replace")

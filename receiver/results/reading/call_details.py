@@ -1,15 +1,16 @@
-"""From a callback's bytes to what it says about its call. No I/O, and no state.
+"""Reads the details of a call from a callback's bytes. No I/O, and no state.
 
-The provider posts one body for each call that ended, "matching the format of the `call_details`
-attribute" (provider page: The callback). `body_formats` turns the bytes into plain values; here the
-call is found among them and its fields are read.
+The provider posts one body for each call that ended, "matching the format of the `call_details` attribute" (provider
+page: The callback). `body_formats` parses the bytes into plain values. This module finds the call among them, and reads
+its fields.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from receiver.model import Outcome
 from receiver.results.reading.body_formats import read_body, read_text
@@ -29,15 +30,15 @@ from receiver.results.reading.unreadable import REASONS, UnreadableBody
 __all__ = ["REASONS", "CallDetails", "Event", "UnreadableBody", "read_call_details", "read_call_events"]
 
 MAX_WRAPPERS = 8
-"""Most wrappers, texts within fields included, around one call's details."""
+"""The most wrappers around the details of a call, including texts in fields."""
 
 MAX_SMALLINT = 2**15 - 1
 MAX_INTEGER = 2**31 - 1
-"""What Postgres' `smallint` and `integer` hold; a number beyond is read as None."""
+"""The largest `smallint` and `integer` of Postgres. A larger number is read as None."""
 
-# Provider page, The callback: completed, canceled, failed and rejected are final; queued, dialing and
-# connected are earlier steps. Other words that can only name a step are steps, too. Every other status
-# (busy, no-answer, …) can name an end, so it is final, and "other". Blanks, `-` and `_` are ignored.
+# Provider page, The callback: completed, canceled, failed and rejected are final; queued, dialing and connected are
+# steps before the end. Other words that can only mean a step are steps, too. Every other status (busy, no-answer, …)
+# may be an end, so it is final, and "other". Blanks, `-` and `_` are ignored.
 _OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",
     "failed": "failed",
@@ -55,11 +56,11 @@ def _outcome(status: str) -> Outcome | None:
 
 
 class CallDetails(NamedTuple):
-    """What one callback says about one call.
+    """The details of a call in one callback.
 
-    `phone_number` is as sent, quotes and blanks around it stripped: not E.164 yet, and possibly
-    `tel:…;ani=…`. `provider_status` is as sent; `outcome` is None where it is a step before the end.
-    Every time is in UTC. No text holds a NUL or a lone surrogate, every number fits its column.
+    `phone_number` is as sent, without quotes and blanks around it: not yet E.164, and it may be `tel:…;ani=…`.
+    `provider_status` is as sent; `outcome` is None if it is a step before the end. Times are in UTC. No text has a NUL
+    or a lone surrogate, and every number fits its column.
     """
 
     phone_number: str
@@ -76,66 +77,43 @@ class CallDetails(NamedTuple):
 
     @property
     def result_key(self) -> bytes:
-        """See `result_key_of`."""
-        return result_key_of(self.provider_status, self.attempts, self.duration_seconds, self.last_event_at)
+        """16 bytes. Two callbacks for one call with equal keys have the same result, in whatever format.
 
-
-def result_key_of(
-    provider_status: str, attempts: int | None, duration_seconds: int | None, last_event_at: datetime | None
-) -> bytes:
-    """16 bytes. Two callbacks for one call with equal keys have the same result, in whatever format.
-
-    A digest, so that it can be stored in little space and does not contain text from outside.
-    """
-    at = last_event_at.timestamp() if last_event_at is not None else None
-    said = f"{attempts} {duration_seconds} {at} {canonical(provider_status)}"
-    return blake2b(said.encode(), digest_size=16).digest()
-
-
-class StoredDetails(Protocol):
-    """A row of `result` or of `set_aside`."""
+        A digest, so that it takes little space and does not contain text from outside.
+        """
+        at = self.last_event_at.timestamp() if self.last_event_at is not None else None
+        result = f"{self.attempts} {self.duration_seconds} {at} {canonical(self.provider_status)}"
+        return blake2b(result.encode(), digest_size=16).digest()
 
     @property
-    def outcome(self) -> Outcome | None: ...
-    @property
-    def provider_status(self) -> str | None: ...
-    @property
-    def attempts(self) -> int | None: ...
-    @property
-    def max_attempts(self) -> int | None: ...
-    @property
-    def queued_at(self) -> datetime | None: ...
-    @property
-    def started_at(self) -> datetime | None: ...
-    @property
-    def ended_at(self) -> datetime | None: ...
-    @property
-    def last_event_at(self) -> datetime | None: ...
-    @property
-    def duration_seconds(self) -> int | None: ...
+    def stored(self) -> tuple[object, ...]:
+        """What the tables store: the values of `DETAILS`."""
+        return self[1:-1]
 
 
-def stored_details(row: StoredDetails) -> CallDetails:
-    """What a callback said that was read earlier: without its number and its events, which nobody needs to decide."""
-    return CallDetails(
-        "",
-        row.provider_status or "",
-        row.outcome,
-        row.attempts,
-        row.max_attempts,
-        row.queued_at,
-        row.started_at,
-        row.ended_at,
-        row.last_event_at,
-        row.duration_seconds,
-        (),
-    )
+DETAILS = {
+    "provider_status": "text",
+    "outcome": "text",
+    "attempts": "smallint",
+    "max_attempts": "smallint",
+    "queued_at": "timestamptz",
+    "started_at": "timestamptz",
+    "ended_at": "timestamptz",
+    "last_event_at": "timestamptz",
+    "duration_seconds": "integer",
+}
+"""The columns of `result` and `set_aside` that store details, with their types, in the order of `CallDetails`."""
+
+
+def stored_details(values: Sequence[Any]) -> CallDetails:
+    """Details from the database: values in the order of `DETAILS`. The phone number and the events are not stored."""
+    return CallDetails._make(("", *values, ()))
 
 
 def read_call_details(body: bytes, content_type: str, content_encoding: str = "") -> CallDetails:
-    """What the callback `body` says; both headers are hints, and may be wrong or empty.
+    """The details in a callback's body of at most 64 KiB. The headers may be wrong or empty.
 
-    The body is expected to be within the endpoint's limit of 64 KiB. Raises only `UnreadableBody`.
+    Raises only `UnreadableBody`.
     """
     fields = _call_fields(read_body(body, content_type, content_encoding))
     phone_number = text_of(fields.get("phone_number"))
@@ -149,8 +127,8 @@ def read_call_details(body: bytes, content_type: str, content_encoding: str = ""
     outcome = _outcome(status)
     events, (queued_at, started_at, ended_at, last_event_at) = read_events(fields.get("events"))
     if last_event_at is None:
-        # start_timestamp and end_timestamp are documented as the scheduled window, and were seen as
-        # the connected call's only for calls that were: for any other they tell nothing about it.
+        # start_timestamp and end_timestamp are documented as the scheduled window. Only for connected calls they were
+        # seen to be the times of the connection.
         if outcome == "completed":
             started_at = time_of(fields.get("start_timestamp"))
             ended_at = time_of(fields.get("end_timestamp"))
@@ -167,8 +145,7 @@ def read_call_details(body: bytes, content_type: str, content_encoding: str = ""
         started_at=started_at,
         ended_at=ended_at,
         last_event_at=last_event_at or queued_at,
-        # As sent: the page calls it the seconds of a completed call, and does not say that it is the
-        # time between two events. Who wants that has started_at and ended_at.
+        # As sent: the page does not say that it is the time between two events (started_at and ended_at show that).
         duration_seconds=integer_of(fields.get("duration"), most=MAX_INTEGER),
         events=events,
     )
@@ -183,7 +160,7 @@ def read_call_events(
 
 
 def _call_fields(value: object) -> dict[str, object]:
-    """The fields of the one call that `value` is about, every known wrapper taken off."""
+    """The fields of the call in `value`, without wrappers."""
     outer_number: object = None
     for _ in range(MAX_WRAPPERS):
         if isinstance(value, str):
@@ -199,7 +176,7 @@ def _call_fields(value: object) -> dict[str, object]:
                 if outer_number is not None and "phone_number" not in fields:
                     return {**fields, "phone_number": outer_number}
                 return fields
-            # The number is missing in the page's table of fields, so it may stand outside of them.
+            # The page's table of fields has no number, so the number may be outside of the details.
             outer_number = fields.get("phone_number", outer_number)
             value = inner
         else:
@@ -208,7 +185,7 @@ def _call_fields(value: object) -> dict[str, object]:
 
 
 def _wrapped(fields: dict[str, object]) -> object:
-    """What `fields` is only a wrapper of; None where it is the call's details itself."""
+    """What `fields` wraps; None if `fields` are the details of the call."""
     if may_hold_fields(details := fields.get("call_details")):
         return details
     if "phone_number" in fields:

@@ -1,4 +1,4 @@
-"""The events of one call, in every shape a list was seen in, and the times they tell."""
+"""Reads the events of a call, in every shape that a list was seen in, and the times that follow from them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from receiver.results.reading.field_values import canonical, folded, may_hold_fi
 from receiver.results.reading.unreadable import UnreadableBody
 
 MAX_EVENTS = 4096
-"""Most events of a call. A call has about ten, and an uncompressed body can hold about 1,500 with names and times."""
+"""The most events of a call. A call has about ten; about 1,500 with names and times fit into an uncompressed body."""
 
-# Provider page, The callback. Spelled so, they need no cleaning.
+# Provider page, The callback. These spellings need no normalisation.
 _DOCUMENTED_FIELDS = frozenset({"event", "timestamp"})
 _DOCUMENTED_NAMES = frozenset({"queued", "dialing", "connected", "disconnected", "canceled"})
 
-_MAX_WRAPPERS = 4  # a JSON text with one list inside one element, and one to spare
+_MAX_WRAPPERS = 4  # a JSON text with a list in an element has three
 
 Moment: TypeAlias = datetime | None
 
 
 class Event(NamedTuple):
-    """One step of a call: its name as sent, and when, in UTC (None where no time could be read)."""
+    """One step of a call: its name as sent, and its time in UTC (None if it could not be read)."""
 
     event: str
     at: Moment
 
 
 def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment, Moment, Moment]]:
-    """The events in the order sent; then when the call was queued, connected and over, and the latest time.
+    """The events in the order sent; and when the call was queued, connected and ended, and the time of its last event.
 
-    Of events without a name only the time counts. A retried call repeats `dialing` and may repeat others, so the
-    first `queued` and `connected` count and the last `disconnected` or `canceled`, each by its time.
-    Raises UnreadableBody: the latest event of too many might be one that is left out.
+    Of events without a name, only the time is used. A retried call repeats `dialing` and may repeat other events: the
+    earliest `queued` and `connected` count, and the latest `disconnected` or `canceled`. Raises UnreadableBody for more
+    than MAX_EVENTS.
     """
     items = _items(value)
     if len(items) > MAX_EVENTS:
@@ -42,7 +42,7 @@ def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment,
     events: list[Event] = []
     queued_at: Moment = None
     connected_at: Moment = None
-    over_at: Moment = None
+    ended_at: Moment = None
     last_at: Moment = None
     for item in items:
         fields = item if type(item) is dict and _DOCUMENTED_FIELDS.issuperset(item) else _event_fields(item)
@@ -62,15 +62,12 @@ def read_events(value: object) -> tuple[tuple[Event, ...], tuple[Moment, Moment,
         elif kind == "connected":
             connected_at = at if connected_at is None else min(connected_at, at)
         elif kind == "disconnected" or kind == "canceled":
-            over_at = at if over_at is None else max(over_at, at)
-    return tuple(events), (queued_at, connected_at, over_at, last_at)
+            ended_at = at if ended_at is None else max(ended_at, at)
+    return tuple(events), (queued_at, connected_at, ended_at, last_at)
 
 
 def list_events(value: object, most: int | None = None) -> tuple[tuple[Event, ...], int]:
-    """The first `most` events in the order sent (None: all of them), and how many there are.
-
-    For showing them. Only the times of those that are shown are read.
-    """
+    """The first `most` events in the order sent (None: all), and how many there are. Other events are only counted."""
     events: list[Event] = []
     total = 0
     for item in _items(value):
@@ -86,18 +83,18 @@ def _event_fields(item: object) -> dict[str, object]:
     if isinstance(item, dict):
         return folded(item)
     if isinstance(item, str):
-        value = _read_quietly(item) if may_hold_fields(item) else {"event": item}
+        value = _read_or_none(item) if may_hold_fields(item) else {"event": item}
         return folded(value) if isinstance(value, dict) else {}
     return {}
 
 
 def _items(value: object) -> list[object]:
-    """The events one by one, from a list, a numbered object, JSON text, XML's elements or one event."""
+    """The events as a list: from a list, a numbered object, JSON text, XML elements or a single event."""
     for _ in range(_MAX_WRAPPERS):
         if isinstance(value, list):
             return value
         if isinstance(value, str):
-            value = _read_quietly(value)
+            value = _read_or_none(value)
         elif isinstance(value, dict):
             fields = folded(value)
             if (numbered := _numbered(fields)) is not None:
@@ -106,7 +103,7 @@ def _items(value: object) -> list[object]:
                 names = _listed(fields["event"])
                 if not any(isinstance(name, str) for name in names):
                     return names  # <events><event>…</event><event>…</event></events>
-                # One event, or one column of names beside one of times (events[event][]=…).
+                # One event, or a list of names and a list of times (events[event][]=…).
                 columns = zip_longest(names, _listed(fields.get("timestamp")))
                 return [{"event": name, "timestamp": at} for name, at in columns]
             if len(fields) != 1:
@@ -126,16 +123,16 @@ def _listed(value: object) -> list[object]:
 
 
 def _numbered(fields: dict[str, object]) -> list[object] | None:
-    """The values in the order of their names if every name is a number (PHP writes lists so); else None."""
+    """The values in order if every name is a number, as PHP writes lists; else None."""
     if not fields or not all(name.isdecimal() and len(name) < 10 for name in fields):
         return None
     return [fields[name] for name in sorted(fields, key=int)]
 
 
-def _read_quietly(text: str) -> object:
-    """The values in a field's text; None if it holds none, because a result may have no events.
+def _read_or_none(text: str) -> object:
+    """The values in a field's text; None if it cannot be read, because a result may have no events.
 
-    Raises UnreadableBody for too many: the result's time must not depend on whether they were read.
+    Raises UnreadableBody if there are too many: the times of the result would be wrong without them.
     """
     try:
         return read_text(text)

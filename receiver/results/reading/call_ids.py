@@ -1,9 +1,8 @@
-"""The call ids in the provider's answer to `bulk_queue`, if there are any. No I/O.
+"""Reads the call ids in the provider's answer to `bulk_queue`, if it has any. No I/O.
 
-One page says that the bulk API returns them, the field table does not list them (provider page: Queue
-multiple calls, "Silent"). So each likely form is read: a list in the order of the rows, a map from
-number to id or from id to number, a list of objects that name both; and whatever is none of these
-means that no call can be asked about, never an error.
+One page says that the bulk API returns them, but the table of fields does not list them (provider page: Queue multiple
+calls, "Silent"). So each likely form is read: a list in the order of the rows, a map from number to id or from id to
+number, and a list of objects with both. Any other answer has no ids; it is never an error.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from receiver.results.reading.unreadable import UnreadableBody
 from receiver.text.csv_line import read_csv_line
 
 MAX_ID = 200
-"""Longest id, in characters."""
+"""The longest id, in characters."""
 
 _LISTS = ("call_ids", "calls", "call_id", "ids")
 _IDS = ("call_id", "id")
@@ -30,7 +29,7 @@ _FEWEST_DIGITS = 7
 
 @dataclass(frozen=True, slots=True)
 class CallIds:
-    """`in_order`: by the place of the call in its submission, None where one is missing. `named`: by destination."""
+    """`in_order`: by the position of the call in its submission, None for a missing id. `named`: by destination."""
 
     in_order: tuple[str | None, ...] = ()
     named: Mapping[str, str] = field(default_factory=dict)
@@ -39,7 +38,7 @@ class CallIds:
         return bool(self.in_order or self.named)
 
     def find(self, calls: Iterable[tuple[int, int, str]], region: str) -> list[str | None]:
-        """The id of each call, given as (place in the submission from 1, number, line of the CSV)."""
+        """The id of each call, given as (position in the submission from 1, number, line of the CSV)."""
         by_number: dict[int, str] = {}
         found: list[str | None] = []
         if self.named:
@@ -57,33 +56,33 @@ class CallIds:
 
 
 def read_call_ids(answer: str) -> CallIds:
-    """What an answer's text holds of them; empty where it holds none. Never raises."""
+    """The ids in the text of an answer; empty if it has none. Never raises."""
     try:
-        # Not by `read_text`: an answer is our provider's, and has as many items as the submission has calls.
-        told: object = json.loads(answer)
+        # Not with the limits of `read_text`: an answer has as many items as the submission has calls.
+        content: object = json.loads(answer)
     except (ValueError, RecursionError):
         try:
-            told = read_text(answer) if answer.lstrip().startswith("<") else None
+            content = read_text(answer) if answer.lstrip().startswith("<") else None
         except UnreadableBody:
             return CallIds()
-    told = _unwrapped(told)
-    if isinstance(told, dict):
-        return _from_map(told)
-    return _from_list(told) if isinstance(told, list) else CallIds()
+    content = _unwrapped(content)
+    if isinstance(content, dict):
+        return _from_map(content)
+    return _from_list(content) if isinstance(content, list) else CallIds()
 
 
-def _unwrapped(told: object) -> object:
-    """The list or map of ids within the answer's items."""
+def _unwrapped(content: object) -> object:
+    """The list or map of ids inside the answer."""
     for _ in range(3):
-        if not isinstance(told, dict):
+        if not isinstance(content, dict):
             break
-        fields = {str(name).lower(): value for name, value in told.items()}
+        fields = {str(name).lower(): value for name, value in content.items()}
         inner = next((fields[name] for name in (*_LISTS, "result", "item") if fields.get(name)), None)
         if inner is None:
-            # What carries a count or an error, and no list, is an answer without ids and no map of them.
-            return None if {"calls_queued", "error"} & fields.keys() else told
-        told = inner if isinstance(inner, (dict, list)) else [inner]
-    return told
+            # With a count or an error and without a list, it is an answer without ids, and not a map.
+            return None if {"calls_queued", "error"} & fields.keys() else content
+        content = inner if isinstance(inner, (dict, list)) else [inner]
+    return content
 
 
 def _from_list(items: list[Any]) -> CallIds:
@@ -108,7 +107,7 @@ def _from_map(items: dict[Any, Any]) -> CallIds:
     for key, value in items.items():
         if isinstance(value, dict):
             call_id, number = _id(_first(value, _IDS)), text_of(_first(value, _NUMBERS))
-            # Whichever of the two is not inside is the key.
+            # The key is the one that is missing inside.
             call_id, number = call_id or _id(key), number or str(key)
         elif _is_number(key) or not _is_number(value):
             call_id, number = _id(value), str(key)
@@ -124,12 +123,12 @@ def _first(item: dict[Any, Any], names: tuple[str, ...]) -> object:
 
 
 def _id(value: object) -> str | None:
-    """An id as it is put into an address: visible ASCII, and not dots alone, which lead elsewhere."""
+    """An id that is safe in a URL: visible ASCII, and not only dots, which would change the path."""
     text = text_of(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
     return text if 0 < len(text) <= MAX_ID and text.isascii() and text.isprintable() and text.strip(". ") else None
 
 
 def _is_number(value: object) -> bool:
-    """Whether it can be a destination: digits enough before any parameter, and no letter beside `tel:`."""
+    """Whether it can be a destination: enough digits before any parameter, and no letters except `tel:`."""
     text = text_of(value).lower().removeprefix("tel:").partition(";")[0]
     return sum(map(str.isdecimal, text)) >= _FEWEST_DIGITS and not any(map(str.isalpha, text))

@@ -1,8 +1,8 @@
-"""Forms: `application/x-www-form-urlencoded` and `multipart/form-data`, names in PHP's style.
+"""Parses forms: `application/x-www-form-urlencoded` and `multipart/form-data`, with names in PHP's style.
 
-`call_details[events][0][event]=queued` becomes nested dicts; a list becomes a dict with the numbers as
-keys, as PHP itself would hold it. Multipart is split here and not by the standard library's `email`:
-that follows nested parts and needed 400 ms for a hostile body of 64 KiB, where this needs a few.
+`call_details[events][0][event]=queued` becomes nested dicts. A list becomes a dict with the numbers as keys, as in PHP.
+Multipart is split here and not by the standard library's `email`, which reads nested parts, too: it needed 400 ms for a
+hostile body of 64 KiB, and this code needs a few.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from urllib.parse import parse_qsl
 from receiver.results.reading.unreadable import UnreadableBody
 
 MAX_FIELDS = 4096
-"""Most fields of a form; 1,000 events have 2,000."""
+"""The most fields of a form; 1,000 events have 2,000."""
 
 MAX_DEPTH = 8
-"""Most steps in a field's name; `result[call_details][events][0][event]` has five."""
+"""The most levels in a field's name; `result[call_details][events][0][event]` has five."""
 
 MAX_ESCAPES = 32_768
-"""Most `%` in a text that is percent-decoded: more than an uncompressed body can hold, and each costs the standard
-library a step and 200 bytes."""
+"""The most `%` in a percent-encoded text: more than fit into an uncompressed body. Each costs time and 200 bytes."""
 
 _MAX_HEAD = 2048  # characters of a part's headers that are searched for its name
 
 
 def read_form(text: str) -> dict[str, object]:
-    """The fields of a urlencoded form, nested by the brackets in their names; the last of a name wins.
+    """The fields of a urlencoded form, nested by the brackets in their names. Of equal names, the last wins.
 
     Raises `UnreadableBody`.
     """
@@ -42,7 +41,7 @@ def read_form(text: str) -> dict[str, object]:
 def read_multipart(text: str, boundary: str) -> dict[str, object]:
     """The fields of a multipart form; parts without a name are left out.
 
-    Raises `UnreadableBody`, also where the closing boundary is missing: the last field may be cut off then.
+    Raises `UnreadableBody`, also if the closing boundary is missing: then the last field may be truncated.
     """
     lines = "\n" + text.replace("\r\n", "\n")
     parts = lines.split("\n--" + boundary, MAX_FIELDS + 2)[1:]
@@ -51,7 +50,7 @@ def read_multipart(text: str, boundary: str) -> dict[str, object]:
     fields = []
     is_whole = False
     for part in parts:
-        if part.startswith("--"):  # the closing boundary; what follows it is no part
+        if part.startswith("--"):  # the closing boundary; no part follows it
             is_whole = True
             break
         head, _, value = part.partition("\n\n")
@@ -87,7 +86,7 @@ def _nested(fields: Iterable[tuple[str, str]]) -> dict[str, object]:
             raise UnreadableBody("too_deep")
         node = root
         for at, step in enumerate(steps[:-1]):
-            child = node.get(key := step or _open_place(node, steps[at + 1]))
+            child = node.get(key := step or _item_key(node, steps[at + 1]))
             if not isinstance(child, dict):
                 child = node[key] = {}
             node = child
@@ -95,8 +94,8 @@ def _nested(fields: Iterable[tuple[str, str]]) -> dict[str, object]:
     return root
 
 
-def _open_place(items: dict[str, object], field: str) -> str:
-    """Where `events[][field]` goes: into the last item, or into a new one if that has the field already."""
+def _item_key(items: dict[str, object], field: str) -> str:
+    """The key for `events[][field]`: the last item, or a new one if the last item already has the field."""
     last = str(len(items) - 1)
     item = items.get(last)
     return last if isinstance(item, dict) and field and field not in item else str(len(items))

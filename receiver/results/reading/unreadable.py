@@ -1,7 +1,7 @@
-"""Why a stored callback can be impossible to read: one stable code for each cause.
+"""Why a stored callback cannot be read: one stable code for each cause.
 
-The code is kept as the callback's `reason`, counted in metrics and shown to people beside its
-sentence. No sentence quotes the body, so none can carry a phone number into a log.
+The code is stored as the callback's `reason`, counted in metrics, and shown to people with its sentence. No sentence
+quotes the body, so that no phone number gets into a log.
 """
 
 from __future__ import annotations

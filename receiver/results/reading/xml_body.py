@@ -1,8 +1,8 @@
-"""XML, read into the same shapes that JSON has.
+"""Parses XML into the same values as JSON.
 
-An element with children is a dict by their names, one without is its text, and siblings of one name
-are a list. Attributes count only where an element has nothing else, as in
-`<item event="queued" timestamp="1700000100"/>`; elsewhere they are such as `type="integer"`.
+An element with children becomes a dict by their names, an element without children its text, and siblings with the same
+name a list. Attributes are used only if an element has nothing else, as in
+`<item event="queued" timestamp="1700000100"/>`. Other attributes are for example `type="integer"`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from receiver.results.reading.unreadable import UnreadableBody
 from receiver.text.xml_events import MalformedXml, read_elements
 
 MAX_MARKS = 8192
-"""Most `<` and most `=`: an element has two or one, an attribute one; 1,000 events have 6,000."""
+"""The most `<`, and the most `=`: an element has up to two `<`, an attribute one `=`; 1,000 events have 6,000."""
 
 MAX_DEPTH = 32
-"""Most elements inside one another."""
+"""The most levels of nested elements."""
 
-_BLANKS = " \t\r\n"  # XML's own; of others a field loses as many as it would in JSON
+_BLANKS = " \t\r\n"  # those of XML; other blanks are stripped from fields as in JSON
 
 
 class _Values:
-    """Builds the values while the parser reads, so that no tree of elements stands beside them."""
+    """Builds the values while the parser reads, so that no tree of elements needs memory."""
 
     def __init__(self) -> None:
         self.root: dict[str, object] = {}
@@ -49,7 +49,7 @@ class _Values:
         if name not in siblings:
             siblings[name] = value
             return
-        # Every element's own value is a text or a dict, so a list here was begun by a sibling.
+        # The value of one element is a text or a dict, so a list here has the values of siblings.
         before = siblings[name]
         if isinstance(before, list):
             before.append(value)
@@ -58,11 +58,9 @@ class _Values:
 
 
 def read_xml(text: str) -> object:
-    """The document as `{root's name: its value}`.
+    """The document as `{root's name: its value}`. Raises `UnreadableBody`.
 
-    A document type is refused: ten lines of its entities can fill the memory, and so can the default
-    attributes that it gives to every element.
-    Raises `UnreadableBody`.
+    A document type is refused: ten lines with entities or default attributes can fill the memory.
     """
     if text.count("<") > MAX_MARKS or text.count("=") > MAX_MARKS:
         raise UnreadableBody("too_many_items")

@@ -202,7 +202,9 @@ def _by_field(faults: tuple[Fault, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for fault in faults:
         # The API's names of other fields mean nothing on a form.
-        message = fault.message.replace("max_attempts", "the number of tries").replace("start_timestamp", "the start")
+        message = fault.message.replace("max_attempts", "the number of attempts").replace(
+            "start_timestamp", "the start"
+        )
         found.setdefault(str(fault.where), _PLAIN.get(message, message))
     return found
 

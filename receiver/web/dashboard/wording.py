@@ -77,12 +77,12 @@ def outcomes_sentence(counts: Mapping[str, int]) -> str:
 
 
 def attempts_sentence(attempts: int, final: int) -> str:
-    """How many tries the ended calls needed, on average: `1,400 attempts for 932 ended calls, 1.5 for each.`"""
+    """How many tries the ended calls needed, on average: `1,400 attempts for 932 ended calls, 1.5 per call.`"""
     if not final:
         return "No call has ended yet."
     tries, calls = counted(attempts, "attempt"), counted(final, "ended call")
     return (
-        f"{tries} for {calls}." if final == 1 else f"{tries} for {calls}, {attempts / final:.1f} for each on average."
+        f"{tries} for {calls}." if final == 1 else f"{tries} for {calls}, {attempts / final:.1f} per call on average."
     )
 
 

@@ -57,7 +57,7 @@ WORKER_STEPS = [
     *_commits("worker.Worker._look", times=6),
     *_commits("worker.Worker._release_untold"),
     *_commits("worker.Worker._write_measurements"),
-    *_commits("results.maintenance.Maintenance.look_for_overdue", after="worker"),
+    *_commits("results.maintenance.Maintenance.check_overdue", after="worker"),
     *_commits("results.recovery.poll_once", times=3),
 ]
 SERVE_STEPS = [
@@ -71,7 +71,7 @@ NO_STEPS = frozenset(
     for when in ("before", "after")
     for where in (
         "cli.running._work",
-        "database.api_keys._note_use",
+        "database.api_keys._record_use",
         # Met only where a settler died over a group, or where a migration builds an index beside others.
         "database.migrations._insert_applied",
         "results.settler.Settler._settle_left",

@@ -63,7 +63,7 @@ def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Ste
         for when, erased in (("before", NUMBERS[3]), ("after", NUMBERS[5])):
             assert (
                 kill_at_every_commit(
-                    service, steps, when, "results.replay._replay_patiently", "replay", "--state", "applied"
+                    service, steps, when, "results.replay._replay_with_retries", "replay", "--state", "applied"
                 )
                 == 1
             )
