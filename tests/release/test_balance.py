@@ -27,7 +27,6 @@ from receiver.release.sender import Taken, accept_proven_lately, release_untold
 from receiver.results.overdue import mark_overdue
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
-from receiver.results.stored import claim_waiting
 from receiver.summary.batches import get_batch
 from receiver.summary.calls import CallFilter, list_calls
 from receiver.summary.verify import verify
@@ -37,6 +36,7 @@ from tests.factories import (
     REFUSED,
     UNKNOWN,
     call_fields,
+    claim_waiting,
     journal,
     make_batch,
     make_callback,

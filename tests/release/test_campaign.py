@@ -110,7 +110,7 @@ def test_whole_campaign(conn: Connection, database_url: str, tmp_path: Path) -> 
             eventually(lambda: _is_over(conn, cancel_id))
             assert get_cancel(conn, cancel_id).state == "accepted"
             eventually(lambda: _counts(conn, batch_id)["pending"] == 0, 240, lambda: _counts(conn, batch_id))
-        queued = ask(f"{simulator.url}/simulator/ledger").told["requests"]
+        queued = ask(f"{simulator.url}/simulator/ledger").content["requests"]
     assert {each["times_queued"] for each in queued} == {1}
     counts = _counts(conn, batch_id)
     assert counts["withdrawn"] + counts["final"] == ROWS
