@@ -11,6 +11,9 @@ from receiver.database.pool import Connection
 SYSTEM = "system"
 """The actor of what the service does by itself."""
 
+COMMAND_LINE = "command line"
+"""The actor of commands."""
+
 NOTE_CHARACTERS = 2_000
 
 

@@ -6,20 +6,25 @@ import argparse
 import shutil
 import sys
 import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
 import psycopg
 
-from receiver.cli.database import existing_database, opened_database, opened_pool
+from receiver.changes.audit import COMMAND_LINE
+from receiver.cli.database import opened_database, opened_pool
 from receiver.cli.running import Commands
+from receiver.config import Config
 from receiver.database.pool import Connection, DatabaseUnavailable, in_one_line
 from receiver.database.replica import Reader
 from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
-from receiver.queueing.parameters import read_parameters
+from receiver.queueing.parameters import BatchParameters, read_parameters
+from receiver.queueing.suppressions import find_suppressed
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.export import export_calls_csv, export_calls_ndjson
 from receiver.summary.verify import verify
@@ -41,6 +46,13 @@ _OPTIONS = {
     "default-region": "country of numbers without a country code",
     "on-invalid": "refuse (default) or skip invalid rows",
     "on-duplicate": "refuse (default), skip or keep repeated destinations",
+    "calls-per-minute": "the pace: release at most this many calls in any 60 seconds",
+    "calling-hours": "release calls only between these local times of the callee, such as 09:00-21:00",
+    "calling-days": "and only on these days, such as mon,tue; default: every day",
+    "time-zone": "time zone of all rows, such as America/New_York; default: the zones of each number",
+    "time-zone-column": "column of the CSV with the time zone of each row",
+    "external-id": "your own name for the batch; it must be unique",
+    "labels": "your own labels, as a JSON object of texts",
 }
 
 
@@ -88,20 +100,10 @@ def _queue(parsed: argparse.Namespace) -> int:
         ) from None
     with csv:
         if parsed.dry_run:
-            existing_database(config)
-            seen = preview(csv, parameters, limits)
-            print(f"{seen.rows} rows: {seen.valid} valid, {seen.invalid} invalid, {seen.duplicates} duplicates")
-            print(f"{seen.submissions} submissions; results are due at {seen.due_at:%Y-%m-%dT%H:%M:%SZ}")
-            for warning in seen.warnings:
-                print(f"  {warning.message} ({warning.code})")
-            for fault in seen.errors:
-                print(f"  row {fault.where}: {fault.message} ({fault.code})")
-            if seen.errors_total > len(seen.errors):
-                print(f"  and {seen.errors_total - len(seen.errors)} more")
-            return 0
+            return _preview(csv, parameters, limits, config)
         with opened_database("queue", config) as conn:
             try:
-                accepted = accept(conn, csv, parameters, limits)
+                accepted = accept(conn, csv, parameters, limits, created_by=COMMAND_LINE)
                 conn.commit()
             except psycopg.OperationalError as error:
                 if not conn.closed:
@@ -122,6 +124,29 @@ def _queue(parsed: argparse.Namespace) -> int:
                         f"{in_one_line(error)}. Do not queue it again; check it later with"
                         f" `status {accepted.batch_id}`."
                     ) from error
+    return 0
+
+
+def _preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits, config: Config) -> int:
+    with ExitStack() as stack:
+        try:
+            find = partial(find_suppressed, stack.enter_context(opened_database("queue", config)))
+            seen = preview(csv, parameters, limits, find)
+        except DatabaseUnavailable as error:
+            print(f"receiver: suppressed numbers are not checked: {error}", file=sys.stderr)
+            seen = preview(csv, parameters, limits)
+    suppressed = f", {seen.suppressed} suppressed" if seen.suppressed else ""
+    print(f"{seen.rows} rows: {seen.valid} valid, {seen.invalid} invalid, {seen.duplicates} duplicates{suppressed}")
+    print(f"{seen.submissions} submissions; results are due at {seen.due_at:%Y-%m-%dT%H:%M:%SZ}")
+    for zone in seen.zones:
+        opens = "never opens" if zone.opens_at is None else f"opens at {zone.opens_at:%Y-%m-%dT%H:%M:%SZ}"
+        print(f"  {zone.time_zone}: {zone.rows} calls, {opens}")
+    for warning in seen.warnings:
+        print(f"  {warning.message} ({warning.code})")
+    for fault in seen.errors:
+        print(f"  row {fault.where}: {fault.message} ({fault.code})")
+    if seen.errors_total > len(seen.errors):
+        print(f"  and {seen.errors_total - len(seen.errors)} more")
     return 0
 
 
@@ -186,6 +211,7 @@ def _line(batch: Batch) -> str:
 
 def _show(batch: Batch) -> None:
     print(_line(batch))
+    print(f"{'phase':<10}{batch.phase}")
     for title, numbers in (("calls", batch.counts), ("callbacks", batch.callbacks)):
         print(f"{title:<10}" + ", ".join(f"{name} {number}" for name, number in numbers.items()))
     for submission in batch.submissions:

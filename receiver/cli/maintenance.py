@@ -81,6 +81,7 @@ def _resolve(parsed: argparse.Namespace) -> int:
         "accepted": "Its results are expected.",
         "pending": "A worker sends it again.",
         "refused": "Its time window has ended, so nobody is called.",
+        "withdrawn": "Its batch was canceled, or no call of it is left: nobody is called.",
     }
     print(f"Submission {parsed.submission} of batch {parsed.batch} is {state} now. {meaning[state]}")
     return 0

@@ -22,6 +22,9 @@ COMMANDS = [
     ("simulate",),
     ("queue",),
     ("status",),
+    ("pause",),
+    ("resume",),
+    ("cancel",),
     ("verify",),
     ("replay",),
     ("keys",),
@@ -31,6 +34,9 @@ COMMANDS = [
 ]
 NEEDING_A_DATABASE = [
     ("status", "1"),
+    ("pause", "1"),
+    ("resume", "1"),
+    ("cancel", "1"),
     ("verify",),
     ("replay", "1"),
     ("keys", "list"),
@@ -65,6 +71,8 @@ def test_version_is_told(run_anywhere: Run) -> None:
         ("status", "x"),
         ("status", "1.5"),
         ("status", "1", "2"),
+        ("pause",),
+        ("cancel", "1", "--note", "a\nb"),
         ("verify", "all"),
         ("replay", "--state", "waiting"),
         ("replay", "x"),

@@ -11,6 +11,7 @@ import pytest
 
 from receiver.cli import batches
 from receiver.database.pool import Connection
+from receiver.queueing.suppressions import digest_of, get_key
 from tests.cli.conftest import Run
 from tests.factories import REFUSED, answer_submissions, deliver, make_batch, phone_number, read_batch, result_body
 
@@ -82,13 +83,48 @@ def test_dry_run_tells_and_stores_nothing(run: Run, conn: Connection, contacts: 
     assert count_batches(conn) == 0
 
 
-def test_dry_run_asks_no_database_and_counts_the_faults_it_does_not_name(
+def test_dry_run_shows_zones_and_suppressed_numbers(run: Run, conn: Connection, contacts: str) -> None:
+    conn.execute(
+        "insert into suppression (phone_number, digest, created_by) values (16175551299, %s, 'test')",
+        (digest_of(get_key(conn), 16175551299),),
+    )
+    conn.commit()
+    ran = run("queue", contacts, *TO, "--dry-run", "--calling-hours", "09:00-21:00")
+    assert ran.lines[0] == "2 rows: 2 valid, 0 invalid, 0 duplicates, 1 suppressed"
+    assert ran.lines[2].startswith("  America/New_York: 1 calls, opens at 2")
+    assert "row 2: " in ran.lines[3] and "(suppressed)" in ran.lines[3]
+
+
+def test_pace_hours_and_names_are_options(run: Run, conn: Connection, contacts: str) -> None:
+    options = {
+        "--calls-per-minute": "60",
+        "--calling-hours": "09:00-21:00",
+        "--calling-days": "mon,sun",
+        "--time-zone": "Europe/Berlin",
+        "--time-zone-column": "name",
+        "--external-id": "crm 7",
+        "--labels": '{"team": "north"}',
+    }
+    Path(contacts).write_text("destination,name\n6175551234,Asia/Tokyo\n6175551299,\n")
+    assert run("queue", contacts, *TO, *(word for pair in options.items() for word in pair)).status == 0
+    batch = read_batch(conn, 1)
+    assert batch.parameters | {"calls_per_minute": 60, "calling_hours": "09:00-21:00"} == batch.parameters
+    assert batch.parameters | {"calling_days": "mon,sun", "time_zone": "Europe/Berlin"} == batch.parameters
+    assert (batch.external_id, batch.labels, batch.created_by) == ("crm 7", {"team": "north"}, "command line")
+    assert [submission.time_zone for submission in batch.submissions] == ["Asia/Tokyo", "Europe/Berlin"]
+    again = run("queue", contacts, *TO, "--external-id", "crm 7")
+    assert (again.status, again.err) == (1, "receiver: Batch 1 has this external_id. Each batch needs its own.\n")
+    assert run("queue", contacts, *TO, "--calling-days", "mon").status == 2
+
+
+def test_dry_run_needs_no_database_and_counts_the_faults_it_does_not_name(
     run_anywhere: Run, environment: pytest.MonkeyPatch, contacts: str
 ) -> None:
     environment.setenv("DATABASE_URL", "postgresql://127.0.0.1:9/none")
     Path(contacts).write_text("destination\n" + "12\n" * 150)
     ran = run_anywhere("queue", contacts, *TO, "--dry-run")
     assert ran.status == 0
+    assert "suppressed numbers are not checked: The database is unavailable" in ran.err
     assert len(ran.lines) == 103 and ran.lines[-1].strip() == "and 50 more"
 
 
@@ -112,8 +148,8 @@ def break_off(monkeypatch: pytest.MonkeyPatch, conn: Connection, name: str) -> N
     """End the server's side of the command's connection once `name` has been done."""
     done = getattr(batches, name)
 
-    def then_break(own: Connection, *arguments: object) -> object:
-        found = done(own, *arguments)
+    def then_break(own: Connection, *arguments: object, **named: object) -> object:
+        found = done(own, *arguments, **named)
         conn.execute("select pg_terminate_backend(%s, 5000)", (own.info.backend_pid,))
         conn.rollback()
         if name == "get_batch":
@@ -167,8 +203,9 @@ def test_status_shows_the_balance(run: Run, conn: Connection) -> None:
     ran = run("status", str(batch_id))
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines[0] == f"batch {batch_id} queued: 50%, 1 ended, 1 pending, 0 overdue"
-    assert "rows 2" in ran.lines[1] and "completed 1" in ran.lines[1]
-    assert "received 1" in ran.lines[2] and "applied 1" in ran.lines[2]
+    assert ran.lines[1].split() == ["phase", "calling"]
+    assert "rows 2" in ran.lines[2] and "completed 1" in ran.lines[2]
+    assert "received 1" in ran.lines[3] and "applied 1" in ran.lines[3]
 
 
 def test_status_of_what_is_not_there_is_status_1(run: Run) -> None:
