@@ -30,6 +30,9 @@ BATCH_PHASES: tuple[BatchPhase, ...] = get_args(BatchPhase)
 CallState = Literal["pending", "overdue", "final", "refused", "withdrawn"]
 CALL_STATES: tuple[CallState, ...] = get_args(CallState)
 
+WITHDRAWN_REASONS = ("canceled", "suppressed", "answered")
+"""Why a call is withdrawn."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class SubmissionKey:

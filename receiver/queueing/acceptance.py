@@ -13,6 +13,7 @@ from receiver.changes.audit import SYSTEM, record_change
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.queueing.batches import (
+    ExternalIdUsed,
     Preview,
     find_idempotent,
     get_now,
@@ -101,9 +102,16 @@ def accept(
     now = get_now(conn)
     contacts = ContactReader(csv, parameters.default_region)
     plan = plan_batch(contacts, parameters, limits.submission_rows, now, partial(find_suppressed, conn))
-    batch_id = insert_batch(
-        conn, plan, parameters, now, limits.grace, simulated=limits.simulated, created_by=created_by
-    )
+    try:
+        batch_id = insert_batch(
+            conn, plan, parameters, now, limits.grace, simulated=limits.simulated, created_by=created_by
+        )
+    except ExternalIdUsed:
+        # Perhaps by the same request, which was sent twice at the same time.
+        conn.rollback()
+        if request is not None and (earlier := find_accepted(conn, request)) is not None:
+            return earlier
+        raise
     record_change(conn, created_by or SYSTEM, "queue", batch_id=batch_id)
     if request is not None and not insert_idempotent(
         conn, request.key_id, request.idempotency_key, request.digest, batch_id

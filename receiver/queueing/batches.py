@@ -252,6 +252,13 @@ def set_external_id(conn: Connection, batch_id: int, external_id: str | None) ->
         raise ExternalIdUsed(row[0])
 
 
+def check_external_id(conn: Connection, external_id: str) -> None:
+    """Raise ExternalIdUsed if a batch has this external id."""
+    row = conn.execute("select batch_id from external_id where external_id = %s", (external_id,)).fetchone()
+    if row is not None:
+        raise ExternalIdUsed(row[0])
+
+
 def find_idempotent(conn: Connection, key_id: int, idempotency_key: str) -> tuple[int, bytes] | None:
     """(batch id, digest of the request) of an earlier request with this key."""
     row: tuple[int, bytes] | None = conn.execute(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 RESULT_COLUMNS = (
     "row",
@@ -22,8 +23,12 @@ RESULT_COLUMNS = (
     "duration_seconds",
     "result_received_at",
     "result_source",
+    "withdrawn_reason",
 )
 """Of `calls.csv`."""
+
+ADDED_LATER = 1
+"""How many of the last ones are not in the files of release 1.0.0."""
 
 SKIPPED_COLUMNS = ("row", "code", "message")
 """Of `skipped.csv`. They may be a user's own names, so its codes must be ours, too."""
@@ -64,13 +69,13 @@ def begins_as_added(name: str) -> bool:
 def find_added(names: Sequence[str], columns: Sequence[str]) -> list[tuple[int, ...]]:
     """The places of `columns` among a header's names, each time that they are all there. Empty names do not count."""
     places = [place for place, name in enumerate(names) if name]
+    least = len(columns) - (ADDED_LATER if columns is RESULT_COLUMNS else 0)
     found = []
     at = 0
-    while at + len(columns) <= len(places):
-        run = tuple(places[at : at + len(columns)])
-        if all(_ours[column](names[place]) for column, place in zip(columns, run, strict=True)):
+    while at + least <= len(places):
+        pairs = zip(columns, places[at:], strict=False)
+        run = tuple(place for column, place in takewhile(lambda pair: _ours[pair[0]](names[pair[1]]), pairs))
+        if len(run) >= least:
             found.append(run)
-            at += len(columns)
-        else:
-            at += 1
+        at += len(run) if len(run) >= least else 1
     return found

@@ -131,7 +131,11 @@ class Flag(fields.Boolean):
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
-_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]|24):([0-5]\d)", re.ASCII)
+HOURS_PATTERN = "^([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]|24):([0-5][0-9])$"
+DAYS_PATTERN = f"^({'|'.join(DAYS)})(,({'|'.join(DAYS)}))*$"
+"""What these two fields take, as patterns of JSON Schema."""
+
+_HOURS = re.compile(HOURS_PATTERN)
 
 
 class CallingHours(fields.Field[tuple[int, int]]):
@@ -292,31 +296,49 @@ class BatchForm(Schema):
     )
     calls_per_minute = WholeNumber(
         validate=validate.Range(1, 100_000),
-        metadata=says("Pace: at most so many calls are released in any 60 seconds."),
+        metadata=says("The pace: at most this many calls are released in any 60 seconds."),
     )
     calling_hours = CallingHours(
         metadata=says(
-            "Release calls only while it is between these times for the callee.",
-            pattern=r"^\d\d:\d\d-\d\d:\d\d$",
+            "Release calls only between these times, in the callee's local time. The first time is earlier, the second"
+            " at most 24:00, at least 30 minutes apart. Retries end with the hours.",
+            pattern=HOURS_PATTERN,
             examples=["09:00-21:00"],
         )
     )
     calling_days = CallingDays(
-        metadata=says("And only on these days of the callee's week.", examples=["mon,tue,wed,thu,fri"])
+        metadata=says(
+            "Release calls only on these days of the callee's week; default: every day. Requires `calling_hours`.",
+            pattern=DAYS_PATTERN,
+            examples=["mon,tue,wed,thu,fri"],
+        )
     )
     time_zone = fields.String(
-        validate=_time_zone,
-        metadata=says("The IANA zone of all rows; else every zone that is known for each number."),
+        validate=[validate.Length(max=100), _time_zone],
+        metadata=says(
+            "The time zone of all rows, an IANA name. Default: every zone that is known for the number; the hours must"
+            " be open in all of them. Requires `calling_hours`.",
+            examples=["America/New_York"],
+        ),
     )
     time_zone_column = fields.String(
         validate=[validate.Length(min=1, max=1000), storable],
-        metadata=says("A column of the CSV with the zone of each row; an empty cell says nothing."),
+        metadata=says(
+            "A column of the CSV with the time zone of each row. For an empty cell, the rule of `time_zone` applies."
+            " Requires `calling_hours`.",
+            pattern=STORABLE,
+        ),
     )
     external_id = fields.String(
         validate=[validate.Length(max=255), storable],
-        metadata=says("Your own name for the batch; no other batch has it.", pattern=STORABLE),
+        metadata=says("Your own name for the batch. It must be unique.", pattern=STORABLE),
     )
-    labels = Labels(metadata=says("Your own labels for the batch, as a JSON object of texts."))
+    labels = Labels(
+        metadata=says(
+            f"Your own labels for the batch: a JSON object with at most {MOST_LABELS} members. Names have 1 to 64"
+            " characters without a colon, values 1 to 255."
+        )
+    )
     dry_run = Flag(metadata=says("1: return a preview; nothing is stored or sent."))
 
     @validates_schema(skip_on_field_errors=False, pass_original=True)

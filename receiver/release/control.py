@@ -190,6 +190,8 @@ def _next_moments(
         )
     if after.end_at is not None and after.end_at != before.end_at and after.end_at <= now:
         faults.append(Fault("end_timestamp", "in_the_past", "It is in the past: nobody would be called."))
+    elif after.end_at is not None and after.start_at is not None and after.end_at <= after.start_at:
+        faults.append(Fault("end_timestamp", "invalid", "It must be after start_timestamp."))
     gates = Gates(after.start_at, after.end_at, after.hours, after.calls_per_minute)
     moments = {}
     for (found,) in conn.execute(

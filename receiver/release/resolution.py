@@ -7,6 +7,7 @@ never taken for that of a later try.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -144,6 +145,27 @@ def resolve_submission(
     refuse_calls(conn, batch_id, [submission_no], erased_only=True)
     clear_overdue(conn, batch_id, [submission_no])
     return _set_state(conn, doubt, "pending")
+
+
+def resolve_batch(conn: Connection, batch_id: int, *, queued: bool, note: str, by: str) -> int:
+    """Resolve all `unknown` submissions of a batch in the same way; returns how many.
+
+    Those that callbacks prove to be queued are left out if `queued` is False. Raises NotFound; NotInDoubt if there is
+    nothing to resolve; InvalidInput without a note.
+    """
+    lock_batches(conn, [batch_id])
+    if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
+        raise NotFound(f"Batch {batch_id} does not exist.")
+    resolved = 0
+    for (submission_no,) in conn.execute(
+        "select submission_no from submission where batch_id = %s and state = 'unknown' order by 1", (batch_id,)
+    ).fetchall():
+        with contextlib.suppress(NotInDoubt):
+            resolve_submission(conn, batch_id, submission_no, queued=queued, note=note, by=by)
+            resolved += 1
+    if not resolved:
+        raise NotInDoubt(f"Batch {batch_id} has no submission that needs a decision.")
+    return resolved
 
 
 def list_resolutions(conn: Connection, batch_id: int) -> list[Resolution]:

@@ -207,6 +207,7 @@ _STATUS = """case when r.provider_status = r.outcome then r.outcome
 
 # A step is not a result.
 _SOURCE = "case when r.outcome is null then null when r.polled then 'poll' else 'callback' end"
+_WITHDRAWN_REASON = f"""case when {_STATE} = 'withdrawn' then coalesce(w.reason, 'canceled') end"""
 _RECEIVED_AT = "case when r.outcome is not null then r.received_at end"
 
 _ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
@@ -216,12 +217,12 @@ _CALLS = f"""
 select convert_to(string_agg(concat_ws(',', c.line, c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},
         {_cell(_STATUS)}, {_cell("r.attempts")}, {_cell("r.max_attempts")}, {_time("r.queued_at")},
         {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time(_RECEIVED_AT)},
-        {_cell(_SOURCE)}), E'\\r\\n' order by c.row) || E'\\r\\n', 'UTF8')
+        {_cell(_SOURCE)}, {_cell(_WITHDRAWN_REASON)}), E'\\r\\n' order by c.row) || E'\\r\\n', 'UTF8')
 from batch b join (select * from call where {_ROWS}) c using (batch_id)
     join submission s using (batch_id, submission_no)
     left join (select * from result where {_ROWS}) r using (row)
     left join (select row from outstanding where {_ROWS} and refused) o using (row)
-    left join (select row from withdrawn where {_ROWS}) w using (row)
+    left join (select row, reason from withdrawn where {_ROWS}) w using (row)
 """
 
 _SKIPPED = f"select line, row, code, message from skipped where {_ROWS} order by row"

@@ -8,6 +8,7 @@ from datetime import datetime
 from psycopg.rows import class_row
 
 from receiver.database.pool import Connection
+from receiver.errors import NotFound
 from receiver.model import SUBMISSION_STATES, SubmissionState
 from receiver.summary.batches import RELEASE_AT
 
@@ -60,9 +61,12 @@ def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> li
 
 
 def list_submissions(conn: Connection, batch_id: int, limit: int, after: int = 0) -> list[SubmissionProgress]:
-    """Up to `limit` submissions after the number `after`, in order."""
+    """Up to `limit` submissions after the number `after`, in order. Raises NotFound for an unknown batch."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
-        return cursor.execute(
+        found = cursor.execute(
             f"{_SELECT} and s.submission_no > %s order by s.submission_no limit %s",
             (batch_id, after, limit),
         ).fetchall()
+    if not found and not after:  # every batch has a submission
+        raise NotFound(f"Batch {batch_id} does not exist.")
+    return found

@@ -54,11 +54,10 @@ def current_key() -> ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A request that was accepted, and waits for the provider. `headers`: of the answer, in the end."""
+    """A request that was accepted, and waits for the provider. `subject`: what its view answers about in the end."""
 
     key: ApiKey
-    batch_id: int
-    headers: dict[str, str]
+    subject: Any
 
 
 STORED = "receiver.stored"

@@ -17,7 +17,16 @@ from flask import Flask
 from flask_smorest import Api
 from marshmallow import fields
 
-from receiver.queueing.parameters import LATEST, BatchForm, Flag, Timestamp
+from receiver.queueing.parameters import (
+    LATEST,
+    MOST_LABELS,
+    BatchForm,
+    CallingDays,
+    CallingHours,
+    Flag,
+    Labels,
+    Timestamp,
+)
 from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_OPERATION
 from receiver.web.reference.outside import operations_paths, results_path
 from receiver.web.reference.samples import SAMPLES
@@ -34,7 +43,7 @@ from receiver.web.reference.shared import (
     TAGS,
     Description,
 )
-from receiver.web.schemas import LARGEST_ID, InvalidProblem, Moment, Problem, RefusedProblem
+from receiver.web.schemas import LARGEST_ID, ConflictProblem, InvalidProblem, Moment, Problem, RefusedProblem
 
 API = "/api/v1"
 
@@ -50,8 +59,8 @@ def open_api(app: Flask) -> Api:
     api.register_field(Moment, "string", "date-time")
     api.register_field(Timestamp, None, None)
     api.ma_plugin.converter.add_attribute_function(_own_field)
-    for name, schema in (("Problem", Problem), ("InvalidProblem", InvalidProblem), ("RefusedProblem", RefusedProblem)):
-        api.spec.components.schema(name, schema=schema())
+    for schema in (Problem, InvalidProblem, ConflictProblem, RefusedProblem):
+        api.spec.components.schema(schema.__name__, schema=schema())
     api.spec.components.schema("BatchForm", schema=BatchForm())
     return api
 
@@ -146,6 +155,8 @@ def _problem(codes: tuple[str, ...], examples: Description) -> Description:
     schema = "Problem"
     if CODES[codes[0]].status == 422:
         schema = "InvalidProblem"
+    elif CODES[codes[0]].status == 409:
+        schema = "ConflictProblem"
     elif codes[0] in ("provider_refused", "database_unavailable"):
         schema = "RefusedProblem"
     content: Description = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
@@ -167,7 +178,7 @@ def _describe_queueing(operation: Description) -> None:
         "content": {
             "multipart/form-data": {
                 "schema": {"$ref": "#/components/schemas/BatchForm"},
-                "encoding": {"csv": {"contentType": "text/csv"}},
+                "encoding": {"csv": {"contentType": "text/csv"}, "labels": {"contentType": "application/json"}},
             }
         },
     }
@@ -214,7 +225,17 @@ def _own_field(_: Any, field: fields.Field[Any], **__: Any) -> Description:
         moment = {"type": "string", "format": "date-time", "pattern": "^(?!0000)[0-8][0-9]{3}-"}
         return {"anyOf": [moment, seconds]}
     if isinstance(field, Flag):
-        return {"type": ["integer", "boolean"], "enum": [0, 1, True, False], "default": 0}
+        choices = {"type": ["integer", "boolean"], "enum": [0, 1, True, False]}
+        return choices if field.required else {**choices, "default": 0}
+    if isinstance(field, CallingHours | CallingDays):
+        return {"type": "string"}
+    if isinstance(field, Labels):
+        return {
+            "type": "object",
+            "maxProperties": MOST_LABELS,
+            "propertyNames": {"pattern": "^[^:\\x00-\\x1f\\x7f]{1,64}$"},
+            "additionalProperties": {"type": "string", "pattern": "^[^\\x00-\\x1f\\x7f]{1,255}$"},
+        }
     return {}
 
 

@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException, NotAcceptable
 from receiver.database.pool import DatabaseUnavailable
 from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.logs import about
+from receiver.queueing.acceptance import IdempotencyKeyReused
+from receiver.queueing.batches import ExternalIdUsed
 from receiver.queueing.parameters import faults
 
 FAULTS_NAMED = 100
@@ -30,6 +32,10 @@ _STATUS_OF_CODE = {
     "not_found": 404,
     "key_name_taken": 409,
     "not_in_doubt": 409,
+    "external_id_used": 409,
+    "nothing_unreleased": 409,
+    "not_cut_by_zone": 409,
+    "sending": 409,
     "database_unavailable": 503,
     "unauthorized": 401,
     "forbidden": 403,
@@ -154,6 +160,8 @@ def _of_error(error: ReceiverError) -> Response:
     members: dict[str, Any] = {}
     if isinstance(error, InvalidInput):
         members = {"errors": listed(error.faults), "errors_total": error.faults_total}
+    elif isinstance(error, IdempotencyKeyReused | ExternalIdUsed):
+        members = {"batch_id": error.batch_id}
     elif isinstance(error, Problem):
         members = error.members
     detail = str(error)

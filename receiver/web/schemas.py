@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from marshmallow import Schema, fields, validate
 
 from receiver.model import (
+    BATCH_PHASES,
     BATCH_STATES,
     CALL_STATES,
     CALLBACK_STATES,
     OUTCOMES,
     SUBMISSION_STATES,
+    WITHDRAWN_REASONS,
     rfc3339,
 )
 from receiver.queueing.parameters import STORABLE, Timestamp, WholeNumber, says, storable
@@ -63,6 +65,10 @@ def _number(**options: Any) -> fields.String:
     return fields.String(validate=validate.Length(min=1, max=200), metadata=says(description), **options)
 
 
+def _next_cursor() -> fields.String:
+    return _text("`cursor` of the next page; null on the last page.", allow_none=True)
+
+
 class NoQuery(Schema):
     """Of what takes none: `?dry_run=1` beside the form must not be passed over."""
 
@@ -77,8 +83,30 @@ class PageQuery(Schema):
     )
 
 
+class Label(fields.String):
+    """`key:value`, split at the first colon."""
+
+    default_error_messages = {"invalid": "Write a label as key:value."}  # noqa: RUF012 as declared by marshmallow
+
+    def _deserialize(  # type: ignore[override]  # the two parts, not a text
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> tuple[str, str]:
+        name, _, text = super()._deserialize(value, attr, data, **kwargs).partition(":")
+        if not (1 <= len(name) <= 64 and 1 <= len(text) <= 255):
+            raise self.make_error("invalid")
+        storable(name + text)
+        return name, text
+
+
+def _found_by(description: str) -> fields.String:
+    return fields.String(
+        validate=[validate.Length(min=1, max=255), storable], metadata=says(description, pattern=STORABLE)
+    )
+
+
 class BatchesQuery(PageQuery):
     state = _one_of(BATCH_STATES, "Only batches in this state.")
+    phase = _one_of(BATCH_PHASES, "Only batches in this phase.")
     application_id = _id("Only batches of this application.")
     deployment_id = _id("Only batches of this deployment.")
     created_from = Timestamp(metadata=says("Only batches created at this time or later, to the microsecond."))
@@ -86,6 +114,14 @@ class BatchesQuery(PageQuery):
     name = fields.String(
         validate=[validate.Length(max=200), storable],
         metadata=says("Only batches whose name contains this text; case is ignored.", pattern=STORABLE),
+    )
+    external_id = _found_by("Only the batch with this external id.")
+    idempotency_key = _found_by("Only batches that were queued with this `Idempotency-Key`, by any API key.")
+    label = Label(
+        metadata=says(
+            "Only batches with this label, as `key:value`. The text is split at the first colon.",
+            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
+        ),
     )
 
 
@@ -136,6 +172,10 @@ class InvalidProblem(Problem):
     )
 
 
+class ConflictProblem(Problem):
+    batch_id = fields.Integer(metadata=says("The batch that has this `external_id`.", optional=True))
+
+
 class RefusedProblem(Problem):
     batch_id = fields.Integer(metadata=says("The batch, which is stored.", optional=True))
     provider_status = fields.Integer(
@@ -150,6 +190,13 @@ class Parameters(Answer):
     max_attempts = _whole("Maximum attempts per number; null means the provider's default.", allow_none=True)
     reattempt_wait = _whole("Seconds between two attempts.", allow_none=True)
     is_pci = fields.Boolean(metadata=says("Whether calls run in the provider's HIPAA/PCI environment."))
+    calls_per_minute = _whole("The pace: at most this many calls are released in any 60 seconds.", allow_none=True)
+    calling_hours = _text("The hours in which calls are released, in the callee's local time.", allow_none=True)
+    calling_days = _text("The days on which calls are released; null means every day.", allow_none=True)
+    time_zone = _text(
+        "The time zone of all rows; null means that each row has its own zones, if there are calling hours.",
+        allow_none=True,
+    )
 
 
 class ReadyList(fields.List[Any]):
@@ -163,23 +210,45 @@ class Submission(Answer):
     id = _whole("The submission's number in the batch, from 1.")
     state = _one_of(
         SUBMISSION_STATES,
-        "`pending` → `sending` → `accepted`, `refused` or `unknown`; an `unknown` one is not sent again automatically.",
+        "`pending` → `sending` → `accepted`, `refused` or `unknown`; an `unknown` one is not sent again automatically."
+        " `withdrawn`: it was not sent and will not be sent.",
     )
     calls = _whole("Number of calls in this submission.")
     calls_queued = _whole("Calls that the provider reports as queued; can differ from `calls`.", allow_none=True)
     provider_status = _whole("The HTTP status of the provider's answer.", allow_none=True)
     error = _text("The provider's error message, or the reason why it was not sent.", allow_none=True)
+    error_code = _text(
+        "Why it was refused without being sent: `window_over`, `not_sent_in_time` or `erased`.", allow_none=True
+    )
+    time_zone = _text(
+        "The time zones of its numbers, separated by commas. Null without calling hours.", allow_none=True
+    )
+    release_at = _moment(
+        "When it was released, or the earliest time when it can be released. Null while the batch is paused.",
+        allow_none=True,
+    )
+    due_at = _moment(
+        "Its calls without a result after this time are overdue. Null until it is released.", allow_none=True
+    )
+
+
+class Submissions(Answer):
+    submissions = fields.List(fields.Nested(Submission), metadata=says("In the order of their numbers."))
+    next_cursor = _next_cursor()
 
 
 class Counts(Answer):
     class Meta:
-        description = "`rows = skipped + refused + pending + overdue + final`; `final` is the sum of the outcomes."
+        description = (
+            "`rows = skipped + refused + withdrawn + pending + overdue + final`; `final` is the sum of the outcomes."
+        )
 
     rows = _whole("Rows of the CSV; blank lines are not counted.")
-    skipped = _whole("Rows that were skipped as invalid or duplicate.")
-    refused = _whole("Calls that the provider refused to queue.")
-    pending = _whole("Calls without a result, before `due_at`.")
-    overdue = _whole("Calls without a result, after `due_at`.")
+    skipped = _whole("Rows that were skipped as invalid, duplicate or suppressed.")
+    refused = _whole("Calls that the provider refused to queue, or that could not be sent in time.")
+    withdrawn = _whole("Calls that were not sent and will not be sent.")
+    pending = _whole("Calls without a result that are not due yet.")
+    overdue = _whole("Calls without a result after `due_at` of their submission.")
     final = _whole("Calls with a result.")
     completed = _whole("Ended `completed`.")
     failed = _whole("Ended `failed`.")
@@ -204,18 +273,39 @@ class CallbackCounts(Answer):
 class Batch(Answer):
     id = _whole("The id.")
     name = _text("The given name, or the file's name.")
+    external_id = _text("Your own name for the batch. No other batch has it.", allow_none=True)
+    labels = fields.Dict(keys=fields.String(), values=fields.String(), metadata=says("Your own labels for the batch."))
     application_id = _whole("The provider's id of the application.")
     deployment_id = _whole("The provider's id of the deployment.")
-    state = _one_of(BATCH_STATES, "`partial`: its submissions have different final states.")
+    state = _one_of(
+        BATCH_STATES,
+        "`queueing`: something is unreleased or being sent. `queued`: the provider accepted it, with or without"
+        " withdrawn calls. `canceled`: everything was withdrawn. `partial`: any other mixture.",
+    )
+    phase = _one_of(
+        BATCH_PHASES,
+        "The first that applies. `paused`: something is unreleased, and the batch is paused. `scheduled`: nothing is"
+        " released yet. `releasing`: something is unreleased. `calling`: some call is pending. `overdue`: some call is"
+        " overdue. `ended`.",
+    )
     simulated = fields.Boolean(metadata=says("Whether it was made for the simulator, so that nobody is called."))
-    parameters = fields.Nested(Parameters, metadata=says("The parameters sent to the provider."))
+    created_by = _text("The name of the API key that queued it, or `command line`.", allow_none=True)
+    parameters = fields.Nested(Parameters, metadata=says("The parameters of the batch."))
     created_at = _moment("When the batch was created.")
     queued_at = _moment("When the provider had accepted all submissions.", allow_none=True)
-    due_at = _moment("Calls without a result after this time are overdue.")
+    due_at = _moment("The latest `due_at` of its submissions. After it, calls without a result are overdue.")
+    due_at_estimated = fields.Boolean(
+        metadata=says("Whether `due_at` is an estimate, because some submissions are unreleased.")
+    )
+    paused_at = _moment("Since when the batch is paused.", allow_none=True)
+    ended_at = _moment("When the batch ended; null until the phase is `ended`.", allow_none=True)
+    submissions_total = _whole("How many submissions the batch has.")
     submissions = ReadyList(
         fields.Nested(Submission),
         attribute="submissions_json",
-        metadata=says("The requests to the provider that the batch is split into."),
+        metadata=says(
+            "The requests to the provider that the batch is split into: at most 100, `unknown` and `refused` first."
+        ),
     )
     counts = fields.Nested(Counts, metadata=says("The number of calls in each state."))
     callbacks = fields.Nested(CallbackCounts, metadata=says("The number of callbacks in each state."))
@@ -223,7 +313,7 @@ class Batch(Answer):
     duration_seconds = _whole("Total seconds of all completed calls.")
     progress = fields.Float(
         validate=validate.Range(0, 1),
-        metadata=says("final / (rows - skipped - refused); 1 if there is nobody to call."),
+        metadata=says("final / (rows - skipped - refused - withdrawn); 1 if there is nobody to call."),
     )
     first_result_at = _moment("When the first result was received.", allow_none=True)
     last_result_at = _moment("When the latest result was received.", allow_none=True)
@@ -237,8 +327,9 @@ class Batch(Answer):
     )
 
 
-def _next_cursor() -> fields.String:
-    return _text("`cursor` of the next page; null on the last page.", allow_none=True)
+class CanceledBatch(Batch):
+    withdrawn = _whole("Calls that were withdrawn now.")
+    at_provider = _whole("Calls that were sent and have no result yet. They continue.")
 
 
 class Batches(Answer):
@@ -246,16 +337,29 @@ class Batches(Answer):
     next_cursor = _next_cursor()
 
 
+class ZoneRows(Answer):
+    time_zone = _text("One time zone, or several separated by commas: the hours must be open in all of them.")
+    rows = _whole("Calls in these zones.")
+    opens_at = _moment("When the first of them can be released; null means never.", allow_none=True)
+
+
 class Preview(Answer):
     rows = _whole("Rows of the CSV; blank lines are not counted.")
-    valid = _whole("Rows that would be called.")
+    valid = _whole("Rows with a valid destination, including duplicates and suppressed numbers.")
     invalid = _whole("Rows that cannot be called.")
     duplicates = _whole("Rows that repeat the destination of an earlier row.")
+    suppressed = _whole("Rows whose number is suppressed. They are skipped.")
     submissions = _whole("Number of requests to the provider.")
-    due_at = _moment("What `due_at` would be if the batch were queued now.")
+    zones = fields.List(
+        fields.Nested(ZoneRows), metadata=says("The time zones of the calls, most calls first. Empty without hours.")
+    )
+    due_at = _moment("What `due_at` would be if the batch were queued now. With pace or hours it is an estimate.")
     warnings = fields.List(
         fields.Nested(RowFault),
-        metadata=says("Remarks about the file. `exported_file`: columns that an export added are left out."),
+        metadata=says(
+            "What you should know. `exported_file`: columns that an export added are left out. `retries_do_not_fit`:"
+            " the waits between attempts are longer than the calling hours of a day."
+        ),
     )
     errors = fields.List(fields.Nested(RowFault), metadata=says("The first 100 errors, each with its row."))
     errors_total = _whole("How many errors there are.")
@@ -274,7 +378,10 @@ class Call(Answer):
     variables = fields.Dict(
         keys=fields.String(), values=fields.String(), metadata=says("The other cells of the row, by column name.")
     )
-    state = _one_of(CALL_STATES, "`final` means that the call has a result.")
+    state = _one_of(
+        CALL_STATES,
+        "`final`: the call has a result. `withdrawn`: it was not sent and will not be sent.",
+    )
     outcome = _one_of(OUTCOMES, "How the call ended; null while it has no result.", allow_none=True)
     provider_status = _text("The status as the provider reported it.", allow_none=True)
     attempts = _whole("Attempts made.", allow_none=True)
@@ -290,6 +397,12 @@ class Call(Answer):
     events_total = _whole("How many events the provider reported.")
     result_received_at = _moment("When the result was received.", allow_none=True)
     result_source = _one_of(["callback", "poll"], "How the result was received.", allow_none=True)
+    withdrawn_reason = _one_of(
+        WITHDRAWN_REASONS,
+        "Why the call was withdrawn. `canceled`: its batch was canceled. `suppressed`: its number was suppressed."
+        " `answered`: its earlier call was answered in the meantime.",
+        allow_none=True,
+    )
 
 
 class CallbackOfCall(Answer):

@@ -94,11 +94,12 @@ def test_calls_in_every_state(conn: Connection, pool: Pool) -> None:
         "duration_seconds": "30",
         "result_received_at": "2026-03-01T12:00:00.999999Z",
         "result_source": "callback",
+        "withdrawn_reason": "",
     }
     assert (second["outcome"], second["provider_status"]) == ("other", 'odd, "new" one')
     assert (third["state"], third["outcome"], third["provider_status"]) == ("pending", "", "dialing")
     assert (third["result_received_at"], third["result_source"]) == ("", "")
-    assert [fourth[name] for name in RESULT_COLUMNS] == ["4", f"+{numbers[3]}", "pending", *[""] * 10]
+    assert [fourth[name] for name in RESULT_COLUMNS] == ["4", f"+{numbers[3]}", "pending", *[""] * 11]
 
 
 def test_refused_and_overdue_calls_show_their_state(conn: Connection, pool: Pool) -> None:

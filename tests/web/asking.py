@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from receiver.model import SubmissionKey
 SECRET = "a secret of the tests and of nobody else"
 CSV = "destination,first_name\n6175551234,Ana\ntel:+16175551299,Björn\n"
 WANTED = {"application_id": "7", "deployment_id": "3"}
+
+# Nothing is released in the last ten minutes of a day's hours, so midnight is far away in this zone.
+OPEN_HOURS: dict[str, Any] = {
+    "calling_hours": "00:00-24:00",
+    "time_zone": "Etc/UTC" if 6 <= datetime.now(UTC).hour < 18 else "Etc/GMT+12",
+}
+"""Calling hours that are open now."""
 
 
 def config_for(data_dir: Path, database_url: str) -> Config:

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -18,7 +19,20 @@ from werkzeug.test import TestResponse
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from receiver.release.answer import Answer
-from tests.factories import NOON, REFUSED, answer_submissions, deliver, journal, make_callback, result_body, settle_all
+from receiver.web.api import release
+from tests.factories import (
+    NOON,
+    REFUSED,
+    UNKNOWN,
+    answer_submissions,
+    deliver,
+    journal,
+    make_batch,
+    make_callback,
+    phone_number,
+    result_body,
+    settle_all,
+)
 from tests.web.asking import post_csv
 
 EXAMPLES = Path(__file__).parents[2] / "receiver" / "web" / "reference" / "examples.json"
@@ -74,6 +88,7 @@ def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connectio
     answers = Answers()
     batch_id = _queue(answers, clients["queue"], conn)
     _read(answers, clients["admin"], batch_id)
+    _control(answers, clients, conn)
     _fail(answers, app, without_database, clients)
     client = limited.test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = clients["read"].environ_base["HTTP_AUTHORIZATION"]
@@ -83,7 +98,7 @@ def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connectio
 
 
 def _queue(answers: Answers, client: FlaskClient, conn: Connection) -> int:
-    answers.keep("queue_batch", 200, _post(client, {**PARAMETERS, "dry_run": "1"}))
+    answers.keep("queue_batch", 200, _post(client, {**PARAMETERS, "calling_hours": "09:00-21:00", "dry_run": "1"}))
     answers.keep_problem(422, "invalid_csv", _post(client, PARAMETERS))
     chosen = {**PARAMETERS, "on_invalid": "skip"}
     answers.keep("queue_batch", 202, _post(client, chosen, NAMED))
@@ -131,6 +146,45 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
     answers.keep("get_callback", 200, client.get(f"/api/v1/callbacks/{oldest}"))
     replay = client.post("/api/v1/callbacks/replay", json={"state": "duplicate", "dry_run": True})
     answers.keep("replay_callbacks", 200, replay)
+
+
+PACED: dict[str, Any] = {
+    "name": "Paced",
+    "external_id": "crm-2041",
+    "labels": '{"team": "north"}',
+    "calls_per_minute": "1",
+    "application_id": "8",
+}
+
+
+def _control(answers: Answers, clients: dict[str, FlaskClient], conn: Connection) -> None:
+    """A batch whose first call is released while it is queued, and whose others are held back."""
+    queuer, admin = clients["queue"], clients["admin"]
+    contacts = "destination\n6175551234\n6175551299\n6175550188\n"
+    batch_id = post_csv(queuer, contacts, file_name="paced.csv", **PACED).get_json()["id"]
+    path = f"/api/v1/batches/{batch_id}"
+    answers.keep_problem(409, "external_id_used", post_csv(queuer, contacts, **PACED))
+    answer_submissions(conn, lambda _: UNKNOWN)
+    answers.keep("list_submissions", 200, queuer.get(f"{path}/submissions?limit=2"))
+    answers.keep("pause_batch", 200, queuer.post(f"{path}/pause", json={"note": "The text has a mistake."}))
+    answers.keep("resume_batch", 200, queuer.post(f"{path}/resume"))
+    problem = queuer.patch(path, json={"calling_hours": "09:00-21:00"})
+    answers.keep_problem(409, "not_cut_by_zone", problem)
+    answers.keep("change_batch", 200, queuer.patch(path, json={"calls_per_minute": 60, "labels": {"team": "south"}}))
+    said = {"queued": True, "note": "The provider's page lists it."}
+    answers.keep("resolve_submission", 200, queuer.post(f"{path}/submissions/1/resolve", json=said))
+    answers.keep_problem(409, "not_in_doubt", queuer.post(f"{path}/submissions/1/resolve", json=said))
+    path_of_deployment = "/api/v1/deployments/8/3/cancel"
+    answers.keep("cancel_deployment", 200, admin.post(path_of_deployment, json={"dry_run": True}))
+    answers.keep("cancel_batch", 200, queuer.post(f"{path}/cancel", json={"note": "Wrong file."}))
+    answers.keep_problem(409, "nothing_unreleased", queuer.patch(path, json={"calls_per_minute": 1}))
+
+    other = make_batch(conn, [phone_number(0)], send=False)
+    answer_submissions(conn, lambda _: UNKNOWN)
+    answers.keep("resolve_batch", 200, queuer.post(f"/api/v1/batches/{other}/resolve", json=said))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "SENDING_SECONDS", 0.0)  # there is no worker
+        answers.keep_problem(409, "sending", admin.post("/api/v1/deployments/7/3/cancel"))
 
 
 def _fail(answers: Answers, app: Flask, without_database: Flask, clients: dict[str, FlaskClient]) -> None:

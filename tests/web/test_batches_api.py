@@ -11,26 +11,39 @@ from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
 from receiver.release.answer import Answer
+from receiver.release.control import resume_batch
 from tests.factories import answer_submissions, deliver, make_batch, phone_number, result_body
 from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of, shape_of
 
 BATCH_SHAPE = {
     "id": "int",
     "name": "str",
+    "external_id": "NoneType",
+    "labels": {},
     "application_id": "int",
     "deployment_id": "int",
     "state": "str",
+    "phase": "str",
     "simulated": "bool",
+    "created_by": "str",
     "parameters": {
         "start_timestamp": "NoneType",
         "end_timestamp": "time",
         "max_attempts": "int",
         "reattempt_wait": "int",
         "is_pci": "bool",
+        "calls_per_minute": "NoneType",
+        "calling_hours": "NoneType",
+        "calling_days": "NoneType",
+        "time_zone": "NoneType",
     },
     "created_at": "time",
     "queued_at": "time",
     "due_at": "time",
+    "due_at_estimated": "bool",
+    "paused_at": "NoneType",
+    "ended_at": "NoneType",
+    "submissions_total": "int",
     "submissions": [
         {
             "id": "int",
@@ -39,10 +52,14 @@ BATCH_SHAPE = {
             "calls_queued": "NoneType",
             "provider_status": "int",
             "error": "NoneType",
+            "error_code": "NoneType",
+            "time_zone": "NoneType",
+            "release_at": "time",
+            "due_at": "time",
         }
     ],
     "counts": dict.fromkeys(
-        "rows skipped refused pending overdue final completed failed canceled rejected other".split(), "int"
+        "rows skipped refused withdrawn pending overdue final completed failed canceled rejected other".split(), "int"
     ),
     "callbacks": dict.fromkeys(
         ["received", "waiting", "applied", "duplicate", "conflict", "unmatched", "unreadable"], "int"
@@ -102,12 +119,14 @@ def test_batch_that_waits_for_its_worker_is_202_with_its_location(queuer: FlaskC
 def test_submissions_are_as_they_are_stored_in_their_order(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, map(phone_number, range(12)), submission_rows=1, send=False)
     said = "\"Größe\" \\ \t\r\n\u2028 \x7f </script> \U0001f4de {'a': [null]}"
-    answer_submissions(conn, lambda _: Answer("refused", provider_status=400, error=said))
+    while answer_submissions(conn, lambda _: Answer("refused", provider_status=400, error=said)):
+        resume_batch(conn, batch_id, by="test")  # each refusal pauses it
     batch = reader.get(f"/api/v1/batches/{batch_id}").get_json()
-    assert batch["submissions"] == [
-        {"id": number, "state": "refused", "calls": 1, "calls_queued": None, "provider_status": 400, "error": said}
-        for number in range(1, 13)
-    ]
+    fixed = {"calls": 1, "calls_queued": None, "provider_status": 400, "error": said, "error_code": None}
+    assert [
+        {name: value for name, value in submission.items() if name not in ("time_zone", "release_at", "due_at")}
+        for submission in batch["submissions"]
+    ] == [{"id": number, "state": "refused", **fixed} for number in range(1, 13)]
     assert reader.get("/api/v1/batches").get_json()["batches"] == [batch]
 
 
@@ -126,7 +145,9 @@ def test_dry_run_is_a_preview_and_stores_nothing(queuer: FlaskClient, conn: Conn
         ("valid", 3),
         ("invalid", 1),
         ("duplicates", 1),
+        ("suppressed", 0),
         ("submissions", 1),
+        ("zones", []),
         ("due_at", "2035-01-01T01:00:00Z"),
         ("warnings", []),
         ("errors_total", 2),

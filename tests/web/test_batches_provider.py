@@ -52,9 +52,20 @@ def test_accepted_batch_is_201_queued(queuer: FlaskClient, start_provider: Start
     batch = answer.get_json()
     assert answer.headers["Location"] == f"/api/v1/batches/{batch['id']}"
     assert batch["state"] == "queued" and batch["queued_at"] is not None
-    assert batch["submissions"] == [
-        {"id": 1, "state": "accepted", "calls": 2, "calls_queued": 2, "provider_status": 200, "error": None}
-    ]
+    (submission,) = batch["submissions"]
+    assert submission["release_at"] and submission["due_at"]
+    assert submission == {
+        "id": 1,
+        "state": "accepted",
+        "calls": 2,
+        "calls_queued": 2,
+        "provider_status": 200,
+        "error": None,
+        "error_code": None,
+        "time_zone": None,
+        "release_at": submission["release_at"],
+        "due_at": submission["due_at"],
+    }
     assert queuer.get(answer.headers["Location"]).get_json() == batch
 
 

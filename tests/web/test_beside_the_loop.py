@@ -124,6 +124,26 @@ def test_request_that_waits_is_answered_when_the_provider_has_answered(port: int
     assert answer.headers["Location"] == f"/api/v1/batches/{answer.json()['id']}"
 
 
+def test_cancellation_of_a_deployment_waits_for_the_providers_answer(port: int, conn: Connection) -> None:
+    make_batch(conn, [phone_number(0)])
+    key = create_key(conn, "admin", "admin")
+    conn.commit()
+    answers: list[requests.Response] = []
+    url, headers = f"http://127.0.0.1:{port}/api/v1/deployments/7/3/cancel", {"Authorization": f"Bearer {key}"}
+    thread = threading.Thread(
+        target=lambda: answers.append(requests.post(url, json={"note": "stop"}, headers=headers, timeout=120))
+    )
+    thread.start()
+    eventually(lambda: conn.execute("select count(*) from deployment_cancel").fetchone() == (1,))
+    assert not answers
+    conn.execute("update deployment_cancel set state = 'accepted', provider_status = 202")
+    conn.commit()
+    thread.join()
+    (answer,) = answers
+    assert (answer.status_code, answer.json()["provider_state"]) == (200, "accepted")
+    assert answer.json()["calls_pending"] == 1
+
+
 def test_request_that_waits_is_answered_when_the_process_stops(
     session_folder: Path, database_url: str, conn: Connection
 ) -> None:

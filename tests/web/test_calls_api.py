@@ -36,6 +36,7 @@ CALL_SHAPE = {
     "events_total": "int",
     "result_received_at": "time",
     "result_source": "str",
+    "withdrawn_reason": "NoneType",
 }
 """The contract's example, in its order."""
 

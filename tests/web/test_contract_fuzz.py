@@ -25,6 +25,7 @@ from schemathesis.schemas import BaseSchema
 from receiver.config import Config
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
+from receiver.web.api import release
 from receiver.web.app import close_app, create_app
 from receiver.web.openapi import describe
 from tests.factories import deliver, make_batch, phone_number, result_body
@@ -42,7 +43,7 @@ CASES = int(os.environ.get("FUZZ_CASES", "15"))
 """For each operation, beside those that probe the edges of each parameter."""
 
 # Rules between fields, times that must lie ahead and CSVs have no JSON Schema: what has the right shape may be refused.
-REFUSED_ALL_THE_SAME = ["2xx", "413", "415", "422", "502"]
+REFUSED_ALL_THE_SAME = ["2xx", "409", "413", "415", "422", "502"]
 
 
 def described() -> BaseSchema:
@@ -67,6 +68,13 @@ def described() -> BaseSchema:
                     "include-operation-id": "queue_batch",
                     "checks": {"positive_data_acceptance": {"expected-statuses": REFUSED_ALL_THE_SAME}},
                 },
+                *(
+                    {
+                        "include-operation-id": operation,
+                        "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422"]}},
+                    }
+                    for operation in ("change_batch", "resolve_submission", "resolve_batch", "cancel_deployment")
+                ),
                 {
                     "include-operation-id": "get_summary",
                     "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "422"]}},
@@ -105,11 +113,19 @@ def whole(app: Flask) -> WSGIApplication:
     return answer
 
 
+@pytest.fixture(autouse=True)
+def without_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks the provider to cancel a deployment, so it is not waited for."""
+    monkeypatch.setattr(release, "SENDING_SECONDS", 0.0)
+
+
 @pytest.fixture
 def key(conn: Connection) -> str:
     """Of a database with batches, calls and callbacks there to be found."""
     for index in range(4):
-        batch_id = make_batch(conn, [phone_number(index), phone_number(index + 1)])
+        # Part of the last one is unreleased.
+        pace: dict[str, Any] = {"calls_per_minute": 1} if index == 3 else {}
+        batch_id = make_batch(conn, [phone_number(index), phone_number(index + 1)], **pace)
         deliver(conn, batch_id, result_body(phone_number(index)), b"nonsense")
     key = create_key(conn, "fuzz", "admin")
     conn.commit()

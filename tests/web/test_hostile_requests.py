@@ -166,7 +166,7 @@ def test_too_much_is_413(ask: Ask) -> None:
         (b'{"ids": [1.5]}', "invalid"),
         (b'{"ids": ["1"]}', "invalid"),
         (b'{"ids": []}', "invalid"),
-        (b'{"ids": [1], "dry_run": 0}', "invalid"),
+        (b'{"ids": [1], "dry_run": "0"}', "invalid"),
         (b'{"ids": [1], "state": "applied"}', "required"),
         (b'{"ids": ' + b"[" * 100_000, "too_deep"),
         (b'{"ids": ' + b"[" * 5000 + b"]" * 5000 + b"}", "too_deep"),

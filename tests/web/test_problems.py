@@ -47,7 +47,7 @@ def test_404_outside_of_the_api_is_a_problem_as_well(stranger: FlaskClient) -> N
     ("method", "path", "allowed"),
     [
         ("DELETE", "/api/v1/batches", {"GET", "HEAD", "POST", "OPTIONS"}),
-        ("POST", "/api/v1/batches/1", {"GET", "HEAD", "OPTIONS"}),
+        ("POST", "/api/v1/batches/1", {"GET", "HEAD", "PATCH", "OPTIONS"}),
         ("PUT", "/api/v1/callbacks", {"GET", "HEAD", "OPTIONS"}),
         ("PATCH", "/api/v1/calls", {"GET", "HEAD", "OPTIONS"}),
     ],

@@ -12,7 +12,7 @@ from receiver.database.pool import Connection
 from tests.factories import NOON, deliver, journal, make_batch, make_callback, phone_number, result_body, settle_all
 from tests.web.asking import faults_of, shape_of
 
-COUNTS = ["rows", "skipped", "refused", "pending", "overdue", "final"]
+COUNTS = ["rows", "skipped", "refused", "withdrawn", "pending", "overdue", "final"]
 OUTCOMES = ["completed", "failed", "canceled", "rejected", "other"]
 
 

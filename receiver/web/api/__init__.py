@@ -13,6 +13,13 @@ from werkzeug.exceptions import UnsupportedMediaType
 from receiver.web.json_body import JSON_BYTES, read_json
 
 
+class OptionalBody(Schema):
+    """A JSON body that may be left out, because none of its members is required."""
+
+    class Meta:
+        unknown = RAISE
+
+
 class _StrictParser(FlaskParser):
     """Refuses what it would pass over: a misspelt or repeated filter would answer another question than was asked."""
 
@@ -30,9 +37,11 @@ class _StrictParser(FlaskParser):
         return req.args.to_dict()  # what webargs wraps them in is for names that may be repeated
 
     def load_json(self, req: Request, schema: Schema) -> Any:
+        req.max_content_length = JSON_BYTES
+        if isinstance(schema, OptionalBody) and not req.get_data():
+            return {}
         if not is_json_request(req):
             raise UnsupportedMediaType("Send the request as application/json.")
-        req.max_content_length = JSON_BYTES
         return read_json(req.get_data())
 
 
@@ -43,4 +52,5 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no typ
 
     def arguments(self, schema: Schema | type[Schema], **given: Any) -> Any:
         """As flask-smorest's, of one instance: of a class, webargs makes another for every request."""
-        return super().arguments(schema() if isinstance(schema, type) else schema, **given)
+        made = schema() if isinstance(schema, type) else schema
+        return super().arguments(made, required=not isinstance(made, OptionalBody), **given)

@@ -1,13 +1,15 @@
-"""Batches over REST: queue one, look at them."""
+"""Batches over REST: queue one, read and change them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from flask import Response, jsonify, request, url_for
 from flask.views import MethodView
+from marshmallow import fields, validate
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
 
@@ -15,21 +17,36 @@ from receiver.database.pool import DatabaseUnavailable, connection, reading
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import (
     Accepted,
-    IdempotencyKeyReused,
     IdempotentRequest,
     accept,
     find_accepted,
     preview,
     request_digest,
 )
-from receiver.queueing.parameters import Flag, read_parameters
+from receiver.queueing.batches import check_external_id
+from receiver.queueing.parameters import (
+    DAYS_PATTERN,
+    HOURS_PATTERN,
+    STORABLE,
+    CallingDays,
+    CallingHours,
+    Flag,
+    Labels,
+    WholeSecond,
+    read_parameters,
+    says,
+    storable,
+)
+from receiver.queueing.suppressions import find_suppressed
+from receiver.release.control import change_batch
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
-from receiver.web.api import Blueprint
+from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.auth import STORED, Stored, current_key, requires
 from receiver.web.conditional import revalidated
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_text
+from receiver.web.json_fields import JsonNumber
 from receiver.web.problems import Problem, listed
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -41,6 +58,33 @@ BATCHES_AT_ONCE = 25
 """Read for a list in one go: a batch that calls one number often can have a megabyte of submissions."""
 
 _batch = schemas.Batch()
+
+
+class BatchChanges(OptionalBody):
+    name = fields.String(
+        validate=[validate.Length(max=200), storable], metadata=says("A name for lists.", pattern=STORABLE)
+    )
+    external_id = fields.String(
+        allow_none=True,
+        validate=[validate.Length(min=1), validate.Length(max=255), storable],
+        metadata=says("Your own name for the batch. It must be unique. null: none.", pattern=STORABLE),
+    )
+    labels = Labels(metadata=says("Your own labels, in place of all labels that the batch has."))
+    calls_per_minute = JsonNumber(
+        allow_none=True,
+        validate=validate.Range(1, 100_000),
+        metadata=says(
+            "The pace of what is unreleased. It cannot be less than the largest unreleased submission. null: no pace."
+        ),
+    )
+    calling_hours = CallingHours(
+        metadata=says("The hours in which the rest is released, such as 09:00-21:00.", pattern=HOURS_PATTERN)
+    )
+    calling_days = CallingDays(
+        metadata=says("The days on which the rest is released, such as mon,tue.", pattern=DAYS_PATTERN)
+    )
+    end_timestamp = WholeSecond(allow_none=True, metadata=says("When dialing of the rest must stop. null: no end."))
+
 
 blueprint = Blueprint("batches", __name__, description="Batches: a CSV and its parameters, as queued")
 
@@ -71,7 +115,10 @@ class Batches(MethodView):
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
     @blueprint.response(201, schemas.Batch, description="The provider accepted every submission.")
     @blueprint.alt_response(
-        202, schema=schemas.Batch, success=True, description="Still queueing, or some submission is `unknown`."
+        202,
+        schema=schemas.Batch,
+        success=True,
+        description="Still queueing, or will be released later, or some submission is `unknown`.",
     )
     @blueprint.alt_response(
         200, schema=schemas.Preview, success=True, description="`dry_run`: a preview. Nothing was stored or sent."
@@ -86,7 +133,10 @@ class Batches(MethodView):
         `unknown` until a callback proves that it was queued, or a person resolves it.
         """
         stored: Stored | None = request.environ.get(STORED)
-        return queue_batch() if stored is None else _answer(_read(stored.batch_id, stored.headers), stored.headers)
+        if stored is None:
+            return queue_batch()
+        batch_id, headers = stored.subject
+        return _answer(_read(batch_id, headers), headers)
 
 
 @blueprint.route("/batches/<int:batch_id>")
@@ -104,6 +154,23 @@ class OneBatch(MethodView):
         with reading(services().pool) as conn:
             return get_batch(conn, batch_id)
 
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(BatchChanges)
+    @blueprint.response(200, schemas.Batch)
+    @blueprint.doc(operationId="change_batch")
+    def patch(self, changes: dict[str, Any], batch_id: int) -> Batch:
+        """Change a batch
+
+        `name`, `external_id` and `labels` can always be changed. The other members change what is unreleased; if
+        nothing is unreleased, the answer is 409 `nothing_unreleased`. `calling_hours` and `calling_days` can be changed
+        only if the batch was queued with calling hours. What is not given stays as it is.
+        """
+        with connection(services().pool) as conn:
+            if changes:
+                change_batch(conn, batch_id, changes, by=current_key().name)
+            return get_batch(conn, batch_id)
+
 
 def queue_batch() -> Response:
     if request.mimetype != "multipart/form-data":
@@ -115,19 +182,25 @@ def queue_batch() -> Response:
         return _accepted(earlier, _preferred_wait())
     parameters = read_parameters(form, services().config.default_region, csv.filename or "")
     if parameters.dry_run:
-        seen = preview(csv.stream, parameters, services().limits)
+        if parameters.external_id is not None:
+            with reading(services().pool) as conn:
+                check_external_id(conn, parameters.external_id)
+        seen = preview(csv.stream, parameters, services().limits, suppressed_numbers)
         content: dict[str, Any] = {name: getattr(seen, name) for name in seen.__slots__}
         content["warnings"] = listed(seen.warnings)
         content["errors"] = listed(seen.errors)
         return jsonify(schemas.Preview().dump(content))
 
     wait_seconds = _preferred_wait()
-    try:
-        with connection(services().pool) as conn:
-            accepted = accept(conn, csv.stream, parameters, services().limits, repeatable)
-    except IdempotencyKeyReused as error:
-        raise _reused(error) from None
+    with connection(services().pool) as conn:
+        accepted = accept(conn, csv.stream, parameters, services().limits, repeatable, created_by=current_key().name)
     return _accepted(accepted, wait_seconds)
+
+
+def suppressed_numbers(phone_numbers: Sequence[int]) -> set[int]:
+    """Those of these numbers that are suppressed. No connection is held while a file is read."""
+    with reading(services().pool) as conn:
+        return find_suppressed(conn, phone_numbers)
 
 
 def _repeatable(csv: FileStorage, form: dict[str, str]) -> IdempotentRequest | None:
@@ -143,15 +216,8 @@ def _repeatable(csv: FileStorage, form: dict[str, str]) -> IdempotentRequest | N
 
 
 def _find_accepted(repeatable: IdempotentRequest) -> Accepted | None:
-    try:
-        with reading(services().pool) as conn:
-            return find_accepted(conn, repeatable)
-    except IdempotencyKeyReused as error:
-        raise _reused(error) from None
-
-
-def _reused(error: IdempotencyKeyReused) -> Problem:
-    return Problem(error.code, str(error), batch_id=error.batch_id)
+    with reading(services().pool) as conn:
+        return find_accepted(conn, repeatable)
 
 
 def _accepted(accepted: Accepted, wait_seconds: float) -> Response:
@@ -160,7 +226,7 @@ def _accepted(accepted: Accepted, wait_seconds: float) -> Response:
         headers["Idempotency-Replayed"] = "true"
     batch = _read(accepted.batch_id, headers)
     if batch.state == "queueing" and wait_seconds:
-        stored = Stored(current_key(), batch.id, headers)
+        stored = Stored(current_key(), (batch.id, headers))
         ready = partial(services().decisions.has, batch.id)
         request.environ[WAIT] = Wait(ready, time.monotonic() + wait_seconds, {STORED: stored, "CONTENT_LENGTH": "0"})
     return _answer(batch, headers)

@@ -16,6 +16,7 @@ from receiver.results.replay import Change, replay_all
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
+from receiver.web.json_fields import JsonFlag
 from receiver.web.services import services
 
 MOST_IDS = 1000
@@ -46,15 +47,6 @@ def _whole_numbers(value: Any) -> list[int]:
     return [int(item) for item in value]
 
 
-class _TrueOrFalse(fields.Boolean):
-    """JSON's own: 0 and 0.0 are equal to False, and still nobody's way to write it."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
-        if not isinstance(value, bool):
-            raise self.make_error("invalid", input=str(value)[:40])
-        return value
-
-
 class ReplayRequest(Schema):
     class Meta:
         unknown = RAISE
@@ -67,7 +59,7 @@ class ReplayRequest(Schema):
         validate=validate.OneOf([state for state in CALLBACK_STATES if state != "waiting"]),
         metadata=says("All callbacks in this state; or `ids`."),
     )
-    dry_run = _TrueOrFalse(load_default=False, metadata=says("Only return what would change."))
+    dry_run = JsonFlag(load_default=False, metadata=says("Only return what would change."))
 
     @validates_schema
     def _check_one(self, values: dict[str, Any], **_: Any) -> None:

@@ -24,6 +24,29 @@ CODES: Mapping[str, Code] = {
     "not_acceptable": Code(
         406, "`Accept` excludes the content type of the answer.", "Accept the type that `detail` names."
     ),
+    "external_id_used": Code(
+        409, "Another batch has this `external_id`; `batch_id` names it.", "Use another one, or use that batch."
+    ),
+    "nothing_unreleased": Code(
+        409,
+        "Everything in the batch was released, refused or withdrawn.",
+        "Only `name`, `external_id` and `labels` can still be changed.",
+    ),
+    "not_cut_by_zone": Code(
+        409,
+        "The batch was queued without calling hours, so it is not split by time zone.",
+        "Cancel it, and queue the calls that were withdrawn as a new batch with calling hours.",
+    ),
+    "not_in_doubt": Code(
+        409,
+        "No submission is `unknown`, or a callback proves that it was queued.",
+        "Read the batch. Nothing needs a decision.",
+    ),
+    "sending": Code(
+        409,
+        "A submission is still being sent, or no worker is running, so the provider was not asked.",
+        "Everything unreleased was withdrawn. Send the request again.",
+    ),
     "too_large": Code(413, "The body is too large.", "Send the CSV as several batches."),
     "unsupported_media_type": Code(415, "The body has an unsupported content type.", "Send what `detail` names."),
     "invalid_parameters": Code(
@@ -63,16 +86,26 @@ EVERYWHERE = (
 )
 """What any request under `/api/v1` may be answered. `method_not_allowed` belongs to no operation."""
 
+_OF_JSON = ("bad_request", "too_large", "unsupported_media_type")
+
 OF_OPERATION: Mapping[str, tuple[str, ...]] = {
     "queue_batch": (
         "bad_request",
         "too_large",
         "unsupported_media_type",
         "invalid_csv",
+        "external_id_used",
         "idempotency_key_reused",
         "provider_refused",
     ),
-    "replay_callbacks": ("bad_request", "too_large", "unsupported_media_type"),
+    "change_batch": (*_OF_JSON, "external_id_used", "nothing_unreleased", "not_cut_by_zone"),
+    "pause_batch": _OF_JSON,
+    "resume_batch": _OF_JSON,
+    "cancel_batch": _OF_JSON,
+    "resolve_submission": (*_OF_JSON, "not_in_doubt"),
+    "resolve_batch": (*_OF_JSON, "not_in_doubt"),
+    "cancel_deployment": (*_OF_JSON, "sending"),
+    "replay_callbacks": _OF_JSON,
 }
 """What an operation may be answered besides."""
 

@@ -29,6 +29,7 @@ TAGS = {
     "batches": "A CSV and its parameters, as queued, with the balance of its calls and of its callbacks.",
     "calls": "Rows of the CSV and their results.",
     "callbacks": "Each POST to a `result_url`, stored byte for byte, with its state after settlement.",
+    "deployments": "The provider's deployments, each with the calls of many batches.",
     "summary": "Totals and series over many batches, for dashboards.",
     "results": "The endpoint to which the provider posts results. It needs no key: the token in the URL is signed.",
     "operations": "Health checks and metrics.",
@@ -41,7 +42,8 @@ SECURITY_SCHEME = {
         "An API key. `python -m receiver keys create NAME --scope read|queue|admin` prints it once. "
         "Each operation names the scope it needs.\n\n"
         "| scope | allows |\n| --- | --- |\n| `read` | reading everything |\n"
-        "| `queue` | reading, and queueing batches |\n| `admin` | everything, including replay of callbacks |"
+        "| `queue` | reading, and queueing and controlling batches |\n"
+        "| `admin` | everything, including replay of callbacks and canceling a deployment |"
     ),
 }
 
@@ -76,6 +78,7 @@ RESPONSE_HEADERS: Description = {
 
 READ_AT_REPLICA = (
     "list_batches",
+    "list_submissions",
     "list_calls",
     "find_calls",
     "list_callbacks",
@@ -113,6 +116,9 @@ IF_NONE_MATCH = {
 
 PATH_PARAMETERS = {
     "batch_id": "The batch's `id`.",
+    "submission_no": "The submission's number in the batch, from 1.",
+    "application_id": "The provider's id of the application.",
+    "deployment_id": "The provider's id of the deployment.",
     "row": "The row in the CSV, from 1 after the header, blank lines not counted.",
     "callback_id": "The callback's `id`.",
 }

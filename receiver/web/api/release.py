@@ -1,0 +1,208 @@
+"""Release control over REST: pause, resume and cancel a batch, and cancel a deployment at the provider."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import request
+from flask.views import MethodView
+from marshmallow import fields, validate
+
+from receiver.changes.audit import NOTE_CHARACTERS
+from receiver.database.pool import DatabaseUnavailable, Pool, connection, reading
+from receiver.errors import NotFound
+from receiver.queueing.parameters import says
+from receiver.release.control import cancel_batch, pause_batch, resume_batch
+from receiver.release.deployment_cancel import (
+    WAITS_FOR_SENDING,
+    AffectedBatch,
+    CancelRequest,
+    get_cancel,
+    give_up_cancel,
+    list_affected,
+    request_cancel,
+)
+from receiver.summary.batches import Batch, get_batch
+from receiver.web import schemas
+from receiver.web.api import Blueprint, OptionalBody
+from receiver.web.auth import STORED, Stored, current_key, requires
+from receiver.web.json_fields import JsonFlag
+from receiver.web.problems import Problem
+from receiver.web.services import services
+from receiver.web.waiting import WAIT, Wait
+
+SENDING_SECONDS = WAITS_FOR_SENDING.total_seconds()
+
+ANSWER_SECONDS = 130.0
+"""How long the provider's answer is waited for after that: a little longer than the worker waits for it."""
+
+blueprint = Blueprint("release", __name__)
+
+
+class Noted(OptionalBody):
+    note = fields.String(
+        validate=validate.Length(max=NOTE_CHARACTERS), metadata=says("Why. It is stored with your key's name.")
+    )
+
+
+class DeploymentCancel(Noted):
+    dry_run = JsonFlag(load_default=False, metadata=says("true: only return what would be canceled."))
+
+
+class AffectedBatchAnswer(schemas.Answer):
+    id = fields.Integer(metadata=says("The batch's id."))
+    name = fields.String(metadata=says("Its name."))
+    calls_pending = fields.Integer(metadata=says("Calls that were sent and have no result yet."))
+    withdrawn = fields.Integer(metadata=says("Unreleased calls, which are withdrawn."))
+
+
+class DeploymentCancelAnswer(schemas.Answer):
+    batches = fields.List(fields.Nested(AffectedBatchAnswer), metadata=says("The batches that are affected."))
+    calls_pending = fields.Integer(metadata=says("The sum over these batches."))
+    withdrawn = fields.Integer(metadata=says("The sum over these batches."))
+    provider_status = fields.Integer(
+        allow_none=True, metadata=says("The HTTP status of the provider's answer; null if there is none.")
+    )
+    provider_state = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(["accepted", "refused", "unknown"]),
+        metadata=says(
+            "`accepted`: the provider cancels the calls; their results follow. `unknown`: its answer was lost. Null for"
+            " a dry run."
+        ),
+    )
+
+
+@blueprint.route("/batches/<int:batch_id>/pause")
+class Pause(MethodView):
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(Noted)
+    @blueprint.response(200, schemas.Batch)
+    @blueprint.doc(operationId="pause_batch", tags=["batches"])
+    def post(self, said: dict[str, Any], batch_id: int) -> Batch:
+        """Pause a batch
+
+        Nothing further is released until it is resumed. A request in progress is finished, and calls that were sent
+        continue. If the batch is paused already, or nothing is unreleased, nothing changes.
+        """
+        with connection(services().pool) as conn:
+            pause_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+            return get_batch(conn, batch_id)
+
+
+@blueprint.route("/batches/<int:batch_id>/resume")
+class Resume(MethodView):
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(Noted)
+    @blueprint.response(200, schemas.Batch)
+    @blueprint.doc(operationId="resume_batch", tags=["batches"])
+    def post(self, said: dict[str, Any], batch_id: int) -> Batch:
+        """Resume a paused batch
+
+        Release continues at the previous pace. If the batch is not paused, nothing changes.
+        """
+        with connection(services().pool) as conn:
+            resume_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+            return get_batch(conn, batch_id)
+
+
+@blueprint.route("/batches/<int:batch_id>/cancel")
+class Cancel(MethodView):
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(Noted)
+    @blueprint.response(200, schemas.CanceledBatch)
+    @blueprint.doc(operationId="cancel_batch", tags=["batches"])
+    def post(self, said: dict[str, Any], batch_id: int) -> dict[str, Any]:
+        """Cancel a batch: withdraw everything unreleased
+
+        This cannot be undone. Calls that were sent continue: the provider cannot cancel a single batch. To stop them,
+        cancel the whole deployment. If the batch is canceled already, nothing further changes.
+        """
+        with connection(services().pool) as conn:
+            canceled = cancel_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+            batch = get_batch(conn, batch_id)
+        members = {name: getattr(batch, name) for name in batch.__slots__}
+        return members | {"withdrawn": canceled.withdrawn, "at_provider": canceled.at_provider}
+
+
+@dataclass(frozen=True, slots=True)
+class _Requested:
+    """`since`: when the cancellation was requested, on the monotonic clock."""
+
+    cancel_id: int
+    affected: Sequence[AffectedBatch]
+    since: float
+
+
+@blueprint.route("/deployments/<int:application_id>/<int:deployment_id>/cancel")
+class CancelDeployment(MethodView):
+    @requires("admin")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(DeploymentCancel)
+    @blueprint.response(200, DeploymentCancelAnswer)
+    @blueprint.doc(operationId="cancel_deployment", tags=["deployments"])
+    def post(self, said: dict[str, Any], application_id: int, deployment_id: int) -> dict[str, Any]:
+        """Cancel every pending call of a deployment, in any batch
+
+        The provider can only cancel a whole deployment. Everything unreleased in it is withdrawn, nothing of it is
+        released meanwhile, and once nothing is being sent, the provider is asked to cancel all pending calls. Their
+        results follow later, as `canceled`. With `dry_run`, nothing changes: see first which batches are affected.
+        """
+        stored: Stored | None = request.environ.get(STORED)
+        if stored is not None:
+            return _finish(stored.subject)
+        if not (application_id and deployment_id):
+            raise NotFound("There is no such deployment.")
+        if said["dry_run"]:
+            with reading(services().pool) as conn:
+                return _answer(list_affected(conn, application_id, deployment_id))
+        with connection(services().pool) as conn:
+            by, note = current_key().name, said.get("note")
+            requested = _Requested(
+                *request_cancel(conn, application_id, deployment_id, by=by, note=note), time.monotonic()
+            )
+        pool, until = services().pool, requested.since + SENDING_SECONDS + ANSWER_SECONDS
+        later = {STORED: Stored(current_key(), requested), "CONTENT_LENGTH": "0"}
+        request.environ[WAIT] = Wait(lambda: _is_over(pool, requested), until, later)
+        return _answer(requested.affected)
+
+
+def _is_over(pool: Pool, requested: _Requested) -> bool:
+    """Whether there is nothing to wait for: there is an answer, or what is being sent took too long."""
+    try:
+        with reading(pool) as conn:
+            found = get_cancel(conn, requested.cancel_id)
+    except DatabaseUnavailable:
+        return False
+    return found.is_over or (found.state == "waiting" and time.monotonic() - requested.since >= SENDING_SECONDS)
+
+
+def _finish(requested: _Requested) -> dict[str, Any]:
+    with connection(services().pool) as conn:
+        found = give_up_cancel(conn, requested.cancel_id)
+    if found.state == "sending":
+        raise Problem(
+            "sending",
+            "Everything unreleased was withdrawn, but the provider was not asked: a submission is still being sent, or"
+            " no worker is running. Try again.",
+        )
+    return _answer(requested.affected, found)
+
+
+def _answer(affected: Sequence[AffectedBatch], found: CancelRequest | None = None) -> dict[str, Any]:
+    state = None
+    if found is not None:
+        state = found.state if found.is_over else "unknown"
+    return {
+        "batches": affected,
+        "calls_pending": sum(batch.calls_pending for batch in affected),
+        "withdrawn": sum(batch.withdrawn for batch in affected),
+        "provider_status": None if found is None else found.provider_status,
+        "provider_state": state,
+    }

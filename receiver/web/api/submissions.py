@@ -1,0 +1,99 @@
+"""Submissions over REST: list those of a batch, and state what became of those whose answer was lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+from flask.views import MethodView
+from marshmallow import RAISE, Schema, fields, validate
+
+from receiver.changes.audit import NOTE_CHARACTERS
+from receiver.database.pool import connection
+from receiver.queueing.parameters import says
+from receiver.release.resolution import resolve_batch, resolve_submission
+from receiver.summary.batches import Batch, get_batch
+from receiver.summary.submissions import SubmissionProgress, list_submissions
+from receiver.web import schemas
+from receiver.web.api import Blueprint
+from receiver.web.auth import current_key, requires
+from receiver.web.cursors import Found, answer_page, first
+from receiver.web.json_answer import json_text
+from receiver.web.json_fields import JsonFlag
+from receiver.web.reading import reader
+from receiver.web.services import services
+
+blueprint = Blueprint("submissions", __name__)
+
+_submission = schemas.Submission()
+
+
+class Resolution(Schema):
+    class Meta:
+        unknown = RAISE
+
+    queued = JsonFlag(
+        required=True,
+        metadata=says("Whether the provider queued it. If false, it is sent again: then nobody must have been called."),
+    )
+    note = fields.String(
+        required=True,
+        validate=[validate.Length(min=1), validate.Length(max=NOTE_CHARACTERS)],
+        metadata=says("How you know. It is stored with your key's name."),
+    )
+
+
+@blueprint.route("/batches/<int:batch_id>/submissions")
+class Submissions(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.PageQuery, location="query")
+    @blueprint.response(200, schemas.Submissions)
+    @blueprint.doc(operationId="list_submissions", tags=["batches"])
+    def get(self, query: dict[str, Any], batch_id: int) -> Response:
+        """List all submissions of a batch, in the order of their numbers"""
+
+        def read(limit: int, after: tuple[int, ...] | None) -> Found[SubmissionProgress]:
+            return first(reader().read(list_submissions, batch_id, limit + 1, after[0] if after else 0), limit)
+
+        def write(submission: SubmissionProgress) -> str:
+            return json_text(_submission.dump(submission))
+
+        return answer_page(
+            f"submissions {batch_id}", query, read, lambda submission: (submission.id,), write, of="submissions"
+        )
+
+
+@blueprint.route("/batches/<int:batch_id>/submissions/<int:submission_no>/resolve")
+class OneResolution(MethodView):
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(Resolution)
+    @blueprint.response(200, schemas.Batch)
+    @blueprint.doc(operationId="resolve_submission", tags=["batches"])
+    def post(self, said: dict[str, Any], batch_id: int, submission_no: int) -> Batch:
+        """State whether an `unknown` submission was queued
+
+        Check the provider's own pages first. If it was queued, it becomes `accepted`. If not, it becomes `pending` and
+        is sent again when its gates are open, or `withdrawn` or `refused` if it can no longer be sent. If you say that
+        it was not queued although it was, everybody in it is called twice.
+        """
+        with connection(services().pool) as conn:
+            resolve_submission(conn, batch_id, submission_no, **said, by=current_key().name)
+            return get_batch(conn, batch_id)
+
+
+@blueprint.route("/batches/<int:batch_id>/resolve")
+class AllResolutions(MethodView):
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(Resolution)
+    @blueprint.response(200, schemas.Batch)
+    @blueprint.doc(operationId="resolve_batch", tags=["batches"])
+    def post(self, said: dict[str, Any], batch_id: int) -> Batch:
+        """State for all `unknown` submissions of a batch whether they were queued
+
+        The same as for one submission. A submission that a callback proves to be queued is not sent again.
+        """
+        with connection(services().pool) as conn:
+            resolve_batch(conn, batch_id, **said, by=current_key().name)
+            return get_batch(conn, batch_id)

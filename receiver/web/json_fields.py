@@ -1,0 +1,26 @@
+"""Fields of JSON bodies. Each takes what its JSON schema allows and nothing else: no number is written as a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from receiver.queueing.parameters import Flag, WholeNumber
+
+
+class JsonFlag(Flag):
+    """true, false, 1 or 0."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise self.make_error("invalid")
+        return bool(value)
+
+
+class JsonNumber(WholeNumber):
+    """A whole number, which may be written as 7.0."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+        if type(value) not in (int, float) or value != int(value):
+            raise self.make_error("invalid", input=str(value)[:40])
+        return super()._deserialize(int(value), attr, data, **kwargs)
