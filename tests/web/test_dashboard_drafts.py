@@ -33,6 +33,7 @@ def test_button_pressed_twice_a_reload_and_a_second_tab_call_everybody_once(
     assert confirm(browser, path, first).location == "/batches/1"
     assert confirm(browser, path, second).location == "/batches/1"
     assert count(conn, "batch") == 1 and count(conn, "call") == 2
+    assert conn.execute("select created_by from batch").fetchone() == ("queue of a person",)
 
 
 def test_button_pressed_by_many_at_the_same_time_calls_everybody_once(

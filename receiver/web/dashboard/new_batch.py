@@ -121,7 +121,7 @@ def queue(draft_id: UUID) -> Response:
                 flash("The parameters were changed after this page was opened. Check them again. Nobody was called.")
                 return redirect(here, 303)
             parameters = read_parameters(found.form, services().config.default_region, found.file_name)
-            batch_id = queue_draft(conn, found, parameters, services().limits)
+            batch_id = queue_draft(conn, found, parameters, services().limits, created_by=current_key().name)
     except InvalidInput:
         # Time has passed, and the start with it, say: the draft's page tells.
         return redirect(here, 303)
