@@ -44,6 +44,8 @@ class Config:
     submission_rows: int = 10_000
     result_grace_seconds: int = 3600
     retention_days: int | None = None
+    suppress_statuses: frozenset[str] = frozenset()
+    """In lower case; a result with one of these statuses of the provider suppresses the number."""
     result_poll_rate: int = 5
     """Overdue calls that the provider is asked about in a second, among all workers; 0: none."""
     spool_max_bytes: int = 1 << 30

@@ -72,6 +72,7 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         submission_rows=env.integer("SUBMISSION_ROWS", Config.submission_rows, 1, 1_000_000),
         result_grace_seconds=env.integer("RESULT_GRACE", Config.result_grace_seconds, 0, 30 * 86400),
         retention_days=env.integer("RETENTION_DAYS", None, 1, 36500),
+        suppress_statuses=env.words("SUPPRESS_STATUSES"),
         result_poll_rate=env.integer("RESULT_POLL_RATE", Config.result_poll_rate, 0, 100),
         rate_limit=env.integer("RATE_LIMIT", Config.rate_limit, 0, 1_000_000),
         spool_max_bytes=env.integer("SPOOL_MAX_BYTES", Config.spool_max_bytes, 1 << 20, 1 << 50),
@@ -121,6 +122,14 @@ class _Environment:
         if value and value not in choices:
             self.fault(name, "invalid", f"is {value[:40]!r}; it must be one of {', '.join(choices)}")
         return value or None
+
+    def words(self, name: str) -> frozenset[str]:
+        """A comma-separated list, in lower case."""
+        value = self.text(name)
+        found = frozenset(filter(None, (part.strip().lower() for part in (value or "").split(","))))
+        if value is not None and not found:
+            self.fault(name, "invalid", f"is {value[:40]!r}; it must be a list of words separated by commas")
+        return found
 
     def networks(self, name: str, default: tuple[Network, ...]) -> tuple[Network, ...]:
         value = self.text(name)

@@ -105,7 +105,9 @@ class Worker:
         pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + 5, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
         # One thread settles: two take turns at Python's lock, which costs them what they gain by not waiting together.
-        steps: list[tuple[str, Callable[[], float]]] = [("settle", _Settling(Settler(pool, self._measurements)).step)]
+        steps: list[tuple[str, Callable[[], float]]] = [
+            ("settle", _Settling(Settler(pool, self._measurements, self._config.suppress_statuses)).step)
+        ]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps.append(("mark", MarkRaiser(pool).step))
         steps.append(("cancel", lambda: self._cancel_deployment(pool)))

@@ -247,3 +247,14 @@ def test_settings_decide_whether_batches_are_for_a_simulator(environment: dict[s
 def test_kind_of_a_batch_is_open_where_the_worker_may_have_other_settings() -> None:
     config = read_config({"DATABASE_URL": "postgresql://db.example/calls", "SECRET_KEY": "k" * 32})
     assert config.simulated and config.batch_kind is None
+
+
+def test_suppress_statuses_are_a_list_in_any_case() -> None:
+    assert read_config({"SUPPRESS_STATUSES": " Do-Not-Call,,disconnected "}).suppress_statuses == {
+        "do-not-call",
+        "disconnected",
+    }
+    assert read_config({}).suppress_statuses == frozenset()
+    with pytest.raises(ConfigurationError) as caught:
+        read_config({"SUPPRESS_STATUSES": " , "})
+    assert [fault.where for fault in caught.value.faults] == ["SUPPRESS_STATUSES"]

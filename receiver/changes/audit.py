@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from receiver.database.pool import Connection
+from receiver.logs import redact
 
 SYSTEM = "system"
 """The actor of what the service does by itself."""
@@ -15,6 +20,30 @@ COMMAND_LINE = "command line"
 """The actor of commands."""
 
 NOTE_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An entry. `details` names what else it is about, by fields that depend on the action."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    batch_id: int | None
+    submission_id: int | None
+    details: dict[str, Any]
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFilter:
+    """Which entries are listed: those that match all that is given. `until` is not included."""
+
+    actor: str | None = None
+    action: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 def record_change(
@@ -27,8 +56,38 @@ def record_change(
     details: Mapping[str, object] | None = None,
     note: str | None = None,
 ) -> None:
-    """Record a change. `details`: what else names its subject; of a phone number only `masked`, the last two digits."""
+    """Record a change. `details`: what else names its subject; of a phone number only `masked`, the last two digits.
+
+    A number in a note, or in another text, loses all digits but its last two.
+    """
+    kept = {name: redact(value) if isinstance(value, str) else value for name, value in (details or {}).items()}
     conn.execute(
         "insert into audit (actor, action, batch_id, submission_no, details, note) values (%s, %s, %s, %s, %s, %s)",
-        (actor, action, batch_id, submission_no, Jsonb(dict(details or {})), note),
+        (actor, action, batch_id, submission_no, Jsonb(kept), None if note is None else redact(note)),
     )
+
+
+def list_changes(conn: Connection, wanted: ChangeFilter, limit: int, before: int | None = None) -> list[Change]:
+    """Entries, newest first, those with an id below `before`."""
+    conditions = {
+        "actor = %(actor)s": wanted.actor,
+        "action = %(action)s": wanted.action,
+        "at >= %(since)s": wanted.since,
+        "at < %(until)s": wanted.until,
+        "audit_id < %(before)s": before,
+    }
+    given = " and ".join(condition for condition, value in conditions.items() if value is not None) or "true"
+    values = {
+        "actor": wanted.actor,
+        "action": wanted.action,
+        "since": wanted.since,
+        "until": wanted.until,
+        "before": before,
+        "limit": limit,
+    }
+    with conn.cursor(row_factory=class_row(Change)) as cursor:
+        return cursor.execute(
+            "select audit_id as id, at, actor, action, batch_id, submission_no as submission_id, details, note"
+            f" from audit where {given} order by audit_id desc limit %(limit)s",
+            values,
+        ).fetchall()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from receiver.changes.audit import COMMAND_LINE
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
+from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
 from receiver.results.replay import replay_all
 
@@ -24,8 +26,16 @@ def _replay(parsed: argparse.Namespace) -> int:
     if bool(parsed.ids) == bool(parsed.state):
         raise InvalidInput("Choose the callbacks: give either ids or --state.", [Fault("ID", "required", "or --state")])
     seen = changed = 0
-    with opened_database("replay") as conn:
-        for done in replay_all(conn, ids=parsed.ids or None, state=parsed.state, dry_run=parsed.dry_run):
+    config = read_config()
+    with opened_database("replay", config) as conn:
+        for done in replay_all(
+            conn,
+            by=COMMAND_LINE,
+            ids=parsed.ids or None,
+            state=parsed.state,
+            dry_run=parsed.dry_run,
+            suppress_statuses=config.suppress_statuses,
+        ):
             for change in done.changes:
                 why = change.reason_after or change.difference
                 reason = f" ({why})" if why else ""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from marshmallow import ValidationError
 
+from receiver.changes.audit import COMMAND_LINE, record_change
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.database.api_keys import SCOPES, create_key, list_keys, revoke_key
@@ -34,6 +35,7 @@ def _create(parsed: argparse.Namespace) -> int:
     expires_at = None if parsed.expires_at is None else _expiry(parsed.expires_at)
     with opened_database("keys") as conn:
         key = create_key(conn, parsed.name, parsed.scope, expires_at)
+        record_change(conn, COMMAND_LINE, "make_key", details={"name": parsed.name, "scope": parsed.scope})
     until = f", valid until {_time(expires_at)}" if expires_at is not None else ""
     print(f"Key {parsed.name!r} of scope {parsed.scope}{until}. Store it safely: it is not shown again.")
     print(key)
@@ -53,6 +55,7 @@ def _list(_: argparse.Namespace) -> int:
 def _revoke(parsed: argparse.Namespace) -> int:
     with opened_database("keys") as conn:
         revoke_key(conn, parsed.name)
+        record_change(conn, COMMAND_LINE, "revoke_key", details={"name": parsed.name})
     print(f"Key {parsed.name!r} is revoked.")
     return 0
 

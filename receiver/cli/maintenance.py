@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 
+from receiver.changes.audit import COMMAND_LINE
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.database.location import find_database
@@ -27,7 +28,7 @@ from receiver.simulator.store import STATE_FILE, forget_all, forget_number
 
 SHOW_SECONDS = 0.2
 
-_COUNTED = ("calls", "contacts", "skipped", "callbacks", "texts", "drafts")
+_COUNTED = ("calls", "contacts", "skipped", "callbacks", "texts", "drafts", "suppressions")
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -140,7 +141,9 @@ def _purge(parsed: argparse.Namespace) -> int:
             return 0
         ended = rows = 0
         shown_at = 0.0
-        for removed in purge_simulated(conn) if parsed.simulated else purge(conn, age):
+        for removed in (
+            purge_simulated(conn, by=COMMAND_LINE) if parsed.simulated else purge(conn, age, by=COMMAND_LINE)
+        ):
             conn.commit()
             ended, rows = ended + removed.ended, rows + removed.rows
             if sys.stderr.isatty() and time.monotonic() - shown_at > SHOW_SECONDS:
@@ -174,7 +177,9 @@ def _erase(parsed: argparse.Namespace) -> int:
             )
             _ask()
         try:
-            total = _erase_pieces(conn, erase(conn, phone_number, spool.callbacks()), dry_run=parsed.dry_run)
+            total = _erase_pieces(
+                conn, erase(conn, phone_number, spool.callbacks(), by=COMMAND_LINE), dry_run=parsed.dry_run
+            )
         finally:
             spool.close()
         renewed = parsed.dry_run or total == Erased() or renew_statistics(conn)

@@ -51,6 +51,11 @@ def booleans(values: Iterable[bool | None]) -> Array:
     return _array("bool", Struct("!i?").pack, 1, values)
 
 
+def digests(values: Iterable[bytes]) -> Array:
+    """A `bytea[]` of SHA-256 digests."""
+    return _array("bytea", Struct("!i32s").pack, 32, values)
+
+
 _pack_bigint = Struct("!iq").pack
 
 

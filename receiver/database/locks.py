@@ -13,6 +13,7 @@ writer follows this order, and skips the steps that it does not need:
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
 5. `poll` and `upkeep`.
+6. `suppression` rows, in the order of the numbers.
 
 Rows that are claimed with `skip locked` are outside this order, because nobody waits for them: `waiting`, the
 batch that a worker claims from, the submission that it plans polls for, `deployment_cancel` and `purge`.

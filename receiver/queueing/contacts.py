@@ -149,21 +149,28 @@ class ContactReader:
         return found
 
     def _records(self) -> Iterator[list[str]]:
-        """The header, then the rows, without blank lines and lines of delimiters only."""
-        text = self._text
-        # Strict, because the lenient reader glues together what stands around a stray quotation mark
-        # and takes an unclosed one for the rest of the file, both without a word.
-        reader = csv.reader(text.lines(), delimiter=text.delimiter, strict=True)
-        row = 0
-        try:
-            for record in reader:
-                text.records += 1
-                if not (record and record[0].strip()) and is_blank(record):
-                    continue
-                yield record
-                row += 1
-        except csv.Error as error:
-            raise _unreadable(row, str(error)) from None
+        return read_records(self._text)
+
+
+def read_records(text: CsvText) -> Iterator[list[str]]:
+    """The header, then the rows, without blank lines and lines of delimiters only.
+
+    Raises `InvalidInput` with one of the fault codes `malformed_quotes`, `unclosed_quote`, `cell_too_long`,
+    `row_too_long`.
+    """
+    # Strict, because the lenient reader glues together what stands around a stray quotation mark
+    # and takes an unclosed one for the rest of the file, both without a word.
+    reader = csv.reader(text.lines(), delimiter=text.delimiter, strict=True)
+    row = 0
+    try:
+        for record in reader:
+            text.records += 1
+            if not (record and record[0].strip()) and is_blank(record):
+                continue
+            yield record
+            row += 1
+    except csv.Error as error:
+        raise _unreadable(row, str(error)) from None
 
 
 def _export_warning(columns: int) -> Fault:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from itertools import chain
 from typing import IO
@@ -56,8 +56,15 @@ class CsvText:
     `missing_destination`, `undecodable`.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(
+        self,
+        stream: IO[bytes],
+        is_header: Callable[[Sequence[str]], bool] = begins_as_header,
+        missing: Callable[[str], InvalidInput] = missing_destination,
+    ) -> None:
+        """`is_header`: whether a record may be the header; `missing`: the error if it is with no delimiter."""
         self._stream = stream
+        self._is_header, self._missing = is_header, missing
         self.records = 0
         """How many records the consumer of `lines` has finished; it must keep this up to date, because
         only it knows where a record ends, and the bound on a record's length is counted from there."""
@@ -149,9 +156,9 @@ class CsvText:
         if named is not None:
             return named[1]
         records = {delimiter: _first_record(header, delimiter) for delimiter in _DELIMITERS}
-        found = [delimiter for delimiter, record in records.items() if begins_as_header(record)]
+        found = [delimiter for delimiter, record in records.items() if self._is_header(record)]
         if not found:
-            raise missing_destination(re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"'))
+            raise self._missing(re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"'))
         return max(found, key=lambda delimiter: len(records[delimiter]))
 
     def _find_header(self) -> str:

@@ -18,12 +18,15 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from receiver.changes.audit import record_change
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Callback
+from receiver.model import masked
 from receiver.phone_numbers.masking import Mentions
 from receiver.queueing.submissions import header_line
+from receiver.queueing.suppressions import erase_suppression
 from receiver.release.calls import refuse_calls
 from receiver.release.resolution import NOBODY_LEFT
 from receiver.release.states import refresh_state
@@ -62,6 +65,7 @@ class Erased:
     callbacks: int = 0
     texts: int = 0
     drafts: int = 0
+    suppressions: int = 0
     awaited: int = 0
     """The part of `calls` that may still get a result: its callback will contain the number again."""
     searched: int = field(default=0, compare=False)
@@ -78,19 +82,20 @@ def count_calls(conn: Connection, phone_number: int) -> tuple[int, int]:
     return (0, 0) if row is None else (row[0], row[1])
 
 
-def erase(conn: Connection, phone_number: int, spooled: Iterable[Callback] = ()) -> Iterator[Erased]:
-    """Erase a number (E.164 without the plus sign) in steps.
+def erase(conn: Connection, phone_number: int, spooled: Iterable[Callback] = (), *, by: str) -> Iterator[Erased]:
+    """Erase a number (E.164 without the plus sign) in steps. `by`: for the audit trail.
 
     Yields what each step erased; the caller commits, or rolls back for a dry run. It can be repeated. Raises
     NotErasable at once if callbacks with the number wait to be settled, in the database or among `spooled`, and at the
     end if a batch was in use.
     """
-    yield from _Erasure(conn, phone_number).run(spooled)
+    yield from _Erasure(conn, phone_number, by).run(spooled)
 
 
 class _Erasure:
-    def __init__(self, conn: Connection, phone_number: int) -> None:
+    def __init__(self, conn: Connection, phone_number: int, by: str) -> None:
         self._conn = conn
+        self._by = by
         self._phone_number = phone_number
         self._mentions = Mentions(phone_number)
         self._in_use: set[int] = set()
@@ -102,6 +107,9 @@ class _Erasure:
 
     def run(self, spooled: Iterable[Callback]) -> Iterator[Erased]:
         self._check_unsettled(spooled)
+        # In the transaction of the first step: also if a later step fails, the trail says who erased something.
+        record_change(self._conn, self._by, "erase", details={"phone_number": masked(self._phone_number)})
+        yield Erased(suppressions=erase_suppression(self._conn, self._phone_number))
         # Drafts first. A draft that is being queued is locked: when it can be deleted, its batch exists.
         for (draft_id,) in self._conn.execute("select draft_id from draft order by draft_id").fetchall():
             if is_in_draft(self._conn, draft_id, self._mentions):

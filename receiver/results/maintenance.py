@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from receiver.changes.audit import SYSTEM
 from receiver.config import Config
 from receiver.database.pool import Pool, connection
 from receiver.logs import about
@@ -42,6 +43,7 @@ class Maintenance:
         self._pool = pool
         self._provider = replace(provider, read_timeout=min(provider.read_timeout, POLL_SECONDS))
         self._rate = config.result_poll_rate
+        self._suppress_statuses = config.suppress_statuses
         self._age = None if config.retention_days is None else timedelta(days=config.retention_days)
         self._stop = stop
 
@@ -85,7 +87,7 @@ class Maintenance:
 
     def poll(self) -> float:
         """Request one result."""
-        polled_once = poll_once(self._pool, self._provider, self._rate)
+        polled_once = poll_once(self._pool, self._provider, self._rate, self._suppress_statuses)
         if polled_once is None:
             return min(IDLE_SECONDS, 1 / self._rate)
         poll, polled, reason = polled_once
@@ -105,7 +107,7 @@ class Maintenance:
         if not is_due:
             return PURGE_SECONDS
         with connection(self._pool) as conn:
-            for removed in purge(conn, self._age):
+            for removed in purge(conn, self._age, by=SYSTEM):
                 conn.commit()
                 if removed.ended:
                     about_batch = about("batch_purged", batch_id=removed.batch_id)

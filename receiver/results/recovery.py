@@ -7,7 +7,7 @@ arrives later is a duplicate, or a conflict that the usual rules decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TypeVar
@@ -44,8 +44,13 @@ class Polled(Enum):
     """All requests pause: the credentials were refused, or there were too many requests."""
 
 
-def poll_once(pool: Pool, provider: Provider, rate: float) -> tuple[Poll, Polled, str] | None:
-    """Request one result, if one is due at `rate` per second; returns the poll, its result, and the reason in words."""
+def poll_once(
+    pool: Pool, provider: Provider, rate: float, suppress_statuses: Collection[str] = ()
+) -> tuple[Poll, Polled, str] | None:
+    """Request one result, if one is due at `rate` per second; returns the poll, its result, and the reason in words.
+
+    `suppress_statuses`: as for `settle`.
+    """
     with connection(pool) as conn:
         poll = claim_poll(conn, rate, simulated=provider.simulated)
     if poll is None:
@@ -55,7 +60,7 @@ def poll_once(pool: Pool, provider: Provider, rate: float) -> tuple[Poll, Polled
     except NoAnswer as unanswered:
         return _put_off(pool, poll, None, str(unanswered))
     if got.status == 200 and got.broke_off is None:
-        return _settle_answer(pool, poll, got)
+        return _settle_answer(pool, poll, got, suppress_statuses)
     error = read_error(provider, got) if got.broke_off is None else "the answer was incomplete"
     if got.status in (401, 429) or (got.status == 503 and got.retry_after):
         pause = _pause(got.retry_after)
@@ -66,7 +71,7 @@ def poll_once(pool: Pool, provider: Provider, rate: float) -> tuple[Poll, Polled
     return _put_off(pool, poll, got.status, error, again=again)
 
 
-def _settle_answer(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]:
+def _settle_answer(pool: Pool, poll: Poll, got: Got, suppress_statuses: Collection[str]) -> tuple[Poll, Polled, str]:
     """Store and settle a body if it describes a call."""
     received_at = datetime.now(UTC)
     content_type = storable(got.content_type)
@@ -88,7 +93,7 @@ def _settle_answer(pool: Pool, poll: Poll, got: Got) -> tuple[Poll, Polled, str]
             (poll.batch_id, poll.submission_no, received_at, content_type, *pack(got.body)),
         ).fetchone()
         assert row is not None  # noqa: S101 an insert without conflict clause returns its row
-        settle(conn, get_stored(conn, [(poll.batch_id, row[0])]))
+        settle(conn, get_stored(conn, [(poll.batch_id, row[0])]), suppress_statuses)
         if not _is_outstanding(conn, poll):
             end_poll(conn, poll)
             return Polled.RESULT, ""

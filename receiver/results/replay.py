@@ -8,11 +8,12 @@ of them are settled, in the same transaction.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from receiver.changes.audit import record_change
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
 from receiver.intake.journal import ERASED_BODY
@@ -62,28 +63,38 @@ class Change:
 
 
 def replay_all(
-    conn: Connection, *, ids: Sequence[int] | None = None, state: str | None = None, dry_run: bool = False
+    conn: Connection,
+    *,
+    by: str,
+    ids: Sequence[int] | None = None,
+    state: str | None = None,
+    dry_run: bool = False,
+    suppress_statuses: Collection[str] = (),
 ) -> Iterator[Replayed]:
     """Settle callbacks again, by id or state, for the API, the dashboard and the command.
 
+    `by`: for the audit trail, which gets an entry for each transaction. `suppress_statuses`: as for `settle`.
     Commits each transaction, or rolls it back if `dry_run`, and yields what it did. A replay that was interrupted can
     be started again. Raises DatabaseUnavailable if other processes were in the way each time.
     """
     after = 0
     while keys := find_settled(conn, ids=ids, state=state, after=after):
-        changes = _replay_with_retries(conn, keys, dry_run)
+        changes = _replay_with_retries(conn, keys, by, dry_run, suppress_statuses)
         after = keys[-1][1]
         yield Replayed([callback_id for _, callback_id in keys], changes)
     conn.rollback()
 
 
-def _replay_with_retries(conn: Connection, keys: Sequence[tuple[int, int]], dry_run: bool) -> list[Change]:
+def _replay_with_retries(
+    conn: Connection, keys: Sequence[tuple[int, int]], by: str, dry_run: bool, suppress_statuses: Collection[str]
+) -> list[Change]:
     for _ in range(_TRIES):
         try:
-            changes = replay(conn, keys)
+            changes = replay(conn, keys, suppress_statuses)
             if dry_run:
                 conn.rollback()
             else:
+                record_change(conn, by, "replay", details={"callbacks": len(keys), "changed": len(changes)})
                 conn.commit()
             return changes
         except GAVE_WAY:
@@ -123,7 +134,7 @@ def find_settled(
     ).fetchall()
 
 
-def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
+def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses: Collection[str] = ()) -> list[Change]:
     """Settle these callbacks, (batch_id, callback_id), again. The caller commits, or rolls back for a dry run.
 
     Returns what changed for each callback, also for the other callbacks of the same calls.
@@ -138,7 +149,7 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[Change]:
         together = _decided_together(conn, batch_id, callback_ids)
         before = _read_settled(conn, batch_id, together)
         _undo(conn, batch_id, before)
-        settle(conn, get_stored(conn, [(batch_id, callback_id) for callback_id in before]))
+        settle(conn, get_stored(conn, [(batch_id, callback_id) for callback_id in before]), suppress_statuses)
         after = _read_settled(conn, batch_id, list(before))
         changed = [(callback_id, old, after[callback_id]) for callback_id, old in sorted(before.items())]
         changed = [(callback_id, old, new) for callback_id, old, new in changed if old != new]

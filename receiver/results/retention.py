@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from receiver.changes.audit import record_change
 from receiver.database.locks import own_results
 from receiver.database.pool import Connection
 
@@ -72,24 +73,26 @@ def _count(conn: Connection, chosen: str, late_callbacks: str, age: timedelta | 
     return Old(*row)
 
 
-def purge(conn: Connection, age: timedelta) -> Iterator[Removed]:
+def purge(conn: Connection, age: timedelta, *, by: str) -> Iterator[Removed]:
     """Delete batches that were created, and due, longer ago than `age`, and late callbacks received before that.
 
+    `by`: for the audit trail, which gets an entry for each batch.
     Yields after each step, so that the caller commits. A caller that stops leaves the rest to the next purge.
     """
     for batch_id in _list_begun(conn):
         yield from _remove(conn, batch_id)
     # A batch that is locked now is left to the next purge.
-    while (marked := _mark_batch(conn, f"{_OLD} order by b.batch_id limit 1 for update skip locked", age)) is not None:
+    oldest = f"{_OLD} order by b.batch_id limit 1 for update skip locked"
+    while (marked := _mark_batch(conn, oldest, by, age)) is not None:
         yield Removed(marked, 0)
         yield from _remove(conn, marked)
     for batch_id in _mark_late(conn, age):
         yield from _remove(conn, batch_id)
 
 
-def purge_simulated(conn: Connection) -> Iterator[Removed]:
+def purge_simulated(conn: Connection, *, by: str) -> Iterator[Removed]:
     """Delete all batches made for the simulator, even if their calls have not ended. Yields as `purge`."""
-    while (marked := _mark_batch(conn, f"{_SIMULATED} order by b.batch_id limit 1 for update")) is not None:
+    while (marked := _mark_batch(conn, f"{_SIMULATED} order by b.batch_id limit 1 for update", by)) is not None:
         yield Removed(marked, 0)
         yield from _remove(conn, marked)
 
@@ -107,7 +110,7 @@ def _list_begun(conn: Connection) -> list[int]:
     return [batch_id for (batch_id,) in conn.execute("select batch_id from purge order by batch_id")]
 
 
-def _mark_batch(conn: Connection, chosen: str, age: timedelta | None = None) -> int | None:
+def _mark_batch(conn: Connection, chosen: str, by: str, age: timedelta | None = None) -> int | None:
     """Delete the batch that `chosen` (SQL after `where`) finds from lists and totals; None if it finds none."""
     # Without settlements at the same time: one that has read the batch would write rows for it.
     own_results(conn)
@@ -115,6 +118,7 @@ def _mark_batch(conn: Connection, chosen: str, age: timedelta | None = None) -> 
     if row is None:
         return None
     batch_id: int = row[0]
+    record_change(conn, by, "purge", batch_id=batch_id)
     conn.execute(
         "insert into purge (batch_id, last_callback_id) select %(batch_id)s, coalesce((select callback_id"
         " from callback where batch_id = %(batch_id)s order by callback_id desc limit 1), 0)",

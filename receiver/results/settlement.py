@@ -10,12 +10,14 @@ and then sees the first one's result.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
 from receiver.model import CallbackState
 from receiver.phone_numbers.destination import candidates
+from receiver.queueing.suppressions import suppress_results
 from receiver.release.states import accept_proven
 from receiver.results.bodies import Read, read_bodies
 from receiver.results.contested import decide_again
@@ -31,13 +33,16 @@ NUMBER_NOT_IN_SUBMISSION = "number_not_in_submission"
 SETTLING_FAILED = "settling_failed"
 
 
-def settle(conn: Connection, stored: Sequence[Stored]) -> None:
-    """Settle callbacks that are not settled yet. The caller commits."""
-    settle_read(conn, read_bodies(stored))
+def settle(conn: Connection, stored: Sequence[Stored], suppress_statuses: Collection[str] = ()) -> None:
+    """Settle callbacks that are not settled yet. The caller commits.
+
+    `suppress_statuses`: in lower case; a result with one of them suppresses the call's number.
+    """
+    settle_read(conn, read_bodies(stored), suppress_statuses)
 
 
-def settle_read(conn: Connection, group: Sequence[Read]) -> None:
-    """Settle callbacks whose bodies were read. The caller commits."""
+def settle_read(conn: Connection, group: Sequence[Read], suppress_statuses: Collection[str] = ()) -> None:
+    """Settle callbacks whose bodies were read, as `settle` does. The caller commits."""
     deltas = Deltas()
     not_applied: list[NotApplied] = []
     details: dict[int, CallDetails] = {}
@@ -80,6 +85,39 @@ def settle_read(conn: Connection, group: Sequence[Read]) -> None:
     _close_calls(conn, verdicts, {call: callbacks[0].submission_no for call, callbacks in named.items()}, deltas)
     upsert_set_aside(conn, not_applied)
     deltas.write(conn)
+    if suppress_statuses:
+        _suppress(conn, named, details, suppress_statuses)
+
+
+def _suppress(
+    conn: Connection,
+    named: Mapping[CallKey, Sequence[Stored]],
+    details: Mapping[int, CallDetails],
+    statuses: Collection[str],
+) -> None:
+    """Suppress the numbers of calls whose result, one of these callbacks, has one of the statuses."""
+    said = {
+        (*call, callback.callback_id): details[callback.callback_id].provider_status
+        for call, callbacks in named.items()
+        for callback in callbacks
+        if details[callback.callback_id].outcome is not None
+        and details[callback.callback_id].provider_status.lower() in statuses
+    }
+    if not said:
+        return
+    results = conn.execute(
+        "select r.batch_id, r.row, r.callback_id, c.phone_number"
+        " from unnest(%b::bigint[], %b::integer[], %b::bigint[]) as g (batch_id, row, callback_id)"
+        " join result r using (batch_id, row, callback_id) join call c using (batch_id, row) where c.phone_number > 0",
+        (
+            bigints([batch_id for batch_id, *_ in said]),
+            integers([row for _, row, _ in said]),
+            bigints([callback_id for *_, callback_id in said]),
+        ),
+    ).fetchall()
+    if results:
+        by_number = {number: (said[batch_id, row, id_], batch_id) for batch_id, row, id_, number in results}
+        suppress_results(conn, by_number, SYSTEM)
 
 
 def _without_call(callback: Stored, state: CallbackState, reason: str) -> NotApplied:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -40,8 +40,11 @@ log = logging.getLogger(__name__)
 class Settler:
     """Settles waiting callbacks. Several may work at the same time, each in its own process (`_end_if_stuck`)."""
 
-    def __init__(self, pool: Pool, measurements: Measurements | None = None) -> None:
+    def __init__(
+        self, pool: Pool, measurements: Measurements | None = None, suppress_statuses: Collection[str] = ()
+    ) -> None:
         self._pool = pool
+        self._suppress_statuses = suppress_statuses
         self._measurements = measurements
         self._group_id = uuid4()
         self._lanes = Lanes()
@@ -95,7 +98,7 @@ class Settler:
         stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
         with _end_if_stuck():
             read = read_bodies(stored, GROUP_BYTES)
-        settle_read(conn, read)
+        settle_read(conn, read, self._suppress_statuses)
         unread = {each.callback_id for each in stored[len(read) :]}
         remove_waiting(conn, [waiting.callback_id for waiting in found if waiting.callback_id not in unread])
         return read
@@ -140,7 +143,7 @@ class Settler:
                 stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
                 try:
                     with conn.transaction():
-                        settle(conn, stored)
+                        settle(conn, stored, self._suppress_statuses)
                         remove_waiting(conn, [callback_id])
                 except psycopg.OperationalError:
                     raise

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from receiver import __version__
+from receiver.changes.audit import SYSTEM, record_change
 from receiver.config import Config
 from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.location import claim_database
@@ -221,9 +222,11 @@ def _serving_key(database_url: str, data_dir: Path) -> str:
             return key
         try:
             revoke_key(conn, KEY_NAME)
+            record_change(conn, SYSTEM, "revoke_key", details={"name": KEY_NAME})
         except NotFound:
             pass
         key = create_key(conn, KEY_NAME, "admin")
+        record_change(conn, SYSTEM, "make_key", details={"name": KEY_NAME, "scope": "admin"})
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(key + "\n")

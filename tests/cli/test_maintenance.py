@@ -150,10 +150,16 @@ def test_purge_takes_the_age_from_the_environment(run: Run, environment: pytest.
 def test_erase_takes_any_spelling_and_shows_none(run: Run, conn: Connection, old: int) -> None:
     spelt = "(617) 555-0000"
     would = run("erase", spelt, "--dry-run")
-    assert would.out == "Would erase *********00: calls 1, contacts 0, skipped 0, callbacks 1, texts 0, drafts 0.\n"
+    assert (
+        would.out
+        == "Would erase *********00: calls 1, contacts 0, skipped 0, callbacks 1, texts 0, drafts 0, suppressions 0.\n"
+    )
     ran = run("erase", spelt, "--yes")
     assert ran.status == 0
-    assert ran.out == "Erased *********00: calls 1, contacts 0, skipped 0, callbacks 1, texts 0, drafts 0.\n"
+    assert (
+        ran.out
+        == "Erased *********00: calls 1, contacts 0, skipped 0, callbacks 1, texts 0, drafts 0, suppressions 0.\n"
+    )
     assert differences(conn) == []
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.pool import Connection, Pool, open_pool
 from receiver.intake import budget as budget_module
 from receiver.intake.budget import Budget, Told, add_stored
@@ -167,7 +168,7 @@ def test_purge_forgets_the_count(conn: Connection, pool: Pool) -> None:
     add_stored(conn, budget.list_unreported(10))
     conn.execute("update batch set created_at = now() - interval '9 days', due_at = now() - interval '9 days'")
     conn.commit()
-    for _ in purge(conn, timedelta(days=1)):
+    for _ in purge(conn, timedelta(days=1), by=SYSTEM):
         conn.commit()
     assert conn.execute("select count(*) from batch").fetchone() == (0,)
     assert conn.execute("select count(*) from callback_budget").fetchone() == (0,)

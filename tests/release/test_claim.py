@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.pool import Connection
 from receiver.queueing.suppressions import digest_of, get_key
 from receiver.release.answer import Answer
@@ -447,7 +448,7 @@ def test_number_erased_after_another_was_suppressed_leaves_a_right_length(conn: 
     batch_id = make_batch(conn, NUMBERS[:4], send=False)
     suppress(conn, NUMBERS[1])
     record(conn, claimed(conn), UNKNOWN)
-    for _ in erase(conn, NUMBERS[2]):
+    for _ in erase(conn, NUMBERS[2], by=SYSTEM):
         conn.commit()
     resolve_submission(conn, batch_id, 1, queued=False, note="not there", by="Ana")
     conn.commit()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
 import zlib
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -17,6 +18,7 @@ import psycopg
 import pytest
 import zstandard
 
+from receiver.changes.audit import record_change
 from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
 from receiver.embedded_postgres.server import EmbeddedPostgres
@@ -27,6 +29,7 @@ from receiver.model import SubmissionKey
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
 from receiver.queueing.drafts import insert_draft
 from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.suppressions import suppress
 from receiver.release.answer import Answer
 from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
@@ -137,6 +140,9 @@ def fill_every_table(conn: Connection) -> int:
     insert_draft(conn, 1, BytesIO(csv.encode("utf-16")), "a.csv", {})
     insert_draft(conn, 1, BytesIO(b"destination\n6175550009\n"), f"{DIGITS}.csv", {})
     insert_draft(conn, 2, BytesIO(b"destination\n6175550009\n"), "b.csv", {"name": f"to {NUMBER}"})
+    suppress(conn, NUMBER, by=f"Ana {NUMBER}", reason=f"asked by {NUMBER}", note=f"to {NUMBER}")
+    suppress(conn, OTHER, by="Ana", reason=f"the other of {NUMBER}", note=f"not {NUMBER}")
+    record_change(conn, f"key of {NUMBER}", "pause", batch_id=batch_id, details={"for": f"{NUMBER}"}, note=f"{NUMBER}")
     conn.commit()
     return batch_id
 
@@ -180,7 +186,13 @@ def test_every_column_that_can_hold_bytes_is_known(conn: Connection) -> None:
         " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition"
         " and a.attnum > 0 and a.atttypid = 'bytea'::regtype order by 1"
     ).fetchall()
-    digests = {"api_key.digest", "idempotency.digest", "set_aside.result_key"}
+    digests = {
+        "api_key.digest",
+        "idempotency.digest",
+        "set_aside.result_key",
+        "suppression.digest",
+        "suppression_key.key",
+    }
     assert {name for (name,) in found} - digests == {"callback.body", "draft_chunk.content"}
 
 
@@ -279,7 +291,7 @@ def traces_in_statistics(conn: Connection) -> list[str]:
         " where schemaname = 'public'"
     ).fetchall():
         for packed in re.findall(r"\\x([0-9a-f]+)", samples):
-            with suppress(zstandard.ZstdError):
+            with contextlib.suppress(zstandard.ZstdError):
                 samples += unpack(ZSTANDARD_1, bytes.fromhex(packed)).decode("latin-1")
             samples += bytes.fromhex(packed).decode("latin-1")
         if any(digits in samples for digits in (DIGITS, "555-0000")):

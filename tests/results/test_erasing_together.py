@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Group, write_group
@@ -110,13 +111,13 @@ def test_neither_restores_what_the_other_erased(
 
     def erase_second() -> None:
         with closing(connect(database_url, name="second erasure")) as own:
-            for _ in erase(own, SECOND):
+            for _ in erase(own, SECOND, by=SYSTEM):
                 own.commit()
             own.commit()
         finished.set()
 
     with closing(connect(database_url, name="first erasure")) as own:
-        pieces = erase(own, FIRST)
+        pieces = erase(own, FIRST, by=SYSTEM)
         assert next(piece for piece in pieces if piece != Erased()) != Erased()
         thread = threading.Thread(target=erase_second)
         thread.start()
@@ -144,7 +145,7 @@ def test_callback_that_is_being_settled_when_an_erasure_begins_is_erased(conn: C
 
     def erase_number() -> None:
         with closing(connect(database_url, name="erasure")) as own:
-            for _ in erase(own, FIRST):
+            for _ in erase(own, FIRST, by=SYSTEM):
                 own.commit()
             own.commit()
         finished.set()
@@ -179,7 +180,7 @@ def test_what_is_recorded_while_an_erasure_searches_is_not_overwritten(conn: Con
 
         def run() -> None:
             nonlocal erased
-            for piece in erase(own, FIRST):
+            for piece in erase(own, FIRST, by=SYSTEM):
                 own.commit()
                 erased += piece
             own.commit()

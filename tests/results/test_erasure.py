@@ -7,6 +7,7 @@ from io import BytesIO
 
 import pytest
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.pool import Connection, open_pool
 from receiver.database.replica import Reader
 from receiver.queueing.drafts import insert_draft
@@ -44,7 +45,7 @@ CSV = (
 
 def erase_all(conn: Connection, number: int = NUMBER) -> Erased:
     total = Erased()
-    for piece in erase(conn, number):
+    for piece in erase(conn, number, by=SYSTEM):
         conn.commit()
         total += piece
     conn.commit()
@@ -136,7 +137,7 @@ def test_a_look_changes_nothing(conn: Connection) -> None:
     make_traces(conn)
     before = everything(conn)
     total = Erased()
-    for piece in erase(conn, NUMBER):
+    for piece in erase(conn, NUMBER, by=SYSTEM):
         conn.rollback()
         total += piece
     assert total.calls == 1 and total.callbacks == 7

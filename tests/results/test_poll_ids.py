@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.pool import Connection
 from receiver.release.answer import Answer
 from receiver.release.recording import record_answer
@@ -63,7 +64,7 @@ def test_ids_in_order_are_those_of_the_rows_that_were_sent(conn: Connection, era
     batch_id = make_batch(conn, NUMBERS[:3], send=False)
 
     def erase_first() -> None:
-        for _ in erase(conn, NUMBERS[0]):
+        for _ in erase(conn, NUMBERS[0], by=SYSTEM):
             conn.commit()
 
     if erased == "before it was sent again":

@@ -12,6 +12,7 @@ from itertools import islice
 
 import pytest
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.errors import NotFound
@@ -97,7 +98,7 @@ def age(conn: Connection, batch_id: int, days: int = 40) -> int:
 def purge_all(conn: Connection, older_than: timedelta = MONTH) -> list[int]:
     """Purge to the end; returns the batches that went."""
     ended = []
-    for removed in purge(conn, older_than):
+    for removed in purge(conn, older_than, by=SYSTEM):
         conn.commit()
         assert removed.rows <= 5
         assert differences(conn) == []
@@ -176,7 +177,7 @@ def test_what_is_still_queueing_is_never_old(conn: Connection) -> None:
 
 def test_a_batch_leaves_lists_and_totals_with_the_first_piece(conn: Connection) -> None:
     old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
-    next(purge(conn, MONTH))
+    next(purge(conn, MONTH, by=SYSTEM))
     conn.commit()
     with pytest.raises(NotFound):
         get_batch(conn, old)
@@ -195,7 +196,7 @@ def test_a_batch_leaves_lists_and_totals_with_the_first_piece(conn: Connection) 
 @pytest.mark.parametrize("pieces", [1, 2, 4, 9])
 def test_a_purge_that_was_cut_off_is_gone_on_with(conn: Connection, pieces: int) -> None:
     old = age(conn, make_full_batch(conn))
-    for _ in islice(purge(conn, MONTH), pieces):
+    for _ in islice(purge(conn, MONTH, by=SYSTEM), pieces):
         conn.commit()
     conn.rollback()
     assert differences(conn) == []
@@ -206,7 +207,7 @@ def test_a_purge_that_was_cut_off_is_gone_on_with(conn: Connection, pieces: int)
 def test_a_killed_transaction_takes_nothing(conn: Connection) -> None:
     old = age(conn, make_full_batch(conn))
     before = rows_of(conn, old)
-    next(purge(conn, MONTH))
+    next(purge(conn, MONTH, by=SYSTEM))
     conn.rollback()
     assert rows_of(conn, old) == before
 
@@ -214,7 +215,7 @@ def test_a_killed_transaction_takes_nothing(conn: Connection) -> None:
 @pytest.mark.parametrize("pieces", [1, 3, 100])
 def test_callbacks_that_come_in_meanwhile_stay_as_unmatched(conn: Connection, pieces: int) -> None:
     old = age(conn, make_full_batch(conn))
-    steps = purge(conn, MONTH)
+    steps = purge(conn, MONTH, by=SYSTEM)
     for _ in islice(steps, pieces):
         conn.commit()
     now = datetime.now(UTC)
@@ -270,7 +271,7 @@ def test_a_settlement_under_way_is_waited_for(conn: Connection, database_url: st
     with closing(connect(database_url, name="another")) as other:
         other.execute("set lock_timeout = '100ms'")
         with pytest.raises(Exception, match="lock timeout"):
-            next(purge(other, MONTH))
+            next(purge(other, MONTH, by=SYSTEM))
     conn.commit()
     assert purge_all(conn) == [old]
     assert rows_of(conn, old) == {}
@@ -279,7 +280,7 @@ def test_a_settlement_under_way_is_waited_for(conn: Connection, database_url: st
 def test_two_who_purge_at_once_do_it_once(conn: Connection, database_url: str) -> None:
     batches = [age(conn, make_full_batch(conn)) for _ in range(2)]
     with closing(connect(database_url, name="another")) as other:
-        ours, theirs = purge(conn, MONTH), purge(other, MONTH)
+        ours, theirs = purge(conn, MONTH, by=SYSTEM), purge(other, MONTH, by=SYSTEM)
         while any([_piece(ours, conn), _piece(theirs, other)]):
             pass
     assert [rows_of(conn, batch_id) for batch_id in batches] == [{}, {}]
@@ -313,7 +314,7 @@ def test_workers_take_one_turn_a_day_and_at_once_what_was_cut_off(conn: Connecti
     assert not claim_purge(conn)
     conn.commit()
     age(conn, make_full_batch(conn))
-    next(purge(conn, MONTH))
+    next(purge(conn, MONTH, by=SYSTEM))
     conn.commit()
     assert claim_purge(conn)
     conn.execute("update upkeep set next_at = now() where task = 'purge'")
@@ -333,7 +334,7 @@ def test_a_draft_goes_with_the_batch_it_became(conn: Connection) -> None:
 def test_replay_passes_over_what_is_half_purged(conn: Connection) -> None:
     old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
     everything = find_settled(conn)
-    removed = next(purge(conn, MONTH))
+    removed = next(purge(conn, MONTH, by=SYSTEM))
     conn.commit()
     assert (removed.batch_id, removed.ended) == (old, False)
     before = read_batch(conn, young)
@@ -353,7 +354,7 @@ def test_simulated_batches_go_with_everything_whatever_their_state_and_real_ones
     assert (old.batches, old.calls) == (2, 24)
     assert old.callbacks == read_batch(conn, simulated).callbacks["received"] > 0
     kept = rows_of(conn, real)
-    for _ in purge_simulated(conn):
+    for _ in purge_simulated(conn, by=SYSTEM):
         conn.commit()
     assert rows_of(conn, simulated) == rows_of(conn, queueing) == {}
     assert rows_of(conn, real) == kept

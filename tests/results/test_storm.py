@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from receiver.changes.audit import SYSTEM
 from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect
 from receiver.errors import ReceiverError
@@ -148,12 +149,12 @@ def test_settling_purging_erasing_and_replaying_at_once(
         return 0.3
 
     def purging(mine: Connection, _: Random) -> float:
-        for _removed in purge(mine, timedelta(seconds=2)):
+        for _removed in purge(mine, timedelta(seconds=2), by=SYSTEM):
             mine.commit()
         return 0.05
 
     def erasing(mine: Connection, random: Random) -> float:
-        for _erased in erase(mine, random.choice(numbers)):
+        for _erased in erase(mine, random.choice(numbers), by=SYSTEM):
             mine.commit()
         return 0.2
 

@@ -15,7 +15,7 @@ from receiver.queueing.parameters import WholeNumber, says
 from receiver.results.replay import Change, replay_all
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import requires
+from receiver.web.auth import current_key, requires
 from receiver.web.json_fields import JsonFlag
 from receiver.web.services import services
 
@@ -118,7 +118,14 @@ class Replay(MethodView):
 def _replay(pool: Pool, ids: Sequence[int] | None, state: str | None, dry_run: bool) -> _Replayed:
     done = _Replayed(dry_run, sorted(set(ids or ())))
     with connection(pool) as conn:
-        for piece in replay_all(conn, ids=ids, state=state, dry_run=dry_run):
+        for piece in replay_all(
+            conn,
+            by=current_key().name,
+            ids=ids,
+            state=state,
+            dry_run=dry_run,
+            suppress_statuses=services().config.suppress_statuses,
+        ):
             done.replayed += len(piece.callback_ids)
             done.changed += len(piece.changes)
             done.changes += piece.changes[: CHANGES_SHOWN - len(done.changes)]

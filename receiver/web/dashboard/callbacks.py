@@ -21,6 +21,7 @@ from receiver.summary.callbacks import (
     get_callback,
     list_callbacks,
 )
+from receiver.web.auth import current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.body_text import body_text
 from receiver.web.dashboard.filters import LARGEST_ID
@@ -137,7 +138,15 @@ def replay_callbacks() -> AnyResponse | str:
     """
     confirmed = request.form.get("confirmed") == "1"
     with connection(services().pool) as conn:
-        done = list(replay_all(conn, ids=_ids() or _found(conn), dry_run=not confirmed))
+        done = list(
+            replay_all(
+                conn,
+                by=current_key().name,
+                ids=_ids() or _found(conn),
+                dry_run=not confirmed,
+                suppress_statuses=services().config.suppress_statuses,
+            )
+        )
     ids = [callback_id for piece in done for callback_id in piece.callback_ids]
     changes = [change for piece in done for change in piece.changes]
     if confirmed:

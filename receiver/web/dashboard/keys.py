@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from flask import flash, redirect, render_template, request
 from werkzeug.wrappers import Response
 
+from receiver.changes.audit import record_change
 from receiver.database.api_keys import SCOPES, KeyNameTaken, Scope, create_key, list_keys, revoke_key
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput, NotFound
@@ -43,6 +44,8 @@ def keys() -> str | tuple[str, int]:
     try:
         with connection(services().pool) as conn:
             key = create_key(conn, form["name"], scope, expires_at)
+            details = {"name": form["name"], "scope": scope}
+            record_change(conn, current_key().name, "make_key", details=details)
     except KeyNameTaken:
         return _list(form, {"name": "A key with this name exists. Revoke it, or choose another name."}), 422
     except InvalidInput as error:
@@ -65,6 +68,7 @@ def revoke(prefix: str) -> str | Response | tuple[str, int]:
         return render_template("key_revoke.html", key=key, own=own, faults=faults), 422 if faults else 200
     with connection(services().pool) as conn:
         revoke_key(conn, key.name)
+        record_change(conn, current_key().name, "revoke_key", details={"name": key.name})
     flash(f"The key “{key.name}” is revoked.")
     return redirect("/keys", 303)
 

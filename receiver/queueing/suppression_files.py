@@ -1,0 +1,104 @@
+"""A CSV of numbers to suppress: a column `phone_number`, and perhaps a column `reason`. Others are left aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from receiver.database.pool import Connection
+from receiver.errors import Fault, InvalidInput, ReceiverError
+from receiver.phone_numbers.destination import parse
+from receiver.queueing.contacts import read_records
+from receiver.queueing.csv_text import CsvText
+from receiver.queueing.header import invalid_csv, no_header
+from receiver.queueing.submissions import FAULTS_NAMED
+from receiver.queueing.suppressions import REASON_CHARACTERS, suppress_all
+from receiver.text.cells import trimmed
+from receiver.text.formulas import restored
+from receiver.text.quoting import quoted
+
+PHONE_NUMBER, REASON = "phone_number", "reason"
+
+MOST_NUMBERS = 1_000_000
+"""In one file: they are kept in memory until they are stored in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of a file's rows. `present`: suppressed before, or in an earlier row. `errors`: the first faults."""
+
+    added: int
+    present: int
+    invalid: int
+    errors: tuple[Fault, ...]
+
+
+def suppress_file(
+    conn: Connection,
+    stream: IO[bytes],
+    region: str,
+    *,
+    by: str,
+    reason: str | None = None,
+    note: str | None = None,
+) -> Imported:
+    """Suppress a file's valid numbers, in one transaction. `reason`: of rows that name none.
+
+    Raises InvalidInput (`invalid_csv`) if the file cannot be read; then nothing is stored.
+    """
+    text = CsvText(stream, _is_header, _missing)
+    records = read_records(text)
+    header = next(records, None)
+    if header is None:
+        raise no_header()
+    names = _names(header)
+    number_at, reason_at = names.index(PHONE_NUMBER), names.index(REASON) if REASON in names else None
+    reasons: dict[int, str | None] = {}
+    shared: dict[str, str] = {}
+    """One text for all rows with the same reason."""
+    valid = invalid = 0
+    errors: list[Fault] = []
+    for row, record in enumerate(records, 1):
+        try:
+            number = parse(_cell(record, number_at), region).phone_number
+            given = _cell(record, reason_at)
+            _check_reason(given)
+        except ReceiverError as error:
+            invalid += 1
+            if len(errors) < FAULTS_NAMED:
+                errors.append(Fault(row, error.code, str(error)))
+            continue
+        valid += 1
+        reasons.setdefault(number, shared.setdefault(given, given) or reason)
+        if len(reasons) > MOST_NUMBERS:
+            raise invalid_csv("too_many_rows", f"The file has more than {MOST_NUMBERS:,} numbers. Split it.")
+    added = suppress_all(conn, reasons, by=by, note=note) if reasons else 0
+    return Imported(added, valid - added, invalid, tuple(errors))
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > REASON_CHARACTERS:
+        raise ReceiverError(f"The reason is longer than {REASON_CHARACTERS} characters.", code="too_long")
+    if "\0" in reason:
+        raise ReceiverError("The reason contains a NUL character.", code="nul_character")
+
+
+def _cell(record: Sequence[str], at: int | None) -> str:
+    """A cell as the user wrote it: exports put an apostrophe before what may be a formula."""
+    return "" if at is None or at >= len(record) else trimmed(restored(record[at]))
+
+
+def _names(record: Sequence[str]) -> list[str]:
+    return [trimmed(name).lower() for name in record]
+
+
+def _is_header(record: Sequence[str]) -> bool:
+    return PHONE_NUMBER in _names(record)
+
+
+def _missing(begins_with: str) -> InvalidInput:
+    return invalid_csv(
+        "missing_phone_number",
+        f'One column must be named "{PHONE_NUMBER}", but the file begins with "{quoted(begins_with, 40)}".',
+    )
