@@ -11,7 +11,18 @@ from receiver.intake.proxies import Forwarded
 from receiver.intake.wsgi import Endpoint
 from receiver.telemetry import start_telemetry
 from receiver.web import access, compression, dashboard, health, metrics, problems, reading, turns
-from receiver.web.api import batches, callbacks, calls, exports, release, replay, submissions, summary
+from receiver.web.api import (
+    audit,
+    batches,
+    callbacks,
+    calls,
+    exports,
+    release,
+    replay,
+    submissions,
+    summary,
+    suppressions,
+)
 from receiver.web.json_answer import JSONProvider
 from receiver.web.openapi import open_api
 from receiver.web.reference import page
@@ -62,7 +73,7 @@ def create_app(config: Config, database_url: str) -> Flask:
         MAX_FORM_PARTS=100,
     )
     api = open_api(app)
-    for subject in (batches, submissions, release, calls, exports, summary, callbacks, replay):
+    for subject in (batches, submissions, release, calls, exports, summary, callbacks, replay, suppressions, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     app.register_blueprint(health.blueprint)
     metrics.register(app)

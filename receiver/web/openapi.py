@@ -27,6 +27,7 @@ from receiver.queueing.parameters import (
     Labels,
     Timestamp,
 )
+from receiver.web.api.suppressions import SuppressionForm, SuppressionRequest
 from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_OPERATION
 from receiver.web.reference.outside import operations_paths, results_path
 from receiver.web.reference.samples import SAMPLES
@@ -40,6 +41,7 @@ from receiver.web.reference.shared import (
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     SECURITY_SCHEME,
+    SUPPRESSION_CSV_FIELD,
     TAGS,
     Description,
 )
@@ -62,6 +64,8 @@ def open_api(app: Flask) -> Api:
     for schema in (Problem, InvalidProblem, ConflictProblem, RefusedProblem):
         api.spec.components.schema(schema.__name__, schema=schema())
     api.spec.components.schema("BatchForm", schema=BatchForm())
+    api.spec.components.schema("SuppressionRequest", schema=SuppressionRequest())
+    api.spec.components.schema("SuppressionForm", schema=SuppressionForm())
     return api
 
 
@@ -80,6 +84,8 @@ def describe(app: Flask) -> Description:
             view = views[path, method]
             if name == "queue_batch":
                 _describe_queueing(operation)
+            if name == "suppress":
+                _describe_suppressing(operation)
             if hasattr(view, "revalidated"):
                 _describe_revalidation(operation)
             codes = {*EVERYWHERE, *OF_OPERATION.get(name, ())}
@@ -89,6 +95,9 @@ def describe(app: Flask) -> Description:
     paths |= {"/results/{token}": results_path(), **operations_paths()}
     used = {tag for item in paths.values() for _, operation in _operations(item) for tag in operation["tags"]}
     schemas = generated["components"]["schemas"]
+    numbers = schemas["SuppressionForm"]
+    numbers["properties"] = {"csv": SUPPRESSION_CSV_FIELD, **numbers["properties"]}
+    numbers["required"] = ["csv"]
     form = schemas["BatchForm"]
     form["properties"] = {"csv": CSV_FIELD, **form["properties"]}
     form["required"] = ["csv", *form["required"]]
@@ -132,13 +141,14 @@ def _complete(operation: Description, scope: str, codes: set[str], examples: Des
     for status, answer in examples.items():
         for media_type in responses[status]["content"].values():
             media_type["example"] = answer
-    headers: Description = responses["200"].get("headers", {})
-    if "application/json" not in responses["200"]["content"]:
+    done = responses.get("200") or responses["204"]
+    headers: Description = done.get("headers", {})
+    if "application/json" not in done.get("content", {"application/json": {}}):
         headers |= _headers("Content-Disposition")
     if name in READ_AT_REPLICA:
         headers |= _headers("Read-From", "Replica-Lag")
     if headers:
-        responses["200"]["headers"] = headers
+        done["headers"] = headers
     for number, listed in of_status.items():
         alone = {"$ref": f"#/components/responses/{listed[0]}"}
         responses[str(number)] = alone if len(listed) == 1 else _problem(tuple(listed), _examples()["problems"])
@@ -184,6 +194,23 @@ def _describe_queueing(operation: Description) -> None:
     }
     for status in ("201", "202"):
         operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
+
+
+def _describe_suppressing(operation: Description) -> None:
+    named = {name: {"$ref": f"#/components/schemas/{name}"} for name in ("SuppressionRequest", "SuppressionForm")}
+    operation["requestBody"] = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": named["SuppressionRequest"]},
+            "multipart/form-data": {
+                "schema": named["SuppressionForm"],
+                "encoding": {"csv": {"contentType": "text/csv"}},
+            },
+        },
+    }
+    entry = operation["responses"]["201"]["content"]["application/json"]["schema"]
+    media_type = operation["responses"]["200"]["content"]["application/json"]
+    media_type["schema"] = {"anyOf": [media_type["schema"], entry]}
 
 
 def _describe_revalidation(operation: Description) -> None:

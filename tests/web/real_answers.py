@@ -144,6 +144,7 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
         answers.keep(operation, 200, client.get(f"/api/v1{path}"))
     oldest = client.get(f"/api/v1/callbacks?batch_id={batch_id}").json["callbacks"][-1]["id"]  # type: ignore[index]  # a test that fails is told
     answers.keep("get_callback", 200, client.get(f"/api/v1/callbacks/{oldest}"))
+    _suppress(answers, client)
     replay = client.post("/api/v1/callbacks/replay", json={"state": "duplicate", "dry_run": True})
     answers.keep("replay_callbacks", 200, replay)
 
@@ -185,6 +186,18 @@ def _control(answers: Answers, clients: dict[str, FlaskClient], conn: Connection
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(release, "SENDING_SECONDS", 0.0)  # there is no worker
         answers.keep_problem(409, "sending", admin.post("/api/v1/deployments/7/3/cancel"))
+
+
+def _suppress(answers: Answers, client: FlaskClient) -> None:
+    path = "/api/v1/suppressions"
+    given = {"phone_number": "(617) 555-1299", "reason": "opted_out", "note": "Asked by e-mail."}
+    suppressed = client.post(path, json=given)
+    answers.keep("suppress", 201, suppressed)
+    csv = b"phone_number,reason\n+16175551299,opted_out\n+16175550147,opted_out\n555,opted_out\n"
+    answers.keep("suppress", 200, client.post(path, data={"csv": (BytesIO(csv), "numbers.csv")}))
+    answers.keep("list_suppressions", 200, client.get(f"{path}?limit=1"))
+    assert client.delete(f"{path}/{(suppressed.json or {})['id']}").status_code == 204
+    answers.keep("list_audit", 200, client.get("/api/v1/audit?limit=2"))
 
 
 def _fail(answers: Answers, app: Flask, without_database: Flask, clients: dict[str, FlaskClient]) -> None:

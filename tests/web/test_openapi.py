@@ -206,6 +206,8 @@ def unknown_fields(description: Description, schema: Description, value: Any, wh
         return [name for item in value for name in unknown_fields(description, schema["items"], item, where)]
     if not isinstance(value, dict) or "additionalProperties" in schema:
         return []
+    if "anyOf" in schema:  # of several shapes, the one that it fits best
+        return min((unknown_fields(description, each, value, where) for each in schema["anyOf"]), key=len)
     unknown = [f"{where}.{name}" for name in value if name not in schema["properties"]]
     return unknown + [
         found

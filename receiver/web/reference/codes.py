@@ -105,6 +105,7 @@ OF_OPERATION: Mapping[str, tuple[str, ...]] = {
     "resolve_submission": (*_OF_JSON, "not_in_doubt"),
     "resolve_batch": (*_OF_JSON, "not_in_doubt"),
     "cancel_deployment": (*_OF_JSON, "sending"),
+    "suppress": (*_OF_JSON, "invalid_csv"),
     "replay_callbacks": _OF_JSON,
 }
 """What an operation may be answered besides."""

@@ -30,6 +30,8 @@ TAGS = {
     "calls": "Rows of the CSV and their results.",
     "callbacks": "Each POST to a `result_url`, stored byte for byte, with its state after settlement.",
     "deployments": "The provider's deployments, each with the calls of many batches.",
+    "suppressions": "Numbers that must not be called, whichever batch they are in.",
+    "audit": "Who changed what, when, and with which note.",
     "summary": "Totals and series over many batches, for dashboards.",
     "results": "The endpoint to which the provider posts results. It needs no key: the token in the URL is signed.",
     "operations": "Health checks and metrics.",
@@ -121,6 +123,7 @@ PATH_PARAMETERS = {
     "deployment_id": "The provider's id of the deployment.",
     "row": "The row in the CSV, from 1 after the header, blank lines not counted.",
     "callback_id": "The callback's `id`.",
+    "suppression_id": "The suppression's `id`.",
 }
 
 CSV_FIELD = {
@@ -129,5 +132,14 @@ CSV_FIELD = {
     "description": (
         "UTF-8, UTF-16 with a byte order mark, or cp1252; delimiter comma, semicolon, tab or |. "
         "The first row has the column names; the first column is `destination`."
+    ),
+}
+
+SUPPRESSION_CSV_FIELD = {
+    "type": "string",
+    "format": "binary",
+    "description": (
+        "A CSV with a column `phone_number`, and perhaps a column `reason`; other columns are ignored. "
+        "Encodings and delimiters as for a batch. At most 1,000,000 numbers."
     ),
 }

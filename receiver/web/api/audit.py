@@ -1,0 +1,85 @@
+"""The audit trail over REST: who changed what, when, and with which note."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+from flask.views import MethodView
+from marshmallow import fields, validate
+
+from receiver.changes.audit import Change, ChangeFilter, list_changes
+from receiver.database.pool import reading
+from receiver.queueing.parameters import STORABLE, Timestamp, says, storable
+from receiver.web import schemas
+from receiver.web.api import Blueprint
+from receiver.web.auth import requires
+from receiver.web.cursors import Found, answer_page, first
+from receiver.web.json_answer import json_text
+from receiver.web.services import services
+
+blueprint = Blueprint("audit", __name__, description="The audit trail: who changed what, when, and with which note")
+
+
+def _name(description: str) -> fields.String:
+    return fields.String(
+        validate=[validate.Length(min=1, max=200), storable], metadata=says(description, pattern=STORABLE)
+    )
+
+
+class AuditQuery(schemas.PageQuery):
+    actor = _name("Only changes by this actor: an API key's name, `command line`, or `system`.")
+    action = _name("Only this action, such as `cancel`.")
+    from_ = Timestamp(data_key="from", metadata=says("Only changes at this time or later, to the microsecond."))
+    to = Timestamp(metadata=says("Only changes before this time, to the microsecond."))
+
+
+class AuditEntry(schemas.Answer):
+    id = fields.Integer(metadata=says("The id."))
+    at = schemas.Moment(metadata=says("When the change was made."))
+    actor = fields.String(metadata=says("An API key's name, `command line`, or `system`."))
+    action = fields.String(
+        metadata=says(
+            "What was done: `queue`, `pause`, `resume`, `cancel`, `change`, `cancel_deployment`, `resolve`, `replay`,"
+            " `suppress`, `unsuppress`, `erase`, `purge`, `make_key` or `revoke_key`. Others may be added."
+        )
+    )
+    batch_id = fields.Integer(allow_none=True, metadata=says("The batch; null if it is about none."))
+    submission_id = fields.Integer(allow_none=True, metadata=says("The submission's number in the batch."))
+    details = fields.Dict(
+        keys=fields.String(),
+        metadata=says("What else names the subject, by action. A phone number shows only its last two digits."),
+    )
+    note = fields.String(allow_none=True, metadata=says("The note that was given. Numbers in it are masked."))
+
+
+class AuditAnswer(schemas.Answer):
+    audit = fields.List(fields.Nested(AuditEntry), metadata=says("Newest first."))
+    next_cursor = fields.String(allow_none=True, metadata=says("`cursor` of the next page; null on the last page."))
+
+
+_change = AuditEntry()
+
+
+@blueprint.route("/audit")
+class Audit(MethodView):
+    @requires("admin")
+    @blueprint.arguments(AuditQuery, location="query")
+    @blueprint.response(200, AuditAnswer)
+    @blueprint.doc(operationId="list_audit")
+    def get(self, query: dict[str, Any]) -> Response:
+        """List changes, newest first
+
+        Each entry was written in the transaction that made the change. Only an erasure changes entries: it removes the
+        erased number from their texts.
+        """
+        wanted = ChangeFilter(query.get("actor"), query.get("action"), query.get("from_"), query.get("to"))
+
+        def read(limit: int, after: tuple[int, ...] | None) -> Found[Change]:
+            with reading(services().pool) as conn:
+                return first(list_changes(conn, wanted, limit + 1, after[0] if after else None), limit)
+
+        def write(change: Change) -> str:
+            return json_text(_change.dump(change))
+
+        return answer_page("audit", query, read, lambda change: (change.id,), write)

@@ -1,0 +1,230 @@
+"""Suppressions over REST: numbers that must not be called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, jsonify, request
+from flask.views import MethodView
+from marshmallow import RAISE, Schema, ValidationError, fields, post_dump, validate
+from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import UnsupportedMediaType
+
+from receiver.changes.audit import NOTE_CHARACTERS
+from receiver.database.pool import connection, reading
+from receiver.errors import Fault, InvalidInput
+from receiver.model import e164
+from receiver.phone_numbers.destination import DestinationError, candidates, parse
+from receiver.queueing.parameters import STORABLE, faults, says, storable
+from receiver.queueing.suppression_files import suppress_file
+from receiver.queueing.suppressions import (
+    REASON_CHARACTERS,
+    Suppression,
+    delete_suppression,
+    list_suppressions,
+    suppress,
+)
+from receiver.web import schemas
+from receiver.web.api import Blueprint
+from receiver.web.auth import current_key, requires
+from receiver.web.cursors import Found, answer_page, first
+from receiver.web.json_answer import json_text
+from receiver.web.json_body import JSON_BYTES, read_json
+from receiver.web.problems import listed
+from receiver.web.services import services
+
+blueprint = Blueprint("suppressions", __name__, description="Suppressions: numbers that must not be called")
+
+
+def _text(most: int, description: str) -> fields.String:
+    return fields.String(
+        allow_none=True,
+        load_default=None,
+        validate=[validate.Length(max=most), storable],
+        metadata=says(description, pattern=STORABLE),
+    )
+
+
+class SuppressionsQuery(schemas.PageQuery):
+    phone_number = fields.String(
+        validate=validate.Length(min=1, max=200),
+        metadata=says("Only this number, in any usual format. An erased number is found, too."),
+    )
+    reason = fields.String(
+        validate=[validate.Length(min=1, max=REASON_CHARACTERS), storable],
+        metadata=says("Only entries with exactly this reason.", pattern=STORABLE),
+    )
+
+
+class SuppressionForm(Schema):
+    class Meta:
+        unknown = RAISE
+
+    reason = _text(REASON_CHARACTERS, "Why the number must not be called, in a word such as `opted_out`.")
+    note = _text(NOTE_CHARACTERS, "A note for people; kept in the audit trail, too.")
+
+
+class SuppressionRequest(SuppressionForm):
+    phone_number = fields.String(
+        required=True,
+        validate=validate.Length(min=1, max=200),
+        metadata=says("The number in any usual format. Without a country code it is one of `DEFAULT_REGION`."),
+    )
+
+
+class SuppressionAnswer(schemas.Answer):
+    id = fields.Integer(metadata=says("The id."))
+    phone_number = fields.String(allow_none=True, metadata=says("In E.164 format; null once it is erased."))
+    reason = fields.String(allow_none=True, metadata=says("Why it must not be called."))
+    note = fields.String(allow_none=True, metadata=says("A note for people."))
+    created_by = fields.String(
+        metadata=says("An API key's name, `command line`, or `system` if a result suppressed the number.")
+    )
+    created_at = schemas.Moment(metadata=says("When it was suppressed."))
+
+    @post_dump
+    def _write_number(self, written: dict[str, Any], **_: Any) -> dict[str, Any]:
+        number = written["phone_number"]
+        return {**written, "phone_number": None if number is None else e164(int(number))}
+
+
+class SuppressionsAnswer(schemas.Answer):
+    suppressions = fields.List(fields.Nested(SuppressionAnswer), metadata=says("Newest first."))
+    next_cursor = fields.String(allow_none=True, metadata=says("`cursor` of the next page; null on the last page."))
+
+
+class SuppressionFileAnswer(schemas.Answer):
+    added = fields.Integer(metadata=says("Numbers that were not suppressed before."))
+    present = fields.Integer(metadata=says("Rows whose number was suppressed before, or is in an earlier row."))
+    invalid = fields.Integer(metadata=says("Rows without a valid number."))
+    errors = fields.List(
+        fields.Nested(schemas.RowFault), metadata=says("The first 100 invalid rows, each with what is wrong.")
+    )
+
+
+_suppression = SuppressionAnswer()
+
+
+@blueprint.route("/suppressions")
+class Suppressions(MethodView):
+    @requires("read")
+    @blueprint.arguments(SuppressionsQuery, location="query")
+    @blueprint.response(200, SuppressionsAnswer)
+    @blueprint.doc(operationId="list_suppressions")
+    def get(self, query: dict[str, Any]) -> Response:
+        """List suppressions, newest first"""
+        number = query.get("phone_number")
+        numbers = None if number is None else candidates(number, services().config.default_region)
+
+        def read(limit: int, after: tuple[int, ...] | None) -> Found[Suppression]:
+            with reading(services().pool) as conn:
+                found = list_suppressions(
+                    conn,
+                    limit + 1,
+                    phone_numbers=numbers,
+                    reason=query.get("reason"),
+                    before=after[0] if after else None,
+                )
+            return first(found, limit)
+
+        def write(suppression: Suppression) -> str:
+            return json_text(_suppression.dump(suppression))
+
+        return answer_page("suppressions", query, read, lambda suppression: (suppression.id,), write)
+
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.response(201, SuppressionAnswer, description="The number is suppressed from now on.")
+    @blueprint.alt_response(
+        200, schema=SuppressionFileAnswer, success=True, description="The file's numbers are suppressed."
+    )
+    @blueprint.doc(operationId="suppress")
+    def post(self) -> Response:
+        """Suppress a number, or a file of numbers
+
+        From now on the number is called by no batch: its rows are skipped when a batch is queued, and its calls that
+        are not released yet are withdrawn when their submission is released. Calls that were sent already continue.
+        If the number was suppressed before, the answer is 200 with its entry, which stays as it is. A file is one
+        transaction; its invalid rows are left out and listed.
+        """
+        if request.mimetype == "application/json":
+            return _suppress_number()
+        if request.mimetype == "multipart/form-data":
+            return _suppress_file()
+        raise UnsupportedMediaType("Send a number as application/json, or a file as multipart/form-data.")
+
+
+@blueprint.route("/suppressions/<int:suppression_id>")
+class OneSuppression(MethodView):
+    @requires("admin")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.response(204, description="The number can be called again.")
+    @blueprint.doc(operationId="delete_suppression")
+    def delete(self, suppression_id: int) -> Response:
+        """Remove a suppression, so that the number can be called again
+
+        Rows that were skipped and calls that were withdrawn stay so.
+        """
+        with connection(services().pool) as conn:
+            delete_suppression(conn, suppression_id, by=current_key().name)
+        return Response(status=204)
+
+
+def _suppress_number() -> Response:
+    request.max_content_length = JSON_BYTES
+    try:
+        given = SuppressionRequest().load(read_json(request.get_data()))
+    except ValidationError as error:
+        raise InvalidInput("Some parameters are not valid.", faults(error)) from None
+    number = read_number(given.pop("phone_number"))
+    with connection(services().pool) as conn:
+        found, is_new = suppress(conn, number, by=current_key().name, **given)
+    answer = jsonify(_suppression.dump(found))
+    answer.status_code = 201 if is_new else 200
+    return answer
+
+
+def _suppress_file() -> Response:
+    csv, given = _read_form()
+    with connection(services().pool) as conn:
+        done = suppress_file(conn, csv.stream, services().config.default_region, by=current_key().name, **given)
+    return jsonify(
+        {name: getattr(done, name) for name in ("added", "present", "invalid")} | {"errors": listed(done.errors)}
+    )
+
+
+def _read_form() -> tuple[FileStorage, dict[str, Any]]:
+    try:
+        request.form  # noqa: B018 reads the whole body
+    except ValueError as error:
+        raise InvalidInput(
+            "The body cannot be read as multipart/form-data; nothing was stored.",
+            [Fault("body", "broken_form", f"{error}.")],
+        ) from None
+    found: list[Fault] = []
+    for name in {**request.form, **request.files}:
+        if len(request.form.getlist(name)) + len(request.files.getlist(name)) > 1:
+            found.append(Fault(name, "repeated_field", "It must not be given more than once."))
+        elif name in request.files and name != "csv":
+            found.append(Fault(name, "unknown_field", "Unknown field."))
+    given: dict[str, Any] = {}
+    try:
+        given = SuppressionForm().load({name: text for name, text in request.form.items() if text})
+    except ValidationError as error:
+        found += faults(error)
+    csv = request.files.get("csv")
+    if csv is None:
+        found.append(Fault("csv", "required", "Send the numbers as a file in the field `csv`."))
+    if csv is None or found:
+        raise InvalidInput("Some parameters are not valid.", found)
+    return csv, given
+
+
+def read_number(text: str) -> int:
+    """A number that can be suppressed. Raises InvalidInput."""
+    try:
+        return parse(text.strip(), services().config.default_region).phone_number
+    except DestinationError as error:
+        raise InvalidInput(
+            "This number cannot be suppressed.", [Fault("phone_number", error.code, str(error))]
+        ) from None
