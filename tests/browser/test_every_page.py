@@ -133,13 +133,15 @@ def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(page: Page, p
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     words = focusable(page)
     assert words[0] == "Skip to content"
-    assert words[2:6] == ["Overview", "Batches", "Callbacks", "Keys"]
+    assert words[2:8] == ["Overview", "Batches", "Callbacks", "Suppressions", "Keys", "Audit"]
     assert {"New batch", "Sign out", "Show", "API reference"} <= set(words)
     for path, main in [
         ("/batches/new", {"Upload and check"}),
         (f"/batches/{populated.settled}", {"Find", "Download", "Hide numbers", "1"}),
         (f"/batches/{populated.unknown}", {"Resolve submission 1", "Submissions"}),
         ("/keys", {"Create the key"}),
+        ("/suppressions", {"Suppress the number", "Suppress the numbers", "Find"}),
+        ("/audit", {"Show"}),
     ]:
         page.goto(path)
         assert main <= set(focusable(page)), path

@@ -39,6 +39,10 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         ("all callbacks", "/callbacks?state=any", 200),
         ("callback", "/callbacks/1", 200),
         ("keys", "/keys", 200),
+        ("suppressions", "/suppressions", 200),
+        ("suppressions filtered to none", "/suppressions?reason=nothing", 200),
+        ("audit trail", "/audit", 200),
+        ("audit trail with a faulty filter", "/audit?action=dance", 200),
         ("time zone", "/time-zone", 200),
         ("not found", "/batches/999999", 404),
     ]:
@@ -64,6 +68,19 @@ def _new_batch(page: Page) -> Iterator[str]:
 
 
 def _forms(page: Page, key: str) -> Iterator[str]:
+    page.goto("/suppressions")
+    page.get_by_label("Number", exact=True).first.fill("555")
+    page.get_by_role("button", name="Suppress the number", exact=True).click()
+    expect(page.locator("#phone-number-fault")).to_be_visible()
+    yield "suppression refused"
+    page.get_by_label("Number", exact=True).first.fill("+1 212 555 0199")
+    page.get_by_role("button", name="Suppress the number", exact=True).click()
+    expect(page.get_by_text("is not called any more")).to_be_visible()
+    yield "suppression added"
+    page.get_by_role("link", name="Remove suppression").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Call this number again?")
+    yield "suppression removed"
+    page.get_by_role("button", name="Remove the suppression").click()
     page.goto("/callbacks")
     page.get_by_role("button", name="Preview replay").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Preview of a replay")

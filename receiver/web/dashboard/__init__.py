@@ -9,6 +9,7 @@ from flask import Flask
 
 from receiver.config import Config
 from receiver.web.dashboard import (
+    audit,
     batch,
     batch_calls,
     batches,
@@ -20,13 +21,14 @@ from receiver.web.dashboard import (
     own_key,
     resolve,
     signin,
+    suppressions,
 )
 from receiver.web.dashboard.pages import blueprint
 from receiver.web.dashboard.session import keep_sessions
 from receiver.web.rate_limit import TokenBuckets
 
 # Importing a module of pages declares its routes.
-PAGES = (batch, batch_calls, batches, call, callbacks, keys, new_batch, overview, resolve, signin)
+PAGES = (audit, batch, batch_calls, batches, call, callbacks, keys, new_batch, overview, resolve, signin, suppressions)
 
 
 def register(app: Flask, config: Config) -> None:

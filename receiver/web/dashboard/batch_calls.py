@@ -6,11 +6,10 @@ the signed session under a name made up for it, and the address has that name.
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import Any, cast
 
-from flask import Response, redirect, request, session, url_for
+from flask import Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.database.pool import Connection
@@ -22,17 +21,11 @@ from receiver.summary.export import export_calls_csv, export_calls_ndjson, expor
 from receiver.web.api.exports import NDJSON, csv_file, streamed_file
 from receiver.web.dashboard.number_masking import choose_numbers, shown_text
 from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.searches import find_search, remember_search
 from receiver.web.dashboard.session import own_path
 from receiver.web.reading import reader
 
 PAGE_CALLS = 50
-
-MOST_SEARCHES = 5
-"""Numbers a session remembers: as many tabs may show what was found for one."""
-
-LONGEST_NUMBER = 100
-
-_SEARCHES = "searches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ def read_calls(conn: Connection, batch_id: int) -> CallsPage:
     """The calls that this request's query asks for; none, if it asks for something that cannot be shown."""
     state, outcome = request.args.get("state") or None, request.args.get("outcome") or None
     search, after = request.args.get("search") or None, request.args.get("after") or "0"
-    number = _searches().get(search) if search else None
+    number = find_search(search)
     not_understood = []
     if state not in (None, *CALL_STATES):
         not_understood.append("This state does not exist.")
@@ -116,11 +109,7 @@ def _read_calls(
 @page("/batches/<int:batch_id>/search", scope="read", methods=("POST",))
 def search_calls(batch_id: int) -> AnyResponse:
     """Look for a number, in whatever spelling, among the calls of a batch; nothing typed shows all again."""
-    number = request.form.get("number", "").strip()[:LONGEST_NUMBER]
-    if not number:
-        return redirect(url_for("dashboard.batch", batch_id=batch_id, _anchor="calls"), 303)
-    name = secrets.token_urlsafe(6)
-    session[_SEARCHES] = [*_searches().items(), (name, number)][-MOST_SEARCHES:]
+    name = remember_search(request.form.get("number", ""))
     return redirect(url_for("dashboard.batch", batch_id=batch_id, search=name, _anchor="calls"), 303)
 
 
@@ -154,8 +143,3 @@ def _unkept(answer: Response) -> Response:
     """A file of people's numbers, of which no cache keeps a copy."""
     answer.headers["Cache-Control"] = "no-store"
     return answer
-
-
-def _searches() -> dict[str, str]:
-    kept = session.get(_SEARCHES)
-    return {name: number for name, number in kept} if isinstance(kept, list) else {}

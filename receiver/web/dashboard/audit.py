@@ -1,0 +1,57 @@
+"""The audit trail: who changed what, when, and with which note."""
+
+from __future__ import annotations
+
+from flask import render_template, request
+
+from receiver.changes.audit import ChangeFilter, list_changes
+from receiver.database.pool import connection
+from receiver.web.dashboard.filters import Filters
+from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import zone
+from receiver.web.services import services
+
+PAGE_CHANGES = 50
+
+ACTIONS = {
+    "queue": "queued a batch",
+    "pause": "paused a batch",
+    "resume": "resumed a batch",
+    "cancel": "canceled a batch",
+    "change": "changed a batch",
+    "cancel_deployment": "canceled a deployment",
+    "resolve": "resolved a submission",
+    "replay": "replayed callbacks",
+    "suppress": "suppressed numbers",
+    "unsuppress": "removed a suppression",
+    "erase": "erased a number",
+    "purge": "purged a batch",
+    "make_key": "created a key",
+    "revoke_key": "revoked a key",
+}
+"""What each action is called on the page. An action that is not here is shown by its name."""
+
+
+@page("/audit", scope="admin")
+def audit() -> str:
+    """All changes, newest first."""
+    filters = Filters.read(request.args, zone())
+    action, before = filters.one_of("action", tuple(ACTIONS)), filters.whole_number("before")
+    actor = filters.texts.get("actor") or None
+    if actor is not None and not actor.isprintable():
+        filters.faults["actor"] = "Enter a name without control characters."
+    wanted = ChangeFilter(actor, action, filters.starts_at, filters.ends_at)
+    found = []
+    if not filters.faults:
+        with connection(services().pool) as conn:
+            found = list_changes(conn, wanted, PAGE_CHANGES + 1, before)
+    return render_template(
+        "audit.html",
+        changes=found[:PAGE_CHANGES],
+        more=len(found) > PAGE_CHANGES,
+        before=before,
+        filters=filters,
+        kept={name: filters.texts.get(name) or None for name in ("actor", "action", "from", "to")},
+        actions=list(ACTIONS.items()),
+        words=ACTIONS,
+    )

@@ -1,0 +1,149 @@
+"""Suppressions: numbers that must not be called, added one by one or as a file, searched, and removed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import flash, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from receiver.changes.audit import NOTE_CHARACTERS
+from receiver.database.pool import connection
+from receiver.errors import InvalidInput
+from receiver.model import e164
+from receiver.phone_numbers.destination import candidates
+from receiver.queueing.suppression_files import Imported, suppress_file
+from receiver.queueing.suppressions import (
+    REASON_CHARACTERS,
+    delete_suppression,
+    get_suppression,
+    list_suppressions,
+    suppress,
+)
+from receiver.web.api.suppressions import read_number
+from receiver.web.auth import current_key
+from receiver.web.dashboard.filters import Filters
+from receiver.web.dashboard.number_masking import shown_text
+from receiver.web.dashboard.pages import FORM_BYTES, page
+from receiver.web.dashboard.searches import find_search, remember_search
+from receiver.web.dashboard.session import zone
+from receiver.web.services import services
+
+PAGE_SUPPRESSIONS = 50
+
+FILE_BYTES = 64 << 20
+"""Largest file on the page: a million numbers with a reason each take half of it. The API has another limit."""
+
+
+@page("/suppressions", scope="read")
+def suppressions() -> str:
+    """The list, newest first, with the forms that add to it."""
+    return _page()
+
+
+@page("/suppressions/search", scope="read", methods=("POST",))
+def search_suppressions() -> Response:
+    """Look for a number, in whatever spelling; nothing typed shows all again."""
+    reason = request.form.get("reason", "").strip()[:REASON_CHARACTERS] or None
+    search = remember_search(request.form.get("number", ""))
+    return redirect(url_for("dashboard.suppressions", search=search, reason=reason, _anchor="list"), 303)
+
+
+@page("/suppressions/add", scope="queue", methods=("POST",))
+def add_suppression() -> Response | tuple[str, int]:
+    """Suppress one number."""
+    form = {name: request.form.get(name, "").strip() for name in ("phone_number", "reason", "note")}
+    faults = _faults(form)
+    try:
+        number = read_number(form["phone_number"])
+    except InvalidInput as error:
+        faults |= {str(fault.where): fault.message for fault in error.faults}
+    if faults:
+        return _page(form=form, faults=faults), 422
+    with connection(services().pool) as conn:
+        _, is_new = suppress(
+            conn, number, by=current_key().name, reason=form["reason"] or None, note=form["note"] or None
+        )
+    shown = shown_text(e164(number))
+    flash(f"{shown} is not called any more." if is_new else f"{shown} was already suppressed. Nothing was changed.")
+    return redirect(url_for("dashboard.suppressions"), 303)
+
+
+@page("/suppressions/file", scope="queue", methods=("POST",), request_bytes=FILE_BYTES + FORM_BYTES)
+def add_suppression_file() -> str | tuple[str, int]:
+    """Suppress the numbers of a file, and show what became of its rows."""
+    reason, csv = request.form.get("file_reason", "").strip(), request.files.get("csv")
+    faults = {f"file_{name}": text for name, text in _faults({"reason": reason}).items()}
+    if csv is None or not csv.filename:
+        faults["csv"] = "Choose a CSV file with a column named phone_number."
+    if csv is None or faults:
+        return _page(form={"file_reason": reason}, faults=faults), 422
+    try:
+        with connection(services().pool) as conn:
+            done = suppress_file(
+                conn,
+                csv.stream,
+                services().config.default_region,
+                by=current_key().name,
+                reason=reason or None,
+            )
+    except InvalidInput as error:
+        return _page(form={"file_reason": reason}, faults={"csv": " ".join(each.message for each in error.faults)}), 422
+    # Not a redirect: the rows that are left out are shown here and nowhere else. To send it again adds nothing.
+    return _page(imported=done)
+
+
+@page("/suppressions/<int:suppression_id>/remove", scope="admin", methods=("GET", "POST"))
+def remove_suppression(suppression_id: int) -> str | Response:
+    """Ask once more, and let a number be called again."""
+    with connection(services().pool) as conn:
+        found = get_suppression(conn, suppression_id)
+        if request.method == "GET":
+            return render_template("suppression_remove.html", suppression=found, e164=e164)
+        delete_suppression(conn, suppression_id, by=current_key().name)
+    flash("The suppression is removed. The number can be called again.")
+    return redirect(url_for("dashboard.suppressions"), 303)
+
+
+def _page(
+    form: dict[str, str] | None = None, faults: dict[str, str] | None = None, imported: Imported | None = None
+) -> str:
+    filters = Filters.read(request.args, zone())
+    search, reason = filters.texts.get("search") or None, filters.texts.get("reason") or None
+    number, before = find_search(search), filters.whole_number("before")
+    numbers = None if number is None else candidates(number, services().config.default_region)
+    missing = search is not None and number is None
+    found = []
+    if not missing and not filters.faults and "\0" not in (reason or ""):
+        with connection(services().pool) as conn:
+            found = list_suppressions(conn, PAGE_SUPPRESSIONS + 1, phone_numbers=numbers, reason=reason, before=before)
+    kept: dict[str, Any] = {"search": search, "reason": reason}
+    return render_template(
+        "suppressions.html",
+        suppressions=found[:PAGE_SUPPRESSIONS],
+        more=len(found) > PAGE_SUPPRESSIONS,
+        before=before,
+        kept=kept,
+        number=None if number is None else shown_text(number),
+        reason=reason,
+        lost_search=missing,
+        lost_page="before" in filters.faults,
+        form=form or {},
+        faults=faults or {},
+        imported=imported,
+        suppress_statuses=sorted(services().config.suppress_statuses),
+        default_region=services().config.default_region,
+        e164=e164,
+        most_megabytes=FILE_BYTES >> 20,
+        most_reason=REASON_CHARACTERS,
+        most_note=NOTE_CHARACTERS,
+    )
+
+
+def _faults(form: dict[str, str]) -> dict[str, str]:
+    most = {"reason": REASON_CHARACTERS, "note": NOTE_CHARACTERS}
+    return {
+        name: f"Enter at most {most[name]:,} characters, without control characters."
+        for name in most
+        if (text := form.get(name, "")) and (len(text) > most[name] or not text.isprintable())
+    }
