@@ -54,8 +54,8 @@ WORKER_STEPS = [
     *_commits("results.groups.mark_group", times=5),
     # Six in a row: it says that it lives, forgets, decides the kind of batches, notes those that wait for the other
     # kind, gives up what the dead left, accepts what is proven.
-    *_commits("worker.Worker._look", times=6),
-    *_commits("worker.Worker._release_untold"),
+    *_commits("worker.Worker._heartbeat", times=6),
+    *_commits("worker.Worker._release_lost_claims"),
     *_commits("worker.Worker._write_measurements"),
     *_commits("results.maintenance.Maintenance.check_overdue", after="worker"),
     *_commits("results.recovery.poll_once", times=3),
