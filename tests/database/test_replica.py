@@ -9,7 +9,7 @@ import pytest
 
 from receiver.database.pool import Connection, connect, connection
 from receiver.database.replica import CONNECTION_WAIT_SECONDS, NotFollowing, Replica, measure
-from receiver.doctor import Finding, look_at_replica
+from receiver.doctor import Finding, check_replica
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError, NotFound, ReceiverError
 from tests.acceptance.postgres import Postgres
@@ -177,7 +177,7 @@ def test_copy_of_another_database_is_not_a_standby(primary: Postgres, standby: P
 def test_doctor_says_how_the_replica_follows(primary: Postgres, standby: Postgres) -> None:
     def look() -> Finding:
         with connect(primary.url, name="test", autocommit=True) as conn:
-            return look_at_replica(conn, standby.url, 1)
+            return check_replica(conn, standby.url, 1)
 
     eventually(lambda: look().level == "ok")
     assert "s behind" in look().message

@@ -235,9 +235,9 @@ def test_wrong_value_stops_the_start_with_status_2() -> None:
 
 
 def test_doctor_says_that_it_is_on(config: Config) -> None:
-    found = {each.subject: each for each in doctor.look_at_configuration(replace(config, result_sources=PROVIDER))}
+    found = {each.subject: each for each in doctor.check_configuration(replace(config, result_sources=PROVIDER))}
     assert found["RESULT_SOURCES"].level == "ok" and "2001:db8:1::/48" in found["RESULT_SOURCES"].message
-    assert "RESULT_SOURCES" not in {each.subject for each in doctor.look_at_configuration(config)}
+    assert "RESULT_SOURCES" not in {each.subject for each in doctor.check_configuration(config)}
 
 
 def test_doctor_tells_its_own_refusal_from_one_by_what_stands_in_front(
@@ -246,10 +246,10 @@ def test_doctor_tells_its_own_refusal_from_one_by_what_stands_in_front(
     monkeypatch.setattr(doctor, "SLOW_SECONDS", 60)
     with served(app_with()) as url:
         asked = replace(config, public_url=url, result_sources=PROVIDER)
-        found = only(doctor.look_at_public_url(asked))
-        assert found.level == "warning" and "not in RESULT_SOURCES" in found.message
-        found = only(doctor.look_at_public_url(replace(asked, result_sources=())))
+        found = only(doctor.check_public_url(asked))
+        assert found.level == "warning" and "is not in RESULT_SOURCES" in found.message
+        found = only(doctor.check_public_url(replace(asked, result_sources=())))
         assert found.level == "failure" and "the proxy in front" in found.message
     with served(app_with((ip_network("127.0.0.1"),))) as url:
-        found = only(doctor.look_at_public_url(replace(asked, public_url=url)))
+        found = only(doctor.check_public_url(replace(asked, public_url=url)))
         assert (found.level, found.message) == ("ok", f"{url} answers as a result_url must")
