@@ -80,7 +80,7 @@ def test_what_can_be_read_now_becomes_the_result(admin: FlaskClient, conn: Conne
     assert settle_again(admin, ids=[callback_id])["changes"] == []
 
 
-def test_dry_run_says_the_same_and_changes_nothing(admin: FlaskClient, conn: Connection) -> None:
+def test_dry_run_shows_the_same_and_changes_nothing(admin: FlaskClient, conn: Connection) -> None:
     _, ids = file_wrongly(conn, 3)
     before = states(conn, ids)
     said = settle_again(admin, state="unreadable", dry_run=True)
@@ -201,7 +201,7 @@ def test_only_admin_may(client_for: ClientFor, scope: Any) -> None:
     problem_of(client_for(scope).post(PATH, json={"state": "applied"}), 403, "forbidden")
 
 
-def test_replay_that_gave_way_to_another_writer_is_done_again(admin: FlaskClient, conn: Connection) -> None:
+def test_replay_that_gave_way_to_another_writer_is_repeated(admin: FlaskClient, conn: Connection) -> None:
     batch_id, ids = file_wrongly(conn)
     give_way_once(conn)
     assert settle_again(admin, ids=ids)["changed"] == 1
