@@ -36,9 +36,9 @@ def register(app: Flask) -> None:
 
 def _tell(response: Response) -> Response:
     found: Reader | None = g.get(_READER)
-    if found is None or found.came is None:
+    if found is None or found.source is None:
         return response
-    if found.came == "replica":
+    if found.source == "replica":
         response.headers["Read-From"] = "replica"
         response.headers["Replica-Lag"] = f"{found.lag_seconds:.1f}"
     else:
@@ -46,8 +46,8 @@ def _tell(response: Response) -> Response:
 
     def count() -> None:
         # Only when the last byte is sent: a file may end at the primary.
-        if found.came is not None:
-            counts.read(found.came)
+        if found.source is not None:
+            counts.read(found.source)
 
     response.call_on_close(count)
     return response

@@ -25,7 +25,7 @@ Maker = Callable[[Iterable[int | None]], Array]
         (smallints, "select v, pg_typeof(v)::text from unnest(%b::smallint[]) as v", 15),
     ],
 )
-def test_numbers_come_out_as_they_went_in(conn: Connection, make: Maker, query: LiteralString, bits: int) -> None:
+def test_numbers_are_stored_unchanged(conn: Connection, make: Maker, query: LiteralString, bits: int) -> None:
     name = make.__name__.removesuffix("s")
     values = [0, None, -1, 2**bits - 1, -(2**bits), 7]
     columns: list[list[int | None]] = [values, [None], [5], []]
@@ -35,13 +35,13 @@ def test_numbers_come_out_as_they_went_in(conn: Connection, make: Maker, query: 
         make([2**bits])
 
 
-def test_booleans_come_out_as_they_went_in(conn: Connection) -> None:
+def test_booleans_are_stored_unchanged(conn: Connection) -> None:
     found = conn.execute("select * from unnest(%b::boolean[])", (booleans([True, None, False]),))
     assert found.fetchall() == [(True,), (None,), (False,)]
 
 
 @given(st.lists(st.integers(2**31, 2**63 - 1), min_size=1))
-def test_bytes_are_those_that_psycopg_makes(values: list[int]) -> None:
+def test_bytes_equal_those_of_psycopg(values: list[int]) -> None:
     transformer = Transformer()
     (made,) = transformer.dump_sequence([values], [PyFormat.BINARY])
     assert made is not None

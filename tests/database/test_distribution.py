@@ -39,7 +39,7 @@ def holds_cut(conn: Connection, table: str, how: str, column: str) -> bool:
     return True
 
 
-def test_every_table_that_grows_with_the_calls_can_be_cut_by_batch(conn: Connection) -> None:
+def test_every_table_that_grows_with_the_calls_can_be_partitioned_by_batch(conn: Connection) -> None:
     tables = list_tables(conn, "batch_id")
     assert {"call", "callback", "result", "set_aside", "waiting", "outstanding"} <= tables
     assert {table for table in tables if not holds_cut(conn, table, "hash", "batch_id")} == NOT_CUT
@@ -57,7 +57,7 @@ def test_rows_of_a_batch_refer_only_to_rows_of_the_same_batch(conn: Connection) 
 
 
 @pytest.mark.parametrize(("column", "can_be"), [("callback_id", True), ("received_at", False)])
-def test_journal_can_be_cut_by_the_order_of_arrival_and_not_by_its_time(
+def test_journal_can_be_partitioned_by_the_order_of_arrival_and_not_by_its_time(
     conn: Connection, column: str, can_be: bool
 ) -> None:
     assert holds_cut(conn, "callback", "range", column) is can_be

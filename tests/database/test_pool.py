@@ -47,7 +47,7 @@ def test_connections_are_utc_named_and_in_a_transaction(pool: Pool) -> None:
 @pytest.mark.parametrize(
     ("said", "wanted"), [("off", "on"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")]
 )
-def test_commits_are_durable_whatever_the_database_says(empty_database_url: str, said: str, wanted: str) -> None:
+def test_commits_are_durable_with_any_setting_of_the_database(empty_database_url: str, said: str, wanted: str) -> None:
     with psycopg.connect(empty_database_url, autocommit=True) as owner:
         name = sql.Identifier(owner.info.dbname)
         owner.execute(sql.SQL("alter database {} set synchronous_commit = {}").format(name, sql.Identifier(said)))
@@ -59,7 +59,7 @@ def test_commits_are_durable_whatever_the_database_says(empty_database_url: str,
         assert conn.execute(show).fetchone() == (wanted, "session")
 
 
-def test_commits_are_durable_whatever_the_role_says(empty_database_url: str) -> None:
+def test_commits_are_durable_with_any_setting_of_the_role(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url, autocommit=True) as owner:
         name = sql.Identifier(owner.info.dbname)
         owner.execute(sql.SQL("alter role current_user in database {} set synchronous_commit = off").format(name))
@@ -67,7 +67,7 @@ def test_commits_are_durable_whatever_the_role_says(empty_database_url: str) -> 
         assert conn.execute("show synchronous_commit").fetchone() == ("on",)
 
 
-def test_all_reads_at_one_moment_agree(pool: Pool) -> None:
+def test_reads_at_one_moment_share_a_snapshot(pool: Pool) -> None:
     def count(conn: Connection) -> int:
         return int((conn.execute("select count(*) from seen").fetchone() or (0,))[0])
 
@@ -128,7 +128,7 @@ def test_connection_killed_in_use_is_database_unavailable_and_the_next_one_works
         assert conn.execute("select 1").fetchone() == (1,)
 
 
-def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_database_url: str) -> None:
+def test_hanging_server_is_reported_as_fast_as_an_absent_one(empty_database_url: str) -> None:
     """Its kernel takes connections and acknowledges whatever is sent, so that nothing of the network ends the wait."""
     with Proxy(empty_database_url) as proxy, closing(open_pool(proxy.url, max_size=4, name="hung")) as pool:
         with connection(pool) as conn:
@@ -144,7 +144,7 @@ def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_databas
 
 
 @pytest.mark.parametrize("patience_seconds", [None, 60.0])
-def test_server_that_hangs_once_it_let_us_in_is_given_up_soon(
+def test_server_that_hangs_after_connecting_is_given_up_soon(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch, patience_seconds: float | None
 ) -> None:
     monkeypatch.setattr(pool_module, "CONNECT_SECONDS", 0.3)
@@ -169,7 +169,7 @@ def test_server_that_hangs_once_it_let_us_in_is_given_up_soon(
             )
 
 
-def test_statement_that_is_given_up_is_ended_at_the_server_and_its_connection_with_it(empty_database_url: str) -> None:
+def test_given_up_statement_is_canceled_at_the_server_and_its_connection_closed(empty_database_url: str) -> None:
     with closing(connect(empty_database_url, name="impatient", autocommit=True, patience_seconds=0.3)) as conn:
         with pytest.raises(psycopg.OperationalError):
             conn.execute("select pg_sleep(600)")
@@ -187,7 +187,7 @@ def _works(pool: Pool) -> bool:
         return False
 
 
-def test_absent_server_is_reported_within_the_waiting_time() -> None:
+def test_absent_server_is_reported_within_the_time_limit() -> None:
     nowhere = "postgresql://receiver@/receiver?host=%2Fnonexistent"
     with closing(open_pool(nowhere, max_size=2, name="nowhere")) as pool:
         started = time.monotonic()
@@ -208,7 +208,7 @@ def test_exhausted_pool_is_reported(empty_database_url: str) -> None:
         pass
 
 
-def test_statement_over_its_time_is_ended_by_the_server(empty_database_url: str) -> None:
+def test_statement_over_its_time_limit_is_ended_by_the_server(empty_database_url: str) -> None:
     with (
         closing(open_pool(empty_database_url, max_size=1, name="hasty", statement_timeout_seconds=0.1)) as pool,
         pytest.raises(DatabaseUnavailable, match="statement timeout"),
@@ -239,7 +239,7 @@ def test_read_only_server_is_database_unavailable(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_both_schemes_and_what_the_url_says_itself_are_kept(scheme: str) -> None:
+def test_both_schemes_and_the_parameters_of_the_url_are_kept(scheme: str) -> None:
     given = f"{scheme}://bob:p%40ss@db.example:6432/calls?connect_timeout=9&sslmode=require"
     found = conninfo_to_dict(full_conninfo(given, name="web"))
     expected = {"user": "bob", "password": "p@ss", "host": "db.example", "port": "6432", "dbname": "calls"}
@@ -248,7 +248,7 @@ def test_both_schemes_and_what_the_url_says_itself_are_kept(scheme: str) -> None
     assert found["tcp_user_timeout"] == "5000"
 
 
-def test_text_that_is_no_conninfo_is_refused_without_repeating_it() -> None:
+def test_malformed_conninfo_is_refused_without_repeating_it() -> None:
     with pytest.raises(ReceiverError) as caught:
         full_conninfo("mysql+pymysql://bob:secret@db/calls", name="web")
     assert caught.value.code == "database_url"

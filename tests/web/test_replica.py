@@ -18,7 +18,7 @@ from receiver.config import Config
 from receiver.counts import READS
 from receiver.database.api_keys import create_key
 from receiver.database.pool import PROVEN_SECONDS, Connection
-from receiver.database.replica import CONNECTION_WAIT_SECONDS, Came, Replica
+from receiver.database.replica import CONNECTION_WAIT_SECONDS, Replica, Source
 from receiver.web.services import Services
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ask
@@ -325,4 +325,4 @@ def test_gunicorn_reads_at_the_replica(primary: Postgres, standby: Postgres, con
 
 
 def test_every_place_that_a_read_can_come_from_is_counted() -> None:
-    assert READS == get_args(Came)
+    assert READS == get_args(Source)

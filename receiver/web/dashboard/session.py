@@ -22,8 +22,7 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.exceptions import BadRequest
 
 from receiver.config import Config
-from receiver.database.api_keys import ApiKey, get_key_of_session
-from receiver.database.ended_sessions import end_session
+from receiver.database.api_keys import ApiKey, end_session, get_key_of_session
 from receiver.database.pool import Connection, connection, reading
 from receiver.summary.series import time_zones
 from receiver.web.problems import Problem
