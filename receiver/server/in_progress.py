@@ -1,11 +1,11 @@
-"""How many requests one key has in progress: eight at most; further ones wait, and are refused after ten seconds.
+"""Limit the requests that one key has in progress: at most eight; further ones wait, and are refused after ten seconds.
 
-So the holder of one key can neither fill a process with long answers nor keep all others from it. A request is in
-progress until the last byte of its answer was taken, or its connection is gone.
+So one key cannot block a process with long answers. A request is in progress until the last byte of its answer was
+read, or its connection is closed.
 
-Counted for all web processes of a machine together, in memory that they share and that gunicorn's parent made before it
-forked: each process adds to cells of its own, and a request adds up those of all. A key that is used at several
-machines can have eight at each of them.
+The limit holds for all web processes of a machine together. gunicorn's parent creates shared memory before it forks;
+each process counts in cells of its own, and the sum over all processes is checked. A key that is used on several
+machines can have eight requests on each of them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MOST_IN_PROGRESS = 8
 WAIT_SECONDS = 10.0
 
 SLOTS = 600
-"""Twice the most processes that can be configured, for old and new ones side by side, and some."""
+"""More than twice the most processes that can be configured: during a reload, old and new ones run side by side."""
 
 KEYS = 4096
-"""Keys that are told apart, by their numbers. Of more keys than that, two in use may share their eight."""
+"""Keys that have a cell of their own, by `key_id`. With more keys, two of them may share one limit."""
 
 
 class SharedCounts:
-    """The counts of all processes. `claim` decides which cells are this one's; until then the first."""
+    """The counts of all processes. `claim` chooses the cells of this process; the default is the first slot."""
 
     def __init__(self, slots: int = SLOTS, most: int = MOST_IN_PROGRESS) -> None:
         self._memory = memoryview(mmap.mmap(-1, slots * KEYS))
@@ -35,17 +35,17 @@ class SharedCounts:
         self._most = most
 
     def claim(self, slot: int) -> None:
-        """In the child: count here."""
+        """In the child: count in this slot."""
         self._own = slot
 
     def clear(self, slot: int) -> None:
-        """In the parent: the process is gone, and its requests with it."""
+        """In the parent: the process of this slot has ended, and so have its requests."""
         self._memory[slot :: self._slots] = bytes(KEYS)
 
     def add(self, key_id: int) -> bool:
-        """One more, unless there are as many as may be. Not for two threads of a process at once."""
+        """Count one more, if the limit allows it. Not safe among threads."""
         first = key_id % KEYS * self._slots
-        # Counted before it is looked at: two processes may both step back here, but never both go beyond.
+        # Count first, then check: two processes may both give up here, but can never both exceed the limit.
         self._memory[first + self._own] += 1
         if sum(self._memory[first : first + self._slots]) <= self._most:
             return True
@@ -57,11 +57,11 @@ class SharedCounts:
 
 
 shared_counts = SharedCounts()
-"""Made in gunicorn's parent, before it forks."""
+"""Created in gunicorn's parent before it forks."""
 
 
 class Turns:
-    """Those of one process. Safe among threads."""
+    """The turns of this process. Safe among threads."""
 
     def __init__(self, counts: SharedCounts = shared_counts, wait_seconds: float = WAIT_SECONDS) -> None:
         self._counts = counts
@@ -70,7 +70,7 @@ class Turns:
         self.wait_seconds = wait_seconds
 
     def ticket(self, key_id: int) -> Ticket:
-        """A place behind the requests of this key that wait in this process."""
+        """A place in the queue of this key's requests in this process."""
         ticket = Ticket(self, key_id)
         with self._lock:
             self._waiting.setdefault(key_id, deque()).append(ticket)
@@ -105,7 +105,7 @@ class Turns:
 
 
 class Ticket:
-    """A request's place among those of its key."""
+    """A request's place in the queue of its key."""
 
     def __init__(self, turns: Turns, key_id: int) -> None:
         self._turns = turns
@@ -113,9 +113,9 @@ class Ticket:
         self.is_taken = False
 
     def take(self) -> bool:
-        """Take the turn if it is there; whether it is taken. A turn that was taken must be given back."""
+        """Take the turn if it is available. Returns whether it is taken; then it must be given back."""
         return self._turns._take(self)
 
     def leave(self) -> bool:
-        """Wait no longer; whether the turn was taken before."""
+        """Leave the queue. Returns whether the turn was taken before."""
         return self._turns._leave(self)

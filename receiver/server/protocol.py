@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, plus limits on slow clients and an orderly goodbye.
+"""A client's connection: uvicorn's, with limits for slow clients and a graceful close.
 
 uvicorn waits for a request's head and body, and for a client that reads no answer, as long as they take. Each such
 connection costs memory and a file descriptor, so anybody could exhaust a process. The limits are those that Apache's
@@ -41,11 +41,11 @@ CHECK_SECONDS = 1.0
 _IDLE, _HEAD, _BODY, _ANSWER = range(4)
 
 URL_BYTES = 8 << 10
-"""Longest address of a request, as nginx and gunicorn have it."""
+"""Longest request target, as in nginx and gunicorn."""
 
 
 def _refusal(status: int, reason: str, code: str, detail: str) -> bytes:
-    """An answer that no application gives, as problem details (RFC 9457)."""
+    """An answer that the application does not see, as problem details (RFC 9457)."""
     problem = {"type": f"urn:result-url-receiver:problem:{code}", "title": reason, "status": status, "detail": detail}
     body = json.dumps({**problem, "code": code})
     return (
@@ -65,7 +65,7 @@ _INCOMPLETE = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 24\r\nCache-Control: no-store\r\n"
     b'Connection: close\r\n\r\n{"status": "incomplete"}'
 )
-"""Of a callback: `CUT_OFF` of the rules, whose sender is gone before an application could answer."""
+"""Answers a callback whose body breaks off, like `CUT_OFF` in receiver.intake.callback_rules."""
 
 CALLBACKS = b"/results/"
 
@@ -81,8 +81,8 @@ def _line(name: bytes, value: bytes) -> bytes:
 class _Exchange(RequestResponseCycle):
     """One request and its answer: uvicorn's, but header names keep their case.
 
-    Case means nothing in HTTP, and uvicorn writes all names in lower case. But many scripts read the headers into a
-    plain dictionary and ask it for `Location`.
+    uvicorn writes all names in lower case. HTTP allows this, but many scripts read the headers into a plain dictionary
+    and look up `Location`.
     """
 
     async def send(self, message: Any) -> None:
@@ -162,7 +162,7 @@ class Connection(HttpToolsProtocol):
         raise ValueError("the head of a request is too long")  # ends the parsing: `send_400_response` is next
 
     def _refuse_body(self) -> None:
-        """Say that the body broke off. A part of a body cannot be told from a whole one later, so it is not used."""
+        """Answer that the body is incomplete. It is not stored: later it would look complete."""
         if not (self.pipeline or self.cycle.response_started):
             self.transport.write(_INCOMPLETE if self.url.startswith(CALLBACKS) else _BAD_REQUEST)
         self.cycle.disconnected = True

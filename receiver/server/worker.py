@@ -1,4 +1,4 @@
-"""gunicorn's worker: uvicorn's event loop, with our connections and an orderly end."""
+"""gunicorn's worker: uvicorn's event loop with our connections and a graceful stop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +16,6 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from receiver.server.protocol import CHECK_SECONDS, Connection
-from receiver.server.served import served
 
 STOPPING_IDLE_SECONDS = 2.0
 """How long a connection may be idle once the process is told to stop. A proxy keeps idle connections for a minute, so
@@ -35,7 +35,7 @@ class ErrorLog(Logger):  # type: ignore[misc]  # gunicorn ships no types
 
 
 class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships no types
-    """Serves what `served` says."""
+    """Serves an ASGI application, or the ASGI form of a Flask application (its attribute `asgi`)."""
 
     CONFIG_KWARGS = {  # noqa: RUF012 uvicorn-worker declares it so
         "loop": "uvloop",
@@ -45,7 +45,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         "interface": "asgi3",
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,  # receiver.intake.proxies decides whom to believe
+        "proxy_headers": False,  # receiver.intake.proxies decides which proxies to trust
         "timeout_notify": 1,
     }
 
@@ -54,9 +54,12 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         self.config.limit_concurrency = self.cfg.worker_connections
 
     async def _serve(self) -> None:
-        self._application = served(self.wsgi)
+        self._application = getattr(self.wsgi, "asgi", self.wsgi)
         self.config.app = self._answer
-        # Here and not above: gunicorn's parent makes this object, and `post_fork` then shortens the time.
+        # The service starts without its database and waits for it. Only the first process logs this.
+        if self.age == 1 and (report := getattr(self._application, "report_database", None)):
+            threading.Thread(target=report, daemon=True).start()
+        # Not in __init__: gunicorn's parent creates this object, and `post_fork` then shortens the time.
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self._server = Server(config=self.config)
         self._install_sigquit_handler()
@@ -69,7 +72,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        # A stopping server cancels requests that take too long. That is not an error of the application.
+        # A stopping server cancels requests that take too long. This is not an error of the application.
         with suppress(asyncio.CancelledError):
             await self._application(scope, receive, send)
 
@@ -79,7 +82,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             self._server.should_exit = True  # the parent was killed: end as on SIGTERM
 
     async def _check_connections(self) -> None:
-        # Not above: gunicorn's parent imports this module, and the metrics belong to one process.
+        # Not at the top: gunicorn's parent imports this module, but each process has its own metrics.
         from receiver.counts import counts
 
         loop = asyncio.get_running_loop()
