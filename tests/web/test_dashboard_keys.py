@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from receiver.database.api_keys import NAME_LENGTH, create_key, find_key, list_keys
 from receiver.database.pool import Connection
-from receiver.web.dashboard.own_key import FAILURES_A_MINUTE
+from receiver.web.services import FAILED_SIGN_INS_PER_MINUTE
 from tests.web.browsing import Browser, text_of, visitor
 
 
@@ -110,7 +110,7 @@ def test_keys_are_made_and_revoked_only_with_the_key_that_was_signed_in_with(
         for answer in (make_key(browser, own_key=wrong), browser.post(revoke, own_key=wrong)):
             assert answer.status_code == 422, wrong
             assert ('id="own-key-fault"' in answer.text and wrong not in answer.text.split()) or not wrong
-        browser.client.application.extensions["receiver.failed_sign_ins"]._buckets.clear()
+        browser.client.application.extensions["receiver"].failed_sign_ins._buckets.clear()
     assert sorted(key.name for key in list_keys(conn)) == ["Ada", "another admin"]
     conn.commit()
     assert make_key(browser, own_key=f" {browser.key}\n").status_code == 200
@@ -119,7 +119,7 @@ def test_keys_are_made_and_revoked_only_with_the_key_that_was_signed_in_with(
 
 
 def test_key_cannot_be_guessed_where_it_is_asked_for_again(browser: Browser, conn: Connection) -> None:
-    for _ in range(FAILURES_A_MINUTE):
+    for _ in range(FAILED_SIGN_INS_PER_MINUTE):
         assert make_key(browser, own_key="rr_guess").status_code == 422
     refused = make_key(browser)
     assert refused.status_code == 429 and "Retry-After" in refused.headers

@@ -15,10 +15,8 @@ from itsdangerous import URLSafeTimedSerializer
 from receiver.config import Config
 from receiver.database.api_keys import create_key, get_key_of_session, list_keys, revoke_key
 from receiver.database.pool import Connection
-from receiver.web.dashboard.own_key import FAILURES, FAILURES_A_MINUTE
 from receiver.web.dashboard.session import own_path
-from receiver.web.rate_limit import TokenBuckets
-from receiver.web.services import Services
+from receiver.web.services import FAILED_SIGN_INS_PER_MINUTE, Services
 from tests.web.asking import SECRET
 from tests.web.browsing import Browser, text_of, token_in, visitor
 from tests.web.conftest import patient_app
@@ -319,14 +317,14 @@ def test_sign_in_itself_needs_a_token(browser: Browser, key: str) -> None:
 
 
 def stop_clock(app: Flask) -> None:
-    """No try comes back while they are made."""
-    app.extensions[FAILURES] = TokenBuckets(FAILURES_A_MINUTE, lambda: 1000.0)
+    """No try comes back during the test."""
+    app.extensions["receiver"].failed_sign_ins._clock = lambda: 1000.0
 
 
 def test_address_that_keeps_failing_has_to_wait(app: Flask, key: str) -> None:
     stop_clock(app)
     browser = Browser(app)
-    for _ in range(FAILURES_A_MINUTE):
+    for _ in range(FAILED_SIGN_INS_PER_MINUTE):
         assert browser.sign_in("nonsense").status_code == 422
     answer = browser.sign_in(key)
     assert answer.status_code == 429
@@ -344,7 +342,7 @@ def test_proxy_names_its_client_and_clients_cannot_name_another(app: Flask, key:
         return browser
 
     stop_clock(app)
-    for number in range(FAILURES_A_MINUTE):
+    for number in range(FAILED_SIGN_INS_PER_MINUTE):
         # What stands before the proxy's own word may be made up by the client.
         tries("127.0.0.1", f"198.51.100.{number}, 203.0.113.9").sign_in("nonsense")
         tries("192.0.2.50", f"198.51.100.{number}").sign_in("nonsense")
@@ -355,9 +353,9 @@ def test_proxy_names_its_client_and_clients_cannot_name_another(app: Flask, key:
 
 def test_tries_come_back_with_time(app: Flask, key: str) -> None:
     now = 1000.0
-    app.extensions[FAILURES] = TokenBuckets(FAILURES_A_MINUTE, lambda: now)
+    app.extensions["receiver"].failed_sign_ins._clock = lambda: now
     browser = Browser(app)
-    for _ in range(FAILURES_A_MINUTE):
+    for _ in range(FAILED_SIGN_INS_PER_MINUTE):
         browser.sign_in("nonsense")
     assert browser.sign_in(key).headers["Retry-After"] == "6"
     now += 6

@@ -29,7 +29,7 @@ def test_ready_text_alone_is_the_answer() -> None:
 
 def test_nothing_is_taken_for_the_place_of_another() -> None:
     # What is put in is not looked through, and a place is not guessed.
-    hostile = json.dumps([JSONProvider._PLACE, "@", "%s", "\\0", "\\g<0>"])
+    hostile = json.dumps([JSONProvider._PLACEHOLDER, "@", "%s", "\\0", "\\g<0>"])
     assert json.loads(written([ReadyJson(hostile), ReadyJson("2")])) == [json.loads(hostile), 2]
 
 

@@ -34,7 +34,7 @@ ELSEWHERE = {
     "unavailable": 503,
     "not_in_doubt": 409,
 }
-"""Codes that no operation is answered with as a whole: of the dashboards, of one fault, of werkzeug's unused ones."""
+"""Codes that no API operation answers: those of the dashboards, of single faults, and of werkzeug's errors."""
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_form_is_the_one_that_is_checked(description: Description) -> None:
 
 
 def test_every_code_that_the_api_answers_is_described(description: Description) -> None:
-    assert {code: known.status for code, known in CODES.items()} | ELSEWHERE == problems.statuses()
+    assert {code: known.status for code, known in CODES.items()} | ELSEWHERE == problems.STATUS_OF_CODE
     assert set(description["components"]["responses"]) == set(CODES)
     for path, _, operation in operations(description):
         if path.startswith("/api/"):

@@ -1,10 +1,10 @@
-"""One batch: its balance in words and pictures, what needs a person, and its calls.
+"""One batch: its balance in sentences and charts, what needs attention, and its calls.
 
-What changes while calls are out stands in one region of the page. htmx asks for it every two seconds as long as
-somebody looks (static/app.js lets nobody ask for a page that is hidden), until a 286 says that no more will come. It
-is merged into the page node by node (static/live.js), so that scroll, focus, selection and what was unfolded stay. A
-poll that finds nothing new costs one read of counters and is answered 204. The answer also has the list of calls that
-the page shows, read at the same moment: else calls would be pending below figures that say that all have ended.
+One region of the page has everything that changes during the calls. htmx polls it every two seconds while the page is
+visible (static/app.js), until the answer is 286. static/live.js merges the region into the page node by node, so that
+scroll position, focus, selection and opened details stay. A poll without changes costs one read of counters and is
+answered 204. The answer also contains the list of calls, read in the same snapshot. Otherwise the list could contradict
+the figures above it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from receiver.summary.submissions import (
     list_submissions,
     list_submissions_in_doubt,
 )
-from receiver.web.dashboard import wording
 from receiver.web.dashboard.batch_calls import CallsPage, read_calls
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.pages import page
@@ -38,23 +37,23 @@ from receiver.web.reading import reader
 
 POLL_SECONDS = 2
 NO_MORE_POLLS = 286
-"""The status that ends htmx' polling."""
+"""The HTTP status that ends htmx' polling."""
 
 MOST_IN_DOUBT = 3
-"""Submissions that need a person, shown on the batch's own page; all are on a page of theirs."""
+"""Submissions that need attention on the batch's page. A separate page lists all."""
 
 PAGE_SUBMISSIONS, PAGE_IN_DOUBT = 50, 20
 
 LONGEST_HOURS = timedelta(days=2)
-"""Results that came within this time are shown by the hour, others by the day."""
+"""Results are shown by hour if they were received within this time, otherwise by day."""
 
 FEW_CALLS = 20_000
-"""Up to so many ended calls, their attempts are counted along: 4 ms. For more, on their own page: 0.15 s a million."""
+"""Up to this many ended calls, the page counts their attempts (4 ms). A page of its own counts more (0.15 s a million)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the live region shows."""
+    """The content of the live region."""
 
     batch: Batch
     submissions: dict[SubmissionState, int]
@@ -62,7 +61,7 @@ class Progress:
     series: list[dict[str, Any]]
     interval: Interval
     attempts: dict[int | None, int] | None
-    """Attempts to the number of calls that took so many; None where counting them would take long."""
+    """Number of calls by their attempts; None if counting them would take too long."""
 
     @property
     def is_live(self) -> bool:
@@ -91,52 +90,53 @@ class Progress:
 def batch(batch_id: int) -> str:
     """One batch."""
 
-    def look(conn: Connection) -> tuple[Progress, CallsPage]:
+    def read(conn: Connection) -> tuple[Progress, CallsPage]:
         found = get_batch(conn, batch_id, with_submissions=False)
         return _progress(conn, found, count_submissions(conn, batch_id)), read_calls(conn, batch_id)
 
-    progress, calls = reader().read_at_one_moment(look)
+    progress, calls = reader().read_at_one_moment(read)
     return render_template("batch.html", **_shown(progress), calls=calls)
 
 
 @page("/batches/<int:batch_id>/live", scope="read")
 def batch_live(batch_id: int) -> Response:
-    """What changes on a batch's page while calls are out: the live region, and the calls that the query asks for."""
+    """The live region of a batch's page, and the calls that the query selects."""
 
-    def look(conn: Connection) -> tuple[Progress, CallsPage] | None:
+    def read(conn: Connection) -> tuple[Progress, CallsPage] | None:
         found = get_batch(conn, batch_id, with_submissions=False)
         submissions = count_submissions(conn, batch_id)
         if _is_live(found) and request.args.get("seen") == _digest(found, submissions):
             return None
         return _progress(conn, found, submissions), read_calls(conn, batch_id)
 
-    seen = reader().read_at_one_moment(look)
-    if seen is None:
+    found = reader().read_at_one_moment(read)
+    if found is None:
         return Response(status=204)
-    progress, calls = seen
-    content = render_template("batch_live.html", **_shown(progress)) + render_template(
-        "batch_calls_list.html", **_shown(progress), calls=calls
+    progress, calls = found
+    shown = _shown(progress)
+    content = render_template("batch_live.html", **shown) + render_template(
+        "batch_calls_list.html", **shown, calls=calls
     )
     return make_response(content, 200 if progress.is_live else NO_MORE_POLLS)
 
 
 @page("/batches/<int:batch_id>/attempts", scope="read")
 def batch_attempts(batch_id: int) -> str:
-    """How many calls took one attempt, two, three …"""
+    """The number of calls by their attempts."""
 
-    def look(conn: Connection) -> tuple[Batch, dict[int | None, int]]:
+    def read(conn: Connection) -> tuple[Batch, dict[int | None, int]]:
         return get_batch(conn, batch_id, with_submissions=False), count_by_attempts(conn, batch_id)
 
-    found, attempts = reader().read_at_one_moment(look)
-    return render_template("batch_attempts.html", batch=found, attempts=attempts, wording=wording)
+    found, attempts = reader().read_at_one_moment(read)
+    return render_template("batch_attempts.html", batch=found, attempts=attempts)
 
 
 @page("/batches/<int:batch_id>/submissions", scope="read")
 def batch_submissions(batch_id: int) -> str:
-    """All submissions of a batch, those that need a person first."""
+    """All submissions of a batch, those that need attention first."""
     after = min(max(request.args.get("after", default=0, type=int), 0), 2**31 - 1)
 
-    def look(conn: Connection) -> dict[str, Any]:
+    def read(conn: Connection) -> dict[str, Any]:
         submissions = list_submissions(conn, batch_id, PAGE_SUBMISSIONS + 1, after)
         return {
             "batch": get_batch(conn, batch_id, with_submissions=False),
@@ -147,8 +147,7 @@ def batch_submissions(batch_id: int) -> str:
             "resolutions": [] if after else list_resolutions(conn, batch_id),
         }
 
-    shown = reader().read_at_one_moment(look)
-    return render_template("batch_submissions.html", **shown, after=after, wording=wording)
+    return render_template("batch_submissions.html", **reader().read_at_one_moment(read), after=after)
 
 
 def _progress(conn: Connection, found: Batch, submissions: dict[SubmissionState, int]) -> Progress:
@@ -171,17 +170,16 @@ def _shown(progress: Progress) -> dict[str, Any]:
         "attempts": progress.attempts,
         "outcomes": OUTCOMES,
         "poll_seconds": POLL_SECONDS,
-        "wording": wording,
     }
 
 
 def _is_live(found: Batch) -> bool:
-    """Whether something may change soon: a submission is on its way, calls are out, or callbacks wait."""
+    """Whether something may change soon: it is being queued, calls are pending, or callbacks wait."""
     return found.state == "queueing" or found.counts["pending"] > 0 or found.callbacks["waiting"] > 0
 
 
 def _digest(found: Batch, submissions: dict[SubmissionState, int]) -> str:
-    """Changes with whatever the live region is made from."""
+    """Changes whenever the content of the live region changes."""
     shown = (found.state, found.counts, found.callbacks, found.attempts, found.duration_seconds, submissions)
     return hashlib.sha256(repr((shown, time_zone())).encode()).hexdigest()[:16]
 

@@ -11,14 +11,13 @@ from markupsafe import Markup
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
 from receiver.summary.batches import Batch, BatchFilter, list_batches
-from receiver.summary.health import Health, get_health
+from receiver.summary.health import WORKER_SECONDS, Health, get_health
 from receiver.summary.needs_attention import Attention, BatchesOf, get_attention
 from receiver.summary.series import Interval, SummaryFilter, get_series
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone, zone
-from receiver.web.health import WORKER_SECONDS
 from receiver.web.reading import reader
 from receiver.web.services import services
 
