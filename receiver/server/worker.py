@@ -54,7 +54,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         self.config.limit_concurrency = self.cfg.worker_connections
 
     async def _serve(self) -> None:
-        self._application = getattr(self.wsgi, "asgi", self.wsgi)
+        self._application: Any = getattr(self.wsgi, "asgi", self.wsgi)
         self.config.app = self._answer
         # The service starts without its database and waits for it. Only the first process logs this.
         if self.age == 1 and (report := getattr(self._application, "report_database", None)):

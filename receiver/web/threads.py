@@ -147,7 +147,7 @@ class Threads:
                         return self._short
                 if len(body) > MEMORY_BYTES or (file is not None and not more):
                     if file is None:
-                        file = await _run(self._disk, tempfile.TemporaryFile)
+                        file = await _run(self._disk, lambda: tempfile.TemporaryFile())
                     await _run(self._disk, file.write, body)
                     size, body = size + len(body), bytearray()
             environ["CONTENT_LENGTH"] = str(size + len(body))

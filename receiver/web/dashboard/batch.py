@@ -48,7 +48,7 @@ LONGEST_HOURS = timedelta(days=2)
 """Results are shown by hour if they were received within this time, otherwise by day."""
 
 FEW_CALLS = 20_000
-"""Up to this many ended calls, the page counts their attempts (4 ms). A page of its own counts more (0.15 s a million)."""
+"""Most ended calls whose attempts are counted here (4 ms). A page of its own counts more (0.15 s a million)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,6 @@ def download_body(callback_id: int) -> Response:
         found = get_callback(conn, callback_id)
     answer = Response(found.body, content_type="application/octet-stream")
     answer.headers["Content-Disposition"] = f'attachment; filename="callback-{callback_id}.bin"'
-    answer.headers["Cache-Control"] = "no-store"
     return answer
 
 
@@ -129,8 +128,8 @@ def download_body(callback_id: int) -> Response:
 def replay_callbacks() -> AnyResponse | str:
     """Settle callbacks again: first a preview, then, when it is confirmed, the replay.
 
-    Which ones: `ids`, or the newest ones with a `state` and `reason`. The preview lists their ids, so that exactly these
-    are replayed.
+    Which ones: `ids`, or the newest ones with a `state` and `reason`. The preview lists their ids, so exactly these are
+    replayed.
     """
     confirmed = request.form.get("confirmed") == "1"
     with connection(services().pool) as conn:

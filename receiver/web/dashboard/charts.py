@@ -1,15 +1,15 @@
-"""Charts as inline SVG: `split_bar` and `stacked_series`; one call's is in `receiver.web.dashboard.timeline`.
+"""Charts as inline SVG: `split_bar` and `stacked_series`. See also `receiver.web.dashboard.timeline`.
 
-    split_bar(counts, *, key, label)                              one batch's rows, by what became of them
+    split_bar(counts, *, key, label)                              one batch's rows by state and outcome
     stacked_series(points, *, interval, time_zone, key, title)    results by time, outcomes stacked
     timeline(events, *, time_zone, key, title)                    one call: its attempts and waits, to scale
 
-Each returns Markup. `key` begins every id in it, so it must be unique on its page (`batch-42`); one that stays
-the same lets a live page change the chart in place. Colours come from the styles, as the `fill` of the
-classes that the swatches in a page's text share: `outcome-completed`, `-failed`, `-canceled`, `-rejected`,
-`-other`; `state-pending`, `-overdue`, `-refused`, `-skipped`. Lines are `chart-line`, words `chart-text`; a
-`texture` tells outcomes apart where colours do not. No style attribute, which the content security policy forbids;
-words stand at percentages of the width, so that they keep their size while the drawing is stretched.
+Each returns Markup. Every id in it begins with `key`, which must be unique on its page (`batch-42`). If the key stays
+the same, a live page can update the chart in place. The style sheet sets colours as the `fill` of classes that are also
+used for the swatches in texts: `outcome-completed`, `-failed`, `-canceled`, `-rejected`, `-other`; `state-pending`,
+`-overdue`, `-refused`, `-skipped`. Lines have the class `chart-line`, text has `chart-text`. A `texture` distinguishes
+outcomes without colours. There are no style attributes, because the content security policy forbids them. Text is
+positioned in percent of the width, so that it keeps its size when the chart is stretched.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from receiver.summary.series import Interval
 from receiver.web.dashboard.intervals import MOST_BARS, Bar, bars_of
 from receiver.web.dashboard.wording import balance_sentence, counted, number, outcomes_sentence
 
-# What a row can have come to, in the order of drawing: its class, and the top and height of its mark. The marks
-# of what has not ended are lower than the others, so that progress shows without colour.
+# The outcomes and states of a row in drawing order: CSS class, top and height. States that have not ended are lower, so
+# that progress is visible without colours.
 _SEGMENTS: dict[str, tuple[str, float, float]] = {
     **{outcome: (f"outcome-{outcome}", 0, 10) for outcome in OUTCOMES},
     "overdue": ("state-overdue", 2, 6),
@@ -37,7 +37,7 @@ _SEGMENTS: dict[str, tuple[str, float, float]] = {
 }
 
 _LEAST_WIDTH = 0.8
-"""Percent: one call of a million is to be seen."""
+"""Percent: one call of a million must be visible."""
 
 LEAST_SLOTS = 8
 
@@ -47,10 +47,10 @@ _TEXTURES: dict[Outcome, str] = {
     "rejected": '<path class="texture" d="M0 6L6 0M0 0L6 6"/>',
     "other": '<path class="texture" d="M0 3H6"/>',
 }
-"""Drawn over the colour of an outcome, in squares of six pixels; `completed` has none."""
+"""Patterns over the colour of an outcome, in squares of six pixels. `completed` has none."""
 
 _TOP, _MIDDLE, _BASE, _LABELS = 18, 74, 130, 150
-"""Pixels of the series: where its bars may begin, half of that, where they stand, and their times below."""
+"""Heights in pixels: top of the bars, middle, base line, and the times below."""
 
 _HEIGHT = _BASE - _TOP
 
@@ -59,7 +59,7 @@ def split_bar(counts: Mapping[str, int], *, key: str, label: str) -> Markup:
     """A bar of one batch's rows: final by outcome, overdue, pending, refused, skipped.
 
     `counts` is a batch's (`rows`, `skipped`, `refused`, `pending`, `overdue`, `final`, and each outcome);
-    `label` names it ("Batch 42"). Put the figures beside it in words, too.
+    `label` names it ("Batch 42"). The page must also show the figures as text.
     """
     parts = []
     at = 0.0
@@ -86,14 +86,14 @@ def split_bar(counts: Mapping[str, int], *, key: str, label: str) -> Markup:
 def stacked_series(
     points: Sequence[Mapping[str, Any]], *, interval: Interval, time_zone: str, key: str, title: str
 ) -> Markup:
-    """Results by time as stacked bars, with a legend, and a table of the same figures to unfold.
+    """Results by time as stacked bars, with a legend, and a table of the same figures to open.
 
-    `points` are those of `receiver.summary.series`, none left out; many are put together (see `bars_of`).
+    `points`: as in `receiver.summary.series`, without gaps. Many points are combined (see `bars_of`).
     """
     if not any(point["final"] for point in points):
         return Markup('<p class="chart-empty">No results yet.</p>')
     bars, unit = bars_of(points, interval, ZoneInfo(time_zone))
-    # Never silently: whoever chose hours must not take days for them.
+    # Say so if another unit is shown than the viewer chose.
     instead = "" if unit == interval else _instead(interval, unit, len(points))
     present = [outcome for outcome in OUTCOMES if any(bar.counts[outcome] for bar in bars)]
     top = _round_up(max(bar.final for bar in bars))
@@ -115,7 +115,7 @@ def stacked_series(
         + _hints(bars, present)
         + _times(bars),
     )
-    return Markup(  # noqa: S704 our own words and numbers only
+    return Markup(  # noqa: S704 only our own texts and numbers
         f'<figure class="chart" id="{key}">{drawing}<figcaption>{_legend(bars, present, key)}'
         f'<p class="chart-note">One bar for each {unit}, {escape(time_zone)}.{instead}</p></figcaption>'
         f"{_table(bars, present, key)}</figure>"
@@ -131,8 +131,8 @@ def _instead(interval: Interval, unit: str, points: int) -> str:
 
 
 def svg(attributes: str, key: str, title: str, description: str, drawing: str) -> Markup:
-    """An SVG that is one image with a name and a description for those who do not see it."""
-    return Markup(  # noqa: S704 words from elsewhere are escaped, the drawing is made of numbers
+    """An SVG that is one image, with a title and a description for people who cannot see it."""
+    return Markup(  # noqa: S704 texts from outside are escaped, the drawing has only numbers
         f'<svg {attributes} role="img" aria-labelledby="{key}-title {key}-desc">'
         f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-desc">{escape(description)}</desc>'
         f"{drawing}</svg>"
@@ -140,20 +140,19 @@ def svg(attributes: str, key: str, title: str, description: str, drawing: str) -
 
 
 def at_moment(moment: datetime, time_zone: ZoneInfo) -> str:
-    """`1 Mar 2026, 14:00:05`, as charts and their tables write it."""
-    local = moment.astimezone(time_zone)
-    return f"{local.day} {local:%b %Y, %H:%M:%S}"
+    """`1 Mar 2026, 14:00:05`, the format of charts and their tables."""
+    return f"{moment.astimezone(time_zone):%-d %b %Y, %H:%M:%S}"
 
 
 def _widths(numbers: list[int]) -> list[float]:
-    """Percent of each, together 100, none narrower than can be seen."""
+    """The width of each part in percent, in total 100. Each is wide enough to be visible."""
     whole = sum(numbers)
     wide = [max(100 * count / whole, _LEAST_WIDTH) for count in numbers]
     return [100 * width / sum(wide) for width in wide]
 
 
 def _round_up(count: int) -> int:
-    """The next number that is pleasant at the top of an axis, and halves."""
+    """The next round number for the top of an axis that can be halved."""
     size = 1
     while True:
         for step in (1, 2, 4, 6, 8):
@@ -163,7 +162,7 @@ def _round_up(count: int) -> int:
 
 
 def _defs(bars: Sequence[Bar], present: Sequence[Outcome], top: int, key: str) -> str:
-    # A path in fractions of what it clips is stretched with the page's width; what fills it is not.
+    # A clip path in fractions is stretched with the page's width; the pattern that fills it is not.
     slot = 1 / _slots(bars)
     width = f"{slot * 0.82:.4f}"
     below = [0] * len(bars)
@@ -188,7 +187,7 @@ def _defs(bars: Sequence[Bar], present: Sequence[Outcome], top: int, key: str) -
 
 
 def _slots(bars: Sequence[Bar]) -> int:
-    """Places for bars, the first ones taken: a few bars are not stretched over all of the width."""
+    """The number of places for bars. A few bars are not stretched over the whole width."""
     return max(len(bars), LEAST_SLOTS)
 
 
@@ -198,7 +197,7 @@ def _grid() -> str:
 
 def _heights(top: int, *, at_end: bool) -> str:
     words = {_TOP: number(top)} | ({_MIDDLE: number(top // 2)} if top % 2 == 0 else {})
-    # Few bars stand at the beginning, and leave the end free for words.
+    # A few bars are at the beginning, so the numbers go to the end.
     place = 'x="100%" text-anchor="end"' if at_end else 'x="0"'
     return "".join(f'<text class="chart-text halo" {place} y="{y - 4}">{word}</text>' for y, word in words.items())
 
@@ -214,7 +213,7 @@ def _stacks(present: Sequence[Outcome], key: str) -> str:
 
 
 def _hints(bars: Sequence[Bar], present: Sequence[Outcome]) -> str:
-    """What each bar says when it is pointed at."""
+    """The tooltip of each bar."""
     slot = 100 / _slots(bars)
     return "".join(
         f'<rect class="chart-hint" x="{index * slot:.2f}%" y="{_TOP}" width="{slot:.2f}%" height="{_HEIGHT}"'

@@ -142,7 +142,7 @@ def isolate(text: str) -> Markup:
 
 @blueprint.after_app_request
 def _keep_private(response: Response) -> Response:
-    """A page is private: no cache keeps it, and after signing out the Back button shows nothing."""
-    if response.mimetype == "text/html":
+    """Pages and downloads are private: no cache keeps them, and after signing out the Back button shows nothing."""
+    if response.mimetype == "text/html" or request.blueprint == blueprint.name:
         response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -1,4 +1,4 @@
-"""One call drawn to scale: when it was queued, each attempt, and the waits between them."""
+"""A chart of one call to scale: queueing, each attempt, and the waits between them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from receiver.web.dashboard.safe_text import visible
 from receiver.web.dashboard.wording import counted, duration
 
 MOST_DRAWN, MOST_UNTIMED, NAME_CHARACTERS = 60, 20, 40
-"""Events drawn and listed, those without a readable time, and what of a name is shown. A call has about ten events."""
+"""Most events with a time, most events without one, most characters of a name. A call has about ten events."""
 
 _TRACK = 44
-"""Pixels from the top to the line that everything stands on."""
+"""Pixels from the top to the base line."""
 
 _LEAST_WIDTH = 0.5
-"""Percent: five seconds of ringing among hours of waiting are to be seen."""
+"""Percent: five seconds of ringing must be visible among hours of waiting."""
 
 _LABEL_ROOM = 4.0
-"""Percent that the number of an attempt takes; where attempts are closer, only some are numbered."""
+"""Percent of the width for the number of an attempt. Attempts that are closer have no number."""
 
-# What a call does after an event, until the next: class, height in pixels, and in words.
+# The state of a call after an event, until the next one: CSS class, height in pixels, name.
 _AFTER = {
     "dialing": ("span-ringing", 12, "ringing"),
     "connected": ("span-connected", 22, "connected"),
@@ -35,10 +35,10 @@ _WAITING = ("span-waiting", 2, "waiting")
 
 
 def timeline(events: Sequence[Event], *, time_zone: str, key: str, title: str) -> Markup:
-    """A drawing of the events that have a time, and a table of all of them in the order of their times.
+    """A chart of the events with a time, and a table of all events in the order of their times.
 
-    Nothing tells how long an unanswered attempt rang: where `dialing` follows upon `dialing`, it is drawn as a
-    mark, and what lies between as waiting.
+    It is not known how long an unanswered attempt rang. So if `dialing` follows `dialing`, the attempt is a mark, and
+    the time between is waiting.
     """
     zone = ZoneInfo(time_zone)
     timed = sorted(
@@ -90,8 +90,8 @@ def _drawing(moments: Sequence[tuple[datetime, str]], zone: ZoneInfo, key: str, 
                 f' width="{width:.2f}%" height="{height}"><title>{does}: {duration((until - at).total_seconds())}'
                 "</title></rect>"
             )
-    told = ", ".join(f"{does} {duration(taken)}" for does, taken in seconds.items() if taken)
-    description = f"{counted(attempt, 'attempt')} within {duration(whole)}: {told}. The table below lists each event."
+    totals = ", ".join(f"{does} {duration(taken)}" for does, taken in seconds.items() if taken)
+    description = f"{counted(attempt, 'attempt')} within {duration(whole)}: {totals}. The table below lists each event."
     ends = "".join(
         f'<text class="chart-text" x="{x}%" y="{_TRACK + 34}" text-anchor="{anchor}">{words}</text>'
         for (x, anchor), words in zip(((0, "start"), (100, "end")), _ends(first, last, zone), strict=True)
@@ -109,7 +109,7 @@ def _drawing(moments: Sequence[tuple[datetime, str]], zone: ZoneInfo, key: str, 
 
 
 def _ends(first: datetime, last: datetime, zone: ZoneInfo) -> tuple[str, str]:
-    """Both ends of the drawing, short enough for a narrow page; the table has them in full."""
+    """The times at both ends of the chart, short enough for a narrow page. The table has the full times."""
     begins, ends = first.astimezone(zone), last.astimezone(zone)
     if begins.date() == ends.date():
         return at_moment(first, zone), f"{ends:%H:%M:%S}"
