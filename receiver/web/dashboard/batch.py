@@ -10,12 +10,10 @@ the figures above it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from flask import Response, make_response, render_template, request
-from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SubmissionState
@@ -23,13 +21,8 @@ from receiver.release.resolution import list_resolutions
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.series import Interval, SummaryFilter, get_series
-from receiver.summary.submissions import (
-    SubmissionProgress,
-    count_submissions,
-    list_submissions,
-    list_submissions_in_doubt,
-)
-from receiver.web.dashboard.batch_calls import CallsPage, read_calls
+from receiver.summary.submissions import count_submissions, list_submissions, list_submissions_in_doubt
+from receiver.web.dashboard.batch_calls import read_calls
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone
@@ -51,73 +44,33 @@ FEW_CALLS = 20_000
 """Most ended calls whose attempts are counted here (4 ms). A page of its own counts more (0.15 s a million)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The content of the live region."""
-
-    batch: Batch
-    submissions: dict[SubmissionState, int]
-    in_doubt: list[SubmissionProgress]
-    series: list[dict[str, Any]]
-    interval: Interval
-    attempts: dict[int | None, int] | None
-    """Number of calls by their attempts; None if counting them would take too long."""
-
-    @property
-    def is_live(self) -> bool:
-        return _is_live(self.batch)
-
-    @property
-    def seen(self) -> str:
-        return _digest(self.batch, self.submissions)
-
-    @property
-    def bar(self) -> Markup:
-        return split_bar(self.batch.counts, key="progress", label=f"Batch {self.batch.id}: progress")
-
-    @property
-    def chart(self) -> Markup:
-        return stacked_series(
-            self.series,
-            interval=self.interval,
-            time_zone=time_zone(),
-            key="results",
-            title=f"Batch {self.batch.id}: results by {self.interval}",
-        )
-
-
 @page("/batches/<int:batch_id>", scope="read")
 def batch(batch_id: int) -> str:
     """One batch."""
 
-    def read(conn: Connection) -> tuple[Progress, CallsPage]:
+    def read(conn: Connection) -> dict[str, Any]:
         found = get_batch(conn, batch_id, with_submissions=False)
-        return _progress(conn, found, count_submissions(conn, batch_id)), read_calls(conn, batch_id)
+        return _read_page(conn, found, count_submissions(conn, batch_id))
 
-    progress, calls = reader().read_at_one_moment(read)
-    return render_template("batch.html", **_shown(progress), calls=calls)
+    return render_template("batch.html", **reader().read_at_one_moment(read))
 
 
 @page("/batches/<int:batch_id>/live", scope="read")
 def batch_live(batch_id: int) -> Response:
     """The live region of a batch's page, and the calls that the query selects."""
 
-    def read(conn: Connection) -> tuple[Progress, CallsPage] | None:
+    def read(conn: Connection) -> dict[str, Any] | None:
         found = get_batch(conn, batch_id, with_submissions=False)
         submissions = count_submissions(conn, batch_id)
         if _is_live(found) and request.args.get("seen") == _digest(found, submissions):
             return None
-        return _progress(conn, found, submissions), read_calls(conn, batch_id)
+        return _read_page(conn, found, submissions)
 
-    found = reader().read_at_one_moment(read)
-    if found is None:
+    shown = reader().read_at_one_moment(read)
+    if shown is None:
         return Response(status=204)
-    progress, calls = found
-    shown = _shown(progress)
-    content = render_template("batch_live.html", **shown) + render_template(
-        "batch_calls_list.html", **shown, calls=calls
-    )
-    return make_response(content, 200 if progress.is_live else NO_MORE_POLLS)
+    content = render_template("batch_live.html", **shown) + render_template("batch_calls_list.html", **shown)
+    return make_response(content, 200 if _is_live(shown["batch"]) else NO_MORE_POLLS)
 
 
 @page("/batches/<int:batch_id>/attempts", scope="read")
@@ -150,24 +103,25 @@ def batch_submissions(batch_id: int) -> str:
     return render_template("batch_submissions.html", **reader().read_at_one_moment(read), after=after)
 
 
-def _progress(conn: Connection, found: Batch, submissions: dict[SubmissionState, int]) -> Progress:
+def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState, int]) -> dict[str, Any]:
+    """The values for the templates."""
+    ended = found.counts["final"]
     interval = _interval(found.first_result_at, found.last_result_at)
     wanted = SummaryFilter(batch_id=found.id, interval=interval, time_zone=time_zone())
-    return Progress(
-        batch=found,
-        submissions=submissions,
-        in_doubt=list_submissions_in_doubt(conn, found.id, MOST_IN_DOUBT),
-        series=get_series(conn, wanted) if found.counts["final"] else [],
-        interval=interval,
-        attempts=count_by_attempts(conn, found.id) if found.counts["final"] <= FEW_CALLS else None,
-    )
-
-
-def _shown(progress: Progress) -> dict[str, Any]:
+    series = get_series(conn, wanted) if ended else []
+    title = f"Batch {found.id}: results by {interval}"
     return {
-        "batch": progress.batch,
-        "progress": progress,
-        "attempts": progress.attempts,
+        "batch": found,
+        "progress": {
+            "is_live": _is_live(found),
+            "seen": _digest(found, submissions),
+            "submissions": submissions,
+            "in_doubt": list_submissions_in_doubt(conn, found.id, MOST_IN_DOUBT),
+            "bar": split_bar(found.counts, key="progress", label=f"Batch {found.id}: progress"),
+            "chart": stacked_series(series, interval=interval, time_zone=time_zone(), key="results", title=title),
+        },
+        "attempts": count_by_attempts(conn, found.id) if ended <= FEW_CALLS else None,
+        "calls": read_calls(conn, found.id),
         "outcomes": OUTCOMES,
         "poll_seconds": POLL_SECONDS,
     }

@@ -29,24 +29,13 @@ from receiver.queueing.drafts import (
     open_csv,
     queue_draft,
 )
-from receiver.queueing.parameters import BatchParameters, read_parameters
+from receiver.queueing.parameters import BatchForm, BatchParameters, read_parameters
 from receiver.web.auth import current_key
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.dashboard.session import zone
 from receiver.web.services import services
 
-TEXTS = (
-    "application_id",
-    "deployment_id",
-    "name",
-    "start_timestamp",
-    "end_timestamp",
-    "max_attempts",
-    "reattempt_wait",
-    "is_pci",
-    "default_region",
-)
-POLICIES = ("on_invalid", "on_duplicate")
+FIELDS = tuple(name for name in BatchForm().fields if name != "dry_run")
 MOMENTS = ("start_timestamp", "end_timestamp")
 
 LAST_USED = "last_batch"
@@ -157,7 +146,7 @@ def _blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
 
 def _read_form(given: Mapping[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
     """The form's texts for `read_parameters`. Times in the viewer's zone get their UTC offset."""
-    form = {name: given[name].strip() for name in (*TEXTS, *POLICIES) if name in given}
+    form = {name: given[name].strip() for name in FIELDS if name in given}
     for name in MOMENTS:
         if name in form:
             form[name] = _with_offset(form[name], (before or {}).get(name, ""))

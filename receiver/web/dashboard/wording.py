@@ -77,7 +77,7 @@ def outcomes_sentence(counts: Mapping[str, int]) -> str:
 
 
 def attempts_sentence(attempts: int, final: int) -> str:
-    """`1,400 attempts for 932 ended calls, 1.5 for each on average.`"""
+    """`1,400 attempts for 932 ended calls, 1.5 per call on average.`"""
     if not final:
         return "No call has ended yet."
     tries, calls = counted(attempts, "attempt"), counted(final, "ended call")
