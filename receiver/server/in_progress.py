@@ -61,47 +61,25 @@ shared_counts = SharedCounts()
 
 
 class Turns:
-    """The turns of this process. Safe among threads."""
+    """The turns of this process, and the requests that wait for one, by key. Safe among threads."""
 
     def __init__(self, counts: SharedCounts = shared_counts, wait_seconds: float = WAIT_SECONDS) -> None:
-        self._counts = counts
-        self._lock = threading.Lock()
-        self._waiting: dict[int, deque[Ticket]] = {}
+        self.counts = counts
+        self.lock = threading.Lock()
+        self.waiting: dict[int, deque[Ticket]] = {}
         self.wait_seconds = wait_seconds
 
     def ticket(self, key_id: int) -> Ticket:
         """A place in the queue of this key's requests in this process."""
         ticket = Ticket(self, key_id)
-        with self._lock:
-            self._waiting.setdefault(key_id, deque()).append(ticket)
+        with self.lock:
+            self.waiting.setdefault(key_id, deque()).append(ticket)
         return ticket
 
     def give_back(self, key_id: int) -> None:
         """The request that had the turn has ended."""
-        with self._lock:
-            self._counts.remove(key_id)
-
-    def _take(self, ticket: Ticket) -> bool:
-        with self._lock:
-            queue = self._waiting.get(ticket.key_id)
-            if ticket.is_taken or queue is None or queue[0] is not ticket or not self._counts.add(ticket.key_id):
-                return ticket.is_taken
-            ticket.is_taken = True
-            self._remove(ticket)
-            return True
-
-    def _leave(self, ticket: Ticket) -> bool:
-        with self._lock:
-            if not ticket.is_taken:
-                self._remove(ticket)
-            return ticket.is_taken
-
-    def _remove(self, ticket: Ticket) -> None:
-        queue = self._waiting.get(ticket.key_id)
-        if queue is not None and ticket in queue:
-            queue.remove(ticket)
-            if not queue:
-                del self._waiting[ticket.key_id]
+        with self.lock:
+            self.counts.remove(key_id)
 
 
 class Ticket:
@@ -109,13 +87,27 @@ class Ticket:
 
     def __init__(self, turns: Turns, key_id: int) -> None:
         self._turns = turns
-        self.key_id = key_id
-        self.is_taken = False
+        self._key_id = key_id
+        self._is_taken = False
 
     def take(self) -> bool:
         """Take the turn if it is available. Returns whether it is taken; then it must be given back."""
-        return self._turns._take(self)
+        with self._turns.lock:
+            first = next(iter(self._turns.waiting.get(self._key_id, ())), None)
+            if first is self and self._turns.counts.add(self._key_id):
+                self._is_taken = True
+                self._leave_queue()
+            return self._is_taken
 
     def leave(self) -> bool:
         """Leave the queue. Returns whether the turn was taken before."""
-        return self._turns._leave(self)
+        with self._turns.lock:
+            if not self._is_taken:
+                self._leave_queue()
+            return self._is_taken
+
+    def _leave_queue(self) -> None:
+        queue = self._turns.waiting[self._key_id]
+        queue.remove(self)
+        if not queue:
+            del self._turns.waiting[self._key_id]

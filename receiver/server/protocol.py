@@ -9,13 +9,11 @@ the client counts. One timer per process checks all connections, so a request pa
 
 from __future__ import annotations
 
-import asyncio
 import json
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
@@ -23,7 +21,6 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
-from uvicorn.server import ServerState
 
 RECEIVE_SECONDS = 20.0
 BYTES_PER_SECOND = 500
@@ -113,21 +110,13 @@ class _Exchange(RequestResponseCycle):
 class Connection(HttpToolsProtocol):
     """One client connection on the event loop. `check` is called every CHECK_SECONDS."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._phase = _IDLE
-        self._received = 0
-        self._waited = 0.0
-        self._unread = 0
-        self._unread_seconds = 0.0
-        self._last_request = False
-        self._refusal = _BAD_REQUEST
+    _phase = _IDLE
+    _received = 0
+    _waited = 0.0
+    _unread = 0
+    _unread_seconds = 0.0
+    _last_request = False
+    _refusal = _BAD_REQUEST
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

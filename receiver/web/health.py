@@ -33,7 +33,6 @@ def readyz() -> tuple[Response, int]:
         "worker": "ok",
         "oldest_waiting_seconds": None,
     }
-    faults = []
     try:
         with connection(services().pool) as conn:
             check(conn)
@@ -41,26 +40,22 @@ def readyz() -> tuple[Response, int]:
         if services().intake.database_away:
             # It is read-only, its disk is full, or a synchronous standby is gone: it answers queries, but cannot store.
             content["database"] = "can be read, but cannot store callbacks or is too slow; callbacks go to the spool"
-            faults.append("database")
         content["oldest_waiting_seconds"] = health.oldest_waiting_seconds
         if health.worker_seen_seconds is None or health.worker_seen_seconds > WORKER_SECONDS:
             content["worker"] = "no worker is running; start one with `python -m receiver work`"
-            faults.append("worker")
     except DatabaseUnavailable:
         content["database"] = "cannot be reached; callbacks go to the spool"
-        faults.append("database")
     except SchemaError as error:
         content["database"] = str(error)
-        faults.append("database")
     try:
         content["spooled"] = services().intake.spool.depth()
     except SpoolFailed as error:
         # The process stays ready: while the database is available, callbacks can be stored without the spool.
         log.error("%s", error, extra=about("spool_failed"))
         content["spooled"] = "the spool cannot be used; see the log"
-    if faults:
-        content["status"] = "not ready"
-    return jsonify(content), 503 if faults else 200
+    if content["database"] == content["worker"] == "ok":
+        return jsonify(content), 200
+    return jsonify({**content, "status": "not ready"}), 503
 
 
 def log_database(app: Flask) -> None:

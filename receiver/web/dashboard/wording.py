@@ -53,27 +53,23 @@ def balance_sentence(counts: Mapping[str, int]) -> str:
     Zeros are left out, except if no call has ended yet.
     """
     calls = counts["rows"] - counts["skipped"]
-    parts = []
-    if counts["skipped"]:
-        parts.append(f"{number(counts['skipped'])} skipped")
-    parts.append(counted(calls, "call"))
-    if counts["refused"]:
-        parts.append(f"{number(counts['refused'])} refused")
+    parts = [*_named(counts, "skipped"), counted(calls, "call"), *_named(counts, "refused")]
     if calls > counts["refused"]:
         parts.append(f"{number(counts['final'])} ended" if counts["final"] else "none ended yet")
-    if counts["pending"]:
-        parts.append(f"{number(counts['pending'])} pending")
-    if counts["overdue"]:
-        parts.append(f"{number(counts['overdue'])} overdue")
+    parts += _named(counts, "pending", "overdue")
     return f"{counted(counts['rows'], 'row')}: {', '.join(parts)}."
+
+
+def _named(counts: Mapping[str, int], *names: str) -> list[str]:
+    """`12 pending` for each of these counts that is not zero."""
+    return [f"{number(counts[name])} {name}" for name in names if counts[name]]
 
 
 def outcomes_sentence(counts: Mapping[str, int]) -> str:
     """`932 ended: 800 completed, 100 failed, 32 canceled.` Zeros are left out."""
     if not counts["final"]:
         return "No call has ended yet."
-    named = [f"{number(counts[outcome])} {outcome}" for outcome in OUTCOMES if counts[outcome]]
-    return f"{number(counts['final'])} ended: {', '.join(named)}."
+    return f"{number(counts['final'])} ended: {', '.join(_named(counts, *OUTCOMES))}."
 
 
 def attempts_sentence(attempts: int, final: int) -> str:
@@ -114,16 +110,9 @@ def callbacks_sentence(callbacks: Mapping[str, int]) -> str:
     """
     if not callbacks["received"]:
         return "No callback has been received yet."
-    parts = []
-    if callbacks["applied"]:
-        parts.append(f"{number(callbacks['applied'])} applied")
-    if callbacks["duplicate"]:
-        parts.append(counted(callbacks["duplicate"], "duplicate"))
-    if callbacks["conflict"]:
-        parts.append(counted(callbacks["conflict"], "conflict"))
-    parts += [
-        f"{number(callbacks[state])} {state}" for state in ("unmatched", "unreadable", "waiting") if callbacks[state]
-    ]
+    parts = _named(callbacks, "applied")
+    parts += [counted(callbacks[state], state) for state in ("duplicate", "conflict") if callbacks[state]]
+    parts += _named(callbacks, "unmatched", "unreadable", "waiting")
     return f"{counted(callbacks['received'], 'callback')}: {', '.join(parts)}."
 
 
