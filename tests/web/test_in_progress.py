@@ -71,7 +71,7 @@ def test_requests_that_wait_get_their_turn_in_the_order_they_came() -> None:
     assert not take(turns, 7), "others came before"
     assert third.take() and third.leave()
     turns.give_back(7)
-    assert take(turns, 7) and not turns._waiting
+    assert take(turns, 7) and not turns.waiting
 
 
 @pytest.fixture
