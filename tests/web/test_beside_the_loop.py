@@ -64,7 +64,7 @@ def multipart(csv: bytes) -> tuple[bytes, bytes]:
     return f"Content-Type: multipart/form-data; boundary=B\r\nContent-Length: {len(body)}\r\n".encode(), body
 
 
-def test_slow_clients_and_patient_ones_hold_up_nobody(port: int, conn: Connection) -> None:
+def test_slow_and_waiting_clients_delay_nobody(port: int, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
     (reader,) = keys(conn, 1)
     conn.execute("update api_key set name = 'reader'")
@@ -145,7 +145,7 @@ def test_request_that_waits_is_answered_when_the_process_stops(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked: bool) -> None:
+def test_long_body_is_accepted_only_with_a_key(port: int, conn: Connection, chunked: bool) -> None:
     """Whoever is not known cannot fill the disk: the answer comes before the body has."""
     (key,) = keys(conn, 1)
     csv = b"destination,note\n" + b"\n".join(b"%d,%s" % (phone_number(row), b"x" * 90) for row in range(20_000)) + b"\n"
@@ -174,7 +174,7 @@ def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked
             assert json.loads(answer.body)["counts"]["rows"] == 20_000
 
 
-def test_client_that_asks_first_is_told_to_go_on_if_it_is_known(port: int, conn: Connection) -> None:
+def test_expect_100_continue_is_answered_only_with_a_key(port: int, conn: Connection) -> None:
     (key,) = keys(conn, 1)
     lines, body = multipart(b"destination,note\n6175551234," + b"x" * 100_000)
     for bearer, status in ((key, 202), ("rr_unknown", 401)):
@@ -189,7 +189,7 @@ def test_client_that_asks_first_is_told_to_go_on_if_it_is_known(port: int, conn:
 
 @pytest.mark.long
 @pytest.mark.parametrize("chunked", [False, True])
-def test_upload_of_one_gibibyte_takes_no_more_memory(
+def test_upload_of_one_gibibyte_needs_no_more_memory(
     session_folder: Path, conn: Connection, database_url: str, chunked: bool
 ) -> None:
     (key,) = keys(conn, 1)
@@ -223,7 +223,7 @@ def test_upload_of_one_gibibyte_takes_no_more_memory(
     assert after - before < UPLOAD_MEGABYTES, (before, after)
 
 
-def test_client_that_goes_away_ends_its_download(port: int, conn: Connection) -> None:
+def test_download_ends_when_its_client_disconnects(port: int, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
     (key,) = keys(conn, 1)
     senders = [Sender(port) for _ in range(MOST_IN_PROGRESS)]

@@ -71,7 +71,7 @@ def test_budget_holds_while_the_database_is_away(
     assert services.intake.spool.depth() == 4
 
 
-def test_callback_that_was_not_stored_uses_none_of_the_budget(
+def test_callback_that_was_not_stored_does_not_use_the_budget(
     app_without_database: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget_of(app_without_database), "_unknown_limit", 2)
@@ -80,7 +80,7 @@ def test_callback_that_was_not_stored_uses_none_of_the_budget(
     assert [sender.post(results_path(7), data=b"x").status_code for _ in range(4)] == [503] * 4
 
 
-def test_restart_goes_on_counting_where_it_was(conn: Connection, database_url: str, tmp_path: Path) -> None:
+def test_count_continues_after_a_restart(conn: Connection, database_url: str, tmp_path: Path) -> None:
     batch_id = make_batch(conn)
     config = replace(config_for(tmp_path, database_url), callback_budget=1)
     for wanted in (7, 14):
@@ -122,7 +122,7 @@ def flood(port: int, path: str, refusals: int) -> Counter[int]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("entry_point", EACH)
-def test_flood_of_one_token_ends_within_twice_its_budget_and_a_restart_gives_no_new_one(
+def test_flood_of_one_token_stops_within_twice_its_budget_even_across_a_restart(
     conn: Connection, database_url: str, tmp_path: Path, entry_point: str
 ) -> None:
     batch_id = make_batch(conn)

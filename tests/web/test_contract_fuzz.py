@@ -134,7 +134,7 @@ def answered(request: pytest.FixtureRequest) -> Iterator[Counter[int]]:
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )
-def test_answers_are_what_the_description_says(
+def test_answers_match_the_description(
     case: Case[Any], whole: WSGIApplication, key: str, answered: Counter[int]
 ) -> None:
     case.operation.schema.app = whole

@@ -16,7 +16,7 @@ def test_unusable_configuration_stops_the_start_with_status_2_and_every_fault() 
     assert "the-password" not in ran.stderr
 
 
-def test_parent_makes_no_metrics_and_imports_no_application() -> None:
+def test_parent_creates_no_metrics_and_imports_no_application() -> None:
     """Metrics made before the fork would be written to by all processes, and an application would be shared."""
     script = (
         "import sys, receiver.web.gunicorn_conf, receiver.server.worker;"

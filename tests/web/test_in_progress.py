@@ -30,7 +30,7 @@ def take(turns: Turns, key_id: int) -> bool:
     return ticket.take() or ticket.leave()
 
 
-def test_turns_of_a_key_are_eight_and_those_of_another_key_its_own() -> None:
+def test_each_key_has_eight_turns() -> None:
     turns = Turns(SharedCounts(slots=2))
     assert [take(turns, 7) for _ in range(MOST_IN_PROGRESS + 1)] == [True] * MOST_IN_PROGRESS + [False]
     assert take(turns, 8)
@@ -38,7 +38,7 @@ def test_turns_of_a_key_are_eight_and_those_of_another_key_its_own() -> None:
     assert take(turns, 7) and not take(turns, 7)
 
 
-def test_turns_are_counted_over_all_processes_and_end_with_theirs() -> None:
+def test_turns_are_counted_over_all_processes_and_freed_when_a_process_ends() -> None:
     counts = SharedCounts(slots=3)
     pids = []
     for slot in (1, 2):
@@ -59,7 +59,7 @@ def test_turns_are_counted_over_all_processes_and_end_with_theirs() -> None:
     assert [counts.add(7) for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_requests_that_wait_get_their_turn_in_the_order_they_came() -> None:
+def test_waiting_requests_get_their_turns_in_order() -> None:
     turns = Turns(SharedCounts(slots=1, most=1))
     assert take(turns, 7)
     first, second, third = (turns.ticket(7) for _ in range(3))
@@ -82,7 +82,7 @@ def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
     yield services.turns
 
 
-def test_ninth_request_is_refused_and_each_answer_gives_its_turn_back(
+def test_ninth_request_is_refused_until_an_answer_frees_a_turn(
     client_for: ClientFor, conn: Connection, impatient: Turns
 ) -> None:
     batch_id = make_batch(conn)
@@ -100,7 +100,7 @@ def test_ninth_request_is_refused_and_each_answer_gives_its_turn_back(
             assert reader.head(asked).status_code in (200, 404, 422)
     for answer in held:
         answer.close()
-    assert not any(impatient._counts._memory)
+    assert not any(impatient.counts._memory)
 
 
 def test_pages_count_for_the_key_that_was_signed_in_with(app: Flask, conn: Connection, impatient: Turns) -> None:

@@ -48,7 +48,7 @@ def all_rows(client: FlaskClient, path: str) -> Iterator[list[int]]:
             return
 
 
-def test_lists_and_files_show_the_first_50_events_and_one_call_shows_all(reader: FlaskClient, conn: Connection) -> None:
+def test_lists_and_files_have_the_first_50_events_and_a_single_call_all(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
     deliver(
         conn,
@@ -101,7 +101,7 @@ def all_rows_of_any_length(client: FlaskClient, path: str) -> Iterator[int]:
         cursor = page["next_cursor"]
 
 
-def test_long_names_of_columns_count_as_often_as_they_are_answered(reader: FlaskClient, conn: Connection) -> None:
+def test_long_column_names_count_for_each_row(reader: FlaskClient, conn: Connection) -> None:
     name = "n" * 60_000
     batch_id = queue(conn, csv_of(((str(phone_number(index)), "Ana") for index in range(100)), [name]))
     pages = list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000"))
@@ -109,7 +109,7 @@ def test_long_names_of_columns_count_as_often_as_they_are_answered(reader: Flask
     assert len(pages) == 2
 
 
-def test_page_ends_early_by_the_time_that_its_callbacks_take_to_read(
+def test_page_ends_early_if_its_callbacks_take_long_to_read(
     reader: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cursors, "ANSWER_SECONDS", 1e-6)
@@ -119,7 +119,7 @@ def test_page_ends_early_by_the_time_that_its_callbacks_take_to_read(
     assert list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000")) == [[1], [2], [3]]
 
 
-def test_readers_of_hostile_callbacks_leave_the_process_small_and_others_quick(
+def test_reading_hostile_callbacks_needs_little_memory_and_delays_nobody(
     tmp_path: Path, conn: Connection, database_url: str
 ) -> None:
     """300 callbacks with 1,000 events each, which 8 readers ask for in pages of 1,000 at the same time.

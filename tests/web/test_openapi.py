@@ -85,7 +85,7 @@ def test_is_answered_304_when_it_has_not_changed(app: Flask) -> None:
     assert client.get("/openapi.json", headers={"If-None-Match": etag}).status_code == 304
 
 
-def test_points_nowhere_else(app: Flask) -> None:
+def test_description_has_no_external_references(app: Flask) -> None:
     text = app.test_client().get("/openapi.json").text
     assert "http://" not in text and "https://" not in text
     assert describe(app)["servers"] == [{"url": "/", "description": "This installation."}]
@@ -102,7 +102,7 @@ def test_describes_every_view_of_the_api_with_its_scope(app: Flask, description:
         assert described[method, path]["security"] == [{"ApiKey": [scope]}]
 
 
-def test_every_operation_has_name_words_tag_and_answers(description: Description) -> None:
+def test_every_operation_has_an_id_a_summary_a_tag_and_answers(description: Description) -> None:
     names = [operation["operationId"] for *_, operation in operations(description)]
     assert len(names) == len(set(names)) >= 13
     tags = {tag["name"]: tag["description"] for tag in description["tags"]}
@@ -141,7 +141,7 @@ def test_every_answered_field_is_described(description: Description) -> None:
             assert shape.get("description") or shape.get("items"), (name, field)
 
 
-def test_form_is_the_one_that_is_checked(description: Description) -> None:
+def test_described_form_is_the_validated_one(description: Description) -> None:
     form = description["components"]["schemas"]["BatchForm"]
     assert list(form["properties"]) == ["csv", *BatchForm().fields]
     assert form["required"] == ["csv", "application_id", "deployment_id"]
@@ -174,9 +174,7 @@ def limited(config: Config, database_url: str, monkeypatch: pytest.MonkeyPatch) 
         yield app
 
 
-def test_examples_are_what_the_api_answers(
-    app: Flask, limited: Flask, app_without_database: Flask, conn: Connection
-) -> None:
+def test_examples_are_real_answers(app: Flask, limited: Flask, app_without_database: Flask, conn: Connection) -> None:
     answers = collect(app, limited, app_without_database, conn)
     if os.environ.get("EXAMPLES_WRITE"):
         EXAMPLES.write_text(json.dumps(answers, ensure_ascii=False, indent=1) + "\n")

@@ -56,7 +56,7 @@ def file_wrongly(conn: Connection, count: int = 1) -> tuple[int, list[int]]:
     return batch_id, ids
 
 
-def test_what_can_be_read_now_becomes_the_result(admin: FlaskClient, conn: Connection) -> None:
+def test_callback_that_is_readable_now_becomes_the_result(admin: FlaskClient, conn: Connection) -> None:
     batch_id, (callback_id,) = file_wrongly(conn)
     assert settle_again(admin, ids=[callback_id]) == {
         "dry_run": False,
@@ -91,7 +91,7 @@ def test_dry_run_shows_the_same_and_changes_nothing(admin: FlaskClient, conn: Co
     assert states(conn, ids) == [("applied", None)] * 3
 
 
-def test_more_than_one_transaction_holds_are_all_settled_again(
+def test_more_callbacks_than_one_transaction_are_all_replayed(
     admin: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results_replay, "REPLAY_CALLBACKS", 2)
@@ -105,7 +105,7 @@ def test_more_than_one_transaction_holds_are_all_settled_again(
     assert differences(conn) == []
 
 
-def test_ids_that_are_not_settled_are_passed_over_and_named(admin: FlaskClient, conn: Connection) -> None:
+def test_ids_that_are_not_settled_are_returned_as_passed_over(admin: FlaskClient, conn: Connection) -> None:
     batch_id, (settled,) = file_wrongly(conn)
     (waiting,) = journal(conn, make_callback(batch_id))
     unknown = highest_id(conn) + 1
@@ -114,7 +114,7 @@ def test_ids_that_are_not_settled_are_passed_over_and_named(admin: FlaskClient, 
     assert (said["replayed"], said["changed"], said["passed_over"]) == (1, 1, [waiting, unknown])
 
 
-def test_other_callbacks_of_the_call_are_decided_with_it(admin: FlaskClient, conn: Connection) -> None:
+def test_other_callbacks_of_the_call_are_decided_again(admin: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn)
     number = phone_number(0)
     first, later = deliver(conn, batch_id, result_body(number), b"nonsense")
@@ -134,7 +134,7 @@ def test_other_callbacks_of_the_call_are_decided_with_it(admin: FlaskClient, con
 
 
 @pytest.mark.parametrize("state", ["applied", "duplicate", "conflict", "unmatched", "unreadable"])
-def test_every_settled_state_can_be_asked_for(admin: FlaskClient, conn: Connection, state: str) -> None:
+def test_every_settled_state_can_be_replayed(admin: FlaskClient, conn: Connection, state: str) -> None:
     batch_id = make_batch(conn)
     number = phone_number(0)
     deliver(conn, batch_id, result_body(number), result_body(number), b"x", result_body(phone_number(9)))
@@ -162,7 +162,7 @@ def test_every_settled_state_can_be_asked_for(admin: FlaskClient, conn: Connecti
         ({"state": "applied", "dryrun": True}, ("dryrun", "unknown_field")),
     ],
 )
-def test_what_cannot_be_taken_is_named(admin: FlaskClient, wanted: dict[str, Any], fault: tuple[str, str]) -> None:
+def test_wrong_parameters_are_faults(admin: FlaskClient, wanted: dict[str, Any], fault: tuple[str, str]) -> None:
     assert fault in faults_of(admin.post(PATH, json=wanted))
 
 
@@ -185,11 +185,11 @@ def test_what_cannot_be_taken_is_named(admin: FlaskClient, wanted: dict[str, Any
         (b'{"state": "\\u0000"}', "unusable_text"),
     ],
 )
-def test_json_that_somebody_would_stumble_over_is_refused_by_name(admin: FlaskClient, body: bytes, code: str) -> None:
+def test_json_that_cannot_be_stored_is_refused_with_a_code(admin: FlaskClient, body: bytes, code: str) -> None:
     assert faults_of(admin.post(PATH, data=body, content_type="application/json")) == [("body", code)]
 
 
-def test_body_of_another_type_and_one_too_large_are_refused(admin: FlaskClient) -> None:
+def test_other_content_type_and_too_large_body_are_refused(admin: FlaskClient) -> None:
     for content_type in ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded"):
         problem_of(admin.post(PATH, data=b"{}", content_type=content_type), 415, "unsupported_media_type")
     large = b'{"ids": [' + b" " * (1 << 20) + b"1]}"
@@ -197,7 +197,7 @@ def test_body_of_another_type_and_one_too_large_are_refused(admin: FlaskClient) 
 
 
 @pytest.mark.parametrize("scope", ["read", "queue"])
-def test_only_admin_may(client_for: ClientFor, scope: Any) -> None:
+def test_replay_needs_the_scope_admin(client_for: ClientFor, scope: Any) -> None:
     problem_of(client_for(scope).post(PATH, json={"state": "applied"}), 403, "forbidden")
 
 

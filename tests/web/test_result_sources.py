@@ -72,7 +72,7 @@ def post(client: FlaskClient, peer: str, path: str = "", method: str = "POST", *
     return answer.status_code, answer.data
 
 
-def test_listed_networks_may_post_and_nobody_else(app_with: AppWith) -> None:
+def test_only_listed_networks_may_post(app_with: AppWith) -> None:
     client = app_with().test_client()
     for _ in range(2):  # what was decided once is remembered, and stays as it was
         for peer in INSIDE:
@@ -81,7 +81,7 @@ def test_listed_networks_may_post_and_nobody_else(app_with: AppWith) -> None:
             assert post(client, peer) == FORBIDDEN, peer
 
 
-def test_refused_request_leaves_nothing_anywhere(app_with: AppWith, tmp_path: Path) -> None:
+def test_refused_request_stores_nothing(app_with: AppWith, tmp_path: Path) -> None:
     """Not in the spool, which is where a stored one would be here; and the database is not asked."""
     app = app_with()
     assert post(app.test_client(), "203.0.113.5") == FORBIDDEN
@@ -91,7 +91,7 @@ def test_refused_request_leaves_nothing_anywhere(app_with: AppWith, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
-def test_refused_is_told_nothing_about_the_token(app_with: AppWith, method: str) -> None:
+def test_refusal_reveals_nothing_about_the_token(app_with: AppWith, method: str) -> None:
     client = app_with().test_client()
     forged = results_path(secret="the secret of somebody else")
     answers = {
@@ -121,16 +121,16 @@ def test_other_addresses_are_open_to_everybody(app_with: AppWith) -> None:
         ("192.0.2.1", "203.0.113.5", 200),
     ],
 )
-def test_address_is_the_real_one_behind_believed_proxies(app_with: AppWith, peer: str, hops: str, status: int) -> None:
+def test_address_behind_trusted_proxies_is_the_clients(app_with: AppWith, peer: str, hops: str, status: int) -> None:
     assert post(app_with().test_client(), peer, X_Forwarded_For=hops)[0] == status
 
 
-def test_unset_everybody_may_post(app_with: AppWith) -> None:
+def test_without_networks_everybody_may_post(app_with: AppWith) -> None:
     client = app_with(()).test_client()
     assert {post(client, peer)[0] for peer in (*INSIDE, *OUTSIDE)} == {200}
 
 
-def test_many_addresses_take_no_more_than_a_bounded_memory() -> None:
+def test_memory_for_addresses_is_bounded() -> None:
     sources = Sources(PROVIDER, Proxies([ip_network("127.0.0.1")]))
     for number in range(5000):
         stranger = f"203.0.{number >> 8}.{number & 255}"
@@ -142,7 +142,7 @@ def test_many_addresses_take_no_more_than_a_bounded_memory() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("entry_point", EACH)
-def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
+def test_refusals_are_counted_and_sometimes_logged_with_the_address(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
@@ -187,7 +187,7 @@ def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
         (" ", ""),
     ],
 )
-def test_networks_are_read_in_every_usual_spelling(text: str, expected: str) -> None:
+def test_networks_are_read_in_all_usual_formats(text: str, expected: str) -> None:
     found = read_config({"RESULT_SOURCES": text}).result_sources
     assert " ".join(str(network) for network in found) == expected
 
@@ -205,7 +205,7 @@ def test_networks_are_read_in_every_usual_spelling(text: str, expected: str) -> 
         ("*", "'*'"),
     ],
 )
-def test_what_is_no_network_is_a_fault_that_names_it(text: str, named: str) -> None:
+def test_wrong_network_is_a_fault_that_names_it(text: str, named: str) -> None:
     """To start all the same would be to let everybody in, or to lose every result."""
     for name in ("RESULT_SOURCES", "TRUSTED_PROXIES"):
         with pytest.raises(ConfigurationError) as raised:
@@ -240,7 +240,7 @@ def test_doctor_says_that_it_is_on(config: Config) -> None:
     assert "RESULT_SOURCES" not in {each.subject for each in doctor.check_configuration(config)}
 
 
-def test_doctor_tells_its_own_refusal_from_one_by_what_stands_in_front(
+def test_doctor_distinguishes_our_refusal_from_a_proxys(
     app_with: AppWith, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "SLOW_SECONDS", 60)

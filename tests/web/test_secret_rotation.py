@@ -21,7 +21,7 @@ NEW = "the secret that signs from now on and is longer"
 
 
 @pytest.mark.parametrize("entry_point", EACH)
-def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
+def test_no_callback_is_refused_while_the_secret_key_is_renewed_in_three_steps(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:
     """As docs/upgrades.md says: known everywhere before anybody signs with it, dropped when nobody needs the old."""

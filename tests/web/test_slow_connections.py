@@ -143,7 +143,7 @@ def post_many(port: int, number: int) -> list[float]:
 
 
 @pytest.mark.parametrize("entry_point", OURS)
-def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
+def test_two_thousand_slow_connections_delay_nobody_and_are_closed(
     session_folder: Path, database_url: str, capsys: pytest.CaptureFixture[str], entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
@@ -173,9 +173,7 @@ def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
         print(f"\nmedian of a callback: {middles[0]:.1f} ms alone, {middles[1]:.1f} ms beside {CONNECTIONS} slow ones")
 
 
-def test_process_takes_as_many_connections_as_it_says_where_the_system_allows_1024(
-    session_folder: Path, database_url: str
-) -> None:
+def test_process_raises_the_limit_of_1024_connections(session_folder: Path, database_url: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard not in (-1, resource.RLIM_INFINITY) and hard < 5000:
         pytest.skip(f"this process may open no more than {hard} files")

@@ -176,7 +176,7 @@ CARRIERS = (results_path(), "/api/v1/batches", "/nowhere")
 """Where a body is taken, where it is refused unread, and where nothing is."""
 
 
-def test_server_behind_nginx_sees_no_request_that_nginx_has_not(front: Front) -> None:
+def test_server_behind_nginx_sees_the_same_requests_as_nginx(front: Front) -> None:
     def connect() -> socket.socket:
         plain = socket.create_connection(("127.0.0.1", front.port), timeout=30)
         return front.context.wrap_socket(plain, server_hostname="127.0.0.1")
@@ -201,7 +201,7 @@ ONE_READING = {"chunk-extension", "no-length", "te-tab", "te-underscore", "expec
 """What HTTP has only one reading for; in some of them a second request does follow a first."""
 
 
-def test_gunicorn_alone_takes_no_request_whose_end_is_in_doubt(front: Front) -> None:
+def test_gunicorn_refuses_requests_with_an_ambiguous_end(front: Front) -> None:
     """Where no nginx stands in front, something else may, which reads it the other way."""
     in_doubt = {name: request_of(name, "/nowhere", "alone") for name in VARIANTS if name not in ONE_READING}
     plain = {"plain": request_of("no-length", "/nowhere", "alone")}

@@ -74,7 +74,7 @@ STORED = (200, b'{"status": "stored"}')
 INCOMPLETE = (400, b'{"status": "incomplete"}')
 
 
-def test_chunked_body_is_put_together(sender: Connect, url: str, batch_id: int) -> None:
+def test_chunked_body_is_stored_completely(sender: Connect, url: str, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), chunk(b"first "), chunk(b"second"), chunk(b""))
     assert said(one.answer()) == STORED
     eventually(lambda: stored(url, batch_id) == [b"first second"])
@@ -89,7 +89,7 @@ def test_chunked_body_of_64_kib_is_stored_and_one_byte_more_is_413(sender: Conne
     eventually(lambda: [len(body) for body in stored(url, batch_id)] == [65536])
 
 
-def test_endless_body_is_answered_413_without_being_read_to_its_end(sender: Connect, batch_id: int) -> None:
+def test_endless_body_is_413_without_being_read_completely(sender: Connect, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *[chunk(b"x" * 16384)] * 5)
     assert one.answer().status == 413
     announced = sender().send(head(batch_id, "Content-Length: 99999999999"))
