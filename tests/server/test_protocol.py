@@ -1,4 +1,4 @@
-"""Slow clients are disconnected, merely slow networks are not, and a restart loses no request."""
+"""Slow clients are disconnected, slow networks are tolerated, and a restart loses no request."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Running:
         return [each for each in list(self.server.server_state.connections) if isinstance(each, Connection)]
 
     def on_loop(self, function: Callable[[], _T]) -> _T:
-        """Call it in the server's thread, where connections belong."""
+        """Call it in the server's thread, which owns the connections."""
         loop = self._loop
         assert loop is not None
         done = asyncio.run_coroutine_threadsafe(_call(function), loop)
@@ -91,7 +91,7 @@ class Running:
         return sum(each.transport.get_write_buffer_size() for each in self.connections())
 
     def let_pass(self, seconds: float) -> None:
-        """Check all connections as if so much time had passed since the last check."""
+        """Check all connections as if `seconds` had passed since the last check."""
 
         def check() -> None:
             for each in self.connections():
@@ -114,7 +114,7 @@ async def _call(function: Callable[[], _T]) -> _T:
 @pytest.fixture
 def running() -> Iterator[Running]:
     made = Running()
-    with made.connect() as first:  # the loop is known from the first request on
+    with made.connect() as first:  # after the first request the loop is known
         first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         read_all(first)
     eventually(lambda: not made.connections())
@@ -123,7 +123,7 @@ def running() -> Iterator[Running]:
 
 
 def read_all(line: socket.socket) -> bytes:
-    """Until the server closes the connection."""
+    """All bytes until the server closes the connection."""
     received = b""
     try:
         while block := line.recv(65536):
@@ -143,7 +143,7 @@ def read_answer(line: socket.socket) -> bytes:
 
 
 def opened(running: Running, sent: bytes) -> socket.socket:
-    """A connection over which the server has received this."""
+    """A connection on which the server has received `sent`."""
     line = running.connect()
     line.sendall(sent)
     eventually(lambda: [each._received for each in running.connections()] == [len(sent)])
@@ -221,7 +221,7 @@ def test_client_that_reads_nothing_of_its_answer_is_disconnected(running: Runnin
     with running.connect() as line:
         line.sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
         eventually(lambda: running.on_loop(running.unread) > 0)
-        running.let_pass(1)  # what is unread is known from here on
+        running.let_pass(1)  # the unread bytes are counted from here on
         running.let_pass(READ_SECONDS - 1)
         assert len(running.connections()) == 1
         running.let_pass(2)

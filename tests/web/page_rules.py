@@ -1,4 +1,4 @@
-"""What holds for every page of the dashboards, whatever stands on it; and what is put there to break it."""
+"""Rules for every page of the dashboards, and hostile texts that try to break them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class _Rules(HTMLParser):
 
 
 def broken_rules(page: str, *, whole: bool = True) -> list[str]:
-    """What is wrong with a page; a part of one, such as htmx asks for, has no headings' order to keep."""
+    """The faults of a page. In a part of a page, which htmx requests, the order of headings is not checked."""
     rules = _Rules()
     rules.feed(page)
     rules.close()

@@ -1,4 +1,4 @@
-"""API keys as bearer tokens, on every route there is."""
+"""API keys as bearer tokens, on every route."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Queueing over REST as far as it goes without the provider, and looking at what was queued."""
+"""Queueing over REST without the provider, and reading batches."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ BATCH_SHAPE = {
     "first_result_at": "time",
     "last_result_at": "time",
 }
-"""The contract's example, in its order."""
+"""The contract's example, in the same order."""
 
 
 def end_in(hours: int) -> str:

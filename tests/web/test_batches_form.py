@@ -1,4 +1,4 @@
-"""What a form can be besides right: the wrong type, broken, too large, with fields twice or unknown."""
+"""Wrong forms: other content types, broken, too large, repeated or unknown fields."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -16,7 +16,7 @@ FIELDS = [(f'name="{name}"', text.encode()) for name, text in WANTED.items()]
 
 @pytest.fixture(autouse=True)
 def stored_names(conn: Connection) -> Iterator[list[str]]:
-    """Names of the batches that the test says it has stored; there must be no others."""
+    """Names of the batches that the test expects to be stored. There must be no others."""
     names: list[str] = []
     yield names
     assert [name for (name,) in conn.execute("select name from batch order by batch_id")] == names
@@ -58,7 +58,7 @@ WHOLE = b"--B\r\n" + b"\r\n--B\r\n".join(
     b"Content-Disposition: form-data; " + disposition.encode() + b"\r\n\r\n" + content
     for disposition, content in [*FIELDS, FILE]
 )
-"""A form without the boundary that ends it."""
+"""A form without its closing boundary."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Queueing over REST through to the provider's answer: a worker at work, and the provider's simulator."""
+"""Queueing over REST until the provider's answer, with a worker and the simulated provider."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ StartProvider = Callable[..., None]
 
 @pytest.fixture
 def start_provider(config: Config, database_url: str) -> Iterator[StartProvider]:
-    """Starts a simulator with these settings, dialing nobody for now, and a worker that sends to it."""
+    """Start a simulator with these settings, which does not dial yet, and a worker."""
     with ExitStack() as stack:
 
         def start(**settings: Any) -> None:
@@ -114,7 +114,7 @@ def test_prefer_sets_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.M
         answer = post_csv(queuer, headers={"Prefer": prefer})
         assert (answer.status_code, answer.get_json()["state"]) == (202, "queueing")
     assert waits == list(asked.values())
-    # The one second is waited for; ten each time, as where nothing is preferred, are not.
+    # It waits for one second, not for the default of ten.
     assert 1 <= time.monotonic() - began < 30
 
 

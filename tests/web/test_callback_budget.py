@@ -1,4 +1,4 @@
-"""CALLBACK_BUDGET over HTTP: more callbacks than a submission's budget are refused, by all processes together."""
+"""CALLBACK_BUDGET over HTTP: all processes together refuse callbacks beyond a submission's budget."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_count_continues_after_a_restart(conn: Connection, database_url: str, tm
 
 
 def flood(port: int, path: str, refusals: int) -> Counter[int]:
-    """Eight senders post until each has been refused so often; how often which status was answered."""
+    """Eight senders post until each was refused `refusals` times. Returns the count of each status."""
     statuses: Counter[int] = Counter()
     body = json.dumps({"phone_number": "6175551234", "status": "completed"})
 
@@ -127,7 +127,9 @@ def test_flood_of_one_token_stops_within_twice_its_budget_even_across_a_restart(
 ) -> None:
     batch_id = make_batch(conn)
     path = results_path(batch_id)
-    conn.execute("insert into callback_budget values (%s, 1, 7000)", (batch_id,))  # as if it had begun elsewhere
+    conn.execute(
+        "insert into callback_budget values (%s, 1, 7000)", (batch_id,)
+    )  # as if another process had counted these
     conn.commit()
     with gunicorn_process(tmp_path, database_url, entry_point=entry_point, WEB_CONCURRENCY="2") as (_, port):
         statuses = flood(port, path, 20)

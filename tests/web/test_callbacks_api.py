@@ -1,4 +1,4 @@
-"""The journal over REST."""
+"""Callbacks over REST."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""Calls over REST: of a batch, of a number, and one with its callbacks."""
+"""Calls over REST: those of a batch, those of a phone number, and one call with its callbacks."""
 
 import json
 
@@ -37,7 +37,7 @@ CALL_SHAPE = {
     "result_received_at": "time",
     "result_source": "str",
 }
-"""The contract's example, in its order."""
+"""The contract's example, in the same order."""
 
 
 def rows(client: FlaskClient, path: str) -> list[int]:
@@ -206,7 +206,7 @@ def test_hostile_event_names_and_times_do_not_fail(reader: FlaskClient, conn: Co
     assert answer.status_code == 200
     call = answer.get_json()
     assert call["state"] == "final" and call["outcome"] == "other"
-    assert answer.data.decode()  # whole UTF-8
+    assert answer.data.decode()  # valid UTF-8
     assert len(call["events"]) == len(names)
 
 

@@ -1,4 +1,4 @@
-"""Long JSON answers, compressed for whoever accepts it."""
+"""Long JSON answers are compressed if the client accepts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ETags: whoever asks again and again is sent an answer only when it has changed."""
+"""ETags: a repeated request gets an answer only if it has changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATHS = ["/api/v1/batches", "/api/v1/batches/1", "/api/v1/summary", "/api/v1/bat
 
 @pytest.fixture
 def result(conn: Connection) -> Callable[[], object]:
-    """Lets the next result of batch 1 come in."""
+    """Deliver the next result of batch 1."""
     numbers = [phone_number(index) for index in range(3)]
     assert make_batch(conn, numbers) == 1
     bodies = iter([result_body(number) for number in numbers])

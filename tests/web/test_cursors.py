@@ -1,4 +1,4 @@
-"""Cursors are good only for the list that gave them, and only as they were given."""
+"""A cursor is valid only for its own list, and only unchanged."""
 
 from dataclasses import replace
 from pathlib import Path

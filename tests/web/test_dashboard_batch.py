@@ -1,4 +1,4 @@
-"""The page of one batch: what it says, what changes on it, and what a person has to decide."""
+"""The page of one batch: its content, its live region, and resolving unknown submissions."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_attempts_of_a_large_batch_are_counted_only_on_request(
     assert re.findall(r'<th scope="row">(\d)</th><td class="figure">(\d)', counted) == [("1", "2"), ("2", "1")]
 
 
-# A submission in doubt ----------------------------------------------------------------------------
+# An unknown submission ----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The calls of a batch: narrowed, paged, searched for a number, shown to whom they may be, and taken away as files."""
+"""The calls of a batch: filters, pages, search for a number, hidden numbers, and downloads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.web.page_rules import HOSTILE, broken_rules, numbers, rows_on
 
 @pytest.fixture
 def mixed(conn: Connection) -> int:
-    """Sixty calls, of which the first completed, the second failed, the third was a step, and the last completed."""
+    """Sixty calls: the first and the last completed, the second failed, the third has only a step."""
     batch_id = make_batch(conn, numbers(60))
     deliver(
         conn,
@@ -150,7 +150,7 @@ def test_hostile_rows_are_shown_safely_on_a_small_page(reader_at: Browser, conn:
     assert "more characters" in page
 
 
-# Whose numbers, and what can be taken away --------------------------------------------------------
+# Hidden numbers and downloads ---------------------------------------------------------------------
 
 
 def test_reader_sees_only_the_last_four_digits_by_default(reader_at: Browser, conn: Connection) -> None:
@@ -187,7 +187,7 @@ def test_downloads_equal_those_of_the_api(reader_at: Browser, conn: Connection) 
     answer = reader_at.client.get(f"/batches/{batch_id}/calls.csv")
     assert answer.headers["Content-Disposition"].startswith(f'attachment; filename="{batch_id} calls.csv"')
     assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.data.startswith(b"\xef\xbb\xbf")  # people open it in Excel
+    assert answer.data.startswith(b"\xef\xbb\xbf")  # for Excel
     rows = list(csv.DictReader(StringIO(answer.data.decode("utf-8-sig"))))
     assert [(row["phone_number"], row["state"]) for row in rows] == [
         ("+16175550000", "pending"),

@@ -1,4 +1,4 @@
-"""The page of one call: its story, its facts, and every callback for it; and what is done to text from outside."""
+"""The page of one call: its timeline, its details and its callbacks; and safe text from outside."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_long_text_of_digits_is_fast() -> None:
         hide_numbers(text)
 
 
-# Text that hides or reorders ----------------------------------------------------------------------
+# Invisible characters -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Callbacks that need attention: found by reason, looked into safely, and settled again after a preview."""
+"""Callbacks that need attention: found by reason, shown safely, and replayed after a preview."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def callbacks_on(page: str) -> list[int]:
 
 
 def deliver_troubles(conn: Connection) -> tuple[int, list[int]]:
-    """A batch with a result, and callbacks: its own, two broken, one without number, one of nobody, one in conflict."""
+    """A batch with a result and more callbacks: two unreadable, one without a number, one unmatched, one conflict."""
     batch_id = make_batch(conn)
     ids = deliver(
         conn,
@@ -200,7 +200,7 @@ def test_missing_callback_is_a_404_page(reader_at: Browser) -> None:
 @pytest.mark.parametrize(
     ("body", "form", "text"),
     [
-        (b'{"a":1,"a":2}', "text", '{"a":1,"a":2}'),  # put in order, one of the two would be gone
+        (b'{"a":1,"a":2}', "text", '{"a":1,"a":2}'),  # if it were formatted, one of the two would be lost
         (b"a%5B0%5D=x&b=&c=%E2%82%AC", "form", "a[0] = x\nb = \nc = €"),
         (b"<a><b>1</b></a>", "XML", "<a>\n<b>1</b>\n</a>"),
         (b'[1,{"\\u00e9":null}]', "JSON", '[\n  1,\n  {\n    "é": null\n  }\n]'),
@@ -219,11 +219,11 @@ def test_long_body_is_cut_and_the_rest_counted() -> None:
     assert body_text(bytes(1024), "").left == "512 more bytes"
 
 
-# Settling again -----------------------------------------------------------------------------------
+# Replay -------------------------------------------------------------------------------------------
 
 
 def settled_wrongly(conn: Connection) -> tuple[int, int]:
-    """A callback that can be read, filed as unreadable by an earlier version of the reader."""
+    """A readable callback that an earlier release stored as unreadable."""
     batch_id = make_batch(conn)
     (callback_id,) = journal(conn, make_callback(batch_id, b"{broken"))
     settle_all(conn)

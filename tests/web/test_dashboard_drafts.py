@@ -1,4 +1,4 @@
-"""Between the upload and the button: a draft waits for a day, is its owner's alone, and is queued once."""
+"""Drafts: each is kept for a day, visible only to its key, and queued once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_file_uploaded_again_becomes_another_batch(browser: Browser, conn: Conne
         assert confirm(browser, drafted(browser)).location == f"/batches/{number}"
 
 
-# Where it waits ------------------------------------------------------------------------------------
+# Storage -------------------------------------------------------------------------------------------
 
 
 def test_nobody_else_sees_a_draft(app: Flask, browser: Browser, conn: Connection) -> None:

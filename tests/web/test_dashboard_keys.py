@@ -1,4 +1,4 @@
-"""Keys, as administrators see, make and end them."""
+"""The page of keys: administrators list, create and revoke them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_key_expires_at_the_end_of_its_last_day_in_the_viewers_time_zone(browser
     found = find_key(conn, key)
     assert found is not None and found.expires_at is not None
     ahead = datetime(day.year, day.month, day.day, 24 - 12, tzinfo=UTC) - found.expires_at
-    assert timedelta(0) <= ahead <= timedelta(hours=1)  # one hour more while summer time holds there
+    assert timedelta(0) <= ahead <= timedelta(hours=1)  # one hour more during summer time
 
 
 def test_faulty_field_is_named_and_no_key_is_made(browser: Browser, conn: Connection) -> None:

@@ -1,4 +1,4 @@
-"""A new batch: upload, look, and change one's mind."""
+"""A new batch: upload, preview, and changed parameters."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_times_are_in_the_viewers_time_zone(browser: Browser, conn: Connection) 
     path = drafted(browser, start_timestamp=f"{day}T09:30", end_timestamp=f"{day}T21:00:15Z")
     page = browser.get(path)
     assert f'value="{day}T09:30"' in page and f'value="{day}T17:00"' in page
-    # What the field cannot show, the seconds, is not lost when the form is sent again.
+    # The field does not show the seconds, but they are kept when the form is sent again.
     browser.post(path, start_timestamp=f"{day}T09:30", end_timestamp=f"{day}T17:00", fields="1")
     confirm(browser, path)
     parameters = get_batch(conn, 1).parameters

@@ -1,4 +1,4 @@
-"""The overview and the list of batches: what they show, how they are narrowed, and what names cannot do to them."""
+"""The overview and the list of batches: content, filters, and hostile names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def attention_of(page: str) -> str:
 
 
 def rows_of(page: str) -> list[str]:
-    """The batches that a list names, by their ids."""
+    """The ids of the listed batches."""
     return re.findall(r'class="quiet">#(\d+) ', page)
 
 
@@ -230,7 +230,7 @@ NAMES = [
 def test_hostile_names_are_shown_as_isolated_text(browser: Browser, conn: Connection) -> None:
     for name in NAMES:
         make_batch(conn, name=name)
-    make_batch(conn, name="z" * 10_000)  # no form takes it; a restored database may hold it
+    make_batch(conn, name="z" * 10_000)  # forms refuse it, but a restored database may have it
     for path in ("/", "/batches"):
         page = browser.get(path)
         assert "<script>alert" not in page and not re.search(r"<[^>]*\son[a-z]+=", page)

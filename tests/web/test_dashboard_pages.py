@@ -1,4 +1,4 @@
-"""What holds for every page: its scope, what it sends, how it fails, and how little it weighs."""
+"""All pages: scopes, content, failures, and size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.factories import make_batch
 from tests.web.browsing import Browser, tags_of, text_of, visitor
 
 OPEN = {"dashboard.login", "dashboard.logout", "dashboard.asset"}
-"""Pages that may be asked for without being signed in."""
+"""Pages that need no session."""
 
 PAGES = {
     "/": "read",
@@ -99,7 +99,7 @@ def test_form_without_a_token_does_nothing_on_any_route(app: Flask, conn: Connec
             assert browser.client.post(path, data={"version": "1"}).status_code == 403, path
 
 
-# What is sent ------------------------------------------------------------------------------------
+# Content -----------------------------------------------------------------------------------------
 
 
 def test_pages_have_no_inline_script_or_style_and_are_not_cached(app: Flask, conn: Connection) -> None:

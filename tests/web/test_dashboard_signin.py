@@ -1,4 +1,4 @@
-"""Signing in and out, what a session is worth, and who may send forms."""
+"""Signing in and out, sessions, and CSRF tokens."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_signing_out_ends_every_copy_of_the_session_on_every_machine(
             assert copy.client.get("/").location == "/login"
             form = {"csrf_token": token, "name": "Eve", "scope": "admin", "own_key": browser.key}
             assert copy.client.post("/keys", data=form).location == "/login?next=/keys"
-            # What it was given since then does not help: the session is named in it.
+            # A cookie that it received later is not valid either, because it has the same session id.
             assert copy.client.get("/keys").location == "/login?next=/keys"
     other.get("/")
     assert sorted(key.name for key in list_keys(conn)) == ["Ada", "Ben"]
@@ -173,7 +173,7 @@ def test_cookie_is_secure_behind_tls_and_belongs_only_to_this_host(app: Flask, k
 
 
 def test_sign_in_keeps_nothing_of_the_previous_session(app: Flask, browser: Browser, key: str) -> None:
-    """Whoever planted their own cookie in a browser knows its token; after the sign-in it is worth nothing."""
+    """An attacker who planted a cookie in a browser knows its token. After the sign-in the token is not valid."""
     planted = browser.token("/login")
     before = browser.client.get_cookie("receiver")
     browser.sign_in(key)
@@ -210,7 +210,7 @@ def test_session_of_another_release_is_ignored(browser: Browser, key: str) -> No
     contents: list[dict[str, object]] = [
         {"key": 1, "until": "tomorrow"},
         {"key": None, "until": None, "time_zone": ["UTC"], "csrf": 7},
-        {"key": key.split("_")[1], "until": 2**31},  # of a release whose sessions could not be ended
+        {"key": key.split("_")[1], "until": 2**31},  # of a release without session ids
         {"key": key.split("_")[1], "until": 2**31, "id": 7},
         {"key": "x" * 1000, "until": 10**12, "time_zone": "../etc/passwd", "csrf": "%%%", "last_batch": 3},
     ]
@@ -234,7 +234,7 @@ def test_session_is_valid_after_the_secret_key_was_renewed(
         later.get("/")
 
 
-# Where one goes on to ------------------------------------------------------------------------------
+# Redirects -----------------------------------------------------------------------------------------
 
 
 ELSEWHERE = [
@@ -309,15 +309,15 @@ def test_htmx_redirects_the_whole_page_to_the_sign_in(browser: Browser) -> None:
 
 
 def test_sign_in_itself_needs_a_token(browser: Browser, key: str) -> None:
-    """Else another site could sign somebody in with its own key, and watch what they queue."""
+    """Otherwise another site could sign a viewer in with its own key, and see what they queue."""
     assert browser.client.post("/login", data={"key": key}).status_code == 403
 
 
-# Tries -------------------------------------------------------------------------------------------
+# Failed attempts ---------------------------------------------------------------------------------
 
 
 def stop_clock(app: Flask) -> None:
-    """No try comes back during the test."""
+    """No token is refilled during the test."""
     app.extensions["receiver"].failed_sign_ins._clock = lambda: 1000.0
 
 
@@ -343,7 +343,7 @@ def test_only_the_proxy_can_set_the_client_address(app: Flask, key: str) -> None
 
     stop_clock(app)
     for number in range(FAILED_SIGN_INS_PER_MINUTE):
-        # What stands before the proxy's own word may be made up by the client.
+        # Only the last address is from the proxy. The client may have invented the others.
         tries("127.0.0.1", f"198.51.100.{number}, 203.0.113.9").sign_in("nonsense")
         tries("192.0.2.50", f"198.51.100.{number}").sign_in("nonsense")
     assert tries("127.0.0.1", "203.0.113.9").sign_in(key).status_code == 429
@@ -366,7 +366,7 @@ def test_sign_in_is_possible_again_after_the_wait(app: Flask, key: str) -> None:
 
 
 def test_key_number_of_another_database_is_not_accepted(conn: Connection, key: str) -> None:
-    """Sessions name a key by its random prefix: numbers begin again where a database does."""
+    """A session contains the random prefix of its key, because another database has the same key numbers."""
     assert get_key_of_session(conn, "1", "a session") is None
     (found,) = list_keys(conn)
     held = get_key_of_session(conn, found.prefix, "a session")

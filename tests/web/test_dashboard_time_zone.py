@@ -1,4 +1,4 @@
-"""The viewer's time zone: chosen, kept, and never one that the database does not know."""
+"""The viewer's time zone: chosen, kept, and always known to the database."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_unknown_time_zone_is_refused(app: Flask, conn: Connection) -> None:
 
 @pytest.fixture
 def zones_without_legacy(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database's machine has no old names, as Debian and Ubuntu are without tzdata-legacy."""
+    """The database does not know the old names, as on Debian and Ubuntu without tzdata-legacy."""
     old = {"Asia/Calcutta", "America/Buenos_Aires", "Europe/Kiev"}
     assert old <= time_zones(conn)
     monkeypatch.setattr("receiver.summary.series._known_time_zones", time_zones(conn) - old)

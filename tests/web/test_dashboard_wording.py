@@ -1,4 +1,4 @@
-"""Sentences with figures in them: every singular and plural, and nothing said that is zero."""
+"""Sentences with numbers: every singular and plural, and no zeros."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports as downloads: their headers and names, and what becomes of them when the reader goes away."""
+"""Exports as downloads: headers, file names, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ def test_file_has_the_name_of_the_batch(reader: FlaskClient, conn: Connection, b
 
 
 def test_disconnected_reader_leaves_no_connection_busy(conn: Connection, database_url: str, tmp_path: Path) -> None:
-    keys = [create_key(conn, name, "read") for name in ("reader", "another reader")]  # each may have eight
+    keys = [create_key(conn, name, "read") for name in ("reader", "another reader")]  # eight requests each
     batch_id = make_batch(conn)
-    # 15 MB: more than what the sockets between hold.
+    # 15 MB: more than fits into the sockets' buffers.
     conn.execute(
         "insert into call select batch_id, 16180000000 + n, n, 1, line || repeat('x', 1500)"
         " from call, generate_series(2, 10000) n where batch_id = %s",
@@ -138,7 +138,7 @@ def test_disconnected_reader_leaves_no_connection_busy(conn: Connection, databas
     conn.commit()
 
     def connections() -> tuple[int, int]:
-        """(those of the web process, those that are not idle)"""
+        """(connections of the web process, those of them that are not idle)"""
         row = conn.execute(
             "select count(*), count(*) filter (where state <> 'idle') from pg_stat_activity"
             " where application_name = 'receiver web' and datname = current_database()"
@@ -155,7 +155,7 @@ def test_disconnected_reader_leaves_no_connection_busy(conn: Connection, databas
             reader.sendall(requests[number % 2])
         for reader in readers:
             assert reader.recv(1000).startswith(b"HTTP/1.1 200")
-        # Who reads slowly holds none either: there are more readers than connections.
+        # Slow readers hold no connection: there are more readers than connections.
         eventually(lambda: connections()[1] == 0)
         assert connections()[0] <= 10
         for reader in readers[:13]:

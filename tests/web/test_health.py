@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: for whoever restarts processes, and for whoever sends them traffic."""
+"""`/healthz` and `/readyz`: for supervisors and for load balancers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that nobody sends in good faith, to gunicorn with the project's settings: each a problem, none a 500."""
+"""Hostile requests to gunicorn with the project's settings: each is answered with a problem, none with 500."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WHOLE = IDS + CSV + part('name="dry_run"', b"1") + END
 
 @pytest.fixture(scope="module")
 def ask(server_url: str, template: str, session_folder: Path) -> Iterator[Ask]:
-    """Sends a request, its Content-Length unless it has one, and the key of an administrator."""
+    """Send a request with the key of an admin, and with a Content-Length unless it has one."""
     with fresh_database(server_url, template) as url:
         with closing(connect(url, name="test")) as conn:
             key = create_key(conn, "hostile", "admin")
@@ -212,7 +212,7 @@ def test_unusable_accept_is_406(ask: Ask) -> None:
 
 
 def test_invalid_http_is_refused_by_the_server(ask: Ask) -> None:
-    """As problem details, like everything else; but it never comes to the app."""
+    """The server answers with problem details. The app does not see the request."""
     for status, path, headers in (
         (400, "/api/v1/batches", ("Content-Length: -5",)),
         (400, "/api/v1/batches", ("Content-Length: 5", "Content-Length: 6")),

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request sent again is the same batch, so nobody is called twice."""
+"""`Idempotency-Key`: a repeated request returns the same batch, so nobody is called twice."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_request_that_failed_in_the_database_can_be_repeated_with_its_key(
     thread = threading.Thread(target=lambda: answers.append(post_csv(queuer, headers=key)))
     conn.execute("lock table batch in exclusive mode")
     thread.start()
-    # Ends whoever waits for our lock, which is the request with its batch half written.
+    # Terminate the session that waits for our lock: the request, in the middle of writing its batch.
     end = "select pg_terminate_backend(pid) from pg_locks where relation = 'batch'::regclass and not granted"
     eventually(lambda: conn.execute(end).fetchone() is not None)
     thread.join()
@@ -115,7 +115,7 @@ def test_request_repeated_after_its_times_have_passed_returns_the_same_batch(
 def test_reused_key_names_the_earlier_batch(queuer: FlaskClient) -> None:
     key = {"Idempotency-Key": "once"}
     batch_id = post_csv(queuer, headers=key).get_json()["id"]
-    # Also where the other request could not be taken at all.
+    # Also if the other request is not valid.
     for fields in ({"is_pci": "1"}, {"end_timestamp": "2020-01-01T00:00:00Z"}):
         answer = post_csv(queuer, headers=key, **fields)
         assert problem_of(answer, 422, "idempotency_key_reused")["batch_id"] == batch_id

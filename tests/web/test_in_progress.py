@@ -25,7 +25,7 @@ from tests.web.gunicorn import gunicorn_process
 
 
 def take(turns: Turns, key_id: int) -> bool:
-    """Take a turn, if there is one now."""
+    """Take a turn if one is free."""
     ticket = turns.ticket(key_id)
     return ticket.take() or ticket.leave()
 
@@ -76,7 +76,7 @@ def test_waiting_requests_get_their_turns_in_order() -> None:
 
 @pytest.fixture
 def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
-    """The app's turns, for which nobody waits."""
+    """The app's turns, without waiting."""
     services: Services = app.extensions["receiver"]
     monkeypatch.setattr(services.turns, "wait_seconds", 0.0)
     yield services.turns
@@ -88,7 +88,7 @@ def test_ninth_request_is_refused_until_an_answer_frees_a_turn(
     batch_id = make_batch(conn)
     reader, other = client_for("read"), client_for("queue")
     file = f"/api/v1/batches/{batch_id}/calls.csv"
-    held = [reader.get(file, buffered=False) for _ in range(MOST_IN_PROGRESS)]  # nobody takes their last byte
+    held = [reader.get(file, buffered=False) for _ in range(MOST_IN_PROGRESS)]  # not read to the end
     refused = reader.get("/api/v1/batches")
     assert problem_of(refused, 429, "rate_limited")["detail"].startswith("This key has 8 requests in progress")
     assert refused.headers["Retry-After"] == "1"
@@ -117,8 +117,8 @@ def test_pages_count_for_the_key_that_was_signed_in_with(app: Flask, conn: Conne
 
 @pytest.mark.long
 def test_processes_of_a_machine_count_together(tmp_path: Path, conn: Connection, database_url: str) -> None:
-    """Twenty requests that take their time, at two web processes: never more than eight are in progress."""
-    batch_id = make_batch(conn, send=False)  # for whose answer a POST waits
+    """Twenty slow requests to two web processes: never more than eight are in progress."""
+    batch_id = make_batch(conn, send=False)  # a POST waits for it
     assert batch_id
     key = create_key(conn, "a queuer", "queue")
     conn.commit()
@@ -142,6 +142,6 @@ def test_processes_of_a_machine_count_together(tmp_path: Path, conn: Connection,
             thread.start()
         for thread in threads:
             thread.join()
-    # Nobody sends them, so each of the eight waits 30 seconds; the others waited ten.
+    # There is no worker, so each of the eight waits 30 seconds. The others waited ten.
     assert sorted(statuses) == [202] * MOST_IN_PROGRESS + [429] * (20 - MOST_IN_PROGRESS)
     assert in_progress.WAIT_SECONDS == 10

@@ -1,4 +1,4 @@
-"""What strangers put where a value is awaited: into every parameter there is, paths, headers and names of files."""
+"""Injection: hostile values in every parameter, in paths, headers and file names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PAYLOADS = [
 ]
 
 LITERAL = {"plain": "Reminders", "percent": "100% sure", "under": "a_b", "back": "back\\slash", "quote": "O'Brien; --"}
-"""Names of batches with what would mean something to a query."""
+"""Batch names with characters that have a meaning in SQL."""
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def asked_with(client: FlaskClient) -> Iterator[tuple[str, str, str]]:
 
 
 def rows_of(answer: Any) -> int:
-    """How many rows an answer lists."""
+    """The number of rows in an answer."""
     if answer.is_json:
         return sum(len(member) for member in answer.json.values() if isinstance(member, list))
     return max(len(answer.data.splitlines()) - 1, 0)
@@ -188,7 +188,7 @@ def test_name_with_line_ends_is_refused_or_cleaned(queuer: FlaskClient, name: st
 
 
 def test_host_header_is_not_used_in_addresses(queuer: FlaskClient, app: Flask) -> None:
-    """Else a link that is stored, or kept by a cache, would lead to whoever sent it."""
+    """Otherwise a stored or cached link could lead to another host."""
     evil = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example"}
     made = post_csv(queuer, headers=evil)
     answers = [made, queuer.get(made.location or "", headers=evil), queuer.get("/openapi.json", headers=evil)]

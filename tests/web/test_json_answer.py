@@ -1,4 +1,4 @@
-"""Answers of which a part is JSON already."""
+"""Answers with parts that already are JSON text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_ready_text_alone_is_the_answer() -> None:
 
 
 def test_texts_are_not_mistaken_for_the_placeholder() -> None:
-    # What is put in is not looked through, and a place is not guessed.
+    # Inserted text is not searched, and the placeholder cannot be guessed.
     hostile = json.dumps([JSONProvider._PLACEHOLDER, "@", "%s", "\\0", "\\g<0>"])
     assert json.loads(written([ReadyJson(hostile), ReadyJson("2")])) == [json.loads(hostile), 2]
 

@@ -1,4 +1,4 @@
-"""Keys as the command line makes them and the API takes them."""
+"""Keys that the command line creates and the API accepts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Keys = Callable[..., tuple[int, str]]
 def keys(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Keys:
-    """Runs `keys …`: (exit status, all that was printed, without the line that names the database)."""
+    """Run `keys …`. Returns the exit status and the output without the line about the database."""
     for name, text in {"DATABASE_URL": database_url, "DATA_DIR": str(tmp_path), "SECRET_KEY": SECRET}.items():
         monkeypatch.setenv(name, text)
 

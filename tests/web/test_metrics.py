@@ -1,4 +1,4 @@
-"""`/metrics`: right whichever process is asked, and open to nothing that it must not tell."""
+"""`/metrics`: correct from every process, and without sensitive data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Samples = dict[tuple[str, str], float]
 
 
 def read(text: str) -> Samples:
-    """(name, value of its only label) to number; with several labels, their values joined."""
+    """(name, label value) to number. Several label values are joined."""
     return {
         (sample.name, " ".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -59,7 +59,7 @@ def ask(client: FlaskClient, headers: Mapping[str, str] | None = None) -> Sample
 
 
 def grown(before: Samples, after: Samples, name: str) -> dict[str, float]:
-    """By how much the counts of a metric grew, by label."""
+    """The increase of a metric by label."""
     return {
         label: value - before[counted, label]
         for (counted, label), value in after.items()
@@ -253,7 +253,7 @@ def test_no_counter_ever_falls_while_processes_are_killed_and_replaced(
             return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
 
         def look() -> Samples | None:
-            """Send a callback, and read all metrics; None where the process that was asked has just died."""
+            """Send a callback, and read all metrics. None if the process has just died."""
             try:
                 for method, path, body in (("POST", results_path(), b"{}"), ("GET", "/metrics", b"")):
                     sender = Sender(port)

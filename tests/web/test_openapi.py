@@ -1,4 +1,4 @@
-"""`/openapi.json`: valid, complete, and true."""
+"""`/openapi.json`: valid, complete and correct."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def operations(description: Description) -> Iterator[tuple[str, str, Description
 
 
 def resolved(description: Description, node: Description) -> Description:
-    """What a reference points to, else the node itself."""
+    """The target of a reference, or the node itself."""
     if "$ref" not in node:
         return node
     found: Any = description
@@ -67,7 +67,7 @@ def resolved(description: Description, node: Description) -> Description:
 
 
 def conforms(description: Description, schema: Description, value: Any) -> list[str]:
-    """What is wrong with a value under one of the description's schemas."""
+    """The faults of a value according to a schema."""
     validator = OAS31Validator(
         {**schema, "components": description["components"]}, format_checker=OAS31Validator.FORMAT_CHECKER
     )
@@ -119,7 +119,7 @@ def test_every_parameter_is_described_and_bounded(description: Description) -> N
         for parameter in operation["parameters"]:
             where = (path, parameter["name"])
             assert parameter["description"], where
-            # What cannot be honoured in these two is passed over, whatever it is (RFC 7240, 2; RFC 9110, 13.1.2).
+            # Unusable values of these two are ignored (RFC 7240, 2; RFC 9110, 13.1.2).
             assert is_bounded(parameter["schema"]) or parameter["name"] in ("Prefer", "If-None-Match"), where
     for name, field in description["components"]["schemas"]["BatchForm"]["properties"].items():
         assert field["description"], name
@@ -127,7 +127,7 @@ def test_every_parameter_is_described_and_bounded(description: Description) -> N
 
 
 def is_bounded(schema: Description) -> bool:
-    """Whether not just anything of its type will do."""
+    """Whether the schema restricts the values of its type."""
     if "anyOf" in schema:
         return all(is_bounded(choice) for choice in schema["anyOf"])
     if schema["type"] == "integer":
@@ -168,7 +168,7 @@ def test_every_code_that_the_api_answers_is_described(description: Description) 
 
 @pytest.fixture
 def limited(config: Config, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """The app where a key may ask once a minute, which never passes."""
+    """An app that allows one request per minute, with a clock that stands still."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (lambda: 1000.0,))
     with patient_app(replace(config, rate_limit=1), database_url) as app:
         yield app
@@ -198,7 +198,7 @@ def test_examples_conform_to_their_schemas(description: Description) -> None:
 
 
 def unknown_fields(description: Description, schema: Description, value: Any, where: str = "") -> list[str]:
-    """Fields of a value that its schema does not name: they may come, but not without a description."""
+    """Fields of a value that its schema does not have. Every field must be described."""
     schema = resolved(description, schema)
     if isinstance(value, list):
         return [name for item in value for name in unknown_fields(description, schema["items"], item, where)]

@@ -1,4 +1,4 @@
-"""Failures as problem details, whatever is asked and however it is spelt."""
+"""Failures as problem details."""
 
 import time
 from urllib.parse import quote
@@ -143,7 +143,7 @@ def test_missing_database_is_503_with_retry_after(app_without_database: Flask) -
     problem_of(answer, 503, "database_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     assert time.monotonic() - began < 20
-    assert "host" not in answer.text  # where the database is, is nobody's business
+    assert "host" not in answer.text  # the address of the database is not revealed
 
 
 def test_internal_error_is_a_problem_without_its_cause(app: Flask, stranger: FlaskClient) -> None:

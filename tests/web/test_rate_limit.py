@@ -1,4 +1,4 @@
-"""Rate limits: by key, and by address for those who have none."""
+"""Rate limits by key, and by address for clients without a key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def app(config: Config, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """One that lets a key ask 30 requests per minute, by a clock of the test's."""
+    """An app that allows 30 requests per minute, with the test's clock."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (clock,))
     with patient_app(replace(config, rate_limit=PER_MINUTE), database_url) as app:
         yield app
@@ -143,7 +143,7 @@ def test_address_with_too_many_failures_is_429(stranger: FlaskClient, clock: Clo
     assert [answer.status_code for answer in answers] == [401] * FAILURES + [429]
     problem_of(answers[-1], 429, "rate_limited")
     assert answers[-1].headers["Retry-After"] == "20"
-    assert ask(stranger, 1) == [429]  # without any key, too
+    assert ask(stranger, 1) == [429]  # also without a key
     clock.now += 20
     assert ask(stranger, 2) == [401, 429]
 
@@ -170,7 +170,7 @@ def test_revoked_key_counts_as_a_failure(reader: FlaskClient, conn: Connection) 
     assert ask(reader, 1) == [200]
     revoke_key(conn, "read key")
     conn.commit()
-    # It is looked up all the same, because it was valid a moment ago; so nothing is learnt by trying.
+    # It is still looked up, because it was valid recently. So an attacker learns nothing.
     assert ask(reader, FAILURES) == [401] * FAILURES
 
 
@@ -180,7 +180,7 @@ def test_addresses_behind_a_proxy_are_counted_separately(stranger: FlaskClient) 
 
     assert fail(FAILURES + 1, "198.51.100.1")[-1] == 429
     assert fail(1, "198.51.100.2") == [401]
-    # What stands before the proxy's own word may be the client's invention.
+    # Only the last address is from the proxy. The client may have invented the others.
     assert fail(1, "203.0.113.9, 198.51.100.1") == [429]
     assert fail(FAILURES + 1, "2001:db8::1")[-1] == 429
     assert fail(1, "2001:db8::ffff") == [429]

@@ -1,4 +1,4 @@
-"""`POST /api/v1/callbacks/replay`: stored callbacks settled again over REST."""
+"""`POST /api/v1/callbacks/replay`: settling stored callbacks again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def settle_again(client: FlaskClient, **wanted: Any) -> dict[str, Any]:
 
 
 def file_wrongly(conn: Connection, count: int = 1) -> tuple[int, list[int]]:
-    """Callbacks that were unreadable when they came, and can be read now."""
+    """Callbacks that were unreadable when they were received, but are readable now."""
     numbers = [phone_number(index) for index in range(count)]
     batch_id = make_batch(conn, numbers)
     ids = deliver(conn, batch_id, *(b"nonsense" for _ in numbers))
@@ -124,7 +124,7 @@ def test_other_callbacks_of_the_call_are_decided_again(admin: FlaskClient, conn:
     )
     conn.commit()
     said = settle_again(admin, ids=[later])
-    # The later callback tells of a later event: it stands now, and the one that stood is a conflict.
+    # The second callback has a later event: it wins now, and the previous winner is a conflict.
     assert {change["callback_id"]: change["state_after"] for change in said["changes"]} == {
         first: "conflict",
         later: "applied",

@@ -1,4 +1,4 @@
-"""A read replica, on a real standby that streams: what it is asked, how old that is, and when it is not asked."""
+"""A read replica, a real streaming standby: which reads it answers, its lag, and when it is not used."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def database_url(primary: Postgres) -> str:
-    """In place of a database of the run's server, which nothing can stream from."""
+    """A server of its own, because no standby can stream from the test run's server."""
     return primary.url
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The app over both, and somebody who may read."""
+    """The app with both databases, and a client with scope read."""
 
     app: Flask
     client: FlaskClient
@@ -73,7 +73,7 @@ class Serving:
         await_fit(self.replica)
 
     def lose_patience(self) -> None:
-        """Before the standby goes: from now on, a connection to it is waited for no longer than in earnest."""
+        """Before the standby stops: use the normal time-out for connections to it."""
         self.replica.pool.timeout = CONNECTION_WAIT_SECONDS
 
     def metrics(self) -> Samples:
@@ -84,7 +84,7 @@ class Serving:
 def serving(
     config: Config, conn: Connection, replica_url: str | None, max_lag_seconds: int = LONG, *, patient: bool = True
 ) -> Iterator[Serving]:
-    """`patient`: a standby that is well is not given up because this machine is busy."""
+    """`patient`: a working standby is not given up when the machine is busy."""
     database_url = config.database_url
     assert database_url is not None
     config = replace(config, database_replica_url=replica_url, replica_max_lag_seconds=max_lag_seconds)
@@ -229,7 +229,7 @@ def test_export_is_complete_if_the_replica_dies_meanwhile(
 def test_hanging_replica_causes_no_wait(config: Config, conn: Connection, standby: Postgres) -> None:
     with serving(config, conn, standby.url, patient=False) as held:
         eventually(lambda: held.read_from() == "replica")
-        time.sleep(2 * PROVEN_SECONDS)  # else the next read gets its connection unasked, and waits a minute
+        time.sleep(2 * PROVEN_SECONDS)  # otherwise the next read would not test its connection, and wait a minute
         standby.freeze()
         try:
             eventually(lambda: held.read_from() == "primary")

@@ -1,4 +1,4 @@
-"""`RESULT_SOURCES`: who may post results, behind proxies and without, and what is told to whoever may not."""
+"""`RESULT_SOURCES`: who may post results, with and without proxies, and the answer to others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ AppWith = Callable[..., Flask]
 
 @pytest.fixture
 def app_with(tmp_path: Path) -> Iterator[AppWith]:
-    """Makes apps without a database: whatever asked it would take two seconds, and fail."""
+    """Create apps without a database. A query would take two seconds and fail."""
     made: list[Flask] = []
 
     def make(sources: tuple[IPv4Network | IPv6Network, ...] = PROVIDER) -> Flask:
@@ -74,7 +74,7 @@ def post(client: FlaskClient, peer: str, path: str = "", method: str = "POST", *
 
 def test_only_listed_networks_may_post(app_with: AppWith) -> None:
     client = app_with().test_client()
-    for _ in range(2):  # what was decided once is remembered, and stays as it was
+    for _ in range(2):  # the decision is cached
         for peer in INSIDE:
             assert post(client, peer) == (200, b'{"status": "stored"}'), peer
         for peer in OUTSIDE:
@@ -82,7 +82,7 @@ def test_only_listed_networks_may_post(app_with: AppWith) -> None:
 
 
 def test_refused_request_stores_nothing(app_with: AppWith, tmp_path: Path) -> None:
-    """Not in the spool, which is where a stored one would be here; and the database is not asked."""
+    """Nothing is in the spool, where a stored callback would be, and no query is made."""
     app = app_with()
     assert post(app.test_client(), "203.0.113.5") == FORBIDDEN
     assert not (tmp_path / "spool.sqlite3").exists()
@@ -111,13 +111,13 @@ def test_other_addresses_are_open_to_everybody(app_with: AppWith) -> None:
     [
         ("127.0.0.1", "192.0.2.1", 200),
         ("127.0.0.1", "203.0.113.5", 403),
-        ("127.0.0.1", "192.0.2.1, 203.0.113.5", 403),  # the first was made up by the client
+        ("127.0.0.1", "192.0.2.1, 203.0.113.5", 403),  # the client invented the first
         ("127.0.0.1", "203.0.113.5, 192.0.2.1", 200),
         ("127.0.0.1", "192.0.2.1:4711", 200),
         ("127.0.0.1", "[2001:db8:1::5]:80", 200),
         ("127.0.0.1", "nonsense", 403),
         ("127.0.0.1", "", 403),
-        ("203.0.113.5", "192.0.2.1", 403),  # nobody whom we believe says so
+        ("203.0.113.5", "192.0.2.1", 403),  # not a trusted proxy
         ("192.0.2.1", "203.0.113.5", 200),
     ],
 )
@@ -170,7 +170,7 @@ def test_refusals_are_counted_and_sometimes_logged_with_the_address(
         eventually(lambda: stored() == 1)
     lines = [line for line in (folder / "gunicorn.log").read_text().splitlines() if "forbidden" in line]
     assert 1 <= len(lines) <= 3, "thirty were refused; a line each would let strangers fill the disk"
-    if entry_point in OURS:  # another server has a log of its own
+    if entry_point in OURS:  # another server has its own log
         line = json.loads(lines[0])
         assert (line["event"], line["address"]) == ("callback_forbidden", "203.0.113.77")
 
@@ -206,7 +206,7 @@ def test_networks_are_read_in_all_usual_formats(text: str, expected: str) -> Non
     ],
 )
 def test_wrong_network_is_a_fault_that_names_it(text: str, named: str) -> None:
-    """To start all the same would be to let everybody in, or to lose every result."""
+    """A start would accept everybody, or refuse every result."""
     for name in ("RESULT_SOURCES", "TRUSTED_PROXIES"):
         with pytest.raises(ConfigurationError) as raised:
             read_config({name: text})
@@ -231,7 +231,7 @@ def test_wrong_value_stops_the_start_with_status_2() -> None:
         assert "RESULT_SOURCES" in ended.stderr and "'192.0.2.300'" in ended.stderr and "Traceback" not in ended.stderr
 
 
-# What `doctor` says of it ---------------------------------------------------------------------------
+# `doctor` -------------------------------------------------------------------------------------------
 
 
 def test_doctor_says_that_it_is_on(config: Config) -> None:

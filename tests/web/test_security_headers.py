@@ -1,4 +1,4 @@
-"""What every answer says to a browser."""
+"""Security headers of all answers."""
 
 import pytest
 from flask.testing import FlaskClient
@@ -36,7 +36,7 @@ def test_api_answers_are_not_cached(queuer: FlaskClient, stranger: FlaskClient) 
         stranger.get("/api/v1/batches"),
         stranger.get("/api/v1/nothing"),
     ]
-    # Those with a tag may be kept by the client who asked, and are asked for again each time.
+    # The client may cache answers with a tag, but revalidates them each time.
     kept = ["private, no-cache" if "ETag" in answer.headers else "no-store" for answer in answers]
     assert [answer.headers["Cache-Control"] for answer in answers] == kept
     assert kept.count("no-store") == len(answers) - 2

@@ -1,4 +1,4 @@
-"""`GET /api/v1/summary`: what a dashboard asks for."""
+"""`GET /api/v1/summary`: totals and series for dashboards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTCOMES = ["completed", "failed", "canceled", "rejected", "other"]
 
 
 def receive(conn: Connection, count: int = 1, **parameters: Any) -> int:
-    """A batch of two calls, so many of which got their results at noon."""
+    """A batch of two calls, some of which got their results at noon."""
     numbers = [phone_number(index) for index in range(2)]
     batch_id = make_batch(conn, numbers, **parameters)
     bodies = [result_body(number) for number in numbers[:count]]
@@ -46,7 +46,7 @@ def test_ten_thousand_points_are_fast(reader: FlaskClient, conn: Connection) -> 
             answer = reader.get(path, headers=headers)
             costs.append(time.thread_time() - began)
             assert answer.status_code == 200
-        assert min(costs) < 0.05, costs  # CPU time of this thread: a busy machine does not add to it
+        assert min(costs) < 0.05, costs  # CPU time of this thread, so other processes do not matter
     series = reader.get(path).get_json()["series"]
     assert len(series) == 10_000
     assert [point["at"] for point in series if point["final"]] == ["2026-03-01T12:00:00Z"]

@@ -1,4 +1,4 @@
-"""The callback endpoint against a real database, and against none."""
+"""The callback endpoint, with and without a real database."""
 
 import sqlite3
 import time
@@ -162,7 +162,7 @@ def test_forged_token_is_404_without_database_or_disk_access(
 
     services: Services = app_without_database.extensions["receiver"]
     monkeypatch.setattr(services.intake, "store", fail)
-    services.pool.close()  # whoever asks it is answered 503
+    services.pool.close()  # queries fail, so other requests are answered 503
     client = app_without_database.test_client()
     for token in FORGED:
         answer = client.open(f"/results/{token}", method=method, data=BODY)
