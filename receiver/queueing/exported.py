@@ -1,4 +1,4 @@
-"""Files that this service exported and a user queues again: how the columns that the export added are recognised.
+"""Recognize the columns that an export of this service added, when a user queues the file again.
 
 Their names are next to each other, in our order. If the user has a column of that name, ours begins with `result_`.
 """
@@ -23,10 +23,10 @@ RESULT_COLUMNS = (
     "result_received_at",
     "result_source",
 )
-"""Of `calls.csv`."""
+"""The columns of `calls.csv`."""
 
 SKIPPED_COLUMNS = ("row", "code", "message")
-"""Of `skipped.csv`. They may be a user's own names, so its codes must be ours, too."""
+"""The columns of `skipped.csv`. A user may have columns of the same names, so the codes must be ours, too."""
 
 CODE_PLACE = SKIPPED_COLUMNS.index("code")
 
@@ -54,12 +54,12 @@ _ours = {
 
 
 def begins_as_added(name: str) -> bool:
-    """Whether it is what the first added column can be called."""
+    """Whether the first added column can have this name."""
     return _ours["row"](name) is not None
 
 
 def find_added(names: Sequence[str], columns: Sequence[str]) -> list[tuple[int, ...]]:
-    """The places of `columns` among a header's names, each time that they are all there. Empty names do not count."""
+    """The places of `columns` in a header, for each time that all of them are there. Empty names are ignored."""
     places = [place for place, name in enumerate(names) if name]
     found = []
     at = 0
