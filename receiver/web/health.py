@@ -37,7 +37,7 @@ def readyz() -> tuple[Response, int]:
         with connection(services().pool) as conn:
             check(conn)
             health = get_health(conn)
-        if services().intake.database_away:
+        if services().intake.database_unavailable:
             # It is read-only, its disk is full, or a synchronous standby is gone: it answers queries, but cannot store.
             content["database"] = "can be read, but cannot store callbacks or is too slow; callbacks go to the spool"
         content["oldest_waiting_seconds"] = health.oldest_waiting_seconds

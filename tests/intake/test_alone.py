@@ -1,4 +1,4 @@
-"""The callback endpoint in processes of its own: small, quick to start, and nothing but that."""
+"""The callback endpoint in its own processes is small, starts quickly, and does nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEMORY_MIB = 60
 START_SECONDS = 1.0
 
 TRIES = 3
-"""How often a busy machine may try to keep the promise."""
+"""Attempts on a busy machine."""
 
 
 def test_it_imports_neither_flask_nor_the_web() -> None:
@@ -36,7 +36,7 @@ def test_it_imports_neither_flask_nor_the_web() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_it_stores_callbacks_tells_its_metrics_and_stays_small(session_folder: Path, database_url: str) -> None:
+def test_it_stores_callbacks_shows_metrics_and_stays_small(session_folder: Path, database_url: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with gunicorn_process(folder, database_url, entry_point="intake alone") as (parent, port):
         sender = Sender(port)
@@ -62,7 +62,7 @@ def test_it_stores_callbacks_tells_its_metrics_and_stays_small(session_folder: P
         eventually(lambda: conn.execute("select count(*) from callback").fetchone() == (200,))
 
 
-def test_it_says_that_callbacks_go_to_the_spool_where_the_database_is_away(session_folder: Path) -> None:
+def test_it_reports_that_callbacks_go_to_the_spool_while_the_database_is_unavailable(session_folder: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     nowhere = f"postgresql://receiver@127.0.0.1:{free_port()}/receiver"
     with gunicorn_process(folder, nowhere, entry_point="intake alone", METRICS_KEY="a key") as (_, port):
@@ -76,7 +76,7 @@ def test_it_says_that_callbacks_go_to_the_spool_where_the_database_is_away(sessi
             assert line in told
 
 
-def test_it_is_ready_once_the_database_stores(session_folder: Path, database_url: str) -> None:
+def test_it_is_ready_once_the_database_can_store(session_folder: Path, database_url: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with gunicorn_process(folder, database_url, entry_point="intake alone") as (_, port):
         ready = {"status": "ready", "database": "ok", "spooled": 0}
@@ -85,7 +85,7 @@ def test_it_is_ready_once_the_database_stores(session_folder: Path, database_url
 
 @pytest.mark.long
 def test_it_starts_within_a_second(session_folder: Path, database_url: str) -> None:
-    """By the processors' time of its processes: others may be busy on this machine."""
+    """Measured in processor time, because the machine may be busy."""
 
     def seconds(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What is overdue is told of once."""
+"""Overdue batches are reported once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.factories import deliver, make_batch, phone_number, result_body
 NUMBERS = [phone_number(index) for index in range(5)]
 
 
-def test_overdue_batches_are_told_of_once_with_their_counts(conn: Connection) -> None:
+def test_overdue_batches_are_reported_once_with_their_counts(conn: Connection) -> None:
     due, done, _ = make_batch(conn, NUMBERS, past_due=True), make_batch(conn, NUMBERS[:1]), make_batch(conn)
     deliver(conn, due, result_body(NUMBERS[0]))
     deliver(conn, done, result_body(NUMBERS[0]))

@@ -68,7 +68,7 @@ def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
             services: Services = app.extensions["receiver"]
             services.pool.timeout = PATIENCE_SECONDS
             # Until then callbacks go to the spool first, so a test would not find them in the database.
-            eventually(lambda: not services.intake.database_away)
+            eventually(lambda: not services.intake.database_unavailable)
             yield app
         finally:
             close_app(app)
