@@ -46,16 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fault in error.faults:
             print(f"receiver: {fault.where} {fault.message}", file=sys.stderr)
         return 2
-    except InvalidInput as error:
-        print(f"receiver: {error}", file=sys.stderr)
-        for fault in error.faults:
-            where = f"row {fault.where}" if isinstance(fault.where, int) else fault.where
-            print(f"  {where}: {fault.message} ({fault.code})", file=sys.stderr)
-        if error.faults_total > len(error.faults):
-            print(f"  and {error.faults_total - len(error.faults)} more", file=sys.stderr)
-        return 2 if error.code in _UNUSABLE else 1
     except ReceiverError as error:
         print(f"receiver: {error}", file=sys.stderr)
+        if isinstance(error, InvalidInput):
+            for fault in error.faults:
+                where = f"row {fault.where}" if isinstance(fault.where, int) else fault.where
+                print(f"  {where}: {fault.message} ({fault.code})", file=sys.stderr)
+            if error.faults_total > len(error.faults):
+                print(f"  and {error.faults_total - len(error.faults)} more", file=sys.stderr)
         return 2 if error.code in _UNUSABLE else 1
     except KeyboardInterrupt:
         return 130

@@ -108,13 +108,7 @@ def check(conn: Connection, folder: Path = MIGRATIONS) -> None:
         raise SchemaError(f"The database lacks {names}: run `python -m receiver migrate`.", code="schema_behind")
 
 
-def migrate(
-    conninfo: str,
-    folder: Path = MIGRATIONS,
-    *,
-    report: Callable[[str], None] = _log.info,
-    lock_seconds: float = LOCK_SECONDS,
-) -> list[str]:
+def migrate(conninfo: str, folder: Path = MIGRATIONS, *, report: Callable[[str], None] = _log.info) -> list[str]:
     """Apply the pending migrations and return their names. Any number of machines may do so at the same time.
 
     `report` receives a line before each file. Raises SchemaError, and then the files before the failed one stay
@@ -125,7 +119,7 @@ def migrate(
         check_server_version(conn.info.server_version)
         # A statement time-out of the role or the database is for queries, not for building an index.
         conn.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
-        with _locked(conn, lock_seconds, report):
+        with _locked(conn, report):
             conn.execute("set client_min_messages = warning")  # without "already exists, skipping"
             conn.execute(_TABLE)
             for migration in list_pending(conn, folder):
@@ -240,18 +234,18 @@ def _failed(migration: Migration, error: psycopg.Error) -> SchemaError:
 
 
 @contextmanager
-def _locked(conn: Connection, seconds: float, report: Callable[[str], None]) -> Iterator[None]:
+def _locked(conn: Connection, report: Callable[[str], None]) -> Iterator[None]:
     """Hold the migration lock of this database. It is released when the session ends.
 
     This polls for the lock and does not wait in a statement. A waiting statement is a running transaction, and a
     `create index concurrently` of the lock's holder would wait for its end.
     """
-    give_up_at = time.monotonic() + seconds
+    give_up_at = time.monotonic() + LOCK_SECONDS
     waiting = False
     while conn.execute("select pg_try_advisory_lock(%s)", [_LOCK_KEY]).fetchone() != (True,):
         if time.monotonic() >= give_up_at:
             raise SchemaError(
-                f"Another process has been migrating this database for {seconds:.0f} seconds. Try again when "
+                f"Another process has been migrating this database for {LOCK_SECONDS:.0f} seconds. Try again when "
                 "it has ended; pg_locks shows its process (locktype advisory).",
                 code="migration_lock",
             )

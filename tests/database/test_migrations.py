@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from receiver.database import migrations
 from receiver.database.migrations import (
     MIGRATIONS,
     SchemaError,
@@ -243,7 +244,9 @@ def test_concurrent_processes_apply_each_file_once(empty_database_url: str, fold
     assert code_of_check(empty_database_url, folder) is None
 
 
-def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: str, folder: Path) -> None:
+def test_waiting_for_another_migration_ends_with_a_message(
+    empty_database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(folder, "0003_slow", "select pg_sleep(600);")
     running = threading.Event()
     outcome: list[BaseException] = []
@@ -258,9 +261,10 @@ def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: s
     thread.start()
     assert running.wait(60)
     lines: list[str] = []
+    monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.3)
     try:
         with pytest.raises(SchemaError) as caught:
-            migrate(empty_database_url, folder, report=lines.append, lock_seconds=0.3)
+            migrate(empty_database_url, folder, report=lines.append)
     finally:
         with psycopg.connect(empty_database_url, autocommit=True) as conn:
             conn.execute(
@@ -270,7 +274,7 @@ def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: s
         thread.join()
     assert caught.value.code == "migration_lock"
     assert lines == ["Waiting for another process that migrates this database"]
-    # The killed one kept its lock no longer than its session, so the next start is free to go on.
+    # The killed one lost its lock with its session, so the next start can continue.
     assert [getattr(error, "code", error) for error in outcome] == ["database_unavailable"]
     write(folder, "0003_slow", "select 1;")
     assert migrate(empty_database_url, folder) == ["0003_slow.sql"]

@@ -210,10 +210,11 @@ def test_exhausted_pool_is_reported(empty_database_url: str) -> None:
 
 def test_statement_over_its_time_limit_is_ended_by_the_server(empty_database_url: str) -> None:
     with (
-        closing(open_pool(empty_database_url, max_size=1, name="hasty", statement_timeout_seconds=0.1)) as pool,
+        closing(open_pool(empty_database_url, max_size=1, name="hasty")) as pool,
         pytest.raises(DatabaseUnavailable, match="statement timeout"),
         connection(pool) as conn,
     ):
+        conn.execute("set local statement_timeout = '100ms'")
         conn.execute("select pg_sleep(5)")
 
 
