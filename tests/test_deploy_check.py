@@ -43,7 +43,7 @@ def looking(database_url: str) -> Iterator[Connection]:
 
 
 def send(conn: Connection, key: str = SECRET) -> None:
-    """A batch that expects results, whose token was signed with the key."""
+    """Make a batch that expects results. Its token was signed with the key."""
     make_batch(conn, send=False)
     worker_id = register_worker(conn, "test", 1, fingerprint(key))
     assert claim_submission(conn, worker_id, signing_key=fingerprint(key)) is not None
@@ -146,7 +146,7 @@ def test_receiver_with_the_same_keys_is_ok_and_one_with_others_is_a_failure(app:
         for expects in (True, False):
             assert receiver_level(config, url, expects=expects) == "ok"
             assert receiver_level(other, url, expects=expects) == "failure"
-        assert receiver_level(replace(config, secret_keys=(SECRET, OTHER)), url) == "ok", "the next key is known first"
+        assert receiver_level(replace(config, secret_keys=(SECRET, OTHER)), url) == "ok", "the next key verifies"
         assert receiver_level(replace(other, accepts_key_loss=True), url) == "warning"
         assert receiver_level(other, url, earlier=True) == "warning", "1.0.0 does not know the token"
 

@@ -42,7 +42,7 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def served(wsgi: Any) -> Iterator[str]:
-    """The address that a WSGI app answers on."""
+    """Serve a WSGI app, and return its address."""
     server = make_server("127.0.0.1", 0, wsgi, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -109,7 +109,7 @@ def test_proxy_that_answers_itself_is_reported(config: Config, status: int, hint
     with served(in_front) as url:
         found = only(doctor.check_public_url(replace(config, public_url=url)))
     assert found.level == "failure" and hint in found.message
-    assert "/results/1-1" not in found.message, "a token opens something, and nobody needs to see it"
+    assert "/results/1-1" not in found.message, "a message must not contain a token"
 
 
 def test_unreachable_address_is_reported(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""The environment, read whole: every variable, every default, and every fault at once."""
+"""Reading the environment: every variable, every default, and all faults at once."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         callback_budget=7,
     )
     assert config.has_provider
-    assert not (tmp_path / "data").exists()  # reading makes nothing
+    assert not (tmp_path / "data").exists()  # reading creates nothing
 
 
 def test_default_public_url_is_the_port_on_this_machine() -> None:

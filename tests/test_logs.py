@@ -1,4 +1,4 @@
-"""Log lines: what stands in them, and what never does."""
+"""Log lines: their content, and what they never contain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NUMBERS = (
 
 @pytest.fixture
 def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
-    """A logger of the test's own, and what it writes as JSON."""
+    """A logger of the test, and its output as JSON."""
     written = io.StringIO()
     line = logging.StreamHandler(written)
     line.setFormatter(JsonFormatter(["a-provider-key"]))
@@ -83,7 +83,7 @@ def test_tokens_keys_and_passwords_are_redacted() -> None:
         " the word is open-sesame",
         ["open-sesame"],
     )
-    assert "/results/12-3.[redacted]" in said, "whose token it was helps, and opens nothing"
+    assert "/results/12-3.[redacted]" in said, "the ids of a token are useful and not secret"
     assert not any(secret in said for secret in (token[-43:], "k" * 43, "pa@ss", "sesame", "bWU6"))
 
 

@@ -1,4 +1,4 @@
-"""The secret key that a data folder keeps."""
+"""The secret key in a data folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_reading_does_not_create_a_secret(tmp_path: Path) -> None:
 
 
 def test_processes_that_start_together_use_the_same_secret(tmp_path: Path) -> None:
-    # Each waits for the end of its input, so that all of them begin together.
+    # Each waits for the end of its input, so that all begin at the same time.
     program = (
         "import sys; from pathlib import Path; from receiver.secret_key import make_secret; print('ready', flush=True);"
         " sys.stdin.read(); print(make_secret(Path(sys.argv[1])))"

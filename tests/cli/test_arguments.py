@@ -1,4 +1,4 @@
-"""What every command has in common: help, exit statuses, and one line for each failure."""
+"""Rules for all commands: help, exit statuses, and one line for each failure."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_interrupted_command_is_status_130_without_a_traceback(
 
 
 def test_closed_output_is_status_1_without_a_traceback(run: Run, database_url: str) -> None:
-    # The read end is closed before the command writes: its first byte meets nobody.
+    # The read end is closed before the command writes.
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:

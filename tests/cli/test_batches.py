@@ -57,7 +57,7 @@ def test_default_name_is_the_name_of_the_file(run: Run, conn: Connection, contac
 def test_csv_is_read_from_standard_input(
     run: Run, conn: Connection, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
-    """A pipe, which cannot be read twice; the `receiver` of a deployment may not read the caller's files."""
+    """A pipe cannot be read twice. The account of a deployment may be unable to read the caller's files."""
     reading, writing = os.pipe()
     with open(writing, "wb") as end:
         end.write(CSV.encode())
@@ -109,7 +109,7 @@ def test_invalid_parameters_are_status_2_with_each_field(run: Run, conn: Connect
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, conn: Connection, name: str) -> None:
-    """End the server's side of the command's connection once `name` has been done."""
+    """Terminate the command's connection at the server after `name` was called."""
     done = getattr(batches, name)
 
     def then_break(own: Connection, *arguments: object) -> object:

@@ -1,4 +1,4 @@
-"""Every command but `serve` uses a database that exists, and says which; none makes an empty one."""
+"""Every command except `serve` uses an existing database and names it. None creates an empty one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_embedded_database_of_the_folder_is_used_and_named(
     run_anywhere: Run, environment: pytest.MonkeyPatch, server_dir: Path
 ) -> None:
     environment.setenv("DATA_DIR", str(server_dir / "var"))
-    environment.delenv("SECRET_KEY")  # whoever gave it to `serve` need not give it to each command
+    environment.delenv("SECRET_KEY")  # commands read the secret that `serve` uses
     with EmbeddedPostgres(server_dir / "var", HURRIED) as server:
         migrate(server.conninfo)
         ran = run_anywhere("keys", "list")

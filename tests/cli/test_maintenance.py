@@ -1,4 +1,4 @@
-"""resolve, purge and erase, as people type them."""
+"""`resolve`, `purge` and `erase`, as people type them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_resolve_without_a_terminal_needs_yes(
 def run_on_a_terminal(
     database_url: str, data_dir: Path, typed: str, *arguments: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command whose input is a terminal, at which a person types a line."""
+    """Run a command with a terminal as its input, in which a person types a line."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{typed}\n".encode())

@@ -8,7 +8,7 @@ from tests.factories import deliver, give_way_once, make_batch, phone_number, re
 
 
 def unreadable_no_more(conn: Connection) -> tuple[int, int]:
-    """(batch, callback): set aside by a reader that knew less than ours."""
+    """A batch and a callback that an earlier release could not read."""
     batch_id = make_batch(conn)
     (callback_id,) = deliver(conn, batch_id, b"{")
     conn.execute("update callback set packing = 0, body = %s", (result_body(phone_number(0)),))

@@ -1,4 +1,4 @@
-"""API keys: made once, found by their digest, ended at once."""
+"""API keys are created, found by their digest, and revoked at once."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def found(conn: Connection, key: str) -> ApiKey:
 
 
 def last_used(conn: Connection) -> datetime | None:
-    """Of the only key there is, as the next transaction sees it."""
+    """The last use of the only key, as the next transaction sees it."""
     conn.commit()
     (known,) = list_keys(conn)
     return known.last_used_at
 
 
 def row_version(conn: Connection) -> str:
-    """Changes with every write of the only key there is."""
+    """A value that changes with every write of the only key."""
     row = conn.execute("select ctid::text from api_key").fetchone()
     assert row is not None
     return str(row[0])
@@ -161,7 +161,7 @@ def test_use_is_recorded_to_the_minute_and_not_by_each_request(conn: Connection)
 def test_recording_a_use_waits_for_no_other_request(conn: Connection, database_url: str) -> None:
     key = create_key(conn, "key", "read")
     conn.commit()
-    assert find_key(conn, key) is not None  # and holds its lock on the row
+    assert find_key(conn, key) is not None  # this transaction now holds the lock on the row
     with connect(database_url, name="test") as other:
         other.execute("set lock_timeout = '2s'")
         assert find_key(other, key) is not None

@@ -1,4 +1,4 @@
-"""Arrays made at once are the arrays that psycopg makes item by item, to the byte and as Postgres reads them."""
+"""Our packed arrays equal those of psycopg, byte by byte and as Postgres reads them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_bytes_equal_those_of_psycopg(values: list[int]) -> None:
     transformer = Transformer()
     (made,) = transformer.dump_sequence([values], [PyFormat.BINARY])
     assert made is not None
-    # The second number says whether there are nulls; "perhaps" is said here.
+    # The second number is the flag for nulls, which we always set.
     content = bigints(values).content
     assert content[:4] + content[8:] == bytes(made)[:4] + bytes(made)[8:]
     assert transformer.types == (bigints(values).oid,)

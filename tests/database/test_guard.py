@@ -1,4 +1,4 @@
-"""The suite's own fixtures: whatever ends pytest, no server and no folder stays behind."""
+"""The fixtures of the suite leave no server and no folder, even if pytest is killed."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def test_server_ends_with_pytest_even_if_pytest_is_killed(tmp_path: Path, how: s
         stderr=subprocess.STDOUT,
         text=True,
         cwd=Path(__file__).resolve().parents[2],
-        # Whatever a shell starts in the background ignores it, and so would this.
+        # A shell starts background processes with this signal ignored, and a child inherits that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
         assert run.stdout is not None

@@ -1,4 +1,4 @@
-"""The runner against real databases: order, refusals, and several machines at once."""
+"""Migrations on real databases: order, refusals, and several machines at once."""
 
 import hashlib
 import re
@@ -140,7 +140,7 @@ def test_invalid_index_of_an_interrupted_run_is_built_again(empty_database_url: 
     text = "-- no-transaction\n{}create unique index concurrently if not exists call_n on call (n);\n"
     write(folder, "0003_index", text.format(""))
     with pytest.raises(SchemaError, match="the next run starts again at its beginning"):
-        migrate(empty_database_url, folder)  # two rows with the same n: the index stays behind, invalid
+        migrate(empty_database_url, folder)  # two rows have the same n, so an invalid index stays
     write(folder, "0003_index", text.format("delete from call;\n"))
     migrate(empty_database_url, folder)
     assert fetch(empty_database_url, "select indisvalid from pg_index where indexrelid = 'call_n'::regclass") == [
@@ -149,7 +149,7 @@ def test_invalid_index_of_an_interrupted_run_is_built_again(empty_database_url: 
 
 
 def before_0006(folder: Path) -> Path:
-    """This release's files up to the one that builds an index of `set_aside`."""
+    """The files of this release before the one that builds an index of `set_aside`."""
     for path in sorted(MIGRATIONS.glob("000[1-5]_*.sql")):
         shutil.copy(path, folder)
     return folder
@@ -170,7 +170,7 @@ def test_index_of_0006_is_built_while_others_write(empty_database_url: str, tmp_
             eventually(lambda: migrating.done() or waits_for_lock(other, "receiver migrate"))
             assert not migrating.done()
             other.execute("set lock_timeout = '20s'")
-            other.execute(write_aside, [2])  # does not queue up behind it
+            other.execute(write_aside, [2])  # does not wait for it
         finally:
             settling.commit()
         assert migrating.result(60) == ["0006_differing.sql"]
@@ -180,7 +180,7 @@ def test_index_of_0006_is_built_while_others_write(empty_database_url: str, tmp_
 
 
 def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: str, tmp_path: Path) -> None:
-    """As release 1.0.0 applied it, and kept its sha256."""
+    """Release 1.0.0 applied it in a transaction, and stored its sha256."""
     migrate(empty_database_url, before_0006(tmp_path))
     path = next(MIGRATIONS.glob("0006_*.sql"))
     text = path.read_text()
@@ -192,7 +192,7 @@ def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: 
     shutil.copy(path, tmp_path)
     assert code_of_check(empty_database_url, tmp_path) is None
     assert migrate(empty_database_url, tmp_path) == []
-    # And the schema comes to the same either way.
+    # Both ways result in the same schema.
     definition = fetch(empty_database_url, "select pg_get_indexdef('set_aside_differing'::regclass)")
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("drop index set_aside_differing")
@@ -203,7 +203,7 @@ def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: 
 
 
 SMALL_TABLES = {"api_key", "worker", "upkeep", "measured", "purge", "schema_migration"}
-"""A handful of rows, however many calls there are: an index of these is built in a moment."""
+"""Tables with few rows, independent of the number of calls. An index of them is built in a moment."""
 
 
 def test_no_later_file_blocks_writers_of_a_growing_table_for_an_index() -> None:

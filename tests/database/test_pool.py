@@ -1,4 +1,4 @@
-"""The pool against a real server whose connections are killed, refused and blocked."""
+"""The pool with a real server whose connections are killed, refused and blocked."""
 
 import threading
 import time
@@ -53,7 +53,7 @@ def test_commits_are_durable_with_any_setting_of_the_database(empty_database_url
         owner.execute(sql.SQL("alter database {} set synchronous_commit = {}").format(name, sql.Identifier(said)))
     show = "select setting, source from pg_settings where name = 'synchronous_commit'"
     with connect(empty_database_url, name="receiver journal", autocommit=True) as conn:
-        # Of the session's own: what an administrator sets meanwhile does not change it.
+        # It is set in the session, so later changes by an administrator do not matter.
         assert conn.execute(show).fetchone() == (wanted, "session")
     with closing(open_pool(empty_database_url, max_size=1, name="receiver web")) as pool, connection(pool) as conn:
         assert conn.execute(show).fetchone() == (wanted, "session")
@@ -123,13 +123,13 @@ def test_connection_killed_in_use_is_database_unavailable_and_the_next_one_works
         assert _kill_others(empty_database_url) >= 1
         conn.execute("select 1")
     assert caught.value.code == "database_unavailable"
-    time.sleep(PROVEN_SECONDS)  # another one that was killed may have answered just before
+    time.sleep(PROVEN_SECONDS)  # so that every connection is checked before its use
     with connection(pool) as conn:
         assert conn.execute("select 1").fetchone() == (1,)
 
 
 def test_hanging_server_is_reported_as_fast_as_an_absent_one(empty_database_url: str) -> None:
-    """Its kernel takes connections and acknowledges whatever is sent, so that nothing of the network ends the wait."""
+    """The kernel still accepts connections and acknowledges all data, so no network time-out ends the wait."""
     with Proxy(empty_database_url) as proxy, closing(open_pool(proxy.url, max_size=4, name="hung")) as pool:
         with connection(pool) as conn:
             conn.execute("select 1")
@@ -158,7 +158,7 @@ def test_server_that_hangs_after_connecting_is_given_up_soon(
         let_in: list[Connection] = []
 
         def is_let_in() -> bool:
-            with suppress(DatabaseUnavailable):  # a busy machine may take longer over it than is allowed here
+            with suppress(DatabaseUnavailable):  # a busy machine may take too long
                 let_in.append(connect(proxy.url, name="newcomer", patience_seconds=patience_seconds))
             return bool(let_in)
 

@@ -1,4 +1,4 @@
-"""What workers measure, added up in the database."""
+"""The measurements of workers are added in the database."""
 
 from __future__ import annotations
 
