@@ -128,12 +128,11 @@ class Spool:
                     if len(rows) >= limit and row[:2] != rows[-1][:2]:
                         break
                     rows.append(row)
-        return [
-            (members[-1][2], Group(UUID(writer_id), sequence, tuple(_callback(row) for row in members)))
-            for (writer_id, sequence), members in (
-                (name, list(run)) for name, run in groupby(rows, key=itemgetter(0, 1))
-            )
-        ]
+        groups = []
+        for (writer_id, sequence), run in groupby(rows, key=itemgetter(0, 1)):
+            members = list(run)
+            groups.append((members[-1][2], Group(UUID(writer_id), sequence, tuple(map(_callback, members)))))
+        return groups
 
     def remove(self, position: int, wait_seconds: float | None = None) -> None:
         """Remove all groups up to this position: they are in the database. Their bodies are overwritten.
