@@ -3,7 +3,7 @@
 Run it with the settings and the database role of the web processes, and again with those of the intake if they differ.
 It stores a callback in the journal and one in the spool, and rolls both back. It searches for the keys that expected
 results need, and sends a request to PUBLIC_URL. A failure names the wrong setting. `doctor` checks
-the rest (worker, provider, disk space): faults there are no reason to keep the old settings.
+the rest (worker, provider, disk space), because a fault there must not prevent a deploy.
 """
 
 from __future__ import annotations
@@ -122,13 +122,13 @@ def check_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterator[
     `expects`: results are expected. `earlier`: only an earlier release has used this database. That release does not
     know the token of this request.
     """
-    nothing: Level = "failure" if expects else "warning"
+    if_absent: Level = "failure" if expects else "warning"
     where = f"PUBLIC_URL {config.public_url}"
     try:
         answer = ask("GET", result_url(config.public_url, ResultTokens(config.secret_keys).sign_probe()))
     except (OSError, HTTPException) as error:
         message = f"{where} cannot be reached from here ({str(error) or type(error).__name__})"
-        yield Finding("PUBLIC_URL", nothing, f"{message}. {_hint(expects)}")
+        yield Finding("PUBLIC_URL", if_absent, f"{message}. {_hint(expects)}")
         return
     if (answer.status, answer.body) == (404, NOT_FOUND.body):
         message = f"{where} leads to a receiver with another SECRET_KEY"
@@ -149,7 +149,9 @@ def check_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterator[
         # Expected if this machine may not post results. It cannot be seen from here whether the keys are right.
         yield from check_public_url(config)
     else:
-        yield Finding("PUBLIC_URL", nothing, f"{where} answers {answer.status} and is not a receiver. {_hint(expects)}")
+        yield Finding(
+            "PUBLIC_URL", if_absent, f"{where} answers {answer.status} and is not a receiver. {_hint(expects)}"
+        )
 
 
 def _hint(expects: bool) -> str:

@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands. `run` in the parsed arguments is the command's function."""
     parser = argparse.ArgumentParser(
         prog="python -m receiver",
-        description="Queues phone calls, stores every result, and shows what became of every call.",
+        description="Queues phone calls, stores every result, and shows the state of every call.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

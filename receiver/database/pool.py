@@ -244,8 +244,9 @@ def _configure(conn: _Patient) -> None:
     patience, conn.patience_seconds = conn.patience_seconds, CONNECT_SECONDS
     conn.execute(
         "select set_config('TimeZone', 'UTC', false),"
-        # After each commit somebody deletes their own copy: the sender of a callback, the user who queued a batch, the
-        # spool. So it must be on disk, whatever the server, database or role is set to. A stricter setting is kept.
+        # After each commit, another copy is deleted: by the sender of a callback, by the user who queued a batch, or
+        # in the spool. So the commit must be on disk, regardless of the settings of server, database and role. A
+        # stricter setting is kept.
         " set_config('synchronous_commit', coalesce("
         "  nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)"
     )

@@ -44,8 +44,9 @@ STATEMENT_SECONDS = 3.0
 
 Unfit = Literal["behind", "unusable"]
 Source = Literal["replica", "behind", "unusable", "interrupted", "not_found", "own_change"]
-"""What was read: the replica, or else the primary, because the replica was too far behind, could not be used, lost the
-connection or canceled the read, did not have the row, or may lack a change that this reader just made."""
+"""The source of a read. `replica`: the replica. All others: the primary, and the reason. `behind`: the lag was too
+large. `unusable`: the replica had a fault. `interrupted`: the connection was lost or the read was canceled.
+`not_found`: the replica did not have the row. `own_change`: the replica may lack a recent change of this reader."""
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")

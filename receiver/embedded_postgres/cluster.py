@@ -121,7 +121,7 @@ def make_private(folder: Path, account: Account) -> None:
 
 def write_settings(path: Path, settings: Mapping[str, str]) -> None:
     """Write a configuration file (Postgres manual: 19.1.2) that the account can read."""
-    lines = ["# Written by the receiver at every start. To change a setting for good: alter system set ..."]
+    lines = ["# Written by the receiver at every start. To change a setting permanently: alter system set ..."]
     for name, value in settings.items():
         escaped = value.replace("\\", "\\\\").replace("'", "''")
         lines.append(f"{name} = '{escaped}'")

@@ -73,7 +73,7 @@ def _copy(package: Path, shared_folder: Path) -> Path:
 
 
 def _make_readable(tree: Path) -> None:
-    """Let every account read `tree`, whatever umask it was installed with. Only root may write."""
+    """Let every account read `tree`, regardless of the umask during its installation. Only root may write."""
     for folder, _, names in os.walk(tree):
         os.chmod(folder, 0o755)  # noqa: S103 - programs that another account runs
         for name in names:
@@ -88,4 +88,4 @@ def make_folders(folder: Path) -> None:
             missing.mkdir()
         except FileExistsError:  # another process was faster
             continue
-        missing.chmod(0o755)  # the server's account must enter it, whatever our umask is
+        missing.chmod(0o755)  # the server's account must be able to enter it; the umask may forbid this

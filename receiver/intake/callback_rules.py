@@ -20,7 +20,7 @@ HEADER_LENGTH = 255
 """A header is stored up to this length. It is only a hint, and may be anything."""
 
 LENGTH_DIGITS = 12
-"""A Content-Length with more digits is too large, whatever the digits are."""
+"""A Content-Length with more digits is always too large."""
 
 RETRY_AFTER_SECONDS = 5
 

@@ -22,7 +22,7 @@ BODY_BYTES = 64 * 1024
 """The longest body that is stored."""
 
 ERASED_BODY = b'{"erased": true}'
-"""Replaces a body with an erased phone number."""
+"""Replaces a body that contained an erased phone number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Compresses bodies for the journal, each by itself, to about a third.
+"""Compresses each body for the journal, to about a third of its size.
 
 Callbacks are similar to each other but have little repetition inside, and Postgres does not compress such short values.
 So each is compressed with Zstandard and a dictionary of typical bodies. It can be decompressed only with the same
-dictionary: a better dictionary gets a new file and a new number here, and the old one stays for ever.
+dictionary: a better dictionary gets a new file and a new number here, and the old one must be kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ ZSTANDARD_1 = 1
 SHORTEST_PACKED = 128
 """A shorter body is stored unchanged."""
 
-_LEVEL = -1  # 3 us a body and 175 of 510 bytes; level 1 gives 160 for 5 us (docs/performance.md)
+_LEVEL = -1  # 510 bytes become 175 in 3 us; level 1: 160 bytes in 5 us (docs/performance.md)
 _dictionary = zstandard.ZstdCompressionDict(
     files(__package__).joinpath("body_dictionary_1.txt").read_bytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
 )
 
 
-class _Own(threading.local):
-    """One for each thread: two threads must not use one at the same time."""
+class _PerThread(threading.local):
+    """Each thread has its own compressor and decompressor, because they must not be used by two threads at once."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(
@@ -37,13 +37,13 @@ class _Own(threading.local):
         self.decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary)
 
 
-_own = _Own()
+_per_thread = _PerThread()
 
 
 def pack(body: bytes) -> tuple[int, bytes]:
     """(packing, packed body) for `unpack`. The body stays unchanged if packing does not make it shorter."""
     if len(body) >= SHORTEST_PACKED:
-        packed = _own.compressor.compress(body)
+        packed = _per_thread.compressor.compress(body)
         if len(packed) < len(body):
             return ZSTANDARD_1, packed
     return PLAIN, body
@@ -54,5 +54,5 @@ def unpack(packing: int, packed: bytes) -> bytes:
     if packing == PLAIN:
         return packed
     if packing == ZSTANDARD_1:
-        return _own.decompressor.decompress(packed)
+        return _per_thread.decompressor.decompress(packed)
     raise ValueError(f"A body is packed with method {packing}, which this release cannot read. Upgrade this process.")

@@ -42,7 +42,7 @@ class Senders:
         return given if _VALID_ID.fullmatch(given) else f"{self._process}-{next(self._requests):x}"
 
     def record(self, answer: Answer, key: SubmissionKey | None, peer: str, forwarded_for: str, seconds: float) -> None:
-        """Count an answer. A refusal is logged, if none of its kind was logged recently. `key`: None if unknown."""
+        """Count an answer. A refusal is logged unless the same kind was logged recently. `key`: None if unknown."""
         counts.callback(answer.code, seconds if answer.waited else None)
         if not answer.refused:
             return

@@ -68,10 +68,10 @@ def list_expecting(conn: Connection) -> list[Expecting]:
 
 
 def list_unverifiable(conn: Connection, secret_keys: Sequence[str]) -> list[Expecting]:
-    """The submissions that none of these keys can verify.
+    """The submissions that these keys cannot verify.
 
-    If the key of a submission is unknown, any key that was ever used here counts as the right one; before a worker of
-    this release has started, any key at all.
+    If the key of a submission is unknown, any key that was ever used here is accepted. Before a worker of this release
+    has started, any key is accepted.
     """
     expecting = list_expecting(conn)
     if not expecting:

@@ -29,7 +29,7 @@ COMMIT_SECONDS = 1.2
 """If a commit takes longer, the database is unavailable. An answer is required within two seconds."""
 
 ANSWER_SECONDS = 8.0
-"""No sender waits longer, whatever the reason. Then it gets the answer to try again."""
+"""The longest wait of a sender. After that, it is asked to try again."""
 
 GATHER_SECONDS = 0.002
 """How long the writer waits for the next callbacks of the senders that it has just answered. One group of all senders

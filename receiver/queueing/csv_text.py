@@ -172,7 +172,7 @@ class CsvText:
                 return text[:_HEADER_CHARACTERS] if found else ""
 
     def _undecodable(self, faulty: list[tuple[str, int]]) -> InvalidInput:
-        """The error for a file in none of the encodings. `faulty`: each encoding with its first invalid byte."""
+        """The error for a file that no encoding fits. `faulty`: each encoding with its first invalid byte."""
         rows = [self._row_at(offset) for _, offset in faulty]
         reasons = [
             f"not {name.upper()} ({f'row {row}' if row else 'the header'})"

@@ -178,5 +178,5 @@ def _storable(text: str) -> str:
 
 
 def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
-    """What a preview depends on, besides the file. The first is raised when files are read by other rules."""
+    """What a preview depends on, besides the file. Increase the number when the rules for reading files change."""
     return [2, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]

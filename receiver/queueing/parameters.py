@@ -19,10 +19,10 @@ from receiver.model import rfc3339
 from receiver.phone_numbers.destination import valid_region
 
 FULL_DAY = timedelta(hours=24)
-"""How long the provider dials at most where no end is given."""
+"""The longest time for which the provider dials if no end is given."""
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""A start in the past is accepted within this time: somebody filled in the form a moment ago, or a clock is wrong."""
+"""A start in the past is accepted within this time: filling in the form takes time, and clocks differ."""
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)

@@ -1,11 +1,10 @@
-"""Cutting a batch into submissions, such that in each of them every number stands once.
+"""Divide a batch into submissions so that each number appears at most once in a submission.
 
-The first time a number stands in the CSV its row goes to the first layer, the second time to the
-second, and so on; each layer is cut every `SUBMISSION_ROWS` rows. So token and number name one call.
+The first row with a number goes to the first layer, the second row with it to the second layer, and so on. Each layer
+is divided into submissions of `SUBMISSION_ROWS` rows. So the token and the number together identify one call.
 
-A number with other keys to press after connecting (`postd`) is another destination, not a
-duplicate (provider page: The CSV); it needs another submission all the same, because a
-callback names the number only.
+A number with different keys to press after connecting (`postd`) is a different destination, not a duplicate (provider
+page: The CSV). It still needs another submission, because a callback contains only the number.
 """
 
 from __future__ import annotations

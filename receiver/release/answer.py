@@ -75,7 +75,7 @@ def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[
     `body` has no content-encoding, and may be incomplete. Every spelling in `secrets` is removed from the result.
 
     * 200 with an integer `calls_queued`: accepted. A 200 without it proves nothing: unknown.
-    * the six documented refusals: refused, whatever the body is.
+    * the six documented refusals: refused, regardless of the body.
     * everything else: unknown. This includes 5xx (documented: calls may have been queued), other 2xx, redirects, and
       the statuses of gateways (408, 413, 429, ...). Most of these mean that nothing was passed on, but this is not
       documented, and a wrong guess calls every person twice.
@@ -98,7 +98,7 @@ def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[
         state = "refused"
         error = words or f"the provider answered {status}: {_REFUSALS[status]}"
     elif 300 <= status < 400:
-        # Whoever follows it posts the contacts, and the credentials, to an address nobody configured.
+        # Following it would send the contacts and the credentials to an address that is not configured.
         state = "unknown"
         error = f"the provider answered {status}, a redirect, which is not followed: check PLUM_URL"
     else:
@@ -162,7 +162,7 @@ class _Result:
     def __init__(self) -> None:
         self.items: dict[str, str] = {}
         self._depth = 0  # of the elements that are open
-        self._result: int | None = None  # how deep the one that counts stands, while it is open
+        self._result: int | None = None  # depth of the `<result>` that counts, while it is open
         self._over = False
         self._text: list[str] = []
 

@@ -48,7 +48,7 @@ SIMULATOR_LOGIN = "simulator"
 PASSED_TO_SIMULATOR = re.compile(
     "PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|PYTHON.*|VIRTUAL_ENV|LD_LIBRARY_PATH|SSL_CERT_(FILE|DIR)"
 )
-"""The variables that the simulator gets. It plays an external service, so it gets none of our secrets."""
+"""The variables that the simulator gets. It simulates an external service, so it must not get our secrets."""
 
 log = logging.getLogger("receiver.supervisor.serve")
 

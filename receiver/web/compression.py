@@ -1,6 +1,6 @@
 """JSON answers, pages and their files are compressed if the client accepts it: a page of calls shrinks to a tenth.
 
-The length of a compressed page could reveal a secret in it to somebody who can add text to the page (BREACH). The only
+The length of a compressed page could reveal a secret in it to an attacker who can add text to it (BREACH). The only
 secret in a page is the CSRF token, which is masked differently in each answer (receiver.web.dashboard.session).
 """
 
