@@ -108,7 +108,6 @@ class DatabaseProbe:
                         self._drain(conn)
                 if self.conn is not None:
                     self._spool.clean()
-                if self.conn is not None:
                     pause = SPOOL_CHECK_SECONDS
             except (psycopg.Error, ReceiverError) as error:
                 if self.conn is None:

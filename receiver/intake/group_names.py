@@ -11,10 +11,10 @@ from receiver.intake.journal import Callback, Group
 from receiver.intake.spool import Spool, SpoolFailed
 
 NAMES = 20
-"""How many writer ids may be used in a short time (`_renew`). Each is a row of `journal_writer` for WRITER_DAYS."""
+"""How many writer ids may be used within a short time (`_renew`). Each is a row of `journal_writer` for WRITER_DAYS."""
 
 NAME_SECONDS = 60.0
-"""After this time, one more may be used."""
+"""After each such time, one more writer id may be used."""
 
 _NOT_YET_SPOOLED = -1
 """In place of a position in the spool: the group will be there soon."""
@@ -27,7 +27,7 @@ class GroupNames:
         self._spool = spool
         self._writer_id, self._sequence = uuid4(), 0
         self._spooled_up_to: int | None = None
-        self._used_until = 0.0
+        self._used_until = 0.0  # each new writer id moves it forward by NAME_SECONDS
         self._lock = threading.Lock()
 
     def group(self, callbacks: Sequence[Callback], *, directly: bool) -> Group:
