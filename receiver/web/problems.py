@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import lru_cache
 from typing import Any
 
 from flask import Flask, Response, g, render_template, request
@@ -11,6 +12,7 @@ from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException, NotAcceptable
+from werkzeug.http import parse_accept_header
 
 from receiver.database.pool import DatabaseUnavailable
 from receiver.errors import Fault, InvalidInput, ReceiverError
@@ -106,13 +108,18 @@ def register(app: Flask) -> None:
 
 def _refuse_unacceptable() -> None:
     """Check this first: a client that cannot read the answer to a POST would send the POST again."""
-    if not request.path.startswith("/api/") or not request.accept_mimetypes:
-        return
-    offered = _REPRESENTATIONS.get(request.path.rpartition(".")[2], "application/json")
+    if request.path.startswith("/api/"):
+        offered = _REPRESENTATIONS.get(request.path.rpartition(".")[2], "application/json")
+        if not _accepts(request.headers.get("Accept", ""), offered):
+            raise NotAcceptable(f"The answer is {offered}, which your Accept header excludes.")
+
+
+@lru_cache(maxsize=100)
+def _accepts(header: str, offered: str) -> bool:
+    """Whether an Accept header allows this type. Cached, because most clients send the same few headers."""
+    ranges = parse_accept_header(header, MIMEAccept)
     # Without parameters such as charset: werkzeug would compare them, too.
-    ranges = MIMEAccept((text.partition(";")[0].strip(), quality) for text, quality in request.accept_mimetypes)
-    if ranges[offered] <= 0:
-        raise NotAcceptable(f"The answer is {offered}, which your Accept header excludes.")
+    return not ranges or MIMEAccept((text.partition(";")[0].strip(), quality) for text, quality in ranges)[offered] > 0
 
 
 def _answer_receiver_error(error: ReceiverError) -> Response:

@@ -29,20 +29,14 @@ class _Ids(fields.List[int]):
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> list[int | None]:
-        try:
-            found = super()._deserialize(_whole_numbers(value), attr, data, **kwargs)
-        except ValidationError:
-            found = []
-        if not 1 <= len(found) <= MOST_IDS:
-            raise ValidationError(f"It must be a list of 1 to {MOST_IDS} ids, which are whole numbers.")
-        return found
+        if isinstance(value, list) and 1 <= len(value) <= MOST_IDS and all(map(_is_id, value)):
+            return [int(item) for item in value]
+        raise ValidationError(f"It must be a list of 1 to {MOST_IDS} ids, which are whole numbers.")
 
 
-def _whole_numbers(value: Any) -> list[int]:
-    """The numbers of a JSON list, 7.0 included. If it contains anything else, such as a text, the result is empty."""
-    if not isinstance(value, list) or not all(type(item) in (int, float) and item == int(item) for item in value):
-        return []
-    return [int(item) for item in value]
+def _is_id(item: Any) -> bool:
+    """Whether a JSON value is the number of an id; 7.0 is."""
+    return type(item) in (int, float) and item == int(item) and 1 <= item <= schemas.LARGEST_ID
 
 
 class _TrueOrFalse(fields.Boolean):
