@@ -55,7 +55,7 @@ class Answer:
 class Process:
     pid: int
     started: str
-    """In the kernel's ticks: with the pid, it names a process for good."""
+    """In ticks of the kernel. Together with the pid, it always identifies the same process."""
     parent: int
     uid: int
     command: str

@@ -77,7 +77,7 @@ def series(there: World, **query: str) -> list[dict[str, Any]]:
 
 
 def check_sums(there: World) -> None:
-    """Whatever the interval and the zone, the series adds up to what ended."""
+    """For every interval and time zone, the series adds up to the ended calls."""
     final = len(there.results.acknowledged())
     counts = there.service.batch(there.batch_id)["counts"]
     assert (counts["final"], counts["completed"], counts["overdue"]) == (final, final, 0)

@@ -38,7 +38,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def told(stranger: FlaskClient) -> set[str]:
-    """The names of all samples that the service tells."""
+    """The names of all samples in the service's metrics."""
     lines = stranger.get("/metrics").text.splitlines()
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")} | LATER | OF_A_REPLICA
 

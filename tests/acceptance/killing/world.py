@@ -111,7 +111,7 @@ class World:
         limit = time.monotonic() + LIMIT_SECONDS
         provoked_at = time.monotonic()
         while pending := [kill for kill in named if kill.step and not self.steps.is_reached(kill.step)]:
-            assert time.monotonic() < limit, f"nobody came to {pending}: {self._last_words()}"
+            assert time.monotonic() < limit, f"no process reached {pending}: {self._last_words()}"
             self.tend()
             if time.monotonic() > provoked_at + PROVOKE_SECONDS and any(kill.after == "database" for kill in pending):
                 # Postgres was back before anybody had needed it for so many times.
