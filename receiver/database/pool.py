@@ -163,7 +163,7 @@ def connect(conninfo: str, *, name: str, autocommit: bool = False, patience_seco
 
 
 def open_pool(conninfo: str, *, max_size: int, name: str, wait_seconds: float = WAIT_SECONDS) -> Pool:
-    """A pool of up to `max_size` connections, opened without waiting, because Postgres may be away.
+    """A pool of up to `max_size` connections, opened without waiting, because Postgres may be unavailable.
 
     Each connection has time zone UTC and application_name `name`. It breaks if a statement takes longer than
     STATEMENT_SECONDS. Getting a connection takes at most `wait_seconds`. Open the pool after any fork.

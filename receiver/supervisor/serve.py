@@ -25,7 +25,6 @@ from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
 from receiver.database.pool import DatabaseUnavailable, connect, naming_outages
-from receiver.database.reconnect import Return, is_away
 from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.errors import NotFound
 from receiver.intake.signing_keys import check_signing_keys
@@ -35,6 +34,7 @@ from receiver.server.startup_checks import check_address, check_data_dir
 from receiver.simulator.store import STATE_FILE
 from receiver.summary.gauges import count_workers
 from receiver.supervisor.children import DEATHS, DEATHS_SECONDS, Child, is_one_too_many, lock_file, stop_all
+from receiver.supervisor.outage import Outage, is_unavailable
 from receiver.supervisor.ports import free_port
 
 READY_SECONDS = 20.0
@@ -77,23 +77,23 @@ def serve(config: Config) -> int:
             server = EmbeddedPostgres(config.data_dir)
             stack.enter_context(server)
             config = replace(config, database_url=server.conninfo)
-        assert config.database_url is not None  # noqa: S101 set just now where it was not given
-        key, away = _prepare(config, config.database_url)
+        assert config.database_url is not None  # noqa: S101 set above if it was not given
+        key, outage = _prepare(config, config.database_url)
         children, provider = _children(config, lock.fileno())
         stack.callback(stop_all, children)
         for child in children:
-            if away is None or not child.needs_database:
+            if outage is None or not child.needs_database:
                 child.start()
         # After the greeting, `queue` and `doctor` must work. So this waits for the worker, too.
-        _wait_until_ready(config.port, config.database_url if away is None else None, children, stop)
+        _wait_until_ready(config.port, config.database_url if outage is None else None, children, stop)
         if not stop.is_set():
-            simulated = _describe_simulated(config.database_url) if away is None and not config.simulated else ""
+            simulated = _describe_simulated(config.database_url) if outage is None and not config.simulated else ""
             _greet(config, key, provider, simulated)
-        return _watch(children, server or config.database_url, stop, away)
+        return _watch(children, server or config.database_url, stop, outage)
 
 
-def _prepare(config: Config, database_url: str) -> tuple[str, Return | None]:
-    """Migrate the database. Returns the API key, and a `Return` if the database is unavailable.
+def _prepare(config: Config, database_url: str) -> tuple[str, Outage | None]:
+    """Migrate the database. Returns the API key, and an `Outage` if the database is unavailable.
 
     A machine that restarts while the database is unavailable must accept results, because nobody sends them again. At
     the first start the address is probably wrong: raises DatabaseUnavailable. Raises ConfigurationError if SECRET_KEY
@@ -109,31 +109,33 @@ def _prepare(config: Config, database_url: str) -> tuple[str, Return | None]:
         if not path.exists():
             raise
         log.error("%s Results go to the spool until it returns.", error, extra=about("database_away"))
-        return path.read_text().strip(), Return(database_url, _print_line)
+        return path.read_text().strip(), Outage(database_url, _print_line)
 
 
 def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
-def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: threading.Event, away: Return | None) -> int:
+def _watch(
+    children: list[Child], database: EmbeddedPostgres | str, stop: threading.Event, outage: Outage | None
+) -> int:
     """Run until `stop`. `database`: the embedded server, which is kept running, or the address of an external one."""
     restarts: list[tuple[float, Child]] = []
     database_deaths: deque[float] = deque()
     while not stop.wait(WATCH_SECONDS):
         if isinstance(database, EmbeddedPostgres) and not database.is_running():
             _start_again(database, database_deaths)
-        if away is not None and away.is_complete():
-            away = None
+        if outage is not None and outage.is_over():
+            outage = None
             restarts += [(0.0, child) for child in children if child.needs_database]
         for child in children:
             status = child.exit_status()
             if status is None:
                 continue
-            if child.needs_database and isinstance(database, str) and is_away(database):
+            if child.needs_database and isinstance(database, str) and is_unavailable(database):
                 log.error("%s ended while the database is unavailable", child.name, extra=about("database_away"))
                 child.started = None
-                away = away or Return(database, _print_line)
+                outage = outage or Outage(database, _print_line)
                 continue
             if is_one_too_many(child.deaths):
                 log.error("%s keeps ending (exit status %d): giving up; see its last output above", child.name, status)
