@@ -86,7 +86,8 @@ class _Exchange(RequestResponseCycle):
         if self.response_started or message["type"] != "http.response.start":
             await super().send(message)
             return
-        if self.disconnected:
+        if self.disconnected or self.transport.is_closing():
+            self.disconnected = True  # so that the body is dropped, too; uvloop would raise RuntimeError
             return
         self.response_started, self.waiting_for_100_continue = True, False
         status, closes = message["status"], False
@@ -119,8 +120,10 @@ class Connection(HttpToolsProtocol):
     _refusal = _BAD_REQUEST
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        # Counted before it is parsed: a head or a body that begins in `data` starts at 0, so that bytes of an earlier
+        # request do not count.
         self._received += len(data)
+        super().data_received(data)
         if self._phase == _HEAD and self._received > HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_HEAD_TOO_LONG)
             self.transport.close()
