@@ -54,7 +54,7 @@ class IntakeAlone:
     async def _run(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            config, database_url = find_database(read_config())
+            config, database_url = find_database(read_config(), signs=True)
         except ReceiverError as error:
             await send({"type": "lifespan.startup.failed", "message": f"receiver: {error}"})
             return
@@ -96,7 +96,7 @@ class IntakeAlone:
     def _metrics(self, scope: Scope) -> _Answer:
         assert self._writer is not None  # noqa: S101 set before the first request
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get(b"authorization", "").encode()
+        given = headers.get(b"authorization", "").encode("latin-1")
         if self._metrics_key is not None and not hmac.compare_digest(given, f"Bearer {self._metrics_key}".encode()):
             return 401, _JSON, b'{"status": "unauthorized"}'
         registry = CollectorRegistry()

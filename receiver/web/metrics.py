@@ -51,7 +51,7 @@ def register(app: Flask) -> None:
 def metrics() -> Response:
     """Counts and times only. They contain no name, number, address or token, so no key is needed by default."""
     key = services().config.metrics_key
-    given = request.headers.get("Authorization", "").encode()
+    given = request.headers.get("Authorization", "").encode("latin-1")
     if key is not None and not hmac.compare_digest(given, f"Bearer {key}".encode()):
         raise Problem(
             "unauthorized",

@@ -15,7 +15,7 @@ from receiver.database.pool import connect
 from receiver.supervisor.ports import free_port
 from tests.acceptance.service import ask
 from tests.waiting import eventually
-from tests.web.asking import results_path
+from tests.web.asking import SECRET, results_path
 from tests.web.gunicorn import ROOT, Sender, gunicorn_process
 
 MEMORY_MIB = 60
@@ -65,15 +65,27 @@ def test_it_stores_callbacks_shows_metrics_and_stays_small(session_folder: Path,
 def test_it_reports_that_callbacks_go_to_the_spool_while_the_database_is_unavailable(session_folder: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     nowhere = f"postgresql://receiver@127.0.0.1:{free_port()}/receiver"
-    with gunicorn_process(folder, nowhere, entry_point="intake alone", METRICS_KEY="a key") as (_, port):
+    with gunicorn_process(folder, nowhere, entry_point="intake alone", METRICS_KEY="a kéy") as (_, port):
         url = f"http://127.0.0.1:{port}"
         assert ask(url + results_path(), "POST", b"{}").told == {"status": "stored"}
         ready = ask(url + "/readyz")
         assert (ready.status, ready.told["status"], ready.told["spooled"]) == (503, "not ready", 1)
         assert ask(url + "/metrics").status == 401
-        told = ask(url + "/metrics", headers={"Authorization": "Bearer a key"}).body.decode().splitlines()
+        told = (
+            ask(url + "/metrics", headers={"Authorization": "Bearer a kéy".encode().decode("latin-1")})
+            .body.decode()
+            .splitlines()
+        )
         for line in ("receiver_database_up 0.0", "receiver_web_spool_usable 1.0", "receiver_web_spool_callbacks 1.0"):
             assert line in told
+
+
+def test_it_uses_the_secret_of_an_embedded_database(session_folder: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    (folder / "postgres").mkdir()
+    (folder / "secret-key").write_text(SECRET)
+    with gunicorn_process(folder, "", entry_point="intake alone", SECRET_KEY="") as (_, port):
+        assert ask(f"http://127.0.0.1:{port}{results_path()}", "POST", b"{}").told == {"status": "stored"}
 
 
 def test_it_is_ready_once_the_database_can_store(session_folder: Path, database_url: str) -> None:
