@@ -175,9 +175,7 @@ def test_client_that_sends_fast_enough_may_take_long(running: Running) -> None:
 
 
 def test_head_must_end_however_fast_it_is_sent(running: Running) -> None:
-    with running.connect() as line:
-        line.sendall(HEAD)
-        eventually(lambda: len(running.connections()) == 1)
+    with opened(running, HEAD) as line:
         line.sendall(b"X-Long: " + b"x" * 40_000)
         eventually(lambda: running.connections()[0]._received >= 40_000)
         running.let_pass(HEAD_MAX_SECONDS + 1)
