@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ from gunicorn.glogging import Logger
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from receiver.logs import OncePer
 from receiver.server.protocol import CHECK_SECONDS, Connection
 
 STOPPING_IDLE_SECONDS = 2.0
@@ -22,6 +24,9 @@ STOPPING_IDLE_SECONDS = 2.0
 without this limit every stop takes the whole STOP_SECONDS, and the closed port refuses new connections until then. A
 request that comes in time is answered with `Connection: close`.
 """
+
+LOGGED_SECONDS = 10.0
+"""At most one log line for each of uvicorn's messages in this time: anybody can send invalid HTTP."""
 
 LAG_SECONDS = 0.1
 """Interval between two measurements of the loop's lag."""
@@ -63,6 +68,10 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self._server = Server(config=self.config)
         self._install_sigquit_handler()
+        # uvicorn-worker expects handlers at gunicorn's logger. Ours are at the root.
+        uvicorn_log = logging.getLogger("uvicorn.error")
+        uvicorn_log.propagate = True
+        uvicorn_log.addFilter(OncePer(LOGGED_SECONDS))
         checks = asyncio.create_task(self._check_connections())
         try:
             await self._server.serve(sockets=self.sockets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -86,6 +87,17 @@ def test_it_uses_the_secret_of_an_embedded_database(session_folder: Path) -> Non
     (folder / "secret-key").write_text(SECRET)
     with gunicorn_process(folder, "", entry_point="intake alone", SECRET_KEY="") as (_, port):
         assert ask(f"http://127.0.0.1:{port}{results_path()}", "POST", b"{}").told == {"status": "stored"}
+
+
+def test_invalid_http_is_logged_in_the_configured_form_and_seldom(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, entry_point="intake alone") as (_, port):
+        for _ in range(20):
+            sender = Sender(port)
+            assert sender.send(b"no HTTP\r\n\r\n").answer().status == 400
+            sender.close()
+    lines = [json.loads(line) for line in (folder / "gunicorn.log").read_text().splitlines()]
+    assert 1 <= [line["message"] for line in lines].count("Invalid HTTP request received.") < 20
 
 
 def test_it_is_ready_once_the_database_can_store(session_folder: Path, database_url: str) -> None:
