@@ -90,11 +90,11 @@ def _check_start(server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Log that the web processes start, and on which address. gunicorn itself logs only errors here."""
+    """Log that the processes start, and on which address. gunicorn itself logs only errors here."""
     # Not `bind`: systemd may have passed an open port.
     address = ", ".join(str(listener).removeprefix("http://") for listener in server.LISTENERS)
     logging.getLogger("receiver.web").info(
-        "release %s listens on %s; starting %d web processes", __version__, address, server.num_workers,
+        "release %s listens on %s; starting %d processes", __version__, address, server.num_workers,
         extra=about("web_started", address=address, processes=server.num_workers),
     )  # fmt: skip
 
