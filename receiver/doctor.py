@@ -47,7 +47,7 @@ SLOW_SECONDS = 2.0
 """A callback must be answered within this time."""
 
 _BODY_READ = 1000
-"""Bytes of an answer: enough to recognize an answer of ours."""
+"""How many bytes of an answer are read: enough to recognize the service."""
 
 LEAST_DISK = 256 << 20
 GOOD_SECRET = 32

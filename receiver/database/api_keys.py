@@ -28,7 +28,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 NAME_LENGTH = 100
 
 LAST_USE_PRECISION = timedelta(minutes=1)
-"""Precision of a key's last use. To record each use would mean a write for every request."""
+"""Precision of a key's last use. A higher precision would need a write for every request."""
 
 _KEY = re.compile(r"rr_([A-Za-z0-9]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
 _PREFIX_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"

@@ -42,7 +42,7 @@ class MarkRaiser:
 
     def step(self) -> float:
         """Do the next step, and return the pause before the following one, in seconds."""
-        candidate, self._candidate = self._candidate, None  # after an error it is not used: the server may be another
+        candidate, self._candidate = self._candidate, None  # not used after an error: it may be another server
         with connection(self._pool) as conn:
             if candidate is None:
                 self._candidate = find_candidate(conn)
