@@ -1,7 +1,7 @@
 """The worker: sends submissions, settles callbacks, runs maintenance, and finishes the work of dead workers.
 
 Each of these is a thread that repeats a step. If the step fails, the error is logged and the step is repeated after a
-pause. This is safe because each step is a transaction of its own.
+pause. This is safe because each step is a separate transaction.
 """
 
 from __future__ import annotations

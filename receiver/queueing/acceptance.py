@@ -65,7 +65,7 @@ class Accepted:
 
 
 def preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits) -> Preview:
-    """What queueing would come to; stores nothing. Raises InvalidInput where the file is no CSV of contacts."""
+    """What queueing this file would do. Stores nothing. Raises InvalidInput if the file is not a CSV of contacts."""
     contacts = ContactReader(csv, parameters.default_region)
     due_at = parameters.due_at(datetime.now(UTC).replace(microsecond=0), limits.result_grace_seconds)
     return preview_batch(plan_batch(contacts, parameters, limits.submission_rows), due_at)

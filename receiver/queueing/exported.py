@@ -26,7 +26,7 @@ RESULT_COLUMNS = (
 """The columns of `calls.csv`."""
 
 SKIPPED_COLUMNS = ("row", "code", "message")
-"""The columns of `skipped.csv`. A user may have columns of the same names, so the codes must be ours, too."""
+"""The columns of `skipped.csv`. A user's columns may have the same names, so the codes are checked too."""
 
 CODE_PLACE = SKIPPED_COLUMNS.index("code")
 

@@ -48,7 +48,7 @@ class BatchParameters:
     dry_run: bool = False
 
     def due_at(self, now: datetime, grace_seconds: int) -> datetime:
-        """When a call without a result is overdue: past its last possible attempt, and a grace."""
+        """When a call without a result becomes overdue: after its last possible attempt and the grace time."""
         if self.end_timestamp is not None:
             last_attempt = self.end_timestamp
         else:

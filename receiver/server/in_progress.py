@@ -4,7 +4,7 @@ So one key cannot block a process with long answers. A request is in progress un
 read, or its connection is closed.
 
 The limit holds for all web processes of a machine together. gunicorn's parent creates shared memory before it forks;
-each process counts in cells of its own, and the sum over all processes is checked. A key that is used on several
+each process counts in its own cells, and the sum over all processes is checked. A key that is used on several
 machines can have eight requests on each of them.
 """
 

@@ -26,7 +26,7 @@ _gzip_once = lru_cache(maxsize=50)(_gzip)
 
 
 def register(app: Flask) -> None:
-    """Compress this app's answers. Exports are left alone: compressing them would take longer than sending them."""
+    """Compress this app's answers. Exports are not compressed, because this would take longer than sending them."""
     app.after_request(_compress)
 
 

@@ -25,7 +25,7 @@ from receiver.summary.series import Interval
 from receiver.web.dashboard.intervals import MOST_BARS, Bar, bars_of
 from receiver.web.dashboard.wording import balance_sentence, counted, duration, number, outcomes_sentence
 
-# An environment of its own, so that a chart can be drawn without an application.
+# A separate environment, so that a chart can be drawn without an application.
 _environment = Environment(loader=FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=True)
 _environment.filters |= {"counted": counted, "duration": duration, "number": number}
 drawings: Any = _environment.get_template("charts.html").module
