@@ -116,7 +116,7 @@ def test_site_of_nginx_lets_through_what_it_should_and_nothing_else(session_fold
         key = create_key(conn, "test", "queue")
     with gunicorn_process(side, database_url) as (_, port), nginx(folder, [port]) as tls_port:
         context = trusting(folder)
-        signed, forged = results_path(), results_path(secret="somebody else's secret")
+        signed, forged = results_path(), results_path(secret="the secret of another service")
 
         # Callbacks: as the provider sends them, up to their bound, and no further.
         assert ask(tls_port, context, "POST", signed, b"x" * 65536) == (200, b'{"status": "stored"}')

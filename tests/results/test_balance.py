@@ -127,7 +127,7 @@ class World:
         try:
             step(*arguments)
         except psycopg.errors.LockNotAvailable:
-            note(f"{name} was in somebody's way")
+            note(f"{name} would have waited for a lock")
             for conn in (self.writer, *self.settlers):
                 if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
                     conn.rollback()

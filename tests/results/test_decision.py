@@ -50,7 +50,7 @@ def reading(
     return candidate(callback_id, received_at, False, details)
 
 
-def test_single_callback_wins_whatever_it_says() -> None:
+def test_single_callback_wins_with_any_status() -> None:
     for only in (reading(1), reading(1, "dialing"), reading(1, "unheard of", last_event=None, attempts=None)):
         verdict = decide([only])
         assert (verdict.winner, verdict.not_applied) == (only, {})

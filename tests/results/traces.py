@@ -1,7 +1,6 @@
 """Searches for traces of a number in all columns of all tables, and in all files in a folder.
 
-It shares no code with the erasure but for the unpacking of bodies, and is stricter than that: whatever comes between
-the digits.
+It shares only the unpacking of bodies with the erasure, and is stricter: any text may separate the digits.
 """
 
 from __future__ import annotations

@@ -119,4 +119,4 @@ def test_reused_key_names_the_earlier_batch(queuer: FlaskClient) -> None:
     for fields in ({"is_pci": "1"}, {"end_timestamp": "2020-01-01T00:00:00Z"}):
         answer = post_csv(queuer, headers=key, **fields)
         assert problem_of(answer, 422, "idempotency_key_reused")["batch_id"] == batch_id
-    assert post_csv(queuer, headers=key, dry_run="1").status_code == 200, "a preview is none of it"
+    assert post_csv(queuer, headers=key, dry_run="1").status_code == 200, "a preview does not use the key"

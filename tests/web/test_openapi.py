@@ -168,7 +168,7 @@ def test_every_code_that_the_api_answers_is_described(description: Description) 
 
 @pytest.fixture
 def limited(config: Config, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """An app that allows one request per minute, with a clock that stands still."""
+    """An app that allows one request per minute, with a stopped clock."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (lambda: 1000.0,))
     with patient_app(replace(config, rate_limit=1), database_url) as app:
         yield app

@@ -168,7 +168,7 @@ def test_disk_that_hangs_delays_only_callbacks_that_the_database_cannot_store(
                 ("GET", results_path(), 200),
                 ("POST", results_path(), 200),
                 ("PUT", results_path(), 405),
-                ("POST", results_path(secret="somebody else's secret"), 404),
+                ("POST", results_path(secret="the secret of another service"), 404),
                 ("GET", "/healthz", 200),
             ):
                 assert ask(f"http://127.0.0.1:{port}{path}", method).status == status, (method, path)

@@ -1,4 +1,4 @@
-"""Every recorded or generated sample has exact values, whatever its content type is."""
+"""Every recorded or generated sample has exact values, regardless of its content type."""
 
 from __future__ import annotations
 

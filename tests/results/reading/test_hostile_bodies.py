@@ -188,8 +188,8 @@ def test_bomb_costs_little_time_and_memory(name: str) -> None:
         else:
             assert reason(body) == code
 
-    # This thread's processor time, the best of three, beside a yardstick: neither busy neighbours nor a slow machine
-    # count. The costliest takes about half of what is allowed.
+    # The least processor time of three runs, compared with a yardstick, so that other load and a slow machine do not
+    # matter. The slowest body takes about half of the limit.
     yardstick, spent = [], []
     for _ in range(3):
         yardstick.append(_thread_seconds(lambda: sum(number for number in range(100_000))))
