@@ -83,7 +83,8 @@ def _read_body(environ: WSGIEnvironment, announced: str) -> bytes | None:
     A part of a body is not stored: later, it would look like a whole body.
     """
     if not announced and not environ.get("wsgi.input_terminated"):
-        return b""
+        # A server that does not decode chunked bodies leaves no way to read one.
+        return None if "HTTP_TRANSFER_ENCODING" in environ else b""
     wanted = int(announced.lstrip("0") or "0") if announced.isdecimal() else BODY_BYTES + 1
     read: Callable[[int], bytes] = environ["wsgi.input"].read
     body = bytearray()

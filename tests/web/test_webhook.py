@@ -128,6 +128,16 @@ def test_content_length_with_leading_zeros_is_413(sender: FlaskClient, length: s
     assert answer.status_code == 413
 
 
+def test_chunked_body_that_the_server_does_not_decode_is_not_answered_200(
+    sender: FlaskClient, conn: Connection
+) -> None:
+    """PEP 3333 has no chunked bodies: a server that does not decode them sets no `wsgi.input_terminated`."""
+    undecoded = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": False, "CONTENT_LENGTH": ""}
+    answer = sender.post(results_path(), data=BODY, environ_overrides=undecoded)
+    assert (answer.status_code, answer.json) == (400, {"status": "incomplete"})
+    assert stored(conn) == []
+
+
 def test_body_shorter_than_its_content_length_is_not_stored(sender: FlaskClient, conn: Connection) -> None:
     assert len(BODY) == 23
     for length in ("24", "100", "\u00b2"):
