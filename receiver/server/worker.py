@@ -97,6 +97,8 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         loop = asyncio.get_running_loop()
         before = loop.time()
         stopping_since = math.inf
+        # With little time to stop, idle connections are closed at once. The checks are a second apart.
+        idle_seconds = min(STOPPING_IDLE_SECONDS, max(0.1, self.cfg.graceful_timeout - 3))
         while True:
             lag = await _measure_lag(loop)
             counts.loop_lag(lag)
@@ -109,7 +111,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             for connection in list(self._server.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.check(now - before)
-                    if min(connection.idle_seconds, now - stopping_since) >= STOPPING_IDLE_SECONDS:
+                    if min(connection.idle_seconds, now - stopping_since) >= idle_seconds:
                         connection.transport.close()
             before = now
 

@@ -213,7 +213,11 @@ def test_gunicorn_refuses_requests_with_an_ambiguous_end(front: Front) -> None:
         return all(said.count(b"HTTP/1.1 ") >= (2 if name == "plain" else 1) for name, said in answered.items())
 
     answered = send_all(in_doubt | plain, connect, all_are_answered)
-    eventually(lambda: "alone-no-length" in front.stored())
+    if front.entry_point in OURS:
+        eventually(lambda: "alone-no-length" in front.stored())
+    else:  # gunicorn's threads do not read a second request that came with the first
+        assert ask(front.port, front.context, "POST", results_path(LAST), b"alone")[0] == 200
+        eventually(lambda: "alone" in front.stored(LAST))
     assert {f"alone-{name}" for name in in_doubt} & set(front.stored()) == set()
     if front.entry_point not in OURS:
         return  # gunicorn's own worker answers the rest of a broken body, and closes the connection

@@ -56,6 +56,7 @@ WORKER_STEPS = [
     # for the other kind, gives up submissions of dead workers, and accepts proven ones.
     *_commits("worker.Worker._heartbeat", times=6),
     *_commits("worker.Worker._release_lost_claims"),
+    *_commits("database.low_water_mark.MarkRaiser.step", times=2),
     *_commits("worker.Worker._write_measurements"),
     *_commits("results.maintenance.Maintenance.check_overdue", after="worker"),
     *_commits("results.recovery.poll_once", times=3),

@@ -10,6 +10,7 @@ a send to the provider; an answer to a callback.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
@@ -189,7 +190,11 @@ def _wrap_wsgi(module: ModuleType) -> None:
                 reach("before an answer to a callback")
             return start_response(*args)
 
-        yield from call(self, environ, start_or_die)
+        with contextlib.ExitStack() as stack:
+            answer = call(self, environ, start_or_die)
+            if close := getattr(answer, "close", None):
+                stack.callback(close)
+            yield from answer
         if is_callback:
             reach("after an answer to a callback")
 
