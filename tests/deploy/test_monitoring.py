@@ -58,6 +58,7 @@ def test_prometheus_takes_the_rules_and_the_configuration() -> None:
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.long
 def test_alerts_fire_when_they_must_and_not_on_an_ordinary_day() -> None:
     ran = promtool("test", "rules", "alerts_test.yml")
     assert ran.returncode == 0, ran.stdout + ran.stderr

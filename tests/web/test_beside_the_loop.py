@@ -64,6 +64,7 @@ def multipart(csv: bytes) -> tuple[bytes, bytes]:
     return f"Content-Type: multipart/form-data; boundary=B\r\nContent-Length: {len(body)}\r\n".encode(), body
 
 
+@pytest.mark.long
 def test_slow_and_waiting_clients_delay_nobody(port: int, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
     (reader,) = keys(conn, 1)

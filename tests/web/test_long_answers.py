@@ -118,6 +118,7 @@ def test_page_ends_early_if_its_callbacks_take_long_to_read(
     assert list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000")) == [[1], [2], [3]]
 
 
+@pytest.mark.long
 def test_reading_hostile_callbacks_needs_little_memory_and_delays_nobody(
     tmp_path: Path, conn: Connection, database_url: str
 ) -> None:
