@@ -20,6 +20,9 @@ from receiver.database.pool import Connection, Pool, connection
 LOW_WATER_MARK = "(select coalesce(max(callback_id), 0) from low_water_mark)"
 """SQL: nothing waits below this callback id."""
 
+NEWEST = "coalesce((select callback_id from callback order by callback_id desc limit 1), 0)"
+"""SQL: the newest callback id that is committed; 0: there is none."""
+
 MARK_CALLBACKS = 1_000
 """The mark is raised when there are this many newer callbacks. Reading over fewer takes only a millisecond."""
 
@@ -55,7 +58,7 @@ def find_candidate(conn: Connection) -> Candidate | None:
     """The first step. It must be the first statement of a transaction. None: the mark is high enough."""
     row = conn.execute(
         "select newest, pg_current_xact_id()::text::bigint from (select"
-        f" (select callback_id from callback order by callback_id desc limit 1) as newest, {LOW_WATER_MARK} as mark)"
+        f" {NEWEST} as newest, {LOW_WATER_MARK} as mark)"
         " known where newest >= mark + %s",
         (MARK_CALLBACKS,),
     ).fetchone()
@@ -65,7 +68,8 @@ def find_candidate(conn: Connection) -> Candidate | None:
 def raise_mark(conn: Connection, candidate: Candidate) -> bool:
     """The second step. False: a transaction that could write below the candidate is still open."""
     row = conn.execute(
-        "select least(%(callback_id)s, (select callback_id from waiting"
+        # Not above the newest callback here: after a failover that lost callbacks, their ids are given out again.
+        f"select least(%(callback_id)s, {NEWEST}, (select callback_id from waiting"
         f"  where callback_id >= {LOW_WATER_MARK} order by callback_id limit 1))"
         " where pg_snapshot_xmin(pg_current_snapshot())::text::bigint > %(transaction_id)s",
         candidate._asdict(),

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from receiver.database.low_water_mark import LOW_WATER_MARK, MARK_CALLBACKS, MarkRaiser
+from receiver.database.low_water_mark import LOW_WATER_MARK, MARK_CALLBACKS, Candidate, MarkRaiser, raise_mark
 from receiver.database.pool import Connection, Pool, connect, open_pool
 from receiver.intake.journal import Group, write_group
 from receiver.release.resolution import _was_called_back
@@ -214,6 +214,15 @@ def test_mark_that_is_too_high_is_reported(conn: Connection, batch_id: int) -> N
     conn.execute("insert into low_water_mark values (%s)", (waiting + 1,))
     conn.commit()
     assert [each["what"] for each in differences(conn)] == ["waiting callbacks below the low-water mark"]
+
+
+def test_mark_is_not_above_the_newest_callback_of_a_server_that_lost_some(conn: Connection, batch_id: int) -> None:
+    """After a failover that lost callbacks, their ids are given out again: nothing below the mark would be settled."""
+    (newest,) = journal(conn, make_callback(batch_id, result_body(phone_number(0))))
+    conn.execute("delete from waiting")
+    conn.commit()
+    eventually(lambda: raise_mark(conn, Candidate(newest + 5, 0)))
+    assert mark(conn) == newest
 
 
 def test_idle_service_writes_no_mark(conn: Connection, pool: Pool, batch_id: int) -> None:
