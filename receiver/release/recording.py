@@ -54,7 +54,7 @@ def next_state(outgoing: Outgoing, answer: Answer, known: Known) -> Next:
     if known.proven and state != "accepted" and (state != "refused" or outgoing.tries > 1):
         return Next("accepted", next_try_at, None)
     if state == "pending" and known.in_doubt:
-        # Whatever is unknown waits for a person, even where it would be safe to send it again.
+        # An unknown submission waits for a person, even if it would be safe to send it again.
         return Next("unknown", next_try_at, f"{NOTHING_SENT} {answer.error or ''}".strip())
     return Next(state, next_try_at, answer.error)
 
