@@ -114,7 +114,7 @@ $(VENV)/.fuzz: requirements-fuzz.txt $(VENV)/.development
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
 	@touch $@
 
-# Of its own: what it needs is none of ours, and must not decide about our versions.
+# A separate virtualenv, so that its requirements do not affect our versions.
 $(VENV)/.audit: requirements-audit.txt $(VENV)/.development
 	@$(BIN)/python -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.txt

@@ -8,7 +8,6 @@ import sys
 from receiver.database.location import find_database
 from receiver.environment import read_config
 from receiver.errors import ReceiverError
-from receiver.server.served import EXTENSION
 from receiver.server.startup_checks import check_keys
 from receiver.web.app import create_app
 from receiver.web.asgi import Service
@@ -18,8 +17,8 @@ try:
     check_keys(config, database_url)
     app = create_app(config, database_url)
     asgi = Service(app)
-    app.extensions[EXTENSION] = asgi  # what our own gunicorn worker serves instead
+    app.asgi = asgi  # type: ignore[attr-defined]  # what receiver.server.worker serves instead of `app`
 except ReceiverError as error:
     print(f"receiver: {error}", file=sys.stderr)
-    # gunicorn gives up on this status; it would start a process that ends with any other again and again.
+    # gunicorn stops on this status. After any other it would start the process again and again.
     sys.exit(4)

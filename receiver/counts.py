@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import product
 from typing import Literal
 
 import prometheus_client as prometheus
@@ -31,10 +32,10 @@ ANSWERS = (
     "over_budget",
     "unavailable",
 )
-"""What a request to a `result_url` can be answered. A sender is told `stored` for `spooled`, too."""
+"""The answers to a request to a `result_url`. For `spooled`, the sender gets `stored`."""
 
 BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
-"""Upper bounds of the buckets of every duration; the answer to a callback is owed within two seconds."""
+"""Upper bounds of the buckets of all durations. A callback must be answered within two seconds."""
 
 AREAS = ("api", "dashboards", "operations")
 CLASSES = ("2xx", "3xx", "4xx", "5xx")
@@ -47,29 +48,27 @@ POOL_COUNTS = {
     "usage_ms": "receiver_web_pool_usage_seconds",
     "connections_lost": "receiver_web_pool_connections_lost",
 }
-"""psycopg_pool's statistics that are counts, and the metric that each becomes."""
+"""The statistics of psycopg_pool that are counters, and their metrics."""
 
 READS = ("replica", "behind", "unusable", "interrupted", "not_found", "own_change")
-"""Where an answer was read that a replica may give, and why (receiver.database.replica)."""
+"""Where an answer that a replica may give was read, and why (receiver.database.replica)."""
 
 _Key = tuple[str, tuple[str, ...]]
 """A metric's name and the values of its labels."""
 
 
-class _Durations:
-    """A histogram's numbers since the last flush."""
+HISTOGRAMS = {
+    "receiver_web_acknowledge_seconds": "Time from a callback's arrival until its answer.",
+    "receiver_web_request_seconds": "Duration of all other requests.",
+}
 
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(BOUNDS_SECONDS) + 1)
-        self.sum_seconds = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.buckets[bisect_left(BOUNDS_SECONDS, seconds)] += 1
-        self.sum_seconds += seconds
+def _no_durations() -> list[float]:
+    return [0.0] * (len(BOUNDS_SECONDS) + 2)
 
 
 class Counts:
-    """The counts of this process. Safe among threads."""
+    """The counts of this process. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -77,7 +76,8 @@ class Counts:
         self._flushing = threading.Lock()
         self._added: Counter[_Key] = Counter()
         self._is_spooling = False
-        self._acknowledged, self._requested = _Durations(), _Durations()
+        # For each histogram: observations since the last flush in each bucket, then the sum of their seconds.
+        self._durations: defaultdict[str, list[float]] = defaultdict(_no_durations)
         self._counters: dict[str, prometheus.Counter] = {}
         self._counter("receiver_web_callbacks", "Requests to a result_url by answer.", answer=ANSWERS)
         self._counter("receiver_web_requests", "All other requests by area and class of status.",
@@ -85,10 +85,10 @@ class Counts:
         for name in POOL_COUNTS.values():
             self._counter(name, "Connection pools, over all processes.")
         self._counter("receiver_web_replica_reads", "Answers by the database that was read, and why.", came=READS)
-        self._histograms = [
-            self._histogram("receiver_web_acknowledge_seconds", "Time from a callback's arrival until its answer."),
-            self._histogram("receiver_web_request_seconds", "Duration of all other requests."),
-        ]
+        self._histograms = {
+            name: prometheus.Histogram(name, help_text, buckets=BOUNDS_SECONDS, registry=self._registry)
+            for name, help_text in HISTOGRAMS.items()
+        }
         self._pool_size = self._gauge("receiver_web_pool_connections", "Connections in the pools.")
         self._pool_in_use = self._gauge("receiver_web_pool_connections_in_use", "Connections in use.")
         self._spooling = self._gauge(
@@ -102,22 +102,22 @@ class Counts:
         )
 
     def callback(self, answer: str, seconds: float | None = None) -> None:
-        """A request to a `result_url` got one of ANSWERS, after `seconds` if it waited to be stored."""
+        """Count a request to a `result_url`, its answer, and the seconds until then if it waited for storage."""
         with self._lock:
             self._added["receiver_web_callbacks", (answer,)] += 1
             if seconds is not None:
-                self._acknowledged.add(seconds)
+                self._observe("receiver_web_acknowledge_seconds", seconds)
                 self._is_spooling = answer == "spooled"
 
     def request(self, area: str, status: int, seconds: float) -> None:
-        """Any other request was answered."""
+        """Count any other request."""
         status_class = CLASSES[min(max(status // 100, 2), 5) - 2]
         with self._lock:
             self._added["receiver_web_requests", (area, status_class)] += 1
-            self._requested.add(seconds)
+            self._observe("receiver_web_request_seconds", seconds)
 
     def pool(self, since: dict[str, int], now: dict[str, int]) -> None:
-        """`since`: psycopg_pool's statistics since the last time; `now`: those of this moment."""
+        """Record the statistics of psycopg_pool: `since` the last time, and the current values."""
         with self._lock:
             for name, metric in POOL_COUNTS.items():
                 self._added[metric, ()] += since.get(name, 0)
@@ -125,38 +125,36 @@ class Counts:
         self._pool_in_use.set(now.get("pool_size", 0) - now.get("pool_available", 0))
 
     def read(self, came: str) -> None:
-        """An answer was read where one of READS says."""
+        """Count an answer by one of READS."""
         with self._lock:
             self._added["receiver_web_replica_reads", (came,)] += 1
 
     def loop_lag(self, seconds: float) -> None:
-        """The event loop ran something so late, at most, since this was last said."""
+        """Record the maximum delay of the event loop since the last time."""
         self._loop_lag.set(seconds)
 
     def flush(self) -> None:
-        """Write what was added since the last time into the metrics."""
+        """Add everything since the last time to the metrics."""
         with self._flushing:
             with self._lock:
                 added, self._added = self._added, Counter()
-                durations = (self._acknowledged, self._requested)
-                self._acknowledged, self._requested = _Durations(), _Durations()
+                durations, self._durations = self._durations, defaultdict(_no_durations)
                 spooling = self._is_spooling
             for (name, labels), count in added.items():
                 counter = self._counters[name]
                 (counter.labels(*labels) if labels else counter).inc(
                     count / 1000 if name in _IN_MILLISECONDS else count
                 )
-            for histogram, new in zip(self._histograms, durations, strict=True):
-                # A histogram takes observations one by one only; these are thousands.
-                for bucket, count in zip(histogram._buckets, new.buckets, strict=True):
-                    if count:
-                        bucket.inc(count)
-                if new.sum_seconds:
-                    histogram._sum.inc(new.sum_seconds)
+            for name, values in durations.items():
+                # `Histogram.observe` takes one observation at a time, and these are thousands.
+                histogram = self._histograms[name]
+                for value, new in zip((*histogram._buckets, histogram._sum), values, strict=True):
+                    if new:
+                        value.inc(new)
             self._spooling.set(spooling)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: a registry must not collect before it is asked."""
+        """Nothing, so that a registry does not collect when this is registered."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -170,23 +168,22 @@ class Counts:
 
     def _counter(self, name: str, help_text: str, **labels: tuple[str, ...]) -> None:
         counter = self._counters[name] = prometheus.Counter(name, help_text, list(labels), registry=self._registry)
-        every: list[tuple[str, ...]] = [()]
-        for values in labels.values():
-            every = [(*chosen, value) for chosen in every for value in values]
-        for chosen in every if labels else []:
-            counter.labels(*chosen)  # shown as 0 before it is counted
+        for values in product(*labels.values()) if labels else ():
+            counter.labels(*values)  # so that it is shown as 0 before it is counted
 
-    def _histogram(self, name: str, help_text: str) -> prometheus.Histogram:
-        return prometheus.Histogram(name, help_text, buckets=BOUNDS_SECONDS, registry=self._registry)
+    def _observe(self, name: str, seconds: float) -> None:
+        values = self._durations[name]
+        values[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+        values[-1] += seconds
 
     def _gauge(self, name: str, help_text: str, mode: Literal["livesum", "livemax"] = "livesum") -> prometheus.Gauge:
         return prometheus.Gauge(name, help_text, registry=self._registry, multiprocess_mode=mode)
 
 
-# When a counter was made is of no use to anybody here, and the files do not have it.
+# The creation times of counters are not used, and the files do not have them.
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _IN_MILLISECONDS = {metric for name, metric in POOL_COUNTS.items() if name.endswith("_ms")}
 
 counts = Counts()
-"""Those of this process."""
+"""The counts of this process."""

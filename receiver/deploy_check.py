@@ -1,9 +1,9 @@
-"""`doctor --deploy`: proves, before anything is replaced, that the new settings take results as the old ones do.
+"""`doctor --deploy`: prove, before anything is replaced, that results can be accepted with the new settings.
 
-Run with the settings and the role of the web processes, and once more with the intake's where they differ. It stores a
-callback in the journal and one in the spool, each taken back in its own transaction; looks for the keys that expected
-results need; and asks PUBLIC_URL. What fails names the setting that is wrong. A worker that does not run, a provider
-that does not answer or little room are no reason to keep the old settings: for these there is `doctor`.
+Run it with the settings and the database role of the web processes, and again with those of the intake if they differ.
+It stores a callback in the journal and one in the spool, and rolls both back. It searches for the keys that expected
+results need, and sends a request to PUBLIC_URL. A failure names the wrong setting. `doctor` checks
+the rest (worker, provider, disk space), because a fault there must not prevent a deploy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from receiver.config import Config
 from receiver.database.location import find_database, running_database
 from receiver.database.migrations import check
 from receiver.database.pool import Connection, connect, in_one_line
-from receiver.doctor import Finding, Level, ask, explain, look_at_configuration, look_at_public_url
+from receiver.doctor import Finding, Level, ask, check_configuration, check_public_url, explain
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.intake.callback_rules import FORBIDDEN, NOT_FOUND, OK
@@ -34,13 +34,13 @@ from receiver.intake.spool import Spool, SpoolFailed
 from receiver.intake.token import ResultTokens, result_url
 
 STORE_SECONDS = 30.0
-"""How long the database may take to store: one that waits for a synchronous standby which is gone takes for ever."""
+"""How long the database may take to store. If its synchronous standby is gone, it waits for ever."""
 
 _LATER = "Run `doctor` when the web processes have started; the next deploy checks it again"
 
 
 def examine_deploy(environ: dict[str, str] | None = None) -> Iterator[Finding]:
-    """Everything that a deploy must not get wrong. A failure means: replace nothing."""
+    """Check what a deploy must not break. After a failure, nothing must be replaced."""
     try:
         config, _ = find_database(read_config(environ), signs=True)
     except ConfigurationError as error:
@@ -48,21 +48,21 @@ def examine_deploy(environ: dict[str, str] | None = None) -> Iterator[Finding]:
         return
     expects = earlier = False
     try:
-        yield from look_at_configuration(config)
+        yield from check_configuration(config)
         with running_database(config) as url, connect(url, name="receiver doctor", autocommit=True) as conn:
             with cut_after(STORE_SECONDS, conn):
                 check(conn)
-                yield from look_at_journal(conn)
-                yield look_at_keys(conn, config)
+                yield from check_journal(conn)
+                yield check_keys(conn, config)
                 expects, earlier = bool(list_expecting(conn)), has_earlier_release(conn)
     except (ReceiverError, psycopg.Error) as error:
         yield Finding("journal", "failure", f"DATABASE_URL cannot be used: {in_one_line(error)}")
-    yield look_at_spool(config)
-    yield from look_at_receiver(config, expects=expects, earlier=earlier)
+    yield check_spool(config)
+    yield from check_receiver(config, expects=expects, earlier=earlier)
 
 
-def look_at_journal(conn: Connection) -> Iterator[Finding]:
-    """Whether a callback can be stored durably there, by this role."""
+def check_journal(conn: Connection) -> Iterator[Finding]:
+    """Whether this role can store a callback durably."""
     try:
         try_write(conn)
     except psycopg.Error as error:
@@ -70,9 +70,8 @@ def look_at_journal(conn: Connection) -> Iterator[Finding]:
             "journal", "failure", f"no callback can be stored in the database of DATABASE_URL: {in_one_line(error)}"
         )
         return
-    row = conn.execute("select current_setting('fsync'), current_setting('synchronous_commit')").fetchone()
-    assert row is not None  # noqa: S101 one row
-    fsync, synchronous_commit = row
+    settings = conn.execute("select current_setting('fsync'), current_setting('synchronous_commit')")
+    ((fsync, synchronous_commit),) = settings.fetchall()
     if synchronous_commit == "off":
         message = "DATABASE_URL: synchronous_commit is off although this service sets it, so a pooler in between resets"
         message += " settings; a crash can lose a callback that was answered 200"
@@ -84,8 +83,8 @@ def look_at_journal(conn: Connection) -> Iterator[Finding]:
         yield Finding("journal", "warning", message)
 
 
-def look_at_keys(conn: Connection, config: Config) -> Finding:
-    """Whether every result that is still expected can be verified."""
+def check_keys(conn: Connection, config: Config) -> Finding:
+    """Whether SECRET_KEY verifies every result that is still expected."""
     if unverifiable := list_unverifiable(conn, config.secret_keys):
         level: Level = "warning" if config.accepts_key_loss else "failure"
         otherwise = "" if config.accepts_key_loss else ". To accept this loss, set SECRET_KEY_LOSS=accept"
@@ -94,14 +93,14 @@ def look_at_keys(conn: Connection, config: Config) -> Finding:
     return Finding("keys", "ok", f"{submissions} submissions expect results, and SECRET_KEY verifies all of them")
 
 
-def look_at_spool(config: Config) -> Finding:
-    """Whether a callback can be kept in the folder of the spool. One that other processes use is not disturbed."""
+def check_spool(config: Config) -> Finding:
+    """Whether a callback can be stored in the folder of the spool. A spool in use is not disturbed."""
     path = config.data_dir / "spool.sqlite3"
     try:
         config.data_dir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _try_spool(Spool(path, config.spool_max_bytes))
-        else:  # the first of the web processes makes it: whoever runs this may be another account
+        else:  # leave no spool: a web process must create it, because this may run as another account
             with TemporaryDirectory(prefix="spool-check-", dir=config.data_dir) as folder:
                 _try_spool(Spool(config.data_dir / folder / path.name, config.spool_max_bytes))
     except (OSError, SpoolFailed) as error:
@@ -117,18 +116,19 @@ def _try_spool(spool: Spool) -> None:
         spool.close()
 
 
-def look_at_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterator[Finding]:
-    """Whether PUBLIC_URL leads to a receiver with the same keys; or, where no results are expected, to nothing yet.
+def check_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterator[Finding]:
+    """Whether PUBLIC_URL leads to a receiver with the same keys. Before the first deploy, it may lead to nothing.
 
-    `earlier`: only an earlier release has used this database. That one does not know the token that is asked with.
+    `expects`: results are expected. `earlier`: only an earlier release has used this database. That release does not
+    know the token of this request.
     """
-    nothing: Level = "failure" if expects else "warning"
+    if_absent: Level = "failure" if expects else "warning"
     where = f"PUBLIC_URL {config.public_url}"
     try:
         answer = ask("GET", result_url(config.public_url, ResultTokens(config.secret_keys).sign_probe()))
     except (OSError, HTTPException) as error:
         message = f"{where} cannot be reached from here ({str(error) or type(error).__name__})"
-        yield Finding("PUBLIC_URL", nothing, f"{message}. {_hint(expects)}")
+        yield Finding("PUBLIC_URL", if_absent, f"{message}. {_hint(expects)}")
         return
     if (answer.status, answer.body) == (404, NOT_FOUND.body):
         message = f"{where} leads to a receiver with another SECRET_KEY"
@@ -144,12 +144,14 @@ def look_at_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterato
         message = f"{where} answers {answer.status}{explain(answer.status, 200, answer.location)}"
         yield Finding("PUBLIC_URL", "failure", message)
     elif (answer.status, answer.body) == (200, OK.body):
-        yield from look_at_public_url(config)
+        yield from check_public_url(config)
     elif (answer.status, answer.body) == (403, FORBIDDEN.body) and config.result_sources:
-        # As it should, from a machine that may post no results. Other keys would not be seen from here.
-        yield from look_at_public_url(config)
+        # Expected if this machine may not post results. It cannot be seen from here whether the keys are right.
+        yield from check_public_url(config)
     else:
-        yield Finding("PUBLIC_URL", nothing, f"{where} answers {answer.status} and is not a receiver. {_hint(expects)}")
+        yield Finding(
+            "PUBLIC_URL", if_absent, f"{where} answers {answer.status} and is not a receiver. {_hint(expects)}"
+        )
 
 
 def _hint(expects: bool) -> str:

@@ -1,6 +1,6 @@
-"""`doctor`: looks at everything that a deployment needs, changes nothing, calls nobody, and says what to do.
+"""`doctor`: check everything that a deployment needs, and explain what to do. Changes nothing and calls nobody.
 
-Each look is a function that yields what it found, and stops at what makes the rest of it pointless.
+Each check yields its findings. It stops at a finding that makes the following ones useless.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -36,17 +36,18 @@ from receiver.summary.health import WORKER_SECONDS
 Level = Literal["ok", "warning", "failure"]
 
 CLOCK_SECONDS = 2.0
-"""How far our clock may be from the database's: times of receipt are ours, due times are compared with its own."""
+"""Largest difference between our clock and the database's. Times of receipt are from our clock, and due times are
+compared with the database's."""
 
 OLD_SECONDS = 300.0
-"""A callback that waits this long to be settled is no longer on its way."""
+"""A callback that has waited longer than this is a problem."""
 
 ASK_SECONDS = 10.0
 SLOW_SECONDS = 2.0
-"""Within this the answer to a callback is owed."""
+"""A callback must be answered within this time."""
 
 _BODY_READ = 1000
-"""Bytes of an answer: enough to know one of ours."""
+"""How many bytes of an answer are read: enough to recognize the service."""
 
 LEAST_DISK = 256 << 20
 GOOD_SECRET = 32
@@ -54,7 +55,7 @@ GOOD_SECRET = 32
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, how it is, and where it is not well, what to do."""
+    """One line of output. The message of a warning or a failure explains what to do."""
 
     subject: str
     level: Level
@@ -62,32 +63,30 @@ class Finding:
 
 
 def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
-    """Everything, in the order in which one thing needs the other."""
+    """Run all checks, each after those that it depends on."""
     try:
         config, _ = find_database(read_config(environ), signs=True)
+        yield from check_configuration(config)
     except ConfigurationError as error:
-        for fault in error.faults:
-            yield Finding("configuration", "failure", f"{fault.where} {fault.message}")
+        yield from (Finding("configuration", "failure", f"{fault.where} {fault.message}") for fault in error.faults)
         return
-    try:
-        yield from look_at_configuration(config)
     except ReceiverError as error:  # libpq cannot read the database's address
         yield Finding("configuration", "failure", str(error))
         return
     try:
         with running_database(config) as url, connect(url, name="receiver doctor", autocommit=True) as conn:
-            yield from look_at_database(conn)
+            yield from check_database(conn)
             if config.database_replica_url is not None:
-                yield look_at_replica(conn, config.database_replica_url, config.replica_max_lag_seconds)
+                yield check_replica(conn, config.database_replica_url, config.replica_max_lag_seconds)
     except (ReceiverError, psycopg.Error) as error:
         yield Finding("database", "failure", str(error).strip())
-    yield from look_at_disk(config)
-    yield from look_at_public_url(config)
-    yield from look_at_provider(config)
+    yield from check_disk(config)
+    yield from check_public_url(config)
+    yield from check_provider(config)
 
 
-def look_at_configuration(config: Config) -> Iterator[Finding]:
-    """What is allowed, and still no good idea where calls are made in earnest."""
+def check_configuration(config: Config) -> Iterator[Finding]:
+    """Settings that are valid, but dangerous when real calls are made."""
     found = []
     plum = urlsplit(config.plum_url)
     scheme, host = urlsplit(config.public_url).scheme, urlsplit(config.public_url).hostname
@@ -121,15 +120,14 @@ def look_at_configuration(config: Config) -> Iterator[Finding]:
         yield Finding("RESULT_SOURCES", "ok", f"results are accepted only from these networks: {networks}")
 
 
-def look_at_database(conn: Connection) -> Iterator[Finding]:
-    """Version, durability, schema, clock, and whether the work goes on."""
+def check_database(conn: Connection) -> Iterator[Finding]:
+    """Version, durability, clock, schema, and whether a worker is running."""
     check_server_version(conn.info.server_version)
     yield Finding("database", "ok", f"PostgreSQL {conn.info.parameter_status('server_version')}")
-    yield from _look_at_settings(conn)
+    yield from _check_settings(conn)
     asked = time.monotonic()
-    row = conn.execute("select clock_timestamp()").fetchone()
-    assert row is not None  # noqa: S101 one row
-    apart = abs((datetime.now(UTC) - row[0]).total_seconds()) - (time.monotonic() - asked)
+    ((now,),) = conn.execute("select clock_timestamp()").fetchall()
+    apart = abs((datetime.now(UTC) - now).total_seconds()) - (time.monotonic() - asked)
     if apart > CLOCK_SECONDS:
         yield Finding(
             "clock", "failure", f"differs from the database's by {apart:.0f} s; run a time service on both machines"
@@ -138,11 +136,11 @@ def look_at_database(conn: Connection) -> Iterator[Finding]:
         yield Finding("clock", "ok", "agrees with the database's")
     check(conn)
     yield Finding("migrations", "ok", "the schema matches this release")
-    yield from _look_at_work(conn)
+    yield from _check_work(conn)
 
 
-def look_at_replica(primary: Connection, url: str, max_lag_seconds: int) -> Finding:
-    """Whether it follows this primary, and how closely. Without it all is well but slower, so nothing is a failure."""
+def check_replica(primary: Connection, url: str, max_lag_seconds: int) -> Finding:
+    """Whether it follows this primary, and its lag. There is no failure: without a replica, reads are only slower."""
     try:
         with connect(url, name="receiver doctor", autocommit=True) as conn:
             behind_seconds = measure(primary, conn, max_lag_seconds)
@@ -178,22 +176,19 @@ _SETTINGS: tuple[tuple[str, tuple[str, ...], Level, str], ...] = (
     ("transaction_read_only", ("off",), "failure", "this is a standby, or read only; connect to the primary"),
     ("TimeZone", ("UTC",), "warning", "this service sets UTC in each session, so a pooler in between resets settings"),
 )
-"""What must be, what follows where it is not, and what to do."""
+"""For each setting: its name, the accepted values, and the level and the message of a finding for other values."""
 
 
-def _look_at_settings(conn: Connection) -> Iterator[Finding]:
-    well = True
-    for name, wanted, level, otherwise in _SETTINGS:
-        row = conn.execute("select current_setting(%s)", (name,)).fetchone()
-        value = "" if row is None else str(row[0])
-        if value not in wanted:
-            well = False
-            yield Finding("settings", level, f"{name} is {value}: {otherwise}")
-    if well:
-        yield Finding("settings", "ok", "durable, UTF-8, UTC, a primary")
+def _check_settings(conn: Connection) -> Iterator[Finding]:
+    found = []
+    for name, accepted, level, message in _SETTINGS:
+        ((value,),) = conn.execute("select current_setting(%s)", (name,)).fetchall()
+        if value not in accepted:
+            found.append(Finding("settings", level, f"{name} is {value}: {message}"))
+    yield from found or [Finding("settings", "ok", "durable, UTF-8, UTC, a primary")]
 
 
-def _look_at_work(conn: Connection) -> Iterator[Finding]:
+def _check_work(conn: Connection) -> Iterator[Finding]:
     gauges = get_gauges(conn)
     if gauges.workers:
         yield Finding("worker", "ok", f"{gauges.workers} seen within {WORKER_SECONDS} s")
@@ -211,8 +206,8 @@ def _look_at_work(conn: Connection) -> Iterator[Finding]:
         yield Finding("submissions", "warning", message)
 
 
-def look_at_disk(config: Config) -> Iterator[Finding]:
-    """The folder of the spool: writable, synced, with room for what may have to be kept, and drained."""
+def check_disk(config: Config) -> Iterator[Finding]:
+    """Whether the folder of the spool can be written and has enough space, and whether the spool is empty."""
     try:
         config.data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=config.data_dir) as file:
@@ -251,10 +246,10 @@ def _spool(path: Path, max_bytes: int) -> Finding:
     return Finding("spool", "ok", "empty")
 
 
-def look_at_public_url(config: Config) -> Iterator[Finding]:
-    """Whether a `result_url` answers as the provider needs it, asked from here. Stores nothing."""
+def check_public_url(config: Config) -> Iterator[Finding]:
+    """Whether a `result_url` answers requests from this machine as the provider needs it. Stores nothing."""
     tokens = ResultTokens(config.secret_keys)
-    # PUBLIC_URL may name anybody: what is sent there must be of no use to them.
+    # A wrong PUBLIC_URL may belong to anybody, so these requests contain no token that could be used.
     url = result_url(config.public_url, tokens.sign_probe())
     forged = result_url(config.public_url, ResultTokens(["nobody's secret"]).sign_probe())
     for method, asked, wanted in (("GET", url, 200), ("HEAD", url, 200), ("POST", url, 200), ("POST", forged, 404)):
@@ -289,7 +284,7 @@ def look_at_public_url(config: Config) -> Iterator[Finding]:
 
 
 def explain(status: int, wanted: int, location: str) -> str:
-    """Why an answer may not be the one that is wanted, and what to do, to be put after it."""
+    """A probable cause of an unexpected answer, and what to do. It is added to a message."""
     if 300 <= status < 400:
         return f": a redirect to {urlsplit(location).netloc or 'another address'}; set PUBLIC_URL to its target"
     if (status, wanted) == (404, 200):
@@ -303,7 +298,7 @@ def explain(status: int, wanted: int, location: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came from PUBLIC_URL. `location`: where a redirect would lead. `body`: its beginning."""
+    """An answer from PUBLIC_URL. `location`: the target of a redirect. `body`: only its beginning."""
 
     status: int
     location: str
@@ -311,20 +306,16 @@ class Answer:
 
 
 def ask(method: str, url: str) -> Answer:
-    """Certificates are verified; nothing is followed. Raises OSError, HTTPException."""
+    """Send a request. Verifies certificates, and does not follow redirects. Raises OSError, HTTPException."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    conn = kind(parts.hostname or "", parts.port, timeout=ASK_SECONDS)
-    try:
+    with closing(kind(parts.hostname or "", parts.port, timeout=ASK_SECONDS)) as conn:
         conn.request(method, parts.path, headers={"Connection": "close", "User-Agent": "result-url-receiver doctor"})
         answer: HTTPResponse = conn.getresponse()
         return Answer(answer.status, answer.getheader("Location") or "", answer.read(_BODY_READ))
-    finally:
-        with suppress(OSError):
-            conn.close()
 
 
-_MEANT: dict[int, tuple[Level, str]] = {
+_MEANINGS: dict[int, tuple[Level, str]] = {
     401: ("failure", "refuses PLUM_USER and PLUM_KEY, or the account is not active"),
     403: ("ok", "accepts our login"),
     404: ("ok", "accepts our login"),
@@ -332,8 +323,8 @@ _MEANT: dict[int, tuple[Level, str]] = {
 }
 
 
-def look_at_provider(config: Config) -> Iterator[Finding]:
-    """Ask about a call that does not exist: an answer tells the credentials apart, and nobody is called."""
+def check_provider(config: Config) -> Iterator[Finding]:
+    """Request a call that does not exist. The answer shows whether the credentials are right, and nobody is called."""
     if config.plum_user is None or config.plum_key is None:
         yield Finding(
             "provider",
@@ -348,6 +339,6 @@ def look_at_provider(config: Config) -> Iterator[Finding]:
         message = f"{config.plum_url} cannot be reached: {error}. Check PLUM_URL and the outgoing network"
         yield Finding("provider", "failure", message)
         return
-    level, meaning = _MEANT.get(got.status, ("warning", "gives an unexpected answer; check PLUM_URL"))
+    level, meaning = _MEANINGS.get(got.status, ("warning", "gives an unexpected answer; check PLUM_URL"))
     said = " for a made-up call, as expected" if level == "ok" else f": {read_error(provider, got)}"
     yield Finding("provider", level, f"{config.plum_url} {meaning} ({got.status}{said})")

@@ -1,6 +1,6 @@
-"""Reading the environment into a `Config`, checked whole.
+"""Read the environment into a `Config`, and check it.
 
-`read_config` names every fault at once (`ConfigurationError`), so that nobody fixes a deployment one restart at a time.
+`read_config` reports all faults at once (`ConfigurationError`), so that one restart is enough to correct them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 from urllib.parse import urlsplit
 
 import phonenumbers
@@ -21,14 +21,16 @@ from receiver.logs import FORMATS, LEVELS
 from receiver.secret_key import SECRET_LENGTH
 
 RESULT_URL_LENGTH = 255
-"""Longest `result_url` the provider keeps whole (provider page: Queue multiple calls)."""
+"""Longest `result_url` that the provider stores completely (provider page: Queue multiple calls)."""
 
 TOKEN_LENGTH = 80
-"""Longest token: two numbers of at most 19 and 10 digits, two separators, 43 characters of signature."""
+"""Longest token: two numbers of at most 19 and 10 digits, two separators, and a signature of 43 characters."""
+
+_Value = TypeVar("_Value")
 
 
 def read_config(environ: Mapping[str, str] | None = None) -> Config:
-    """Read and check everything. Raises ConfigurationError naming all faults."""
+    """Read and check all variables. Raises ConfigurationError with all faults."""
     env = _Environment(os.environ if environ is None else environ)
     port = env.integer("PORT", 8000, 1, 65535)
     database_url = env.checked("DATABASE_URL", _postgres_url)
@@ -72,13 +74,13 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         submission_rows=env.integer("SUBMISSION_ROWS", Config.submission_rows, 1, 1_000_000),
         result_grace_seconds=env.integer("RESULT_GRACE", Config.result_grace_seconds, 0, 30 * 86400),
         retention_days=env.integer("RETENTION_DAYS", None, 1, 36500),
-        suppress_statuses=env.words("SUPPRESS_STATUSES"),
+        suppress_statuses=env.checked("SUPPRESS_STATUSES", _statuses) or Config.suppress_statuses,
         result_poll_rate=env.integer("RESULT_POLL_RATE", Config.result_poll_rate, 0, 100),
         rate_limit=env.integer("RATE_LIMIT", Config.rate_limit, 0, 1_000_000),
         spool_max_bytes=env.integer("SPOOL_MAX_BYTES", Config.spool_max_bytes, 1 << 20, 1 << 50),
         callback_budget=env.integer("CALLBACK_BUDGET", Config.callback_budget, 1, 1_000_000),
-        trusted_proxies=env.networks("TRUSTED_PROXIES", Config.trusted_proxies),
-        result_sources=env.networks("RESULT_SOURCES", Config.result_sources),
+        trusted_proxies=env.checked("TRUSTED_PROXIES", _networks) or Config.trusted_proxies,
+        result_sources=env.checked("RESULT_SOURCES", _networks) or Config.result_sources,
         metrics_key=env.text("METRICS_KEY"),
         bind=env.checked("BIND", _address) or Config.bind,
         stop_seconds=env.integer("STOP_SECONDS", Config.stop_seconds, 3, 3600),
@@ -91,7 +93,7 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
 
 
 class _Environment:
-    """Reads variables and gathers what is wrong with them, instead of stopping at the first."""
+    """Reads variables, and collects all faults."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -123,34 +125,8 @@ class _Environment:
             self.fault(name, "invalid", f"is {value[:40]!r}; it must be one of {', '.join(choices)}")
         return value or None
 
-    def words(self, name: str) -> frozenset[str]:
-        """A comma-separated list, in lower case."""
-        value = self.text(name)
-        found = frozenset(filter(None, (part.strip().lower() for part in (value or "").split(","))))
-        if value is not None and not found:
-            self.fault(name, "invalid", f"is {value[:40]!r}; it must be a list of words separated by commas")
-        return found
-
-    def networks(self, name: str, default: tuple[Network, ...]) -> tuple[Network, ...]:
-        value = self.text(name)
-        if value is None:
-            return default
-        found, wrong = [], []
-        for part in filter(None, (part.strip() for part in value.split(","))):
-            try:
-                found.append(_network(part))
-            except ValueError:
-                wrong.append(repr(part[:50]))
-        if wrong or not found:
-            what = f"contains {', '.join(wrong[:5])}; it" if wrong else "is empty; it"
-            self.fault(
-                name, "invalid", f"{what} must be a list of addresses or networks such as 10.0.0.7,192.168.0.0/24"
-            )
-            return default
-        return tuple(found)
-
-    def checked(self, name: str, check: Callable[[str], str]) -> str | None:
-        """The variable as `check` returns it; a ValueError of `check` becomes a fault."""
+    def checked(self, name: str, check: Callable[[str], _Value]) -> _Value | None:
+        """The value that `check` returns for the variable. Its ValueError becomes a fault."""
         value = self.text(name)
         if value is None:
             return None
@@ -174,7 +150,7 @@ def _postgres_url(value: str) -> str:
     if scheme[1] not in ("postgres", "postgresql") if scheme else "=" not in value:
         raise ValueError("must be a Postgres address such as postgresql://user:password@host/database")
     if scheme and not _is_encoded(value[scheme.end() :]):
-        # libpq would refuse it, or take a part of the password for the host and repeat it in its message.
+        # libpq would refuse it, or mistake a part of the password for the host and repeat it in its message.
         raise ValueError(
             "cannot be read: special characters of a user, a password or a database's name must be percent-encoded "
             "(@ is %40, / is %2F, : is %3A, # is %23, ? is %3F, % is %25)"
@@ -183,9 +159,9 @@ def _postgres_url(value: str) -> str:
 
 
 def _is_encoded(rest: str) -> bool:
-    """Whether libpq reads what follows `postgresql://` as it is meant: `user:password@host:port/database?options`.
+    """Whether libpq reads the text after `postgresql://` correctly: `user:password@host:port/database?options`.
 
-    For libpq, the first @ ends the password, and the first / ends the address.
+    libpq assumes that the first @ ends the password, and that the first / ends the address.
     """
     address, _, path = rest.partition("/")
     hosts = address.partition("@")[2].partition("?")[0]
@@ -194,7 +170,7 @@ def _is_encoded(rest: str) -> bool:
 
 
 def _http_url(value: str) -> str:
-    """Without its trailing slash. No message repeats it: a password may stand in it."""
+    """The address without its trailing slash. No message repeats it, because it may contain a password."""
     fault = "must be an http:// or https:// address without ? and #, in plain ASCII without spaces"
     if not re.fullmatch(r"[!-~]+", value) or "?" in value or "#" in value:
         raise ValueError(fault)
@@ -227,8 +203,28 @@ def _address(value: str) -> str:
         raise ValueError("must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from None
 
 
+def _statuses(value: str) -> frozenset[str]:
+    found = frozenset(filter(None, (part.strip().lower() for part in value.split(","))))
+    if not found:
+        raise ValueError(f"is {value[:40]!r}; it must be a list of words separated by commas")
+    return found
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    found, wrong = [], []
+    for part in filter(None, map(str.strip, value.split(","))):
+        try:
+            found.append(_network(part))
+        except ValueError:
+            wrong.append(repr(part[:50]))
+    if wrong or not found:
+        what = f"contains {', '.join(wrong[:5])}; it" if wrong else "is empty; it"
+        raise ValueError(f"{what} must be a list of addresses or networks such as 10.0.0.7,192.168.0.0/24")
+    return tuple(found)
+
+
 def _network(value: str) -> Network:
-    """IPv4 written as IPv6 (`::ffff:192.0.2.0/120`) is IPv4: that is how addresses are compared."""
+    """Read a network. IPv4 written as IPv6 (`::ffff:192.0.2.0/120`) becomes IPv4, as the compared addresses do."""
     network = ip_network(value, strict=False)
     if isinstance(network, IPv6Network) and network.prefixlen >= 96 and (v4 := network.network_address.ipv4_mapped):
         return IPv4Network((v4, network.prefixlen - 96))

@@ -1,7 +1,7 @@
-"""Every failure this project raises on purpose: a stable code, and a sentence that says what to do.
+"""The errors of this project. Each has a stable code, and a sentence that explains what to do.
 
-Only `receiver.web.problems` turns a code into an HTTP status, and only `receiver.cli` turns one
-into an exit status, so that each is decided in one place.
+Only `receiver.web.problems` converts a code to an HTTP status, and only `receiver.cli` converts one to an exit status,
+so that each is decided in one place.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 
 class ReceiverError(Exception):
-    """Base of every deliberate error.
+    """The base class of all errors of this project.
 
-    `code` is a short stable word that programs may branch on; the message is for people and may
-    change its wording.
+    `code` is short and stable, for programs. The message is for people, and its wording may change.
     """
 
     code = "error"
@@ -27,9 +26,9 @@ class ReceiverError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with what a user handed in.
+    """One fault in a user's input.
 
-    `where` is the field's name, or the CSV row's number (from 1, the header not counted).
+    `where` is the name of a field, or the number of a CSV row (from 1, without the header).
     """
 
     where: str | int
@@ -38,9 +37,9 @@ class Fault:
 
 
 class InvalidInput(ReceiverError):
-    """What a user handed in cannot be taken. Nothing was stored and nothing was sent.
+    """A user's input cannot be accepted. Nothing was stored and nothing was sent.
 
-    `faults` names at most the first hundred; `faults_total` counts all of them.
+    `faults` contains at most the first hundred. `faults_total` is the number of all.
     """
 
     code = "invalid_parameters"
@@ -59,7 +58,7 @@ class InvalidInput(ReceiverError):
 
 
 class ConfigurationError(ReceiverError):
-    """The environment does not describe a service that can start. Every fault is named at once."""
+    """The configuration is not valid. `faults` contains all of its faults."""
 
     code = "configuration"
 
@@ -69,6 +68,6 @@ class ConfigurationError(ReceiverError):
 
 
 class NotFound(ReceiverError):
-    """No such thing, or none that this caller may see."""
+    """The object does not exist, or the caller may not see it."""
 
     code = "not_found"

@@ -1,18 +1,18 @@
-"""Python's cyclic garbage collector, told what a process that has started needs."""
+"""Configure Python's cyclic garbage collector for a process that has started."""
 
 from __future__ import annotations
 
 import gc
 
 NEW_OBJECTS = 50_000
-"""Objects made and not freed between two looks. A group of 500 callbacks makes about 20,000, none in a cycle."""
+"""New objects between two collections. A group of 500 callbacks creates about 20,000, and none is in a cycle."""
 
 
 def spare_long_lived() -> None:
-    """Leave out of every later look what was made until now, and look more rarely.
+    """Exclude all present objects from later collections, and collect less often.
 
-    To be called once, at the end of a start. Looking takes time with every object that lives, and nearly all of
-    ours are freed without it, by their reference counts.
+    Call this once, at the end of a start. A collection takes time for every live object, and nearly all objects are
+    freed without it, by their reference counts.
     """
     gc.collect()
     gc.freeze()

@@ -1,8 +1,8 @@
-"""Logs: one line an event, JSON for programs, words and colour for a terminal.
+"""Logs: one line for each event, as JSON for programs, or as text with colours for a terminal.
 
-A line says when, how bad, which event, in whose request, and what it is about by id and by number of
-seconds. What it must not say is kept out where it is written; the formatters here are the last line of
-defence, and mask every phone number, token, key and password that got into a text all the same.
+A line contains the time, the level, the event, the request's id, and fields such as ids and durations. Code that logs
+must not pass a phone number or a secret. The formatters here are a second protection: they mask every phone number,
+token, key and password that they find in a text.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "text")
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The `X-Request-Id` of the request that is being answered."""
+"""The `X-Request-Id` of the current request."""
 
 
 def about(event: str, **fields: object) -> dict[str, Any]:
-    """`extra=` for a log call: the event's stable name, and ids, counts and durations (`…_seconds`) as fields.
+    """`extra=` for a log call: the stable name of the event, and fields: ids, counts, durations (`…_seconds`).
 
-    A field is written as it is, if it is a number: never give a phone number as one.
+    A number is written unchanged, so never pass a phone number as one.
     """
     return {"event": event, "fields": fields}
 
@@ -38,7 +38,7 @@ _LONG_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 _MARKS = ("://", "earer ", "asic ", "=")
 _SECRET = re.compile(
     r"""
-    (?P<token>\b[1-9]\d{0,17}-[1-9]\d{0,8}\.)[A-Za-z0-9_-]{43}   # a result_url's token: whose, not its signature
+    (?P<token>\b[1-9]\d{0,17}-[1-9]\d{0,8}\.)[A-Za-z0-9_-]{43}   # a result_url's token: its signature is removed
     | (?P<key>\brr_[A-Za-z0-9]{8}_)[A-Za-z0-9_-]{43}             # an API key: its public prefix stays
     | (?P<login>://[^/\s:@]*:)[^/\s]+(?=@)                       # a password in an address
     | (?P<scheme>\b(?:[Bb]earer|[Bb]asic)\ +)[A-Za-z0-9._~+/=-]{6,}
@@ -54,13 +54,13 @@ _NUMBER = re.compile(
 )
 
 _ESCAPE = re.compile(r"%(2[089BDE])", re.IGNORECASE)
-"""In an address: what stands between the digits of a number."""
+"""A percent-encoded separator between the digits of a number in an address."""
 
 
 def redact(text: str, secrets: Sequence[str] = ()) -> str:
-    """The text without what no log may hold; of a phone number the last two digits stay. `secrets`: exact words.
+    """The text without phone numbers, except their last two digits, and without secrets. `secrets`: exact texts.
 
-    A usual line passes in a few microseconds: the exact expressions see only what might be something.
+    This takes a few microseconds for most lines: quick checks run before the exact expressions.
     """
     for secret in secrets:
         if secret in text:
@@ -73,7 +73,7 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
 
 
 def _masked(match: re.Match[str]) -> str:
-    """The number with all digits but its last two replaced, its shape kept."""
+    """The number with all digits except the last two replaced. Its punctuation stays."""
     number = match[0]
     last_two = sorted(place for place, letter in enumerate(number) if letter.isdigit())[-2:]
     return "".join("*" if letter.isdigit() and at not in last_two else letter for at, letter in enumerate(number))
@@ -85,15 +85,15 @@ class _Formatter(logging.Formatter):
         self._secrets = secrets
 
     def _parts(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What a line says, in its order; every text in it fit to be kept."""
+        """The parts of a line in their order, redacted."""
         parts: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:23] + "Z",
             "level": record.levelname.lower(),
             "event": getattr(record, "event", record.name),
             "message": redact(record.getMessage(), self._secrets),
         }
-        if (asked := request_id.get()) is not None:
-            parts["request_id"] = asked
+        if (current := request_id.get()) is not None:
+            parts["request_id"] = current
         for name, value in getattr(record, "fields", {}).items():
             plain = value is None or isinstance(value, int | float)
             parts[name] = value if plain else redact(str(value), self._secrets)
@@ -106,31 +106,31 @@ class _Formatter(logging.Formatter):
         return parts
 
 
-# What JSON may hold as it is, and a terminal or an editor obeys: DEL, C1, line ends, what turns a line around.
-_MOVES_THE_CURSOR = {
+_CONTROLS = {
     code: f"\\u{code:04x}"
     for code in (0x7F, *range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
+"""Characters that JSON does not escape, but that control a terminal or an editor: DEL, C1, line ends, directions."""
 
 
 def _printable(text: str) -> str:
-    """A text from outside must not look like a line of its own, nor move the cursor."""
+    """The text on one line, without control characters: it may come from outside."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class JsonFormatter(_Formatter):
-    """One JSON object a line."""
+    """One JSON object on each line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self._parts(record), ensure_ascii=False, default=str).translate(_MOVES_THE_CURSOR)
+        return json.dumps(self._parts(record), ensure_ascii=False, default=str).translate(_CONTROLS)
 
 
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
-_ASIDE = ("time", "level", "event", "message", "logger", "process", "exception")
+_NOT_FIELDS = ("time", "level", "event", "message", "logger", "process", "exception")
 
 
 class TextFormatter(_Formatter):
-    """Time, level, message and fields, for people; in colour unless `NO_COLOR` is set."""
+    """Time, level, message and fields, for people."""
 
     def __init__(self, secrets: Sequence[str] = (), colour: bool = False) -> None:
         super().__init__(secrets)
@@ -139,18 +139,18 @@ class TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         parts = self._parts(record)
         level = f"{parts['level']:<7}"
-        said = _printable(" ".join(f"{name}={value}" for name, value in parts.items() if name not in _ASIDE))
+        fields = _printable(" ".join(f"{name}={value}" for name, value in parts.items() if name not in _NOT_FIELDS))
         if self._colour:
-            level, said = f"\x1b[{_COLOURS[parts['level']]}m{level}\x1b[0m", f"\x1b[2m{said}\x1b[0m"
-        line = f"{parts['time'][11:23]} {level} {_printable(parts['message'])}  {said}".rstrip()
-        # Each line of it set in, so that none looks like one of the log's.
+            level, fields = f"\x1b[{_COLOURS[parts['level']]}m{level}\x1b[0m", f"\x1b[2m{fields}\x1b[0m"
+        line = f"{parts['time'][11:23]} {level} {_printable(parts['message'])}  {fields}".rstrip()
+        # The lines of an exception are indented, so that none looks like a line of the log.
         return "\n  ".join([line, *map(_printable, parts.get("exception", "").splitlines())])
 
 
 class OncePer(logging.Filter):
-    """Lets one record of each event through in so many seconds, and tells how many it kept back before it.
+    """Passes one record of each event in `seconds`, with the number of records that were suppressed before it.
 
-    For what strangers can cause at will: a log must not be filled by whoever posts to made-up addresses.
+    For events that anybody can cause, such as requests to made-up addresses: they must not fill the log.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -171,9 +171,9 @@ class OncePer(logging.Filter):
 
 
 def logging_config(level: str, form: str | None, secrets: Sequence[str] = ()) -> dict[str, Any]:
-    """What `logging.config.dictConfig` takes: everything to standard output, in one form.
+    """The argument of `logging.config.dictConfig`: everything goes to standard output.
 
-    `form`: one of FORMATS; None: text on a terminal, JSON elsewhere.
+    `form`: one of FORMATS. None: text on a terminal, JSON elsewhere.
     """
     terminal = sys.stdout.isatty()
     formatter: dict[str, Any] = {"()": JsonFormatter, "secrets": tuple(secrets)}
@@ -187,9 +187,9 @@ def logging_config(level: str, form: str | None, secrets: Sequence[str] = ()) ->
         "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}},
         "root": {"level": level.upper(), "handlers": ["out"]},
         "loggers": {
-            # It tells of each lost connection many times; who asked for one is told once.
+            # It logs each lost connection many times. Our own code logs it once.
             "psycopg.pool": {"level": "ERROR"},
-            # They log addresses in full, where a query may hold a number.
+            # It logs complete addresses, and a query may contain a number.
             "urllib3": {"level": "WARNING"},
             "gunicorn.error": {
                 "level": level.upper() if level == "debug" else "WARNING",

@@ -1,7 +1,7 @@
-"""Where the web processes of one gunicorn keep their metrics: files that any of them adds up (prometheus_client).
+"""The files in which the web processes of one gunicorn keep their metrics, so that each can sum them up.
 
-Each process has a slot. A new process goes on with the files of the one whose slot it took over, so no counter ever
-falls while gunicorn lives, and there are never more files than slots.
+The files are those of prometheus_client. Each process has a slot. A new process continues the files of the process that
+had its slot before. So no counter ever falls while gunicorn runs, and there are never more files than slots.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "receiver-metrics-"
 
-_taken: dict[int, int] = {}
-"""In gunicorn's parent: id of a worker to its slot."""
+_slots: dict[int, int] = {}
+"""In gunicorn's parent: worker (its `id`) to slot."""
 
 
 def folder() -> str | None:
-    """The folder of the files; None where there are none, and the metrics are this process's alone."""
+    """The folder of the files. None: there are no files, and metrics are those of this process only."""
     return os.environ.get(VARIABLE)
 
 
 def start() -> None:
-    """In gunicorn's parent, once: make the folder, and remove those of parents that were killed.
+    """In gunicorn's parent, once: create the folder, and remove folders of parents that were killed.
 
-    In memory where there is a file system for that: to write to a mapped file on a full disk would kill the process.
+    The folder is in memory if possible: writing to a mapped file on a full disk would kill the process.
     """
     root = Path("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())  # noqa: S108 as shared memory
     for left in root.glob(f"{_PREFIX}*"):
@@ -45,22 +45,22 @@ def stop() -> None:
 
 
 def reserve(worker: object) -> int:
-    """In gunicorn's parent: a slot for a process to be forked, until `release`."""
-    slot = _taken[id(worker)] = next(each for each in range(len(_taken) + 1) if each not in _taken.values())
+    """In gunicorn's parent: reserve a slot for a process that will be forked, until `release`."""
+    slot = _slots[id(worker)] = next(each for each in range(len(_slots) + 1) if each not in _slots.values())
     return slot
 
 
 def claim(slot: int) -> None:
-    """In the new process, before any metric is made: write to the files of this slot."""
+    """In the new process, before it creates any metric: use the files of this slot."""
     from prometheus_client import values
 
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
 
 
 def release(worker: object) -> None:
-    """In gunicorn's parent: the process is gone, and what described it as alive."""
+    """In gunicorn's parent: the process has ended. Free its slot, and remove its gauges."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    slot = _taken.pop(id(worker), None)
+    slot = _slots.pop(id(worker), None)
     if slot is not None and folder() is not None:
         mark_process_dead(slot)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Values that several packages use. Frozen, without behaviour that does I/O.
+"""Values that several packages use. They are frozen and do no I/O.
 
-A phone number is an `int` here and a `bigint` in the database: E.164 without its plus sign (at most
-15 digits), which is half the size of the text and compares faster. `e164` writes it for people.
+A phone number is an `int` in Python and a `bigint` in the database: E.164 without its plus sign (at most 15 digits). It
+needs half the space of the text, and is compared faster. `e164` formats it for people.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 Outcome = Literal["completed", "failed", "canceled", "rejected", "other"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-"""How a call can have ended. `other` stands for a final status that nobody documented."""
+"""How a call can end. `other` means a final status that is not documented."""
 
 CallbackState = Literal["waiting", "applied", "duplicate", "conflict", "unmatched", "unreadable"]
 CALLBACK_STATES: tuple[CallbackState, ...] = get_args(CallbackState)
@@ -36,27 +36,27 @@ WITHDRAWN_REASONS = ("canceled", "suppressed", "answered")
 
 @dataclass(frozen=True, slots=True, order=True)
 class SubmissionKey:
-    """Names one submission: the batch, and the submission's number in it (from 1)."""
+    """Identifies a submission: the batch, and the number of the submission in it (from 1)."""
 
     batch_id: int
     submission_no: int
 
 
 ERASED = "erased"
-"""What is shown in place of a number, and of all else about a person, that was erased on request."""
+"""Replaces a number, and all other data of a person, after it was erased."""
 
 
 def e164(phone_number: int) -> str:
-    """`16175551234` as `+16175551234`; the stand-in of an erased number, which is negative, as `ERASED`."""
+    """`16175551234` as `+16175551234`. The placeholder of an erased number, which is negative, as `ERASED`."""
     return f"+{phone_number}" if phone_number > 0 else ERASED
 
 
 def rfc3339(moment: datetime) -> str:
-    """A time as every answer writes it: in UTC, in whole seconds if it has no fraction, else in microseconds."""
+    """A time in the format of all answers: in UTC, in whole seconds if it has no fraction, else in microseconds."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def masked(phone_number: int | str) -> str:
-    """A number for a log line: everything but its last two digits replaced, its length kept."""
+    """A number for a log line: only its last two digits and its length stay."""
     text = str(phone_number)
     return "*" * max(len(text) - 2, 0) + text[-2:]

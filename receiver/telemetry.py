@@ -1,8 +1,8 @@
-"""Sentry and OpenTelemetry, for those who have them: neither is needed, and neither is installed by itself.
+"""Optional reports to Sentry and OpenTelemetry. Their libraries are not installed by default.
 
-`SENTRY_DSN` reports unforeseen errors (`pip install -e '.[sentry]'`). `OTEL_EXPORTER_OTLP_ENDPOINT` traces the
-requests to the API and the dashboards (`pip install -e '.[opentelemetry]'`); all other `OTEL_*` variables are read
-by its own library. Callbacks are never traced: their path carries a token, and they are too many.
+`SENTRY_DSN` reports unexpected errors (`pip install -e '.[sentry]'`). `OTEL_EXPORTER_OTLP_ENDPOINT` traces the requests
+to the API and the dashboards (`pip install -e '.[opentelemetry]'`). The library reads all other `OTEL_*` variables
+itself. Callbacks are never traced: their path contains a token, and there are too many of them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def start_telemetry(app: Any, secrets: Sequence[str] = ()) -> None:
-    """Start what the environment asks for, in this process; `app`: the Flask app that is traced; None: none.
+    """Start what the environment sets, in this process. `app`: the Flask app to trace, or None.
 
-    Something that is asked for and not installed is a warning: monitoring must not keep the service from starting.
+    A library that is not installed is only a warning: monitoring must not prevent the service from starting.
     """
     if dsn := os.environ.get("SENTRY_DSN"):
         _try("SENTRY_DSN", "sentry", lambda: _start_sentry(dsn, secrets))
@@ -50,10 +50,10 @@ def _start_sentry(dsn: str, secrets: Sequence[str]) -> None:
     sentry.init(
         dsn=dsn,
         release=__version__,
-        # It learns of errors from the log. Its hook into Flask would be in the way of every callback.
+        # Errors are reported from the log. An integration with Flask would slow every request.
         auto_enabling_integrations=False,
         send_default_pii=False,
-        include_local_variables=False,  # callbacks and contacts are in them
+        include_local_variables=False,  # they contain callbacks and contacts
         max_request_body_size="never",
         before_send=lambda event, _: _redacted(event, secrets),
         before_breadcrumb=lambda crumb, _: _redacted(crumb, secrets),
@@ -61,7 +61,7 @@ def _start_sentry(dsn: str, secrets: Sequence[str]) -> None:
 
 
 def _redacted(part: Any, secrets: Sequence[str]) -> Any:
-    """An event with every text in it fit to leave the house."""
+    """The event with every text redacted."""
     if isinstance(part, str):
         return redact(part, secrets)
     if isinstance(part, dict):
@@ -85,7 +85,7 @@ def _start_tracing(app: Any) -> None:
     provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))
 
     def without_query(span: Any, status: str, headers: Any) -> None:
-        # When the answer begins: whatever is set earlier is overwritten by the library itself.
+        # Called when the answer begins. Earlier changes would be overwritten by the library.
         for name, value in dict(getattr(span, "attributes", None) or {}).items():
             if name in _WITH_QUERY:
                 span.set_attribute(name, "" if name == "url.query" else str(value).partition("?")[0])

@@ -1,7 +1,7 @@
-"""The worker: sends submissions, settles callbacks, runs maintenance, and finishes what dead workers left.
+"""The worker: sends submissions, settles callbacks, runs maintenance, and finishes the work of dead workers.
 
-Each of these is a thread with a loop that survives everything but the end of the process: an error is
-logged and the step is done again after a pause, because every step is a transaction of its own.
+Each of these is a thread that repeats a step. If the step fails, the error is logged and the step is repeated after a
+pause. This is safe because each step is a separate transaction.
 """
 
 from __future__ import annotations
@@ -57,19 +57,20 @@ from receiver.results.maintenance import POLLERS, Maintenance
 from receiver.results.settler import Settler
 
 SENDERS = 4
-"""Submissions sent at a time: a provider that is slow to answer one must not hold up the others."""
+"""Submissions sent at the same time. A slow answer to one must not delay the others."""
 
 HEARTBEAT_SECONDS = 5.0
 PRESENCE_SECONDS = 1.0
-"""Between two looks at the connection that holds our lock: a lost one must be back before others have looked twice."""
+"""Interval between two checks of the connection that holds the worker's lock. After a loss, it must hold the lock again
+before the other workers have checked twice."""
 CANCEL_CHECK_SECONDS = 1.0
 SEND_CHECK_SECONDS = 0.2
-"""Between two looks for submissions to send."""
+"""Interval between two searches for submissions to send."""
 GATHER_SECONDS = 0.05
-"""How long callbacks are let gather once all that waited are settled: a group of 200 takes half the work of five groups
-of 40."""
+"""Pause after all callbacks are settled, so that the next ones form a larger group: a group of 200 takes half the work
+of five groups of 40."""
 IDLE_SECONDS = 0.2
-"""The longest pause, while none come."""
+"""Longest pause while no callbacks arrive."""
 ERROR_PAUSE_SECONDS = 1.0
 WRITER_DAYS = 90
 
@@ -77,7 +78,7 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker process. `database_url` is where it works, `provider` whom it sends to."""
+    """One worker process, which sends the submissions in the database to the provider."""
 
     def __init__(self, config: Config, database_url: str, provider: Provider) -> None:
         self._config = config
@@ -88,26 +89,29 @@ class Worker:
         self._stop = threading.Event()
         self._worker_id = 0
         self._measurements = Measurements()
+        self._settle_pause = GATHER_SECONDS
         self._gone: set[int] = set()
-        """Workers that the last look found gone. Dead are those that the next one finds gone, too: when Postgres starts
-        again, the living lose their locks with their connections and have them back in a moment."""
-        self._under_way: set[Taken] = set()
-        """What a sender took and has not recorded the answer for."""
+        """Workers that did not hold their lock at the last heartbeat. A worker is dead if it is missing twice: when
+        Postgres restarts, live workers lose their locks with their connections, and get them back in a moment."""
+        self._in_progress: set[Taken] = set()
+        """Submissions that a sender has claimed, and whose answer is not recorded yet."""
 
     def stop(self) -> None:
-        """End after the steps under way; a request to the provider is waited for as long as `run` allows."""
+        """End after the current steps. `run` limits how long a request to the provider may still take."""
         self._stop.set()
 
     def run(self, grace_seconds: float = 5.0) -> None:
-        """Work until `stop`. Raises DatabaseUnavailable if the database cannot be reached at the start."""
+        """Work until `stop`, then wait for the current steps, at most `grace_seconds`.
+
+        Raises DatabaseUnavailable if the database cannot be reached at the start.
+        """
         presence = self._connect("receiver worker")
         self._worker_id = register_worker(presence, socket.gethostname(), os.getpid(), self._signing_key)
         pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + 5, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
-        # One thread settles: two take turns at Python's lock, which costs them what they gain by not waiting together.
-        steps: list[tuple[str, Callable[[], float]]] = [
-            ("settle", _Settling(Settler(pool, self._measurements, self._config.suppress_statuses)).step)
-        ]
+        settler = Settler(pool, self._measurements, self._config.suppress_statuses)
+        # One thread settles. Two threads would not be faster: they would wait for Python's lock.
+        steps: list[tuple[str, Callable[[], float]]] = [("settle", lambda: self._settle(settler))]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps.append(("mark", MarkRaiser(pool).step))
         steps.append(("cancel", lambda: self._cancel_deployment(pool)))
@@ -117,7 +121,7 @@ class Worker:
         for thread in threads:
             thread.start()
         try:
-            presence = self._look_after(pool, presence)
+            presence = self._stay_present(pool, presence)
         finally:
             self._stop.set()
             deadline = time.monotonic() + grace_seconds
@@ -126,7 +130,7 @@ class Worker:
             with contextlib.suppress(ReceiverError, psycopg.Error):
                 self._write_measurements(pool)
             pool.close(timeout=1)
-            # Last: with this connection ends the lock that says we live.
+            # Last: this releases the lock that shows that the worker is alive.
             presence.close()
         log.info("worker %d stopped", self._worker_id, extra=about("worker_stopped", worker_id=self._worker_id))
 
@@ -134,7 +138,7 @@ class Worker:
         return connect(self._database_url, name=name, autocommit=True, patience_seconds=STATEMENT_SECONDS)
 
     def _repeat(self, name: str, step: Callable[[], float]) -> None:
-        """Do a step again and again, each time after the pause it returned."""
+        """Repeat the step. It returns the pause until the next repetition, in seconds."""
         while not self._stop.is_set():
             try:
                 pause = step()
@@ -146,6 +150,14 @@ class Worker:
                 self._measurements.count("failure", name.partition("-")[0])
                 pause = ERROR_PAUSE_SECONDS
             self._stop.wait(pause)
+
+    def _settle(self, settler: Settler) -> float:
+        """Settle a group. The pauses become longer while no callbacks arrive."""
+        settled = settler.settle_group()
+        if settler.behind:
+            return 0.0
+        self._settle_pause = GATHER_SECONDS if settled else min(self._settle_pause * 1.5, IDLE_SECONDS)
+        return self._settle_pause
 
     def _send(self, pool: Pool) -> float:
         outgoing = self._claim(pool)
@@ -163,7 +175,7 @@ class Worker:
             extra=about("submission_sent", batch_id=outgoing.batch_id, submission=outgoing.submission_no,
                         result=answer.state, provider_status=answer.provider_status, seconds=round(seconds, 3)),
         )  # fmt: skip
-        # Nobody else knows the answer, so it is worth waiting for the database as long as we live.
+        # Only this thread knows the answer, so it waits for the database until the worker stops.
         while True:
             try:
                 with connection(pool) as conn:
@@ -173,7 +185,7 @@ class Worker:
                         "batch %d, submission %d: resolved before the answer to try %d arrived; see its resolution",
                         outgoing.batch_id, outgoing.submission_no, outgoing.tries,
                     )  # fmt: skip
-                self._under_way.discard(_taken(outgoing))
+                self._in_progress.discard(_taken(outgoing))
                 return 0.0
             except (DatabaseUnavailable, psycopg.Error, OSError) as error:
                 log.warning("the provider's answer is not recorded yet: %s", error, extra=about("answer_not_recorded"))
@@ -209,11 +221,11 @@ class Worker:
                     grace=timedelta(seconds=self._config.result_grace_seconds),
                 )
                 if outgoing is not None:
-                    # Before the commit: `_release_untold` takes for lost what is committed and not under way.
-                    self._under_way.add(_taken(outgoing))
+                    # Before the commit: `_release_lost_claims` releases claims that are committed and not in progress.
+                    self._in_progress.add(_taken(outgoing))
         except BaseException:
             if outgoing is not None:
-                self._under_way.discard(_taken(outgoing))
+                self._in_progress.discard(_taken(outgoing))
             raise
         return outgoing
 
@@ -236,33 +248,33 @@ class Worker:
         try:
             return bulk_queue(self._provider, request, csv_blocks(conn, outgoing), outgoing.csv_bytes)
         except (psycopg.Error, ReceiverError, OSError) as error:
-            # `bulk_queue` raises what reading the contacts raised, and only while nothing has been sent.
+            # Reading the contacts failed. `bulk_queue` raises this only if nothing has been sent.
             return Answer("not_sent", error=printable_line(f"The contacts could not be read: {error}"))
         except Exception as error:
             log.exception("sending failed with an unexpected error", extra=about("sending_failed"))
             return Answer("unknown", error=f"Sending failed: {type(error).__name__}")
         finally:
-            # Nothing that closing says may stand in for the answer.
+            # A failure to close must not replace the answer.
             with contextlib.suppress(psycopg.Error, OSError):
                 conn.close()
 
-    def _look_after(self, pool: Pool, presence: Connection) -> Connection:
-        """Be seen alive, and find what dead workers left. Returns the connection that holds our lock."""
-        next_look = time.monotonic()
+    def _stay_present(self, pool: Pool, presence: Connection) -> Connection:
+        """Hold the worker's lock, and send heartbeats, until `stop`. Returns the connection that holds the lock."""
+        next_heartbeat = time.monotonic()
         while not self._stop.is_set():
             try:
-                presence = self._keep_present(presence)
-                if time.monotonic() >= next_look:
-                    next_look = time.monotonic() + HEARTBEAT_SECONDS
-                    self._look(pool)
+                presence = self._hold_lock(presence)
+                if time.monotonic() >= next_heartbeat:
+                    next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+                    self._heartbeat(pool)
             except Exception as error:
                 log.warning("health check failed: %s", error, extra=about("looking_failed"))
                 self._gone = set()
             self._stop.wait(min(PRESENCE_SECONDS, HEARTBEAT_SECONDS))
         return presence
 
-    def _keep_present(self, presence: Connection) -> Connection:
-        """The connection that holds our lock: a new one where its own server says nothing more."""
+    def _hold_lock(self, presence: Connection) -> Connection:
+        """The connection that holds the worker's lock. Opens a new one if the old one does not answer."""
         if not presence.closed:
             try:
                 presence.execute("select")
@@ -276,10 +288,11 @@ class Worker:
             fresh.close()
             raise
         if not held:
-            fresh.close()  # the server has not noticed yet that the lost one is gone
+            fresh.close()  # the server has not noticed yet that the old connection is lost
         return fresh
 
-    def _look(self, pool: Pool) -> None:
+    def _heartbeat(self, pool: Pool) -> None:
+        """Show that this worker is alive, do small regular tasks, and finish the work of dead workers."""
         with connection(pool) as conn:
             see_worker(conn, self._worker_id)
         self._write_measurements(pool)
@@ -290,7 +303,7 @@ class Worker:
             adopt_batches(conn, self._provider.simulated)
         with connection(pool) as conn:
             note_waiting(conn, self._provider.simulated)
-        self._release_untold(pool)
+        self._release_lost_claims(pool)
         with connection(pool) as conn:
             gone = find_gone(conn, self._worker_id)
             abandoned = abandon_submissions(conn, self._worker_id, among=self._gone)
@@ -313,26 +326,12 @@ class Worker:
             self._measurements.back(taken)
             raise
 
-    def _release_untold(self, pool: Pool) -> None:
+    def _release_lost_claims(self, pool: Pool) -> None:
+        """Release claims that are committed, although the connection broke before a sender learned of it."""
         with connection(pool) as conn:
-            # First the database, then our memory: what was taken in between is in the latter only.
+            # Read the database before `_in_progress`: a claim made in between is only in the latter.
             taken = list_taken(conn, self._worker_id)
-            release_untold(conn, self._worker_id, [each for each in taken if each not in self._under_way])
-
-
-class _Settling:
-    """Settles group after group, and looks more rarely the longer none comes."""
-
-    def __init__(self, settler: Settler) -> None:
-        self._settler = settler
-        self._pause = GATHER_SECONDS
-
-    def step(self) -> float:
-        settled = self._settler.settle_group()
-        if self._settler.behind:
-            return 0.0
-        self._pause = GATHER_SECONDS if settled else min(self._pause * 1.5, IDLE_SECONDS)
-        return self._pause
+            release_untold(conn, self._worker_id, [each for each in taken if each not in self._in_progress])
 
 
 def _taken(outgoing: Outgoing) -> Taken:

@@ -1,8 +1,8 @@
 """`make audit`: what bandit finds in the code, and pip-audit in the pinned requirements. Exit status 1 if either does.
 
-bandit's findings have the numbers that ruff's rules have (B608 is S608), and are excused by the same `noqa` with its
-reason on the line, or by the same entry in pyproject.toml: so nothing is excused twice, and nothing without a reason.
-Whoever runs it needs a network for the second part: where the advisories cannot be asked for, it says so and fails.
+bandit's findings have the numbers of ruff's rules (B608 is S608). The same `noqa` with its reason, or the same entry in
+pyproject.toml, excuses both, so no reason is given twice.
+The second part needs a network. If the advisories cannot be read, it reports this and fails.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PINS = ("requirements.txt", "requirements-dev.txt", "requirements-fuzz.txt", "re
 
 COVERED = {
     "B101": "assert is S101 of ruff, which `make lint` holds the code to",
-    "B310": "S310 sees where an address begins with http://, and bandit does not",
-    "B404": "to import subprocess is no fault; each call is looked at as S603",
+    "B310": "S310 recognizes an address that begins with http://; bandit does not",
+    "B404": "importing subprocess is not a fault; S603 checks each call",
     "B406": "xml.sax.saxutils.escape parses nothing; what parses is defusedxml",
-    "B608": "S608 is looked at room by room (pyproject.toml); tests/web/test_injection.py tries every parameter",
+    "B608": "S608 is checked for each package (pyproject.toml); tests/web/test_injection.py tries every parameter",
 }
-"""Rules that are judged elsewhere, and where."""
+"""Rules that are checked elsewhere, and where."""
 
 
 def excused(finding: dict[str, Any]) -> bool:
@@ -36,7 +36,7 @@ def excused(finding: dict[str, Any]) -> bool:
 
 
 def audit_code(bandit: str) -> bool:
-    """Whether bandit found nothing that nobody has given a reason for."""
+    """Whether each of bandit's findings has a reason."""
     command = [bandit, "--quiet", "--format", "json", "--recursive", *CODE]
     found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout)
     left = [each for each in found["results"] if each["test_id"] not in COVERED and not excused(each)]
@@ -50,7 +50,7 @@ def audit_code(bandit: str) -> bool:
 
 
 def audit_pins(pip_audit: str) -> bool:
-    """Whether no pinned requirement has a known fault. A requirement that cannot be asked about is no answer."""
+    """Whether no pinned requirement has a known fault. A requirement that cannot be checked counts as a fault."""
     well = True
     for pins in PINS:
         command = [pip_audit, "--strict", "--disable-pip", "--require-hashes", "--progress-spinner", "off", "-r", pins]

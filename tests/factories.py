@@ -160,7 +160,7 @@ def claim_waiting(conn: Connection, limit: int) -> list[Stored]:
 
 
 def settle_all(conn: Connection, group: int = 500) -> int:
-    """Settle whatever waits, `group` callbacks a transaction; returns how many."""
+    """Settle all waiting callbacks, `group` in a transaction, and return how many."""
     settled = 0
     while claimed := claim_waiting(conn, group):
         settle(conn, claimed)

@@ -16,14 +16,14 @@ from tests.acceptance.postgres import Postgres
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 LONG = 3600
-"""As a limit: however slow this machine is, the replica is never too far behind."""
+"""A limit for the lag that even a slow machine does not reach."""
 
 
 @contextmanager
 def migrated_primary(session_folder: Path) -> Iterator[Postgres]:
     folder = Path(mkdtemp(prefix="r", dir=session_folder))
-    # Replay cancels at once what stands in its way: max_standby_streaming_delay is 30 s otherwise. What vacuum does of
-    # its own accord would cancel reads that nobody wants canceled.
+    # Replay cancels a conflicting read at once; the default of max_standby_streaming_delay is 30 s. Autovacuum would
+    # cancel reads that must succeed.
     with Postgres(folder, {"max_standby_streaming_delay": "0", "autovacuum": "off"}) as server:
         migrate(server.url)
         yield server
@@ -40,7 +40,7 @@ def standby_of(primary: Postgres, folder: Path) -> Iterator[Postgres]:
 
 
 def stop_replay(standby: Postgres) -> None:
-    """What comes in is kept and not shown: a standby that cannot keep up."""
+    """Simulate a standby that cannot keep up: it receives the log, but does not replay it."""
     standby.execute("select pg_wal_replay_pause()")
     eventually(lambda: standby.execute("select pg_get_wal_replay_pause_state()") == [("paused",)])
 
@@ -62,7 +62,7 @@ def await_fit(replica: Replica) -> None:
 
 @contextmanager
 def patient_replica() -> Iterator[None]:
-    """A standby that is well is not given up because this machine is busy."""
+    """Do not stop using a working standby because this machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONNECTION_WAIT_SECONDS", "STATEMENT_SECONDS"):
             patch.setattr(f"receiver.database.replica.{name}", PATIENCE_SECONDS)
@@ -71,7 +71,7 @@ def patient_replica() -> Iterator[None]:
 
 @contextmanager
 def readers(primary: Postgres, standby: Postgres) -> Iterator[tuple[Replica, Reader]]:
-    """The replica, once it is asked, and the reads of one answer; both patient."""
+    """The replica, when it can be used, and the reads of one answer. Both have long time limits."""
     with patient_replica():
         replica = Replica(standby.url, primary.url, max_lag_seconds=LONG, max_size=2)
         pool = open_pool(primary.url, max_size=1, name="test", wait_seconds=PATIENCE_SECONDS)

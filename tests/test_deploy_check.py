@@ -1,4 +1,4 @@
-"""`doctor --deploy`: each thing that it proves, as it is and as it is not."""
+"""`doctor --deploy`: each check, with the right and with a wrong setting."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def looking(database_url: str) -> Iterator[Connection]:
 
 
 def send(conn: Connection, key: str = SECRET) -> None:
-    """A batch that expects results, whose token was signed with the key."""
+    """Make a batch that expects results. Its token was signed with the key."""
     make_batch(conn, send=False)
     worker_id = register_worker(conn, "test", 1, fingerprint(key))
     assert claim_submission(conn, worker_id, signing_key=fingerprint(key)) is not None
@@ -53,8 +53,8 @@ def send(conn: Connection, key: str = SECRET) -> None:
 # Journal -----------------------------------------------------------------------------------------
 
 
-def test_journal_is_written_and_nothing_of_it_is_left(looking: Connection) -> None:
-    assert levels(deploy_check.look_at_journal(looking))["journal"] in ("ok", "warning")
+def test_journal_is_written_and_rolled_back(looking: Connection) -> None:
+    assert levels(deploy_check.check_journal(looking))["journal"] in ("ok", "warning")
     for table in ("callback", "waiting", "journal_writer", "batch_count"):
         assert looking.execute(sql.SQL("select from {}").format(sql.Identifier(table))).fetchone() is None, table
     assert looking.execute("select nextval(pg_get_serial_sequence('callback', 'callback_id'))").fetchone() == (2,)
@@ -62,7 +62,7 @@ def test_journal_is_written_and_nothing_of_it_is_left(looking: Connection) -> No
 
 def test_read_only_database_is_a_failure_that_names_the_setting(looking: Connection) -> None:
     looking.execute("set default_transaction_read_only = on")
-    found = only(deploy_check.look_at_journal(looking))
+    found = only(deploy_check.check_journal(looking))
     assert found.level == "failure" and "DATABASE_URL" in found.message and "read-only" in found.message
 
 
@@ -73,7 +73,7 @@ def test_role_that_may_not_store_is_a_failure(looking: Connection, database_url:
         looking.execute(sql.SQL("grant select on all tables in schema public to {}").format(sql.Identifier(role)))
         url = make_conninfo(database_url, user=role)
         with connect(url, name="receiver doctor", autocommit=True) as reader:
-            found = only(deploy_check.look_at_journal(reader))
+            found = only(deploy_check.check_journal(reader))
         assert found.level == "failure" and "permission denied" in found.message
     finally:
         looking.execute(sql.SQL("drop owned by {}").format(sql.Identifier(role)))
@@ -82,71 +82,71 @@ def test_role_that_may_not_store_is_a_failure(looking: Connection, database_url:
 
 def test_session_that_does_not_commit_durably_is_a_failure(looking: Connection) -> None:
     looking.execute("set synchronous_commit = off")
-    assert only(deploy_check.look_at_journal(looking)).level == "failure"
+    assert only(deploy_check.check_journal(looking)).level == "failure"
 
 
 # Spool -------------------------------------------------------------------------------------------
 
 
-def test_spool_in_use_keeps_what_it_holds_and_its_count(config: Config) -> None:
+def test_spool_in_use_keeps_its_callbacks_and_its_count(config: Config) -> None:
     spool = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
     first, second = (Group(uuid4(), 1, (make_callback(1, b"a"), make_callback(1, b"b"))) for _ in range(2))
     spool.append(first)
-    assert deploy_check.look_at_spool(config).level == "ok"
+    assert deploy_check.check_spool(config).level == "ok"
     spool.append(second)
     assert spool.depth() == 4
     assert [group for _, group in spool.oldest(10)] == [first, second]
     spool.close()
 
 
-def test_first_look_leaves_no_spool_behind_that_another_account_could_not_use(config: Config) -> None:
+def test_check_creates_no_spool_that_another_account_could_not_use(config: Config) -> None:
     before = set(config.data_dir.rglob("*"))
-    assert deploy_check.look_at_spool(config).level == "ok"
+    assert deploy_check.check_spool(config).level == "ok"
     assert set(config.data_dir.rglob("*")) == before
 
 
-def test_spool_without_room_and_folder_that_cannot_be_written_name_the_setting(config: Config, tmp_path: Path) -> None:
-    found = deploy_check.look_at_spool(replace(config, spool_max_bytes=1))
+def test_full_spool_and_unwritable_folder_name_the_setting(config: Config, tmp_path: Path) -> None:
+    found = deploy_check.check_spool(replace(config, spool_max_bytes=1))
     assert found.level == "failure" and "SPOOL_MAX_BYTES" in found.message
     (tmp_path / "file").write_text("")
-    found = deploy_check.look_at_spool(replace(config, data_dir=tmp_path / "file"))
+    found = deploy_check.check_spool(replace(config, data_dir=tmp_path / "file"))
     assert found.level == "failure" and "DATA_DIR" in found.message
 
 
 # Keys --------------------------------------------------------------------------------------------
 
 
-def test_key_that_expected_results_need_must_be_given(conn: Connection, config: Config) -> None:
-    assert deploy_check.look_at_keys(conn, config).level == "ok"
+def test_key_of_expected_results_must_be_configured(conn: Connection, config: Config) -> None:
+    assert deploy_check.check_keys(conn, config).level == "ok"
     send(conn, OTHER)
-    found = deploy_check.look_at_keys(conn, config)
+    found = deploy_check.check_keys(conn, config)
     assert found.level == "failure" and found.message.startswith("SECRET_KEY lacks the key")
-    assert deploy_check.look_at_keys(conn, replace(config, accepts_key_loss=True)).level == "warning"
-    assert deploy_check.look_at_keys(conn, replace(config, secret_keys=(SECRET, OTHER))).level == "ok"
+    assert deploy_check.check_keys(conn, replace(config, accepts_key_loss=True)).level == "warning"
+    assert deploy_check.check_keys(conn, replace(config, secret_keys=(SECRET, OTHER))).level == "ok"
 
 
 # PUBLIC_URL --------------------------------------------------------------------------------------
 
 
 def receiver_level(config: Config, url: str, *, expects: bool = True, earlier: bool = False) -> str:
-    found = list(deploy_check.look_at_receiver(replace(config, public_url=url), expects=expects, earlier=earlier))
+    found = list(deploy_check.check_receiver(replace(config, public_url=url), expects=expects, earlier=earlier))
     assert all(finding.subject == "PUBLIC_URL" for finding in found)
     found = [
         each for each in found if not each.message.endswith("the provider may not wait that long")
-    ]  # a busy machine
+    ]  # the machine was busy
     assert len(found) == 1
     if found[0].level == "failure":
         assert "PUBLIC_URL" in found[0].message
     return found[0].level
 
 
-def test_receiver_with_the_same_keys_is_well_and_one_with_others_is_not(app: Flask, config: Config) -> None:
+def test_receiver_with_the_same_keys_is_ok_and_one_with_others_is_a_failure(app: Flask, config: Config) -> None:
     other = replace(config, secret_keys=(OTHER,))
     with served(app) as url:
         for expects in (True, False):
             assert receiver_level(config, url, expects=expects) == "ok"
             assert receiver_level(other, url, expects=expects) == "failure"
-        assert receiver_level(replace(config, secret_keys=(SECRET, OTHER)), url) == "ok", "the next key is known first"
+        assert receiver_level(replace(config, secret_keys=(SECRET, OTHER)), url) == "ok", "the next key verifies"
         assert receiver_level(replace(other, accepts_key_loss=True), url) == "warning"
         assert receiver_level(other, url, earlier=True) == "warning", "1.0.0 does not know the token"
 
@@ -162,7 +162,7 @@ def test_receiver_with_the_same_keys_is_well_and_one_with_others_is_not(app: Fla
         (401, "failure", "failure"),
     ],
 )
-def test_page_of_somebody_else_is_a_failure_where_results_are_expected(
+def test_page_of_another_service_is_a_failure_if_results_are_expected(
     config: Config, status: int, expecting: str, first: str
 ) -> None:
     @Request.application
@@ -174,7 +174,7 @@ def test_page_of_somebody_else_is_a_failure_where_results_are_expected(
         assert receiver_level(config, url, expects=False) == first
 
 
-def test_receiver_that_forbids_this_machine_is_a_warning_and_anybody_elses_403_is_not(
+def test_receiver_that_forbids_this_machine_is_a_warning_and_another_403_is_a_failure(
     config: Config, database_url: str
 ) -> None:
     sources = replace(config, result_sources=(ip_network("192.0.2.0/24"),))
@@ -189,7 +189,7 @@ def test_receiver_that_forbids_this_machine_is_a_warning_and_anybody_elses_403_i
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
-def test_address_that_leads_to_nothing_is_a_failure_where_results_are_expected(config: Config, host: str) -> None:
+def test_address_without_a_server_is_a_failure_if_results_are_expected(config: Config, host: str) -> None:
     url = f"http://{host}:{free_port()}"
     assert receiver_level(config, url, expects=True) == "failure"
     assert receiver_level(config, url, expects=False) == "warning"
@@ -213,14 +213,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return status, capsys.readouterr().out
 
 
-def test_first_deploy_passes_though_nothing_runs_yet(
+def test_first_deploy_passes_before_anything_runs(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, said = run(capsys)
     assert status == 0 and "0 failures" in said, said
 
 
-def test_wrong_settings_fail_and_are_named(
+def test_wrong_settings_fail_and_the_message_names_them(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], conn: Connection, database_url: str, app: Flask
 ) -> None:
     send(conn)

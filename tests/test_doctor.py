@@ -1,4 +1,4 @@
-"""`doctor` against what it looks at: a served app, a database, a disk, a provider; each well, and each not."""
+"""`doctor` with an app, a database, a disk and a provider, in order and with faults."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def served(wsgi: Any) -> Iterator[str]:
-    """The address that a WSGI app answers on."""
+    """Serve a WSGI app, and return its address."""
     server = make_server("127.0.0.1", 0, wsgi, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -72,12 +72,12 @@ def test_served_app_answers_as_a_result_url_must_and_nothing_is_stored(
 ) -> None:
     monkeypatch.setattr(doctor, "SLOW_SECONDS", 60)
     with served(app) as url:
-        found = only(doctor.look_at_public_url(replace(config, public_url=url)))
+        found = only(doctor.check_public_url(replace(config, public_url=url)))
     assert (found.level, found.message) == ("ok", f"{url} answers as a result_url must")
     assert conn.execute("select count(*) from callback").fetchone() == (0,)
 
 
-def test_nothing_is_sent_to_public_url_that_could_be_used_there(config: Config) -> None:
+def test_public_url_receives_no_token_that_could_be_used(config: Config) -> None:
     asked: list[str] = []
 
     @Request.application
@@ -86,14 +86,14 @@ def test_nothing_is_sent_to_public_url_that_could_be_used_there(config: Config) 
         return Response("", 200 if len(asked) < 4 else 404)
 
     with served(stranger) as url:
-        list(doctor.look_at_public_url(replace(config, public_url=url)))
+        list(doctor.check_public_url(replace(config, public_url=url)))
     assert len(asked) == 4
     assert {ResultTokens(config.secret_keys).read(token) for token in asked} == {None}
 
 
-def test_other_secret_is_told(app: Flask, config: Config) -> None:
+def test_different_secret_is_reported(app: Flask, config: Config) -> None:
     with served(app) as url:
-        found = only(doctor.look_at_public_url(replace(config, public_url=url, secret_keys=("x" * 40,))))
+        found = only(doctor.check_public_url(replace(config, public_url=url, secret_keys=("x" * 40,))))
     assert found.level == "failure" and "another SECRET_KEY" in found.message
 
 
@@ -101,19 +101,19 @@ def test_other_secret_is_told(app: Flask, config: Config) -> None:
     ("status", "hint"),
     [(301, "to its target"), (401, "requires a login"), (502, "see the logs"), (200, "instead of this service")],
 )
-def test_whatever_stands_in_front_and_answers_itself_is_told(config: Config, status: int, hint: str) -> None:
+def test_proxy_that_answers_itself_is_reported(config: Config, status: int, hint: str) -> None:
     @Request.application
     def in_front(request: Request) -> Response:
         return Response("", status, {"Location": "https://www.example.com/results/"})
 
     with served(in_front) as url:
-        found = only(doctor.look_at_public_url(replace(config, public_url=url)))
+        found = only(doctor.check_public_url(replace(config, public_url=url)))
     assert found.level == "failure" and hint in found.message
-    assert "/results/1-1" not in found.message, "a token opens something, and nobody needs to see it"
+    assert "/results/1-1" not in found.message, "a message must not contain a token"
 
 
-def test_address_that_nobody_serves_is_told(config: Config) -> None:
-    found = only(doctor.look_at_public_url(replace(config, public_url=f"http://127.0.0.1:{free_port()}")))
+def test_unreachable_address_is_reported(config: Config) -> None:
+    found = only(doctor.check_public_url(replace(config, public_url=f"http://127.0.0.1:{free_port()}")))
     assert found.level == "failure" and "cannot be reached" in found.message
 
 
@@ -129,19 +129,19 @@ def looking(database_url: str) -> Iterator[Connection]:
 def test_settings_that_can_lose_data_are_failures(looking: Connection) -> None:
     looking.execute("set synchronous_commit = off")
     looking.execute("set default_transaction_read_only = on")
-    found = [finding for finding in doctor.look_at_database(looking) if finding.subject == "settings"]
+    found = [finding for finding in doctor.check_database(looking) if finding.subject == "settings"]
     said = {finding.message.split(" is ")[0]: finding.level for finding in found}
-    # The tests' own server is hurried, and the doctor sees that.
+    # The tests' server does not sync, and the doctor reports that.
     assert said.items() >= {"fsync": "failure", "synchronous_commit": "failure"}.items()
     assert said["transaction_read_only"] == "failure"
     assert "server_encoding" not in said and "TimeZone" not in said
 
 
-def test_worker_that_lives_is_well_and_one_that_never_was_is_not(looking: Connection, conn: Connection) -> None:
-    assert levels(doctor.look_at_database(looking))["worker"] == "failure"
+def test_running_worker_is_ok_and_a_missing_one_is_a_failure(looking: Connection, conn: Connection) -> None:
+    assert levels(doctor.check_database(looking))["worker"] == "failure"
     register_worker(conn, "here", 1)
     conn.commit()
-    found = levels(doctor.look_at_database(looking))
+    found = levels(doctor.check_database(looking))
     assert (found["worker"], found["callbacks"], found["migrations"], found["clock"]) == ("ok",) * 4
 
 
@@ -149,23 +149,23 @@ def test_worker_that_has_ended_is_not_counted(looking: Connection, database_url:
     for _ in range(2):
         with connect(database_url, name="worker", autocommit=True) as ended:
             register_worker(ended, "here", 1)
-    eventually(lambda: levels(doctor.look_at_database(looking))["worker"] == "failure")
+    eventually(lambda: levels(doctor.check_database(looking))["worker"] == "failure")
     with connect(database_url, name="worker", autocommit=True) as living:
         register_worker(living, "here", 1)
-        (found,) = [each for each in doctor.look_at_database(looking) if each.subject == "worker"]
+        (found,) = [each for each in doctor.check_database(looking) if each.subject == "worker"]
         assert found.message.startswith("1 seen")
 
 
-def test_doubts_and_old_callbacks_are_told(looking: Connection, conn: Connection) -> None:
+def test_unknown_submissions_and_old_callbacks_are_reported(looking: Connection, conn: Connection) -> None:
     make_batch(conn, send=False)
     answer_submissions(conn, lambda _: UNKNOWN)
     conn.execute("insert into waiting values (1, 1, now() - interval '1 hour')")
     conn.commit()
-    found = levels(doctor.look_at_database(looking))
+    found = levels(doctor.check_database(looking))
     assert (found["submissions"], found["callbacks"]) == ("warning", "warning")
 
 
-def test_database_that_was_not_migrated_says_how(
+def test_missing_migration_is_reported_with_the_command(
     empty_database_url: str, config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variables = {
@@ -185,7 +185,7 @@ def test_database_that_was_not_migrated_says_how(
     assert lines[-1].endswith(" failures.")
 
 
-def test_every_fault_of_the_configuration_is_told() -> None:
+def test_every_fault_of_the_configuration_is_reported() -> None:
     found = list(doctor.examine({"PORT": "x", "DATABASE_URL": "mysql://u:sesame@h/d"}))
     assert [finding.level for finding in found] == ["failure"] * 3
     assert "sesame" not in " ".join(finding.message for finding in found)
@@ -194,12 +194,12 @@ def test_every_fault_of_the_configuration_is_told() -> None:
 # Configuration, disk, provider -------------------------------------------------------------------
 
 
-def test_provider_that_could_never_reach_us_is_a_failure(config: Config) -> None:
+def test_loopback_public_url_with_a_real_provider_is_a_failure(config: Config) -> None:
     real = replace(config, plum_user="u", plum_key="k", metrics_key="m", secret_keys=("x" * 40,))
     expected = {"http://127.0.0.1:8000": "failure", "http://r.example": "warning", "https://r.example": "ok"}
     for url, level in expected.items():
-        assert only(doctor.look_at_configuration(replace(real, public_url=url))).level == level
-    warned = list(doctor.look_at_configuration(replace(real, public_url="https://r.example", metrics_key=None)))
+        assert only(doctor.check_configuration(replace(real, public_url=url))).level == level
+    warned = list(doctor.check_configuration(replace(real, public_url="https://r.example", metrics_key=None)))
     assert [finding.level for finding in warned] == ["warning"] and "METRICS_KEY" in warned[0].message
 
 
@@ -213,8 +213,8 @@ def test_provider_that_could_never_reach_us_is_a_failure(config: Config) -> None
         ({"database_replica_url": "postgresql://u:sesame@db.example/d"}, "DATABASE_REPLICA_URL reaches db.example"),
     ],
 )
-def test_line_that_others_can_read_is_told(config: Config, changes: dict[str, Any], hint: str) -> None:
-    (found,) = doctor.look_at_configuration(_in_earnest(config, **changes))
+def test_connection_that_others_can_read_is_reported(config: Config, changes: dict[str, Any], hint: str) -> None:
+    (found,) = doctor.check_configuration(_in_earnest(config, **changes))
     assert found.level == "warning" and hint in found.message
     assert "sesame" not in found.message
 
@@ -231,8 +231,8 @@ def test_line_that_others_can_read_is_told(config: Config, changes: dict[str, An
         {"database_url": "dbname=d"},
     ],
 )
-def test_line_that_nobody_else_can_read_is_well(config: Config, changes: dict[str, Any]) -> None:
-    assert only(doctor.look_at_configuration(_in_earnest(config, **changes))).level == "ok"
+def test_encrypted_or_local_connection_is_ok(config: Config, changes: dict[str, Any]) -> None:
+    assert only(doctor.check_configuration(_in_earnest(config, **changes))).level == "ok"
 
 
 def _in_earnest(config: Config, **changes: Any) -> Config:
@@ -240,41 +240,43 @@ def _in_earnest(config: Config, **changes: Any) -> Config:
     return replace(config, **{**usual, "public_url": "https://r.example", **changes})
 
 
-def test_disk_that_is_too_small_for_the_spool_is_told(config: Config) -> None:
-    assert levels(doctor.look_at_disk(config)) == {"disk": "ok", "spool": "ok"}
-    assert levels(doctor.look_at_disk(replace(config, spool_max_bytes=1 << 50)))["disk"] == "warning"
+def test_disk_too_small_for_the_spool_is_reported(config: Config) -> None:
+    assert levels(doctor.check_disk(config)) == {"disk": "ok", "spool": "ok"}
+    assert levels(doctor.check_disk(replace(config, spool_max_bytes=1 << 50)))["disk"] == "warning"
 
 
-def test_folder_that_cannot_be_written_is_told(config: Config, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_reported(config: Config, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert only(doctor.look_at_disk(replace(config, data_dir=tmp_path / "file"))).level == "failure"
+    assert only(doctor.check_disk(replace(config, data_dir=tmp_path / "file"))).level == "failure"
 
 
-def test_spool_that_holds_callbacks_and_one_that_is_broken_are_told(config: Config) -> None:
+def test_spool_with_callbacks_and_broken_spool_are_reported(config: Config) -> None:
     spool = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
     batch = make_callback(1)
     spool.append(Group(uuid4(), 1, (batch, batch)))
     spool.close()
-    found = {finding.subject: finding for finding in doctor.look_at_disk(config)}
+    found = {finding.subject: finding for finding in doctor.check_disk(config)}
     assert found["spool"].level == "warning" and "contains 2 callbacks" in found["spool"].message
     for path in config.data_dir.glob("spool.sqlite3*"):
         path.write_bytes(b"not a database" * 100)
-    assert levels(doctor.look_at_disk(config))["spool"] == "failure"
+    assert levels(doctor.check_disk(config))["spool"] == "failure"
 
 
-def test_provider_is_asked_without_queueing_anybody(config: Config) -> None:
-    assert only(doctor.look_at_provider(replace(config, plum_user=None, plum_key=None))).level == "warning"
+def test_provider_is_checked_without_queueing_a_call(config: Config) -> None:
+    assert only(doctor.check_provider(replace(config, plum_user=None, plum_key=None))).level == "warning"
     settings = Settings()
     with Simulator(settings) as simulator:
         asked = replace(config, plum_url=simulator.url, plum_user=settings.user, plum_key=settings.key)
-        assert only(doctor.look_at_provider(replace(asked, plum_key="another"))).level == "failure"
-        assert only(doctor.look_at_provider(asked)).level == "ok"
-    found = only(doctor.look_at_provider(asked))
+        assert only(doctor.check_provider(replace(asked, plum_key="another"))).level == "failure"
+        assert only(doctor.check_provider(asked)).level == "ok"
+    found = only(doctor.check_provider(asked))
     assert found.level == "failure" and "cannot be reached" in found.message
 
 
 @pytest.mark.parametrize(("status", "level"), [(401, "failure"), (403, "ok"), (404, "ok"), (302, "warning")])
-def test_what_the_provider_answers_tells_the_credentials_apart(config: Config, status: int, level: str) -> None:
+def test_answer_of_the_provider_shows_whether_the_credentials_are_right(
+    config: Config, status: int, level: str
+) -> None:
     asked: list[tuple[str, str]] = []
 
     @Request.application
@@ -283,6 +285,6 @@ def test_what_the_provider_answers_tells_the_credentials_apart(config: Config, s
         return Response('{"error": "no: the-key"}', status, content_type="application/json")
 
     with served(provider) as url:
-        found = only(doctor.look_at_provider(replace(config, plum_url=url, plum_user="u", plum_key="the-key")))
+        found = only(doctor.check_provider(replace(config, plum_url=url, plum_user="u", plum_key="the-key")))
     assert (found.level, asked) == (level, [("GET", "/api/outbound/0")])
     assert "the-key" not in found.message

@@ -1,4 +1,4 @@
-"""The environment, read whole: every variable, every default, and every fault at once."""
+"""Reading the environment: every variable, every default, and all faults at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def faults(**environ: str) -> list[tuple[str | int, str]]:
     return [(fault.where, fault.code) for fault in caught.value.faults]
 
 
-def test_nothing_set_is_everything_embedded_on_this_machine() -> None:
+def test_defaults_run_everything_on_this_machine() -> None:
     config = read_config({})
     assert config == Config(
         data_dir=Path("var").absolute(),
@@ -79,19 +79,19 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         callback_budget=7,
     )
     assert config.has_provider
-    assert not (tmp_path / "data").exists()  # reading makes nothing
+    assert not (tmp_path / "data").exists()  # reading creates nothing
 
 
-def test_public_url_is_this_machines_port_by_default() -> None:
+def test_default_public_url_is_the_port_on_this_machine() -> None:
     assert read_config({"PORT": "9000"}).public_url == "http://127.0.0.1:9000"
 
 
-def test_empty_and_blank_variables_are_as_good_as_none() -> None:
+def test_blank_variables_count_as_not_set() -> None:
     names = ["DATABASE_URL", "PUBLIC_URL", "PLUM_USER", "PLUM_KEY", "SECRET_KEY", "PORT", "RETENTION_DAYS", "DATA_DIR"]
     assert read_config({name: " " for name in names}) == read_config({})
 
 
-def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = faults(
         DATABASE_URL="mysql://user:the-password@db/receiver?ssl=1",
@@ -125,7 +125,7 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "-1", "8e3", "8000.0", "+8000", "\u0668\u0660", "9" * 5000, "0x50"])
-def test_port_that_is_no_port_is_a_fault(value: str) -> None:
+def test_invalid_port_is_a_fault(value: str) -> None:
     assert faults(PORT=value) == [("PORT", "invalid")]
 
 
@@ -147,12 +147,12 @@ def test_database_url_that_is_not_for_postgres_is_a_fault(value: str) -> None:
         "postgresql://h1:1,h2:2/d?target_session_attrs=read-write",
     ],
 )
-def test_database_url_is_taken_in_each_of_libpqs_forms(value: str) -> None:
+def test_database_url_may_have_each_of_libpqs_forms(value: str) -> None:
     assert read_config({"DATABASE_URL": value, "SECRET_KEY": KEY}).database_url == value
 
 
 @pytest.mark.parametrize("password", ["p@ss/word#1", "p@ss", "p/w", "p#w/x", "p?w/x", "50%", "%zz"])
-def test_password_that_libpq_would_cut_is_a_fault_that_says_how_to_write_it(password: str) -> None:
+def test_password_that_libpq_would_cut_is_a_fault_that_explains_encoding(password: str) -> None:
     value = f"postgresql://user:{password}@host/d"
     with pytest.raises(ConfigurationError) as caught:
         read_config({"DATABASE_URL": value, "SECRET_KEY": KEY})
@@ -182,7 +182,7 @@ def test_password_that_libpq_would_cut_is_a_fault_that_says_how_to_write_it(pass
         "javascript:alert(1)",
     ],
 )
-def test_addresses_that_cannot_be_called_are_faults(value: str) -> None:
+def test_invalid_http_addresses_are_faults(value: str) -> None:
     for name in ("PUBLIC_URL", "PLUM_URL"):
         assert faults(**{name: value}) == [(name, "invalid")]
 
@@ -197,7 +197,7 @@ def test_public_url_leaves_room_for_the_longest_token() -> None:
     assert faults(PUBLIC_URL=fits + "x") == [("PUBLIC_URL", "invalid")]
 
 
-def test_secret_key_is_required_with_a_database_of_ones_own() -> None:
+def test_secret_key_is_required_with_an_external_database() -> None:
     for value in ("", " ", ","):
         assert faults(DATABASE_URL=DATABASE, SECRET_KEY=value) == [("SECRET_KEY", "missing")]
     assert read_config({"SECRET_KEY": KEY}).secret_keys == (KEY,)
@@ -207,12 +207,12 @@ def test_one_short_key_in_the_list_is_a_fault() -> None:
     assert faults(SECRET_KEY=f"{KEY},{KEY[:-1]}") == [("SECRET_KEY", "too_short")]
 
 
-def test_half_of_the_providers_credentials_is_a_fault() -> None:
+def test_user_without_key_or_key_without_user_is_a_fault() -> None:
     assert faults(PLUM_USER="me") == [("PLUM_KEY", "missing")]
     assert faults(PLUM_KEY="key") == [("PLUM_USER", "missing")]
 
 
-def test_no_secret_stands_in_a_repr_or_a_message() -> None:
+def test_no_repr_and_no_message_contains_a_secret() -> None:
     secrets = {"DATABASE_URL": DATABASE, "SECRET_KEY": f"{KEY}1,{KEY}2", "PLUM_USER": "me", "PLUM_KEY": "developer-key"}
     shown = repr(read_config(secrets))
     broken = {
@@ -244,7 +244,7 @@ def test_settings_decide_whether_batches_are_for_a_simulator(environment: dict[s
     assert config.simulated is simulated and config.batch_kind is simulated
 
 
-def test_kind_of_a_batch_is_open_where_the_worker_may_have_other_settings() -> None:
+def test_kind_of_a_batch_is_open_if_the_worker_may_have_other_settings() -> None:
     config = read_config({"DATABASE_URL": "postgresql://db.example/calls", "SECRET_KEY": "k" * 32})
     assert config.simulated and config.batch_kind is None
 

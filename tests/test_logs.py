@@ -1,4 +1,4 @@
-"""Log lines: what stands in them, and what never does."""
+"""Log lines: their content, and what they never contain."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NUMBERS = (
 
 @pytest.fixture
 def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
-    """A logger of the test's own, and what it writes as JSON."""
+    """A logger of the test, and its output as JSON."""
     written = io.StringIO()
     line = logging.StreamHandler(written)
     line.setFormatter(JsonFormatter(["a-provider-key"]))
@@ -50,7 +50,7 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
 
 
 @pytest.mark.parametrize("text", NUMBERS)
-def test_of_a_phone_number_only_the_last_two_digits_stay(text: str) -> None:
+def test_only_the_last_two_digits_of_a_phone_number_stay(text: str) -> None:
     said = redact(f"asked about {text}, and again")
     digits = [letter for letter in text if letter.isdigit()]
     assert "".join(digits[-6:]) not in "".join(letter for letter in said if letter.isdigit())
@@ -71,11 +71,11 @@ def test_of_a_phone_number_only_the_last_two_digits_stay(text: str) -> None:
         "pid 1234567, 65536 bytes",
     ],
 )
-def test_what_is_no_secret_is_left_as_it_is(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     assert redact(text) == text
 
 
-def test_tokens_keys_and_passwords_are_left_out() -> None:
+def test_tokens_keys_and_passwords_are_redacted() -> None:
     token = results_path(12, 3).rpartition("/")[2]
     key = "rr_abcdEFGH_" + "k" * 43
     said = redact(
@@ -83,7 +83,7 @@ def test_tokens_keys_and_passwords_are_left_out() -> None:
         " the word is open-sesame",
         ["open-sesame"],
     )
-    assert "/results/12-3.[redacted]" in said, "whose token it was helps, and opens nothing"
+    assert "/results/12-3.[redacted]" in said, "the ids of a token are useful and not secret"
     assert not any(secret in said for secret in (token[-43:], "k" * 43, "pa@ss", "sesame", "bWU6"))
 
 
@@ -109,7 +109,7 @@ def test_line_is_one_json_object_with_event_ids_and_durations(log: tuple[logging
     }
 
 
-def test_traceback_is_kept_without_what_must_not_stand_in_it(log: tuple[logging.Logger, io.StringIO]) -> None:
+def test_traceback_is_logged_and_redacted(log: tuple[logging.Logger, io.StringIO]) -> None:
     logger, written = log
     try:
         raise ValueError("Key (row, phone_number)=(3, 16175551299) with a-provider-key")
@@ -127,7 +127,7 @@ def test_text_from_outside_cannot_forge_a_line_or_move_the_cursor() -> None:
     assert "\x1b[32m" in TextFormatter(colour=True).format(record)
 
 
-def test_neither_fields_nor_exceptions_forge_a_line_or_move_the_cursor() -> None:
+def test_fields_and_exceptions_cannot_forge_a_line_or_move_the_cursor() -> None:
     hostile = "/a\n12:00:00.000 error   forged \x1b[2J\x9b2J\x7f\u2028\u202e"
     record = logging.LogRecord("x", logging.INFO, "", 0, "asked", (), None)
     record.fields = {"path": hostile}
@@ -144,7 +144,7 @@ def test_neither_fields_nor_exceptions_forge_a_line_or_move_the_cursor() -> None
         assert line.isprintable()
 
 
-def test_what_strangers_cause_is_told_once_in_a_while_with_how_often() -> None:
+def test_repeated_events_are_logged_once_in_an_interval_with_their_number() -> None:
     now = 1000.0
     once = OncePer(10)
     with pytest.MonkeyPatch.context() as patch:
@@ -158,7 +158,7 @@ def test_what_strangers_cause_is_told_once_in_a_while_with_how_often() -> None:
 
 
 @pytest.mark.parametrize(("form", "begins"), [(None, "{"), ("json", "{"), ("text", "1"), ("text", "2"), ("text", "0")])
-def test_form_is_json_unless_somebody_reads_along_or_says_so(form: str | None, begins: str) -> None:
+def test_format_is_json_except_on_a_terminal_or_if_set(form: str | None, begins: str) -> None:
     program = (
         "import logging; from receiver.logs import start_logging;"
         f"start_logging('info', {form!r}); logging.getLogger('x').info('said'); logging.getLogger('x').debug('not')"
@@ -168,7 +168,7 @@ def test_form_is_json_unless_somebody_reads_along_or_says_so(form: str | None, b
     assert ran.stdout.startswith("{") == (begins == "{")
 
 
-def test_gunicorn_takes_the_same_configuration_and_logs_no_requests() -> None:
+def test_gunicorn_uses_the_same_configuration_and_logs_no_requests() -> None:
     loggers = logging_config("info", "json")["loggers"]
     assert loggers["gunicorn.access"]["propagate"] is False
     assert loggers["gunicorn.error"] == {"level": "WARNING", "handlers": [], "propagate": True}

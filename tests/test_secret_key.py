@@ -1,4 +1,4 @@
-"""The secret key that a data folder keeps."""
+"""The secret key in a data folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from receiver.errors import ConfigurationError
 from receiver.secret_key import make_secret, read_secret
 
 
-def test_secret_is_generated_once_and_for_its_owner_only(tmp_path: Path) -> None:
+def test_secret_is_generated_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     secret = make_secret(folder)
     assert len(secret) == 43
@@ -23,14 +23,14 @@ def test_secret_is_generated_once_and_for_its_owner_only(tmp_path: Path) -> None
     assert read_secret(folder) == secret
 
 
-def test_reading_makes_no_secret(tmp_path: Path) -> None:
+def test_reading_does_not_create_a_secret(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="DATA_DIR: has no usable secret-key"):
         read_secret(tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> None:
-    # Each waits for the end of its input, so that all of them begin together.
+def test_processes_that_start_together_use_the_same_secret(tmp_path: Path) -> None:
+    # Each waits for the end of its input, so that all begin at the same time.
     program = (
         "import sys; from pathlib import Path; from receiver.secret_key import make_secret; print('ready', flush=True);"
         " sys.stdin.read(); print(make_secret(Path(sys.argv[1])))"
@@ -59,7 +59,7 @@ def test_processes_that_start_at_once_agree_on_the_secret(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"short\n", b"\xff" * 43])
-def test_damaged_secret_stops_the_start_instead_of_signing_with_it(tmp_path: Path, content: bytes) -> None:
+def test_damaged_secret_prevents_the_start(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "secret-key").write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         make_secret(tmp_path)
@@ -67,7 +67,7 @@ def test_damaged_secret_stops_the_start_instead_of_signing_with_it(tmp_path: Pat
     assert (tmp_path / "secret-key").read_bytes() == content
 
 
-def test_data_dir_that_cannot_be_written_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+def test_unwritable_data_dir_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError):
         make_secret(tmp_path / "file")

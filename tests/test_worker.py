@@ -1,4 +1,4 @@
-"""The worker against a provider that answers, refuses, keeps silent and comes back; and when it is killed."""
+"""The worker with a provider that answers, refuses, is silent or returns, and after a kill."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NOBODY_LISTENS = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks come more often, so that no test waits seconds for one."""
+    """Shorter intervals, so that no test waits for seconds."""
     monkeypatch.setattr(worker_module, "HEARTBEAT_SECONDS", 0.1)
     monkeypatch.setattr(worker_module, "SEND_CHECK_SECONDS", 0.02)
     monkeypatch.setattr(worker_module, "ERROR_PAUSE_SECONDS", 0.1)
@@ -63,7 +63,7 @@ def test_every_submission_is_sent_once_and_accepted(database_url: str, conn: Con
     assert [each.calls_queued for each in read_batch(conn, batch_id).submissions] == [4] * 6 + [1]
 
 
-def test_request_says_what_the_user_said(database_url: str, conn: Connection) -> None:
+def test_request_contains_the_parameters_of_the_batch(database_url: str, conn: Connection) -> None:
     start, end = from_now(hours=1), from_now(hours=2)
     rules: dict[str, Any] = {"start_timestamp": start, "end_timestamp": end, "max_attempts": 2, "reattempt_wait": 90}
     batch_id = queue(conn, contacts_csv(2), is_pci=True, **rules)
@@ -83,7 +83,7 @@ def test_request_says_what_the_user_said(database_url: str, conn: Connection) ->
     assert b"\r\n\r\ndestination,name\r\n6175550000,name 0\r\n6175550001,name 1\r\n\r\n--" in request
 
 
-def test_refusal_of_the_provider_is_kept_with_its_words(database_url: str, conn: Connection) -> None:
+def test_refusal_of_the_provider_is_stored_with_its_message(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(3))
     with answering(http(409, b'{"error": "deployment was deleted"}')) as provider, working(database_url, provider.url):
         reaches(conn, batch_id, "refused")
@@ -94,9 +94,7 @@ def test_refusal_of_the_provider_is_kept_with_its_words(database_url: str, conn:
 
 
 @pytest.mark.parametrize("answer", [http(500, b'{"error": "database error"}'), http(200, b"<html>"), b""])
-def test_answer_that_proves_nothing_is_never_asked_for_again(
-    database_url: str, conn: Connection, answer: bytes
-) -> None:
+def test_request_with_an_unclear_answer_is_never_repeated(database_url: str, conn: Connection, answer: bytes) -> None:
     batch_id, other = queue(conn, contacts_csv(3)), queue(conn, contacts_csv(2))
     with answering(answer) as provider, working(database_url, provider.url):
         reaches(conn, batch_id, "unknown")
@@ -107,16 +105,14 @@ def test_answer_that_proves_nothing_is_never_asked_for_again(
     assert provider.connections == 3
 
 
-def test_silence_of_the_provider_ends_in_doubt(database_url: str, conn: Connection) -> None:
+def test_silent_provider_makes_a_submission_unknown(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(3))
     with serving(hold) as provider, working(database_url, provider.url, read_timeout=0.3):
         reaches(conn, batch_id, "unknown")
     assert provider.connections == 1
 
 
-def test_results_that_come_while_the_provider_keeps_its_answer_back_prove_it(
-    database_url: str, conn: Connection
-) -> None:
+def test_results_before_the_answer_prove_that_the_submission_was_accepted(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
     with simulated(timeout_after_acceptance=1) as simulator, working(database_url, simulator.url, read_timeout=1.5):
         eventually(lambda: times_queued(simulator) == [1])
@@ -127,7 +123,7 @@ def test_results_that_come_while_the_provider_keeps_its_answer_back_prove_it(
     assert differences(conn) == []
 
 
-def test_provider_that_cannot_be_reached_is_tried_until_it_can(database_url: str, conn: Connection) -> None:
+def test_unreachable_provider_is_tried_until_it_answers(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
     port = free_port()
     with working(database_url, f"http://127.0.0.1:{port}"):
@@ -145,7 +141,7 @@ def tries(conn: Connection) -> int:
     return int(row[0])
 
 
-def test_provider_out_of_reach_until_the_end_is_a_refusal(database_url: str, conn: Connection) -> None:
+def test_provider_unreachable_until_the_end_is_a_refusal(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(hours=1))
     with working(database_url, NOBODY_LISTENS):
         eventually(lambda: tries(conn) > 0 and submission_states(conn, batch_id) == ["pending"])
@@ -166,12 +162,10 @@ def test_callbacks_are_settled(database_url: str, conn: Connection) -> None:
     assert differences(conn) == []
 
 
-def test_submission_taken_by_a_commit_of_which_the_worker_never_heard_is_sent(
-    database_url: str, conn: Connection
-) -> None:
+def test_claim_whose_commit_was_not_confirmed_is_released_and_sent(database_url: str, conn: Connection) -> None:
     with simulated() as simulator, working(database_url, simulator.url):
         batch_id = queue(conn, contacts_csv(2), start_timestamp=from_now(hours=1))
-        # As it stands where the connection broke while the server was already committing.
+        # The state after the connection broke while the server committed.
         conn.execute(
             "update submission set state = 'sending', tries = 1, worker_id = (select worker_id from worker)"
             " where batch_id = %s and state = 'pending'",
@@ -182,9 +176,7 @@ def test_submission_taken_by_a_commit_of_which_the_worker_never_heard_is_sent(
         assert times_queued(simulator) == [1]
 
 
-def test_lost_database_connections_are_made_again_and_nothing_is_sent_twice(
-    database_url: str, conn: Connection
-) -> None:
+def test_lost_database_connections_are_replaced_and_nothing_is_sent_twice(database_url: str, conn: Connection) -> None:
     batch_ids = [queue(conn, contacts_csv(20), 2) for _ in range(4)]
     stop = time.monotonic() + 1.5
     with simulated() as simulator, working(database_url, simulator.url):
@@ -204,27 +196,27 @@ def test_lost_database_connections_are_made_again_and_nothing_is_sent_twice(
     assert differences(conn) == []
 
 
-def test_worker_that_loses_its_lock_for_a_moment_is_not_taken_for_dead(
+def test_worker_that_loses_its_lock_for_a_moment_is_not_dead(
     database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
     found: list[set[int]] = []
     turn = threading.Semaphore(0)
 
-    def look(own: Connection, worker_id: int) -> set[int]:
+    def find(own: Connection, worker_id: int) -> set[int]:
         begun.append(worker_id)
         turn.acquire(timeout=60)
         found.append(find_gone(own, worker_id))
         return found[-1]
 
-    def let_look() -> set[int]:
-        """What one look finds, when it is over: when the next has begun, and waits for its turn."""
+    def next_result() -> set[int]:
+        """The result of one heartbeat. It is complete when the next one has begun."""
         before = len(begun)
         turn.release()
         eventually(lambda: len(begun) > before)
         return found[-1]
 
-    monkeypatch.setattr(worker_module, "find_gone", look)
+    monkeypatch.setattr(worker_module, "find_gone", find)
     batch_id = queue(conn, contacts_csv(1))
     with contextlib.closing(connect(database_url, name="test", autocommit=True)) as lost:
         other = register_worker(lost, "test", 1)
@@ -233,27 +225,27 @@ def test_worker_that_loses_its_lock_for_a_moment_is_not_taken_for_dead(
     with simulated() as simulator, working(database_url, simulator.url):
         try:
             eventually(lambda: bool(begun))
-            assert let_look() == {other}
+            assert next_result() == {other}
             with contextlib.closing(connect(database_url, name="test", autocommit=True)) as presence:
                 assert hold_worker_lock(presence, other)
                 assert submission_states(conn, batch_id) == ["sending"]
-                assert let_look() == set()
+                assert next_result() == set()
             eventually(lambda: len(holders(conn)) == 1)
-            assert let_look() == {other}
-            assert submission_states(conn, batch_id) == ["sending"], "it was there in between"
+            assert next_result() == {other}
+            assert submission_states(conn, batch_id) == ["sending"], "the worker held its lock in between"
         finally:
             turn.release(10_000)
         reaches(conn, batch_id, "unknown")
         assert times_queued(simulator) == []
 
 
-def test_worker_keeps_its_lock_where_another_connection_breaks(database_url: str, conn: Connection) -> None:
+def test_worker_keeps_its_lock_if_another_connection_fails(database_url: str, conn: Connection) -> None:
     with simulated() as simulator, working(database_url, simulator.url):
         presence = holders(conn)
         assert len(presence) == 1
         conn.execute("alter table worker rename to away")
         conn.commit()
-        time.sleep(0.5)  # several looks, which fail
+        time.sleep(0.5)  # several heartbeats, which fail
         conn.execute("alter table away rename to worker")
         conn.commit()
         assert holders(conn) == presence
@@ -261,7 +253,7 @@ def test_worker_keeps_its_lock_where_another_connection_breaks(database_url: str
 
 @contextlib.contextmanager
 def worker_process(database_url: str, provider_url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of its own process; killed at the end, if the test has not done that."""
+    """A worker in its own process. It is killed at the end of the test."""
     environment = {
         **os.environ,
         "DATABASE_URL": database_url,
@@ -278,7 +270,7 @@ def worker_process(database_url: str, provider_url: str) -> Iterator[subprocess.
             process.kill()
 
 
-def test_worker_killed_while_the_provider_thinks_leaves_doubt_and_no_second_request(
+def test_worker_killed_before_the_answer_leaves_unknown_and_no_second_request(
     database_url: str, conn: Connection
 ) -> None:
     batch_id = queue(conn, contacts_csv(2))
@@ -291,7 +283,7 @@ def test_worker_killed_while_the_provider_thinks_leaves_doubt_and_no_second_requ
         with working(database_url, provider.url):
             reaches(conn, batch_id, "unknown")
             assert "ended before" in str(read_batch(conn, batch_id).submissions[0].error)
-            # The next worker is not idle: it sends what is new, and only that.
+            # The next worker sends only new submissions.
             queue(conn, contacts_csv(1))
             eventually(lambda: len(provider.requests) == 2)
             journal(conn, make_callback(batch_id, result_body(number(1))))
@@ -301,7 +293,7 @@ def test_worker_killed_while_the_provider_thinks_leaves_doubt_and_no_second_requ
     assert differences(conn) == []
 
 
-def test_stopped_worker_waits_for_the_answer_that_is_on_its_way(database_url: str, conn: Connection) -> None:
+def test_stopped_worker_waits_for_the_answer_to_its_request(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
     with answering(http(200, b'{"calls_queued": 2}'), pause=0) as provider:
         with working(database_url, provider.url, grace_seconds=60) as worker:
@@ -310,14 +302,14 @@ def test_stopped_worker_waits_for_the_answer_that_is_on_its_way(database_url: st
     assert batch_state(conn, batch_id) == "queued"
 
 
-def test_silent_provider_does_not_keep_the_worker_from_stopping(database_url: str, conn: Connection) -> None:
+def test_silent_provider_does_not_prevent_the_worker_from_stopping(database_url: str, conn: Connection) -> None:
     for _ in range(6):
         queue(conn, contacts_csv(1))
     with Thinking() as provider:
         with working(database_url, provider.url, grace_seconds=5):
             eventually(lambda: len(provider.requests) == SENDERS)
             began = time.monotonic()
-        # As long as one request may take, however many are under way.
+        # As long as one request may take, independent of their number.
         assert time.monotonic() - began < 15
         row = conn.execute("select count(*) from submission where state = 'sending'").fetchone()
         assert row == (SENDERS,)

@@ -1,4 +1,4 @@
-"""Waiting for a condition, with an end to it."""
+"""Wait for a condition, with a time limit."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from receiver.database.pool import Connection
 
 PATIENCE_SECONDS = 60.0
-"""Long: it is only waited out where a test fails, and a busy machine must not be the reason."""
+"""Long, because only a failing test waits this long, and a busy machine must not make a test fail."""
 
 
 def eventually(
     met: Callable[[], bool], seconds: float = PATIENCE_SECONDS, otherwise: Callable[[], object] = lambda: ""
 ) -> None:
-    """Return as soon as it is so; fail when it does not become so. `otherwise` tells what there was instead."""
+    """Return when the condition is true. Fail after `seconds`, with what `otherwise` returns."""
     end = time.monotonic() + seconds
     pause = 0.005
     while not met():
@@ -24,8 +24,8 @@ def eventually(
 
 
 def waits_for_lock(conn: Connection, name: str) -> bool:
-    """Whether a session of this application name waits for another one's lock."""
-    # pg_stat_activity is looked at once a transaction, unless told otherwise.
+    """Whether a session with this application name waits for a lock of another session."""
+    # Without this, a transaction sees only its first snapshot of pg_stat_activity.
     conn.execute("select pg_stat_clear_snapshot()")
     found = conn.execute(
         "select from pg_stat_activity where application_name = %s and wait_event_type = 'Lock'"

@@ -1,6 +1,6 @@
 """The commands: `python -m receiver COMMAND`.
 
-Exit status: 0 done, 1 it did not hold or was refused, 2 unusable arguments or configuration.
+Exit status: 0 success, 1 failed or refused, 2 invalid arguments or configuration.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from receiver.cli import batches, doctor, journal, keys, maintenance, release, r
 from receiver.errors import ConfigurationError, InvalidInput, ReceiverError
 
 _UNUSABLE = ("invalid_parameters", "database_url")
-"""Codes of errors that lie in the arguments or the configuration."""
+"""Codes of errors in the arguments or the configuration."""
 
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
-"""What a disk says that is full, broken or another's: nothing that a traceback would explain."""
+"""Errors of a disk that is full, broken or not accessible. A traceback would not help the user."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """What every command takes; `run` of what it parses is the command."""
+    """The parser of all commands. `run` in the parsed arguments is the command's function."""
     parser = argparse.ArgumentParser(
         prog="python -m receiver",
-        description="Queues phone calls, stores every result, and shows what became of every call.",
+        description="Queues phone calls, stores every result, and shows the state of every call.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -41,26 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
-        sys.stdout.flush()  # here, where a reader who has left is no surprise
+        sys.stdout.flush()  # here, so that a BrokenPipeError is handled below
     except ConfigurationError as error:
         for fault in error.faults:
             print(f"receiver: {fault.where} {fault.message}", file=sys.stderr)
         return 2
-    except InvalidInput as error:
-        print(f"receiver: {error}", file=sys.stderr)
-        for fault in error.faults:
-            where = f"row {fault.where}" if isinstance(fault.where, int) else fault.where
-            print(f"  {where}: {fault.message} ({fault.code})", file=sys.stderr)
-        if error.faults_total > len(error.faults):
-            print(f"  and {error.faults_total - len(error.faults)} more", file=sys.stderr)
-        return 2 if error.code in _UNUSABLE else 1
     except ReceiverError as error:
         print(f"receiver: {error}", file=sys.stderr)
+        if isinstance(error, InvalidInput):
+            for fault in error.faults:
+                where = f"row {fault.where}" if isinstance(fault.where, int) else fault.where
+                print(f"  {where}: {fault.message} ({fault.code})", file=sys.stderr)
+            if error.faults_total > len(error.faults):
+                print(f"  and {error.faults_total - len(error.faults)} more", file=sys.stderr)
         return 2 if error.code in _UNUSABLE else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not fail once more when it closes it.
+        # The reader of our output has ended. Python must not fail again when it closes standard output.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -16,6 +16,7 @@ import psycopg
 
 from receiver.changes.audit import COMMAND_LINE
 from receiver.cli.database import opened_database, opened_pool
+from receiver.cli.progress import progress
 from receiver.cli.running import Commands
 from receiver.config import Config
 from receiver.database.pool import Connection, DatabaseUnavailable, in_one_line
@@ -32,7 +33,7 @@ from receiver.summary.verify import verify
 WATCH_SECONDS = 0.5
 
 STANDARD_INPUT = Path("-")
-"""For a command that runs as an account which cannot read the caller's files."""
+"""For a command that runs as another account, which cannot read the caller's files."""
 
 _EXPORTS = {"csv": export_calls_csv, "ndjson": export_calls_ndjson}
 
@@ -108,7 +109,7 @@ def _queue(parsed: argparse.Namespace) -> int:
             except psycopg.OperationalError as error:
                 if not conn.closed:
                     raise
-                # It may have broken off between the commit and its answer.
+                # The commit may have succeeded although the connection was lost.
                 raise DatabaseUnavailable(
                     f"The database connection was lost: {in_one_line(error)}. The batch may have been stored and will"
                     " then be sent: check the list of batches before you queue it again."
@@ -151,14 +152,10 @@ def _preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits, config
 
 
 def _standard_input() -> IO[bytes]:
-    """All of standard input, in a file without a name: a CSV is read more than once."""
+    """A temporary file with all of standard input, because a CSV is read more than once."""
     csv = TemporaryFile()
-    try:
-        shutil.copyfileobj(sys.stdin.buffer, csv)
-        csv.seek(0)
-    except BaseException:
-        csv.close()
-        raise
+    shutil.copyfileobj(sys.stdin.buffer, csv)
+    csv.seek(0)
     return csv
 
 
@@ -171,32 +168,27 @@ def _status(parsed: argparse.Namespace) -> int:
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    progress = sys.stderr.isatty() and not sys.stdout.isatty()
-    with opened_pool("export") as pool:
-        written = 0
+    written = 0
+    with opened_pool("export") as pool, progress() as show:
         for block in _EXPORTS[parsed.format](Reader(pool), parsed.batch):
             sys.stdout.buffer.write(block)
             written += len(block)
-            if progress:
-                print(f"\r\x1b[K{written / 1e6:.1f} MB", end="", file=sys.stderr, flush=True)
+            if not sys.stdout.isatty():
+                show(f"{written / 1e6:.1f} MB")
         sys.stdout.flush()
-    if progress:
-        print(file=sys.stderr)
     return 0
 
 
 def _watch(conn: Connection, batch_id: int) -> int:
-    """Show a line that changes on a terminal; when piped, only the end."""
-    while True:
-        batch = get_batch(conn, batch_id)
-        conn.rollback()
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{_line(batch)}", end="", file=sys.stderr, flush=True)
-        if batch.state != "queueing" and not batch.counts["pending"] and not batch.callbacks["waiting"]:
-            break
-        time.sleep(WATCH_SECONDS)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    """Wait for the end of the batch and show it. On a terminal, also show the progress."""
+    with progress() as show:
+        while True:
+            batch = get_batch(conn, batch_id)
+            conn.rollback()
+            show(_line(batch))
+            if batch.state != "queueing" and not batch.counts["pending"] and not batch.callbacks["waiting"]:
+                break
+            time.sleep(WATCH_SECONDS)
     _show(batch)
     return 1 if batch.state == "refused" else 0
 

@@ -1,4 +1,4 @@
-"""The database of a command: found by the environment, told on standard error, and seen to fit this release."""
+"""Open the database of a command: find it by the environment, name it on standard error, and check its schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from receiver.environment import read_config
 
 
 def existing_database(config: Config | None = None, *, signs: bool = False) -> tuple[Config, str]:
-    """`find_database`, and a line on standard error that says which database it is."""
+    """Call `find_database`, and name the database on standard error."""
     config, url = find_database(config or read_config(), signs=signs)
     print(f"receiver: using {describe_database(config)}", file=sys.stderr, flush=True)
     return config, url
@@ -22,9 +22,9 @@ def existing_database(config: Config | None = None, *, signs: bool = False) -> t
 
 @contextmanager
 def opened_database(command: str, config: Config | None = None) -> Iterator[Connection]:
-    """A connection, in no transaction yet: committed at the end, rolled back on an error.
+    """A connection without a transaction. It is committed at the end, and rolled back on an error.
 
-    Raises ConfigurationError, SchemaError, and DatabaseUnavailable also where Postgres breaks off in the block.
+    Raises ConfigurationError, SchemaError, and DatabaseUnavailable, also if the connection is lost in the block.
     """
     with (
         naming_outages(),
@@ -36,7 +36,7 @@ def opened_database(command: str, config: Config | None = None) -> Iterator[Conn
 
 @contextmanager
 def opened_pool(command: str, config: Config | None = None) -> Iterator[Pool]:
-    """A pool of one connection, for what takes a new one for each block that it reads. Raises as `opened_database`."""
+    """A pool of one connection, for an export, which takes it for each block. Raises as `opened_database`."""
     with _checked_database(command, config) as url, open_pool(url, max_size=1, name=f"receiver {command}") as pool:
         yield pool
 

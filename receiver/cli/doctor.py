@@ -35,7 +35,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     usable = True
     try:
         existing_database(signs=True)
-    except ReceiverError:  # the first finding is about it
+    except ReceiverError:  # the first finding explains it
         usable = False
     for finding in examine_deploy() if parsed.deploy else examine():
         found[finding.level] += 1

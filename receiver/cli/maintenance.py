@@ -1,4 +1,4 @@
-"""Commands for what comes later in a batch's life: resolve, purge, erase."""
+"""Commands that maintain batches: resolve, purge, erase."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import argparse
 import getpass
 import os
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 
 from receiver.changes.audit import COMMAND_LINE
 from receiver.cli.database import opened_database
+from receiver.cli.progress import progress
 from receiver.cli.running import Commands
 from receiver.database.location import find_database
 from receiver.database.pool import Connection
@@ -25,8 +26,6 @@ from receiver.results.erasure import Erased, count_calls, erase
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
 from receiver.results.stored_texts import renew_statistics
 from receiver.simulator.store import STATE_FILE, forget_all, forget_number
-
-SHOW_SECONDS = 0.2
 
 _COUNTED = ("calls", "contacts", "skipped", "callbacks", "texts", "drafts", "suppressions")
 
@@ -104,7 +103,7 @@ def _confirm(doubt: Doubt, *, queued: bool) -> None:
 
 
 def _ask() -> None:
-    """Go on only if a person types yes. Raises InvalidInput."""
+    """Continue only if a person types yes. Otherwise raises InvalidInput."""
     if not sys.stdin.isatty():
         raise InvalidInput(
             "This needs your confirmation.",
@@ -118,7 +117,7 @@ def _ask() -> None:
 def _account() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container's account need not have a name
+    except (OSError, KeyError):  # the account of a container may have no name
         return f"uid {os.getuid()}"
 
 
@@ -140,17 +139,12 @@ def _purge(parsed: argparse.Namespace) -> int:
             print(f"Would purge {what}{late}.")
             return 0
         ended = rows = 0
-        shown_at = 0.0
-        for removed in (
-            purge_simulated(conn, by=COMMAND_LINE) if parsed.simulated else purge(conn, age, by=COMMAND_LINE)
-        ):
-            conn.commit()
-            ended, rows = ended + removed.ended, rows + removed.rows
-            if sys.stderr.isatty() and time.monotonic() - shown_at > SHOW_SECONDS:
-                shown_at = time.monotonic()
-                print(f"\r\x1b[Kbatch {removed.batch_id}: {rows} rows removed", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+        removals = purge_simulated(conn, by=COMMAND_LINE) if parsed.simulated else purge(conn, age, by=COMMAND_LINE)
+        with progress() as show:
+            for removed in removals:
+                conn.commit()
+                ended, rows = ended + removed.ended, rows + removed.rows
+                show(f"batch {removed.batch_id}: {rows} rows removed")
     if parsed.simulated:
         forget_all(find_database(config)[0].data_dir / STATE_FILE)
     print(f"Purged {what}{late}: {rows} rows under {ended} batches.")
@@ -164,9 +158,9 @@ def _erase(parsed: argparse.Namespace) -> int:
     except DestinationError as error:
         raise InvalidInput("This number cannot be erased.", [Fault("NUMBER", error.code, str(error))]) from None
     shown = masked(phone_number)
-    config, _ = find_database(config)  # the folder that is used in place of DATA_DIR has the spool, too
-    spool = Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)
-    with opened_database("erase", config) as conn:
+    config, _ = find_database(config)  # the spool is in the folder that is used instead of DATA_DIR
+    spool_file = config.data_dir / "spool.sqlite3"
+    with closing(Spool(spool_file, config.spool_max_bytes)) as spool, opened_database("erase", config) as conn:
         if not (parsed.dry_run or parsed.yes):
             calls, batches = count_calls(conn, phone_number)
             conn.rollback()
@@ -176,12 +170,8 @@ def _erase(parsed: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             _ask()
-        try:
-            total = _erase_pieces(
-                conn, erase(conn, phone_number, spool.callbacks(), by=COMMAND_LINE), dry_run=parsed.dry_run
-            )
-        finally:
-            spool.close()
+        pieces = erase(conn, phone_number, spool.callbacks(), by=COMMAND_LINE)
+        total = _erase_pieces(conn, pieces, dry_run=parsed.dry_run)
         renewed = parsed.dry_run or total == Erased() or renew_statistics(conn)
     forgotten = 0 if parsed.dry_run else forget_number(config.data_dir / STATE_FILE, phone_number)
     if total == Erased() and not forgotten:
@@ -203,21 +193,14 @@ def _erase(parsed: argparse.Namespace) -> int:
 def _erase_pieces(conn: Connection, pieces: Iterator[Erased], *, dry_run: bool) -> Erased:
     """Commit each piece, or roll it back, and show the progress on a terminal."""
     total = Erased()
-    shown_at = 0.0
-    try:
+    with progress() as show:
         for piece in pieces:
             if dry_run:
                 conn.rollback()
             else:
                 conn.commit()
             total += piece
-            if sys.stderr.isatty() and time.monotonic() - shown_at > SHOW_SECONDS:
-                shown_at = time.monotonic()
-                progress = f"{total.searched:,} rows and bodies searched: {_counted(total)}"
-                print(f"\r\x1b[K{progress}", end="", file=sys.stderr, flush=True)
-    finally:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+            show(f"{total.searched:,} rows and bodies searched: {_counted(total)}")
     return total
 
 

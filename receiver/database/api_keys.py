@@ -1,7 +1,7 @@
-"""API keys. A key is shown once, and only its SHA-256 is stored.
+"""API keys, and the end of dashboard sessions, each of which was started with a key.
 
-A key has 256 random bits, so a fast hash is enough; a slow one would add 100 ms to each request. Its public prefix
-finds the row. The digests are then compared in constant time.
+A key is shown once, and only its SHA-256 is stored. A key has 256 random bits, so a fast hash is enough; a slow one
+would add 100 ms to each request. Its public prefix finds the row. The digests are then compared in constant time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 NAME_LENGTH = 100
 
 LAST_USE_PRECISION = timedelta(minutes=1)
-"""Precision of a key's last use. To record each use would mean a write for every request."""
+"""Precision of a key's last use. A higher precision would need a write for every request."""
 
 _KEY = re.compile(r"rr_([A-Za-z0-9]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
 _PREFIX_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
@@ -98,6 +98,15 @@ def get_key_of_session(conn: Connection, prefix: str, session_id: str) -> tuple[
     if found is not None:
         _record_use(conn, found[0])
     return found
+
+
+def end_session(conn: Connection, session_id: str, expires_at: datetime) -> None:
+    """Refuse this dashboard session from now on, on all machines. Deletes entries that have expired."""
+    conn.execute("delete from ended_session where expires_at < now()")
+    conn.execute(
+        "insert into ended_session (session_id, expires_at) values (%s, %s) on conflict do nothing",
+        (session_id, expires_at),
+    )
 
 
 def _read(conn: Connection, prefix: str, session_id: str | None = None) -> tuple[ApiKey, bytes] | None:

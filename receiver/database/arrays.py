@@ -33,7 +33,7 @@ class Array:
 
 def bigints(values: Iterable[int | None]) -> Array:
     """A `bigint[]`. Raises struct.error if a number does not fit."""
-    return _array("int8", _pack_bigint, 8, values)
+    return _array("int8", Struct("!iq").pack, 8, values)
 
 
 def integers(values: Iterable[int | None]) -> Array:
@@ -54,9 +54,6 @@ def booleans(values: Iterable[bool | None]) -> Array:
 def digests(values: Iterable[bytes]) -> Array:
     """A `bytea[]` of SHA-256 digests."""
     return _array("bytea", Struct("!i32s").pack, 32, values)
-
-
-_pack_bigint = Struct("!iq").pack
 
 
 def _array(item_type: str, pack: Any, width: int, values: Iterable[Any]) -> Array:

@@ -1,14 +1,14 @@
-"""The low-water mark: a callback id below which nothing waits, now or later.
+"""The low-water mark: no callback with a lower id waits, now or later.
 
-Entries of settled callbacks stay in the indexes of `waiting` until they are vacuumed, which a long snapshot (a dump,
-`verify`) prevents. Whoever reads `waiting` begins at the mark, and so does not walk over them.
+Entries of settled callbacks stay in the indexes of `waiting` until they are vacuumed, and a long snapshot (a dump,
+`verify`) prevents this. Readers of `waiting` begin at the mark, and so skip these entries.
 
-An id is given before its callback is committed, so the mark cannot simply follow what is settled. It is raised in two
-steps. The first notes the highest callback that is committed, and then takes a transaction id. The journal takes its
-transaction id before any callback id, so whoever was given a lower callback id has a lower transaction id, too. The
-second step waits until all transactions with lower ids have ended. From then on nothing new can appear below the noted
-callback, and the oldest callback that still waits is the new mark. Readers take it in the same statement as `waiting`,
-so that both are from one snapshot, on a read replica as well.
+A callback gets its id before it is committed, so the mark cannot simply follow the settled callbacks. It is raised in
+two steps. The first step reads the highest committed callback id, and then gets a transaction id. The journal gets its
+transaction id before any callback id. So a transaction with a lower callback id also has a lower transaction id. The
+second step waits until all transactions with lower ids have ended. From then on no new callback can appear below that
+callback id, and the oldest callback that still waits is the new mark. Readers read the mark and `waiting` in the same
+statement, so that both are from one snapshot, also on a read replica.
 """
 
 from __future__ import annotations
@@ -20,29 +20,32 @@ from receiver.database.pool import Connection, Pool, connection
 LOW_WATER_MARK = "(select coalesce(max(callback_id), 0) from low_water_mark)"
 """SQL: nothing waits below this callback id."""
 
+NEWEST = "coalesce((select callback_id from callback order by callback_id desc limit 1), 0)"
+"""SQL: the newest callback id that is committed; 0: there is none."""
+
 MARK_CALLBACKS = 1_000
-"""The mark is raised when there are so many newer callbacks: to walk over fewer takes a millisecond."""
+"""The mark is raised when there are this many newer callbacks. Reading over fewer takes only a millisecond."""
 
 MARK_SECONDS = 1.0
 
 
 class Candidate(NamedTuple):
-    """A callback id below which nothing new appears once all transactions before `transaction_id` have ended."""
+    """No new callback appears below `callback_id` after all transactions before `transaction_id` have ended."""
 
     callback_id: int
     transaction_id: int
 
 
 class MarkRaiser:
-    """Raises the mark, step by step. Any number of workers may do so: the highest mark counts."""
+    """Raises the mark, step by step. Any number of workers may do so: the highest mark is used."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._candidate: Candidate | None = None
 
     def step(self) -> float:
-        """The next step; returns the seconds until the one after it."""
-        candidate, self._candidate = self._candidate, None  # after an outage, it may be another server's
+        """Do the next step, and return the pause before the following one, in seconds."""
+        candidate, self._candidate = self._candidate, None  # not used after an error: it may be another server
         with connection(self._pool) as conn:
             if candidate is None:
                 self._candidate = find_candidate(conn)
@@ -52,10 +55,10 @@ class MarkRaiser:
 
 
 def find_candidate(conn: Connection) -> Candidate | None:
-    """The first step, as the first statement of a transaction; None while the mark is high enough."""
+    """The first step. It must be the first statement of a transaction. None: the mark is high enough."""
     row = conn.execute(
         "select newest, pg_current_xact_id()::text::bigint from (select"
-        f" (select callback_id from callback order by callback_id desc limit 1) as newest, {LOW_WATER_MARK} as mark)"
+        f" {NEWEST} as newest, {LOW_WATER_MARK} as mark)"
         " known where newest >= mark + %s",
         (MARK_CALLBACKS,),
     ).fetchone()
@@ -63,9 +66,10 @@ def find_candidate(conn: Connection) -> Candidate | None:
 
 
 def raise_mark(conn: Connection, candidate: Candidate) -> bool:
-    """The second step; False while a transaction that could write below the candidate is still open."""
+    """The second step. False: a transaction that could write below the candidate is still open."""
     row = conn.execute(
-        "select least(%(callback_id)s, (select callback_id from waiting"
+        # Not above the newest callback here: after a failover that lost callbacks, their ids are given out again.
+        f"select least(%(callback_id)s, {NEWEST}, (select callback_id from waiting"
         f"  where callback_id >= {LOW_WATER_MARK} order by callback_id limit 1))"
         " where pg_snapshot_xmin(pg_current_snapshot())::text::bigint > %(transaction_id)s",
         candidate._asdict(),

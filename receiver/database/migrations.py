@@ -1,14 +1,14 @@
-"""Bring a database to the schema of this release, and refuse one that differs from it.
+"""Migrate a database to the schema of this release, and check that it has this schema.
 
-A migration is a numbered file of plain SQL in `migrations/`, applied once, in order, in a transaction
-of its own. A file that begins with `-- no-transaction` runs statement by statement instead, for
-`create index concurrently`; it must say `if not exists`, since it runs again from its start if it is
-interrupted. Forward only: a mistake is put right by the next file, never by changing one.
+A migration is a numbered file of plain SQL in `migrations/`. Each is applied once, in order, in a transaction of its
+own. A file that begins with `-- no-transaction` runs statement by statement instead, for `create index concurrently`.
+Its statements need `if not exists`, because an interrupted file runs again from its beginning. Migrations only go
+forward: to correct a mistake, add a file; never change one.
 
-One mistake cannot be put right so: a released file that builds an index in a transaction, which keeps all
-writers of a big table waiting. A later file would come after the wait; and the file itself must not change,
-because its sha256 is in the databases that have it. So this runs the files named in `BUILT_CONCURRENTLY` as
-if they began with `-- no-transaction` and said `concurrently if not exists`. What is kept of them is the same.
+A later file cannot correct a released file that builds an index in a transaction: all writers of a large table wait
+for it. That file must not change either, because its sha256 is stored in databases. So the files in
+`BUILT_CONCURRENTLY` run as if they began with `-- no-transaction` and had `concurrently if not exists` in their
+statements.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from receiver.errors import ReceiverError
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 MINIMUM_SERVER = 14
 BUILT_CONCURRENTLY = frozenset({"0006_differing.sql"})
-"""Released files that only build indexes, in a transaction. Later files say `concurrently` themselves."""
+"""Released files that only build indexes, in a transaction. Later files contain `concurrently`."""
 
 LOCK_SECONDS = 60.0
-"""How long to wait for another process that migrates the same database."""
+"""Longest wait for another process that migrates the same database."""
 
 _log = logging.getLogger(__name__)
 _LOCK_KEY = int.from_bytes(hashlib.sha256(b"receiver schema_migration").digest()[:8], signed=True)
@@ -51,7 +51,7 @@ create table if not exists schema_migration (
 
 
 class SchemaError(ReceiverError):
-    """The database's schema and this release's files do not fit, or a migration failed. Codes:
+    """The schema of the database does not match the files of this release, or a migration failed. Codes:
 
     `schema_behind`, `schema_ahead`, `migration_changed`, `migration_out_of_order`, `migration_failed`,
     `migration_lock`, `migration_files`, `server_version`.
@@ -62,7 +62,7 @@ class SchemaError(ReceiverError):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `sha256` is taken with `\\n` line ends, so a checkout for Windows has the same one."""
+    """One file. `sha256` is computed with `\\n` line ends, so it is the same in a checkout on Windows."""
 
     name: str
     text: str
@@ -73,7 +73,7 @@ class Migration:
         return not self.text.startswith("-- no-transaction") and self.name not in BUILT_CONCURRENTLY
 
     def statements(self) -> list[str]:
-        """What is run one by one where it is not in a transaction."""
+        """The statements of a file that does not run in a transaction."""
         text = self.text
         if self.name in BUILT_CONCURRENTLY:
             text = _BUILD.sub(r"\g<0> concurrently if not exists", text)
@@ -81,7 +81,7 @@ class Migration:
 
 
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
-    """The folder's files in order. Raises SchemaError `migration_files` for a name without a place in it."""
+    """The folder's files in order. Raises SchemaError `migration_files` for an invalid name."""
     if not folder.is_dir():
         raise SchemaError(
             f"The folder {folder} does not exist: run this in a complete checkout.", code="migration_files"
@@ -100,43 +100,29 @@ def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
     return list(found.values())
 
 
-def pending(conn: Connection, folder: Path = MIGRATIONS) -> list[str]:
-    """Names of the files that this database has yet to see. Raises SchemaError where the two do not fit."""
-    return [migration.name for migration in _pending(conn, folder)]
-
-
 def check(conn: Connection, folder: Path = MIGRATIONS) -> None:
-    """Raise SchemaError unless the database is exactly at this release's schema, on a server that is new enough."""
+    """Raise SchemaError unless the database has the schema of this release, on a server that is new enough."""
     check_server_version(conn.info.server_version)
-    waiting = pending(conn, folder)
-    if waiting:
-        raise SchemaError(
-            f"The database lacks {', '.join(waiting)}: run `python -m receiver migrate`.",
-            code="schema_behind",
-        )
+    if missing := list_pending(conn, folder):
+        names = ", ".join(migration.name for migration in missing)
+        raise SchemaError(f"The database lacks {names}: run `python -m receiver migrate`.", code="schema_behind")
 
 
-def migrate(
-    conninfo: str,
-    folder: Path = MIGRATIONS,
-    *,
-    report: Callable[[str], None] = _log.info,
-    lock_seconds: float = LOCK_SECONDS,
-) -> list[str]:
-    """Apply what is pending and return the names; any number of machines may do so at once.
+def migrate(conninfo: str, folder: Path = MIGRATIONS, *, report: Callable[[str], None] = _log.info) -> list[str]:
+    """Apply the pending migrations and return their names. Any number of machines may do so at the same time.
 
-    `report` gets a line before each file. Raises SchemaError, with everything before the failed file
-    kept, and DatabaseUnavailable.
+    `report` receives a line before each file. Raises SchemaError, and then the files before the failed one stay
+    applied. Raises DatabaseUnavailable.
     """
     applied = []
     with connect(conninfo, name="receiver migrate", autocommit=True) as conn, _broken_off():
         check_server_version(conn.info.server_version)
-        # A statement time-out of the role or database is meant for queries, not for building an index.
+        # A statement time-out of the role or the database is for queries, not for building an index.
         conn.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
-        with _locked(conn, lock_seconds, report):
-            conn.execute("set client_min_messages = warning")  # of "already exists, skipping"
+        with _locked(conn, report):
+            conn.execute("set client_min_messages = warning")  # without "already exists, skipping"
             conn.execute(_TABLE)
-            for migration in _pending(conn, folder):
+            for migration in list_pending(conn, folder):
                 report(f"Applying {migration.name}")
                 _apply(conn, migration)
                 applied.append(migration.name)
@@ -144,7 +130,7 @@ def migrate(
 
 
 def check_server_version(server_version: int) -> None:
-    """Raise SchemaError for a server older than MINIMUM_SERVER; `server_version` as libpq has it (140005)."""
+    """Raise SchemaError for a server older than MINIMUM_SERVER. `server_version` is libpq's number (140005)."""
     if server_version < MINIMUM_SERVER * 10000:
         raise SchemaError(
             f"The server is Postgres {server_version // 10000}; {MINIMUM_SERVER} or later is needed. Upgrade it, or set"
@@ -153,7 +139,8 @@ def check_server_version(server_version: int) -> None:
         )
 
 
-def _pending(conn: Connection, folder: Path) -> list[Migration]:
+def list_pending(conn: Connection, folder: Path = MIGRATIONS) -> list[Migration]:
+    """The files that were not applied to this database yet. Raises SchemaError if the applied ones do not match."""
     files = list_migrations(folder)
     applied = _list_applied(conn)
     known = {migration.name for migration in files}
@@ -181,7 +168,7 @@ def _pending(conn: Connection, folder: Path) -> list[Migration]:
 
 
 def _list_applied(conn: Connection) -> dict[str, str]:
-    """sha256 by name."""
+    """The sha256 of each applied file, by name."""
     table = conn.execute("select to_regclass('schema_migration')").fetchone()
     if table is None or table[0] is None:
         return {}
@@ -192,7 +179,7 @@ def _apply(conn: Connection, migration: Migration) -> None:
     try:
         if migration.in_transaction:
             with conn.transaction():
-                # A change that waits for its table keeps everybody else waiting behind it.
+                # While a change waits for its table, all other users of the table wait behind it.
                 conn.execute("set local lock_timeout = '30s'")
                 conn.execute(migration.text.encode())
                 if conn.info.transaction_status != TransactionStatus.INTRANS:
@@ -219,9 +206,9 @@ def _insert_applied(conn: Connection, migration: Migration) -> None:
 
 
 def _drop_unfinished_indexes(conn: Connection, migration: Migration) -> None:
-    """Drop what an interrupted `create index concurrently` of this file left behind.
+    """Drop the indexes that an interrupted `create index concurrently` of this file left.
 
-    Such an index is invalid, is kept up to date and never used, and `if not exists` takes it for done.
+    Such an index is invalid: Postgres updates it, but never uses it, and `if not exists` would skip it.
     """
     invalid: Sequence[tuple[str, str]] = conn.execute(
         "select n.nspname, c.relname from pg_index i join pg_class c on c.oid = i.indexrelid"
@@ -247,18 +234,18 @@ def _failed(migration: Migration, error: psycopg.Error) -> SchemaError:
 
 
 @contextmanager
-def _locked(conn: Connection, seconds: float, report: Callable[[str], None]) -> Iterator[None]:
-    """Hold the migration lock of this database; it ends with the session, however that ends.
+def _locked(conn: Connection, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold the migration lock of this database. It is released when the session ends.
 
-    Asked for again and again, never waited for: a waiting statement is a running transaction, for the
-    end of which a `create index concurrently` of the lock's holder would wait in turn.
+    This polls for the lock and does not wait in a statement. A waiting statement is a running transaction, and a
+    `create index concurrently` of the lock's holder would wait for its end.
     """
-    give_up_at = time.monotonic() + seconds
+    give_up_at = time.monotonic() + LOCK_SECONDS
     waiting = False
     while conn.execute("select pg_try_advisory_lock(%s)", [_LOCK_KEY]).fetchone() != (True,):
         if time.monotonic() >= give_up_at:
             raise SchemaError(
-                f"Another process has been migrating this database for {seconds:.0f} seconds. Try again when "
+                f"Another process has been migrating this database for {LOCK_SECONDS:.0f} seconds. Try again when "
                 "it has ended; pg_locks shows its process (locktype advisory).",
                 code="migration_lock",
             )
@@ -296,7 +283,7 @@ _STATEMENT_PART = re.compile(
 
 
 def split_statements(text: str) -> list[str]:
-    """The statements of a `-- no-transaction` file: several sent at once would be one transaction again."""
+    """The statements of a `-- no-transaction` file. Sent together, they would be one transaction."""
     statements, start = [], 0
     for part in _STATEMENT_PART.finditer(text):
         if part["end"]:

@@ -154,7 +154,7 @@ def connect(conninfo: str, *, name: str, autocommit: bool = False, patience_seco
     with naming_outages():
         conn = _Patient.connect(full_conninfo(conninfo, name=name), autocommit=autocommit)
         try:
-            _configure(conn, None)
+            _configure(conn)
             conn.patience_seconds = patience_seconds
         except BaseException:
             conn.close()
@@ -162,19 +162,11 @@ def connect(conninfo: str, *, name: str, autocommit: bool = False, patience_seco
         return conn
 
 
-def open_pool(
-    conninfo: str,
-    *,
-    max_size: int,
-    name: str,
-    statement_timeout_seconds: float | None = None,
-    wait_seconds: float = WAIT_SECONDS,
-) -> Pool:
-    """A pool of up to `max_size` connections, opened without waiting, because Postgres may be away.
+def open_pool(conninfo: str, *, max_size: int, name: str, wait_seconds: float = WAIT_SECONDS) -> Pool:
+    """A pool of up to `max_size` connections, opened without waiting, because Postgres may be unavailable.
 
-    Each connection has time zone UTC and application_name `name`. The server ends a statement after
-    `statement_timeout_seconds`; we break the connection after STATEMENT_SECONDS. Getting a connection takes at most
-    `wait_seconds`. Open the pool in the process that uses it, after any fork.
+    Each connection has time zone UTC and application_name `name`. It breaks if a statement takes longer than
+    STATEMENT_SECONDS. Getting a connection takes at most `wait_seconds`. Open the pool after any fork.
     """
 
     def check(conn: _Patient) -> None:
@@ -199,7 +191,7 @@ def open_pool(
         name=name,
         timeout=wait_seconds,
         check=check,
-        configure=lambda conn: _configure(conn, statement_timeout_seconds),
+        configure=_configure,
         # Give up quickly. The next request then tries at once; a long series of attempts would pause for a minute or
         # more before it detects that Postgres is back.
         reconnect_timeout=WAIT_SECONDS,
@@ -247,18 +239,16 @@ def _set_autocommit(conn: Connection, on: bool) -> None:
         conn.autocommit = on
 
 
-def _configure(conn: _Patient, statement_timeout_seconds: float | None) -> None:
+def _configure(conn: _Patient) -> None:
     """Set the session's settings by a statement: poolers such as PgBouncer refuse them as start parameters."""
-    milliseconds = None if statement_timeout_seconds is None else str(round(statement_timeout_seconds * 1000))
     patience, conn.patience_seconds = conn.patience_seconds, CONNECT_SECONDS
     conn.execute(
         "select set_config('TimeZone', 'UTC', false),"
-        # After each commit somebody deletes their own copy: the sender of a callback, the user who queued a batch, the
-        # spool. So it must be on disk, whatever the server, database or role is set to. A stricter setting is kept.
+        # After each commit, another copy is deleted: by the sender of a callback, by the user who queued a batch, or
+        # in the spool. So the commit must be on disk, regardless of the settings of server, database and role. A
+        # stricter setting is kept.
         " set_config('synchronous_commit', coalesce("
-        "  nullif(current_setting('synchronous_commit'), 'off'), 'on'), false),"
-        " set_config('statement_timeout', coalesce(%s, current_setting('statement_timeout')), false)",
-        [milliseconds],
+        "  nullif(current_setting('synchronous_commit'), 'off'), 'on'), false)"
     )
     conn.commit()
     conn.patience_seconds = patience

@@ -1,9 +1,9 @@
-"""Read from a hot standby, and from the primary instead while the standby is behind or away.
+"""Read from a hot standby, or from the primary while the standby is behind or unavailable.
 
-A thread measures the lag about once a second: it asks the primary how far it has written its log, and then waits until
-the standby has replayed that much. From then on the standby shows everything that the primary had at the moment of the
-question. This needs no synchronized clocks, an idle primary causes no lag, and a standby whose connection is cut falls
-behind as soon as the primary writes anything.
+A thread measures the lag about once a second: it reads the position of the primary in its log, and then waits until the
+standby has replayed the log to this position. From then on the standby shows everything that the primary had when the
+measurement began. This needs no synchronized clocks, an idle primary causes no lag, and a standby whose connection is
+lost falls behind as soon as the primary writes anything.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ MEASURE_SECONDS = 1.0
 """Interval between two measurements of the lag."""
 
 REPLAY_CHECK_SECONDS = 0.05
-"""Interval between two questions to the standby during a measurement."""
+"""Interval between two queries to the standby during a measurement."""
 
 CONNECTION_WAIT_SECONDS = 0.5
-"""Longest wait for a connection to the standby: the primary can be asked instead."""
+"""Longest wait for a connection to the standby. It is short, because the primary can answer instead."""
 
 STATEMENT_SECONDS = 3.0
-"""How long a question of the measurement may take."""
+"""Longest duration of a query of the measurement."""
 
 Unfit = Literal["behind", "unusable"]
-Came = Literal["replica", "behind", "unusable", "interrupted", "not_found", "own_change"]
-"""Where a read came from: the replica, or the primary because the replica was too far behind, was gone or no standby
-of this primary, broke off or canceled, had no such thing, or might not have what this reader just changed."""
+Source = Literal["replica", "behind", "unusable", "interrupted", "not_found", "own_change"]
+"""The source of a read. `replica`: the replica. All others: the primary, and the reason. `behind`: the lag was too
+large. `unusable`: the replica had a fault. `interrupted`: the connection was lost or the read was canceled.
+`not_found`: the replica did not have the row. `own_change`: the replica may lack a recent change of this reader."""
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class NotFollowing(ReceiverError):
-    """What was to be a replica is none of this primary."""
+    """The server is not a replica of this primary."""
 
     code = "not_following"
 
@@ -62,11 +63,9 @@ class NotFollowing(ReceiverError):
 def measure(primary: Connection, standby: Connection, limit_seconds: float) -> float | None:
     """Seconds until the standby shows what the primary has now. None: longer than the limit. Raises NotFollowing."""
     copied_from, replayed = _get_replayed(standby)
-    row = primary.execute(
+    ((system_identifier, written),) = primary.execute(
         "select system_identifier, (pg_current_wal_lsn() - '0/0')::bigint from pg_control_system()"
-    ).fetchone()
-    assert row is not None  # noqa: S101 one row
-    system_identifier, written = row
+    ).fetchall()
     if copied_from != system_identifier:
         raise NotFollowing("it is a copy of another database; correct DATABASE_REPLICA_URL")
     if replayed > written:
@@ -83,12 +82,10 @@ def measure(primary: Connection, standby: Connection, limit_seconds: float) -> f
 
 def _get_replayed(standby: Connection) -> tuple[int, int]:
     """The identifier of the standby's cluster, and its position in the log. Raises NotFollowing."""
-    row = standby.execute(
+    ((is_standby, system_identifier, replayed),) = standby.execute(
         "select pg_is_in_recovery(), system_identifier, (pg_last_wal_replay_lsn() - '0/0')::bigint"
         " from pg_control_system()"
-    ).fetchone()
-    assert row is not None  # noqa: S101 one row
-    is_standby, system_identifier, replayed = row
+    ).fetchall()
     if not is_standby:
         raise NotFollowing("it is not a standby: it was promoted, or DATABASE_REPLICA_URL leads to a primary")
     return system_identifier, int(replayed or 0)
@@ -98,7 +95,7 @@ class Replica:
     """The connections to a standby, and a thread that measures its lag. Open it after any fork."""
 
     def __init__(self, conninfo: str, primary_conninfo: str, *, max_lag_seconds: float, max_size: int) -> None:
-        """Raises ReceiverError with code `database_url` if `conninfo` is malformed. An absent server is no error."""
+        """Raises ReceiverError with code `database_url` if `conninfo` is malformed. The server may be unavailable."""
         full_conninfo(conninfo, name="", variable="DATABASE_REPLICA_URL")
         self._conninfo, self._primary_conninfo = conninfo, primary_conninfo
         self.max_lag_seconds = max_lag_seconds
@@ -106,9 +103,9 @@ class Replica:
             conninfo, max_size=max_size, name="receiver web replica", wait_seconds=CONNECTION_WAIT_SECONDS
         )
         self.fault: str | None = "it was not measured yet"
-        """Why it cannot be used, in words. None: it can."""
-        self._shows: float | None = None
-        """It shows everything that the primary had at this moment of the monotonic clock. None: not known."""
+        """The reason why it cannot be used. None: it can."""
+        self._current_at: float | None = None
+        """It shows everything that the primary had at this time of the monotonic clock. None: unknown."""
         self._used = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="replica-watch", daemon=True)
@@ -116,18 +113,18 @@ class Replica:
 
     @property
     def lag_seconds(self) -> float | None:
-        """An answer may lack what was stored in the last so many seconds. None: not known."""
-        return None if self._shows is None else time.monotonic() - self._shows
+        """An answer may lack changes of the last `lag_seconds`. None: unknown."""
+        return None if self._current_at is None else time.monotonic() - self._current_at
 
     def fitness(self) -> Unfit | float:
-        """`lag_seconds` if it may be asked now, else the reason why not."""
+        """`lag_seconds` if it can be used now, else the reason why not."""
         lag = self.lag_seconds
         if self.fault is not None or lag is None:
             return "unusable"
         return "behind" if lag > self.max_lag_seconds else lag
 
-    def doubt(self) -> None:
-        """It did not answer: do not use it before the next measurement."""
+    def suspend(self) -> None:
+        """Do not use it before the next measurement, because it did not answer."""
         self.fault = "the connection was lost, or none was available"
 
     def close(self) -> None:
@@ -138,18 +135,18 @@ class Replica:
     def _watch(self) -> None:
         while not self._stop.is_set():
             try:
-                # Not from the pools: while there is much to do, a connection of theirs may have to be waited for.
+                # Without a pool, because the measurement must not wait for a connection under load.
                 with _connect(self._primary_conninfo) as primary:
                     try:
                         self._follow(primary)
                     except (psycopg.Error, ReceiverError) as error:
                         if not primary.closed:
-                            self._shows, self.fault = None, str(error).strip()
+                            self._current_at, self.fault = None, str(error).strip()
             except (psycopg.Error, ReceiverError):
-                pass  # An absent primary is reported elsewhere, and the lag grows by itself.
+                pass  # An unavailable primary is reported elsewhere, and the lag grows by itself.
             except Exception as error:
                 log.exception("measuring the replica's lag failed; trying again", extra=about("looking_failed"))
-                self._shows, self.fault = None, f"measuring its lag failed: {error}"
+                self._current_at, self.fault = None, f"measuring its lag failed: {error}"
             self._log_change()
             self._stop.wait(MEASURE_SECONDS)
 
@@ -159,9 +156,9 @@ class Replica:
             # The address may name several servers: idle connections of the pool may lead to another one.
             self.pool.drain()
             while not self._stop.is_set():
-                asked_at = time.monotonic()
+                began = time.monotonic()
                 if measure(primary, standby, self.max_lag_seconds) is not None:
-                    self._shows, self.fault = asked_at, None
+                    self._current_at, self.fault = began, None
                 self._log_change()
                 self._stop.wait(MEASURE_SECONDS)
 
@@ -180,54 +177,54 @@ def _connect(conninfo: str) -> Connection:
 
 
 class Reader:
-    """The reads of one answer: by the replica as long as it serves, and by the primary from then on.
+    """The reads of one answer: from the replica until it cannot be used, and from then on only from the primary.
 
-    Never back, so that what one answer is put together from does not become older on the way. The replica's word that
-    there is no such thing is not taken: the primary is asked whether that is so.
+    So a later read of one answer never shows an older state than an earlier one. If the replica does not have a row,
+    the primary decides whether it exists.
     """
 
     def __init__(self, primary: Pool, replica: Replica | None = None, *, own_change: bool = False) -> None:
         self._primary = primary
         self._replica = replica
-        self.came: Came | None = None
-        """Where the last read came from; None: there was none, or there is no replica."""
+        self.source: Source | None = None
+        """The source of the last read. None: nothing was read, or there is no replica."""
         self.lag_seconds = 0.0
-        """By how much the replica was behind, at most, when it was asked."""
+        """The largest lag of the replica at a read."""
         self._own_change = own_change
 
     def read(
         self, read: Callable[Concatenate[Connection, _Given], _Found], *given: _Given.args, **named: _Given.kwargs
     ) -> _Found:
-        """What `read` returns, given a connection. It may be called twice, and must change nothing.
+        """Call `read` with a connection and return its result. It may be called twice, and must not change anything.
 
-        Raises what it raises at the primary, and DatabaseUnavailable.
+        Raises the errors of `read` on the primary, and DatabaseUnavailable.
         """
         return self._read(reading, lambda conn: read(conn, *given, **named))
 
     def read_at_one_moment(self, read: Callable[[Connection], _Found]) -> _Found:
-        """As `read`, but all that is read with the connection is as it was at one moment."""
+        """As `read`, but all statements see the database at the same moment."""
         return self._read(at_one_moment, read)
 
     def _read(
         self, connected: Callable[[Pool], AbstractContextManager[Connection]], read: Callable[[Connection], _Found]
     ) -> _Found:
-        if self._replica is not None and self.came in (None, "replica"):
+        if self._replica is not None and self.source in (None, "replica"):
             fitness = "own_change" if self._own_change else self._replica.fitness()
             if not isinstance(fitness, float):
-                self.came = fitness
+                self.source = fitness
             else:
-                self.came, self.lag_seconds = "replica", max(self.lag_seconds, fitness)
+                self.source, self.lag_seconds = "replica", max(self.lag_seconds, fitness)
                 try:
                     with connected(self._replica.pool) as conn:
                         return read(conn)
                 except NotFound:
-                    self.came = "not_found"
+                    self.source = "not_found"
                 except DatabaseUnavailable:
-                    self.came = "interrupted"
-                    self._replica.doubt()
+                    self.source = "interrupted"
+                    self._replica.suspend()
                 except psycopg.Error:
-                    # Canceled, because replay was waiting for it (Postgres manual, 26.4.2); or not yet migrated.
-                    # Where it is anything else, the primary says so, too.
-                    self.came = "interrupted"
+                    # The read was canceled because replay waited for it (Postgres manual, 26.4.2), or the replica has
+                    # not replayed a migration yet. Any other error occurs on the primary, too.
+                    self.source = "interrupted"
         with connected(self._primary) as conn:
             return read(conn)

@@ -1,7 +1,7 @@
-"""What workers measured, in the database: `/metrics` is asked of the web processes, wherever they are.
+"""The measurements of the workers, stored in the database, because the web processes answer `/metrics`.
 
-A worker gathers in its memory and adds every few seconds, in one short statement; what a killed one had
-gathered since is lost, as with any counter of a process. Times are histograms of Prometheus' kind.
+A worker collects them in memory, and adds them to the database every few seconds in one short statement. A killed
+worker loses those of the last seconds. Times are stored as Prometheus histograms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from receiver.database.pool import Connection
 
 BOUNDS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-"""Upper bounds of the buckets: from a prompt settlement to a worker that was away for half an hour."""
+"""Upper bounds of the buckets: from a prompt settlement to a worker that was absent for half an hour."""
 
 _BUCKETS = (*(str(bound) for bound in BOUNDS_SECONDS), "+Inf")
 _SUM = "sum"
@@ -23,26 +23,26 @@ _SUM = "sum"
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """A histogram. `counts`: how many fell into each bucket, one for each of BOUNDS_SECONDS and one beyond."""
+    """A histogram. `counts`: the number in each bucket, one for each of BOUNDS_SECONDS and one for longer times."""
 
     counts: tuple[int, ...]
     sum_seconds: float
 
 
 class Measurements:
-    """Gathers counts and times in memory until they are written. Safe to share between threads."""
+    """Collects counts and times in memory. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._gathered: Counter[tuple[str, str]] = Counter()
 
     def count(self, name: str, label: str, number: int = 1) -> None:
-        """Count `number` more of something. Names and labels are a program's own few words."""
+        """Add `number` to a counter. Names and labels must be constants of the program, to limit their number."""
         with self._lock:
             self._gathered[name, label] += number
 
     def observe(self, name: str, times: Iterable[float]) -> None:
-        """Add times, in seconds. One below zero, from clocks that differ, counts as none."""
+        """Add times, in seconds. A negative one, from clocks that differ, counts as zero."""
         with self._lock:
             for seconds in times:
                 seconds = max(seconds, 0.0)
@@ -50,7 +50,7 @@ class Measurements:
                 self._gathered[name, _SUM] += round(seconds * 1e6)
 
     def take(self) -> Counter[tuple[str, str]]:
-        """What was gathered since the last time. Whoever fails to write it gives it `back`."""
+        """The measurements since the last call. If they cannot be written, return them with `back`."""
         with self._lock:
             taken, self._gathered = self._gathered, Counter()
         return taken
@@ -61,7 +61,7 @@ class Measurements:
 
 
 def add_measured(conn: Connection, gathered: Mapping[tuple[str, str], int]) -> None:
-    """Add to what is kept. In one order, so that two workers wait for each other and never both."""
+    """Add the measurements to those in the database. The order of the rows is fixed, which prevents deadlocks."""
     if not gathered:
         return
     keys = sorted(gathered)
@@ -73,12 +73,12 @@ def add_measured(conn: Connection, gathered: Mapping[tuple[str, str], int]) -> N
 
 
 def get_counts(conn: Connection, name: str) -> dict[str, int]:
-    """Label to count of what `Measurements.count` counted."""
+    """The counts of one name, by label."""
     return dict(conn.execute("select label, value from measured where name = %s order by label", (name,)).fetchall())
 
 
 def get_times(conn: Connection) -> dict[str, Times]:
-    """Name to histogram of what `Measurements.observe` was given."""
+    """All histograms, by name."""
     found: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for name, label, value in conn.execute(
         "select name, label, value from measured where name in"

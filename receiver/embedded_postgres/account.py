@@ -1,8 +1,8 @@
-"""Which account runs the embedded server, and what that account may reach.
+"""The account that runs the embedded server.
 
-Postgres refuses to run as root. Started by root, its programs therefore run as an unprivileged
-account; started by anyone else, as that user. Nothing here changes the mode of a folder that this
-service did not make: where the account cannot get in, another folder is used and the user is told.
+Postgres refuses to run as root. If root starts it, its programs run as an unprivileged account, else as the user who
+starts it. This never changes the mode of a folder that the service did not create: if the account cannot enter a
+folder, another one is used, and the user gets a message (`data_folder`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import IO
 from receiver.errors import ReceiverError
 
 SHARED_FOLDER = Path("/var/lib/receiver")
-"""Where root keeps what the server's account must reach (FHS: /var/lib/<name>, state of a program)."""
+"""The folder for files of root that the server's account must read (FHS: /var/lib/<name>, state of a program)."""
 
 ACCOUNTS = ("postgres", "nobody")
-"""Accounts that root may run the server as, best first. `nobody` exists nearly everywhere."""
+"""Accounts that root may run the server as, the preferred one first. `nobody` exists on nearly every system."""
 
-# What libpq and the server's programs read from the environment could send them elsewhere (PGDATA,
-# PGPORT, LD_LIBRARY_PATH) or translate the messages we quote.
+# Without the user's variables: some change what Postgres uses (PGDATA, PGPORT, LD_LIBRARY_PATH), and others translate
+# the messages that we quote.
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TZ": "UTC"}
 
 
 class EmbeddedPostgresError(ReceiverError):
-    """The embedded server cannot be started or stopped; the message says why and what to do."""
+    """The embedded server cannot be started or stopped. The message contains the reason and what to do."""
 
     code = "embedded_postgres"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Runs programs as `uid` and `gid`, without further groups; both None: as ourselves."""
+    """Runs programs as `uid` and `gid`, without other groups. Both None: as the current user."""
 
     name: str
     uid: int | None = None
@@ -52,10 +52,10 @@ class Account:
         output: IO[bytes] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end, at most `timeout` seconds; what it says is in `stdout`, or in `output`.
+        """Run a program to its end, for at most `timeout` seconds. Its output is in `stdout`, or in the file `output`.
 
-        Its folder is `/`: ours may be one that the account cannot enter. Raises EmbeddedPostgresError
-        where the program cannot be run at all; its exit status is the caller's to judge.
+        It runs in `/`, because the account may be unable to enter the current folder. The caller checks the exit
+        status. Raises EmbeddedPostgresError if the program cannot be started, or does not end in time.
         """
         try:
             return subprocess.run(  # noqa: S603 - a list of our own, no shell
@@ -80,24 +80,24 @@ class Account:
             raise EmbeddedPostgresError(f"{arguments[0]} cannot be run as {self.name}: {error.strerror}.") from error
 
     def may(self, test: str, path: Path) -> bool:
-        """Whether the account passes `test` (`-r`, `-w` or `-x`) on `path`.
+        """Whether `test` (`-r`, `-w` or `-x`) is true of `path` for the account.
 
-        Asked of the kernel, as that account: mode bits alone know nothing of access lists and mounts.
+        The test runs as the account, because mode bits do not show the effect of access lists and mounts.
         """
         script = 'test "$1" "$2"'
         return self.run(["/bin/sh", "-c", script, "sh", test, path], timeout=10).returncode == 0
 
     def own(self, path: Path) -> None:
-        """Give a file or folder that we have just made to the account."""
+        """Make the account the owner of a file or folder that we have just created."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
 
 def account_for(cluster: Path) -> Account:
-    """The account for the database folder `cluster`: ourselves; as root its owner, else one of ACCOUNTS.
+    """The account for the database folder `cluster`: the current user, or for root its owner or one of ACCOUNTS.
 
-    The owner comes first so that root can serve what a user began, and so that a `postgres` account
-    made later does not lock us out of a folder that belongs to `nobody`.
+    The owner is preferred, so that root can run the database of a user, and so that a database of `nobody` stays usable
+    if an account `postgres` is created later.
     """
     if os.geteuid() != 0:
         return Account("the current user")
@@ -127,10 +127,11 @@ _ERROR = re.compile(r"(?:PANIC|FATAL|error):\s+(.*)")
 _CAUSE = re.compile(r"LOG:\s+((?:invalid|could not|unrecognized|cannot|parameter) .*)")
 
 
-def complaint(said: str) -> str:
-    """What went wrong, of all that a Postgres program printed or logged: its last error, after the line of the log
-    that says why, if there is one; else its last line.
+def error_in(output: str) -> str:
+    """The error in the output or the log of a Postgres program: the last line with a cause, and the last error.
+
+    If there is neither, the last line.
     """
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     found = [match[1] for kind in (_CAUSE, _ERROR) for match in list(filter(None, map(kind.search, lines)))[-1:]]
     return "; ".join(found or lines[-1:] or ["it printed nothing"]).rstrip(".")

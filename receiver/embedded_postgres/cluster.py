@@ -1,4 +1,4 @@
-"""How a database folder is made and configured, and where its socket stands."""
+"""Create and configure a database folder, and choose the folder of its socket."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, complaint
+from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, error_in
 
-PORT = "5432"  # only part of the socket's name: no TCP is listened on
+PORT = "5432"  # only a part of the socket's name: the server does not listen on TCP
 SOCKET = f".s.PGSQL.{PORT}"
 SOCKET_PATH_LENGTH = 100
-"""A socket's path, in bytes, at most; the kernels' limits are 108 (Linux) and 104 (macOS, BSD)."""
+"""Maximum length of a socket's path, in bytes. The limits of the kernels are 108 (Linux) and 104 (macOS, BSD)."""
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -24,7 +24,7 @@ SETTINGS: Mapping[str, str] = {
     "max_connections": "100",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # A callback is answered after its commit; without these two, "stored" would not survive a power cut.
+    # A callback is answered after its commit. Without these two, a power cut could lose it.
     "fsync": "on",
     "synchronous_commit": "on",
     # For a small machine with an SSD.
@@ -34,13 +34,13 @@ SETTINGS: Mapping[str, str] = {
     "work_mem": "8MB",
     "random_page_cost": "1.1",
     "jit": "off",  # compiling costs more than it saves in queries of milliseconds
-    # A million rows at once: few, spread checkpoints. wal_compression stays off: the wheel is built
-    # without lz4, and pglz costs the two cores more than the disk gains.
+    # Few and slow checkpoints, for batches of a million rows. wal_compression stays off: the wheel is built without
+    # lz4, and pglz costs more CPU time than it saves on the disk.
     "max_wal_size": "4GB",
     "min_wal_size": "256MB",
     "checkpoint_timeout": "15min",
-    # A file for each weekday, emptied before its next use. A failed statement is told to the client,
-    # which logs it; here its detail would repeat the phone numbers of people, and grow without bound.
+    # One log file for each weekday, emptied before its next use. Failed statements are not logged: the client gets and
+    # logs the error, and here the detail would contain phone numbers and let the log grow without limit.
     "logging_collector": "on",
     "log_directory": "log",
     "log_filename": "postgres-%a.log",
@@ -48,32 +48,32 @@ SETTINGS: Mapping[str, str] = {
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
     "log_min_messages": "log",
-    # What is told all the same (a connection that was ended, a process that was killed) is told without statement,
-    # parameters, detail and context: the last two quote rows, such as the line of a CSV that was being stored.
+    # Other errors (an ended connection, a killed process) are logged without statement, parameters, detail and context.
+    # Detail and context quote rows, such as a line of a CSV.
     "log_error_verbosity": "terse",
     "log_min_error_statement": "panic",
     "log_parameter_max_length": "0",
     "log_parameter_max_length_on_error": "0",
     "log_checkpoints": "off",
 }
-"""What the server runs with; `EmbeddedPostgres(settings=…)` adds to and replaces these."""
+"""The settings of the server. `EmbeddedPostgres(settings=…)` adds settings and replaces these."""
 
 
 def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account, programs: Path) -> None:
-    """Make the folder `cluster` with an empty database `receiver`, whole or not at all.
+    """Create the folder `cluster` with an empty database `receiver`, completely or not at all.
 
-    The work is done under a temporary name beside it. The caller holds the start lock, so whatever has
-    such a name already was left by a start that was killed. Raises EmbeddedPostgresError.
+    It is created under a temporary name and then renamed. The caller holds the start lock, so a folder with such a name
+    is left from a start that was killed. Raises EmbeddedPostgresError.
     """
     for abandoned in cluster.parent.glob(".postgres-*"):
         shutil.rmtree(abandoned)
     fresh = Path(tempfile.mkdtemp(prefix=".postgres-", dir=cluster.parent))
     account.own(fresh)
-    # C.UTF-8 of the builtin provider: sorted by code point, as under C, and the same on every system,
-    # but lower() and ilike know letters outside of ASCII (batch names), which under C they do not.
+    # C.UTF-8 of the builtin provider sorts by code point, as C does, and is the same on every system. Unlike with C,
+    # lower() and ilike work for letters outside of ASCII (names of batches).
     initdb: list[str | Path] = [programs / "initdb", "-D", fresh, "--username=receiver", "--encoding=UTF8"]
     initdb += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
-    # Whoever reaches the socket, in a folder of mode 0700, is the account itself or root.
+    # Only the account itself and root can use the socket, which is in a folder of mode 0700.
     initdb += ["--auth-local=trust", "--auth-host=reject"]
     if settings["fsync"] == "off":
         initdb.append("--no-sync")
@@ -84,7 +84,7 @@ def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account,
         if result.returncode != 0:
             shutil.rmtree(fresh, ignore_errors=True)
             raise EmbeddedPostgresError(
-                f"No database can be created in {cluster.parent}: {complaint(result.stdout)}. Fix this, or set DATA_DIR"
+                f"No database can be created in {cluster.parent}: {error_in(result.stdout)}. Fix this, or set DATA_DIR"
                 " to another folder."
             )
     fresh.rename(cluster)
@@ -96,9 +96,9 @@ def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account,
 
 
 def socket_folder(cluster: Path, name: str) -> Path:
-    """Where the socket stands: in the cluster, which is private, or as `name` under a temporary folder.
+    """The folder of the socket: the cluster, which is private, or `name` in a temporary folder.
 
-    The second only where the first would make a path too long for a socket (SOCKET_PATH_LENGTH).
+    The second is used only if the path in the cluster is too long (SOCKET_PATH_LENGTH).
     """
     usual = (cluster, Path(tempfile.gettempdir()) / name)
     fitting = (folder for folder in usual if len(os.fsencode(folder / SOCKET)) < SOCKET_PATH_LENGTH)
@@ -106,7 +106,7 @@ def socket_folder(cluster: Path, name: str) -> Path:
 
 
 def make_private(folder: Path, account: Account) -> None:
-    """Make a folder for the account alone, in a place where anyone may have made one of this name before."""
+    """Create a folder that only the account can use. Others may have created one with this name before."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
@@ -120,8 +120,8 @@ def make_private(folder: Path, account: Account) -> None:
 
 
 def write_settings(path: Path, settings: Mapping[str, str]) -> None:
-    """Write a configuration file (Postgres manual: 19.1.2), readable to the account whatever our umask."""
-    lines = ["# Written by the receiver at every start. To change a setting for good: alter system set ..."]
+    """Write a configuration file (Postgres manual: 19.1.2) that the account can read."""
+    lines = ["# Written by the receiver at every start. To change a setting permanently: alter system set ..."]
     for name, value in settings.items():
         escaped = value.replace("\\", "\\\\").replace("'", "''")
         lines.append(f"{name} = '{escaped}'")

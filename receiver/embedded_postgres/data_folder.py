@@ -1,12 +1,12 @@
-"""The folder that is used as DATA_DIR when the embedded server's account cannot enter the one that is set.
+"""Choose another folder for DATA_DIR if the account of the embedded server cannot enter it.
 
-Started by root, Postgres runs as another account, which cannot enter a clone under `/root`. Each such DATA_DIR has a
-folder of its own under SHARED_FOLDER. Two files connect the two, so that no folder is ever used for two clones:
+If root starts Postgres, it runs as another account, which cannot enter a clone under `/root`. Then each DATA_DIR gets
+its own folder under SHARED_FOLDER. Two files connect both, so that two clones never use the same folder:
 
-    DATA_DIR/data-folder    the folder that is used; it moves with the clone
-    FOLDER/data-dir         the DATA_DIR that uses it
+    DATA_DIR/data-folder    the folder in use; this file moves with the clone
+    FOLDER/data-dir         the DATA_DIR that uses the folder
 
-Release 1.0.0 used SHARED_FOLDER itself for every clone, and left no such files.
+Release 1.0.0 used SHARED_FOLDER itself for every clone, without these files.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def find_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path = ROOT) -> Path:
-    """The folder that is used for the DATA_DIR `wanted`; `wanted` itself where there is no other. Changes nothing.
+    """The folder in use for the DATA_DIR `wanted`, or `wanted` itself. Changes nothing.
 
-    Raises ConfigurationError if `wanted` was copied together with the name of another clone's folder.
+    Raises ConfigurationError if `wanted` is a copy of another clone's DATA_DIR, and contains the name of its folder.
     """
     wanted = wanted.resolve()
     return _find(wanted, shared, clone) or wanted
 
 
 def claim_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path = ROOT) -> tuple[Path, str | None]:
-    """The same for `serve`, which makes the folder; and a sentence for the user where it is not `wanted`.
+    """As `find_data_folder`, for `serve`: create the folder, and return a sentence for the user if it is not `wanted`.
 
-    Ask before `wanted` is made: a folder of mode 0700 is one that nobody else can enter.
+    Call this before `wanted` is created: a folder of mode 0700 would be one that the account cannot enter.
     """
     wanted = wanted.resolve()
     found = _find(wanted, shared, clone)
@@ -56,7 +56,7 @@ def claim_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path
             if not folder.exists():
                 make_folders(folder.parent)
                 folder.mkdir()
-                folder.chmod(0o711)  # the server's account passes; nobody else lists it
+                folder.chmod(0o711)  # other accounts can enter it, but not list it
             _write(folder / OWNER, wanted)
             wanted.mkdir(parents=True, exist_ok=True)
             _write(wanted / POINTER, folder)
@@ -65,22 +65,20 @@ def claim_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path
             f"{wanted} cannot be prepared: {error.strerror}: {error.filename}. Set it to a folder that can be written"
         )
         raise ConfigurationError([Fault("DATA_DIR", "unusable", message)]) from None
-    sentence = f"Keeping the database in {folder}. Set DATA_DIR to choose another folder."
+    reason = ""
     if closed is not None:
         name = account_for(wanted / "postgres").name
-        sentence = (
-            f"Keeping the database in {folder}: Postgres runs as the account {name}, which cannot enter {closed}. "
-            "Set DATA_DIR to choose another folder."
-        )
+        reason = f": Postgres runs as the account {name}, which cannot enter {closed}"
+    sentence = f"Keeping the database in {folder}{reason}. Set DATA_DIR to choose another folder."
     if found is None and (shared / "postgres").exists():
         sentence += f" The database in {shared} is not used: set DATA_DIR={shared} if it is yours."
     return folder, sentence
 
 
 def _check_shared(shared: Path, wanted: Path, closed: Path | None) -> None:
-    """Write nothing into a `shared` that the server's account cannot enter: with deploy/systemd, it is the service's.
+    """Raise ConfigurationError if the server's account cannot enter `shared`.
 
-    Raises ConfigurationError.
+    Then nothing must be written into it: with deploy/systemd, it belongs to the service.
     """
     account = account_for(wanted / "postgres")
     if not account.may("-x", shared):
@@ -92,7 +90,7 @@ def _check_shared(shared: Path, wanted: Path, closed: Path | None) -> None:
 
 
 def _find(wanted: Path, shared: Path, clone: Path) -> Path | None:
-    """The folder that `wanted` uses already; None: none yet."""
+    """The folder that `wanted` already uses. None: there is none yet."""
     try:
         if (wanted / "postgres").exists():
             return wanted
@@ -102,7 +100,7 @@ def _find(wanted: Path, shared: Path, clone: Path) -> Path | None:
     named = _read(wanted / POINTER)
     if named is not None:
         owner = _read(named / OWNER)
-        # A clone that was moved is known by its pointer, and the place that it left has none any more.
+        # A moved clone keeps its pointer, and its old place has none any more.
         if owner is not None and owner != wanted and _read(owner / POINTER) == named and not _same(owner, wanted):
             message = (
                 f"{wanted} was copied from {owner}, which uses {named}. Remove {wanted / POINTER} to start with an"
@@ -116,7 +114,7 @@ def _find(wanted: Path, shared: Path, clone: Path) -> Path | None:
 
 
 def _closed_part(wanted: Path) -> Path | None:
-    """The part of `wanted` that the server's account cannot enter; None: it can, or the server runs as ourselves."""
+    """The nearest existing folder of `wanted` if the server's account cannot enter it. None: it can."""
     account = account_for(wanted / "postgres")
     if account.uid is None:
         return None
@@ -125,10 +123,10 @@ def _closed_part(wanted: Path) -> Path | None:
 
 
 def _is_from_release_1_0(shared: Path, clone: Path) -> bool:
-    """Whether `shared` holds a database of release 1.0.0 that this clone has made, as far as can be known.
+    """Whether `shared` probably contains a database that this clone created with release 1.0.0.
 
-    `make run` makes the virtualenv, and then the database. So a virtualenv that is younger than the database belongs to
-    another clone.
+    `make run` creates the virtualenv, and then the database. So if the virtualenv is newer than the database, another
+    clone created the database.
     """
     if (shared / OWNER).exists():
         return False
@@ -140,9 +138,9 @@ def _is_from_release_1_0(shared: Path, clone: Path) -> bool:
 
 
 def _installed_at(clone: Path) -> float:
-    """When the virtualenv of a clone was made; without one, when the clone was.
+    """When the virtualenv of a clone was created, or without one, when the clone was created.
 
-    Times of change are used: unlike times of modification, unpacking does not set them back.
+    This is a time of change (ctime), because unpacking sets the time of modification to an earlier value.
     """
     environment = clone / ".venv"
     if environment.is_symlink():
@@ -167,7 +165,7 @@ def _write(path: Path, named: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether both are one folder, as with a bind mount."""
+    """Whether both are the same folder, for example by a bind mount."""
     try:
         return os.path.samefile(one, other)
     except OSError:

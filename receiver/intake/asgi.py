@@ -1,7 +1,7 @@
 """The callback endpoint alone: `gunicorn -c python:receiver.server.gunicorn_conf receiver.intake.asgi:app`.
 
-For its own processes, so that nothing else can slow it down; a proxy sends `/results/` there. Besides that it answers
-`/healthz`, `/readyz` (callbacks are stored in the database, and not in the spool) and, for Prometheus, `/metrics`.
+It runs in its own processes, so that nothing else can slow it down; a proxy sends `/results/` there. It also answers
+`/healthz`, `/readyz` (are callbacks stored in the database, and not in the spool?) and, for Prometheus, `/metrics`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _JSON = "application/json"
 
 
 class IntakeAlone:
-    """ASGI. It opens what it needs when the server starts it."""
+    """The ASGI application. It opens its connections when the server starts it."""
 
     def __init__(self) -> None:
         self._metrics_key: str | None = None
@@ -45,16 +45,16 @@ class IntakeAlone:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run(receive, send)
         elif scope["type"] == "http" and self._endpoint is not None and scope["path"].startswith(PREFIX):
             await self._endpoint(scope, receive, send)
         elif scope["type"] == "http":
             await _send(send, *await self._answer(scope))
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            config, database_url = find_database(read_config())
+            config, database_url = find_database(read_config(), signs=True)
         except ReceiverError as error:
             await send({"type": "lifespan.startup.failed", "message": f"receiver: {error}"})
             return
@@ -72,7 +72,7 @@ class IntakeAlone:
     async def _answer(self, scope: Scope) -> _Answer:
         if scope["path"] == "/healthz":
             return 200, _JSON, b'{"status":"ok"}\n'
-        # These read files, so they do it in threads.
+        # These read files, so they run in threads.
         if scope["path"] == "/readyz":
             return await asyncio.to_thread(self._readiness)
         if scope["path"] == "/metrics":
@@ -81,7 +81,7 @@ class IntakeAlone:
 
     def _readiness(self) -> _Answer:
         assert self._writer is not None  # noqa: S101 set before the first request
-        ready = not self._writer.database_away
+        ready = not self._writer.database_unavailable
         content: dict[str, Any] = {
             "status": "ready" if ready else "not ready",
             "database": "ok" if ready else "cannot store callbacks or is too slow; callbacks go to the spool",
@@ -96,7 +96,7 @@ class IntakeAlone:
     def _metrics(self, scope: Scope) -> _Answer:
         assert self._writer is not None  # noqa: S101 set before the first request
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get(b"authorization", "").encode()
+        given = headers.get(b"authorization", "").encode("latin-1")
         if self._metrics_key is not None and not hmac.compare_digest(given, f"Bearer {self._metrics_key}".encode()):
             return 401, _JSON, b'{"status": "unauthorized"}'
         registry = CollectorRegistry()

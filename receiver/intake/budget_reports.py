@@ -1,4 +1,4 @@
-"""A web process tells the database how many callbacks it stored of each submission, and learns what the others did."""
+"""A thread that reports to the database how many callbacks this process stored for each submission."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from receiver.intake.budget import Budget, add_stored
 from receiver.logs import OncePer, about
 
 REPORT_SECONDS = 2.0
-"""Between two reports where none is due sooner."""
+"""Between two reports, if none is due sooner."""
 
 LEAST_SECONDS = 0.1
-"""Between two that are."""
+"""The least time between two reports."""
 
 MOST_REPORTED = 1_000
-"""Submissions of one report."""
+"""The most submissions in one report."""
 
 LOGGED_SECONDS = 60.0
 
@@ -27,7 +27,7 @@ log.addFilter(OncePer(LOGGED_SECONDS))
 
 
 class BudgetReports:
-    """A thread that reports what `budget` counts, until it is stopped."""
+    """Reports what `budget` counts, until it is stopped."""
 
     def __init__(self, pool: Pool, budget: Budget) -> None:
         self._pool = pool
@@ -39,18 +39,18 @@ class BudgetReports:
         self._thread.start()
 
     def stop(self) -> None:
-        """Report what is left, if the database is there."""
+        """Report the rest, if the database is available."""
         self._stop.set()
         self._budget.due.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
     def report(self) -> None:
-        """Report once. Raises DatabaseUnavailable, psycopg.Error; then it is all reported the next time."""
+        """Report once. Raises DatabaseUnavailable or psycopg.Error; then everything is reported the next time."""
         if unreported := self._budget.list_unreported(MOST_REPORTED):
             with connection(self._pool) as conn:
-                told = add_stored(conn, unreported)
-            self._budget.learn(unreported, told)
+                totals = add_stored(conn, unreported)
+            self._budget.update(unreported, totals)
 
     def _run(self) -> None:
         while True:
@@ -60,7 +60,7 @@ class BudgetReports:
             try:
                 self.report()
             except DatabaseUnavailable:
-                pass  # what matters of it is told elsewhere
+                pass  # the writer logs that
             except psycopg.Error as error:
                 log.warning("counts of callbacks are not reported yet: %s", error, extra=about("budget_not_reported"))
             except Exception:

@@ -1,6 +1,7 @@
-"""What a request to a `result_url` means, and what it is answered. No I/O: each entry point reads and writes itself.
+"""Decides the answer to a request to a `result_url`. No I/O: the entry points read and write.
 
-The sender sees only whether to send again, which the provider is not known to do (provider page: The callback).
+The answer only shows whether to send again. It is not known whether the provider does that (provider page:
+The callback).
 """
 
 from __future__ import annotations
@@ -16,33 +17,33 @@ from receiver.model import SubmissionKey
 PREFIX = "/results/"
 
 HEADER_LENGTH = 255
-"""How much of a content type is kept: it is a hint, and may be anything."""
+"""A header is stored up to this length. It is only a hint, and may be anything."""
 
 LENGTH_DIGITS = 12
-"""More of them announce a body that is too large, whatever they are."""
+"""A Content-Length with more digits is always too large."""
 
 RETRY_AFTER_SECONDS = 5
 
 BUDGET_RETRY_AFTER_SECONDS = 3600
-"""A budget that is used up does not come back by itself; a person may raise it."""
+"""Only a person can raise a budget that is used up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`word`: what it is counted as. `told`: the word of the body, if another."""
+    """`code`: its name in the metrics. `shown`: the code in the body, if it is different."""
 
-    word: str
+    code: str
     status: str
     headers: tuple[tuple[str, str], ...] = ()
-    told: str = ""
+    shown: str = ""
     waited: bool = False
-    """The callback was to be stored, so the time until this answer is measured."""
+    """It waited for storage, so the time until this answer is measured."""
     refused: bool = False
     body: bytes = field(init=False)
     all_headers: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        body = f'{{"status": "{self.told or self.word}"}}'.encode()
+        body = f'{{"status": "{self.shown or self.code}"}}'.encode()
         always = (
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
@@ -57,11 +58,11 @@ _CLOSE = ("Connection", "close")
 """The rest of the body is not read, so the connection cannot be used again."""
 
 STORED = Answer("stored", "200 OK", waited=True)
-SPOOLED = Answer("spooled", "200 OK", told="stored", waited=True)
+SPOOLED = Answer("spooled", "200 OK", shown="stored", waited=True)
 OK = Answer("ok", "200 OK")
 NOT_FOUND = Answer("not_found", "404 Not Found", refused=True)
 PROBE_NOT_FOUND = Answer("not_found", "404 Not Found")
-"""To `doctor`, which asks on purpose: nothing to log."""
+"""For `doctor`, whose requests are not logged."""
 FORBIDDEN = Answer("forbidden", "403 Forbidden", (_CLOSE,), refused=True)
 TOO_LARGE = Answer("too_large", "413 Content Too Large", (_CLOSE,), refused=True)
 CUT_OFF = Answer("incomplete", "400 Bad Request", (_CLOSE,), refused=True)
@@ -75,11 +76,11 @@ UNAVAILABLE = Answer(
 
 
 PROBE = SubmissionKey(0, 0)
-"""Stands for no submission: the token of a probe."""
+"""The token of a probe: no submission."""
 
 
 class CallbackRules:
-    """Decides from what an entry point read, in this order: `before_body`, `length`, `after_body`."""
+    """An entry point calls `before_body` and then `after_body`."""
 
     def __init__(self, tokens: ResultTokens, budget: Budget) -> None:
         self._tokens = tokens
@@ -88,7 +89,7 @@ class CallbackRules:
     def before_body(self, token: str, method: str, *, admitted: bool) -> Answer | SubmissionKey:
         """The answer, or the submission whose callback this is: then the body must be read.
 
-        `admitted`: whether the request came from RESULT_SOURCES; whoever else is refused before the token is checked.
+        `admitted`: whether the request came from RESULT_SOURCES. Others are refused before the token is checked.
         """
         if not admitted:
             return FORBIDDEN
@@ -99,30 +100,30 @@ class CallbackRules:
             return PROBE_NOT_FOUND if looks_like_probe(token) else NOT_FOUND
         if method == "POST":
             return key
-        # A sister product asks so before it dials, and drops the request unless it is answered 200.
+        # A sister product sends a GET before it dials, and drops the request unless the answer is 200.
         return OK if method in ("GET", "HEAD") else NOT_ALLOWED
 
     def after_body(
         self, key: SubmissionKey, body: bytes, content_type: str, content_encoding: str
     ) -> Answer | Callback:
-        """The answer, or what must be stored before there is one. Whoever cannot store it calls `budget.give_back`."""
+        """The answer, or the callback to store first. If it cannot be stored, the caller calls `budget.release`."""
         if len(body) > BODY_BYTES:
             return TOO_LARGE
         if not body:
             return OK
         if key == PROBE:
             return PROBE_NOT_FOUND
-        if not self.budget.take(key):
+        if not self.budget.reserve(key):
             return OVER_BUDGET
         return Callback(key, datetime.now(UTC), storable_header(content_type), storable_header(content_encoding), body)
 
 
 def is_too_long(announced: str) -> bool:
-    """Whether a Content-Length alone says that the body is too large."""
+    """Whether a Content-Length is larger than BODY_BYTES."""
     length = announced.lstrip("0")
     return announced.isdecimal() and (len(length) > LENGTH_DIGITS or int(length or "0") > BODY_BYTES)
 
 
 def storable_header(header: str) -> str:
-    """A header as text that Postgres can keep."""
+    """A header as Postgres can store it."""
     return header.replace("\0", "")[:HEADER_LENGTH]

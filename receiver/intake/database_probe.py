@@ -1,7 +1,7 @@
-"""The writer's connection to the database: found again when it was lost, and only then used.
+"""Holds the writer's connection to the database, and restores it after it was lost.
 
-A thread reaches the database, proves with a prompt commit that it can store, and then empties the spool into it,
-beside what comes.
+A thread connects, checks with a fast commit that the database can store, and then drains the spool into it while new
+callbacks are stored.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from receiver.intake.spool import Spool
 from receiver.logs import OncePer, about
 
 PROMPT_SECONDS = 0.5
-"""A database that stores a group within this is back."""
+"""A database that stores a group within this time is available again."""
 
 PROBE_SECONDS = 0.5
-"""Between two tries to reach a database that is away."""
+"""Between two attempts to reach an unavailable database."""
 
 SPOOL_CHECK_SECONDS = 5.0
-"""Between two looks for groups that another process, or an earlier one, left in the spool."""
+"""Between two checks for groups that another or an earlier process left in the spool."""
 
 NOT_DRAINED_SECONDS = 10.0
-"""One line of the log in so many seconds where the spool cannot be drained."""
+"""At most one log line in this time while the spool cannot be drained."""
 
 log = logging.getLogger(__name__)
 _drains = logging.getLogger(f"{__name__}.drains")
@@ -40,10 +40,10 @@ _drains.addFilter(OncePer(NOT_DRAINED_SECONDS))
 
 
 class DatabaseProbe:
-    """Holds the connection while the database stores, and looks for it in a thread of its own while it does not.
+    """Holds the connection while the database is available. Otherwise, its thread tries to connect again.
 
-    `may_return`: whether the writer may go back to it. `on_return`: called when it may. `stores_within`: seconds after
-    which a try is cut off.
+    `may_return`: whether the writer may use a new connection. `on_return`: called when there is one. `stores_within`:
+    seconds after which an attempt is cut off.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class DatabaseProbe:
         stores_within: float,
     ) -> None:
         self.conn: Connection | None = None
-        """None: the database is away."""
+        """None: the database is unavailable."""
         self._connect = connect
         self._spool = spool
         self._may_return = may_return
@@ -63,7 +63,7 @@ class DatabaseProbe:
         self._stores_within = stores_within
         self._check = threading.Event()
         self._stopping = False
-        self._last_try: Session | None = None
+        self._last_attempt: Session | None = None
         self._probe_id, self._probes = uuid4(), 0
         self._thread = threading.Thread(target=self._run, name="journal-recovery", daemon=True)
 
@@ -71,7 +71,7 @@ class DatabaseProbe:
         self._thread.start()
 
     def stop(self) -> None:
-        """Check no more. What is being written over the connection goes on until `close`."""
+        """Do not check any more. The connection can be used until `close`."""
         self._stopping = True
         self._check.set()
 
@@ -83,7 +83,7 @@ class DatabaseProbe:
         self.disconnect()
 
     def check_now(self) -> None:
-        """Do not wait until the next check: there is something to drain, or the connection was lost."""
+        """Check now: there is something to drain, or the connection was lost."""
         self._check.set()
 
     def disconnect(self) -> None:
@@ -92,7 +92,7 @@ class DatabaseProbe:
             conn.close()
 
     def cut_connection(self) -> None:
-        """Make the statement that runs on the connection fail now. The server may carry it out all the same."""
+        """Make the current statement on the connection fail now. The server may still execute it."""
         conn = self.conn
         if conn is not None:
             shut_down(conn)
@@ -102,13 +102,12 @@ class DatabaseProbe:
             pause = PROBE_SECONDS
             try:
                 if self.conn is None:
-                    self._return()
+                    self._reconnect()
                 elif self._spool.depth():
                     with self._connect() as conn:
                         self._drain(conn)
                 if self.conn is not None:
                     self._spool.clean()
-                if self.conn is not None:
                     pause = SPOOL_CHECK_SECONDS
             except (psycopg.Error, ReceiverError) as error:
                 if self.conn is None:
@@ -120,8 +119,8 @@ class DatabaseProbe:
             self._check.wait(pause)
             self._check.clear()
 
-    def _return(self) -> None:
-        """Go back to the database, if it is there and stores."""
+    def _reconnect(self) -> None:
+        """Use a new connection, if the database is available and can store."""
         conn = self._connect()
         if not self._stores(conn):
             conn.close()
@@ -131,14 +130,14 @@ class DatabaseProbe:
         self._check.set()
 
     def _stores(self, conn: Connection) -> bool:
-        """Whether it does so promptly, and has room for what was spooled."""
+        """Whether the database stores fast enough, and has room for what is in the spool."""
         try:
             with cut_after(self._stores_within, conn):
-                if self._last_try is not None and lives(conn, self._last_try):
-                    # Its commit still waits: for a synchronous standby, say, and does so whoever hung up. Another one
-                    # would, too, and then another, until the server has no connection left for anybody.
+                if self._last_attempt is not None and lives(conn, self._last_attempt):
+                    # The commit of the last attempt still waits, for example for a synchronous standby. More attempts
+                    # would wait as well, and use up the server's connections.
                     return False
-                self._last_try = get_session(conn)
+                self._last_attempt = get_session(conn)
                 began = time.monotonic()
                 self._probes += 1
                 write_group(conn, Group(self._probe_id, self._probes, ()))
@@ -147,12 +146,12 @@ class DatabaseProbe:
         except psycopg.Error:
             return False
         try:
-            with self._connect() as beside:
-                self._tell_drained(drain_some(beside, self._spool, self._stores_within))
+            with self._connect() as other:
+                self._log_drained(drain_some(other, self._spool, self._stores_within))
         except psycopg.errors.DiskFull:
-            return False  # a full disk takes a group of none, and nothing that has to be put somewhere
+            return False  # on a full disk, an empty group can be stored, but no callback
         except (psycopg.Error, ReceiverError) as error:
-            # Whatever else holds up the spool must not hold up what comes.
+            # Another problem with the spool must not stop new callbacks.
             log.debug("the spool cannot be drained yet: %s", error, extra=about("still_away"))
         return self._may_return()
 
@@ -160,8 +159,8 @@ class DatabaseProbe:
         stored = 0
         while not self._stopping and (some := drain_some(conn, self._spool)):
             stored += some
-        self._tell_drained(stored)
+        self._log_drained(stored)
 
-    def _tell_drained(self, stored: int) -> None:
+    def _log_drained(self, stored: int) -> None:
         if stored:
             log.info("spool drained: %d callbacks", stored, extra=about("spool_drained", callbacks=stored))

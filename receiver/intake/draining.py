@@ -1,4 +1,4 @@
-"""Emptying the spool into the database, a piece at a time, and cutting off a server that keeps silent."""
+"""Drains the spool into the database in small steps, and cuts off a server that does not answer."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from receiver.intake.journal import write_group
 from receiver.intake.spool import Spool
 
 DRAIN_CALLBACKS = 500
-"""How many callbacks are read from the spool at once."""
+"""Callbacks of one step."""
 
 DRAIN_SECONDS = 30.0
-"""How long what was read from the spool at once may take to store; nothing else is drained meanwhile."""
+"""How long one step may take to store. Nothing else is drained meanwhile."""
 
 
-def drain_some(conn: Connection, spool: Spool, patience_seconds: float | None = None) -> int:
-    """Store the oldest groups of the spool, and forget them there; returns how many callbacks they were.
+def drain_some(conn: Connection, spool: Spool, wait_seconds: float | None = None) -> int:
+    """Store the oldest groups of the spool, and remove them there; returns how many callbacks they had.
 
-    `patience_seconds`: how long the database may take, and then how long the spool may be somebody else's.
+    `wait_seconds`: how long the database may take, and then how long the spool may be in use by others.
     """
     groups = spool.oldest(DRAIN_CALLBACKS)
     if not groups:
         return 0
-    # Each group commits by itself: a transaction left open on a broken line would lock out the next try. One that
-    # was stored before, and may be on this server alone, is on its synchronous standbys afterwards, too: to find
-    # that it is claimed locks its row, so that this commit as well is written to the log and waits for them.
+    # Each group is committed by itself: a transaction left open on a broken connection would block the next attempt.
+    # A group that was stored before may be on this server only, and not on its synchronous standbys. Writing it again
+    # locks the row of its claim, so that this commit is also written to the log and waits for the standbys.
     reached = None
     try:
-        with cut_after(patience_seconds or DRAIN_SECONDS, conn):
+        with cut_after(wait_seconds or DRAIN_SECONDS, conn):
             for position, group in groups:
                 write_group(conn, group)
                 reached = position
     finally:
-        # Where it is cut off, the next try must not begin at the first group again: it might never come further.
+        # After a cut, the next attempt must not begin with the first group again: it might never get further.
         if reached is not None:
-            spool.remove(reached, patience_seconds)
+            spool.remove(reached, wait_seconds)
     return sum(len(group.callbacks) for _, group in groups)
 
 
 @contextlib.contextmanager
 def cut_after(seconds: float, conn: Connection) -> Iterator[None]:
-    """Make what runs on the connection fail if it takes longer: a server can be silent for ever."""
+    """Make the block's statements on the connection fail after this time. A server may never answer."""
     watchdog = threading.Timer(seconds, shut_down, (conn,))
     watchdog.daemon = True
     watchdog.start()
@@ -58,7 +58,7 @@ def cut_after(seconds: float, conn: Connection) -> Iterator[None]:
 
 
 def shut_down(conn: Connection) -> None:
-    """Make the statement that runs on it fail now. The server may carry it out all the same."""
+    """Make the current statement fail now. The server may still execute it."""
     with contextlib.suppress(OSError, psycopg.Error):
         with socket.socket(fileno=os.dup(conn.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)

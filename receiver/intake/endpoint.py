@@ -1,4 +1,4 @@
-"""The callback endpoint on an event loop. Nothing here blocks: database and spool have threads of their own."""
+"""The callback endpoint on an event loop (ASGI). Nothing here blocks: database and spool have their own threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
-from receiver.counts import counts
 from receiver.intake.callback_rules import (
     CUT_OFF,
     PREFIX,
@@ -22,7 +21,7 @@ from receiver.intake.callback_rules import (
 )
 from receiver.intake.journal import BODY_BYTES, Callback
 from receiver.intake.senders import Senders, log_lost
-from receiver.intake.writer import ANSWER_SECONDS, COMMIT_SECONDS, CannotStore, Gathering, Writer
+from receiver.intake.writer import ANSWER_SECONDS, COMMIT_SECONDS, CannotStore, Pending, Writer
 from receiver.logs import request_id
 from receiver.model import SubmissionKey
 
@@ -43,35 +42,36 @@ class Endpoint:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Hear on this loop of what was stored."""
+        """Use the running loop: the writer reports to it what was stored."""
         loop = self._loop = asyncio.get_running_loop()
-        self._writer.on_done = lambda gathering: _call(loop, self._finish, gathering)
+        self._writer.on_done = lambda pending: _call(loop, self._finish, pending)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         peer, forwarded_for = (scope["client"] or ("",))[0], headers.get(b"x-forwarded-for", "")
-        asked = self._senders.request_id(headers.get(b"x-request-id", ""))
-        request_id.set(asked)
+        own_id = self._senders.request_id(headers.get(b"x-request-id", ""))
+        request_id.set(own_id)
         found = self._rules.before_body(
             scope["path"][_PREFIX_LENGTH:].rstrip("/"),
             scope["method"],
             admitted=self._senders.admit(peer, forwarded_for),
         )
-        key, answer = (None, found) if isinstance(found, Answer) else (found, await self._take(found, headers, receive))
-        counts.callback(answer.word, perf_counter() - began if answer.waited else None)
-        if answer.refused:
-            self._senders.log_refusal(answer, key, peer, forwarded_for)
+        if isinstance(found, Answer):
+            key, answer = None, found
+        else:
+            key, answer = found, await self._receive(found, headers, receive)
+        self._senders.record(answer, key, peer, forwarded_for, perf_counter() - began)
         await send(
             {
                 "type": "http.response.start",
                 "status": int(answer.status[:3]),
-                "headers": [*_raw_headers(answer), (b"x-request-id", asked.encode())],
+                "headers": [*_raw_headers(answer), (b"x-request-id", own_id.encode())],
             }
         )
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _take(self, key: SubmissionKey, headers: dict[bytes, str], receive: Receive) -> Answer:
+    async def _receive(self, key: SubmissionKey, headers: dict[bytes, str], receive: Receive) -> Answer:
         if is_too_long(headers.get(b"content-length", "")):
             return TOO_LARGE
         message = await receive()
@@ -82,7 +82,7 @@ class Endpoint:
             message = await receive()
             body += message.get("body", b"")
         if message["type"] != "http.request":
-            return CUT_OFF  # a part of a body cannot be told from a whole one later, and was not acknowledged
+            return CUT_OFF  # not stored: later, a part of a body would look like a whole body
         callback = self._rules.after_body(
             key, body, headers.get(b"content-type", ""), headers.get(b"content-encoding", "")
         )
@@ -91,51 +91,51 @@ class Endpoint:
         try:
             return SPOOLED if await self._store(callback) else STORED
         except CannotStore:
-            self._rules.budget.give_back(key)
+            self._rules.budget.release(key)
             log_lost(key)
             return UNAVAILABLE
 
     async def _store(self, callback: Callback) -> bool:
         """Wait until the callback is durable: True if it is in the spool. Raises CannotStore."""
-        gathering = self._writer.add(callback)
-        if gathering.stored is None:
+        pending = self._writer.add(callback)
+        if pending.stored is None:
             assert self._loop is not None  # noqa: S101 `start` came first
-            gathering.stored = self._loop.create_future()
-            self._loop.call_later(COMMIT_SECONDS, self._hurry, gathering)
-        return bool(await gathering.stored)
+            pending.stored = self._loop.create_future()
+            self._loop.call_later(COMMIT_SECONDS, self._cut_off, pending)
+        return bool(await pending.stored)
 
-    def _hurry(self, gathering: Gathering) -> None:
-        if not gathering.stored.done():
+    def _cut_off(self, pending: Pending) -> None:
+        if not pending.stored.done():
             self._writer.cut_connection()
             assert self._loop is not None  # noqa: S101 `start` came first
-            self._loop.call_later(ANSWER_SECONDS - COMMIT_SECONDS, self._give_up, gathering)
+            self._loop.call_later(ANSWER_SECONDS - COMMIT_SECONDS, self._give_up, pending)
 
-    def _give_up(self, gathering: Gathering) -> None:
-        stored, gathering.stored = gathering.stored, None  # whoever comes now waits anew
+    def _give_up(self, pending: Pending) -> None:
+        stored, pending.stored = pending.stored, None  # callbacks that are added now wait again
         if not stored.done():
-            self._writer.give_up(gathering)
+            self._writer.give_up(pending)
             stored.set_exception(CannotStore("Storing the callback takes too long; send it again."))
 
-    def _finish(self, gathering: Gathering) -> None:
-        if gathering.stored is None or gathering.stored.done():
+    def _finish(self, pending: Pending) -> None:
+        if pending.stored is None or pending.stored.done():
             return
-        if gathering.failure is None:
-            gathering.stored.set_result(gathering.spooled)
+        if pending.failure is None:
+            pending.stored.set_result(pending.spooled)
         else:
-            gathering.stored.set_exception(CannotStore("The callback could not be stored; send it again."))
+            pending.stored.set_exception(CannotStore("The callback could not be stored; send it again."))
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
-    with suppress(RuntimeError):  # the loop has ended, and with it everybody who waited
+    with suppress(RuntimeError):  # the loop has ended, and nobody waits
         loop.call_soon_threadsafe(function, *args)
 
 
 def _raw_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
-    raw = _RAW.get(answer.word)
+    raw = _RAW.get(answer.code)
     if raw is None:
-        raw = _RAW[answer.word] = [(name.encode(), value.encode()) for name, value in answer.all_headers]
+        raw = _RAW[answer.code] = [(name.encode(), value.encode()) for name, value in answer.all_headers]
     return raw
 
 
 _RAW: dict[str, list[tuple[bytes, bytes]]] = {}
-"""Each answer's headers as ASGI wants them."""
+"""The headers of each answer in the form of ASGI."""

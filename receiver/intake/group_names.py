@@ -1,4 +1,4 @@
-"""The names of a writer's groups: Postgres and the spool know each group by (writer, sequence)."""
+"""Names the groups of a writer: (writer, sequence), in Postgres and in the spool."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from receiver.intake.journal import Callback, Group
 from receiver.intake.spool import Spool, SpoolFailed
 
 NAMES = 20
-"""How many names the writer may take at once (`_renew`). Each is a row of `journal_writer` for WRITER_DAYS."""
+"""How many writer ids may be used within a short time (`_renew`). Each is a row of `journal_writer` for WRITER_DAYS."""
 
 NAME_SECONDS = 60.0
-"""How long it takes until it may take another."""
+"""After each such time, one more writer id may be used."""
 
-
-_ON_ITS_WAY = -1
-"""Instead of a position in the spool: the group is not there yet."""
+_NOT_YET_SPOOLED = -1
+"""In place of a position in the spool: the group will be there soon."""
 
 
 class GroupNames:
-    """Names groups, in the thread that writes them. A writer's groups must reach the journal in their order."""
+    """Names groups, in the thread that writes them. The groups of a writer id must reach the journal in order."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._writer_id, self._sequence = uuid4(), 0
         self._spooled_up_to: int | None = None
-        self._paid_until = 0.0
+        self._used_until = 0.0  # each new writer id moves it forward by NAME_SECONDS
         self._lock = threading.Lock()
 
     def group(self, callbacks: Sequence[Callback], *, directly: bool) -> Group:
@@ -38,33 +37,33 @@ class GroupNames:
         self._sequence += 1
         return Group(self._writer_id, self._sequence, tuple(callbacks))
 
-    def handed_over(self) -> None:
-        """The group that was named last goes to the spool after all."""
-        self._spooled_up_to = _ON_ITS_WAY
+    def mark_failed(self) -> None:
+        """The group that was named last goes to the spool."""
+        self._spooled_up_to = _NOT_YET_SPOOLED
 
     def spooled(self, group: Group, position: int | None) -> None:
-        """The group is in the spool, at this position; None: it could not be kept there. Any thread may call it."""
+        """The group is in the spool, at this position; None: it could not be stored there. Any thread may call it."""
         with self._lock:
             if group.writer_id == self._writer_id:
                 self._spooled_up_to = position
 
-    def may_go_on(self) -> bool:
-        """Whether groups may go directly to the journal: under the present name, or under one more."""
-        # A database that is back only for moments would take a name, and so a row, each time.
-        return self._is_drained() or self._paid_until - time.monotonic() <= (NAMES - 1) * NAME_SECONDS
+    def may_use_journal(self) -> bool:
+        """Whether groups may go directly to the journal: with the current writer id, or with a new one."""
+        # A database that is available only for short times would need a writer id, and so a row, each time.
+        return self._is_drained() or self._used_until - time.monotonic() <= (NAMES - 1) * NAME_SECONDS
 
     def _renew(self) -> None:
-        """Take a new name if groups of the present one are in the spool, or on their way: the next goes past them."""
+        """Use a new writer id if groups of the current one are in the spool, or will be: the next overtakes them."""
         with self._lock:
             if not self._is_drained():
                 self._writer_id, self._sequence = uuid4(), 0
-                self._paid_until = max(time.monotonic(), self._paid_until) + NAME_SECONDS
+                self._used_until = max(time.monotonic(), self._used_until) + NAME_SECONDS
             self._spooled_up_to = None
 
     def _is_drained(self) -> bool:
-        """Whether nothing that goes by the present name is in the spool, or on its way there."""
+        """Whether no group of the current writer id is in the spool, or will be."""
         up_to = self._spooled_up_to
         try:
-            return up_to is None or (up_to != _ON_ITS_WAY and self._spool.is_past(up_to))
+            return up_to is None or (up_to != _NOT_YET_SPOOLED and self._spool.is_past(up_to))
         except SpoolFailed:
             return False

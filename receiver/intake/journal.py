@@ -1,10 +1,9 @@
-"""The journal: callbacks written down, byte for byte, a group at a time.
+"""The journal: stores callbacks, byte for byte, in groups.
 
-A group is what one writer commits at once. It has a name, (writer, sequence), and writing it is
-idempotent: the statement first claims the sequence in `journal_writer` and inserts nothing where
-that, or a later one, was claimed before. So a group whose commit was cut off half-way may be
-written again without asking what became of it, even while the server still works on the first
-try. The one condition: a writer's groups are written in the order of their sequence.
+A group is what a writer commits at once. Its name is (writer, sequence), and writing it is idempotent: the statement
+first claims the sequence in `journal_writer`, and inserts nothing if this sequence or a later one was claimed before.
+So a group whose commit was cut off can simply be written again, even while the server still works on the first try. The
+only condition: the groups of a writer are written in the order of their sequence.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from receiver.intake.packing import pack
 from receiver.model import SubmissionKey
 
 BODY_BYTES = 64 * 1024
-"""Longest body that is taken."""
+"""The longest body that is stored."""
 
 ERASED_BODY = b'{"erased": true}'
-"""What stands in place of a body that named somebody who was erased."""
+"""Replaces a body that contained an erased phone number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One POST to a `result_url`. Nothing in it was parsed; the texts hold no NUL."""
+    """One POST to a `result_url`. Nothing is parsed; the texts contain no NUL."""
 
     key: SubmissionKey
     received_at: datetime
@@ -46,7 +45,7 @@ class Group:
     callbacks: tuple[Callback, ...]
 
 
-# A transaction id is taken before any callback id: the low-water mark relies on that.
+# A transaction id is assigned before any callback id: the low-water mark relies on that.
 _WRITE = """
 with claimed as (
     insert into journal_writer as writer (writer_id, last_sequence) values (%(writer_id)b, %(sequence)b)
@@ -65,7 +64,7 @@ insert into waiting (callback_id, batch_id, received_at, body_bytes) select * fr
 
 
 def write_group(conn: Connection, group: Group) -> None:
-    """Store a group, or nothing where it was stored before. One statement: all or none."""
+    """Store a group, or nothing if it was stored before. One statement: all or nothing."""
     callbacks = group.callbacks
     packed = [pack(callback.body) for callback in callbacks]
     conn.execute(
@@ -86,20 +85,20 @@ def write_group(conn: Connection, group: Group) -> None:
 
 
 def try_write(conn: Connection) -> None:
-    """Store a callback of the longest kind and take it back, in a transaction that commits: nobody else ever sees it.
+    """Store a callback of the largest size and roll it back, in a transaction that commits. It is never visible.
 
-    Needs a connection with autocommit, and no right to delete. Raises psycopg.Error where it could not be stored.
+    Needs a connection with autocommit, and no right to delete. Raises psycopg.Error if it could not be stored.
     """
     group = Group(uuid4(), 1, (Callback(SubmissionKey(0, 0), datetime.now(UTC), "", "", os.urandom(BODY_BYTES)),))
-    # What is taken back has given the outer transaction a number, so its commit waits for the log as any other does.
+    # The rolled back part gave the outer transaction an id, so its commit waits for the log like any other.
     with conn.transaction(), conn.transaction(force_rollback=True):
         write_group(conn, group)
 
 
 def forget_writers(conn: Connection, days: int) -> int:
-    """Drop the names of writers unseen for `days`; returns how many.
+    """Delete writers that were not seen for `days`; returns how many.
 
-    Longer than any spool may lie undrained: a group spooled by a forgotten writer would be stored again.
+    A spool must be drained within this time: a group of a deleted writer would be stored again.
     """
     return conn.execute(
         "delete from journal_writer where seen_at < now() - make_interval(days => %s)", (days,)

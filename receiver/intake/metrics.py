@@ -1,4 +1,4 @@
-"""What `/metrics` says of the intake besides what was counted: its spool, and whether the database stores callbacks."""
+"""The metrics of the intake besides the counters: its spool, and whether the database stores callbacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from receiver.intake.writer import Writer
 
 
 class IntakeMetrics:
-    """A collector for a process that is the intake alone."""
+    """The collector of a process that runs only the intake."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -24,12 +24,12 @@ class IntakeMetrics:
     def collect(self) -> Iterable[Metric]:
         yield from (metric for metric in counts.collect() if metric.name != "receiver_web_replica_reads")
         yield from spool_metrics(self._writer.spool)
-        stores = int(not self._writer.database_away)
+        stores = int(not self._writer.database_unavailable)
         yield GaugeMetricFamily("receiver_database_up", "1 if callbacks can be stored in the database.", stores)
 
 
 def spool_metrics(spool: Spool) -> Iterable[Metric]:
-    """Whether it can be read, and how much is in it."""
+    """Whether the spool can be read, and how many callbacks it has."""
     try:
         depth = spool.depth()
     except SpoolFailed:

@@ -1,4 +1,4 @@
-"""Everything that a process needs to take callbacks, opened and closed together."""
+"""Everything that a process needs to receive callbacks, opened and closed together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from receiver.intake.writer import Writer
 
 @dataclass(frozen=True, slots=True)
 class OpenedIntake:
-    """`open` it in the process that uses it, after any fork."""
+    """Call `open` in the process that uses it, after any fork."""
 
     writer: Writer
     rules: CallbackRules
@@ -28,7 +28,7 @@ class OpenedIntake:
 
     @classmethod
     def open(cls, config: Config, database_url: str, pool: Pool) -> OpenedIntake:
-        """Start the threads. Postgres may be away: then callbacks go to the spool. `pool`: for the budget's reports."""
+        """Start the threads. If Postgres is unavailable, callbacks go to the spool. `pool`: for the reports."""
         writer = Writer(
             partial(
                 connect, database_url, name="receiver journal", autocommit=True, patience_seconds=STATEMENT_SECONDS
@@ -47,6 +47,6 @@ class OpenedIntake:
         return opened
 
     def close(self) -> None:
-        """Store what has been taken, and end the threads."""
+        """Store what was received, and end the threads."""
         self.writer.stop()
         self.budget_reports.stop()

@@ -1,8 +1,8 @@
-"""Bodies as the journal keeps them: packed without loss, each by itself, to about a third.
+"""Compresses each body for the journal, to about a third of its size.
 
-Callbacks resemble each other far more than themselves, and Postgres compresses none so short. So each is
-compressed with Zstandard against a dictionary of what the provider posts. What a dictionary packed can be read
-with that one only: a better one is another file and another number here, and the old one stays for ever.
+Callbacks are similar to each other but have little repetition inside, and Postgres does not compress such short values.
+So each is compressed with Zstandard and a dictionary of typical bodies. It can be decompressed only with the same
+dictionary: a better dictionary gets a new file and a new number here, and the old one must be kept.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from importlib.resources import files
 import zstandard
 
 PLAIN = 0
-"""`callback.packing` of a body that stands there as it came."""
+"""`callback.packing` of a body that is stored unchanged."""
 
 ZSTANDARD_1 = 1
 """`callback.packing` of a Zstandard frame made with `body_dictionary_1.txt`."""
 
 SHORTEST_PACKED = 128
-"""Bytes of a body that is worth packing; shorter ones stay readable."""
+"""A shorter body is stored unchanged."""
 
-_LEVEL = -1  # 3 us a body and 175 of 510 bytes; level 1 gives 160 for 5 us (docs/performance.md)
+_LEVEL = -1  # 510 bytes become 175 in 3 us; level 1: 160 bytes in 5 us (docs/performance.md)
 _dictionary = zstandard.ZstdCompressionDict(
     files(__package__).joinpath("body_dictionary_1.txt").read_bytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
 )
 
 
-class _Own(threading.local):
-    """Each thread's own: neither may be used by two at once."""
+class _PerThread(threading.local):
+    """Each thread has its own compressor and decompressor, because they must not be used by two threads at once."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(
@@ -37,22 +37,22 @@ class _Own(threading.local):
         self.decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary)
 
 
-_own = _Own()
+_per_thread = _PerThread()
 
 
 def pack(body: bytes) -> tuple[int, bytes]:
-    """(packing, packed body), as `unpack` takes it; as it came where packing would not make it shorter."""
+    """(packing, packed body) for `unpack`. The body stays unchanged if packing does not make it shorter."""
     if len(body) >= SHORTEST_PACKED:
-        packed = _own.compressor.compress(body)
+        packed = _per_thread.compressor.compress(body)
         if len(packed) < len(body):
             return ZSTANDARD_1, packed
     return PLAIN, body
 
 
 def unpack(packing: int, packed: bytes) -> bytes:
-    """The body, byte for byte. Raises ValueError for a packing that this version does not know."""
+    """The body, byte for byte. Raises ValueError for an unknown packing."""
     if packing == PLAIN:
         return packed
     if packing == ZSTANDARD_1:
-        return _own.decompressor.decompress(packed)
+        return _per_thread.decompressor.decompress(packed)
     raise ValueError(f"A body is packed with method {packing}, which this release cannot read. Upgrade this process.")

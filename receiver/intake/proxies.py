@@ -1,7 +1,8 @@
-"""Who really asks, behind proxies that we believe (`TRUSTED_PROXIES`).
+"""Finds the client's address behind trusted proxies (`TRUSTED_PROXIES`).
 
-Each proxy appends the address it was asked from to `X-Forwarded-For`. Only what a believed one appended is
-worth anything: so the list is read from its end, for as long as the address before it is believed.
+Each proxy appends the address of its client to `X-Forwarded-For`. Only entries of trusted proxies are reliable. So the
+list is read from its end, as long as the previous address is trusted. (Werkzeug's ProxyFix trusts a number of proxies,
+not networks.)
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ if TYPE_CHECKING:
 Network = IPv4Network | IPv6Network
 
 HOP_LENGTH = 64
-"""Longer than any address with its port: what is remembered of strangers' headers stays small."""
+"""Longer than any address with its port, so that the cache of addresses from headers stays small."""
 
 
 class Proxies:
-    """Those that are believed, and whom a request really comes from."""
+    """The trusted proxies."""
 
     def __init__(self, trusted: Sequence[Network]) -> None:
-        self.believe = lru_cache(maxsize=256)(partial(_is_in, networks=trusted))
+        self.is_trusted = lru_cache(maxsize=256)(partial(_is_in, networks=trusted))
 
     def client(self, peer: str, forwarded_for: str) -> str:
-        """The client's own address: an IP address, or whatever the server calls a peer that has none.
+        """The client's address: an IP address, or the server's name for a peer without one.
 
-        `peer` is who sent the request, `forwarded_for` its X-Forwarded-For.
+        `peer` is the address of the connection, `forwarded_for` the header X-Forwarded-For.
         """
         address = peer
         for hop in reversed(forwarded_for.split(",")):
-            if not self.believe(address) or not (named := _address(hop.strip()[:HOP_LENGTH])):
+            if not self.is_trusted(address) or not (named := _address(hop.strip()[:HOP_LENGTH])):
                 break
             address = named
         return address
@@ -44,7 +45,7 @@ class Sources:
 
     def __init__(self, networks: Sequence[Network], proxies: Proxies) -> None:
         self._proxies = proxies
-        # Asked for every callback: to compare an address with twenty networks takes fifty microseconds.
+        # Cached, because it is needed for every callback: twenty networks take fifty microseconds.
         self._listed = lru_cache(maxsize=4096)(partial(_is_in, networks=networks))
 
     def admit(self, peer: str, forwarded_for: str) -> bool:
@@ -53,7 +54,7 @@ class Sources:
 
 
 class Forwarded:
-    """WSGI: gives `app` the client's own address and scheme, and none of the headers that they came in."""
+    """WSGI: gives `app` the client's address and scheme, and removes the headers that they came from."""
 
     def __init__(self, app: WSGIApplication, proxies: Proxies) -> None:
         self._app = app
@@ -62,16 +63,16 @@ class Forwarded:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         address = self._proxies.client(environ.get("REMOTE_ADDR", ""), environ.pop("HTTP_X_FORWARDED_FOR", ""))
         scheme = environ.pop("HTTP_X_FORWARDED_PROTO", "")
-        if self._proxies.believe(environ.get("REMOTE_ADDR", "")):
-            if (said := scheme.rpartition(",")[2].strip().lower()) in ("http", "https"):
-                environ["wsgi.url_scheme"] = said
+        if self._proxies.is_trusted(environ.get("REMOTE_ADDR", "")):
+            if (client_scheme := scheme.rpartition(",")[2].strip().lower()) in ("http", "https"):
+                environ["wsgi.url_scheme"] = client_scheme
             environ["REMOTE_ADDR"] = address
         return self._app(environ, start_response)
 
 
 @lru_cache(maxsize=1024)
 def _address(hop: str) -> str:
-    """The address of one entry, which some proxies write with a port; empty where it is none."""
+    """The address of one entry, without a port; empty if it is not an address."""
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:

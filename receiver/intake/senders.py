@@ -1,4 +1,4 @@
-"""Who sends requests to a `result_url`: their addresses, the ids of their requests, and the log of refused ones."""
+"""The senders of requests to a `result_url`: their addresses, the ids of requests, and the log of refused ones."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import secrets
 from collections.abc import Sequence
 from itertools import count
 
+from receiver.counts import counts
 from receiver.intake.callback_rules import OVER_BUDGET, Answer
 from receiver.intake.proxies import Network, Proxies, Sources
 from receiver.logs import OncePer, about
 from receiver.model import SubmissionKey
 
 REFUSALS_SECONDS = 10.0
-"""At most one log line for each kind of refusal in this time: anybody can cause them."""
+"""At most one log line for each kind of refusal in this time, because anybody can cause refusals."""
 
 log = logging.getLogger(__name__)
 _refusals = logging.getLogger(f"{__name__}.refusals")
 _refusals.addFilter(OncePer(REFUSALS_SECONDS))
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 
 class Senders:
-    """`networks`: those that results may come from (`RESULT_SOURCES`); empty: any. Made in the process that uses it."""
+    """`networks`: those that results may come from (`RESULT_SOURCES`); empty: any. Each process creates its own."""
 
     def __init__(self, proxies: Proxies, networks: Sequence[Network]) -> None:
         self.proxies = proxies
@@ -36,12 +37,15 @@ class Senders:
         """Whether a request from `peer`, on behalf of `forwarded_for` (X-Forwarded-For), may bring results."""
         return self._sources is None or self._sources.admit(peer, forwarded_for)
 
-    def request_id(self, asked: str) -> str:
-        """The id of a request: the sender's own if it is sane, else a new one."""
-        return asked if asked and _SANE_ID.fullmatch(asked) else f"{self._process}-{next(self._requests):x}"
+    def request_id(self, given: str) -> str:
+        """The id of a request: the sender's own if it is valid, else a new one."""
+        return given if _VALID_ID.fullmatch(given) else f"{self._process}-{next(self._requests):x}"
 
-    def log_refusal(self, answer: Answer, key: SubmissionKey | None, peer: str, forwarded_for: str) -> None:
-        """Log a refused request, if none of its kind was logged lately. `key` is None if the token was not read."""
+    def record(self, answer: Answer, key: SubmissionKey | None, peer: str, forwarded_for: str, seconds: float) -> None:
+        """Count an answer. A refusal is logged unless the same kind was logged recently. `key`: None if unknown."""
+        counts.callback(answer.code, seconds if answer.waited else None)
+        if not answer.refused:
+            return
         if answer is OVER_BUDGET and key is not None:
             _refusals.error(
                 "batch %d, submission %d: more callbacks than CALLBACK_BUDGET allows; further ones are not stored",
@@ -51,8 +55,8 @@ class Senders:
             return
         _refusals.warning(
             "a request to a result_url was refused: %s",
-            answer.word,
-            extra=about(f"callback_{answer.word}", address=self.proxies.client(peer, forwarded_for)),
+            answer.code,
+            extra=about(f"callback_{answer.code}", address=self.proxies.client(peer, forwarded_for)),
         )
 
 

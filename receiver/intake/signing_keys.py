@@ -1,7 +1,7 @@
-"""Which secret keys the results that are still expected need, by their fingerprints in the database.
+"""Checks that the given secret keys can verify the tokens of all results that are still expected.
 
-A worker notes with each submission which key signed its token. A token that cannot be verified is answered 404, and the
-provider sends nothing twice: so a process that lacks such a key does not start, and a deploy without it fails.
+A worker stores the fingerprint of the key that signed a submission's token. A token that cannot be verified is answered
+404, and the provider sends nothing twice. So a process without such a key does not start, and its deploy fails.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from receiver.logs import about
 from receiver.model import OUTCOMES
 
 LATEST_RESULT = timedelta(days=30)
-"""How long past its due time a batch's missing results are still expected. Some calls never get one, and must not make
-a key necessary for ever."""
+"""Missing results are expected for this long after the due time. Some calls never get a result, and a key must not be
+needed for ever."""
 
 START_SECONDS = 3.0
-"""How long a process that starts waits for each answer of a database that may be hanging."""
+"""How long a starting process waits for each answer of the database, which may hang."""
 
-_NAMED = 5
-"""Batches that a message names."""
+_LISTED = 5
+"""The most batches in a message."""
 
 _EXPECTING = f"""
-select s.signing_key, count(*)::integer, (array_agg(distinct s.batch_id order by s.batch_id))[1:{_NAMED + 1}]
+select s.signing_key, count(*)::integer, (array_agg(distinct s.batch_id order by s.batch_id))[1:{_LISTED + 1}]
 from submission s join batch b using (batch_id) join batch_count c using (batch_id)
 where s.state in ('sending', 'accepted', 'unknown') and b.due_at > now() - %s
     and c.rows > c.skipped + c.refused + {" + ".join(f"c.{outcome}" for outcome in OUTCOMES)}
@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Expecting:
-    """Submissions whose tokens one key signed, in batches that still expect results.
+    """Submissions whose tokens were signed by one key, in batches that still expect results.
 
-    `fingerprint` None: release 1.0.0 sent them, and did not note the key. `batch_ids`: the first few.
+    `fingerprint`: None if release 1.0.0 sent them, which did not store it. `batch_ids`: the first few.
     """
 
     fingerprint: str | None
@@ -54,36 +54,36 @@ class Expecting:
 
 
 def fingerprint(secret_key: str) -> str:
-    """Eight characters that tell keys apart, and are of no use for guessing one.
+    """Eight characters that differ between keys, but do not help to guess a key.
 
-    To try a guess takes 16 MiB of memory and some 50 ms. Even then 32 bits cannot confirm it: of the likely keys, a
-    quarter of a billionth fits.
+    Each guess takes 16 MiB of memory and about 50 ms, and 32 bits cannot confirm it: one in four billion wrong keys
+    has the same fingerprint.
     """
     return hashlib.scrypt(secret_key.encode(), salt=b"result_url signing key", n=1 << 14, r=8, p=1, dklen=4).hex()
 
 
 def list_expecting(conn: Connection) -> list[Expecting]:
-    """What still expects results, by the key that it needs. Reads a row for each batch and submission, and no call."""
+    """The submissions that still expect results, by key. Reads a row for each batch and submission, and no calls."""
     return [Expecting(*row) for row in conn.execute(_EXPECTING, (LATEST_RESULT,))]
 
 
 def list_unverifiable(conn: Connection, secret_keys: Sequence[str]) -> list[Expecting]:
-    """Those that none of these keys can verify.
+    """The submissions that these keys cannot verify.
 
-    Where the key was not noted, any key that ever signed here is taken for the right one; and any at all before a
-    worker of this release has started.
+    If the key of a submission is unknown, any key that was ever used here is accepted. Before a worker of this release
+    has started, any key is accepted.
     """
     expecting = list_expecting(conn)
     if not expecting:
         return []
     given = {fingerprint(key) for key in secret_keys}
     known = {each for (each,) in conn.execute("select fingerprint from signing_key")}
-    strange = bool(known) and not known & given
-    return [each for each in expecting if (strange if each.fingerprint is None else each.fingerprint not in given)]
+    all_unknown = bool(known) and not known & given
+    return [each for each in expecting if (all_unknown if each.fingerprint is None else each.fingerprint not in given)]
 
 
 def has_earlier_release(conn: Connection) -> bool:
-    """Whether this database has been used, and never by a worker of a release that notes the keys."""
+    """Whether this database was used, but never by a worker of a release that stores fingerprints."""
     row = conn.execute(
         "select not exists (select from signing_key) and (exists (select from worker) or exists (select from batch))"
     ).fetchone()
@@ -91,10 +91,10 @@ def has_earlier_release(conn: Connection) -> bool:
 
 
 def describe_loss(unverifiable: Sequence[Expecting]) -> str:
-    """A sentence that continues "SECRET_KEY", and what to do."""
+    """The rest of a sentence that begins with SECRET_KEY, and what to do."""
     submissions = sum(each.submissions for each in unverifiable)
     batch_ids = sorted({batch_id for each in unverifiable for batch_id in each.batch_ids})
-    batches = ", ".join(map(str, batch_ids[:_NAMED])) + (" and others" if len(batch_ids) > _NAMED else "")
+    batches = ", ".join(map(str, batch_ids[:_LISTED])) + (" and others" if len(batch_ids) > _LISTED else "")
     prints = sorted(each.fingerprint for each in unverifiable if each.fingerprint)
     named = f" (fingerprint {', '.join(prints)})" if prints else ""
     return (
@@ -104,9 +104,9 @@ def describe_loss(unverifiable: Sequence[Expecting]) -> str:
 
 
 def check_signing_keys(conn: Connection, config: Config) -> None:
-    """Raise ConfigurationError if results are still expected that the given keys cannot verify.
+    """Raise ConfigurationError if the given keys cannot verify all results that are still expected.
 
-    With `SECRET_KEY_LOSS=accept` it is only logged.
+    With `SECRET_KEY_LOSS=accept` this is only logged.
     """
     unverifiable = list_unverifiable(conn, config.secret_keys)
     if not unverifiable:
@@ -123,8 +123,8 @@ def check_signing_keys(conn: Connection, config: Config) -> None:
 
 
 def check_keys_at_start(config: Config, database_url: str) -> None:
-    """`check_signing_keys` for a process that also starts without a database: one that is away, or whose schema is not
-    this release's, is not asked. Raises ReceiverError also where DATABASE_URL cannot be read.
+    """`check_signing_keys` for a process that also starts without a database. Nothing is checked if the database is
+    unavailable, or has another release's schema. Raises ReceiverError also if DATABASE_URL is not valid.
     """
     try:
         with connect(database_url, name="receiver start", autocommit=True, patience_seconds=START_SECONDS) as conn:

@@ -1,12 +1,11 @@
-"""Where callbacks go while the database is away: SQLite on local disk, fully synced.
+"""Stores callbacks while the database is unavailable: SQLite on local disk, fully synced.
 
-One file a machine, shared by its web processes. It keeps groups, not callbacks, so that draining
-is `write_group` over again: a group that the database had stored after all stores nothing more,
-and a drain that is killed half-way is simply begun again.
+There is one file per machine, shared by its web processes. It stores groups, so that draining repeats `write_group`: a
+group that is already in the database is not stored twice, and a drain that was killed is simply repeated.
 
-Whoever reads has a connection of its own and takes no lock: SQLite's write-ahead log gives it a
-snapshot. What is removed is overwritten, in steps so short that who appends does not notice, and
-`clean` gives the room of an empty spool back: bodies are personal data, and must not stay behind.
+Readers have their own connection and take no lock: SQLite's write-ahead log gives them a snapshot. Removed rows are
+overwritten, in steps so short that they do not delay writers, and `clean` frees the space of an empty spool: bodies are
+personal data, and must not be left behind.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from receiver.intake.journal import BODY_BYTES, Callback, Group
 from receiver.model import SubmissionKey
 
 BUSY_SECONDS = 5.0
-"""How long another program that writes to the file may be waited for. Ours write for milliseconds."""
+"""How long to wait for another process that writes to the file. Our processes write for milliseconds."""
 
 RETRY_SECONDS = 0.005
-"""Between two tries. SQLite would wait by itself, but for longer each time."""
+"""Between two attempts. SQLite itself would wait longer each time."""
 
 REMOVED_AT_ONCE = 64
-"""Callbacks of one step of `remove`, which keeps others from writing: at most 4 MiB to overwrite."""
+"""Callbacks of one step of `remove`, which blocks other writers: at most 4 MiB are overwritten."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -56,6 +55,9 @@ create table if not exists spooled (
 )
 """
 
+_COLUMNS = (
+    "writer_id, sequence, position, batch_id, submission_no, received_at_us, content_type, content_encoding, body"
+)
 _INSERT = (
     "insert into spooled (writer_id, sequence, batch_id, submission_no, received_at_us, content_type,"
     " content_encoding, body) values (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -63,7 +65,7 @@ _INSERT = (
 
 
 class SpoolFailed(ReceiverError):
-    """The local disk did not take the group: full, over its bound, or broken."""
+    """The spool could not be used: it is full, or the disk is full, broken or hanging."""
 
     code = "spool_failed"
 
@@ -80,7 +82,7 @@ class Spool:
         self._reading: sqlite3.Connection | None = None
 
     def append(self, group: Group) -> int:
-        """Keep a group; returns its position. On return it is on disk. Raises SpoolFailed, having kept nothing."""
+        """Store a group on disk; returns its position. Raises SpoolFailed; then nothing was stored."""
         with self._transaction() as db:
             self._check_room(db, sum(len(callback.body) for callback in group.callbacks))
             db.executemany(
@@ -103,51 +105,45 @@ class Spool:
         return position
 
     def try_write(self) -> None:
-        """Keep a body of the longest kind and forget it, in one synced transaction: nobody else ever sees it.
+        """Store a callback of the largest size and delete it, in one synced transaction. It is never visible.
 
-        Raises SpoolFailed where a callback could not be kept.
+        Raises SpoolFailed if it could not be stored.
         """
         with self._transaction() as db:
             self._check_room(db, BODY_BYTES)
             db.execute(_INSERT, (str(UUID(int=0)), 0, 0, 0, 0, "", "", os.urandom(BODY_BYTES)))
             db.execute("delete from spooled where position = last_insert_rowid()")
-            # Positions without a gap: `depth` goes by them.
+            # `depth` needs positions without gaps.
             db.execute("update sqlite_sequence set seq = seq - 1 where name = 'spooled'")
 
     def oldest(self, limit: int) -> list[tuple[int, Group]]:
-        """The oldest groups with the position each ends at: whole groups, about `limit` callbacks in all."""
+        """The oldest groups, each with the position of its end: complete groups, together about `limit` callbacks."""
         rows: list[_Row] = []
         with self._snapshot() as db:
             if db is None:
                 return []
-            # Read only as far as needed: what lies behind may be millions.
-            with closing(
-                db.execute(
-                    "select writer_id, sequence, position, batch_id, submission_no, received_at_us, content_type,"
-                    " content_encoding, body from spooled order by position"
-                )
-            ) as found:
+            # Read only as far as needed: there may be millions of rows.
+            with closing(db.execute(f"select {_COLUMNS} from spooled order by position")) as found:
                 for row in found:
                     if len(rows) >= limit and row[:2] != rows[-1][:2]:
                         break
                     rows.append(row)
-        return [
-            (members[-1][2], Group(UUID(writer_id), sequence, tuple(_callback(row) for row in members)))
-            for (writer_id, sequence), members in (
-                (name, list(run)) for name, run in groupby(rows, key=itemgetter(0, 1))
-            )
-        ]
+        groups = []
+        for (writer_id, sequence), run in groupby(rows, key=itemgetter(0, 1)):
+            members = list(run)
+            groups.append((members[-1][2], Group(UUID(writer_id), sequence, tuple(map(_callback, members)))))
+        return groups
 
-    def remove(self, position: int, patience_seconds: float | None = None) -> None:
-        """Forget all groups up to this position: they are stored elsewhere. Their bodies are overwritten.
+    def remove(self, position: int, wait_seconds: float | None = None) -> None:
+        """Remove all groups up to this position: they are in the database. Their bodies are overwritten.
 
-        Where this is interrupted in the middle of a group, the rest of it is known by its name to be stored.
+        If this is interrupted in the middle of a group, the rest is removed later: the name shows that it is stored.
         """
         last: int | None = None
         while last != position:
             if last is not None:
-                time.sleep(0.001)  # so that whoever waits to append comes first
-            with self._transaction(patience_seconds) as db:
+                time.sleep(0.001)  # let other threads append
+            with self._transaction(wait_seconds) as db:
                 last = db.execute(
                     "select max(position) from (select position from spooled where position <= ?"
                     " order by position limit ?)",
@@ -158,24 +154,24 @@ class Spool:
                 db.execute("delete from spooled where position <= ?", (last,))
 
     def is_past(self, position: int) -> bool:
-        """Whether all groups up to this position have been removed. Raises SpoolFailed rather than wait."""
-        with self._snapshot(patience_seconds=0) as db:
+        """Whether all groups up to this position were removed. Raises SpoolFailed instead of waiting."""
+        with self._snapshot(wait_seconds=0) as db:
             first = None if db is None else db.execute("select min(position) from spooled").fetchone()[0]
         return first is None or first > position
 
     def depth(self) -> int:
-        """How many callbacks it holds."""
+        """How many callbacks the spool has."""
         with self._snapshot() as db:
             if db is None:
                 return 0
-            # Groups only ever leave from the front; counting them would take long.
+            # Counting the rows would take long. Groups are removed only at the front, so there are no gaps.
             first, last = db.execute(
                 "select (select min(position) from spooled), (select max(position) from spooled)"
             ).fetchone()
         return 0 if first is None else int(last - first + 1)
 
     def callbacks(self) -> Iterator[Callback]:
-        """All that it holds, the oldest first, read a few at a time."""
+        """All callbacks, the oldest first, read in small steps."""
         after = 0
         while True:
             with self._snapshot() as db:
@@ -183,8 +179,7 @@ class Spool:
                     []
                     if db is None
                     else db.execute(
-                        "select writer_id, sequence, position, batch_id, submission_no, received_at_us, content_type,"
-                        " content_encoding, body from spooled where position > ? order by position limit ?",
+                        f"select {_COLUMNS} from spooled where position > ? order by position limit ?",
                         (after, REMOVED_AT_ONCE),
                     ).fetchall()
                 )
@@ -194,9 +189,9 @@ class Spool:
             after = rows[-1][2]
 
     def clean(self) -> bool:
-        """Give back the room of an empty spool, and with it what its files still hold of removed bodies.
+        """Free the space of an empty spool, and with it the rest of removed bodies in its files.
 
-        False where it is not empty, or is being used at this moment: try again later. Nobody waits for this.
+        Returns False if it is not empty, or is in use now: try again later.
         """
         with self._snapshot() as db:
             if db is None:
@@ -209,7 +204,7 @@ class Spool:
         try:
             with closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as db:
                 db.execute("pragma secure_delete = on")
-                db.execute("pragma temp_store = memory")  # else `vacuum` writes a file elsewhere
+                db.execute("pragma temp_store = memory")  # without this, `vacuum` writes a temporary file
                 db.execute("vacuum")
                 (busy, _, _) = db.execute("pragma wal_checkpoint(truncate)").fetchone()
                 return not busy
@@ -219,7 +214,7 @@ class Spool:
             raise SpoolFailed(f"The spool {self.path} could not be cleaned: {error}") from error
 
     def close(self) -> None:
-        """Close the file. A thread that hangs in it keeps its connection."""
+        """Close the file. If a thread hangs in it, its connection stays open."""
         with suppress(SpoolFailed), self._holding(self._lock):
             if self._opened is not None:
                 self._opened.close()
@@ -237,9 +232,9 @@ class Spool:
             raise SpoolFailed(f"The spool is full: it has {self._max_bytes} bytes (SPOOL_MAX_BYTES).")
 
     @contextmanager
-    def _holding(self, lock: threading.Lock, patience_seconds: float | None = None) -> Iterator[None]:
-        """Hold it, or raise SpoolFailed: a disk that hangs keeps the thread that waits for it, but no other one."""
-        if not lock.acquire(timeout=BUSY_SECONDS if patience_seconds is None else patience_seconds):
+    def _holding(self, lock: threading.Lock, wait_seconds: float | None = None) -> Iterator[None]:
+        """Acquire the lock, or raise SpoolFailed: a disk that hangs must block only one thread."""
+        if not lock.acquire(timeout=BUSY_SECONDS if wait_seconds is None else wait_seconds):
             raise SpoolFailed(f"The spool {self.path} could not be used: another thread waits for its disk.")
         try:
             yield
@@ -247,12 +242,12 @@ class Spool:
             lock.release()
 
     @contextmanager
-    def _transaction(self, patience_seconds: float | None = None) -> Iterator[sqlite3.Connection]:
-        """One that writes, one at a time; whatever SQLite or the disk says against it is SpoolFailed."""
-        with self._holding(self._lock, patience_seconds):
+    def _transaction(self, wait_seconds: float | None = None) -> Iterator[sqlite3.Connection]:
+        """A transaction that writes, one at a time. Errors of SQLite and the disk become SpoolFailed."""
+        with self._holding(self._lock, wait_seconds):
             try:
-                db = _patiently(self._open, patience_seconds)
-                _patiently(lambda: db.execute("begin immediate"), patience_seconds)
+                db = _retry_while_busy(self._open, wait_seconds)
+                _retry_while_busy(lambda: db.execute("begin immediate"), wait_seconds)
                 try:
                     yield db
                     db.execute("commit")
@@ -264,12 +259,12 @@ class Spool:
                 raise SpoolFailed(f"The spool {self.path} could not be used: {error}") from error
 
     @contextmanager
-    def _snapshot(self, patience_seconds: float | None = None) -> Iterator[sqlite3.Connection | None]:
-        """A connection to read with, which neither waits for who writes nor keeps them waiting; None: no spool yet."""
-        with self._holding(self._reading_lock, patience_seconds):
+    def _snapshot(self, wait_seconds: float | None = None) -> Iterator[sqlite3.Connection | None]:
+        """A connection for reading, which neither waits for writers nor blocks them. None: there is no spool yet."""
+        with self._holding(self._reading_lock, wait_seconds):
             try:
                 if self._reading is None and self.path.exists():
-                    self._reading = _patiently(self._open_to_read, patience_seconds)
+                    self._reading = _retry_while_busy(self._open_to_read, wait_seconds)
                 yield self._reading
             except (sqlite3.Error, OSError) as error:
                 raise SpoolFailed(f"The spool {self.path} could not be used: {error}") from error
@@ -293,7 +288,7 @@ class Spool:
     def _open_to_read(self) -> sqlite3.Connection | None:
         db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            if _has_table(db):  # else another process is just making it
+            if _has_table(db):  # if not, another process is just creating it
                 db.execute("pragma query_only = on")
                 return db
         except BaseException:
@@ -311,12 +306,12 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _patiently(do: Callable[[], _T], patience_seconds: float | None) -> _T:
-    """Do it, again and again while another program is in the way, for at most so long, or for BUSY_SECONDS.
+def _retry_while_busy(do: Callable[[], _T], wait_seconds: float | None) -> _T:
+    """Retry while another process is using the file, for at most this long (None: BUSY_SECONDS).
 
-    SQLite itself does not wait for a switch to WAL: the processes of a machine all open the file at once.
+    SQLite itself does not wait for the switch to WAL, and all processes of a machine open the file at the same time.
     """
-    end = time.monotonic() + (BUSY_SECONDS if patience_seconds is None else patience_seconds)
+    end = time.monotonic() + (BUSY_SECONDS if wait_seconds is None else wait_seconds)
     while True:
         try:
             return do()

@@ -1,7 +1,7 @@
-"""The token in a `result_url`: signed, and all that is needed to know whose callback this is.
+"""The signed token in a `result_url`, which identifies the submission.
 
-It carries the submission's key in the clear and a signature over it (HMAC-SHA256, itsdangerous),
-so that a forged one is turned away without touching the database.
+It contains the submission's key as plain text and a signature (HMAC-SHA256, itsdangerous), so that a forged token is
+refused without access to the database.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from itsdangerous import Signer
 
 from receiver.model import SubmissionKey
 
-# Base64 decoders pass over strange characters, and over the last two bits of the 258 that 43 characters
-# hold; so the shape is checked to the letter, for each submission to have exactly one token.
+# Base64 decoders ignore other characters, and the last two of the 258 bits of 43 characters. So the exact format is
+# checked, and each submission has exactly one token.
 _TOKEN = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,8})\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
 
 _PROBE = "0-0"
-"""No batch has the number 0, and `_TOKEN` has no room for it."""
+"""No batch has the number 0, and `_TOKEN` does not match it."""
 
 KEPT_TOKENS = 10_000
-"""How many tokens that were found to be signed here are remembered: each comes once for every call."""
+"""How many valid tokens are kept in memory: each is received once for every call."""
 
 
 class ResultTokens:
     """Signs and reads tokens.
 
-    `secret_keys`: the first signs, all verify; so a new secret is put first, and the old one is
-    dropped once the last batch signed with it is over.
+    `secret_keys`: the first key signs, all keys verify. A new key is added at the front. An old key can be removed when
+    the last batch with its tokens has ended.
     """
 
     def __init__(self, secret_keys: Sequence[str]) -> None:
@@ -40,11 +40,11 @@ class ResultTokens:
         self._known: dict[str, SubmissionKey] = {}
 
     def sign_probe(self) -> str:
-        """A token of no submission, to ask whether a `result_url` leads here: whoever learns it can store nothing."""
+        """A token without a submission, to check that a `result_url` leads here. Nothing can be stored with it."""
         return self._signer.sign(_PROBE).decode()
 
     def is_probe(self, token: str) -> bool:
-        """Whether it is a probe's token, signed here. A genuine one of a submission is none."""
+        """Whether it is the token of a probe, signed here."""
         return looks_like_probe(token) and self._signer.validate(token)
 
     def sign(self, key: SubmissionKey) -> str:
@@ -52,9 +52,9 @@ class ResultTokens:
         return self._signer.sign(f"{key.batch_id}-{key.submission_no}").decode()
 
     def read(self, token: str) -> SubmissionKey | None:
-        """The submission a token names; None where it was not signed here.
+        """The submission of a token; None if it was not signed here.
 
-        A forged one is compared in constant time, each time. Only a whole, genuine one is found in memory.
+        Only valid tokens are kept in memory. All others are compared in constant time, each time.
         """
         known = self._known.get(token)
         if known is not None:
@@ -70,10 +70,10 @@ class ResultTokens:
 
 
 def looks_like_probe(token: str) -> bool:
-    """Whether it is meant as a probe's token, whoever signed it."""
+    """Whether it has the form of a probe's token; the signature is not checked."""
     return token.startswith(f"{_PROBE}.")
 
 
 def result_url(public_url: str, token: str) -> str:
-    """What the provider is told to POST results to."""
+    """The URL to which the provider POSTs results."""
     return f"{public_url}/results/{token}"

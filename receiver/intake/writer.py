@@ -1,10 +1,10 @@
-"""From a request to durable: group commit, and the spool when the database is away.
+"""Makes callbacks durable: by group commit, or in the spool while the database is unavailable.
 
-In each process, one thread writes to the journal: it commits whatever gathered while its last commit ran. Whoever
-brought a callback waits for its group. A database that fails or keeps silent for `COMMIT_SECONDS` is *away*: its
-connection is cut, and the group goes to the thread that writes to the spool. So do all that follow, at once, until the
-`DatabaseProbe` has brought it back. Each has a thread of its own, so neither delays what the other can store.
-A thread may bring a callback, or an event loop (receiver.intake.endpoint).
+In each process, one thread writes to the journal: it commits all callbacks that were added during its last commit. Each
+sender waits for its group. A database that fails, or does not answer for `COMMIT_SECONDS`, is *unavailable*: its
+connection is cut, and the group goes to a second thread, which writes to the spool. All further groups go there, too,
+until the `DatabaseProbe` has a new connection. With two threads, the database and the spool never delay each other.
+Callbacks are added by threads or by an event loop (receiver.intake.endpoint).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from receiver.intake.spool import Spool
 from receiver.logs import about
 
 COMMIT_SECONDS = 1.2
-"""How long a commit may take before the database counts as away. The answer is owed within two seconds."""
+"""If a commit takes longer, the database is unavailable. An answer is required within two seconds."""
 
 ANSWER_SECONDS = 8.0
-"""The longest that anybody is kept waiting, whatever holds up the writer: then the sender is told to try again."""
+"""The longest wait of a sender. After that, it is asked to try again."""
 
 GATHER_SECONDS = 0.002
-"""How long the writer waits for the senders that it just answered to send again. One group of all of them costs much
-less than two that take turns. A single sender never waits.
+"""How long the writer waits for the next callbacks of the senders that it has just answered. One group of all senders
+costs much less than two groups in turn. A single sender never waits.
 """
 
 log = logging.getLogger(__name__)
 
 
 class CannotStore(ReceiverError):
-    """Neither the database nor the spool could keep the callback. The sender must be told to try again."""
+    """Neither the database nor the spool could store the callback. The sender must try again."""
 
     code = "storage_unavailable"
 
 
-class Gathering:
-    """Callbacks that will be one group. `stored` belongs to the loop that added them."""
+class Pending:
+    """Callbacks that will be one group. `stored` belongs to the event loop that added them."""
 
     __slots__ = ("callbacks", "done", "failure", "spooled", "stored")
 
@@ -61,19 +61,19 @@ class Gathering:
 class Writer:
     """Stores callbacks. `connect` opens an autocommit connection, and gives up within about two seconds."""
 
-    on_done: Callable[[Gathering], None] | None = None
-    """Called in the thread that wrote it when a gathering is done."""
+    on_done: Callable[[Pending], None] | None = None
+    """Called when a group is done, in the thread that wrote it."""
 
     def __init__(self, connect: Callable[[], Connection], spool: Spool) -> None:
         self.spool = spool
         self._names, self._spool_names = GroupNames(spool), GroupNames(spool)
         self._wake, self._wake_spool = threading.Event(), threading.Event()
-        # What gathered behind a spool that hangs goes to the database when that is back.
-        self._database = DatabaseProbe(connect, spool, self._names.may_go_on, self._wake.set, COMMIT_SECONDS)
-        self._failed: deque[tuple[Gathering, Group]] = deque()
+        # If the spool hangs, pending callbacks go to the database as soon as it is available.
+        self._database = DatabaseProbe(connect, spool, self._names.may_use_journal, self._wake.set, COMMIT_SECONDS)
+        self._failed: deque[tuple[Pending, Group]] = deque()
         self._journal_ended = False
         self._lock = threading.Lock()
-        self._gathering = Gathering()
+        self._pending = Pending()
         self._expected = 1
         self._stopping = False
         self._threads = [
@@ -82,7 +82,7 @@ class Writer:
         ]
 
     @property
-    def database_away(self) -> bool:
+    def database_unavailable(self) -> bool:
         return self._database.conn is None
 
     def start(self) -> None:
@@ -91,7 +91,7 @@ class Writer:
         self._database.start()
 
     def stop(self) -> None:
-        """Store what has gathered, then end the threads. Whoever comes later is told CannotStore."""
+        """Store what is pending, then end the threads. From now on, `add` raises CannotStore."""
         with self._lock:
             self._stopping = True
         self._database.stop()
@@ -102,104 +102,104 @@ class Writer:
         self._database.close()
         self.spool.close()
 
-    def add(self, callback: Callback) -> Gathering:
-        """Hand a callback to the writer; it is durable once the gathering is done. Raises CannotStore."""
+    def add(self, callback: Callback) -> Pending:
+        """Add a callback; it is durable when the returned group is done. Raises CannotStore."""
         with self._lock:
             if self._stopping:
                 raise CannotStore("The service is stopping; send the callback again.")
-            gathering = self._gathering
-            gathering.callbacks.append(callback)
-            if len(gathering.callbacks) in (1, self._expected):
+            pending = self._pending
+            pending.callbacks.append(callback)
+            if len(pending.callbacks) in (1, self._expected):
                 self._wake.set()
-        return gathering
+        return pending
 
     def store(self, callback: Callback) -> bool:
         """Return once the callback is durable: True if it is in the spool. Raises CannotStore."""
-        gathering = self.add(callback)
-        if not gathering.done.wait(COMMIT_SECONDS):
+        pending = self.add(callback)
+        if not pending.done.wait(COMMIT_SECONDS):
             self.cut_connection()
-            if not gathering.done.wait(ANSWER_SECONDS - COMMIT_SECONDS):
-                self.give_up(gathering, callback)
+            if not pending.done.wait(ANSWER_SECONDS - COMMIT_SECONDS):
+                self.give_up(pending, callback)
                 raise CannotStore("Storing the callback takes too long; send it again.")
-        if gathering.failure is not None:
-            raise CannotStore("The callback could not be stored; send it again.") from gathering.failure
-        return gathering.spooled
+        if pending.failure is not None:
+            raise CannotStore("The callback could not be stored; send it again.") from pending.failure
+        return pending.spooled
 
-    def give_up(self, gathering: Gathering, callback: Callback | None = None) -> None:
-        """Nobody waits for it, or for any, any more. What the writer has not taken yet must not pile up behind it."""
+    def give_up(self, pending: Pending, callback: Callback | None = None) -> None:
+        """Nobody waits any more for this callback, or for any of the group. What is still pending is dropped."""
         with self._lock:
-            if gathering is self._gathering:
-                kept = gathering.callbacks if callback is not None else ()
-                gathering.callbacks = [each for each in kept if each is not callback]
+            if pending is self._pending:
+                kept = pending.callbacks if callback is not None else ()
+                pending.callbacks = [each for each in kept if each is not callback]
 
     def _write_groups(self) -> None:
-        while not self._stopping or (self._database.conn is not None and self._gathering.callbacks):
+        while not self._stopping or (self._database.conn is not None and self._pending.callbacks):
             if not self._stopping:
                 self._wake.wait()
                 self._wake.clear()
-                if 0 < len(self._gathering.callbacks) < self._expected:
+                if 0 < len(self._pending.callbacks) < self._expected:
                     self._wake.wait(GATHER_SECONDS)
             self._wake.clear()
             if (conn := self._database.conn) is None:
                 self._wake_spool.set()
-            elif (gathering := self._take()).callbacks:
+            elif (pending := self._take_pending()).callbacks:
                 try:
-                    self._write(conn, gathering)
-                except Exception as error:  # whatever it is: who waits must hear of it
-                    self._finish(gathering, error)
+                    self._write(conn, pending)
+                except Exception as error:  # any error: the senders are waiting
+                    self._finish(pending, error)
         self._journal_ended = True
         self._wake_spool.set()
 
-    def _write(self, conn: Connection, gathering: Gathering) -> None:
-        group = self._names.group(gathering.callbacks, directly=True)
+    def _write(self, conn: Connection, pending: Pending) -> None:
+        group = self._names.group(pending.callbacks, directly=True)
         try:
             write_group(conn, group)
         except psycopg.Error as error:
             log.warning("database unavailable, callbacks go to the spool: %s", error, extra=about("database_away"))
-            self._names.handed_over()
-            self._failed.append((gathering, group))
+            self._names.mark_failed()
+            self._failed.append((pending, group))
             self._database.disconnect()
             self._wake_spool.set()
         else:
-            self._expected = len(group.callbacks) + len(self._gathering.callbacks)
-            self._finish(gathering)
+            self._expected = len(group.callbacks) + len(self._pending.callbacks)
+            self._finish(pending)
 
     def _spool_groups(self) -> None:
-        while not self._journal_ended or self._failed or self._gathering.callbacks:
+        while not self._journal_ended or self._failed or self._pending.callbacks:
             self._wake_spool.wait()
             self._wake_spool.clear()
-            while self._failed:  # first what the database did not store, then what gathers while it is away
+            while self._failed:  # first what the database did not store, then what is pending meanwhile
                 self._spool(*self._failed.popleft())
-                self._database.check_now()  # only now: whoever looked earlier found nothing to drain
-            while (self.database_away or self._journal_ended) and (gathering := self._take()).callbacks:
-                self._spool(gathering, self._spool_names.group(gathering.callbacks, directly=False))
-                if not self.database_away:
-                    self._database.check_now()  # it came back meanwhile, and the spool may have been drained already
+                self._database.check_now()  # only now is there something to drain
+            while (self.database_unavailable or self._journal_ended) and (pending := self._take_pending()).callbacks:
+                self._spool(pending, self._spool_names.group(pending.callbacks, directly=False))
+                if not self.database_unavailable:
+                    self._database.check_now()  # it is available again, and the last drain may have been too early
 
-    def _spool(self, gathering: Gathering, group: Group) -> None:
+    def _spool(self, pending: Pending, group: Group) -> None:
         try:
             position = self.spool.append(group)
-        except Exception as error:  # as above
+        except Exception as error:  # any error: the senders are waiting
             self._names.spooled(group, None)
-            self._finish(gathering, error)
+            self._finish(pending, error)
         else:
             self._names.spooled(group, position)
-            gathering.spooled = True
-            self._finish(gathering)
+            pending.spooled = True
+            self._finish(pending)
 
-    def _take(self) -> Gathering:
+    def _take_pending(self) -> Pending:
         with self._lock:
-            gathering, self._gathering = self._gathering, Gathering()
-        return gathering
+            pending, self._pending = self._pending, Pending()
+        return pending
 
-    def _finish(self, gathering: Gathering, failure: Exception | None = None) -> None:
+    def _finish(self, pending: Pending, failure: Exception | None = None) -> None:
         if failure is not None:
-            gathering.failure = failure
+            pending.failure = failure
             log.error("callbacks could not be stored: %s", failure, extra=about("callbacks_not_stored"))
-        gathering.done.set()
+        pending.done.set()
         if self.on_done is not None:
-            self.on_done(gathering)
+            self.on_done(pending)
 
     def cut_connection(self) -> None:
-        """Make the statement that is being written fail now. It may still be carried out: `write_group` allows that."""
+        """Make the current statement fail now. The server may still execute it: `write_group` allows that."""
         self._database.cut_connection()

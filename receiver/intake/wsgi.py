@@ -1,4 +1,4 @@
-"""The callback endpoint for any threaded WSGI server: in front of Flask, which it does not need."""
+"""The callback endpoint for any threaded WSGI server, in front of Flask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from receiver.counts import counts
 from receiver.intake.callback_rules import (
     CUT_OFF,
     PREFIX,
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 BEGAN = "receiver.began"
-"""The name in the WSGI environment of the moment at which the request came."""
+"""The key in the WSGI environment for the time at which the request began."""
 
 
 class Endpoint:
-    """WSGI: answers `/results/<token>`, and leaves every other path to `otherwise`."""
+    """WSGI: answers `/results/<token>`, and passes every other path to `otherwise`."""
 
     def __init__(self, otherwise: WSGIApplication, rules: CallbackRules, senders: Senders, writer: Writer) -> None:
         self._otherwise = otherwise
@@ -42,8 +41,8 @@ class Endpoint:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         began = perf_counter()
-        asked = self._senders.request_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        request_id.set(asked)
+        own_id = self._senders.request_id(environ.get("HTTP_X_REQUEST_ID", ""))
+        request_id.set(own_id)
         path: str = environ.get("PATH_INFO", "")
         if not path.startswith(PREFIX):
             environ[BEGAN] = began
@@ -53,14 +52,12 @@ class Endpoint:
         found = self._rules.before_body(
             path[len(PREFIX) :].rstrip("/"), method, admitted=self._senders.admit(peer, forwarded_for)
         )
-        key, answer = (None, found) if isinstance(found, Answer) else (found, self._take(found, environ))
-        counts.callback(answer.word, perf_counter() - began if answer.waited else None)
-        if answer.refused:
-            self._senders.log_refusal(answer, key, peer, forwarded_for)
-        start_response(answer.status, [*answer.all_headers, ("X-Request-Id", asked)])
+        key, answer = (None, found) if isinstance(found, Answer) else (found, self._receive(found, environ))
+        self._senders.record(answer, key, peer, forwarded_for, perf_counter() - began)
+        start_response(answer.status, [*answer.all_headers, ("X-Request-Id", own_id)])
         return [] if method == "HEAD" else [answer.body]
 
-    def _take(self, key: SubmissionKey, environ: WSGIEnvironment) -> Answer:
+    def _receive(self, key: SubmissionKey, environ: WSGIEnvironment) -> Answer:
         announced: str = environ.get("CONTENT_LENGTH") or ""
         if is_too_long(announced):
             return TOO_LARGE
@@ -75,18 +72,19 @@ class Endpoint:
         try:
             return SPOOLED if self._writer.store(callback) else STORED
         except CannotStore:
-            self._rules.budget.give_back(key)
+            self._rules.budget.release(key)
             log_lost(key)
             return UNAVAILABLE
 
 
 def _read_body(environ: WSGIEnvironment, announced: str) -> bytes | None:
-    """The body, or more than BODY_BYTES of it; None if the sender went away in the middle.
+    """The body, or more than BODY_BYTES of it; None if the sender closed the connection in the middle.
 
-    A part of a body is not stored: it cannot be told from a whole one later, and was not acknowledged.
+    A part of a body is not stored: later, it would look like a whole body.
     """
     if not announced and not environ.get("wsgi.input_terminated"):
-        return b""
+        # A server that does not decode chunked bodies leaves no way to read one.
+        return None if "HTTP_TRANSFER_ENCODING" in environ else b""
     wanted = int(announced.lstrip("0") or "0") if announced.isdecimal() else BODY_BYTES + 1
     read: Callable[[int], bytes] = environ["wsgi.input"].read
     body = bytearray()
@@ -94,7 +92,7 @@ def _read_body(environ: WSGIEnvironment, announced: str) -> bytes | None:
         while len(body) < wanted and (block := read(wanted - len(body))):
             body += block
     except Exception:
-        # OSError if the connection ended, and anything of its own that the server raises for a broken chunk.
+        # OSError if the connection ended. For a broken chunk, each server raises its own exception.
         return None
     if announced and len(body) < wanted:
         return None

@@ -1,4 +1,4 @@
-"""Accepting a batch, from whichever door: the API, the dashboards and the command line call this."""
+"""Accept a batch. The API, the dashboards and the command line use this."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from receiver.queueing.submissions import FindSuppressed
 from receiver.queueing.suppressions import find_suppressed
 
 _BLOCK_BYTES = 128 << 10
-"""Read and hashed at a time."""
+"""Bytes that are read and hashed at a time."""
 
 
 class IdempotencyKeyReused(ReceiverError):
-    """The key came before, with another CSV or other parameters: as the batch `batch_id`."""
+    """The key was used before with another CSV or other parameters, for the batch `batch_id`."""
 
     code = "idempotency_key_reused"
 
@@ -59,7 +59,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request that may come again: whose it is, the key it came with, and what it said."""
+    """A request that may be repeated: the API key, the idempotency key, and the digest of its content."""
 
     key_id: int
     idempotency_key: str
@@ -76,7 +76,7 @@ class Accepted:
 def preview(
     csv: IO[bytes], parameters: BatchParameters, limits: Limits, find_suppressed: FindSuppressed = lambda _: ()
 ) -> Preview:
-    """What queueing would come to; stores nothing. Raises InvalidInput where the file is no CSV of contacts."""
+    """What queueing this file would do. Stores nothing. Raises InvalidInput if the file is not a CSV of contacts."""
     now = datetime.now(UTC).replace(microsecond=0)
     contacts = ContactReader(csv, parameters.default_region)
     plan = plan_batch(contacts, parameters, limits.submission_rows, now, find_suppressed)
@@ -116,7 +116,7 @@ def accept(
     if request is not None and not insert_idempotent(
         conn, request.key_id, request.idempotency_key, request.digest, batch_id
     ):
-        # The same request, at the same time, was first.
+        # The same request was sent twice at the same time, and the other one was faster.
         conn.rollback()
         if (earlier := find_accepted(conn, request)) is not None:
             return earlier
@@ -125,7 +125,7 @@ def accept(
 
 
 def request_digest(csv: IO[bytes], form: Mapping[str, str]) -> bytes:
-    """SHA-256 over the file and the fields, in whatever order these came."""
+    """SHA-256 of the file and the fields. The order of the fields does not matter."""
     digest = hashlib.sha256()
     csv.seek(0)
     while block := csv.read(_BLOCK_BYTES):
@@ -137,7 +137,7 @@ def request_digest(csv: IO[bytes], form: Mapping[str, str]) -> bytes:
 
 
 def find_accepted(conn: Connection, request: IdempotentRequest) -> Accepted | None:
-    """The batch that this very request became before, None where its key is new. Raises IdempotencyKeyReused."""
+    """The batch of the same request before. None: its key is new. Raises IdempotencyKeyReused."""
     earlier = find_idempotent(conn, request.key_id, request.idempotency_key)
     if earlier is None:
         return None

@@ -38,7 +38,7 @@ class ZoneRows:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What queueing a CSV would come to."""
+    """The result that queueing a CSV would have."""
 
     rows: int
     valid: int
@@ -54,7 +54,7 @@ class Preview:
 
 
 def get_now(conn: Connection) -> datetime:
-    """The time by the database's clock, which is the same for all machines and is what `due_at` is compared with."""
+    """The time of the database's clock. All machines use this clock, and `due_at` is compared with it."""
     row = conn.execute("select clock_timestamp()").fetchone()
     assert row is not None  # noqa: S101 a select without from returns one row
     now: datetime = row[0]
@@ -181,8 +181,8 @@ def insert_batch(
         "insert into outstanding (batch_id, row) select batch_id, row from call where batch_id = %s order by row",
         (batch_id,),
     )
-    # Counters are there already where callbacks came before the batch: after a database was restored from a
-    # backup, say, for a batch of this id that was queued since and is lost.
+    # The counters exist already if callbacks arrived before the batch. For example, after a backup was restored,
+    # callbacks arrive for a lost batch with the same id.
     conn.execute(
         "insert into batch_count as c (batch_id, rows, skipped) values (%s, %s, %s) on conflict (batch_id)"
         " do update set rows = c.rows + excluded.rows, skipped = c.skipped + excluded.skipped",
@@ -260,7 +260,7 @@ def check_external_id(conn: Connection, external_id: str) -> None:
 
 
 def find_idempotent(conn: Connection, key_id: int, idempotency_key: str) -> tuple[int, bytes] | None:
-    """(batch id, digest of the request) of an earlier request with this key."""
+    """The batch id and the digest of an earlier request with this key."""
     row: tuple[int, bytes] | None = conn.execute(
         "select batch_id, digest from idempotency where key_id = %s and idempotency_key = %s",
         (key_id, idempotency_key),
@@ -269,7 +269,7 @@ def find_idempotent(conn: Connection, key_id: int, idempotency_key: str) -> tupl
 
 
 def insert_idempotent(conn: Connection, key_id: int, idempotency_key: str, digest: bytes, batch_id: int) -> bool:
-    """Remember the request; False where another one with this key was first, and this one must be rolled back."""
+    """Store the request. False: another request with this key was faster, and this one must be rolled back."""
     return (
         conn.execute(
             "insert into idempotency (key_id, idempotency_key, digest, batch_id) values (%s, %s, %s, %s)"

@@ -1,8 +1,7 @@
-"""The user's CSV as a stream of contacts (contract: `POST /api/v1/batches`; provider page: The CSV).
+"""Read the user's CSV as a stream of contacts (contract: `POST /api/v1/batches`; provider page: The CSV).
 
-The destination is trimmed. Every other cell stays as the user wrote it. A row must have a destination that
-can be dialed; a row without one is reported in its place, so that the caller may refuse the file or skip the
-row.
+The destination is trimmed. Every other cell stays as the user wrote it. A row whose destination cannot be called is
+returned as an `InvalidRow`, and the caller refuses the file or skips the row.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ NUL_SHOWN_AS = "\u2400"
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A row that can be called. `row` counts from 1 after the header, blank lines not counted.
+    """A row that can be called. `row` counts from 1 after the header, without blank lines.
 
     `destination` is as the user wrote it, trimmed. `cells` (one for each of the reader's columns) are unchanged.
     """
@@ -41,8 +40,9 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class InvalidRow:
-    """A row that cannot be called, and why: `code` is `too_many_cells`, `nul_character` or one of
-    `DestinationError`'s. Cells beyond the header are kept; a NUL is shown as U+2400.
+    """A row that cannot be called. `code`: `too_many_cells`, `nul_character` or a code of `DestinationError`.
+
+    `cells` contains the cells beyond the header, too. A NUL is replaced by U+2400.
     """
 
     row: int
@@ -53,26 +53,25 @@ class InvalidRow:
 
 
 class ContactReader:
-    """Reads contacts off a binary, seekable stream, from its beginning, as often as it is iterated.
+    """Reads contacts from a binary, seekable stream. Each iteration begins at its beginning.
 
-    The stream stays open, and the caller's. Memory stays below a few megabytes whatever the file's
-    size. A row shorter than the header is filled up with empty cells. Lines of delimiters only, and columns
-    without a name and without a value, are ignored.
+    The caller closes the stream. The reader needs a few megabytes of memory, independent of the size of the file. It
+    adds empty cells to a row that is shorter than the header. It ignores lines of delimiters only, and columns that
+    have neither a name nor a value.
 
-    Raises ValueError for an unknown region, and `InvalidInput` with code `invalid_csv` for a file that
-    cannot be taken as a whole. Fault codes when it is made: `empty_file`, `workbook`, `undecodable`,
-    `missing_destination`, `too_many_columns`, `repeated_column_name`, `nul_character`.
-    Fault codes when it is made or iterated: `malformed_quotes`, `unclosed_quote`, `cell_too_long`,
+    Raises ValueError for an unknown region, and `InvalidInput` with code `invalid_csv` for a file that cannot be used.
+    Fault codes of the constructor: `empty_file`, `workbook`, `undecodable`, `missing_destination`, `too_many_columns`,
+    `repeated_column_name`, `nul_character`. Fault codes of both: `malformed_quotes`, `unclosed_quote`, `cell_too_long`,
     `row_too_long`. Fault codes of the iteration: `empty_column_name`, and at the end `no_rows`.
     """
 
     columns: tuple[str, ...]
-    """The columns' names after `destination`, as the user wrote them."""
+    """The names of the columns after `destination`, as the user wrote them."""
     encoding: str
     """`utf-8`, `utf-16-le`, `utf-16-be` or `cp1252`."""
     delimiter: str
     warnings: tuple[Fault, ...]
-    """What the user should know of a file that can be read."""
+    """Warnings for the user about a file that can be read."""
 
     def __init__(self, stream: IO[bytes], region: str) -> None:
         self._region = numbering_plan(region).region
@@ -80,11 +79,11 @@ class ContactReader:
         self.encoding = self._text.encoding
         self.delimiter = self._text.delimiter
         record = next(self._records(), None)
-        if record is None:  # white space that `CsvText` does not know as such
+        if record is None:  # white space that `CsvText` does not recognize
             raise no_header()
         names = [trimmed(name) for name in record]
         found = find_added(names, RESULT_COLUMNS) + self._with_codes_of_ours(find_added(names, SKIPPED_COLUMNS))
-        # The others are the user's own: because of them, the names that were added last got longer.
+        # The other ones are the user's. Because of them, the names that were added last are longer.
         added = max(found, key=lambda places: len(names[places[0]]), default=())
         self._header = read_header(record, added)
         self._is_export = bool(added)
@@ -134,7 +133,7 @@ class ContactReader:
             raise invalid_csv("no_rows", "The file has a header but no rows.")
 
     def _with_codes_of_ours(self, found: list[Places]) -> list[Places]:
-        """Those columns of reasons in which every row has a code of ours. Reads the file only if there are any."""
+        """The columns of reasons in which every row has a code of ours. Reads the file only if there are candidates."""
         if found:
             records = self._records()
             next(records)
@@ -158,8 +157,8 @@ def read_records(text: CsvText) -> Iterator[list[str]]:
     Raises `InvalidInput` with one of the fault codes `malformed_quotes`, `unclosed_quote`, `cell_too_long`,
     `row_too_long`.
     """
-    # Strict, because the lenient reader glues together what stands around a stray quotation mark
-    # and takes an unclosed one for the rest of the file, both without a word.
+    # Strict, because the lenient reader reports no fault: it joins the texts around a stray quotation mark, and
+    # with an unclosed one it reads the rest of the file as one cell.
     reader = csv.reader(text.lines(), delimiter=text.delimiter, strict=True)
     row = 0
     try:
@@ -187,7 +186,7 @@ def _invalid(row: int, code: str, message: str, record: list[str]) -> InvalidRow
 
 
 def _unreadable(row: int, reason: str) -> InvalidInput:
-    """What the csv module stumbled over, in row `row` (0: the header). Only its words tell the causes."""
+    """The error for a fault that the csv module found in this row (0: the header). Only its message shows the cause."""
     place = f"row {row}" if row else "the header"
     unclosed = " The cause may be a quotation mark that is never closed."
     if reason.startswith("unexpected end of data"):

@@ -1,8 +1,7 @@
-"""A CSV file's bytes as lines of text: which encoding, which delimiter, and where it cannot be read.
+"""Decode a CSV file to lines of text: find its encoding, its delimiter and its faults.
 
-The file is read twice, in blocks: once to learn whether it is UTF-8 to its end (a guess from the first
-kilobytes would let one late byte spoil a campaign half-way), and once for its lines. Memory holds no more
-than a few blocks and one CSV record.
+The file is read twice, in blocks: first to check that all of it is UTF-8, because the first kilobytes do not prove it,
+and then for its lines. Memory contains only a few blocks and one CSV record.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from receiver.queueing.header import begins_as_header, invalid_csv, missing_dest
 from receiver.text.cells import is_blank
 
 MAX_CELL = 131_072
-"""Characters of a cell: the csv module's own limit, unless someone changed `csv.field_size_limit`."""
+"""Characters of a cell. This is the default of `csv.field_size_limit`."""
 
 MAX_RECORD = 1 << 20
-"""Bytes of a record (a row with its quoted line ends), give or take one block."""
+"""Bytes of a record (a row with its quoted line ends), with a tolerance of one block."""
 
 RECORD_TOO_LONG = "record too long"
-"""The `csv.Error` that `CsvText.lines` raises past that bound."""
+"""The message of the `csv.Error` that `CsvText.lines` raises for a longer record."""
 
 _BLOCK = 1 << 16
 _VALIDATION_BLOCK = 1 << 18
@@ -38,22 +37,22 @@ _MARKS = (
 )
 
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-"""How .xlsx and .ods (both zip archives) and .xls begin."""
+"""The first bytes of .xlsx and .ods (both are zip archives) and of .xls."""
 
 _DELIMITERS = ",;\t|"
 _BLANKS = ' \u00a0\v\f\r\n"' + _DELIMITERS
 _HEADER_CHARACTERS = 1 << 16
-"""Of the header, in which its first name is looked for."""
+"""The first name of the header must be within these characters."""
 
-# The line that Excel understands. Numbers and names are written with the characters that cannot be the delimiter.
+# The line with which Excel sets the delimiter. Characters of numbers and names cannot be the delimiter.
 _separator_line = re.compile(r"""\s*+"?sep=([^\w\s"'+.()\[\]\0-]|\t)"?(?:\1|\s)*+\Z""", re.I).match
 
 
 class CsvText:
-    """The text of a binary, seekable stream, which stays open and the caller's.
+    """The text of a binary, seekable stream, which the caller closes.
 
-    Raises `InvalidInput` (`invalid_csv`) with one of the fault codes `empty_file`, `workbook`,
-    `missing_destination`, `undecodable`.
+    Raises `InvalidInput` (`invalid_csv`) with one of the fault codes `empty_file`, `workbook`, `missing_destination`,
+    `undecodable`.
     """
 
     def __init__(
@@ -66,10 +65,10 @@ class CsvText:
         self._stream = stream
         self._is_header, self._missing = is_header, missing
         self.records = 0
-        """How many records the consumer of `lines` has finished; it must keep this up to date, because
-        only it knows where a record ends, and the bound on a record's length is counted from there."""
+        """How many records the consumer of `lines` has read. It must update this, because only the consumer knows where
+        a record ends, and so how long the next one is."""
         self.nul_seen = False
-        """Whether a NUL has been among the lines so far."""
+        """Whether one of the lines so far contains a NUL."""
         stream.seek(0)
         start = stream.read(4)
         if not start:
@@ -88,22 +87,22 @@ class CsvText:
             raise self._undecodable([(name, offset) for name, offset in faulty if offset is not None])
 
     def lines(self) -> Iterator[str]:
-        """The lines from the file's beginning, each with its own end: \\n, \\r\\n or \\r.
+        """The lines from the beginning of the file, each with its line end: \\n, \\r\\n or \\r.
 
-        Line ends inside quoted cells end a line here too; the csv module puts them together again.
+        A line end in a quoted cell also ends a line here. The csv module joins these lines.
         """
         self.records = 0
         self.nul_seen = False
         return chain.from_iterable(self._blocks_of_lines(self.encoding))
 
     def _blocks_of_lines(self, encoding: str, stop: int | None = None, end: str = "") -> Iterator[list[str]]:
-        """Lines in blocks; up to the byte `stop`, with `end` for the text from there on, if given."""
+        """Blocks of lines, up to the byte `stop`. If it is given, `end` replaces the text after it."""
         decoder = codecs.getincrementaldecoder(encoding)("strict" if stop is None else "replace")
         position = self._start
         unfinished = ""
         record, blocks_in_record = -1, 0
         while True:
-            self._stream.seek(position)  # a caller may have moved it since the last block
+            self._stream.seek(position)  # a caller may have changed the position since the last block
             block = self._stream.read(_BLOCK if stop is None else min(_BLOCK, stop - position))
             position += len(block)
             text = unfinished + decoder.decode(block, final=not block)
@@ -115,12 +114,12 @@ class CsvText:
             if not block:
                 yield lines
                 return
-            # The last line may go on in the next block, be it only with the \n after its \r.
+            # The last line may continue in the next block, perhaps only with the \n after its \r.
             unfinished = lines.pop() if lines else ""
             blocks_in_record = blocks_in_record + 1 if record == self.records else 0
             record = self.records
             if blocks_in_record > MAX_RECORD // _BLOCK:
-                # As the csv module reports its own bound, because only its consumer knows the row.
+                # A csv.Error, as for the limit of the csv module, because only the consumer knows the row.
                 raise csv.Error(RECORD_TOO_LONG)
             yield lines
 
@@ -141,9 +140,9 @@ class CsvText:
             position += len(block)
 
     def _find_delimiter(self) -> str:
-        """The delimiter that a `sep=` line gives, else the one with which the header begins as it must.
+        """The delimiter of a `sep=` line, or the one with which the header's first name is valid.
 
-        The header's first name is known, so nothing is guessed from frequencies.
+        The header's first name is known, so frequencies are not needed.
         """
         header = self._find_header()
         first_line = StringIO(header, newline="").readline()
@@ -162,7 +161,7 @@ class CsvText:
         return max(found, key=lambda delimiter: len(records[delimiter]))
 
     def _find_header(self) -> str:
-        """Put the start behind blank lines; returns the text from there on, up to `_HEADER_CHARACTERS`."""
+        """Move the start past blank lines, and return the text after them, up to `_HEADER_CHARACTERS`."""
         decoder = codecs.getincrementaldecoder(self.encoding)("replace")
         position = self._start
         text = ""
@@ -180,7 +179,7 @@ class CsvText:
                 return text[:_HEADER_CHARACTERS] if found else ""
 
     def _undecodable(self, faulty: list[tuple[str, int]]) -> InvalidInput:
-        """The error for a file that is in none of the encodings; each with its first faulty byte."""
+        """The error for a file that no encoding fits. `faulty`: each encoding with its first invalid byte."""
         rows = [self._row_at(offset) for _, offset in faulty]
         reasons = [
             f"not {name.upper()} ({f'row {row}' if row else 'the header'})"
@@ -190,7 +189,7 @@ class CsvText:
         return invalid_csv("undecodable", message, row=rows[-1] or None)
 
     def _row_at(self, offset: int) -> int:
-        """The row a byte stands in (0: the header): the records before it, one more character ending them."""
+        """The row that contains the byte at `offset` (0: the header)."""
         self.records = 0
         row = -1
         try:
@@ -204,6 +203,6 @@ class CsvText:
 
 
 def _first_record(header: str, delimiter: str) -> list[str]:
-    """Not strict: what is wrong within the header is reported when the records are read."""
+    """The first record. This is not strict, because faults in the header are reported when the records are read."""
     records = csv.reader(StringIO(header, newline=""), delimiter=delimiter)
     return next((record for record in records if not is_blank(record)), [])

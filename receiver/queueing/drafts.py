@@ -1,7 +1,7 @@
-"""Drafts: a CSV that was uploaded, looked at, and not queued yet.
+"""Drafts: a CSV that was uploaded and previewed, and is not queued yet.
 
-A draft lives for a day, and each key has at most `MOST_DRAFTS` of them, so that what nobody queues takes a
-bounded space. Queueing one is remembered with it: however often the button is pressed, it becomes one batch.
+A draft is deleted after a day, and each key has at most `MOST_DRAFTS` of them, so drafts need limited space. The batch
+of a queued draft is stored with it: it becomes one batch, however often the button is pressed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from receiver.queueing.parameters import BatchParameters
 from receiver.schedule import estimate_due_at
 
 DRAFT_BYTES = 512 << 20
-"""Largest file: some two million rows of a name and a date, or a million of twenty-five variables."""
+"""Largest file: about two million rows with a name and a date, or a million rows with twenty-five variables."""
 
 MOST_DRAFTS = 5
-"""Of one key. The oldest makes room for the next."""
+"""Maximum number of drafts of one key. A new one replaces the oldest."""
 
 DRAFT_HOURS = 24
 CHUNK_BYTES = 1 << 20
@@ -40,7 +40,7 @@ _UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A draft without its file. `form`: the fields as they were written."""
+    """A draft without its file. `form`: the fields as the user wrote them."""
 
     draft_id: UUID
     key_id: int
@@ -53,7 +53,7 @@ class Draft:
 
     @property
     def version(self) -> str:
-        """Names what the form says: whoever queues names the version that they looked at."""
+        """Identifies the content of the form. To queue a draft, a user must name the version that was shown."""
         return hashlib.sha256(json.dumps(self.form, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -61,7 +61,7 @@ _COLUMNS = "draft_id, key_id, file_name, csv_bytes, form, preview, batch_id, cre
 
 
 def insert_draft(conn: Connection, key_id: int, csv: IO[bytes], file_name: str, form: Mapping[str, str]) -> UUID:
-    """Keep a file and what was said about it. Raises InvalidInput for a file larger than DRAFT_BYTES."""
+    """Store a file and its form. Raises InvalidInput for a file larger than DRAFT_BYTES."""
     conn.execute(
         "delete from draft where draft_id in (select draft_id from draft where key_id = %s and batch_id is null"
         " order by created_at desc, draft_id offset %s)",
@@ -90,7 +90,7 @@ def insert_draft(conn: Connection, key_id: int, csv: IO[bytes], file_name: str, 
 
 
 def get_draft(conn: Connection, key_id: int, draft_id: UUID, *, lock: bool = False) -> Draft:
-    """A key's own draft; `lock` keeps it as it is until the transaction ends. Raises NotFound."""
+    """A draft of this key. `lock`: nobody else can change it until the transaction ends. Raises NotFound."""
     with conn.cursor(row_factory=class_row(Draft)) as cursor:
         draft = cursor.execute(
             f"select {_COLUMNS} from draft where draft_id = %s and key_id = %s"
@@ -104,12 +104,12 @@ def get_draft(conn: Connection, key_id: int, draft_id: UUID, *, lock: bool = Fal
 
 
 def change_draft(conn: Connection, draft: Draft, form: Mapping[str, str]) -> None:
-    """Keep what is said about the file now."""
+    """Store a new form for the file."""
     conn.execute("update draft set form = %s where draft_id = %s and batch_id is null", (_texts(form), draft.draft_id))
 
 
 def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> Preview | None:
-    """The preview that was kept, if it was made for parameters that come to the same."""
+    """The stored preview, if it was made for equivalent parameters."""
     if draft.preview is None or draft.preview["of"] != _matters(parameters, limits):
         return None
     errors = tuple(Fault(**fault) for fault in draft.preview["errors"])
@@ -130,7 +130,7 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
 
 
 def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits, seen: Preview) -> None:
-    """Keep what `preview` found out, which read the whole file for it."""
+    """Store the result of `preview`, which had to read the complete file."""
     kept = asdict(seen)
     del kept["due_at"], kept["zones"]
     calls = [(zone.time_zone.split(","), zone.rows) for zone in seen.zones]
@@ -150,7 +150,7 @@ def queue_draft(
     """
     if draft.batch_id is not None:
         return draft.batch_id
-    # The lock already lets only one through; this holds as well where a draft was restored from a backup.
+    # The lock already prevents a second batch. This also prevents one if the draft was restored from a backup.
     name = f"draft {draft.draft_id}"
     with open_csv(conn, draft.draft_id) as csv:
         request = IdempotentRequest(draft.key_id, name, request_digest(csv, {}))
@@ -161,10 +161,10 @@ def queue_draft(
 
 
 def open_csv(conn: Connection, draft_id: UUID) -> IO[bytes]:
-    """A draft's file, to be closed after use: in memory up to 8 MiB, else in a temporary file."""
+    """The file of a draft, in memory up to 8 MiB, else in a temporary file. The caller closes it."""
     csv = tempfile.SpooledTemporaryFile(max_size=8 << 20)
     with conn.cursor() as cursor:
-        # One chunk at a time: a result set as a whole would stand in memory.
+        # One chunk at a time, because a complete result set would be in memory.
         chunk_no = 0
         while row := cursor.execute(
             "select content from draft_chunk where draft_id = %s and chunk_no = %s", (draft_id, chunk_no), binary=True
@@ -176,7 +176,7 @@ def open_csv(conn: Connection, draft_id: UUID) -> IO[bytes]:
 
 
 def forget_drafts(conn: Connection, hours: int = DRAFT_HOURS) -> int:
-    """Remove drafts older than this, with their files; returns how many."""
+    """Delete older drafts with their files, and return their number."""
     return conn.execute("delete from draft where created_at < now() - make_interval(hours => %s)", (hours,)).rowcount
 
 
@@ -185,12 +185,12 @@ def _texts(form: Mapping[str, str]) -> Jsonb:
 
 
 def _storable(text: str) -> str:
-    """The text without what Postgres cannot keep; the form says of it that it must go."""
+    """The text without characters that Postgres cannot store. The form reports them as a fault."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
 def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
-    """What a preview depends on, besides the file. The first is raised when files are read by other rules."""
+    """What a preview depends on, besides the file. Increase the number when the rules for reading files change."""
     gates = parameters.gates
     window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
     zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]

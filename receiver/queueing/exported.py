@@ -1,4 +1,4 @@
-"""Files that this service exported and a user queues again: how the columns that the export added are recognised.
+"""Recognize the columns that an export of this service added, when a user queues the file again.
 
 Their names are next to each other, in our order. If the user has a column of that name, ours begins with `result_`.
 """
@@ -25,13 +25,13 @@ RESULT_COLUMNS = (
     "result_source",
     "withdrawn_reason",
 )
-"""Of `calls.csv`."""
+"""The columns of `calls.csv`."""
 
 ADDED_LATER = 1
 """How many of the last ones are not in the files of release 1.0.0."""
 
 SKIPPED_COLUMNS = ("row", "code", "message")
-"""Of `skipped.csv`. They may be a user's own names, so its codes must be ours, too."""
+"""The columns of `skipped.csv`. A user's columns may have the same names, so the codes are checked too."""
 
 CODE_PLACE = SKIPPED_COLUMNS.index("code")
 
@@ -62,12 +62,12 @@ _ours = {
 
 
 def begins_as_added(name: str) -> bool:
-    """Whether it is what the first added column can be called."""
+    """Whether the first added column can have this name."""
     return _ours["row"](name) is not None
 
 
 def find_added(names: Sequence[str], columns: Sequence[str]) -> list[tuple[int, ...]]:
-    """The places of `columns` among a header's names, each time that they are all there. Empty names do not count."""
+    """The places of `columns` in a header, for each time that all of them are there. Empty names are ignored."""
     places = [place for place, name in enumerate(names) if name]
     least = len(columns) - (ADDED_LATER if columns is RESULT_COLUMNS else 0)
     found = []

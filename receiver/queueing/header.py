@@ -1,4 +1,4 @@
-"""The CSV's first row: which columns it names, and which cells of a row they are."""
+"""Read the header of the CSV: the names of the columns, and their places in a row."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from receiver.text.formulas import restored
 from receiver.text.quoting import quoted
 
 Places = tuple[int, ...]
-"""Of columns in the header, from 0."""
+"""Places of columns in the header, from 0."""
 
 DESTINATION = "destination"
 
 MAX_COLUMNS = 1000
-"""Of the header. Short rows are filled up to its width, so without a bound a file of 2 MB, half of it header, would
-come to many gigabytes."""
+"""Maximum number of columns. Short rows get as many cells as the header has, so without a limit a file of 2 MB, half of
+it header, would become many gigabytes."""
 
 
 def invalid_csv(code: str, message: str, *, row: int | None = None) -> InvalidInput:
-    """The error for a CSV that cannot be taken as a whole. Without a row, the fault is the field's."""
+    """The error for a CSV that cannot be used. Without a row, the fault names the field `csv`."""
     fault = Fault("csv" if row is None else row, code, message)
     return InvalidInput(message, [fault], code="invalid_csv")
 
@@ -33,7 +33,7 @@ def no_header() -> InvalidInput:
 
 
 def missing_destination(begins_with: str) -> InvalidInput:
-    """The error for a file whose first column has another name; `begins_with` is that name."""
+    """The error for a file whose first column has another name, `begins_with`."""
     return invalid_csv(
         "missing_destination",
         f'The first column must be named "destination", but the file begins with "{quoted(begins_with, 40)}".',
@@ -41,19 +41,19 @@ def missing_destination(begins_with: str) -> InvalidInput:
 
 
 def begins_as_header(record: Sequence[str]) -> bool:
-    """Whether a record may be the header: its first name is `destination`, in any case, or that of an added column."""
+    """Whether a record may be the header: it begins with `destination`, in any case, or with an added column."""
     name = next(filter(None, map(trimmed, record)), "")
     return name.lower() == DESTINATION or begins_as_added(name)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """How a record of the file becomes a destination and its variables.
+    """Where a record of the file contains the destination and the variables.
 
-    `columns`: the names of the variables, as the user wrote them. `places`: where in a record the destination and the
-    variables are. `unnamed`: the places of columns without a name before the last that has one; they must be empty.
-    `code`: where the code of a skipped row is, if an export has added it.
-    `width`: how many columns there are up to the last that has a name. `whole_width`: how many there are in all.
+    `columns`: the names of the variables, as the user wrote them. `places`: the places of the destination and the
+    variables in a record. `unnamed`: the places of columns without a name before the last one with a name; they must be
+    empty. `code`: the place of the code of a skipped row, if an export added it. `width`: the number of columns up to
+    the last one with a name. `whole_width`: the number of all columns.
     """
 
     columns: tuple[str, ...]
@@ -64,13 +64,13 @@ class Header:
     whole_width: int
 
     def chosen(self, record: Sequence[str]) -> list[str]:
-        """The destination and the variables of a record, which is at least `width` long."""
+        """The destination and the variables of a record, which has at least `width` cells."""
         return [record[place] for place in self.places]
 
     def check_unnamed(self, record: Sequence[str], beyond: Sequence[str], row: int) -> None:
-        """Raise InvalidInput if a column without a name has a value: nobody can say which variable it is.
+        """Raise InvalidInput if a column without a name has a value, because it belongs to no variable.
 
-        `beyond`: the record's cells from `width` on.
+        `beyond`: the cells of the record from `width` on.
         """
         filled = [place for place in self.unnamed if not is_blank((record[place],))]
         filled += [
@@ -82,10 +82,10 @@ class Header:
 
 
 def read_header(record: Sequence[str], added: Places = ()) -> Header:
-    """What the header says. The columns that an export `added` are left out.
+    """Read the header, without the columns that an export `added`.
 
-    Names are unique once the space around them is put aside. Case counts, except in `destination`: `Name` and `name`
-    are two variables to a voice application.
+    Names must be unique without the spaces around them. Upper and lower case differ, except in `destination`: for a
+    voice application, `Name` and `name` are two variables.
     Raises InvalidInput (`missing_destination`, `too_many_columns`, `repeated_column_name`, `nul_character`).
     """
     names = [trimmed(restored(name) if added else name) for name in record]
@@ -105,7 +105,7 @@ def read_header(record: Sequence[str], added: Places = ()) -> Header:
         unnamed=tuple(place for place in range(width) if not names[place]),
         code=added[CODE_PLACE] if is_skipped_file else None,
         width=width,
-        # In a file of skipped rows, what had no column follows the added ones.
+        # In a file of skipped rows, the cells without a column follow the added columns.
         whole_width=width if is_skipped_file else len(record),
     )
 

@@ -1,7 +1,7 @@
-"""What a user says about a batch besides its CSV: one schema for the form, the API and the command line.
+"""The parameters of a batch besides its CSV: one schema for the form, the API and the command line.
 
-Ranges and rules are the provider's (provider page: Queue multiple calls), checked here so that a
-fault is named by its field before anything is stored or sent.
+Ranges and rules are the provider's (provider page: Queue multiple calls). They are checked here, so that a fault is
+reported with its field before anything is stored or sent.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from receiver.phone_numbers.destination import valid_region
 from receiver.schedule import DAY_MINUTES, EVERY_DAY, LEAST_HOURS, Gates, Hours, due_at, earliest
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""A start this far back is taken as now: the form was filled in a moment ago, or a clock is off."""
+"""A start in the past is accepted within this time: filling in the form takes time, and clocks differ."""
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
-"""Python's calendar ends with the year 9999, and a grace is yet to be added."""
+"""Python's calendar ends with the year 9999, and the grace time is added to this."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchParameters:
-    """Checked parameters. None: the provider is not told, and its own default holds."""
+    """Checked parameters. None: the parameter is not sent, and the provider's default applies."""
 
     application_id: int
     deployment_id: int
@@ -71,12 +71,12 @@ class BatchParameters:
         return timedelta(seconds=((self.max_attempts or 1) - 1) * (self.reattempt_wait or 0))
 
     def due_at(self, now: datetime, grace_seconds: int) -> datetime:
-        """When a call that is released now is overdue if it has no result."""
+        """When a call that is released now becomes overdue if it has no result."""
         return due_at(self.start_timestamp, self.end_timestamp, self.retries, now, timedelta(seconds=grace_seconds))
 
 
 class Timestamp(fields.Field[datetime]):
-    """Unix seconds, or RFC 3339 with its offset. To the microsecond, as the database keeps times."""
+    """Unix seconds, or RFC 3339 with an offset. The precision is a microsecond, as in the database."""
 
     default_error_messages = {
         "invalid": "Enter Unix seconds, or a time with a UTC offset such as 2026-12-01T22:00:00Z."
@@ -102,14 +102,14 @@ class Timestamp(fields.Field[datetime]):
 
 
 class WholeSecond(Timestamp):
-    """A time that the provider is told: it takes Unix seconds, so a fraction is left out."""
+    """A time that is sent to the provider in Unix seconds, so a fraction is removed."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         return super()._deserialize(value, attr, data, **kwargs).replace(microsecond=0)
 
 
 class WholeNumber(fields.Integer):
-    """Digits only: `7.0`, `1e3` and digits of other scripts are no numbers that anybody meant to write here."""
+    """Digits only. `7.0`, `1e3` and digits of other scripts are probably mistakes."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         text = str(value).strip()
@@ -119,7 +119,7 @@ class WholeNumber(fields.Integer):
 
 
 class Flag(fields.Boolean):
-    """0 or 1, as the provider writes it, or true or false. Case is ignored: Python writes `True`."""
+    """0 or 1, as the provider writes it, or true or false in any case, because Python writes `True`."""
 
     truthy = {"1", "true"}
     falsy = {"0", "false"}
@@ -229,14 +229,14 @@ class Labels(fields.Dict):
 
 
 STORABLE = "^[^\\x00-\\x1f\\x7f]*$"
-"""What `storable` takes, surrogates aside, as a pattern of JSON Schema."""
+"""The texts that `storable` accepts, as a pattern of JSON Schema, without the rule for surrogates."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def storable(text: str) -> None:
-    """A validator: text that Postgres keeps and a page shows. Raises ValidationError."""
+    """A validator for text that Postgres can store and a page can show. Raises ValidationError."""
     if _CONTROL.search(text) or _SURROGATE.search(text):
         raise ValidationError("It must not contain control characters.")
 
@@ -247,12 +247,12 @@ def _region(text: str) -> None:
 
 
 def says(description: str, **more: Any) -> dict[str, Any]:
-    """A field's metadata: what the API's description tells of it."""
+    """The metadata of a field for the API's description."""
     return {"description": description, **more}
 
 
 class BatchForm(Schema):
-    """The fields beside `csv`. An unknown one is refused: a misspelt option must not be passed over."""
+    """The fields besides `csv`. An unknown one is refused, because a misspelt option must not be ignored."""
 
     class Meta:
         unknown = RAISE
@@ -374,9 +374,10 @@ class BatchForm(Schema):
 
 
 def read_parameters(form: Mapping[str, str], default_region: str, default_name: str = "") -> BatchParameters:
-    """Parameters from a form's texts. An empty text is as good as none. Raises InvalidInput naming each field.
+    """Read the parameters of a form. An empty text counts as absent. Raises InvalidInput with each wrong field.
 
-    `default_name` is a file's, which may hold anything: what cannot be stored or shown in it is replaced.
+    `default_name` is the name of a file, which may contain any characters. Those that cannot be stored or shown are
+    replaced.
     """
     given = {name: text for name, text in form.items() if text != ""}
     try:
@@ -388,7 +389,7 @@ def read_parameters(form: Mapping[str, str], default_region: str, default_name: 
 
 
 def faults(error: ValidationError) -> list[Fault]:
-    """marshmallow's messages, one fault a message, with codes of our own."""
+    """The messages of marshmallow, each as a fault with a code of our own."""
     found: list[Fault] = []
     for where, messages in error.normalized_messages().items():  # type: ignore[no-untyped-call]
         for message in messages if isinstance(messages, list) else [str(messages)]:
@@ -397,7 +398,7 @@ def faults(error: ValidationError) -> list[Fault]:
 
 
 def _code(message: str) -> str:
-    # marshmallow names no codes; its few messages are told apart by their words.
+    # marshmallow has no codes, so this distinguishes its messages by their words.
     if message == Schema.error_messages.get("unknown", "Unknown field.") or message == "Unknown field.":
         return "unknown_field"
     if "equired" in message:

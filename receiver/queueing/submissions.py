@@ -1,11 +1,11 @@
-"""Cutting a batch into submissions, such that in each of them every number stands once, and all have the same zones.
+"""Divide a batch into submissions, so that in each one every number appears at most once and all zones are the same.
 
-The first time a number stands in the CSV its row goes to the first layer, the second time to the
-second, and so on; each layer is cut every `SUBMISSION_ROWS` rows. So token and number name one call.
 
-A number with other keys to press after connecting (`postd`) is another destination, not a
-duplicate (provider page: The CSV); it needs another submission all the same, because a
-callback names the number only.
+The first row with a number goes to the first layer, the second row with it to the second layer, and so on. Each layer
+is divided into submissions of `SUBMISSION_ROWS` rows. So the token and the number together identify one call.
+
+A number with different keys to press after connecting (`postd`) is a different destination, not a duplicate (provider
+page: The CSV). It still needs another submission, because a callback contains only the number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from receiver.queueing.row_zones import NoCommonHours, RowZones
 from receiver.text.csv_line import csv_line
 
 FAULTS_NAMED = 100
-"""How many faults an answer names; the others are counted."""
+"""How many faults an answer lists. The others are only counted."""
 
 DUPLICATE, SUPPRESSED = "duplicate", "suppressed"
 
@@ -36,7 +36,7 @@ FindSuppressed = Callable[[Sequence[int]], Collection[int]]
 
 @dataclass(slots=True)
 class SubmissionDraft:
-    """A submission while its rows come in. `csv_bytes` counts what will be sent, header included."""
+    """A submission while its rows are read. `csv_bytes`: the bytes that will be sent, including the header."""
 
     submission_no: int
     first_row: int
@@ -48,7 +48,7 @@ class SubmissionDraft:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
-    """A row that will be a call; `line` is the CSV that is sent for it, without line end."""
+    """A row that becomes a call. `line`: its line in the CSV that is sent, without the line end."""
 
     row: int
     phone_number: int
@@ -58,7 +58,7 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True)
 class SkippedRow:
-    """A row that is left out, and why."""
+    """A row that is skipped, and the reason."""
 
     row: int
     code: str
@@ -68,9 +68,9 @@ class SkippedRow:
 
 @dataclass(slots=True)
 class Plan:
-    """Reads contacts once and says of each row what becomes of it; afterwards it holds the totals.
+    """Reads the contacts once and decides for each row whether it becomes a call. After that it contains the totals.
 
-    `faults` are those that the policies refuse or skip: at most `FAULTS_NAMED` of `faults_total`.
+    `faults`: the rows that are refused or skipped, at most `FAULTS_NAMED` of `faults_total`.
     """
 
     contacts: ContactReader
@@ -85,7 +85,7 @@ class Plan:
     suppressed: int = 0
     duplicates: int = 0
     refused: int = 0
-    """Faults that a policy does not let pass: with any, the whole batch is refused."""
+    """Faults for which the complete batch is refused."""
     submissions: list[SubmissionDraft] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     faults_total: int = 0
@@ -168,7 +168,7 @@ class Plan:
         return SkippedRow(row.row, code, message, csv_line((row.destination, *row.cells)))
 
     def check(self) -> None:
-        """After the last row: raises InvalidInput where the batch cannot be queued."""
+        """Call this after the last row. Raises InvalidInput if the batch cannot be queued."""
         if self.refused:
             raise InvalidInput(
                 "Some rows cannot be called. Correct them, or choose to skip them.",
@@ -198,23 +198,23 @@ def _read_block(rows: Iterator[Contact | InvalidRow]) -> list[Contact | InvalidR
 
 
 def header_line(columns: Sequence[str]) -> str:
-    """The header that is sent: `destination` first, the others in the user's own spelling."""
+    """The header that is sent: `destination` first, and the other columns as the user wrote them."""
     return csv_line(("destination", *columns))
 
 
 class _Numbers:
-    """How often each number came up, for millions of them: 8 to 20 bytes each, where a set takes 70."""
+    """Counts how often each number appears. Our own hash table: it needs 8 to 20 bytes for each, a set needs 70."""
 
     def __init__(self) -> None:
         self._bits = 12
         self._slots = array("q", bytes(8 << self._bits))
         self._used = 0
-        # Only numbers that came up more than once, or with keys to press: rare.
+        # Only for numbers that appear more than once, or with keys to press, which is rare.
         self._postds: dict[int, set[str | None]] = {}
         self._layers: dict[int, int] = {}
 
     def add(self, number: int, postd: str | None, keep: bool) -> tuple[int, bool]:
-        """(the layer that this row belongs to, whether the same destination came up before)."""
+        """The layer of this row, and whether the same destination appeared before."""
         if self._insert(number):
             if postd is not None:
                 self._postds[number] = {postd}
@@ -228,7 +228,7 @@ class _Numbers:
         return layer, repeated
 
     def _insert(self, number: int) -> bool:
-        """Open addressing with linear probing; numbers are never 0, so 0 is a free slot."""
+        """Open addressing with linear probing. Numbers are never 0, so 0 marks a free slot."""
         slots, mask = self._slots, len(self._slots) - 1
         slot = (number * 0x9E3779B97F4A7C15 >> 20) & mask
         while (found := slots[slot]) != 0:

@@ -1,7 +1,7 @@
-"""What the provider's answer to `bulk_queue` proves. No I/O: bytes in, a value out.
+"""Decide what the provider's answer to `bulk_queue` proves. No I/O.
 
-Only what the provider page (Queue multiple calls) documents is taken as proof. The rule behind every
-doubt: sending again could dial every person twice, so what is not proven is `unknown`.
+Only an answer that the provider page (Queue multiple calls) documents is a proof. Everything else is `unknown`, because
+sending again could call every person twice.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from receiver.model import masked
 from receiver.text.xml_events import MalformedXml, read_elements
 
 AnswerState = Literal["accepted", "refused", "unknown", "not_sent"]
-"""accepted: calls were queued. refused: nothing was queued, and the same request would be refused
-again. unknown: calls may have been queued, so never send it again. not_sent: not a byte of the request
-left this machine, so send it again later.
+"""accepted: calls were queued. refused: nothing was queued, and the same request would be refused again. unknown: calls
+may have been queued, so never send it again. not_sent: no byte of the request left this machine, so send it later.
 """
 
 ERROR_CHARACTERS = 2_000
@@ -33,10 +32,10 @@ _REFUSALS: Mapping[int, str] = {
     405: "method other than POST",
     409: "user, deployment or application deleted earlier",
 }
-"""The only statuses documented to prove that nothing was queued, with the provider page's reasons."""
+"""The only statuses that prove that nothing was queued, with the reasons on the provider page."""
 
 _CHARSETS: Mapping[str, str] = {
-    # Only these: an outsider must not choose among Python's codecs (`idna`, `unicode_escape`, ...).
+    # Only these: the sender of an answer must not choose among all codecs of Python (`idna`, `unicode_escape`, ...).
     "utf-8": "utf-8-sig",
     "utf-16": "utf-16",
     "iso-8859-1": "cp1252",
@@ -53,14 +52,14 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d)?")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one `bulk_queue` request.
+    """The result of one `bulk_queue` request.
 
-    `provider_status`: the HTTP status; None where no answer came.
-    `calls_queued`: as the provider counted them, from 0; may differ from the rows sent.
-    `error`: why it was not accepted, in the provider's words where it has any: one printable line of
-    at most 2,000 characters, without credentials, its phone numbers masked. None when accepted in silence.
-    `answer_text`: the whole answer, at most 1 MiB as UTF-8, without NUL, surrogates and credentials,
-    its phone numbers *not* masked: to be kept (call ids may be in it), never logged.
+    `provider_status`: the HTTP status. None: there was no answer.
+    `calls_queued`: the provider's count, from 0. It may differ from the number of rows.
+    `error`: why it was not accepted, if possible in the provider's words: one printable line of at most 2,000
+    characters, without credentials, and with masked phone numbers. None: it was accepted without a message.
+    `answer_text`: the complete answer, at most 1 MiB as UTF-8, without NUL, surrogates and credentials. Its phone
+    numbers are *not* masked: it is stored (it may contain call ids), and never logged.
     """
 
     state: AnswerState
@@ -71,16 +70,15 @@ class Answer:
 
 
 def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[str] = ()) -> Answer:
-    """Read an HTTP answer, in JSON, in XML or from some gateway in between; never raises.
+    """Read an HTTP answer in JSON or XML, or from a gateway. Never raises.
 
-    `body` is decoded text-wise already (no content-encoding), and may be cut short. Every spelling in
-    `secrets` is struck out of what is kept.
+    `body` has no content-encoding, and may be incomplete. Every spelling in `secrets` is removed from the result.
 
-    * 200 with an integer `calls_queued`: accepted; a 200 without one proves nothing: unknown.
-    * the six documented refusals: refused, whatever the body.
-    * everything else: unknown. That holds for 5xx (documented: calls may have been queued), for other
-      2xx and for redirects, and for statuses that only a gateway gives (408, 413, 429, ...): most mean
-      that it passed nothing on, but no page says so, and a wrong guess dials every person twice.
+    * 200 with an integer `calls_queued`: accepted. A 200 without it proves nothing: unknown.
+    * the six documented refusals: refused, regardless of the body.
+    * everything else: unknown. This includes 5xx (documented: calls may have been queued), other 2xx, redirects, and
+      the statuses of gateways (408, 413, 429, ...). Most of these mean that nothing was passed on, but this is not
+      documented, and a wrong guess calls every person twice.
     """
     text = _decoded(body, content_type)
     items = _items(text)
@@ -100,7 +98,7 @@ def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[
         state = "refused"
         error = words or f"the provider answered {status}: {_REFUSALS[status]}"
     elif 300 <= status < 400:
-        # Whoever follows it posts the contacts, and the credentials, to an address nobody configured.
+        # Following it would send the contacts and the credentials to an address that is not configured.
         state = "unknown"
         error = f"the provider answered {status}, a redirect, which is not followed: check PLUM_URL"
     else:
@@ -110,7 +108,7 @@ def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[
 
 
 def error_words(content_type: str, body: bytes, secrets: Sequence[str] = ()) -> str:
-    """What an answer says is wrong, as an `Answer.error`; "" where it says nothing, or too much to look through."""
+    """The error message of an answer, as an `Answer.error`. "": there is none, or the body is too long."""
     if len(body) >= ANSWER_BYTES:
         return ""
     text = _decoded(body, content_type)
@@ -118,7 +116,7 @@ def error_words(content_type: str, body: bytes, secrets: Sequence[str] = ()) -> 
 
 
 def printable_line(text: str, secrets: Sequence[str] = ()) -> str:
-    """`text` as an `Answer.error`: one printable line, bounded, without `secrets`, numbers masked."""
+    """`text` as an `Answer.error`: one printable line of limited length, without `secrets`, numbers masked."""
     return _readable(text, secrets)
 
 
@@ -136,7 +134,7 @@ def _decoded(body: bytes, content_type: str) -> str:
 
 
 def _items(text: str) -> Mapping[str, object]:
-    """The answer's items by name: a JSON object, or what stands under `<result>`; else none."""
+    """The answer's items by name: those of a JSON object, or the elements in `<result>`, else none."""
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):  # no JSON, an endless number, or endless nesting
@@ -159,12 +157,12 @@ def _xml_items(text: str) -> Mapping[str, object]:
 
 
 class _Result:
-    """Gathers what stands under `<result>`, which is the root or the first of that name within it."""
+    """Collects the elements in `<result>`, which is the root or the first element with this name."""
 
     def __init__(self) -> None:
         self.items: dict[str, str] = {}
         self._depth = 0  # of the elements that are open
-        self._result: int | None = None  # how deep the one that counts stands, while it is open
+        self._result: int | None = None  # depth of the `<result>` that counts, while it is open
         self._over = False
         self._text: list[str] = []
 
@@ -207,7 +205,7 @@ def _stated_error(items: Mapping[str, object]) -> str:
 
 
 def _words(items: Mapping[str, object], text: str, content_type: str) -> str:
-    """The provider's own words, else what a person would see of the page."""
+    """The provider's own message, else the visible text of the page."""
     if words := _stated_error(items):
         return words
     if "html" not in content_type.lower() and not text.lstrip().startswith("<"):

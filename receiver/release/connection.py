@@ -1,7 +1,7 @@
-"""A connection for exactly one request, which knows whether any of it can have left.
+"""A connection for exactly one request, which records whether any byte of it can have left this machine.
 
-urllib3's own, with three things added: `Passage` is told how far the request came, each phase has a time
-limit of its own, and an answer is bounded in time and size, headers included.
+It adds three things to the connection of urllib3: it records the progress of the request in `Passage`, each phase has
+its own time limit, and an answer with its headers has a limit of time and size.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 WIRE_BYTES = 2 << 20
-"""The longest answer, headers and body as they arrive."""
+"""Longest answer: headers and body as they arrive."""
 
 
 @dataclass(slots=True)
 class Passage:
-    """How far one request came, and how long each part of it may take, in seconds.
+    """The progress of one request, and the time limits of its parts, in seconds.
 
-    `read_timeout`: the longest silence, and the longest for one block to be sent; a whole answer may
-    take twice as long. `send_timeout`: the whole request. `broken_off_timeout`: for an answer after the
-    provider stopped reading; it is there by then, or never comes.
+    `read_timeout`: the longest pause in an answer, and the longest time to send one block. A complete answer may take
+    twice as long. `send_timeout`: the complete request. `broken_off_timeout`: the wait for an answer after the provider
+    stopped reading, because that answer is usually there already.
     """
 
     read_timeout: float
@@ -45,7 +45,7 @@ class Passage:
 
 
 class PlainConnection(HTTPConnection):
-    """Opened once. `passage` is begun when it is open, which for TLS is after the handshake."""
+    """It is opened once. Then `passage` begins, with TLS after the handshake."""
 
     def __init__(self, *args: Any, passage: Passage, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,7 +55,7 @@ class PlainConnection(HTTPConnection):
         )
 
     def connect(self) -> None:
-        if self.passage.begun:  # http.client would open a lost connection again, in silence
+        if self.passage.begun:  # http.client would silently open a lost connection again
             raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was lost")
         super().connect()
         self.passage.begun = True
@@ -68,13 +68,13 @@ class PlainConnection(HTTPConnection):
         try:
             if left <= 0:
                 raise TimeoutError
-            # urllib3 leaves the time limit for connecting in place: too short for a busy provider.
+            # urllib3 keeps the time limit for connecting, which is too short for a busy provider.
             self.sock.settimeout(min(left, self.passage.read_timeout))
             super().send(data)
             self.passage.sent_bytes += len(data)
         except (TimeoutError, ssl.SSLError) as error:
-            # A provider that stopped reading may have answered before (401, say). For a broken pipe, and
-            # only for that, urllib3 goes on to read the answer.
+            # A provider that stopped reading may have answered before (with 401, for example). Only after a broken
+            # pipe does urllib3 continue and read the answer.
             self.passage.broken_off = True
             raise BrokenPipeError(errno.EPIPE, "the provider stopped reading") from error
 
@@ -84,10 +84,10 @@ class TlsConnection(PlainConnection, HTTPSConnection):
 
 
 class _BoundedResponse(http.client.HTTPResponse):
-    """An answer whose headers and body together have one time limit and one size limit.
+    """An answer with one time limit and one size limit for headers and body together.
 
-    http.client limits a header line and the number of them, but not how slowly they come nor how many
-    `100 Continue` precede them; and a socket's time limit starts anew with each byte.
+    http.client limits the length and the number of header lines, but not their duration, nor the number of
+    `100 Continue` before them. The time limit of a socket starts again with each byte.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, passage: Passage, **kwargs: Any) -> None:

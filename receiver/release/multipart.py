@@ -1,4 +1,4 @@
-"""The request's body: a form whose file is taken as it is sent, and which never looks whole when it is not."""
+"""The body of a request: a form whose file is read while it is sent. An incomplete form never looks complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BLOCK_BYTES = 256 << 10
 
 
 class CsvError(ReceiverError):
-    """The CSV could not be read, or is not as long as was said."""
+    """The CSV could not be read, or does not have the announced length."""
 
     code = "csv_unreadable"
 
@@ -19,7 +19,7 @@ class CsvError(ReceiverError):
 class Multipart:
     """A `multipart/form-data` body (RFC 7578) in blocks of 256 KiB: parameters first, `csv` last.
 
-    The file's name is always `contacts.csv`: the user's own may name a customer, and tells nothing.
+    The name of the file is always `contacts.csv`, because the user's file name may contain the name of a customer.
     """
 
     def __init__(self, fields: dict[str, str], csv: Iterable[bytes], csv_bytes: int | None) -> None:
@@ -41,7 +41,7 @@ class Multipart:
         self.length = None if csv_bytes is None else len(self._opening) + csv_bytes + len(self._closing)
 
     def read_first_block(self) -> None:
-        """Raise what the CSV raises at its start, while nothing has been sent yet."""
+        """Read the beginning of the CSV, so that its errors are raised before anything was sent."""
         more = self._fill()
         self._check_length(ended=not more)
 
@@ -53,7 +53,7 @@ class Multipart:
         yield bytes(self._pending) + self._closing
 
     def _fill(self) -> bool:
-        """Gather at least one block; False once the CSV has ended."""
+        """Collect at least one block. False: the CSV has ended."""
         if len(self._pending) >= _BLOCK_BYTES:
             return True
         for piece in self._csv:
@@ -67,8 +67,7 @@ class Multipart:
         try:
             more = self._fill()
         except Exception as error:
-            # An OSError must not pass as one: urllib3 takes some for the peer's, and goes on to wait
-            # for an answer.
+            # An OSError must be converted: urllib3 mistakes some for errors of the peer, and waits for an answer.
             raise CsvError(f"the contacts could not be read completely ({described(error)})") from error
         self._check_length(ended=not more)
         return more
@@ -81,9 +80,9 @@ class Multipart:
 
 
 def described(error: BaseException) -> str:
-    """The first cause of `error` in a few words; what wraps it repeats addresses and object ids.
+    """The first cause of `error` in a few words, because the outer errors repeat addresses and object ids.
 
-    Not by `__context__`, which leads on to whatever the caller was handling.
+    This does not follow `__context__`, which leads to an error that the caller was handling.
     """
     while not isinstance(error, ReceiverError):
         within = (error.__cause__, getattr(error, "reason", None), *error.args)

@@ -1,17 +1,17 @@
-"""Which workers live. Each holds an advisory lock while its connection is open; one whose lock is free is gone."""
+"""Show which workers are alive. Each holds an advisory lock while its connection is open. If it is free, it is gone."""
 
 from __future__ import annotations
 
 from receiver.database.pool import Connection
 
 WORKER_LOCK = 0x72657375
-"""First half of the advisory lock that a living worker holds; the second is its id."""
+"""The first half of the advisory lock of a worker. The second half is the worker's id."""
 
 
 def register_worker(conn: Connection, host: str, pid: int, signing_key: str | None = None) -> int:
-    """A new worker's id. The connection must stay open while it lives: it holds the worker's advisory lock.
+    """Register a worker and return its id. The connection holds the worker's lock, so it must stay open.
 
-    `signing_key`: the fingerprint of the key that it signs with, which is noted as one that was used.
+    `signing_key`: the fingerprint of the key with which the worker signs. It is recorded as used.
     """
     row = conn.execute(
         "with used as (insert into signing_key (fingerprint) select %(signing_key)s::text"
@@ -26,13 +26,13 @@ def register_worker(conn: Connection, host: str, pid: int, signing_key: str | No
 
 
 def hold_worker_lock(conn: Connection, worker_id: int) -> bool:
-    """Take the lock that says the worker lives; False while an earlier session of it, lost to us, still has it."""
+    """Take the lock that shows that the worker is alive. False: its previous, lost session still has it."""
     row = conn.execute("select pg_try_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
     return row is not None and row[0]
 
 
 def see_worker(conn: Connection, worker_id: int) -> None:
-    """Say that the worker lives; and forget those that are long gone."""
+    """Record that the worker is alive, and delete workers that have been gone for a long time."""
     conn.execute("update worker set seen_at = now() where worker_id = %s", (worker_id,))
     conn.execute("delete from worker where seen_at < now() - interval '1 day'")
 

@@ -1,14 +1,13 @@
-"""The thin client: one `bulk_queue` request to Plum Fuse, sent at most once.
+"""The client of Plum Fuse: it sends a `bulk_queue` request at most once.
 
-The question that every line here serves is "can calls have been queued?". It is not answered from
-the kind of exception (a broken TLS record while the contacts are being sent and a certificate that was
-refused before them are both an SSLError) but from what happened: `connection.Passage` notes the moment
-from which bytes can leave. A failure before it is `not_sent`; after it, without a documented answer,
-`unknown`.
+Everything here answers the question "can calls have been queued?". The type of an exception does not show this: both a
+broken TLS record while the contacts are sent, and a certificate that is refused before, are an SSLError. So
+`connection.Passage` records the moment from which bytes can have left this machine. A failure before it is `not_sent`.
+A failure after it, without a documented answer, is `unknown`.
 
-For the same reason nothing is retried, redirected or sent over a connection that was used before; and
-the adapter is used without a `requests.Session`, which would bring `.netrc` (its entry would replace our
-credentials), cookies, and proxies out of the environment. TLS is always verified.
+For the same reason, nothing is retried, redirected or sent over a connection that was used before. The adapter is used
+without a `requests.Session`, which would use `.netrc` (it could replace our credentials), cookies, and proxies of the
+environment. TLS is always verified.
 """
 
 from __future__ import annotations
@@ -55,15 +54,14 @@ _NO_ANSWER = (CsvError, requests.RequestException, HTTPError, http.client.HTTPEx
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Where Plum Fuse is and who we are there. Neither `user` nor `key` shows in a repr.
+    """The address of Plum Fuse, and our credentials. A repr contains neither `user` nor `key`.
 
-    `connect_timeout`: for each address of the host, and for the TLS handshake. `read_timeout`: the
-    longest silence, and the longest that 256 KiB may take to be sent; a whole answer may take twice
-    as long. `send_timeout`: for sending the whole request. All in seconds.
-    `ca_file`: certificates to trust in place of certifi's, where a gateway inspects TLS.
-    `simulated`: it is a simulator, and gets no batch that was made for a real provider, nor the reverse.
+    `connect_timeout`: for each address of the host, and for the TLS handshake. `read_timeout`: the longest pause in an
+    answer, and the longest time to send 256 KiB. A complete answer may take twice as long. `send_timeout`: for sending
+    the complete request. All are in seconds. `ca_file`: certificates to trust instead of certifi's, if a gateway
+    inspects TLS. `simulated`: it is a simulator, which gets only batches that were made for a simulator.
 
-    Raises ConfigurationError for an address or a user that no request could be made with.
+    Raises ConfigurationError for an address or a user that cannot be used in a request.
     """
 
     url: str
@@ -99,7 +97,7 @@ class Provider:
         return base64.b64encode(f"{self.user}:{self.key}".encode()).decode("ascii")
 
     def _secrets(self) -> tuple[str, ...]:
-        """Every spelling under which an error page could show the credentials."""
+        """Every spelling of the credentials that an error page could contain."""
         plain = (self.user, self.key)
         spelt = [(s, html.escape(s), quote(s, safe=""), json.dumps(s)[1:-1]) for s in plain]
         return (self._credentials(), *dict.fromkeys(spelling for each in spelt for spelling in each))
@@ -109,7 +107,7 @@ class Provider:
 class QueueRequest:
     """The parameters of one submission, in the provider's terms (provider page: Queue multiple calls).
 
-    Timestamps in Unix seconds, `reattempt_wait` in seconds; a None is left out of the request.
+    Timestamps are in Unix seconds, `reattempt_wait` in seconds. The request does not contain a None.
     """
 
     application_id: int
@@ -135,15 +133,15 @@ class QueueRequest:
 
 
 def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], csv_bytes: int | None = None) -> Answer:
-    """Send one submission's contacts, once, and say what became of it.
+    """Send the contacts of one submission, once, and return the result.
 
-    `csv`: the file in pieces of any size, taken as they are sent, so that memory does not grow with it.
-    `csv_bytes`: its exact length. Give it: without one the body goes out chunked, which the provider does
-    not document, and which some servers in front of PHP refuse (411) or pass on as an empty form.
+    `csv`: the file in pieces of any size. They are read while they are sent, which saves memory.
+    `csv_bytes`: its exact length. Without it the body would be chunked. The provider does not document this, and some
+    servers in front of PHP refuse it (411) or pass it on as an empty form.
 
-    Never raises for what the provider or the network does. While nothing has been sent, an exception
-    out of `csv` is raised as it is, and a wrong `csv_bytes` as CsvError; later the answer is `unknown`, and
-    the connection is closed short of the announced end, so that no part is taken for the whole.
+    Never raises for errors of the provider or the network. While nothing has been sent, an exception of `csv` is raised
+    unchanged, and a wrong `csv_bytes` as CsvError. Later the answer is `unknown`, and the connection is closed before
+    the announced end, so that a part cannot be mistaken for the complete file.
     """
     body = Multipart(request.fields(), csv, csv_bytes)
     body.read_first_block()
@@ -187,9 +185,9 @@ def cancel_deployment(provider: Provider, application_id: int, deployment_id: in
 
 @dataclass(frozen=True, slots=True)
 class Got:
-    """An HTTP answer: `body` decompressed, at most 1 MiB and a little; `broke_off`: what ended it before its end.
+    """An HTTP answer. `body`: decompressed, a little more than 1 MiB at most. `broke_off`: the error that cut it off.
 
-    `retry_after`: the header as it came, "" without one.
+    `retry_after`: the unchanged header, or "".
     """
 
     status: int
@@ -200,13 +198,13 @@ class Got:
 
 
 class NoAnswer(ReceiverError):
-    """The provider could not be asked, or did not answer in time. The message holds no credentials."""
+    """The provider could not be reached, or did not answer in time. The message contains no credentials."""
 
     code = "no_answer"
 
 
 def get(provider: Provider, path: str) -> Got:
-    """GET something of the provider's, with the same care: once, no redirect, time and size bounded.
+    """Send a GET request to the provider: once, without redirects, and with limits of time and size.
 
     `path` begins with a slash and is encoded. Raises NoAnswer.
     """
@@ -218,7 +216,7 @@ def get(provider: Provider, path: str) -> Got:
 
 
 def read_error(provider: Provider, got: Got) -> str:
-    """Why an answer is no success, in the provider's words where it has any: as `Answer.error`."""
+    """Why an answer is not a success, if possible in the provider's words, as `Answer.error`."""
     words = error_words(got.content_type, got.body, provider._secrets())
     return words or f"the provider answered {got.status}"
 
@@ -241,7 +239,7 @@ def _prepared(
 
 
 def _exchange(provider: Provider, prepared: requests.PreparedRequest, passage: Passage) -> Got:
-    """Send a request and read what comes back; raises one of `_NO_ANSWER`."""
+    """Send a request and read the answer. Raises one of `_NO_ANSWER`."""
     adapter = _OneRequestAdapter(passage)
     try:
         response = adapter.send(
@@ -259,7 +257,7 @@ def _exchange(provider: Provider, prepared: requests.PreparedRequest, passage: P
 
 
 class _OneRequestAdapter(HTTPAdapter):
-    """requests' transport with our connections, without retries."""
+    """The transport of requests with our connections, without retries."""
 
     def __init__(self, passage: Passage) -> None:
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
@@ -273,13 +271,13 @@ class _OneRequestAdapter(HTTPAdapter):
 
 
 def _read(response: requests.Response) -> tuple[bytes, Exception | None]:
-    """The body, decompressed, to at most 64 KiB past 1 MiB, and what it broke off with, if it did."""
+    """The decompressed body, at most 64 KiB more than 1 MiB, and the error that ended it early, if any."""
     raw: HTTPResponse = response.raw
     body = bytearray()
     try:
         while len(body) < ANSWER_BYTES:
-            # read1 hands over what is there, so that a status with half a body keeps that half; and
-            # it decompresses no further than asked, so that a small body cannot become a large one.
+            # read1 returns the available bytes, so that half of a body is kept if the rest never arrives. It
+            # decompresses at most the requested number of bytes, so that a small body cannot become a large one.
             piece = raw.read1(_READ_BYTES, decode_content=True)
             if not piece:
                 break

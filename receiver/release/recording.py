@@ -1,4 +1,4 @@
-"""Recording the answer to a request: what it makes of its submission, decided without I/O, and one update."""
+"""Record the answer to a request: decide the next state of its submission, without I/O, and write it in one update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from receiver.release.states import PROVEN, refresh_state
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2, 120
 
 NOTHING_SENT = "Nothing was sent. It can be resolved as not queued."
-"""An answer that came after its submission had been given up for unknown."""
+"""The error for an answer that arrived after its submission had become unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What the answer makes of the submission. `next_try_at` counts while it is pending."""
+    """The next state of the submission. `next_try_at` is used only while it is pending."""
 
     state: SubmissionState
     next_try_at: datetime
@@ -44,7 +44,7 @@ class Next:
 
 
 def next_state(outgoing: Outgoing, answer: Answer, known: Known) -> Next:
-    """Decide what the answer to a request makes of its submission."""
+    """Decide the next state of the submission from the answer to its request."""
     next_try_at = known.now
     state: SubmissionState
     if answer.state == "not_sent":
@@ -53,20 +53,20 @@ def next_state(outgoing: Outgoing, answer: Answer, known: Known) -> Next:
         state = "withdrawn" if known.canceled else "pending"
     else:
         state = answer.state
-    # Callbacks may come before the answer, and all of them before a time-out. Or they prove the try before this one, so
-    # that a refusal of this one says nothing of the calls.
+    # Callbacks may arrive before the answer, and all of them before a time-out. Or they prove the previous try, and
+    # then a refusal of this one does not matter.
     if known.proven and state != "accepted" and (state != "refused" or outgoing.tries > 1):
         return Next("accepted", next_try_at, None)
     if state in ("pending", "withdrawn") and known.in_doubt:
-        # Whatever is unknown waits for a person, even where it would be safe to send it again.
+        # An unknown submission waits for a person, even if it would be safe to send it again.
         return Next("unknown", next_try_at, f"{NOTHING_SENT} {answer.error or ''}".strip())
     return Next(state, next_try_at, answer.error)
 
 
 def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> SubmissionState | None:
-    """Record the answer to a request; returns the submission's state, None where another worker has it now.
+    """Record the answer to a request and return the state of the submission. None: another worker has it now.
 
-    A submission that was given up as `unknown` meanwhile still takes the answer to this very request.
+    A submission that became `unknown` meanwhile still accepts the answer to the same request.
     """
     lock_batches(conn, [outgoing.batch_id])
     known = _get_known(conn, outgoing, answer)
@@ -74,7 +74,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
         return None
     decided = next_state(outgoing, answer, known)
     state, is_pending = decided.state, decided.state == "pending"
-    # With the number of the try: an answer that is recorded late must not pass for that of a later request.
+    # The number of the try must match, so that a late answer is not used for a later request.
     updated = conn.execute(
         "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
         " calls_queued = %s, error = %s, answer = %s, polls_planned = false,"
@@ -123,7 +123,7 @@ def _pause_rest(conn: Connection, batch_id: int) -> None:
 
 
 def _get_known(conn: Connection, outgoing: Outgoing, answer: Answer) -> Known | None:
-    """None if the submission was purged. An accepted one needs no proof, which would take reading its calls."""
+    """None: the submission was purged. For an accepted one, no proof is searched, because this would read its calls."""
     with conn.cursor(row_factory=class_row(Known)) as cursor:
         return cursor.execute(
             "select clock_timestamp() as now, b.canceled_at is not null as canceled, s.state = 'unknown' as in_doubt,"

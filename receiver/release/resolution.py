@@ -1,8 +1,7 @@
-"""Doubts resolved by a person: an `unknown` submission was queued after all, or it was not.
+"""Resolve an `unknown` submission: a person decides that it was queued, or that it was not.
 
-The person's word is kept with the try it is about, because that try's own answer may come yet: a worker
-that lost its database was given up while its request was under way. Such an answer is never lost, and
-never taken for that of a later try.
+The decision is stored with its try, because the answer to this try may still arrive: a worker may lose its database,
+and so be given up, during its request. Such an answer is never lost, and never used for a later try.
 """
 
 from __future__ import annotations
@@ -43,16 +42,16 @@ _STATES = {
 
 
 class NotInDoubt(ReceiverError):
-    """There is nothing for a person to decide: it is known what became of the submission, or soon will be."""
+    """A person cannot decide this: the result of the submission is known, or will be known soon."""
 
     code = "not_in_doubt"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a person said about one try, and what is known of that try's answer.
+    """A person's decision about one try, and the answer to this try.
 
-    `late_state`: what the answer proved once it came after all, None while it did not.
+    `late_state`: what a late answer proved. None: there is no late answer.
     """
 
     submission_no: int
@@ -69,7 +68,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """An `unknown` submission, as whoever decides needs to know it."""
+    """An `unknown` submission, with the information for the decision."""
 
     batch_id: int
     submission_no: int
@@ -83,7 +82,7 @@ class Doubt:
 
 
 def get_doubt(conn: Connection, batch_id: int, submission_no: int) -> Doubt:
-    """The submission, which is in doubt. Raises NotFound, NotInDoubt."""
+    """The submission, which is `unknown`. Raises NotFound, NotInDoubt."""
     row = conn.execute(
         "select state from submission where batch_id = %s and submission_no = %s", (batch_id, submission_no)
     ).fetchone()
@@ -169,7 +168,7 @@ def resolve_batch(conn: Connection, batch_id: int, *, queued: bool, note: str, b
 
 
 def list_resolutions(conn: Connection, batch_id: int) -> list[Resolution]:
-    """What people said about a batch's submissions, in the order of these and of their tries."""
+    """The decisions about the submissions of a batch, in the order of the submissions and their tries."""
     with conn.cursor(row_factory=class_row(Resolution)) as cursor:
         return cursor.execute(
             "select submission_no, tries, queued, note, resolved_by, resolved_at, provider_status, error,"
@@ -181,11 +180,11 @@ def list_resolutions(conn: Connection, batch_id: int) -> list[Resolution]:
 def record_late_answer(
     conn: Connection, batch_id: int, submission_no: int, tries: int, answer: Answer
 ) -> SubmissionState | None:
-    """Take the answer to a try that is no longer waited for; returns the submission's state if that changed it.
+    """Record a late answer to a try that was given up, and return the submission's state if the answer changed it.
 
-    It is kept with the try. As long as no later try was begun it also counts: accepted is accepted, so
-    what was to be sent again is not; refused is refused unless a callback proves otherwise. What
-    proves nothing changes nothing. The batch is locked.
+    It is stored with the try. It also decides, if no later try has begun: accepted means accepted, and then nothing is
+    sent again; refused means refused, if no callback proves the opposite. An answer without proof changes nothing. The
+    batch is locked.
     """
     told = (answer.provider_status, answer.calls_queued, answer.error, answer.answer_text)
     key = (batch_id, submission_no, tries)
@@ -239,8 +238,8 @@ def _set_state(
 
 
 def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> bool:
-    """Whether a callback holds its token: it waits, could not be read, or gave a call its result in the moment in which
-    the doubt was written down, so that it is not accepted yet.
+    """Whether a callback contains its token: it waits, could not be read, or gave a call its result at the moment when
+    the submission became unknown, so that it is not accepted yet.
     """
     row = conn.execute(
         "select where exists (select from callback c join ("

@@ -1,8 +1,8 @@
-"""Sending submissions: each at most once, whatever dies in between.
+"""Send each submission at most once, even if a process is killed.
 
-A submission is marked `sending` and committed before its request begins, and nothing but that
-request's own answer, or the proof that no byte of it was sent, leads on from there. A worker that
-dies leaves `sending` behind; once its advisory lock is free, that becomes `unknown`.
+A submission becomes `sending`, and this is committed, before its request begins. Only the answer to this request, or
+the proof that no byte of it was sent, changes this state. The submission of a killed worker stays `sending`, and
+becomes `unknown` when the worker's advisory lock is free.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from receiver.release.states import PROVEN, accept_proven, refresh_state
 log = logging.getLogger(__name__)
 
 LINES_AT_ONCE = 2000
-"""Rows that are read from the database at once while a submission is sent."""
+"""Rows that are read from the database at a time while a submission is sent."""
 
 WAITING_NOTED = timedelta(minutes=1)
-"""How often it is noted that a batch still waits for its kind of provider."""
+"""Interval at which it is recorded that a batch still waits for its kind of provider."""
 
 _UNRELEASED = "exists (select from submission s where s.batch_id = b.batch_id and s.state = 'pending')"
 
 ABANDONED = "The process that sent this ended before the provider's answer was recorded."
 
 DOUBT_AGE = timedelta(minutes=10)
-"""How long after its doubt was written down a submission is looked at again: settling takes seconds."""
+"""How long a submission is checked again after it became unknown: settling takes only seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A submission as one of our tries took it."""
+    """A submission that one of our tries has claimed."""
 
     batch_id: int
     submission_no: int
@@ -49,7 +49,7 @@ class Taken:
 
 
 def adopt_batches(conn: Connection, simulated: bool) -> bool:
-    """Decide the kind of batches that nobody decided yet and that this worker could send; whether there were any."""
+    """Decide the kind of undecided batches that this worker could send, and return whether there were any."""
     found = conn.execute(
         f"select batch_id from batch b where state = 'queueing' and simulated is null and {_UNRELEASED}", prepare=True
     ).fetchall()
@@ -64,7 +64,7 @@ def adopt_batches(conn: Connection, simulated: bool) -> bool:
 
 
 def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
-    """The CSV as it is sent, in blocks; `csv_bytes` long in all. Reads a few rows at a time, in no transaction."""
+    """The CSV that is sent, in blocks, `csv_bytes` long in total. Reads some rows at a time, without a transaction."""
     yield (header_line(outgoing.columns) + "\r\n").encode()
     left_out = (
         " and not exists (select from withdrawn w where w.batch_id = call.batch_id and w.row = call.row)"
@@ -95,9 +95,9 @@ def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
 def abandon_submissions(
     conn: Connection, worker_id: int, *, among: Collection[int] | None = None
 ) -> list[tuple[int, int]]:
-    """Mark `unknown` what workers that are gone left `sending`; returns (batch_id, submission_no) of each.
+    """Mark the `sending` submissions of dead workers `unknown`, and return (batch_id, submission_no) of each.
 
-    `among`: those that were found gone before. Whoever lost its connection a moment ago is not dead.
+    `among`: the workers that were already gone at the last check. One that just lost its connection is not dead.
     """
     gone = [other for other in find_gone(conn, worker_id) if among is None or other in among]
     if not gone:
@@ -117,8 +117,8 @@ def abandon_submissions(
 
 
 def accept_proven_lately(conn: Connection) -> None:
-    """Accept submissions in doubt that have a result already: their callbacks were settled before the worker
-    died, or in the moment in which the doubt was written down. Another callback may never come.
+    """Accept unknown submissions that already have a result: their callbacks were settled before the worker died, or at
+    the moment when they became unknown. Another callback may never arrive.
     """
     proven = conn.execute(
         "select s.batch_id, s.submission_no from submission s join batch_count c using (batch_id)"
@@ -129,7 +129,7 @@ def accept_proven_lately(conn: Connection) -> None:
 
 
 def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
-    """What is `sending` by this worker, as the database has it."""
+    """The submissions that this worker is sending, according to the database."""
     with conn.cursor(row_factory=class_row(Taken)) as cursor:
         return cursor.execute(
             "select batch_id, submission_no, tries from submission where state = 'sending' and worker_id = %s",

@@ -63,11 +63,10 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
 
 
 def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
-    """A callback named a call of these submissions (batch_id, submission_no): those in doubt were accepted.
+    """Mark these submissions (batch_id, submission_no) accepted, because a callback contained one of their calls.
 
-    So were those that a person gave up for lost and that are to be sent again, or were withdrawn. Locks the batches of
-    all that are not accepted, so it is called before anything is written about their calls
-    (`receiver.database.locks`).
+    This includes unknown ones, withdrawn ones, and pending ones that a person resolved as not queued. Locks the batches
+    of all that are not accepted, so call it before anything is written about their calls (`receiver.database.locks`).
     """
     if not keys:
         return

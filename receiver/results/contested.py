@@ -1,8 +1,8 @@
 """Decides calls that already have a result, when further callbacks name them.
 
 Load what is known, decide without I/O, and write the changes. `set_aside` and `result` store what a decision needs of
-earlier callbacks. So no body is read twice, and the cost of a group does not depend on earlier callbacks. Only for rows
-of release 1.0.0, which lack it, the body is read again.
+earlier callbacks. So no body is read twice, and the cost of a group does not depend on earlier callbacks. Rows of
+release 1.0.0 lack this, so their bodies are read again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from receiver.results.result_rows import NO_TIME, CallKey, replace_results
 from receiver.results.stored import get_stored
 
 READ_AGAIN_BYTES = 1 << 20
-"""Bytes of bodies that a group reads again for rows of release 1.0.0, at most. The others are compared another time."""
+"""The most bytes of bodies that a group reads again for rows of release 1.0.0. Further rows are not compared now."""
 
 _DETAILS = ", ".join(DETAILS).replace("last_event_at", f"nullif(last_event_at, {NO_TIME})")
 

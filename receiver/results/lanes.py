@@ -37,7 +37,7 @@ STRAGGLER_SECONDS = 1.0
 """A callback that is committed this long after its neighbours is still found without a full scan."""
 
 _FULL_SCANS = 100
-"""Full scans take one part in this many of the time, at most: a long upload can make them slow for minutes."""
+"""Full scans take at most 1 / _FULL_SCANS of the time: a long upload can make them slow for minutes."""
 
 _FEWEST_CALLBACKS = 8
 
@@ -70,7 +70,7 @@ class Lane:
         """Lock the next callbacks, of one batch or of all but some."""
         began = time.monotonic()
         is_full_scan = began >= self._full_scan_at
-        # If the scan finds no more than its limit, all other rows below this id are locked, or dead rows.
+        # If the scan finds fewer callbacks than its limit, only locked and dead rows are left below this id.
         newest = newest_callback(conn) if is_full_scan or without_batches else None
         floor = 0 if is_full_scan else self._floor(began)
         limit = min(limit, self._limit)

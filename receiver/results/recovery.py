@@ -131,18 +131,18 @@ def _in_transaction(pool: Pool, record: Callable[[Connection], _T]) -> _T:
 
 def _exists(conn: Connection, poll: Poll) -> bool:
     """Whether the poll still exists. We hold the shared results lock, so a purge or an erasure cannot delete it now."""
-    row = conn.execute(
+    found = conn.execute(
         "select from poll p join batch b using (batch_id) where p.batch_id = %s and p.row = %s",
         (poll.batch_id, poll.row),
-    ).fetchone()
-    return row is not None
+    )
+    return found.rowcount == 1
 
 
 def _is_outstanding(conn: Connection, poll: Poll) -> bool:
-    row = conn.execute(
+    found = conn.execute(
         "select from outstanding where batch_id = %s and not refused and row = %s", (poll.batch_id, poll.row)
-    ).fetchone()
-    return row is not None
+    )
+    return found.rowcount == 1
 
 
 def _pause(retry_after: str) -> timedelta:

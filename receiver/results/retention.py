@@ -142,31 +142,39 @@ def _mark_late(conn: Connection, age: timedelta) -> list[int]:
     return [batch_id for (batch_id,) in marked]
 
 
-# (table, condition). Its rows are deleted in the order of its index, by `row`.
+# (table, key within the batch, condition). Rows are deleted in the order of the table's index.
 _TABLES = (
-    ("outstanding", "not refused"),
-    ("outstanding", "refused"),
-    ("withdrawn", "true"),
-    ("poll", "true"),
-    ("result", "true"),
-    ("skipped", "true"),
-    ("call", "true"),
+    ("callback", "callback_id", "callback_id <= %(last)s"),
+    ("outstanding", "row", "not refused"),
+    ("outstanding", "row", "refused"),
+    ("withdrawn", "row", "true"),
+    ("poll", "row", "true"),
+    ("result", "row", "true"),
+    ("skipped", "row", "true"),
+    ("call", "row", "true"),
 )
+
+# Waiting callbacks stay: they are settled first.
+_DELETE_CALLBACKS = """
+with gone as (
+    delete from callback c where batch_id = %(batch_id)s and callback_id > %(after)s and callback_id <= %(to)s
+        and not exists (select from waiting w where w.callback_id = c.callback_id)
+    returning callback_id
+), aside as (
+    delete from set_aside s using gone where s.batch_id = %(batch_id)s and s.callback_id = gone.callback_id
+)
+select from gone
+"""
 
 
 def _remove(conn: Connection, batch_id: int) -> Iterator[Removed]:
-    after: int | None = 0
-    while after is not None:
-        if (last := _lock_purge(conn, batch_id)) is None:
-            return
-        after, rows = _remove_callbacks(conn, batch_id, after, last)
-        yield Removed(batch_id, rows)
-    for table, condition in _TABLES:
-        after = 0
+    for table, key, condition in _TABLES:
+        after: int | None = 0
         while after is not None:
-            if _lock_purge(conn, batch_id) is None:
+            if (last := _lock_purge(conn, batch_id)) is None:
                 return
-            after, rows = _remove_rows(conn, batch_id, table, condition, after)
+            values = {"batch_id": batch_id, "after": after, "last": last, "most": PURGE_ROWS}
+            after, rows = _remove_range(conn, table, key, condition, values)
             yield Removed(batch_id, rows)
     own_results(conn)
     if _lock_purge(conn, batch_id) is not None:
@@ -182,43 +190,22 @@ def _lock_purge(conn: Connection, batch_id: int) -> int | None:
     return None if row is None else row[0]
 
 
-def _remove_rows(conn: Connection, batch_id: int, table: str, condition: str, after: int) -> tuple[int | None, int]:
-    """Delete the next rows after this row number; returns (the last number, rows deleted), or (None, 0) at the end."""
-    values = {"batch_id": batch_id, "after": after, "most": PURGE_ROWS}
+def _remove_range(
+    conn: Connection, table: str, key: str, condition: str, values: dict[str, int]
+) -> tuple[int | None, int]:
+    """Delete the next rows after the key `after`; returns (the last key, rows deleted), or (None, 0) at the end."""
     row = conn.execute(
-        f"select max(row) from (select row from {table} where batch_id = %(batch_id)s and {condition}"
-        " and row > %(after)s order by row limit %(most)s) next",
+        f"select max({key}) from (select {key} from {table} where batch_id = %(batch_id)s and {condition}"
+        f" and {key} > %(after)s order by {key} limit %(most)s) next",
         values,
     ).fetchone()
     if row is None or row[0] is None:
         return None, 0
-    removed = conn.execute(
-        f"delete from {table} where batch_id = %(batch_id)s and {condition} and row > %(after)s and row <= %(to)s",
-        {**values, "to": row[0]},
-    ).rowcount
-    return row[0], removed
-
-
-def _remove_callbacks(conn: Connection, batch_id: int, after: int, last: int) -> tuple[int | None, int]:
-    """The same for callbacks and their rows of `set_aside`. Waiting callbacks stay: they are settled first."""
-    values = {"batch_id": batch_id, "after": after, "last": last, "most": PURGE_ROWS}
-    row = conn.execute(
-        "select max(callback_id) from (select callback_id from callback where batch_id = %(batch_id)s"
-        " and callback_id > %(after)s and callback_id <= %(last)s order by callback_id limit %(most)s) next",
-        values,
-    ).fetchone()
-    if row is None or row[0] is None:
-        return None, 0
-    removed = conn.execute(
-        "with gone as (delete from callback c where batch_id = %(batch_id)s and callback_id > %(after)s"
-        "  and callback_id <= %(to)s and not exists (select from waiting w where w.callback_id = c.callback_id)"
-        "  returning callback_id),"
-        " aside as (delete from set_aside s using gone"
-        "  where s.batch_id = %(batch_id)s and s.callback_id = gone.callback_id)"
-        " select count(*) from gone",
-        {**values, "to": row[0]},
-    ).fetchone()
-    return row[0], removed[0] if removed is not None else 0
+    delete = (
+        f"delete from {table} where batch_id = %(batch_id)s and {condition} and {key} > %(after)s and {key} <= %(to)s"
+    )
+    values["to"] = row[0]
+    return row[0], conn.execute(_DELETE_CALLBACKS if table == "callback" else delete, values).rowcount
 
 
 def _end(conn: Connection, batch_id: int) -> None:

@@ -1,7 +1,7 @@
 """gunicorn's settings: `gunicorn -c python:receiver.server.gunicorn_conf app:asgi`.
 
-This runs in the parent process, so nothing here may import an application or make a metric: its processes would share
-them. `app:app` is served as `app:asgi` is; `receiver.intake.asgi:app` is the callback endpoint alone.
+This runs in the parent process. Nothing here may import an application or create a metric, because the web processes
+would share them. `app:app` is served like `app:asgi`; `receiver.intake.asgi:app` is the callback endpoint alone.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import threading
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,14 +20,7 @@ from receiver.errors import ConfigurationError, ReceiverError
 from receiver.gc_tuning import spare_long_lived
 from receiver.logs import about, logging_config
 from receiver.server.in_progress import shared_counts
-from receiver.server.served import served
-from receiver.server.startup_checks import (
-    HANDOVER_SECONDS,
-    check_address,
-    check_data_dir,
-    check_keys,
-    print_refusal,
-)
+from receiver.server.startup_checks import HANDOVER_SECONDS, check_address, check_data_dir, check_keys
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -35,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def _refuse(error: ReceiverError) -> NoReturn:
-    print_refusal(error)
+    """Print why the start is refused, one line for each fault of a configuration, and end."""
+    faults = error.faults if isinstance(error, ConfigurationError) else ()
+    for line in [f"{fault.where} {fault.message}" for fault in faults] or [str(error)]:
+        print(f"receiver: {line}", file=sys.stderr)
     raise SystemExit(2) from None
 
 
@@ -47,46 +43,46 @@ except ConfigurationError as _error:
 bind = f"[{_config.bind}]:{_config.port}" if ":" in _config.bind else f"{_config.bind}:{_config.port}"
 workers = _config.web_concurrency
 worker_class = "receiver.server.worker.LoopWorker"
-# Each takes a file descriptor (`on_starting`). Slow clients are disconnected (receiver.server.protocol).
+# Each needs a file descriptor (`on_starting`). receiver.server.protocol disconnects slow clients.
 worker_connections = 4000
 backlog = 4096
-# Longer than a proxy keeps an idle connection, so that it is never us who close it under a request.
+# Longer than a proxy keeps an idle connection. Otherwise we could close one while a request arrives.
 keepalive = 75
-# A callback in flight takes two seconds at the very most; an upload or an export may want more.
+# A callback takes two seconds at most; an upload or an export may take longer.
 graceful_timeout = _config.stop_seconds
 timeout = 60
 control_socket_disable = True
-# The token in the path is a credential, and numbers may stand in queries: nothing logs them.
+# Never logged: the token in a path is a credential, and a query may contain phone numbers.
 accesslog = None
 logger_class = "receiver.server.worker.ErrorLog"
 errorlog = "-"
 loglevel = "info" if _config.log_level == "debug" else "warning"
 logconfig_dict = logging_config(_config.log_level, _config.log_format, _config.secrets)
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 gunicorn's advice: a heartbeat file must not wait for a disk
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 gunicorn's advice: a heartbeat must not wait for a disk
 proc_name = "receiver"
-# Whom to believe is TRUSTED_PROXIES' to say (receiver.intake.proxies): gunicorn believes nobody.
+# gunicorn trusts no proxy: receiver.intake.proxies evaluates TRUSTED_PROXIES.
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 
 
 def on_starting(server: Arbiter) -> None:
-    """Let each process open as many files as it takes connections: most systems allow 1,024 until one asks for more."""
+    """Raise the limit of open files to the number of connections: most systems allow 1,024 by default."""
     wanted = worker_connections + 1000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    _check_prerequisites(server)
+    _check_start(server)
     metric_files.start()
 
 
-def _check_prerequisites(server: Arbiter) -> None:
-    """Say in one line why we cannot start, and end: a worker that cannot would be started again and again."""
+def _check_start(server: Arbiter) -> None:
+    """End if the service cannot start here. Otherwise gunicorn would start failing web processes again and again."""
     try:
         config, database_url = find_database(_config, signs=True)
         check_data_dir(config.data_dir)
         check_keys(config, database_url)
-        if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else the address was handed to us, open
+        if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else the port was passed to us, already open
             for host, port in (address for address in server.address if isinstance(address, tuple)):
                 check_address(host, port, patience_seconds=HANDOVER_SECONDS)
     except ReceiverError as error:
@@ -94,11 +90,11 @@ def _check_prerequisites(server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Say that the web processes start, and where: their parent logs only what goes wrong."""
-    # Not `bind`: systemd may have handed over an open port.
+    """Log that the processes start, and on which address. gunicorn itself logs only errors here."""
+    # Not `bind`: systemd may have passed an open port.
     address = ", ".join(str(listener).removeprefix("http://") for listener in server.LISTENERS)
     logging.getLogger("receiver.web").info(
-        "release %s listens on %s; starting %d web processes", __version__, address, server.num_workers,
+        "release %s listens on %s; starting %d processes", __version__, address, server.num_workers,
         extra=about("web_started", address=address, processes=server.num_workers),
     )  # fmt: skip
 
@@ -110,16 +106,12 @@ def pre_fork(server: Arbiter, worker: Worker) -> None:
 def post_fork(server: Arbiter, worker: Worker) -> None:
     metric_files.claim(worker.slot)
     shared_counts.claim(worker.slot)
-    # The parent kills what is left after its own graceful_timeout. A child needs up to a second to begin and to end.
+    # After its own graceful_timeout the parent kills what is left. A child needs up to a second to begin and to end.
     worker.cfg.set("graceful_timeout", max(1, worker.cfg.graceful_timeout - 1))
 
 
 def post_worker_init(worker: Worker) -> None:
     spare_long_lived()
-    # The database may be away at a start, and is waited for. That is told once, by the first of the processes.
-    report = getattr(served(worker.app.callable), "report_database", None)
-    if worker.age == 1 and report is not None:
-        threading.Thread(target=report, daemon=True).start()
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:

@@ -1,4 +1,4 @@
-"""A client's connection: uvicorn's, plus limits on slow clients and an orderly goodbye.
+"""A client's connection: uvicorn's, with limits for slow clients and a graceful close.
 
 uvicorn waits for a request's head and body, and for a client that reads no answer, as long as they take. Each such
 connection costs memory and a file descriptor, so anybody could exhaust a process. The limits are those that Apache's
@@ -9,13 +9,11 @@ the client counts. One timer per process checks all connections, so a request pa
 
 from __future__ import annotations
 
-import asyncio
 import json
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
@@ -23,7 +21,6 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
-from uvicorn.server import ServerState
 
 RECEIVE_SECONDS = 20.0
 BYTES_PER_SECOND = 500
@@ -41,11 +38,11 @@ CHECK_SECONDS = 1.0
 _IDLE, _HEAD, _BODY, _ANSWER = range(4)
 
 URL_BYTES = 8 << 10
-"""Longest address of a request, as nginx and gunicorn have it."""
+"""Longest request target, as in nginx and gunicorn."""
 
 
 def _refusal(status: int, reason: str, code: str, detail: str) -> bytes:
-    """An answer that no application gives, as problem details (RFC 9457)."""
+    """An answer that the application does not see, as problem details (RFC 9457)."""
     problem = {"type": f"urn:result-url-receiver:problem:{code}", "title": reason, "status": status, "detail": detail}
     body = json.dumps({**problem, "code": code})
     return (
@@ -65,7 +62,7 @@ _INCOMPLETE = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 24\r\nCache-Control: no-store\r\n"
     b'Connection: close\r\n\r\n{"status": "incomplete"}'
 )
-"""Of a callback: `CUT_OFF` of the rules, whose sender is gone before an application could answer."""
+"""Answers a callback whose body breaks off, like `CUT_OFF` in receiver.intake.callback_rules."""
 
 CALLBACKS = b"/results/"
 
@@ -81,15 +78,16 @@ def _line(name: bytes, value: bytes) -> bytes:
 class _Exchange(RequestResponseCycle):
     """One request and its answer: uvicorn's, but header names keep their case.
 
-    Case means nothing in HTTP, and uvicorn writes all names in lower case. But many scripts read the headers into a
-    plain dictionary and ask it for `Location`.
+    uvicorn writes all names in lower case. HTTP allows this, but many scripts read the headers into a plain dictionary
+    and look up `Location`.
     """
 
     async def send(self, message: Any) -> None:
         if self.response_started or message["type"] != "http.response.start":
             await super().send(message)
             return
-        if self.disconnected:
+        if self.disconnected or self.transport.is_closing():
+            self.disconnected = True  # so that the body is dropped, too; uvloop would raise RuntimeError
             return
         self.response_started, self.waiting_for_100_continue = True, False
         status, closes = message["status"], False
@@ -113,25 +111,19 @@ class _Exchange(RequestResponseCycle):
 class Connection(HttpToolsProtocol):
     """One client connection on the event loop. `check` is called every CHECK_SECONDS."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._phase = _IDLE
-        self._received = 0
-        self._waited = 0.0
-        self._unread = 0
-        self._unread_seconds = 0.0
-        self._last_request = False
-        self._refusal = _BAD_REQUEST
+    _phase = _IDLE
+    _received = 0
+    _waited = 0.0
+    _unread = 0
+    _unread_seconds = 0.0
+    _last_request = False
+    _refusal = _BAD_REQUEST
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        # Counted before it is parsed: a head or a body that begins in `data` starts at 0, so that bytes of an earlier
+        # request do not count.
         self._received += len(data)
+        super().data_received(data)
         if self._phase == _HEAD and self._received > HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_HEAD_TOO_LONG)
             self.transport.close()
@@ -162,7 +154,7 @@ class Connection(HttpToolsProtocol):
         raise ValueError("the head of a request is too long")  # ends the parsing: `send_400_response` is next
 
     def _refuse_body(self) -> None:
-        """Say that the body broke off. A part of a body cannot be told from a whole one later, so it is not used."""
+        """Answer that the body is incomplete. It is not stored: later it would look complete."""
         if not (self.pipeline or self.cycle.response_started):
             self.transport.write(_INCOMPLETE if self.url.startswith(CALLBACKS) else _BAD_REQUEST)
         self.cycle.disconnected = True

@@ -1,15 +1,15 @@
-"""What the web processes need of their machine, looked at once before any of them starts.
+"""Checks of the machine and the keys before the first web process starts.
 
-Nothing here may import an application: gunicorn's parent asks (receiver.server.gunicorn_conf).
+Nothing here may import an application: gunicorn's parent process runs these checks (receiver.server.gunicorn_conf).
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from receiver.config import Config
@@ -17,20 +17,19 @@ from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.intake.signing_keys import check_keys_at_start
 
 HANDOVER_SECONDS = 5.0
-"""How long a port may still be an earlier process's that was told to stop."""
+"""How long a process that was told to stop may still use the port."""
 
 
 class CannotStart(ReceiverError):
-    """The service cannot start here, for a reason that the user can change."""
+    """The service cannot start here. The user can change the reason."""
 
-    code = "invalid_parameters"  # exit status 2: it lies in the configuration
+    code = "invalid_parameters"  # exit status 2, as for a wrong configuration
 
 
 def check_data_dir(data_dir: Path) -> None:
-    """Make DATA_DIR and see that it can be written, or raise ConfigurationError.
+    """Create DATA_DIR, and check that it can be written. Raises ConfigurationError.
 
-    A disk that is full is none of its reasons: callbacks are stored all the same while the database is there, and a
-    process that does not start takes none at all.
+    A full disk is accepted: while the database is available, callbacks can still be stored.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -45,32 +44,18 @@ def check_data_dir(data_dir: Path) -> None:
         raise ConfigurationError([Fault("DATA_DIR", "unusable", message)]) from None
 
 
-_keys_checked = False
-"""Whether this process, or the one that it was forked from, has checked them."""
-
-
+@cache
 def check_keys(config: Config, database_url: str) -> None:
-    """Raise ConfigurationError if results are expected that SECRET_KEY cannot verify; once, before any process starts.
+    """Raise ConfigurationError if results are expected that SECRET_KEY cannot verify.
 
-    A web process that is started again later does not ask: that would stop a service which still takes other results.
+    Cached, also for the processes forked later: a web process that is restarted must not fail here, because the service
+    still receives other results.
     """
-    global _keys_checked
-    if not _keys_checked:
-        check_keys_at_start(config, database_url)
-        _keys_checked = True
-
-
-def print_refusal(error: ReceiverError) -> None:
-    """Say on standard error why the start is refused: one line for each fault of a configuration."""
-    faults = (
-        [f"{fault.where} {fault.message}" for fault in error.faults] if isinstance(error, ConfigurationError) else []
-    )
-    for line in faults or [str(error)]:
-        print(f"receiver: {line}", file=sys.stderr)
+    check_keys_at_start(config, database_url)
 
 
 def check_address(host: str, port: int, *, patience_seconds: float = 0.0) -> None:
-    """See that the address can be listened on, or raise CannotStart. One in use is asked for until patience ends."""
+    """Raise CannotStart if the address cannot be listened on. One in use is tried again for `patience_seconds`."""
     give_up_at = time.monotonic() + patience_seconds
     while (fault := _address_fault(host, port)) is not None:
         if fault.errno == errno.EADDRNOTAVAIL:
@@ -83,10 +68,10 @@ def check_address(host: str, port: int, *, patience_seconds: float = 0.0) -> Non
 
 
 def _address_fault(host: str, port: int) -> OSError | None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as test_socket:
+        test_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            test_socket.bind((host, port))
         except OSError as error:
             return error
     return None

@@ -1,11 +1,13 @@
-"""gunicorn's worker: uvicorn's event loop, with our connections and an orderly end."""
+"""gunicorn's worker: uvicorn's event loop with our connections and a graceful stop."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -14,14 +16,17 @@ from gunicorn.glogging import Logger
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from receiver.logs import OncePer
 from receiver.server.protocol import CHECK_SECONDS, Connection
-from receiver.server.served import served
 
 STOPPING_IDLE_SECONDS = 2.0
 """How long a connection may be idle once the process is told to stop. A proxy keeps idle connections for a minute, so
 without this limit every stop takes the whole STOP_SECONDS, and the closed port refuses new connections until then. A
 request that comes in time is answered with `Connection: close`.
 """
+
+LOGGED_SECONDS = 10.0
+"""At most one log line for each of uvicorn's messages in this time: anybody can send invalid HTTP."""
 
 LAG_SECONDS = 0.1
 """Interval between two measurements of the loop's lag."""
@@ -35,7 +40,7 @@ class ErrorLog(Logger):  # type: ignore[misc]  # gunicorn ships no types
 
 
 class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships no types
-    """Serves what `served` says."""
+    """Serves an ASGI application, or the ASGI form of a Flask application (its attribute `asgi`)."""
 
     CONFIG_KWARGS = {  # noqa: RUF012 uvicorn-worker declares it so
         "loop": "uvloop",
@@ -45,7 +50,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         "interface": "asgi3",
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,  # receiver.intake.proxies decides whom to believe
+        "proxy_headers": False,  # receiver.intake.proxies decides which proxies to trust
         "timeout_notify": 1,
     }
 
@@ -54,12 +59,19 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
         self.config.limit_concurrency = self.cfg.worker_connections
 
     async def _serve(self) -> None:
-        self._application = served(self.wsgi)
+        self._application: Any = getattr(self.wsgi, "asgi", self.wsgi)
         self.config.app = self._answer
-        # Here and not above: gunicorn's parent makes this object, and `post_fork` then shortens the time.
+        # The service starts without its database and waits for it. Only the first process logs this.
+        if self.age == 1 and (report := getattr(self._application, "report_database", None)):
+            threading.Thread(target=report, daemon=True).start()
+        # Not in __init__: gunicorn's parent creates this object, and `post_fork` then shortens the time.
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self._server = Server(config=self.config)
         self._install_sigquit_handler()
+        # uvicorn-worker expects handlers at gunicorn's logger. Ours are at the root.
+        uvicorn_log = logging.getLogger("uvicorn.error")
+        uvicorn_log.propagate = True
+        uvicorn_log.addFilter(OncePer(LOGGED_SECONDS))
         checks = asyncio.create_task(self._check_connections())
         try:
             await self._server.serve(sockets=self.sockets)
@@ -69,7 +81,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        # A stopping server cancels requests that take too long. That is not an error of the application.
+        # A stopping server cancels requests that take too long. This is not an error of the application.
         with suppress(asyncio.CancelledError):
             await self._application(scope, receive, send)
 
@@ -79,12 +91,14 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             self._server.should_exit = True  # the parent was killed: end as on SIGTERM
 
     async def _check_connections(self) -> None:
-        # Not above: gunicorn's parent imports this module, and the metrics belong to one process.
+        # Not at the top: gunicorn's parent imports this module, but each process has its own metrics.
         from receiver.counts import counts
 
         loop = asyncio.get_running_loop()
         before = loop.time()
         stopping_since = math.inf
+        # With little time to stop, idle connections are closed at once. The checks are a second apart.
+        idle_seconds = min(STOPPING_IDLE_SECONDS, max(0.1, self.cfg.graceful_timeout - 3))
         while True:
             lag = await _measure_lag(loop)
             counts.loop_lag(lag)
@@ -97,7 +111,7 @@ class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships n
             for connection in list(self._server.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.check(now - before)
-                    if min(connection.idle_seconds, now - stopping_since) >= STOPPING_IDLE_SECONDS:
+                    if min(connection.idle_seconds, now - stopping_since) >= idle_seconds:
                         connection.transport.close()
             before = now
 

@@ -5,5 +5,5 @@ along the `timeline` of the submission; `calls` draws what happens to each call.
 `bodies` writes what is POSTed, and `delivery` sends it. `ledger` counts it, so that a test can compare what was sent
 with what was received. `store` keeps unfinished submissions for the next process. `server` starts and stops it all.
 
-It takes the place of somebody else's system, so it shares no code with the packages that it is used to test.
+It simulates an external system, so it shares no code with the packages that it is used to test.
 """

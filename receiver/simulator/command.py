@@ -16,7 +16,6 @@ from receiver.simulator.bodies import SHAPES
 from receiver.simulator.calls import FINAL_STATUSES
 from receiver.simulator.delivery import Client
 from receiver.simulator.faults import Rates
-from receiver.simulator.server import Simulator
 from receiver.simulator.settings import DOCUMENTED_SHAPE, USUAL_OUTCOMES, Settings
 
 DESCRIPTION = """\
@@ -102,6 +101,9 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def _serve(settings: Settings) -> int:
+    # Imported here: every command imports this module, and Flask takes a quarter of a second.
+    from receiver.simulator.server import Simulator
+
     logging.basicConfig(level=logging.INFO, format="simulator: %(message)s", stream=sys.stderr)
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,5 +1,5 @@
-"""The faults, and how often they occur. They are drawn from the seed. Every draw is made whatever the rates are, so
-that a higher rate changes no other fault of a call."""
+"""The faults, and how often they occur. They are drawn from the seed. Every draw is made, even for a rate of 0, so
+that a higher rate does not change other faults of a call."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CallFaults:
     """The faults of one call's callback. Delays are simulated seconds.
 
     `names` are the faults as the ledger shows them, joined by `+`; None without a fault. `keep` is the part of the
-    body that is sent, None for the whole body. A `content_type` of None stands for the right one.
+    body that is sent, None for the whole body. A `content_type` of None: the correct one.
     """
 
     names: str | None

@@ -18,8 +18,8 @@ DOCUMENTED_SHAPE: Mapping[str, float] = MappingProxyType({"bare": 1})
 class Settings:
     """`speed`: simulated seconds per real second. `lines`: how many calls one submission dials at the same time.
 
-    `epoch`: the Unix time at which every submission counts as queued; None: the real time. With it, two runs with
-    the same seed post the same bytes. `retry`: how often a failed delivery is tried again. `state`: the file of
+    `epoch`: the Unix time at which every submission counts as queued; None: the real time. With an epoch, two runs
+    with the same seed post the same bytes. `retry`: how often a failed delivery is tried again. `state`: the file of
     unfinished submissions, with which the next process continues; None: they end with this process.
     """
 

@@ -38,6 +38,7 @@ class CallbackBody:
     body: bytes
 
 
+# In the order of the fields of `Callback`.
 _COLUMNS = """c.callback_id as id, c.batch_id, c.submission_no as submission_id,
     case when w.callback_id is not null then 'waiting' else coalesce(s.state, 'applied') end as state,
     s.reason, s.row, c.received_at, c.content_type"""
@@ -116,15 +117,11 @@ def list_callbacks_of_call(conn: Connection, batch_id: int, row: int) -> list[Ca
 
 def get_callback(conn: Connection, callback_id: int) -> CallbackBody:
     """One callback with its body. Raises NotFound."""
-    with conn.cursor(row_factory=class_row(Callback)) as cursor:
-        callback = cursor.execute(
-            f"select {_COLUMNS} from callback c {_JOINS} where c.callback_id = %s",
-            (callback_id,),
-        ).fetchone()
-    row = conn.execute(
-        "select content_encoding, packing, body from callback where callback_id = %s", (callback_id,)
+    found = conn.execute(
+        f"select c.content_encoding, c.packing, c.body, {_COLUMNS} from callback c {_JOINS} where c.callback_id = %s",
+        (callback_id,),
     ).fetchone()
-    if callback is None or row is None:
+    if found is None:
         raise NotFound(f"Callback {callback_id} does not exist.")
-    content_encoding, packing, body = row
-    return CallbackBody(callback, content_encoding, unpack(packing, body))
+    content_encoding, packing, body, *callback = found
+    return CallbackBody(Callback(*callback), content_encoding, unpack(packing, body))

@@ -34,7 +34,7 @@ SMALL_BODY = 512
 
 
 class Events(NamedTuple):
-    """The first events of a call in the provider's order, and how many there are."""
+    """The first events of a call in the provider's order, and their total number."""
 
     first: tuple[Event, ...]
     total: int
@@ -245,7 +245,7 @@ def _read_page(conn: Connection, picked: str, values: dict[str, Any], limit: int
 def _call(row: dict[str, Any], *, with_events: bool) -> Call:
     destination, *cells = read_csv_line(row["line"])
     has_ended = row["outcome"] is not None  # a step before the end is no result
-    # A callback that was purged under us has no body any more.
+    # The callback may have been purged since it was listed; then there is no body.
     has_body = with_events and row["body"] is not None
     return Call(
         batch_id=row["batch_id"],

@@ -14,7 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from receiver.database.pool import Connection, DatabaseUnavailable
 from receiver.database.replica import Reader
@@ -60,7 +61,7 @@ def export_calls_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
     def blocks() -> Iterator[bytes]:
         yield _header(source.columns, RESULT_COLUMNS)
         for values in _blocks(source):
-            ((lines,),) = _read(reader, batch_id, _get_rows, _CALLS, values)
+            ((lines,),) = _read(reader, batch_id, partial(_get_rows, query=_CALLS, values=values))
             if lines is not None:
                 yield defuse_csv(lines)
 
@@ -79,7 +80,7 @@ def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
         yield _header(source.columns, SKIPPED_COLUMNS)
         for values in _blocks(source):
             lines = []
-            skipped = _read(reader, batch_id, _get_rows, _SKIPPED, values)
+            skipped = _read(reader, batch_id, partial(_get_rows, query=_SKIPPED, values=values))
             for line, row, code, message in skipped:
                 cells = read_csv_line(line)
                 whole = (*cells[:width], str(row), code, message, *cells[width:])
@@ -102,7 +103,7 @@ def export_calls(reader: Reader, batch_id: int) -> Iterator[list[Call]]:
 
     def blocks() -> Iterator[list[Call]]:
         after_row = 0
-        while calls := _read(reader, batch_id, _list_calls, batch_id, after_row):
+        while calls := _read(reader, batch_id, partial(_list_calls, batch_id=batch_id, after_row=after_row)):
             yield calls
             after_row = calls[-1].row
 
@@ -125,24 +126,17 @@ def _get_rows(conn: Connection, query: str, values: dict[str, int]) -> list[tupl
         return cursor.execute(query, values, prepare=False).fetchall()
 
 
-_Given = ParamSpec("_Given")
 _Row = TypeVar("_Row")
 
 
-def _read(
-    reader: Reader,
-    batch_id: int,
-    read: Callable[Concatenate[Connection, _Given], list[_Row]],
-    *given: _Given.args,
-    **named: _Given.kwargs,
-) -> list[_Row]:
+def _read(reader: Reader, batch_id: int, read: Callable[[Connection], list[_Row]]) -> list[_Row]:
     """Read a block, and return the connection before the client receives it. Raises NotFound for a purged batch.
 
     If no connection is available, or it breaks, the block is read again, so that a download that has begun can end.
     """
 
     def whole(conn: Connection) -> list[_Row]:
-        found = read(conn, *given, **named)
+        found = read(conn)
         if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
             raise NotFound(f"Batch {batch_id} was purged while it was exported.")
         return found

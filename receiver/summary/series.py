@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from psycopg.rows import dict_row
 
@@ -65,18 +65,18 @@ _OF_RESULTS = (*OUTCOMES, "attempts", "duration_seconds")
 def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
     """Totals and series of the same moment. Raises InvalidInput as `get_series`."""
     _check(conn, wanted)
-    totals, series = _totals(wanted), _series(wanted)
+    (totals, totals_values), (series, series_values) = _totals(wanted), _series(wanted)
     final = " + ".join(OUTCOMES)
     # In one statement: a second one would cost as much as the totals.
     both = f"""
-        select (select row_to_json(totals) from ({totals.sql}) totals) as totals, count(*) as points,
+        select (select row_to_json(totals) from ({totals}) totals) as totals, count(*) as points,
             '[' || coalesce(string_agg(row_to_json(point)::text, ',' order by at), '') || ']' as series
         from (
             select to_char(at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as at, {final} as final, {", ".join(_OF_RESULTS)}
-            from ({series.sql}) results
+            from ({series}) results
         ) point
     """
-    (row,) = _rows(conn, _Query(both, totals.values | series.values))
+    (row,) = _rows(conn, both, totals_values | series_values)
     if row["points"] > MOST_POINTS:
         raise _too_long()
     summed = row["totals"]
@@ -92,27 +92,23 @@ def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
     Raises InvalidInput for an unknown time zone, bounds out of order, or a series that is too long.
     """
     _check(conn, wanted)
-    return _points(_rows(conn, _series(wanted)))
+    return _points(_rows(conn, *_series(wanted)))
 
 
-class _Query(NamedTuple):
-    sql: str
-    values: dict[str, Any]
-
-
-def _rows(conn: Connection, query: _Query) -> list[dict[str, Any]]:
+def _rows(conn: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query.sql, query.values).fetchall()
+        return cursor.execute(query, values).fetchall()
 
 
-def _totals(wanted: SummaryFilter) -> _Query:
+def _totals(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
+    """The query and its values. It returns one row."""
     where, values = _batches(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
-    return _Query(f"select {sums} from batch b join batch_count c using (batch_id) where {where}", values)
+    return f"select {sums} from batch b join batch_count c using (batch_id) where {where}", values
 
 
-def _series(wanted: SummaryFilter) -> _Query:
-    """One row for each point, in any order."""
+def _series(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
+    """The query, and its values: one row for each point, in any order."""
     where, values = _batches(wanted)
     values |= {"interval": wanted.interval, "time_zone": wanted.time_zone}
     first, last = "earliest", "latest"
@@ -150,7 +146,7 @@ def _series(wanted: SummaryFilter) -> _Query:
         select max(at) as at, {", ".join(f"sum({name})::bigint as {name}" for name in _OF_RESULTS)}
         from both_of_them group by truncated
     """
-    return _Query(sql, values)
+    return sql, values
 
 
 def _points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

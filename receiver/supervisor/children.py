@@ -1,7 +1,7 @@
-"""The processes that `serve` runs.
+"""The child processes of `serve`.
 
-They live in sessions of their own, so that Ctrl-C reaches only `serve`; the kernel ends them should that be killed;
-and a lock that they hold shows the next one that they have ended.
+Each has its own session, so Ctrl-C reaches only `serve`. If `serve` is killed, the kernel terminates them. They hold a
+lock, which shows the next `serve` whether they have ended.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -20,29 +19,27 @@ from typing import IO
 from receiver.server.startup_checks import CannotStart
 
 STOP_SECONDS = 7.0
-"""How long children may take to end before they are killed; with the database's stop, within ten."""
+"""How long children may take to end before they are killed. With the stop of the database it takes at most ten."""
 
-ORPHAN_SECONDS = 20.0
-"""How long the children of a `serve` that was killed may take to end."""
-
-ORPHAN_CHECK_SECONDS = 0.2
-"""Between two looks whether they have."""
+LOCK_CHECK_SECONDS = 0.2
 
 DEATHS, DEATHS_SECONDS = 5, 60.0
-"""A child, or the database server, that ended this often in this time will not live."""
+"""`serve` gives up when a child, or the database server, has ended this often in this time."""
+
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)  # only on Linux
 
 
 @dataclass(slots=True)
 class Child:
-    """A process of the service, and when it died lately."""
+    """A process of the service, and when it ended recently."""
 
     name: str
     arguments: list[str]
     environment: dict[str, str]
     needs_database: bool
-    """It cannot start while the database is away."""
+    """It cannot start while the database is unavailable."""
     lock: int
-    """A file descriptor that is locked for as long as any child has it (`after_orphans`)."""
+    """A file descriptor. The file stays locked until all children have ended."""
     started: subprocess.Popen[bytes] | None = None
     deaths: deque[float] = field(default_factory=deque)
 
@@ -51,20 +48,20 @@ class Child:
             self.arguments,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            # Its address, which the greeting names: alone in a line it would be taken for the dashboards'.
+            # It prints its address, which could be mistaken for the address of the dashboards.
             stdout=subprocess.DEVNULL if self.name == "simulator" else None,
             start_new_session=True,
             pass_fds=[self.lock],
             preexec_fn=_end_with_parent,
         )
 
-    def died(self) -> int | None:
-        """The exit status of a process that has ended, else None."""
+    def exit_status(self) -> int | None:
+        """None: the process is running, or was not started."""
         return None if self.started is None else self.started.poll()
 
 
 def stop_all(children: list[Child]) -> None:
-    """End all at once: they need nothing of each other to stop."""
+    """Stop all at the same time: none needs another one to stop."""
     running = [child.started for child in children if child.started is not None and child.started.poll() is None]
     for process in running:
         process.terminate()
@@ -77,8 +74,8 @@ def stop_all(children: list[Child]) -> None:
             process.wait()
 
 
-def keep_coming(deaths: deque[float]) -> bool:
-    """Note one more death; whether they are too many for what died to be started again. Old ones are forgotten."""
+def is_one_too_many(deaths: deque[float]) -> bool:
+    """Add a death now, forget the old ones, and return whether there are DEATHS."""
     now = time.monotonic()
     deaths.append(now)
     while now - deaths[0] >= DEATHS_SECONDS:
@@ -86,12 +83,13 @@ def keep_coming(deaths: deque[float]) -> bool:
     return len(deaths) >= DEATHS
 
 
-def after_orphans(data_dir: Path) -> IO[str]:
-    """The lock that our children inherit: whoever gets it knows that those of a killed `serve` have ended, which
-    they are told when it is killed, and that the port is theirs no more. Raises CannotStart.
+def lock_file(path: Path, refusal: str, wait_seconds: float = 0.0) -> IO[str]:
+    """Lock the file. The lock is held until this process and all that inherit the file have closed it.
+
+    Raises CannotStart with `refusal` if another process holds the lock for `wait_seconds`.
     """
-    lock = (data_dir / "serve.children").open("a")
-    deadline = time.monotonic() + ORPHAN_SECONDS
+    lock = path.open("a")
+    deadline = time.monotonic() + wait_seconds
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,25 +97,11 @@ def after_orphans(data_dir: Path) -> IO[str]:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 lock.close()
-                raise CannotStart(
-                    f"Processes of an earlier `serve` on {data_dir} do not end. Find them with"
-                    f" `fuser {data_dir / 'serve.children'}`, and end them."
-                ) from None
-            time.sleep(ORPHAN_CHECK_SECONDS)
+                raise CannotStart(refusal) from None
+            time.sleep(LOCK_CHECK_SECONDS)
 
 
 def _end_with_parent() -> None:
-    """In the child: be told to end when the parent is gone, however it went (Linux; elsewhere nothing)."""
+    """In the child: get SIGTERM when the parent ends, even if it is killed."""
     if _prctl is not None:
         _prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _load_prctl() -> Callable[..., int] | None:
-    try:
-        found: Callable[..., int] = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    return found
-
-
-_prctl = _load_prctl()

@@ -1,4 +1,4 @@
-"""Ports of this machine for processes that are started with a number, and listen a little later."""
+"""Reserve a port of this machine for a process that will listen on it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 
 
 def free_port() -> int:
-    """A port that nobody is given before this process ends, and that whoever is told of it can listen on.
+    """A port that is reserved until this process ends. A server can listen on it.
 
-    A port found free and let go of could be anybody's a moment later, a passing client's too. So a socket stays
-    bound to it. As that one never listens, and allows its address to be used again (`SO_REUSEADDR`, see socket(7)),
-    another socket that allows it too, as servers' do, can bind to the port and listen. It is bound for all addresses,
-    as a server may be: whoever had the port of another address would be in its way.
+    A free port that is not reserved may be used by any process a moment later, even by a client. So a socket stays
+    bound to it. That socket never listens, and has `SO_REUSEADDR` (see socket(7)). Another socket with this option,
+    which servers set, can bind to the port and listen. The port is reserved at all addresses, because the server may
+    use all of them.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

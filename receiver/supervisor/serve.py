@@ -1,12 +1,11 @@
-"""`serve`: everything on one machine, started in order, watched, and stopped together.
+"""`serve`: start everything on one machine in order, watch it, and stop it together.
 
-A child that dies is started again; one that keeps dying ends the service with its reason. While a database that is
-not ours is away, results are taken all the same, and the worker awaits its return.
+A child that ends is started again. If it ends again and again, the service ends with the reason. While an external
+database is unavailable, the service accepts results, and starts the worker when the database is back.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -14,13 +13,11 @@ import signal
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 from receiver import __version__
 from receiver.changes.audit import SYSTEM, record_change
@@ -29,27 +26,30 @@ from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
 from receiver.database.pool import DatabaseUnavailable, connect, naming_outages
-from receiver.database.reconnect import Return, is_away
 from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.errors import NotFound
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import about
 from receiver.results.retention import count_simulated
-from receiver.server.startup_checks import CannotStart, check_address, check_data_dir
+from receiver.server.startup_checks import check_address, check_data_dir
 from receiver.simulator.store import STATE_FILE
 from receiver.summary.gauges import count_workers
-from receiver.supervisor.children import DEATHS, DEATHS_SECONDS, Child, after_orphans, keep_coming, stop_all
+from receiver.supervisor.children import DEATHS, DEATHS_SECONDS, Child, is_one_too_many, lock_file, stop_all
+from receiver.supervisor.outage import Outage, is_unavailable
 from receiver.supervisor.ports import free_port
 
 READY_SECONDS = 20.0
 WATCH_SECONDS = 0.2
+ORPHAN_SECONDS = 20.0
+"""How long the children of a killed `serve` may take to end."""
+
 KEY_NAME = "serve"
 SIMULATOR_LOGIN = "simulator"
 
 PASSED_TO_SIMULATOR = re.compile(
     "PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|PYTHON.*|VIRTUAL_ENV|LD_LIBRARY_PATH|SSL_CERT_(FILE|DIR)"
 )
-"""Names of what the simulator takes from our environment. It plays a stranger, and needs no secret of ours."""
+"""The variables that the simulator gets. It simulates an external service, so it must not get our secrets."""
 
 log = logging.getLogger("receiver.supervisor.serve")
 
@@ -63,39 +63,45 @@ def serve(config: Config) -> int:
     if notice is not None:
         print(notice, flush=True)
     with ExitStack() as stack:
-        check_data_dir(config.data_dir)
-        stack.enter_context(_only_one(config.data_dir))
-        lock = stack.enter_context(after_orphans(config.data_dir))
+        data_dir = config.data_dir
+        check_data_dir(data_dir)
+        refusal = f"Another `serve` is running on {data_dir}. Stop it, or set DATA_DIR and PORT to run a second one."
+        stack.enter_context(lock_file(data_dir / "serve.lock", refusal))
+        # The children inherit this lock. So it is free when those of a killed `serve` have ended, and left the port.
+        file = data_dir / "serve.children"
+        orphans = f"Processes of an earlier `serve` on {data_dir} do not end."
+        refusal = f"{orphans} Find them with `fuser {file}`, and end them."
+        lock = stack.enter_context(lock_file(file, refusal, ORPHAN_SECONDS))
         check_address(config.bind, config.port)
         server = None
         if config.database_url is None:
             server = EmbeddedPostgres(config.data_dir)
             stack.enter_context(server)
             config = replace(config, database_url=server.conninfo)
-        assert config.database_url is not None  # noqa: S101 set just now where it was not given
-        key, away = _prepare(config, config.database_url)
+        assert config.database_url is not None  # noqa: S101 set above if it was not given
+        key, outage = _prepare(config, config.database_url)
         children, provider = _children(config, lock.fileno())
         stack.callback(stop_all, children)
         for child in children:
-            if away is None or not child.needs_database:
+            if outage is None or not child.needs_database:
                 child.start()
-        # With the worker, where it can work: whoever is greeted may queue, and ask `doctor`, at once.
-        _wait_until_ready(config.port, config.database_url if away is None else None, children, stop)
+        # After the greeting, `queue` and `doctor` must work. So this waits for the worker, too.
+        _wait_until_ready(config.port, config.database_url if outage is None else None, children, stop)
         if not stop.is_set():
-            beside = _simulated(config.database_url) if away is None and not config.simulated else ""
-            _greet(config, key, provider, beside)
-        return _watch(children, server or config.database_url, stop, away)
+            simulated = _describe_simulated(config.database_url) if outage is None and not config.simulated else ""
+            _greet(config, key, provider, simulated)
+        return _watch(children, server or config.database_url, stop, outage)
 
 
-def _prepare(config: Config, database_url: str) -> tuple[str, Return | None]:
-    """Bring the database to this release's schema; returns the API key, and what is awaited where it is away.
+def _prepare(config: Config, database_url: str) -> tuple[str, Outage | None]:
+    """Migrate the database. Returns the API key, and an `Outage` if the database is unavailable.
 
-    A machine that starts again while it is away must take results: nobody sends them again. At a first start the
-    address is more likely wrong, and somebody is there to be told: raises DatabaseUnavailable. Raises
-    ConfigurationError where results are expected that SECRET_KEY cannot verify.
+    A machine that restarts while the database is unavailable must accept results, because nobody sends them again. At
+    the first start the address is probably wrong: raises DatabaseUnavailable. Raises ConfigurationError if SECRET_KEY
+    cannot verify results that are expected.
     """
     try:
-        migrate(database_url, report=_say)
+        migrate(database_url, report=_print_line)
         with naming_outages(), connect(database_url, name="receiver serve", autocommit=True) as conn:
             check_signing_keys(conn, config)
         return _serving_key(database_url, config.data_dir), None
@@ -104,38 +110,36 @@ def _prepare(config: Config, database_url: str) -> tuple[str, Return | None]:
         if not path.exists():
             raise
         log.error("%s Results go to the spool until it returns.", error, extra=about("database_away"))
-        return path.read_text().strip(), Return(database_url, _say)
+        return path.read_text().strip(), Outage(database_url, _print_line)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
-def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: threading.Event, away: Return | None) -> int:
-    """`database`: the server that is ours to keep running, or the address of one that is not."""
+def _watch(
+    children: list[Child], database: EmbeddedPostgres | str, stop: threading.Event, outage: Outage | None
+) -> int:
+    """Run until `stop`. `database`: the embedded server, which is kept running, or the address of an external one."""
     restarts: list[tuple[float, Child]] = []
     database_deaths: deque[float] = deque()
     while not stop.wait(WATCH_SECONDS):
         if isinstance(database, EmbeddedPostgres) and not database.is_running():
             _start_again(database, database_deaths)
-        if away is not None and away.is_complete():
-            away = None
+        if outage is not None and outage.is_over():
+            outage = None
             restarts += [(0.0, child) for child in children if child.needs_database]
         for child in children:
-            status = child.died()
+            status = child.exit_status()
             if status is None:
                 continue
-            if child.needs_database and isinstance(database, str) and is_away(database):
+            if child.needs_database and isinstance(database, str) and is_unavailable(database):
                 log.error("%s ended while the database is unavailable", child.name, extra=about("database_away"))
                 child.started = None
-                away = away or Return(database, _say)
+                outage = outage or Outage(database, _print_line)
                 continue
-            if keep_coming(child.deaths):
-                log.error(
-                    "%s keeps ending (exit status %d): giving up; see its last output above",
-                    child.name,
-                    status,
-                )
+            if is_one_too_many(child.deaths):
+                log.error("%s keeps ending (exit status %d): giving up; see its last output above", child.name, status)
                 return 1
             log.error(
                 "%s ended (exit status %d); starting it again", child.name, status,
@@ -144,7 +148,7 @@ def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: thread
             child.started = None
             restarts.append((time.monotonic() + 0.2 * 2 ** len(child.deaths), child))
         for due in [entry for entry in restarts if entry[0] <= time.monotonic()]:
-            # While it recovers from the death of one of its processes, a child would only die once more.
+            # A child would end again while the server recovers from the crash of one of its processes.
             if not isinstance(database, EmbeddedPostgres) or database.accepts_connections():
                 restarts.remove(due)
                 due[1].start()
@@ -153,11 +157,11 @@ def _watch(children: list[Child], database: EmbeddedPostgres | str, stop: thread
 
 
 def _start_again(server: EmbeddedPostgres, deaths: deque[float]) -> None:
-    """Start the database server, which ended. Raises EmbeddedPostgresError where it does so again and again.
+    """Start the database server, which ended. Raises EmbeddedPostgresError if it has ended too often.
 
-    A start that fails is one more such end: the server may have been killed in the middle of it.
+    A failed start counts as a death: the server may have been killed while it started.
     """
-    if keep_coming(deaths):
+    if is_one_too_many(deaths):
         raise EmbeddedPostgresError(
             f"The database server keeps ending: {DEATHS} times within {DEATHS_SECONDS:.0f} seconds. "
             f"See its last output in {server.cluster / 'log'}."
@@ -170,7 +174,7 @@ def _start_again(server: EmbeddedPostgres, deaths: deque[float]) -> None:
 
 
 def _children(config: Config, lock: int) -> tuple[list[Child], str]:
-    """The processes to run, and where calls are sent, in words."""
+    """The processes to run, and a description of the provider for the greeting."""
     environment = {
         **os.environ,
         "DATABASE_URL": config.database_url or "",
@@ -178,7 +182,7 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
         "SECRET_KEY": ",".join(config.secret_keys),
         "PORT": str(config.port),
         "PYTHONUNBUFFERED": "1",
-        "STOP_SECONDS": "5",  # with the rest of stopping, within STOP_SECONDS of our own
+        "STOP_SECONDS": "5",  # so that a complete stop takes less than children.STOP_SECONDS
     }
     python = sys.executable
     children = []
@@ -187,44 +191,29 @@ def _children(config: Config, lock: int) -> tuple[list[Child], str]:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         provider = f"simulator at {url}; nobody is called. Set PLUM_USER and PLUM_KEY for the real provider"
-        environment |= {"PLUM_URL": url, "PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
-        environment["PLUM_SIMULATED"] = "1"
-        # The web processes may start after it, and stop before it: what they did not take is tried again.
+        login = {"PLUM_USER": SIMULATOR_LOGIN, "PLUM_KEY": SIMULATOR_LOGIN}
+        environment |= {"PLUM_URL": url, "PLUM_SIMULATED": "1", **login}
+        # The web processes may start after it, and stop before it. So it repeats callbacks that were not accepted.
         state = config.data_dir / STATE_FILE
         simulate = [python, "-m", "receiver", "simulate", "--port", str(port), "--state", str(state), "--retry", "20"]
-        surroundings = {name: value for name, value in os.environ.items() if PASSED_TO_SIMULATOR.fullmatch(name)}
-        surroundings |= {"DATA_DIR": str(config.data_dir), "PYTHONUNBUFFERED": "1"}
-        children.append(Child("simulator", simulate, surroundings, False, lock))
+        passed = {name: value for name, value in os.environ.items() if PASSED_TO_SIMULATOR.fullmatch(name)}
+        passed |= {"DATA_DIR": str(config.data_dir), "PYTHONUNBUFFERED": "1"}
+        children.append(Child("simulator", simulate, passed, False, lock))
     gunicorn = [python, "-m", "gunicorn", "-c", "python:receiver.server.gunicorn_conf", "app:asgi"]
     children.append(Child("web", gunicorn, environment, False, lock))
     children.append(Child("worker", [python, "-m", "receiver", "work"], environment, True, lock))
     return children, provider
 
 
-def _only_one(data_dir: Path) -> IO[str]:
-    """The lock of this DATA_DIR, held while the file is open. Raises CannotStart."""
-    lock = (data_dir / "serve.lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise CannotStart(
-            f"Another `serve` is running on {data_dir}. Stop it, or set DATA_DIR and PORT to run a second one."
-        ) from None
-    return lock
-
-
 def _serving_key(database_url: str, data_dir: Path) -> str:
-    """The admin key in `data_dir`/api-key, which only its owner can read; made where it is missing or was revoked."""
+    """The admin key in `data_dir`/api-key, which only its owner can read. Creates one if it is missing or revoked."""
     path = data_dir / "api-key"
     with connect(database_url, name="receiver serve") as conn:
         if path.exists() and find_key(conn, key := path.read_text().strip()) is not None:
             return key
-        try:
+        with suppress(NotFound):
             revoke_key(conn, KEY_NAME)
             record_change(conn, SYSTEM, "revoke_key", details={"name": KEY_NAME})
-        except NotFound:
-            pass
         key = create_key(conn, KEY_NAME, "admin")
         record_change(conn, SYSTEM, "make_key", details={"name": KEY_NAME, "scope": "admin"})
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -234,18 +223,18 @@ def _serving_key(database_url: str, data_dir: Path) -> str:
 
 
 def _wait_until_ready(port: int, database_url: str | None, children: list[Child], stop: threading.Event) -> None:
-    """Until web processes answer and a worker works, one of the children dies, or READY_SECONDS are over.
+    """Wait until the web processes answer and a worker runs, a child ends, or READY_SECONDS are over.
 
-    `database_url` None: it is away, and no worker is waited for. `/readyz` is not asked: its 503 would be logged and
-    counted, though nothing is wrong.
+    `database_url` None: the database is unavailable, so no worker is expected. This does not request `/readyz`: its
+    503 would be logged and counted as a fault.
     """
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and all(child.died() is None for child in children):
+    while time.monotonic() < deadline and all(child.exit_status() is None for child in children):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
                 if database_url is None or _has_worker(database_url):
                     return
-        except (urllib.error.URLError, OSError, DatabaseUnavailable):
+        except (OSError, DatabaseUnavailable):
             pass
         if stop.wait(0.05):
             return
@@ -256,15 +245,15 @@ def _has_worker(database_url: str) -> bool:
         return count_workers(conn) > 0
 
 
-def _greet(config: Config, key: str, provider: str, beside: str) -> None:
-    if not sys.stdout.isatty():  # what is captured may be kept, and read by others
+def _greet(config: Config, key: str, provider: str, simulated: str) -> None:
+    if not sys.stdout.isatty():  # captured output may be stored, and read by others
         key = f"in {config.data_dir / 'api-key'}"
     print(
         f"\nresult_url receiver {__version__} is running; Ctrl-C stops it.\n"
         f"  Dashboard  http://127.0.0.1:{config.port}/\n"
         f"  API key    {key}\n"
         f"  Results    {config.public_url}/results/...\n"
-        f"  Provider   {provider}\n{beside}",
+        f"  Provider   {provider}\n{simulated}",
         flush=True,
     )
     if config.loses_results:
@@ -275,8 +264,8 @@ def _greet(config: Config, key: str, provider: str, beside: str) -> None:
         )
 
 
-def _simulated(database_url: str) -> str:
-    """For the greeting: which demonstrations are beside the real batches, and how to remove them."""
+def _describe_simulated(database_url: str) -> str:
+    """For the greeting: the batches of the simulator in this database, and how to remove them."""
     with connect(database_url, name="receiver serve") as conn:
         simulated = count_simulated(conn)
     if not simulated.batches:

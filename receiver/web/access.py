@@ -1,6 +1,6 @@
-"""One log line for each request but the callbacks, which the journal itself tells of; and the counts of it.
+"""One log line for each request except callbacks, which the journal records; and the counts of requests.
 
-A line has the path and never the query, where a phone number may stand; the formatter masks what a path may hold.
+A line has the path but not the query, because a query may contain phone numbers. The formatter masks them in paths.
 """
 
 from __future__ import annotations
@@ -15,37 +15,35 @@ from receiver.intake.wsgi import BEGAN
 from receiver.logs import about, request_id
 from receiver.web.services import services
 
-_QUIET = ("/healthz", "/readyz", "/metrics", "/static/")
-"""Asked every few seconds by machines, or many for one page: told of when debugging only."""
+_OPERATIONS = ("/healthz", "/readyz", "/metrics")
+_QUIET = (*_OPERATIONS, "/static/")
+"""Requested every few seconds, or many times for one page: logged at level debug only."""
 
 log = logging.getLogger(__name__)
 
 
 def register(app: Flask) -> None:
-    """Log and count the requests of this app, and answer each with its id."""
-    app.after_request(_answered)
+    """Log and count the requests of this app, and add each request's id to its answer."""
+    app.after_request(_log_when_sent)
 
 
-def _answered(response: Response) -> Response:
-    asked = request_id.get()
-    if asked is not None:
-        response.headers["X-Request-Id"] = asked
+def _log_when_sent(response: Response) -> Response:
+    if (own_id := request_id.get()) is not None:
+        response.headers["X-Request-Id"] = own_id
     began: float = request.environ.get(BEGAN) or perf_counter()
     path, method, address = request.path, request.method, request.remote_addr
-    key = g.get("api_key")
-    key_id = None if key is None else key.key_id
+    key_id = g.api_key.key_id if g.get("api_key") else None
     pool = services().pool
 
-    def tell() -> None:
-        # Only when the last byte is sent: a stream has its cost, and its connection, until then.
+    def log_request() -> None:
+        # After the last byte: until then a stream costs time and holds its connection.
         seconds = perf_counter() - began
         status = response.status_code
         counts.request(_area(path), status, seconds)
         counts.pool(pool.pop_stats(), pool.get_stats())
-        quiet = path.startswith(_QUIET)
-        # "not ready" is an answer of /readyz, and no failure; what it is about is logged where it happens.
+        # "not ready" is a normal answer of /readyz. Its cause is logged elsewhere.
         failed = status >= 500 and not (path == "/readyz" and status == 503)
-        level = logging.WARNING if failed else logging.DEBUG if quiet else logging.INFO
+        level = logging.WARNING if failed else logging.DEBUG if path.startswith(_QUIET) else logging.INFO
         if log.isEnabledFor(level):
             fields = {"method": method, "path": path[:200], "status": status, "seconds": round(seconds, 4)}
             log.log(
@@ -57,11 +55,11 @@ def _answered(response: Response) -> Response:
                 extra=about("request", **fields, address=address, key_id=key_id, answer_bytes=response.content_length),
             )
 
-    response.call_on_close(tell)
+    response.call_on_close(log_request)
     return response
 
 
 def _area(path: str) -> str:
     if path.startswith("/api/"):
         return "api"
-    return "operations" if path.startswith(_QUIET[:3]) else "dashboards"
+    return "operations" if path.startswith(_OPERATIONS) else "dashboards"

@@ -1,4 +1,4 @@
-"""The app factory: everything that answers HTTP, put together."""
+"""The app factory: puts together everything that answers HTTP."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from receiver.web.openapi import open_api
 from receiver.web.reference import page
 from receiver.web.services import Services
 from receiver.web.uploads import UploadRequest
-from receiver.web.waiting import Patient
+from receiver.web.waiting import WaitInThread
 
 UPLOAD_BYTES = 1 << 30
 """Largest request: a million rows of forty variables are about a third of it."""
 
 FORM_FIELD_BYTES = 256 << 10
-"""All fields but the file together. Werkzeug holds the block that it parses against it, too, which is 64 KiB."""
+"""All fields together, the file excluded. Werkzeug also counts the block that it is parsing, which is 64 KiB."""
 
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -51,14 +51,14 @@ _SECURITY_HEADERS = {
 
 
 class _Id(IntegerConverter):
-    """A whole number in a path that fits a bigint; what is longer names nothing here."""
+    """A whole number in a path that fits a bigint. A longer one is answered 404."""
 
     regex = "[0-9]{1,18}"
 
 
 def create_app(config: Config, database_url: str) -> Flask:
-    """The WSGI app over a migrated database. It owns threads and connections: `close_app` ends them."""
-    app = Flask("receiver.web", static_folder=None)  # the dashboards serve their files under their hashes
+    """The WSGI app on a migrated database. It owns threads and connections; `close_app` ends them."""
+    app = Flask("receiver.web", static_folder=None)  # see receiver.web.dashboard.assets
     app.request_class = UploadRequest
     app.url_map.converters["int"] = _Id
     services = Services.start(config, database_url)
@@ -83,29 +83,29 @@ def create_app(config: Config, database_url: str) -> Flask:
     compression.register(app)
     app.after_request(_secure)
     access.register(app)
-    turns.register(app, services.turns)
+    turns.register(app)
     reading.register(app)
-    start_telemetry(app, config.secrets)  # before the callbacks' endpoint stands in front, which is not traced
-    # Flask's own way to wrap it; the callbacks' endpoint stands before all else.
+    start_telemetry(app, config.secrets)  # before the callback endpoint is added, which is not traced
+    # Flask's own way to wrap an application.
     opened = services.opened_intake
-    inner = Patient(Forwarded(app.wsgi_app, opened.senders.proxies))
+    inner = WaitInThread(Forwarded(app.wsgi_app, opened.senders.proxies))
     app.wsgi_app = Endpoint(inner, opened.rules, opened.senders, opened.writer)  # type: ignore[method-assign]
     return app
 
 
 def close_app(app: Flask) -> None:
-    """Store what has been taken, and end the app's threads and connections."""
+    """Store the accepted callbacks, and end the app's threads and connections."""
     services: Services = app.extensions["receiver"]
     services.close()
 
 
 def _secure(response: Response) -> Response:
-    wanted = _SECURITY_HEADERS
+    added = _SECURITY_HEADERS
     if request.is_secure:
-        wanted = {**wanted, "Strict-Transport-Security": "max-age=31536000"}
+        added = {**added, "Strict-Transport-Security": "max-age=31536000"}
     if request.path.startswith("/api/"):
-        wanted = {**wanted, "Cache-Control": "no-store"}
-    # Looked through once, not anew for each: much of what a small answer takes are its headers.
-    there = {name.lower() for name in response.headers.keys()}
-    response.headers.extend((name, value) for name, value in wanted.items() if name.lower() not in there)
+        added = {**added, "Cache-Control": "no-store"}
+    # Not `setdefault` for each: every call would search all headers, which is slow for a small answer.
+    present = {name.lower() for name in response.headers.keys()}
+    response.headers.extend((name, value) for name, value in added.items() if name.lower() not in present)
     return response

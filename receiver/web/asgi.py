@@ -1,4 +1,4 @@
-"""The whole service on an event loop: callbacks are taken on the loop, everything else by Flask in threads."""
+"""The whole service on an event loop: the loop itself stores callbacks, Flask answers everything else in threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from receiver.intake.endpoint import Endpoint
 from receiver.web.app import UPLOAD_BYTES, close_app
 from receiver.web.auth import find_bearer_key
 from receiver.web.dashboard.session import signed_in_key
-from receiver.web.health import tell_of_database
+from receiver.web.health import log_database
 from receiver.web.services import Services
 from receiver.web.threads import Receive, Scope, Send, Threads
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread of Flask's may keep the loop from Python's lock (default: 0.005)."""
+"""How long a thread of Flask may hold Python's global lock while the loop waits for it (default: 0.005)."""
 
 
 class Service:
@@ -43,11 +43,11 @@ class Service:
         )
 
     def report_database(self) -> None:
-        """Log which database is used, and what keeps it from being used."""
-        tell_of_database(self.flask)
+        """Log which database is used, and whether it can be used."""
+        log_database(self.flask)
 
     def stop_waiting(self) -> None:
-        """Answer the requests that wait for the provider: the process is about to stop."""
+        """Answer the requests that wait for the provider, because the process is about to stop."""
         self._threads.stop_waiting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +66,7 @@ class Service:
 
 
 def _may_upload(app: Flask, environ: WSGIEnvironment) -> bool:
-    """Whether the request is of somebody we know: nobody else may fill the disk."""
+    """Whether the request has a key that may queue: nobody else may fill the disk."""
     with app.request_context({**environ, "wsgi.input": BytesIO()}):
         try:
             key = find_bearer_key() if environ["PATH_INFO"].startswith("/api/") else signed_in_key()

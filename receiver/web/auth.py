@@ -1,4 +1,4 @@
-"""Who asks: API keys as bearer tokens, and the scope that each view declares."""
+"""API keys as bearer tokens, and the scope that each view requires."""
 
 from __future__ import annotations
 
@@ -23,24 +23,20 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="result_url receiver"'}
 
 
 def requires(scope: Scope) -> Callable[[View], View]:
-    """Let a view be asked only with a key of this scope, before anything of the request is read."""
+    """Answer a request only if its key has this scope. This is checked before the body is read."""
 
     def decorate(view: View) -> View:
         @wraps(view)
         def checked(*args: Any, **kwargs: Any) -> Any:
             stored: Stored | None = request.environ.get(STORED)
-            if stored is not None:  # it was let in when it came
-                g.api_key = stored.key
-                take_turn(services().turns, stored.key.key_id)
-                return view(*args, **kwargs)
-            key = _bearer()
-            take_turn(services().turns, key.key_id)
+            key = _check_bearer_key() if stored is None else stored.key
+            take_turn(key.key_id)
             if not key.allows(scope):
                 raise Problem("forbidden", f"This needs a key of scope `{scope}`; yours has the scope `{key.scope}`.")
             g.api_key = key
             return view(*args, **kwargs)
 
-        checked.required_scope = scope  # type: ignore[attr-defined]  # read by the test that enumerates routes
+        checked.required_scope = scope  # type: ignore[attr-defined]  # read by receiver.web.openapi and by tests
         return cast(View, checked)
 
     return decorate
@@ -54,18 +50,18 @@ def current_key() -> ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A request that was accepted, and waits for the provider. `subject`: what its view answers about in the end."""
+    """A request that was accepted and waits for the provider. `subject`: what its view needs for the final answer."""
 
     key: ApiKey
     subject: Any
 
 
 STORED = "receiver.stored"
-"""Where in the WSGI environment `Stored` is when the request is sent once more (receiver.web.waiting)."""
+"""The name of the `Stored` in the WSGI environment of a resumed request (receiver.web.waiting)."""
 
 
 def find_bearer_key() -> ApiKey | None:
-    """The key that the current request brings, if it is a valid one. Counts against no limit."""
+    """The key of the current request, if it is valid. Does not count for the rate limits."""
     token = _bearer_token()
     if not token:
         return None
@@ -78,19 +74,17 @@ def _bearer_token() -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _bearer() -> ApiKey:
+def _check_bearer_key() -> ApiKey:
+    """The key of the current request. Raises Problem (401, 429)."""
     token = _bearer_token()
     limits, address, digest = services().rate_limits, client_address(), hashlib.sha256(token.encode()).digest()
-    if limits is not None:
-        limits.check_failures(digest, address)
+    limits.check_failures(digest, address)
     key = find_bearer_key()
-    if limits is not None:
-        if key is None:
-            limits.count_failure(address)
-        else:
-            limits.count_request(digest)
-    if key is None and token:
-        raise Problem("unauthorized", "This API key is unknown, revoked or expired.", headers=_CHALLENGE)
-    if key is None:
-        raise Problem("unauthorized", "Send your API key: `Authorization: Bearer <key>`.", headers=_CHALLENGE)
-    return key
+    if key is not None:
+        limits.count_request(digest)
+        return key
+    limits.failures.take(address)
+    reason = (
+        "This API key is unknown, revoked or expired." if token else "Send your API key: `Authorization: Bearer <key>`."
+    )
+    raise Problem("unauthorized", reason, headers=_CHALLENGE)

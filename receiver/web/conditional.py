@@ -1,4 +1,4 @@
-"""Answers that are asked for again and again: whoever has the same one already is told so (304), and sent nothing."""
+"""ETags for answers that clients request repeatedly: while nothing has changed, the answer is 304 without a body."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flask import Response, make_response, request
 View = TypeVar("View", bound=Callable[..., Any])
 
 _PRECONDITIONS = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"}
-"""WSGI's names of the headers that an answer without a time of change can be asked under."""
+"""The WSGI names of the request headers that an ETag is compared with."""
 
 
 def revalidated(view: View) -> View:
     """Give a view's answers an ETag, and honour `If-None-Match` (RFC 9110, 13.1.2).
 
-    The tag is made of the answer, so it is never wrong; what is saved is the way, not the query. It is weak, because
-    the same answer may be sent compressed. A cache may keep it for the user who asked, and must ask each time.
+    The tag is computed from the answer, so it is never wrong; it saves the transfer, not the query. It is weak, because
+    the same answer may be sent compressed. The client may cache the answer, but must revalidate it each time.
     """
 
     @wraps(view)
@@ -32,5 +32,5 @@ def revalidated(view: View) -> View:
                 answer.make_conditional(request)
         return answer
 
-    checked.revalidated = True  # type: ignore[attr-defined]  # read by the API's description
+    checked.revalidated = True  # type: ignore[attr-defined]  # read by receiver.web.openapi
     return cast(View, checked)

@@ -1,4 +1,4 @@
-"""Cursors: where the next page begins, signed, and good only for the list that gave them."""
+"""Pages of a list. A cursor says where the next page begins. It is signed, and valid only for its own list."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from receiver.web.services import services
 Item = TypeVar("Item")
 
 ANSWER_BYTES = 4 << 20
-"""A page ends before an item with which it would be longer."""
+"""Maximum length of a page: it ends before the item that would exceed it."""
 
 ANSWER_SECONDS = 0.5
-"""A page ends after the item with which writing it took so long: one hostile callback takes 20 ms to read."""
+"""Maximum time for writing a page: it ends after the item that exceeds it. Reading one hostile callback takes 20 ms."""
 
 
 class Found(NamedTuple, Generic[Item]):
-    """Items that were read, and whether more follow."""
+    """Some items of a list, and whether more follow."""
 
     items: Sequence[Item]
     more: bool
 
 
 def first(items: Sequence[Item], limit: int) -> Found[Item]:
-    """The first `limit` of items, of which one more was read if there is one."""
+    """The first `limit` items. One more was read, if there is one."""
     return Found(items[:limit], len(items) > limit)
 
 
@@ -45,11 +45,11 @@ def answer_page(
     of: str = "",
     at_once: int = 1000,
 ) -> Response:
-    """The page of a list that a `schemas.PageQuery` asks for: its items, and the next page's cursor, null at the end.
+    """The page of a list that a `schemas.PageQuery` requests: its items, and the cursor of the next page or null.
 
-    `read` returns at most so many items, those after a position of `length` numbers; `at_once` is the most that it is
-    asked for. `position` is where an item stands, `write` makes its JSON text. `of` is the items' name in the answer,
-    if it is not the list's. The page ends early at `ANSWER_BYTES` and `ANSWER_SECONDS`, but never before its first
+    `read(limit, position)` returns at most `limit` items after a position, which has `length` numbers; `at_once` is the
+    largest limit. `position` returns an item's position, `write` its JSON text. `of` is the name of the items in the
+    answer; default: the list's name. A page ends early at `ANSWER_BYTES` and `ANSWER_SECONDS`, but has at least one
     item. Raises InvalidInput for a cursor of another list, and what `read` raises.
     """
     limit, after = query["limit"], read_cursor(list_name, query.get("cursor"), length)
@@ -75,12 +75,12 @@ def _answer(name: str, texts: list[str], next_cursor: str | None) -> Response:
 
 
 def write_cursor(list_name: str, position: Sequence[int]) -> str:
-    """A cursor at a position in a list."""
+    """The cursor for a position in a list."""
     return str(_serializer(list_name).dumps(list(position)))
 
 
 def read_cursor(list_name: str, cursor: str | None, length: int) -> tuple[int, ...] | None:
-    """The position, of `length` numbers; None without a cursor. Raises InvalidInput."""
+    """A cursor's position, `length` numbers; None without a cursor. Raises InvalidInput."""
     if cursor is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`/healthz`: the process lives. `/readyz`: it can do its work, or what keeps it from it."""
+"""`/healthz`: the process is alive. `/readyz`: whether it can do its work, and if not, why."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from receiver.database.pool import DatabaseUnavailable, connect, connection, des
 from receiver.errors import ReceiverError
 from receiver.intake.spool import SpoolFailed
 from receiver.logs import about
-from receiver.summary.health import WORKER_SECONDS as WORKER_SECONDS
-from receiver.summary.health import Health, get_health
-from receiver.web.services import Services, services
+from receiver.summary.health import WORKER_SECONDS, get_health
+from receiver.web.services import services
 
 blueprint = Blueprint("health", __name__)
 
@@ -34,44 +33,41 @@ def readyz() -> tuple[Response, int]:
         "worker": "ok",
         "oldest_waiting_seconds": None,
     }
-    faults = []
     try:
         with connection(services().pool) as conn:
             check(conn)
-            alive: Health = get_health(conn)
-        if services().intake.database_away:
-            # Read only, its disk full, a synchronous standby gone: what is asked is answered, and nothing is stored.
+            health = get_health(conn)
+        if services().intake.database_unavailable:
+            # It is read-only, its disk is full, or a synchronous standby is gone: it answers queries, but cannot store.
             content["database"] = "can be read, but cannot store callbacks or is too slow; callbacks go to the spool"
-            faults.append("database")
-        content["oldest_waiting_seconds"] = alive.oldest_waiting_seconds
-        if alive.worker_seen_seconds is None or alive.worker_seen_seconds > WORKER_SECONDS:
+        content["oldest_waiting_seconds"] = health.oldest_waiting_seconds
+        if health.worker_seen_seconds is None or health.worker_seen_seconds > WORKER_SECONDS:
             content["worker"] = "no worker is running; start one with `python -m receiver work`"
-            faults.append("worker")
     except DatabaseUnavailable:
         content["database"] = "cannot be reached; callbacks go to the spool"
-        faults.append("database")
     except SchemaError as error:
         content["database"] = str(error)
-        faults.append("database")
     try:
         content["spooled"] = services().intake.spool.depth()
     except SpoolFailed as error:
-        # Callbacks are stored all the same while the database is there, so this alone must not stop them.
+        # The process stays ready: while the database is available, callbacks can be stored without the spool.
         log.error("%s", error, extra=about("spool_failed"))
         content["spooled"] = "the spool cannot be used; see the log"
-    if faults:
-        content["status"] = "not ready"
-    return jsonify(content), 503 if faults else 200
+    if content["database"] == content["worker"] == "ok":
+        return jsonify(content), 200
+    return jsonify({**content, "status": "not ready"}), 503
 
 
-def tell_of_database(app: Flask) -> None:
-    """Log which database is used, and what keeps it from being used. A web process starts all the same, so as not to
-    lose callbacks; without a line that says why, a wrong password would look like a start that went well.
+def log_database(app: Flask) -> None:
+    """Log which database is used, and why it cannot be used.
+
+    A web process also starts without its database, so that no callback is lost. Without this line, a start with a wrong
+    password would look successful.
     """
-    found: Services = app.extensions["receiver"]
+    database_url = app.extensions["receiver"].database_url
     try:
-        log.info("using %s", describe(found.database_url), extra=about("database_used"))
-        with connect(found.database_url, name="receiver web") as conn:
+        log.info("using %s", describe(database_url), extra=about("database_used"))
+        with connect(database_url, name="receiver web") as conn:
             check(conn)
     except ReceiverError as error:
         log.warning("started, but not ready: %s", error, extra=about("not_ready"))

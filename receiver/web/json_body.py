@@ -1,4 +1,4 @@
-"""JSON from strangers: what the standard parser lets pass and somebody stumbles over later is refused by name."""
+"""JSON from outside. What the standard parser accepts but cannot be stored is refused, each kind with its own code."""
 
 from __future__ import annotations
 

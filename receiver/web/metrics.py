@@ -1,7 +1,7 @@
-"""`/metrics`, in Prometheus' text format: counts of this machine's web processes, and gauges of the whole service.
+"""`/metrics` in Prometheus' text format: counts of this machine's web processes, and gauges of the whole service.
 
-`receiver_web_*` belongs to the instance that is asked: add instances up. Everything else is read from the
-database and is the same whichever is asked: take the maximum. docs/metrics.md lists them all.
+`receiver_web_*` belongs to one instance: add up the instances. Everything else is read from the database and is the
+same for every instance: take the maximum. docs/metrics.md lists them all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import hmac
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import accumulate
 
 from flask import Blueprint, Flask, Response, current_app, request
 from prometheus_client import CollectorRegistry
@@ -32,25 +33,25 @@ from receiver.summary.gauges import Gauges, get_gauges
 from receiver.web.problems import Problem
 from receiver.web.services import Services, services
 
-KEPT_SECONDS = 5.0
-"""How long what was read from the database is told again: many who ask must not make it work more."""
+CACHE_SECONDS = 5.0
+"""How long figures from the database are reused, so that many scrapers do not cause many queries."""
 
-_KEPT = "receiver.metrics"
+_CACHE = "receiver.metrics"
 
 blueprint = Blueprint("metrics", __name__)
 
 
 def register(app: Flask) -> None:
     """Serve the metrics of this app."""
-    app.extensions[_KEPT] = _Kept()
+    app.extensions[_CACHE] = _Cache()
     app.register_blueprint(blueprint)
 
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Counts and times only; no name, number, address or token can be in them, so anybody may ask by default."""
+    """Counts and times only. They contain no name, number, address or token, so no key is needed by default."""
     key = services().config.metrics_key
-    given = request.headers.get("Authorization", "").encode()
+    given = request.headers.get("Authorization", "").encode("latin-1")
     if key is not None and not hmac.compare_digest(given, f"Bearer {key}".encode()):
         raise Problem(
             "unauthorized",
@@ -58,20 +59,20 @@ def metrics() -> Response:
             headers={"WWW-Authenticate": 'Bearer realm="metrics"'},
         )
     registry = CollectorRegistry()
-    registry.register(_Asked(services(), current_app.extensions[_KEPT]))
+    registry.register(_Collector(services(), current_app.extensions[_CACHE]))
     encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     return Response(encode(registry), content_type=content_type)
 
 
-class _Asked:
-    """What one request for metrics collects."""
+class _Collector:
+    """Collects the metrics for one request."""
 
-    def __init__(self, held: Services, kept: _Kept) -> None:
+    def __init__(self, held: Services, cache: _Cache) -> None:
         self._services = held
-        self._kept = kept
+        self._cache = cache
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # nothing is asked of the database when this is registered
+        return ()  # no query when this is registered
 
     def collect(self) -> Iterable[Metric]:
         info = InfoMetricFamily("receiver_build", "Version of the running release.")
@@ -79,7 +80,7 @@ class _Asked:
         info.add_metric([], {"version": __version__, "python": python})
         yield info
         yield from _of_web(self._services)
-        found = _read(self._services, self._kept)
+        found = self._cache.read(self._services)
         yield GaugeMetricFamily("receiver_database_up", "1 if the database answered.", int(found is not None))
         if found is not None:
             yield from _of_service(found[0])
@@ -101,14 +102,12 @@ def _of_web(held: Services) -> Iterable[Metric]:
 
 
 def _of_service(gauges: Gauges) -> Iterable[Metric]:
-    yield _gauge("receiver_calls", "Calls of all batches by state or outcome.", "state", gauges.calls)
-    yield _gauge(
-        "receiver_callbacks",
-        "Stored callbacks by state; waiting ones are counted up to 100000.",
-        "state",
-        gauges.callbacks,
-    )
-    yield _gauge("receiver_submissions", "Submissions by state.", "state", gauges.submissions)
+    for name, help_text, values in (
+        ("receiver_calls", "Calls of all batches by state or outcome.", gauges.calls),
+        ("receiver_callbacks", "Stored callbacks by state; waiting ones are counted up to 100000.", gauges.callbacks),
+        ("receiver_submissions", "Submissions by state.", gauges.submissions),
+    ):
+        yield _labelled(GaugeMetricFamily(name, help_text, labels=["state"]), values)
     loss = gauges.loss
     yield GaugeMetricFamily("receiver_due_calls", "Calls of batches that are past their due time.", loss.due)
     yield GaugeMetricFamily(
@@ -116,19 +115,16 @@ def _of_service(gauges: Gauges) -> Iterable[Metric]:
         "Due calls whose result was never delivered: overdue, or fetched from the provider.",
         loss.overdue + loss.polled,
     )
-    for name, help_text, age in (
-        (
-            "receiver_oldest_waiting_seconds",
-            "Age of the oldest callback that is not settled; 0 if there is none.",
-            gauges.oldest_waiting_seconds,
-        ),
-        (
-            "receiver_oldest_pending_submission_seconds",
-            "How long the oldest submission that could be sent has waited; 0 if there is none.",
-            gauges.oldest_pending_submission_seconds,
-        ),
-    ):
-        yield GaugeMetricFamily(name, help_text, age or 0.0)
+    yield GaugeMetricFamily(
+        "receiver_oldest_waiting_seconds",
+        "Age of the oldest callback that is not settled; 0 if there is none.",
+        gauges.oldest_waiting_seconds or 0.0,
+    )
+    yield GaugeMetricFamily(
+        "receiver_oldest_pending_submission_seconds",
+        "How long the oldest submission that could be sent has waited; 0 if there is none.",
+        gauges.oldest_pending_submission_seconds or 0.0,
+    )
     yield GaugeMetricFamily("receiver_workers", "Workers seen within 30 seconds.", gauges.workers)
     if gauges.worker_seen_seconds is not None:
         yield GaugeMetricFamily(
@@ -144,69 +140,52 @@ _TIMES = {
 
 def _of_workers(times: dict[str, worker_metrics.Times], counted: dict[str, dict[str, int]]) -> Iterable[Metric]:
     for name, (metric, help_text) in _TIMES.items():
-        kept = times.get(name, worker_metrics.Times((0,) * (len(worker_metrics.BOUNDS_SECONDS) + 1), 0.0))
-        yield _histogram(metric, help_text, worker_metrics.BOUNDS_SECONDS, kept.counts, kept.sum_seconds)
-    yield _counter("receiver_sends", "bulk_queue requests by result.", "result", counted["send_result"])
-    yield _counter(
-        "receiver_worker_failures", "Steps of workers that failed and are tried again.", "step", counted["failure"]
-    )
+        yield _histogram(metric, help_text, times.get(name, _NO_TIMES))
+    sends = CounterMetricFamily("receiver_sends", "bulk_queue requests by result.", labels=["result"])
+    yield _labelled(sends, counted["send_result"])
+    help_text = "Steps of workers that failed and are tried again."
+    failures = CounterMetricFamily("receiver_worker_failures", help_text, labels=["step"])
+    yield _labelled(failures, counted["failure"])
 
+
+_NO_TIMES = worker_metrics.Times((0,) * (len(worker_metrics.BOUNDS_SECONDS) + 1), 0.0)
 
 _Found = tuple[Gauges, dict[str, worker_metrics.Times], dict[str, dict[str, int]]]
 
 
-class _Kept:
-    """What the database said last, for those who ask soon after."""
+class _Cache:
+    """The last figures from the database."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.found: _Found | None = None
-        self.until = 0.0
+        self._lock = threading.Lock()
+        self._found: _Found | None = None
+        self._until = 0.0
+
+    def read(self, held: Services) -> _Found | None:
+        """The database's figures, at most CACHE_SECONDS old; None if it is unavailable."""
+        with self._lock:
+            if self._found is None or time.monotonic() >= self._until:
+                try:
+                    with connection(held.pool) as conn:
+                        conn.execute("set local statement_timeout = '3s'")
+                        counted = {name: worker_metrics.get_counts(conn, name) for name in ("send_result", "failure")}
+                        self._found = get_gauges(conn), worker_metrics.get_times(conn), counted
+                except DatabaseUnavailable:
+                    return None
+                self._until = time.monotonic() + CACHE_SECONDS
+            return self._found
 
 
-def _read(held: Services, kept: _Kept) -> _Found | None:
-    """What the database says, at most KEPT_SECONDS old; None where it cannot be asked."""
-    with kept.lock:
-        if kept.found is not None and time.monotonic() < kept.until:
-            return kept.found
-        try:
-            with connection(held.pool) as conn:
-                conn.execute("set local statement_timeout = '3s'")
-                names = ("send_result", "failure")
-                found = (
-                    get_gauges(conn),
-                    worker_metrics.get_times(conn),
-                    {n: worker_metrics.get_counts(conn, n) for n in names},
-                )
-        except DatabaseUnavailable:
-            return None
-        kept.found, kept.until = found, time.monotonic() + KEPT_SECONDS
-        return found
-
-
-def _counter(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(name, help_text, labels=[label])
+def _labelled(
+    family: CounterMetricFamily | GaugeMetricFamily, values: dict[str, int]
+) -> CounterMetricFamily | GaugeMetricFamily:
     for value, count in values.items():
         family.add_metric([value], count)
     return family
 
 
-def _gauge(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, help_text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
-    return family
-
-
-def _histogram(
-    name: str, help_text: str, bounds: Sequence[float], bucket_counts: Sequence[int], total: float
-) -> Metric:
-    """From how many fell into each bucket to how many fell into it or a lower one, as Prometheus wants it."""
-    family = HistogramMetricFamily(name, help_text)
-    below = 0
-    buckets = []
-    for bound, count in zip((*bounds, float("inf")), bucket_counts, strict=True):
-        below += count
-        buckets.append(("+Inf" if bound == float("inf") else str(bound), float(below)))
-    family.add_metric([], buckets, total)
-    return family
+def _histogram(name: str, help_text: str, times: worker_metrics.Times) -> Metric:
+    """Prometheus wants cumulative counts: of each bucket and all lower ones."""
+    bounds = (*map(str, worker_metrics.BOUNDS_SECONDS), "+Inf")
+    buckets = list(zip(bounds, map(float, accumulate(times.counts)), strict=True))
+    return HistogramMetricFamily(name, help_text, buckets, times.sum_seconds)

@@ -108,7 +108,7 @@ def describe(app: Flask) -> Description:
         "info": {
             "title": app.config["API_TITLE"],
             "version": app.config["API_VERSION"],
-            "summary": "What became of every call we queued?",
+            "summary": "Queue phone calls and see the result of each.",
             "description": INTRODUCTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },

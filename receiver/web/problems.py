@@ -1,15 +1,18 @@
-"""Failures as RFC 9457 problem details: the one place where a code becomes an HTTP status."""
+"""Failures as RFC 9457 problem details. This is the only place where a code becomes an HTTP status."""
 
 from __future__ import annotations
 
 import json
 import logging
+from functools import lru_cache
 from typing import Any
 
 from flask import Flask, Response, g, render_template, request
 from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException, NotAcceptable
+from werkzeug.http import parse_accept_header
 
 from receiver.database.pool import DatabaseUnavailable
 from receiver.errors import Fault, InvalidInput, ReceiverError
@@ -17,6 +20,7 @@ from receiver.logs import about
 from receiver.queueing.acceptance import IdempotencyKeyReused
 from receiver.queueing.batches import ExternalIdUsed
 from receiver.queueing.parameters import faults
+from receiver.web.reference.codes import CODES
 
 FAULTS_NAMED = 100
 
@@ -24,24 +28,14 @@ RETRY_AFTER_SECONDS = 5
 
 log = logging.getLogger(__name__)
 
-_STATUS_OF_CODE = {
-    "invalid_csv": 422,
-    "invalid_parameters": 422,
-    "idempotency_key_reused": 422,
+STATUS_OF_CODE = {code: known.status for code, known in CODES.items()} | {
+    "conflict": 409,
     "invalid_cursor": 422,
-    "not_found": 404,
     "key_name_taken": 409,
-    "not_in_doubt": 409,
-    "external_id_used": 409,
-    "nothing_unreleased": 409,
-    "not_cut_by_zone": 409,
-    "sending": 409,
-    "database_unavailable": 503,
-    "unauthorized": 401,
-    "forbidden": 403,
-    "rate_limited": 429,
-    "provider_refused": 502,
+    "request_timeout": 408,
+    "unavailable": 503,
 }
+"""The API's codes, and those of the dashboards and of werkzeug's errors."""
 
 _TITLES = {
     400: "Bad request",
@@ -60,24 +54,15 @@ _TITLES = {
     503: "Not available",
 }
 
-_CODES = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    406: "not_acceptable",
+_CODE_OF_STATUS = {known.status: code for code, known in reversed(CODES.items())} | {
     408: "request_timeout",
     409: "conflict",
-    413: "too_large",
-    415: "unsupported_media_type",
-    422: "invalid_parameters",
-    429: "rate_limited",
-    500: "internal_error",
     503: "unavailable",
 }
-
+"""For werkzeug's errors, which have no code: the first of the API's codes with this status."""
 
 _REPRESENTATIONS = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
-"""What an address with one of these endings answers; every other one answers JSON."""
+"""Content types by the extension of the path. Every other path answers JSON."""
 
 
 class Problem(ReceiverError):
@@ -104,64 +89,48 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Response:
     return Response(json.dumps(content, ensure_ascii=False) + "\n", status, content_type="application/problem+json")
 
 
-def statuses() -> dict[str, int]:
-    """The HTTP status of each code."""
-    return {code: status for status, code in _CODES.items()} | _STATUS_OF_CODE
-
-
-def listed(faults: tuple[Fault, ...] | list[Fault]) -> list[dict[str, Any]]:
-    """Faults as the API lists them: a CSV's by `row`, a parameter's by `field`."""
+def errors_of(faults: tuple[Fault, ...] | list[Fault]) -> list[dict[str, Any]]:
+    """The member `errors` of a problem: faults of a CSV have a `row`, those of parameters a `field`."""
     return [
-        {
-            "row" if isinstance(fault.where, int) else "field": fault.where,
-            "code": fault.code,
-            "message": fault.message,
-        }
+        {"row" if isinstance(fault.where, int) else "field": fault.where, "code": fault.code, "message": fault.message}
         for fault in faults[:FAULTS_NAMED]
     ]
 
 
 def register(app: Flask) -> None:
-    """Answer every failure of this app with a problem, and what nobody would read with 406."""
+    """Answer every failure of this app with a problem, and with 406 if the client would not accept the answer."""
     app.before_request(_refuse_unacceptable)
-    app.register_error_handler(ReceiverError, _of_error)
-    app.register_error_handler(HTTPException, _of_http)
-    app.register_error_handler(ParseException, _of_broken_body)
-    app.register_error_handler(Exception, _of_anything)
+    app.register_error_handler(ReceiverError, _answer_receiver_error)
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(ParseException, _answer_broken_body)
+    app.register_error_handler(Exception, _answer_unexpected)
 
 
 def _refuse_unacceptable() -> None:
-    """Before anything is done: who cannot read the answer to a POST would send it again."""
-    if not request.path.startswith("/api/") or not request.accept_mimetypes:
-        return
-    ending = request.path.rpartition(".")[2]
-    offered = _REPRESENTATIONS.get(ending, "application/json")
-    if not _accepts(offered):
-        raise NotAcceptable(f"The answer is {offered}, which your Accept header excludes.")
+    """Check this first: a client that cannot read the answer to a POST would send the POST again."""
+    if request.path.startswith("/api/"):
+        offered = _REPRESENTATIONS.get(request.path.rpartition(".")[2], "application/json")
+        if not _accepts(request.headers.get("Accept", ""), offered):
+            raise NotAcceptable(f"The answer is {offered}, which your Accept header excludes.")
 
 
-def _accepts(offered: str) -> bool:
-    """Whether the Accept header does: its most specific range decides (RFC 9110, 12.5.1), parameters aside."""
-    for media_range in (offered, offered.partition("/")[0] + "/*", "*/*"):
-        qualities = [
-            quality
-            for text, quality in request.accept_mimetypes
-            if text.partition(";")[0].strip().lower() == media_range
-        ]
-        if qualities:
-            return max(qualities) > 0
-    return False
+@lru_cache(maxsize=100)
+def _accepts(header: str, offered: str) -> bool:
+    """Whether an Accept header allows this type. Cached, because most clients send the same few headers."""
+    ranges = parse_accept_header(header, MIMEAccept)
+    # Without parameters such as charset: werkzeug would compare them, too.
+    return not ranges or MIMEAccept((text.partition(";")[0].strip(), quality) for text, quality in ranges)[offered] > 0
 
 
-def _of_error(error: ReceiverError) -> Response:
-    status = _STATUS_OF_CODE.get(error.code, 500)
+def _answer_receiver_error(error: ReceiverError) -> Response:
+    status = STATUS_OF_CODE.get(error.code, 500)
     if status == 500:
-        return _of_anything(error)
+        return _answer_unexpected(error)
     members: dict[str, Any] = {}
-    if isinstance(error, InvalidInput):
-        members = {"errors": listed(error.faults), "errors_total": error.faults_total}
-    elif isinstance(error, IdempotencyKeyReused | ExternalIdUsed):
+    if isinstance(error, IdempotencyKeyReused | ExternalIdUsed):
         members = {"batch_id": error.batch_id}
+    elif isinstance(error, InvalidInput):
+        members = {"errors": errors_of(error.faults), "errors_total": error.faults_total}
     elif isinstance(error, Problem):
         members = error.members
     detail = str(error)
@@ -169,7 +138,7 @@ def _of_error(error: ReceiverError) -> Response:
         log.warning("%s", error, extra=about("database_away"))
         detail = "The database is unavailable. Try again in a moment."
         if request.method == "POST" and "api_key" in g:
-            # It may have broken off between our commit and its answer.
+            # The connection may have failed after our commit but before the database's answer.
             detail += " Your request may have been stored: send it again with the same Idempotency-Key, or check first."
     answer = problem(status, error.code, detail, **members)
     if isinstance(error, Problem):
@@ -179,9 +148,9 @@ def _of_error(error: ReceiverError) -> Response:
     return answer
 
 
-def _of_http(error: HTTPException) -> Response:
+def _answer_http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    # What webargs found, field by field.
+    # The faults that webargs found, by field.
     messages = (getattr(error, "data", None) or {}).get("messages")
     if status == 422 and messages:
         found = [
@@ -189,26 +158,22 @@ def _of_http(error: HTTPException) -> Response:
             for texts in messages.values()
             for fault in faults(ValidationError(texts if isinstance(texts, dict) else {"body": texts}))
         ]
-        return problem(
-            422,
-            "invalid_parameters",
-            "Some parameters are not valid.",
-            errors=listed(found),
-            errors_total=len(found),
-        )
-    answer = problem(status, _CODES.get(status, "bad_request"), error.description or _TITLES.get(status, "Failure"))
+        errors = {"errors": errors_of(found), "errors_total": len(found)}
+        return problem(422, "invalid_parameters", "Some parameters are not valid.", **errors)
+    detail = error.description or _TITLES.get(status, "Failure")
+    answer = problem(status, _CODE_OF_STATUS.get(status, "bad_request"), detail)
     for name, value in error.get_headers(request.environ):
-        # `Allow` of a 405 among them, and what a redirect needs.
+        # Such as `Allow` of a 405, and `Location` of a redirect.
         if name.lower() not in ("content-type", "content-length"):
             answer.headers[name] = value
     return answer
 
 
-def _of_broken_body(error: Exception) -> Response:
-    """What gunicorn finds in the middle of a body, such as a chunk without a size."""
+def _answer_broken_body(error: Exception) -> Response:
+    """gunicorn found invalid HTTP in a body, such as a chunk without a size."""
     return problem(400, "bad_request", f"The body is not valid HTTP: {error}. Nothing was stored.")
 
 
-def _of_anything(error: Exception) -> Response:
+def _answer_unexpected(error: Exception) -> Response:
     log.exception("request failed", exc_info=error, extra=about("request_failed"))
     return problem(500, "internal_error", "An unexpected error occurred. Its details are in the log.")

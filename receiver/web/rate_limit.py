@@ -1,8 +1,8 @@
-"""How much anybody may ask: so many requests a minute with one key, and so many failed ones from one address.
+"""Rate limits: requests per minute with one key, and failed requests per minute from one address.
 
-Counted by token buckets in the memory of each web process: a limit holds for each of them, and starts anew with it.
-A shared count would cost every request a write to the database. Nobody can guess a key of 256 random bits; the
-limit of failures keeps those who try from costing a query each.
+Token buckets in the memory of each web process count them, so a limit holds for each process and is reset when the
+process restarts. A shared count would need a database write for every request. Nobody can guess a key of 256 random
+bits; the limit of failures prevents a query for each attempt.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from flask import request
 from receiver.web.problems import Problem
 
 FAILURE_SHARE = 10
-"""An address may fail a tenth as often as a key may ask."""
+"""An address may send a tenth as many failed requests as a key may send requests."""
 
 MOST_BUCKETS = 10_000
-"""Beyond it the one that was used longest ago is forgotten: it is full again, or its owner gains a minute's worth."""
+"""Beyond it the least recently used bucket is dropped. Usually it is full again by then."""
 
 
 class TokenBuckets:
-    """A bucket each for whoever is named: it holds `per_minute` tokens, and is filled evenly. Safe among threads."""
+    """A bucket for each name: it holds `per_minute` tokens and is refilled evenly; 0: no limit. Safe among threads."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute = per_minute
@@ -37,11 +37,11 @@ class TokenBuckets:
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def __contains__(self, name: Hashable) -> bool:
-        """Whether this one took a token lately."""
+        """Whether a token was taken under this name recently."""
         return name in self._buckets
 
     def take(self, name: Hashable) -> float:
-        """Take a token: 0.0, or, where there is none, the seconds until there is."""
+        """Take a token and return 0.0, or return the seconds until there is one."""
         with self._lock:
             now = self._clock()
             tokens = self._tokens(name, now)
@@ -53,7 +53,7 @@ class TokenBuckets:
             return wait_seconds
 
     def wait_seconds(self, name: Hashable) -> float:
-        """What `take` would answer; takes nothing."""
+        """What `take` would return. Takes nothing."""
         with self._lock:
             return self._wait(self._tokens(name, self._clock()))
 
@@ -62,43 +62,37 @@ class TokenBuckets:
         return min(self.per_minute, tokens + (now - at) * self._per_second)
 
     def _wait(self, tokens: float) -> float:
-        return 0.0 if tokens >= 1 else (1 - tokens) / self._per_second
+        return 0.0 if tokens >= 1 or not self.per_minute else (1 - tokens) / self._per_second
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """Those of one web process. A key is named by its digest, so that none lies in memory for longer than a request."""
+    """The limits of one web process. Keys are named by their digests, so that no key stays in memory."""
 
     requests: TokenBuckets
     failures: TokenBuckets
 
     @classmethod
-    def of(cls, per_minute: int) -> RateLimits | None:
-        """None for 0: nobody is limited."""
-        if not per_minute:
-            return None
+    def of(cls, per_minute: int) -> RateLimits:
+        """0: no limits."""
         return cls(TokenBuckets(per_minute), TokenBuckets(math.ceil(per_minute / FAILURE_SHARE)))
 
     def check_failures(self, key_digest: bytes, address: str) -> None:
-        """Before a key is looked up. Raises Problem where too many from this address were none.
+        """To be called before the key is read from the database. Raises Problem after too many failures.
 
-        A key that was good here lately is not held up: others may sit behind the same address.
+        A key that was valid here recently is exempt: other clients may share its address.
         """
         if key_digest not in self.requests and (seconds := self.failures.wait_seconds(address)):
             raise _too_many("Too many requests without a valid key came from your address.", seconds)
 
-    def count_failure(self, address: str) -> None:
-        """A request came without a valid key."""
-        self.failures.take(address)
-
     def count_request(self, key_digest: bytes) -> None:
-        """A request came with this key, which is valid. Raises Problem where it asked too much."""
+        """Count a request with a valid key. Raises Problem if there were too many."""
         if seconds := self.requests.take(key_digest):
             raise _too_many(f"This key may send {self.requests.per_minute} requests per minute.", seconds)
 
 
 def client_address() -> str:
-    """Whom the current request came from (receiver.intake.proxies); of IPv6, the /64 that its holder has at least."""
+    """The client's address (receiver.intake.proxies). For IPv6 its /64, the smallest network that one client has."""
     address = request.remote_addr or ""
     try:
         ip = ipaddress.ip_address(address)

@@ -1,8 +1,8 @@
-"""What may be read at a replica, where there is one: lists, sums and files, which is what reading costs.
+"""Reads that a replica may answer: lists, sums and exports, which are the expensive ones.
 
-One thing by its id is read at the primary, as are keys and sessions: that is cheap, and whoever queued or changed
-something finds it at once. Somebody at a browser who changed something reads at the primary for as long as the
-replica may not have it (receiver.web.dashboard.pages).
+A single object, keys and sessions are read from the primary: this is cheap, and a change is visible at once. After a
+change in the dashboards, the same session reads from the primary until the replica has the change
+(receiver.web.dashboard.pages).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from receiver.database.replica import Reader
 from receiver.web.services import services
 
 OWN_CHANGE = "own_change"
-"""In `g`: who asks has just changed something."""
+"""In `g`: whether this session has just changed something."""
 
 _READER = "reader"
 
 
 def reader() -> Reader:
-    """The reads of the answer to the current request; its headers say where the first of them came from."""
+    """Reads for the answer to the current request. The answer's headers name the database of the first read."""
     found: Reader | None = g.get(_READER)
     if found is None:
         held = services()
@@ -30,24 +30,24 @@ def reader() -> Reader:
 
 
 def register(app: Flask) -> None:
-    """Tell in the answers of this app where they were read, and count it; nothing where there is no replica."""
-    app.after_request(_tell)
+    """Name in the answers the database that was read, and count it. Without a replica nothing is added."""
+    app.after_request(_add_headers)
 
 
-def _tell(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     found: Reader | None = g.get(_READER)
-    if found is None or found.came is None:
+    if found is None or found.source is None:
         return response
-    if found.came == "replica":
+    if found.source == "replica":
         response.headers["Read-From"] = "replica"
         response.headers["Replica-Lag"] = f"{found.lag_seconds:.1f}"
     else:
         response.headers["Read-From"] = "primary"
 
     def count() -> None:
-        # Only when the last byte is sent: a file may end at the primary.
-        if found.came is not None:
-            counts.read(found.came)
+        # After the last byte: an export may continue at the primary.
+        if found.source is not None:
+            counts.read(found.source)
 
     response.call_on_close(count)
     return response

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers, each field with its meaning; the OpenAPI description is made from them."""
+"""The schemas of requests and answers. The OpenAPI description is generated from them and their texts."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LARGEST_ID = 10**18 - 1
 
 
 class Moment(fields.Field[datetime]):
-    """A time in answers, as `rfc3339` writes it."""
+    """A time in an answer, in the format of `rfc3339`."""
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **_: Any) -> str | None:
         return None if value is None else rfc3339(value)
 
 
 class Answer(Schema):
-    """What is answered: every field is there, unless its metadata say `optional`."""
+    """An answer. Every field is present unless its metadata has `optional`."""
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         field_obj.required = not field_obj.metadata.get("optional", False)
@@ -70,7 +70,7 @@ def _next_cursor() -> fields.String:
 
 
 class NoQuery(Schema):
-    """Of what takes none: `?dry_run=1` beside the form must not be passed over."""
+    """No parameters. So a misplaced `?dry_run=1` is refused, not ignored."""
 
 
 class PageQuery(Schema):
@@ -200,7 +200,7 @@ class Parameters(Answer):
 
 
 class ReadyList(fields.List[Any]):
-    """A list that is given as its JSON text, members as in the schema, and is put into the answer as it is."""
+    """A list whose value is already JSON text in the shape of the schema."""
 
     def _serialize(self, value: str, *_: Any, **__: Any) -> ReadyJson:  # type: ignore[override]  # text, not a list
         return ReadyJson(value)

@@ -1,4 +1,4 @@
-"""What a web process holds while it lives: its configuration, its connections, and the journal's writer."""
+"""The resources of a web process: its configuration, its connections, and the journal's writer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from receiver.intake.writer import Writer
 from receiver.queueing.acceptance import Limits
 from receiver.server.in_progress import Turns
 from receiver.summary.batches import list_decided
-from receiver.web.rate_limit import RateLimits
+from receiver.web.rate_limit import RateLimits, TokenBuckets
 from receiver.web.waiting import Decisions
 
 POOL_SIZE = 10
-"""Connections of a web process for reading and queueing; the journal has one of its own. As many to a replica."""
+"""Connections of a web process for reading and queueing, and as many to a replica. The journal has one of its own."""
+
+
+FAILED_SIGN_INS_PER_MINUTE = 10
+"""How many wrong keys may be entered from one address, in each web process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +36,14 @@ class Services:
     replica: Replica | None
     opened_intake: OpenedIntake
     tokens: ResultTokens
-    rate_limits: RateLimits | None
+    rate_limits: RateLimits
+    failed_sign_ins: TokenBuckets
     turns: Turns
     decisions: Decisions
 
     @classmethod
     def start(cls, config: Config, database_url: str) -> Services:
-        """Open everything. Postgres may be away: then callbacks go to the spool, and the rest answers 503."""
+        """Open everything. Without Postgres callbacks go to the spool, and other requests are answered 503."""
         replica = None
         if config.database_replica_url is not None:
             replica = Replica(
@@ -56,6 +61,7 @@ class Services:
             opened_intake=OpenedIntake.open(config, database_url, pool),
             tokens=ResultTokens(config.secret_keys),
             rate_limits=RateLimits.of(config.rate_limit),
+            failed_sign_ins=TokenBuckets(FAILED_SIGN_INS_PER_MINUTE),
             turns=Turns(),
             decisions=Decisions(partial(_find_decided, pool)),
         )
@@ -69,7 +75,7 @@ class Services:
         return Limits(self.config.submission_rows, self.config.result_grace_seconds, self.config.batch_kind)
 
     def close(self) -> None:
-        """Store what has been taken, and close every connection."""
+        """Store the accepted callbacks, and close every connection."""
         self.opened_intake.close()
         self.pool.close(timeout=2)
         if self.replica is not None:
@@ -77,7 +83,7 @@ class Services:
 
 
 def services() -> Services:
-    """Those of the app that answers the current request."""
+    """The services of the app that answers the current request."""
     found: Services = current_app.extensions["receiver"]
     return found
 

@@ -1,12 +1,11 @@
-"""Flask on an event loop: each request runs in one of a few threads, and only while Python computes.
+"""Flask on an event loop: a request uses one of a few threads, but only while Python computes.
 
-The body is complete before a thread is taken, on disk where it is long. An answer that is long is made piece by
-piece, each piece when the client has read the one before. An answer that waits for the provider is waited for on
-the loop. So neither slow clients nor patient ones hold a thread. Long uploads and long answers have threads of their
-own: a page must not wait behind a million rows.
+The body is received completely before a thread is used; a long body goes to disk. A long answer is produced in pieces,
+each after the client has read the previous one. Requests that wait for the provider wait on the loop. So a slow client
+holds no thread. Long uploads and long answers have threads of their own: a page must not wait for a million rows.
 
-Not a2wsgi: it holds a thread while a body comes in and while an answer goes out, and cannot tell the headers
-`X-Forwarded-For` and `X_Forwarded_For` apart (docs/decisions/0011-one-event-loop.md).
+a2wsgi is not used: it holds a thread while a body arrives and while an answer is sent, and it does not distinguish the
+headers `X-Forwarded-For` and `X_Forwarded_For` (docs/decisions/0012-one-event-loop.md).
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 MEMORY_BYTES = 1 << 20
-"""A longer body goes to disk, and the request to the threads for long work."""
+"""A longer body goes to disk, and its request to the threads for long work."""
 
-STRANGER_BYTES = 64 << 10
-"""A longer body is taken only from somebody we know: nobody else may fill the memory or the disk."""
+ANONYMOUS_BYTES = 64 << 10
+"""A longer body is accepted only from a client that may upload: nobody else may fill the memory or the disk."""
 
 PIECE_BYTES = 256 << 10
-"""About as much of an answer is made at once."""
+"""Approximate size of one piece of an answer."""
 
 _T = TypeVar("_T")
 
 
 class Disconnected(Exception):
-    """The client went away."""
+    """The client closed the connection."""
 
 
 class Threads:
-    """Runs a WSGI application for an event loop. `may_upload`: whether a request may send a long body at all."""
+    """Runs a WSGI application for an event loop. `may_upload`: whether a request may send a long body."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class Threads:
         self._is_stopping = False
 
     def stop_waiting(self) -> None:
-        """Answer now, with what is known, every request that waits: the process is about to stop."""
+        """Answer every request that waits, with what is known now: the process is about to stop."""
         self._is_stopping = True
         for done in self._waiting:
             if not done.done():
@@ -106,7 +105,7 @@ class Threads:
                 await send({"type": "http.response.body", "body": answer.piece, "more_body": not ended})
                 if ended:
                     return
-                # Done when the client goes away, for whom the answer would otherwise be made to its end.
+                # Done when the client disconnects. Then the rest of the answer is not needed.
                 gone = gone or asyncio.ensure_future(receive())
                 if gone.done():
                     return
@@ -117,7 +116,7 @@ class Threads:
             await answer.run(self._short if answer.ended else self._long, answer.close)
 
     async def _read_body(self, environ: WSGIEnvironment, receive: Receive) -> ThreadPoolExecutor:
-        """Put the body into `wsgi.input`; returns the threads to use. Raises Disconnected."""
+        """Put the body into `wsgi.input`. Returns the threads to use. Raises Disconnected."""
         announced: str | None = environ.get("CONTENT_LENGTH")
         chunked = "HTTP_TRANSFER_ENCODING" in environ
         environ["wsgi.input"] = BytesIO()
@@ -125,10 +124,10 @@ class Threads:
             return self._short
         length = int(announced or 0)
         if length > self._longest_body:
-            return self._short  # the application refuses it by its length
-        is_known = length > STRANGER_BYTES and await _run(self._short, self._may_upload, environ)
-        if length > STRANGER_BYTES and not is_known:
-            return self._short  # and this one for want of a key, unread
+            return self._short  # the application refuses it because of its length
+        is_allowed = length > ANONYMOUS_BYTES and await _run(self._short, self._may_upload, environ)
+        if length > ANONYMOUS_BYTES and not is_allowed:
+            return self._short  # the application refuses it because of its key
         body, size = bytearray(), 0
         file: IO[bytes] | None = None
         try:
@@ -142,17 +141,17 @@ class Threads:
                 if size + len(body) > self._longest_body:
                     environ["CONTENT_LENGTH"] = str(self._longest_body + 1)
                     return self._short
-                if len(body) > STRANGER_BYTES and not is_known:
-                    is_known = await _run(self._short, self._may_upload, environ)
-                    if not is_known:
+                if len(body) > ANONYMOUS_BYTES and not is_allowed:
+                    is_allowed = await _run(self._short, self._may_upload, environ)
+                    if not is_allowed:
                         return self._short
                 if len(body) > MEMORY_BYTES or (file is not None and not more):
                     if file is None:
-                        file = await _run(self._disk, _temporary_file)
+                        file = await _run(self._disk, lambda: tempfile.TemporaryFile())
                     await _run(self._disk, file.write, body)
                     size, body = size + len(body), bytearray()
             environ["CONTENT_LENGTH"] = str(size + len(body))
-            environ.pop("HTTP_TRANSFER_ENCODING", None)  # it is put together
+            environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is complete
             if file is None:
                 environ["wsgi.input"] = BytesIO(body)
                 return self._short
@@ -176,7 +175,7 @@ class Threads:
             del self._waiting[done]
 
     async def _check_waiting(self) -> None:
-        """Ask for all who wait in one thread, however many they are."""
+        """Check all waiting requests in one thread, however many they are."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             if self._waiting:
@@ -191,12 +190,8 @@ async def _run(pool: ThreadPoolExecutor, function: Callable[..., _T], *args: Any
     return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
 
-def _temporary_file() -> IO[bytes]:
-    return tempfile.TemporaryFile()
-
-
 class _Answer:
-    """What the application answers, made piece by piece. Its methods run in threads, one at a time."""
+    """The application's answer, produced in pieces. Its methods run in threads, one at a time."""
 
     def __init__(self, app: WSGIApplication, environ: WSGIEnvironment) -> None:
         self._app = app
@@ -209,11 +204,11 @@ class _Answer:
         self.piece, self.ended = b"", False
 
     async def run(self, pool: ThreadPoolExecutor, step: Callable[[], None]) -> None:
-        """Take a step in a thread. All steps see the same context variables."""
+        """Run a step in a thread. All steps share their context variables."""
         await _run(pool, self._context.run, step)
 
     def more(self) -> None:
-        """Make the next piece. Raises what the application raises."""
+        """Produce the next piece. Raises what the application raises."""
         if self._iterator is None:
             self._iterable = self._app(self._environ, self._start_response)
             self._iterator = iter(self._iterable)
@@ -243,13 +238,13 @@ class _Answer:
 
 
 def _no_write(_: bytes) -> None:
-    raise NotImplementedError("Flask returns what it answers")
+    raise NotImplementedError("Flask returns its answers")
 
 
 def make_environ(scope: Scope) -> WSGIEnvironment:
     """The WSGI environment of an ASGI request (PEP 3333), without its body.
 
-    A header with an underscore is left out: it would pass for the one with a dash, which a proxy may have checked.
+    A header with an underscore is dropped: in WSGI it looks like the one with a dash, which a proxy may have checked.
     """
     client, server = scope.get("client") or ("", 0), scope.get("server") or ("localhost", 80)
     environ: dict[str, Any] = {

@@ -1,57 +1,62 @@
-"""A request that comes with a key takes a turn of that key's, and gives it back at its end."""
+"""Each request takes one of its key's turns, and gives it back when it ends (receiver.server.in_progress)."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import cast
 
 from flask import Flask, Response, g, request
 
-from receiver.server.in_progress import MOST_IN_PROGRESS, WAIT_SECONDS, Ticket, Turns
+from receiver.server.in_progress import MOST_IN_PROGRESS, WAIT_SECONDS, Ticket
 from receiver.web.problems import Problem
+from receiver.web.services import services
 from receiver.web.waiting import WAIT, Wait
 
 _KEY_ID = "in_progress"
-"""In `g`: the key that the current request is counted for."""
+"""In `g`: the key whose turn the current request has."""
 
 _TICKET, _TURN = "receiver.ticket", "receiver.turn"
-"""In the WSGI environment of a request that is sent once more: the turn that it waited for, the turn that it has."""
+"""In the WSGI environment of a resumed request: the turn that it waited for, and the turn that it has."""
 
 
-def register(app: Flask, turns: Turns) -> None:
+def register(app: Flask) -> None:
     """Give back the turns that this app's requests take (`take_turn`)."""
+    app.after_request(_give_back_when_sent)
+    app.teardown_request(_give_back)
 
-    def at_end(response: Response) -> Response:
-        key_id: int | None = g.pop(_KEY_ID, None)
-        if key_id is None:
-            return response
-        wait: Wait | None = request.environ.get(WAIT)
-        if wait is None:
-            response.call_on_close(lambda: turns.give_back(key_id))
-        else:  # a request that waits is in progress
-            request.environ[WAIT] = replace(wait, resumed={**wait.resumed, _TURN: key_id})
+
+def _give_back_when_sent(response: Response) -> Response:
+    key_id: int | None = g.pop(_KEY_ID, None)
+    if key_id is None:
         return response
+    wait: Wait | None = request.environ.get(WAIT)
+    if wait is None:
+        turns = services().turns
+        response.call_on_close(lambda: turns.give_back(key_id))
+    else:  # a request that waits is still in progress
+        request.environ[WAIT] = replace(wait, resumed={**wait.resumed, _TURN: key_id})
+    return response
 
-    def without_answer(_: BaseException | None) -> None:
-        key_id: int | None = g.pop(_KEY_ID, None)
-        if key_id is not None:
-            turns.give_back(key_id)
 
-    app.after_request(at_end)
-    app.teardown_request(without_answer)
+def _give_back(_: BaseException | None) -> None:
+    """For a request without an answer."""
+    key_id: int | None = g.pop(_KEY_ID, None)
+    if key_id is not None:
+        services().turns.give_back(key_id)
 
 
-def take_turn(turns: Turns, key_id: int) -> None:
-    """Count the current request as one in progress. Raises Problem (429), which is not sent if a turn comes in time."""
+def take_turn(key_id: int) -> None:
+    """Count the current request as in progress. Raises Problem (429), which is only sent if no turn is free in time."""
     if _TURN in request.environ:
         setattr(g, _KEY_ID, key_id)
         return
-    waited: Ticket | None = request.environ.get(_TICKET)
-    ticket = turns.ticket(key_id) if waited is None else waited
-    if ticket.leave() if waited is not None else ticket.take():
+    turns, waited = services().turns, cast("Ticket | None", request.environ.get(_TICKET))
+    ticket = waited or turns.ticket(key_id)
+    if ticket.leave() if waited else ticket.take():
         setattr(g, _KEY_ID, key_id)
         return
-    if waited is None:
+    if not waited:
         request.environ[WAIT] = Wait(ticket.take, time.monotonic() + turns.wait_seconds, {_TICKET: ticket})
     raise Problem(
         "rate_limited",

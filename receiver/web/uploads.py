@@ -1,4 +1,4 @@
-"""Forms with files: a broken one is told from an empty one, and no file stays open."""
+"""Forms with files: a broken form is not taken for an empty one, and no file stays open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from werkzeug.formparser import FormDataParser
 
 
 class _NamedFields(FormDataParser):
-    """Refuses a part without a name, which the usual one hands on as a field called None."""
+    """Refuses a part without a name. Werkzeug's parser would return it as a field named None."""
 
     def parse(self, *args: Any, **kwargs: Any) -> Any:
         body, form, files = super().parse(*args, **kwargs)
@@ -19,10 +19,9 @@ class _NamedFields(FormDataParser):
 
 
 class UploadRequest(Request):
-    """A request whose `form` and `files` raise ValueError where the body is no whole form.
+    """A request whose `form` and `files` raise ValueError if the body is not a complete, valid form.
 
-    One with a field that has no name is none. The usual request takes it for a form without fields, and leaves
-    what it had read of a file open.
+    Werkzeug's own request would return a form without fields, and leave a half-read file open.
     """
 
     form_data_parser_class = _NamedFields

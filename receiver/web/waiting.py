@@ -1,8 +1,8 @@
-"""Answers that have to wait, and hold no thread meanwhile.
+"""Requests that wait without holding a thread.
 
-A view that may answer better in a moment answers what it knows now, and leaves a `Wait` in the WSGI environment.
-The caller of the application (receiver.web.threads, or `Patient` under any other WSGI server) then drops that answer,
-waits, and sends the same request once more, with what the `Wait` adds to its environment.
+A view that could give a better answer later returns its present answer, and puts a `Wait` into the WSGI environment.
+The caller of the application (receiver.web.threads, or `WaitInThread` under any other WSGI server) discards this
+answer, waits, and then resumes the request: it calls the application again with what the `Wait` adds.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 WAIT = "receiver.wait"
-"""Where in the WSGI environment the `Wait` is left."""
+"""The name of the `Wait` in the WSGI environment."""
 
 CHECK_SECONDS = 0.1
-"""Interval between two checks whether what is waited for is there."""
+"""Interval between two checks whether a wait is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """`ready`: asked now and then, in a thread; it is quick, and never raises. `until`: on the monotonic clock.
+    """What a request waits for.
 
-    `resumed`: what the request that is sent once more has in its environment beside its own.
+    `ready`: whether the wait is over; called in a thread; it is quick and never raises. `until`: the latest end, on the
+    monotonic clock. `resumed`: additions to the environment of the resumed request.
     """
 
     ready: Callable[[], bool]
@@ -36,13 +37,13 @@ class Wait:
 
 
 def resume(environ: WSGIEnvironment, wait: Wait) -> WSGIEnvironment:
-    """The environment of the request that is sent once more. Nothing of its body was read before."""
+    """The environment of the resumed request. Its body was not read before."""
     kept = {name: value for name, value in environ.items() if name != WAIT and not name.startswith("werkzeug.")}
     return {**kept, **wait.resumed}
 
 
-class Patient:
-    """WSGI: waits in the thread of the request, for servers that have one for each."""
+class WaitInThread:
+    """WSGI: waits in the thread of the request, for servers with one thread for each request."""
 
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
@@ -67,13 +68,13 @@ class Patient:
 
 
 BESIDE_LOOP = "receiver.beside_loop"
-"""In the WSGI environment if an event loop does the waiting."""
+"""In the WSGI environment if an event loop waits instead (receiver.web.threads)."""
 
 
 class Decisions:
-    """Which batches the provider has answered for, asked for all who wait with one query every CHECK_SECONDS.
+    """Which batches the provider has answered for: one query every CHECK_SECONDS for all requests that wait.
 
-    `find` returns those of the given batches that nobody needs to wait for; it never raises.
+    `find` returns the decided ones of the given batches; it never raises.
     """
 
     def __init__(self, find: Callable[[Collection[int]], set[int]]) -> None:
@@ -89,7 +90,7 @@ class Decisions:
             now = time.monotonic()
             self._asked[batch_id] = now
             if now >= self._next_at:
-                # Those that nobody asked about lately are waited for no more.
+                # Drop batches that were not asked about recently: no request waits for them.
                 self._asked = {asked: at for asked, at in self._asked.items() if now - at < 10 * CHECK_SECONDS}
                 self._decided = self._find(self._asked)
                 self._next_at = time.monotonic() + CHECK_SECONDS

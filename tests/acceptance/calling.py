@@ -1,4 +1,4 @@
-"""Providers: one that only takes the batch, and the simulator as a process of its own."""
+"""Providers: one that only accepts batches, and the simulator in its own process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TakingProvider:
 
 @contextlib.contextmanager
 def simulator(port: int, *arguments: str) -> Iterator[str]:
-    """Runs it for as long as the block; gives its address once it listens."""
+    """Run the simulator until the context ends. Yields its address when it listens."""
     command = [sys.executable, "-m", "receiver", "simulate", "--port", str(port), *arguments]
     with subprocess.Popen(
         command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -1,4 +1,4 @@
-"""Callbacks at a set rate on kept connections, whatever the answers take: what senders do who know nothing of us."""
+"""Callbacks at a fixed rate on persistent connections, even if answers are slow, as from an independent sender."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from urllib.parse import urlsplit
 
 TICK_SECONDS = 0.002
 PATIENCE_SECONDS = 30.0
-"""An answer that takes longer counts as none."""
+"""A slower answer counts as no answer."""
 
 
 @dataclass(slots=True)
 class _Line:
     socket: socket.socket
     sent_at: float = 0.0
-    """When what it waits for was due to be sent."""
+    """When the current request should have been sent."""
     asked_at: float = 0.0
-    """When that was sent: a sender that was held up itself has not waited since it was due."""
+    """When it was sent: a delay of this sender itself is not part of the answer's time."""
     said: bytearray = field(default_factory=bytearray)
 
 
 class Load:
-    """Posts results, a number each, in turn, for as long as the context lasts.
+    """Posts results, one for each number in turn, until the context ends.
 
-    `rate`: callbacks a second; 0: as many as are answered. `connections`: how many can be under way. A callback that is
-    due when none is free waits for one, and that counts in what it took. `stored`: answers of 200.
+    `rate`: callbacks a second; 0: as many as possible. `connections`: the most requests at a time. If none is free, a
+    due callback waits for one, and its time includes the wait. `stored`: answers of 200.
     """
 
     def __init__(self, result_url: str, numbers: Sequence[str], rate: float, connections: int = 64) -> None:
@@ -40,7 +40,7 @@ class Load:
         self.stored = 0
         self.failures: list[str] = []
         self.took: list[tuple[float, float]] = []
-        """(when it was due, by time.monotonic(); seconds until its answer)"""
+        """(due time by time.monotonic(), seconds until the answer)"""
         address = urlsplit(result_url)
         self._address = (address.hostname or "", address.port or 80)
         self._requests = cycle([_request(address.path, address.netloc, number) for number in numbers])
@@ -55,7 +55,7 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Send nothing more, and wait for the answers that are still to come."""
+        """Stop sending, and wait for the outstanding answers."""
         self._stop.set()
         self._thread.join()
         for line in (*self._free, *self._busy.values()):

@@ -1,5 +1,5 @@
-"""Several machines over one Postgres: on each, web and worker processes with a folder of their own; before them, a
-balancer that hands each connection to the next.
+"""Several machines with one Postgres. Each has web and worker processes and its own folder. A balancer in front of them
+passes each connection to the next machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ START_SECONDS = 180.0
 
 
 class Machine:
-    """A web process, and where it `works` a worker beside it. A context manager: what it started is gone after it."""
+    """A web process and, with `works`, a worker. A context manager: its processes end with it."""
 
     def __init__(self, folder: Path, *, works: bool = True, **environment: str) -> None:
         folder.mkdir()
@@ -44,7 +44,7 @@ class Machine:
     def __enter__(self) -> Machine:
         with self.log.open("ab") as log:
             for command in self._commands:
-                # A session of its own, by which all of its processes can be killed at once.
+                # A separate session, so that all of its processes can be killed at once.
                 self._running.append(
                     subprocess.Popen(
                         command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -62,7 +62,7 @@ class Machine:
             self.kill()
 
     def kill(self) -> None:
-        """Every process of it, at once and without a warning."""
+        """Kill all of its processes at once with SIGKILL."""
         for process in self._running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -82,14 +82,14 @@ class Machine:
         return ask(self.url + path, headers={"Authorization": f"Bearer {key}", **(headers or {})})
 
     def metric(self, name: str) -> float:
-        """The only sample of a metric, as this machine tells it."""
+        """The value of a metric of this machine that has one sample."""
         lines = ask(f"{self.url}/metrics").body.decode().splitlines()
         (value,) = [line.split()[1] for line in lines if line.split(" ")[0] == name]
         return float(value)
 
 
 class Balancer:
-    """Hands each connection to the next machine that takes one. `passed`: how many each has been handed."""
+    """Passes each connection to the next machine that accepts it. `passed`: how many each machine got."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -135,7 +135,7 @@ class Balancer:
                     await asyncio.gather(_pump(client, to_machine), _pump(machine, to_client))
                     return
         except asyncio.CancelledError:
-            pass  # as a task of the server, it would be told of otherwise
+            pass  # the server would report a canceled task as an error
         finally:
             to_client.close()
             self._tasks.discard(task)
@@ -147,6 +147,6 @@ async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
             target.write(block)
             await target.drain()
     except ConnectionError:
-        pass  # of a machine that was killed: its client is told by the end of the line
+        pass  # the machine was killed; its client sees the closed connection
     finally:
         target.close()

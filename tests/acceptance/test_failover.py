@@ -1,4 +1,4 @@
-"""A standby takes over: what was acknowledged is there, and the service finds its way by itself."""
+"""A standby is promoted: acknowledged callbacks are kept, and the service connects to it without help."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.long
 
 STUCK = "select pid from pg_stat_activity where application_name = 'receiver journal' and wait_event = 'SyncRep'"
 PROBED_SECONDS = 8.0
-"""Long enough for each process to have looked several times for the database, and for what others left spooled."""
+"""Enough time for several checks by each process for the database, and for groups that others spooled."""
 
 
 @contextlib.contextmanager
 def pair(folder: Path, *, synchronous: bool) -> Iterator[tuple[Postgres, Postgres, World]]:
-    """A primary, its standby, and a service that is told of both."""
+    """A primary, its standby, and a service that has both addresses."""
     folders = folder / "a", folder / "b"
     for each in folders:
         each.mkdir()
@@ -57,12 +57,12 @@ def test_promoted_synchronous_standby_has_all_that_was_acknowledged(server_dir: 
 
 
 def test_synchronous_standby_that_is_gone_costs_neither_results_nor_connections(server_dir: Path) -> None:
-    """Commits wait for it without an end; and when somebody ends their waiting, they are on one machine only."""
+    """Commits wait for it without a limit. If their wait is ended, they are on one machine only."""
     with pair(server_dir, synchronous=True) as (first, second, there):
         there.await_connections()
         log_start = there.log_size()
         second.freeze()
-        # On one connection, so that one process learns of it, and the other one finds what it spooled.
+        # On one connection, so that one process notices the fault, and the other one finds the spooled callback.
         assert there.results.post(1)[0].status == 200
         eventually(lambda: first.execute(STUCK) != [])
         end = time.monotonic() + PROBED_SECONDS
@@ -70,13 +70,13 @@ def test_synchronous_standby_that_is_gone_costs_neither_results_nor_connections(
             for (pid,) in first.execute(STUCK):
                 first.execute(f"select pg_terminate_backend({pid})")
             time.sleep(0.2)
-        assert there.stored() == 1, "here, and where it would be lost with this machine"
+        assert there.stored() == 1, "it is stored only on this machine, and would be lost with it"
 
         taken = post_in_time(lambda: there.results.post(60, at_once=8))
         taken += there.post_until_all_know(log_start)
         assert {each.status for each in taken} == {200}
         time.sleep(PROBED_SECONDS)
-        assert len(first.execute(STUCK)) <= 6, "each look for the database costs it a connection"
+        assert len(first.execute(STUCK)) <= 6, "each check for the database uses a connection"
         ready = there.service.ask("/readyz")
         assert (ready.status, "cannot store" in ready.told["database"]) == (503, True)
 
@@ -88,7 +88,7 @@ def test_synchronous_standby_that_is_gone_costs_neither_results_nor_connections(
 
 
 def post_to_the_journal(there: World, number: int) -> list[Posted]:
-    """Return once none of them lies in the spool, where a slow moment may have sent it."""
+    """Post, and return when the spool is empty. A slow moment may have sent callbacks to the spool."""
     before = there.stored()
     posted = there.results.post(number)
     assert {each.status for each in posted} == {200}

@@ -1,7 +1,6 @@
-"""The README and the page of the first campaign, done to the letter by a new user, up to a campaign's results.
+"""The README and the page of the first campaign, followed exactly by a new user, up to the results of a campaign.
 
-First with the simulated provider, as it says, and then against one in a process of its own (stub_provider.py), which
-stands where the README has the real one's address.
+First with the simulated provider, and then with another one (stub_provider.py), which replaces the real provider.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ pytestmark = pytest.mark.long
 
 PAGES = ("README.md", "docs/first-campaign.md")
 NOT_RUN = "make test"
-"""A block with it is the summary at the README's top: `make run` follows, and `make test` is what runs this."""
+"""A block with it is the README's first one. `make run` is also in a later block, and `make test` runs this test."""
 
 USER, KEY = "you@example.com", "your-developer-key"
 PUBLIC_URL, PROVIDER = "https://calls.example.com", "https://fuse.plumvoice.com"
 
 
 class Stub:
-    """The other provider, in a process of its own."""
+    """The other provider, in its own process."""
 
     def __init__(self, folder: Path) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -71,7 +70,7 @@ def stub(tmp_path: Path) -> Iterator[Stub]:
 
 
 class Reader:
-    """Types the README's blocks, each in the terminal in which it says; what stands there is what must be seen."""
+    """Types the blocks of the pages, each in its terminal, and compares the output with the expected one."""
 
     def __init__(self, checkout: Path, stub: Stub) -> None:
         self.checkout = checkout
@@ -93,7 +92,7 @@ class Reader:
                 self._serving.close()
 
     def does(self, block: Block) -> str:
-        """What it printed, in the README's words."""
+        """Run a block and return its output, with the provider's address as in the README."""
         if block.stays:
             if self._serving is not None:
                 self._serving.close()
@@ -108,9 +107,9 @@ class Reader:
         return printed
 
     def _here(self, text: str) -> str:
-        """The address at which the service is here, where the README has its own, and the public one."""
+        """The text with the service's real address instead of the README's and the public one."""
         text = text.replace("http://127.0.0.1:8000", self.url).replace(PUBLIC_URL, self.url)
-        return text.replace("API key    rr_…", "API key    in …")  # as where it is no terminal that shows it
+        return text.replace("API key    rr_…", "API key    in …")  # the output is not a terminal here
 
     def command(self, line: str) -> str:
         return self._other.run(line + "\n")
@@ -136,7 +135,7 @@ def test_pages_lead_from_nothing_to_the_results_of_a_campaign(reader: Reader, st
 
 
 def check_campaign_of_every_shape(reader: Reader, stub: Stub) -> None:
-    """As many contacts as the provider has shapes of results and ways for a call to end, and more."""
+    """A campaign with every format of results and every outcome that the provider has."""
     numbers = [f"617555{1000 + each}" for each in range(23)]
     contacts = reader.checkout / "campaign.csv"
     contacts.write_text("destination,row\n" + "".join(f"{number},{at}\n" for at, number in enumerate(numbers)))
@@ -159,7 +158,7 @@ def check_campaign_of_every_shape(reader: Reader, stub: Stub) -> None:
 
 
 def check_callback_by_hand(reader: Reader, stub: Stub) -> None:
-    """A result that comes again, sent with curl, is kept and told as what it is."""
+    """A repeated result, sent with curl, is stored and counted."""
     result_url = stub.did("queue")[-1]["result_url"]
     (reader.checkout / "result.json").write_text(json.dumps({"phone_number": "'6175551000'", "status": "completed"}))
     posted = reader.command(f"curl -s -H 'Content-Type: application/json' --data-binary @result.json {result_url}")
@@ -168,7 +167,7 @@ def check_callback_by_hand(reader: Reader, stub: Stub) -> None:
 
 
 def check_everything_is_well(reader: Reader) -> None:
-    """`doctor` and `verify` say so, and the dashboards show it to whoever signs in with the key."""
+    """`doctor` and `verify` find no problem, and the dashboards can be used with the key."""
     lines = reader.command(".venv/bin/python -m receiver doctor").splitlines()
     assert lines[-1] == f"{len(lines) - 1} ok, 0 warnings, 0 failures.", lines
     subjects = [line.split()[1] for line in lines[:-1]]

@@ -1,4 +1,4 @@
-"""Somebody with one result_url posts what is costly to read, and much of it. Everybody else's results come in time."""
+"""A sender with one result_url posts many bodies that are slow to read. All other results are recorded in time."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ GENUINE = 150
 """Results of one run, one each 20 ms."""
 
 PILED_UP = 300
-"""Hostile callbacks that wait before the first result comes; more come beside them."""
+"""Hostile callbacks that wait before the first result comes; more arrive during the test."""
 
 SENDERS = 2
 TRIES = 3
-"""A stall of the machine is no failure: a service that is too slow is so each time."""
+"""The machine can stall once; a service that is too slow is slow every time."""
 
 VISIBLE_SECONDS = 2.0
 RSS_MIB = 200
@@ -43,14 +43,14 @@ _EVENTS = {"events": [{"event": "dialing", "timestamp": 1_700_000_000 + number} 
 
 
 def hostile_bodies(number: str) -> list[bytes]:
-    """What costs most for its length: XML that was compressed to a kilobyte, and as many events as fit."""
+    """Bodies that are slowest to read for their length: XML compressed to a kilobyte, and as many events as fit."""
     xml = f"<r><phone_number>{number}</phone_number><status>failed</status><events>{_EVENT * 1_300}</events></r>"
     events = json.dumps({"phone_number": number, "status": "failed", **_EVENTS})
     return [gzip.compress(xml.encode()), events.encode(), gzip.compress(b" " * (1 << 20))]
 
 
 class Poster:
-    """Posts to one `result_url`, on a connection that is kept."""
+    """Posts to one `result_url`, on a persistent connection."""
 
     def __init__(self, result_url: str) -> None:
         self._address = urlsplit(result_url)
@@ -72,7 +72,7 @@ class Poster:
 
 @dataclass(slots=True)
 class Watch:
-    """What is seen of the service while the block runs: results in the counters, and the most memory of a process."""
+    """Measures the service during a context: results in the counters, and the largest memory of a process."""
 
     there: World
     batch_id: int
@@ -113,7 +113,7 @@ class Watch:
 
 def post_results(there: World) -> tuple[float, float]:
     """Queue a batch and post its results, one each 20 ms. All are answered; returns the 99th percentile of the seconds
-    from an answer to its result's being seen, and the most memory of any process in MiB.
+    from an answer until its result is counted, and the largest memory of a process in MiB.
     """
     queued = there.queue(NUMBERS[:GENUINE])
     assert queued.status == 201, queued.body
@@ -136,7 +136,7 @@ def post_results(there: World) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def attacking(there: World) -> Iterator[None]:
-    """Hostile callbacks that wait already, and more of them all the time, each for one of a few calls."""
+    """Post hostile callbacks before the context, and more during it, for a few calls."""
     bodies = [body for number in NUMBERS[:20] for body in hostile_bodies(number)]
     over = threading.Event()
 

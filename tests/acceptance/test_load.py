@@ -1,4 +1,4 @@
-"""Under load for long, and all at once: nothing grows, nothing is lost. LOAD_SECONDS: how long (make load-long)."""
+"""Constant load and a burst: nothing grows, nothing is lost. LOAD_SECONDS: the duration (make load-long)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SECONDS = float(os.environ.get("LOAD_SECONDS", "20"))
 LONG = SECONDS >= 300
 SAMPLES = 60
 SHARE = 0.8
-"""Of the rate that the service keeps up with, with its worker settling beside."""
+"""The share of the service's top rate, while its worker settles."""
 
 ROWS = 300_000 if LONG else 15_000
-"""So many that a call gets few callbacks: one that comes again is settled by reading the earlier ones anew."""
+"""Many, so that a call gets few callbacks: to settle a repeated one, all earlier ones are read again."""
 
 NUMBERS = [str(6_175_550_000 + row) for row in range(ROWS)]
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -35,7 +35,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the service's own processes have at one moment."""
+    """What the service's processes use at one moment."""
 
     at: float
     rss_bytes: dict[str, int]
@@ -81,7 +81,7 @@ def called(folder: Path) -> Iterator[tuple[Service, str]]:
 
 
 def all_settled(service: Service, stored: int, seconds: float) -> None:
-    """Every callback that was answered 200 is in the journal, once, and was settled; and the books balance."""
+    """Every callback that was answered 200 is in the journal, once, and is settled, and the counters agree."""
     eventually(lambda: service.batch(1)["callbacks"]["waiting"] == 0, seconds, lambda: service.batch(1)["callbacks"])
     callbacks = service.batch(1)["callbacks"]
     assert callbacks["received"] == stored
@@ -94,8 +94,8 @@ def milliseconds(took: list[float]) -> str:
     return f"p50 {1000 * median(took):.1f} ms, p99 {1000 * quantiles(took, n=100)[98]:.1f} ms"
 
 
-def tell(top_rate: float, load: Load, samples: list[Sample], began: float, waiting: int) -> None:
-    """The figures of a run: at its beginning, in its middle, and at its end."""
+def print_figures(top_rate: float, load: Load, samples: list[Sample], began: float, waiting: int) -> None:
+    """Print the figures of a run: at its beginning, in its middle, and at its end."""
     seconds = samples[-1].at - began
     print(f"\ntop rate {top_rate:,.0f} callbacks/s; {seconds:.0f} s at {load.stored / seconds:,.0f}/s")
     for name, first, last in (("first third", 0.0, 1 / 3), ("last third", 2 / 3, 9.0)):
@@ -119,20 +119,20 @@ def test_nothing_grows_at_four_fifths_of_the_top_rate(server_dir: Path, capsys: 
         samples: list[Sample] = []
         with Load(result_url, NUMBERS, rate) as load:
             began = time.monotonic()
-            # A slow machine takes longer for as many as are compared below.
+            # A slow machine needs longer to get all samples that are compared below.
             while time.monotonic() < began + SECONDS or len(samples) < SAMPLES:
                 time.sleep(SECONDS / SAMPLES)
                 samples.append(sample(service))
         waiting = service.batch(1)["callbacks"]["waiting"]
         with capsys.disabled():
-            tell(top_rate, load, samples, began, waiting)
+            print_figures(top_rate, load, samples, began, waiting)
         settled_at = time.monotonic()
         all_settled(service, top.stored + load.stored, 120 + 2 * SECONDS)
         with capsys.disabled():
             print(f"{'books':<12} balance; all settled {time.monotonic() - settled_at:.0f} s after the last callback")
     assert (top.failures, load.failures) == ([], [])
 
-    # The first third fills caches and pools; what grows after it would go on growing.
+    # The first third fills caches and pools; what grows later would grow without a limit.
     middle, end = samples[20:30], samples[-10:]
     assert end[-1].rss_bytes.keys() == samples[0].rss_bytes.keys() and len(end[-1].rss_bytes) >= 3, "none was replaced"
     for name in end[-1].rss_bytes:
@@ -140,7 +140,7 @@ def test_nothing_grows_at_four_fifths_of_the_top_rate(server_dir: Path, capsys: 
         assert after < before * 1.05 + (8 << 20), f"{name} grew from {before / 2**20:.1f} to {after / 2**20:.1f} MiB"
         assert max(each.files[name] for each in end) <= max(each.files[name] for each in middle) + 5, name
     assert max(each.connections for each in end) <= max(each.connections for each in middle) + 2
-    if LONG:  # in twenty seconds, the neighbours of this test are what decides
+    if LONG:  # in a short run, other load on this machine has more influence
         halves = [[took for due, took in load.took if (due < began + SECONDS / 2) is first] for first in (True, False)]
         assert median(halves[1]) < 1.5 * median(halves[0]) + 0.005
 

@@ -1,4 +1,4 @@
-"""A whole run, told of in as much detail as there is: no number, token, key or password stands in any log of it."""
+"""A complete run with the most detailed logs: they contain no phone number, token, key or password."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long
 NUMBERS = ["6175593812", "6175593824", "6175593835", "6175593846"]
 CALLER_ID = "8009957586"
 STRANGER = "4159593858"
-"""In no CSV: a callback names it, and so it is unmatched."""
+"""It is not in a CSV, so its callback is unmatched."""
 
 LOGIN, DEVELOPER_KEY = "ana.campaigns@example.com", "developer-key-of-the-provider"
 SECRET, METRICS_KEY = "secret-that-signs-7f3a-tokens-and-sessions", "metrics-are-asked-with-this"
@@ -54,7 +54,7 @@ def spelled(number: str) -> list[str]:
 
 
 class EchoingProvider:
-    """Takes the batches of application 7, and answers those of others with all that it was told, in several ways."""
+    """Accepts the batches of application 7. Its answers to other applications repeat the request in several ways."""
 
     def __init__(self) -> None:
         self.result_urls: list[str] = []
@@ -80,7 +80,7 @@ class EchoingProvider:
                 elif application == "10":
                     self._say(302, words, ("Location", f"http://127.0.0.1:9/{DEVELOPER_KEY}?to={NUMBERS[0]}"))
                 elif application == "11":
-                    self.wfile.write(f"HTTP/1.1 {words}\r\n".encode())  # no status line that anybody could read
+                    self.wfile.write(f"HTTP/1.1 {words}\r\n".encode())  # not a valid status line
                 self.close_connection = True
 
             def _say(self, status: int, text: str, *headers: tuple[str, str]) -> None:
@@ -109,7 +109,7 @@ class EchoingProvider:
 
 
 def sign_in_and_look(service: Service) -> list[str]:
-    """At the pages, as a browser does, with a wrong key and with the right one; gives the cookies that were set."""
+    """Sign in as a browser does, with a wrong key and with the right one. Returns the cookies that were set."""
     jar = http.cookiejar.CookieJar()
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
     seen: list[str] = []
@@ -145,7 +145,7 @@ def sign_in_and_look(service: Service) -> list[str]:
 
 
 def post_callbacks(url: str) -> None:
-    """Whole ones, broken ones, ones of strangers, and some whose token, method or size is wrong."""
+    """Post valid and broken callbacks, unmatched ones, and some with a wrong token, method or size."""
     forged, address = url.rpartition("/")[0] + "/" + FORGED, urllib.parse.urlsplit(url)
     for number in NUMBERS:
         for text in spelled(number):
@@ -186,10 +186,10 @@ def ask_the_api(service: Service) -> None:
 
 
 def disturb_the_database(service: Service) -> None:
-    """Its processes are told to end, under load: what it says to that, it writes into its own log."""
+    """End the server's processes under load. Its own log then has messages about this."""
     for process in service.processes():
         if re.search(r"postgres: receiver-\w+: receiver receiver ", process.command):
-            with contextlib.suppress(ProcessLookupError):  # its client may have hung up since
+            with contextlib.suppress(ProcessLookupError):  # its client may have disconnected
                 os.kill(process.pid, signal.SIGTERM)
 
 
@@ -200,7 +200,7 @@ def run_everything(service: Service, result_url: str) -> list[str]:
     made = service.run("keys", "create", "reader", "--scope", "read").stdout.split()[-1]
     service.run("verify")
     disturb_the_database(service)
-    # What was posted meanwhile went to the spool, or to the database when it was back.
+    # Callbacks posted meanwhile went to the spool, or to the database when it was available again.
     assert ask(result_url, "POST", json.dumps({"phone_number": NUMBERS[3], "status": "failed"}).encode()).status == 200
     eventually(lambda: service.ask("/api/v1/callbacks?state=waiting").told.get("callbacks") == [])
     assert service.run("erase", NUMBERS[1], "--yes").returncode == 0
@@ -208,7 +208,7 @@ def run_everything(service: Service, result_url: str) -> list[str]:
 
 
 def secrets_in(logs: dict[str, str], secrets: list[str]) -> list[str]:
-    """Each line in which a number, but for its last two digits, or a secret stands."""
+    """Each line that contains a secret, or more than the last two digits of a number."""
     found = []
     tails = {number[3:8] for number in (*NUMBERS, STRANGER, CALLER_ID)}
     for name, text in logs.items():
@@ -223,7 +223,7 @@ def secrets_in(logs: dict[str, str], secrets: list[str]) -> list[str]:
 def service_that_did_everything(
     server_dir: Path, provider: EchoingProvider, **variables: str
 ) -> Iterator[tuple[Service, list[str]]]:
-    """A service after the whole run, and the secrets that it gave out."""
+    """A service after the complete run, and the secrets that it issued."""
     contacts = server_dir / "contacts.csv"
     rows = [
         *NUMBERS[:2],
@@ -260,7 +260,7 @@ def service_that_did_everything(
 def test_no_number_token_key_or_password_stands_in_any_log(server_dir: Path, log_format: str) -> None:
     provider = EchoingProvider()
     with service_that_did_everything(server_dir, provider, LOG_FORMAT=log_format) as (service, seen):
-        # The answers that echoed everything were kept, in full, where they belong.
+        # The answers that repeated everything are stored in full in the database.
         assert NUMBERS[0] in service.ask("/api/v1/batches?state=refused").body.decode()
     greeted = re.compile(r"^  Results .+\n  Provider .+$", re.MULTILINE)
     said = service.log.read_text()
@@ -283,5 +283,5 @@ def test_no_number_token_key_or_password_stands_in_any_log(server_dir: Path, log
     secrets += [base64.b64encode(f"{LOGIN}:{DEVELOPER_KEY}".encode()).decode()]
     found = secrets_in(logs, secrets)
     assert found == [], "\n".join(found)
-    # A look that finds nothing in a line where something stands would prove nothing.
+    # Prove that the search finds a number and a token if they are there.
     assert len(secrets_in({"": f"x ({NUMBERS[0][:3]}) {NUMBERS[0][3:6]}-{NUMBERS[0][6:]}\ny {token}\nz"}, secrets)) == 2

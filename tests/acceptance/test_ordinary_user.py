@@ -1,4 +1,4 @@
-"""Root is not needed: an ordinary account runs everything in a folder of its own."""
+"""Root is not needed: an ordinary account runs everything in its own folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def found_by(python: str) -> dict[str, str]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="every other test here runs as an ordinary user already")
 def test_ordinary_user_serves_and_queues(server_dir: Path) -> None:
     account = pwd.getpwnam("nobody")
-    # Root's own interpreter may lie where nobody else gets in; then the system's, if it is the same release.
+    # Other accounts may not be able to run root's interpreter. Then use the system's, if it has the same release.
     release = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     python = next((each for each in (sys.executable, release) if is_reachable(each, account)), None)
     if python is None:

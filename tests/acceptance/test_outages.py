@@ -1,4 +1,4 @@
-"""Postgres goes away in every way there is: no result is lost, no call made twice, and everybody is told."""
+"""Postgres becomes unavailable in many ways: no result is lost, no call is made twice, and users see the fault."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def read_only(postgres: Postgres) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow(postgres: Postgres) -> Iterator[None]:
-    """Every commit of callbacks takes two seconds, also one of none."""
+    """Every commit of callbacks takes two seconds, also of an empty group."""
     postgres.execute(
         SLOW,
         "create constraint trigger slow after insert or update on journal_writer deferrable initially deferred"
@@ -104,7 +104,7 @@ def in_time(finding_out: list[Posted], known: list[Posted]) -> bool:
 
 
 def check_everybody_is_told(there: World, *, reads: bool) -> None:
-    """Health, readiness, REST and dashboards say how it is, and nothing is queued."""
+    """Health, readiness, REST and dashboards report the fault, and nothing can be queued."""
     assert there.service.ask("/healthz").status == 200
     ready = there.service.ask("/readyz")
     assert ready.status == 503
@@ -139,9 +139,9 @@ def take_through(
     meanwhile: Callable[[], None] = lambda: None,
     back_at_times: bool = False,
 ) -> None:
-    """Post before and during it; `meanwhile` more is done. `reads` None: what else is asked may go either way.
+    """Post before and during an outage, and call `meanwhile`. `reads` None: other requests may fail or succeed.
 
-    Where not everybody was answered in time, it is over soon, everything is there all the same, and it comes again.
+    If an answer was late, the outage is ended and repeated. No callback may be lost in any case.
     """
     measured: list[str] = []
     prompt = False
@@ -171,19 +171,19 @@ def take_through(
         there.check_everything_is_there()
         spooled = {each.mark for each in known if each.status == 200}
         there_again = [mark for mark in there.journal() if mark in spooled]
-        # Where the database was back now and then, some went to it past those that lay in the spool.
+        # If the database was available at times, some callbacks were stored in it before the spooled ones.
         assert (sorted(there_again) if back_at_times else there_again) == sorted(spooled), f"{told}: out of order"
 
 
 def fill_the_spool(there: World) -> None:
-    """Only where neither can store it, the sender is told to come again; and what fits in is still taken."""
+    """Only a callback that neither can store is answered 503. Smaller ones are still accepted."""
     with refusing(there.postgres):
         answered = post_in_time(lambda: there.results.post(30, at_once=3, bytes_each=60_000))
         refused = [each for each in answered if each.status == 503]
         assert len(refused) > 10
         assert {each.headers["Retry-After"] for each in refused} == {"5"}
         assert {each.status for each in answered} == {200, 503}
-        assert there.results.post(1)[0].status == 200, "a small one fits in"
+        assert there.results.post(1)[0].status == 200, "a small one still fits"
     there.check_everything_is_there()
 
 

@@ -35,7 +35,7 @@ def test_what_a_person_resolves_is_sent_once_more_with_the_same_result_url(serve
         PLUM_KEY="simulator",
     )
     with service:
-        # The provider has it, says 500, and never calls back; so only its own page could tell.
+        # The provider has it, answers 500, and never posts a result. So only its own page shows it.
         with simulator(port, "--speed", "2000", "--error-after-acceptance", "1", "--drop", "1") as url:
             accepted = service.queue(csv, "Prefer: wait=60")
             assert accepted.status == 202 and accepted.told["state"] == "unknown"

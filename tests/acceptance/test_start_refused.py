@@ -1,4 +1,4 @@
-"""What keeps a start from going well is told in one line, with what to do next, and never by a traceback."""
+"""A start that fails prints one line with the reason and what to do next, never a traceback."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ COMMANDS = {
 }
 ALL = tuple(COMMANDS)
 NEEDING_A_DATABASE = tuple(name for name in COMMANDS if name != "gunicorn")
-"""gunicorn starts without: it takes callbacks all the same."""
+"""gunicorn starts without a database, because it can still receive callbacks."""
 SERVING = ("serve", "gunicorn")
 USING = tuple(name for name in COMMANDS if name != "serve")
-"""They use a database, and never make one."""
+"""They use a database but never create one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class Ended:
 
 
 class _OlderServer(Proxy):
-    """A line to a server that says it is a Postgres 13."""
+    """A connection to a server that reports Postgres 13."""
 
     def _pump(self, source: socket.socket, target: socket.socket, gate: Event, passing: int = 0) -> None:
         super()._pump(cast(socket.socket, _Older(source)), target, gate, passing)
 
 
 class _Older:
-    """Reads from a socket; its ParameterStatus of the version keeps its length (Postgres manual: 53.7)."""
+    """Read from a socket and replace the version with one of equal length (Postgres manual: 53.7)."""
 
     def __init__(self, source: socket.socket) -> None:
         self._source = source
@@ -81,7 +81,7 @@ class _Older:
 
 @pytest.fixture(scope="module")
 def postgres(session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """One that asks `locked` for a password, and has a database that a later release has migrated."""
+    """A server that requires a password from `locked`, and has a database that a later release has migrated."""
     folder = Path(tempfile.mkdtemp(prefix="refusing-", dir=session_folder))
     folder.chmod(0o755)
     rules = folder / "pg_hba.conf"
@@ -98,7 +98,7 @@ def postgres(session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def surroundings(folder: Path, **variables: str) -> dict[str, str]:
-    """An environment in which everything starts, but for these variables; one that is empty counts as not set."""
+    """An environment in which everything starts, with these changes. An empty variable is not set."""
     usual = {
         "DATA_DIR": str(folder / "data"),
         "PORT": str(free_port()),
@@ -113,7 +113,7 @@ def surroundings(folder: Path, **variables: str) -> dict[str, str]:
 
 
 def run_all(names: Sequence[str], environment: Mapping[str, str], *, root: Path = ROOT) -> list[Ended]:
-    """Each to its end, side by side, where nothing of theirs is in each other's way."""
+    """Run all to their end in parallel; they share nothing."""
 
     def run(name: str) -> Ended:
         with subprocess.Popen(
@@ -132,7 +132,7 @@ def run_all(names: Sequence[str], environment: Mapping[str, str], *, root: Path 
 
 
 def check_refused(ended: Sequence[Ended], status: int, *words: str) -> None:
-    """One line each, with these words in it, and this exit status."""
+    """Check that each printed one line with these words, and has this exit status."""
     for each in ended:
         assert (each.command, each.status) == (each.command, status), each
         assert each.complained.startswith("receiver: "), each
@@ -203,7 +203,7 @@ def test_web_processes_start_without_a_usable_database_and_log_why(tmp_path: Pat
 
 
 def expect_results(postgres: Postgres, database: str, secret_key: str) -> str:
-    """A migrated database with a submission whose token this key signed, and whose results are still to come."""
+    """A migrated database with a submission whose token this key signed, and whose results are still expected."""
     postgres.execute(f"create database {database}")
     url = make_conninfo(postgres.url, dbname=database)
     migrate(url)
@@ -320,7 +320,7 @@ def test_address_that_libpq_alone_cannot_read_is_told_by_every_command(tmp_path:
     environment = surroundings(tmp_path, DATABASE_URL=f"host=127.0.0.1 nonsense={PASSWORD}")
     check_refused(run_all(NEEDING_A_DATABASE, environment), 2, "DATABASE_URL is neither")
     (web,) = run_all(["gunicorn"], environment)
-    # Known in a process of its own only: gunicorn gives up then, and does not start it again and again.
+    # Only a child process notices this. Then gunicorn ends, and does not start the child again.
     assert web.status != 0 and "DATABASE_URL is neither" in web.complained, web
     assert PASSWORD not in web.said + web.complained
 
@@ -337,7 +337,7 @@ def test_copy_without_its_migrations_says_so(tmp_path: Path, postgres: Postgres)
 def test_disk_without_room_for_a_database_is_told(server_dir: Path, size: str, status: int) -> None:
     disk = server_dir / "disk"
     disk.mkdir(mode=0o755)
-    # In a mount namespace of its own, the disk is gone with the command.
+    # In a separate mount namespace, so that the disk is unmounted when the command ends.
     script = 'mount -t tmpfs -o size="$1",mode=755 tmpfs "$2" && shift 2 && exec "$@"'
     isolated = ["unshare", "--mount", "sh", "-c", script, "sh", size, str(disk)]
     if subprocess.run([*isolated, "true"], capture_output=True).returncode != 0:

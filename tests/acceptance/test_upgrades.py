@@ -1,4 +1,4 @@
-"""From one release to the next, and from one server to another: nothing fails, and nothing is lost on the way."""
+"""Upgrade to the next release, and move to another server, without errors and without loss."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ NEXT = {
     "9001_index.sql": "-- no-transaction\n"
     "create index concurrently if not exists result_tariff on result (tariff_id) where tariff_id is not null;\n",
 }
-"""What a later release may do to the tables: docs/contributing.md, "A migration"."""
+"""Changes that a later release may make: docs/contributing.md, "Add a migration"."""
 
 
 def next_release(folder: Path) -> Path:
-    """This release with two migrations more."""
+    """This release with two additional migrations."""
     made = folder / "next"
     for name in ("receiver", "migrations"):
         shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -46,7 +46,7 @@ def run_in(release: Path, there: World, *arguments: str) -> subprocess.Completed
 
 
 def while_results_come_in(there: World, do: Callable[[], None]) -> None:
-    """Do it in the midst of results and reads, none of which may fail."""
+    """Call `do` while results arrive and the API is read. None of these requests may fail."""
     over = threading.Event()
     failed: list[str] = []
 
@@ -92,7 +92,7 @@ def test_old_processes_serve_on_while_the_next_release_migrates_and_then_give_wa
         assert queued.status == 201, queued.body
         eventually(lambda: there.service.batch(there.batch_id)["counts"]["final"] == len(there.results.posted))
 
-        # Nothing of the old release starts anew on it, and whoever asks is told what to do.
+        # The old release does not start on the new schema, and its messages explain what to do.
         ready = there.service.ask("/readyz")
         assert ready.status == 503
         for said in (ready.told["database"], refusal(there, "work"), refusal(there, "verify"), refusal(there, "serve")):
@@ -102,7 +102,7 @@ def test_old_processes_serve_on_while_the_next_release_migrates_and_then_give_wa
 
 
 def refusal(there: World, command: str) -> str:
-    """What a command of the old release says in one line, and does no more."""
+    """The line with which a command of the old release refuses to run."""
     if command == "serve":
         there.service.stop()
     ran = there.service.run(command)
@@ -112,7 +112,7 @@ def refusal(there: World, command: str) -> str:
 
 
 def contents(postgres: Postgres) -> dict[str, tuple[int, str]]:
-    """Of every table: how many rows, and a digest of all of them; of every sequence, where it stands."""
+    """For each table, its number of rows and a digest of them. For each sequence, its last value."""
     tables = postgres.execute(
         "select oid::regclass::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
     )
@@ -127,7 +127,7 @@ def contents(postgres: Postgres) -> dict[str, tuple[int, str]]:
 
 
 def run_file(postgres: Postgres, path: Path) -> None:
-    """As docs/backups.md says, by psql; the account that this runs as may not be let into our folders."""
+    """Run the file with psql, as in docs/backups.md. A copy, because the account may not enter our folders."""
     script = postgres.folder.parent / path.name
     shutil.copy(path, script)
     script.chmod(0o644)

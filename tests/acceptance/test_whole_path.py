@@ -1,4 +1,4 @@
-"""From a user's CSV to the last result, past everything that can go wrong on the provider's side."""
+"""From a user's CSV to the last result, with every fault that the provider can have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.long
 ROWS = 1000
 COLUMNS = [f"variable {number}" for number in range(1, 41)]
 TWICE = (200, 500, 800)
-"""Rows whose number stands once more, in the three rows after the first three hundred."""
+"""Rows whose numbers are repeated in rows 301 to 303."""
 INVALID = {
     17: "nobody",
     18: "911",
@@ -68,7 +68,7 @@ def write_contacts(path: Path) -> dict[int, list[str]]:
 
 
 class Expected:
-    """What the simulator's ledger says must have become of everything, in the receiver's terms."""
+    """The expected result of everything according to the simulator's ledger, in the receiver's terms."""
 
     def __init__(self, provider: str) -> None:
         self.summary = ask(f"{provider}/simulator/ledger").told
@@ -81,7 +81,7 @@ class Expected:
                 if delivery["answered"] == 200:
                     self.received += 1
                     self.unreadable += spoiled(call) and delivery["what"] != "step"
-        # A step that was posted for a call is its result for as long as no final one comes.
+        # A posted step is applied to its call until a final status arrives.
         self.applied = sum(
             any(
                 each["answered"] == 200 and (each["what"] == "step" or not spoiled(call)) for each in call["deliveries"]
@@ -98,7 +98,7 @@ class Expected:
 
 
 def spoiled(call: dict[str, Any]) -> bool:
-    """Whether the bodies about the call's end break off in the middle; those of its steps do not."""
+    """Whether the bodies of the call's result are truncated. The bodies of its steps are complete."""
     return "malformed" in (call["fault"] or "").split("+")
 
 
@@ -113,11 +113,11 @@ def list_calls(service: Service, batch_id: int) -> list[dict[str, Any]]:
         cursor = f"&cursor={page['next_cursor']}"
 
 
-def test_every_call_of_a_batch_ends_as_the_provider_told_or_is_overdue(server_dir: Path) -> None:
+def test_every_call_of_a_batch_ends_as_the_provider_reported_or_is_overdue(server_dir: Path) -> None:
     contacts = server_dir / "contacts.csv"
     rows = write_contacts(contacts)
     faulty = ("--faults", "0.05", "--timeout-after-acceptance", "0", "--seed", "3")
-    # With this seed, one of the first four submissions is answered 500 and dialed all the same.
+    # With this seed, one of the first four submissions is answered 500 and dialed anyway.
     quick = ("--speed", "100000", "--lines", "1000", "--senders", "128")
     port = free_port()
     login: dict[str, Any] = {"PLUM_URL": f"http://127.0.0.1:{port}", "PLUM_USER": "simulator", "PLUM_KEY": "simulator"}
@@ -149,13 +149,13 @@ def test_every_call_of_a_batch_ends_as_the_provider_told_or_is_overdue(server_di
 
 
 def let_the_time_come(service: Service, batch_id: int) -> None:
-    """Of the batch, by which all of its results were to be here."""
+    """Make the batch due now."""
     with psycopg.connect(service.embedded_database_url) as conn:
         conn.execute("update batch set due_at = now() - interval '1 second' where batch_id = %s", (batch_id,))
 
 
 def wait_for_the_last_callback(provider: str) -> None:
-    """A call is not to come any more at its first 200; a duplicate of it may follow."""
+    """Return when nothing is `to_come`. A call is no longer `to_come` after its first 200; a duplicate may follow."""
 
     def over() -> bool:
         ledger = ask(f"{provider}/simulator/ledger").told
@@ -165,12 +165,13 @@ def wait_for_the_last_callback(provider: str) -> None:
 
 
 def check_queued(answer: Answer) -> int:
-    """201, or 202 where the provider answered 500 and its callbacks have not proved yet that it dials."""
+    """Check the answer and return the batch's id. It is 202 if the provider answered 500 and no callback has proved the
+    opposite yet, else 201."""
     batch = answer.told
     assert answer.status == (201 if batch["state"] == "queued" else 202)
     assert answer.headers["Location"].endswith(f"/api/v1/batches/{batch['id']}")
     assert (batch["counts"]["rows"], batch["counts"]["skipped"]) == (ROWS, len(INVALID))
-    # Three of at most 400 rows, and one of the numbers that stand twice.
+    # Three submissions of at most 400 rows, and one with the three repeated numbers.
     assert [each["calls"] for each in batch["submissions"]] == [400, 3, 400, 192]
     return int(batch["id"])
 
@@ -187,13 +188,13 @@ def check_balance(batch: dict[str, Any], expected: Expected, *, lost: str) -> No
     assert (callbacks["received"], callbacks["unreadable"]) == (expected.received, expected.unreadable)
     assert (callbacks["unmatched"], callbacks["conflict"]) == (0, 0)
     assert callbacks["applied"] == expected.applied
-    # A call that was canceled before it was dialed is told of as one attempt.
+    # A call that was canceled before it was dialed is reported with one attempt.
     assert batch["attempts"] == sum(max(call["attempts"], 1) for call in expected.final)
     assert batch["duration_seconds"] == sum(call["duration"] or 0 for call in expected.final)
 
 
 def check_calls(calls: list[dict[str, Any]], rows: dict[int, list[str]], expected: Expected) -> None:
-    """Each call stands with the user's own cells, and with the result that the provider told about it."""
+    """Each call has the user's cells, and the result that the provider reported."""
     assert [call["row"] for call in calls] == [row for row in rows if row not in INVALID]
     for call in calls:
         assert [call["destination"], *call["variables"].values()] == rows[call["row"]]

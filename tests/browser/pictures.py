@@ -32,7 +32,7 @@ PACE = ("--speed", "40", "--lines", "60", "--unknown-status", "0.03", "--duplica
 
 
 def contacts() -> bytes:
-    """Made-up people; some of their numbers are none, and some stand twice."""
+    """Fictitious people. Some numbers are invalid, and some occur twice."""
     rows = ["destination,first_name,appointment"]
     drawn = random.Random(1)
     for row in range(CALLS):

@@ -39,7 +39,7 @@ def test_no_page_has_a_fault_for_axe_or_scrolls_sideways_on_a_small_screen(
     browser: Browser, populated: Populated
 ) -> None:
     found: dict[str, list[Any]] = {}
-    # Without motion: a color that is still changing when the scheme does is none of the two.
+    # Without motion, because a color that is still changing belongs to neither color scheme.
     settings: dict[str, Any] = {"color_scheme": "light", "reduced_motion": "reduce", "viewport": WIDE}
     with watched(browser, populated.service.url, **settings) as page:
         for name in tour(page, populated):

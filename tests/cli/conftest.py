@@ -1,4 +1,4 @@
-"""The commands as `python -m receiver` runs them, over a database of the test's own."""
+"""The commands as `python -m receiver` runs them, with a database of the test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """Nothing of the machine's own configuration, and data in a folder of the test's."""
+    """No settings of this machine, and a data folder of the test."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
@@ -42,13 +42,13 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 
 @pytest.fixture
 def run_anywhere(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command; a test that needs a database sets DATABASE_URL, or asks for `run`."""
+    """Runs a command. A test that needs a database sets DATABASE_URL, or uses `run`."""
 
     def run(*arguments: str) -> Ran:
         capsys.readouterr()
         try:
             status = main(arguments)
-        except SystemExit as error:  # argparse's own way to end
+        except SystemExit as error:  # how argparse ends
             assert isinstance(error.code, int)
             status = error.code
         said = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""What every command has in common: help, exit statuses, and one line for each failure."""
+"""Rules for all commands: help, exit statuses, and one line for each failure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_help_lists_the_commands(run_anywhere: Run) -> None:
     assert {command[0] for command in COMMANDS} <= set(ran.out.split())
 
 
-def test_version_is_told(run_anywhere: Run) -> None:
+def test_version_is_printed(run_anywhere: Run) -> None:
     assert run_anywhere("--version").out.strip() == __version__
 
 
@@ -87,7 +87,7 @@ def test_version_is_told(run_anywhere: Run) -> None:
     ],
     ids=" ".join,
 )
-def test_unusable_arguments_are_status_2_with_usage_and_nothing_on_the_output(
+def test_invalid_arguments_are_status_2_with_usage_on_standard_error(
     run_anywhere: Run, arguments: tuple[str, ...]
 ) -> None:
     ran = run_anywhere(*arguments)
@@ -96,7 +96,7 @@ def test_unusable_arguments_are_status_2_with_usage_and_nothing_on_the_output(
 
 
 @pytest.mark.parametrize("command", [("serve",), ("migrate",), ("work",), *NEEDING_A_DATABASE], ids=" ".join)
-def test_unusable_configuration_is_status_2_with_a_line_for_each_fault(
+def test_invalid_configuration_is_status_2_with_a_line_for_each_fault(
     run_anywhere: Run, environment: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     environment.setenv("PORT", "http")
@@ -110,7 +110,7 @@ def test_unusable_configuration_is_status_2_with_a_line_for_each_fault(
 
 
 @pytest.mark.parametrize("command", [("migrate",), *NEEDING_A_DATABASE], ids=" ".join)
-def test_database_that_is_away_is_status_1_in_one_line(
+def test_unavailable_database_is_status_1_with_one_line(
     run_anywhere: Run, environment: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     environment.setenv("DATABASE_URL", f"postgresql://u:the-password@/d?host={tmp_path}")
@@ -130,7 +130,7 @@ def test_database_address_that_libpq_cannot_read_is_status_2(
 
 
 @pytest.mark.parametrize("command", NEEDING_A_DATABASE, ids=" ".join)
-def test_database_that_was_not_migrated_is_named_with_what_to_do(
+def test_missing_migration_is_reported_with_what_to_do(
     run_anywhere: Run, environment: pytest.MonkeyPatch, empty_database_url: str, command: tuple[str, ...]
 ) -> None:
     environment.setenv("DATABASE_URL", empty_database_url)
@@ -140,7 +140,7 @@ def test_database_that_was_not_migrated_is_named_with_what_to_do(
     assert len(ran.err.splitlines()) == 1
 
 
-def test_migrate_says_what_it_did_and_does_it_once(
+def test_migrate_reports_its_changes_and_applies_them_once(
     run_anywhere: Run, environment: pytest.MonkeyPatch, empty_database_url: str
 ) -> None:
     environment.setenv("DATABASE_URL", empty_database_url)
@@ -171,8 +171,8 @@ def test_interrupted_command_is_status_130_without_a_traceback(
     assert (ran.status, ran.out, ran.err) == (130, "", "")
 
 
-def test_reader_that_leaves_early_is_status_1_without_a_traceback(run: Run, database_url: str) -> None:
-    # The read end is closed before the command writes: its first byte meets nobody.
+def test_closed_output_is_status_1_without_a_traceback(run: Run, database_url: str) -> None:
+    # The read end is closed before the command writes.
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:

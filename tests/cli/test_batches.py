@@ -45,7 +45,7 @@ def test_queued_csv_is_a_batch_with_its_options(run: Run, conn: Connection, cont
     assert batch.parameters["is_pci"] and batch.counts["pending"] == 2
 
 
-def test_name_is_the_files_by_default(run: Run, conn: Connection, contacts: str, tmp_path: Path) -> None:
+def test_default_name_is_the_name_of_the_file(run: Run, conn: Connection, contacts: str, tmp_path: Path) -> None:
     run("queue", contacts, *TO)
     strange = tmp_path / "caf\udce9\n.csv"
     strange.write_text(CSV)
@@ -58,7 +58,7 @@ def test_name_is_the_files_by_default(run: Run, conn: Connection, contacts: str,
 def test_csv_is_read_from_standard_input(
     run: Run, conn: Connection, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
-    """A pipe, which cannot be read twice; the `receiver` of a deployment may not read the caller's files."""
+    """A pipe cannot be read twice. The account of a deployment may be unable to read the caller's files."""
     reading, writing = os.pipe()
     with open(writing, "wb") as end:
         end.write(CSV.encode())
@@ -73,7 +73,7 @@ def test_csv_is_read_from_standard_input(
         assert (batch.name, batch.counts["pending"]) == ("standard input", 2)
 
 
-def test_dry_run_tells_and_stores_nothing(run: Run, conn: Connection, contacts: str) -> None:
+def test_dry_run_shows_the_counts_and_stores_nothing(run: Run, conn: Connection, contacts: str) -> None:
     Path(contacts).write_text(CSV + "911,Eve\n6175551234,Ana\n")
     ran = run("queue", contacts, *TO, "--dry-run")
     assert (ran.status, ran.err) == (0, "")
@@ -117,7 +117,7 @@ def test_pace_hours_and_names_are_options(run: Run, conn: Connection, contacts: 
     assert run("queue", contacts, *TO, "--calling-days", "mon").status == 2
 
 
-def test_dry_run_needs_no_database_and_counts_the_faults_it_does_not_name(
+def test_dry_run_needs_no_database_and_counts_the_faults_that_it_does_not_show(
     run_anywhere: Run, environment: pytest.MonkeyPatch, contacts: str
 ) -> None:
     environment.setenv("DATABASE_URL", "postgresql://127.0.0.1:9/none")
@@ -136,7 +136,7 @@ def test_refused_csv_is_status_1_with_each_fault(run: Run, conn: Connection, con
     assert count_batches(conn) == 0
 
 
-def test_unusable_parameters_are_status_2_with_each_field(run: Run, conn: Connection, contacts: str) -> None:
+def test_invalid_parameters_are_status_2_with_each_field(run: Run, conn: Connection, contacts: str) -> None:
     ran = run("queue", contacts, "--application", "x", "--deployment", "0", "--max-attempts", "99")
     assert (ran.status, ran.out) == (2, "")
     for field in ("application_id", "deployment_id", "max_attempts"):
@@ -145,7 +145,7 @@ def test_unusable_parameters_are_status_2_with_each_field(run: Run, conn: Connec
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, conn: Connection, name: str) -> None:
-    """End the server's side of the command's connection once `name` has been done."""
+    """Terminate the command's connection at the server after `name` was called."""
     done = getattr(batches, name)
 
     def then_break(own: Connection, *arguments: object, **named: object) -> object:
@@ -159,7 +159,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, conn: Connection, name: str) -> N
     monkeypatch.setattr(batches, name, then_break)
 
 
-def test_connection_that_breaks_while_it_is_stored_says_to_look_first(
+def test_connection_lost_while_storing_advises_to_check_first(
     run: Run, conn: Connection, contacts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_off(monkeypatch, conn, "accept")
@@ -168,7 +168,7 @@ def test_connection_that_breaks_while_it_is_stored_says_to_look_first(
     assert "may have been stored" in ran.err and "before you queue it again" in ran.err
 
 
-def test_connection_that_breaks_while_it_is_watched_names_the_stored_batch(
+def test_connection_lost_while_watching_names_the_stored_batch(
     run: Run, conn: Connection, contacts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_off(monkeypatch, conn, "get_batch")
@@ -180,7 +180,7 @@ def test_connection_that_breaks_while_it_is_watched_names_the_stored_batch(
 
 
 @pytest.mark.parametrize("watch", [(), ("--watch",)], ids=["once", "watch"])
-def test_connection_that_breaks_while_it_is_looked_at_is_told_in_one_line(
+def test_connection_lost_during_status_is_reported_in_one_line(
     run: Run, conn: Connection, monkeypatch: pytest.MonkeyPatch, watch: tuple[str, ...]
 ) -> None:
     batch_id = make_batch(conn, [phone_number(0)])
@@ -208,7 +208,7 @@ def test_status_shows_the_balance(run: Run, conn: Connection) -> None:
     assert "received 1" in ran.lines[3] and "applied 1" in ran.lines[3]
 
 
-def test_status_of_what_is_not_there_is_status_1(run: Run) -> None:
+def test_status_of_a_missing_batch_is_status_1(run: Run) -> None:
     for batch in ("99", "-1", "9" * 30):
         ran = run("status", batch)
         assert (ran.status, ran.out) == (1, ""), batch
@@ -223,7 +223,7 @@ def test_watch_ends_with_the_last_result_and_shows_no_progress_when_piped(run: R
     assert ran.lines[0].startswith(f"batch {batch_id} queued: 100%")
 
 
-def test_watch_of_a_refused_batch_is_status_1_and_says_why(run: Run, conn: Connection) -> None:
+def test_watch_of_a_refused_batch_is_status_1_with_the_reason(run: Run, conn: Connection) -> None:
     batch_id = make_batch(conn, send=False)
     answer_submissions(conn, lambda _: REFUSED)
     ran = run("status", str(batch_id), "--watch")
@@ -232,7 +232,7 @@ def test_watch_of_a_refused_batch_is_status_1_and_says_why(run: Run, conn: Conne
     assert run("status", str(batch_id)).status == 0
 
 
-def test_verify_holds_for_what_was_counted_right(run: Run, conn: Connection) -> None:
+def test_verify_passes_if_all_counters_are_right(run: Run, conn: Connection) -> None:
     batch_id = make_batch(conn)
     deliver(conn, batch_id, result_body(phone_number(0)))
     for arguments in ((), (str(batch_id),)):
@@ -240,7 +240,7 @@ def test_verify_holds_for_what_was_counted_right(run: Run, conn: Connection) -> 
         assert (ran.status, ran.lines) == (0, ["The balance holds, and every counter agrees with the rows."])
 
 
-def test_verify_lists_what_differs_with_status_1(run: Run, conn: Connection) -> None:
+def test_verify_lists_differences_with_status_1(run: Run, conn: Connection) -> None:
     wrong, right = make_batch(conn, [phone_number(0), phone_number(1)]), make_batch(conn)
     conn.execute("update batch_count set completed = 1, duplicate = 2 where batch_id = %s", (wrong,))
     conn.commit()
@@ -253,7 +253,7 @@ def test_verify_lists_what_differs_with_status_1(run: Run, conn: Connection) -> 
     assert run("verify", str(right)).status == 0
 
 
-def test_verify_of_what_is_not_there_is_status_1(run: Run) -> None:
+def test_verify_of_a_missing_batch_is_status_1(run: Run) -> None:
     ran = run("verify", "99")
     assert (ran.status, ran.err) == (1, "receiver: Batch 99 does not exist.\n")
 
@@ -267,12 +267,12 @@ def test_export_writes_the_users_columns_and_then_the_results(run: Run, conn: Co
     assert first.startswith("6175551234,Ana,1,+16175551234,pending") and second.startswith("6175551299,Ben,2,")
 
 
-def test_export_as_ndjson_is_a_call_a_line(run: Run, conn: Connection, contacts: str) -> None:
+def test_export_as_ndjson_has_one_call_on_each_line(run: Run, conn: Connection, contacts: str) -> None:
     run("queue", contacts, *TO)
     calls = [json.loads(line) for line in run("export", "1", "--format", "ndjson").out.splitlines()]
     assert [(call["row"], call["variables"]) for call in calls] == [(1, {"name": "Ana"}), (2, {"name": "Ben"})]
 
 
-def test_export_of_no_batch_is_refused(run: Run, conn: Connection) -> None:
+def test_export_of_a_missing_batch_is_refused(run: Run, conn: Connection) -> None:
     ran = run("export", "4711")
     assert (ran.status, ran.out) == (1, "") and "Batch 4711 does not exist" in ran.err

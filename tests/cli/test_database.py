@@ -1,4 +1,4 @@
-"""Every command but `serve` uses a database that exists, and says which; none makes an empty one."""
+"""Every command except `serve` uses an existing database and names it. None creates an empty one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ USING = [
 
 @pytest.mark.parametrize("command", USING, ids=lambda command: " ".join(command[:2]))
 @pytest.mark.parametrize("secret", ["a secret of the tests and of nobody else", None], ids=["secret", "no secret"])
-def test_command_without_the_environment_of_the_service_is_status_2_and_makes_nothing(
+def test_command_without_the_environment_of_the_service_is_status_2_and_creates_nothing(
     run_anywhere: Run,
     environment: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -56,7 +56,7 @@ def test_simulator_needs_no_database(run_anywhere: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_database_that_is_used_is_named_without_its_password(
+def test_database_in_use_is_named_without_its_password(
     run_anywhere: Run, environment: pytest.MonkeyPatch, database_url: str
 ) -> None:
     parts = conninfo_to_dict(database_url)
@@ -72,7 +72,7 @@ def test_embedded_database_of_the_folder_is_used_and_named(
     run_anywhere: Run, environment: pytest.MonkeyPatch, server_dir: Path
 ) -> None:
     environment.setenv("DATA_DIR", str(server_dir / "var"))
-    environment.delenv("SECRET_KEY")  # whoever gave it to `serve` need not give it to each command
+    environment.delenv("SECRET_KEY")  # commands read the secret that `serve` uses
     with EmbeddedPostgres(server_dir / "var", HURRIED) as server:
         migrate(server.conninfo)
         ran = run_anywhere("keys", "list")

@@ -28,7 +28,7 @@ def test_list_shows_names_and_scopes_and_no_key(run: Run, conn: Connection) -> N
     assert not run("keys", "list").lines[2].rstrip().endswith("never")
 
 
-def test_revoked_key_is_gone_and_its_name_is_free(run: Run, conn: Connection) -> None:
+def test_revoked_key_is_removed_and_its_name_is_free(run: Run, conn: Connection) -> None:
     key = run("keys", "create", "reports", "--scope", "read").lines[-1]
     assert run("keys", "revoke", "reports").status == 0
     assert find_key(conn, key) is None
@@ -36,7 +36,7 @@ def test_revoked_key_is_gone_and_its_name_is_free(run: Run, conn: Connection) ->
     assert run("keys", "create", "reports", "--scope", "admin").status == 0
 
 
-def test_taken_name_and_unknown_name_are_status_1(run: Run) -> None:
+def test_existing_name_and_unknown_name_are_status_1(run: Run) -> None:
     run("keys", "create", "reports", "--scope", "read")
     for arguments in (("create", "reports", "--scope", "read"), ("revoke", "nobody")):
         ran = run("keys", *arguments)
@@ -44,7 +44,7 @@ def test_taken_name_and_unknown_name_are_status_1(run: Run) -> None:
         assert ran.err.startswith("receiver: ") and len(ran.err.splitlines()) == 1
 
 
-def test_name_that_cannot_be_shown_is_status_2(run: Run) -> None:
+def test_unprintable_name_is_status_2(run: Run) -> None:
     for name in ("", "a\nb", "\udcff", "x" * 101):
         ran = run("keys", "create", name, "--scope", "read")
         assert (ran.status, ran.out) == (2, "")

@@ -1,4 +1,4 @@
-"""resolve, purge and erase, as people type them."""
+"""`resolve`, `purge` and `erase`, as people type them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def old(conn: Connection) -> int:
     return batch_id
 
 
-def test_resolve_does_what_was_confirmed_and_keeps_who_and_why(run: Run, conn: Connection, doubtful: int) -> None:
+def test_resolve_applies_the_confirmed_decision_and_stores_who_and_why(
+    run: Run, conn: Connection, doubtful: int
+) -> None:
     ran = run("resolve", str(doubtful), "1", "--not-queued", "--note", "their page is empty", "--by", "Ana", "--yes")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out == f"Submission 1 of batch {doubtful} is pending now. A worker sends it again.\n"
@@ -64,7 +66,7 @@ def test_resolve_does_what_was_confirmed_and_keeps_who_and_why(run: Run, conn: C
     assert "needs no decision: it is waiting to be sent" in again.err
 
 
-def test_resolve_takes_the_accounts_name_where_none_is_given(run: Run, conn: Connection, doubtful: int) -> None:
+def test_resolve_uses_the_name_of_the_account_by_default(run: Run, conn: Connection, doubtful: int) -> None:
     ran = run("resolve", str(doubtful), "1", "--queued", "--note", "their page shows it", "--yes")
     assert ran.out == f"Submission 1 of batch {doubtful} is accepted now. Its results are expected.\n"
     assert list_resolutions(conn, doubtful)[0].resolved_by
@@ -83,7 +85,7 @@ def test_resolve_without_a_terminal_needs_yes(
 def run_on_a_terminal(
     database_url: str, data_dir: Path, typed: str, *arguments: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command whose input is a terminal, at which a person types a line."""
+    """Run a command with a terminal as its input, in which a person types a line."""
     ours, theirs = pty.openpty()
     try:
         os.write(ours, f"{typed}\n".encode())
@@ -114,7 +116,7 @@ def test_resolve_on_a_terminal_asks(
     "arguments",
     [("1", "1", "--note", "x"), ("1", "1", "--queued"), ("1", "1", "--queued", "--not-queued", "--note", "x")],
 )
-def test_resolve_with_half_of_what_it_needs_is_unusable(run_anywhere: Run, arguments: tuple[str, ...]) -> None:
+def test_resolve_with_missing_arguments_is_refused(run_anywhere: Run, arguments: tuple[str, ...]) -> None:
     assert run_anywhere("resolve", *arguments).status == 2
 
 
@@ -126,7 +128,7 @@ def test_purge_needs_an_age(run: Run, environment: pytest.MonkeyPatch, old: int)
     assert run("purge", "--older-than", "soon").status == 2
 
 
-def test_purge_tells_what_would_go_and_then_what_went(run: Run, conn: Connection, old: int) -> None:
+def test_purge_reports_what_would_be_deleted_and_what_was_deleted(run: Run, conn: Connection, old: int) -> None:
     young = make_batch(conn, NUMBERS)
     would = run("purge", "--older-than", "30", "--dry-run")
     assert (would.status, would.err) == (0, "")
@@ -140,14 +142,14 @@ def test_purge_tells_what_would_go_and_then_what_went(run: Run, conn: Connection
     assert run("status", str(old)).status == 1
 
 
-def test_purge_takes_the_age_from_the_environment(run: Run, environment: pytest.MonkeyPatch, old: int) -> None:
+def test_purge_reads_the_age_from_the_environment(run: Run, environment: pytest.MonkeyPatch, old: int) -> None:
     environment.setenv("RETENTION_DAYS", "50")
     assert run("purge").out.startswith("Purged 0 batches")
     environment.setenv("RETENTION_DAYS", "39")
     assert run("purge").out.startswith("Purged 1 batches")
 
 
-def test_erase_takes_any_spelling_and_shows_none(run: Run, conn: Connection, old: int) -> None:
+def test_erase_accepts_any_spelling_and_shows_none(run: Run, conn: Connection, old: int) -> None:
     spelt = "(617) 555-0000"
     would = run("erase", spelt, "--dry-run")
     assert (
@@ -163,7 +165,7 @@ def test_erase_takes_any_spelling_and_shows_none(run: Run, conn: Connection, old
     assert differences(conn) == []
 
 
-def test_erase_says_that_a_number_was_never_there(run: Run, old: int) -> None:
+def test_erase_reports_a_number_that_was_never_stored(run: Run, old: int) -> None:
     never = str(phone_number(77))
     ran = run("erase", never, "--yes")
     assert (ran.status, ran.out) == (0, "Nothing contains *********77, so nothing was erased.\n")
@@ -172,7 +174,7 @@ def test_erase_says_that_a_number_was_never_there(run: Run, old: int) -> None:
     assert run("erase", str(NUMBERS[0]), "--yes").out.startswith("Nothing contains *********00")
 
 
-def test_erase_says_which_callbacks_may_still_come(run: Run, old: int) -> None:
+def test_erase_reports_calls_whose_callbacks_may_still_arrive(run: Run, old: int) -> None:
     assert "1 of these calls have no result yet" in run("erase", str(NUMBERS[1]), "--yes").out
 
 
@@ -193,12 +195,12 @@ def test_erase_on_a_terminal_asks(
     assert (get_call(conn, old, 1).phone_number == "erased") is erased
 
 
-def test_erase_refuses_what_is_no_number(run: Run) -> None:
+def test_erase_refuses_an_invalid_number(run: Run) -> None:
     ran = run("erase", "555", "--yes")
     assert ran.status == 2 and "NUMBER" in ran.err
 
 
-def test_erase_waits_for_callbacks_in_the_spool_that_name_the_number(
+def test_erase_waits_for_callbacks_in_the_spool_that_contain_the_number(
     run: Run, conn: Connection, tmp_path: Path, old: int
 ) -> None:
     spool = Spool(tmp_path / "data" / "spool.sqlite3", 1 << 24)

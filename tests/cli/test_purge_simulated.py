@@ -16,7 +16,7 @@ from tests.factories import deliver, make_batch, phone_number, read_batch, resul
 NUMBERS = [phone_number(index) for index in range(3)]
 
 
-def test_purge_of_simulated_batches_leaves_real_ones(run: Run, conn: Connection) -> None:
+def test_purge_of_simulated_batches_keeps_real_ones(run: Run, conn: Connection) -> None:
     real = make_batch(conn, NUMBERS)
     simulated = make_batch(conn, NUMBERS, simulated=True)
     deliver(conn, simulated, result_body(NUMBERS[0]))

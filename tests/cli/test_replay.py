@@ -8,7 +8,7 @@ from tests.factories import deliver, give_way_once, make_batch, phone_number, re
 
 
 def unreadable_no_more(conn: Connection) -> tuple[int, int]:
-    """(batch, callback): set aside by a reader that knew less than ours."""
+    """A batch and a callback that an earlier release could not read."""
     batch_id = make_batch(conn)
     (callback_id,) = deliver(conn, batch_id, b"{")
     conn.execute("update callback set packing = 0, body = %s", (result_body(phone_number(0)),))
@@ -16,7 +16,7 @@ def unreadable_no_more(conn: Connection) -> tuple[int, int]:
     return batch_id, callback_id
 
 
-def test_replay_by_state_settles_again_and_says_what_changed(run: Run, conn: Connection) -> None:
+def test_replay_by_state_settles_again_and_shows_the_changes(run: Run, conn: Connection) -> None:
     batch_id, callback_id = unreadable_no_more(conn)
     ran = run("replay", "--state", "unreadable")
     assert (ran.status, ran.err) == (0, "")
@@ -28,7 +28,7 @@ def test_replay_by_state_settles_again_and_says_what_changed(run: Run, conn: Con
     assert run("verify").status == 0
 
 
-def test_dry_run_says_the_same_and_changes_nothing(run: Run, conn: Connection) -> None:
+def test_dry_run_shows_the_same_and_changes_nothing(run: Run, conn: Connection) -> None:
     batch_id, callback_id = unreadable_no_more(conn)
     ran = run("replay", str(callback_id), "--dry-run")
     assert ran.status == 0
@@ -43,13 +43,13 @@ def test_neither_or_both_of_ids_and_state_are_status_2(run: Run) -> None:
         assert "--state" in ran.err
 
 
-def test_callback_that_is_not_there_changes_nothing(run: Run, conn: Connection) -> None:
+def test_missing_callback_changes_nothing(run: Run, conn: Connection) -> None:
     make_batch(conn)
     for callback_id in ("99", "9" * 30):
         assert run("replay", callback_id).lines == ["0 callbacks settled again; 0 changed."]
 
 
-def test_replay_that_gave_way_to_another_writer_is_done_again(run: Run, conn: Connection) -> None:
+def test_replay_that_gave_way_to_another_writer_is_repeated(run: Run, conn: Connection) -> None:
     batch_id, callback_id = unreadable_no_more(conn)
     give_way_once(conn)
     ran = run("replay", str(callback_id))

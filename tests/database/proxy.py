@@ -1,4 +1,4 @@
-"""A line to Postgres that can be cut, closed to newcomers and frozen: what a hung server looks like from here."""
+"""A proxy to Postgres that can break, refuse and freeze connections, as a hanging server does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 class Proxy:
-    """Listens on a unix socket of its own; `url` leads through it to the database of `database_url`."""
+    """Listens on its own unix socket. `url` is the address of the database of `database_url` through it."""
 
     def __init__(self, database_url: str) -> None:
         given = conninfo_to_dict(database_url)
@@ -44,14 +44,14 @@ class Proxy:
         self._folder.cleanup()
 
     def open(self) -> None:
-        """Take new connections."""
+        """Accept new connections."""
         self._listener = listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"{self._folder.name}/.s.PGSQL.{self._port}")
         listener.listen(50)
         self._run(self._accept, listener)
 
     def close(self) -> None:
-        """Refuse new connections; those that are there stay."""
+        """Refuse new connections, and keep the present ones."""
         if self._listener is not None:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
@@ -66,7 +66,7 @@ class Proxy:
                 line.shutdown(socket.SHUT_RDWR)
 
     def freeze(self, *, requests: bool = True, answers: bool = True) -> None:
-        """Hold back what is sent from now on, in either direction. It arrives at the thaw, whoever hung up."""
+        """Delay all data in these directions. It arrives at the thaw, even if a side has closed."""
         requests_gate, answers_gate = self._gates[-1]
         if requests:
             requests_gate.clear()
@@ -74,12 +74,12 @@ class Proxy:
             answers_gate.clear()
 
     def freeze_present_lines(self) -> None:
-        """Hold back on every connection that there is now; later ones work."""
+        """Delay all data of the present connections. Later ones work."""
         self.freeze()
         self._add_gates()
 
     def freeze_newcomers(self) -> None:
-        """Let later connections sign in, and hold back what they send then."""
+        """Let later connections sign in, and then delay what they send."""
         self._add_gates()
         self.freeze(answers=False)
         self._passing = 1
@@ -114,7 +114,7 @@ class Proxy:
         return socket.create_connection((self._host, int(self._port)))
 
     def _pump(self, source: socket.socket, target: socket.socket, gate: threading.Event, passing: int = 0) -> None:
-        """`passing`: how many blocks go through whatever the gate."""
+        """`passing`: how many blocks pass even if the gate is closed."""
         with contextlib.suppress(OSError):
             while block := source.recv(65536):
                 if passing == 0:

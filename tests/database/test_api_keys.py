@@ -1,4 +1,4 @@
-"""API keys: made once, found by their digest, ended at once."""
+"""API keys are created, found by their digest, and revoked at once."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def found(conn: Connection, key: str) -> ApiKey:
 
 
 def last_used(conn: Connection) -> datetime | None:
-    """Of the only key there is, as the next transaction sees it."""
+    """The last use of the only key, as the next transaction sees it."""
     conn.commit()
     (known,) = list_keys(conn)
     return known.last_used_at
 
 
 def row_version(conn: Connection) -> str:
-    """Changes with every write of the only key there is."""
+    """A value that changes with every write of the only key."""
     row = conn.execute("select ctid::text from api_key").fetchone()
     assert row is not None
     return str(row[0])
 
 
-def test_key_is_found_and_nothing_of_it_but_its_digest_is_kept(conn: Connection) -> None:
+def test_key_is_found_and_only_its_digest_is_stored(conn: Connection) -> None:
     key = create_key(conn, "reports", "read")
     assert re.fullmatch(r"rr_[A-Za-z0-9]{8}_[A-Za-z0-9_-]{43}", key)
     known = found(conn, key)
@@ -63,12 +63,12 @@ def test_keys_differ(conn: Connection) -> None:
 @pytest.mark.parametrize(
     ("scope", "allowed"), [("read", {"read"}), ("queue", {"read", "queue"}), ("admin", {"read", "queue", "admin"})]
 )
-def test_scope_includes_those_before_it(conn: Connection, scope: Scope, allowed: set[str]) -> None:
+def test_scope_includes_the_scopes_before_it(conn: Connection, scope: Scope, allowed: set[str]) -> None:
     known = found(conn, create_key(conn, "key", scope))
     assert {other for other in SCOPES if known.allows(other)} == allowed
 
 
-def test_what_is_not_quite_the_key_is_not_found(conn: Connection) -> None:
+def test_almost_equal_key_is_not_found(conn: Connection) -> None:
     key = create_key(conn, "key", "admin")
     another = create_key(conn, "another", "admin")
     for text in ("", key[:-1], key + "A", key.swapcase(), key[3:], f" {key}", f"{key}\n", key[:12] + another[12:]):
@@ -94,7 +94,7 @@ def test_digests_are_compared_in_constant_time(conn: Connection, monkeypatch: py
     assert compared == [(digests[0], digest) for digest in digests]
 
 
-def test_name_is_taken_until_its_key_is_revoked(conn: Connection) -> None:
+def test_name_is_in_use_until_its_key_is_revoked(conn: Connection) -> None:
     first = create_key(conn, "reports", "read")
     with pytest.raises(KeyNameTaken, match="'reports'"):
         create_key(conn, "reports", "admin")
@@ -105,7 +105,7 @@ def test_name_is_taken_until_its_key_is_revoked(conn: Connection) -> None:
     assert [key.scope for key in list_keys(conn)] == ["queue"]
 
 
-def test_taken_name_leaves_the_transaction_usable(conn: Connection) -> None:
+def test_transaction_is_usable_after_a_name_in_use(conn: Connection) -> None:
     create_key(conn, "reports", "read")
     with pytest.raises(KeyNameTaken):
         create_key(conn, "reports", "read")
@@ -114,7 +114,7 @@ def test_taken_name_leaves_the_transaction_usable(conn: Connection) -> None:
     assert [key.name for key in list_keys(conn)] == ["others", "reports"]
 
 
-def test_revoking_what_is_not_there_or_revoked_already_is_not_found(conn: Connection) -> None:
+def test_revoking_a_missing_or_revoked_key_is_not_found(conn: Connection) -> None:
     create_key(conn, "key", "read")
     revoke_key(conn, "key")
     for name in ("key", "nobody", ""):
@@ -123,7 +123,7 @@ def test_revoking_what_is_not_there_or_revoked_already_is_not_found(conn: Connec
 
 
 @pytest.mark.parametrize("name", ["", "x" * 101, "a\nb", "\0", "\udcff", "\x1b[2J"])
-def test_name_that_cannot_be_shown_is_refused(conn: Connection, name: str) -> None:
+def test_unprintable_name_is_refused(conn: Connection, name: str) -> None:
     with pytest.raises(InvalidInput):
         create_key(conn, name, "read")
     assert list_keys(conn) == []
@@ -138,7 +138,7 @@ def test_expired_key_is_not_found_but_still_listed(conn: Connection) -> None:
     assert [(key.name, key.expires_at) for key in list_keys(conn)] == [("over", past), ("still good", future)]
 
 
-def test_use_is_noted_to_the_minute_and_not_written_by_each_request(conn: Connection) -> None:
+def test_use_is_recorded_to_the_minute_and_not_by_each_request(conn: Connection) -> None:
     key = create_key(conn, "key", "read")
     conn.commit()
     assert last_used(conn) is None
@@ -158,10 +158,10 @@ def test_use_is_noted_to_the_minute_and_not_written_by_each_request(conn: Connec
     assert row_version(conn) != version
 
 
-def test_noting_a_use_waits_for_no_other_request(conn: Connection, database_url: str) -> None:
+def test_recording_a_use_waits_for_no_other_request(conn: Connection, database_url: str) -> None:
     key = create_key(conn, "key", "read")
     conn.commit()
-    assert find_key(conn, key) is not None  # and holds its lock on the row
+    assert find_key(conn, key) is not None  # this transaction now holds the lock on the row
     with connect(database_url, name="test") as other:
         other.execute("set lock_timeout = '2s'")
         assert find_key(other, key) is not None

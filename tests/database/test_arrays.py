@@ -1,4 +1,4 @@
-"""Arrays made at once are the arrays that psycopg makes item by item, to the byte and as Postgres reads them."""
+"""Our packed arrays equal those of psycopg, byte by byte and as Postgres reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Maker = Callable[[Iterable[int | None]], Array]
         (smallints, "select v, pg_typeof(v)::text from unnest(%b::smallint[]) as v", 15),
     ],
 )
-def test_numbers_come_out_as_they_went_in(conn: Connection, make: Maker, query: LiteralString, bits: int) -> None:
+def test_numbers_are_stored_unchanged(conn: Connection, make: Maker, query: LiteralString, bits: int) -> None:
     name = make.__name__.removesuffix("s")
     values = [0, None, -1, 2**bits - 1, -(2**bits), 7]
     columns: list[list[int | None]] = [values, [None], [5], []]
@@ -35,17 +35,17 @@ def test_numbers_come_out_as_they_went_in(conn: Connection, make: Maker, query: 
         make([2**bits])
 
 
-def test_booleans_come_out_as_they_went_in(conn: Connection) -> None:
+def test_booleans_are_stored_unchanged(conn: Connection) -> None:
     found = conn.execute("select * from unnest(%b::boolean[])", (booleans([True, None, False]),))
     assert found.fetchall() == [(True,), (None,), (False,)]
 
 
 @given(st.lists(st.integers(2**31, 2**63 - 1), min_size=1))
-def test_bytes_are_those_that_psycopg_makes(values: list[int]) -> None:
+def test_bytes_equal_those_of_psycopg(values: list[int]) -> None:
     transformer = Transformer()
     (made,) = transformer.dump_sequence([values], [PyFormat.BINARY])
     assert made is not None
-    # The second number says whether there are nulls; "perhaps" is said here.
+    # The second number is the flag for nulls, which we always set.
     content = bigints(values).content
     assert content[:4] + content[8:] == bytes(made)[:4] + bytes(made)[8:]
     assert transformer.types == (bigints(values).oid,)

@@ -1,4 +1,4 @@
-"""The suite's own fixtures: whatever ends pytest, no server and no folder stays behind."""
+"""The fixtures of the suite leave no server and no folder, even if pytest is killed."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def test_slow(database_url, session_folder):
 
 @pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="no server is started")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_server_ends_with_pytest_however_that_ends(tmp_path: Path, how: signal.Signals) -> None:
+def test_server_ends_with_pytest_even_if_pytest_is_killed(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "test_slow.py").write_text(_SLOW)
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     with subprocess.Popen(
@@ -30,7 +30,7 @@ def test_server_ends_with_pytest_however_that_ends(tmp_path: Path, how: signal.S
         stderr=subprocess.STDOUT,
         text=True,
         cwd=Path(__file__).resolve().parents[2],
-        # Whatever a shell starts in the background ignores it, and so would this.
+        # A shell starts background processes with this signal ignored, and a child inherits that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
         assert run.stdout is not None

@@ -1,4 +1,4 @@
-"""The runner against real databases: order, refusals, and several machines at once."""
+"""Migrations on real databases: order, refusals, and several machines at once."""
 
 import hashlib
 import re
@@ -13,14 +13,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from receiver.database import migrations
 from receiver.database.migrations import (
     MIGRATIONS,
     SchemaError,
     check,
     check_server_version,
     list_migrations,
+    list_pending,
     migrate,
-    pending,
     split_statements,
 )
 from receiver.database.pool import Connection, connect
@@ -62,9 +63,9 @@ def test_files_are_applied_once_and_in_order(empty_database_url: str, folder: Pa
     assert sorted(rows) == [("0001_initial.sql", 64, True), ("0002_more.sql", 64, True)]
 
 
-def test_this_releases_files_make_a_current_schema(conn: Connection) -> None:
+def test_files_of_this_release_make_a_current_schema(conn: Connection) -> None:
     check(conn)
-    assert pending(conn) == []
+    assert list_pending(conn) == []
     assert list_migrations(MIGRATIONS)
 
 
@@ -75,7 +76,7 @@ def test_database_that_lacks_a_file_is_behind(empty_database_url: str, folder: P
     write(folder, "0003_next", "select 1;")
     assert code_of_check(empty_database_url, folder) == "schema_behind"
     with closing(connect(empty_database_url, name="test")) as conn:
-        assert pending(conn, folder) == ["0003_next.sql"]
+        assert [migration.name for migration in list_pending(conn, folder)] == ["0003_next.sql"]
 
 
 def test_database_of_a_newer_release_is_refused(empty_database_url: str, folder: Path) -> None:
@@ -86,7 +87,7 @@ def test_database_of_a_newer_release_is_refused(empty_database_url: str, folder:
         migrate(empty_database_url, folder)
 
 
-def test_changed_file_is_refused_and_line_ends_are_no_change(empty_database_url: str, folder: Path) -> None:
+def test_changed_file_is_refused_but_other_line_ends_are_accepted(empty_database_url: str, folder: Path) -> None:
     write(folder, "0003_lines", "select 1;\nselect 2;\n")
     migrate(empty_database_url, folder)
     (folder / "0003_lines.sql").write_bytes(b"select 1;\r\nselect 2;\r\n")
@@ -104,7 +105,7 @@ def test_file_before_one_already_applied_is_refused(empty_database_url: str, fol
     assert code_of_check(empty_database_url, folder) == "migration_out_of_order"
 
 
-def test_failed_file_leaves_nothing_and_names_its_line(empty_database_url: str, folder: Path) -> None:
+def test_failed_file_is_rolled_back_and_its_line_is_named(empty_database_url: str, folder: Path) -> None:
     write(folder, "0003_broken", "create table half (n int);\n\nselect nonsense;\n")
     with pytest.raises(SchemaError, match=r"0003_broken\.sql, line 3: .*nonsense") as caught:
         migrate(empty_database_url, folder)
@@ -133,13 +134,13 @@ def test_no_transaction_file_builds_an_index_concurrently(empty_database_url: st
     ]
 
 
-def test_index_left_invalid_by_an_interrupted_run_is_built_anew(empty_database_url: str, folder: Path) -> None:
+def test_invalid_index_of_an_interrupted_run_is_built_again(empty_database_url: str, folder: Path) -> None:
     write(folder, "0002_more", "insert into call values (1);")
     migrate(empty_database_url, folder)
     text = "-- no-transaction\n{}create unique index concurrently if not exists call_n on call (n);\n"
     write(folder, "0003_index", text.format(""))
     with pytest.raises(SchemaError, match="the next run starts again at its beginning"):
-        migrate(empty_database_url, folder)  # two rows with the same n: the index stays behind, invalid
+        migrate(empty_database_url, folder)  # two rows have the same n, so an invalid index stays
     write(folder, "0003_index", text.format("delete from call;\n"))
     migrate(empty_database_url, folder)
     assert fetch(empty_database_url, "select indisvalid from pg_index where indexrelid = 'call_n'::regclass") == [
@@ -148,7 +149,7 @@ def test_index_left_invalid_by_an_interrupted_run_is_built_anew(empty_database_u
 
 
 def before_0006(folder: Path) -> Path:
-    """This release's files up to the one that builds an index of `set_aside`."""
+    """The files of this release before the one that builds an index of `set_aside`."""
     for path in sorted(MIGRATIONS.glob("000[1-5]_*.sql")):
         shutil.copy(path, folder)
     return folder
@@ -169,7 +170,7 @@ def test_index_of_0006_is_built_while_others_write(empty_database_url: str, tmp_
             eventually(lambda: migrating.done() or waits_for_lock(other, "receiver migrate"))
             assert not migrating.done()
             other.execute("set lock_timeout = '20s'")
-            other.execute(write_aside, [2])  # does not queue up behind it
+            other.execute(write_aside, [2])  # does not wait for it
         finally:
             settling.commit()
         assert migrating.result(60) == ["0006_differing.sql"]
@@ -179,7 +180,7 @@ def test_index_of_0006_is_built_while_others_write(empty_database_url: str, tmp_
 
 
 def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: str, tmp_path: Path) -> None:
-    """As release 1.0.0 applied it, and kept its sha256."""
+    """Release 1.0.0 applied it in a transaction, and stored its sha256."""
     migrate(empty_database_url, before_0006(tmp_path))
     path = next(MIGRATIONS.glob("0006_*.sql"))
     text = path.read_text()
@@ -191,7 +192,7 @@ def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: 
     shutil.copy(path, tmp_path)
     assert code_of_check(empty_database_url, tmp_path) is None
     assert migrate(empty_database_url, tmp_path) == []
-    # And the schema comes to the same either way.
+    # Both ways result in the same schema.
     definition = fetch(empty_database_url, "select pg_get_indexdef('set_aside_differing'::regclass)")
     with psycopg.connect(empty_database_url) as conn:
         conn.execute("drop index set_aside_differing")
@@ -202,10 +203,10 @@ def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: 
 
 
 SMALL_TABLES = {"api_key", "worker", "upkeep", "measured", "purge", "schema_migration"}
-"""A handful of rows, however many calls there are: an index of these is built in a moment."""
+"""Tables with few rows, independent of the number of calls. An index of them is built in a moment."""
 
 
-def test_no_later_file_keeps_writers_of_a_growing_table_waiting_for_an_index() -> None:
+def test_no_later_file_blocks_writers_of_a_growing_table_for_an_index() -> None:
     for migration in list_migrations()[6:]:
         text = re.sub(r"--[^\n]*", "", migration.text).lower()
         made = set(re.findall(r"create table (?:if not exists )?(\w+)", text))
@@ -228,7 +229,7 @@ print(len(migrate(sys.argv[1], Path(sys.argv[2]))))
 """
 
 
-def test_processes_at_once_apply_each_file_once(empty_database_url: str, folder: Path) -> None:
+def test_concurrent_processes_apply_each_file_once(empty_database_url: str, folder: Path) -> None:
     for number in range(3, 9):
         write(folder, f"000{number}_add", f"create table t{number} (n int); select pg_sleep(0.05);")
     write(
@@ -243,7 +244,9 @@ def test_processes_at_once_apply_each_file_once(empty_database_url: str, folder:
     assert code_of_check(empty_database_url, folder) is None
 
 
-def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: str, folder: Path) -> None:
+def test_waiting_for_another_migration_ends_with_a_message(
+    empty_database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(folder, "0003_slow", "select pg_sleep(600);")
     running = threading.Event()
     outcome: list[BaseException] = []
@@ -258,9 +261,10 @@ def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: s
     thread.start()
     assert running.wait(60)
     lines: list[str] = []
+    monkeypatch.setattr(migrations, "LOCK_SECONDS", 0.3)
     try:
         with pytest.raises(SchemaError) as caught:
-            migrate(empty_database_url, folder, report=lines.append, lock_seconds=0.3)
+            migrate(empty_database_url, folder, report=lines.append)
     finally:
         with psycopg.connect(empty_database_url, autocommit=True) as conn:
             conn.execute(
@@ -270,14 +274,14 @@ def test_waiting_for_another_migration_ends_with_a_message(empty_database_url: s
         thread.join()
     assert caught.value.code == "migration_lock"
     assert lines == ["Waiting for another process that migrates this database"]
-    # The killed one kept its lock no longer than its session, so the next start is free to go on.
+    # The killed one lost its lock with its session, so the next start can continue.
     assert [getattr(error, "code", error) for error in outcome] == ["database_unavailable"]
     write(folder, "0003_slow", "select 1;")
     assert migrate(empty_database_url, folder) == ["0003_slow.sql"]
 
 
 @pytest.mark.parametrize("name", ["1_short", "0003-dash", "0003_Upper", "0002_twice"])
-def test_file_without_a_place_in_the_order_is_refused(folder: Path, name: str) -> None:
+def test_file_with_an_invalid_name_is_refused(folder: Path, name: str) -> None:
     write(folder, name, "select 1;")
     with pytest.raises(SchemaError) as caught:
         list_migrations(folder)
@@ -296,7 +300,7 @@ def test_old_server_is_refused() -> None:
         check_server_version(130018)
 
 
-def test_statements_are_cut_only_at_their_own_semicolons() -> None:
+def test_statements_are_split_only_at_their_own_semicolons() -> None:
     text = """-- no-transaction; really
         select ';', E'it\\';s', "a;b"; /* ; */
         do $body$ begin perform 1; end $body$;

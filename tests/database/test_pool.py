@@ -1,4 +1,4 @@
-"""The pool against a real server whose connections are killed, refused and blocked."""
+"""The pool with a real server whose connections are killed, refused and blocked."""
 
 import threading
 import time
@@ -47,19 +47,19 @@ def test_connections_are_utc_named_and_in_a_transaction(pool: Pool) -> None:
 @pytest.mark.parametrize(
     ("said", "wanted"), [("off", "on"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")]
 )
-def test_commits_are_durable_whatever_the_database_says(empty_database_url: str, said: str, wanted: str) -> None:
+def test_commits_are_durable_with_any_setting_of_the_database(empty_database_url: str, said: str, wanted: str) -> None:
     with psycopg.connect(empty_database_url, autocommit=True) as owner:
         name = sql.Identifier(owner.info.dbname)
         owner.execute(sql.SQL("alter database {} set synchronous_commit = {}").format(name, sql.Identifier(said)))
     show = "select setting, source from pg_settings where name = 'synchronous_commit'"
     with connect(empty_database_url, name="receiver journal", autocommit=True) as conn:
-        # Of the session's own: what an administrator sets meanwhile does not change it.
+        # It is set in the session, so later changes by an administrator do not matter.
         assert conn.execute(show).fetchone() == (wanted, "session")
     with closing(open_pool(empty_database_url, max_size=1, name="receiver web")) as pool, connection(pool) as conn:
         assert conn.execute(show).fetchone() == (wanted, "session")
 
 
-def test_commits_are_durable_whatever_the_role_says(empty_database_url: str) -> None:
+def test_commits_are_durable_with_any_setting_of_the_role(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url, autocommit=True) as owner:
         name = sql.Identifier(owner.info.dbname)
         owner.execute(sql.SQL("alter role current_user in database {} set synchronous_commit = off").format(name))
@@ -67,7 +67,7 @@ def test_commits_are_durable_whatever_the_role_says(empty_database_url: str) -> 
         assert conn.execute("show synchronous_commit").fetchone() == ("on",)
 
 
-def test_all_reads_at_one_moment_agree(pool: Pool) -> None:
+def test_reads_at_one_moment_share_a_snapshot(pool: Pool) -> None:
     def count(conn: Connection) -> int:
         return int((conn.execute("select count(*) from seen").fetchone() or (0,))[0])
 
@@ -123,13 +123,13 @@ def test_connection_killed_in_use_is_database_unavailable_and_the_next_one_works
         assert _kill_others(empty_database_url) >= 1
         conn.execute("select 1")
     assert caught.value.code == "database_unavailable"
-    time.sleep(PROVEN_SECONDS)  # another one that was killed may have answered just before
+    time.sleep(PROVEN_SECONDS)  # so that every connection is checked before its use
     with connection(pool) as conn:
         assert conn.execute("select 1").fetchone() == (1,)
 
 
-def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_database_url: str) -> None:
-    """Its kernel takes connections and acknowledges whatever is sent, so that nothing of the network ends the wait."""
+def test_hanging_server_is_reported_as_fast_as_an_absent_one(empty_database_url: str) -> None:
+    """The kernel still accepts connections and acknowledges all data, so no network time-out ends the wait."""
     with Proxy(empty_database_url) as proxy, closing(open_pool(proxy.url, max_size=4, name="hung")) as pool:
         with connection(pool) as conn:
             conn.execute("select 1")
@@ -144,7 +144,7 @@ def test_server_that_hangs_is_reported_as_soon_as_one_that_is_gone(empty_databas
 
 
 @pytest.mark.parametrize("patience_seconds", [None, 60.0])
-def test_server_that_hangs_once_it_let_us_in_is_given_up_soon(
+def test_server_that_hangs_after_connecting_is_given_up_soon(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch, patience_seconds: float | None
 ) -> None:
     monkeypatch.setattr(pool_module, "CONNECT_SECONDS", 0.3)
@@ -158,7 +158,7 @@ def test_server_that_hangs_once_it_let_us_in_is_given_up_soon(
         let_in: list[Connection] = []
 
         def is_let_in() -> bool:
-            with suppress(DatabaseUnavailable):  # a busy machine may take longer over it than is allowed here
+            with suppress(DatabaseUnavailable):  # a busy machine may take too long
                 let_in.append(connect(proxy.url, name="newcomer", patience_seconds=patience_seconds))
             return bool(let_in)
 
@@ -169,7 +169,7 @@ def test_server_that_hangs_once_it_let_us_in_is_given_up_soon(
             )
 
 
-def test_statement_that_is_given_up_is_ended_at_the_server_and_its_connection_with_it(empty_database_url: str) -> None:
+def test_given_up_statement_is_canceled_at_the_server_and_its_connection_closed(empty_database_url: str) -> None:
     with closing(connect(empty_database_url, name="impatient", autocommit=True, patience_seconds=0.3)) as conn:
         with pytest.raises(psycopg.OperationalError):
             conn.execute("select pg_sleep(600)")
@@ -187,7 +187,7 @@ def _works(pool: Pool) -> bool:
         return False
 
 
-def test_absent_server_is_reported_within_the_waiting_time() -> None:
+def test_absent_server_is_reported_within_the_time_limit() -> None:
     nowhere = "postgresql://receiver@/receiver?host=%2Fnonexistent"
     with closing(open_pool(nowhere, max_size=2, name="nowhere")) as pool:
         started = time.monotonic()
@@ -208,12 +208,13 @@ def test_exhausted_pool_is_reported(empty_database_url: str) -> None:
         pass
 
 
-def test_statement_over_its_time_is_ended_by_the_server(empty_database_url: str) -> None:
+def test_statement_over_its_time_limit_is_ended_by_the_server(empty_database_url: str) -> None:
     with (
-        closing(open_pool(empty_database_url, max_size=1, name="hasty", statement_timeout_seconds=0.1)) as pool,
+        closing(open_pool(empty_database_url, max_size=1, name="hasty")) as pool,
         pytest.raises(DatabaseUnavailable, match="statement timeout"),
         connection(pool) as conn,
     ):
+        conn.execute("set local statement_timeout = '100ms'")
         conn.execute("select pg_sleep(5)")
 
 
@@ -239,7 +240,7 @@ def test_read_only_server_is_database_unavailable(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_both_schemes_and_what_the_url_says_itself_are_kept(scheme: str) -> None:
+def test_both_schemes_and_the_parameters_of_the_url_are_kept(scheme: str) -> None:
     given = f"{scheme}://bob:p%40ss@db.example:6432/calls?connect_timeout=9&sslmode=require"
     found = conninfo_to_dict(full_conninfo(given, name="web"))
     expected = {"user": "bob", "password": "p@ss", "host": "db.example", "port": "6432", "dbname": "calls"}
@@ -248,7 +249,7 @@ def test_both_schemes_and_what_the_url_says_itself_are_kept(scheme: str) -> None
     assert found["tcp_user_timeout"] == "5000"
 
 
-def test_text_that_is_no_conninfo_is_refused_without_repeating_it() -> None:
+def test_malformed_conninfo_is_refused_without_repeating_it() -> None:
     with pytest.raises(ReceiverError) as caught:
         full_conninfo("mysql+pymysql://bob:secret@db/calls", name="web")
     assert caught.value.code == "database_url"

@@ -1,4 +1,4 @@
-"""A standby for reading: how far behind it is, and when the primary is asked in its stead."""
+"""Reads from a standby: its lag, and when the primary is read instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from receiver.database.pool import Connection, connect, connection
 from receiver.database.replica import CONNECTION_WAIT_SECONDS, NotFollowing, Replica, measure
-from receiver.doctor import Finding, look_at_replica
+from receiver.doctor import Finding, check_replica
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError, NotFound, ReceiverError
 from tests.acceptance.postgres import Postgres
@@ -28,7 +28,7 @@ from tests.waiting import PATIENCE_SECONDS, eventually
 pytestmark = pytest.mark.long
 
 
-def test_read_that_replay_canceled_is_answered_by_the_primary(primary: Postgres, standby: Postgres) -> None:
+def test_read_canceled_by_replay_is_answered_by_the_primary(primary: Postgres, standby: Postgres) -> None:
     primary.execute("create table if not exists scratch as select generate_series(1, 1000) as number")
     catch_up(primary, standby)
     asked = []
@@ -50,21 +50,21 @@ def test_read_that_replay_canceled_is_answered_by_the_primary(primary: Postgres,
             assert reader.read(slow) == "primary"
         finally:
             conflict.join()
-        assert (asked, reader.came) == (["replica", "primary"], "interrupted")
-        assert isinstance(replica.fitness(), float), "it is well, and asked again"
+        assert (asked, reader.source) == (["replica", "primary"], "interrupted")
+        assert isinstance(replica.fitness(), float), "the replica can still be used"
 
 
-def test_read_that_the_replica_is_not_migrated_for_is_answered_by_the_primary(
+def test_read_of_a_table_that_the_replica_lacks_is_answered_by_the_primary(
     primary: Postgres, standby: Postgres
 ) -> None:
     with readers(primary, standby) as (_, reader):
         stop_replay(standby)
         primary.execute("create table of_a_new_release ()")
         assert reader.read(lambda conn: conn.execute("select from of_a_new_release").fetchall()) == []
-        assert reader.came == "interrupted"
+        assert reader.source == "interrupted"
 
 
-def test_reads_of_one_answer_never_go_back_to_the_replica(primary: Postgres, standby: Postgres) -> None:
+def test_reads_of_one_answer_never_return_to_the_replica(primary: Postgres, standby: Postgres) -> None:
     def missing(conn: Connection) -> str:
         if where(conn) == "replica":
             raise NotFound("It was not replayed yet.")
@@ -76,7 +76,7 @@ def test_reads_of_one_answer_never_go_back_to_the_replica(primary: Postgres, sta
         assert [reader.read(read) for read in (where, where)] == ["replica", "replica"]
 
 
-def test_replica_that_broke_off_is_not_asked_before_it_was_looked_at_again(
+def test_replica_is_not_used_after_a_lost_connection_until_it_was_measured_again(
     primary: Postgres, standby: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with readers(primary, standby) as (replica, reader):
@@ -87,18 +87,16 @@ def test_replica_that_broke_off_is_not_asked_before_it_was_looked_at_again(
             over.wait(PATIENCE_SECONDS)
 
         monkeypatch.setattr("receiver.database.replica.measure", hold)
-        assert measuring.wait(PATIENCE_SECONDS), "this measurement finds nothing, and the one before it is over"
-        replica.pool.timeout = CONNECTION_WAIT_SECONDS  # in earnest: in vain, it is waited out
+        assert measuring.wait(PATIENCE_SECONDS), "this measurement does not end, and the one before it has ended"
+        replica.pool.timeout = CONNECTION_WAIT_SECONDS  # the real limit, because this wait is in vain
         standby.stop("immediate")
-        assert isinstance(replica.fitness(), float), "nobody knows yet"
-        assert (reader.read(where), reader.came) == ("primary", "interrupted")
+        assert isinstance(replica.fitness(), float), "the failure is not known yet"
+        assert (reader.read(where), reader.source) == ("primary", "interrupted")
         assert replica.fitness() == "unusable"
         over.set()
 
 
-def test_address_of_several_servers_finds_the_standby_among_them_again_after_a_failover(
-    primary: Postgres, server_dir: Path
-) -> None:
+def test_standby_among_several_servers_is_found_again_after_a_failover(primary: Postgres, server_dir: Path) -> None:
     first, second = server_dir / "first", server_dir / "second"
     first.mkdir()
     second.mkdir()
@@ -106,7 +104,7 @@ def test_address_of_several_servers_finds_the_standby_among_them_again_after_a_f
         hosts = f"127.0.0.1:{promoted.port},127.0.0.1:{follower.port}"
         address = f"postgresql://receiver@{hosts}/receiver?target_session_attrs"
         promoted.promote()
-        # It follows the promoted one from now on, as though it had been made from it.
+        # From now on it follows the promoted server, as if it had been created from it.
         follower.configure(primary_conninfo=f"host=127.0.0.1 port={promoted.port} user=receiver")
         replica = Replica(f"{address}=prefer-standby", f"{address}=read-write", max_lag_seconds=LONG, max_size=2)
         try:
@@ -115,7 +113,7 @@ def test_address_of_several_servers_finds_the_standby_among_them_again_after_a_f
             eventually(lambda: "not a standby" in (replica.fault or ""))
             assert replica.fitness() == "unusable"
             with connection(replica.pool) as conn:
-                assert where(conn) == "primary", "there is no other one"
+                assert where(conn) == "primary", "no other server runs"
             follower.start()
             await_fit(replica)
             with connection(replica.pool) as conn:
@@ -129,12 +127,12 @@ def where(conn: Connection) -> str:
     return "replica" if is_standby else "primary"
 
 
-def test_idle_primary_is_no_lag_and_a_standby_that_does_not_replay_falls_behind(
+def test_idle_primary_causes_no_lag_and_a_standby_that_does_not_replay_falls_behind(
     primary: Postgres, standby: Postgres
 ) -> None:
     with connect(primary.url, name="test", autocommit=True) as of_primary, connect(standby.url, name="test") as other:
         assert measure(of_primary, other, LONG) is not None
-        assert measure(of_primary, other, LONG) is not None, "nothing was written since"
+        assert measure(of_primary, other, LONG) is not None, "nothing was written in between"
         stop_replay(standby)
         primary.execute("create table if not exists written ()", "drop table written")
         assert measure(of_primary, other, 0.1) is None
@@ -153,13 +151,13 @@ def test_lag_of_a_replica_grows_while_it_does_not_replay(primary: Postgres, stan
         await_fit(replica)
 
 
-def test_standby_that_is_ahead_of_the_primary_follows_another(primary: Postgres, standby: Postgres) -> None:
-    """As after a failover: the standby has replayed what this primary never wrote."""
+def test_standby_ahead_of_the_primary_is_not_its_replica(primary: Postgres, standby: Postgres) -> None:
+    """After a failover, the standby may have replayed changes that this primary never wrote."""
     catch_up(primary, standby)
     with connect(primary.url, name="test") as of_primary, connect(standby.url, name="test") as other:
 
         class Earlier:
-            """The primary, a while ago."""
+            """The primary at an earlier time."""
 
             def execute(self, query: str) -> object:
                 return of_primary.execute(query.replace("pg_current_wal_lsn()", "'0/1000000'::pg_lsn"))
@@ -174,10 +172,10 @@ def test_copy_of_another_database_is_not_a_standby(primary: Postgres, standby: P
             measure(another_primary, other, LONG)
 
 
-def test_doctor_says_how_the_replica_follows(primary: Postgres, standby: Postgres) -> None:
+def test_doctor_reports_the_state_of_the_replica(primary: Postgres, standby: Postgres) -> None:
     def look() -> Finding:
         with connect(primary.url, name="test", autocommit=True) as conn:
-            return look_at_replica(conn, standby.url, 1)
+            return check_replica(conn, standby.url, 1)
 
     eventually(lambda: look().level == "ok")
     assert "s behind" in look().message
@@ -191,17 +189,17 @@ def test_doctor_says_how_the_replica_follows(primary: Postgres, standby: Postgre
     assert look().level == "warning" and "correct DATABASE_REPLICA_URL" in look().message
 
 
-def test_unusable_address_names_its_variable(primary: Postgres) -> None:
+def test_malformed_address_names_its_variable(primary: Postgres) -> None:
     with pytest.raises(ReceiverError, match="DATABASE_REPLICA_URL is neither") as caught:
         Replica("postgresql://a:%zz@b/c", primary.url, max_lag_seconds=1, max_size=1)
     assert caught.value.code == "database_url"
 
 
-def test_replica_is_configured_beside_a_database() -> None:
+def test_replica_requires_a_database_url() -> None:
     given = {"DATABASE_URL": "postgresql://a/b", "DATABASE_REPLICA_URL": "postgresql://c/b", "SECRET_KEY": "s" * 32}
     config = read_config(given)
     assert (config.database_replica_url, config.replica_max_lag_seconds) == ("postgresql://c/b", 10)
-    assert "//c/b" not in repr(config), "a password may stand in it"
+    assert "//c/b" not in repr(config), "it may contain a password"
     assert read_config(given | {"REPLICA_MAX_LAG": "30"}).replica_max_lag_seconds == 30
     for wrong, where in (
         ({"DATABASE_REPLICA_URL": "mysql://c/b"}, "DATABASE_REPLICA_URL"),

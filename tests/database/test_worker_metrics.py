@@ -1,4 +1,4 @@
-"""What workers measure, added up in the database."""
+"""The measurements of workers are added in the database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from receiver.database.pool import Connection, connect
 from receiver.database.worker_metrics import BOUNDS_SECONDS, Measurements, add_measured, get_counts, get_times
 
 
-def test_times_fall_into_the_bucket_of_the_next_bound(conn: Connection) -> None:
+def test_times_are_counted_in_the_bucket_of_the_next_bound(conn: Connection) -> None:
     measurements = Measurements()
     measurements.observe("settle", [-3.0, 0.05, 0.051, 1800.0, 1801.0])
     add_measured(conn, measurements.take())
@@ -18,7 +18,7 @@ def test_times_fall_into_the_bucket_of_the_next_bound(conn: Connection) -> None:
     assert times.sum_seconds == 0.05 + 0.051 + 1800 + 1801
 
 
-def test_several_workers_add_up(database_url: str, conn: Connection) -> None:
+def test_measurements_of_several_workers_are_added(database_url: str, conn: Connection) -> None:
     def work(number: int) -> None:
         with connect(database_url, name="test") as own:
             for _ in range(20):
@@ -35,7 +35,7 @@ def test_several_workers_add_up(database_url: str, conn: Connection) -> None:
     assert get_counts(conn, "failure") == {}
 
 
-def test_what_could_not_be_written_is_written_the_next_time(conn: Connection) -> None:
+def test_measurements_that_were_not_written_are_written_the_next_time(conn: Connection) -> None:
     measurements = Measurements()
     measurements.count("failure", "settle")
     measurements.back(measurements.take())

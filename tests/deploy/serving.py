@@ -98,9 +98,9 @@ def trusting(folder: Path) -> ssl.SSLContext:
 class Senders:
     """Post callbacks one after the other, some on connections of their own and some on kept ones, until the end.
 
-    Each has a content type of its own, by which `count_stored` tells it from all others.
+    Each has its own content type, by which `count_stored` identifies it.
 
-    `failures`: whatever was not answered 200, in words. `stored`: how many were.
+    `failures`: a text for each answer other than 200. `stored`: how many were answered 200.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None, number: int = 6, secret: str = SECRET) -> None:

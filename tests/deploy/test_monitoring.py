@@ -38,7 +38,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def told(stranger: FlaskClient) -> set[str]:
-    """The names of all samples that the service tells."""
+    """The names of all samples in the service's metrics."""
     lines = stranger.get("/metrics").text.splitlines()
     return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")} | LATER | OF_A_REPLICA
 
@@ -58,6 +58,7 @@ def test_prometheus_takes_the_rules_and_the_configuration() -> None:
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.long
 def test_alerts_fire_when_they_must_and_not_on_an_ordinary_day() -> None:
     ran = promtool("test", "rules", "alerts_test.yml")
     assert ran.returncode == 0, ran.stdout + ran.stderr

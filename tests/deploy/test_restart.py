@@ -116,7 +116,7 @@ def test_site_of_nginx_lets_through_what_it_should_and_nothing_else(session_fold
         key = create_key(conn, "test", "queue")
     with gunicorn_process(side, database_url) as (_, port), nginx(folder, [port]) as tls_port:
         context = trusting(folder)
-        signed, forged = results_path(), results_path(secret="somebody else's secret")
+        signed, forged = results_path(), results_path(secret="the secret of another service")
 
         # Callbacks: as the provider sends them, up to their bound, and no further.
         assert ask(tls_port, context, "POST", signed, b"x" * 65536) == (200, b'{"status": "stored"}')
@@ -144,12 +144,12 @@ def test_site_of_nginx_lets_through_what_it_should_and_nothing_else(session_fold
         assert (status, json.loads(told)["code"]) == (422, "invalid_parameters")
         assert ask(tls_port, context, "POST", "/api/v1/callbacks/replay", b"x" * (2 << 20))[0] == 413
 
-        # The client's own address, whatever it says of itself; and metrics for this machine alone.
+        # The real address of the client is logged, not the one in its header. Only this machine gets metrics.
         made_up = {"X_Forwarded_For": "198.51.100.9", "Authorization": f"Bearer {key}"}
         ask(tls_port, context, "GET", "/api/v1/batches?name=617", None, **made_up)
         request = logged_request(side / "gunicorn.log", "GET", "/api/v1/batches")
         assert (request["address"], request["status"]) == ("127.0.0.2", 200)
-        assert len(request["request_id"]) == 32, "nginx's own, so that both logs tell of one request"
+        assert len(request["request_id"]) == 32, "nginx created it, so that both logs have the same id"
         assert ask(tls_port, context, "GET", "/metrics")[0] == 403
 
         # No log has a token or a query.

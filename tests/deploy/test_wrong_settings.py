@@ -156,7 +156,7 @@ def test_deploy_with_a_wrong_setting_replaces_nothing_and_loses_no_result(site: 
         refused("PUBLIC_URL     PUBLIC_URL", SECRET_KEY=f"{OTHER},{SECRET}")  # not known everywhere yet
         refused("PUBLIC_URL     PUBLIC_URL", PUBLIC_URL=nobody)
         site.postgres.configure(default_transaction_read_only="on")
-        refused("journal        DATABASE_URL")
+        refused("journal        no callback can be stored in the database of DATABASE_URL")
         site.postgres.configure(default_transaction_read_only=None)
         on_full_disk(server_dir, lambda disk: refused("spool          DATA_DIR", DATA_DIR=str(disk)))
 

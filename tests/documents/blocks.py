@@ -1,4 +1,4 @@
-"""The documents' blocks of commands, with what they are said to print, and terminals to run them in as they stand."""
+"""The blocks of commands in the documents with their expected output, and terminals to run them in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`document`: its path from the root. `printed`: what the document says that it prints; None: it does not say."""
+    """`document`: its path from the root. `printed`: the expected output; None: not given."""
 
     document: str
     line: int
@@ -52,14 +52,14 @@ class Block:
 
 
 def documents() -> list[str]:
-    """All that is written for readers, by its path from the root. What others wrote and we keep is theirs."""
+    """The paths of our own documents from the root, without those of vendored packages."""
     kept = ("vendor", ".venv", "node_modules", "out", "dist", "var")
     found = [path.relative_to(ROOT) for path in ROOT.rglob("*.md")]
     return sorted(str(path) for path in found if not any(part in kept or part[0] == "." for part in path.parts[:-1]))
 
 
 def blocks_of(document: str) -> list[Block]:
-    """Every block, in its order; one that says what the commands before it print is part of those."""
+    """All blocks, in order. A block of expected output belongs to the block of commands before it."""
     text = (ROOT / document).read_text()
     found: list[Block] = []
     end = -1
@@ -80,18 +80,18 @@ def commands_of(document: str) -> list[Block]:
 
 
 def agrees(really: str, printed: str) -> bool:
-    """Whether it is what stands there: any time for a time, and anything for an ellipsis."""
+    """Whether the output agrees with the document: times may differ, and an ellipsis matches any text."""
     pattern = ".*".join(re.escape(part) for part in _plain(printed).split("…"))
     return re.fullmatch(pattern, _plain(really), re.DOTALL) is not None
 
 
 def _plain(text: str) -> str:
-    """Without its times, and without the spaces that mean nothing in JSON."""
+    """The text without times, and without spaces that have no meaning in JSON."""
     return re.sub(r'(?<=[]}"\w][:,]) (?=["[{\d])', "", _TIME.sub("TIME", text.strip()))
 
 
 def make_checkout(folder: Path) -> Path:
-    """A clone as `make run` leaves it behind at its first run: its own virtualenv, the requirements in it."""
+    """A clone as after the first `make run`: with its own virtualenv that contains the requirements."""
     folder.mkdir(mode=0o711)
     for name in ("Makefile", "app.py", "deploy", "migrations", "receiver", "requirements.txt", "tests"):
         (folder / name).symlink_to(ROOT / name)
@@ -105,10 +105,10 @@ def make_checkout(folder: Path) -> Path:
 
 
 class Terminal:
-    """A shell that keeps its variables from block to block. A context manager: it and all it started end with it."""
+    """A shell that keeps its variables between blocks. A context manager: it ends all processes that it started."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self._screen = TemporaryFile()  # no pipe: a service writes on when nobody reads
+        self._screen = TemporaryFile()  # no pipe, which would block the service when it is full
         self._read = 0
         self._shell = subprocess.Popen(
             ["bash"], cwd=folder, env=dict(environment), stdin=subprocess.PIPE, stdout=self._screen,
@@ -122,15 +122,15 @@ class Terminal:
         self.close()
 
     def run(self, source: str, seconds: float = 120) -> str:
-        """What the block prints, but for the line in which every command names its database, which the documents leave
-        out. Fails where one of its commands does."""
+        """The output of the block, without the line in which every command names its database, because the documents
+        omit it. Fails if one of its commands fails."""
         self._type(f"set -eu -o pipefail; trap 'printf \"\\0%s\\0\" $?' EXIT\n{source}printf '\\0done\\0'\n")
         said, status, _ = self._await(lambda text: text.count("\0") > 1, seconds).split("\0", 2)
         assert status == "done", f"{source}\nended with status {status} and said:\n{said}"
         return complaints(said)
 
     def start(self, source: str, until: str = RUNS, seconds: float = 120) -> str:
-        """A block whose last command stays; what it prints, up to the end of the paragraph that says it runs."""
+        """Start a block whose last command keeps running. Returns its output up to the end of `until`'s paragraph."""
         self._type(source)
         return self._await(lambda text: "\n\n" in text.partition(until)[2], seconds)
 
@@ -154,12 +154,12 @@ class Terminal:
         self._shell.stdin.flush()
 
     def _await(self, met: Callable[[str], bool], seconds: float) -> str:
-        """What was printed since the last time, once it is enough."""
+        """The output since the last call, when `met` is true for it."""
         end = time.monotonic() + seconds
         while True:
             said = os.pread(self._screen.fileno(), 1 << 24, self._read)
             if met(text := said.decode(errors="replace").replace("\r\n", "\n")):
                 self._read += len(said)
                 return text
-            assert time.monotonic() < end and self._shell.poll() is None, f"it never came; it said:\n{text}"
+            assert time.monotonic() < end and self._shell.poll() is None, f"the expected output did not appear:\n{text}"
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The documents' commands, run as they stand against a service that is started as a user starts it."""
+"""Run the commands in the documents, unchanged, against a service that is started as a user starts it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ pytestmark = pytest.mark.long
 DOCUMENTED_ADDRESS, DOCUMENTED_KEY_FILE = "http://127.0.0.1:8000", "var/api-key"
 
 TOUR = ("docs/api.md", "docs/dashboards.md")
-"""One goes on where the other ends."""
+"""The second continues where the first ends."""
 
 IN_THE_FIRST_HOUR = ("README.md", "docs/first-campaign.md")
-"""Run by tests/acceptance/test_first_hour.py, which does to the letter what stands there."""
+"""Run by tests/acceptance/test_first_hour.py, which follows them exactly."""
 
 NOT_RUN = {
     ("benchmarks/README.md", "make bench"): "keeps the machine busy for long, and needs more packages",
@@ -141,7 +141,7 @@ def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
     (tmp_path / "contacts.csv").write_text("destination,first_name\n6175551234,Ana\n")
     languages = [language for language in SAMPLES["queue_batch"] if language != "PHP" or runs_php()]
     queued = {language: _run(language, SAMPLES["queue_batch"][language], service, tmp_path) for language in languages}
-    # The same Idempotency-Key, and the same content but for the fields' order: one batch, whoever asks.
+    # The same Idempotency-Key, and the same content except for the order of fields: one batch for all languages.
     ids = {json.loads(printed)["id"] if language == "curl" else int(printed) for language, printed in queued.items()}
     (batch_id,) = ids
     eventually(lambda: service.batch(batch_id)["progress"] == 1)

@@ -95,7 +95,7 @@ _PLATFORM = {"GUNICORN_FD", "LISTEN_FDS", "PATH"}
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
-    """(name, parser, help) of each command, and of what stands under it."""
+    """(name, parser, help) of each command and its subcommands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}

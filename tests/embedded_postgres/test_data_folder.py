@@ -1,4 +1,4 @@
-"""Each clone that the server's account cannot enter has a folder of its own, and keeps it."""
+"""Each clone that the server's account cannot enter gets its own folder, and keeps it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shared(server_dir: Path) -> Path:
 
 @pytest.fixture
 def make_clone(tmp_path: Path) -> MakeClone:
-    """Makes a clone with its virtualenv, where no other account gets in."""
+    """Creates a clone with its virtualenv in a folder that no other account can enter."""
     tmp_path.chmod(0o700)
 
     def make(name: str) -> Path:
@@ -42,7 +42,7 @@ def make_database_of_release_1_0(shared: Path, made_at: float) -> None:
     os.utime(shared / "postgres" / "PG_VERSION", (made_at, made_at))
 
 
-def test_each_clone_gets_a_folder_of_its_own_and_keeps_it(make_clone: MakeClone, shared: Path) -> None:
+def test_each_clone_gets_and_keeps_its_own_folder(make_clone: MakeClone, shared: Path) -> None:
     one, other = make_clone("one"), make_clone("other")
     folder, sentence = claim_data_folder(one / "var", shared=shared, clone=one)
     assert folder.parent == shared and folder.stat().st_mode & 0o777 == 0o711
@@ -53,8 +53,8 @@ def test_each_clone_gets_a_folder_of_its_own_and_keeps_it(make_clone: MakeClone,
     assert find_data_folder(other / "var", shared=shared, clone=other) == second
 
 
-def test_folder_of_a_service_is_left_alone(make_clone: MakeClone, shared: Path) -> None:
-    """systemd makes /var/lib/receiver for the service of deploy/systemd, and nobody else may enter it."""
+def test_folder_of_a_service_is_not_used(make_clone: MakeClone, shared: Path) -> None:
+    """systemd creates /var/lib/receiver for the service of deploy/systemd. No other account may enter it."""
     clone = make_clone("one")
     shared.mkdir(mode=0o700)
     with pytest.raises(ConfigurationError, match=f"can enter neither .* nor {shared}"):
@@ -62,13 +62,13 @@ def test_folder_of_a_service_is_left_alone(make_clone: MakeClone, shared: Path) 
     assert list(shared.iterdir()) == [] and not (clone / "var").exists()
 
 
-def test_command_finds_the_folder_and_makes_none(make_clone: MakeClone, shared: Path) -> None:
+def test_command_finds_the_folder_and_creates_none(make_clone: MakeClone, shared: Path) -> None:
     clone = make_clone("one")
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == clone / "var"
     assert not shared.exists() and not (clone / "var").exists()
 
 
-def test_clone_that_was_moved_keeps_its_folder(make_clone: MakeClone, shared: Path) -> None:
+def test_moved_clone_keeps_its_folder(make_clone: MakeClone, shared: Path) -> None:
     clone = make_clone("one")
     folder, _ = claim_data_folder(clone / "var", shared=shared, clone=clone)
     moved = clone.rename(clone.with_name("moved"))
@@ -79,7 +79,7 @@ def test_clone_that_was_moved_keeps_its_folder(make_clone: MakeClone, shared: Pa
     assert claim_data_folder(again / "var", shared=shared, clone=again)[0] != folder
 
 
-def test_clone_that_was_copied_is_refused_until_it_is_told_apart(make_clone: MakeClone, shared: Path) -> None:
+def test_copied_clone_is_refused_until_its_pointer_is_removed(make_clone: MakeClone, shared: Path) -> None:
     clone = make_clone("one")
     folder, _ = claim_data_folder(clone / "var", shared=shared, clone=clone)
     copy = clone.with_name("copy")
@@ -93,7 +93,7 @@ def test_clone_that_was_copied_is_refused_until_it_is_told_apart(make_clone: Mak
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == folder
 
 
-def test_clone_that_made_the_database_of_release_1_0_keeps_it_and_no_other_gets_it(
+def test_clone_that_created_the_database_of_release_1_0_keeps_it_and_no_other_gets_it(
     make_clone: MakeClone, shared: Path
 ) -> None:
     clone, younger = make_clone("one"), make_clone("younger")
@@ -106,9 +106,7 @@ def test_clone_that_made_the_database_of_release_1_0_keeps_it_and_no_other_gets_
     assert sentence is not None and f"DATA_DIR={shared}" in sentence
 
 
-def test_clone_that_is_younger_than_the_database_of_release_1_0_does_not_get_it(
-    make_clone: MakeClone, shared: Path
-) -> None:
+def test_clone_newer_than_the_database_of_release_1_0_does_not_get_it(make_clone: MakeClone, shared: Path) -> None:
     clone = make_clone("one")
     make_database_of_release_1_0(shared, made_at=time.time() - 60)
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == clone / "var"
@@ -116,7 +114,7 @@ def test_clone_that_is_younger_than_the_database_of_release_1_0_does_not_get_it(
 
 
 @pytest.mark.parametrize("installed", ["nothing", "a link"])
-def test_age_of_a_clone_without_a_virtualenv_of_its_own(make_clone: MakeClone, shared: Path, installed: str) -> None:
+def test_age_of_a_clone_without_its_own_virtualenv(make_clone: MakeClone, shared: Path, installed: str) -> None:
     clone = make_clone("one")
     shutil.rmtree(clone / ".venv")
     if installed == "a link":
@@ -136,7 +134,7 @@ def test_database_in_the_folder_itself_is_used(make_clone: MakeClone, shared: Pa
     assert claim_data_folder(clone / "var", shared=shared, clone=clone) == (clone / "var", None)
 
 
-def test_folder_that_can_be_entered_is_used_as_it_is(server_dir: Path, shared: Path) -> None:
+def test_folder_that_can_be_entered_is_used(server_dir: Path, shared: Path) -> None:
     wanted = server_dir / "not" / "yet"
     assert claim_data_folder(wanted, shared=shared, clone=server_dir) == (wanted, None)
     assert not wanted.exists() and not shared.exists()

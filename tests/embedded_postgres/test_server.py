@@ -46,7 +46,7 @@ def kill_postmaster(server: EmbeddedPostgres) -> int:
     return pid
 
 
-def test_what_was_committed_is_there_after_a_restart(server: EmbeddedPostgres) -> None:
+def test_committed_rows_exist_after_a_restart(server: EmbeddedPostgres) -> None:
     assert not server.is_running()
     server.start()
     with psycopg.connect(server.conninfo) as conn:
@@ -59,11 +59,11 @@ def test_what_was_committed_is_there_after_a_restart(server: EmbeddedPostgres) -
 
 
 def is_recovering(server: EmbeddedPostgres) -> bool:
-    """Where it is not, make it: a busy machine may miss the five seconds that it takes."""
+    """Repeat until it is true: a busy machine may miss a state that lasts five seconds."""
     try:
         with closing(psycopg.connect(server.conninfo)) as stopped, closing(psycopg.connect(server.conninfo)) as killed:
-            # Told to quit, it cannot; until the server kills it after five seconds, nobody is let in.
-            with suppress(ProcessLookupError):  # the server may just be ending them all
+            # A stopped process cannot quit. Until the server kills it after five seconds, no connection is accepted.
+            with suppress(ProcessLookupError):  # the server may end all of them at this moment
                 os.kill(stopped.info.backend_pid, signal.SIGSTOP)
                 os.kill(killed.info.backend_pid, signal.SIGKILL)
     except psycopg.OperationalError as error:
@@ -71,7 +71,7 @@ def is_recovering(server: EmbeddedPostgres) -> bool:
     return False
 
 
-def test_start_waits_for_a_server_that_recovers_from_the_death_of_a_process(server: EmbeddedPostgres) -> None:
+def test_start_waits_while_the_server_recovers_from_a_killed_process(server: EmbeddedPostgres) -> None:
     server.start()
     eventually(lambda: is_recovering(server))
     assert server.is_running()
@@ -104,7 +104,7 @@ def test_alter_system_wins_over_the_written_settings(server: EmbeddedPostgres) -
     assert fetch(server, "select current_setting('work_mem')") == ("13MB",)
 
 
-def test_second_user_adopts_and_the_last_to_leave_stops(server: EmbeddedPostgres) -> None:
+def test_second_user_shares_the_server_and_the_last_one_stops_it(server: EmbeddedPostgres) -> None:
     server.start()
     pid = server.postmaster_pid()
     other = EmbeddedPostgres(server.data_dir, HURRIED)
@@ -121,7 +121,7 @@ import sys
 from pathlib import Path
 from receiver.embedded_postgres.server import EmbeddedPostgres
 from tests.conftest import HURRIED
-for uid in map(int, sys.argv[2:]):  # imported first: that user may be unable to read this Python
+for uid in map(int, sys.argv[2:]):  # after the imports: the user may be unable to read this Python
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -145,7 +145,7 @@ def starter(folder: Path, *uid: int) -> "subprocess.Popen[str]":
     )
 
 
-def test_four_processes_at_once_share_one_server_and_leave_none(server_dir: Path) -> None:
+def test_four_concurrent_processes_share_one_server_and_leave_none(server_dir: Path) -> None:
     folder = server_dir / "var"
     processes = [starter(folder) for _ in range(4)]
     pids = {process.stdout.readline().strip() for process in processes if process.stdout}
@@ -153,14 +153,14 @@ def test_four_processes_at_once_share_one_server_and_leave_none(server_dir: Path
         assert len(pids) == 1
         assert EmbeddedPostgres(folder).is_running()
     finally:
-        with ThreadPoolExecutor(4) as waiting:  # all leave at once: exactly one must find itself the last
+        with ThreadPoolExecutor(4) as waiting:  # all leave at the same time, and exactly one must be the last
             outputs = list(waiting.map(lambda process: process.communicate(timeout=60), processes))
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert not EmbeddedPostgres(folder).is_running()
     assert not is_postmaster_of(int(pids.pop()), folder / "postgres")
 
 
-def test_user_that_was_killed_has_left(server: EmbeddedPostgres) -> None:
+def test_killed_user_no_longer_counts(server: EmbeddedPostgres) -> None:
     with starter(server.data_dir) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -173,13 +173,13 @@ def test_user_that_was_killed_has_left(server: EmbeddedPostgres) -> None:
 
 
 @pytest.mark.parametrize("program", ["sleep", "postgres"])
-def test_stale_pid_of_an_unrelated_process_is_neither_trusted_nor_killed(
+def test_stale_pid_of_another_process_is_not_trusted_and_not_killed(
     server: EmbeddedPostgres, server_dir: Path, program: str
 ) -> None:
     server.start()
     server.stop()
     account = account_for(server.cluster)
-    named = server_dir / program  # a living process of the server's own account, even with its name
+    named = server_dir / program  # a running process of the server's account, with the same name
     named.symlink_to("/bin/sleep")
     with subprocess.Popen([named, "60"], user=account.uid, cwd="/") as stranger:
         try:
@@ -239,7 +239,7 @@ def test_start_waits_for_a_process_that_outlives_its_killed_postmaster(server: E
     assert fetch(server, "select 1") == (1,)
 
 
-def test_server_that_does_not_end_in_time_is_ended_at_once(server: EmbeddedPostgres) -> None:
+def test_server_that_does_not_stop_in_time_gets_an_immediate_shutdown(server: EmbeddedPostgres) -> None:
     server.start()
     pid = server.postmaster_pid()
     assert pid is not None
@@ -272,13 +272,13 @@ def test_folder_of_another_major_version_is_refused(server: EmbeddedPostgres) ->
     assert caught.value.code == "database_version"
 
 
-def test_server_that_cannot_start_says_why(server_dir: Path) -> None:
+def test_server_that_cannot_start_reports_the_reason(server_dir: Path) -> None:
     server = EmbeddedPostgres(server_dir / "var", HURRIED | {"shared_buffers": "nonsense"})
     with pytest.raises(EmbeddedPostgresError, match='invalid value for parameter "shared_buffers"'), server:
         pass
 
 
-def test_half_made_database_of_a_killed_start_is_cleared_away(server: EmbeddedPostgres) -> None:
+def test_incomplete_database_of_a_killed_start_is_removed(server: EmbeddedPostgres) -> None:
     half_made = server.data_dir / ".postgres-killed"
     half_made.mkdir(parents=True)
     (half_made / "PG_VERSION").write_text("18\n")
@@ -287,7 +287,7 @@ def test_half_made_database_of_a_killed_start_is_cleared_away(server: EmbeddedPo
 
 
 @as_root
-def test_root_runs_it_as_an_unprivileged_account(server: EmbeddedPostgres) -> None:
+def test_root_runs_the_server_as_an_unprivileged_account(server: EmbeddedPostgres) -> None:
     server.start()
     pid = server.postmaster_pid()
     owner = Path(f"/proc/{pid}").stat().st_uid
@@ -309,7 +309,7 @@ def test_programs_that_the_account_cannot_read_are_copied_once(
     server_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = account_for(server_dir / "var")
-    monkeypatch.setattr(Account, "may", lambda *_: False)  # a virtualenv under /root, as the kernel would put it
+    monkeypatch.setattr(Account, "may", lambda *_: False)  # as for a virtualenv under /root
     with ThreadPoolExecutor(3) as starters:
         found = set(starters.map(lambda _: programs_for(account, shared_folder=server_dir / "lib"), range(3)))
     assert len(found) == 1
@@ -318,7 +318,7 @@ def test_programs_that_the_account_cannot_read_are_copied_once(
 
 
 @as_root
-def test_ordinary_user_runs_it_and_root_serves_what_the_user_began(server_dir: Path) -> None:
+def test_user_runs_the_server_and_root_continues_with_the_same_database(server_dir: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     programs = programs_for(Account("root"))
     if not Account("nobody", nobody.pw_uid, nobody.pw_gid).may("-x", programs / "postgres"):

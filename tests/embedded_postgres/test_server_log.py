@@ -1,4 +1,4 @@
-"""What the embedded server writes into its own log: what happened to it, and nothing of what is in it."""
+"""The log of the embedded server contains its events, and none of the data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def logged(server: EmbeddedPostgres) -> str:
     return "".join(path.read_text() for path in (server.cluster / "log").iterdir())
 
 
-def test_log_tells_of_ended_connections_and_killed_processes_and_of_no_row(server: EmbeddedPostgres) -> None:
+def test_log_contains_ended_connections_and_killed_processes_but_no_row(server: EmbeddedPostgres) -> None:
     def connect() -> contextlib.closing[psycopg.Connection[tuple[object, ...]]]:
         return contextlib.closing(psycopg.connect(server.conninfo, autocommit=True))
 

@@ -55,7 +55,7 @@ def _check_rows(columns: tuple[str, ...], rows: list[Row]) -> None:
 
 
 def _check_written_again(inputs: bytes, columns: tuple[str, ...], contacts: list[Contact]) -> None:
-    """What the provider is sent of it, read by somebody else's rules and by our own, has the same cells."""
+    """The CSV that the provider gets has the same cells, read by the csv module and by our own reader."""
     plan = Plan(ContactReader(BytesIO(inputs), REGION), 3, "skip", "keep")
     lines: dict[int, list[PlannedCall]] = defaultdict(list)
     for planned in plan:

@@ -1,8 +1,8 @@
-"""No expression in receiver/ takes more than linear time, whatever text it is given.
+"""Each regular expression in receiver/ takes at most linear time for every text.
 
 Every call of `re` is found in the source, so that a new one is tried as well. The texts are made of the
 expression's own characters: a beginning, one or two of them two thousand times, and an end that cannot match.
-Quadratic time would be some hundred times the bound, exponential time would never end.
+Quadratic time would exceed the limit about a hundred times; exponential time would never end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ METHODS = ("fullmatch", "match", "search", "sub", "split", "findall", "finditer"
 REPEATED = 2048
 SECONDS = 0.01
 
-# What stands in an expression that is put together when it is needed, and why its text cannot hurt.
+# Parts of expressions that are built at run time, and why their text is harmless.
 BUILT = {
     "receiver.phone_numbers.numbering_plan": "phonenumbers' metadata, for at most 32 digits; its own target tries it",
     "receiver.phone_numbers.masking": "tried below for one number",
@@ -62,7 +62,7 @@ def modules() -> Iterator[tuple[ModuleType, str]]:
 
 
 def uses_in(module: ModuleType, source: str) -> Iterator[Use]:
-    """The module's own compiled expressions, and those that stand in a call."""
+    """The compiled expressions of the module, and those in calls."""
     tree = ast.parse(source)
     for name in sorted(assigned(tree)):
         value = getattr(module, name, None)

@@ -1,4 +1,4 @@
-"""A token: only the one that was signed names its submission, whatever else is made of it."""
+"""A token: only a signed token identifies its submission; no changed token does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OLDER = ResultTokens(["an older one"])
 
 
 def check_token(inputs: bytes) -> None:
-    """The token as it stands in the address."""
+    """The token as in the URL."""
     token = text(inputs)
     key = TOKENS.read(token)
     if key is not None:

@@ -1,4 +1,4 @@
-"""What the tests of the intake share: one with its spool, callers by the dozen, and a look at what was kept."""
+"""Shared by the tests of the intake: an intake with its spool, many callers, and checks of what was stored."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from tests.waiting import eventually
 
 ANSWER_OWED_SECONDS = 2.0
 PAUSE_SECONDS = 0.005
-"""Of a caller without end, between two callbacks: the spool is so fast that they would leave no time to others."""
+"""The pause of an endless caller between two callbacks. The spool is so fast that other threads would get no time."""
 
 PLENTY = 1 << 30
 
 
 @contextmanager
 def running_intake(url: str, spool_path: Path, *, spool_bytes: int = PLENTY, up: bool = True) -> Iterator[Writer]:
-    """An intake at work; with `up`, once it has reached the database."""
+    """A running intake; with `up`, after it has reached the database."""
     intake = Writer(partial(connect, url, name="journal", autocommit=True), Spool(spool_path, spool_bytes))
     intake.start()
     try:
         if up:
-            eventually(lambda: not intake.database_away)
+            eventually(lambda: not intake.database_unavailable)
         yield intake
     finally:
         intake.stop()
 
 
 class Callers:
-    """Threads that each store one callback after another, every one with a body of its own."""
+    """Threads that store one callback after another, each with a different body."""
 
     _numbers = count()
 
@@ -52,7 +52,7 @@ class Callers:
         self._threads = self._make_threads(threads, None)
 
     def run(self, times: int) -> None:
-        """Each thread stores so many; returns when all are done."""
+        """Each thread stores this many; returns when all are done."""
         self._threads = self._make_threads(len(self._threads), times)
         for thread in self._threads:
             thread.start()
@@ -74,7 +74,7 @@ class Callers:
         )
 
     def _make_threads(self, threads: int, times: int | None) -> list[threading.Thread]:
-        # Daemons: one that is never answered must not keep pytest from its end.
+        # Daemons: a thread that is never answered must not prevent the end of pytest.
         return [threading.Thread(target=self._work, args=(times,), daemon=True) for _ in range(threads)]
 
     def _work(self, times: int | None) -> None:
@@ -95,7 +95,7 @@ class Callers:
 
 
 def journaled(conn: Connection) -> Counter[bytes]:
-    """How often each body stands in the journal."""
+    """How often each body is in the journal."""
     found = Counter(
         unpack(*row) for row in conn.execute("select packing, body from callback join waiting using (callback_id)")
     )
@@ -104,7 +104,7 @@ def journaled(conn: Connection) -> Counter[bytes]:
 
 
 def assert_exactly_once(conn: Connection, callers: Callers) -> None:
-    """Whatever was answered is in the journal, soon; and nothing stands there twice."""
+    """Everything that was answered is in the journal soon, and nothing is there twice."""
     expected = set(callers.stored)
     eventually(lambda: expected <= journaled(conn).keys())
     found = journaled(conn)

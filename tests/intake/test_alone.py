@@ -1,7 +1,8 @@
-"""The callback endpoint in processes of its own: small, quick to start, and nothing but that."""
+"""The callback endpoint in its own processes is small, starts quickly, and does nothing else."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,14 +16,14 @@ from receiver.database.pool import connect
 from receiver.supervisor.ports import free_port
 from tests.acceptance.service import ask
 from tests.waiting import eventually
-from tests.web.asking import results_path
+from tests.web.asking import SECRET, results_path
 from tests.web.gunicorn import ROOT, Sender, gunicorn_process
 
 MEMORY_MIB = 60
 START_SECONDS = 1.0
 
 TRIES = 3
-"""How often a busy machine may try to keep the promise."""
+"""Attempts on a busy machine."""
 
 
 def test_it_imports_neither_flask_nor_the_web() -> None:
@@ -36,7 +37,7 @@ def test_it_imports_neither_flask_nor_the_web() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_it_stores_callbacks_tells_its_metrics_and_stays_small(session_folder: Path, database_url: str) -> None:
+def test_it_stores_callbacks_shows_metrics_and_stays_small(session_folder: Path, database_url: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with gunicorn_process(folder, database_url, entry_point="intake alone") as (parent, port):
         sender = Sender(port)
@@ -62,21 +63,44 @@ def test_it_stores_callbacks_tells_its_metrics_and_stays_small(session_folder: P
         eventually(lambda: conn.execute("select count(*) from callback").fetchone() == (200,))
 
 
-def test_it_says_that_callbacks_go_to_the_spool_where_the_database_is_away(session_folder: Path) -> None:
+def test_it_reports_that_callbacks_go_to_the_spool_while_the_database_is_unavailable(session_folder: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     nowhere = f"postgresql://receiver@127.0.0.1:{free_port()}/receiver"
-    with gunicorn_process(folder, nowhere, entry_point="intake alone", METRICS_KEY="a key") as (_, port):
+    with gunicorn_process(folder, nowhere, entry_point="intake alone", METRICS_KEY="a kéy") as (_, port):
         url = f"http://127.0.0.1:{port}"
         assert ask(url + results_path(), "POST", b"{}").told == {"status": "stored"}
         ready = ask(url + "/readyz")
         assert (ready.status, ready.told["status"], ready.told["spooled"]) == (503, "not ready", 1)
         assert ask(url + "/metrics").status == 401
-        told = ask(url + "/metrics", headers={"Authorization": "Bearer a key"}).body.decode().splitlines()
+        told = (
+            ask(url + "/metrics", headers={"Authorization": "Bearer a kéy".encode().decode("latin-1")})
+            .body.decode()
+            .splitlines()
+        )
         for line in ("receiver_database_up 0.0", "receiver_web_spool_usable 1.0", "receiver_web_spool_callbacks 1.0"):
             assert line in told
 
 
-def test_it_is_ready_once_the_database_stores(session_folder: Path, database_url: str) -> None:
+def test_it_uses_the_secret_of_an_embedded_database(session_folder: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    (folder / "postgres").mkdir()
+    (folder / "secret-key").write_text(SECRET)
+    with gunicorn_process(folder, "", entry_point="intake alone", SECRET_KEY="") as (_, port):
+        assert ask(f"http://127.0.0.1:{port}{results_path()}", "POST", b"{}").told == {"status": "stored"}
+
+
+def test_invalid_http_is_logged_in_the_configured_form_and_seldom(session_folder: Path, database_url: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=session_folder))
+    with gunicorn_process(folder, database_url, entry_point="intake alone") as (_, port):
+        for _ in range(20):
+            sender = Sender(port)
+            assert sender.send(b"no HTTP\r\n\r\n").answer().status == 400
+            sender.close()
+    lines = [json.loads(line) for line in (folder / "gunicorn.log").read_text().splitlines()]
+    assert 1 <= [line["message"] for line in lines].count("Invalid HTTP request received.") < 20
+
+
+def test_it_is_ready_once_the_database_can_store(session_folder: Path, database_url: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with gunicorn_process(folder, database_url, entry_point="intake alone") as (_, port):
         ready = {"status": "ready", "database": "ok", "spooled": 0}
@@ -85,7 +109,7 @@ def test_it_is_ready_once_the_database_stores(session_folder: Path, database_url
 
 @pytest.mark.long
 def test_it_starts_within_a_second(session_folder: Path, database_url: str) -> None:
-    """By the processors' time of its processes: others may be busy on this machine."""
+    """Measured in processor time, because the machine may be busy."""
 
     def seconds(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""The budget of a submission: pure, as several processes share it through the database, and over HTTP."""
+"""The budget of a submission: in one process, shared through the database, and over HTTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from receiver.changes.audit import SYSTEM
 from receiver.database.pool import Connection, Pool, open_pool
 from receiver.intake import budget as budget_module
-from receiver.intake.budget import Budget, Told, add_stored
+from receiver.intake.budget import Budget, Total, add_stored
 from receiver.intake.budget_reports import BudgetReports
 from receiver.model import SubmissionKey
 from receiver.results.retention import purge
@@ -22,74 +22,74 @@ from tests.waiting import eventually
 KEY = SubmissionKey(1, 1)
 
 
-def take(budget: Budget, times: int, key: SubmissionKey = KEY) -> int:
-    """How many of them may be stored."""
-    return sum(budget.take(key) for _ in range(times))
+def reserve(budget: Budget, times: int, key: SubmissionKey = KEY) -> int:
+    """How many of them can be reserved."""
+    return sum(budget.reserve(key) for _ in range(times))
 
 
-def learn(budget: Budget, stored: int, calls: int) -> None:
+def update(budget: Budget, stored: int, calls: int) -> None:
     unreported = budget.list_unreported(10)
-    budget.learn(unreported, {each.key: Told(stored, calls) for each in unreported})
+    budget.update(unreported, {each.key: Total(stored, calls) for each in unreported})
 
 
-def test_submission_may_have_so_many_for_each_call_and_never_fewer_than_the_least() -> None:
+def test_budget_depends_on_the_calls_and_has_a_minimum() -> None:
     assert budget_module.LEAST_CALLBACKS == 10_000
     for calls, wanted in ((0, 10_000), (4, 10_000), (200, 12_800)):
         budget = Budget(64, 10_000)
-        assert budget.take(KEY)
-        learn(budget, 1, calls)
-        assert 1 + take(budget, 20_000) == wanted
+        assert budget.reserve(KEY)
+        update(budget, 1, calls)
+        assert 1 + reserve(budget, 20_000) == wanted
 
 
 def test_unknown_submission_counts_as_the_largest() -> None:
-    """While the database is away: no genuine callback may be refused."""
-    assert take(Budget(64, 300), 50_000) == 64 * 300
-    assert take(Budget(64, 1), 50_000) == 10_000
+    """While the database is unavailable, no genuine callback may be refused."""
+    assert reserve(Budget(64, 300), 50_000) == 64 * 300
+    assert reserve(Budget(64, 1), 50_000) == 10_000
 
 
-def test_callback_that_could_not_be_stored_is_given_back() -> None:
+def test_callback_that_could_not_be_stored_is_released() -> None:
     budget = Budget(64, 1)
-    assert take(budget, 20_000) == 10_000
-    budget.give_back(KEY)
-    assert take(budget, 5) == 1
+    assert reserve(budget, 20_000) == 10_000
+    budget.release(KEY)
+    assert reserve(budget, 5) == 1
 
 
-def test_each_submission_has_a_budget_of_its_own() -> None:
+def test_each_submission_has_its_own_budget() -> None:
     budget = Budget(64, 1)
-    assert take(budget, 20_000) == take(budget, 20_000, SubmissionKey(1, 2)) == 10_000
+    assert reserve(budget, 20_000) == reserve(budget, 20_000, SubmissionKey(1, 2)) == 10_000
 
 
-def test_report_is_due_at_the_first_callback_and_then_seldom() -> None:
+def test_report_is_due_at_the_first_callback_and_then_rarely() -> None:
     budget = Budget(64, 10_000)
-    budget.take(KEY)
+    budget.reserve(KEY)
     assert budget.due.is_set()
     budget.due.clear()
-    learn(budget, 1, 10_000)
-    assert take(budget, 19_000) and not budget.due.is_set(), "far from 640,000"
-    assert take(budget, 2_000) and budget.due.is_set()
+    update(budget, 1, 10_000)
+    assert reserve(budget, 19_000) and not budget.due.is_set(), "far from 640,000"
+    assert reserve(budget, 2_000) and budget.due.is_set()
 
 
-def test_what_is_taken_while_a_report_is_under_way_is_in_the_next() -> None:
+def test_callbacks_stored_during_a_report_are_in_the_next() -> None:
     budget = Budget(64, 10_000)
-    take(budget, 3)
+    reserve(budget, 3)
     first = budget.list_unreported(10)
-    take(budget, 2)
-    budget.learn(first, {KEY: Told(3, 1)})
+    reserve(budget, 2)
+    budget.update(first, {KEY: Total(3, 1)})
     assert [each.callbacks for each in budget.list_unreported(10)] == [2]
-    assert take(budget, 20_000) == 10_000 - 5
+    assert reserve(budget, 20_000) == 10_000 - 5
 
 
-def test_report_that_failed_is_made_again() -> None:
+def test_failed_report_is_repeated() -> None:
     budget = Budget(64, 10_000)
-    take(budget, 3)
+    reserve(budget, 3)
     budget.list_unreported(10)
     assert [each.callbacks for each in budget.list_unreported(10)] == [3]
 
 
-def test_few_of_many_submissions_are_reported_at_once_the_largest_first() -> None:
+def test_largest_counts_of_many_submissions_are_reported_first() -> None:
     budget = Budget(64, 10_000)
     for number in range(1, 6):
-        take(budget, number, SubmissionKey(number, 1))
+        reserve(budget, number, SubmissionKey(number, 1))
     assert [(each.key.batch_id, each.callbacks) for each in budget.list_unreported(2)] == [(4, 4), (5, 5)]
 
 
@@ -102,7 +102,7 @@ def pool(database_url: str) -> Iterator[Pool]:
 def test_processes_share_a_budget_to_within_a_factor_of_two(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as may share it, in any order, each reporting when it must, some being started again meanwhile."""
+    """The most processes that may share it, in any order. Each reports when it must, and some are restarted."""
     monkeypatch.setattr(budget_module, "LEAST_CALLBACKS", 6_400)
     batch_id = make_batch(conn, [phone_number(0)])
     key = SubmissionKey(batch_id, 1)
@@ -115,7 +115,7 @@ def test_processes_share_a_budget_to_within_a_factor_of_two(
             processes[place].report()
             processes[place] = BudgetReports(pool, Budget(64, 10_000))
         reports = processes[place]
-        if reports._budget.take(key):
+        if reports._budget.reserve(key):
             stored += 1
         else:
             refused += 1
@@ -128,11 +128,11 @@ def test_processes_share_a_budget_to_within_a_factor_of_two(
     assert conn.execute("select stored from callback_budget where batch_id = %s", (batch_id,)).fetchone() == (stored,)
 
 
-def test_reports_at_once_do_not_block_each_other(conn: Connection, pool: Pool) -> None:
+def test_concurrent_reports_do_not_deadlock(conn: Connection, pool: Pool) -> None:
     budgets = [Budget(64, 10_000) for _ in range(2)]
     for budget in budgets:
         for batch_id in random.sample(range(1, 500), 200):
-            take(budget, 2, SubmissionKey(batch_id, 1))
+            reserve(budget, 2, SubmissionKey(batch_id, 1))
     running = [BudgetReports(pool, budget) for budget in budgets]
     for reports in running:
         reports.start()
@@ -142,7 +142,7 @@ def test_reports_at_once_do_not_block_each_other(conn: Connection, pool: Pool) -
     assert conn.execute("select sum(stored) from callback_budget").fetchone() == (800,)
 
 
-def test_what_was_stored_while_the_database_was_away_is_reported_when_it_is_back(
+def test_callbacks_stored_while_the_database_was_unavailable_are_reported_later(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.intake.budget_reports.REPORT_SECONDS", 0.05)
@@ -152,7 +152,7 @@ def test_what_was_stored_while_the_database_was_away_is_reported_when_it_is_back
     reports = BudgetReports(pool, budget)
     reports.start()
     try:
-        assert take(budget, 500) == 500
+        assert reserve(budget, 500) == 500
         conn.execute("alter table away rename to callback_budget")
         conn.commit()
         eventually(lambda: conn.execute("select stored from callback_budget").fetchall() == [(500,)])
@@ -161,10 +161,10 @@ def test_what_was_stored_while_the_database_was_away_is_reported_when_it_is_back
         reports.stop()
 
 
-def test_purge_forgets_the_count(conn: Connection, pool: Pool) -> None:
+def test_purge_deletes_the_count(conn: Connection, pool: Pool) -> None:
     batch_id = make_batch(conn, [phone_number(0)])
     budget = Budget(64, 10_000)
-    take(budget, 3, SubmissionKey(batch_id, 1))
+    reserve(budget, 3, SubmissionKey(batch_id, 1))
     add_stored(conn, budget.list_unreported(10))
     conn.execute("update batch set created_at = now() - interval '9 days', due_at = now() - interval '9 days'")
     conn.commit()

@@ -39,7 +39,7 @@ def group(sequence: int = 1, *texts: bytes, writer: Group | None = None) -> Grou
     return Group(writer_id, sequence, tuple(make_callback(1, text) for text in texts))
 
 
-def test_callback_is_kept_byte_for_byte(conn: Connection) -> None:
+def test_callback_is_stored_byte_for_byte(conn: Connection) -> None:
     body = bytes(range(256)) * (BODY_BYTES // 256)
     received_at = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
     write_group(conn, Group(uuid4(), 1, (Callback(SubmissionKey(10**18 - 1, 10**9 - 1), received_at, "a", "b", body),)))
@@ -54,13 +54,13 @@ def test_callback_is_kept_byte_for_byte(conn: Connection) -> None:
     assert conn.execute("select batch_id, received_at from waiting").fetchall() == [(10**18 - 1, received_at)]
 
 
-def test_group_of_five_hundred_keeps_order_and_waits_whole(conn: Connection) -> None:
+def test_group_of_five_hundred_keeps_its_order_and_waits_completely(conn: Connection) -> None:
     texts = [b"%d" % number for number in range(500)]
     write_group(conn, group(1, *texts))
     assert bodies(conn) == texts
 
 
-def test_empty_group_stores_nothing_but_its_sequence(conn: Connection) -> None:
+def test_empty_group_stores_only_its_sequence(conn: Connection) -> None:
     empty = group(1)
     write_group(conn, empty)
     write_group(conn, group(1, b"too late", writer=empty))
@@ -83,8 +83,8 @@ def test_same_sequence_of_another_writer_is_another_group(conn: Connection) -> N
     assert bodies(conn) == [b"a", b"a"]
 
 
-def test_group_behind_a_later_one_of_its_writer_is_not_stored(conn: Connection) -> None:
-    """The condition that every caller keeps: a writer's groups come in the order of their sequence."""
+def test_group_after_a_later_one_of_its_writer_is_not_stored(conn: Connection) -> None:
+    """So callers must write the groups of a writer in the order of their sequence."""
     later = group(2, b"later")
     write_group(conn, later)
     write_group(conn, group(1, b"earlier", writer=later))
@@ -93,7 +93,7 @@ def test_group_behind_a_later_one_of_its_writer_is_not_stored(conn: Connection) 
 
 @pytest.mark.parametrize("commits", [True, False])
 @pytest.mark.parametrize("known", [True, False])
-def test_second_try_waits_for_the_first_one_in_flight(
+def test_second_attempt_waits_for_the_running_first_one(
     conn: Connection, database_url: str, commits: bool, known: bool
 ) -> None:
     before = group(1, b"before")
@@ -122,7 +122,7 @@ def test_second_try_waits_for_the_first_one_in_flight(
     ["", "é", "\u2028", "🦄", "'; drop table callback; --", "{null,\"a\"}", "\\N", "%s %(body)s", "a\r\nb\t", "x" * 255,
      "multipart/form-data; boundary=\"\\\"\"", "\x01\x7f\xff"],
 )  # fmt: skip
-def test_hostile_content_type_is_kept_as_it_came(conn: Connection, header: str) -> None:
+def test_hostile_content_type_is_stored_unchanged(conn: Connection, header: str) -> None:
     callbacks = [make_callback(1, b"x"), Callback(SubmissionKey(1, 1), datetime.now(UTC), header, header, b"x")]
     write_group(conn, Group(uuid4(), 1, tuple(callbacks)))
     kept = conn.execute("select content_type, content_encoding from callback order by callback_id").fetchall()
@@ -140,7 +140,7 @@ def test_callback_of_a_purged_batch_does_not_fail_its_neighbours(conn: Connectio
     assert differences(conn) == []
 
 
-def test_group_that_cannot_be_stored_leaves_nothing_and_may_be_tried_again(conn: Connection) -> None:
+def test_group_that_cannot_be_stored_leaves_nothing_and_can_be_written_again(conn: Connection) -> None:
     conn.execute("alter table waiting add constraint broken check (batch_id <> 13) not valid")
     conn.commit()
     writer_id = uuid4()
@@ -154,7 +154,7 @@ def test_group_that_cannot_be_stored_leaves_nothing_and_may_be_tried_again(conn:
     assert bodies(conn) == [b"good", b"bad"]
 
 
-def test_only_writers_unseen_for_long_are_forgotten(conn: Connection) -> None:
+def test_only_writers_not_seen_for_long_are_deleted(conn: Connection) -> None:
     old, new = group(1), group(1)
     write_group(conn, old)
     write_group(conn, new)
@@ -165,7 +165,7 @@ def test_only_writers_unseen_for_long_are_forgotten(conn: Connection) -> None:
     assert conn.execute("select writer_id from journal_writer").fetchall() == [(new.writer_id,)]
 
 
-def test_writing_again_makes_a_writer_seen(conn: Connection) -> None:
+def test_writing_again_updates_when_a_writer_was_seen(conn: Connection) -> None:
     writer = group(1)
     write_group(conn, writer)
     conn.execute("update journal_writer set seen_at = now() - interval '91 days'")

@@ -14,17 +14,17 @@ SAMPLES = sorted((Path(__file__).parents[1] / "samples" / "callbacks").iterdir()
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
-def test_each_sample_comes_back_byte_for_byte(path: Path) -> None:
+def test_each_sample_is_unpacked_byte_for_byte(path: Path) -> None:
     body = path.read_bytes()
     assert unpack(*pack(body)) == body
 
 
 @given(st.binary(max_size=2_000) | st.binary(min_size=1, max_size=40).map(lambda piece: piece * 100))
-def test_any_bytes_come_back(body: bytes) -> None:
+def test_any_bytes_are_unpacked_unchanged(body: bytes) -> None:
     assert unpack(*pack(body)) == body
 
 
-def test_largest_body_comes_back() -> None:
+def test_largest_body_is_unpacked_unchanged() -> None:
     for body in (b"{" * 65536, bytes(range(256)) * 256):
         assert unpack(*pack(body)) == body
 
@@ -36,7 +36,7 @@ def test_documented_body_takes_less_than_half() -> None:
     assert len(packed) < len(body) / 2
 
 
-def test_short_and_incompressible_bodies_stay_as_they_came() -> None:
+def test_short_and_incompressible_bodies_stay_unchanged() -> None:
     short, noise = b"x" * (SHORTEST_PACKED - 1), b"".join(hashlib.sha256(bytes([n])).digest() for n in range(8))
     assert pack(short) == (PLAIN, short)
     assert pack(noise) == (PLAIN, noise)
@@ -58,7 +58,7 @@ def test_threads_do_not_mix_up_their_bodies() -> None:
 
 
 def test_dictionary_is_never_changed() -> None:
-    """Whatever it packed could not be read any more. A better dictionary is a new file, and a new number."""
+    """Bodies that were packed with it could not be read any more. A better one is a new file, and a new number."""
     dictionary = files(packing.__package__).joinpath("body_dictionary_1.txt").read_bytes()
     assert hashlib.sha256(dictionary).hexdigest() == "4701925fb2b345c8da7a0734ebc354fdab7c9c0df4f760ac6a8f0d6d03fe1deb"
 

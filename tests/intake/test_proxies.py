@@ -1,4 +1,4 @@
-"""Whose address a request has, behind proxies that are believed and others."""
+"""The client's address behind trusted and other proxies."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def seen(peer: str, forwarded_for: str | None = None, proto: str | None = None) 
         return []
 
     Forwarded(app, Proxies(TRUSTED))(environ, lambda *_: lambda _: None)
-    assert not any(name.startswith("HTTP_X_FORWARDED") for name in kept[0]), "nobody behind may believe it again"
+    assert not any(name.startswith("HTTP_X_FORWARDED") for name in kept[0]), "nothing after it may use the header again"
     return kept[0]["REMOTE_ADDR"], kept[0]["wsgi.url_scheme"]
 
 
 @pytest.mark.parametrize(
     ("peer", "forwarded_for", "address"),
     [
-        ("192.0.2.1", "198.51.100.7", "192.0.2.1"),  # a stranger says what he likes
+        ("192.0.2.1", "198.51.100.7", "192.0.2.1"),  # not from a trusted proxy
         ("127.0.0.1", None, "127.0.0.1"),
         ("127.0.0.1", "198.51.100.7", "198.51.100.7"),
-        ("127.0.0.1", "203.0.113.5, 198.51.100.7", "198.51.100.7"),  # the first may be made up by the client
+        ("127.0.0.1", "203.0.113.5, 198.51.100.7", "198.51.100.7"),  # the first entry may be invented by the client
         ("127.0.0.1", "203.0.113.5, 198.51.100.7, 10.1.2.3", "198.51.100.7"),  # two proxies
         ("127.0.0.1", "10.1.9.9, 10.1.2.3", "10.1.9.9"),
         ("127.0.0.1", "198.51.100.7:4711", "198.51.100.7"),
@@ -52,7 +52,7 @@ def seen(peer: str, forwarded_for: str | None = None, proto: str | None = None) 
         ("", "198.51.100.7", ""),
     ],
 )
-def test_address_is_the_last_that_no_believed_proxy_has(peer: str, forwarded_for: str | None, address: str) -> None:
+def test_address_is_the_last_that_is_not_a_trusted_proxy(peer: str, forwarded_for: str | None, address: str) -> None:
     assert seen(peer, forwarded_for)[0] == address
 
 
@@ -66,5 +66,5 @@ def test_address_is_the_last_that_no_believed_proxy_has(peer: str, forwarded_for
         ("192.0.2.1", "https", "http"),
     ],
 )
-def test_scheme_is_what_a_believed_proxy_says(peer: str, proto: str, scheme: str) -> None:
+def test_scheme_is_that_of_a_trusted_proxy(peer: str, proto: str, scheme: str) -> None:
     assert seen(peer, proto=proto)[1] == scheme

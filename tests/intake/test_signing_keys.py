@@ -1,4 +1,4 @@
-"""Results that are still expected need the keys that signed their tokens, and nothing else needs a key for ever."""
+"""Results that are still expected need the keys that signed their tokens. No key is needed for ever."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD, NEW, STRANGE = "the key of last year", "the key of this year", "nobody's ke
 
 
 def send(conn: Connection, batch_id: int, key: str | None, answer: object = ACCEPTED) -> int:
-    """Send what is pending as a worker does that signs with `key`; None: as release 1.0.0 did."""
+    """Send what is pending as a worker that signs with `key`; None: as release 1.0.0."""
     signing_key = None if key is None else fingerprint(key)
     worker_id = register_worker(conn, "test", 1, signing_key)
     outgoing = claim_submission(conn, worker_id, signing_key=signing_key)
@@ -57,7 +57,7 @@ def test_submission_that_may_have_results_needs_the_key_that_signed_its_token(co
     assert lacking(conn, NEW) == [(fingerprint(OLD), [batch_id])]
 
 
-def test_each_key_that_is_missing_is_told_by_itself(conn: Connection) -> None:
+def test_each_missing_key_is_reported(conn: Connection) -> None:
     first, second = sent(conn, OLD), sent(conn, NEW)
     assert lacking(conn, NEW) == [(fingerprint(OLD), [first])]
     assert sorted(lacking(conn, STRANGE)) == sorted([(fingerprint(OLD), [first]), (fingerprint(NEW), [second])])
@@ -69,7 +69,7 @@ def test_refused_submission_and_one_that_was_not_sent_need_no_key(conn: Connecti
     assert lacking(conn, NEW) == []
 
 
-def test_key_is_needed_until_the_last_result_has_come(conn: Connection) -> None:
+def test_key_is_needed_until_the_last_result_is_received(conn: Connection) -> None:
     batch_id = send(conn, make_batch(conn, [phone_number(0), phone_number(1)], send=False), OLD)
     deliver(conn, batch_id, result_body(phone_number(0)))
     assert lacking(conn, NEW) == [(fingerprint(OLD), [batch_id])]
@@ -78,7 +78,7 @@ def test_key_is_needed_until_the_last_result_has_come(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize(("days", "needed"), [(0, True), (29, True), (31, False)])
-def test_overdue_result_is_expected_for_thirty_days_more(conn: Connection, days: int, needed: bool) -> None:
+def test_overdue_result_is_expected_for_thirty_more_days(conn: Connection, days: int, needed: bool) -> None:
     batch_id = sent(conn, OLD)
     conn.execute(
         "update batch set due_at = now() - %s where batch_id = %s", (timedelta(days=days, seconds=1), batch_id)
@@ -93,10 +93,10 @@ def test_submission_that_is_sent_again_needs_the_key_of_its_last_try(conn: Conne
     assert lacking(conn, NEW) == [] and lacking(conn, OLD) == [(fingerprint(NEW), [batch_id])]
 
 
-def test_what_the_release_before_sent_takes_any_key_that_ever_signed_here(conn: Connection) -> None:
+def test_submissions_of_release_1_accept_any_key_that_was_ever_used_here(conn: Connection) -> None:
     batch_id = sent(conn, None)
     assert has_earlier_release(conn)
-    assert lacking(conn, STRANGE) == [], "nobody knows which key it was"
+    assert lacking(conn, STRANGE) == [], "the key is unknown"
     register_worker(conn, "test", 1, fingerprint(OLD))
     register_worker(conn, "test", 1, fingerprint(OLD))
     assert not has_earlier_release(conn)
@@ -108,7 +108,7 @@ def test_new_database_has_no_earlier_release(conn: Connection) -> None:
     assert not has_earlier_release(conn)
 
 
-def test_start_is_refused_in_words_that_say_what_to_do_and_betray_no_key(conn: Connection, config: Config) -> None:
+def test_refused_start_says_what_to_do_and_shows_no_key(conn: Connection, config: Config) -> None:
     batch_id = sent(conn, OLD)
     check_signing_keys(conn, replace(config, secret_keys=(NEW, OLD)))
     with pytest.raises(ConfigurationError) as refused:
@@ -127,7 +127,7 @@ def test_accepted_loss_is_logged_and_starts(conn: Connection, config: Config, ca
     assert "SECRET_KEY lacks the key" in caplog.text
 
 
-def test_database_that_is_away_or_has_no_schema_refuses_nobody(config: Config, empty_database_url: str) -> None:
+def test_unavailable_or_empty_database_refuses_no_start(config: Config, empty_database_url: str) -> None:
     check_keys_at_start(config, "postgresql://nobody@127.0.0.1:9/none")
     check_keys_at_start(config, empty_database_url)
 

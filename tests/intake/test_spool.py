@@ -40,7 +40,7 @@ def test_nothing_is_created_before_the_first_group(spool: Spool) -> None:
     assert (spool.oldest(1), spool.depth(), spool.path.parent.exists()) == ([], 0, False)
 
 
-def test_group_comes_back_as_it_was(spool: Spool) -> None:
+def test_group_is_read_unchanged(spool: Spool) -> None:
     group = make_group(b"", bytes(range(256)), "é🦄".encode(), b"\0", b"x" * 65536)
     spool.append(group)
     assert kept(spool) == [group]
@@ -96,7 +96,7 @@ def test_oldest_never_returns_part_of_a_group(spool: Spool) -> None:
     ]  # fmt: skip
 
 
-def test_removing_up_to_a_position_leaves_what_came_later(spool: Spool) -> None:
+def test_removing_up_to_a_position_keeps_later_groups(spool: Spool) -> None:
     groups = [make_group(b"1", b"2"), make_group(b"3"), make_group(b"4", b"5")]
     for group in groups:
         spool.append(group)
@@ -108,10 +108,10 @@ def test_removing_up_to_a_position_leaves_what_came_later(spool: Spool) -> None:
     late = make_group(b"6")
     spool.append(late)
     spool.remove(position)
-    assert kept(spool) == [late], "a position is never given twice"
+    assert kept(spool) == [late], "no position is used twice"
 
 
-def test_reading_the_oldest_costs_the_same_however_much_lies_behind(spool: Spool) -> None:
+def test_cost_of_reading_the_oldest_does_not_depend_on_the_rest(spool: Spool) -> None:
     def steps_of_reading() -> int:
         steps = 0
 
@@ -132,7 +132,7 @@ def test_reading_the_oldest_costs_the_same_however_much_lies_behind(spool: Spool
     assert steps_of_reading() <= few + 10
 
 
-def test_a_group_beyond_the_bound_is_refused_whole(tmp_path: Path) -> None:
+def test_group_beyond_the_limit_is_refused_completely(tmp_path: Path) -> None:
     bound = 300_000
     spool = Spool(tmp_path / "spool.sqlite3", bound)
     taken = []
@@ -150,7 +150,7 @@ def test_a_group_beyond_the_bound_is_refused_whole(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_room_that_was_drained_is_used_again(tmp_path: Path) -> None:
+def test_space_of_drained_groups_is_used_again(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.sqlite3", 300_000)
     for _ in range(10):
         for _ in range(10):
@@ -178,7 +178,7 @@ def test_threads_share_a_spool(spool: Spool) -> None:
     assert spool.depth() == 160
 
 
-def test_processes_share_a_spool_from_its_first_moment(spool: Spool) -> None:
+def test_processes_share_a_spool_from_its_creation(spool: Spool) -> None:
     work = """
         print("ready", flush=True)
         sys.stdin.read()
@@ -203,8 +203,8 @@ def test_processes_share_a_spool_from_its_first_moment(spool: Spool) -> None:
         assert [group.sequence for group in found if group.writer_id == writer_id] == list(range(20))
 
 
-def test_disk_that_takes_no_more_keeps_no_half_and_recovers(spool: Spool) -> None:
-    """A limit on file size stands for the full disk: the same error comes from the same call."""
+def test_full_disk_stores_no_part_of_a_group_and_recovers(spool: Spool) -> None:
+    """A limit on the file size simulates a full disk: it causes the same error in the same call."""
     done = _run(
         """
         spool.append(group(1, b"a"))
@@ -255,12 +255,10 @@ def test_spool_locked_by_another_program_is_spool_failed_and_works_afterwards(
     assert spool.depth() == 2
 
 
-def test_reading_waits_for_nobody_who_writes_and_keeps_nobody_waiting(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readers_and_writers_do_not_wait_for_each_other(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [make_group(b"a"), make_group(b"b")]
     spool.append(groups[0])
-    monkeypatch.setattr(spool_module, "BUSY_SECONDS", 0.0)  # whoever would wait fails
+    monkeypatch.setattr(spool_module, "BUSY_SECONDS", 0.0)  # waiting would fail
     with spool._transaction() as writing:
         writing.execute("delete from spooled")
         assert (spool.depth(), kept(spool), spool.is_past(1), spool.clean()) == (1, groups[:1], False, False)
@@ -278,8 +276,8 @@ def test_reading_waits_for_nobody_who_writes_and_keeps_nobody_waiting(
     assert kept(spool) == groups[:1]
 
 
-def test_removing_many_lets_others_append_in_between(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step of a removal keeps the write lock for itself, so a step is short."""
+def test_removing_many_groups_lets_others_append_in_between(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of a removal holds the write lock, so it must be short."""
     position = spool.append(make_group(*[b"x" * 6_000] * 500))
     other = Spool(spool.path, PLENTY)
     depths: list[int] = []
@@ -302,18 +300,18 @@ def test_removed_bodies_are_in_no_file_once_the_spool_is_empty(spool: Spool) -> 
     assert found_in_files(spool, numbers) and not spool.clean()
     last = spool.oldest(10_000)[-1][0]
     spool.remove(last - 1)
-    assert not spool.clean(), "one is still there"
+    assert not spool.clean(), "one callback is left"
     spool.remove(last)
     assert spool.clean()
     assert found_in_files(spool, numbers) == []
     assert sum(path.stat().st_size for path in spool.path.parent.glob("spool.sqlite3*")) < 100_000
     late = make_group(b"late")
-    assert spool.append(late) > last, "a position is never given twice"
+    assert spool.append(late) > last, "no position is used twice"
     assert kept(spool) == [late]
 
 
 def test_removed_bodies_are_overwritten_while_others_remain(spool: Spool) -> None:
-    """The write-ahead file has them until SQLite begins it anew; the pages of the file itself do not."""
+    """The write-ahead log has them until SQLite restarts it; the pages of the file do not."""
     first, second = make_group(b"16175550001" * 90), make_group(b"16175550002" * 90)
     positions = [spool.append(group) for group in (first, second)]
     spool.remove(positions[0])
@@ -322,7 +320,7 @@ def test_removed_bodies_are_overwritten_while_others_remain(spool: Spool) -> Non
     assert found_in_files(spool, [b"16175550001", b"16175550002"]) == [b"16175550002"]
 
 
-def test_spool_that_is_used_is_cleaned_later(spool: Spool) -> None:
+def test_spool_in_use_is_cleaned_later(spool: Spool) -> None:
     spool.remove(spool.append(make_group(b"16175550001")))
     other = Spool(spool.path, PLENTY)
     other.append(make_group(b"16175550002"))
@@ -339,7 +337,7 @@ def test_spool_that_is_used_is_cleaned_later(spool: Spool) -> None:
 
 
 def found_in_files(spool: Spool, texts: list[bytes]) -> list[bytes]:
-    """Which of these are anywhere in the spool's folder."""
+    """Those of these texts that are in a file in the spool's folder."""
     contents = b"".join(path.read_bytes() for path in spool.path.parent.rglob("*") if path.is_file())
     return [text for text in texts if text in contents]
 

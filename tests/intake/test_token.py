@@ -24,7 +24,7 @@ def test_token_names_its_submission_and_fits_a_result_url(key: SubmissionKey) ->
     assert result_url("https://calls.example", token) == f"https://calls.example/results/{token}"
 
 
-def test_the_same_submission_gets_the_same_token_again() -> None:
+def test_same_submission_gets_the_same_token_again() -> None:
     assert TOKENS.sign(KEY) == ResultTokens(["first secret"]).sign(KEY) == TOKEN
 
 
@@ -41,7 +41,7 @@ def test_token_of_a_dropped_secret_is_refused() -> None:
 
 
 def test_no_character_can_be_changed() -> None:
-    """Not the last one either, although its lowest bits carry no part of the signature."""
+    """Also not the last one, although its lowest bits are not part of the signature."""
     alphabet = string.ascii_letters + string.digits + "-_."
     for position, original in enumerate(TOKEN):
         for other in alphabet.replace(original, ""):
@@ -98,7 +98,7 @@ def test_signature_made_for_another_purpose_is_refused() -> None:
     ["", "42", "42-", "-7", "0-7", "42-0", "042-7", "42-7-1", "+42-7", " 42-7", "42-7 ", "4_2-7", "42.7-1", "a-b",
      "\u0664\u0662-7", "42-7\n", f"{10**18}-1", f"1-{10**9}"],
 )  # fmt: skip
-def test_signed_text_of_another_shape_names_nothing(payload: str) -> None:
+def test_signed_text_of_another_format_is_refused(payload: str) -> None:
     signer = TOKENS._signer
     assert TOKENS.read(signer.sign(payload).decode()) is None
 
@@ -110,7 +110,7 @@ def test_any_other_text_is_refused(text: str) -> None:
     assert TOKENS.read(text) is None
 
 
-def test_memory_of_genuine_tokens_is_bounded_and_forged_ones_never_enter_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_valid_tokens_is_limited_and_forged_ones_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_module, "KEPT_TOKENS", 3)
     tokens = ResultTokens(["first secret"])
     for number in range(1, 11):
@@ -125,7 +125,7 @@ def test_memory_of_genuine_tokens_is_bounded_and_forged_ones_never_enter_it(monk
 
 
 def test_signature_is_compared_in_constant_time_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the time that an answer takes says nothing of how much of a forged signature was right."""
+    """So the time of an answer does not show how much of a forged signature was right."""
     compared: list[tuple[int, int]] = []
     really, agree = hmac.compare_digest, [True]
 
@@ -141,6 +141,6 @@ def test_signature_is_compared_in_constant_time_and_by_nothing_else(monkeypatch:
         assert rotated.read(f"{payload}.{forged}") is None
         assert compared == [(32, 32)] * 2, "each secret, the whole signature, however much of it is right"
     agree[0] = False
-    assert rotated.read(TOKEN) is None, "nothing else lets a token through"
+    assert rotated.read(TOKEN) is None, "no other check accepts a token"
     agree[0] = True
     assert rotated.read(TOKEN) == KEY

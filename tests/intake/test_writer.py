@@ -38,7 +38,7 @@ KILL_SESSIONS = (
 )
 
 STUCK_SECONDS = 30.0
-"""Whoever waits so long waits for something without a limit; a busy machine is no reason."""
+"""Longer than any wait with a limit, also on a busy machine."""
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def spool_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No stall of this machine passes for a database that is away."""
+    """A slow machine must not look like an unavailable database."""
     monkeypatch.setattr(writer_module, "COMMIT_SECONDS", 60.0)
 
 
-def test_patience_leaves_time_for_the_spool_and_the_answer() -> None:
+def test_time_limits_leave_time_for_the_spool_and_the_answer() -> None:
     assert writer_module.COMMIT_SECONDS < ANSWER_OWED_SECONDS - 0.5
     assert writer_module.ANSWER_SECONDS < 10
 
@@ -100,7 +100,7 @@ def test_store_returns_only_after_the_callback_is_in_the_journal(
             assert len(journaled(conn)) == number + 1
 
 
-def test_database_away_at_the_start_is_spooled_for_and_then_drained_into(
+def test_callbacks_go_to_the_spool_while_the_database_is_unavailable_at_the_start(
     conn: Connection, database_url: str, spool_path: Path
 ) -> None:
     with Proxy(database_url) as proxy:
@@ -108,7 +108,7 @@ def test_database_away_at_the_start_is_spooled_for_and_then_drained_into(
         with running_intake(proxy.url, spool_path, up=False) as intake:
             callers = Callers(intake, 10)
             callers.run(5)
-            assert intake.database_away
+            assert intake.database_unavailable
             assert (len(callers.stored), intake.spool.depth(), journaled(conn)) == (50, 50, {})
             assert max(callers.seconds) < STUCK_SECONDS
             proxy.open()
@@ -118,14 +118,12 @@ def test_database_away_at_the_start_is_spooled_for_and_then_drained_into(
             assert journaled(conn)[b"and on"] == 1
 
 
-def test_killed_connections_lose_nothing_and_double_nothing(
-    conn: Connection, database_url: str, spool_path: Path
-) -> None:
+def test_killed_connections_lose_and_repeat_nothing(conn: Connection, database_url: str, spool_path: Path) -> None:
     with running_intake(database_url, spool_path) as intake:
         callers = Callers(intake, 20)
         callers.start()
         for _ in range(8):
-            eventually(lambda: not intake.database_away)
+            eventually(lambda: not intake.database_unavailable)
             stored = len(callers.stored)
             eventually(lambda seen=stored: len(callers.stored) > seen + 20)  # type: ignore[misc]
             conn.execute(KILL_SESSIONS)
@@ -137,7 +135,7 @@ def test_killed_connections_lose_nothing_and_double_nothing(
 
 
 @pytest.mark.parametrize("held_back", ["requests", "answers", "both"])
-def test_hung_server_costs_one_wait_and_nothing_is_stored_twice_when_it_thaws(
+def test_hanging_server_costs_one_wait_and_nothing_is_stored_twice_when_it_continues(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch, held_back: str
 ) -> None:
     with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
@@ -148,14 +146,14 @@ def test_hung_server_costs_one_wait_and_nothing_is_stored_twice_when_it_thaws(
         assert max(callers.seconds) < STUCK_SECONDS
         known = len(callers.seconds)
         with monkeypatch.context() as once_known:
-            once_known.setattr(writer_module, "COMMIT_SECONDS", 600.0)  # who waits again is never answered
+            once_known.setattr(writer_module, "COMMIT_SECONDS", 600.0)  # a second wait would never be answered
             for _ in range(20):
                 callers.run(1)
         assert statistics.median(callers.seconds[known:]) < 0.1
         assert (len(callers.stored), callers.refused) == (240, [])
-        assert intake.database_away
+        assert intake.database_unavailable
         proxy.thaw()
-        eventually(lambda: not intake.database_away and intake.spool.depth() == 0)
+        eventually(lambda: not intake.database_unavailable and intake.spool.depth() == 0)
         callers.run(1)
         assert_exactly_once(conn, callers)
 
@@ -174,8 +172,8 @@ def test_slow_commits_are_answered_in_time_and_exactly_once(
         callers = Callers(intake, 10)
         slowest: list[float] = []
         while not slowest or (min(slowest) >= ANSWER_OWED_SECONDS and len(slowest) < 5):
-            # Several rounds only where this machine stalls: it can be as late as it likes with any one of them.
-            eventually(lambda: not intake.database_away)
+            # Several rounds, because a busy machine may be late in any one of them.
+            eventually(lambda: not intake.database_unavailable)
             known = len(callers.seconds)
             conn.execute("create trigger slow after insert on callback for each statement execute function slow()")
             conn.commit()
@@ -188,8 +186,8 @@ def test_slow_commits_are_answered_in_time_and_exactly_once(
         assert_exactly_once(conn, callers)
 
 
-def test_database_that_became_read_only_is_away(conn: Connection, database_url: str, spool_path: Path) -> None:
-    """What a failover leaves behind: every connection works, and nothing can be written."""
+def test_read_only_database_is_unavailable(conn: Connection, database_url: str, spool_path: Path) -> None:
+    """As after a failover: connections work, but nothing can be written."""
     name = sql.Identifier(conn.info.dbname)
     conn.autocommit = True
     with running_intake(database_url, spool_path) as intake:
@@ -197,13 +195,13 @@ def test_database_that_became_read_only_is_away(conn: Connection, database_url: 
         conn.execute(sql.SQL("alter database {} set default_transaction_read_only = on").format(name))
         conn.execute(KILL_SESSIONS)
         callers.run(20)
-        assert (len(callers.stored), intake.database_away) == (100, True)
+        assert (len(callers.stored), intake.database_unavailable) == (100, True)
         conn.execute(sql.SQL("alter database {} reset default_transaction_read_only").format(name))
         assert_exactly_once(conn, callers)
 
 
 @pytest.mark.usefixtures("patient")
-def test_where_neither_database_nor_spool_can_store_the_caller_is_told(
+def test_caller_gets_an_error_if_neither_database_nor_spool_can_store(
     conn: Connection, database_url: str, spool_path: Path
 ) -> None:
     with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path, spool_bytes=0) as intake:
@@ -216,20 +214,20 @@ def test_where_neither_database_nor_spool_can_store_the_caller_is_told(
             intake.store(make_callback(1))
         assert caught.value.code == "storage_unavailable"
         proxy.open()
-        eventually(lambda: not intake.database_away)
+        eventually(lambda: not intake.database_unavailable)
         callers.run(1)
         assert len(callers.stored) == 5
         assert_exactly_once(conn, callers)
 
 
-def test_stop_loses_nothing_and_leaves_nobody_waiting(conn: Connection, database_url: str, spool_path: Path) -> None:
+def test_stop_loses_nothing_and_leaves_no_caller_waiting(conn: Connection, database_url: str, spool_path: Path) -> None:
     callers_of_all = []
     for _ in range(3):
         with running_intake(database_url, spool_path) as intake:
             callers = Callers(intake, 20)
             callers.start()
             eventually(lambda callers=callers: len(callers.stored) > 50)  # type: ignore[misc]
-        eventually(lambda callers=callers: bool(callers.refused))  # type: ignore[misc]  # who comes after the end is told
+        eventually(lambda callers=callers: bool(callers.refused))  # type: ignore[misc]  # callers after the end get an error
         callers.stop()
         callers_of_all.append(callers)
     with running_intake(database_url, spool_path):
@@ -238,7 +236,7 @@ def test_stop_loses_nothing_and_leaves_nobody_waiting(conn: Connection, database
     assert set(journaled(conn).values()) == {1}
 
 
-def test_stop_while_the_server_hangs_spools_what_has_gathered(
+def test_stop_while_the_server_hangs_spools_what_is_pending(
     conn: Connection, database_url: str, spool_path: Path
 ) -> None:
     with Proxy(database_url) as proxy:
@@ -255,22 +253,22 @@ def test_stop_while_the_server_hangs_spools_what_has_gathered(
             assert_exactly_once(conn, callers)
 
 
-def test_spool_that_another_process_left_is_drained_even_if_the_database_was_away_meanwhile(
+def test_spool_of_an_earlier_process_is_drained_even_after_the_database_was_unavailable(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_probe, "SPOOL_CHECK_SECONDS", 0.05)
     with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
-        proxy.close()  # the intake's own connection stays, and nothing is written to show that others fail
+        proxy.close()  # the intake's own connection stays, and no write shows that new connections fail
         left = Spool(spool_path, PLENTY)
         left.append(Group(uuid4(), 1, (make_callback(1, b"left"),)))
         left.close()
-        time.sleep(0.3)  # a few tries to drain it
-        assert not intake.database_away
+        time.sleep(0.3)  # a few attempts to drain it
+        assert not intake.database_unavailable
         proxy.open()
         eventually(lambda: journaled(conn) == {b"left": 1})
 
 
-def test_drain_that_a_server_never_answers_is_begun_again(
+def test_drain_without_an_answer_of_the_server_is_repeated(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draining, "DRAIN_SECONDS", 0.3)
@@ -288,7 +286,7 @@ def test_drain_that_a_server_never_answers_is_begun_again(
         assert journaled(conn) == {b"left": 1}
 
 
-def test_drain_that_is_cut_off_goes_on_where_it_was(
+def test_drain_that_was_cut_off_continues_where_it_was(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draining, "DRAIN_SECONDS", 0.5)
@@ -325,7 +323,7 @@ def test_processes_that_drain_the_same_spool_store_each_group_once(
             assert journaled(conn) == dict.fromkeys(callers[0].stored + callers[1].stored, 1)
 
 
-def test_drained_bodies_are_in_no_file_any_more(conn: Connection, database_url: str, spool_path: Path) -> None:
+def test_drained_bodies_are_in_no_file(conn: Connection, database_url: str, spool_path: Path) -> None:
     digits = [b"1617555%04d" % number for number in range(300)]
 
     def in_files() -> list[bytes]:
@@ -355,7 +353,7 @@ def test_probing_a_slow_database_takes_one_row(conn: Connection, database_url: s
         intake.store(make_callback(1, b"finds it away"))
         probes = intake._database._probes
         eventually(lambda: intake._database._probes > probes + 4)
-        assert intake.database_away
+        assert intake.database_unavailable
         rows = conn.execute("select count(*) from journal_writer").fetchone()
         conn.execute("drop trigger slow on callback")
         conn.commit()
@@ -363,7 +361,7 @@ def test_probing_a_slow_database_takes_one_row(conn: Connection, database_url: s
         eventually(lambda: journaled(conn) == {b"finds it away": 1})
 
 
-def test_name_is_kept_where_all_that_was_spooled_by_it_is_drained(
+def test_writer_id_is_kept_if_all_its_spooled_groups_are_drained(
     conn: Connection, database_url: str, spool_path: Path
 ) -> None:
     with running_intake(database_url, spool_path) as intake:
@@ -371,16 +369,16 @@ def test_name_is_kept_where_all_that_was_spooled_by_it_is_drained(
             conn.execute(KILL_SESSIONS)
             conn.commit()
             intake.store(make_callback(1, b"spooled %d" % number))
-            eventually(lambda: not intake.database_away and intake.spool.depth() == 0)
+            eventually(lambda: not intake.database_unavailable and intake.spool.depth() == 0)
             intake.store(make_callback(1, b"direct %d" % number))
         assert journaled(conn) == dict.fromkeys(
             (b"%s %d" % (way, n) for way in (b"spooled", b"direct") for n in range(4)), 1
         )
     rows = conn.execute("select count(*) from journal_writer").fetchone()
-    assert rows is not None and rows[0] <= 3, "one that writes, and one that probes"
+    assert rows is not None and rows[0] <= 3, "one writer, and one probe"
 
 
-def test_database_that_is_back_for_moments_takes_a_bounded_number_of_names(
+def test_database_that_is_available_for_moments_uses_a_limited_number_of_writer_ids(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_names, "NAMES", 2)
@@ -401,23 +399,23 @@ def test_database_that_is_back_for_moments_takes_a_bounded_number_of_names(
             for number in range(2):
                 killing.execute(KILL_SESSIONS)
                 store(b"spooled %d" % number)
-                eventually(lambda: not intake.database_away)
+                eventually(lambda: not intake.database_unavailable)
                 store(b"direct %d" % number)
             killing.execute(KILL_SESSIONS)
             store(b"spooled at last")
             probes = intake._database._probes
             eventually(lambda: intake._database._probes > probes + 2)
-            assert intake.database_away, "its names are used up, and the spool takes all"
+            assert intake.database_unavailable, "its writer ids are used up, and everything goes to the spool"
             conn.rollback()
-            eventually(lambda: not intake.database_away)
+            eventually(lambda: not intake.database_unavailable)
             store(b"and on")
             eventually(lambda: journaled(conn) == dict.fromkeys(stored, 1))
 
 
-def test_lock_on_the_spool_delays_nothing_that_the_database_can_store(
+def test_lock_on_the_spool_does_not_delay_the_database(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool_module, "BUSY_SECONDS", 600.0)  # whoever waits for the lock is never answered
+    monkeypatch.setattr(spool_module, "BUSY_SECONDS", 600.0)  # a wait for the lock would never end
     with Proxy(database_url) as proxy, running_intake(proxy.url, spool_path) as intake:
         proxy.close()
         proxy.cut()
@@ -425,7 +423,7 @@ def test_lock_on_the_spool_delays_nothing_that_the_database_can_store(
         with closing(sqlite3.connect(spool_path, isolation_level=None)) as locking:
             locking.execute("begin immediate")
             proxy.open()
-            eventually(lambda: not intake.database_away)
+            eventually(lambda: not intake.database_unavailable)
             intake.store(make_callback(1, b"direct"))
             assert b"direct" in journaled(conn)
             locking.execute("rollback")
@@ -433,7 +431,7 @@ def test_lock_on_the_spool_delays_nothing_that_the_database_can_store(
         assert journaled(conn) == {b"spooled": 1, b"direct": 1}
 
 
-def test_nobody_waits_for_ever_for_a_disk_that_hangs(
+def test_no_sender_waits_for_ever_for_a_disk_that_hangs(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "ANSWER_SECONDS", 0.5)
@@ -459,8 +457,8 @@ def test_nobody_waits_for_ever_for_a_disk_that_hangs(
         finally:
             goes_on.set()
             proxy.open()
-        eventually(lambda: not intake.database_away and intake.spool.depth() == 0)
-        assert len(journaled(conn)) <= 5, "those that nobody waited for any more were not kept behind it"
+        eventually(lambda: not intake.database_unavailable and intake.spool.depth() == 0)
+        assert len(journaled(conn)) <= 5, "callbacks whose senders gave up were dropped"
         callers.run(1)
         assert len(callers.stored) == 5
         assert_exactly_once(conn, callers)

@@ -129,7 +129,7 @@ def test_request_whose_twin_was_rolled_back_is_accepted(database_url: str, conn:
 
 
 def wait_for_lock(database_url: str, conn: Connection) -> None:
-    """Return once `conn`, which another thread uses, waits for somebody's transaction."""
+    """Return when `conn`, which another thread uses, waits for a lock of another transaction."""
     pid = conn.info.backend_pid
     with contextlib.closing(connect(database_url, name="watch", autocommit=True)) as watch:
         eventually(lambda: watch.execute("select pg_blocking_pids(%s)", [pid]).fetchone() != ([],))

@@ -1,4 +1,4 @@
-"""What a user may say beside the CSV: each rule by the field it names, and when results are due."""
+"""The parameters of a batch: the error for each field, and the due time of results."""
 
 from __future__ import annotations
 

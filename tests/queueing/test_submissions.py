@@ -1,4 +1,4 @@
-"""Cutting a CSV into submissions in which every number stands once."""
+"""Divide a CSV into submissions in which each number appears once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of fetching results share."""
+"""Shared by the tests of fetching results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from receiver.results.polls import plan_polls
 
 
 def plan_all(conn: Connection) -> int:
-    """Plan for every submission that wants it; returns for how many calls."""
+    """Plan the polls of every overdue submission; returns for how many calls."""
     planned = 0
     while (submission := plan_polls(conn)) is not None:
         planned += submission.calls

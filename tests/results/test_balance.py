@@ -1,4 +1,4 @@
-"""The contract's three equations, at every moment and in every order of what can happen to a batch."""
+"""The three equations of the balance hold at every moment, in every order of events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.factories import (
 )
 from tests.results.reading.samples import renderings
 
-# In CI the same examples each time; elsewhere new ones, and a failing one is printed and remembered.
+# In CI, the same examples each time. Elsewhere new ones; an example that fails is printed and stored.
 FEW = settings(
     max_examples=20,
     deadline=None,
@@ -57,7 +57,7 @@ ANSWERS = {"accepted": ACCEPTED, "refused": REFUSED, "unknown": UNKNOWN}
 
 @dataclass(frozen=True)
 class Said:
-    """A callback to come: by which batch's token, about which number, and saying what."""
+    """A callback that will be received: the batch of its token, its number, and its details."""
 
     batch: int
     number: int
@@ -66,7 +66,7 @@ class Said:
     minute: int
 
     def bodies(self) -> dict[str, bytes]:
-        """The same said in every format."""
+        """The same details in every format."""
         if self.status == "unreadable":
             return {"nonsense": b"?"}
         return renderings(call_fields(phone_number(self.number), self.status, last_event=self.last_event))
@@ -80,7 +80,7 @@ class Said:
         )
 
 
-# Few calls and few statuses, so that callbacks meet; the last number is nobody's.
+# Few calls and few statuses, so that callbacks are for the same call. The last number belongs to no call.
 said = st.builds(
     Said,
     batch=st.integers(0, 1),
@@ -105,11 +105,11 @@ operations = st.lists(
 
 
 class World:
-    """Two batches whose submissions are under way, two settlers, and somebody who looks on."""
+    """Two batches whose submissions are being sent, two settlers, and an observer."""
 
     def __init__(self, conns: list[Connection]) -> None:
         for conn in conns:
-            conn.rollback()  # what an example that failed left behind
+            conn.rollback()  # the rest of an example that failed
         self.looker, self.writer, *self.settlers = conns
         numbers = [phone_number(index) for index in range(CALLS)]
         self.batch_ids = [
@@ -123,12 +123,12 @@ class World:
         self.delivered = 0
 
     def do(self, name: str, *arguments: Any) -> None:
-        """One step; where it would have to wait for another's, it is given up, and rolled back."""
+        """One step. If it would have to wait for another one, it is rolled back."""
         step = getattr(self, "_" + name.replace(" ", "_"))
         try:
             step(*arguments)
         except psycopg.errors.LockNotAvailable:
-            note(f"{name} was in somebody's way")
+            note(f"{name} would have waited for a lock")
             for conn in (self.writer, *self.settlers):
                 if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
                     conn.rollback()
@@ -172,7 +172,7 @@ class World:
         for conn in self.settlers:
             conn.commit()
         settle_all(self.looker)
-        # As the worker's next look does, for a doubt that was written down while a result was being settled.
+        # As the worker's next check does, for a submission that became unknown while its result was settled.
         accept_proven_lately(self.looker)
         self.looker.commit()
 
@@ -188,7 +188,7 @@ def connections(database_url: str) -> Iterator[list[Connection]]:
 
 
 def kept(conn: Connection, batch_ids: list[int]) -> list[Any]:
-    """All that settlement keeps of the batches, callbacks named by when they came in instead of by id."""
+    """Everything that settlement stores about the batches; callbacks are named by their time instead of their id."""
     found: list[Any] = []
     for batch_id in batch_ids:
         batch = read_batch(conn, batch_id)
@@ -198,7 +198,7 @@ def kept(conn: Connection, batch_ids: list[int]) -> list[Any]:
             "select row, received_at, outcome, provider_status, attempts, ended_at, duration_seconds from result",
             "select c.received_at, state, reason, row from set_aside join callback c using (batch_id, callback_id)",
             "select row, refused from outstanding",
-            # Where results were and are no more, zeros may stay.
+            # If results are deleted, zeros may stay.
             "select at, completed, failed, canceled, attempts, duration_seconds from (select *"
             " from result_count where completed + failed + canceled > 0) counted",
         ):
@@ -231,7 +231,7 @@ def test_balance_holds_at_every_moment(connections: list[Connection], steps: lis
 def test_final_state_depends_neither_on_the_order_nor_on_the_format(
     connections: list[Connection], says: list[Said], data: st.DataObject
 ) -> None:
-    """The same said at the same times, but in other formats, and journaled and settled in another order and other
+    """The same details at the same times, but in other formats, and journaled and settled in another order and other
     groups.
     """
     places = range(len(says))

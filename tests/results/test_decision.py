@@ -50,7 +50,7 @@ def reading(
     return candidate(callback_id, received_at, False, details)
 
 
-def test_single_reading_stands_whatever_it_says() -> None:
+def test_single_callback_wins_with_any_status() -> None:
     for only in (reading(1), reading(1, "dialing"), reading(1, "unheard of", last_event=None, attempts=None)):
         verdict = decide([only])
         assert (verdict.winner, verdict.not_applied) == (only, {})
@@ -62,7 +62,7 @@ def test_same_result_again_is_a_duplicate_of_the_earliest_received() -> None:
     assert verdict.not_applied == {1: ("duplicate", SAME_RESULT), 3: ("duplicate", SAME_RESULT)}
 
 
-def test_same_moment_of_receipt_is_decided_by_the_id() -> None:
+def test_same_time_of_receipt_is_decided_by_the_id() -> None:
     verdict = decide([reading(2, received=5), reading(1, received=5)])
     assert (verdict.winner.callback_id, verdict.not_applied) == (1, {2: ("duplicate", SAME_RESULT)})
 
@@ -78,22 +78,22 @@ def test_same_moment_of_receipt_is_decided_by_the_id() -> None:
     ],
     ids=["status", "attempts", "attempts missing", "duration", "last event"],
 )
-def test_any_difference_in_what_counts_makes_another_result(other: Candidate) -> None:
+def test_any_difference_in_the_result_makes_another_result(other: Candidate) -> None:
     assert decide([reading(1), other]).not_applied == {2: ("conflict", OTHER_RESULT_WINS)}
 
 
-def test_spelling_of_a_status_makes_no_other_result() -> None:
+def test_spelling_of_a_status_does_not_make_another_result() -> None:
     assert decide([reading(1, "canceled"), reading(2, "Cancelled")]).not_applied == {2: ("duplicate", SAME_RESULT)}
 
 
-def test_conflicting_result_with_the_later_event_stands() -> None:
+def test_conflicting_result_with_the_later_event_wins() -> None:
     for first, second in ((1, 2), (2, 1)):
         verdict = decide([reading(first, "failed", last_event=90), reading(second, "completed", last_event=60)])
         assert verdict.winner.callback_id == first
         assert verdict.not_applied == {second: ("conflict", OTHER_RESULT_WINS)}
 
 
-def test_at_a_tie_the_earlier_received_stands() -> None:
+def test_at_a_tie_the_result_received_first_wins() -> None:
     for first, second in ((1, 2), (2, 1)):
         verdict = decide([reading(first, "failed", received=5), reading(second, "completed", received=6)])
         assert verdict.winner.callback_id == first
@@ -122,13 +122,13 @@ def test_result_with_an_impossible_time_never_wins_against_one_with_a_possible_t
 
 
 @impossible_times
-def test_of_results_with_impossible_times_the_earlier_received_wins(last_event: datetime) -> None:
+def test_of_results_with_impossible_times_the_one_received_first_wins(last_event: datetime) -> None:
     later = last_event + timedelta(hours=1)
     assert decide([reading(1, last_event=last_event), reading(2, "failed", last_event=later)]).winner.callback_id == 1
 
 
 @pytest.mark.parametrize("last_event", [None, *IMPOSSIBLE_TIMES.values()], ids=["missing", *IMPOSSIBLE_TIMES])
-def test_documented_result_wins_over_an_undocumented_one_where_times_do_not_decide(last_event: datetime | None) -> None:
+def test_documented_result_wins_over_an_undocumented_one_if_times_do_not_decide(last_event: datetime | None) -> None:
     for first, second in ((0, 1), (1, 0)):
         for times in ((60, last_event), (last_event, 60), (last_event, last_event)):
             documented = reading(1, "failed", received=first, last_event=times[0])
@@ -172,13 +172,13 @@ def test_duplicate_of_a_result_in_conflict_is_a_duplicate() -> None:
 
 
 @pytest.mark.parametrize("last_event", [1, 60, 99999])
-def test_step_never_stands_beside_a_final_result(last_event: int) -> None:
+def test_step_never_wins_against_a_final_result(last_event: int) -> None:
     verdict = decide([reading(1, "connected", last_event=last_event), reading(2), reading(3, "dialing", last_event=7)])
     assert verdict.winner.callback_id == 2
     assert verdict.not_applied == {1: ("duplicate", STEP_SUPERSEDED), 3: ("duplicate", STEP_SUPERSEDED)}
 
 
-def test_of_steps_the_latest_stands_and_at_a_tie_the_later_received() -> None:
+def test_of_steps_the_latest_wins_and_at_a_tie_the_one_received_last() -> None:
     assert decide([reading(1, "connected", last_event=9), reading(2, "queued", last_event=5)]).winner.callback_id == 1
     verdict = decide([reading(1, "queued"), reading(2, "dialing")])
     assert (verdict.winner.callback_id, verdict.not_applied) == (2, {1: ("duplicate", STEP_SUPERSEDED)})
@@ -200,14 +200,14 @@ readings = st.lists(
 
 
 @given(readings, st.randoms(use_true_random=False))
-def test_order_in_which_readings_come_does_not_matter(found: list[Candidate], random: Random) -> None:
+def test_order_of_callbacks_does_not_matter(found: list[Candidate], random: Random) -> None:
     shuffled = list(found)
     random.shuffle(shuffled)
     assert decide(shuffled) == decide(found)
 
 
 def _wins(one: Candidate, other: Candidate) -> bool:
-    """Whether `one` wins against `other`, in the words of the contract."""
+    """Whether `one` wins against `other`, by the rules of the contract."""
     times = [None if each.time_is_impossible else each.last_event_at for each in (one, other)]
     if times[0] is not None and times[1] is not None and times[0] != times[1]:
         return times[0] > times[1]
@@ -219,7 +219,7 @@ def _wins(one: Candidate, other: Candidate) -> bool:
 
 
 @given(readings)
-def test_every_reading_is_accounted_for_and_the_best_stands(found: list[Candidate]) -> None:
+def test_every_callback_has_a_state_and_the_best_one_wins(found: list[Candidate]) -> None:
     verdict = decide(found)
     assert verdict.not_applied.keys() | {verdict.winner.callback_id} == {reading.callback_id for reading in found}
     assert verdict.winner.callback_id not in verdict.not_applied
@@ -232,13 +232,13 @@ def test_every_reading_is_accounted_for_and_the_best_stands(found: list[Candidat
     for each in finals:
         if all(each is other or _wins(each, other) for other in finals):
             assert verdict.winner == each
-    if finals:  # never one that loses against each of the others
+    if finals:  # the winner never loses against each of the others
         assert len(finals) == 1 or any(_wins(verdict.winner, other) for other in finals)
 
 
 @given(readings)
-def test_settling_one_by_one_in_any_order_comes_to_the_same_as_at_once(found: list[Candidate]) -> None:
-    """Settlement decides what is new among the result and all that differs from it; repetitions are not read again."""
+def test_settling_one_by_one_in_any_order_has_the_same_result_as_together(found: list[Candidate]) -> None:
+    """Settlement decides among new callbacks, the result and all that differ from it. Duplicates are not read again."""
     expected = decide(found)
     for order in permutations(found[:5]):
         known: list[Candidate] = []

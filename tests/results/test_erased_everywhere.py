@@ -1,4 +1,4 @@
-"""After an erasure no table and no file holds the number any more, wherever it was and however it was spelt."""
+"""After an erasure, the number is in no table and no file, wherever it was and however it was spelt."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
-def test_a_body_for_somebody_else_loses_the_number_and_nothing_else(conn: Connection, body: bytes) -> None:
+def test_body_of_another_call_loses_only_the_number(conn: Connection, body: bytes) -> None:
     batch_id = make_batch(conn, [NUMBER, OTHER])
     deliver(conn, batch_id, body)
     before, call = read_batch(conn, batch_id), get_call(conn, batch_id, 2)
@@ -99,7 +99,7 @@ def test_a_body_for_somebody_else_loses_the_number_and_nothing_else(conn: Connec
     assert differences(conn) == []
 
 
-def test_a_body_for_somebody_else_can_still_be_replayed(conn: Connection) -> None:
+def test_body_of_another_call_can_still_be_replayed(conn: Connection) -> None:
     batch_id = make_batch(conn, [NUMBER, OTHER])
     deliver(conn, batch_id, result_body(OTHER, note=f"ask {NUMBER}"), result_body(OTHER, "failed", from_=DIGITS))
     before = read_batch(conn, batch_id)
@@ -117,7 +117,7 @@ def test_a_body_for_somebody_else_can_still_be_replayed(conn: Connection) -> Non
 
 
 def fill_every_table(conn: Connection) -> int:
-    """A batch that has rows in every table that holds something about a batch, its drafts and its requests."""
+    """A batch with rows in every table about batches, drafts and requests."""
     csv = f"destination,name,mobile {DIGITS}\n{NUMBER},Ana Person,\n{OTHER},Ben,{NUMBER}\n555,Dev,{NUMBER}\n{THIRD},,\n"
     request = IdempotentRequest(1, f"send to {NUMBER}", b"digest")
     parameters = BatchParameters(7, 3, name="To +1 617-555-0000", on_invalid="skip")
@@ -148,8 +148,8 @@ def fill_every_table(conn: Connection) -> int:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_no_column_of_any_table_keeps_it(conn: Connection, spelling: str) -> None:
-    """Whatever texts there are get the number added, also those of tables and columns that this test does not know."""
+def test_number_is_erased_from_every_column_of_every_table(conn: Connection, spelling: str) -> None:
+    """The number is added to all texts, also in tables and columns that this test does not know."""
     batch_id = fill_every_table(conn)
     planted = 0
     for table in set(list_tables(conn)) - {"schema_migration", "callback", "call", "skipped"}:
@@ -164,7 +164,7 @@ def test_no_column_of_any_table_keeps_it(conn: Connection, spelling: str) -> Non
                     add = f'update "{table}" set "{column}" = "{column}" || %s'  # noqa: S608
                     planted += conn.execute(add, (f" {spelling}",)).rowcount
             except (psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation):
-                pass  # one of a few words of ours
+                pass  # a column with only a few allowed values
     conn.execute("update batch set state = 'queued', default_region = 'US'")
     conn.commit()
     assert planted > 10
@@ -177,7 +177,7 @@ def test_no_column_of_any_table_keeps_it(conn: Connection, spelling: str) -> Non
     assert differences(conn) == []
 
 
-def test_every_column_that_can_hold_bytes_is_known(conn: Connection) -> None:
+def test_every_column_of_bytes_is_known(conn: Connection) -> None:
     """An erasure reads texts of any table. Bytes it must know: add a new column here, and to the erasure if it holds
     anything that a person, a user or the provider wrote.
     """
@@ -207,7 +207,7 @@ def test_every_table_with_texts_can_be_searched(conn: Connection) -> None:
     assert set(NOT_SEARCHED) <= set(list_tables(conn))
 
 
-def test_a_header_that_names_it_is_sent_without_it(conn: Connection) -> None:
+def test_header_with_the_number_is_sent_without_it(conn: Connection) -> None:
     batch_id = queue(conn, f"destination,to {NUMBER},to +{NUMBER},erased\n{OTHER},a,b,c\n".encode())
     assert erase_all(conn, NUMBER).texts == 1
     outgoing = claim_submission(conn, register_worker(conn, "test", 1))
@@ -219,7 +219,7 @@ def test_a_header_that_names_it_is_sent_without_it(conn: Connection) -> None:
     assert len(sent) == outgoing.csv_bytes
 
 
-def test_a_caller_id_that_names_it_is_left_out_of_the_destination(conn: Connection) -> None:
+def test_caller_id_with_the_number_is_removed_from_the_destination(conn: Connection) -> None:
     queue(conn, f"destination,name\n{OTHER};ani={NUMBER};postd=2,Ben\n".encode())
     assert erase_all(conn, NUMBER).contacts == 1
     outgoing = claim_submission(conn, register_worker(conn, "test", 1))
@@ -231,8 +231,8 @@ def test_a_caller_id_that_names_it_is_left_out_of_the_destination(conn: Connecti
     assert len(sent) == outgoing.csv_bytes
 
 
-def test_a_request_with_its_key_is_kept_apart_from_others(conn: Connection) -> None:
-    """Two keys that differ only in the spelling of the number stay two."""
+def test_idempotency_keys_with_the_number_stay_different(conn: Connection) -> None:
+    """Two keys that differ only in the spelling of the number stay different."""
     for key in (f"send {NUMBER}", f"send +{NUMBER}"):
         accept(
             conn,
@@ -247,8 +247,8 @@ def test_a_request_with_its_key_is_kept_apart_from_others(conn: Connection) -> N
     assert keys == [("send erased",), ("send erased 2",)]
 
 
-def test_no_file_below_the_data_folder_keeps_it(conn: Connection, tmp_path: Path) -> None:
-    """What went through the spool is in none of its files once it is in the database and erased there."""
+def test_no_file_in_the_data_folder_has_the_number(conn: Connection, tmp_path: Path) -> None:
+    """A callback from the spool is in none of its files after it was drained and erased."""
     batch_id = make_batch(conn, [NUMBER, OTHER])
     spool = Spool(tmp_path / "spool.sqlite3", 1 << 24)
     bodies = (result_body(NUMBER, note="y" * 6000), result_body(OTHER, note=f"ask {NUMBER}"))
@@ -271,7 +271,7 @@ def test_no_file_below_the_data_folder_keeps_it(conn: Connection, tmp_path: Path
     assert traces_in_files(tmp_path, DIGITS) == []
 
 
-def test_the_samples_that_postgres_keeps_for_its_plans_lose_it(conn: Connection) -> None:
+def test_statistics_of_postgres_lose_the_number(conn: Connection) -> None:
     fill_every_table(conn)
     conn.execute("analyze")
     conn.commit()
@@ -301,8 +301,8 @@ def traces_in_statistics(conn: Connection) -> list[str]:
 
 
 @pytest.mark.long
-def test_the_files_of_postgres_lose_it_when_tables_are_rewritten(server_dir: Path) -> None:
-    """As docs/privacy.md says: `vacuum full` writes each table anew, a checkpoint removes the old files."""
+def test_files_of_postgres_lose_the_number_when_tables_are_rewritten(server_dir: Path) -> None:
+    """As docs/privacy.md says: `vacuum full` rewrites each table, and a checkpoint removes the old files."""
     with EmbeddedPostgres(server_dir / "own", HURRIED) as server:
         migrate(server.conninfo)
         with closing(connect(server.conninfo, name="test")) as conn:

@@ -1,4 +1,4 @@
-"""Erasures at the same time, of numbers that are in one row: each takes its number out of what the other one left."""
+"""Concurrent erasures of two numbers in one row: each removes its number from the result of the other."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("fill", PLACES, ids=lambda fill: fill.__name__)
-def test_neither_restores_what_the_other_erased(
+def test_no_erasure_restores_what_another_erased(
     conn: Connection, database_url: str, fill: Callable[[Connection], None]
 ) -> None:
     fill(conn)
@@ -121,7 +121,7 @@ def test_neither_restores_what_the_other_erased(
         assert next(piece for piece in pieces if piece != Erased()) != Erased()
         thread = threading.Thread(target=erase_second)
         thread.start()
-        # The first one's change is not committed: the second one has found the row and waits for it.
+        # The first change is not committed. The second erasure has found the row and waits for it.
         eventually(lambda: finished.is_set() or waits_for_lock(conn, "second erasure"))
         conn.rollback()
         own.commit()

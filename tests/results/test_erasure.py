@@ -1,4 +1,4 @@
-"""One number goes from everywhere; every count, outcome and equation stays."""
+"""One number is erased everywhere. Every count, outcome and equation stays."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def send(conn: Connection, answer: Answer) -> list[Outgoing]:
 
 
 def make_traces(conn: Connection) -> int:
-    """A batch whose first row's number has left its traces in every table."""
+    """A batch whose first row's number is in every table."""
     batch_id = queue(conn, CSV.encode(), on_invalid="skip")
     answer = Answer("accepted", 200, 3, None, '{"calls_queued": 3, "call_ids": {"+1 (617) 555-0000": "7-1"}}')
     send(conn, answer)
@@ -105,7 +105,7 @@ def test_no_trace_of_the_number_or_its_person_is_left(conn: Connection) -> None:
     assert erase_all(conn) == Erased()
 
 
-def test_an_erased_call_keeps_its_result_and_shows_no_person(conn: Connection, database_url: str) -> None:
+def test_erased_call_keeps_its_result_and_shows_no_personal_data(conn: Connection, database_url: str) -> None:
     batch_id = make_traces(conn)
     result = get_call(conn, batch_id, 1)
     erase_all(conn)
@@ -133,7 +133,7 @@ def test_an_erased_call_keeps_its_result_and_shows_no_person(conn: Connection, d
 EXPORTS = (export_calls_csv, export_calls_ndjson, export_skipped_csv)
 
 
-def test_a_look_changes_nothing(conn: Connection) -> None:
+def test_dry_run_changes_nothing(conn: Connection) -> None:
     make_traces(conn)
     before = everything(conn)
     total = Erased()
@@ -144,7 +144,7 @@ def test_a_look_changes_nothing(conn: Connection) -> None:
     assert everything(conn) == before
 
 
-def test_a_replay_leaves_erased_results_alone(conn: Connection) -> None:
+def test_replay_does_not_change_erased_results(conn: Connection) -> None:
     batch_id = make_traces(conn)
     erase_all(conn)
     before = read_batch(conn, batch_id)
@@ -158,9 +158,9 @@ def test_a_replay_leaves_erased_results_alone(conn: Connection) -> None:
     assert differences(conn) == []
 
 
-def test_a_replay_that_waited_for_an_erasure_leaves_its_results_alone(conn: Connection) -> None:
+def test_replay_that_waited_for_an_erasure_does_not_change_its_results(conn: Connection) -> None:
     batch_id = make_traces(conn)
-    found = find_settled(conn)  # which a replay does before it waits for the lock that an erasure has
+    found = find_settled(conn)  # as a replay does before it waits for the lock of an erasure
     erase_all(conn)
     before = read_batch(conn, batch_id)
     assert replay(conn, found) == []
@@ -171,7 +171,7 @@ def test_a_replay_that_waited_for_an_erasure_leaves_its_results_alone(conn: Conn
     assert differences(conn) == []
 
 
-def test_a_callback_that_comes_later_is_unmatched_and_erased_by_the_next_time(conn: Connection) -> None:
+def test_later_callback_is_unmatched_and_erased_by_the_next_erasure(conn: Connection) -> None:
     batch_id = queue(conn, f"destination\n{NUMBER}\n".encode())
     answer_submissions(conn)
     erase_all(conn)
@@ -182,7 +182,7 @@ def test_a_callback_that_comes_later_is_unmatched_and_erased_by_the_next_time(co
     assert differences(conn) == []
 
 
-def test_it_waits_for_callbacks_that_name_the_number(conn: Connection) -> None:
+def test_unsettled_callbacks_with_the_number_prevent_the_erasure(conn: Connection) -> None:
     batch_id = queue(conn, f"destination\n{NUMBER}\n{OTHER}\n".encode())
     answer_submissions(conn)
     journal(conn, make_callback(batch_id, result_body(OTHER)))
@@ -199,7 +199,7 @@ def csv_sent(conn: Connection, outgoing: Outgoing) -> bytes:
     return sent
 
 
-def test_whoever_is_erased_before_the_sending_is_not_called(conn: Connection) -> None:
+def test_number_that_is_erased_before_sending_is_not_called(conn: Connection) -> None:
     batch_id = queue(conn, f"destination,name\n{NUMBER},Ana\n{OTHER},{NUMBER} is her mother\n".encode())
     assert erase_all(conn) == Erased(calls=1, contacts=1)
     assert present(read_batch(conn, batch_id).counts) == {"rows": 2, "refused": 1, "pending": 1}
@@ -210,7 +210,7 @@ def test_whoever_is_erased_before_the_sending_is_not_called(conn: Connection) ->
     assert differences(conn) == []
 
 
-def test_whoever_is_erased_while_in_doubt_is_not_in_the_second_try(conn: Connection) -> None:
+def test_number_that_is_erased_while_unknown_is_not_sent_again(conn: Connection) -> None:
     batch_id = queue(conn, f"destination,name\n{NUMBER},Ana\n{OTHER},Ben\n".encode())
     send(conn, UNKNOWN)
     erase_all(conn)
@@ -223,7 +223,7 @@ def test_whoever_is_erased_while_in_doubt_is_not_in_the_second_try(conn: Connect
     assert differences(conn) == []
 
 
-def test_nothing_is_sent_again_if_everybody_was_erased_while_in_doubt(conn: Connection) -> None:
+def test_nothing_is_sent_again_if_all_numbers_were_erased_while_unknown(conn: Connection) -> None:
     batch_id = queue(conn, f"destination,name\n{NUMBER},Ana\n".encode())
     send(conn, UNKNOWN)
     erase_all(conn)
@@ -247,7 +247,7 @@ def test_nothing_is_erased_while_it_is_being_sent(conn: Connection) -> None:
     assert str(NUMBER) in everything(conn)
 
 
-def test_a_number_in_several_rows_and_batches_goes_from_all(conn: Connection) -> None:
+def test_number_in_several_rows_and_batches_is_erased_from_all(conn: Connection) -> None:
     batches = [
         queue(conn, f"destination\n{NUMBER}\n{NUMBER}\n{OTHER}\n".encode(), on_duplicate="keep") for _ in range(2)
     ]

@@ -1,4 +1,4 @@
-"""Groups are bounded in what they read, and made so that no batch holds up the others."""
+"""Groups are limited in size, and chosen so that no batch delays the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pool(database_url: str) -> Iterator[Pool]:
     pool.close()
 
 
-def test_one_batch_with_a_long_queue_delays_another_one_by_a_group(conn: Connection, pool: Pool) -> None:
+def test_batch_with_a_long_queue_delays_others_by_one_group(conn: Connection, pool: Pool) -> None:
     crowded, other = make_batch(conn), make_batch(conn)
     for _ in range(6):
         journal(conn, *(make_callback(crowded, result_body(phone_number(0))) for _ in range(500)))
@@ -41,7 +41,7 @@ def test_one_batch_with_a_long_queue_delays_another_one_by_a_group(conn: Connect
     assert differences(conn) == []
 
 
-def test_two_crowded_batches_take_turns(conn: Connection, pool: Pool) -> None:
+def test_two_busy_batches_take_turns(conn: Connection, pool: Pool) -> None:
     batches = [make_batch(conn) for _ in range(2)]
     for _ in range(3):
         for batch_id in batches:
@@ -63,7 +63,7 @@ def test_two_crowded_batches_take_turns(conn: Connection, pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_group_ends_where_its_bodies_are_long(
+def test_group_with_long_bodies_is_small(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, compressed: bool
 ) -> None:
     monkeypatch.setattr(lanes, "GROUP_BYTES", 10_000)
@@ -81,7 +81,7 @@ def test_group_ends_where_its_bodies_are_long(
     assert differences(conn) == []
 
 
-def test_reading_stops_behind_the_bound_and_reads_at_least_one(conn: Connection) -> None:
+def test_reading_stops_at_the_limit_and_reads_at_least_one(conn: Connection) -> None:
     batch_id = make_batch(conn)
     ids = journal(conn, *(make_callback(batch_id, result_body(phone_number(0))) for _ in range(3)))
     stored = get_stored(conn, [(batch_id, callback_id) for callback_id in ids])
@@ -89,7 +89,7 @@ def test_reading_stops_behind_the_bound_and_reads_at_least_one(conn: Connection)
     assert [len(read_bodies(stored, most)) for most in (None, 1, length, length + 1)] == [3, 1, 1, 2]
 
 
-def test_body_that_cannot_be_unpacked_counts_as_the_longest(conn: Connection) -> None:
+def test_body_that_cannot_be_decompressed_counts_as_the_longest(conn: Connection) -> None:
     batch_id = make_batch(conn)
     bomb = gzip.compress(b" " * (3 << 20))
     (only,) = journal(conn, make_callback(batch_id, bomb))

@@ -1,4 +1,4 @@
-"""A body that kills the process which reads it is found by halving its group, and holds up nobody."""
+"""A body that kills the process that reads it is found by halving its group, and does not block others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SET_ASIDE = ("unreadable", "settling_failed")
 WAITING = ("waiting", None)
 CALLBACKS = 12
 
-# Settles until nothing waits, and dies of what a body says.
+# Settles until nothing waits. It dies when a body says so.
 MORTAL = """
 import os, signal, sys
 from datetime import timedelta
@@ -69,7 +69,7 @@ def pool(database_url: str) -> Iterator[Pool]:
 
 
 def await_end_of(conn: Connection, name: str) -> None:
-    """Wait until the server has noticed that a killed process is gone, and with it the locks that it had."""
+    """Wait until the server has released the locks of a killed process."""
 
     def gone() -> bool:
         conn.execute("select pg_stat_clear_snapshot()")
@@ -82,7 +82,7 @@ def await_end_of(conn: Connection, name: str) -> None:
     eventually(gone)
 
 
-def test_callback_that_kills_its_settler_is_found_by_halving_and_filed(conn: Connection, database_url: str) -> None:
+def test_callback_that_kills_its_settler_is_found_by_halving_and_marked(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(CALLBACKS)])
     bodies = [result_body(phone_number(index), "poison" if index == 7 else "failed") for index in range(CALLBACKS)]
     ids = journal(conn, *(make_callback(batch_id, body) for body in bodies))
@@ -90,7 +90,7 @@ def test_callback_that_kills_its_settler_is_found_by_halving_and_filed(conn: Con
     while (ended := subprocess.run([sys.executable, "-c", MORTAL, database_url], cwd=ROOT, timeout=120)).returncode:
         assert ended.returncode == -9
         killed += 1
-        assert killed <= 8, "12, 6, 3, 1 or 2, 1 callbacks; the last one twice"
+        assert killed <= 8, "groups of 12, 6, 3, 1 or 2, and 1 callbacks, the last one twice"
         await_end_of(conn, "mortal")
     assert killed >= 5
     assert states(conn, ids) == [SET_ASIDE if index == 7 else APPLIED for index in range(CALLBACKS)]
@@ -100,7 +100,7 @@ def test_callback_that_kills_its_settler_is_found_by_halving_and_filed(conn: Con
     assert (counts["final"], counts["pending"]) == (CALLBACKS - 1, 1)
 
 
-def test_callback_that_is_read_for_ever_ends_its_settler_and_is_filed(conn: Connection, database_url: str) -> None:
+def test_callback_that_is_read_for_ever_ends_its_settler_and_is_marked(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn)
     (only,) = journal(conn, make_callback(batch_id, result_body(phone_number(0), "poison")))
     program = MORTAL.replace("os.kill(os.getpid(), signal.SIGKILL)", "while True: pass")
@@ -119,7 +119,7 @@ def test_callback_that_is_read_for_ever_ends_its_settler_and_is_filed(conn: Conn
     assert differences(conn) == []
 
 
-def test_others_are_settled_before_a_group_that_was_left(conn: Connection, pool: Pool) -> None:
+def test_other_callbacks_are_settled_before_a_group_that_was_left(conn: Connection, pool: Pool) -> None:
     batch_id = make_batch(conn)
     left = journal(conn, *(make_callback(batch_id, result_body(phone_number(0))) for _ in range(4)))
     mark_group(conn, uuid4(), left)
@@ -127,7 +127,7 @@ def test_others_are_settled_before_a_group_that_was_left(conn: Connection, pool:
     other = make_batch(conn)
     later = journal(conn, make_callback(other, result_body(phone_number(0))))
     settler = Settler(pool)
-    assert settler.settle_group() == 1, "the group that was left may be another settler's, which just began it"
+    assert settler.settle_group() == 1, "the group may belong to another settler, which has just begun it"
     assert states(conn, left + later) == [WAITING] * 4 + [APPLIED]
 
 
@@ -146,7 +146,7 @@ def test_group_that_was_left_is_halved_and_each_half_settled(
     assert differences(conn) == []
 
 
-def test_group_that_another_settler_works_on_is_left_to_it(
+def test_group_of_another_living_settler_is_not_settled(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "LEFT_AFTER", timedelta())
@@ -159,5 +159,5 @@ def test_group_that_another_settler_works_on_is_left_to_it(
     assert states(conn, [only]) == [WAITING]
     settle_all(conn)
     assert states(conn, [only]) == [APPLIED]
-    assert Settler(pool).settle_group() == 0, "of a settled group nothing is left to do"
+    assert Settler(pool).settle_group() == 0, "the group is already settled"
     assert conn.execute("select from settling").fetchall() == []

@@ -1,4 +1,4 @@
-"""Writers that meet take their locks in one order (`receiver.database.locks`), so that none has to give way."""
+"""Concurrent writers take their locks in one order (`receiver.database.locks`), so that there is no deadlock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.waiting import eventually, waits_for_lock
 
 
 class Gate:
-    """Holds up who passes it, until it is opened."""
+    """Blocks threads until it is opened."""
 
     def __init__(self) -> None:
         self._reached, self._open = threading.Event(), threading.Event()
@@ -51,7 +51,7 @@ class Gate:
 
 
 class Beside:
-    """Work in a transaction of its own, in a thread; `error` is what ended it."""
+    """Work in its own transaction and thread. `error`: the exception that ended it."""
 
     def __init__(self, database_url: str, name: str, work: Callable[[Connection], object]) -> None:
         self.error: BaseException | None = None
@@ -91,7 +91,7 @@ def test_replay_and_the_recording_of_an_answer(
     batch_id = first.batch_id
     ids = deliver(conn, batch_id, result_body(phone_number(0)), submission_no=1)
     ids += deliver(conn, batch_id, result_body(phone_number(1)), submission_no=2)
-    # Its result came while it was sent, and then its answer was lost: settling that result accepts it.
+    # Its result was received while it was sent, and its answer was lost. Settling the result accepts it.
     conn.execute(
         "update submission set state = 'unknown', answered_at = now() where batch_id = %s and submission_no = %s",
         (batch_id, second.submission_no),

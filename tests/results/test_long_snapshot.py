@@ -1,4 +1,4 @@
-"""A snapshot that a dump holds keeps entries of settled callbacks from being vacuumed. Nobody walks over them."""
+"""While a dump holds a snapshot, entries of settled callbacks are not vacuumed. No reader scans them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from receiver.database.low_water_mark import LOW_WATER_MARK, MARK_CALLBACKS, MarkRaiser
+from receiver.database.low_water_mark import LOW_WATER_MARK, MARK_CALLBACKS, Candidate, MarkRaiser, raise_mark
 from receiver.database.pool import Connection, Pool, connect, open_pool
 from receiver.intake.journal import Group, write_group
 from receiver.release.resolution import _was_called_back
@@ -38,7 +38,7 @@ from tests.waiting import eventually
 SETTLED = 200_000
 
 MOST_BLOCKS = 100
-"""Of `waiting`: the pages of its entries that a read may touch."""
+"""The most pages of `waiting` and its indexes that a read may use."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def pool(database_url: str) -> Iterator[Pool]:
 
 @pytest.fixture
 def batch_id(conn: Connection) -> int:
-    """A batch in doubt, with one submission."""
+    """A batch with one unknown submission."""
     batch_id = make_batch(conn, send=False)
     answer_submissions(conn, lambda _: UNKNOWN)
     return batch_id
@@ -58,7 +58,7 @@ def batch_id(conn: Connection) -> int:
 
 @pytest.fixture
 def snapshot(conn: Connection, database_url: str, batch_id: int) -> Iterator[None]:
-    """A snapshot that is held while `SETTLED` callbacks of the batch come and go."""
+    """A snapshot that is held while `SETTLED` callbacks of the batch are received and settled."""
     with closing(connect(database_url, name="dump")) as dump:
         dump.execute("set transaction isolation level repeatable read, read only")
         dump.execute("select count(*) from batch")
@@ -82,7 +82,7 @@ def mark(conn: Connection) -> int:
 
 
 def raise_to(conn: Connection, pool: Pool, callback_id: int) -> None:
-    """Let a worker raise the mark as far as that."""
+    """Let a worker raise the mark up to this id."""
     raiser = MarkRaiser(pool)
 
     def raised() -> bool:
@@ -93,7 +93,7 @@ def raise_to(conn: Connection, pool: Pool, callback_id: int) -> None:
 
 
 def blocks_of(conn: Connection, read: Callable[[], object]) -> int:
-    """How many pages of `waiting` and its indexes the read looks at."""
+    """How many pages of `waiting` and its indexes the read uses."""
     counted = (
         "select sum(pg_stat_get_xact_blocks_fetched(relid)) from (select 'waiting'::regclass::oid as relid"
         " union all select indexrelid from pg_index where indrelid = 'waiting'::regclass) waiting"
@@ -124,7 +124,7 @@ READS: dict[str, Callable[[Connection, int], object]] = {
 
 @pytest.mark.usefixtures("snapshot")
 @pytest.mark.parametrize("read", READS.values(), ids=list(READS))
-def test_nobody_walks_over_what_was_settled(
+def test_no_reader_scans_settled_entries(
     conn: Connection, pool: Pool, batch_id: int, read: Callable[[Connection, int], object]
 ) -> None:
     (waiting,) = journal(conn, make_callback(batch_id, result_body(phone_number(0))))
@@ -135,7 +135,7 @@ def test_nobody_walks_over_what_was_settled(
 
 
 def read_waiting(conn: Connection, batch_id: int) -> list[Any]:
-    """What each reader says about callbacks that wait."""
+    """What each reader returns about waiting callbacks."""
     liveness, gauges = get_health(conn), get_gauges(conn)
     read = [
         len(lock_waiting(conn, 500)),
@@ -155,7 +155,7 @@ def read_waiting(conn: Connection, batch_id: int) -> list[Any]:
     return read
 
 
-def test_callback_that_is_committed_long_after_later_ones_is_missed_by_nobody(
+def test_callback_committed_long_after_later_ones_is_found_by_every_reader(
     conn: Connection, pool: Pool, batch_id: int, database_url: str
 ) -> None:
     callback = make_callback(batch_id, result_body(phone_number(0)))
@@ -178,10 +178,10 @@ def test_callback_that_is_committed_long_after_later_ones_is_missed_by_nobody(
     assert read_waiting(conn, batch_id) == [1] * 9 + [True] * 3
 
 
-def test_mark_is_below_all_that_waits_while_writers_commit_in_any_order(
+def test_mark_is_below_all_waiting_callbacks_in_any_order_of_commits(
     conn: Connection, pool: Pool, batch_id: int, database_url: str
 ) -> None:
-    """Groups take their ids in one order, are committed in another, and are settled in a third."""
+    """Groups get their ids in one order, are committed in another, and are settled in a third."""
     random = Random(12)
     callback = make_callback(batch_id, result_body(phone_number(0)))
     raisers = [MarkRaiser(pool) for _ in range(3)]
@@ -216,7 +216,16 @@ def test_mark_that_is_too_high_is_reported(conn: Connection, batch_id: int) -> N
     assert [each["what"] for each in differences(conn)] == ["waiting callbacks below the low-water mark"]
 
 
-def test_quiet_service_writes_no_mark(conn: Connection, pool: Pool, batch_id: int) -> None:
+def test_mark_is_not_above_the_newest_callback_of_a_server_that_lost_some(conn: Connection, batch_id: int) -> None:
+    """After a failover that lost callbacks, their ids are given out again: nothing below the mark would be settled."""
+    (newest,) = journal(conn, make_callback(batch_id, result_body(phone_number(0))))
+    conn.execute("delete from waiting")
+    conn.commit()
+    eventually(lambda: raise_mark(conn, Candidate(newest + 5, 0)))
+    assert mark(conn) == newest
+
+
+def test_idle_service_writes_no_mark(conn: Connection, pool: Pool, batch_id: int) -> None:
     journal(conn, *[make_callback(batch_id, result_body(phone_number(0)))] * (MARK_CALLBACKS // 2))
     raiser = MarkRaiser(pool)
     for _ in range(5):
@@ -226,7 +235,7 @@ def test_quiet_service_writes_no_mark(conn: Connection, pool: Pool, batch_id: in
 
 @pytest.mark.usefixtures("snapshot")
 @pytest.mark.parametrize("crowd", [False, True])
-def test_settler_looks_through_everything_rarely(
+def test_settler_rarely_makes_a_full_scan(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, crowd: bool
 ) -> None:
     monkeypatch.setattr(lanes, "STRAGGLER_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""Which id a call is asked for by, whatever was sent again, told anew or erased."""
+"""The id with which a call is polled, also after submissions were sent again or numbers erased."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def asked(conn: Connection, batch_id: int) -> dict[int, str]:
     return dict(rows)
 
 
-def test_ids_of_a_later_answer_take_the_place_of_those_before(conn: Connection) -> None:
+def test_ids_of_a_later_answer_replace_earlier_ones(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS[:2], send=False)
     (first,) = answer_submissions(conn, lambda _: Answer("unknown", 500, error="late", answer_text='["a", "b"]'))
     make_overdue(conn)
@@ -42,7 +42,7 @@ def test_ids_of_a_later_answer_take_the_place_of_those_before(conn: Connection) 
     assert (plan_all(conn), asked(conn, batch_id)) == (2, {1: "c", 2: "d"})
 
 
-def test_what_is_sent_again_is_asked_about_by_the_ids_of_that_answer(conn: Connection) -> None:
+def test_submission_that_is_sent_again_is_polled_with_its_new_ids(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS[:2], send=False)
     doubtful = replace(told_ids("a", "b"), state="unknown", error="cut off")
     answer_submissions(conn, lambda _: doubtful)

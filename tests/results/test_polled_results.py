@@ -1,4 +1,4 @@
-"""A fetched body settles as a callback does, and is counted as none."""
+"""A fetched body is settled like a callback, but not counted as one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUMBER = NUMBERS[0]
 
 
 def fetch(conn: Connection, batch_id: int, body: bytes, received_at: datetime = NOON) -> int:
-    """Journal and settle a body as `recovery` does; returns its id."""
+    """Store and settle a body as `recovery` does; returns its id."""
     conn.execute(
         "insert into callback (batch_id, submission_no, received_at, polled, content_type, body)"
         " values (%s, 1, %s, true, 'application/json', %s)",
@@ -50,7 +50,7 @@ def source(conn: Connection, batch_id: int, row: int = 1) -> tuple[str, str | No
     return call.state, call.outcome, call.result_source
 
 
-def test_a_fetched_result_is_final_and_no_callback(conn: Connection) -> None:
+def test_fetched_result_is_final_and_not_counted_as_a_callback(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, past_due=True)
     fetch(conn, batch_id, result_body(NUMBER))
     batch = read_batch(conn, batch_id)
@@ -62,7 +62,7 @@ def test_a_fetched_result_is_final_and_no_callback(conn: Connection) -> None:
     assert differences(conn) == []
 
 
-def test_a_fetched_step_leaves_the_call_overdue(conn: Connection) -> None:
+def test_fetched_step_leaves_the_call_overdue(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, past_due=True)
     fetch(conn, batch_id, result_body(NUMBER, "dialing"))
     fetch(conn, batch_id, result_body(NUMBER, "dialing"))
@@ -83,7 +83,7 @@ def test_a_fetched_step_leaves_the_call_overdue(conn: Connection) -> None:
         (result_body(NUMBER, "dialing"), "duplicate", ("final", "completed", "poll")),
     ],
 )
-def test_a_callback_after_all_is_decided_by_the_usual_rule(
+def test_late_callback_is_decided_by_the_usual_rules(
     conn: Connection, late: bytes, state: str, stands: tuple[str, str, str]
 ) -> None:
     batch_id = make_batch(conn, NUMBERS, past_due=True)
@@ -95,7 +95,7 @@ def test_a_callback_after_all_is_decided_by_the_usual_rule(
     assert differences(conn) == []
 
 
-def test_a_fetched_body_beside_a_callback_counts_as_nothing(conn: Connection) -> None:
+def test_fetched_body_after_a_callback_is_not_counted(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, past_due=True)
     deliver(conn, batch_id, result_body(NUMBER))
     before = read_batch(conn, batch_id)
@@ -113,7 +113,7 @@ def test_a_fetched_body_beside_a_callback_counts_as_nothing(conn: Connection) ->
     assert differences(conn) == []
 
 
-def test_fetched_and_delivered_are_decided_together_in_one_group(conn: Connection) -> None:
+def test_fetched_and_delivered_results_in_one_group_are_decided_together(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, past_due=True)
     (delivered,) = journal(conn, make_callback(batch_id, result_body(NUMBER)))
     conn.execute(
@@ -129,7 +129,7 @@ def test_fetched_and_delivered_are_decided_together_in_one_group(conn: Connectio
     assert differences(conn) == []
 
 
-def test_a_replay_takes_fetched_bodies_along_and_keeps_every_count(conn: Connection) -> None:
+def test_replay_includes_fetched_bodies_and_keeps_every_count(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, past_due=True)
     fetched = fetch(conn, batch_id, result_body(NUMBER), NOON - timedelta(hours=1))
     fetch(conn, batch_id, result_body(phone_number(99)))
@@ -142,14 +142,14 @@ def test_a_replay_takes_fetched_bodies_along_and_keeps_every_count(conn: Connect
     assert differences(conn) == []
 
 
-def test_verify_sees_a_fetched_result_that_is_not_counted_as_one(conn: Connection) -> None:
+def test_verify_reports_a_fetched_result_that_is_not_counted_as_one(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, past_due=True)
     fetch(conn, batch_id, result_body(NUMBER))
     conn.execute("update batch_count set polled = 0")
     assert [found["what"] for found in differences(conn)] == ["polled"]
 
 
-def test_loss_is_what_was_never_delivered_of_what_was_due(conn: Connection) -> None:
+def test_loss_is_the_share_of_due_results_that_were_not_delivered(conn: Connection) -> None:
     due, coming = make_batch(conn, NUMBERS, past_due=True), make_batch(conn, NUMBERS)
     deliver(conn, due, result_body(NUMBER), result_body(NUMBERS[1], "failed"))
     fetch(conn, due, result_body(NUMBERS[2]))

@@ -1,4 +1,4 @@
-"""Results that nobody delivered are fetched from the provider, at a bounded pace, and never forever."""
+"""Results that were not delivered are fetched from the provider, at a limited rate, and not for ever."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def pool(database_url: str) -> Iterator[Pool]:
 
 @contextlib.contextmanager
 def silent_provider(call_ids: Literal["list", "map"] | None, speed: float = 50_000) -> Iterator[Simulator]:
-    """Dials everything, tells ids, and delivers nothing."""
+    """Dials every call, returns ids, and delivers nothing."""
     settings = Settings(
         check=False, speed=speed, call_ids=call_ids, rates=Rates(drop=1), outcomes={"completed": 1, "failed": 1}
     )
@@ -66,7 +66,7 @@ def silent_provider(call_ids: Literal["list", "map"] | None, speed: float = 50_0
 
 @contextlib.contextmanager
 def answering(answer: bytes) -> Iterator[Server]:
-    """Read a request that has no body, answer it, and hang up."""
+    """Read a request without a body, answer it, and close the connection."""
 
     def script(connection: socket.socket, server: Server) -> None:
         request = b""
@@ -84,7 +84,7 @@ def provider_at(url: str) -> Provider:
 
 
 def make_overdue(conn: Connection, url: str, numbers: list[int] = NUMBERS) -> int:
-    """A batch that this provider took, all of it overdue."""
+    """A batch that this provider accepted, with all calls overdue."""
     batch_id = make_batch(conn, numbers, send=False)
 
     def send(outgoing: Any) -> Answer:
@@ -132,7 +132,7 @@ def test_every_overdue_result_is_fetched(conn: Connection, pool: Pool, call_ids:
     assert differences(conn) == []
 
 
-def test_a_call_under_way_stays_overdue_and_is_asked_about_later(conn: Connection, pool: Pool) -> None:
+def test_call_in_progress_stays_overdue_and_is_polled_later(conn: Connection, pool: Pool) -> None:
     with silent_provider("list", speed=0.01) as simulator:
         batch_id = make_overdue(conn, simulator.url, NUMBERS[:1])
         plan_all(conn)
@@ -149,7 +149,7 @@ def test_a_call_under_way_stays_overdue_and_is_asked_about_later(conn: Connectio
     ("call_id", "polled", "status"),
     [("404", Polled.NEVER, 404), ("403", Polled.NEVER, 403), ("9-9", Polled.NEVER, 404), ("500", Polled.LATER, 500)],
 )
-def test_what_the_provider_refuses_is_asked_again_only_where_that_helps(
+def test_refused_poll_is_repeated_only_if_that_can_help(
     conn: Connection, pool: Pool, call_id: str, polled: Polled, status: int
 ) -> None:
     make_poll(conn, call_id)
@@ -161,7 +161,7 @@ def test_what_the_provider_refuses_is_asked_again_only_where_that_helps(
     assert (row[1] is None) == (polled is Polled.NEVER)
 
 
-def test_refused_credentials_pause_all_polls_and_cost_no_try(conn: Connection, pool: Pool) -> None:
+def test_refused_credentials_pause_all_polls_without_counting_a_try(conn: Connection, pool: Pool) -> None:
     make_poll(conn, "1-1")
     with silent_provider(None) as simulator:
         wrong = Provider(simulator.url, "simulator", "another key")
@@ -180,7 +180,7 @@ def make_poll_due(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize(("said", "seconds"), [("90", 90), ("1", 60), ("999999999999", 3600), ("Wed, 21 Oct", 300)])
-def test_a_provider_that_asks_for_patience_gets_it(conn: Connection, pool: Pool, said: str, seconds: int) -> None:
+def test_retry_after_of_the_provider_is_respected(conn: Connection, pool: Pool, said: str, seconds: int) -> None:
     make_poll(conn, "1-1")
     with answering(http(429, b"{}", "application/json", f"Retry-After: {said}")) as server:
         asked = poll_once(pool, provider_at(server.url), FAST)
@@ -202,9 +202,7 @@ def test_a_provider_that_asks_for_patience_gets_it(conn: Connection, pool: Pool,
         b"",
     ],
 )
-def test_an_answer_that_says_nothing_is_not_kept_and_asked_for_again(
-    conn: Connection, pool: Pool, answer: bytes
-) -> None:
+def test_answer_without_details_is_not_stored_and_requested_again(conn: Connection, pool: Pool, answer: bytes) -> None:
     batch_id = make_poll(conn, "1-1")
     with answering(answer) as server:
         asked = poll_once(pool, provider_at(server.url), FAST)
@@ -213,7 +211,7 @@ def test_an_answer_that_says_nothing_is_not_kept_and_asked_for_again(
     assert present(read_batch(conn, batch_id).counts) == {"rows": 1, "overdue": 1}
 
 
-def test_a_provider_that_is_away_or_silent_is_asked_again(conn: Connection, pool: Pool) -> None:
+def test_unreachable_or_silent_provider_is_asked_again(conn: Connection, pool: Pool) -> None:
     make_poll(conn, "1-1")
     assert poll_once(pool, provider_at("http://127.0.0.1:9"), FAST) is not None
     make_poll_due(conn)
@@ -225,7 +223,7 @@ def test_a_provider_that_is_away_or_silent_is_asked_again(conn: Connection, pool
     assert row is not None and row[0] == 2 and row[1] is not None and row[1] > timedelta(seconds=100)
 
 
-def test_no_call_is_asked_about_forever(conn: Connection, pool: Pool) -> None:
+def test_no_call_is_polled_for_ever(conn: Connection, pool: Pool) -> None:
     make_poll(conn, "500", tries=MOST_TRIES - 1)
     with silent_provider(None) as simulator:
         assert poll_once(pool, provider_at(simulator.url), FAST) is not None
@@ -233,7 +231,7 @@ def test_no_call_is_asked_about_forever(conn: Connection, pool: Pool) -> None:
     assert row is not None and row[:2] == (MOST_TRIES, None)
 
 
-def test_an_id_of_another_call_is_given_up(conn: Connection, pool: Pool) -> None:
+def test_id_of_another_call_is_not_polled_again(conn: Connection, pool: Pool) -> None:
     batch_id = make_poll(conn, "1-1")
     with answering(http(200, result_body(phone_number(77)))) as server:
         asked = poll_once(pool, provider_at(server.url), FAST)
@@ -242,7 +240,7 @@ def test_an_id_of_another_call_is_given_up(conn: Connection, pool: Pool) -> None
     assert differences(conn) == []
 
 
-def test_an_id_cannot_lead_to_another_address(conn: Connection, pool: Pool) -> None:
+def test_id_cannot_lead_to_another_address(conn: Connection, pool: Pool) -> None:
     make_poll(conn, "../apps/7/3/cancel?a=b#c")
     with answering(http(404, b"{}")) as server:
         poll_once(pool, provider_at(server.url), FAST)
@@ -251,7 +249,7 @@ def test_an_id_cannot_lead_to_another_address(conn: Connection, pool: Pool) -> N
     assert b"Content-Length" not in request and b"Content-Type" not in request
 
 
-def test_all_workers_together_keep_the_pace(conn: Connection, pool: Pool) -> None:
+def test_all_workers_together_keep_the_rate(conn: Connection, pool: Pool) -> None:
     make_batch(conn, [phone_number(index) for index in range(60)], past_due=True)
     conn.execute("update submission set answer = %s", (json.dumps({"call_ids": list(range(1, 61))}),))
     assert plan_all(conn) == 60
@@ -275,13 +273,13 @@ def test_all_workers_together_keep_the_pace(conn: Connection, pool: Pool) -> Non
         enough.set()
         for thread in threads:
             thread.join()
-    # The database's clock, at the beginning of each transaction that claimed one.
+    # The database's time, at the beginning of each transaction that claimed a poll.
     moments = sorted(moment for moment, _ in claimed)
     assert min(after - before for before, after in pairwise(moments)) >= timedelta(seconds=0.05)
     assert len({row for _, row in claimed}) == len(claimed)
 
 
-def test_a_request_that_died_is_made_again_after_its_lease(conn: Connection) -> None:
+def test_request_of_a_dead_worker_is_repeated_after_its_lease(conn: Connection) -> None:
     make_poll(conn, "1-1")
     assert claim_poll(conn, FAST) is not None
     conn.commit()
@@ -289,7 +287,7 @@ def test_a_request_that_died_is_made_again_after_its_lease(conn: Connection) -> 
     assert row is not None and row[0] == 1 and row[1] is not None and row[1] > polls.LEASE - timedelta(seconds=30)
 
 
-def test_calls_that_ended_meanwhile_are_not_asked_about(conn: Connection) -> None:
+def test_calls_that_ended_meanwhile_are_not_polled(conn: Connection) -> None:
     batch_id = make_poll(conn, "1-1")
     deliver(conn, batch_id, result_body(NUMBERS[0]))
     assert claim_poll(conn, FAST) is None
@@ -309,7 +307,7 @@ def test_nothing_is_planned_before_calls_are_overdue_nor_without_ids(conn: Conne
     assert plan_polls(conn) is None
 
 
-def test_a_result_that_comes_while_it_is_asked_for_stands(
+def test_result_that_is_delivered_during_its_poll_wins(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch_id = make_poll(conn, "1-1")
@@ -327,7 +325,9 @@ def test_a_result_that_comes_while_it_is_asked_for_stands(
     assert differences(conn) == []
 
 
-def test_maintenance_tells_plans_and_asks(conn: Connection, pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+def test_maintenance_reports_overdue_calls_and_polls_them(
+    conn: Connection, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     config = Config(data_dir=Path("/nowhere"), public_url="", port=1, result_poll_rate=100)
     with silent_provider("map") as simulator:

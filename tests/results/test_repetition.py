@@ -1,4 +1,4 @@
-"""One call with very many callbacks: what a further one costs, and what becomes of it."""
+"""One call with very many callbacks: the cost and the state of a further one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def forget_decisions(conn: Connection) -> None:
-    """Leave the tables as release 1.0.0 would have."""
+    """Change the tables to what release 1.0.0 would have written."""
     conn.execute(
         "update set_aside set result_key = null, outcome = null, last_event_at = null, received_at = null,"
         " possible_at = null, provider_status = null, attempts = null, max_attempts = null, queued_at = null,"
@@ -81,9 +81,7 @@ def test_no_earlier_body_is_read_for_a_further_callback(conn: Connection, read: 
     assert differences(conn) == []
 
 
-def test_what_an_earlier_release_left_without_a_decision_is_read_again_once(
-    conn: Connection, read: list[bytes]
-) -> None:
+def test_rows_of_an_earlier_release_are_read_again_once(conn: Connection, read: list[bytes]) -> None:
     batch_id = make_batch(conn)
     conflict = result_body(NUMBER, "failed", last_event=1)
     ids = deliver(conn, batch_id, result_body(NUMBER), conflict)
@@ -104,15 +102,15 @@ def test_time_of_a_result_that_an_earlier_release_replaced_is_read_from_its_body
     late = result_body(NUMBER, "completed", last_event=900)
     ids = deliver(conn, batch_id, early, late)
     assert states(conn, ids) == [("conflict", OTHER_RESULT_WINS), APPLIED]
-    # As 1.0.0 does it: it does not know of the column, which keeps the time of the other callback.
+    # As 1.0.0 does it: it does not know the column, which keeps the time of the other callback.
     conn.execute("update result set callback_id = %s, provider_status = 'failed', outcome = 'failed',"
                  " duration_seconds = null", ids[:1])  # fmt: skip
     assert conn.execute("select last_event_at from result").fetchall() == [(None,)]
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_stored_decisions_decide_as_bodies_do(conn: Connection, order: tuple[int, ...]) -> None:
-    """One by one, in every order, with results of which one has no time: as all at once."""
+def test_decision_from_stored_details_is_the_same_as_from_bodies(conn: Connection, order: tuple[int, ...]) -> None:
+    """One by one, in every order, and one result has no time: the winner is the same as for all together."""
     results = [
         result_body(NUMBER, "failed", last_event=60),
         result_body(NUMBER, "canceled", events=[]),
@@ -130,7 +128,7 @@ def test_stored_decisions_decide_as_bodies_do(conn: Connection, order: tuple[int
     assert differences(conn) == []
 
 
-def test_result_that_wins_after_it_was_set_aside_is_not_read_again(conn: Connection, read: list[bytes]) -> None:
+def test_result_that_wins_later_is_not_read_again(conn: Connection, read: list[bytes]) -> None:
     batch_id = make_batch(conn)
     first, without_time, latest = (
         result_body(NUMBER, "failed", last_event=60),
@@ -146,7 +144,7 @@ def test_result_that_wins_after_it_was_set_aside_is_not_read_again(conn: Connect
     assert differences(conn) == []
 
 
-def test_conflict_that_is_repeated_is_a_duplicate_of_the_first_that_said_so(conn: Connection) -> None:
+def test_repeated_conflict_is_a_duplicate_of_the_first(conn: Connection) -> None:
     batch_id = make_batch(conn)
     deliver(conn, batch_id, result_body(NUMBER, "failed", last_event=900), *[result_body(NUMBER)] * 3)
     last = deliver(conn, batch_id, result_body(NUMBER))
@@ -155,7 +153,7 @@ def test_conflict_that_is_repeated_is_a_duplicate_of_the_first_that_said_so(conn
     assert differences(conn) == []
 
 
-def test_of_very_many_that_all_differ_only_so_many_are_read_again(
+def test_of_very_many_different_results_only_a_few_are_read_again(
     conn: Connection, read: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(not_applied, "COMPARED", 5)
@@ -173,10 +171,10 @@ def test_of_very_many_that_all_differ_only_so_many_are_read_again(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_result_does_not_depend_on_the_order_however_many_differ(
+def test_result_does_not_depend_on_the_order_of_many_different_callbacks(
     conn: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """More results than a further callback is compared with, with missing, impossible and equal times."""
+    """More results than a callback is compared with, with missing, impossible and equal times."""
     monkeypatch.setattr(not_applied, "COMPARED", 2)
     random = Random(seed)
     day = 24 * 60 * 60

@@ -30,7 +30,7 @@ APPLIED = ("applied", None)
 
 
 def everything(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """All that settlement keeps."""
+    """Everything that settlement stores."""
     tables = ("result", "set_aside", "outstanding", "batch_count", "result_count", "waiting", "submission", "batch")
     kept = {}
     for table in tables:
@@ -42,7 +42,7 @@ def everything(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def replay_everything(conn: Connection, **wanted: Any) -> list[Change]:
-    """Page by page, as the command does; commits."""
+    """Replay page by page, as the command does; commits."""
     changes, after = [], 0
     while keys := find_settled(conn, after=after, **wanted):
         changes += replay(conn, keys)
@@ -94,7 +94,7 @@ def test_size_of_its_transactions_does_not_matter(conn: Connection, monkeypatch:
 @pytest.mark.parametrize(
     ("state", "number"), [("applied", 5), ("duplicate", 4), ("conflict", 2), ("unmatched", 3), ("unreadable", 2)]
 )
-def test_callbacks_are_found_by_state_and_those_that_wait_never(conn: Connection, state: str, number: int) -> None:
+def test_callbacks_are_found_by_state_except_waiting_ones(conn: Connection, state: str, number: int) -> None:
     mixed_pile(conn)
     found = find_settled(conn, state=state)
     assert {name for name, _ in states(conn, [callback_id for _, callback_id in found])} <= {state}
@@ -116,7 +116,7 @@ def test_callbacks_are_found_by_id(conn: Connection) -> None:
     assert find_settled(conn, ids=[]) == []
 
 
-def test_dry_run_tells_the_changes_and_a_rollback_undoes_them(conn: Connection) -> None:
+def test_dry_run_returns_the_changes_and_a_rollback_undoes_them(conn: Connection) -> None:
     batch_id = make_batch(conn)
     (broken,) = deliver(conn, batch_id, b"?")
     tamper(conn, broken, result_body(NUMBER))
@@ -129,7 +129,7 @@ def test_dry_run_tells_the_changes_and_a_rollback_undoes_them(conn: Connection) 
     assert states(conn, [broken]) == [APPLIED]
 
 
-def test_unreadable_that_can_be_read_now_is_decided_with_the_others_of_its_call(conn: Connection) -> None:
+def test_callback_that_has_become_readable_is_decided_with_others_of_its_call(conn: Connection) -> None:
     batch_id = make_batch(conn)
     first, second = deliver(conn, batch_id, b"?", result_body(NUMBER))
     tamper(conn, first, result_body(NUMBER, "failed", last_event=90))
@@ -157,7 +157,7 @@ def test_all_callbacks_of_a_call_are_decided_together(conn: Connection) -> None:
     assert differences(conn) == []
 
 
-def test_result_that_cannot_be_read_any_more_opens_its_call_again(conn: Connection) -> None:
+def test_result_that_has_become_unreadable_reopens_its_call(conn: Connection) -> None:
     batch_id = make_batch(conn, [NUMBER, phone_number(1)])
     ids = []
     for minute, number in ((5, phone_number(1)), (1, NUMBER), (9, NUMBER)):
@@ -174,7 +174,7 @@ def test_result_that_cannot_be_read_any_more_opens_its_call_again(conn: Connecti
     assert batch.first_result_at == batch.last_result_at == NOON + timedelta(minutes=5)
 
 
-def test_result_that_falls_back_to_a_step_opens_its_call_again(conn: Connection) -> None:
+def test_result_that_has_become_a_step_reopens_its_call(conn: Connection) -> None:
     batch_id = make_batch(conn, send=False)
     answer_submissions(conn, lambda _: REFUSED)
     (only,) = deliver(conn, batch_id, result_body(NUMBER))
@@ -208,7 +208,7 @@ def test_result_times_do_not_count_steps_when_a_result_is_lost(conn: Connection)
     assert differences(conn) == []
 
 
-def test_callback_of_another_number_moves_to_its_call(conn: Connection) -> None:
+def test_callback_that_names_another_number_moves_to_its_call(conn: Connection) -> None:
     batch_id = make_batch(conn, [NUMBER, phone_number(1)])
     (only,) = deliver(conn, batch_id, result_body(NUMBER))
     tamper(conn, only, result_body(phone_number(1)))
@@ -218,7 +218,7 @@ def test_callback_of_another_number_moves_to_its_call(conn: Connection) -> None:
     assert differences(conn) == []
 
 
-def test_callbacks_of_a_purged_batch_may_be_replayed(conn: Connection) -> None:
+def test_callbacks_of_a_purged_batch_can_be_replayed(conn: Connection) -> None:
     batch_id = make_batch(conn)
     purge_batch(conn, batch_id)
     ids = deliver(conn, batch_id, result_body(NUMBER), b"?")

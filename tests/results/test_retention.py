@@ -1,4 +1,4 @@
-"""Old batches go whole, a piece at a time, and no count is ever wrong meanwhile."""
+"""Old batches are purged completely, in steps, and no count is ever wrong meanwhile."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_full_batch(conn: Connection) -> int:
-    """A batch with something in every table that hangs on one."""
+    """A batch with rows in every table about batches."""
     batch_id = make_batch(conn, [*NUMBERS, "nobody"], on_invalid="skip", submission_rows=7)
     deliver(conn, batch_id, *(result_body(number) for number in NUMBERS[:4]), result_body(NUMBERS[0], "failed"), b"{}")
     deliver(conn, batch_id, result_body(phone_number(99)), result_body(NUMBERS[8], "dialing"), submission_no=2)
@@ -96,7 +96,7 @@ def age(conn: Connection, batch_id: int, days: int = 40) -> int:
 
 
 def purge_all(conn: Connection, older_than: timedelta = MONTH) -> list[int]:
-    """Purge to the end; returns the batches that went."""
+    """Purge to the end; returns the purged batches."""
     ended = []
     for removed in purge(conn, older_than, by=SYSTEM):
         conn.commit()
@@ -109,7 +109,7 @@ def purge_all(conn: Connection, older_than: timedelta = MONTH) -> list[int]:
 
 
 def tables_of_a_batch(conn: Connection) -> list[str]:
-    """Every table with the id of a batch, so that one which is added later is tested, too. The audit trail stays."""
+    """Every table with the id of a batch, so that new tables are tested, too. The audit trail stays."""
     found = conn.execute(
         "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'batch_id'"
         " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition"
@@ -119,7 +119,7 @@ def tables_of_a_batch(conn: Connection) -> list[str]:
 
 
 def rows_of(conn: Connection, batch_id: int) -> dict[str, int]:
-    """Rows that carry the batch's id, those of empty tables left out."""
+    """How many rows with the batch's id each table has, without empty tables."""
     counted = {}
     for table in tables_of_a_batch(conn):
         row = conn.execute(f"select count(*) from {table} where batch_id = %s", (batch_id,)).fetchone()  # noqa: S608
@@ -129,9 +129,9 @@ def rows_of(conn: Connection, batch_id: int) -> dict[str, int]:
     return present(counted)
 
 
-def test_old_batches_go_with_everything_and_others_stay_as_they_were(conn: Connection) -> None:
+def test_old_batches_are_purged_completely_and_others_stay_unchanged(conn: Connection) -> None:
     old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
-    # A new table: add rows of it to `make_full_batch`.
+    # If this fails for a new table, add rows of it to `make_full_batch`.
     assert set(rows_of(conn, old)) == set(tables_of_a_batch(conn)) - {"waiting", "purge"}
     before = (read_batch(conn, young), rows_of(conn, young))
     assert purge_all(conn) == [old]
@@ -140,7 +140,7 @@ def test_old_batches_go_with_everything_and_others_stay_as_they_were(conn: Conne
 
 
 def test_no_text_of_an_old_batch_is_left_anywhere(conn: Connection) -> None:
-    """What only this batch says is in no column of any table once it is purged."""
+    """A text that only this batch has is in no column of any table after the purge."""
     secret = "zanzibar"
     batch_id = make_batch(conn, [NUMBERS[0], f"{NUMBERS[1]};ani={NUMBERS[2]}", f"not {secret}"], on_invalid="skip",
                           name=secret, send=False)  # fmt: skip
@@ -162,20 +162,20 @@ def test_no_text_of_an_old_batch_is_left_anywhere(conn: Connection) -> None:
     assert set(traces_in_tables(conn, secret, *map(str, NUMBERS))) == {"audit.actor", "audit.note"}
 
 
-def test_age_counts_from_when_results_were_due(conn: Connection) -> None:
+def test_age_counts_from_the_due_time(conn: Connection) -> None:
     batch_id = age(conn, make_batch(conn, NUMBERS), days=29)
     assert purge_all(conn) == []
     assert purge_all(conn, timedelta(days=28)) == [batch_id]
 
 
-def test_what_is_still_queueing_is_never_old(conn: Connection) -> None:
+def test_batch_that_is_still_queueing_is_never_old(conn: Connection) -> None:
     batch_id = age(conn, make_batch(conn, NUMBERS, send=False))
     assert purge_all(conn) == []
     answer_submissions(conn)
     assert purge_all(conn) == [batch_id]
 
 
-def test_a_batch_leaves_lists_and_totals_with_the_first_piece(conn: Connection) -> None:
+def test_batch_leaves_lists_and_totals_with_the_first_step(conn: Connection) -> None:
     old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
     next(purge(conn, MONTH, by=SYSTEM))
     conn.commit()
@@ -194,7 +194,7 @@ def test_a_batch_leaves_lists_and_totals_with_the_first_piece(conn: Connection) 
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4, 9])
-def test_a_purge_that_was_cut_off_is_gone_on_with(conn: Connection, pieces: int) -> None:
+def test_interrupted_purge_is_continued(conn: Connection, pieces: int) -> None:
     old = age(conn, make_full_batch(conn))
     for _ in islice(purge(conn, MONTH, by=SYSTEM), pieces):
         conn.commit()
@@ -204,7 +204,7 @@ def test_a_purge_that_was_cut_off_is_gone_on_with(conn: Connection, pieces: int)
     assert rows_of(conn, old) == {}
 
 
-def test_a_killed_transaction_takes_nothing(conn: Connection) -> None:
+def test_killed_transaction_deletes_nothing(conn: Connection) -> None:
     old = age(conn, make_full_batch(conn))
     before = rows_of(conn, old)
     next(purge(conn, MONTH, by=SYSTEM))
@@ -213,7 +213,7 @@ def test_a_killed_transaction_takes_nothing(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 100])
-def test_callbacks_that_come_in_meanwhile_stay_as_unmatched(conn: Connection, pieces: int) -> None:
+def test_callbacks_received_during_a_purge_stay_as_unmatched(conn: Connection, pieces: int) -> None:
     old = age(conn, make_full_batch(conn))
     steps = purge(conn, MONTH, by=SYSTEM)
     for _ in islice(steps, pieces):
@@ -235,7 +235,7 @@ def test_callbacks_that_come_in_meanwhile_stay_as_unmatched(conn: Connection, pi
     assert differences(conn) == []
 
 
-def test_callbacks_that_waited_when_the_batch_went_are_kept(conn: Connection) -> None:
+def test_callbacks_that_waited_at_the_purge_are_kept(conn: Connection) -> None:
     old = age(conn, make_full_batch(conn))
     waiting = journal(conn, make_callback(old, result_body(NUMBERS[6]), received_at=datetime.now(UTC)))
     assert purge_all(conn) == [old]
@@ -244,7 +244,7 @@ def test_callbacks_that_waited_when_the_batch_went_are_kept(conn: Connection) ->
     assert differences(conn) == []
 
 
-def test_late_callbacks_go_when_they_are_old_themselves(conn: Connection) -> None:
+def test_late_callbacks_are_purged_when_they_are_old(conn: Connection) -> None:
     old = age(conn, make_full_batch(conn))
     purge_all(conn)
     now = datetime.now(UTC)
@@ -257,13 +257,13 @@ def test_late_callbacks_go_when_they_are_old_themselves(conn: Connection) -> Non
     settle_all(conn)
     assert count_old(conn, MONTH).late_callbacks == 9
     assert purge_all(conn) == [old]
-    # One that came out of a spool stays until the younger ones before it are old, too.
+    # A callback from a spool stays until newer callbacks before it are old, too.
     assert rows_of(conn, old) == {"callback": 2, "set_aside": 2, "batch_count": 1}
     assert purge_all(conn, timedelta(days=20)) == [old]
     assert rows_of(conn, old) == {}
 
 
-def test_a_settlement_under_way_is_waited_for(conn: Connection, database_url: str) -> None:
+def test_purge_waits_for_a_settlement(conn: Connection, database_url: str) -> None:
     old = age(conn, make_full_batch(conn))
     journal(conn, make_callback(old, result_body(NUMBERS[6])))
     share_results(conn)
@@ -277,7 +277,7 @@ def test_a_settlement_under_way_is_waited_for(conn: Connection, database_url: st
     assert rows_of(conn, old) == {}
 
 
-def test_two_who_purge_at_once_do_it_once(conn: Connection, database_url: str) -> None:
+def test_two_concurrent_purges_delete_once(conn: Connection, database_url: str) -> None:
     batches = [age(conn, make_full_batch(conn)) for _ in range(2)]
     with closing(connect(database_url, name="another")) as other:
         ours, theirs = purge(conn, MONTH, by=SYSTEM), purge(other, MONTH, by=SYSTEM)
@@ -293,7 +293,7 @@ def _piece(steps: Iterator[Removed], conn: Connection) -> bool:
     return more
 
 
-def test_a_late_answer_for_a_purged_batch_is_dropped(conn: Connection) -> None:
+def test_late_answer_for_a_purged_batch_is_dropped(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, send=False)
     (outgoing,) = answer_submissions(conn, lambda _: UNKNOWN)
     age(conn, batch_id)
@@ -301,7 +301,7 @@ def test_a_late_answer_for_a_purged_batch_is_dropped(conn: Connection) -> None:
     assert record_answer(conn, outgoing, ACCEPTED) is None
 
 
-def test_what_would_go_is_counted_and_left(conn: Connection) -> None:
+def test_count_of_old_batches_deletes_nothing(conn: Connection) -> None:
     age(conn, make_full_batch(conn))
     make_full_batch(conn)
     old = count_old(conn, MONTH)
@@ -309,7 +309,7 @@ def test_what_would_go_is_counted_and_left(conn: Connection) -> None:
     assert len(list_batches(conn, BatchFilter(), 10)) == 2
 
 
-def test_workers_take_one_turn_a_day_and_at_once_what_was_cut_off(conn: Connection) -> None:
+def test_workers_purge_once_a_day_and_continue_an_interrupted_purge_at_once(conn: Connection) -> None:
     assert claim_purge(conn)
     assert not claim_purge(conn)
     conn.commit()
@@ -322,7 +322,7 @@ def test_workers_take_one_turn_a_day_and_at_once_what_was_cut_off(conn: Connecti
     assert claim_purge(conn)
 
 
-def test_a_draft_goes_with_the_batch_it_became(conn: Connection) -> None:
+def test_draft_is_purged_with_its_batch(conn: Connection) -> None:
     batch_id = age(conn, make_batch(conn, NUMBERS))
     draft_id = insert_draft(conn, 1, BytesIO(b"destination\n"), "a.csv", {})
     conn.execute("update draft set batch_id = %s where draft_id = %s", (batch_id, draft_id))
@@ -331,7 +331,7 @@ def test_a_draft_goes_with_the_batch_it_became(conn: Connection) -> None:
     assert conn.execute("select count(*) from draft").fetchone() == (0,)
 
 
-def test_replay_passes_over_what_is_half_purged(conn: Connection) -> None:
+def test_replay_skips_a_batch_that_is_being_purged(conn: Connection) -> None:
     old, young = age(conn, make_full_batch(conn)), make_full_batch(conn)
     everything = find_settled(conn)
     removed = next(purge(conn, MONTH, by=SYSTEM))
@@ -345,7 +345,7 @@ def test_replay_passes_over_what_is_half_purged(conn: Connection) -> None:
     assert rows_of(conn, old) == {}
 
 
-def test_simulated_batches_go_with_everything_whatever_their_state_and_real_ones_stay(conn: Connection) -> None:
+def test_simulated_batches_in_any_state_are_purged_completely_and_real_ones_stay(conn: Connection) -> None:
     real, queueing = make_full_batch(conn), make_batch(conn, NUMBERS, send=False, simulated=True)
     simulated = make_full_batch(conn)
     conn.execute("update batch set simulated = true where batch_id = %s", (simulated,))

@@ -38,7 +38,7 @@ APPLIED = ("applied", None)
 
 
 def counted(conn: Connection, batch_id: int) -> dict[str, int]:
-    """Every count of a batch that is not zero, once its balance and `verify` hold."""
+    """The counts of a batch that are not zero, after a check of its balance and by `verify`."""
     assert differences(conn) == []
     batch = read_batch(conn, batch_id)
     times = {"attempts": batch.attempts, "duration_seconds": batch.duration_seconds}
@@ -77,7 +77,7 @@ def test_first_result_is_applied_and_counted(conn: Connection, status: str, outc
     }  # fmt: skip
 
 
-def test_waiting_callback_is_counted_as_such(conn: Connection) -> None:
+def test_waiting_callback_is_counted_as_waiting(conn: Connection) -> None:
     batch_id = make_batch(conn)
     ids = journal(conn, make_callback(batch_id, result_body(NUMBER)), make_callback(batch_id, b"?"))
     assert states(conn, ids) == [("waiting", None)] * 2
@@ -87,7 +87,7 @@ def test_waiting_callback_is_counted_as_such(conn: Connection) -> None:
 @pytest.mark.parametrize(
     ("body", "reason"), [(b" ", "empty"), (b"{", "malformed_json"), (b'{"phone_number": "6175550000"}', "no_status")]
 )
-def test_body_that_says_nothing_is_unreadable(conn: Connection, body: bytes, reason: str) -> None:
+def test_body_without_details_is_unreadable(conn: Connection, body: bytes, reason: str) -> None:
     batch_id = make_batch(conn)
     assert states(conn, deliver(conn, batch_id, body)) == [("unreadable", reason)]
     assert counted(conn, batch_id) == {"rows": 1, "pending": 1, "received": 1, "unreadable": 1}
@@ -187,7 +187,7 @@ def test_conflict_is_won_by_the_later_event_and_counters_follow(conn: Connection
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_at_a_tie_the_earlier_received_stands_whichever_is_settled_first(
+def test_at_a_tie_the_result_received_first_wins_whichever_is_settled_first(
     conn: Connection, order: tuple[int, int]
 ) -> None:
     batch_id = make_batch(conn)
@@ -238,7 +238,7 @@ def test_callback_of_a_refused_submission_makes_its_call_final(conn: Connection)
     assert read_batch(conn, batch_id).progress == 1.0
 
 
-def test_refusal_that_comes_after_a_result_spares_the_final_call(conn: Connection) -> None:
+def test_refusal_after_a_result_does_not_change_the_final_call(conn: Connection) -> None:
     batch_id = make_batch(conn, [NUMBER, phone_number(1)], send=False)
     outgoing = claim_submission(conn, register_worker(conn, "test", 1))
     assert outgoing is not None
@@ -255,7 +255,7 @@ def test_callback_proves_that_an_unknown_submission_was_accepted(conn: Connectio
     answer_submissions(conn, lambda outgoing: UNKNOWN if outgoing.submission_no == 1 else ACCEPTED)
     assert read_batch(conn, batch_id).state == "partial"
     deliver(conn, batch_id, result_body(phone_number(5)), b"?", submission_no=1)
-    assert read_batch(conn, batch_id).state == "partial", "neither names a call of it"
+    assert read_batch(conn, batch_id).state == "partial", "none of them names a call of the submission"
     deliver(conn, batch_id, result_body(NUMBER, status), submission_no=1)
     batch = read_batch(conn, batch_id)
     assert (batch.state, batch.submissions[0].state, batch.submissions[0].error) == ("queued", "accepted", None)
@@ -263,7 +263,7 @@ def test_callback_proves_that_an_unknown_submission_was_accepted(conn: Connectio
     assert differences(conn) == []
 
 
-def test_answer_that_stayed_away_is_no_doubt_where_a_callback_came_before(conn: Connection) -> None:
+def test_submission_without_an_answer_is_accepted_if_a_callback_came_before(conn: Connection) -> None:
     batch_id = make_batch(conn, send=False)
     outgoing = claim_submission(conn, register_worker(conn, "test", 1))
     assert outgoing is not None

@@ -35,7 +35,7 @@ def pool(database_url: str) -> Iterator[Pool]:
 
 
 def fail_on(conn: Connection, status: str, error: str = "raise_exception") -> None:
-    """Make the database fail whatever writes a result of this status."""
+    """Make the database refuse results with this status."""
     conn.execute(
         "create function fail() returns trigger language plpgsql as"
         f" $$ begin raise exception 'made to fail' using errcode = '{error}'; end $$"
@@ -47,7 +47,7 @@ def fail_on(conn: Connection, status: str, error: str = "raise_exception") -> No
     conn.commit()
 
 
-def test_nothing_waits_and_nothing_is_settled(pool: Pool) -> None:
+def test_without_waiting_callbacks_nothing_is_settled(pool: Pool) -> None:
     assert Settler(pool).settle_group() == 0
 
 
@@ -60,7 +60,7 @@ def test_group_is_settled_and_counted(conn: Connection, pool: Pool) -> None:
     assert differences(conn) == []
 
 
-def test_one_callback_that_breaks_settlement_does_not_hold_up_the_others(
+def test_callback_that_cannot_be_settled_does_not_block_the_others(
     conn: Connection, pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(5)])
@@ -78,7 +78,7 @@ def test_one_callback_that_breaks_settlement_does_not_hold_up_the_others(
     assert "made to fail" in caplog.text
 
 
-def test_what_was_set_aside_is_settled_by_a_replay_once_the_fault_is_gone(conn: Connection, pool: Pool) -> None:
+def test_replay_settles_it_once_the_fault_is_fixed(conn: Connection, pool: Pool) -> None:
     batch_id = make_batch(conn)
     ids = journal(conn, *(make_callback(batch_id, result_body(phone_number(0), "poison")) for _ in range(2)))
     fail_on(conn, "poison")
@@ -93,7 +93,7 @@ def test_what_was_set_aside_is_settled_by_a_replay_once_the_fault_is_gone(conn: 
 
 
 @pytest.mark.parametrize("error", ["deadlock_detected", "serialization_failure"])
-def test_transaction_that_was_rolled_back_for_another_is_tried_again_and_never_set_aside(
+def test_transaction_rolled_back_for_another_is_repeated_and_its_callbacks_stay_readable(
     conn: Connection, pool: Pool, error: str
 ) -> None:
     batch_id = make_batch(conn)
@@ -108,7 +108,7 @@ def test_transaction_that_was_rolled_back_for_another_is_tried_again_and_never_s
     assert states(conn, ids) == [APPLIED]
 
 
-def test_settlement_that_the_server_breaks_off_leaves_everything_waiting(conn: Connection, pool: Pool) -> None:
+def test_settlement_cut_off_by_the_server_leaves_everything_waiting(conn: Connection, pool: Pool) -> None:
     batch_id = make_batch(conn)
     ids = journal(conn, make_callback(batch_id, result_body(phone_number(0), "poison")))
     fail_on(conn, "poison", "admin_shutdown")
@@ -133,13 +133,13 @@ def test_callback_committed_late_with_a_lower_id_is_found(
                  (late,))  # fmt: skip
     conn.commit()
     if late_by_more:
-        assert settler.settle_group() == 0, "looked for from the lowest that was settled so long ago"
+        assert settler.settle_group() == 0, "the scan begins at the lowest id that was settled that long ago"
         settler._lanes._common._full_scan_at = 0.0
     assert settler.settle_group() == 1
     assert states(conn, [late, *early]) == [APPLIED] * 3
 
 
-def test_settler_leaves_what_another_one_holds(conn: Connection, pool: Pool) -> None:
+def test_settler_skips_callbacks_that_another_has_locked(conn: Connection, pool: Pool) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(3)])
     journal(conn, *(make_callback(batch_id, result_body(phone_number(index))) for index in range(3)))
     assert len(claim_waiting(conn, 2)) == 2
@@ -150,7 +150,7 @@ def test_settler_leaves_what_another_one_holds(conn: Connection, pool: Pool) -> 
     assert differences(conn) == []
 
 
-def test_settling_waits_while_a_replay_is_under_way(conn: Connection, database_url: str) -> None:
+def test_settling_waits_for_a_replay(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn)
     journal(conn, make_callback(batch_id, result_body(phone_number(0))))
     impatient = open_pool(f"{database_url} options='-c lock_timeout=50ms'", max_size=2, name="settler")

@@ -1,4 +1,4 @@
-"""Several workers at once over the same calls, each on connections of its own."""
+"""Several concurrent workers on the same calls, each with its own connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CALLS = 12
 
 
 def at_once(*works: Callable[[], None]) -> None:
-    """Run all, each in a thread; raises what any of them raised."""
+    """Run each in a thread; raises the first exception of any of them."""
     errors: list[BaseException] = []
 
     def run(work: Callable[[], None]) -> None:
@@ -57,7 +57,7 @@ def at_once(*works: Callable[[], None]) -> None:
 
 
 def settle_waiting(url: str, group: int) -> Callable[[], None]:
-    """A worker that settles until nothing waits; what a deadlock took from it, it does again."""
+    """A worker that settles until nothing waits, and repeats what a deadlock rolled back."""
 
     def work() -> None:
         with closing(connect(url, name="settler")) as conn:
@@ -79,7 +79,7 @@ def settle_waiting(url: str, group: int) -> Callable[[], None]:
 
 
 def pile(batch_id: int, seed: int, size: int) -> list[Callback]:
-    """Duplicates, conflicts and steps for few calls, in no order."""
+    """Duplicates, conflicts and steps for few calls, in random order."""
     random = Random(seed)
     return [
         make_callback(
@@ -95,13 +95,13 @@ def pile(batch_id: int, seed: int, size: int) -> list[Callback]:
     ]
 
 
-def standing_bodies(conn: Connection) -> dict[int, bytes]:
+def winning_bodies(conn: Connection) -> dict[int, bytes]:
     found = conn.execute("select row, packing, body from result join callback using (batch_id, callback_id)")
     return {row: unpack(packing, body) for row, packing, body in found}
 
 
-def expected_standing(callbacks: list[Callback]) -> dict[int, bytes]:
-    """Row to the body that stands for it, decided among all at once."""
+def expected_winners(callbacks: list[Callback]) -> dict[int, bytes]:
+    """Row to the winning body, decided among all callbacks together."""
     calls: dict[int, list[Candidate]] = {}
     for place, callback in enumerate(callbacks):
         details = read_call_details(callback.body, callback.content_type)
@@ -110,7 +110,7 @@ def expected_standing(callbacks: list[Callback]) -> dict[int, bytes]:
     return {row: callbacks[decide(candidates).winner.callback_id].body for row, candidates in calls.items()}
 
 
-def test_workers_that_meet_at_the_same_calls_decide_as_one_would(conn: Connection, database_url: str) -> None:
+def test_concurrent_workers_decide_the_same_as_one_worker(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(CALLS)])
     callbacks = pile(batch_id, seed=1, size=600)
     journal(conn, *callbacks)
@@ -118,10 +118,10 @@ def test_workers_that_meet_at_the_same_calls_decide_as_one_would(conn: Connectio
     assert differences(conn) == []
     callback_counts = read_batch(conn, batch_id).callbacks
     assert (callback_counts["received"], callback_counts["applied"]) == (600, CALLS)
-    assert standing_bodies(conn) == expected_standing(callbacks)
+    assert winning_bodies(conn) == expected_winners(callbacks)
 
 
-def test_workers_and_replays_at_once_keep_every_count(conn: Connection, database_url: str) -> None:
+def test_concurrent_workers_and_replays_keep_every_count(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(CALLS)])
     callbacks = pile(batch_id, seed=2, size=300)
     journal(conn, *callbacks)
@@ -148,10 +148,10 @@ def test_workers_and_replays_at_once_keep_every_count(conn: Connection, database
     at_once(replay_all, settle_shared)
     settle_waiting(database_url, 500)()
     assert differences(conn) == []
-    assert standing_bodies(conn) == expected_standing(callbacks)
+    assert winning_bodies(conn) == expected_winners(callbacks)
 
 
-def test_refusals_and_doubts_recorded_among_results_keep_every_count(conn: Connection, database_url: str) -> None:
+def test_refused_and_unknown_submissions_among_results_keep_every_count(conn: Connection, database_url: str) -> None:
     numbers = [phone_number(index) for index in range(60)]
     batch_id = make_batch(conn, numbers, submission_rows=10, send=False)
     worker_id = register_worker(conn, "test", 1)
@@ -188,9 +188,7 @@ def test_refusals_and_doubts_recorded_among_results_keep_every_count(conn: Conne
     assert left == (counts["refused"],)
 
 
-def test_settler_waits_for_a_call_that_another_holds_and_then_sees_its_result(
-    conn: Connection, database_url: str
-) -> None:
+def test_settler_waits_for_another_ones_call_and_then_sees_its_result(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn)
     journal(conn, make_callback(batch_id, result_body(phone_number(0))))
     journal(conn, make_callback(batch_id, result_body(phone_number(0))))
@@ -198,7 +196,7 @@ def test_settler_waits_for_a_call_that_another_holds_and_then_sees_its_result(
         settle(first, claim_waiting(first, 1))
         second = threading.Thread(target=settle_waiting(database_url, 1))
         second.start()
-        # The first one's own entry counts as waiting until it commits, so the second is still at work.
+        # Until the first one commits, its entry counts as waiting, so the second still works.
         first.commit()
         second.join(60)
     callback_counts = read_batch(conn, batch_id).callbacks
@@ -221,4 +219,4 @@ def test_twelve_thousand_callbacks_are_settled_within_seconds(conn: Connection, 
         pool.close()
     print(f"{len(numbers) / seconds:.0f} callbacks settled a second")
     assert read_batch(conn, batch_id).counts["completed"] == 12_000
-    assert len(numbers) / seconds > 100, "this many on a busy machine; thousands on an idle one"
+    assert len(numbers) / seconds > 100, "a busy machine settles this many per second; an idle one thousands"

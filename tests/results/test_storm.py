@@ -1,4 +1,4 @@
-"""All writers at once on few calls, so that they meet in many orders. `verify` finds what went wrong."""
+"""All writers work concurrently on few calls, in many orders. `verify` finds errors."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ STORM_SECONDS = 8.0
 NOT_SENT = Answer("not_sent", error="x")
 
 Work = Callable[[Connection, Random], float | None]
-"""Does one piece of work, for the caller to commit; returns how many seconds it pauses after that, if any."""
+"""Does one piece of work, which the caller commits; returns a pause in seconds, if any."""
 
 
 def storm(database_url: str, writers: Sequence[Work]) -> None:
-    """Let these writers work at once, each again and again."""
+    """Let these writers work concurrently, each in a loop."""
     over = threading.Event()
     failed: list[str] = []
 
@@ -144,7 +144,7 @@ def test_settling_purging_erasing_and_replaying_at_once(
     batches: list[int] = []
 
     def making(mine: Connection, _: Random) -> float:
-        # The latest six: some of them are gone already, or go meanwhile.
+        # The latest six, some of which are purged already or meanwhile.
         batches[:] = [*batches[-5:], make_batch(mine, numbers, submission_rows=2, past_due=True)]
         return 0.3
 

@@ -1,7 +1,6 @@
-"""Looking for what is left of a number: in all columns of all tables, and in all files below a folder.
+"""Searches for traces of a number in all columns of all tables, and in all files in a folder.
 
-It shares no code with the erasure but for the unpacking of bodies, and is stricter than that: whatever comes between
-the digits.
+It shares only the unpacking of bodies with the erasure, and is stricter: any text may separate the digits.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ BYTEA = types["bytea"].oid
 
 
 def list_tables(conn: Connection) -> list[str]:
-    """All tables of the schema, those that are part of another left out."""
+    """All tables of the schema, without partitions."""
     found = conn.execute(
         "select relname from pg_class where relkind in ('r', 'p') and not relispartition"
         " and relnamespace = 'public'::regnamespace order by 1"
@@ -32,7 +31,7 @@ def list_tables(conn: Connection) -> list[str]:
 
 
 def traces_in_tables(conn: Connection, *needles: str) -> list[str]:
-    """`table.column` of each value in which a needle is left: digits in any spelling, other text as it is."""
+    """`table.column` of each value that contains a needle: digits in any spelling, other text unchanged."""
     found = set()
     for table in list_tables(conn):
         described = conn.execute(f'select * from "{table}" limit 0').description or ()  # noqa: S608
@@ -50,7 +49,7 @@ def traces_in_tables(conn: Connection, *needles: str) -> list[str]:
 
 
 def traces_in_files(folder: Path, *needles: str, but: tuple[str, ...] = ()) -> list[str]:
-    """Paths of the files below a folder in which a needle is left; those that begin with one of `but` are not read."""
+    """Paths of the files in a folder that contain a needle. Paths that begin with one of `but` are not read."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -67,7 +66,7 @@ def holds(text: str, needle: str) -> bool:
 
 
 def texts_of(value: object) -> Iterator[str]:
-    """A value as text, in each way in which it can be read."""
+    """A value as text, in each way in which it can be decoded."""
     if isinstance(value, (bytes, memoryview)):
         contents = [bytes(value)]
         for wbits in (31, 15, -15):

@@ -1,4 +1,4 @@
-"""Slow clients are disconnected, merely slow networks are not, and a restart loses no request."""
+"""Slow clients are disconnected, slow networks are tolerated, and a restart loses no request."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from receiver.server.protocol import (
+    _IDLE,
     BYTES_PER_SECOND,
     HEAD_BYTES,
     HEAD_MAX_SECONDS,
@@ -38,9 +39,11 @@ class Running:
         self.hold = threading.Event()
         self.hold.set()
         self.bodies: list[bytes | None] = []
+        self.answered = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         config = Config(
             self._application,
+            loop="uvloop",  # as in our worker
             http=Connection,
             interface="asgi3",
             proxy_headers=False,
@@ -72,6 +75,7 @@ class Running:
         length = str(len(self.content)).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
         await send({"type": "http.response.body", "body": self.content})
+        self.answered += 1
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self._listener.getsockname()[:2], timeout=60)
@@ -80,7 +84,7 @@ class Running:
         return [each for each in list(self.server.server_state.connections) if isinstance(each, Connection)]
 
     def on_loop(self, function: Callable[[], _T]) -> _T:
-        """Call it in the server's thread, where connections belong."""
+        """Call it in the server's thread, which owns the connections."""
         loop = self._loop
         assert loop is not None
         done = asyncio.run_coroutine_threadsafe(_call(function), loop)
@@ -91,7 +95,7 @@ class Running:
         return sum(each.transport.get_write_buffer_size() for each in self.connections())
 
     def let_pass(self, seconds: float) -> None:
-        """Check all connections as if so much time had passed since the last check."""
+        """Check all connections as if `seconds` had passed since the last check."""
 
         def check() -> None:
             for each in self.connections():
@@ -114,7 +118,7 @@ async def _call(function: Callable[[], _T]) -> _T:
 @pytest.fixture
 def running() -> Iterator[Running]:
     made = Running()
-    with made.connect() as first:  # the loop is known from the first request on
+    with made.connect() as first:  # after the first request the loop is known
         first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         read_all(first)
     eventually(lambda: not made.connections())
@@ -123,7 +127,7 @@ def running() -> Iterator[Running]:
 
 
 def read_all(line: socket.socket) -> bytes:
-    """Until the server closes the connection."""
+    """All bytes until the server closes the connection."""
     received = b""
     try:
         while block := line.recv(65536):
@@ -143,10 +147,10 @@ def read_answer(line: socket.socket) -> bytes:
 
 
 def opened(running: Running, sent: bytes) -> socket.socket:
-    """A connection over which the server has received this."""
+    """A connection on which the server has received `sent`, the beginning of a request."""
     line = running.connect()
     line.sendall(sent)
-    eventually(lambda: [each._received for each in running.connections()] == [len(sent)])
+    eventually(lambda: [each._phase != _IDLE for each in running.connections()] == [True])
     return line
 
 
@@ -162,16 +166,16 @@ def test_client_that_stops_sending_is_disconnected(running: Running, part: str) 
 
 
 def test_client_that_sends_fast_enough_may_take_long(running: Running) -> None:
-    with opened(running, HEAD + b"Content-Length: 20000\r\n\r\n" + b"x" * 10_000) as line:
+    with opened(running, HEAD + b"Content-Length: 20000\r\n\r\n") as line:
+        line.sendall(b"x" * 10_000)
+        eventually(lambda: running.connections()[0]._received == 10_000)
         running.let_pass(RECEIVE_SECONDS + 10_000 / BYTES_PER_SECOND - 1)
         line.sendall(b"x" * 10_000)
         assert ANSWER in read_answer(line)
 
 
 def test_head_must_end_however_fast_it_is_sent(running: Running) -> None:
-    with running.connect() as line:
-        line.sendall(HEAD)
-        eventually(lambda: len(running.connections()) == 1)
+    with opened(running, HEAD) as line:
         line.sendall(b"X-Long: " + b"x" * 40_000)
         eventually(lambda: running.connections()[0]._received >= 40_000)
         running.let_pass(HEAD_MAX_SECONDS + 1)
@@ -180,8 +184,7 @@ def test_head_must_end_however_fast_it_is_sent(running: Running) -> None:
 
 
 def test_head_that_is_too_long_is_refused(running: Running) -> None:
-    with running.connect() as line:
-        line.sendall(HEAD)
+    with opened(running, HEAD) as line:
         try:
             line.sendall(b"X-Long: " + b"x" * (2 * HEAD_BYTES))
         except OSError:
@@ -190,6 +193,29 @@ def test_head_that_is_too_long_is_refused(running: Running) -> None:
         assert received == b"" or received.startswith(b"HTTP/1.1 431 ")
         eventually(lambda: not running.connections())
     assert running.bodies == [b""]
+
+
+def test_head_after_a_long_body_counts_only_its_own_bytes(running: Running) -> None:
+    body = b"x" * (64 << 10)
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with running.connect() as line:
+        line.sendall(request + HEAD)
+        assert read_answer(line).startswith(b"HTTP/1.1 200 ")
+        line.sendall(b"Content-Length: 1\r\n\r\nx")
+        assert read_answer(line).startswith(b"HTTP/1.1 200 ")
+    assert running.bodies[1:] == [body, b"x"]
+
+
+def test_answer_is_dropped_if_the_connection_is_closed_behind_a_later_request(running: Running) -> None:
+    running.hold.clear()
+    with running.connect() as line:
+        line.sendall((HEAD + b"Content-Length: 1\r\n\r\nx") * 2)
+        eventually(lambda: len(running.bodies) == 2)
+        running.on_loop(lambda: running.connections()[0].transport.close())
+        assert read_all(line) == b""
+    eventually(lambda: not running.connections())
+    running.hold.set()
+    eventually(lambda: running.answered == 2)
 
 
 @pytest.mark.parametrize("asked_before", [False, True])
@@ -221,7 +247,7 @@ def test_client_that_reads_nothing_of_its_answer_is_disconnected(running: Runnin
     with running.connect() as line:
         line.sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
         eventually(lambda: running.on_loop(running.unread) > 0)
-        running.let_pass(1)  # what is unread is known from here on
+        running.let_pass(1)  # the unread bytes are counted from here on
         running.let_pass(READ_SECONDS - 1)
         assert len(running.connections()) == 1
         running.let_pass(2)

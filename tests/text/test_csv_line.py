@@ -1,4 +1,4 @@
-"""A row becomes one line of CSV, and the same row again."""
+"""A row becomes one line of CSV, and can be read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the tests of the web ask, and what they hold an answer against."""
+"""Requests and checks that the web tests share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPEN_HOURS: dict[str, Any] = {
 def config_for(data_dir: Path, database_url: str) -> Config:
     return Config(
         data_dir=data_dir,
-        public_url="http://127.0.0.1:9",  # the discard port: nobody takes what the simulator posts
+        public_url="http://127.0.0.1:9",  # the discard port: nobody receives what the simulator posts
         port=8000,
         database_url=database_url,
         secret_keys=(SECRET,),
@@ -55,7 +55,7 @@ def post_csv(
     file_name: str = "contacts.csv",
     **fields: Any,
 ) -> TestResponse:
-    """Queue a CSV as a form would; whether a worker has sent it is not waited for."""
+    """Queue a CSV like a form, without waiting until a worker has sent it."""
     content = csv.encode() if isinstance(csv, str) else csv
     return client.post(
         "/api/v1/batches",
@@ -65,7 +65,7 @@ def post_csv(
 
 
 def post_parts(client: FlaskClient, parts: Sequence[tuple[str, bytes]], **headers: str) -> TestResponse:
-    """A multipart request written by hand: (the part's Content-Disposition after `form-data; `, its content)."""
+    """A handwritten multipart request. Parts: (the Content-Disposition after `form-data; `, the content)."""
     body = b"".join(
         b"--B\r\nContent-Disposition: form-data; " + disposition.encode() + b"\r\n\r\n" + content + b"\r\n"
         for disposition, content in parts
@@ -75,7 +75,7 @@ def post_parts(client: FlaskClient, parts: Sequence[tuple[str, bytes]], **header
 
 
 def problem_of(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
-    """The members of a problem answer, which must be one of this status and code."""
+    """The members of a problem answer. Checks its status and code."""
     assert answer.status_code == status, answer.text
     assert answer.content_type == "application/problem+json"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -98,7 +98,7 @@ def faults_of(answer: TestResponse, code: str = "invalid_parameters") -> list[tu
 
 
 def shape_of(value: Any) -> Any:
-    """Names in their order and kinds of values: what a program relies on. Times and other texts are told apart."""
+    """Names in order and types of values: what a program relies on. Times differ from other texts."""
     if isinstance(value, dict):
         return {name: shape_of(member) for name, member in value.items()}
     if isinstance(value, list):

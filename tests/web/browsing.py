@@ -1,4 +1,4 @@
-"""Somebody at a browser: pages are asked for as browsers do, and forms are sent with what the page held."""
+"""A viewer with a browser: requests pages like a browser, and sends forms with the values of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCEPT = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 class Browser:
-    """A client with cookies. `client` asks without them being looked at."""
+    """A client with cookies."""
 
     key = ""
     """The API key that was last entered to sign in."""
@@ -29,7 +29,7 @@ class Browser:
         self.client.environ_base["HTTP_ACCEPT"] = ACCEPT
 
     def get(self, path: str, status: int = 200) -> str:
-        """The page, which must be answered with this status."""
+        """The page. Checks its status."""
         answer = self.client.get(path)
         assert answer.status_code == status, (answer.status_code, text_of(answer.text))
         return answer.text
@@ -39,8 +39,8 @@ class Browser:
         return token_in(self.client.get(path).text)
 
     def post(self, path: str, *, form_at: str | None = None, **fields: str | tuple[BytesIO, str]) -> TestResponse:
-        """Send a form that stands on the page `form_at` (else on the page that it is sent to)."""
-        # Encoded here: the test client would put a large body into a file, and leave that open.
+        """Send the form of the page `form_at` (default: the page that it is sent to)."""
+        # Encoded here, because the test client would put a large body into a file and leave it open.
         sent: dict[str, str | FileStorage] = {"csrf_token": self.token(form_at or path)}
         for name, value in fields.items():
             sent[name] = value if isinstance(value, str) else FileStorage(*value)
@@ -52,7 +52,7 @@ class Browser:
         return self.post("/login", key=key, next=onward)
 
     def copy(self, app: Flask) -> Browser:
-        """Another browser with the same cookies, as whoever copied them has it."""
+        """Another browser with copies of the cookies."""
         other = Browser(app)
         cookie = self.client.get_cookie("receiver")
         assert cookie is not None
@@ -61,7 +61,7 @@ class Browser:
 
 
 def visitor(app: Flask, conn: Connection, scope: Scope, name: str | None = None) -> Browser:
-    """Somebody who is signed in with a new key of this scope."""
+    """A browser that is signed in with a new key of this scope."""
     key = create_key(conn, name or f"{scope} of a person", scope)
     conn.commit()
     browser = Browser(app)
@@ -99,7 +99,7 @@ class _Text(HTMLParser):
 
 
 def text_of(page: str) -> str:
-    """What stands on a page, without its tags, white space joined."""
+    """The text of a page without tags, with single spaces."""
     parser = _Text()
     parser.feed(page)
     return " ".join("".join(parser.parts).split())

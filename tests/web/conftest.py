@@ -1,4 +1,4 @@
-"""The app over a fresh database, asked by clients whose keys have each of the scopes."""
+"""The app with a new database, and clients with keys of each scope."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def config(tmp_path: Path, database_url: str) -> Config:
 
 
 class ReadToTheEnd(FlaskClient):
-    """Takes each answer whole, as a server does: a request is in progress until then (receiver.server.in_progress)."""
+    """Reads each answer completely, like a server: until then a request is in progress."""
 
     def open(self, *args: Any, buffered: bool = True, **kwargs: Any) -> TestResponse:
         return super().open(*args, buffered=buffered, **kwargs)
 
 
 class CompiledTemplates(BytecodeCache):
-    """Of all apps of this process: to compile a page's templates takes longer than most tests."""
+    """Shared by all apps of this process: compiling a page's templates takes longer than most tests."""
 
     def __init__(self) -> None:
         self._kept: dict[str, bytes] = {}
@@ -58,7 +58,7 @@ COMPILED_TEMPLATES = CompiledTemplates()
 
 @contextmanager
 def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
-    """The app over a database that is well, and that it does not give up because this machine is busy."""
+    """The app with a working database, which it does not give up when the machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "COMMIT_SECONDS", PATIENCE_SECONDS)
         app = create_app(config, database_url)
@@ -67,8 +67,8 @@ def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
         try:
             services: Services = app.extensions["receiver"]
             services.pool.timeout = PATIENCE_SECONDS
-            # Until then callbacks go to the spool, and from there to the database: stored, but not to be seen yet.
-            eventually(lambda: not services.intake.database_away)
+            # Until then callbacks go to the spool first, so a test would not find them in the database.
+            eventually(lambda: not services.intake.database_unavailable)
             yield app
         finally:
             close_app(app)
@@ -82,7 +82,7 @@ def app(config: Config, database_url: str) -> Iterator[Flask]:
 
 @pytest.fixture
 def app_without_database(tmp_path: Path) -> Iterator[Flask]:
-    """The app while Postgres is away."""
+    """The app while Postgres is unavailable."""
     nowhere = f"postgresql://receiver@/receiver?host={tmp_path}"
     app = create_app(config_for(tmp_path, nowhere), nowhere)
     try:
@@ -117,31 +117,31 @@ def queuer(client_for: ClientFor) -> FlaskClient:
 
 @pytest.fixture
 def stranger(app: Flask) -> FlaskClient:
-    """Somebody without a key."""
+    """A client without a key."""
     return app.test_client()
 
 
 @pytest.fixture
 def reader_at(app: Flask, conn: Connection) -> Browser:
-    """Somebody at a browser, whose key may read."""
+    """A browser, signed in with scope read."""
     return visitor(app, conn, "read")
 
 
 @pytest.fixture
 def queuer_at(app: Flask, conn: Connection) -> Browser:
-    """Somebody at a browser, whose key may queue."""
+    """A browser, signed in with scope queue."""
     return visitor(app, conn, "queue")
 
 
 @pytest.fixture
 def admin_at(app: Flask, conn: Connection) -> Browser:
-    """Somebody at a browser, whose key may do everything."""
+    """A browser, signed in with scope admin."""
     return visitor(app, conn, "admin")
 
 
 @pytest.fixture
 def key(conn: Connection) -> str:
-    """A key that may read."""
+    """A key with scope read."""
     made = create_key(conn, "Ana", "read")
     conn.commit()
     return made
@@ -149,5 +149,5 @@ def key(conn: Connection) -> str:
 
 @pytest.fixture
 def browser(app: Flask) -> Browser:
-    """A browser in which nobody is signed in."""
+    """A browser without a session."""
     return Browser(app)

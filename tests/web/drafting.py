@@ -1,4 +1,4 @@
-"""Uploading a CSV as somebody at a browser does, and pressing the button of its page."""
+"""Uploading a CSV in a browser, and confirming its draft."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.web.asking import CSV, WANTED
 from tests.web.browsing import Browser, text_of, token_in
 
 FAULTY = "destination,name\n6175551234,Ana\n555,Ben\n6175551234,Chloé\n911,Dev\n+442079460958,Eve\n"
-"""Two rows that cannot be called, and one destination twice."""
+"""Two invalid rows, and one repeated destination."""
 
 
 def upload(browser: Browser, csv: str | bytes = CSV, file_name: str = "contacts.csv", **fields: str) -> TestResponse:
@@ -21,7 +21,7 @@ def upload(browser: Browser, csv: str | bytes = CSV, file_name: str = "contacts.
 
 
 def drafted(browser: Browser, csv: str | bytes = CSV, **fields: str) -> str:
-    """The path of a draft just uploaded."""
+    """The path of a new draft."""
     answer = upload(browser, csv, **fields)
     assert answer.status_code == 303, text_of(answer.text)
     path = str(answer.location)
@@ -30,7 +30,7 @@ def drafted(browser: Browser, csv: str | bytes = CSV, **fields: str) -> str:
 
 
 def confirm(browser: Browser, path: str, page: str | None = None) -> TestResponse:
-    """Press the button of a draft's page, as it is now or as it was."""
+    """Confirm a draft, on its page as it is now or as it was."""
     page = page or browser.get(path)
     version = re.search(r'name="version" value="([^"]+)"', page)
     assert version, text_of(page)

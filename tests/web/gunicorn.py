@@ -19,7 +19,7 @@ from tests.web.asking import SECRET
 ROOT = Path(__file__).resolve().parents[2]
 GUNICORN = [sys.executable, "-m", "gunicorn"]
 COMMAND = [*GUNICORN, "-c", "python:receiver.web.gunicorn_conf", "app:app"]
-"""The command line of release 1.0.0, which serves everything still."""
+"""The command line of release 1.0.0, which still serves everything."""
 
 ENTRY_POINTS = {
     "whole service": ["-c", "python:receiver.server.gunicorn_conf", "app:asgi"],
@@ -27,13 +27,13 @@ ENTRY_POINTS = {
     "intake alone": ["-c", "python:receiver.server.gunicorn_conf", "receiver.intake.asgi:app"],
     "another WSGI server": ["--worker-class", "gthread", "--threads", "32", "--no-control-socket", "app:app"],
 }
-"""Ways to serve the callback endpoint, which all behave alike."""
+"""Ways to serve the callback endpoint. All behave identically."""
 
 OURS = ("whole service", "intake alone")
 """The two ways of deployment, both with our own server."""
 
 EACH = (*OURS, "another WSGI server")
-"""Both ways of deployment and both entry points, for tests that take long."""
+"""Both ways of deployment and both entry points, for long tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Answered:
 
 
 class Sender:
-    """One connection, spoken byte by byte."""
+    """One connection, written and read byte by byte."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -55,12 +55,12 @@ class Sender:
         return self
 
     def finish_sending(self) -> Sender:
-        """End our half of the connection: a sender that was cut off, but still listens."""
+        """Close our half of the connection, and still read."""
         self._socket.shutdown(socket.SHUT_WR)
         return self
 
     def answer(self, *, to_head: bool = False) -> Answered:
-        status_line = self._file.readline() or b"HTTP/1.1 0"  # they hung up
+        status_line = self._file.readline() or b"HTTP/1.1 0"  # they closed the connection
         head = b""
         while (line := self._file.readline()) not in (b"\r\n", b""):
             head += line
@@ -75,7 +75,7 @@ class Sender:
 
 @contextmanager
 def gunicorn(data_dir: Path, database_url: str, entry_point: str = "command line of 1.0.0") -> Iterator[int]:
-    """Runs one of ENTRY_POINTS; gives the port that it answers on."""
+    """Run one of ENTRY_POINTS. Yields its port."""
     with gunicorn_process(data_dir, database_url, entry_point=entry_point) as (_, port):
         yield port
 
@@ -84,7 +84,7 @@ def gunicorn(data_dir: Path, database_url: str, entry_point: str = "command line
 def gunicorn_process(
     data_dir: Path, database_url: str, *, entry_point: str = "command line of 1.0.0", **variables: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Runs it; gives its parent process, and the port that it answers on."""
+    """Run gunicorn. Yields its parent process and its port."""
     environment = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database_url,
@@ -106,7 +106,7 @@ def gunicorn_process(
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
-    # Whatever was sent to it, nothing may have failed in a way nobody foresaw.
+    # No request may have caused an unexpected error.
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

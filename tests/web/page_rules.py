@@ -1,4 +1,4 @@
-"""What holds for every page of the dashboards, whatever stands on it; and what is put there to break it."""
+"""Rules for every page of the dashboards, and hostile texts that try to break them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class _Rules(HTMLParser):
                 self.faults.append(f"<{tag}> has {name}=, which the content security policy forbids")
             if name == "id":
                 if text in self.ids:
-                    self.faults.append(f"the id {text!r} stands twice")
+                    self.faults.append(f"the id {text!r} occurs twice")
                 self.ids.add(text or "")
             if name in _POINTERS:
                 self.pointers.update((text or "").split())
             if name in ("href", "src", "action") and (text or "").strip().lower().startswith(("javascript:", "data:")):
                 self.faults.append(f"<{tag}> leads to {text!r}")
         if tag == "script" and not given.get("src"):
-            self.faults.append("a script stands in the page")
+            self.faults.append("the page contains an inline script")
         if tag == "svg" and given.get("aria-hidden") != "true" and "aria-labelledby" not in given:
             self.faults.append("an svg has no name")
         if tag == "th" and not given.get("scope"):
@@ -68,7 +68,7 @@ class _Rules(HTMLParser):
 
 
 def broken_rules(page: str, *, whole: bool = True) -> list[str]:
-    """What is wrong with a page; a part of one, such as htmx asks for, has no headings' order to keep."""
+    """The faults of a page. In a part of a page, which htmx requests, the order of headings is not checked."""
     rules = _Rules()
     rules.feed(page)
     rules.close()

@@ -1,6 +1,6 @@
-"""Answers that the API really gives, over a batch from its dry run to its results: the description's examples.
+"""Real answers of the API for a batch from its dry run to its results: the examples of the description.
 
-`EXAMPLES_WRITE=1 pytest tests/web/test_openapi.py` writes them anew into receiver/web/reference/examples.json.
+`EXAMPLES_WRITE=1 pytest tests/web/test_openapi.py` writes them into receiver/web/reference/examples.json.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def timeless(answers: Any) -> str:
 
 
 class Answers:
-    """Gathers what is answered, as the description keeps it."""
+    """Collects answers in the form of the description."""
 
     def __init__(self) -> None:
         self.gathered: dict[str, dict[str, Any]] = {"problems": {}}
@@ -79,7 +79,7 @@ class Answers:
 
 
 def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connection) -> dict[str, Any]:
-    """Every operation's answers and every problem's, from a fresh database; `limited` is asked once a minute."""
+    """The answers of every operation and every problem. `limited`: an app with one request per minute."""
     clients = {}
     for scope in ("read", "queue", "admin"):
         clients[scope] = app.test_client()

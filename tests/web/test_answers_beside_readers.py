@@ -33,14 +33,14 @@ PACE_SECONDS = 0.02
 ANSWER_SECONDS = 10.0
 
 TRIES = 3
-"""How often a busy machine may try to keep the promise."""
+"""Attempts, because the machine may be busy."""
 
 REQUEST = f"POST {results_path(7)} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What the readers ask for."""
+    """The requests of the readers."""
 
     database_url: str
     key: str
@@ -68,7 +68,7 @@ def read_until(over: threading.Event, port: int, read: Read) -> None:
 def post_until(over: threading.Event, port: int) -> tuple[list[float], int]:
     """Post a callback every PACE_SECONDS, each on a connection of its own.
 
-    Returns how many seconds each took to be answered or closed, and how many were neither in PATIENCE_SECONDS.
+    Returns the seconds until each was answered or closed, and how many were neither within PATIENCE_SECONDS.
     """
     took: list[float] = []
     with selectors.DefaultSelector() as selector:
@@ -107,7 +107,7 @@ def test_every_callback_beside_heavy_reads_is_answered_or_closed_in_time(
 
 
 def post_beside_readers(port: int, reading_port: int, read: Read) -> list[float]:
-    """The longest that any callback took, in seconds, of each run until one was in time."""
+    """The longest time of a callback in seconds, for each run until one was in time."""
     worst: list[float] = []
     while len(worst) < TRIES and not (worst and worst[-1] < ANSWER_SECONDS):
         over = threading.Event()

@@ -1,4 +1,4 @@
-"""API keys as bearer tokens, on every route there is."""
+"""API keys as bearer tokens, on every route."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ def test_every_view_of_the_api_declares_a_scope(app: Flask) -> None:
     assert [(method, path) for method, path, scope in views if scope not in SCOPES] == []
 
 
-def test_every_view_asks_for_the_key_before_it_reads_anything(app: Flask, stranger: FlaskClient) -> None:
+def test_every_view_checks_the_key_before_it_reads_anything(app: Flask, stranger: FlaskClient) -> None:
     for method, path, _ in api_views(app):
         answer = stranger.open(f"{path}?nonsense=1&limit=x", method=method, data=b"nonsense")
         problem_of(answer, 401, "unauthorized")
@@ -39,7 +39,9 @@ def test_every_view_asks_for_the_key_before_it_reads_anything(app: Flask, strang
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_every_view_takes_its_scope_and_those_that_include_it(app: Flask, client_for: ClientFor, scope: Scope) -> None:
+def test_every_view_accepts_its_scope_and_the_scopes_that_include_it(
+    app: Flask, client_for: ClientFor, scope: Scope
+) -> None:
     client = client_for(scope)
     for method, path, required in api_views(app):
         assert required is not None
@@ -58,7 +60,7 @@ def test_every_view_refuses_an_unknown_query_parameter(app: Flask, client_for: C
         assert found in content["errors"], (method, path)
 
 
-def test_what_is_no_key_of_ours_is_401(stranger: FlaskClient) -> None:
+def test_unknown_key_is_401(stranger: FlaskClient) -> None:
     for header in (
         "",
         "Bearer",
@@ -73,7 +75,7 @@ def test_what_is_no_key_of_ours_is_401(stranger: FlaskClient) -> None:
         problem_of(answer, 401, "unauthorized")
 
 
-def test_scheme_is_read_whatever_its_case(stranger: FlaskClient, conn: Connection) -> None:
+def test_case_of_the_authorization_scheme_is_ignored(stranger: FlaskClient, conn: Connection) -> None:
     key = create_key(conn, "somebody", "read")
     conn.commit()
     for header in (f"bearer {key}", f"BEARER   {key} "):
@@ -94,13 +96,13 @@ def test_revoked_and_expired_keys_are_401_at_once(stranger: FlaskClient, conn: C
     assert [ask(name) for name in keys] == [401, 401]
 
 
-def test_use_of_a_key_is_noted(reader: FlaskClient, conn: Connection) -> None:
+def test_use_of_a_key_is_recorded(reader: FlaskClient, conn: Connection) -> None:
     assert reader.get("/api/v1/batches").status_code == 200
     found = find_key(conn, reader.environ_base["HTTP_AUTHORIZATION"].removeprefix("Bearer "))
     assert found is not None and found.last_used_at is not None
 
 
-def test_key_in_the_query_is_no_key(stranger: FlaskClient, conn: Connection) -> None:
+def test_key_in_the_query_is_not_accepted(stranger: FlaskClient, conn: Connection) -> None:
     key = create_key(conn, "somebody", "read")
     conn.commit()
     problem_of(stranger.get(f"/api/v1/batches?access_token={key}"), 401, "unauthorized")

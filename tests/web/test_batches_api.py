@@ -1,4 +1,4 @@
-"""Queueing over REST as far as it goes without the provider, and looking at what was queued."""
+"""Queueing over REST without the provider, and reading batches."""
 
 import csv
 import json
@@ -70,14 +70,14 @@ BATCH_SHAPE = {
     "first_result_at": "time",
     "last_result_at": "time",
 }
-"""The contract's example, in its order."""
+"""The contract's example, in the same order."""
 
 
 def end_in(hours: int) -> str:
     return (datetime.now(UTC) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_batch_is_the_contracts_example_field_by_field(queuer: FlaskClient, conn: Connection) -> None:
+def test_batch_has_the_fields_of_the_contracts_example(queuer: FlaskClient, conn: Connection) -> None:
     fields: dict[str, Any] = {
         "end_timestamp": end_in(5),
         "max_attempts": "3",
@@ -106,7 +106,7 @@ def test_batch_is_the_contracts_example_field_by_field(queuer: FlaskClient, conn
     assert queuer.get("/api/v1/batches").get_json()["batches"] == [batch]
 
 
-def test_batch_that_waits_for_its_worker_is_202_with_its_location(queuer: FlaskClient) -> None:
+def test_batch_that_is_not_sent_yet_is_202_with_its_location(queuer: FlaskClient) -> None:
     answer = post_csv(queuer, file_name="Größe für Björn.csv")
     assert answer.status_code == 202
     batch = answer.get_json()
@@ -116,7 +116,7 @@ def test_batch_that_waits_for_its_worker_is_202_with_its_location(queuer: FlaskC
     assert queuer.get(answer.headers["Location"]).get_json() == batch
 
 
-def test_submissions_are_as_they_are_stored_in_their_order(reader: FlaskClient, conn: Connection) -> None:
+def test_submissions_are_listed_in_order_as_stored(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, map(phone_number, range(12)), submission_rows=1, send=False)
     said = "\"Größe\" \\ \t\r\n\u2028 \x7f </script> \U0001f4de {'a': [null]}"
     while answer_submissions(conn, lambda _: Answer("refused", provider_status=400, error=said)):
@@ -130,7 +130,7 @@ def test_submissions_are_as_they_are_stored_in_their_order(reader: FlaskClient, 
     assert reader.get("/api/v1/batches").get_json()["batches"] == [batch]
 
 
-def test_text_is_written_as_utf_8_and_not_escaped(queuer: FlaskClient) -> None:
+def test_text_is_utf_8_and_not_escaped(queuer: FlaskClient) -> None:
     assert "Björn ☎".encode() in post_csv(queuer, name="Björn ☎").data
 
 
@@ -155,7 +155,7 @@ def test_dry_run_is_a_preview_and_stores_nothing(queuer: FlaskClient, conn: Conn
     assert [(error["row"], error["code"]) for error in errors] == [(3, "destination_emergency"), (4, "duplicate")]
 
 
-def test_preview_reports_a_file_that_was_exported(queuer: FlaskClient) -> None:
+def test_preview_reports_an_exported_file(queuer: FlaskClient) -> None:
     answer = post_csv(queuer, "destination,row,code,message\n6175551234,2,duplicate,x\n", dry_run="1")
     (warning,) = answer.json["warnings"] if answer.json else []
     assert (warning["field"], warning["code"]) == ("csv", "exported_file")
@@ -168,7 +168,7 @@ def test_invalid_rows_are_named_and_nothing_is_stored(queuer: FlaskClient, conn:
     assert count_batches(conn) == 0
 
 
-def test_a_hundred_faults_are_named_and_all_are_counted(queuer: FlaskClient) -> None:
+def test_first_hundred_faults_are_listed_and_all_are_counted(queuer: FlaskClient) -> None:
     content = problem_of(post_csv(queuer, "destination\n" + "12\n" * 250), 422, "invalid_csv")
     assert [error["row"] for error in content["errors"]] == list(range(1, 101))
     assert content["errors_total"] == 250
@@ -185,12 +185,12 @@ def test_a_hundred_faults_are_named_and_all_are_counted(queuer: FlaskClient) -> 
         (b"PK\x03\x04", "workbook"),
     ],
 )
-def test_file_that_is_no_csv_of_contacts_is_named(queuer: FlaskClient, csv: bytes, code: str) -> None:
+def test_file_that_is_not_a_csv_of_contacts_is_a_fault(queuer: FlaskClient, csv: bytes, code: str) -> None:
     for dry_run in "01":
         assert faults_of(post_csv(queuer, csv, dry_run=dry_run), "invalid_csv") == [("csv", code)]
 
 
-def test_every_faulty_parameter_is_named_at_once(queuer: FlaskClient, conn: Connection) -> None:
+def test_all_wrong_parameters_are_reported_together(queuer: FlaskClient, conn: Connection) -> None:
     answer = post_csv(
         queuer,
         application_id="0",
@@ -217,7 +217,7 @@ def test_every_faulty_parameter_is_named_at_once(queuer: FlaskClient, conn: Conn
     assert count_batches(conn) == 0
 
 
-def test_tries_without_a_wait_between_them_are_refused(queuer: FlaskClient) -> None:
+def test_attempts_without_a_wait_between_them_are_refused(queuer: FlaskClient) -> None:
     assert faults_of(post_csv(queuer, max_attempts="2")) == [("reattempt_wait", "required")]
 
 
@@ -227,7 +227,7 @@ def test_dry_run_in_the_query_is_refused_and_nobody_is_called(queuer: FlaskClien
     assert count_batches(conn) == 0
 
 
-def test_hostile_texts_in_the_form_are_named_or_stored_but_never_fail(queuer: FlaskClient) -> None:
+def test_hostile_texts_in_the_form_are_refused_or_stored_but_never_a_server_error(queuer: FlaskClient) -> None:
     for text in ("\0", "NaN", "Infinity", "1e400", "9" * 5000, "-1", "\u0663", "\u202e", "\x7f", "{}", "null"):
         for name in ("application_id", "start_timestamp", "max_attempts", "is_pci", "name", "default_region"):
             fields: dict[str, Any] = {"dry_run": "1", name: text}
@@ -237,7 +237,7 @@ def test_hostile_texts_in_the_form_are_named_or_stored_but_never_fail(queuer: Fl
                 assert [field for field, _ in faults_of(answer)] == [name]
 
 
-def test_list_is_newest_first_and_pages_to_its_end(reader: FlaskClient, conn: Connection) -> None:
+def test_list_is_newest_first_and_its_pages_are_complete(reader: FlaskClient, conn: Connection) -> None:
     made = [make_batch(conn, send=False) for _ in range(5)]
     seen, path = [], "/api/v1/batches?limit=2"
     for expected in (2, 2, 1):
@@ -275,7 +275,7 @@ def test_filters_of_the_list_combine(reader: FlaskClient, conn: Connection) -> N
     assert found("created_from=2026-02-01T00:00:00Z&name=december&state=queued") == [sent]
 
 
-def test_created_at_as_answered_is_a_filter_to_the_microsecond(reader: FlaskClient, conn: Connection) -> None:
+def test_answered_created_at_filters_to_the_microsecond(reader: FlaskClient, conn: Connection) -> None:
     first, second = make_batch(conn), make_batch(conn)
     conn.execute("update batch set created_at = '2026-01-31T12:00:00.123456Z' where batch_id = %s", (first,))
     conn.execute("update batch set created_at = '2026-01-31T12:00:00.123457Z' where batch_id = %s", (second,))
@@ -311,7 +311,7 @@ def test_times_have_the_same_form_in_every_format(reader: FlaskClient, conn: Con
         assert [call[name] for call in lists] == [cell[name] for cell in cells]
 
 
-def test_cursor_goes_on_within_the_filters(reader: FlaskClient, conn: Connection) -> None:
+def test_cursor_keeps_the_filters(reader: FlaskClient, conn: Connection) -> None:
     wanted = [make_batch(conn, name=f"{'even' if number % 2 else 'odd'} {number}", send=False) for number in range(6)]
     first = reader.get("/api/v1/batches?name=even&limit=2").get_json()
     rest = reader.get(f"/api/v1/batches?name=even&limit=2&cursor={first['next_cursor']}").get_json()
@@ -327,13 +327,13 @@ def test_head_is_get_without_the_body(reader: FlaskClient, conn: Connection) -> 
         assert head.headers["Content-Length"] == get.headers["Content-Length"]
 
 
-def test_csv_of_which_no_row_would_be_left_is_refused(queuer: FlaskClient, conn: Connection) -> None:
+def test_csv_without_a_valid_row_is_refused(queuer: FlaskClient, conn: Connection) -> None:
     answer = post_csv(queuer, "destination\n12\n", on_invalid="skip")
     assert faults_of(answer, "invalid_csv")
     assert count_batches(conn) == 0
 
 
-def test_overdue_calls_stand_in_the_balance(reader: FlaskClient, conn: Connection) -> None:
+def test_overdue_calls_are_counted_in_the_balance(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(0), phone_number(1)], past_due=True)
     counts = reader.get(f"/api/v1/batches/{batch_id}").get_json()["counts"]
     assert {name: number for name, number in counts.items() if number} == {"rows": 2, "overdue": 2}

@@ -1,4 +1,4 @@
-"""Queueing over REST through to the provider's answer: a worker at work, and the provider's simulator."""
+"""Queueing over REST until the provider's answer, with a worker and the simulated provider."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ StartProvider = Callable[..., None]
 
 @pytest.fixture
 def start_provider(config: Config, database_url: str) -> Iterator[StartProvider]:
-    """Starts a simulator with these settings, dialing nobody for now, and a worker that sends to it."""
+    """Start a simulator with these settings, which does not dial yet, and a worker."""
     with ExitStack() as stack:
 
         def start(**settings: Any) -> None:
@@ -69,9 +69,7 @@ def test_accepted_batch_is_201_queued(queuer: FlaskClient, start_provider: Start
     assert queuer.get(answer.headers["Location"]).get_json() == batch
 
 
-def test_number_that_is_kept_twice_is_201_in_two_submissions(
-    queuer: FlaskClient, start_provider: StartProvider
-) -> None:
+def test_repeated_number_that_is_kept_makes_two_submissions(queuer: FlaskClient, start_provider: StartProvider) -> None:
     start_provider()
     answer = post_csv(queuer, CSV + "6175551234,Ana\n", on_duplicate="keep", headers={"Prefer": "wait=20"})
     assert answer.status_code == 201
@@ -96,7 +94,7 @@ def test_refused_batch_is_502_and_stored_as_refused(
     assert again.headers["Idempotency-Replayed"] == "true"
 
 
-def test_submission_in_doubt_is_202_unknown(queuer: FlaskClient, start_provider: StartProvider) -> None:
+def test_unknown_submission_is_202(queuer: FlaskClient, start_provider: StartProvider) -> None:
     start_provider(rates=Rates(error_after_acceptance=1))
     answer = post_csv(queuer, headers={"Prefer": "wait=20"})
     assert answer.status_code == 202
@@ -105,7 +103,7 @@ def test_submission_in_doubt_is_202_unknown(queuer: FlaskClient, start_provider:
     assert batch["submissions"][0]["provider_status"] == 500 and batch["submissions"][0]["error"]
 
 
-def test_prefer_says_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefer_sets_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     accepted = batches._accepted
 
@@ -127,12 +125,12 @@ def test_prefer_says_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.M
         answer = post_csv(queuer, headers={"Prefer": prefer})
         assert (answer.status_code, answer.get_json()["state"]) == (202, "queueing")
     assert waits == list(asked.values())
-    # The one second is waited for; ten each time, as where nothing is preferred, are not.
+    # It waits for one second, not for the default of ten.
     assert 1 <= time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("prefer", ["", "wait", "wait=", "wait=-1", "wait=1.5", "wait=x", "wait=\u00b2", "nowait=0"])
-def test_unusable_prefer_is_passed_over(queuer: FlaskClient, start_provider: StartProvider, prefer: str) -> None:
+def test_unusable_prefer_is_ignored(queuer: FlaskClient, start_provider: StartProvider, prefer: str) -> None:
     start_provider()
     assert post_csv(queuer, headers={"Prefer": prefer}).status_code == 201
 

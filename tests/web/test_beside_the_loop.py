@@ -1,4 +1,4 @@
-"""Flask beside the event loop: slow clients and patient ones hold no thread, and a long body needs a key."""
+"""Flask beside the event loop: slow and waiting clients hold no thread, and a long body needs a key."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ EACH = 200
 """Slow uploads, slow downloads and requests that wait for the provider, at once."""
 
 ROWS = 30_000
-"""Of the batch that is downloaded: more than the buffers of a connection hold."""
+"""Rows of the downloaded batch: more than fits into the buffers of a connection."""
 
 ANSWER_SECONDS = 1.0
 
 UPLOAD_MEGABYTES = 64
-"""By how much an upload may make a process larger, however long it is."""
+"""How much more memory a process may need for an upload of any length."""
 
 TRIES = 5
-"""How often a busy machine may try to keep the promise."""
+"""Attempts, because the machine may be busy."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def port(session_folder: Path, database_url: str) -> Iterator[int]:
 
 
 def keys(conn: Connection, number: int) -> list[str]:
-    """So many keys, each for as many requests as one may have in progress."""
+    """Enough keys for these requests, because each key has a limit of requests in progress."""
     made = [create_key(conn, f"key {index}", "queue") for index in range(-(-number // MOST_IN_PROGRESS))]
     conn.commit()
     return [key for key in made for _ in range(MOST_IN_PROGRESS)][:number]
@@ -64,7 +64,8 @@ def multipart(csv: bytes) -> tuple[bytes, bytes]:
     return f"Content-Type: multipart/form-data; boundary=B\r\nContent-Length: {len(body)}\r\n".encode(), body
 
 
-def test_slow_clients_and_patient_ones_hold_up_nobody(port: int, conn: Connection) -> None:
+@pytest.mark.long
+def test_slow_and_waiting_clients_delay_nobody(port: int, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
     (reader,) = keys(conn, 1)
     conn.execute("update api_key set name = 'reader'")
@@ -78,8 +79,8 @@ def test_slow_clients_and_patient_ones_hold_up_nobody(port: int, conn: Connectio
 
         for index in range(EACH):
             lines, body = multipart(b"destination\n6175551234\n")
-            connect("POST /api/v1/batches HTTP/1.1", held[0], lines, b"\r\n", body[:-20])  # its end never comes
-            connect(f"GET /api/v1/batches/{batch_id}/calls.csv HTTP/1.1", held[index], b"\r\n")  # is not read
+            connect("POST /api/v1/batches HTTP/1.1", held[0], lines, b"\r\n", body[:-20])  # the end is never sent
+            connect(f"GET /api/v1/batches/{batch_id}/calls.csv HTTP/1.1", held[index], b"\r\n")  # never read
             lines, body = multipart(f"destination\n{phone_number(index)}\n".encode())
             connect("POST /api/v1/batches HTTP/1.1", held[EACH + index], lines, b"Prefer: wait=60\r\n\r\n", body)
         eventually(lambda: conn.execute("select count(*) from batch").fetchone() == (1 + EACH,))
@@ -147,7 +148,7 @@ def test_cancellation_of_a_deployment_waits_for_the_providers_answer(port: int, 
 def test_request_that_waits_is_answered_when_the_process_stops(
     session_folder: Path, database_url: str, conn: Connection
 ) -> None:
-    """Stopping cuts no client off, and writes no traceback to the log (`gunicorn_process` checks that)."""
+    """Stopping disconnects no client, and logs no traceback (`gunicorn_process` checks the log)."""
     (key,) = keys(conn, 1)
     lines, body = multipart(b"destination\n6175551234\n")
     head = f"POST /api/v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nPrefer: wait=60\r\n"
@@ -155,7 +156,7 @@ def test_request_that_waits_is_answered_when_the_process_stops(
     with gunicorn_process(folder, database_url, entry_point="whole service") as (process, port):
         sender, uploader = Sender(port), Sender(port)
         sender.send(head.encode(), lines, b"\r\n", body)
-        uploader.send(head.encode(), lines, b"\r\n", body[:-20])  # its end never comes
+        uploader.send(head.encode(), lines, b"\r\n", body[:-20])  # the end is never sent
         eventually(lambda: conn.execute("select count(*) from batch").fetchone() == (1,))
         process.terminate()
         answer = sender.answer()
@@ -165,8 +166,8 @@ def test_request_that_waits_is_answered_when_the_process_stops(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked: bool) -> None:
-    """Whoever is not known cannot fill the disk: the answer comes before the body has."""
+def test_long_body_is_accepted_only_with_a_key(port: int, conn: Connection, chunked: bool) -> None:
+    """A client without a key cannot fill the disk: it is answered before its body is read."""
     (key,) = keys(conn, 1)
     csv = b"destination,note\n" + b"\n".join(b"%d,%s" % (phone_number(row), b"x" * 90) for row in range(20_000)) + b"\n"
     assert len(csv) > MEMORY_BYTES
@@ -186,7 +187,7 @@ def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked
             elif status == 202:
                 sender.send(body)
         except OSError:
-            assert status == 401  # it was answered, and hung up on, while it was still sending
+            assert status == 401  # answered and disconnected while it was still sending
         answer = sender.answer()
         sender.close()
         assert answer.status == status, answer
@@ -194,7 +195,7 @@ def test_long_body_is_taken_only_with_a_key(port: int, conn: Connection, chunked
             assert json.loads(answer.body)["counts"]["rows"] == 20_000
 
 
-def test_client_that_asks_first_is_told_to_go_on_if_it_is_known(port: int, conn: Connection) -> None:
+def test_expect_100_continue_is_answered_only_with_a_key(port: int, conn: Connection) -> None:
     (key,) = keys(conn, 1)
     lines, body = multipart(b"destination,note\n6175551234," + b"x" * 100_000)
     for bearer, status in ((key, 202), ("rr_unknown", 401)):
@@ -209,7 +210,7 @@ def test_client_that_asks_first_is_told_to_go_on_if_it_is_known(port: int, conn:
 
 @pytest.mark.long
 @pytest.mark.parametrize("chunked", [False, True])
-def test_upload_of_one_gibibyte_takes_no_more_memory(
+def test_upload_of_one_gibibyte_needs_no_more_memory(
     session_folder: Path, conn: Connection, database_url: str, chunked: bool
 ) -> None:
     (key,) = keys(conn, 1)
@@ -243,7 +244,7 @@ def test_upload_of_one_gibibyte_takes_no_more_memory(
     assert after - before < UPLOAD_MEGABYTES, (before, after)
 
 
-def test_client_that_goes_away_ends_its_download(port: int, conn: Connection) -> None:
+def test_download_ends_when_its_client_disconnects(port: int, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
     (key,) = keys(conn, 1)
     senders = [Sender(port) for _ in range(MOST_IN_PROGRESS)]
@@ -253,5 +254,5 @@ def test_client_that_goes_away_ends_its_download(port: int, conn: Connection) ->
     url, headers = f"http://127.0.0.1:{port}/api/v1/batches", {"Authorization": f"Bearer {key}"}
     for sender in senders:
         sender.close()
-    # Each request of a key that is in progress counts: were they not ended, this one would be refused.
+    # Requests in progress count for the key. If they had not ended, this one would be refused.
     eventually(lambda: requests.get(url, headers=headers, timeout=60).status_code == 200)

@@ -1,4 +1,4 @@
-"""CALLBACK_BUDGET over HTTP: more callbacks than a submission's budget are refused, by all processes together."""
+"""CALLBACK_BUDGET over HTTP: all processes together refuse callbacks beyond a submission's budget."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_budget_holds_while_the_database_is_away(
     assert services.intake.spool.depth() == 4
 
 
-def test_callback_that_was_not_stored_uses_none_of_the_budget(
+def test_callback_that_was_not_stored_does_not_use_the_budget(
     app_without_database: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget_of(app_without_database), "_unknown_limit", 2)
@@ -80,7 +80,7 @@ def test_callback_that_was_not_stored_uses_none_of_the_budget(
     assert [sender.post(results_path(7), data=b"x").status_code for _ in range(4)] == [503] * 4
 
 
-def test_restart_goes_on_counting_where_it_was(conn: Connection, database_url: str, tmp_path: Path) -> None:
+def test_count_continues_after_a_restart(conn: Connection, database_url: str, tmp_path: Path) -> None:
     batch_id = make_batch(conn)
     config = replace(config_for(tmp_path, database_url), callback_budget=1)
     for wanted in (7, 14):
@@ -97,7 +97,7 @@ def test_restart_goes_on_counting_where_it_was(conn: Connection, database_url: s
 
 
 def flood(port: int, path: str, refusals: int) -> Counter[int]:
-    """Eight senders post until each has been refused so often; how often which status was answered."""
+    """Eight senders post until each was refused `refusals` times. Returns the count of each status."""
     statuses: Counter[int] = Counter()
     body = json.dumps({"phone_number": "6175551234", "status": "completed"})
 
@@ -122,12 +122,14 @@ def flood(port: int, path: str, refusals: int) -> Counter[int]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("entry_point", EACH)
-def test_flood_of_one_token_ends_within_twice_its_budget_and_a_restart_gives_no_new_one(
+def test_flood_of_one_token_stops_within_twice_its_budget_even_across_a_restart(
     conn: Connection, database_url: str, tmp_path: Path, entry_point: str
 ) -> None:
     batch_id = make_batch(conn)
     path = results_path(batch_id)
-    conn.execute("insert into callback_budget values (%s, 1, 7000)", (batch_id,))  # as if it had begun elsewhere
+    conn.execute(
+        "insert into callback_budget values (%s, 1, 7000)", (batch_id,)
+    )  # as if another process had counted these
     conn.commit()
     with gunicorn_process(tmp_path, database_url, entry_point=entry_point, WEB_CONCURRENCY="2") as (_, port):
         statuses = flood(port, path, 20)

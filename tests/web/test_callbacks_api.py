@@ -1,4 +1,4 @@
-"""The journal over REST."""
+"""Callbacks over REST."""
 
 import base64
 
@@ -45,7 +45,7 @@ def test_callback_has_its_state_reason_and_body(reader: FlaskClient, conn: Conne
     assert (first["state"], first["reason"]) == ("applied", None)
 
 
-def test_body_that_is_no_utf_8_is_base64(reader: FlaskClient, conn: Connection) -> None:
+def test_body_that_is_not_utf_8_is_base64(reader: FlaskClient, conn: Connection) -> None:
     body = b"\xff\x00Gr\xfc\xdfe"
     (callback_id,) = deliver(conn, make_batch(conn), body)
     callback = reader.get(f"/api/v1/callbacks/{callback_id}").get_json()
@@ -53,7 +53,7 @@ def test_body_that_is_no_utf_8_is_base64(reader: FlaskClient, conn: Connection) 
     assert "body" not in callback
 
 
-def test_hostile_text_bodies_are_shown_as_they_came(reader: FlaskClient, conn: Connection) -> None:
+def test_hostile_text_bodies_are_answered_unchanged(reader: FlaskClient, conn: Connection) -> None:
     bodies = ["\0", "\u2028</script>", "\\ud800", "\ufeff{}", "null", "\x7f\x1b[31m"]
     for body, callback_id in zip(bodies, deliver(conn, make_batch(conn), *(b.encode() for b in bodies)), strict=True):
         assert reader.get(f"/api/v1/callbacks/{callback_id}").get_json()["body"] == body

@@ -1,4 +1,4 @@
-"""Calls over REST: of a batch, of a number, and one with its callbacks."""
+"""Calls over REST: those of a batch, those of a phone number, and one call with its callbacks."""
 
 import json
 
@@ -38,7 +38,7 @@ CALL_SHAPE = {
     "result_source": "str",
     "withdrawn_reason": "NoneType",
 }
-"""The contract's example, in its order."""
+"""The contract's example, in the same order."""
 
 
 def rows(client: FlaskClient, path: str) -> list[int]:
@@ -47,7 +47,7 @@ def rows(client: FlaskClient, path: str) -> list[int]:
     return [call["row"] for call in page["calls"]]
 
 
-def test_call_is_the_contracts_example_field_by_field(reader: FlaskClient, conn: Connection) -> None:
+def test_call_has_the_fields_of_the_contracts_example(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, ["tel:+16175550000;ani=8009957586", phone_number(1)])
     at = 1772366400
     events = [("queued", at), ("dialing", at + 5), ("connected", at + 10), ("disconnected", at + 42)]
@@ -76,7 +76,7 @@ def test_call_is_the_contracts_example_field_by_field(reader: FlaskClient, conn:
     assert reader.get(f"/api/v1/batches/{batch_id}/calls?state=final").get_json()["calls"] == [call]
 
 
-def test_call_without_a_result_has_all_fields_too(reader: FlaskClient, conn: Connection) -> None:
+def test_call_without_a_result_has_all_fields(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn)
     (call,) = reader.get(f"/api/v1/batches/{batch_id}/calls").get_json()["calls"]
     assert list(call) == list(CALL_SHAPE)
@@ -160,7 +160,7 @@ def test_pages_of_a_filtered_list_hold_each_call_once(reader: FlaskClient, conn:
         assert seen == expected
 
 
-def test_calls_of_a_number_are_listed_over_all_batches_newest_first(reader: FlaskClient, conn: Connection) -> None:
+def test_calls_of_a_number_in_all_batches_are_listed_newest_first(reader: FlaskClient, conn: Connection) -> None:
     number = phone_number(0)
     first = make_batch(conn, [number, phone_number(1)])
     second = make_batch(conn, [phone_number(2), number, f"{number};postd=1"])
@@ -183,13 +183,13 @@ def test_number_is_required_to_search_all_batches(reader: FlaskClient) -> None:
     assert faults_of(reader.get("/api/v1/calls")) == [("phone_number", "required")]
 
 
-def test_skipped_row_is_no_call(reader: FlaskClient, conn: Connection) -> None:
+def test_skipped_row_is_not_a_call(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, ["12", phone_number(0)], on_invalid="skip")
     problem_of(reader.get(f"/api/v1/batches/{batch_id}/calls/1"), 404, "not_found")
     assert reader.get(f"/api/v1/batches/{batch_id}/calls/2").status_code == 200
 
 
-def test_variables_keep_the_users_columns_in_their_order_and_spelling(reader: FlaskClient, conn: Connection) -> None:
+def test_variables_keep_the_order_and_spelling_of_the_columns(reader: FlaskClient, conn: Connection) -> None:
     content = csv_of([["6175550000", "=1+1", "a\r\nb", ' "x" ']], ["zeta", "Größe", " alpha "])
     batch_id = queue(conn, content)
     answer = reader.get(f"/api/v1/batches/{batch_id}/calls/1")
@@ -197,7 +197,7 @@ def test_variables_keep_the_users_columns_in_their_order_and_spelling(reader: Fl
     assert "Größe".encode() in answer.data
 
 
-def test_hostile_event_names_and_times_are_answered(reader: FlaskClient, conn: Connection) -> None:
+def test_hostile_event_names_and_times_do_not_fail(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn)
     names = ["\ud800", "a\0b", "\udfff\ud800", "\u202e", "x" * 10_000]
     times = ["NaN", "9" * 30, "-1", None, "99999999999"]
@@ -207,11 +207,11 @@ def test_hostile_event_names_and_times_are_answered(reader: FlaskClient, conn: C
     assert answer.status_code == 200
     call = answer.get_json()
     assert call["state"] == "final" and call["outcome"] == "other"
-    assert answer.data.decode()  # whole UTF-8
+    assert answer.data.decode()  # valid UTF-8
     assert len(call["events"]) == len(names)
 
 
-def test_wrapped_and_form_bodies_show_their_events_as_well(reader: FlaskClient, conn: Connection) -> None:
+def test_events_of_wrapped_and_form_bodies_are_shown(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(0)])
     fields = call_fields(phone_number(0), "canceled")
     deliver(conn, batch_id, b'{"call_details": ' + result_body(phone_number(0), "canceled") + b"}")

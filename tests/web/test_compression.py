@@ -1,4 +1,4 @@
-"""Long JSON answers, compressed for whoever accepts it."""
+"""Long JSON answers are compressed if the client accepts it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def batch(conn: Connection) -> None:
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "deflate, gzip;q=0.5", "br;q=1, *", "GZIP"])
-def test_long_answer_is_compressed_where_that_is_accepted(reader: FlaskClient, accepted: str) -> None:
+def test_long_answer_is_compressed_if_the_client_accepts_it(reader: FlaskClient, accepted: str) -> None:
     plain = reader.get(CALLS)
     answer = reader.get(CALLS, headers={"Accept-Encoding": accepted})
     assert answer.headers["Content-Encoding"] == "gzip"
@@ -29,40 +29,42 @@ def test_long_answer_is_compressed_where_that_is_accepted(reader: FlaskClient, a
 
 
 @pytest.mark.parametrize("accepted", [None, "", "identity", "br", "gzip;q=0", "*, gzip;q=0", "nonsense;q=x"])
-def test_long_answer_is_plain_where_compression_is_not_accepted(reader: FlaskClient, accepted: str | None) -> None:
+def test_long_answer_is_not_compressed_if_the_client_does_not_accept_it(
+    reader: FlaskClient, accepted: str | None
+) -> None:
     answer = reader.get(CALLS, headers={} if accepted is None else {"Accept-Encoding": accepted})
     assert "Content-Encoding" not in answer.headers
     assert answer.json is not None and len(answer.json["calls"]) == 50
 
 
-def test_caches_are_told_that_it_depends(reader: FlaskClient) -> None:
+def test_vary_names_accept_encoding(reader: FlaskClient) -> None:
     for path in (CALLS, "/api/v1/batches", "/api/v1/batches/1", "/api/v1/batches/99"):
         for accepted in ("gzip", "identity"):
             answer = reader.get(path, headers={"Accept-Encoding": accepted})
             assert "Accept-Encoding" in answer.headers["Vary"], path
 
 
-def test_short_answer_is_sent_as_it_is(reader: FlaskClient) -> None:
+def test_short_answer_is_not_compressed(reader: FlaskClient) -> None:
     answer = reader.get("/api/v1/callbacks", headers={"Accept-Encoding": "gzip"})
     assert answer.json == {"callbacks": [], "next_cursor": None}
     assert "Content-Encoding" not in answer.headers
 
 
-def test_long_problem_is_compressed_too(reader: FlaskClient) -> None:
+def test_long_problem_is_compressed(reader: FlaskClient) -> None:
     query = "&".join(f"name{number}=x" for number in range(50))
     answer = reader.get(f"/api/v1/batches?{query}", headers={"Accept-Encoding": "gzip"})
     assert (answer.status_code, answer.content_type) == (422, "application/problem+json")
     assert b'"errors_total": 50' in gzip.decompress(answer.data)
 
 
-def test_downloads_are_streamed_as_they_are(reader: FlaskClient) -> None:
+def test_downloads_are_not_compressed(reader: FlaskClient) -> None:
     for file in ("calls.csv", "calls.ndjson", "skipped.csv"):
         answer = reader.get(f"/api/v1/batches/1/{file}", headers={"Accept-Encoding": "gzip"})
         assert answer.status_code == 200
         assert "Content-Encoding" not in answer.headers
 
 
-def test_head_says_what_get_would(reader: FlaskClient) -> None:
+def test_head_has_the_headers_of_get(reader: FlaskClient) -> None:
     accepting = {"Accept-Encoding": "gzip"}
     head, got = reader.head(CALLS, headers=accepting), reader.get(CALLS, headers=accepting)
     assert head.data == b""

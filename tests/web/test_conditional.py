@@ -1,4 +1,4 @@
-"""ETags: whoever asks again and again is sent an answer only when it has changed."""
+"""ETags: a repeated request gets an answer only if it has changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATHS = ["/api/v1/batches", "/api/v1/batches/1", "/api/v1/summary", "/api/v1/bat
 
 @pytest.fixture
 def result(conn: Connection) -> Callable[[], object]:
-    """Lets the next result of batch 1 come in."""
+    """Deliver the next result of batch 1."""
     numbers = [phone_number(index) for index in range(3)]
     assert make_batch(conn, numbers) == 1
     bodies = iter([result_body(number) for number in numbers])
@@ -42,12 +42,12 @@ def test_same_answer_is_304_without_a_body_until_it_changes(
     assert changed.json != first.json
 
 
-def test_other_tags_are_answered(reader: FlaskClient, result: Callable[[], object]) -> None:
+def test_other_tags_get_a_full_answer(reader: FlaskClient, result: Callable[[], object]) -> None:
     for known in ('"other"', 'W/"other"', "nonsense", ""):
         assert reader.get(PATHS[0], headers={"If-None-Match": known}).status_code == 200
 
 
-def test_head_is_as_get(reader: FlaskClient, result: Callable[[], object]) -> None:
+def test_head_has_the_tag_of_get(reader: FlaskClient, result: Callable[[], object]) -> None:
     tag = reader.get(PATHS[0]).headers["ETag"]
     assert reader.head(PATHS[0]).headers["ETag"] == tag
     assert reader.head(PATHS[0], headers={"If-None-Match": tag}).status_code == 304
@@ -64,7 +64,9 @@ def test_tag_is_the_same_for_a_compressed_answer(reader: FlaskClient, result: Ca
     assert (again.status_code, again.data, "Content-Encoding" in again.headers) == (304, b"", False)
 
 
-def test_key_comes_before_the_tag(stranger: FlaskClient, reader: FlaskClient, result: Callable[[], object]) -> None:
+def test_key_is_checked_before_the_tag(
+    stranger: FlaskClient, reader: FlaskClient, result: Callable[[], object]
+) -> None:
     tag = reader.get(PATHS[0]).headers["ETag"]
     assert stranger.get(PATHS[0], headers={"If-None-Match": tag}).status_code == 401
 

@@ -1,7 +1,7 @@
-"""Requests made up from the description, valid ones and broken ones, against the app and a real Postgres.
+"""Generated requests, valid and invalid, from the API description, against the app and a real Postgres.
 
-Each answer must be what the description says: status, headers, type and shape; nothing invalid is taken, nothing valid
-is refused, nothing is answered without a key. `make fuzz-api` runs thousands for each operation and prints how many.
+Each answer must match the description: status, headers, content type and schema. Invalid requests must be refused,
+valid ones accepted, and none answered without a key. `make fuzz-api` runs thousands for each operation.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from tests.web.asking import CSV, config_for, results_path
 pytestmark = pytest.mark.long
 
 LONG_RUN = "FUZZ_CASES" in os.environ
-"""Cases are made up anew each time, and counted; in the test suite they are the same ones each time."""
+"""Random cases, which are counted. In the test suite the cases are the same each time."""
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 CASES = int(os.environ.get("FUZZ_CASES", "15"))
-"""For each operation, beside those that probe the edges of each parameter."""
+"""Cases for each operation, in addition to those that test the limits of each parameter."""
 
-# Rules between fields, times that must lie ahead and CSVs have no JSON Schema: what has the right shape may be refused.
+# JSON Schema cannot describe rules between fields, future times and CSVs. Requests of the right shape may be refused.
 REFUSED_ALL_THE_SAME = ["2xx", "409", "413", "415", "422", "502"]
 
 
@@ -60,7 +60,7 @@ def described() -> BaseSchema:
             "generation": {
                 "deterministic": not LONG_RUN,
                 "max-examples": CASES,
-                # Every case is sent with a valid key; that none is answered without one, schemathesis tries by itself.
+                # Every case has a valid key. schemathesis itself also tries requests without a key.
                 "with-security-parameters": False,
             },
             "operations": [
@@ -84,7 +84,7 @@ def described() -> BaseSchema:
                     "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "422"]}},
                 },
                 {
-                    # There is no worker, and that is what it says.
+                    # There is no worker, so the answer is 503.
                     "include-operation-id": "get_readiness",
                     "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", "503"]}},
                 },
@@ -104,7 +104,7 @@ def config(tmp_path: Path, database_url: str) -> Config:
 
 @pytest.fixture
 def whole(app: Flask) -> WSGIApplication:
-    """The app, each of whose answers is taken whole, as by a server: its key has eight in progress at most."""
+    """The app, whose answers are read completely, because a key has at most eight requests in progress."""
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body = app(environ, start_response)
@@ -125,7 +125,7 @@ def without_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def key(conn: Connection) -> str:
-    """Of a database with batches, calls and callbacks there to be found."""
+    """The schema, with a database that has batches, calls and callbacks."""
     for index in range(4):
         # Part of the last one is unreleased.
         pace: dict[str, Any] = {"calls_per_minute": 1} if index == 3 else {}
@@ -138,7 +138,7 @@ def key(conn: Connection) -> str:
 
 @pytest.fixture
 def answered(request: pytest.FixtureRequest) -> Iterator[Counter[int]]:
-    """How many cases were answered with each status."""
+    """The number of cases by status."""
     answered: Counter[int] = Counter()
     yield answered
     if LONG_RUN:
@@ -154,7 +154,7 @@ def answered(request: pytest.FixtureRequest) -> Iterator[Counter[int]]:
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],
 )
-def test_answers_are_what_the_description_says(
+def test_answers_match_the_description(
     case: Case[Any], whole: WSGIApplication, key: str, answered: Counter[int]
 ) -> None:
     case.operation.schema.app = whole
@@ -169,7 +169,7 @@ def test_answers_are_what_the_description_says(
 
 
 def _aim(case: Case[Any]) -> None:
-    """Let a valid request hit what is there: made-up ids, tokens, cursors and CSVs hardly ever would."""
+    """Use existing ids, tokens, cursors and valid CSVs. Random ones would hardly ever match."""
     for name, value in case.path_parameters.items():
         case.path_parameters[name] = results_path()[9:] if name == "token" else 1 + int(value) % 5
     if isinstance(case.query, dict):
@@ -182,4 +182,4 @@ def _aim(case: Case[Any]) -> None:
             for name in ("start_timestamp", "end_timestamp", "default_region", "max_attempts"):
                 body.pop(name, None)
         if chance % 2:
-            case.headers.pop("Idempotency-Key", None)  # the short ones came before, with other content
+            case.headers.pop("Idempotency-Key", None)  # short keys were used before with other content

@@ -1,4 +1,4 @@
-"""Cursors are good only for the list that gave them, and only as they were given."""
+"""A cursor is valid only for its own list, and only unchanged."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_changed_cursor_is_refused(reader: FlaskClient, conn: Connection) -> Non
         assert faults_of(reader.get(f"{path}&cursor={changed}")) == [("cursor", "invalid_cursor")]
 
 
-def test_cursor_outlives_the_renewal_of_the_secret(
+def test_cursor_is_valid_after_the_secret_key_was_renewed(
     reader: FlaskClient, conn: Connection, tmp_path: Path, database_url: str
 ) -> None:
     path = lists_with_a_next_page(conn)[0]

@@ -1,4 +1,4 @@
-"""The page of one batch: what it says, what changes on it, and what a person has to decide."""
+"""The page of one batch: its content, its live region, and resolving unknown submissions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.web.browsing import Browser, text_of
 from tests.web.page_rules import HOSTILE, broken_rules, numbers, rows_on
 
 
-def test_page_tells_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser, conn: Connection) -> None:
+def test_page_shows_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, [*numbers(5), "555"], on_invalid="skip", name="December reminders")
     deliver(
         conn,
@@ -46,7 +46,7 @@ def test_page_tells_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser
     assert rows_on(page) == [1, 2, 3, 4, 5]
 
 
-def test_batch_that_is_not_there_is_a_page_that_says_so(reader_at: Browser) -> None:
+def test_missing_batch_is_a_404_page(reader_at: Browser) -> None:
     assert "Batch 99 does not exist." in reader_at.get("/batches/99", 404)
     for part in ("live", "attempts", "submissions", "calls.csv", "calls.ndjson", "skipped.csv"):
         reader_at.get(f"/batches/99/{part}", 404)
@@ -63,7 +63,7 @@ def test_batch_whose_rows_were_all_skipped(reader_at: Browser, conn: Connection)
     assert "This batch has no calls: every row was skipped." in text_of(page)
 
 
-def test_region_is_asked_for_again_until_nothing_more_will_come(reader_at: Browser, conn: Connection) -> None:
+def test_live_region_is_polled_until_nothing_more_can_change(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, numbers(2))
     page = reader_at.get(f"/batches/{batch_id}")
     assert f'hx-get="/batches/{batch_id}/live"' in page and 'hx-trigger="every 2s"' in page
@@ -82,7 +82,7 @@ def test_region_is_asked_for_again_until_nothing_more_will_come(reader_at: Brows
     assert 'hx-trigger="every' not in reader_at.get(f"/batches/{batch_id}").split('id="calls"')[0]
 
 
-def test_poll_that_finds_nothing_new_is_answered_without_a_word(reader_at: Browser, conn: Connection) -> None:
+def test_poll_without_changes_is_204(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, numbers(2))
     seen = re.search(r'"seen": "(\w+)"', reader_at.get(f"/batches/{batch_id}"))
     assert seen is not None
@@ -91,14 +91,14 @@ def test_poll_that_finds_nothing_new_is_answered_without_a_word(reader_at: Brows
     assert "1 ended" in reader_at.get(f"/batches/{batch_id}/live?seen={seen[1]}")
 
 
-def test_session_that_ended_leads_htmx_to_sign_in_and_nothing_else(app: Flask, conn: Connection) -> None:
+def test_ended_session_redirects_htmx_to_the_sign_in(app: Flask, conn: Connection) -> None:
     batch_id = make_batch(conn)
     answer = Browser(app).client.get(f"/batches/{batch_id}/live", headers={"HX-Request": "true"})
     assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")
     assert answer.data == b""
 
 
-def test_submissions_that_need_a_person_come_first_with_what_to_do(queuer_at: Browser, conn: Connection) -> None:
+def test_submissions_that_need_attention_come_first_with_advice(queuer_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, numbers(8), submission_rows=1, send=False)
     said: dict[int, Answer] = {3: UNKNOWN, 5: REFUSED, 6: REFUSED, 7: UNKNOWN, 8: REFUSED}
 
@@ -119,7 +119,7 @@ def test_submissions_that_need_a_person_come_first_with_what_to_do(queuer_at: Br
     assert "8 submissions: 3 accepted, 3 refused, 2 unknown." in text_of(everything)
 
 
-def test_words_of_the_provider_are_shown_harmless_and_without_numbers_to_a_reader(
+def test_provider_messages_are_shown_safely_and_with_hidden_numbers_to_a_reader(
     reader_at: Browser, conn: Connection
 ) -> None:
     batch_id = make_batch(conn, send=False)
@@ -142,7 +142,7 @@ def test_thousands_of_submissions_are_paged(reader_at: Browser, conn: Connection
     assert "Next page" not in last
 
 
-def test_attempts_of_a_large_batch_are_counted_when_somebody_asks(
+def test_attempts_of_a_large_batch_are_counted_only_on_request(
     reader_at: Browser, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch_id = make_batch(conn, numbers(3))
@@ -156,7 +156,7 @@ def test_attempts_of_a_large_batch_are_counted_when_somebody_asks(
     assert re.findall(r'<th scope="row">(\d)</th><td class="figure">(\d)', counted) == [("1", "2"), ("2", "1")]
 
 
-# A submission in doubt ----------------------------------------------------------------------------
+# An unknown submission ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def state_of(conn: Connection, batch_id: int) -> str:
     return str(row[0])
 
 
-def test_doubt_is_resolved_with_a_note_and_the_name_of_the_key(
+def test_unknown_submission_is_resolved_with_a_note_and_the_name_of_the_key(
     queuer_at: Browser, in_doubt: int, conn: Connection
 ) -> None:
     path = f"/batches/{in_doubt}/submissions/1/resolve"
@@ -202,7 +202,7 @@ UNFINISHED: list[tuple[dict[str, str], str]] = [
 ]
 
 
-def test_decision_that_is_not_whole_changes_nothing(queuer_at: Browser, in_doubt: int, conn: Connection) -> None:
+def test_incomplete_decision_changes_nothing(queuer_at: Browser, in_doubt: int, conn: Connection) -> None:
     for fields, field in UNFINISHED:
         answer = queuer_at.post(f"/batches/{in_doubt}/submissions/1/resolve", **fields)
         assert answer.status_code == 422, fields
@@ -220,6 +220,6 @@ def test_submission_that_was_not_queued_is_sent_again_once_confirmed(
     queuer_at.get(f"/batches/{in_doubt}/submissions/1/resolve", 409)
 
 
-def test_deciding_needs_a_key_that_may_queue(reader_at: Browser, in_doubt: int) -> None:
+def test_resolving_needs_the_scope_queue(reader_at: Browser, in_doubt: int) -> None:
     assert "you need a key of scope queue" in reader_at.get(f"/batches/{in_doubt}")
     reader_at.get(f"/batches/{in_doubt}/submissions/1/resolve", 403)

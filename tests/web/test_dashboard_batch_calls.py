@@ -1,4 +1,4 @@
-"""The calls of a batch: narrowed, paged, searched for a number, shown to whom they may be, and taken away as files."""
+"""The calls of a batch: filters, pages, search for a number, hidden numbers, and downloads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.web.page_rules import HOSTILE, broken_rules, numbers, rows_on
 
 @pytest.fixture
 def mixed(conn: Connection) -> int:
-    """Sixty calls, of which the first completed, the second failed, the third was a step, and the last completed."""
+    """Sixty calls: the first and the last completed, the second failed, the third has only a step."""
     batch_id = make_batch(conn, numbers(60))
     deliver(
         conn,
@@ -48,7 +48,7 @@ NARROWED = {
 }
 
 
-def test_calls_are_narrowed(reader_at: Browser, mixed: int) -> None:
+def test_calls_are_filtered(reader_at: Browser, mixed: int) -> None:
     found = {}
     for query in NARROWED:
         page = reader_at.get(f"/batches/{mixed}?{query}")
@@ -61,9 +61,7 @@ def test_calls_are_narrowed(reader_at: Browser, mixed: int) -> None:
     ("query", "word"),
     [("state=nonsense", "state"), ("outcome=odd", "outcome"), ("after=-5", "page"), ("search=abc", "Search for")],
 )
-def test_address_that_cannot_be_shown_says_so_and_shows_no_calls(
-    reader_at: Browser, mixed: int, query: str, word: str
-) -> None:
+def test_wrong_filter_is_named_and_no_calls_are_shown(reader_at: Browser, mixed: int, query: str, word: str) -> None:
     for more in ("", "&outcome=failed"):
         page = reader_at.get(f"/batches/{mixed}?{query}{more}")
         assert rows_on(page) == [] and "No call matches" not in page
@@ -72,7 +70,7 @@ def test_address_that_cannot_be_shown_says_so_and_shows_no_calls(
     reader_at.get(f"/batches/99?{query}", 404)
 
 
-def test_link_to_a_search_shows_no_calls_to_whoever_did_not_search(
+def test_link_to_a_search_shows_no_calls_in_another_session(
     app: Flask, conn: Connection, queuer_at: Browser, mixed: int
 ) -> None:
     address = queuer_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number="6175550001").location
@@ -94,7 +92,7 @@ def test_calls_are_paged_and_keep_their_filter(reader_at: Browser, mixed: int) -
     assert rows_on(reader_at.get(onward[1].replace("&amp;", "&").removesuffix("#calls"))) == list(range(53, 60))
 
 
-def test_number_is_found_in_whatever_spelling_and_never_stands_in_an_address(queuer_at: Browser, mixed: int) -> None:
+def test_number_is_found_in_any_format_and_never_part_of_an_address(queuer_at: Browser, mixed: int) -> None:
     for spelling in ("+1 (617) 555-0001", "617.555.0001", "tel:16175550001;ani=8009957586", " 6175550001 "):
         answer = queuer_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number=spelling)
         assert answer.status_code == 303
@@ -104,7 +102,7 @@ def test_number_is_found_in_whatever_spelling_and_never_stands_in_an_address(que
         assert not re.search(r'(?:href|action|hx-get)="[^"]*5550001', page)
 
 
-def test_number_that_nobody_was_called_at_finds_nothing(reader_at: Browser, mixed: int) -> None:
+def test_number_without_calls_finds_nothing(reader_at: Browser, mixed: int) -> None:
     for number in ("+442079460000", "nonsense", "\u0661\u0662", "9" * 5000, HOSTILE):
         answer = reader_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number=number)
         page = reader_at.get(answer.location.removesuffix("#calls"))
@@ -113,13 +111,13 @@ def test_number_that_nobody_was_called_at_finds_nothing(reader_at: Browser, mixe
         assert broken_rules(page) == []
 
 
-def test_local_number_is_read_as_one_of_the_batch_s_country(queuer_at: Browser, conn: Connection) -> None:
+def test_local_number_is_read_with_the_country_of_the_batch(queuer_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, ["020 7946 0000"], default_region="GB")
     answer = queuer_at.post(f"/batches/{batch_id}/search", form_at=f"/batches/{batch_id}", number="020 7946 0000")
     assert rows_on(queuer_at.get(answer.location.removesuffix("#calls"))) == [1]
 
 
-def test_searches_of_several_tabs_do_not_mix_and_the_oldest_is_forgotten(queuer_at: Browser, mixed: int) -> None:
+def test_searches_of_several_tabs_are_separate_and_the_oldest_is_dropped(queuer_at: Browser, mixed: int) -> None:
     addresses = [
         queuer_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number=str(number)).location
         for number in numbers(7)
@@ -131,11 +129,11 @@ def test_searches_of_several_tabs_do_not_mix_and_the_oldest_is_forgotten(queuer_
     assert "search" not in empty.location
 
 
-def test_search_needs_the_form_s_token(reader_at: Browser, mixed: int) -> None:
+def test_search_needs_the_csrf_token(reader_at: Browser, mixed: int) -> None:
     assert reader_at.client.post(f"/batches/{mixed}/search", data={"number": "6175550001"}).status_code == 403
 
 
-def test_hostile_rows_are_shown_harmless_on_a_small_page(reader_at: Browser, conn: Connection) -> None:
+def test_hostile_rows_are_shown_safely_on_a_small_page(reader_at: Browser, conn: Connection) -> None:
     cells = [HOSTILE, "\u202e\u200b" * 5000, '"' * 9999, "<" * 10_000, "Z\u0334\u0321\u0327\u0328\u0354\u0329" * 500]
     csv_rows = StringIO()
     writer = csv.writer(csv_rows)
@@ -152,10 +150,10 @@ def test_hostile_rows_are_shown_harmless_on_a_small_page(reader_at: Browser, con
     assert "more characters" in page
 
 
-# Whose numbers, and what can be taken away --------------------------------------------------------
+# Hidden numbers and downloads ---------------------------------------------------------------------
 
 
-def test_reader_sees_the_last_four_digits_until_they_ask_for_more(reader_at: Browser, conn: Connection) -> None:
+def test_reader_sees_only_the_last_four_digits_by_default(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, ["(617) 555-0001"])
     page = reader_at.get(f"/batches/{batch_id}")
     assert "+•••••••0001" in page and "6175550001" not in page
@@ -166,7 +164,7 @@ def test_reader_sees_the_last_four_digits_until_they_ask_for_more(reader_at: Bro
     assert "6175550001" not in reader_at.get(f"/batches/{batch_id}")
 
 
-def test_searched_number_is_hidden_as_the_others_are(reader_at: Browser, mixed: int) -> None:
+def test_searched_number_is_hidden_like_the_others(reader_at: Browser, mixed: int) -> None:
     answer = reader_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number="(617) 555-0001")
     page = reader_at.get(answer.location.removesuffix("#calls"))
     assert "(•••) •••-0001" in page and "555-0001" not in page and "5550001" not in page
@@ -178,18 +176,18 @@ def test_queuer_sees_whole_numbers_and_can_hide_them(queuer_at: Browser, mixed: 
     assert "+16175550001" not in queuer_at.get(f"/batches/{mixed}")
 
 
-def test_switch_leads_nowhere_but_back(reader_at: Browser, mixed: int) -> None:
+def test_switch_redirects_only_within_the_service(reader_at: Browser, mixed: int) -> None:
     answer = reader_at.post("/numbers", form_at=f"/batches/{mixed}", whole="1", next="https://evil.example/")
     assert answer.location == "/"
 
 
-def test_calls_can_be_downloaded_as_the_api_gives_them(reader_at: Browser, conn: Connection) -> None:
+def test_downloads_equal_those_of_the_api(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, [*numbers(2), "555"], on_invalid="skip")
     deliver(conn, batch_id, result_body(phone_number(1)))
     answer = reader_at.client.get(f"/batches/{batch_id}/calls.csv")
     assert answer.headers["Content-Disposition"].startswith(f'attachment; filename="{batch_id} calls.csv"')
     assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.data.startswith(b"\xef\xbb\xbf")  # people open it in Excel
+    assert answer.data.startswith(b"\xef\xbb\xbf")  # for Excel
     rows = list(csv.DictReader(StringIO(answer.data.decode("utf-8-sig"))))
     assert [(row["phone_number"], row["state"]) for row in rows] == [
         ("+16175550000", "pending"),

@@ -1,4 +1,4 @@
-"""The page of one call: its story, its facts, and every callback for it; and what is done to text from outside."""
+"""The page of one call: its timeline, its details and its callbacks; and safe text from outside."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.web.browsing import Browser, text_of
 from tests.web.page_rules import broken_rules
 
 
-def test_call_tells_its_story_its_facts_and_its_callbacks(queuer_at: Browser, conn: Connection) -> None:
+def test_page_shows_the_timeline_the_facts_and_the_callbacks(queuer_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, ["(617) 555-0000"])
     ids = deliver(
         conn,
@@ -36,7 +36,7 @@ def test_call_tells_its_story_its_facts_and_its_callbacks(queuer_at: Browser, co
     assert f'href="/batches/{batch_id}"' in page
 
 
-def test_call_with_only_a_step_is_nowhere_said_to_have_a_result(queuer_at: Browser, conn: Connection) -> None:
+def test_call_with_only_a_step_is_not_shown_with_a_result(queuer_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn)
     (step,) = deliver(conn, batch_id, result_body(phone_number(0), "dialing"))
     of_call = text_of(queuer_at.get(f"/batches/{batch_id}/calls/1"))
@@ -66,7 +66,7 @@ def test_refused_call_says_that_nobody_was_called(reader_at: Browser, conn: Conn
     assert "Nobody was called" in text_of(reader_at.get(f"/batches/{batch_id}/calls/1"))
 
 
-def test_call_that_is_not_there_is_a_page_that_says_so(reader_at: Browser, conn: Connection) -> None:
+def test_missing_call_is_a_404_page(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn)
     assert f"Batch {batch_id} has no call in row 2." in reader_at.get(f"/batches/{batch_id}/calls/2", 404)
     reader_at.get("/batches/99/calls/1", 404)
@@ -93,7 +93,7 @@ HOSTILE_VARIABLES = {
 }
 
 
-def test_hostile_variables_are_shown_harmless(reader_at: Browser, conn: Connection) -> None:
+def test_hostile_variables_are_shown_safely(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn)
     for name, text in HOSTILE_VARIABLES.items():
         conn.execute("update batch set columns = %s", ([name],))
@@ -116,7 +116,7 @@ def test_page_of_a_call_with_hundreds_of_columns_stays_small(reader_at: Browser,
     assert re.search(r"And \d+ more variables: see the download of all calls\.", text_of(page))
 
 
-def test_events_with_hostile_names_and_times_are_shown_harmless(reader_at: Browser, conn: Connection) -> None:
+def test_events_with_hostile_names_and_times_are_shown_safely(reader_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn)
     events = [{"event": "</td><script>\u202e" * 20, "timestamp": at} for at in (1, "1772366400", None, "x", 9e99)]
     deliver(conn, batch_id, result_body(phone_number(0), "<b>done</b>", events=events * 150))
@@ -149,7 +149,7 @@ def test_thousand_callbacks_for_one_call_are_listed_in_part(reader_at: Browser, 
         ("\u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668", "••••\u0665\u0666\u0667\u0668"),
     ],
 )
-def test_number_in_a_text_is_hidden_but_for_its_last_four_digits(text: str, hidden: str) -> None:
+def test_number_in_a_text_shows_only_its_last_four_digits(text: str, hidden: str) -> None:
     assert hide_numbers(text) == hidden
 
 
@@ -167,21 +167,21 @@ def test_number_in_a_text_is_hidden_but_for_its_last_four_digits(text: str, hidd
         "",
     ],
 )
-def test_what_is_no_number_stays(text: str) -> None:
+def test_other_digits_stay(text: str) -> None:
     assert hide_numbers(text) == text
 
 
 @pytest.mark.parametrize("text", ['"timestamp": "6175551234"', '"timestamp": "17645900001"', "timestamps 1764590000"])
-def test_name_of_a_time_stamp_does_not_smuggle_a_number(text: str) -> None:
+def test_field_name_timestamp_does_not_reveal_a_number(text: str) -> None:
     assert "•" in hide_numbers(text)
 
 
-def test_long_text_of_digits_is_read_in_no_time() -> None:
+def test_long_text_of_digits_is_fast() -> None:
     for text in ("1 " * 50_000, "(1) " * 30_000, "+1" * 50_000, "1-" * 50_000, "timestamp " * 20_000):
         hide_numbers(text)
 
 
-# Text that hides or reorders ----------------------------------------------------------------------
+# Invisible characters -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_long_text_of_digits_is_read_in_no_time() -> None:
         ("e\u0301", "e\u0301"),
     ],
 )
-def test_hidden_characters_are_named(text: str, shown: str) -> None:
+def test_hidden_characters_are_shown_as_codes(text: str, shown: str) -> None:
     assert disclosed(text) == shown
 
 
-def test_only_the_first_hidden_characters_are_named() -> None:
+def test_only_the_first_hidden_characters_are_shown_as_codes() -> None:
     shown = disclosed("a\u202e" * 100)
     assert shown.count("U+202E") == 8
     assert shown.count("\ufffd") == 92
@@ -211,5 +211,5 @@ def test_long_text_is_cut_and_the_rest_counted() -> None:
     assert visible("x" * 1300) == f'<bdi>{"x" * 300}</bdi> <span class="cut">… 1,000 more characters</span>'
 
 
-def test_stacked_accents_do_not_climb() -> None:
+def test_stacked_accents_are_cut() -> None:
     assert len(visible("Z" + "\u0334" * 200)) < 50

@@ -1,4 +1,4 @@
-"""Callbacks that need attention: found by reason, looked into safely, and settled again after a preview."""
+"""Callbacks that need attention: found by reason, shown safely, and replayed after a preview."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def callbacks_on(page: str) -> list[int]:
 
 
 def deliver_troubles(conn: Connection) -> tuple[int, list[int]]:
-    """A batch with a result, and callbacks: its own, two broken, one without number, one of nobody, one in conflict."""
+    """A batch with a result and more callbacks: two unreadable, one without a number, one unmatched, one conflict."""
     batch_id = make_batch(conn)
     ids = deliver(
         conn,
@@ -50,7 +50,7 @@ def deliver_troubles(conn: Connection) -> tuple[int, list[int]]:
     return batch_id, ids
 
 
-def test_what_needs_a_look_is_counted_by_reason_and_listed(reader_at: Browser, conn: Connection) -> None:
+def test_callbacks_that_need_attention_are_counted_by_reason_and_listed(reader_at: Browser, conn: Connection) -> None:
     _, ids = deliver_troubles(conn)
     page = reader_at.get("/callbacks")
     assert broken_rules(page) == []
@@ -82,7 +82,7 @@ NARROWED = {
 }
 
 
-def test_list_is_narrowed(reader_at: Browser, conn: Connection) -> None:
+def test_list_is_filtered(reader_at: Browser, conn: Connection) -> None:
     _, ids = deliver_troubles(conn)
     for query, expected in NARROWED.items():
         page = reader_at.get(f"/callbacks?{query}")
@@ -103,7 +103,7 @@ def test_list_is_paged(reader_at: Browser, conn: Connection) -> None:
     assert seen == ids[::-1]
 
 
-def test_page_without_troubles_says_so(reader_at: Browser, conn: Connection) -> None:
+def test_page_says_that_nothing_needs_attention(reader_at: Browser, conn: Connection) -> None:
     deliver(conn, make_batch(conn), result_body(phone_number(0)))
     page = reader_at.get("/callbacks")
     assert broken_rules(page) == []
@@ -127,7 +127,7 @@ def body_on(page: str) -> str:
     return text_of(page.split('id="body"')[1].split("</section>")[0])
 
 
-def test_callback_is_told_with_its_body_put_in_order(queuer_at: Browser, conn: Connection) -> None:
+def test_callback_is_shown_with_its_formatted_body(queuer_at: Browser, conn: Connection) -> None:
     page = page_of(queuer_at, conn, result_body(phone_number(0)))
     assert "  &#34;status&#34;: &#34;completed&#34;" in page
     assert "It is the result of its call." in page and "application/json" in page
@@ -150,14 +150,14 @@ HOSTILE_BODIES = [
 ]
 
 
-def test_hostile_body_is_shown_harmless_on_a_small_page(queuer_at: Browser, conn: Connection) -> None:
+def test_hostile_body_is_shown_safely_on_a_small_page(queuer_at: Browser, conn: Connection) -> None:
     for body in HOSTILE_BODIES:
         page = page_of(queuer_at, conn, body, '"><script>alert(2)</script>')
         assert "<script>alert" not in page and "<img" not in page, body[:40]
         assert not re.search("[\u202a-\u202e\u200b\0]", page), body[:40]
 
 
-def test_bytes_are_shown_as_bytes_and_not_to_whom_numbers_are_hidden(
+def test_binary_body_is_shown_as_a_dump_unless_numbers_are_hidden(
     reader_at: Browser, queuer_at: Browser, conn: Connection
 ) -> None:
     body = b"\x00\x01\x02\x03" * 8 + b"6175550000" + bytes(600)
@@ -171,7 +171,7 @@ def test_compressed_body_is_shown_as_text(queuer_at: Browser, conn: Connection) 
     assert '"status": "completed"' in body_on(page_of(queuer_at, conn, gzip.compress(result_body(phone_number(0)))))
 
 
-def test_body_is_downloaded_byte_for_byte_as_something_that_nothing_runs(queuer_at: Browser, conn: Connection) -> None:
+def test_body_is_downloaded_byte_for_byte_as_octet_stream(queuer_at: Browser, conn: Connection) -> None:
     body = b"<script>alert(1)</script>\x00\xff"
     ids = journal(conn, make_callback(make_batch(conn), body, content_type="text/html"))
     answer = queuer_at.client.get(f"/callbacks/{ids[0]}/body")
@@ -181,7 +181,7 @@ def test_body_is_downloaded_byte_for_byte_as_something_that_nothing_runs(queuer_
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_reader_downloads_no_body_while_numbers_are_hidden(reader_at: Browser, conn: Connection) -> None:
+def test_reader_cannot_download_a_body_while_numbers_are_hidden(reader_at: Browser, conn: Connection) -> None:
     ids = journal(conn, make_callback(make_batch(conn), b"6175550000"))
     assert "Choose “Show whole numbers” first" in reader_at.get(f"/callbacks/{ids[0]}/body", 403)
     assert f"/callbacks/{ids[0]}/body" not in reader_at.get(f"/callbacks/{ids[0]}")
@@ -193,14 +193,14 @@ def test_erased_body_says_so(queuer_at: Browser, conn: Connection) -> None:
     assert "erased" in body_on(page_of(queuer_at, conn, ERASED_BODY))
 
 
-def test_callback_that_is_not_there_is_a_page_that_says_so(reader_at: Browser) -> None:
+def test_missing_callback_is_a_404_page(reader_at: Browser) -> None:
     assert "Callback 99 does not exist." in reader_at.get("/callbacks/99", 404)
 
 
 @pytest.mark.parametrize(
     ("body", "form", "text"),
     [
-        (b'{"a":1,"a":2}', "text", '{"a":1,"a":2}'),  # put in order, one of the two would be gone
+        (b'{"a":1,"a":2}', "text", '{"a":1,"a":2}'),  # if it were formatted, one of the two would be lost
         (b"a%5B0%5D=x&b=&c=%E2%82%AC", "form", "a[0] = x\nb = \nc = €"),
         (b"<a><b>1</b></a>", "XML", "<a>\n<b>1</b>\n</a>"),
         (b'[1,{"\\u00e9":null}]', "JSON", '[\n  1,\n  {\n    "é": null\n  }\n]'),
@@ -208,7 +208,7 @@ def test_callback_that_is_not_there_is_a_page_that_says_so(reader_at: Browser) -
         (b"{" * 5000, "text", "{" * 5000),
     ],
 )
-def test_body_is_put_in_order_by_its_format(body: bytes, form: str, text: str) -> None:
+def test_body_is_formatted_by_its_format(body: bytes, form: str, text: str) -> None:
     shown = body_text(body, "")
     assert (shown.form, shown.text, shown.left) == (form, text, "")
     assert body_text(body, "", as_received=True).text == body.decode()
@@ -219,11 +219,11 @@ def test_long_body_is_cut_and_the_rest_counted() -> None:
     assert body_text(bytes(1024), "").left == "512 more bytes"
 
 
-# Settling again -----------------------------------------------------------------------------------
+# Replay -------------------------------------------------------------------------------------------
 
 
 def settled_wrongly(conn: Connection) -> tuple[int, int]:
-    """A callback that can be read, filed as unreadable by an earlier version of the reader."""
+    """A readable callback that an earlier release stored as unreadable."""
     batch_id = make_batch(conn)
     (callback_id,) = journal(conn, make_callback(batch_id, b"{broken"))
     settle_all(conn)
@@ -232,7 +232,7 @@ def settled_wrongly(conn: Connection) -> tuple[int, int]:
     return batch_id, callback_id
 
 
-def test_preview_says_what_would_change_and_changes_nothing(admin_at: Browser, conn: Connection) -> None:
+def test_preview_shows_what_would_change_and_changes_nothing(admin_at: Browser, conn: Connection) -> None:
     batch_id, callback_id = settled_wrongly(conn)
     answer = admin_at.post("/callbacks/replay", form_at="/callbacks", state="unreadable", reason="malformed_json")
     assert answer.status_code == 200
@@ -246,7 +246,7 @@ def test_preview_says_what_would_change_and_changes_nothing(admin_at: Browser, c
     assert differences(conn) == []
 
 
-def test_confirmed_replay_settles_what_was_previewed(admin_at: Browser, conn: Connection) -> None:
+def test_confirmed_replay_settles_the_previewed_callbacks(admin_at: Browser, conn: Connection) -> None:
     batch_id, callback_id = settled_wrongly(conn)
     answer = admin_at.post("/callbacks/replay", form_at="/callbacks", ids=str(callback_id), confirmed="1")
     assert (answer.status_code, answer.location) == (303, "/callbacks")
@@ -256,7 +256,7 @@ def test_confirmed_replay_settles_what_was_previewed(admin_at: Browser, conn: Co
     assert differences(conn) == []
 
 
-def test_replay_that_gave_way_to_another_writer_is_done_again(admin_at: Browser, conn: Connection) -> None:
+def test_replay_that_gave_way_to_another_writer_is_repeated(admin_at: Browser, conn: Connection) -> None:
     batch_id, callback_id = settled_wrongly(conn)
     give_way_once(conn)
     answer = admin_at.post("/callbacks/replay", form_at="/callbacks", ids=str(callback_id), confirmed="1")
@@ -288,7 +288,7 @@ def test_too_many_ids_are_refused(admin_at: Browser) -> None:
     assert "At most 1,000 at a time" in answer.text
 
 
-def test_only_an_admin_settles_again_and_only_with_the_form_s_token(
+def test_replay_needs_the_scope_admin_and_the_csrf_token(
     queuer_at: Browser, admin_at: Browser, conn: Connection
 ) -> None:
     _, ids = deliver_troubles(conn)

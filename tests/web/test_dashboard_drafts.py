@@ -1,4 +1,4 @@
-"""Between the upload and the button: a draft waits for a day, is its owner's alone, and is queued once."""
+"""Drafts: each is kept for a day, visible only to its key, and queued once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def browser(app: Flask, conn: Connection) -> Browser:
     return visitor(app, conn, "queue")
 
 
-def test_button_pressed_twice_a_reload_and_a_second_tab_call_everybody_once(
-    app: Flask, browser: Browser, conn: Connection
-) -> None:
+def test_draft_confirmed_twice_is_queued_once(app: Flask, browser: Browser, conn: Connection) -> None:
     path = drafted(browser)
     first, second = browser.get(path), browser.get(path)
     assert confirm(browser, path, first).location == "/batches/1"
@@ -36,9 +34,7 @@ def test_button_pressed_twice_a_reload_and_a_second_tab_call_everybody_once(
     assert conn.execute("select created_by from batch").fetchone() == ("queue of a person",)
 
 
-def test_button_pressed_by_many_at_the_same_time_calls_everybody_once(
-    app: Flask, browser: Browser, conn: Connection
-) -> None:
+def test_draft_confirmed_concurrently_is_queued_once(app: Flask, browser: Browser, conn: Connection) -> None:
     path = drafted(browser, "destination\n" + "".join(f"+1617555{number:04d}\n" for number in range(2000)))
     page = browser.get(path)
     cookie = browser.client.get_cookie("receiver")
@@ -54,7 +50,7 @@ def test_button_pressed_by_many_at_the_same_time_calls_everybody_once(
     assert count(conn, "batch") == 1 and count(conn, "call") == 2000
 
 
-def test_button_queues_only_what_its_page_showed(browser: Browser, conn: Connection) -> None:
+def test_draft_changed_after_the_preview_is_not_queued(browser: Browser, conn: Connection) -> None:
     path = drafted(browser, FAULTY, on_invalid="skip", on_duplicate="skip")
     before = browser.get(path)
     assert button(before) == "Call 2 people"
@@ -65,7 +61,7 @@ def test_button_queues_only_what_its_page_showed(browser: Browser, conn: Connect
     assert confirm(browser, path).location == "/batches/1"
 
 
-def test_draft_that_was_queued_can_no_longer_be_changed(browser: Browser, conn: Connection) -> None:
+def test_queued_draft_cannot_be_changed(browser: Browser, conn: Connection) -> None:
     path = drafted(browser)
     token = browser.token(path)
     confirm(browser, path)
@@ -74,12 +70,12 @@ def test_draft_that_was_queued_can_no_longer_be_changed(browser: Browser, conn: 
     assert get_batch(conn, 1).application_id == 7
 
 
-def test_same_file_uploaded_again_is_another_batch(browser: Browser, conn: Connection) -> None:
+def test_file_uploaded_again_becomes_another_batch(browser: Browser, conn: Connection) -> None:
     for number in (1, 2):
         assert confirm(browser, drafted(browser)).location == f"/batches/{number}"
 
 
-# Where it waits ------------------------------------------------------------------------------------
+# Storage -------------------------------------------------------------------------------------------
 
 
 def test_nobody_else_sees_a_draft(app: Flask, browser: Browser, conn: Connection) -> None:
@@ -91,7 +87,7 @@ def test_nobody_else_sees_a_draft(app: Flask, browser: Browser, conn: Connection
     assert other.client.post(f"{path}/queue", data={"csrf_token": token, "version": "x"}).status_code == 404
 
 
-def test_another_web_machine_finds_the_file_byte_for_byte(
+def test_another_machine_reads_the_same_file(
     app: Flask, browser: Browser, conn: Connection, database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     content = ("destination,note\n" + "".join(f"+1617555{n:04d},{'é' * 400}\n" for n in range(4000))).encode()
@@ -117,7 +113,7 @@ def test_file_larger_than_a_draft_may_be_is_refused(
     assert count(conn, "draft") == count(conn, "draft_chunk") == 0
 
 
-def test_drafts_are_forgotten_after_a_day(browser: Browser, conn: Connection) -> None:
+def test_drafts_are_deleted_after_a_day(browser: Browser, conn: Connection) -> None:
     old, queued, young = drafted(browser), drafted(browser), drafted(browser)
     confirm(browser, queued)
     conn.execute(
@@ -134,7 +130,7 @@ def test_drafts_are_forgotten_after_a_day(browser: Browser, conn: Connection) ->
     assert count(conn, "batch") == 1
 
 
-def test_key_has_so_many_drafts_and_the_oldest_makes_room(app: Flask, browser: Browser, conn: Connection) -> None:
+def test_oldest_draft_of_a_key_is_deleted_at_the_limit(app: Flask, browser: Browser, conn: Connection) -> None:
     other = drafted(visitor(app, conn, "queue", "Ben"))
     queued = drafted(browser)
     confirm(browser, queued)
@@ -148,7 +144,7 @@ def test_key_has_so_many_drafts_and_the_oldest_makes_room(app: Flask, browser: B
     assert count(conn, "draft") == MOST_DRAFTS + 2
 
 
-def test_looking_twice_reads_the_file_once(
+def test_preview_reads_the_file_only_once(
     app: Flask, browser: Browser, monkeypatch: pytest.MonkeyPatch, conn: Connection
 ) -> None:
     path = drafted(browser, FAULTY)

@@ -1,4 +1,4 @@
-"""Keys, as administrators see, make and end them."""
+"""The page of keys: administrators list, create and revoke them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from receiver.database.api_keys import NAME_LENGTH, create_key, find_key, list_keys
 from receiver.database.pool import Connection
-from receiver.web.dashboard.own_key import FAILURES_A_MINUTE
+from receiver.web.services import FAILED_SIGN_INS_PER_MINUTE
 from tests.web.browsing import Browser, text_of, visitor
 
 
@@ -40,17 +40,17 @@ def test_new_key_is_shown_once_and_works(app: Flask, browser: Browser, conn: Con
     assert Browser(app).sign_in(key).status_code == 303
 
 
-def test_key_expires_when_its_last_day_is_over_for_whoever_made_it(browser: Browser, conn: Connection) -> None:
+def test_key_expires_at_the_end_of_its_last_day_in_the_viewers_time_zone(browser: Browser, conn: Connection) -> None:
     browser.post("/time-zone", time_zone="Pacific/Auckland")
     day = (datetime.now(UTC) + timedelta(days=10)).date()
     key = shown_key(make_key(browser, expires_on=day.isoformat()).text)
     found = find_key(conn, key)
     assert found is not None and found.expires_at is not None
     ahead = datetime(day.year, day.month, day.day, 24 - 12, tzinfo=UTC) - found.expires_at
-    assert timedelta(0) <= ahead <= timedelta(hours=1)  # one hour more while summer time holds there
+    assert timedelta(0) <= ahead <= timedelta(hours=1)  # one hour more during summer time
 
 
-def test_faulty_field_is_named_and_nothing_is_made(browser: Browser, conn: Connection) -> None:
+def test_faulty_field_is_named_and_no_key_is_made(browser: Browser, conn: Connection) -> None:
     cases = {
         "name": [{"name": ""}, {"name": "Ada"}, {"name": "x" * (NAME_LENGTH + 1)}, {"name": "a\nb"}, {"name": "\0"}],
         "scope": [{"scope": ""}, {"scope": "root"}],
@@ -77,7 +77,7 @@ def test_list_names_each_key_with_its_dates_and_never_the_key(browser: Browser, 
     assert "expired" in text and "this session" in text and "never" in text
 
 
-def test_revoking_asks_first_and_ends_the_key(browser: Browser, conn: Connection) -> None:
+def test_revoking_asks_for_confirmation_and_ends_the_key(browser: Browser, conn: Connection) -> None:
     key = create_key(conn, "Ben", "read")
     conn.commit()
     prefix = key.split("_")[1]
@@ -92,7 +92,7 @@ def test_revoking_asks_first_and_ends_the_key(browser: Browser, conn: Connection
         browser.get(f"/keys/{unknown}/revoke", 404)
 
 
-def test_revoking_ones_own_key_warns_and_signs_out(browser: Browser, conn: Connection) -> None:
+def test_revoking_your_own_key_warns_and_signs_out(browser: Browser, conn: Connection) -> None:
     (own,) = list_keys(conn)
     path = f"/keys/{own.prefix}/revoke"
     assert "you will be signed out" in text_of(browser.get(path))
@@ -100,9 +100,7 @@ def test_revoking_ones_own_key_warns_and_signs_out(browser: Browser, conn: Conne
     assert browser.client.get("/keys").location == "/login?next=/keys"
 
 
-def test_keys_are_made_and_revoked_only_with_the_key_that_was_signed_in_with(
-    browser: Browser, conn: Connection
-) -> None:
+def test_making_and_revoking_a_key_needs_the_viewers_own_key(browser: Browser, conn: Connection) -> None:
     other = create_key(conn, "another admin", "admin")
     conn.commit()
     revoke = f"/keys/{other.split('_')[1]}/revoke"
@@ -110,7 +108,7 @@ def test_keys_are_made_and_revoked_only_with_the_key_that_was_signed_in_with(
         for answer in (make_key(browser, own_key=wrong), browser.post(revoke, own_key=wrong)):
             assert answer.status_code == 422, wrong
             assert ('id="own-key-fault"' in answer.text and wrong not in answer.text.split()) or not wrong
-        browser.client.application.extensions["receiver.failed_sign_ins"]._buckets.clear()
+        browser.client.application.extensions["receiver"].failed_sign_ins._buckets.clear()
     assert sorted(key.name for key in list_keys(conn)) == ["Ada", "another admin"]
     conn.commit()
     assert make_key(browser, own_key=f" {browser.key}\n").status_code == 200
@@ -118,8 +116,8 @@ def test_keys_are_made_and_revoked_only_with_the_key_that_was_signed_in_with(
     assert sorted(key.name for key in list_keys(conn)) == ["Ada", "Ben"]
 
 
-def test_key_cannot_be_guessed_where_it_is_asked_for_again(browser: Browser, conn: Connection) -> None:
-    for _ in range(FAILURES_A_MINUTE):
+def test_own_key_cannot_be_guessed(browser: Browser, conn: Connection) -> None:
+    for _ in range(FAILED_SIGN_INS_PER_MINUTE):
         assert make_key(browser, own_key="rr_guess").status_code == 422
     refused = make_key(browser)
     assert refused.status_code == 429 and "Retry-After" in refused.headers

@@ -1,4 +1,4 @@
-"""A new batch: upload, look, and change one's mind."""
+"""A new batch: upload, preview, and changed parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def browser(app: Flask, conn: Connection) -> Browser:
     return visitor(app, conn, "queue")
 
 
-def test_upload_is_looked_at_and_then_queued_by_one_button(browser: Browser, conn: Connection) -> None:
+def test_upload_is_previewed_and_then_queued(browser: Browser, conn: Connection) -> None:
     path = drafted(browser, name="December reminders", max_attempts="3", reattempt_wait="300", is_pci="1")
     page = browser.get(path)
     assert button(page) == "Call 2 people"
@@ -47,18 +47,16 @@ def test_upload_is_looked_at_and_then_queued_by_one_button(browser: Browser, con
     assert 'value="7"' in browser.get("/batches/new")
 
 
-def test_file_without_a_name_of_its_own_gives_its_file_name(browser: Browser, conn: Connection) -> None:
+def test_batch_without_a_name_gets_the_file_name(browser: Browser, conn: Connection) -> None:
     confirm(browser, drafted(browser))
     assert get_batch(conn, 1).name == "contacts.csv"
 
 
-def test_one_person_is_one_person(browser: Browser) -> None:
+def test_one_person_is_singular(browser: Browser) -> None:
     assert button(browser.get(drafted(browser, "destination\n6175551234\n"))) == "Call 1 person"
 
 
-def test_rows_that_cannot_be_called_are_named_and_stand_in_the_way_until_left_out(
-    browser: Browser, conn: Connection
-) -> None:
+def test_invalid_rows_are_listed_and_block_the_batch_until_they_are_skipped(browser: Browser, conn: Connection) -> None:
     path = drafted(browser, FAULTY)
     page = browser.get(path)
     assert button(page) is None
@@ -84,7 +82,7 @@ def test_country_of_local_numbers_changes_what_is_valid(browser: Browser) -> Non
     assert button(browser.get(path)) == "Call 1 person"
 
 
-def test_faulty_field_is_named_beside_it_and_the_file_is_kept(browser: Browser) -> None:
+def test_fault_is_shown_at_its_field_and_the_file_is_kept(browser: Browser) -> None:
     path = drafted(browser, application_id="x", max_attempts="3", end_timestamp="soon", default_region="Mars")
     page = browser.get(path)
     for field in ("application-id", "reattempt-wait", "end-timestamp", "default-region"):
@@ -95,7 +93,7 @@ def test_faulty_field_is_named_beside_it_and_the_file_is_kept(browser: Browser) 
     assert button(browser.get(path)) == "Call 2 people"
 
 
-def test_form_without_a_file_is_shown_again_with_what_was_written(browser: Browser, conn: Connection) -> None:
+def test_form_without_a_file_is_shown_again_with_its_values(browser: Browser, conn: Connection) -> None:
     answer = browser.post("/batches/new", application_id="", deployment_id="3", name="Ana's", fields="1")
     assert answer.status_code == 422
     assert 'id="csv-fault"' in answer.text and 'id="application-id-fault"' in answer.text
@@ -103,25 +101,25 @@ def test_form_without_a_file_is_shown_again_with_what_was_written(browser: Brows
     assert count(conn, "draft") == 0
 
 
-def test_file_that_is_no_csv_of_contacts_is_named(browser: Browser) -> None:
+def test_file_that_is_not_a_csv_of_contacts_is_a_fault(browser: Browser) -> None:
     for content in (b"", b"name,number\nAna,1\n", b"PK\x03\x04" + b"\0" * 100, b'destination\n"617', b"\xff\xfe\x00"):
         page = browser.get(drafted(browser, content))
         assert "The file cannot be read." in page and button(page) is None, content
 
 
-def test_file_whose_every_row_is_left_out_calls_nobody(browser: Browser) -> None:
+def test_file_whose_rows_are_all_skipped_calls_nobody(browser: Browser) -> None:
     path = drafted(browser, "destination\n555\n", on_invalid="skip")
     page = browser.get(path)
     assert button(page) is None and "No row is left to call." in page
 
 
-def test_times_are_the_viewers_and_shown_as_they_were_written(browser: Browser, conn: Connection) -> None:
+def test_times_are_in_the_viewers_time_zone(browser: Browser, conn: Connection) -> None:
     browser.post("/time-zone", time_zone="America/New_York")
     day = (datetime.now(UTC) + timedelta(days=400)).strftime("%Y-07-04")
     path = drafted(browser, start_timestamp=f"{day}T09:30", end_timestamp=f"{day}T21:00:15Z")
     page = browser.get(path)
     assert f'value="{day}T09:30"' in page and f'value="{day}T17:00"' in page
-    # What the field cannot show, the seconds, is not lost when the form is sent again.
+    # The field does not show the seconds, but they are kept when the form is sent again.
     browser.post(path, start_timestamp=f"{day}T09:30", end_timestamp=f"{day}T17:00", fields="1")
     confirm(browser, path)
     parameters = get_batch(conn, 1).parameters
@@ -129,7 +127,7 @@ def test_times_are_the_viewers_and_shown_as_they_were_written(browser: Browser, 
     assert parameters["end_timestamp"].isoformat() == f"{day}T21:00:15+00:00"
 
 
-def test_what_has_become_too_late_is_shown_and_not_queued(browser: Browser, conn: Connection) -> None:
+def test_draft_whose_time_has_passed_is_not_queued(browser: Browser, conn: Connection) -> None:
     path = drafted(browser, end_timestamp=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     page = browser.get(path)
     conn.execute("update draft set form = form || jsonb_build_object('end_timestamp', '2020-01-01T00:00:00Z')")
@@ -176,6 +174,6 @@ def test_field_that_the_form_does_not_have_changes_nothing(browser: Browser, con
     assert confirm(browser, path).location == "/batches/1"
 
 
-def test_path_that_names_no_draft_is_404(browser: Browser) -> None:
+def test_missing_draft_is_404(browser: Browser) -> None:
     for path in ("/batches/new/x", "/batches/new/1", "/batches/new/00000000-0000-0000-0000-000000000000"):
         browser.get(path, 404)

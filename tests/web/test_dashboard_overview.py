@@ -1,4 +1,4 @@
-"""The overview and the list of batches: what they show, how they are narrowed, and what names cannot do to them."""
+"""The overview and the list of batches: content, filters, and hostile names."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def attention_of(page: str) -> str:
 
 
 def rows_of(page: str) -> list[str]:
-    """The batches that a list names, by their ids."""
+    """The ids of the listed batches."""
     return re.findall(r'class="quiet">#(\d+) ', page)
 
 
-def test_empty_service_is_calm_and_says_what_to_do(browser: Browser, app: Flask, conn: Connection) -> None:
+def test_empty_service_says_what_to_do(browser: Browser, app: Flask, conn: Connection) -> None:
     page = browser.get("/")
     assert attention_of(page) == "Needs attention Nothing needs attention. Every call is in progress or has a result."
     assert "No results yet." in page and "No calls are being made." in page
@@ -49,7 +49,7 @@ def test_empty_service_is_calm_and_says_what_to_do(browser: Browser, app: Flask,
     assert "Queue the first one" in visitor(app, conn, "queue").get("/batches")
 
 
-def test_what_needs_somebody_links_to_where_it_is_dealt_with(browser: Browser, conn: Connection) -> None:
+def test_what_needs_attention_links_to_the_right_page(browser: Browser, conn: Connection) -> None:
     overdue = make_batch(conn, NUMBERS, past_due=True)
     unknown = make_batch(conn, NUMBERS, send=False)
     answer_submissions(conn, lambda _: UNKNOWN)
@@ -70,7 +70,7 @@ def test_what_needs_somebody_links_to_where_it_is_dealt_with(browser: Browser, c
         assert f'href="/callbacks?state={state}"' in page
 
 
-def test_what_is_old_needs_somebody_until_days_are_asked_for(browser: Browser, conn: Connection) -> None:
+def test_old_batches_need_attention_unless_days_are_chosen(browser: Browser, conn: Connection) -> None:
     old = make_batch(conn, NUMBERS, send=False)
     answer_submissions(conn, lambda _: UNKNOWN)
     conn.execute("update batch set created_at = now() - interval '31 days' where batch_id = %s", (old,))
@@ -97,7 +97,7 @@ def test_what_is_old_needs_somebody_until_days_are_asked_for(browser: Browser, c
         )
 
 
-def test_missing_worker_and_waiting_callbacks_are_told(browser: Browser, conn: Connection) -> None:
+def test_missing_worker_and_waiting_callbacks_are_shown(browser: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS)
     conn.execute("update worker set seen_at = now() - interval '1 hour'")
     conn.execute("insert into waiting values (1, %s, now() - interval '5 minutes')", (batch_id,))
@@ -134,7 +134,7 @@ def test_days_begin_in_the_viewers_time_zone(browser: Browser, conn: Connection)
     )
 
 
-def test_filters_stand_in_the_address_and_in_the_form(browser: Browser, conn: Connection) -> None:
+def test_filters_are_in_the_address_and_in_the_form(browser: Browser, conn: Connection) -> None:
     first = make_batch(conn, name="December reminders", application_id=1)
     second = make_batch(conn, name="Flu clinic", application_id=2, send=False)
     for query, found in (
@@ -184,7 +184,7 @@ FAULTY = [
 ]
 
 
-def test_filter_that_makes_no_sense_is_named_and_left_out(browser: Browser, conn: Connection) -> None:
+def test_wrong_filter_is_named_and_ignored(browser: Browser, conn: Connection) -> None:
     make_batch(conn)
     for path, names in (
         ("/", ("application_id", "deployment_id", "from", "to", "interval")),
@@ -203,7 +203,7 @@ def test_filter_that_makes_no_sense_is_named_and_left_out(browser: Browser, conn
         browser.get(f"/batches?name={text}")
 
 
-def test_series_that_would_be_too_long_is_named(browser: Browser, conn: Connection) -> None:
+def test_too_long_series_is_a_fault(browser: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS)
     deliver(conn, batch_id, result_body(NUMBERS[0]))
     page = browser.get("/?from=1990-01-01&interval=hour")
@@ -227,10 +227,10 @@ NAMES = [
 ]
 
 
-def test_hostile_names_are_shown_as_text_and_kept_apart(browser: Browser, conn: Connection) -> None:
+def test_hostile_names_are_shown_as_isolated_text(browser: Browser, conn: Connection) -> None:
     for name in NAMES:
         make_batch(conn, name=name)
-    make_batch(conn, name="z" * 10_000)  # no form takes it; a restored database may hold it
+    make_batch(conn, name="z" * 10_000)  # forms refuse it, but a restored database may have it
     for path in ("/", "/batches"):
         page = browser.get(path)
         assert "<script>alert" not in page and not re.search(r"<[^>]*\son[a-z]+=", page)
@@ -243,7 +243,7 @@ def test_hostile_names_are_shown_as_text_and_kept_apart(browser: Browser, conn: 
     assert page.count("<bdi>\u202egnp.exe\u202c</bdi>") == 1
 
 
-def test_live_part_asks_for_the_same_address_again(browser: Browser) -> None:
+def test_live_region_polls_the_same_address(browser: Browser) -> None:
     page = browser.get('/?application_id=7&from=2026-01-01&x="><b>')
     assert (
         'hx-get="/?application_id=7&amp;from=2026-01-01&amp;x=' in page
@@ -252,7 +252,7 @@ def test_live_part_asks_for_the_same_address_again(browser: Browser) -> None:
     assert 'hx-trigger="every 5s" hx-select="#live"' in page
 
 
-def test_simulated_batches_are_marked_and_their_figures_told_apart(browser: Browser, conn: Connection) -> None:
+def test_simulated_batches_are_marked_and_counted_separately(browser: Browser, conn: Connection) -> None:
     real = make_batch(conn, NUMBERS)
     simulated = make_batch(conn, NUMBERS[:3], simulated=True)
     deliver(conn, simulated, result_body(NUMBERS[0]))
@@ -267,7 +267,7 @@ def test_simulated_batches_are_marked_and_their_figures_told_apart(browser: Brow
     assert "simulated" not in text_of(browser.get(f"/batches/{real}"))
 
 
-def test_batch_that_waits_for_the_other_kind_of_provider_needs_a_person(browser: Browser, conn: Connection) -> None:
+def test_batch_that_waits_for_the_other_kind_of_provider_needs_attention(browser: Browser, conn: Connection) -> None:
     make_batch(conn, NUMBERS)
     waiting = make_batch(conn, NUMBERS[:3], send=False, simulated=True)
     page = browser.get("/")

@@ -1,4 +1,4 @@
-"""What holds for every page: its scope, what it sends, how it fails, and how little it weighs."""
+"""All pages: scopes, content, failures, and size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.factories import make_batch
 from tests.web.browsing import Browser, tags_of, text_of, visitor
 
 OPEN = {"dashboard.login", "dashboard.logout", "dashboard.asset"}
-"""Pages that may be asked for without being signed in."""
+"""Pages that need no session."""
 
 PAGES = {
     "/": "read",
@@ -46,7 +46,7 @@ def test_every_route_of_the_dashboards_declares_its_scope(app: Flask) -> None:
         assert scope is None if endpoint in OPEN else scope in SCOPES, endpoint
 
 
-def test_every_route_that_people_see_is_one_of_the_dashboards_and_so_checked(app: Flask) -> None:
+def test_every_page_is_a_route_of_the_dashboards(app: Flask) -> None:
     others = {
         rule.rule
         for rule in app.url_map.iter_rules()
@@ -55,7 +55,7 @@ def test_every_route_that_people_see_is_one_of_the_dashboards_and_so_checked(app
     assert others <= {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/<path:name>"}
 
 
-def test_each_scope_sees_and_sends_what_it_may_and_nothing_more(app: Flask, conn: Connection) -> None:
+def test_each_scope_allows_only_its_pages_and_forms(app: Flask, conn: Connection) -> None:
     for scope in SCOPES:
         browser = visitor(app, conn, scope)
         token = browser.token("/")
@@ -76,7 +76,7 @@ def test_pages_and_forms_show_only_what_the_scope_allows(app: Flask, conn: Conne
     assert "/keys" in admin and "/batches/new" in admin
 
 
-def test_nobody_may_do_anything_without_being_signed_in(app: Flask) -> None:
+def test_nothing_is_allowed_without_signing_in(app: Flask) -> None:
     browser = Browser(app)
     token = browser.token("/login")
     for path in PAGES:
@@ -99,10 +99,10 @@ def test_form_without_a_token_does_nothing_on_any_route(app: Flask, conn: Connec
             assert browser.client.post(path, data={"version": "1"}).status_code == 403, path
 
 
-# What is sent ------------------------------------------------------------------------------------
+# Content -----------------------------------------------------------------------------------------
 
 
-def test_pages_hold_no_inline_script_style_or_handler_and_leave_no_copy(app: Flask, conn: Connection) -> None:
+def test_pages_have_no_inline_script_or_style_and_are_not_cached(app: Flask, conn: Connection) -> None:
     make_batch(conn)
     browser = visitor(app, conn, "admin")
     for path in ("/", "/batches", "/batches/new", "/keys", "/time-zone", "/nowhere", "/login"):
@@ -118,7 +118,7 @@ def test_pages_hold_no_inline_script_style_or_handler_and_leave_no_copy(app: Fla
             assert tags_of(answer.text).count(landmark) == 1, (path, landmark)
 
 
-def test_every_field_has_a_label_and_every_description_is_there(app: Flask, conn: Connection) -> None:
+def test_every_field_has_a_label_and_every_description_exists(app: Flask, conn: Connection) -> None:
     browser = visitor(app, conn, "admin")
     for path in ("/", "/batches", "/batches/new", "/keys", "/time-zone"):
         page = browser.get(path)
@@ -149,7 +149,7 @@ def test_first_visit_weighs_less_than_150_kb_and_the_page_less_than_100(app: Fla
         assert total < 150_000, (path, total)
 
 
-def test_files_are_kept_for_good_under_their_content(app: Flask) -> None:
+def test_files_are_cached_for_ever_under_their_hash(app: Flask) -> None:
     browser = Browser(app)
     (address,) = re.findall(r'href="(/static/[0-9a-f]{16}/app\.css)"', browser.get("/login"))
     plain = browser.client.get(address)
@@ -177,7 +177,7 @@ def test_nothing_but_our_files_is_served(app: Flask) -> None:
         assert browser.client.get(path).status_code == 404, path
 
 
-def test_htmx_is_told_neither_to_evaluate_nor_to_write_styles(app: Flask) -> None:
+def test_htmx_neither_evaluates_code_nor_writes_styles(app: Flask) -> None:
     page = Browser(app).get("/login")
     assert '"allowEval":false,"includeIndicatorStyles":false,"selfRequestsOnly":true' in page
     assert (STATIC / "vendor" / "htmx.LICENSE.txt").read_text().startswith("Zero-Clause BSD")
@@ -200,13 +200,13 @@ def test_browser_gets_a_page_for_a_failure_and_a_program_a_problem(app: Flask, c
     assert browser.client.get("/api/v1/nothing").content_type == "application/problem+json"
 
 
-def test_form_larger_than_any_of_ours_is_refused(app: Flask, conn: Connection) -> None:
+def test_too_large_form_is_refused(app: Flask, conn: Connection) -> None:
     browser = visitor(app, conn, "admin")
     answer = browser.post("/keys", name="x" * (300 << 10), scope="read")
     assert answer.status_code == 413 and "<h1>" in answer.text
 
 
-def test_form_that_was_cut_off_on_its_way_does_nothing(app: Flask, conn: Connection) -> None:
+def test_incomplete_form_changes_nothing(app: Flask, conn: Connection) -> None:
     browser = visitor(app, conn, "admin")
     body = f'--B\r\nContent-Disposition: form-data; name="csrf_token"\r\n\r\n{browser.token("/")}\r\n--B\r\nContent-'
     for path in ("/keys", "/batches/new"):
@@ -230,7 +230,7 @@ def test_page_without_a_database_says_so_and_when_to_try_again(
     assert Browser(app_without_database).client.get("/").status_code == 303
 
 
-def test_internal_error_is_a_page_that_says_nothing_of_its_cause(
+def test_internal_error_is_a_page_without_its_cause(
     app: Flask, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

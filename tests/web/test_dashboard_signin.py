@@ -1,4 +1,4 @@
-"""Signing in and out, what a session is worth, and who may send forms."""
+"""Signing in and out, sessions, and CSRF tokens."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from itsdangerous import URLSafeTimedSerializer
 from receiver.config import Config
 from receiver.database.api_keys import create_key, get_key_of_session, list_keys, revoke_key
 from receiver.database.pool import Connection
-from receiver.web.dashboard.own_key import FAILURES, FAILURES_A_MINUTE
 from receiver.web.dashboard.session import own_path
-from receiver.web.rate_limit import TokenBuckets
-from receiver.web.services import Services
+from receiver.web.services import FAILED_SIGN_INS_PER_MINUTE, Services
 from tests.web.asking import SECRET
 from tests.web.browsing import Browser, text_of, token_in, visitor
 from tests.web.conftest import patient_app
 
 
-def test_whoever_is_not_signed_in_is_sent_to_sign_in_and_from_there_back(browser: Browser, key: str) -> None:
+def test_viewer_is_redirected_to_the_sign_in_and_back(browser: Browser, key: str) -> None:
     answer = browser.client.get("/batches?state=queued&name=a%20b")
     assert (answer.status_code, answer.location) == (303, "/login?next=/batches?state%3Dqueued%26name%3Da%2520b")
     page = browser.get(answer.location)
@@ -41,7 +39,7 @@ def test_page_says_who_is_signed_in_and_with_which_scope(browser: Browser, key: 
     assert '<span class="scope">read</span>' in page
 
 
-def test_wrong_key_is_named_beside_its_field(browser: Browser) -> None:
+def test_wrong_key_is_a_fault_of_its_field(browser: Browser) -> None:
     for text in ("", " ", "nonsense", "rr_abcdefgh_" + "A" * 43, "\0", "ключ", "x" * 100_000):
         answer = browser.sign_in(text)
         assert answer.status_code == 422
@@ -65,7 +63,7 @@ def test_expired_key_is_signed_out(app: Flask, conn: Connection) -> None:
     assert browser.client.get("/").location == "/login"
 
 
-def test_signing_out_ends_the_session_and_takes_a_form(browser: Browser, key: str) -> None:
+def test_signing_out_ends_the_session_and_needs_a_form(browser: Browser, key: str) -> None:
     browser.sign_in(key)
     assert browser.client.get("/logout").status_code == 405
     assert browser.client.post("/logout").status_code == 403
@@ -74,7 +72,7 @@ def test_signing_out_ends_the_session_and_takes_a_form(browser: Browser, key: st
     assert browser.client.get("/").location == "/login"
 
 
-def test_signing_out_ends_every_copy_of_the_session_at_every_machine(
+def test_signing_out_ends_every_copy_of_the_session_on_every_machine(
     tmp_path: Path, app: Flask, config: Config, database_url: str, conn: Connection
 ) -> None:
     browser, other = visitor(app, conn, "admin", "Ada"), visitor(app, conn, "admin", "Ben")
@@ -87,13 +85,13 @@ def test_signing_out_ends_every_copy_of_the_session_at_every_machine(
             assert copy.client.get("/").location == "/login"
             form = {"csrf_token": token, "name": "Eve", "scope": "admin", "own_key": browser.key}
             assert copy.client.post("/keys", data=form).location == "/login?next=/keys"
-            # What it was given since then does not help: the session is named in it.
+            # A cookie that it received later is not valid either, because it has the same session id.
             assert copy.client.get("/keys").location == "/login?next=/keys"
     other.get("/")
     assert sorted(key.name for key in list_keys(conn)) == ["Ada", "Ben"]
 
 
-def test_signing_in_anew_ends_the_session_before(app: Flask, conn: Connection) -> None:
+def test_signing_in_again_ends_the_previous_session(app: Flask, conn: Connection) -> None:
     browser = visitor(app, conn, "admin", "Ada")
     copy = browser.copy(app)
     copy.get("/")
@@ -104,7 +102,7 @@ def test_signing_in_anew_ends_the_session_before(app: Flask, conn: Connection) -
     assert copy.client.get("/").location == "/login"
 
 
-def test_ended_sessions_are_forgotten_once_they_have_expired(browser: Browser, key: str, conn: Connection) -> None:
+def test_ended_sessions_are_deleted_after_they_have_expired(browser: Browser, key: str, conn: Connection) -> None:
     for _ in range(2):
         browser.sign_in(key)
         browser.post("/logout", form_at="/")
@@ -114,7 +112,7 @@ def test_ended_sessions_are_forgotten_once_they_have_expired(browser: Browser, k
         conn.commit()
 
 
-def test_who_cannot_be_signed_out_is_told_so(browser: Browser, app: Flask, key: str, conn: Connection) -> None:
+def test_failed_sign_out_is_reported(browser: Browser, app: Flask, key: str, conn: Connection) -> None:
     browser.sign_in(key)
     token = browser.token("/")
     name = conn.info.dbname
@@ -142,7 +140,7 @@ def test_session_ends_after_a_working_day(browser: Browser, key: str, monkeypatc
     assert browser.client.get("/").location == "/login"
 
 
-def test_using_a_session_is_noted_as_use_of_its_key(browser: Browser, key: str, conn: Connection) -> None:
+def test_use_of_a_session_is_recorded_for_its_key(browser: Browser, key: str, conn: Connection) -> None:
     browser.sign_in(key)
     conn.execute("update api_key set last_used_at = now() - interval '2 hours'")
     conn.commit()
@@ -154,7 +152,7 @@ def test_using_a_session_is_noted_as_use_of_its_key(browser: Browser, key: str, 
 # Cookies -----------------------------------------------------------------------------------------
 
 
-def test_cookie_is_out_of_reach_of_scripts_and_other_sites(browser: Browser, key: str) -> None:
+def test_scripts_and_other_sites_cannot_read_the_cookie(browser: Browser, key: str) -> None:
     cookie = browser.sign_in(key).headers["Set-Cookie"]
     assert cookie.startswith("receiver=")
     assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; "))
@@ -162,7 +160,7 @@ def test_cookie_is_out_of_reach_of_scripts_and_other_sites(browser: Browser, key
     assert key not in cookie
 
 
-def test_cookie_is_secure_behind_tls_and_belongs_to_this_host_alone(app: Flask, key: str) -> None:
+def test_cookie_is_secure_behind_tls_and_belongs_only_to_this_host(app: Flask, key: str) -> None:
     client = app.test_client()
     base = "https://calls.example"
     page = client.get("/login", base_url=base)
@@ -174,8 +172,8 @@ def test_cookie_is_secure_behind_tls_and_belongs_to_this_host_alone(app: Flask, 
     assert client.get("/", base_url=base).status_code == 200
 
 
-def test_sign_in_keeps_nothing_of_the_session_that_was_there(app: Flask, browser: Browser, key: str) -> None:
-    """Whoever planted their own cookie in a browser knows its token; after the sign-in it is worth nothing."""
+def test_sign_in_keeps_nothing_of_the_previous_session(app: Flask, browser: Browser, key: str) -> None:
+    """An attacker who planted a cookie in a browser knows its token. After the sign-in the token is not valid."""
     planted = browser.token("/login")
     before = browser.client.get_cookie("receiver")
     browser.sign_in(key)
@@ -199,7 +197,7 @@ def signed(content: dict[str, object], secret: str) -> str:
     )
 
 
-def test_session_that_we_did_not_sign_is_worth_nothing(browser: Browser, key: str, conn: Connection) -> None:
+def test_forged_session_is_not_accepted(browser: Browser, key: str, conn: Connection) -> None:
     (found,) = list_keys(conn)
     content: dict[str, object] = {"id": "a session", "key": found.prefix, "until": int(time.time()) + 1000}
     browser.client.set_cookie("receiver", signed(content, "another secret, of somebody else"))
@@ -208,11 +206,11 @@ def test_session_that_we_did_not_sign_is_worth_nothing(browser: Browser, key: st
     browser.get("/")
 
 
-def test_session_of_another_release_signs_nobody_in_and_breaks_nothing(browser: Browser, key: str) -> None:
+def test_session_of_another_release_is_ignored(browser: Browser, key: str) -> None:
     contents: list[dict[str, object]] = [
         {"key": 1, "until": "tomorrow"},
         {"key": None, "until": None, "time_zone": ["UTC"], "csrf": 7},
-        {"key": key.split("_")[1], "until": 2**31},  # of a release whose sessions could not be ended
+        {"key": key.split("_")[1], "until": 2**31},  # of a release without session ids
         {"key": key.split("_")[1], "until": 2**31, "id": 7},
         {"key": "x" * 1000, "until": 10**12, "time_zone": "../etc/passwd", "csrf": "%%%", "last_batch": 3},
     ]
@@ -222,7 +220,7 @@ def test_session_of_another_release_signs_nobody_in_and_breaks_nothing(browser: 
         browser.get("/login")
 
 
-def test_session_signed_before_the_secret_was_renewed_goes_on(
+def test_session_is_valid_after_the_secret_key_was_renewed(
     tmp_path: Path, config: Config, database_url: str, browser: Browser, key: str
 ) -> None:
     browser.sign_in(key)
@@ -236,7 +234,7 @@ def test_session_signed_before_the_secret_was_renewed_goes_on(
         later.get("/")
 
 
-# Where one goes on to ------------------------------------------------------------------------------
+# Redirects -----------------------------------------------------------------------------------------
 
 
 ELSEWHERE = [
@@ -257,7 +255,7 @@ ELSEWHERE = [
 ]
 
 
-def test_sign_in_never_leads_away_from_here(browser: Browser, key: str) -> None:
+def test_sign_in_never_redirects_to_another_site(browser: Browser, key: str) -> None:
     for text in ELSEWHERE:
         assert own_path(text) == "/"
         browser.client.delete_cookie("receiver")
@@ -266,7 +264,7 @@ def test_sign_in_never_leads_away_from_here(browser: Browser, key: str) -> None:
     assert browser.client.get("/login?next=https://evil.example/").status_code == 200
 
 
-def test_path_of_ours_is_gone_on_to() -> None:
+def test_sign_in_redirects_to_our_own_path() -> None:
     for path in ("/", "/batches/7?state=queued#calls", "/calls?next=//evil.example", "/a//b"):
         assert own_path(path) == path
 
@@ -274,7 +272,7 @@ def test_path_of_ours_is_gone_on_to() -> None:
 # Forms -------------------------------------------------------------------------------------------
 
 
-def test_form_without_its_token_or_with_a_foreign_one_is_refused(app: Flask, conn: Connection) -> None:
+def test_form_without_a_valid_token_is_refused(app: Flask, conn: Connection) -> None:
     browser, other = visitor(app, conn, "admin", "Ana"), visitor(app, conn, "admin", "Ben")
     own = browser.token("/keys")
     for token in (None, "", "x", "ü", "A" * 64, own[:-4] + "AAAA", own[4:], own + "A", other.token("/keys")):
@@ -287,7 +285,7 @@ def test_form_without_its_token_or_with_a_foreign_one_is_refused(app: Flask, con
     assert browser.client.post("/keys", data={**fields, "csrf_token": own}).status_code == 200
 
 
-def test_token_differs_in_each_answer_and_each_of_them_holds(app: Flask, conn: Connection) -> None:
+def test_token_differs_in_each_answer_and_each_is_valid(app: Flask, conn: Connection) -> None:
     browser = visitor(app, conn, "read")
     tokens = [browser.token("/") for _ in range(3)]
     assert len(set(tokens)) == 3
@@ -305,28 +303,28 @@ def test_htmx_sends_the_token_as_a_header(app: Flask, conn: Connection) -> None:
     assert browser.client.post("/time-zone", data=wanted, headers=headers).status_code == 303
 
 
-def test_htmx_is_told_to_leave_for_the_sign_in_instead_of_showing_it_in_the_page(browser: Browser) -> None:
+def test_htmx_redirects_the_whole_page_to_the_sign_in(browser: Browser) -> None:
     answer = browser.client.get("/", headers={"HX-Request": "true"})
     assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")
 
 
 def test_sign_in_itself_needs_a_token(browser: Browser, key: str) -> None:
-    """Else another site could sign somebody in with its own key, and watch what they queue."""
+    """Otherwise another site could sign a viewer in with its own key, and see what they queue."""
     assert browser.client.post("/login", data={"key": key}).status_code == 403
 
 
-# Tries -------------------------------------------------------------------------------------------
+# Failed attempts ---------------------------------------------------------------------------------
 
 
 def stop_clock(app: Flask) -> None:
-    """No try comes back while they are made."""
-    app.extensions[FAILURES] = TokenBuckets(FAILURES_A_MINUTE, lambda: 1000.0)
+    """No token is refilled during the test."""
+    app.extensions["receiver"].failed_sign_ins._clock = lambda: 1000.0
 
 
-def test_address_that_keeps_failing_has_to_wait(app: Flask, key: str) -> None:
+def test_address_must_wait_after_too_many_failures(app: Flask, key: str) -> None:
     stop_clock(app)
     browser = Browser(app)
-    for _ in range(FAILURES_A_MINUTE):
+    for _ in range(FAILED_SIGN_INS_PER_MINUTE):
         assert browser.sign_in("nonsense").status_code == 422
     answer = browser.sign_in(key)
     assert answer.status_code == 429
@@ -337,15 +335,15 @@ def test_address_that_keeps_failing_has_to_wait(app: Flask, key: str) -> None:
     assert other.sign_in(key).status_code == 303
 
 
-def test_proxy_names_its_client_and_clients_cannot_name_another(app: Flask, key: str) -> None:
+def test_only_the_proxy_can_set_the_client_address(app: Flask, key: str) -> None:
     def tries(remote: str, forwarded: str) -> Browser:
         browser = Browser(app)
         browser.client.environ_base.update(REMOTE_ADDR=remote, HTTP_X_FORWARDED_FOR=forwarded)
         return browser
 
     stop_clock(app)
-    for number in range(FAILURES_A_MINUTE):
-        # What stands before the proxy's own word may be made up by the client.
+    for number in range(FAILED_SIGN_INS_PER_MINUTE):
+        # Only the last address is from the proxy. The client may have invented the others.
         tries("127.0.0.1", f"198.51.100.{number}, 203.0.113.9").sign_in("nonsense")
         tries("192.0.2.50", f"198.51.100.{number}").sign_in("nonsense")
     assert tries("127.0.0.1", "203.0.113.9").sign_in(key).status_code == 429
@@ -353,11 +351,11 @@ def test_proxy_names_its_client_and_clients_cannot_name_another(app: Flask, key:
     assert tries("127.0.0.1", "203.0.113.10").sign_in(key).status_code == 303
 
 
-def test_tries_come_back_with_time(app: Flask, key: str) -> None:
+def test_sign_in_is_possible_again_after_the_wait(app: Flask, key: str) -> None:
     now = 1000.0
-    app.extensions[FAILURES] = TokenBuckets(FAILURES_A_MINUTE, lambda: now)
+    app.extensions["receiver"].failed_sign_ins._clock = lambda: now
     browser = Browser(app)
-    for _ in range(FAILURES_A_MINUTE):
+    for _ in range(FAILED_SIGN_INS_PER_MINUTE):
         browser.sign_in("nonsense")
     assert browser.sign_in(key).headers["Retry-After"] == "6"
     now += 6
@@ -367,8 +365,8 @@ def test_tries_come_back_with_time(app: Flask, key: str) -> None:
 # Time zone -----------------------------------------------------------------------------------------
 
 
-def test_key_of_another_database_with_the_same_number_is_no_key_here(conn: Connection, key: str) -> None:
-    """Sessions name a key by its random prefix: numbers begin again where a database does."""
+def test_key_number_of_another_database_is_not_accepted(conn: Connection, key: str) -> None:
+    """A session contains the random prefix of its key, because another database has the same key numbers."""
     assert get_key_of_session(conn, "1", "a session") is None
     (found,) = list_keys(conn)
     held = get_key_of_session(conn, found.prefix, "a session")

@@ -1,4 +1,4 @@
-"""Colours: what has to be told apart or read has the contrast that WCAG 2.2 asks for, in both schemes."""
+"""Colours: text and marks have the contrast that WCAG 2.2 requires, in both colour schemes."""
 
 from __future__ import annotations
 

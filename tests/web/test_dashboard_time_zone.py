@@ -1,4 +1,4 @@
-"""The viewer's time zone: chosen, kept, and never one that the database does not know."""
+"""The viewer's time zone: chosen, kept, and always known to the database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.factories import deliver, make_batch, phone_number, result_body
 from tests.web.browsing import Browser, visitor
 
 
-def test_time_zone_is_chosen_and_outlives_the_session(browser: Browser, key: str) -> None:
+def test_chosen_time_zone_is_kept_after_the_session(browser: Browser, key: str) -> None:
     browser.sign_in(key)
     assert "Times in <strong>UTC</strong>" in browser.get("/")
     answer = browser.post("/time-zone", time_zone="Asia/Kathmandu", next="/batches")
@@ -24,12 +24,12 @@ def test_time_zone_is_chosen_and_outlives_the_session(browser: Browser, key: str
     assert "Times in <strong>Asia/Kathmandu</strong>" in browser.get("/")
 
 
-def test_time_zone_of_the_browser_is_taken_at_sign_in(browser: Browser, key: str) -> None:
+def test_time_zone_of_the_browser_is_used_at_sign_in(browser: Browser, key: str) -> None:
     browser.post("/login", key=key, time_zone="America/New_York")
     assert "Times in <strong>America/New_York</strong>" in browser.get("/")
 
 
-def test_what_is_no_time_zone_is_refused(app: Flask, conn: Connection) -> None:
+def test_unknown_time_zone_is_refused(app: Flask, conn: Connection) -> None:
     browser = visitor(app, conn, "read")
     for text in ("", "Mars/Olympus", "../../etc/passwd", "\0", "localtime", "+03:00"):
         answer = browser.post("/time-zone", time_zone=text)
@@ -39,7 +39,7 @@ def test_what_is_no_time_zone_is_refused(app: Flask, conn: Connection) -> None:
 
 @pytest.fixture
 def zones_without_legacy(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database's machine has no old names, as Debian and Ubuntu are without tzdata-legacy."""
+    """The database does not know the old names, as on Debian and Ubuntu without tzdata-legacy."""
     old = {"Asia/Calcutta", "America/Buenos_Aires", "Europe/Kiev"}
     assert old <= time_zones(conn)
     monkeypatch.setattr("receiver.summary.series._known_time_zones", time_zones(conn) - old)

@@ -1,4 +1,4 @@
-"""Sentences with figures in them: every singular and plural, and nothing said that is zero."""
+"""Sentences with numbers: every singular and plural, and no zeros."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.web.test_dashboard_charts import counts_of
         ({"completed": 1_000_000}, "1,000,000 rows: 1,000,000 calls, 1,000,000 ended."),
     ],
 )
-def test_balance_is_told_in_one_sentence(given: dict[str, int], sentence: str) -> None:
+def test_balance_sentence(given: dict[str, int], sentence: str) -> None:
     assert wording.balance_sentence(counts_of(**given)) == sentence
 
 
-def test_outcomes_that_did_not_happen_go_unsaid() -> None:
+def test_outcomes_sentence_leaves_out_zeros() -> None:
     assert wording.outcomes_sentence(counts_of(completed=1200, other=1)) == "1,201 ended: 1,200 completed, 1 other."
     assert wording.outcomes_sentence(counts_of()) == "No call has ended yet."
     assert wording.outcomes_sentence(counts_of(**dict.fromkeys(OUTCOMES, 1))).count(",") == len(OUTCOMES) - 1
@@ -44,7 +44,7 @@ def test_outcomes_that_did_not_happen_go_unsaid() -> None:
         (2, 2, "2 attempts for 2 ended calls, 1.0 per call on average."),
     ],
 )
-def test_attempts_are_told_with_their_mean(attempts: int, final: int, sentence: str) -> None:
+def test_attempts_sentence_has_the_mean(attempts: int, final: int, sentence: str) -> None:
     assert wording.attempts_sentence(attempts, final) == sentence
 
 
@@ -57,11 +57,11 @@ def test_attempts_are_told_with_their_mean(attempts: int, final: int, sentence: 
         (30, 0, "30 s of talk time."),
     ],
 )
-def test_talk_is_told_with_its_mean(seconds: int, completed: int, sentence: str) -> None:
+def test_talk_sentence_has_the_mean(seconds: int, completed: int, sentence: str) -> None:
     assert wording.talk_sentence(seconds, completed) == sentence
 
 
-def test_callbacks_are_told_by_what_became_of_them() -> None:
+def test_callbacks_sentence_counts_by_state() -> None:
     counted = {
         "received": 6,
         "waiting": 0,
@@ -80,7 +80,7 @@ def test_callbacks_are_told_by_what_became_of_them() -> None:
     assert wording.callbacks_sentence(dict.fromkeys(counted, 0)) == "No callback has been received yet."
 
 
-def test_submissions_are_told_by_state() -> None:
+def test_submissions_sentence_counts_by_state() -> None:
     assert wording.submissions_sentence({"accepted": 1}) == "1 submission: 1 accepted."
     assert (
         wording.submissions_sentence({"refused": 1, "unknown": 1200}) == "1,201 submissions: 1 refused, 1,200 unknown."
@@ -100,7 +100,7 @@ def test_duration_has_its_two_largest_units(seconds: float, words: str) -> None:
     ("part", "whole", "words"),
     [(0, 10, "0%"), (10, 10, "100%"), (1, 1000, "under 1%"), (999, 1000, "over 99%"), (99, 100, "99%"), (5, 0, "–")],  # noqa: RUF001
 )
-def test_share_is_never_called_none_or_all_where_it_is_not(part: int, whole: int, words: str) -> None:
+def test_share_is_0_or_100_percent_only_if_exact(part: int, whole: int, words: str) -> None:
     assert wording.percent(part, whole) == words
 
 
@@ -109,7 +109,7 @@ def test_every_reason_of_the_reader_has_its_sentence(code: str) -> None:
     assert wording.reason_sentence(code) == UNREADABLE_REASONS[code]
 
 
-def test_reason_that_nobody_knows_yet_is_shown_as_it_is() -> None:
+def test_unknown_reason_is_shown_unchanged() -> None:
     assert wording.reason_sentence("moon_phase") == "moon phase"
     assert wording.reason_sentence(None) == ""
 
@@ -119,5 +119,5 @@ def test_reason_that_nobody_knows_yet_is_shown_as_it_is() -> None:
     [(400, "Correct the problem"), (401, "PLUM_KEY"), (403, "PLUM_USER"), (404, "Check both numbers"),
      (409, "Check both numbers"), (None, "never reached the provider")],
 )  # fmt: skip
-def test_refusal_comes_with_what_to_do(status: int | None, advice: str) -> None:
+def test_refusal_has_advice(status: int | None, advice: str) -> None:
     assert advice in wording.refusal_advice(status)

@@ -1,4 +1,4 @@
-"""Exports as downloads: their headers and names, and what becomes of them when the reader goes away."""
+"""Exports as downloads: headers, file names, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def batch_id(conn: Connection) -> int:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_file_is_a_download_and_its_head_the_same_without_it(reader: FlaskClient, batch_id: int, file: str) -> None:
+def test_file_is_a_download_and_head_has_the_same_headers(reader: FlaskClient, batch_id: int, file: str) -> None:
     answer = reader.get(f"/api/v1/batches/{batch_id}/{file}")
     assert (answer.status_code, answer.content_type) == (200, FILES[file])
     name = f"Erinnerung Dez. 2026 {batch_id} {file}"
@@ -52,7 +52,7 @@ def test_file_is_a_download_and_its_head_the_same_without_it(reader: FlaskClient
         assert head.headers[name] == answer.headers[name]
 
 
-def test_csv_is_what_the_calls_are(reader: FlaskClient, batch_id: int) -> None:
+def test_csv_has_the_values_of_the_calls(reader: FlaskClient, batch_id: int) -> None:
     text = reader.get(f"/api/v1/batches/{batch_id}/calls.csv").text
     rows = list(csv.DictReader(StringIO(text, newline="")))
     listed = reader.get(f"/api/v1/batches/{batch_id}/calls").json
@@ -66,7 +66,7 @@ def test_csv_is_what_the_calls_are(reader: FlaskClient, batch_id: int) -> None:
             assert row[name] == re.sub(r"\.\d+", "", call[name] or "")
 
 
-def test_lines_of_ndjson_are_calls_as_the_list_has_them(reader: FlaskClient, batch_id: int) -> None:
+def test_lines_of_ndjson_equal_the_calls_of_the_list(reader: FlaskClient, batch_id: int) -> None:
     lines = reader.get(f"/api/v1/batches/{batch_id}/calls.ndjson").text.splitlines()
     listed = reader.get(f"/api/v1/batches/{batch_id}/calls").json
     assert listed is not None
@@ -74,7 +74,7 @@ def test_lines_of_ndjson_are_calls_as_the_list_has_them(reader: FlaskClient, bat
     assert listed["calls"][0]["events"]
 
 
-def test_mark_comes_first_where_it_is_wanted(reader: FlaskClient, batch_id: int) -> None:
+def test_byte_order_mark_comes_first_if_requested(reader: FlaskClient, batch_id: int) -> None:
     for file in ("calls.csv", "skipped.csv"):
         path = f"/api/v1/batches/{batch_id}/{file}"
         plain = reader.get(path).data
@@ -84,7 +84,7 @@ def test_mark_comes_first_where_it_is_wanted(reader: FlaskClient, batch_id: int)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_there_is_not_and_what_cannot_be_taken(reader: FlaskClient, batch_id: int, file: str) -> None:
+def test_missing_batch_and_unknown_parameter_are_refused(reader: FlaskClient, batch_id: int, file: str) -> None:
     problem_of(reader.get(f"/api/v1/batches/99/{file}"), 404, "not_found")
     assert reader.head(f"/api/v1/batches/99/{file}").status_code == 404
     path = f"/api/v1/batches/{batch_id}/{file}"
@@ -94,7 +94,7 @@ def test_what_there_is_not_and_what_cannot_be_taken(reader: FlaskClient, batch_i
     problem_of(reader.post(path), 405, "method_not_allowed")
 
 
-def test_mark_is_0_or_1(reader: FlaskClient, batch_id: int) -> None:
+def test_bom_is_0_or_1(reader: FlaskClient, batch_id: int) -> None:
     for bom in ("yes", "", "2"):
         answer = reader.get(f"/api/v1/batches/{batch_id}/calls.csv?bom={bom}")
         assert faults_of(answer) == [("bom", "invalid")]
@@ -114,7 +114,7 @@ def test_mark_is_0_or_1(reader: FlaskClient, batch_id: int) -> None:
         (" . ", ""),
     ],
 )
-def test_name_of_the_file_is_the_batch_s(reader: FlaskClient, conn: Connection, batch_name: str, stem: str) -> None:
+def test_file_has_the_name_of_the_batch(reader: FlaskClient, conn: Connection, batch_name: str, stem: str) -> None:
     batch_id = make_batch(conn, name=batch_name)
     header = reader.get(f"/api/v1/batches/{batch_id}/calls.csv").headers["Content-Disposition"]
     match = re.fullmatch(
@@ -125,10 +125,10 @@ def test_name_of_the_file_is_the_batch_s(reader: FlaskClient, conn: Connection, 
     assert match[1].endswith(f"{batch_id} calls.csv")
 
 
-def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, database_url: str, tmp_path: Path) -> None:
-    keys = [create_key(conn, name, "read") for name in ("reader", "another reader")]  # each may have eight
+def test_disconnected_reader_leaves_no_connection_busy(conn: Connection, database_url: str, tmp_path: Path) -> None:
+    keys = [create_key(conn, name, "read") for name in ("reader", "another reader")]  # eight requests each
     batch_id = make_batch(conn)
-    # 15 MB: more than what the sockets between hold.
+    # 15 MB: more than fits into the sockets' buffers.
     conn.execute(
         "insert into call select batch_id, 16180000000 + n, n, 1, line || repeat('x', 1500)"
         " from call, generate_series(2, 10000) n where batch_id = %s",
@@ -138,7 +138,7 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
     conn.commit()
 
     def connections() -> tuple[int, int]:
-        """(those of the web process, those that are not idle)"""
+        """(connections of the web process, those of them that are not idle)"""
         row = conn.execute(
             "select count(*), count(*) filter (where state <> 'idle') from pg_stat_activity"
             " where application_name = 'receiver web' and datname = current_database()"
@@ -155,7 +155,7 @@ def test_reader_who_goes_away_leaves_no_connection_busy(conn: Connection, databa
             reader.sendall(requests[number % 2])
         for reader in readers:
             assert reader.recv(1000).startswith(b"HTTP/1.1 200")
-        # Who reads slowly holds none either: there are more readers than connections.
+        # Slow readers hold no connection: there are more readers than connections.
         eventually(lambda: connections()[1] == 0)
         assert connections()[0] <= 10
         for reader in readers[:13]:

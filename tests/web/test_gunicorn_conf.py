@@ -1,4 +1,4 @@
-"""A start that must not happen, and what the parent of the web processes leaves to them."""
+"""A refused start, and what gunicorn's parent process must not do."""
 
 import os
 import subprocess
@@ -16,8 +16,8 @@ def test_unusable_configuration_stops_the_start_with_status_2_and_every_fault() 
     assert "the-password" not in ran.stderr
 
 
-def test_parent_makes_no_metrics_and_imports_no_application() -> None:
-    """Metrics made before the fork would be written to by all processes, and an application would be shared."""
+def test_parent_creates_no_metrics_and_imports_no_application() -> None:
+    """All processes would write to metrics created before the fork, and would share an application."""
     script = (
         "import sys, receiver.web.gunicorn_conf, receiver.server.worker;"
         " sys.exit(', '.join({'receiver.counts', 'flask', 'receiver.web.app'} & sys.modules.keys()) or None)"

@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: for whoever restarts processes, and for whoever sends them traffic."""
+"""`/healthz` and `/readyz`: for supervisors and for load balancers."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def with_worker(conn: Connection) -> int:
     return worker_id
 
 
-def test_process_that_lives_is_healthy_without_a_database(app_without_database: Flask) -> None:
+def test_process_is_healthy_without_a_database(app_without_database: Flask) -> None:
     client = app_without_database.test_client()
     assert (client.get("/healthz").status_code, client.get("/healthz").json) == (200, {"status": "ok"})
     assert client.head("/healthz").status_code == 200
 
 
-def test_not_ready_is_an_answer_and_no_warning(stranger: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_not_ready_is_not_logged_as_a_warning(stranger: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
     readiness(stranger, 503)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -55,7 +55,7 @@ def test_ready_with_database_and_worker(stranger: FlaskClient, conn: Connection)
     }
 
 
-def test_age_of_the_oldest_unsettled_callback_is_told(stranger: FlaskClient, conn: Connection) -> None:
+def test_age_of_the_oldest_unsettled_callback_is_shown(stranger: FlaskClient, conn: Connection) -> None:
     with_worker(conn)
     batch_id = make_batch(conn)
     for seconds in (600, 60):
@@ -63,7 +63,7 @@ def test_age_of_the_oldest_unsettled_callback_is_told(stranger: FlaskClient, con
     assert 600 <= readiness(stranger, 200)["oldest_waiting_seconds"] < 620
 
 
-def test_not_ready_without_a_worker_or_with_one_long_unseen(stranger: FlaskClient, conn: Connection) -> None:
+def test_not_ready_without_a_worker_or_with_a_stale_one(stranger: FlaskClient, conn: Connection) -> None:
     assert "python -m receiver work" in readiness(stranger, 503)["worker"]
     worker_id = with_worker(conn)
     conn.execute("update worker set seen_at = now() - interval '31 seconds'")
@@ -75,7 +75,7 @@ def test_not_ready_without_a_worker_or_with_one_long_unseen(stranger: FlaskClien
     readiness(stranger, 200)
 
 
-def test_not_ready_while_the_database_is_away_and_says_what_is_spooled(app_without_database: Flask) -> None:
+def test_not_ready_while_the_database_is_away_with_the_number_of_spooled_callbacks(app_without_database: Flask) -> None:
     client = app_without_database.test_client()
     for _ in range(3):
         assert client.post(results_path(), data=b"{}").status_code == 200
@@ -93,7 +93,9 @@ def test_not_ready_before_the_database_is_migrated(tmp_path: Path, empty_databas
         close_app(app)
 
 
-def test_unusable_spool_is_told_and_fails_nothing_else(stranger: FlaskClient, conn: Connection, tmp_path: Path) -> None:
+def test_unusable_spool_is_reported_without_failing_the_check(
+    stranger: FlaskClient, conn: Connection, tmp_path: Path
+) -> None:
     with_worker(conn)
     (tmp_path / "spool.sqlite3").mkdir()
     assert "cannot be used" in readiness(stranger, 200)["spooled"]

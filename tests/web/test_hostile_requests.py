@@ -1,4 +1,4 @@
-"""Requests that nobody sends in good faith, to gunicorn with the project's settings: each a problem, none a 500."""
+"""Hostile requests to gunicorn with the project's settings: each is answered with a problem, none with 500."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WHOLE = IDS + CSV + part('name="dry_run"', b"1") + END
 
 @pytest.fixture(scope="module")
 def ask(server_url: str, template: str, session_folder: Path) -> Iterator[Ask]:
-    """Sends a request, its Content-Length unless it has one, and the key of an administrator."""
+    """Send a request with the key of an admin, and with a Content-Length unless it has one."""
     with fresh_database(server_url, template) as url:
         with closing(connect(url, name="test")) as conn:
             key = create_key(conn, "hostile", "admin")
@@ -70,18 +70,18 @@ def problem_of(answer: Answered, status: int, code: str) -> list[str]:
         ((), b"destination\n6175551234\n"),
     ],
 )
-def test_what_is_no_form_is_415(ask: Ask, headers: tuple[str, ...], body: bytes) -> None:
+def test_other_content_type_than_a_form_is_415(ask: Ask, headers: tuple[str, ...], body: bytes) -> None:
     problem_of(ask("POST", "/api/v1/batches", *headers, body=body), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"x", IDS + CSV, IDS + b"--B\r\nContent-Dispo", b"--B", WHOLE.replace(b"B", b"C")]
 )
-def test_form_that_is_not_whole_is_named(ask: Ask, body: bytes) -> None:
+def test_invalid_form_is_a_fault(ask: Ask, body: bytes) -> None:
     assert problem_of(ask("POST", "/api/v1/batches", *FORM, body=body), 422, "invalid_parameters") == ["broken_form"]
 
 
-def test_form_that_breaks_off_is_named(ask: Ask) -> None:
+def test_incomplete_form_is_a_fault(ask: Ask) -> None:
     answer = ask("POST", "/api/v1/batches", *FORM, "Content-Length: 5000", body=IDS + CSV, cut=True)
     assert answer.status in (400, 422)
     assert json.loads(answer.body)["code"] in ("bad_request", "invalid_parameters")
@@ -96,7 +96,7 @@ def test_broken_chunks_are_400(ask: Ask, chunks: bytes) -> None:
         problem_of(answer, 400, "bad_request")
 
 
-def test_whole_chunks_are_read(ask: Ask) -> None:
+def test_complete_chunks_are_read(ask: Ask) -> None:
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)
     assert ask("POST", "/api/v1/batches", *FORM, "Transfer-Encoding: chunked", body=chunked).status == 200
 
@@ -113,7 +113,7 @@ def test_whole_chunks_are_read(ask: Ask) -> None:
     ]
     + [("name", b"a\0b"), ("dry_run", b"yes"), ("on_invalid", b"maybe"), ("default_region", b"\xff\xfe")],
 )
-def test_wrong_values_are_named_by_their_field(ask: Ask, name: str, value: bytes) -> None:
+def test_wrong_values_are_faults_of_their_fields(ask: Ask, name: str, value: bytes) -> None:
     others = IDS.replace(part('name="application_id"', b"7"), b"") if name == "application_id" else IDS
     answer = ask("POST", "/api/v1/batches", *FORM, body=others + CSV + part(f'name="{name}"', value) + END)
     problem_of(answer, 422, "invalid_parameters")
@@ -129,19 +129,19 @@ def test_wrong_values_are_named_by_their_field(ask: Ask, name: str, value: bytes
         (IDS + part('name="csv"', b"destination\n6175551234\n"), "required"),
     ],
 )
-def test_doubled_unknown_and_misplaced_fields_are_named(ask: Ask, parts: bytes, code: str) -> None:
+def test_repeated_unknown_and_misplaced_fields_are_faults(ask: Ask, parts: bytes, code: str) -> None:
     assert code in problem_of(ask("POST", "/api/v1/batches", *FORM, body=parts + END), 422, "invalid_parameters")
 
 
 @pytest.mark.parametrize(
     "csv", [b"", b"destination\n6175\x00551234\n", bytes(range(256)) * 50, b"PK\x03\x04" + b"x" * 99]
 )
-def test_file_that_is_no_csv_is_named(ask: Ask, csv: bytes) -> None:
+def test_file_that_is_not_a_csv_is_a_fault(ask: Ask, csv: bytes) -> None:
     body = IDS + part('name="csv"; filename="../../contacts.csv"', csv) + END
     assert problem_of(ask("POST", "/api/v1/batches", *FORM, body=body), 422, "invalid_csv")
 
 
-def test_too_much_is_413(ask: Ask) -> None:
+def test_too_large_requests_are_413(ask: Ask) -> None:
     many = b"".join(part(f'name="f{number}"', b"1") for number in range(200))
     for headers, body in (
         ((*FORM, "Content-Length: 2147483648"), b"--B"),
@@ -179,12 +179,12 @@ def test_too_much_is_413(ask: Ask) -> None:
         (b'\x1f\x8b\x08\x00"', "not_json"),
     ],
 )
-def test_hostile_json_is_named(ask: Ask, body: bytes, code: str) -> None:
+def test_hostile_json_is_refused_with_a_code(ask: Ask, body: bytes, code: str) -> None:
     assert code in problem_of(ask("POST", "/api/v1/callbacks/replay", *JSON, body=body), 422, "invalid_parameters")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-def test_unusable_idempotency_key_is_named(ask: Ask, key: str) -> None:
+def test_unusable_idempotency_key_is_a_fault(ask: Ask, key: str) -> None:
     answer = ask("POST", "/api/v1/batches", *FORM, f"Idempotency-Key: {key}", body=IDS + CSV + END)
     assert problem_of(answer, 422, "invalid_parameters") == ["invalid"]
 
@@ -201,18 +201,18 @@ def test_unusable_idempotency_key_is_named(ask: Ask, key: str) -> None:
         "Content-Encoding: nonsense",
     ],
 )
-def test_nonsense_in_other_headers_is_passed_over(ask: Ask, header: str) -> None:
+def test_nonsense_in_other_headers_is_ignored(ask: Ask, header: str) -> None:
     assert ask("GET", "/api/v1/batches", header).status == 200
     assert ask("POST", "/api/v1/batches", *FORM, header, body=WHOLE).status == 200
 
 
-def test_accept_that_means_nothing_is_406(ask: Ask) -> None:
+def test_unusable_accept_is_406(ask: Ask) -> None:
     for accept in ("text/html", ";;;q=z", "application/json;q=0"):
         problem_of(ask("GET", "/api/v1/batches", f"Accept: {accept}"), 406, "not_acceptable")
 
 
-def test_what_is_no_http_is_refused_by_the_server(ask: Ask) -> None:
-    """As problem details, like everything else; but it never comes to the app."""
+def test_invalid_http_is_refused_by_the_server(ask: Ask) -> None:
+    """The server answers with problem details. The app does not see the request."""
     for status, path, headers in (
         (400, "/api/v1/batches", ("Content-Length: -5",)),
         (400, "/api/v1/batches", ("Content-Length: 5", "Content-Length: 6")),

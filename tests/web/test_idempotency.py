@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request sent again is the same batch, so nobody is called twice."""
+"""`Idempotency-Key`: a repeated request returns the same batch, so nobody is called twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of
 from tests.web.conftest import ClientFor
 
 
-def test_same_idempotency_key_and_content_answer_with_the_same_batch(queuer: FlaskClient, conn: Connection) -> None:
+def test_same_idempotency_key_and_content_return_the_same_batch(queuer: FlaskClient, conn: Connection) -> None:
     key = {"Idempotency-Key": "Dezember \u00fc 1"}
     first, second = post_csv(queuer, headers=key), post_csv(queuer, headers=key)
     assert "Idempotency-Replayed" not in first.headers
@@ -33,7 +33,7 @@ def test_same_idempotency_key_with_other_content_is_refused(queuer: FlaskClient,
     assert count_batches(conn) == 1
 
 
-def test_idempotency_keys_of_two_api_keys_are_two(client_for: ClientFor, conn: Connection) -> None:
+def test_idempotency_keys_of_two_api_keys_are_independent(client_for: ClientFor, conn: Connection) -> None:
     for client in (client_for("queue"), client_for("admin")):
         answer = post_csv(client, headers={"Idempotency-Key": "once"})
         assert "Idempotency-Replayed" not in answer.headers
@@ -46,7 +46,7 @@ def test_refused_request_does_not_use_up_its_idempotency_key(queuer: FlaskClient
     assert post_csv(queuer, headers=key).status_code == 202
 
 
-def test_the_same_request_many_times_at_once_is_one_batch(queuer: FlaskClient, conn: Connection) -> None:
+def test_concurrent_identical_requests_make_one_batch(queuer: FlaskClient, conn: Connection) -> None:
     answers = []
 
     def post() -> None:
@@ -70,7 +70,7 @@ def test_unusable_idempotency_keys_are_refused(queuer: FlaskClient, conn: Connec
     assert count_batches(conn) == 0
 
 
-def test_request_that_the_database_broke_off_may_be_sent_again_with_its_key(
+def test_request_that_failed_in_the_database_can_be_repeated_with_its_key(
     queuer: FlaskClient, conn: Connection
 ) -> None:
     key = {"Idempotency-Key": "once"}
@@ -78,7 +78,7 @@ def test_request_that_the_database_broke_off_may_be_sent_again_with_its_key(
     thread = threading.Thread(target=lambda: answers.append(post_csv(queuer, headers=key)))
     conn.execute("lock table batch in exclusive mode")
     thread.start()
-    # Ends whoever waits for our lock, which is the request with its batch half written.
+    # Terminate the session that waits for our lock: the request, in the middle of writing its batch.
     end = "select pg_terminate_backend(pid) from pg_locks where relation = 'batch'::regclass and not granted"
     eventually(lambda: conn.execute(end).fetchone() is not None)
     thread.join()
@@ -89,7 +89,7 @@ def test_request_that_the_database_broke_off_may_be_sent_again_with_its_key(
     assert count_batches(conn) == 1
 
 
-def test_request_sent_again_after_its_times_have_passed_is_the_same_batch(
+def test_request_repeated_after_its_times_have_passed_returns_the_same_batch(
     queuer: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Later(datetime):
@@ -112,11 +112,11 @@ def test_request_sent_again_after_its_times_have_passed_is_the_same_batch(
     assert count_batches(conn) == 1
 
 
-def test_key_of_another_request_names_the_batch_that_it_became(queuer: FlaskClient) -> None:
+def test_reused_key_names_the_earlier_batch(queuer: FlaskClient) -> None:
     key = {"Idempotency-Key": "once"}
     batch_id = post_csv(queuer, headers=key).get_json()["id"]
-    # Also where the other request could not be taken at all.
+    # Also if the other request is not valid.
     for fields in ({"is_pci": "1"}, {"end_timestamp": "2020-01-01T00:00:00Z"}):
         answer = post_csv(queuer, headers=key, **fields)
         assert problem_of(answer, 422, "idempotency_key_reused")["batch_id"] == batch_id
-    assert post_csv(queuer, headers=key, dry_run="1").status_code == 200, "a preview is none of it"
+    assert post_csv(queuer, headers=key, dry_run="1").status_code == 200, "a preview does not use the key"

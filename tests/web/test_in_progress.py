@@ -25,12 +25,12 @@ from tests.web.gunicorn import gunicorn_process
 
 
 def take(turns: Turns, key_id: int) -> bool:
-    """Take a turn, if there is one now."""
+    """Take a turn if one is free."""
     ticket = turns.ticket(key_id)
     return ticket.take() or ticket.leave()
 
 
-def test_turns_of_a_key_are_eight_and_those_of_another_key_its_own() -> None:
+def test_each_key_has_eight_turns() -> None:
     turns = Turns(SharedCounts(slots=2))
     assert [take(turns, 7) for _ in range(MOST_IN_PROGRESS + 1)] == [True] * MOST_IN_PROGRESS + [False]
     assert take(turns, 8)
@@ -38,7 +38,7 @@ def test_turns_of_a_key_are_eight_and_those_of_another_key_its_own() -> None:
     assert take(turns, 7) and not take(turns, 7)
 
 
-def test_turns_are_counted_over_all_processes_and_end_with_theirs() -> None:
+def test_turns_are_counted_over_all_processes_and_freed_when_a_process_ends() -> None:
     counts = SharedCounts(slots=3)
     pids = []
     for slot in (1, 2):
@@ -59,7 +59,7 @@ def test_turns_are_counted_over_all_processes_and_end_with_theirs() -> None:
     assert [counts.add(7) for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_requests_that_wait_get_their_turn_in_the_order_they_came() -> None:
+def test_waiting_requests_get_their_turns_in_order() -> None:
     turns = Turns(SharedCounts(slots=1, most=1))
     assert take(turns, 7)
     first, second, third = (turns.ticket(7) for _ in range(3))
@@ -71,24 +71,24 @@ def test_requests_that_wait_get_their_turn_in_the_order_they_came() -> None:
     assert not take(turns, 7), "others came before"
     assert third.take() and third.leave()
     turns.give_back(7)
-    assert take(turns, 7) and not turns._waiting
+    assert take(turns, 7) and not turns.waiting
 
 
 @pytest.fixture
 def impatient(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
-    """The app's turns, for which nobody waits."""
+    """The app's turns, without waiting."""
     services: Services = app.extensions["receiver"]
     monkeypatch.setattr(services.turns, "wait_seconds", 0.0)
     yield services.turns
 
 
-def test_ninth_request_is_refused_and_each_answer_gives_its_turn_back(
+def test_ninth_request_is_refused_until_an_answer_frees_a_turn(
     client_for: ClientFor, conn: Connection, impatient: Turns
 ) -> None:
     batch_id = make_batch(conn)
     reader, other = client_for("read"), client_for("queue")
     file = f"/api/v1/batches/{batch_id}/calls.csv"
-    held = [reader.get(file, buffered=False) for _ in range(MOST_IN_PROGRESS)]  # nobody takes their last byte
+    held = [reader.get(file, buffered=False) for _ in range(MOST_IN_PROGRESS)]  # not read to the end
     refused = reader.get("/api/v1/batches")
     assert problem_of(refused, 429, "rate_limited")["detail"].startswith("This key has 8 requests in progress")
     assert refused.headers["Retry-After"] == "1"
@@ -100,7 +100,7 @@ def test_ninth_request_is_refused_and_each_answer_gives_its_turn_back(
             assert reader.head(asked).status_code in (200, 404, 422)
     for answer in held:
         answer.close()
-    assert not any(impatient._counts._memory)
+    assert not any(impatient.counts._memory)
 
 
 def test_pages_count_for_the_key_that_was_signed_in_with(app: Flask, conn: Connection, impatient: Turns) -> None:
@@ -117,8 +117,8 @@ def test_pages_count_for_the_key_that_was_signed_in_with(app: Flask, conn: Conne
 
 @pytest.mark.long
 def test_processes_of_a_machine_count_together(tmp_path: Path, conn: Connection, database_url: str) -> None:
-    """Twenty requests that take their time, at two web processes: never more than eight are in progress."""
-    batch_id = make_batch(conn, send=False)  # for whose answer a POST waits
+    """Twenty slow requests to two web processes: never more than eight are in progress."""
+    batch_id = make_batch(conn, send=False)  # a POST waits for it
     assert batch_id
     key = create_key(conn, "a queuer", "queue")
     conn.commit()
@@ -142,6 +142,6 @@ def test_processes_of_a_machine_count_together(tmp_path: Path, conn: Connection,
             thread.start()
         for thread in threads:
             thread.join()
-    # Nobody sends them, so each of the eight waits 30 seconds; the others waited ten.
+    # There is no worker, so each of the eight waits 30 seconds. The others waited ten.
     assert sorted(statuses) == [202] * MOST_IN_PROGRESS + [429] * (20 - MOST_IN_PROGRESS)
     assert in_progress.WAIT_SECONDS == 10

@@ -1,4 +1,4 @@
-"""What strangers put where a value is awaited: into every parameter there is, paths, headers and names of files."""
+"""Injection: hostile values in every parameter, in paths, headers and file names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PAYLOADS = [
 ]
 
 LITERAL = {"plain": "Reminders", "percent": "100% sure", "under": "a_b", "back": "back\\slash", "quote": "O'Brien; --"}
-"""Names of batches with what would mean something to a query."""
+"""Batch names with characters that have a meaning in SQL."""
 
 
 @pytest.fixture
@@ -75,15 +75,13 @@ def asked_with(client: FlaskClient) -> Iterator[tuple[str, str, str]]:
 
 
 def rows_of(answer: Any) -> int:
-    """How many rows an answer lists."""
+    """The number of rows in an answer."""
     if answer.is_json:
         return sum(len(member) for member in answer.json.values() if isinstance(member, list))
     return max(len(answer.data.splitlines()) - 1, 0)
 
 
-def test_no_parameter_of_the_api_reaches_the_database_as_anything_but_a_value(
-    client_for: ClientFor, batches: dict[str, int], conn: Connection
-) -> None:
+def test_no_api_parameter_is_executed_as_sql(client_for: ClientFor, batches: dict[str, int], conn: Connection) -> None:
     client = client_for("admin")
     asked = list(asked_with(client))
     assert len(asked) > 25 and {where for _, where, _ in asked} >= {"path", "query", "header"}
@@ -108,13 +106,13 @@ def test_no_parameter_of_the_api_reaches_the_database_as_anything_but_a_value(
     assert conn.execute("select count(*) from batch").fetchone() == (len(LITERAL),)
 
 
-def test_signs_of_patterns_in_a_name_are_looked_for_as_they_are(reader: FlaskClient, batches: dict[str, int]) -> None:
+def test_pattern_characters_in_a_name_are_searched_literally(reader: FlaskClient, batches: dict[str, int]) -> None:
     for kind, sign in {"percent": "%", "under": "_", "back": "\\", "quote": "'"}.items():
         found = reader.get("/api/v1/batches", query_string={"name": sign})
         assert [each["id"] for each in (found.json or {})["batches"]] == [batches[kind]], sign
 
 
-def test_no_parameter_of_a_page_is_more_than_a_value(admin_at: Browser, batches: dict[str, int]) -> None:
+def test_no_page_parameter_is_executed_as_sql(admin_at: Browser, batches: dict[str, int]) -> None:
     batch_id = batches["plain"]
     for path, names in {
         "/": ("application_id", "deployment_id", "from", "to", "interval", "span"),
@@ -145,7 +143,7 @@ def test_no_parameter_of_a_page_is_more_than_a_value(admin_at: Browser, batches:
         "/results/{}",
     ],
 )
-def test_no_path_leads_out_of_what_is_served(admin_at: Browser, path: str) -> None:
+def test_path_traversal_is_404(admin_at: Browser, path: str) -> None:
     for way in ("../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..\\", "..%5c", "....//", "..;/", "%252e%252e%252f", "/"):
         for wanted in ("etc/passwd", "app.py", "receiver/config.py", "secret-key"):
             answer = admin_at.client.get(path.format(way * 6 + wanted))
@@ -168,7 +166,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_name_of_a_batch_cannot_leave_its_place_in_a_header(queuer: FlaskClient, name: str) -> None:
+def test_batch_name_cannot_inject_headers(queuer: FlaskClient, name: str) -> None:
     made = post_csv(queuer, name=name)
     assert made.status_code == 202, made.text
     for what in ("calls.csv", "calls.ndjson", "skipped.csv"):
@@ -180,7 +178,7 @@ def test_name_of_a_batch_cannot_leave_its_place_in_a_header(queuer: FlaskClient,
 
 
 @pytest.mark.parametrize("name", ["a\r\nSet-Cookie: planted=1", "a\nb", "a\rb", "a\0b"])
-def test_name_with_line_ends_is_refused_or_loses_them(queuer: FlaskClient, name: str) -> None:
+def test_name_with_line_ends_is_refused_or_cleaned(queuer: FlaskClient, name: str) -> None:
     made = post_csv(queuer, name=name)
     if made.status_code == 202:
         header = queuer.get(f"{made.location}/calls.csv").headers["Content-Disposition"]
@@ -189,8 +187,8 @@ def test_name_with_line_ends_is_refused_or_loses_them(queuer: FlaskClient, name:
         assert made.status_code == 422
 
 
-def test_host_header_is_in_no_address_that_we_give(queuer: FlaskClient, app: Flask) -> None:
-    """Else a link that is stored, or kept by a cache, would lead to whoever sent it."""
+def test_host_header_is_not_used_in_addresses(queuer: FlaskClient, app: Flask) -> None:
+    """Otherwise a stored or cached link could lead to another host."""
     evil = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example"}
     made = post_csv(queuer, headers=evil)
     answers = [made, queuer.get(made.location or "", headers=evil), queuer.get("/openapi.json", headers=evil)]

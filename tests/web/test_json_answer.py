@@ -1,4 +1,4 @@
-"""Answers of which a part is JSON already."""
+"""Answers with parts that already are JSON text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def written(content: Any) -> str:
     return JSONProvider(Flask(__name__)).dumps(content)
 
 
-def test_ready_text_stands_as_it_is_wherever_it_is_put() -> None:
+def test_ready_text_is_inserted_unchanged() -> None:
     spaced = '{"a" : [1,  2]}'
     text = written({"before": 1, "one": ReadyJson(spaced), "list": [ReadyJson("[]"), "ü", ReadyJson("null")]})
     assert spaced in text
@@ -27,12 +27,12 @@ def test_ready_text_alone_is_the_answer() -> None:
     assert written(ReadyJson("[1]")) == "[1]"
 
 
-def test_nothing_is_taken_for_the_place_of_another() -> None:
-    # What is put in is not looked through, and a place is not guessed.
-    hostile = json.dumps([JSONProvider._PLACE, "@", "%s", "\\0", "\\g<0>"])
+def test_texts_are_not_mistaken_for_the_placeholder() -> None:
+    # Inserted text is not searched, and the placeholder cannot be guessed.
+    hostile = json.dumps([JSONProvider._PLACEHOLDER, "@", "%s", "\\0", "\\g<0>"])
     assert json.loads(written([ReadyJson(hostile), ReadyJson("2")])) == [json.loads(hostile), 2]
 
 
-def test_what_is_no_json_is_refused() -> None:
+def test_value_that_is_not_json_is_refused() -> None:
     with pytest.raises(TypeError):
         written({"a": object()})

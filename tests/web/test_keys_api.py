@@ -1,4 +1,4 @@
-"""Keys as the command line makes them and the API takes them."""
+"""Keys that the command line creates and the API accepts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Keys = Callable[..., tuple[int, str]]
 def keys(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Keys:
-    """Runs `keys …`: (exit status, all that was printed, without the line that names the database)."""
+    """Run `keys …`. Returns the exit status and the output without the line about the database."""
     for name, text in {"DATABASE_URL": database_url, "DATA_DIR": str(tmp_path), "SECRET_KEY": SECRET}.items():
         monkeypatch.setenv(name, text)
 
@@ -38,7 +38,7 @@ def ask(client: FlaskClient, key: str) -> int:
     return client.get("/api/v1/batches", headers={"Authorization": f"Bearer {key}"}).status_code
 
 
-def test_key_with_an_end_is_good_until_then(keys: Keys, stranger: FlaskClient, conn: Connection) -> None:
+def test_key_with_an_expiry_is_valid_until_then(keys: Keys, stranger: FlaskClient, conn: Connection) -> None:
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)
     status, printed = keys("create", "reports", "--scope", "read", "--expires-at", end.isoformat())
     assert status == 0
@@ -53,14 +53,14 @@ def test_key_with_an_end_is_good_until_then(keys: Keys, stranger: FlaskClient, c
 
 
 @pytest.mark.parametrize("end", ["yesterday", "", "2026-01-01", "2020-01-01T00:00:00Z", "0", "NaN"])
-def test_end_that_is_none_or_in_the_past_makes_no_key(keys: Keys, conn: Connection, end: str) -> None:
+def test_wrong_or_past_expiry_makes_no_key(keys: Keys, conn: Connection, end: str) -> None:
     status, printed = keys("create", "reports", "--scope", "read", "--expires-at", end)
     assert status == 2
     assert "--expires-at" in printed
     assert list_keys(conn) == []
 
 
-def test_list_shows_prefix_end_and_last_use_and_no_key(keys: Keys, stranger: FlaskClient) -> None:
+def test_list_shows_prefix_expiry_and_last_use_but_no_key(keys: Keys, stranger: FlaskClient) -> None:
     end = "2099-12-31T00:00:00Z"
     key = keys("create", "reports", "--scope", "read", "--expires-at", end)[1].splitlines()[-1]
     keys("create", "dialer", "--scope", "queue")
@@ -75,9 +75,7 @@ def test_list_shows_prefix_end_and_last_use_and_no_key(keys: Keys, stranger: Fla
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", reports.split()[-1])
 
 
-def test_use_is_noted_once_a_minute_and_not_with_each_request(
-    keys: Keys, stranger: FlaskClient, conn: Connection
-) -> None:
+def test_use_is_recorded_once_a_minute(keys: Keys, stranger: FlaskClient, conn: Connection) -> None:
     key = keys("create", "reports", "--scope", "read")[1].splitlines()[-1]
 
     def version() -> object:

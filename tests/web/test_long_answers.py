@@ -1,4 +1,4 @@
-"""Answers that large or hostile content would make long: lists show a part, and pages end early."""
+"""Large or hostile content: lists show a part of it, and pages end early."""
 
 import json
 import os
@@ -24,11 +24,10 @@ from tests.web.gunicorn import gunicorn_process
 
 NOON = 1_772_366_400
 CALLBACK_SECONDS, PAGE_SECONDS = 0.2, 10.0
-"""What a callback and a page of another key may take while hostile callbacks are read."""
+"""Maximum time for a callback, and for a page of another key, while hostile callbacks are read."""
 
 CALLBACKS = 20
-"""In one try, of which the median counts: a stall of the machine is no failure, a service that is too slow is so in
-each try."""
+"""Callbacks in one attempt. The median counts: a slow service is slow in each attempt, a busy machine is not."""
 
 TRIES = 5
 
@@ -36,7 +35,7 @@ EVENTS = [{"event": f"step {index}", "timestamp": NOON + index} for index in ran
 
 
 def all_rows(client: FlaskClient, path: str) -> Iterator[list[int]]:
-    """The rows of each page, with a note of how long its answer was."""
+    """The rows of each page. Also records the length of its answer."""
     cursor = ""
     while True:
         answer = client.get(f"{path}&cursor={cursor}" if cursor else path)
@@ -48,7 +47,7 @@ def all_rows(client: FlaskClient, path: str) -> Iterator[list[int]]:
             return
 
 
-def test_lists_and_files_show_the_first_50_events_and_one_call_shows_all(reader: FlaskClient, conn: Connection) -> None:
+def test_lists_and_files_have_the_first_50_events_and_a_single_call_all(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
     deliver(
         conn,
@@ -69,7 +68,7 @@ def test_lists_and_files_show_the_first_50_events_and_one_call_shows_all(reader:
     one = reader.get(f"{path}/2").get_json()
     assert (len(one["events"]), one["events_total"]) == (1000, 1000)
     assert one["events"][-1] == {"event": "step 999", "at": "2026-03-01T12:16:39Z"}
-    # Those beyond the fiftieth count for everything else.
+    # Events beyond the fiftieth still count for all other fields.
     assert [call["ended_at"] for call in lists[0]] == [call["ended_at"] for call in (lists[0][0], one)]
 
 
@@ -101,7 +100,7 @@ def all_rows_of_any_length(client: FlaskClient, path: str) -> Iterator[int]:
         cursor = page["next_cursor"]
 
 
-def test_long_names_of_columns_count_as_often_as_they_are_answered(reader: FlaskClient, conn: Connection) -> None:
+def test_long_column_names_count_for_each_row(reader: FlaskClient, conn: Connection) -> None:
     name = "n" * 60_000
     batch_id = queue(conn, csv_of(((str(phone_number(index)), "Ana") for index in range(100)), [name]))
     pages = list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000"))
@@ -109,7 +108,7 @@ def test_long_names_of_columns_count_as_often_as_they_are_answered(reader: Flask
     assert len(pages) == 2
 
 
-def test_page_ends_early_by_the_time_that_its_callbacks_take_to_read(
+def test_page_ends_early_if_its_callbacks_take_long_to_read(
     reader: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cursors, "ANSWER_SECONDS", 1e-6)
@@ -119,12 +118,13 @@ def test_page_ends_early_by_the_time_that_its_callbacks_take_to_read(
     assert list(all_rows(reader, f"/api/v1/batches/{batch_id}/calls?limit=1000")) == [[1], [2], [3]]
 
 
-def test_readers_of_hostile_callbacks_leave_the_process_small_and_others_quick(
+@pytest.mark.long
+def test_reading_hostile_callbacks_needs_little_memory_and_delays_nobody(
     tmp_path: Path, conn: Connection, database_url: str
 ) -> None:
-    """300 callbacks with 1,000 events each, which 8 readers ask for in pages of 1,000 at the same time.
+    """8 readers concurrently request pages of 1,000 from 300 callbacks with 1,000 events each.
 
-    Meanwhile genuine callbacks come in, and somebody else reads a page.
+    Meanwhile normal callbacks arrive, and another client reads a page.
     """
     numbers = [phone_number(index) for index in range(300)]
     batch_id = make_batch(conn, numbers)
@@ -195,7 +195,7 @@ def test_readers_of_hostile_callbacks_leave_the_process_small_and_others_quick(
 
 
 def peak_megabytes(parent: int) -> float:
-    """Of the one web process of this gunicorn, since it began."""
+    """Of the only web process of this gunicorn, since its start."""
     (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     status = Path(f"/proc/{child}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)

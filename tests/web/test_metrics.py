@@ -1,4 +1,4 @@
-"""`/metrics`: right whichever process is asked, and open to nothing that it must not tell."""
+"""`/metrics`: correct from every process, and without sensitive data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Samples = dict[tuple[str, str], float]
 
 
 def read(text: str) -> Samples:
-    """(name, value of its only label) to number; with several labels, their values joined."""
+    """(name, label value) to number. Several label values are joined."""
     return {
         (sample.name, " ".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -59,7 +59,7 @@ def ask(client: FlaskClient, headers: Mapping[str, str] | None = None) -> Sample
 
 
 def grown(before: Samples, after: Samples, name: str) -> dict[str, float]:
-    """By how much the counts of a metric grew, by label."""
+    """The increase of a metric by label."""
     return {
         label: value - before[counted, label]
         for (counted, label), value in after.items()
@@ -84,7 +84,7 @@ def test_every_request_to_a_result_url_is_counted_by_its_answer(app: Flask, stra
     assert after["receiver_web_acknowledge_seconds_sum", ""] > before["receiver_web_acknowledge_seconds_sum", ""]
 
 
-def test_calls_callbacks_and_submissions_are_told_by_state(stranger: FlaskClient, conn: Connection) -> None:
+def test_calls_callbacks_and_submissions_are_counted_by_state(stranger: FlaskClient, conn: Connection) -> None:
     register_worker(conn, "here", 1)
     settled = make_batch(conn, [phone_number(n) for n in range(4)])
     deliver(conn, settled, *(result_body(phone_number(n)) for n in (0, 1, 1)), b"nonsense")
@@ -106,7 +106,7 @@ def test_calls_callbacks_and_submissions_are_told_by_state(stranger: FlaskClient
     assert said["receiver_database_up", ""] == 1
 
 
-def test_what_workers_measured_is_told_as_histograms(stranger: FlaskClient, conn: Connection) -> None:
+def test_workers_times_are_histograms(stranger: FlaskClient, conn: Connection) -> None:
     measurements = Measurements()
     measurements.observe("settle", [0.04, 0.2, 9.0])
     measurements.count("send_result", "accepted")
@@ -132,16 +132,16 @@ def test_metrics_answer_while_the_database_is_away(app_without_database: Flask) 
     assert ("receiver_workers", "") not in said, "what is not known is not told"
 
 
-def test_metrics_key_is_asked_for_where_there_is_one(config: Config, database_url: str) -> None:
-    with patient_app(replace(config, metrics_key="only-for-prometheus"), database_url) as app:
+def test_metrics_key_is_required_if_it_is_set(config: Config, database_url: str) -> None:
+    with patient_app(replace(config, metrics_key="only-för-prometheus"), database_url) as app:
         client = app.test_client()
-        for given in ({}, {"Authorization": "Bearer another"}, {"Authorization": "Bearer only-for-prometheus "}):
+        for given in ({}, {"Authorization": "Bearer another"}, {"Authorization": "Bearer only-for-prometheus"}):
             answer = client.get("/metrics", headers=given)
             assert (answer.status_code, answer.json and answer.json["code"]) == (401, "unauthorized")
-        assert ask(client, {"Authorization": "Bearer only-for-prometheus"})
+        assert ask(client, {"Authorization": "Bearer only-för-prometheus".encode().decode("latin-1")})
 
 
-def test_nothing_but_a_programs_own_words_stands_in_a_label(stranger: FlaskClient, conn: Connection) -> None:
+def test_labels_have_only_our_own_values(stranger: FlaskClient, conn: Connection) -> None:
     make_batch(conn, [phone_number(0)], name="For +16175551234 only")
     stranger.post(results_path() + "x", data=b"{}", headers={"X-Request-Id": "made-up-by-a-stranger"})
     stranger.get("/api/v1/calls?phone_number=16175551234")
@@ -151,7 +151,7 @@ def test_nothing_but_a_programs_own_words_stands_in_a_label(stranger: FlaskClien
     assert not any(word in text for word in ("6175551234", "made-up", "BREW", "/api", "127.0.0.1", "token"))
 
 
-def test_counting_a_callback_takes_no_time_that_anybody_would_notice() -> None:
+def test_counting_a_callback_is_fast() -> None:
     counts = Counts()
     rounds = []
     for _ in range(20):
@@ -179,7 +179,7 @@ for metric in counts.collect():
 """
 
 
-def test_process_goes_on_with_the_files_of_the_one_whose_slot_it_has(tmp_path: Path) -> None:
+def test_new_process_continues_the_files_of_its_slot(tmp_path: Path) -> None:
     def run(slot: int) -> dict[str, float]:
         environment = {"PATH": os.environ["PATH"], metric_files.VARIABLE: str(tmp_path)}
         ran = subprocess.run(
@@ -200,7 +200,7 @@ def test_process_goes_on_with_the_files_of_the_one_whose_slot_it_has(tmp_path: P
     assert len(list(tmp_path.iterdir())) == 2 * 4, "counters, histograms and two kinds of gauges of two slots"
 
 
-def test_slot_is_given_again_when_its_process_is_gone() -> None:
+def test_slot_is_reused_when_its_process_has_ended() -> None:
     first, second, third = object(), object(), object()
     assert [metric_files.reserve(first), metric_files.reserve(second)] == [0, 1]
     metric_files.release(first)
@@ -209,9 +209,7 @@ def test_slot_is_given_again_when_its_process_is_gone() -> None:
     metric_files.release(third)
 
 
-def test_counts_of_all_processes_are_told_by_each_and_outlive_a_killed_one(
-    session_folder: Path, database_url: str
-) -> None:
+def test_each_process_shows_the_counts_of_all_even_of_killed_ones(session_folder: Path, database_url: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with gunicorn_process(folder, database_url, WEB_CONCURRENCY="2") as (parent, port):
 
@@ -255,7 +253,7 @@ def test_no_counter_ever_falls_while_processes_are_killed_and_replaced(
             return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
 
         def look() -> Samples | None:
-            """Send a callback, and read all metrics; None where the process that was asked has just died."""
+            """Send a callback, and read all metrics. None if the process has just died."""
             try:
                 for method, path, body in (("POST", results_path(), b"{}"), ("GET", "/metrics", b"")):
                     sender = Sender(port)

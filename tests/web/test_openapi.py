@@ -1,4 +1,4 @@
-"""`/openapi.json`: valid, complete, and true."""
+"""`/openapi.json`: valid, complete and correct."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ELSEWHERE = {
     "conflict": 409,
     "unavailable": 503,
 }
-"""Codes that no operation is answered with as a whole: of the dashboards, of one fault, of werkzeug's unused ones."""
+"""Codes that no API operation answers: those of the dashboards, of single faults, and of werkzeug's errors."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def operations(description: Description) -> Iterator[tuple[str, str, Description
 
 
 def resolved(description: Description, node: Description) -> Description:
-    """What a reference points to, else the node itself."""
+    """The target of a reference, or the node itself."""
     if "$ref" not in node:
         return node
     found: Any = description
@@ -67,7 +67,7 @@ def resolved(description: Description, node: Description) -> Description:
 
 
 def conforms(description: Description, schema: Description, value: Any) -> list[str]:
-    """What is wrong with a value under one of the description's schemas."""
+    """The faults of a value according to a schema."""
     validator = OAS31Validator(
         {**schema, "components": description["components"]}, format_checker=OAS31Validator.FORMAT_CHECKER
     )
@@ -85,7 +85,7 @@ def test_is_answered_304_when_it_has_not_changed(app: Flask) -> None:
     assert client.get("/openapi.json", headers={"If-None-Match": etag}).status_code == 304
 
 
-def test_points_nowhere_else(app: Flask) -> None:
+def test_description_has_no_external_references(app: Flask) -> None:
     text = app.test_client().get("/openapi.json").text
     assert "http://" not in text and "https://" not in text
     assert describe(app)["servers"] == [{"url": "/", "description": "This installation."}]
@@ -102,7 +102,7 @@ def test_describes_every_view_of_the_api_with_its_scope(app: Flask, description:
         assert described[method, path]["security"] == [{"ApiKey": [scope]}]
 
 
-def test_every_operation_has_name_words_tag_and_answers(description: Description) -> None:
+def test_every_operation_has_an_id_a_summary_a_tag_and_answers(description: Description) -> None:
     names = [operation["operationId"] for *_, operation in operations(description)]
     assert len(names) == len(set(names)) >= 13
     tags = {tag["name"]: tag["description"] for tag in description["tags"]}
@@ -119,7 +119,7 @@ def test_every_parameter_is_described_and_bounded(description: Description) -> N
         for parameter in operation["parameters"]:
             where = (path, parameter["name"])
             assert parameter["description"], where
-            # What cannot be honoured in these two is passed over, whatever it is (RFC 7240, 2; RFC 9110, 13.1.2).
+            # Unusable values of these two are ignored (RFC 7240, 2; RFC 9110, 13.1.2).
             assert is_bounded(parameter["schema"]) or parameter["name"] in ("Prefer", "If-None-Match"), where
     for name, field in description["components"]["schemas"]["BatchForm"]["properties"].items():
         assert field["description"], name
@@ -127,7 +127,7 @@ def test_every_parameter_is_described_and_bounded(description: Description) -> N
 
 
 def is_bounded(schema: Description) -> bool:
-    """Whether not just anything of its type will do."""
+    """Whether the schema restricts the values of its type."""
     if "anyOf" in schema:
         return all(is_bounded(choice) for choice in schema["anyOf"])
     if schema["type"] == "integer":
@@ -141,7 +141,7 @@ def test_every_answered_field_is_described(description: Description) -> None:
             assert shape.get("description") or shape.get("items"), (name, field)
 
 
-def test_form_is_the_one_that_is_checked(description: Description) -> None:
+def test_described_form_is_the_validated_one(description: Description) -> None:
     form = description["components"]["schemas"]["BatchForm"]
     assert list(form["properties"]) == ["csv", *BatchForm().fields]
     assert form["required"] == ["csv", "application_id", "deployment_id"]
@@ -156,7 +156,7 @@ def test_form_is_the_one_that_is_checked(description: Description) -> None:
 
 
 def test_every_code_that_the_api_answers_is_described(description: Description) -> None:
-    assert {code: known.status for code, known in CODES.items()} | ELSEWHERE == problems.statuses()
+    assert {code: known.status for code, known in CODES.items()} | ELSEWHERE == problems.STATUS_OF_CODE
     assert set(description["components"]["responses"]) == set(CODES)
     for path, _, operation in operations(description):
         if path.startswith("/api/"):
@@ -168,15 +168,13 @@ def test_every_code_that_the_api_answers_is_described(description: Description) 
 
 @pytest.fixture
 def limited(config: Config, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """The app where a key may ask once a minute, which never passes."""
+    """An app that allows one request per minute, with a stopped clock."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (lambda: 1000.0,))
     with patient_app(replace(config, rate_limit=1), database_url) as app:
         yield app
 
 
-def test_examples_are_what_the_api_answers(
-    app: Flask, limited: Flask, app_without_database: Flask, conn: Connection
-) -> None:
+def test_examples_are_real_answers(app: Flask, limited: Flask, app_without_database: Flask, conn: Connection) -> None:
     answers = collect(app, limited, app_without_database, conn)
     if os.environ.get("EXAMPLES_WRITE"):
         EXAMPLES.write_text(json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
@@ -200,7 +198,7 @@ def test_examples_conform_to_their_schemas(description: Description) -> None:
 
 
 def unknown_fields(description: Description, schema: Description, value: Any, where: str = "") -> list[str]:
-    """Fields of a value that its schema does not name: they may come, but not without a description."""
+    """Fields of a value that its schema does not have. Every field must be described."""
     schema = resolved(description, schema)
     if isinstance(value, list):
         return [name for item in value for name in unknown_fields(description, schema["items"], item, where)]

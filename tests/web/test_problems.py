@@ -1,4 +1,4 @@
-"""Failures as problem details, whatever is asked and however it is spelt."""
+"""Failures as problem details."""
 
 import time
 from urllib.parse import quote
@@ -16,7 +16,7 @@ def joined(path: str, query: str) -> str:
     return f"{path}{'&' if '?' in path else '?'}{query}"
 
 
-def test_what_does_not_exist_is_404(reader: FlaskClient) -> None:
+def test_missing_resource_is_404(reader: FlaskClient) -> None:
     for path in (
         "/api/v1/nothing",
         "/api/v1/batches/0",
@@ -38,7 +38,7 @@ def test_what_does_not_exist_is_404(reader: FlaskClient) -> None:
         problem_of(reader.get(path), 404, "not_found")
 
 
-def test_404_outside_of_the_api_is_a_problem_as_well(stranger: FlaskClient) -> None:
+def test_404_outside_of_the_api_is_a_problem(stranger: FlaskClient) -> None:
     answer = stranger.get("/nothing")
     assert (answer.status_code, answer.content_type) == (404, "application/problem+json")
 
@@ -52,7 +52,7 @@ def test_404_outside_of_the_api_is_a_problem_as_well(stranger: FlaskClient) -> N
         ("PATCH", "/api/v1/calls", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
-def test_405_names_what_is_allowed(reader: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
+def test_405_lists_the_allowed_methods(reader: FlaskClient, method: str, path: str, allowed: set[str]) -> None:
     answer = reader.open(path, method=method)
     problem_of(answer, 405, "method_not_allowed")
     assert set(answer.headers["Allow"].split(", ")) == allowed
@@ -69,13 +69,13 @@ def test_accept_that_allows_json_is_answered(reader: FlaskClient) -> None:
         assert (answer.status_code, answer.content_type) == (200, "application/json"), accept
 
 
-def test_406_comes_before_anything_is_stored(queuer: FlaskClient) -> None:
+def test_406_is_answered_before_anything_is_stored(queuer: FlaskClient) -> None:
     problem_of(post_csv(queuer, headers={"Accept": "text/html"}), 406, "not_acceptable")
     assert queuer.get("/api/v1/batches").json == {"batches": [], "next_cursor": None}
 
 
 @pytest.mark.parametrize("path", [*LISTS, "/api/v1/batches/1/calls"])
-def test_unusable_limit_is_named(reader: FlaskClient, path: str) -> None:
+def test_unusable_limit_is_a_fault(reader: FlaskClient, path: str) -> None:
     for limit in ("0", "1001", "-1"):
         assert faults_of(reader.get(joined(path, f"limit={limit}"))) == [("limit", "out_of_range")]
     for limit in ("1.0", "1e2", "NaN", "\u0663", "", "9" * 5000, "%00", "null"):
@@ -83,7 +83,7 @@ def test_unusable_limit_is_named(reader: FlaskClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_forged_cursor_is_named(reader: FlaskClient, path: str) -> None:
+def test_forged_cursor_is_a_fault(reader: FlaskClient, path: str) -> None:
     for cursor in ("", "x", "%00", "%F0%9F%92%A3", "WzFd", "WzFd." + "A" * 27, "." * 300):
         assert faults_of(reader.get(joined(path, f"cursor={cursor}"))) == [("cursor", "invalid_cursor")]
     assert faults_of(reader.get(joined(path, f"cursor={'x' * 301}"))) == [("cursor", "too_long")]
@@ -95,7 +95,7 @@ def test_repeated_query_parameter_is_refused(reader: FlaskClient, path: str) -> 
     assert faults_of(answer) == [("limit", "repeated_field")]
 
 
-def test_every_faulty_query_parameter_is_named_at_once(reader: FlaskClient) -> None:
+def test_all_wrong_query_parameters_are_reported_together(reader: FlaskClient) -> None:
     answer = reader.get("/api/v1/batches?state=done&application_id=0&created_from=yesterday&name=%00&limits=5")
     assert sorted(faults_of(answer)) == [
         ("application_id", "out_of_range"),
@@ -143,10 +143,10 @@ def test_missing_database_is_503_with_retry_after(app_without_database: Flask) -
     problem_of(answer, 503, "database_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     assert time.monotonic() - began < 20
-    assert "host" not in answer.text  # where the database is, is nobody's business
+    assert "host" not in answer.text  # the address of the database is not revealed
 
 
-def test_internal_error_is_a_problem_that_says_nothing_of_its_cause(app: Flask, stranger: FlaskClient) -> None:
+def test_internal_error_is_a_problem_without_its_cause(app: Flask, stranger: FlaskClient) -> None:
     def fail() -> str:
         raise RuntimeError("a secret of ours")
 

@@ -1,4 +1,4 @@
-"""Rate limits: by key, and by address for those who have none."""
+"""Rate limits by key, and by address for clients without a key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def app(config: Config, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """One that lets a key ask 30 requests per minute, by a clock of the test's."""
+    """An app that allows 30 requests per minute, with the test's clock."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (clock,))
     with patient_app(replace(config, rate_limit=PER_MINUTE), database_url) as app:
         yield app
@@ -52,7 +52,7 @@ def ask(client: FlaskClient, times: int, **headers: str) -> list[int]:
 # Buckets ------------------------------------------------------------------------------------------
 
 
-def test_bucket_gives_what_it_holds_and_is_filled_evenly(clock: Clock) -> None:
+def test_bucket_is_refilled_evenly(clock: Clock) -> None:
     buckets = TokenBuckets(60, clock)
     assert [buckets.take("a") for _ in range(60)] == [0.0] * 60
     assert buckets.take("a") == pytest.approx(1.0)
@@ -65,7 +65,7 @@ def test_bucket_gives_what_it_holds_and_is_filled_evenly(clock: Clock) -> None:
     assert [buckets.take("a") for _ in range(61)] == [0.0] * 60 + [pytest.approx(1.0)]
 
 
-def test_buckets_are_apart_and_looking_takes_nothing(clock: Clock) -> None:
+def test_buckets_are_separate_and_checking_takes_no_token(clock: Clock) -> None:
     buckets = TokenBuckets(1, clock)
     assert [buckets.wait_seconds("a") for _ in range(3)] == [0.0] * 3
     assert "a" not in buckets
@@ -74,7 +74,7 @@ def test_buckets_are_apart_and_looking_takes_nothing(clock: Clock) -> None:
     assert buckets.take("a") == pytest.approx(60.0)
 
 
-def test_refused_requests_cost_nothing(clock: Clock) -> None:
+def test_refused_requests_take_no_token(clock: Clock) -> None:
     buckets = TokenBuckets(1, clock)
     for _ in range(100):
         buckets.take("a")
@@ -90,8 +90,8 @@ def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [name in buckets for name in "abcd"] == [True, False, True, True]
 
 
-def test_zero_is_no_limit(config: Config, database_url: str) -> None:
-    assert RateLimits.of(0) is None
+def test_zero_means_no_limit(config: Config, database_url: str) -> None:
+    assert {RateLimits.of(0).requests.take("a") for _ in range(100)} == {0.0}
     with patient_app(replace(config, rate_limit=0), database_url) as app:
         assert set(ask(app.test_client(), 50)) == {401}
 
@@ -99,7 +99,7 @@ def test_zero_is_no_limit(config: Config, database_url: str) -> None:
 # By key -------------------------------------------------------------------------------------------
 
 
-def test_key_that_asks_too_much_is_429_until_it_has_waited(reader: FlaskClient, clock: Clock) -> None:
+def test_key_with_too_many_requests_is_429_until_it_has_waited(reader: FlaskClient, clock: Clock) -> None:
     assert ask(reader, PER_MINUTE) == [200] * PER_MINUTE
     refused = reader.get(PATH)
     assert "30 requests per minute" in problem_of(refused, 429, "rate_limited")["detail"]
@@ -108,14 +108,14 @@ def test_key_that_asks_too_much_is_429_until_it_has_waited(reader: FlaskClient, 
     assert ask(reader, 2) == [200, 429]
 
 
-def test_keys_are_limited_apart(app: Flask, reader: FlaskClient, conn: Connection) -> None:
+def test_each_key_has_its_own_limit(app: Flask, reader: FlaskClient, conn: Connection) -> None:
     other = create_key(conn, "other", "read")
     conn.commit()
     assert ask(reader, PER_MINUTE + 1)[-1] == 429
     assert ask(app.test_client(), 1, Authorization=f"Bearer {other}") == [200]
 
 
-def test_every_address_of_the_api_counts(reader: FlaskClient) -> None:
+def test_requests_to_every_path_of_the_api_count(reader: FlaskClient) -> None:
     for number in range(PER_MINUTE):
         reader.get(("/api/v1/callbacks", "/api/v1/batches/99", "/api/v1/summary")[number % 3])
     assert ask(reader, 1) == [429]
@@ -137,25 +137,25 @@ def test_sessions_count_as_requests_with_their_key(app: Flask, conn: Connection)
 # By address ---------------------------------------------------------------------------------------
 
 
-def test_address_that_fails_too_often_is_held_up(stranger: FlaskClient, clock: Clock) -> None:
+def test_address_with_too_many_failures_is_429(stranger: FlaskClient, clock: Clock) -> None:
     guesses = [f"Bearer rr_abcdefgh_{number:043}" for number in range(FAILURES + 1)]
     answers = [stranger.get(PATH, headers={"Authorization": guess}) for guess in guesses]
     assert [answer.status_code for answer in answers] == [401] * FAILURES + [429]
     problem_of(answers[-1], 429, "rate_limited")
     assert answers[-1].headers["Retry-After"] == "20"
-    assert ask(stranger, 1) == [429]  # without any key, too
+    assert ask(stranger, 1) == [429]  # also without a key
     clock.now += 20
     assert ask(stranger, 2) == [401, 429]
 
 
-def test_held_up_address_costs_no_query(stranger: FlaskClient, app: Flask) -> None:
+def test_blocked_address_causes_no_query(stranger: FlaskClient, app: Flask) -> None:
     ask(stranger, FAILURES)
     services: Services = app.extensions["receiver"]
     services.pool.close()
     assert ask(stranger, 1, Authorization="Bearer rr_abcdefgh_" + "A" * 43) == [429]
 
 
-def test_key_that_was_valid_a_moment_ago_is_not_held_up_by_its_neighbours(
+def test_recently_valid_key_is_not_blocked_by_others_at_its_address(
     stranger: FlaskClient, reader: FlaskClient, conn: Connection
 ) -> None:
     new = create_key(conn, "new", "read")
@@ -170,17 +170,17 @@ def test_revoked_key_counts_as_a_failure(reader: FlaskClient, conn: Connection) 
     assert ask(reader, 1) == [200]
     revoke_key(conn, "read key")
     conn.commit()
-    # It is looked up all the same, because it was valid a moment ago; so nothing is learnt by trying.
+    # It is still looked up, because it was valid recently. So an attacker learns nothing.
     assert ask(reader, FAILURES) == [401] * FAILURES
 
 
-def test_addresses_are_apart_where_a_proxy_tells_them(stranger: FlaskClient) -> None:
+def test_addresses_behind_a_proxy_are_counted_separately(stranger: FlaskClient) -> None:
     def fail(times: int, forwarded: str) -> list[int]:
         return ask(stranger, times, **{"X-Forwarded-For": forwarded})
 
     assert fail(FAILURES + 1, "198.51.100.1")[-1] == 429
     assert fail(1, "198.51.100.2") == [401]
-    # What stands before the proxy's own word may be the client's invention.
+    # Only the last address is from the proxy. The client may have invented the others.
     assert fail(1, "203.0.113.9, 198.51.100.1") == [429]
     assert fail(FAILURES + 1, "2001:db8::1")[-1] == 429
     assert fail(1, "2001:db8::ffff") == [429]
@@ -197,7 +197,7 @@ def test_addresses_are_apart_where_a_proxy_tells_them(stranger: FlaskClient) -> 
         ("", ""),
     ],
 )
-def test_address_is_named_as_its_holder(app: Flask, peer: str, expected: str) -> None:
+def test_ipv6_addresses_are_counted_by_network(app: Flask, peer: str, expected: str) -> None:
     with app.test_request_context(environ_base={"REMOTE_ADDR": peer}):
         assert client_address() == expected
 

@@ -1,4 +1,4 @@
-"""`POST /api/v1/callbacks/replay`: stored callbacks settled again over REST."""
+"""`POST /api/v1/callbacks/replay`: settling stored callbacks again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def settle_again(client: FlaskClient, **wanted: Any) -> dict[str, Any]:
 
 
 def file_wrongly(conn: Connection, count: int = 1) -> tuple[int, list[int]]:
-    """Callbacks that were unreadable when they came, and can be read now."""
+    """Callbacks that were unreadable when they were received, but are readable now."""
     numbers = [phone_number(index) for index in range(count)]
     batch_id = make_batch(conn, numbers)
     ids = deliver(conn, batch_id, *(b"nonsense" for _ in numbers))
@@ -56,7 +56,7 @@ def file_wrongly(conn: Connection, count: int = 1) -> tuple[int, list[int]]:
     return batch_id, ids
 
 
-def test_what_can_be_read_now_becomes_the_result(admin: FlaskClient, conn: Connection) -> None:
+def test_callback_that_is_readable_now_becomes_the_result(admin: FlaskClient, conn: Connection) -> None:
     batch_id, (callback_id,) = file_wrongly(conn)
     assert settle_again(admin, ids=[callback_id]) == {
         "dry_run": False,
@@ -80,7 +80,7 @@ def test_what_can_be_read_now_becomes_the_result(admin: FlaskClient, conn: Conne
     assert settle_again(admin, ids=[callback_id])["changes"] == []
 
 
-def test_dry_run_says_the_same_and_changes_nothing(admin: FlaskClient, conn: Connection) -> None:
+def test_dry_run_shows_the_same_and_changes_nothing(admin: FlaskClient, conn: Connection) -> None:
     _, ids = file_wrongly(conn, 3)
     before = states(conn, ids)
     said = settle_again(admin, state="unreadable", dry_run=True)
@@ -91,7 +91,7 @@ def test_dry_run_says_the_same_and_changes_nothing(admin: FlaskClient, conn: Con
     assert states(conn, ids) == [("applied", None)] * 3
 
 
-def test_more_than_one_transaction_holds_are_all_settled_again(
+def test_more_callbacks_than_one_transaction_are_all_replayed(
     admin: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results_replay, "REPLAY_CALLBACKS", 2)
@@ -105,7 +105,7 @@ def test_more_than_one_transaction_holds_are_all_settled_again(
     assert differences(conn) == []
 
 
-def test_ids_that_are_not_settled_are_passed_over_and_named(admin: FlaskClient, conn: Connection) -> None:
+def test_ids_that_are_not_settled_are_returned_as_passed_over(admin: FlaskClient, conn: Connection) -> None:
     batch_id, (settled,) = file_wrongly(conn)
     (waiting,) = journal(conn, make_callback(batch_id))
     unknown = highest_id(conn) + 1
@@ -114,7 +114,7 @@ def test_ids_that_are_not_settled_are_passed_over_and_named(admin: FlaskClient, 
     assert (said["replayed"], said["changed"], said["passed_over"]) == (1, 1, [waiting, unknown])
 
 
-def test_other_callbacks_of_the_call_are_decided_with_it(admin: FlaskClient, conn: Connection) -> None:
+def test_other_callbacks_of_the_call_are_decided_again(admin: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn)
     number = phone_number(0)
     first, later = deliver(conn, batch_id, result_body(number), b"nonsense")
@@ -124,7 +124,7 @@ def test_other_callbacks_of_the_call_are_decided_with_it(admin: FlaskClient, con
     )
     conn.commit()
     said = settle_again(admin, ids=[later])
-    # The later callback tells of a later event: it stands now, and the one that stood is a conflict.
+    # The second callback has a later event: it wins now, and the previous winner is a conflict.
     assert {change["callback_id"]: change["state_after"] for change in said["changes"]} == {
         first: "conflict",
         later: "applied",
@@ -134,7 +134,7 @@ def test_other_callbacks_of_the_call_are_decided_with_it(admin: FlaskClient, con
 
 
 @pytest.mark.parametrize("state", ["applied", "duplicate", "conflict", "unmatched", "unreadable"])
-def test_every_settled_state_can_be_asked_for(admin: FlaskClient, conn: Connection, state: str) -> None:
+def test_every_settled_state_can_be_replayed(admin: FlaskClient, conn: Connection, state: str) -> None:
     batch_id = make_batch(conn)
     number = phone_number(0)
     deliver(conn, batch_id, result_body(number), result_body(number), b"x", result_body(phone_number(9)))
@@ -162,7 +162,7 @@ def test_every_settled_state_can_be_asked_for(admin: FlaskClient, conn: Connecti
         ({"state": "applied", "dryrun": True}, ("dryrun", "unknown_field")),
     ],
 )
-def test_what_cannot_be_taken_is_named(admin: FlaskClient, wanted: dict[str, Any], fault: tuple[str, str]) -> None:
+def test_wrong_parameters_are_faults(admin: FlaskClient, wanted: dict[str, Any], fault: tuple[str, str]) -> None:
     assert fault in faults_of(admin.post(PATH, json=wanted))
 
 
@@ -185,11 +185,11 @@ def test_what_cannot_be_taken_is_named(admin: FlaskClient, wanted: dict[str, Any
         (b'{"state": "\\u0000"}', "unusable_text"),
     ],
 )
-def test_json_that_somebody_would_stumble_over_is_refused_by_name(admin: FlaskClient, body: bytes, code: str) -> None:
+def test_json_that_cannot_be_stored_is_refused_with_a_code(admin: FlaskClient, body: bytes, code: str) -> None:
     assert faults_of(admin.post(PATH, data=body, content_type="application/json")) == [("body", code)]
 
 
-def test_body_of_another_type_and_one_too_large_are_refused(admin: FlaskClient) -> None:
+def test_other_content_type_and_too_large_body_are_refused(admin: FlaskClient) -> None:
     for content_type in ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded"):
         problem_of(admin.post(PATH, data=b"{}", content_type=content_type), 415, "unsupported_media_type")
     large = b'{"ids": [' + b" " * (1 << 20) + b"1]}"
@@ -197,11 +197,11 @@ def test_body_of_another_type_and_one_too_large_are_refused(admin: FlaskClient) 
 
 
 @pytest.mark.parametrize("scope", ["read", "queue"])
-def test_only_admin_may(client_for: ClientFor, scope: Any) -> None:
+def test_replay_needs_the_scope_admin(client_for: ClientFor, scope: Any) -> None:
     problem_of(client_for(scope).post(PATH, json={"state": "applied"}), 403, "forbidden")
 
 
-def test_replay_that_gave_way_to_another_writer_is_done_again(admin: FlaskClient, conn: Connection) -> None:
+def test_replay_that_gave_way_to_another_writer_is_repeated(admin: FlaskClient, conn: Connection) -> None:
     batch_id, ids = file_wrongly(conn)
     give_way_once(conn)
     assert settle_again(admin, ids=ids)["changed"] == 1

@@ -1,4 +1,4 @@
-"""A read replica, on a real standby that streams: what it is asked, how old that is, and when it is not asked."""
+"""A read replica, a real streaming standby: which reads it answers, its lag, and when it is not used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from receiver.config import Config
 from receiver.counts import READS
 from receiver.database.api_keys import create_key
 from receiver.database.pool import PROVEN_SECONDS, Connection
-from receiver.database.replica import CONNECTION_WAIT_SECONDS, Came, Replica
+from receiver.database.replica import CONNECTION_WAIT_SECONDS, Replica, Source
 from receiver.web.services import Services
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ask
@@ -43,13 +43,13 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def database_url(primary: Postgres) -> str:
-    """In place of a database of the run's server, which nothing can stream from."""
+    """A server of its own, because no standby can stream from the test run's server."""
     return primary.url
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The app over both, and somebody who may read."""
+    """The app with both databases, and a client with scope read."""
 
     app: Flask
     client: FlaskClient
@@ -73,7 +73,7 @@ class Serving:
         await_fit(self.replica)
 
     def lose_patience(self) -> None:
-        """Before the standby goes: from now on, a connection to it is waited for no longer than in earnest."""
+        """Before the standby stops: use the normal time-out for connections to it."""
         self.replica.pool.timeout = CONNECTION_WAIT_SECONDS
 
     def metrics(self) -> Samples:
@@ -84,7 +84,7 @@ class Serving:
 def serving(
     config: Config, conn: Connection, replica_url: str | None, max_lag_seconds: int = LONG, *, patient: bool = True
 ) -> Iterator[Serving]:
-    """`patient`: a standby that is well is not given up because this machine is busy."""
+    """`patient`: a working standby is not given up when the machine is busy."""
     database_url = config.database_url
     assert database_url is not None
     config = replace(config, database_replica_url=replica_url, replica_max_lag_seconds=max_lag_seconds)
@@ -111,7 +111,7 @@ def listed(answer: TestResponse) -> set[int]:
     return {batch["id"] for batch in answer.json["batches"]}  # type: ignore[index]
 
 
-def test_lists_sums_files_and_pages_are_what_the_replica_shows(
+def test_lists_sums_files_and_pages_are_read_from_the_replica(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     old = with_results(conn)
@@ -143,7 +143,7 @@ def test_lists_sums_files_and_pages_are_what_the_replica_shows(
             assert shown.status_code in (200, 286) and shown.headers["Read-From"] == "replica", path
 
 
-def test_one_thing_by_its_id_is_as_the_primary_has_it(
+def test_single_objects_are_read_from_the_primary(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     old = with_results(conn)
@@ -159,7 +159,7 @@ def test_one_thing_by_its_id_is_as_the_primary_has_it(
         assert held.get(f"/api/v1/callbacks/{newest}").status_code == 200
 
 
-def test_what_the_replica_does_not_have_is_asked_of_the_primary(
+def test_object_missing_at_the_replica_is_read_from_the_primary(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     with serving(config, conn, standby.url) as held:
@@ -176,7 +176,7 @@ def test_what_the_replica_does_not_have_is_asked_of_the_primary(
         assert held.metrics()[grown] - before[grown] == 3
 
 
-def test_replica_that_is_too_far_behind_is_not_asked_until_it_caught_up(
+def test_lagging_replica_is_not_used_until_it_has_caught_up(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     with serving(config, conn, standby.url, max_lag_seconds=2) as held:
@@ -196,7 +196,7 @@ def test_replica_that_is_too_far_behind_is_not_asked_until_it_caught_up(
         eventually(lambda: held.metrics()["receiver_web_replica_usable", ""] == 1)
 
 
-def test_file_that_was_begun_at_a_replica_that_dies_is_whole(
+def test_export_is_complete_if_the_replica_dies_meanwhile(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     batch_id = make_batch(conn, [phone_number(n) for n in range(1300)])
@@ -226,10 +226,10 @@ def test_file_that_was_begun_at_a_replica_that_dies_is_whole(
         eventually(lambda: held.read_from() == "replica")
 
 
-def test_replica_that_hangs_is_not_waited_for(config: Config, conn: Connection, standby: Postgres) -> None:
+def test_hanging_replica_causes_no_wait(config: Config, conn: Connection, standby: Postgres) -> None:
     with serving(config, conn, standby.url, patient=False) as held:
         eventually(lambda: held.read_from() == "replica")
-        time.sleep(2 * PROVEN_SECONDS)  # else the next read gets its connection unasked, and waits a minute
+        time.sleep(2 * PROVEN_SECONDS)  # otherwise the next read would not test its connection, and wait a minute
         standby.freeze()
         try:
             eventually(lambda: held.read_from() == "primary")
@@ -239,7 +239,7 @@ def test_replica_that_hangs_is_not_waited_for(config: Config, conn: Connection, 
         eventually(lambda: held.read_from() == "replica")
 
 
-def test_promoted_replica_is_not_asked(config: Config, conn: Connection, standby: Postgres) -> None:
+def test_promoted_replica_is_not_used(config: Config, conn: Connection, standby: Postgres) -> None:
     make_batch(conn, [phone_number(0)], name="here")
     with serving(config, conn, standby.url) as held:
         standby.promote()
@@ -251,7 +251,7 @@ def test_promoted_replica_is_not_asked(config: Config, conn: Connection, standby
             assert "somewhere else" not in answer.text
 
 
-def test_somebody_at_a_browser_finds_what_he_just_changed(
+def test_browser_sees_its_own_change_at_once(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     with serving(config, conn, standby.url) as held:
@@ -263,7 +263,7 @@ def test_somebody_at_a_browser_finds_what_he_just_changed(
         assert looking.client.get("/batches").headers["Read-From"] == "replica"
 
 
-def test_entity_tag_is_the_same_wherever_it_was_read(
+def test_etag_is_the_same_from_replica_and_primary(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     with_results(conn)
@@ -282,7 +282,7 @@ def test_entity_tag_is_the_same_wherever_it_was_read(
             assert again.headers["ETag"] == tag
 
 
-def test_description_says_which_answers_tell_where_they_were_read(
+def test_description_lists_the_answers_with_replica_headers(
     config: Config, conn: Connection, standby: Postgres
 ) -> None:
     batch_id = with_results(conn)
@@ -301,14 +301,16 @@ def test_description_says_which_answers_tell_where_they_were_read(
         assert looked >= 11
 
 
-def test_nothing_is_told_where_there_is_no_replica(app: Flask, reader: FlaskClient) -> None:
+def test_without_a_replica_no_header_is_added(app: Flask, reader: FlaskClient) -> None:
     answer = reader.get("/api/v1/batches")
     assert answer.status_code == 200
     assert {"Read-From", "Replica-Lag"} & {name for name, _ in answer.headers} == set()
     assert not [name for name, _ in ask_metrics(reader) if "replica" in name]
 
 
-def test_gunicorn_reads_at_the_replica(primary: Postgres, standby: Postgres, conn: Connection, tmp_path: Path) -> None:
+def test_gunicorn_reads_from_the_replica(
+    primary: Postgres, standby: Postgres, conn: Connection, tmp_path: Path
+) -> None:
     key = create_key(conn, "of gunicorn", "read")
     conn.commit()
     with gunicorn_process(tmp_path, primary.url, DATABASE_REPLICA_URL=standby.url) as (_, port):
@@ -324,5 +326,5 @@ def test_gunicorn_reads_at_the_replica(primary: Postgres, standby: Postgres, con
         eventually(lambda: read_from() == "primary")
 
 
-def test_every_place_that_a_read_can_come_from_is_counted() -> None:
-    assert READS == get_args(Came)
+def test_reads_are_counted_by_their_source() -> None:
+    assert READS == get_args(Source)

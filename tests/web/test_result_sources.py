@@ -1,4 +1,4 @@
-"""`RESULT_SOURCES`: who may post results, behind proxies and without, and what is told to whoever may not."""
+"""`RESULT_SOURCES`: who may post results, with and without proxies, and the answer to others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ AppWith = Callable[..., Flask]
 
 @pytest.fixture
 def app_with(tmp_path: Path) -> Iterator[AppWith]:
-    """Makes apps without a database: whatever asked it would take two seconds, and fail."""
+    """Create apps without a database. A query would take two seconds and fail."""
     made: list[Flask] = []
 
     def make(sources: tuple[IPv4Network | IPv6Network, ...] = PROVIDER) -> Flask:
@@ -72,17 +72,17 @@ def post(client: FlaskClient, peer: str, path: str = "", method: str = "POST", *
     return answer.status_code, answer.data
 
 
-def test_listed_networks_may_post_and_nobody_else(app_with: AppWith) -> None:
+def test_only_listed_networks_may_post(app_with: AppWith) -> None:
     client = app_with().test_client()
-    for _ in range(2):  # what was decided once is remembered, and stays as it was
+    for _ in range(2):  # the decision is cached
         for peer in INSIDE:
             assert post(client, peer) == (200, b'{"status": "stored"}'), peer
         for peer in OUTSIDE:
             assert post(client, peer) == FORBIDDEN, peer
 
 
-def test_refused_request_leaves_nothing_anywhere(app_with: AppWith, tmp_path: Path) -> None:
-    """Not in the spool, which is where a stored one would be here; and the database is not asked."""
+def test_refused_request_stores_nothing(app_with: AppWith, tmp_path: Path) -> None:
+    """Nothing is in the spool, where a stored callback would be, and no query is made."""
     app = app_with()
     assert post(app.test_client(), "203.0.113.5") == FORBIDDEN
     assert not (tmp_path / "spool.sqlite3").exists()
@@ -91,7 +91,7 @@ def test_refused_request_leaves_nothing_anywhere(app_with: AppWith, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
-def test_refused_is_told_nothing_about_the_token(app_with: AppWith, method: str) -> None:
+def test_refusal_reveals_nothing_about_the_token(app_with: AppWith, method: str) -> None:
     client = app_with().test_client()
     forged = results_path(secret="the secret of somebody else")
     answers = {
@@ -111,26 +111,26 @@ def test_other_addresses_are_open_to_everybody(app_with: AppWith) -> None:
     [
         ("127.0.0.1", "192.0.2.1", 200),
         ("127.0.0.1", "203.0.113.5", 403),
-        ("127.0.0.1", "192.0.2.1, 203.0.113.5", 403),  # the first was made up by the client
+        ("127.0.0.1", "192.0.2.1, 203.0.113.5", 403),  # the client invented the first
         ("127.0.0.1", "203.0.113.5, 192.0.2.1", 200),
         ("127.0.0.1", "192.0.2.1:4711", 200),
         ("127.0.0.1", "[2001:db8:1::5]:80", 200),
         ("127.0.0.1", "nonsense", 403),
         ("127.0.0.1", "", 403),
-        ("203.0.113.5", "192.0.2.1", 403),  # nobody whom we believe says so
+        ("203.0.113.5", "192.0.2.1", 403),  # not a trusted proxy
         ("192.0.2.1", "203.0.113.5", 200),
     ],
 )
-def test_address_is_the_real_one_behind_believed_proxies(app_with: AppWith, peer: str, hops: str, status: int) -> None:
+def test_address_behind_trusted_proxies_is_the_clients(app_with: AppWith, peer: str, hops: str, status: int) -> None:
     assert post(app_with().test_client(), peer, X_Forwarded_For=hops)[0] == status
 
 
-def test_unset_everybody_may_post(app_with: AppWith) -> None:
+def test_without_networks_everybody_may_post(app_with: AppWith) -> None:
     client = app_with(()).test_client()
     assert {post(client, peer)[0] for peer in (*INSIDE, *OUTSIDE)} == {200}
 
 
-def test_many_addresses_take_no_more_than_a_bounded_memory() -> None:
+def test_memory_for_addresses_is_bounded() -> None:
     sources = Sources(PROVIDER, Proxies([ip_network("127.0.0.1")]))
     for number in range(5000):
         stranger = f"203.0.{number >> 8}.{number & 255}"
@@ -142,7 +142,7 @@ def test_many_addresses_take_no_more_than_a_bounded_memory() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("entry_point", EACH)
-def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
+def test_refusals_are_counted_and_sometimes_logged_with_the_address(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
@@ -170,7 +170,7 @@ def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
         eventually(lambda: stored() == 1)
     lines = [line for line in (folder / "gunicorn.log").read_text().splitlines() if "forbidden" in line]
     assert 1 <= len(lines) <= 3, "thirty were refused; a line each would let strangers fill the disk"
-    if entry_point in OURS:  # another server has a log of its own
+    if entry_point in OURS:  # another server has its own log
         line = json.loads(lines[0])
         assert (line["event"], line["address"]) == ("callback_forbidden", "203.0.113.77")
 
@@ -187,7 +187,7 @@ def test_refusal_is_counted_and_logged_once_in_a_while_with_its_address(
         (" ", ""),
     ],
 )
-def test_networks_are_read_in_every_usual_spelling(text: str, expected: str) -> None:
+def test_networks_are_read_in_all_usual_formats(text: str, expected: str) -> None:
     found = read_config({"RESULT_SOURCES": text}).result_sources
     assert " ".join(str(network) for network in found) == expected
 
@@ -205,8 +205,8 @@ def test_networks_are_read_in_every_usual_spelling(text: str, expected: str) -> 
         ("*", "'*'"),
     ],
 )
-def test_what_is_no_network_is_a_fault_that_names_it(text: str, named: str) -> None:
-    """To start all the same would be to let everybody in, or to lose every result."""
+def test_wrong_network_is_a_fault_that_names_it(text: str, named: str) -> None:
+    """A start would accept everybody, or refuse every result."""
     for name in ("RESULT_SOURCES", "TRUSTED_PROXIES"):
         with pytest.raises(ConfigurationError) as raised:
             read_config({name: text})
@@ -231,25 +231,25 @@ def test_wrong_value_stops_the_start_with_status_2() -> None:
         assert "RESULT_SOURCES" in ended.stderr and "'192.0.2.300'" in ended.stderr and "Traceback" not in ended.stderr
 
 
-# What `doctor` says of it ---------------------------------------------------------------------------
+# `doctor` -------------------------------------------------------------------------------------------
 
 
 def test_doctor_says_that_it_is_on(config: Config) -> None:
-    found = {each.subject: each for each in doctor.look_at_configuration(replace(config, result_sources=PROVIDER))}
+    found = {each.subject: each for each in doctor.check_configuration(replace(config, result_sources=PROVIDER))}
     assert found["RESULT_SOURCES"].level == "ok" and "2001:db8:1::/48" in found["RESULT_SOURCES"].message
-    assert "RESULT_SOURCES" not in {each.subject for each in doctor.look_at_configuration(config)}
+    assert "RESULT_SOURCES" not in {each.subject for each in doctor.check_configuration(config)}
 
 
-def test_doctor_tells_its_own_refusal_from_one_by_what_stands_in_front(
+def test_doctor_distinguishes_our_refusal_from_a_proxys(
     app_with: AppWith, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "SLOW_SECONDS", 60)
     with served(app_with()) as url:
         asked = replace(config, public_url=url, result_sources=PROVIDER)
-        found = only(doctor.look_at_public_url(asked))
-        assert found.level == "warning" and "not in RESULT_SOURCES" in found.message
-        found = only(doctor.look_at_public_url(replace(asked, result_sources=())))
+        found = only(doctor.check_public_url(asked))
+        assert found.level == "warning" and "is not in RESULT_SOURCES" in found.message
+        found = only(doctor.check_public_url(replace(asked, result_sources=())))
         assert found.level == "failure" and "the proxy in front" in found.message
     with served(app_with((ip_network("127.0.0.1"),))) as url:
-        found = only(doctor.look_at_public_url(replace(asked, public_url=url)))
+        found = only(doctor.check_public_url(replace(asked, public_url=url)))
         assert (found.level, found.message) == ("ok", f"{url} answers as a result_url must")

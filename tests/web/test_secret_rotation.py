@@ -1,4 +1,4 @@
-"""`SECRET_KEY` is renewed while callbacks come in: instance by instance, and nobody notices."""
+"""`SECRET_KEY` is renewed while callbacks arrive, instance by instance, and none is refused."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NEW = "the secret that signs from now on and is longer"
 
 
 @pytest.mark.parametrize("entry_point", EACH)
-def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
+def test_no_callback_is_refused_while_the_secret_key_is_renewed_in_three_steps(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:
-    """As docs/upgrades.md says: known everywhere before anybody signs with it, dropped when nobody needs the old."""
+    """As in docs/upgrades.md: all instances know the new key before one signs with it; the old key is dropped last."""
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     sides = {free_port(): Path(tempfile.mkdtemp(dir=session_folder)) for _ in range(2)}
     with ExitStack() as everything:
@@ -56,7 +56,7 @@ def test_secret_is_renewed_in_three_steps_under_load_and_no_callback_is_refused(
         assert (answered(SECRET), answered(NEW)) == (200, 404)
         with Senders(tls_port, context, 4) as before:
             roll(f"{SECRET},{NEW}", before)
-            # From here on an instance may sign with the new one: the others know it already.
+            # From here on an instance may sign with the new key, because the others know it.
             with Senders(tls_port, context, 4, NEW) as after:
                 roll(f"{NEW},{SECRET}", before, after)
                 assert (answered(SECRET), answered(NEW)) == (200, 200)

@@ -1,4 +1,4 @@
-"""What every answer says to a browser."""
+"""Security headers of all answers."""
 
 import pytest
 from flask.testing import FlaskClient
@@ -22,7 +22,7 @@ def test_every_answer_forbids_framing_sniffing_and_foreign_scripts(reader: Flask
         assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_every_answer_of_the_api_is_kept_by_no_cache(queuer: FlaskClient, stranger: FlaskClient) -> None:
+def test_api_answers_are_not_cached(queuer: FlaskClient, stranger: FlaskClient) -> None:
     answers = [
         queuer.get("/api/v1/batches"),
         queuer.head("/api/v1/batches"),
@@ -36,19 +36,19 @@ def test_every_answer_of_the_api_is_kept_by_no_cache(queuer: FlaskClient, strang
         stranger.get("/api/v1/batches"),
         stranger.get("/api/v1/nothing"),
     ]
-    # Those with a tag may be kept by the client who asked, and are asked for again each time.
+    # The client may cache answers with a tag, but revalidates them each time.
     kept = ["private, no-cache" if "ETag" in answer.headers else "no-store" for answer in answers]
     assert [answer.headers["Cache-Control"] for answer in answers] == kept
     assert kept.count("no-store") == len(answers) - 2
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_https_is_held_to_where_it_was_used(stranger: FlaskClient, scheme: str) -> None:
+def test_https_answers_have_strict_transport_security(stranger: FlaskClient, scheme: str) -> None:
     headers = stranger.get("/healthz", base_url=f"{scheme}://localhost").headers
     assert ("Strict-Transport-Security" in headers) == (scheme == "https")
 
 
-def test_callback_endpoint_is_kept_by_no_cache_and_sets_no_cookie(stranger: FlaskClient) -> None:
+def test_callback_answers_are_not_cached_and_set_no_cookie(stranger: FlaskClient) -> None:
     for answer in (stranger.get(results_path()), stranger.post(results_path(), data=b"{}"), stranger.get("/results/x")):
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"

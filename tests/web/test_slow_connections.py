@@ -1,4 +1,4 @@
-"""Two thousand connections that send a byte now and then: nobody else notices, and they are hung up on."""
+"""Two thousand connections that send a byte now and then: they delay nobody, and are closed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.long
 
 CONNECTIONS = 2000
 PACE_SECONDS = 2.0
-"""Between two bytes of one connection; a thousand of them a second in all."""
+"""Interval between two bytes of one connection. In total a thousand bytes per second."""
 
 BODY = b'{"status": "completed"}'
 HEAD = f"POST {results_path(7)} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
@@ -40,7 +40,7 @@ KINDS = {
     "form": b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n"
     b"Content-Type: application/x-www-form-urlencoded\r\n\r\nkey=",
 }
-"""What each sends at once; then it goes on with single bytes, all but the first."""
+"""The first bytes of each connection. All but the first continue with single bytes."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Dawdler:
 
 
 class Dawdlers:
-    """One thread sends a byte on each connection every `PACE_SECONDS`, until it is hung up on."""
+    """One thread sends a byte on each connection every `PACE_SECONDS`, until the server closes it."""
 
     def __init__(self, port: int, number: int) -> None:
         self.all: list[Dawdler] = []
@@ -115,7 +115,7 @@ class Dawdlers:
 
 @contextmanager
 def many_files() -> Iterator[None]:
-    """For our side of the connections: most systems allow a process 1,024 until it asks for more."""
+    """File descriptors for our side: most systems allow a process 1,024 by default."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS * 2
     if hard not in (-1, resource.RLIM_INFINITY) and hard < wanted:
@@ -126,7 +126,7 @@ def many_files() -> Iterator[None]:
 
 
 def post_many(port: int, number: int) -> list[float]:
-    """Callbacks, half of them on connections of their own; how long each took, in seconds, in order."""
+    """Post callbacks, half of them on new connections. Returns the sorted durations in seconds."""
     kept = Sender(port)
     took = []
     for at in range(number):
@@ -143,7 +143,7 @@ def post_many(port: int, number: int) -> list[float]:
 
 
 @pytest.mark.parametrize("entry_point", OURS)
-def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
+def test_two_thousand_slow_connections_delay_nobody_and_are_closed(
     session_folder: Path, database_url: str, capsys: pytest.CaptureFixture[str], entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
@@ -152,7 +152,7 @@ def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
         with Dawdlers(port, CONNECTIONS) as dawdlers:
             beside = post_many(port, 200)
             assert dawdlers.left()["body"] == CONNECTIONS / len(KINDS), "they are still there, all of them"
-            # 20 s, and a second more for each 500 bytes; they send one in two seconds.
+            # 20 s, and one more second for each 500 bytes. They send a byte in two seconds.
             eventually(lambda: set(dawdlers.left()) <= {"nothing"}, 120)
             lasted = {kind: [each.lasted or 0.0 for each in dawdlers.all if each.kind == kind] for kind in KINDS}
             post_many(port, 20)
@@ -173,13 +173,11 @@ def test_two_thousand_slow_connections_stop_nobody_and_are_hung_up_on(
         print(f"\nmedian of a callback: {middles[0]:.1f} ms alone, {middles[1]:.1f} ms beside {CONNECTIONS} slow ones")
 
 
-def test_process_takes_as_many_connections_as_it_says_where_the_system_allows_1024(
-    session_folder: Path, database_url: str
-) -> None:
+def test_process_raises_the_limit_of_1024_connections(session_folder: Path, database_url: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard not in (-1, resource.RLIM_INFINITY) and hard < 5000:
         pytest.skip(f"this process may open no more than {hard} files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # inherited by what is started
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # child processes inherit it
     try:
         with gunicorn_process(Path(tempfile.mkdtemp(dir=session_folder)), database_url) as (parent, _):
             (child, *_) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()

@@ -1,7 +1,7 @@
-"""Requests whose end can be read in two ways: neither nginx nor gunicorn lets a second one through in them.
+"""Request smuggling: requests with an ambiguous end, in which neither nginx nor gunicorn accepts a second request.
 
-The second one is a callback with a signed token, so whoever lets it through stores it. What gives a smuggled request
-away is that the server behind has stored one that the proxy in front has not seen.
+The second request is a callback with a signed token, so it would be stored. A request was smuggled if the server has
+stored a callback that the proxy has not seen.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 SMUGGLED, LAST = 98, 99
-"""Batches: of what is smuggled, and of what is sent when all else was."""
+"""Batches of the smuggled callbacks, and of the last callback of each test."""
 
 
 def inner(mark: str) -> bytes:
-    """The request that is to be smuggled: its header `X-Mark` is in nginx's log, its body in the journal."""
+    """The request to smuggle. nginx logs its header `X-Mark`, the journal has its body."""
     path = results_path(SMUGGLED)
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Mark: {mark}\r\nContent-Length: {len(mark)}\r\n\r\n{mark}".encode()
 
@@ -45,10 +45,10 @@ def chunk(content: bytes, extension: bytes = b"", end: bytes = b"\r\n") -> bytes
 
 
 Body = Callable[[bytes], bytes]
-"""From what is to be smuggled to the body that it stands in."""
+"""Requests with an ambiguous end, each a function of the request to smuggle."""
 
 VARIANTS: dict[str, tuple[tuple[str, ...], Body]] = {
-    # Two lengths: who takes the first leaves a request behind for who takes the second.
+    # Two lengths: two servers may each use a different one.
     "te-cl": ((CHUNKED, "Content-Length: 4"), lambda it: b"%x\r\n" % len(it) + it + b"\r\n0\r\n\r\n"),
     "cl-te": (("Content-Length: 5", CHUNKED), lambda it: b"0\r\n\r\n" + it),
     "cl-cl": (("Content-Length: 2", "Content-Length: 90"), lambda it: b"{}" + it),
@@ -59,7 +59,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Body]] = {
     "cl-underscore": (("Content-Length: 9_0",), lambda it: b"{}" + it),
     "cl-space": (("Content-Length: 2 2",), lambda it: b"{}" + it),
     "cl-arabic": (("Content-Length: \u0662",), lambda it: b"{}" + it),
-    # A Transfer-Encoding that one of two overlooks.
+    # A Transfer-Encoding that one of two servers may ignore.
     "te-space-before-colon": (("Transfer-Encoding : chunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
     "te-tab": (("Transfer-Encoding:\tchunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
     "te-vertical-tab": (("Transfer-Encoding: \x0bchunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
@@ -75,7 +75,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Body]] = {
     "te-bare-cr": (("X: y\rTransfer-Encoding: chunked", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
     "te-nul": (("Transfer-Encoding: chunked\0", "Content-Length: 5"), lambda it: b"0\r\n\r\n" + it),
     "cl-bare-lf": (("X: y\nContent-Length: 2",), lambda it: b"{}" + it),
-    # Chunks whose length can be read in two ways.
+    # Chunks with an ambiguous length.
     "chunk-extension": ((CHUNKED,), lambda it: chunk(it, b";a=b") + b"0\r\n\r\n"),
     "chunk-extension-lf": ((CHUNKED,), lambda it: b"2;\n{}\r\n0\r\n\r\n" + it),
     "chunk-extension-quoted": ((CHUNKED,), lambda it: b'2;a="\r\n0\r\n\r\n' + it),
@@ -89,7 +89,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], Body]] = {
     "chunk-spaces": ((CHUNKED,), lambda it: b" 0 \r\n\r\n" + it),
     "chunk-trailer": ((CHUNKED,), lambda it: b"0\r\nContent-Length: 90\r\n\r\n" + it),
     "chunk-trailer-lf": ((CHUNKED,), lambda it: b"0\r\nX: y\n\n" + it),
-    # No length at all, and a request line that holds another one.
+    # No length, and a request line inside another.
     "no-length": ((), lambda it: it),
     "upgrade": (("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA"), lambda it: it),
     "expect": (("Expect: 100-continue", "Content-Length: 2"), lambda it: b"{}" + it),
@@ -129,14 +129,14 @@ def front(server_url: str, template: str, session_folder: Path, request: pytest.
 
 
 QUIET_SECONDS = 2.0
-"""Of silence, after which nothing more is expected."""
+"""Seconds without data after which no more is expected."""
 
 
 def send_all(
     requests: dict[str, bytes], connect: Callable[[], socket.socket], enough: Callable[[dict[str, bytes]], bool]
 ) -> dict[str, bytes]:
-    """Each on a connection of its own; all that is answered until they hang up, or have nothing more to say: not before
-    there is enough, unless that takes too long.
+    """Send each request on its own connection. Returns all answers until the server closes the connection or is silent:
+    not before there is enough, unless that takes too long.
     """
     said = dict.fromkeys(requests, b"")
     with ExitStack() as stack:
@@ -173,10 +173,10 @@ def request_of(name: str, path: str, mark: str = "smuggled") -> bytes:
 
 
 CARRIERS = (results_path(), "/api/v1/batches", "/nowhere")
-"""Where a body is taken, where it is refused unread, and where nothing is."""
+"""Paths that read a body, that refuse it unread, and that do not exist."""
 
 
-def test_server_behind_nginx_sees_no_request_that_nginx_has_not(front: Front) -> None:
+def test_server_behind_nginx_sees_the_same_requests_as_nginx(front: Front) -> None:
     def connect() -> socket.socket:
         plain = socket.create_connection(("127.0.0.1", front.port), timeout=30)
         return front.context.wrap_socket(plain, server_hostname="127.0.0.1")
@@ -187,7 +187,7 @@ def test_server_behind_nginx_sees_no_request_that_nginx_has_not(front: Front) ->
     for path in CARRIERS:
         answered = send_all({name: request_of(name, path) for name in VARIANTS}, connect, most_are_answered)
         assert most_are_answered(answered), answered
-        # On the connections that nginx keeps: what was left behind in one would be answered in its stead.
+        # On the connections that nginx keeps: a smuggled request would get this answer.
         for _ in range(20):
             assert ask(front.port, front.context, "GET", "/nowhere")[0] == 404
     assert ask(front.port, front.context, "POST", results_path(LAST), b"last", X_Mark="last")[0] == 200
@@ -198,11 +198,11 @@ def test_server_behind_nginx_sees_no_request_that_nginx_has_not(front: Front) ->
 
 
 ONE_READING = {"chunk-extension", "no-length", "te-tab", "te-underscore", "expect", "upgrade", "hop-by-hop"}
-"""What HTTP has only one reading for; in some of them a second request does follow a first."""
+"""Unambiguous requests. In some of them a second request does follow the first."""
 
 
-def test_gunicorn_alone_takes_no_request_whose_end_is_in_doubt(front: Front) -> None:
-    """Where no nginx stands in front, something else may, which reads it the other way."""
+def test_gunicorn_refuses_requests_with_an_ambiguous_end(front: Front) -> None:
+    """Without nginx, another proxy may read the request differently."""
     in_doubt = {name: request_of(name, "/nowhere", "alone") for name in VARIANTS if name not in ONE_READING}
     plain = {"plain": request_of("no-length", "/nowhere", "alone")}
 
@@ -210,14 +210,19 @@ def test_gunicorn_alone_takes_no_request_whose_end_is_in_doubt(front: Front) -> 
         return socket.create_connection(("127.0.0.1", front.backend), timeout=30)
 
     def all_are_answered(answered: dict[str, bytes]) -> bool:
-        return all(said.count(b"HTTP/1.1 ") >= (2 if name == "plain" else 1) for name, said in answered.items())
+        expected = {"plain": 2 if front.entry_point in OURS else 1}
+        return all(said.count(b"HTTP/1.1 ") >= expected.get(name, 1) for name, said in answered.items())
 
     answered = send_all(in_doubt | plain, connect, all_are_answered)
-    eventually(lambda: "alone-no-length" in front.stored())
+    if front.entry_point in OURS:
+        eventually(lambda: "alone-no-length" in front.stored())
+    else:  # gunicorn's threads do not read a second request that came with the first
+        assert ask(front.port, front.context, "POST", results_path(LAST), b"alone")[0] == 200
+        eventually(lambda: "alone" in front.stored(LAST))
     assert {f"alone-{name}" for name in in_doubt} & set(front.stored()) == set()
     if front.entry_point not in OURS:
         return  # gunicorn's own worker answers the rest of a broken body, and closes the connection
-    # A second answer, to a request that nobody made, is what a proxy would give to the next one who asks.
+    # A proxy would give a second answer to the next client.
     assert {name: said for name, said in answered.items() if said.count(b"HTTP/1.1 ") != 1} == {
         "plain": answered["plain"]
     }

@@ -1,4 +1,4 @@
-"""`GET /api/v1/summary`: what a dashboard asks for."""
+"""`GET /api/v1/summary`: totals and series for dashboards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTCOMES = ["completed", "failed", "canceled", "rejected", "other"]
 
 
 def receive(conn: Connection, count: int = 1, **parameters: Any) -> int:
-    """A batch of two calls, so many of which got their results at noon."""
+    """A batch of two calls, some of which got their results at noon."""
     numbers = [phone_number(index) for index in range(2)]
     batch_id = make_batch(conn, numbers, **parameters)
     bodies = [result_body(number) for number in numbers[:count]]
@@ -36,7 +36,7 @@ def test_shape(reader: FlaskClient, conn: Connection) -> None:
     }
 
 
-def test_ten_thousand_points_cost_little_python(reader: FlaskClient, conn: Connection) -> None:
+def test_ten_thousand_points_are_fast(reader: FlaskClient, conn: Connection) -> None:
     receive(conn, 2)
     path = "/api/v1/summary?interval=hour&from=2026-01-01T00:00:00Z&to=2027-02-21T16:00:00Z"
     for headers in ({}, {"Accept-Encoding": "gzip"}):
@@ -46,14 +46,14 @@ def test_ten_thousand_points_cost_little_python(reader: FlaskClient, conn: Conne
             answer = reader.get(path, headers=headers)
             costs.append(time.thread_time() - began)
             assert answer.status_code == 200
-        assert min(costs) < 0.05, costs  # CPU time of this thread: a busy machine does not add to it
+        assert min(costs) < 0.05, costs  # CPU time of this thread, so other processes do not matter
     series = reader.get(path).get_json()["series"]
     assert len(series) == 10_000
     assert [point["at"] for point in series if point["final"]] == ["2026-03-01T12:00:00Z"]
     assert reader.get(path.replace("T16", "T17")).status_code == 422
 
 
-def test_nothing_queued_is_zeros_and_an_empty_series(reader: FlaskClient) -> None:
+def test_summary_without_batches_is_zeros_and_an_empty_series(reader: FlaskClient) -> None:
     content = reader.get("/api/v1/summary").json
     assert content is not None
     assert set(content["totals"].values()) == {0}
@@ -76,9 +76,7 @@ def test_series_of_a_time_zone(reader: FlaskClient, conn: Connection) -> None:
         assert [(point["at"], point["final"]) for point in content["series"]] == [(begins, 1)], query
 
 
-def test_totals_are_of_the_batches_as_they_stand_whatever_the_series_shows(
-    reader: FlaskClient, conn: Connection
-) -> None:
+def test_totals_do_not_depend_on_the_period_of_the_series(reader: FlaskClient, conn: Connection) -> None:
     receive(conn)
     content = reader.get("/api/v1/summary?from=2026-04-01T00:00:00Z&to=2026-04-02T00:00:00Z").json
     assert content is not None
@@ -129,5 +127,5 @@ def test_totals_balance_while_results_come_in(reader: FlaskClient, conn: Connect
         ("batch_id=0", ("batch_id", "out_of_range")),
     ],
 )
-def test_what_cannot_be_taken_is_named(reader: FlaskClient, query: str, fault: tuple[str, str]) -> None:
+def test_wrong_parameters_are_faults(reader: FlaskClient, query: str, fault: tuple[str, str]) -> None:
     assert faults_of(reader.get(f"/api/v1/summary?{query}")) == [fault]

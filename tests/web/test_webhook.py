@@ -1,4 +1,4 @@
-"""The callback endpoint against a real database, and against none."""
+"""The callback endpoint, with and without a real database."""
 
 import sqlite3
 import time
@@ -47,7 +47,7 @@ def test_body_is_stored_byte_for_byte_before_the_answer(sender: FlaskClient, con
     assert stored(conn) == [(42, 3, "image/png", "gzip", body)]
 
 
-def test_any_content_type_is_taken_and_nothing_is_parsed(sender: FlaskClient, conn: Connection) -> None:
+def test_any_content_type_is_accepted_and_nothing_is_parsed(sender: FlaskClient, conn: Connection) -> None:
     content_types = ["", "application/json", "application/x-www-form-urlencoded", "multipart/form-data", "n\u00f8n/s;;"]
     for content_type in content_types:
         answer = sender.post(results_path(), data=b"{[<%", headers={"Content-Type": content_type})
@@ -111,7 +111,7 @@ def test_body_of_64_kib_is_stored_and_one_byte_more_is_413(sender: FlaskClient, 
     assert [len(body) for *_, body in stored(conn)] == [65536]
 
 
-def test_announced_length_alone_is_enough_for_413(sender: FlaskClient, conn: Connection) -> None:
+def test_content_length_above_the_limit_is_413(sender: FlaskClient, conn: Connection) -> None:
     for length in ("65537", "9" * 40):
         answer = sender.post(results_path(), data=BODY, environ_overrides={"CONTENT_LENGTH": length})
         assert answer.status_code == 413
@@ -119,7 +119,7 @@ def test_announced_length_alone_is_enough_for_413(sender: FlaskClient, conn: Con
 
 
 @pytest.mark.parametrize("length", ["0000000000000000001073741824", "9" * 4301, "0" * 4301 + "65537"])
-def test_length_that_is_written_at_length_is_no_way_around_413(sender: FlaskClient, length: str) -> None:
+def test_content_length_with_leading_zeros_is_413(sender: FlaskClient, length: str) -> None:
     class Unread:
         def read(self, size: int) -> bytes:
             raise AssertionError(f"{size} bytes of a body too large were asked for")
@@ -128,7 +128,17 @@ def test_length_that_is_written_at_length_is_no_way_around_413(sender: FlaskClie
     assert answer.status_code == 413
 
 
-def test_body_shorter_than_announced_is_not_stored(sender: FlaskClient, conn: Connection) -> None:
+def test_chunked_body_that_the_server_does_not_decode_is_not_answered_200(
+    sender: FlaskClient, conn: Connection
+) -> None:
+    """PEP 3333 has no chunked bodies: a server that does not decode them sets no `wsgi.input_terminated`."""
+    undecoded = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": False, "CONTENT_LENGTH": ""}
+    answer = sender.post(results_path(), data=BODY, environ_overrides=undecoded)
+    assert (answer.status_code, answer.json) == (400, {"status": "incomplete"})
+    assert stored(conn) == []
+
+
+def test_body_shorter_than_its_content_length_is_not_stored(sender: FlaskClient, conn: Connection) -> None:
     assert len(BODY) == 23
     for length in ("24", "100", "\u00b2"):
         answer = sender.post(results_path(), data=BODY, environ_overrides={"CONTENT_LENGTH": length})
@@ -154,7 +164,7 @@ FORGED = [
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_forged_token_is_404_and_touches_neither_database_nor_disk(
+def test_forged_token_is_404_without_database_or_disk_access(
     app_without_database: Flask, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(callback: Callback) -> bool:
@@ -162,7 +172,7 @@ def test_forged_token_is_404_and_touches_neither_database_nor_disk(
 
     services: Services = app_without_database.extensions["receiver"]
     monkeypatch.setattr(services.intake, "store", fail)
-    services.pool.close()  # whoever asks it is answered 503
+    services.pool.close()  # queries fail, so other requests are answered 503
     client = app_without_database.test_client()
     for token in FORGED:
         answer = client.open(f"/results/{token}", method=method, data=BODY)
@@ -185,7 +195,7 @@ def test_callback_is_stored_on_disk_while_the_database_is_away(
     assert rows == [(42, BODY)] * 5
 
 
-def test_503_with_retry_after_where_neither_database_nor_spool_can_store(
+def test_503_with_retry_after_if_neither_database_nor_spool_can_store(
     app_without_database: Flask, tmp_path: Path
 ) -> None:
     (tmp_path / "spool.sqlite3").mkdir()
@@ -197,7 +207,7 @@ def test_503_with_retry_after_where_neither_database_nor_spool_can_store(
     assert client.get(results_path()).status_code == 200
 
 
-def test_token_signed_before_the_secret_was_renewed_is_taken(tmp_path: Path, database_url: str) -> None:
+def test_token_is_valid_after_the_secret_key_was_renewed(tmp_path: Path, database_url: str) -> None:
     config = replace(config_for(tmp_path, database_url), secret_keys=("the secret that signs from now on", SECRET))
     app = create_app(config, database_url)
     try:

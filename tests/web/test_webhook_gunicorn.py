@@ -1,4 +1,4 @@
-"""The callback endpoint behind gunicorn: bodies in chunks, in pieces, cut off, slow, and too long."""
+"""The callback endpoint in gunicorn: bodies in chunks, in pieces, incomplete, slow, and too long."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sender(port: int) -> Iterator[Connect]:
 
 @pytest.fixture
 def batch_id() -> int:
-    """A batch that no other test here sends callbacks for."""
+    """A batch of this test only."""
     return next(BATCH)
 
 
@@ -60,7 +60,7 @@ def chunk(content: bytes) -> bytes:
 
 
 def stored(url: str, batch_id: int) -> list[bytes]:
-    """Bodies, once those of the spool have reached the database."""
+    """The stored bodies, after those of the spool have reached the database."""
     with connect(url, name="test") as conn:
         rows = conn.execute("select packing, body from callback where batch_id = %s order by callback_id", (batch_id,))
         return [unpack(*row) for row in rows]
@@ -74,7 +74,7 @@ STORED = (200, b'{"status": "stored"}')
 INCOMPLETE = (400, b'{"status": "incomplete"}')
 
 
-def test_chunked_body_is_put_together(sender: Connect, url: str, batch_id: int) -> None:
+def test_chunked_body_is_stored_completely(sender: Connect, url: str, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), chunk(b"first "), chunk(b"second"), chunk(b""))
     assert said(one.answer()) == STORED
     eventually(lambda: stored(url, batch_id) == [b"first second"])
@@ -89,7 +89,7 @@ def test_chunked_body_of_64_kib_is_stored_and_one_byte_more_is_413(sender: Conne
     eventually(lambda: [len(body) for body in stored(url, batch_id)] == [65536])
 
 
-def test_endless_body_is_answered_413_without_being_read_to_its_end(sender: Connect, batch_id: int) -> None:
+def test_endless_body_is_413_without_being_read_completely(sender: Connect, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *[chunk(b"x" * 16384)] * 5)
     assert one.answer().status == 413
     announced = sender().send(head(batch_id, "Content-Length: 99999999999"))
@@ -135,7 +135,7 @@ def test_connection_is_kept_for_the_next_callback(sender: Connect, url: str, bat
     for body in (b"1", b"2", b"3"):
         assert said(one.send(head(batch_id, "Content-Length: 1"), body).answer()) == STORED
     assert one.send(head(batch_id, method="HEAD")).answer(to_head=True).status == 200
-    # What an answer did not want to read must not be taken for the next request.
+    # An unread body must not be parsed as the next request.
     assert one.send(head(batch_id, "Content-Length: 3", method="GET"), b"GET").answer().status == 200
     assert one.send(head(batch_id, "Content-Length: 3", method="PUT"), b"PUT").answer().status == 405
     assert said(one.send(head(batch_id, "Content-Length: 1"), b"4").answer()) == STORED

@@ -1,4 +1,4 @@
-"""Parses a callback's bytes into plain values (dict, list, text, number), whatever their format.
+"""Parses a callback's bytes into plain values (dict, list, text, number), regardless of their format.
 
 No page states the callback's content type (provider page: The callback, "Silent"), and a wrong header must not lose a
 result. So the format is detected from the body: its first characters show JSON, XML, multipart or form. Only a

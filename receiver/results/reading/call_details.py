@@ -77,7 +77,7 @@ class CallDetails(NamedTuple):
 
     @property
     def result_key(self) -> bytes:
-        """16 bytes. Two callbacks for one call with equal keys have the same result, in whatever format.
+        """16 bytes. Two callbacks for one call with equal keys have the same result, in any format.
 
         A digest, so that it takes little space and does not contain text from outside.
         """

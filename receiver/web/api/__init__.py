@@ -1,4 +1,4 @@
-"""The REST API under `/api/v1`, one module a subject."""
+"""The REST API under `/api/v1`. Each subject has a module."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class OptionalBody(Schema):
 
 
 class _StrictParser(FlaskParser):
-    """Refuses what it would pass over: a misspelt or repeated filter would answer another question than was asked."""
+    """Refuses unknown and repeated parameters: if a misspelt filter were ignored, the answer would be wrong."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {**FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION, "query": RAISE}  # noqa: RUF012 as declared by webargs
 
     def parse(self, argmap: Any, req: Request | None = None, *, location: str | None = None, **given: Any) -> Any:
         if location == "query" and isinstance(argmap, Schema) and not argmap.fields and not request.query_string:
-            return {}  # what takes nothing was given nothing
+            return {}  # no parameters allowed, and none given
         return super().parse(argmap, req, location=location, **given)
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         repeated = [name for name, texts in req.args.lists() if len(texts) > 1]
         if repeated:
             raise ValidationError({name: ["It must not be given more than once."] for name in repeated})
-        return req.args.to_dict()  # what webargs wraps them in is for names that may be repeated
+        return req.args.to_dict()  # not a MultiDict: no name is repeated
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         req.max_content_length = JSON_BYTES
@@ -46,11 +46,11 @@ class _StrictParser(FlaskParser):
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no types
-    """A subject of the API. Each of its views declares its scope, outermost, and its query, be it `NoQuery`."""
+    """A subject of the API. Each view declares its scope (outermost) and its query, which may be `NoQuery`."""
 
     ARGUMENTS_PARSER = _StrictParser()
 
     def arguments(self, schema: Schema | type[Schema], **given: Any) -> Any:
-        """As flask-smorest's, of one instance: of a class, webargs makes another for every request."""
+        """As in flask-smorest, but with one instance: webargs would create one of a class for every request."""
         made = schema() if isinstance(schema, type) else schema
         return super().arguments(made, required=not isinstance(made, OptionalBody), **given)

@@ -15,7 +15,7 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
 from receiver.web.cursors import Found, answer_page, first
-from receiver.web.json_answer import json_text
+from receiver.web.json_answer import json_writer
 from receiver.web.services import services
 
 blueprint = Blueprint("audit", __name__, description="The audit trail: who changed what, when, and with which note")
@@ -58,9 +58,6 @@ class AuditAnswer(schemas.Answer):
     next_cursor = fields.String(allow_none=True, metadata=says("`cursor` of the next page; null on the last page."))
 
 
-_change = AuditEntry()
-
-
 @blueprint.route("/audit")
 class Audit(MethodView):
     @requires("admin")
@@ -79,7 +76,4 @@ class Audit(MethodView):
             with reading(services().pool) as conn:
                 return first(list_changes(conn, wanted, limit + 1, after[0] if after else None), limit)
 
-        def write(change: Change) -> str:
-            return json_text(_change.dump(change))
-
-        return answer_page("audit", query, read, lambda change: (change.id,), write)
+        return answer_page("audit", query, read, lambda change: (change.id,), json_writer(AuditEntry()))

@@ -1,4 +1,4 @@
-"""Batches over REST: queue one, read and change them."""
+"""Batches over REST: queue one, list them, read and change one."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.auth import STORED, Stored, current_key, requires
 from receiver.web.conditional import revalidated
 from receiver.web.cursors import Found, answer_page, first
-from receiver.web.json_answer import json_text
+from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonNumber
-from receiver.web.problems import Problem, listed
+from receiver.web.problems import Problem, errors_of
 from receiver.web.reading import reader
 from receiver.web.services import services
 from receiver.web.waiting import WAIT, Wait
@@ -55,7 +55,7 @@ from receiver.web.waiting import WAIT, Wait
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 
 BATCHES_AT_ONCE = 25
-"""Read for a list in one go: a batch that calls one number often can have a megabyte of submissions."""
+"""Batches that one query reads: a batch with many repeated numbers can have a megabyte of submissions."""
 
 _batch = schemas.Batch()
 
@@ -106,10 +106,9 @@ class Batches(MethodView):
         def read(limit: int, after: tuple[int, ...] | None) -> Found[Batch]:
             return first(reader().read(list_batches, wanted, limit + 1, after[0] if after else None), limit)
 
-        def write(batch: Batch) -> str:
-            return json_text(_batch.dump(batch))
-
-        return answer_page("batches", query, read, lambda batch: (batch.id,), write, at_once=BATCHES_AT_ONCE)
+        return answer_page(
+            "batches", query, read, lambda batch: (batch.id,), json_writer(_batch), at_once=BATCHES_AT_ONCE
+        )
 
     @requires("queue")
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
@@ -177,9 +176,12 @@ def queue_batch() -> Response:
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
     csv, form = _read_form()
     repeatable = None if form.get("dry_run", "").lower() in Flag.truthy else _repeatable(csv, form)
-    # First of all: the answer to a request that was accepted stays, also when its times have come to be in the past.
-    if repeatable is not None and (earlier := _find_accepted(repeatable)) is not None:
-        return _accepted(earlier, _preferred_wait())
+    if repeatable is not None:
+        # Before any check: a repeated request gets the same answer, even if its times are in the past by now.
+        with reading(services().pool) as conn:
+            earlier = find_accepted(conn, repeatable)
+        if earlier is not None:
+            return _accepted(earlier, _preferred_wait())
     parameters = read_parameters(form, services().config.default_region, csv.filename or "")
     if parameters.dry_run:
         if parameters.external_id is not None:
@@ -187,14 +189,12 @@ def queue_batch() -> Response:
                 check_external_id(conn, parameters.external_id)
         seen = preview(csv.stream, parameters, services().limits, suppressed_numbers)
         content: dict[str, Any] = {name: getattr(seen, name) for name in seen.__slots__}
-        content["warnings"] = listed(seen.warnings)
-        content["errors"] = listed(seen.errors)
+        content |= {"warnings": errors_of(seen.warnings), "errors": errors_of(seen.errors)}
         return jsonify(schemas.Preview().dump(content))
 
-    wait_seconds = _preferred_wait()
     with connection(services().pool) as conn:
         accepted = accept(conn, csv.stream, parameters, services().limits, repeatable, created_by=current_key().name)
-    return _accepted(accepted, wait_seconds)
+    return _accepted(accepted, _preferred_wait())
 
 
 def suppressed_numbers(phone_numbers: Sequence[int]) -> set[int]:
@@ -213,11 +213,6 @@ def _repeatable(csv: FileStorage, form: dict[str, str]) -> IdempotentRequest | N
             [Fault("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")],
         )
     return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(csv.stream, form))
-
-
-def _find_accepted(repeatable: IdempotentRequest) -> Accepted | None:
-    with reading(services().pool) as conn:
-        return find_accepted(conn, repeatable)
 
 
 def _accepted(accepted: Accepted, wait_seconds: float) -> Response:
@@ -255,11 +250,11 @@ def _read_form() -> tuple[FileStorage, dict[str, str]]:
 
 
 def _preferred_wait() -> float:
-    """Seconds of `Prefer: wait=N` (RFC 7240); what cannot be honoured is passed over, as it says."""
+    """Seconds of `Prefer: wait=N`. Other preferences are ignored (RFC 7240)."""
     for preference in request.headers.get("Prefer", "").split(","):
         name, _, value = preference.partition(";")[0].partition("=")
         seconds = value.strip().strip('"')
-        # isdigit alone is true of a superscript two, of which int makes nothing.
+        # isdigit() alone also accepts superscripts, which int() refuses.
         if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
             return min(int(seconds[:9]), LONGEST_WAIT_SECONDS)
     return WAIT_SECONDS
@@ -270,7 +265,7 @@ def _read(batch_id: int, headers: dict[str, str]) -> Batch:
         with reading(services().pool) as conn:
             return get_batch(conn, batch_id)
     except DatabaseUnavailable:
-        # Whoever is told no more than "try again" would dial everybody twice.
+        # After a plain "try again" a client would queue the batch twice.
         raise Problem(
             "database_unavailable",
             "The batch is stored, but the database is unavailable. Do not send it again; check its state later.",
@@ -290,7 +285,7 @@ def _answer(batch: Batch, headers: dict[str, str]) -> Response:
             provider_status=refused.provider_status,
             provider_error=refused.error,
         )
-    answer = jsonify(schemas.Batch().dump(batch))
+    answer = jsonify(_batch.dump(batch))
     answer.status_code = 201 if batch.state == "queued" else 202
     answer.headers.update(headers)
     return answer

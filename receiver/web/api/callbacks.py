@@ -1,4 +1,4 @@
-"""Callbacks over REST: the journal, for looking at and for settling again."""
+"""Callbacks over REST: the stored requests to `result_url`s."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import requires
 from receiver.web.cursors import Found, answer_page, first
-from receiver.web.json_answer import json_text
+from receiver.web.json_answer import json_writer
 from receiver.web.reading import reader
 from receiver.web.services import services
 
 blueprint = Blueprint("callbacks", __name__, description="Callbacks: each POST to a result_url, byte for byte")
-
-_callback = schemas.Callback()
 
 
 @blueprint.route("/callbacks")
@@ -39,10 +37,7 @@ class Callbacks(MethodView):
             found = reader().read(list_callbacks, limit + 1, state=state, batch_id=batch_id, before=before)
             return first(found, limit)
 
-        def write(callback: Callback) -> str:
-            return json_text(_callback.dump(callback))
-
-        return answer_page("callbacks", query, read, lambda callback: (callback.id,), write)
+        return answer_page("callbacks", query, read, lambda callback: (callback.id,), json_writer(schemas.Callback()))
 
 
 @blueprint.route("/callbacks/<int:callback_id>")

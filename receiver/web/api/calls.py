@@ -1,4 +1,4 @@
-"""Calls over REST: of a batch, of a number, and one with its callbacks."""
+"""Calls over REST: those of a batch, those of a phone number, and one call with its callbacks."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ class NumberCalls(MethodView):
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Every number that a search in whatever spelling may mean."""
+    """Every number that a search text can mean."""
     return candidates(text, services().config.default_region)

@@ -1,4 +1,4 @@
-"""Exports over REST: a batch's calls and its skipped rows as files, streamed."""
+"""Exports over REST: a batch's calls and its skipped rows as streamed files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NDJSON = "application/x-ndjson"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 NAME_LENGTH = 100
-"""How much of a batch's name goes into a file's."""
+"""Characters of the batch's name in a file's name."""
 
 _TEXT = {"type": "string"}
 
@@ -86,13 +86,13 @@ class CallsNdjson(MethodView):
 
 
 def csv_file(blocks: Iterator[bytes], batch_id: int, what: str, *, with_mark: bool) -> Response:
-    """`with_mark`: begin with U+FEFF, by which Excel sees that it is UTF-8."""
+    """`with_mark`: begin with U+FEFF, by which Excel recognises UTF-8."""
     marked = chain((BYTE_ORDER_MARK,), blocks) if with_mark else blocks
     return streamed_file(marked, CSV, batch_id, f"{what}.csv")
 
 
 def streamed_file(blocks: Iterator[bytes], content_type: str, batch_id: int, what: str) -> Response:
-    """A download, sent as `blocks` come. For a HEAD request none of them is asked for."""
+    """A download whose `blocks` are sent as they are produced. A HEAD request produces none."""
     name = reader().read(get_batch, batch_id, with_submissions=False).name
     answer = Response(blocks, content_type=content_type)
     answer.headers["Content-Disposition"] = content_disposition(f"{_stem(name)} {batch_id} {what}".strip())
@@ -100,15 +100,15 @@ def streamed_file(blocks: Iterator[bytes], content_type: str, batch_id: int, wha
 
 
 def content_disposition(file_name: str) -> str:
-    """A download's name (RFC 6266), and, for whoever does not know of `filename*`, what ASCII there is of it."""
+    """A download's name (RFC 6266), and its ASCII part for clients that do not support `filename*`."""
     plain = unicodedata.normalize("NFKD", file_name).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^A-Za-z0-9 ._()-]", "_", plain).strip()
-    # RFC 8187, 3.2.1: what may stand unescaped.
+    # The characters that need no escape (RFC 8187, 3.2.1).
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file_name, safe='!#$&+.^_`|~-')}"
 
 
 def _stem(batch_name: str) -> str:
-    """A batch's name as the beginning of a file's: nothing in it that some system does not take, or that hides it."""
+    """The batch's name without characters that some operating system refuses, and without a leading or trailing dot."""
     stem = re.sub(r"\.(csv|txt|tsv)$", "", batch_name, flags=re.IGNORECASE)
     stem = re.sub(r'[<>:"/\\|?*]', "_", stem)
     shown = "".join(character for character in stem if unicodedata.category(character)[0] != "C")

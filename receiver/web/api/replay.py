@@ -1,15 +1,14 @@
-"""Replay over REST: stored callbacks are settled again."""
+"""Replay over REST: settle stored callbacks again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
-from receiver.database.pool import Pool, connection
+from receiver.database.pool import connection
 from receiver.model import CALLBACK_STATES
 from receiver.queueing.parameters import WholeNumber, says
 from receiver.results.replay import Change, replay_all
@@ -26,25 +25,19 @@ blueprint = Blueprint("replay", __name__)
 
 
 class _Ids(fields.List[int]):
-    """A list of ids, faulty as a whole or not at all: nobody looks for the one that is."""
+    """A list of ids. Any wrong id is reported as one fault of the whole list."""
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> list[int | None]:
-        try:
-            found = super()._deserialize(_whole_numbers(value), attr, data, **kwargs)
-        except ValidationError:
-            found = []
-        if not 1 <= len(found) <= MOST_IDS:
-            raise ValidationError(f"It must be a list of 1 to {MOST_IDS} ids, which are whole numbers.")
-        return found
+        if isinstance(value, list) and 1 <= len(value) <= MOST_IDS and all(map(_is_id, value)):
+            return [int(item) for item in value]
+        raise ValidationError(f"It must be a list of 1 to {MOST_IDS} ids, which are whole numbers.")
 
 
-def _whole_numbers(value: Any) -> list[int]:
-    """Those of a JSON list of nothing else, which may be written as 7.0; else none. Texts are no numbers."""
-    if not isinstance(value, list) or not all(type(item) in (int, float) and item == int(item) for item in value):
-        return []
-    return [int(item) for item in value]
+def _is_id(item: Any) -> bool:
+    """Whether a JSON value is the number of an id; 7.0 is."""
+    return type(item) in (int, float) and item == int(item) and 1 <= item <= schemas.LARGEST_ID
 
 
 class ReplayRequest(Schema):
@@ -89,15 +82,6 @@ class ReplayAnswer(schemas.Answer):
     )
 
 
-@dataclass(slots=True)
-class _Replayed:
-    dry_run: bool
-    passed_over: list[int]
-    replayed: int = 0
-    changed: int = 0
-    changes: list[Change] = field(default_factory=list)
-
-
 @blueprint.route("/callbacks/replay")
 class Replay(MethodView):
     @requires("admin")
@@ -105,30 +89,26 @@ class Replay(MethodView):
     @blueprint.arguments(ReplayRequest)
     @blueprint.response(200, ReplayAnswer)
     @blueprint.doc(operationId="replay_callbacks", tags=["callbacks"])
-    def post(self, wanted: dict[str, Any]) -> _Replayed:
+    def post(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """Settle stored callbacks again
 
         They are settled as if they had just been received. Use this after an upgrade that reads more bodies, or after
         an error was fixed. All other callbacks of the same calls are decided again too. Each thousand callbacks are one
         transaction. If the request fails half-way, send it again: callbacks already settled again do not change.
         """
-        return _replay(services().pool, wanted.get("ids"), wanted.get("state"), wanted["dry_run"])
-
-
-def _replay(pool: Pool, ids: Sequence[int] | None, state: str | None, dry_run: bool) -> _Replayed:
-    done = _Replayed(dry_run, sorted(set(ids or ())))
-    with connection(pool) as conn:
-        for piece in replay_all(
-            conn,
-            by=current_key().name,
-            ids=ids,
-            state=state,
-            dry_run=dry_run,
-            suppress_statuses=services().config.suppress_statuses,
-        ):
-            done.replayed += len(piece.callback_ids)
-            done.changed += len(piece.changes)
-            done.changes += piece.changes[: CHANGES_SHOWN - len(done.changes)]
-            seen = set(piece.callback_ids)
-            done.passed_over = [callback_id for callback_id in done.passed_over if callback_id not in seen]
-    return done
+        replayed, changed, passed_over = 0, 0, set(wanted.get("ids", ()))
+        changes: list[Change] = []
+        with connection(services().pool) as conn:
+            statuses = services().config.suppress_statuses
+            for piece in replay_all(conn, by=current_key().name, suppress_statuses=statuses, **wanted):
+                replayed += len(piece.callback_ids)
+                changed += len(piece.changes)
+                changes += piece.changes[: CHANGES_SHOWN - len(changes)]
+                passed_over -= set(piece.callback_ids)
+        return {
+            "dry_run": wanted["dry_run"],
+            "replayed": replayed,
+            "changed": changed,
+            "changes": changes,
+            "passed_over": sorted(passed_over),
+        }

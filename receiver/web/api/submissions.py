@@ -18,14 +18,12 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key, requires
 from receiver.web.cursors import Found, answer_page, first
-from receiver.web.json_answer import json_text
+from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonFlag
 from receiver.web.reading import reader
 from receiver.web.services import services
 
 blueprint = Blueprint("submissions", __name__)
-
-_submission = schemas.Submission()
 
 
 class Resolution(Schema):
@@ -55,12 +53,9 @@ class Submissions(MethodView):
         def read(limit: int, after: tuple[int, ...] | None) -> Found[SubmissionProgress]:
             return first(reader().read(list_submissions, batch_id, limit + 1, after[0] if after else 0), limit)
 
-        def write(submission: SubmissionProgress) -> str:
-            return json_text(_submission.dump(submission))
-
-        return answer_page(
-            f"submissions {batch_id}", query, read, lambda submission: (submission.id,), write, of="submissions"
-        )
+        write = json_writer(schemas.Submission())
+        name = f"submissions {batch_id}"
+        return answer_page(name, query, read, lambda submission: (submission.id,), write, of="submissions")
 
 
 @blueprint.route("/batches/<int:batch_id>/submissions/<int:submission_no>/resolve")

@@ -1,4 +1,4 @@
-"""The summary over REST: many batches at once, for dashboards."""
+"""The summary over REST: totals and series over many batches."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key, requires
 from receiver.web.cursors import Found, answer_page, first
-from receiver.web.json_answer import json_text
+from receiver.web.json_answer import json_writer
 from receiver.web.json_body import JSON_BYTES, read_json
-from receiver.web.problems import listed
+from receiver.web.problems import errors_of
 from receiver.web.services import services
 
 blueprint = Blueprint("suppressions", __name__, description="Suppressions: numbers that must not be called")
@@ -127,10 +127,7 @@ class Suppressions(MethodView):
                 )
             return first(found, limit)
 
-        def write(suppression: Suppression) -> str:
-            return json_text(_suppression.dump(suppression))
-
-        return answer_page("suppressions", query, read, lambda suppression: (suppression.id,), write)
+        return answer_page("suppressions", query, read, lambda found: (found.id,), json_writer(_suppression))
 
     @requires("queue")
     @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
@@ -189,7 +186,7 @@ def _suppress_file() -> Response:
     with connection(services().pool) as conn:
         done = suppress_file(conn, csv.stream, services().config.default_region, by=current_key().name, **given)
     return jsonify(
-        {name: getattr(done, name) for name in ("added", "present", "invalid")} | {"errors": listed(done.errors)}
+        {name: getattr(done, name) for name in ("added", "present", "invalid")} | {"errors": errors_of(done.errors)}
     )
 
 

@@ -1,15 +1,13 @@
-"""Style sheets, scripts and pictures: read once, compressed once, and cached for good under their content's hash."""
+"""Style sheets, scripts and pictures. Addresses contain the hash of the content, so browsers cache them for ever."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from flask import Response, request, url_for
+from flask import Response, url_for
 
 from receiver.errors import NotFound
 
@@ -20,43 +18,28 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
 }
-"""By the end of the name. Not the machine's own list, which may differ from one to the next."""
-
-LEAST_COMPRESSED = 1000
-"""Bytes below which compression saves nothing worth having."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asset:
-    content: bytes
-    compressed: bytes | None
-    digest: str
-    content_type: str
+"""By file name extension. The machine's own list may differ from machine to machine."""
 
 
 def asset_url(name: str) -> str:
-    """The address of a file under static/, which changes whenever its content does."""
-    return url_for("dashboard.asset", digest=_asset(name).digest, name=name)
+    """The address of a file under static/. It changes whenever the content changes."""
+    return url_for("dashboard.asset", digest=_read(name)[1], name=name)
 
 
 def answer_asset(digest: str, name: str) -> Response:
-    """A file under static/. Raises NotFound for one that is not there, or that has changed since."""
-    found = _asset(name) if name in _paths() else None
-    if found is None or found.digest != digest:
+    """A file under static/. Raises NotFound if it does not exist or has changed since."""
+    content, known_digest = _read(name) if name in _paths() else (b"", None)
+    if known_digest != digest:
         raise NotFound("This file does not exist in this release.")
-    compress = found.compressed is not None and request.accept_encodings["gzip"] > 0
-    answer = Response(found.compressed if compress and found.compressed else found.content)
-    answer.content_type = found.content_type
-    answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    answer.headers["Vary"] = "Accept-Encoding"
-    if compress:
-        answer.headers["Content-Encoding"] = "gzip"
-    return answer
+    content_type = CONTENT_TYPES.get(Path(name).suffix, "application/octet-stream")
+    return Response(
+        content, content_type=content_type, headers={"Cache-Control": "public, max-age=31536000, immutable"}
+    )
 
 
 @lru_cache(maxsize=1)
 def _paths() -> dict[str, Path]:
-    """The files by name: those under static/, and of Swagger UI's, which are its package's, what /docs needs."""
+    """The files by name: those under static/, and the files of the package flask_swagger_ui that /docs needs."""
     package = find_spec("flask_swagger_ui")
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("flask_swagger_ui is not installed.", name="flask_swagger_ui")
@@ -66,10 +49,7 @@ def _paths() -> dict[str, Path]:
 
 
 @lru_cache(maxsize=100)
-def _asset(name: str) -> _Asset:
-    path = _paths()[name]
-    content = path.read_bytes()
-    content_type = CONTENT_TYPES.get(path.suffix, "application/octet-stream")
-    compress = path.suffix in CONTENT_TYPES and len(content) >= LEAST_COMPRESSED
-    compressed = gzip.compress(content, 9, mtime=0) if compress else None
-    return _Asset(content, compressed, hashlib.sha256(content).hexdigest()[:16], content_type)
+def _read(name: str) -> tuple[bytes, str]:
+    """A file's content and its hash."""
+    content = _paths()[name].read_bytes()
+    return content, hashlib.sha256(content).hexdigest()[:16]

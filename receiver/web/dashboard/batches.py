@@ -1,4 +1,4 @@
-"""The list of batches: how far each is, and what became of its calls."""
+"""The list of batches, each with its progress and the outcomes of its calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEEDS = {
     "refused": "with a refused submission",
     "provider": "that wait for another kind of provider (real or simulated)",
 }
-"""What the overview's links narrow the list to, beside the states."""
+"""Filters besides the state. The overview links to them."""
 
 
 @page("/batches", scope="read")
@@ -57,10 +57,9 @@ def batches() -> str:
         filters.faults["cursor"] = "This page of the list does not exist."
         position = None
     before = position[0] if position else None
-    # A list that passed over a filter would be taken for what was asked for.
-    found = (
-        [] if filters.faults else reader().read(list_batches, wanted, PAGE_BATCHES + 1, before, with_submissions=False)
-    )
+    found = []
+    if not filters.faults:  # with a wrong filter ignored, the list would be misleading
+        found = reader().read(list_batches, wanted, PAGE_BATCHES + 1, before, with_submissions=False)
     query = {key: text for key, text in filters.texts.items() if text and key != "cursor"}
     older = None
     if len(found) > PAGE_BATCHES:

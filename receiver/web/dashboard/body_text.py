@@ -1,6 +1,6 @@
-"""A callback's body, for people: as text where it is text, put in order where its format is known, else its bytes.
+"""A callback's body for people: formatted if its format is known, otherwise as text or as a dump of its bytes.
 
-Whatever is returned is shown through `visible.disclosed`, so nothing here has to be harmless; it has to be short.
+Templates show the result through `safe_text.disclosed`, so it may contain any characters, but it must be short.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from receiver.results.reading.body_formats import decode_body
 from receiver.results.reading.unreadable import UnreadableBody
 
 MOST_CHARACTERS = 8_000
-"""What is shown of a text; escaped, five times as many bytes."""
+"""Characters of a text that are shown. Escaped, they can take five times as many bytes."""
 
 MOST_DUMPED = 512
-"""Bytes shown of what is no text."""
+"""Bytes of a binary body that are shown."""
 
 _BLANKS = "\t\r\n"
 
@@ -28,7 +28,7 @@ _FORM = re.compile(r"[^\s=&{}<>]+=[^\s{}<>]*")
 
 @dataclass(frozen=True, slots=True)
 class BodyText:
-    """`text` is at most `MOST_CHARACTERS` long, `left` says how much more there is, `form` what it is."""
+    """`text`: at most `MOST_CHARACTERS`. `left`: how much is not shown. `form`: the format in words."""
 
     text: str
     form: str
@@ -37,7 +37,7 @@ class BodyText:
 
 
 def body_text(body: bytes, content_encoding: str, *, as_received: bool = False) -> BodyText:
-    """A body to be looked at: put in order, or, as received, only decoded."""
+    """A body, formatted or (`as_received`) only decoded."""
     if body == ERASED_BODY:
         return BodyText("", "erased together with a phone number")
     try:
@@ -59,22 +59,22 @@ def body_text(body: bytes, content_encoding: str, *, as_received: bool = False) 
 
 
 def _is_text(text: str) -> bool:
-    """Whether what was decoded is anything that a person could read: nearly no controls, nothing undecodable."""
+    """Whether a person could read this: it has few control characters and few undecodable ones."""
     strange = sum(1 for character in text if character == "\ufffd" or (character < " " and character not in _BLANKS))
     return bool(text) and strange * 20 <= len(text)
 
 
 def _json(text: str) -> str | None:
     try:
-        return json.dumps(json.loads(text, object_pairs_hook=_repeated), ensure_ascii=False, indent=2)
+        return json.dumps(json.loads(text, object_pairs_hook=_refuse_repeated), ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):
         return None
 
 
-def _repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Of a name that stands twice, JSON keeps the last; what was received must not look shorter than it was."""
+def _refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse repeated names: the parser would keep only the last one, and the body would look shorter than it is."""
     if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name is repeated")
     return dict(pairs)
 
 
@@ -96,6 +96,6 @@ _ARRANGED: dict[str, Callable[[str], str | None]] = {"JSON": _json, "XML": _xml,
 
 
 def _dumped(line: bytes, at: int) -> str:
-    """`00000010  7b 22 70 …  {"p…`, as hexdump writes it."""
+    """`00000010  7b 22 70 …  {"p…`, as in hexdump."""
     shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
     return f"{at:08x}  {line.hex(' '):<47}  {shown}"

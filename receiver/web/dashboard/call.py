@@ -1,4 +1,4 @@
-"""One call: what became of it, drawn and told, and every callback that was received for it."""
+"""One call: its timeline, its details, and all callbacks that were received for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from receiver.database.pool import at_one_moment
 from receiver.summary.batches import get_batch
 from receiver.summary.callbacks import list_callbacks_of_call
 from receiver.summary.calls import Call, get_call
-from receiver.web.dashboard import wording
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.safe_text import visible
 from receiver.web.dashboard.session import time_zone
@@ -17,13 +16,13 @@ from receiver.web.dashboard.timeline import timeline
 from receiver.web.services import services
 
 MOST_CALLBACKS = 50
-"""Callbacks of one call that are listed; a call has one, sometimes two."""
+"""Listed callbacks of one call. A call usually has one or two."""
 
 VARIABLES_CHARACTERS = 40_000
-"""Of the page, for all variables together, as they are written into it."""
+"""Maximum length of all variables together, as HTML."""
 
 MARKUP_CHARACTERS = 60
-"""Around each."""
+"""Length of the HTML around each variable."""
 
 
 @page("/batches/<int:batch_id>/calls/<int:row>", scope="read")
@@ -43,12 +42,11 @@ def call(batch_id: int, row: int) -> str:
         more_variables=len(found.variables) - len(variables),
         callbacks=callbacks[:MOST_CALLBACKS],
         more_callbacks=max(len(callbacks) - MOST_CALLBACKS, 0),
-        wording=wording,
     )
 
 
 def _timeline(found: Call) -> Markup | None:
-    """The events of the result, or of the latest step; None if there is neither."""
+    """The events of the result or, without one, of the latest step. None if there is neither."""
     if found.result_body is None:
         return None
     title = f"Row {found.row}: events and waits, to scale"
@@ -56,7 +54,7 @@ def _timeline(found: Call) -> Markup | None:
 
 
 def _shown(variables: dict[str, str]) -> dict[str, str]:
-    """The first variables, as many as a page has room for; each is cut on the page itself."""
+    """The first variables, as many as fit into the page. The template cuts each value."""
     room = VARIABLES_CHARACTERS
     shown = {}
     for name, text in variables.items():

@@ -1,9 +1,8 @@
-"""Callbacks that need a look, one callback with its body, and settling them again after a preview."""
+"""Callbacks that need attention, one callback with its body, and replay after a preview."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
 
 from flask import Response, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -31,10 +30,10 @@ from receiver.web.problems import Problem
 from receiver.web.reading import reader
 from receiver.web.services import services
 
-NEED_A_LOOK: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
+NEED_ATTENTION: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
 
 ANY = "any"
-"""Instead of a state: all callbacks, the applied ones included."""
+"""Used instead of a state: all callbacks, the applied ones included."""
 
 PAGE_CALLBACKS = 50
 
@@ -43,11 +42,11 @@ MOST_CHANGES_SHOWN = 50
 
 @page("/callbacks", scope="read")
 def callbacks() -> str:
-    """Callbacks that need a look, by reason, and a list of them."""
+    """Callbacks that need attention, by reason, and a list of them."""
     state = request.args.get("state")
-    wanted = cast("CallbackState | None", _one_of(state))
-    states = (wanted,) if wanted is not None or state == ANY else NEED_A_LOOK
-    reason = request.args.get("reason", "")[:100] if wanted in NEED_A_LOOK else ""
+    wanted = _as_state(state)
+    states = (wanted,) if wanted is not None or state == ANY else NEED_ATTENTION
+    reason = request.args.get("reason", "")[:100] if wanted in NEED_ATTENTION else ""
     batch_id, before = _id("batch_id"), _id("before")
     not_understood = [
         sentence
@@ -59,15 +58,15 @@ def callbacks() -> str:
         if request.args.get(name) and not known
     ]
 
-    def look(conn: Connection) -> tuple[dict[CallbackState, dict[str, int]], list[Callback]]:
+    def read(conn: Connection) -> tuple[dict[CallbackState, dict[str, int]], list[Callback]]:
         found: list[Callback] = []
         for name in () if not_understood else states:
             found += list_callbacks(
                 conn, PAGE_CALLBACKS + 1, state=name, reason=reason or None, batch_id=batch_id, before=before
             )
-        return {name: count_by_reason(conn, name) for name in NEED_A_LOOK}, found
+        return {name: count_by_reason(conn, name) for name in NEED_ATTENTION}, found
 
-    reasons, found = reader().read_at_one_moment(look)
+    reasons, found = reader().read_at_one_moment(read)
     found.sort(key=lambda callback: -callback.id)
     return render_template(
         "callbacks.html",
@@ -82,7 +81,6 @@ def callbacks() -> str:
         states=(*CALLBACK_STATES, ANY),
         newest_counted=NEWEST_COUNTED,
         counted_in_part=any(sum(counted.values()) >= NEWEST_COUNTED for counted in reasons.values()),
-        wording=wording,
     )
 
 
@@ -96,17 +94,16 @@ def callback(callback_id: int) -> str:
         "callback.html",
         callback=found.callback,
         is_step=_is_step(found),
-        row=found.callback.row or _id("row"),  # the call that it was reached from
+        row=found.callback.row or _id("row"),  # the row of the page that has the link
         content_encoding=found.content_encoding,
         size=len(found.body),
         body=body_text(found.body, found.content_encoding, as_received=as_received),
         as_received=as_received,
-        wording=wording,
     )
 
 
 def _is_step(found: CallbackBody) -> bool | None:
-    """Whether it tells of a step before the end; None where the body is erased, or cannot be read."""
+    """Whether it reports a step before the end. None if the body is erased or cannot be read."""
     try:
         details = read_call_details(found.body, found.callback.content_type, found.content_encoding)
     except UnreadableBody:
@@ -116,7 +113,7 @@ def _is_step(found: CallbackBody) -> bool | None:
 
 @page("/callbacks/<int:callback_id>/body", scope="read")
 def download_body(callback_id: int) -> Response:
-    """A callback's body, byte for byte, as a file that nothing runs."""
+    """A callback's body, byte for byte, as a file that no program executes."""
     if not numbers_whole():
         raise Problem(
             "forbidden", "The body contains a phone number. Choose “Show whole numbers” first, then download it."
@@ -125,16 +122,15 @@ def download_body(callback_id: int) -> Response:
         found = get_callback(conn, callback_id)
     answer = Response(found.body, content_type="application/octet-stream")
     answer.headers["Content-Disposition"] = f'attachment; filename="callback-{callback_id}.bin"'
-    answer.headers["Cache-Control"] = "no-store"
     return answer
 
 
 @page("/callbacks/replay", scope="admin", methods=("POST",))
 def replay_callbacks() -> AnyResponse | str:
-    """Settle callbacks again: first only to see what would change, and once that is confirmed in earnest.
+    """Settle callbacks again: first a preview, then, when it is confirmed, the replay.
 
-    Which ones: `ids`, or the newest of a `state` and `reason`. The preview names them by id, so that what is
-    confirmed is what was previewed.
+    Which ones: `ids`, or the newest ones with a `state` and `reason`. The preview lists their ids, so exactly these are
+    replayed.
     """
     confirmed = request.form.get("confirmed") == "1"
     with connection(services().pool) as conn:
@@ -158,13 +154,11 @@ def replay_callbacks() -> AnyResponse | str:
         changes=changes[:MOST_CHANGES_SHOWN],
         more_changes=max(len(changes) - MOST_CHANGES_SHOWN, 0),
         sentence=_changed(changes),
-        wording=wording,
     )
 
 
 def _found(conn: Connection) -> list[int]:
-    state = cast("CallbackState | None", _one_of(request.form.get("state")))
-    if state is None:
+    if (state := _as_state(request.form.get("state"))) is None:
         return []
     reason = request.form.get("reason", "")[:100] or None
     return [found.id for found in list_callbacks(conn, REPLAY_CALLBACKS, state=state, reason=reason)]
@@ -198,8 +192,8 @@ def _changed(changes: list[Change]) -> str:
     )
 
 
-def _one_of(text: str | None) -> str | None:
-    return text if text in CALLBACK_STATES else None
+def _as_state(text: str | None) -> CallbackState | None:
+    return next((state for state in CALLBACK_STATES if state == text), None)
 
 
 def _id(name: str) -> int | None:

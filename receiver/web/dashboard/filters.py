@@ -1,4 +1,4 @@
-"""What a page is narrowed to, as its address says: an address can be kept, sent on, and opened by another person."""
+"""The filters of a page, read from its address. So an address can be stored and sent to another person."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 FIRST_YEAR, LAST_YEAR = 1971, 8999
-"""Days that every part of the service can reckon with."""
+"""Years that every part of the service can compute with."""
 
 LARGEST_ID = 2**53
 
 
 @dataclass(slots=True)
 class Filters:
-    """Read from a query: values where they make sense, and else why they do not, by field.
+    """The values of a query, and messages about wrong values by field.
 
-    Days are the viewer's; `first_day` and `last_day` both belong to what is wanted.
+    Days are in the viewer's time zone. `first_day` and `last_day` are both included.
     """
 
     zone: ZoneInfo
@@ -41,7 +41,7 @@ class Filters:
 
     @property
     def query(self) -> dict[str, str]:
-        """What narrows the list of batches in the same way, for links to it."""
+        """The query of the list of batches with the same filters, for links."""
         names = ("application_id", "deployment_id")
         days = {"from": self.first_day, "to": self.last_day}
         return {name: self.texts[name] for name in names if self.texts.get(name) and name not in self.faults} | {
@@ -50,13 +50,13 @@ class Filters:
 
     @property
     def starts_at(self) -> datetime | None:
-        """When the first day begins."""
-        return None if self.first_day is None else self._begins(self.first_day)
+        """The beginning of the first day."""
+        return None if self.first_day is None else datetime.combine(self.first_day, time(), self.zone)
 
     @property
     def ends_at(self) -> datetime | None:
-        """When the last day is over."""
-        return None if self.last_day is None else self._begins(self.last_day + timedelta(days=1))
+        """The end of the last day."""
+        return None if self.last_day is None else end_of(self.last_day, self.zone)
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str | None:
         text = self.texts.get(name, "")
@@ -76,16 +76,19 @@ class Filters:
 
     def _day(self, name: str) -> date | None:
         text = self.texts.get(name, "")
-        if not text:
-            return None
-        try:
-            day = date.fromisoformat(text)
-        except ValueError:
-            day = None
-        if day is not None and FIRST_YEAR <= day.year <= LAST_YEAR and len(text) == 10:
-            return day
-        self.faults[name] = "Enter a day such as 2026-12-01."
-        return None
+        day = parse_day(text)
+        if text and day is None:
+            self.faults[name] = "Enter a day such as 2026-12-01."
+        return day
 
-    def _begins(self, day: date) -> datetime:
-        return datetime.combine(day, time(), self.zone)
+
+def parse_day(text: str) -> date | None:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        return None
+    return day if FIRST_YEAR <= day.year <= LAST_YEAR and len(text) == 10 else None
+
+
+def end_of(day: date, zone: ZoneInfo) -> datetime:
+    return datetime.combine(day + timedelta(days=1), time(), zone)

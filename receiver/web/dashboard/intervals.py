@@ -1,4 +1,4 @@
-"""The points of a series put together into as many bars as a chart can show, along a time zone's own hours and days."""
+"""Combine the points of a series into the bars of a chart, by the hours, days, weeks … of a time zone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_BARS = 48
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Results of one interval. `name` and `short_name` are plain text without marks of HTML."""
+    """Results of one interval. `name` and `short_name` contain nothing that HTML would need to escape."""
 
     name: str
     short_name: str
@@ -28,30 +28,18 @@ class Bar:
         return sum(self.counts.values())
 
 
-def _clock(local: datetime) -> str:
-    return f"{local.day} {local:%b %Y, %H:%M}"
-
-
-def _short_clock(local: datetime) -> str:
-    return f"{local.day} {local:%b %H:%M}"
-
-
-def _day(local: datetime) -> str:
-    return f"{local.day} {local:%b %Y}"
-
-
 def _hour(local: datetime) -> datetime:
-    # An hour that a clock change repeats has its own `fold`, and so its own bar.
+    # An hour that a clock change repeats differs in `fold`, and so has its own bar.
     return local.replace(minute=0)
 
 
 def _hours(size: int) -> Callable[[datetime], datetime]:
-    # Hours that a clock change repeats are of the same bar, for all of a day's bars have names of their own.
+    # Hours that a clock change repeats belong to the same bar, because bars of a day need different names.
     return lambda local: local.replace(hour=local.hour - local.hour % size, minute=0, fold=0)
 
 
 def _midnight(local: datetime) -> datetime:
-    # A point may begin at half past: Lord Howe puts its clocks back by half an hour.
+    # A point may begin at half past: Lord Howe sets its clocks back by half an hour.
     return local.replace(hour=0, minute=0, fold=0)
 
 
@@ -61,42 +49,34 @@ def _first_of_week(local: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
+    """A size of bars. `name` and `short_name` are formats of strftime."""
+
     unit: str
     days: float
     begins: Callable[[datetime], datetime]
-    name: Callable[[datetime], str]
-    short_name: Callable[[datetime], str]
+    name: str
+    short_name: str
 
+
+_CLOCK, _SHORT_CLOCK, _DAY = "%-d %b %Y, %H:%M", "%-d %b %H:%M", "%-d %b %Y"
 
 _STEPS = (
-    _Step("hour", 1 / 24, _hour, _clock, _short_clock),
-    _Step("3 hours", 1 / 8, _hours(3), _clock, _short_clock),
-    _Step("6 hours", 1 / 4, _hours(6), _clock, _short_clock),
-    _Step("12 hours", 1 / 2, _hours(12), _clock, _short_clock),
-    _Step("day", 1, _midnight, _day, _day),
-    _Step("week", 7, _first_of_week, lambda local: f"week of {_day(local)}", _day),
-    _Step(
-        "month",
-        30,
-        lambda local: _midnight(local).replace(day=1),
-        lambda local: f"{local:%B %Y}",
-        lambda local: f"{local:%b %Y}",
-    ),
-    _Step(
-        "year",
-        365,
-        lambda local: _midnight(local).replace(month=1, day=1),
-        lambda local: f"{local:%Y}",
-        lambda local: f"{local:%Y}",
-    ),
+    _Step("hour", 1 / 24, _hour, _CLOCK, _SHORT_CLOCK),
+    _Step("3 hours", 1 / 8, _hours(3), _CLOCK, _SHORT_CLOCK),
+    _Step("6 hours", 1 / 4, _hours(6), _CLOCK, _SHORT_CLOCK),
+    _Step("12 hours", 1 / 2, _hours(12), _CLOCK, _SHORT_CLOCK),
+    _Step("day", 1, _midnight, _DAY, _DAY),
+    _Step("week", 7, _first_of_week, f"week of {_DAY}", _DAY),
+    _Step("month", 30, lambda local: _midnight(local).replace(day=1), "%B %Y", "%b %Y"),
+    _Step("year", 365, lambda local: _midnight(local).replace(month=1, day=1), "%Y", "%Y"),
 )
 
 
 def bars_of(points: Sequence[Mapping[str, Any]], interval: Interval, time_zone: ZoneInfo) -> tuple[list[Bar], str]:
-    """At most about `MOST_BARS` bars, in order, and the unit of time that each stands for.
+    """About `MOST_BARS` bars at most, in order, and the unit of time of each.
 
-    `points` as `receiver.summary.series` gives them: each with `at` and the outcomes' counts, one for each
-    hour or day of the time zone, at least one, none left out.
+    `points`: as in `receiver.summary.series`, each with `at` and the counts of the outcomes, one for each hour or day
+    of the time zone without gaps, at least one.
     """
     span = (points[-1]["at"] - points[0]["at"]).total_seconds() / 86400
     steps = _STEPS if interval == "hour" else [step for step in _STEPS if step.days >= 1]
@@ -104,13 +84,15 @@ def bars_of(points: Sequence[Mapping[str, Any]], interval: Interval, time_zone: 
     gathered: dict[tuple[datetime, int], dict[str, int]] = {}
     for point in points:
         begins = step.begins(point["at"].astimezone(time_zone))
-        # Times that differ in `fold` only are equal.
+        # Times that differ only in `fold` are equal.
         counts = gathered.get((begins, begins.fold))
         if counts is None:
             gathered[begins, begins.fold] = {outcome: point[outcome] for outcome in OUTCOMES}
         elif point["final"]:
             for outcome in OUTCOMES:
                 counts[outcome] += point[outcome]
-    return [
-        Bar(step.name(begins), step.short_name(begins), counts) for (begins, _), counts in gathered.items()
-    ], step.unit
+    bars = [
+        Bar(begins.strftime(step.name), begins.strftime(step.short_name), counts)
+        for (begins, _), counts in gathered.items()
+    ]
+    return bars, step.unit

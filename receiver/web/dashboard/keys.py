@@ -1,8 +1,8 @@
-"""API keys: who may do what, made and ended here by whoever may do everything."""
+"""API keys: an admin lists, creates and revokes them."""
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime
 
 from flask import flash, redirect, render_template, request
 from werkzeug.wrappers import Response
@@ -12,7 +12,7 @@ from receiver.database.api_keys import SCOPES, KeyNameTaken, Scope, create_key, 
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput, NotFound
 from receiver.web.auth import current_key
-from receiver.web.dashboard.filters import LAST_YEAR
+from receiver.web.dashboard.filters import end_of, parse_day
 from receiver.web.dashboard.own_key import check_own_key
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
@@ -27,7 +27,7 @@ SCOPE_WORDS: dict[Scope, str] = {
 
 @page("/keys", scope="admin", methods=("GET", "POST"))
 def keys() -> str | tuple[str, int]:
-    """The keys in use; make another one."""
+    """List the keys, and create one."""
     if request.method == "GET":
         return _list({}, {})
     form = {name: request.form.get(name, "").strip() for name in ("name", "scope", "expires_on")}
@@ -50,13 +50,13 @@ def keys() -> str | tuple[str, int]:
         return _list(form, {"name": "A key with this name exists. Revoke it, or choose another name."}), 422
     except InvalidInput as error:
         return _list(form, {str(fault.where): fault.message for fault in error.faults}), 422
-    # Not a redirect: the key would have to be kept somewhere in between.
+    # Not a redirect: the key would have to be stored until the next request.
     return render_template("key_made.html", key=key, name=form["name"], scope=scope, expires_at=expires_at)
 
 
 @page("/keys/<prefix>/revoke", scope="admin", methods=("GET", "POST"))
 def revoke(prefix: str) -> str | Response | tuple[str, int]:
-    """Ask once more, and end a key."""
+    """Revoke a key after a confirmation."""
     with connection(services().pool) as conn:
         key = next((key for key in list_keys(conn) if key.prefix == prefix), None)
         if key is None:
@@ -88,15 +88,11 @@ def _list(form: dict[str, str], faults: dict[str, str]) -> str:
 
 
 def _expiry(text: str) -> tuple[datetime | None, dict[str, str]]:
-    """The end of the last day, in the viewer's time zone."""
+    """The end of the last day in the viewer's time zone, or the fault."""
     if not text:
         return None, {}
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
+    if (day := parse_day(text)) is None:
         return None, {"expires_on": "Enter a day such as 2026-12-01."}
-    if day.year > LAST_YEAR or day < datetime.now(zone()).date():
-        return None, {
-            "expires_on": "Choose a day in the future." if day.year <= LAST_YEAR else "Choose an earlier day."
-        }
-    return datetime.combine(day + timedelta(days=1), time(), zone()), {}
+    if day < datetime.now(zone()).date():
+        return None, {"expires_on": "Choose a day in the future."}
+    return end_of(day, zone()), {}

@@ -1,7 +1,7 @@
-"""A new batch in two steps: upload a CSV, look at what it would come to, and press one button.
+"""A new batch in two steps: upload a CSV, then check the preview and confirm.
 
-The upload is kept as a draft (`receiver.queueing.drafts`). Its page can be reloaded, its choices can be changed
-without another upload, and whatever is pressed how often, it becomes one batch.
+The upload is stored as a draft (`receiver.queueing.drafts`). Its page can be reloaded, its parameters can be changed
+without another upload, and it becomes only one batch, even if it is confirmed repeatedly.
 """
 
 from __future__ import annotations
@@ -29,28 +29,17 @@ from receiver.queueing.drafts import (
     open_csv,
     queue_draft,
 )
-from receiver.queueing.parameters import BatchParameters, read_parameters
+from receiver.queueing.parameters import BatchForm, BatchParameters, read_parameters
 from receiver.web.auth import current_key
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.dashboard.session import zone
 from receiver.web.services import services
 
-TEXTS = (
-    "application_id",
-    "deployment_id",
-    "name",
-    "start_timestamp",
-    "end_timestamp",
-    "max_attempts",
-    "reattempt_wait",
-    "is_pci",
-    "default_region",
-)
-POLICIES = ("on_invalid", "on_duplicate")
+FIELDS = tuple(name for name in BatchForm().fields if name != "dry_run")
 MOMENTS = ("start_timestamp", "end_timestamp")
 
 LAST_USED = "last_batch"
-"""In the session: application and deployment of the last batch, which the next one begins with."""
+"""In the session: application and deployment of the last batch, the defaults of the next one."""
 
 
 @page("/batches/new", scope="queue", methods=("GET", "POST"), request_bytes=DRAFT_BYTES + FORM_BYTES)
@@ -76,7 +65,7 @@ def new_batch() -> Response | tuple[str, int] | str:
 
 @page("/batches/new/<uuid:draft_id>", scope="queue", methods=("GET", "POST"))
 def draft(draft_id: UUID) -> Response | str:
-    """Look at what an upload would come to, and change what is to be done with it."""
+    """Show the preview of an upload, and change its parameters."""
     if request.method == "POST":
         with connection(services().pool) as conn:
             found = get_draft(conn, current_key().key_id, draft_id, lock=True)
@@ -91,7 +80,7 @@ def draft(draft_id: UUID) -> Response | str:
     seen, unreadable = None, None
     if parameters is not None:
         try:
-            seen = _look_at(found, parameters)
+            seen = _preview(found, parameters)
         except InvalidInput as error:
             unreadable = error
     return render_template(
@@ -110,7 +99,7 @@ def draft(draft_id: UUID) -> Response | str:
 
 @page("/batches/new/<uuid:draft_id>/queue", scope="queue", methods=("POST",))
 def queue(draft_id: UUID) -> Response:
-    """Queue an upload, once, however often this is asked."""
+    """Queue an upload. Repeated requests queue it only once."""
     here = url_for("dashboard.draft", draft_id=draft_id)
     try:
         with connection(services().pool) as conn:
@@ -123,20 +112,20 @@ def queue(draft_id: UUID) -> Response:
             parameters = read_parameters(found.form, services().config.default_region, found.file_name)
             batch_id = queue_draft(conn, found, parameters, services().limits, created_by=current_key().name)
     except InvalidInput:
-        # Time has passed, and the start with it, say: the draft's page tells.
+        # For example, its start has passed since the preview. The draft's page shows the fault.
         return redirect(here, 303)
     session[LAST_USED] = [str(parameters.application_id), str(parameters.deployment_id)]
     return redirect(_batch_path(batch_id), 303)
 
 
-def _look_at(found: Draft, parameters: BatchParameters) -> Any:
-    """The draft's preview, read from its file unless that was done before. Raises InvalidInput."""
+def _preview(found: Draft, parameters: BatchParameters) -> Any:
+    """The draft's preview: the stored one, or a new one from its file. Raises InvalidInput."""
     limits = services().limits
     seen = kept_preview(found, parameters, limits)
     if seen is None:
         with connection(services().pool) as conn:
             csv = open_csv(conn, found.draft_id)
-        # The connection is given back first: reading a million rows takes a while.
+        # Return the connection first: reading a million rows takes long.
         with csv:
             seen = preview(csv, parameters, limits)
         with connection(services().pool) as conn:
@@ -145,7 +134,7 @@ def _look_at(found: Draft, parameters: BatchParameters) -> Any:
 
 
 def _blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
-    """Why this cannot be queued as it is; None where it can."""
+    """Why the draft cannot be queued; None if it can."""
     if seen is None or parameters is None:
         return "faulty"
     if seen.invalid and parameters.on_invalid == "refuse":
@@ -156,19 +145,19 @@ def _blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
 
 
 def _read_form(given: Mapping[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The form's texts as `read_parameters` takes them: times of the viewer's zone become times with their offset."""
-    form = {name: given[name].strip() for name in (*TEXTS, *POLICIES) if name in given}
+    """The form's texts for `read_parameters`. Times in the viewer's zone get their UTC offset."""
+    form = {name: given[name].strip() for name in FIELDS if name in given}
     for name in MOMENTS:
         if name in form:
             form[name] = _with_offset(form[name], (before or {}).get(name, ""))
     if "fields" in given:
-        form["is_pci"] = "1" if given.get("is_pci") else "0"  # a box that is not ticked is not sent
+        form["is_pci"] = "1" if given.get("is_pci") else "0"  # browsers do not send a box that is not ticked
     return form
 
 
 def _with_offset(text: str, before: str) -> str:
     if text == _local(before):
-        return before  # untouched, and so exact: what is shown has no seconds
+        return before  # unchanged: keep the seconds, which the field does not show
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
@@ -179,7 +168,7 @@ def _with_offset(text: str, before: str) -> str:
 
 
 def _shown(form: Mapping[str, str]) -> dict[str, str]:
-    """The form's texts as its fields show them: times in the viewer's zone."""
+    """The form's texts for its fields: times in the viewer's zone."""
     return {name: _local(text) if name in MOMENTS else text for name, text in form.items()}
 
 
@@ -191,7 +180,7 @@ def _local(text: str) -> str:
 
 
 def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParameters | None, dict[str, str]]:
-    """What the form says, or what is wrong with it, by field."""
+    """The parameters in the form, or its faults by field."""
     try:
         return read_parameters(form, services().config.default_region, file_name), {}
     except InvalidInput as error:
@@ -201,7 +190,7 @@ def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParam
 def _by_field(faults: tuple[Fault, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for fault in faults:
-        # The API's names of other fields mean nothing on a form.
+        # The form has other names for these fields than the API.
         message = fault.message.replace("max_attempts", "the number of attempts").replace(
             "start_timestamp", "the start"
         )

@@ -1,7 +1,7 @@
-"""Phone numbers on pages: whole, or all but their last four digits hidden, as the viewer chose or their key asks.
+"""Phone numbers on pages: shown completely, or with only their last four digits. The viewer chooses.
 
-This guards against who looks over a shoulder or at a shared screen, and pages that are printed or pasted. It is no
-limit of a key's rights: the API and the downloads give whole numbers to every key.
+This protects numbers on shared screens, printed pages and copied text. It does not limit the rights of a key: the API
+and the downloads give complete numbers to every key.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ HIDDEN_DIGIT = "•"
 SHOWN_DIGITS = 4
 
 _CHOICE = "whole_numbers"
-"""Where the session remembers a choice; without one, the key's scope decides."""
+"""The viewer's choice in the session. Without one, the key's scope decides."""
 
 _DIGIT = re.compile(r"\d")
-# A time stamp is as long as a number, and half of a callback is time stamps: a run of ten digits that a field
-# of that name introduces stays.
+# Time stamps have as many digits as phone numbers, and callbacks are full of them. Ten digits after the field name
+# `timestamp` are not hidden.
 _NUMBER = re.compile(
     r"""(?P<kept>timestamp(?:["'\])\s:=>]|%5D|%22|%3A){1,8}1\d{9}(?!\d))"""
     r"""|\+\d(?:[\s().-]{0,2}\d){6,14}"""  # international, however it is spaced
@@ -33,7 +33,7 @@ _NUMBER = re.compile(
 
 @blueprint.app_template_global()
 def numbers_whole() -> bool:
-    """Whether this viewer sees whole numbers: by choice, else keys of scope `queue` and `admin` do."""
+    """Whether this viewer sees complete numbers. Default: with a key of scope `queue` or `admin`."""
     chosen = session.get(_CHOICE)
     return chosen if isinstance(chosen, bool) else current_key().allows("queue")
 
@@ -45,22 +45,22 @@ def choose_numbers(whole: bool) -> None:
 
 @blueprint.app_template_filter()
 def shown_number(phone_number: str) -> str:
-    """An E.164 number as this viewer may see it."""
+    """An E.164 number, hidden if the viewer does not see complete numbers."""
     return phone_number if numbers_whole() else hide_digits(phone_number)
 
 
 @blueprint.app_template_filter()
 def shown_text(text: str) -> str:
-    """A text in which numbers may stand (a destination, a variable, a body) as this viewer may see it."""
+    """A text that may contain numbers (a destination, a variable, a body), hidden in the same way."""
     return text if numbers_whole() else hide_numbers(text)
 
 
 def hide_numbers(text: str) -> str:
-    """Everything in a text that has a phone number's length and form, with its last four digits left."""
+    """Hide everything in a text that looks like a phone number, except its last four digits."""
     return _NUMBER.sub(lambda match: match[0] if match["kept"] else hide_digits(match[0]), text)
 
 
 def hide_digits(text: str) -> str:
-    """Every digit but the last four hidden, whatever stands between them kept."""
+    """Hide all digits except the last four. Other characters stay."""
     hidden = len(_DIGIT.findall(text)) - SHOWN_DIGITS
     return _DIGIT.sub(HIDDEN_DIGIT, text, count=hidden) if hidden > 0 else text

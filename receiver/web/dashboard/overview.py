@@ -1,4 +1,4 @@
-"""The overview: what needs somebody, what is running, and what became of the calls."""
+"""The overview: what needs attention, what is running, and the results of the calls."""
 
 from __future__ import annotations
 
@@ -11,43 +11,42 @@ from markupsafe import Markup
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
 from receiver.summary.batches import Batch, BatchFilter, list_batches
-from receiver.summary.health import Health, get_health
+from receiver.summary.health import WORKER_SECONDS, Health, get_health
 from receiver.summary.needs_attention import Attention, BatchesOf, get_attention
 from receiver.summary.series import Interval, SummaryFilter, get_series
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone, zone
-from receiver.web.health import WORKER_SECONDS
 from receiver.web.reading import reader
 from receiver.web.services import services
 
 DAYS = 30
-"""Of so many, batches are added up and results drawn where the address names none."""
+"""Default period of the totals and the chart."""
 
 HOURLY_DAYS = 2
-"""So few days are shown by the hour."""
+"""Up to this period, results are shown by hour."""
 
 RUNNING = 5
-"""Batches named as running; the list has the others."""
+"""Running batches that are shown; the list of batches has all."""
 
 WAITING_SECONDS = 60
-"""A callback that waits this long for its settlement is worth telling."""
+"""A callback that waits longer for its settlement needs attention."""
 
 
 @page("/", scope="read")
 def overview() -> str:
-    """What is running, what needs somebody, what became of the calls."""
+    """What needs attention, what is running, and the results."""
     filters = Filters.read(request.args, zone())
     today = datetime.now(zone()).date()
-    # Days that nobody asked for hide nothing that needs somebody, nor in the lists that are linked to.
+    # The default period must not hide what needs attention, neither here nor in linked lists.
     asked_for, asked_for_query = _batches(filters), filters.query
     if "from" not in filters.texts and "to" not in filters.texts:
         filters.first_day = today - timedelta(days=DAYS - 1)
     shown = _batches(filters)
     interval = cast(Interval, filters.one_of("interval", ("hour", "day")) or _interval(filters))
     running_of = BatchFilter(application_id=filters.application_id, deployment_id=filters.deployment_id, running=True)
-    # A series that is open to the future ends where the present does.
+    # A series without an end in the past ends now.
     ends_at = min(filters.ends_at or datetime.max.replace(tzinfo=UTC), datetime.now(UTC))
     results = SummaryFilter(
         application_id=filters.application_id,
@@ -57,10 +56,9 @@ def overview() -> str:
         interval=interval,
         time_zone=time_zone(),
     )
-
     simulated = services().config.batch_kind
 
-    def look(conn: Connection) -> tuple[Health, Attention, Attention, list[Batch], list[dict[str, Any]]]:
+    def read(conn: Connection) -> tuple[Health, Attention, Attention, list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
@@ -72,7 +70,7 @@ def overview() -> str:
         figures = attention if shown == asked_for else get_attention(conn, shown)
         return get_health(conn), attention, figures, running, points
 
-    alive, attention, figures, running, points = reader().read_at_one_moment(look)
+    alive, attention, figures, running, points = reader().read_at_one_moment(read)
     if "interval" in filters.faults:
         chart = Markup('<p class="chart-empty">Not drawn: see “Results by” above.</p>')
     else:

@@ -1,4 +1,4 @@
-"""What every page of the dashboards has in common: a declared scope, a checked form, and what templates may use."""
+"""What all pages of the dashboards share: the declared scope, the checked form, and the names for templates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from receiver.web.dashboard.session import (
     zone,
 )
 from receiver.web.problems import Problem
-from receiver.web.services import services
 from receiver.web.turns import take_turn
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -45,10 +44,10 @@ blueprint.add_app_template_filter(wording.percent)
 def page(
     rule: str, scope: Scope | None, methods: Sequence[str] = ("GET",), *, request_bytes: int = FORM_BYTES
 ) -> Callable[[View], View]:
-    """Serve a view at a path, only to a session whose key has this scope; None: to everybody.
+    """Serve a view at a path, only to a session whose key has this scope. None: to everybody.
 
-    Whoever is not signed in is sent to `/login` and from there back. A POST must carry the CSRF token, which
-    `{{ csrf_field() }}` writes into its form. The view finds the key with `current_key()`.
+    A viewer who is not signed in is redirected to `/login`, and from there back. A POST must contain the CSRF token,
+    which `{{ csrf_field() }}` writes into a form. The view gets the key from `current_key()`.
     """
 
     def decorate(view: View) -> View:
@@ -58,13 +57,10 @@ def page(
                 if signed_in_key() is None:
                     return _to_sign_in()
                 key = current_key()
-                take_turn(services().turns, key.key_id)
+                take_turn(key.key_id)
                 if not key.allows(scope):
-                    raise Problem(
-                        "forbidden",
-                        f"This needs a key of scope {scope}; yours has the scope {key.scope}.",
-                    )
-            # After the scope: a form is read only for somebody who may send it, for it may bring a file.
+                    raise Problem("forbidden", f"This needs a key of scope {scope}; yours has the scope {key.scope}.")
+            # Read the form, which may have a file, only after the scope was checked.
             if request.method not in ("GET", "HEAD", "OPTIONS"):
                 request.max_content_length = request_bytes
                 check_csrf()
@@ -76,7 +72,7 @@ def page(
                 read_own_changes()
             return view(*args, **kwargs)
 
-        checked.required_scope = scope  # type: ignore[attr-defined]  # read by the test that enumerates routes
+        checked.required_scope = scope  # type: ignore[attr-defined]  # read by tests
         blueprint.add_url_rule(rule, view_func=checked, methods=list(methods))
         return cast(View, checked)
 
@@ -88,7 +84,7 @@ def _to_sign_in() -> Response:
     path = request.full_path.rstrip("?") if request.method in ("GET", "HEAD") else request.path
     address = url_for("dashboard.login", next=path if returns and path != "/" else None)
     if "HX-Request" in request.headers:
-        # htmx would follow a redirect and put the sign-in form into the middle of the page.
+        # htmx would follow a redirect, and put the sign-in form into the middle of the page.
         return Response(status=401, headers={"HX-Redirect": url_for("dashboard.login")})
     return cast(Response, redirect(address, 303))
 
@@ -101,11 +97,12 @@ def _names() -> dict[str, Any]:
         "time_zone": time_zone,
         "version": __version__,
         "viewer": viewer(),
+        "wording": wording,
     }
 
 
 def csrf_field() -> Markup:
-    """The hidden field that each form which is POSTed must hold."""
+    """The hidden field of each form that is POSTed."""
     return Markup('<input type="hidden" name="csrf_token" value="{}">').format(csrf_token())
 
 
@@ -118,22 +115,20 @@ def moment(at: datetime | None, form: str = "minute") -> Markup:
     if at is None:
         return Markup('<span class="quiet">—</span>')
     local = at.astimezone(zone())
-    texts = {
-        "second": f"{local:%-d %b %Y, %H:%M:%S}",
-        "minute": f"{local:%-d %b %Y, %H:%M}",
-        "day": f"{local:%-d %b %Y}",
-    }
-    text = texts[form] if form in texts else _ago(at)
+    text = _ago(at) if form == "relative" else f"{local:{_FORMATS[form]}}"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         rfc3339(at), f"{local:%A, %-d %B %Y, %H:%M:%S} {time_zone()}", text
     )
+
+
+_FORMATS = {"second": "%-d %b %Y, %H:%M:%S", "minute": "%-d %b %Y, %H:%M", "day": "%-d %b %Y"}
 
 
 def _ago(at: datetime) -> str:
     seconds = (datetime.now(UTC) - at).total_seconds()
     if abs(seconds) < 5:
         return "just now"
-    # To what anybody wants to know of it: minutes, beyond a day hours.
+    # Rounded down: to minutes, beyond a day to hours.
     step = 1 if abs(seconds) < 60 else 60 if abs(seconds) < 86400 else 3600
     span = wording.duration(abs(seconds) // step * step)
     return f"{span} ago" if seconds > 0 else f"in {span}"
@@ -141,13 +136,13 @@ def _ago(at: datetime) -> str:
 
 @blueprint.app_template_filter()
 def isolate(text: str) -> Markup:
-    """A user's text, kept from turning the direction of what stands around it."""
+    """A user's text, isolated so that it cannot change the text direction around it."""
     return Markup("<bdi>{}</bdi>").format(escape(text))
 
 
 @blueprint.after_app_request
 def _keep_private(response: Response) -> Response:
-    """What a page shows is its viewer's: no cache keeps it, and Back after signing out shows nothing."""
-    if response.mimetype == "text/html":
+    """Pages and downloads are private: no cache keeps them, and after signing out the Back button shows nothing."""
+    if response.mimetype == "text/html" or request.blueprint == blueprint.name:
         response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -1,4 +1,4 @@
-"""Deciding about a submission of which nobody knows whether the provider queued it."""
+"""Resolve an unknown submission: a person decides whether the provider queued it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAID = {
 
 @page("/batches/<int:batch_id>/submissions/<int:submission_no>/resolve", scope="queue", methods=("GET", "POST"))
 def resolve(batch_id: int, submission_no: int) -> AnyResponse | tuple[str, int]:
-    """Say that a submission was queued, or that it was not and is to be sent again."""
+    """Record that a submission was queued, or that it was not and must be sent again."""
     faults: dict[str, str] = {}
     if request.method == "POST":
         faults = _faults()
@@ -52,7 +52,7 @@ def resolve(batch_id: int, submission_no: int) -> AnyResponse | tuple[str, int]:
 
 
 def _faults() -> dict[str, str]:
-    """What keeps the form from being acted on: this can call everybody twice, so nothing in it is assumed."""
+    """What is missing in the form. A wrong decision can call everybody twice, so there are no defaults."""
     found = {}
     if request.form.get("queued") not in ("yes", "no"):
         found["queued"] = "Choose what you found."

@@ -1,8 +1,8 @@
-"""Who is signed in to the dashboards, and the proof that a form came from a page of ours.
+"""Who is signed in to the dashboards, and the CSRF tokens of forms.
 
-A session is a signed cookie: it names its own id and the API key that was signed in with. The server looks both up
-at each request, so that a revoked or expired key is signed out at once, and so is every copy of a session that was
-ended. Nothing else about the key is in it. A cookie without an id is none: nobody could end it.
+A session is a signed cookie with its own id and the prefix of the API key. The server checks both in the database at
+each request. So a revoked or expired key is signed out at once, and so is every copy of a session that was ended. A
+cookie without an id is not accepted, because it could not be ended.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from flask import Flask, Request, g, request, session
@@ -22,8 +20,7 @@ from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from werkzeug.exceptions import BadRequest
 
 from receiver.config import Config
-from receiver.database.api_keys import ApiKey, get_key_of_session
-from receiver.database.ended_sessions import end_session
+from receiver.database.api_keys import ApiKey, end_session, get_key_of_session
 from receiver.database.pool import Connection, connection, reading
 from receiver.summary.series import time_zones
 from receiver.web.problems import Problem
@@ -31,24 +28,24 @@ from receiver.web.reading import OWN_CHANGE
 from receiver.web.services import services
 
 SESSION_SECONDS = 12 * 3600
-"""How long a session lasts from its sign-in: a working day."""
+"""Lifetime of a session after the sign-in: a working day."""
 
 TOKEN_BYTES = 24
 
 CLOCKS_SECONDS = 3
-"""Machines' clocks may differ by so much, the second that a session's time is cut off to included."""
+"""Maximum difference of machines' clocks, including the second that is lost by rounding."""
 
 _CHANGED = "changed"
 
 TIME_ZONES = frozenset(available_timezones()) - {"localtime", "Factory"} | {"UTC"}
-"""IANA names that we can convert with. The database may know fewer of them: see `zones_of`."""
+"""The time zones that Python knows. The database may know fewer (`zones_of`)."""
 
 _ZONES = "zones"
-"""In `g`: those of them that the database knows."""
+"""In `g`: the zones that both know."""
 
 
 class _SessionCookie(SecureCookieSessionInterface):
-    """Behind TLS the cookie is Secure and has a name that no other host of the domain can set."""
+    """Behind TLS the cookie is Secure, and no other host of the domain can set it because of its name."""
 
     def get_cookie_secure(self, app: Flask) -> bool:
         return request.is_secure
@@ -57,12 +54,12 @@ class _SessionCookie(SecureCookieSessionInterface):
         return "__Host-receiver" if request.is_secure else "receiver"
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        # Whoever asks the API has no cookie; to find that out costs as much as to route the request.
+        # API clients send no cookie. Checking this would take as long as routing the request.
         return None if request.path.startswith("/api/") else super().open_session(app, request)
 
 
 def keep_sessions(app: Flask, config: Config) -> None:
-    """Set the app up to sign sessions with the first secret and to verify them with all."""
+    """Let the app sign sessions with the first secret key and verify them with all keys."""
     app.session_interface = _SessionCookie()
     app.config.update(
         SECRET_KEY=config.secret_keys[0],
@@ -76,20 +73,20 @@ def keep_sessions(app: Flask, config: Config) -> None:
 
 
 def zones_of(conn: Connection) -> frozenset[str]:
-    """IANA names that can be chosen: both we and the database convert with them.
+    """The time zones that can be chosen, because both Python and the database know them.
 
-    Debian and Ubuntu keep the old names (Asia/Calcutta, Europe/Kiev) in a package of their own, tzdata-legacy,
-    that the machine of the database may lack.
+    Debian and Ubuntu have the old names (Asia/Calcutta, Europe/Kiev) in a separate package, tzdata-legacy, which may
+    not be installed where the database runs.
     """
     return TIME_ZONES & time_zones(conn) | {"UTC"}
 
 
 def sign_in(key: ApiKey, time_zone: str, zones: frozenset[str]) -> None:
-    """Begin a new session and end the one before: nothing that was in the browser's cookie is worth anything in it.
+    """Start a new session and end the previous one. Only the chosen time zone is kept.
 
-    But for the time zone; `time_zone`, the browser's, is taken where there was none, if it is one of `zones`.
+    If there is none, `time_zone` is used: the browser's, if it is one of `zones`.
     """
-    kept = next((name for name in (session.get("time_zone"), time_zone) if _is_one_of(zones, name)), "UTC")
+    kept = next((name for name in (str(session.get("time_zone")), time_zone) if name in zones), "UTC")
     _end()
     session.clear()
     session.permanent = True
@@ -103,9 +100,9 @@ def sign_in(key: ApiKey, time_zone: str, zones: frozenset[str]) -> None:
 
 
 def sign_out() -> None:
-    """End the session and every copy of it; the browser keeps nothing but the time zone.
+    """End the session and every copy of it. The browser keeps only the time zone.
 
-    Raises DatabaseUnavailable where that cannot be stored: whoever is told that they are signed out must be.
+    Raises DatabaseUnavailable if this cannot be stored: otherwise copies of the session would stay valid.
     """
     kept = session.get("time_zone")
     _end()
@@ -118,56 +115,54 @@ def sign_out() -> None:
 def _end() -> None:
     session_id, until = session.get("id"), session.get("until")
     if isinstance(session_id, str) and isinstance(until, int) and until > time.time():
-        # Twice as long as it can last: machines' clocks differ, and none may still take it once the row is gone.
+        # Twice the lifetime: machines' clocks differ, and none may accept the session after the row is deleted.
         expires_at = datetime.fromtimestamp(time.time() + 2 * SESSION_SECONDS, UTC)
         with connection(services().pool) as conn:
             end_session(conn, session_id, expires_at)
 
 
 def signed_in_key() -> ApiKey | None:
-    """The key of this request's session, if it still holds; looked up in the database.
+    """The key of this request's session, if the database confirms both.
 
-    It counts as a request with the key. Raises Problem (429) where these are too many, and DatabaseUnavailable.
+    It counts as a request with the key. Raises Problem (429) after too many requests, and DatabaseUnavailable.
     """
     session_id, prefix, until = session.get("id"), session.get("key"), session.get("until")
-    if not isinstance(prefix, str) or not isinstance(until, int) or until <= time.time():
+    if not isinstance(session_id, str) or not isinstance(prefix, str) or not isinstance(until, int):
         return None
-    if not isinstance(session_id, str):
+    if until <= time.time():
         return None
     with reading(services().pool) as conn:
         found = get_key_of_session(conn, prefix, session_id)
         setattr(g, _ZONES, zones_of(conn))
     if found is None:
-        g.api_key = None
         return None
     key, digest = found
-    if (limits := services().rate_limits) is not None:
-        limits.count_request(digest)
+    services().rate_limits.count_request(digest)
     g.api_key = key
     return key
 
 
 def viewer() -> ApiKey | None:
-    """The key that this page is made for, None where nobody is signed in; asks nothing of the database."""
+    """The key of the viewer of this page, None if nobody is signed in. Makes no query."""
     key: ApiKey | None = g.get("api_key")
     return key
 
 
 def note_change() -> None:
-    """Whoever is signed in may have changed something. Nothing is noted where there is no replica."""
+    """Remember in the session that something may have changed, if there is a replica."""
     if services().replica is not None:
         session[_CHANGED] = int(time.time())
 
 
 def read_own_changes() -> None:
-    """Read this answer at the primary for as long as a replica that may be asked may lack this session's change."""
+    """Read from the primary as long as the replica may not have the session's last change."""
     replica = services().replica
     if replica is not None and isinstance(changed := session.get(_CHANGED), int):
         setattr(g, OWN_CHANGE, time.time() - changed < replica.max_lag_seconds + CLOCKS_SECONDS)
 
 
 def csrf_token() -> str:
-    """The session's token, masked anew in each answer: compression then says nothing about it (BREACH)."""
+    """The session's token, masked differently in each answer, so that compression does not reveal it (BREACH)."""
     token = session.get("csrf")
     if not isinstance(token, str):
         token = session["csrf"] = _text(secrets.token_bytes(TOKEN_BYTES))
@@ -176,7 +171,7 @@ def csrf_token() -> str:
 
 
 def check_csrf() -> None:
-    """Raise Problem (403) unless this request carries the session's token: in its form, or in a header of htmx."""
+    """Raise Problem (403) unless the request has the session's token, in its form or in the header that htmx sends."""
     try:
         text = request.form.get("csrf_token", "")
     except ValueError:
@@ -193,38 +188,30 @@ def check_csrf() -> None:
 
 
 def own_path(text: str | None) -> str:
-    """Where to go on to, if it is a path of this service, else `/`: a link to us must not lead away from us."""
+    """The text if it is a path of this service, else `/`: a link to us must not redirect to another site."""
     if not text or len(text) > 2000 or not text.startswith("/") or text.startswith("//"):
         return "/"
-    # Browsers take a backslash for a slash, and pass over tabs and line ends.
+    # Browsers treat a backslash as a slash, and ignore tabs and line ends.
     if "\\" in text or not text.isascii() or any(character <= " " or character == "\x7f" for character in text):
         return "/"
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return "/"
-    return "/" if parts.scheme or parts.netloc else text
+    return text
 
 
 def zones() -> frozenset[str]:
-    """The time zones that the viewer can choose from; of a viewer who is signed in, those that the database knows."""
+    """The time zones that the viewer can choose from. After the sign-in, those that the database knows, too."""
     known: frozenset[str] = g.get(_ZONES, TIME_ZONES)
     return known
 
 
 def time_zone() -> str:
-    """The viewer's time zone: an IANA name. UTC where the database does not know the one that was chosen."""
-    name: Any = session.get("time_zone")
-    return str(name) if _is_one_of(zones(), name) else "UTC"
+    """The viewer's time zone: an IANA name. UTC if the database does not know the chosen one."""
+    name = str(session.get("time_zone"))
+    return name if name in zones() else "UTC"
 
 
 def zone() -> ZoneInfo:
-    """The viewer's time zone, to convert with."""
+    """The viewer's time zone."""
     return ZoneInfo(time_zone())
-
-
-def _is_one_of(zones: frozenset[str], name: object) -> bool:
-    return isinstance(name, str) and name in zones
 
 
 def _xor(left: bytes, right: bytes) -> bytes:

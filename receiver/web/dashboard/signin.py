@@ -1,4 +1,4 @@
-"""Signing in with an API key, signing out, the viewer's time zone, and the files that pages are made with."""
+"""Sign-in with an API key, sign-out, the viewer's time zone, and the static files of the pages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.database.pool import DatabaseUnavailable, connection
 from receiver.web.dashboard.assets import answer_asset
-from receiver.web.dashboard.own_key import find_entered_key, seconds_to_wait, words
+from receiver.web.dashboard.own_key import find_entered_key
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import own_path, sign_in, sign_out, signed_in_key, zones, zones_of
+from receiver.web.dashboard.wording import counted
 from receiver.web.problems import Problem
+from receiver.web.rate_limit import client_address
 from receiver.web.services import services
 
 
@@ -22,10 +24,10 @@ def login() -> AnyResponse:
     onward = own_path(request.values.get("next"))
     if request.method == "GET":
         return redirect(onward, 303) if signed_in_key() is not None else _form(onward)
-    seconds = seconds_to_wait()
-    if seconds > 0:
-        answer = _form(onward, f"Too many failed tries from your address. Try again in {words(seconds)}.", 429)
-        answer.headers["Retry-After"] = str(math.ceil(seconds))
+    if seconds := math.ceil(services().failed_sign_ins.wait_seconds(client_address())):
+        wait = counted(seconds, "second")
+        answer = _form(onward, f"Too many failed tries from your address. Try again in {wait}.", 429)
+        answer.headers["Retry-After"] = str(seconds)
         return answer
     text = request.form.get("key", "").strip()
     key = find_entered_key(text)
@@ -40,7 +42,7 @@ def login() -> AnyResponse:
 
 @page("/logout", scope=None, methods=("POST",))
 def logout() -> AnyResponse:
-    """Sign out, here and wherever a copy of the session is."""
+    """End the session, and every copy of it."""
     try:
         sign_out()
     except DatabaseUnavailable:
@@ -53,7 +55,7 @@ def logout() -> AnyResponse:
 
 @page("/time-zone", scope="read", methods=("GET", "POST"))
 def choose_time_zone() -> AnyResponse | tuple[str, int]:
-    """Choose the zone that all times are shown in."""
+    """Choose the time zone of all times on the pages."""
     onward = own_path(request.values.get("next"))
     fault = None
     if request.method == "POST":

@@ -1,6 +1,6 @@
-"""Sentences of the dashboards. Pure, so that every singular and plural can be tested.
+"""Sentences of the dashboards. These are pure functions, so tests cover every singular and plural.
 
-Figures are grouped by commas, and what counts things agrees with their number.
+Numbers have commas between thousands, and nouns agree with them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def number(count: int) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """`1 call`, `2 calls`; `many` where an s does not make it."""
+    """`1 call`, `2 calls`; `many`: an irregular plural."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def percent(part: int, whole: int) -> str:
-    """A share that never says 0% or 100% where that is not so."""
+    """A share. It is only 0% or 100% if that is exact."""
     if whole <= 0:
         return "–"  # noqa: RUF001 a dash: there is no share of nothing
     if part <= 0:
@@ -48,36 +48,32 @@ def duration(seconds: float) -> str:
 
 
 def balance_sentence(counts: Mapping[str, int]) -> str:
-    """A batch's counts as one sentence, e.g. `1,000 rows: 5 skipped, 995 calls, 932 ended, 63 pending.`
+    """A batch's counts as one sentence: `1,000 rows: 5 skipped, 995 calls, 932 ended, 63 pending.`
 
-    What is zero goes unsaid, except where nothing has ended yet.
+    Zeros are left out, except if no call has ended yet.
     """
     calls = counts["rows"] - counts["skipped"]
-    parts = []
-    if counts["skipped"]:
-        parts.append(f"{number(counts['skipped'])} skipped")
-    parts.append(counted(calls, "call"))
-    if counts["refused"]:
-        parts.append(f"{number(counts['refused'])} refused")
+    parts = [*_named(counts, "skipped"), counted(calls, "call"), *_named(counts, "refused")]
     if calls > counts["refused"]:
         parts.append(f"{number(counts['final'])} ended" if counts["final"] else "none ended yet")
-    if counts["pending"]:
-        parts.append(f"{number(counts['pending'])} pending")
-    if counts["overdue"]:
-        parts.append(f"{number(counts['overdue'])} overdue")
+    parts += _named(counts, "pending", "overdue")
     return f"{counted(counts['rows'], 'row')}: {', '.join(parts)}."
 
 
+def _named(counts: Mapping[str, int], *names: str) -> list[str]:
+    """`12 pending` for each of these counts that is not zero."""
+    return [f"{number(counts[name])} {name}" for name in names if counts[name]]
+
+
 def outcomes_sentence(counts: Mapping[str, int]) -> str:
-    """`932 ended: 800 completed, 100 failed, 32 canceled.`; what is zero goes unsaid."""
+    """`932 ended: 800 completed, 100 failed, 32 canceled.` Zeros are left out."""
     if not counts["final"]:
         return "No call has ended yet."
-    named = [f"{number(counts[outcome])} {outcome}" for outcome in OUTCOMES if counts[outcome]]
-    return f"{number(counts['final'])} ended: {', '.join(named)}."
+    return f"{number(counts['final'])} ended: {', '.join(_named(counts, *OUTCOMES))}."
 
 
 def attempts_sentence(attempts: int, final: int) -> str:
-    """How many tries the ended calls needed, on average: `1,400 attempts for 932 ended calls, 1.5 per call.`"""
+    """`1,400 attempts for 932 ended calls, 1.5 per call on average.`"""
     if not final:
         return "No call has ended yet."
     tries, calls = counted(attempts, "attempt"), counted(final, "ended call")
@@ -108,27 +104,20 @@ def loss_sentence(rate: float) -> str:
 
 
 def callbacks_sentence(callbacks: Mapping[str, int]) -> str:
-    """`941 callbacks: 932 applied, 8 duplicates, 1 waiting.`; what is zero is left out.
+    """`941 callbacks: 932 applied, 8 duplicates, 1 waiting.` Zeros are left out.
 
-    A step before the end is applied, too, so the number of results may be lower.
+    Steps before the end are applied, too, so there may be fewer results.
     """
     if not callbacks["received"]:
         return "No callback has been received yet."
-    parts = []
-    if callbacks["applied"]:
-        parts.append(f"{number(callbacks['applied'])} applied")
-    if callbacks["duplicate"]:
-        parts.append(counted(callbacks["duplicate"], "duplicate"))
-    if callbacks["conflict"]:
-        parts.append(counted(callbacks["conflict"], "conflict"))
-    parts += [
-        f"{number(callbacks[state])} {state}" for state in ("unmatched", "unreadable", "waiting") if callbacks[state]
-    ]
+    parts = _named(callbacks, "applied")
+    parts += [counted(callbacks[state], state) for state in ("duplicate", "conflict") if callbacks[state]]
+    parts += _named(callbacks, "unmatched", "unreadable", "waiting")
     return f"{counted(callbacks['received'], 'callback')}: {', '.join(parts)}."
 
 
 def applied_sentence(is_step: bool | None) -> str:
-    """What an applied callback is to its call. None: its body is erased."""
+    """What an applied callback means for its call. None: its body is erased."""
     if is_step is None:
         return "It was applied to its call."
     return (
@@ -159,12 +148,10 @@ UNKNOWN_ADVICE = (
 )
 
 
-def submissions_sentence(counted: Mapping[str, int]) -> str:
+def submissions_sentence(by_state: Mapping[str, int]) -> str:
     """`100 submissions: 98 accepted, 1 refused, 1 unknown.`"""
-    total = sum(counted.values())
-    states = [f"{number(count)} {state}" for state, count in counted.items()]
-    subject = f"{number(total)} {'submission' if total == 1 else 'submissions'}"
-    return f"{subject}: {', '.join(states)}." if states else "No submission."
+    states = [f"{number(count)} {state}" for state, count in by_state.items()]
+    return f"{counted(sum(by_state.values()), 'submission')}: {', '.join(states)}." if states else "No submission."
 
 
 REASONS = {
@@ -180,9 +167,9 @@ REASONS = {
     STEP_SUPERSEDED: "It reports a status that is not final, but the call already has a result or a later status.",
     "unreadable_now": "It was readable when it was received, but is not readable now.",
 }
-"""Why a callback was set aside, by the stable code that is kept with it."""
+"""Why a callback was not applied, by the stable code that is stored with it."""
 
 
 def reason_sentence(code: str | None) -> str:
-    """The reason in words; a code that is not known, as it is."""
+    """The reason in words. An unknown code is shown unchanged."""
     return REASONS.get(code, code.replace("_", " ")) if code else ""

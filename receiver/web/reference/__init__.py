@@ -1,5 +1,5 @@
 """The API's reference: its description (`/openapi.json`), and the page that shows it (`/docs`).
 
-`codes` names every failure, `samples` shows requests in three languages, `outside` describes what stands beside
-`/api/v1`, `examples.json` holds answers that were really given; `receiver.web.openapi` puts them together.
+`codes` names every failure, `samples` shows requests in three languages, `outside` describes the paths
+outside `/api/v1`, and `examples.json` contains recorded answers. `receiver.web.openapi` puts them together.
 """

@@ -1,8 +1,7 @@
-"""Every failure of the API by its code: when it comes, and what to do then."""
+"""Every error code of the API: its status, when it occurs, and what to do then."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -13,7 +12,7 @@ class Code:
     remedy: str
 
 
-CODES: Mapping[str, Code] = {
+CODES = {
     "bad_request": Code(
         400, "The request cannot be read.", "Check how it is sent. For example, its body may be incomplete."
     ),
@@ -84,11 +83,11 @@ EVERYWHERE = (
     "internal_error",
     "database_unavailable",
 )
-"""What any request under `/api/v1` may be answered. `method_not_allowed` belongs to no operation."""
+"""Codes of every operation under `/api/v1`. `method_not_allowed` belongs to no operation."""
 
 _OF_JSON = ("bad_request", "too_large", "unsupported_media_type")
 
-OF_OPERATION: Mapping[str, tuple[str, ...]] = {
+OF_OPERATION = {
     "queue_batch": (
         "bad_request",
         "too_large",
@@ -108,11 +107,11 @@ OF_OPERATION: Mapping[str, tuple[str, ...]] = {
     "suppress": (*_OF_JSON, "invalid_csv"),
     "replay_callbacks": _OF_JSON,
 }
-"""What an operation may be answered besides."""
+"""Further codes of single operations."""
 
-HEADERS: Mapping[str, tuple[str, ...]] = {
+HEADERS = {
     "unauthorized": ("WWW-Authenticate",),
     "rate_limited": ("Retry-After",),
     "database_unavailable": ("Retry-After",),
 }
-"""What goes with the answer."""
+"""Headers of the answers with these codes."""

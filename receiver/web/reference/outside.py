@@ -1,18 +1,18 @@
-"""What stands beside `/api/v1`: the callback endpoint in front of Flask, and what a supervisor asks."""
+"""The description of addresses outside `/api/v1`: the callback endpoint, health checks and metrics."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from receiver.intake.journal import BODY_BYTES
-
-Description = dict[str, Any]
+from receiver.web.reference.shared import Description
 
 _FORBIDDEN = "`RESULT_SOURCES` is set, and the sender is not in its networks. Nothing was stored."
 
 
+_RETRY_AFTER = {"headers": {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}}
+
+
 def results_path() -> Description:
-    """`/results/{token}`, as `receiver.intake.endpoint` answers it."""
+    """`/results/{token}` (`receiver.intake.endpoint`)."""
     return {
         "parameters": [
             {
@@ -57,23 +57,18 @@ def results_path() -> Description:
                 "403": _status(_FORBIDDEN, "forbidden"),
                 "404": _status("The token was not signed by this service; nothing was stored.", "not_found"),
                 "413": _status(f"The body is longer than {BODY_BYTES} bytes.", "too_large"),
-                "429": {
-                    **_status("The submission has used up its budget of callbacks; nothing was stored.", "over_budget"),
-                    "headers": {"Retry-After": {"$ref": "#/components/headers/Retry-After"}},
-                },
-                "503": {
-                    **_status("Neither the database nor the local disk could store it.", "unavailable"),
-                    "headers": {"Retry-After": {"$ref": "#/components/headers/Retry-After"}},
-                },
+                "429": _status("The submission has used up its budget of callbacks; nothing was stored.", "over_budget")
+                | _RETRY_AFTER,
+                "503": _status("Neither the database nor the local disk could store it.", "unavailable") | _RETRY_AFTER,
             },
         },
-        "get": _asked("ask_result_url", "Check whether results are accepted here"),
-        "head": _asked("head_result_url", "Check whether results are accepted here, without a body"),
+        "get": _check("ask_result_url", "Check whether results are accepted here"),
+        "head": _check("head_result_url", "Check whether results are accepted here, without a body"),
     }
 
 
 def operations_paths() -> Description:
-    """What the service says of itself; `receiver.web.health` and `receiver.web.metrics` answer it."""
+    """Health checks and metrics (`receiver.web.health`, `receiver.web.metrics`)."""
     seconds = {"type": ["integer", "null"], "description": "Age of the oldest callback not yet settled."}
     readiness = {
         "type": "object",
@@ -86,75 +81,52 @@ def operations_paths() -> Description:
             "spooled": {"type": ["integer", "string"], "description": "Callbacks on local disk, or the problem."},
         },
     }
-    return {
-        "/healthz": {
-            "get": {
-                "operationId": "get_health",
-                "tags": ["operations"],
-                "summary": "Liveness check",
-                "security": [],
-                "responses": {"200": _status("The process is alive.", "ok")},
-            }
+    health = {"200": _status("The process is alive.", "ok")}
+    ready = {"200": _json("The service is ready.", readiness), "503": _json("The service is not ready.", readiness)}
+    metrics = {
+        "200": {
+            "description": "The metrics.",
+            "content": {
+                name: {"schema": {"type": "string"}} for name in ("text/plain", "application/openmetrics-text")
+            },
         },
+        "401": {"$ref": "#/components/responses/unauthorized"},
+    }
+    return {
+        "/healthz": {"get": _operation("get_health", "operations", "Liveness check", health)},
         "/readyz": {
-            "get": {
-                "operationId": "get_readiness",
-                "tags": ["operations"],
-                "summary": "Readiness check, with the problem if it is not ready",
-                "security": [],
-                "responses": {
-                    "200": {
-                        "description": "The service is ready.",
-                        "content": {"application/json": {"schema": readiness}},
-                    },
-                    "503": {
-                        "description": "The service is not ready.",
-                        "content": {"application/json": {"schema": readiness}},
-                    },
-                },
-            }
+            "get": _operation(
+                "get_readiness", "operations", "Readiness check, with the problem if it is not ready", ready
+            )
         },
         "/metrics": {
-            "get": {
-                "operationId": "get_metrics",
-                "tags": ["operations"],
-                "summary": "Metrics for Prometheus",
+            "get": _operation("get_metrics", "operations", "Metrics for Prometheus", metrics)
+            | {
                 "description": "In OpenMetrics format if `Accept` asks for it.",
                 "security": [{}, {"MetricsKey": []}],
-                "responses": {
-                    "200": {
-                        "description": "The metrics.",
-                        "content": {
-                            "text/plain": {"schema": {"type": "string"}},
-                            "application/openmetrics-text": {"schema": {"type": "string"}},
-                        },
-                    },
-                    "401": {"$ref": "#/components/responses/unauthorized"},
-                },
             }
         },
     }
 
 
-def _asked(operation_id: str, summary: str) -> Description:
-    return {
-        "operationId": operation_id,
-        "tags": ["results"],
-        "summary": summary,
-        "description": "Some senders make this request before they dial. Nothing is stored.",
-        "security": [],
-        "responses": {
-            "200": _status("Results are accepted.", "ok"),
-            "403": _status(_FORBIDDEN, "forbidden"),
-            "404": _status("The token was not signed by this service.", "not_found"),
-        },
+def _check(operation_id: str, summary: str) -> Description:
+    responses = {
+        "200": _status("Results are accepted.", "ok"),
+        "403": _status(_FORBIDDEN, "forbidden"),
+        "404": _status("The token was not signed by this service.", "not_found"),
     }
+    description = "Some senders make this request before they dial. Nothing is stored."
+    return _operation(operation_id, "results", summary, responses) | {"description": description}
+
+
+def _operation(operation_id: str, tag: str, summary: str, responses: Description) -> Description:
+    return {"operationId": operation_id, "tags": [tag], "summary": summary, "security": [], "responses": responses}
 
 
 def _status(description: str, *statuses: str) -> Description:
-    schema = {
-        "type": "object",
-        "required": ["status"],
-        "properties": {"status": {"type": "string", "enum": list(statuses)}},
-    }
+    status = {"type": "string", "enum": list(statuses)}
+    return _json(description, {"type": "object", "required": ["status"], "properties": {"status": status}})
+
+
+def _json(description: str, schema: Description) -> Description:
     return {"description": description, "content": {"application/json": {"schema": schema}}}

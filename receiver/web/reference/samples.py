@@ -1,4 +1,4 @@
-"""Requests in curl, Python and PHP, as the reference shows them beside the operations that most begin with."""
+"""Requests in curl, Python and PHP, shown in the reference next to the operations that most users start with."""
 
 from __future__ import annotations
 

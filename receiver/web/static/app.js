@@ -20,7 +20,7 @@
   document.addEventListener("htmx:sendError", isStale);
   document.addEventListener("htmx:timeout", isStale);
   document.addEventListener("htmx:afterSwap", function () { stale.hidden = true; });
-  // A page that nobody looks at asks for nothing.
+  // A hidden page makes no requests.
   document.addEventListener("htmx:beforeRequest", function (event) {
     var source = event.detail.elt;
     if (document.hidden && source.getAttribute("hx-trigger")) {
@@ -28,7 +28,7 @@
     }
   });
 
-  // A second click while the first is under way. The server would take it for the same one anyway.
+  // Ignore a second click while the first request runs. The server would treat it as a repetition anyway.
   document.addEventListener("submit", function (event) {
     var form = event.target;
     if (form.method !== "post" || form.hasAttribute("hx-post")) { return; }

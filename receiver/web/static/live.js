@@ -1,7 +1,7 @@
-// An htmx extension: hx-swap="merge" changes what is on the page into what was answered, node by node,
-// instead of replacing it. What is the same stays the same node, so that nothing somebody reads, has
-// selected, focused, scrolled or unfolded is taken away from under them every two seconds.
-// htmx does the asking: app.js stops it while the page is hidden, and an answer of 286 for good.
+// An htmx extension: hx-swap="merge" changes the page into the answer, node by node, instead of replacing it.
+// Unchanged nodes are kept, so an update every two seconds does not reset the reader's selection, focus,
+// scroll position or unfolded sections.
+// htmx makes the requests. app.js pauses them while the page is hidden, and status 286 ends them.
 (function () {
   "use strict";
 
@@ -14,7 +14,7 @@
       if (from.getAttribute(attribute.name) !== attribute.value) { from.setAttribute(attribute.name, attribute.value); }
     });
     Array.from(from.attributes).forEach(function (attribute) {
-      // Whether it is unfolded is the reader's to say.
+      // Only the reader opens and closes a section.
       if (!to.hasAttribute(attribute.name) && !(attribute.name === "open" && from.nodeName === "DETAILS")) {
         from.removeAttribute(attribute.name);
       }
@@ -32,7 +32,7 @@
     Array.from(to.childNodes).forEach(function (wanted) {
       if (wanted.id) {
         var kept = Array.from(from.children).find(function (child) { return sameKind(child, wanted); });
-        // What stands before a part that is still wanted has gone.
+        // Remove nodes before a kept part: they are no longer in the answer.
         while (kept && old && old !== kept && old.compareDocumentPosition(kept) & Node.DOCUMENT_POSITION_FOLLOWING) {
           var gone = old;
           old = old.nextSibling;

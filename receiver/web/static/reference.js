@@ -1,4 +1,4 @@
-// Starts Swagger UI over our own description. A file of its own: the Content-Security-Policy allows no inline script.
+// Starts Swagger UI with our API description. A separate file, because the Content-Security-Policy allows no inline script.
 "use strict";
 
 const description = document.currentScript.dataset.description;

@@ -1,6 +1,6 @@
-"""What goes on while processes are killed: results are posted, and batches are queued.
+"""The load while processes are killed: results are posted, and batches are queued.
 
-Everything is written down as the sender knows it: what was tried, and what was answered.
+The sender's knowledge is recorded: what was sent, and how it was answered.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ POSTERS = 3
 
 @dataclass(slots=True)
 class Record:
-    """`posted`: the body under each mark. `acknowledged`: marks whose body was answered 200.
+    """`posted`: the bodies by mark. `acknowledged`: marks whose body was answered 200.
 
-    `queued`: batch ids by the Idempotency-Key that they were answered to.
+    `queued`: batch ids by the Idempotency-Key of their request.
     """
 
     posted: dict[str, bytes] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Record:
 
 
 class Load:
-    """Threads that post and queue, for as long as the block. The mark of a body stands in its content type, too."""
+    """Threads that post and queue until the context ends. The content type of a body also contains its mark."""
 
     def __init__(self, service: Service, result_url: str, folder: Path, record: Record, seed: int) -> None:
         self._service, self._folder, self._record, self._seed = service, folder, record, seed
@@ -52,7 +52,7 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(120)
-            assert not thread.is_alive(), "a request was neither answered nor hung up on"
+            assert not thread.is_alive(), "a request was neither answered nor closed"
 
     def _post(self, poster: int) -> None:
         draws = random.Random(f"{self._seed} {poster} {len(self._record.posted)}")
@@ -76,7 +76,7 @@ class Load:
         connection.close()
 
     def _queue(self) -> None:
-        """Queue a batch, asking with the same key until it is answered, and then the next."""
+        """Queue one batch after the other. Each is requested with the same key until it is answered."""
         number = len(self._record.queued)
         while not self._stop.is_set():
             number += 1
@@ -94,7 +94,7 @@ class Load:
                         application_id=str(application_id(number)),
                     )
                 except (subprocess.SubprocessError, ValueError, IndexError):
-                    pass  # nobody listened, or whoever did is gone
+                    pass  # there was no process to answer, or it was killed
                 else:
                     if answer.status in (201, 202):
                         self._record.queued[key] = int(answer.told["id"])
@@ -106,20 +106,20 @@ class Load:
 
 
 def application_id(number: int) -> int:
-    """By which a batch is known on both sides."""
+    """It identifies a batch here and at the provider."""
     return 1000 + number
 
 
 def called_number(batch: int, row: int) -> int:
-    """No number stands in two batches."""
+    """Each number is in only one batch."""
     return 6_174_000_000 + batch * BATCH_ROWS + row
 
 
 def _draw_body(draws: random.Random, mark: str) -> bytes:
-    """A result of some call, mostly of one that has had none; some say what nobody can read, or name nobody."""
+    """A result of a random call. A few bodies are unreadable or have an unmatched number."""
     kind = draws.random()
     if kind < 0.03:
-        return f"nothing that could be read {mark}".encode()
+        return f"not readable {mark}".encode()
     number = "6172009999" if kind < 0.06 else draws.choice(POSTED_NUMBERS)
     result = {
         "phone_number": f"'{number}'",

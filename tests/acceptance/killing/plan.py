@@ -1,7 +1,7 @@
-"""Who is killed when: drawn from a seed, so that what failed can be tried again.
+"""Which process is killed at which time: drawn from a seed, so that a failed run can be repeated.
 
-Each plan has every named step once, and random moments for the rest. A volley is killed together: one process
-of the web and one worker may be on their way to their steps at the same time, as they are on a bad day.
+Each plan has every named step once, and random moments for the rest. The kills of a volley are armed together, so
+that a web process and a worker can be killed at the same time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ PLAN_KILLS = 50
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`times`: how often it may be passed before it kills, at most; a frequent one is not always met at the first.
+    """`times`: the largest number of passes before the kill; a frequent step is not always killed at the first pass.
 
-    `after`: what must be killed first for anybody to come there: `database` or `worker`. `postgres`: the step is
-    one of a connection to it, whose other end can be killed there, too.
+    `after`: what must be killed first, so that a process reaches the step: `database` or `worker`. `postgres`: the
+    step uses a connection to Postgres, whose server process can be killed there too.
     """
 
     name: str
@@ -52,10 +52,11 @@ WORKER_STEPS = [
     *_commits("worker.Worker._send", times=2),
     *_commits("results.settler.Settler._settle_next", times=5),
     *_commits("results.groups.mark_group", times=5),
-    # Six in a row: it says that it lives, forgets, decides the kind of batches, notes those that wait for the other
-    # kind, gives up what the dead left, accepts what is proven.
-    *_commits("worker.Worker._look", times=6),
-    *_commits("worker.Worker._release_untold"),
+    # Six commits: it records that it is alive, deletes old rows, decides the kind of batches, records those that wait
+    # for the other kind, gives up submissions of dead workers, and accepts proven ones.
+    *_commits("worker.Worker._heartbeat", times=6),
+    *_commits("worker.Worker._release_lost_claims"),
+    *_commits("database.low_water_mark.MarkRaiser.step", times=2),
     *_commits("worker.Worker._write_measurements"),
     *_commits("results.maintenance.Maintenance.check_overdue", after="worker"),
     *_commits("results.recovery.poll_once", times=3),
@@ -64,7 +65,7 @@ SERVE_STEPS = [
     *_commits("database.migrations._apply", times=2),
     *_commits("supervisor.serve._serving_key"),
 ]
-"""They are met at a first start only."""
+"""They are reached only at the first start."""
 
 NO_STEPS = frozenset(
     f"{when} commit of {where}"
@@ -72,25 +73,25 @@ NO_STEPS = frozenset(
     for where in (
         "cli.running._work",
         "database.api_keys._record_use",
-        # Met only where a settler died over a group, or where a migration builds an index beside others.
+        # Reached only if a settler died while it read a group, or if a migration builds an index concurrently.
         "database.migrations._insert_applied",
         "results.settler.Settler._settle_left",
         "intake.spool.Spool.depth",
         "intake.spool.Spool.oldest",
     )
 )
-"""Commits of transactions that wrote nothing, or that are met by chance only, or when a key was used last. Those of
+"""Commits of transactions that write nothing, are reached only by chance, or record when a key was last used. Those of
 pages and API begin with `web.`."""
 
 MOMENTS = {"web": 6, "gunicorn": 1, "worker": 3, "backend": 3, "postmaster": 2, "serve": 1, "everything": 1}
-"""Who is killed at random moments, and how often in comparison."""
+"""Processes that are killed at random moments, with their relative frequency."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """`victim` dies when a process comes to `step` for so many times, or, without one, after so many `seconds`.
+    """`victim` is killed when a process has reached `step` this many `times`; without a step, after `seconds`.
 
-    `after`: as the step's.
+    `after`: as in `Step`.
     """
 
     victim: str
@@ -104,7 +105,7 @@ Volley = tuple[Kill, ...]
 
 
 def draw_plan(seed: int, kills: int = PLAN_KILLS) -> list[Volley]:
-    """The volleys of one seed: all named steps, and random moments up to so many kills, or a few more."""
+    """The volleys of one seed: all named steps, and random moments up to `kills` or a few more."""
     draws = random.Random(seed)
     web, worker = draws.sample(WEB_STEPS, len(WEB_STEPS)), draws.sample(WORKER_STEPS, len(WORKER_STEPS))
     volleys = []
@@ -121,7 +122,7 @@ def draw_plan(seed: int, kills: int = PLAN_KILLS) -> list[Volley]:
 
 
 def groups(volleys: Sequence[Volley], kills: int) -> list[list[Volley]]:
-    """The volleys in their order, in groups of about so many kills."""
+    """The volleys in order, in groups of about `kills` kills."""
     found: list[list[Volley]] = [[]]
     for volley in volleys:
         if sum(map(len, found[-1])) >= kills:

@@ -1,4 +1,4 @@
-"""What must hold after any number of kills, once all that was sent has been delivered and settled."""
+"""Conditions that must be true after any number of kills, when everything has been delivered and settled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.acceptance.killing.world import World
 from tests.acceptance.service import ask
 
 READ_BACK = 40
-"""So many stored bodies are compared, byte for byte, each time."""
+"""How many stored bodies are compared byte for byte, each time."""
 
 TOTALLED = ("rows", "skipped", "refused", "pending", "overdue", "final")
 
@@ -29,13 +29,13 @@ def check_promises(world: World) -> None:
 
 
 def check_acknowledged_is_stored_once(world: World) -> None:
-    """Each body that was answered 200 stands in the journal once, and no other one twice."""
+    """Each body that was answered 200 is in the journal once, and no other body is there twice."""
     posted, acknowledged = world.record.posted, world.record.acknowledged
     stored = world.pages(f"/api/v1/callbacks?batch_id={world.posted_batch}", "callbacks")
     marks = Counter(callback["content_type"].partition("mark=")[2] for callback in stored)
-    assert acknowledged - marks.keys() == set(), "answered 200, and lost"
+    assert acknowledged - marks.keys() == set(), "answered 200, but lost"
     assert [mark for mark, times in marks.items() if times > 1] == [], "stored twice"
-    assert marks.keys() <= posted.keys(), "stored, and never sent"
+    assert marks.keys() <= posted.keys(), "stored, but never sent"
     assert [callback for callback in stored if callback["state"] == "waiting"] == []
     received = world.service.batch(world.posted_batch)["callbacks"]["received"]
     assert received == len(stored)
@@ -45,7 +45,7 @@ def check_acknowledged_is_stored_once(world: World) -> None:
 
 
 def check_nothing_was_requested_twice(world: World) -> dict[str, Any]:
-    """By what the provider took, and by what began to leave the worker. Returns the provider's ledger."""
+    """Check what the provider received, and what the worker began to send. Returns the provider's ledger."""
     ledger = world.ledger()
     assert ledger["queued_more_than_once"] == []
     assert [url for url, times in world.steps.requests().items() if times > 1] == []
@@ -53,7 +53,7 @@ def check_nothing_was_requested_twice(world: World) -> dict[str, Any]:
 
 
 def check_what_was_queued(world: World, batches: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
-    """One batch for each key, whatever died before the answer; and each submission says what became of it."""
+    """Each key has one batch, even if a process died before the answer. Each submission has the correct state."""
     of_provider = Counter(request["application_id"] for request in ledger["requests"])
     by_application = {batch["application_id"]: batch for batch in batches}
     assert len(by_application) == len(batches), "a key was answered with two batches"
@@ -64,15 +64,15 @@ def check_what_was_queued(world: World, batches: list[dict[str, Any]], ledger: d
         (submission,) = batch["submissions"]
         taken = of_provider[batch["application_id"]]
         if submission["state"] == "accepted":
-            assert taken == 1, (batch, "accepted here, and unknown to the provider")
+            assert taken == 1, (batch, "accepted here, but not at the provider")
         else:
-            # Cut off on the way, or after it; a callback would have proved it.
+            # It was interrupted while it was sent, or later. A callback would have proved that it was queued.
             assert submission["state"] == "unknown" and taken <= 1, batch
         assert submission["calls"] == batch["counts"]["rows"]
 
 
 def check_results(world: World, batches: list[dict[str, Any]]) -> None:
-    """A call has its result if one was delivered, and only calls that the provider has have one."""
+    """A call has its result if one was delivered, and only calls at the provider have one."""
     delivered: Counter[int] = Counter()
     answered: Counter[int] = Counter()
     attempted: Counter[int] = Counter()
@@ -97,7 +97,7 @@ def check_results(world: World, batches: list[dict[str, Any]]) -> None:
 
 
 def check_totals(world: World) -> None:
-    """Two looks at the same: the summary's totals, and the sum of all batches."""
+    """The summary's totals agree with the sums of all batches."""
     totals = world.service.ask("/api/v1/summary").told["totals"]
     batches = world.batches()
     for name in ("rows", "skipped", "refused"):

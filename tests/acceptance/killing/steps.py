@@ -1,4 +1,4 @@
-"""Steps of the service's processes at which one of them is killed (in_process/sitecustomize.py)."""
+"""Steps of the service's processes at which a process is killed (in_process/sitecustomize.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IN_PROCESS = Path(__file__).parent / "in_process"
 
 
 class Steps:
-    """The folder through which steps are armed, and through which it is known that they were reached."""
+    """The folder in which steps are armed, and in which processes record that they were reached."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -22,14 +22,14 @@ class Steps:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the processes that are to be killed are started with."""
+        """Environment variables for the processes that will be killed."""
         path = os.pathsep.join(filter(None, (str(IN_PROCESS), os.environ.get("PYTHONPATH"))))
         return {"PYTHONPATH": path, "KILLING_STEPS": str(self._folder)}
 
     def arm(self, step: str, times: int, victim: str | int) -> None:
-        """Kill `victim` (`self`, `backend` or a process id) when a process comes to the step so many times.
+        """Kill `victim` (`self`, `backend` or a process id) when a process has reached the step this many times.
 
-        The victim `hang`: whoever comes there waits for `release`.
+        The victim `hang`: a process that reaches the step waits for `release`.
         """
         (self._folder / "reached" / step).unlink(missing_ok=True)
         written = self._folder / "arming"
@@ -43,7 +43,7 @@ class Steps:
         return (self._folder / "reached" / step).exists()
 
     def disarm(self) -> list[str]:
-        """Let all pass again; returns the steps that nobody came to."""
+        """Disarm all steps, and return those that no process reached."""
         armed = list((self._folder / "armed").iterdir())
         for each in armed:
             each.unlink(missing_ok=True)
@@ -53,12 +53,12 @@ class Steps:
         return {each.name for each in (self._folder / "seen").iterdir()}
 
     def requests(self) -> Counter[str]:
-        """How often a request for each `result_url` began to leave, whatever came of it."""
+        """How often sending a request began, for each `result_url`, successful or not."""
         requests = self._folder / "requests"
         return Counter(requests.read_text().split() if requests.exists() else ())
 
 
 def service_with(folder: Path, steps: Steps, **environment: str) -> Service:
-    """A service with one web process, whose processes come to the steps."""
+    """A service with one web process, whose processes have the steps."""
     variables: dict[str, Any] = {**steps.environment, "WEB_CONCURRENCY": "1", **environment}
     return Service(folder, **variables)

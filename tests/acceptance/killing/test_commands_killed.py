@@ -79,7 +79,7 @@ def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Ste
 
 def test_resolving_killed_at_its_commit_is_done_once_or_not_at_all(server_dir: Path, steps: Steps) -> None:
     with service_with(server_dir, steps) as service:
-        # The simulated provider answers this deployment with 500: nobody knows what became of it.
+        # The simulated provider answers this deployment with 500, so the state is unknown.
         batch_id = queued(service, server_dir, deployment_id="500")
         assert service.batch(batch_id)["state"] == "unknown"
         commit = "commit of cli.database.opened_database"  # the first is that of the session's settings

@@ -1,7 +1,7 @@
-"""Each entry point by itself: killed wherever it stores a callback, cut off from Postgres, on a disk that hangs.
+"""Each entry point alone: killed at each step of storing, disconnected from Postgres, with a disk that hangs.
 
-Nothing that was answered 200 is lost or stored twice, and what was spooled keeps its order. `test_kill_anywhere.py` and
-`test_outages.py` try the same with a whole service of many processes.
+Nothing that was answered 200 is lost or stored twice, and spooled callbacks keep their order. `test_kill_anywhere.py`
+and `test_outages.py` test this with a complete service.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ STEPS = [step for step in WEB_STEPS if " of web." not in step.name]
 
 
 def marks(conn: Connection) -> list[int]:
-    """Those of all stored callbacks of the first batch, in the journal's order."""
+    """The marks of all stored callbacks of the first batch, in the journal's order."""
     rows = conn.execute("select packing, body from callback where batch_id = 1 order by callback_id").fetchall()
     conn.rollback()
     return [json.loads(unpack(*row))["mark"] for row in rows]
 
 
 def check_each_is_stored_once(conn: Connection, results: Results) -> None:
-    """Whatever was answered 200; what was not may be there, too, but not twice."""
+    """Check that everything answered 200 is stored once. Other callbacks may be stored, but not twice."""
     acknowledged = set(results.acknowledged())
     eventually(lambda: acknowledged <= set(marks(conn)), otherwise=lambda: acknowledged - set(marks(conn)))
     assert [mark for mark, times in Counter(marks(conn)).items() if times > 1] == [], "stored twice"
@@ -64,7 +64,7 @@ def test_process_killed_at_each_step_loses_nothing_and_stores_nothing_twice(
         results = Results(f"http://127.0.0.1:{port}{results_path()}")
 
         def reach(step: Step) -> bool:
-            """Post, where it is only come to then in and out of an outage."""
+            """Post; if the step is reached only in an outage, cause one and end it."""
             if step.after is not None:
                 proxy.close()
                 proxy.cut()
@@ -75,7 +75,7 @@ def test_process_killed_at_each_step_loses_nothing_and_stores_nothing_twice(
 
         for step in STEPS:
             steps.arm(step.name, 1, "self")
-            eventually(partial(reach, step), LIMIT_SECONDS, partial(str, f"nobody came to {step.name}"))
+            eventually(partial(reach, step), LIMIT_SECONDS, partial(str, f"no process reached {step.name}"))
         check_each_is_stored_once(conn, results)
     assert len(results.acknowledged()) > len(STEPS)
 
@@ -141,7 +141,7 @@ def answered(posted: list[Posted]) -> set[int]:
 
 
 @pytest.mark.parametrize("entry_point", EACH)
-def test_disk_that_hangs_holds_up_only_what_nothing_else_can_store(
+def test_disk_that_hangs_delays_only_callbacks_that_the_database_cannot_store(
     session_folder: Path, conn: Connection, database_url: str, entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
@@ -163,16 +163,16 @@ def test_disk_that_hangs_holds_up_only_what_nothing_else_can_store(
         with ThreadPoolExecutor(1) as posting:
             waiting = posting.submit(stuck.post, 1)
             eventually(lambda: steps.is_reached(step))
-            # Whatever needs neither disk nor database is answered as ever.
+            # Requests that need neither disk nor database are answered as usual.
             for method, path, status in (
                 ("GET", results_path(), 200),
                 ("POST", results_path(), 200),
                 ("PUT", results_path(), 405),
-                ("POST", results_path(secret="somebody else's secret"), 404),
+                ("POST", results_path(secret="the secret of another service"), 404),
                 ("GET", "/healthz", 200),
             ):
                 assert ask(f"http://127.0.0.1:{port}{path}", method).status == status, (method, path)
-            # And so is whatever the database can store, as soon as it is back.
+            # So are callbacks, when the database can store them again.
             proxy.open()
             eventually(is_stored_directly)
             assert answered(post_in_time(lambda: results.post(10, at_once=2))) == {200}

@@ -1,6 +1,6 @@
-"""Whatever is killed, wherever it was: nothing that was acknowledged is lost, and nobody is called twice.
+"""Kill any process at any step: nothing that was acknowledged is lost, and nobody is called twice.
 
-`make test-long` kills 50 times; `make kill-long` with KILLS=1000 goes on with other seeds. One seed by itself:
+`make test-long` kills 50 times; `make kill-long` with KILLS=1000 continues with other seeds. For one seed:
 `KILL_SEED=7 KILLS=50 make kill-long`.
 """
 
@@ -31,11 +31,11 @@ pytestmark = pytest.mark.long
 FIRST_SEED = int(os.environ.get("KILL_SEED", "1"))
 KILLS = int(os.environ.get("KILLS", str(PLAN_KILLS)))
 GROUP_KILLS = 17
-"""Between two looks whether everything holds."""
+"""Kills between two checks."""
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + -(-KILLS // PLAN_KILLS)))
-def test_whatever_is_killed_nothing_is_lost_and_nobody_called_twice(server_dir: Path, seed: int) -> None:
+def test_kills_anywhere_lose_nothing_and_call_nobody_twice(server_dir: Path, seed: int) -> None:
     began = time.monotonic()
     with World(server_dir, seed) as world:
         for group in groups(draw_plan(seed), GROUP_KILLS):
@@ -47,12 +47,12 @@ def test_whatever_is_killed_nothing_is_lost_and_nobody_called_twice(server_dir: 
             check_promises(world)
         seen = {step for step in world.steps.seen() if not step.split(" of ")[-1].startswith(("web.", "supervisor."))}
         named = {step.name for step in (*SERVE_STEPS, *WEB_STEPS, *WORKER_STEPS)}
-        assert seen - named - NO_STEPS == set(), "commits that plan.py does not have: name them in WEB_STEPS or such"
+        assert seen - named - NO_STEPS == set(), "commits missing in plan.py: add them to WEB_STEPS or another list"
         print(describe(world, time.monotonic() - began))
 
 
 def was_busy(world: World) -> bool:
-    """Whether enough went on around the kills: on a slow machine, they come faster than results and batches."""
+    """Whether there was enough load: on a slow machine, kills are faster than results and batches."""
     world.tend()  # the last one may have hit `serve`
     record, kills = world.record, world.kills.total()
     return len(record.acknowledged) > 10 * kills and 5 * len(record.queued) > kills

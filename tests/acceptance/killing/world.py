@@ -22,12 +22,12 @@ from tests.acceptance.service import Process, Service, ask
 from tests.waiting import eventually
 
 LIMIT_SECONDS = 180.0
-"""Far longer than anything takes on an idle machine."""
+"""Much longer than any wait on an idle machine."""
 
 PROVOKE_SECONDS = 10.0
 
 MOST_DEATHS, DEATHS_SECONDS = 3, 75.0
-"""A child of `serve` that would die more often in this time is spared: `serve` would give up, and rightly."""
+"""A child of `serve` is not killed more often in this time, because `serve` would correctly give up."""
 
 PROVIDER = (
     *("--speed", "3600", "--no-check", "--senders", "8"),
@@ -40,12 +40,12 @@ _WEB_NAMES = frozenset(step.name for step in WEB_STEPS)
 
 
 def has_ended(service: Service) -> bool:
-    """Whether its `serve` has; what its exit status was is left for `Service.stop` to see."""
+    """Whether `serve` has ended. `Service.stop` reads the exit status later."""
     return os.waitid(os.P_PID, service.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 class World:
-    """A context manager; nothing of it is left behind. `kills` counts whom it killed, and how."""
+    """A context manager that removes everything it created. `kills`: how often each victim was killed, and how."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.seed = seed
@@ -74,7 +74,7 @@ class World:
         with ExitStack() as stack:
             self.provider = stack.enter_context(self._simulator)
             stack.enter_context(self.service)
-            # Nobody dials it, as fast as the provider's clock runs: its results are the test's to post.
+            # The provider does not dial this batch in the time of the test, because the test posts its results itself.
             contacts = self._folder / "posted.csv"
             contacts.write_text("\n".join(("destination", *POSTED_NUMBERS)))
             fields = {"application_id": str(application_id(0)), "start_timestamp": str(int(time.time()) + 315_000_000)}
@@ -99,7 +99,7 @@ class World:
         return Load(self.service, self.result_url, self._folder, self.record, self.seed)
 
     def kill(self, volley: Volley) -> None:
-        """Kill all of a volley; return when every one of its steps was reached, and `serve` runs."""
+        """Kill all of a volley. Return when all of its steps were reached and `serve` is running."""
         self._spare(volley)
         named = [kill for kill in volley if kill.step is not None]
         for kill in named:
@@ -111,10 +111,10 @@ class World:
         limit = time.monotonic() + LIMIT_SECONDS
         provoked_at = time.monotonic()
         while pending := [kill for kill in named if kill.step and not self.steps.is_reached(kill.step)]:
-            assert time.monotonic() < limit, f"nobody came to {pending}: {self._last_words()}"
+            assert time.monotonic() < limit, f"no process reached {pending}: {self._last_words()}"
             self.tend()
             if time.monotonic() > provoked_at + PROVOKE_SECONDS and any(kill.after == "database" for kill in pending):
-                # Postgres was back before anybody had needed it for so many times.
+                # Postgres was available again before the step had been reached this many times.
                 self.strike("backend")
                 provoked_at = time.monotonic()
             time.sleep(0.02)
@@ -123,11 +123,11 @@ class World:
         self.tend()
 
     def strike(self, victim: str) -> None:
-        """Kill it now, or as soon as there is one."""
+        """Kill it now, or as soon as it exists."""
         self.kills[victim] += 1
         if victim in ("serve", "everything"):
             processes = self.service.processes() if victim == "everything" else []
-            # First `serve`, which would start the others again.
+            # `serve` first, because it would start the others again.
             os.kill(self.service.pid, signal.SIGKILL)
             for process in processes:
                 self._end(process)
@@ -142,7 +142,7 @@ class World:
         self.tend()
 
     def tend(self) -> None:
-        """Start `serve` again where it was killed. It must not have ended in any other way."""
+        """Start `serve` again if it was killed. It must not have ended in any other way."""
         if has_ended(self.service):
             status, _ = self.service.stop(signal.SIGKILL)
             assert status == -signal.SIGKILL, f"serve ended with {status}: {self._last_words()}"
@@ -150,7 +150,7 @@ class World:
             self.service.start()
 
     def settle(self) -> None:
-        """Return when all that was sent is delivered and settled, and nothing waits any more."""
+        """Return when everything sent has been delivered and settled, and nothing waits."""
         assert self.steps.disarm() == []
         eventually(self._is_settled, LIMIT_SECONDS, self._last_words)
 
@@ -169,7 +169,7 @@ class World:
             cursor = f"&cursor={answer.told['next_cursor']}"
 
     def _is_settled(self) -> bool:
-        self.tend()  # a step is known as reached just before its victim dies
+        self.tend()  # a step counts as reached just before its victim dies
         ledger = self.ledger()
         if ledger["calls"]["to_come"] != len(POSTED_NUMBERS) or ledger["callbacks"]["to_come"]:
             return False
@@ -179,13 +179,13 @@ class World:
                 return False
             listed = self.service.ask("/api/v1/batches?limit=1000")
         except OSError:
-            return False  # a process that was killed last is not back yet
+            return False  # the process killed last is not running again yet
         return listed.status == 200 and all(
             batch["state"] != "queueing" and batch["callbacks"]["waiting"] == 0 for batch in listed.told["batches"]
         )
 
     def _spare(self, volley: Volley) -> None:
-        """Begin anew with another `serve` before a child of it has died too often."""
+        """Start another `serve` before one of its children has died too often."""
         coming = Counter(self._dying(kill) for kill in volley)
         died = self._deaths()
         if any(died[child] and died[child] + coming[child] > MOST_DEATHS for child in CHILDREN):
@@ -206,13 +206,13 @@ class World:
         self.steps.arm(kill.step, kill.times, victim)
 
     def _dying(self, kill: Kill) -> str:
-        """What `serve` starts again after it, if anything, as it is called in its log."""
+        """The name in the log of the child that `serve` starts again after this kill, if any."""
         if kill.victim == "self":
             return "a web process" if kill.step in _WEB_NAMES else "worker"
         return {"gunicorn": "web", "postmaster": "database"}.get(kill.victim, kill.victim)
 
     def _deaths(self) -> Counter[str]:
-        """What `serve` has seen die lately, by its log."""
+        """The recent deaths of children that `serve` has logged."""
         deaths: Counter[str] = Counter()
         before = datetime.now(UTC) - timedelta(seconds=DEATHS_SECONDS)
         for line in self.service.log.read_bytes()[self._log_start :].splitlines():
@@ -232,7 +232,7 @@ class World:
         postmasters = [each for each in everything if " -D " in each.command and "postgres " in each.command]
         if victim == "postmaster":
             return postmasters
-        # Any process of the server's, that of a connection or one that writes pages; its log's alone is not missed.
+        # Any process of the server, for a connection or maintenance, but not its logger, which no process needs.
         pids = {each.pid for each in postmasters}
         return [each for each in everything if each.parent in pids and ": logger" not in each.command]
 
@@ -240,7 +240,7 @@ class World:
         try:
             os.kill(process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # it ended by itself meanwhile
+            pass  # it has ended by itself
 
     def _last_words(self) -> str:
         return self.service.log.read_text()[-6000:]

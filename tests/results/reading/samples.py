@@ -1,4 +1,4 @@
-"""What the tests of reading a callback share: one call to read, one to be refused, one to compare with."""
+"""Shared by the tests of reading callbacks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def reason(body: bytes | str | dict[str, object], content_type: str = "", encodi
 
 
 def form_fields(value: object, name: str = "") -> list[tuple[str, str]]:
-    """The names and values that PHP's style of form has for nested values."""
+    """Nested values as the names and values of a form in PHP's style."""
     if isinstance(value, dict):
         return [pair for key, item in value.items() for pair in form_fields(item, f"{name}[{key}]" if name else key)]
     if isinstance(value, list):
@@ -82,7 +82,7 @@ XML_CANNOT_HOLD = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 
 
 def renderings(sent: dict[str, object], *, xml: bool = True, multipart: bool = True) -> dict[str, bytes]:
-    """One call's details in every format; XML and multipart cannot hold every character."""
+    """The details of a call in every format. XML and multipart cannot contain every character."""
     wrapped = {"call_details": sent}
     plain = json.dumps(sent)
     found = {

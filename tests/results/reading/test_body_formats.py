@@ -1,4 +1,4 @@
-"""One call rendered in every format, compressed or not, reads back the same."""
+"""The details of a call are the same in every format, compressed or not."""
 
 from __future__ import annotations
 
@@ -37,13 +37,15 @@ def _raw_deflate(body: bytes) -> bytes:
         ((SAMPLES / "form.txt").read_bytes(), "gzip"),
     ],
 )
-def test_compression_is_undone_and_a_false_header_passed_over(body: bytes, encoding: str) -> None:
+def test_compressed_body_is_read_and_a_wrong_header_is_ignored(body: bytes, encoding: str) -> None:
     assert read(body, "application/json", encoding).result_key == COMPLETED.result_key
 
 
 @pytest.mark.parametrize("cut", [1, 40, len(PLAIN) - 1])
 @pytest.mark.parametrize(("compress", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate")])
-def test_body_of_several_members_is_read_whole(compress: Callable[[bytes], bytes], encoding: str, cut: int) -> None:
+def test_body_of_several_members_is_read_completely(
+    compress: Callable[[bytes], bytes], encoding: str, cut: int
+) -> None:
     parts = PLAIN[:cut], b"", PLAIN[cut:]
     assert read(b"".join(compress(part) for part in parts), "", encoding) == COMPLETED
 
@@ -54,7 +56,7 @@ def test_body_of_several_members_is_read_whole(compress: Callable[[bytes], bytes
 @pytest.mark.parametrize(
     ("compress", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (_raw_deflate, "deflate")]
 )
-def test_bytes_that_are_no_member_make_the_body_undecodable(
+def test_other_bytes_after_a_member_make_the_body_undecodable(
     compress: Callable[[bytes], bytes], encoding: str, trailing: bytes
 ) -> None:
     assert reason(compress(PLAIN) + trailing, "", encoding) == "undecodable"
@@ -71,11 +73,11 @@ def test_bytes_that_are_no_member_make_the_body_undecodable(
         (gzip.compress(b" " * (1 << 20), mtime=0) + gzip.compress(b" ", mtime=0), "gzip"),
     ],
 )
-def test_what_cannot_be_inflated_is_undecodable(body: bytes, encoding: str) -> None:
+def test_body_that_cannot_be_decompressed_is_undecodable(body: bytes, encoding: str) -> None:
     assert reason(body, "", encoding) == "undecodable"
 
 
-def test_one_mebibyte_may_come_out_of_a_compressed_body() -> None:
+def test_compressed_body_may_have_one_mebibyte() -> None:
     assert read(gzip.compress(PLAIN.ljust(1 << 20)), "", "gzip") == COMPLETED
 
 

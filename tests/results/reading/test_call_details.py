@@ -1,4 +1,4 @@
-"""What the fields of a callback mean, in each shape they may come in."""
+"""The fields of a callback in each form in which they may be sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def call(**fields: object) -> CallDetails:
     return read({"phone_number": "6175551234", "status": "completed", **fields})
 
 
-# Which status means what (provider page: The callback).
+# Statuses (provider page: The callback).
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_final_status_has_its_outcome(status: object, outcome: str) -> None:
     assert call(status=status).outcome == outcome
 
 
-def test_long_status_is_cut_and_kept() -> None:
+def test_long_status_is_truncated() -> None:
     assert call(status="x" * 5000).provider_status == "x" * 200
 
 
@@ -95,7 +95,7 @@ def test_long_status_is_cut_and_kept() -> None:
         "&quot;2023-11-14T22:15:00Z&quot;",
     ],
 )
-def test_time_is_read_from_whatever_it_was_written_as(timestamp: object) -> None:
+def test_time_is_read_in_every_notation(timestamp: object) -> None:
     assert call(queued_timestamp=timestamp).queued_at == at(1700000100)
 
 
@@ -138,13 +138,13 @@ def test_unreadable_count_is_none(value: object) -> None:
     assert (details.attempts, details.max_attempts, details.duration_seconds) == (None, None, None)
 
 
-def test_counts_are_bounded_by_their_columns() -> None:
+def test_counts_are_limited_by_their_columns() -> None:
     details = call(attempts=32767, max_attempts=32768, duration=2**31 - 1)
     assert (details.attempts, details.max_attempts, details.duration_seconds) == (32767, None, 2**31 - 1)
     assert call(duration=2**31).duration_seconds is None
 
 
-def test_numbers_that_json_cannot_hold_cost_only_their_field() -> None:
+def test_numbers_that_json_does_not_allow_lose_only_their_field() -> None:
     details = read('{"phone_number":1,"status":"failed","attempts":1e999999,"duration":NaN,"max_attempts":-Infinity}')
     assert (details.attempts, details.duration_seconds, details.max_attempts) == (None, None, None)
     assert read('{"phone_number":1,"status":"failed","attempts":%s}' % ("9" * 60_000)).attempts is None
@@ -175,7 +175,7 @@ def test_phone_number_is_kept_as_sent_without_quotes(sent: object, number: str) 
     assert call(phone_number=sent).phone_number == number
 
 
-def test_plus_sign_that_a_form_turned_into_a_space_is_no_part_of_the_number() -> None:
+def test_plus_sign_that_became_a_space_in_a_form_is_not_part_of_the_number() -> None:
     assert read("status=failed&phone_number=+16175551234").phone_number == "16175551234"
 
 
@@ -213,14 +213,14 @@ def test_last_of_two_equal_keys_counts_in_every_format() -> None:
         "status=failed&phone_number=%2526%252339%253B6175551234%2526%252339%253B",
     ],
 )
-def test_one_escape_too_many_is_undone(body: str) -> None:
+def test_body_that_was_escaped_once_too_often_is_read(body: str) -> None:
     assert read(body)[:3] == ("6175551234", "failed", "failed")
     if body[0] in "{<":
         assert read(json.dumps({"call_details": body}))[:3] == ("6175551234", "failed", "failed")
 
 
 @pytest.mark.parametrize("body", [r"""{"status":"failed\'""", "{&quot;status&quot;:", r"{\"status\"", "&lt;r&gt;"])
-def test_wrongly_escaped_body_that_is_cut_off_is_unreadable(body: str) -> None:
+def test_wrongly_escaped_truncated_body_is_unreadable(body: str) -> None:
     assert reason(body) in ("malformed_json", "malformed_xml")
 
 
@@ -235,7 +235,7 @@ def test_keys_are_read_in_any_case() -> None:
     assert details.events == events(("queued", 1700000100))
 
 
-# Events, and the times they tell.
+# Events and times.
 
 QUEUED = {"event": "queued", "timestamp": 1700000100}
 DIALING = {"event": "dialing", "timestamp": "1700000102"}
@@ -274,12 +274,12 @@ def test_single_event_is_a_list_of_one(sent: object) -> None:
 
 
 @pytest.mark.parametrize("sent", [None, "", "none", 7, True, [], {}, "[{", {"a": 1, "b": 2}, {"a": {"b": {"c": "d"}}}])
-def test_what_is_no_event_is_none(sent: object) -> None:
+def test_values_that_are_not_events_are_ignored(sent: object) -> None:
     assert call(events=sent).events == ()
 
 
 def test_every_event_is_read_and_too_many_are_refused() -> None:
-    """If some were left out, the latest could be among them, and another result would win."""
+    """If some were left out, the latest might be among them, and another result might win."""
     sent = [{"event": str(place), "timestamp": 1700000000 - place % 2000} for place in range(4096)]
     details = call(events=sent)
     assert len(details.events) == 4096
@@ -288,7 +288,7 @@ def test_every_event_is_read_and_too_many_are_refused() -> None:
     assert reason(fields) == "too_many_items"
 
 
-def test_event_without_a_name_counts_by_its_time() -> None:
+def test_time_of_an_event_without_a_name_counts() -> None:
     details = call(events=[{"event": "queued", "timestamp": 10}, {"timestamp": 90}])
     assert (details.events, details.last_event_at) == (events(("queued", 10)), at(90))
 
@@ -307,17 +307,17 @@ def test_times_come_from_the_first_connected_and_the_last_disconnected_event() -
     assert details.last_event_at == at(60)
 
 
-def test_scheduled_window_is_no_time_of_a_call_that_was_not_completed() -> None:
+def test_scheduled_window_is_ignored_for_a_call_that_was_not_completed() -> None:
     details = call(status="failed", start_timestamp=1000, end_timestamp=2000, queued_timestamp=500)
     assert (details.started_at, details.ended_at, details.last_event_at) == (None, None, at(500))
 
 
-def test_scheduled_window_is_no_time_of_a_call_with_events() -> None:
+def test_scheduled_window_is_ignored_for_a_call_with_events() -> None:
     details = call(events=[{"event": "queued", "timestamp": 10}], start_timestamp=1000, end_timestamp=2000)
     assert (details.started_at, details.ended_at, details.last_event_at) == (None, None, at(10))
 
 
-def test_last_attempt_stands_for_the_last_event_where_there_are_none() -> None:
+def test_last_attempt_is_the_last_event_if_there_are_no_events() -> None:
     assert call(last_attempt_timestamp=30, end_timestamp=20).last_event_at == at(30)
     assert call(queued_timestamp=10, end_timestamp=20).last_event_at == at(20)
 
@@ -379,7 +379,7 @@ def test_unreadable_body_names_its_reason(body: bytes, code: str) -> None:
         assert reason(body, content_type) == code
 
 
-def test_no_error_carries_the_phone_number() -> None:
+def test_no_error_contains_the_phone_number() -> None:
     for body in (
         '{"phone_number":"6175551234"',
         "<phone_number>6175551234</phone_number><",
@@ -399,11 +399,11 @@ def test_common_callback_is_read_in_microseconds() -> None:
         for _ in range(500):
             read_call_details(body, "application/json")
         spent.append((time.process_time() - start) / 500)
-    # 17 µs where this was written; twelve thousand a second need 83.
+    # It took 17 µs on the author's machine. Twelve thousand per second allow 83.
     assert min(spent) < 60e-6
 
 
-def test_result_key_tells_different_results_apart() -> None:
+def test_different_results_have_different_keys() -> None:
     assert call(status="cancelled").result_key == call(status="Canceled").result_key
     assert call(status="completed").result_key != call(status="failed").result_key
     assert call(attempts=1).result_key != call(attempts=2).result_key

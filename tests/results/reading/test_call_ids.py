@@ -1,4 +1,4 @@
-"""Whatever the provider's answer holds of call ids is used; whatever else it holds is no error."""
+"""All call ids in the provider's answer are used, and nothing in it is an error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_form_names_every_call(answer: Any) -> None:
     assert found(answer) == ALL
 
 
-def test_only_overdue_calls_are_looked_up_by_their_place_among_all() -> None:
+def test_ids_of_overdue_calls_are_found_by_their_position_among_all_calls() -> None:
     assert found({"call_ids": ALL}, CALLS[2:]) == ["c"]
     assert found({"call_ids": {"6175551299": 7}}, CALLS[1:2]) == ["7"]
 
@@ -55,7 +55,7 @@ def test_only_overdue_calls_are_looked_up_by_their_place_among_all() -> None:
         ({"call_id": "a"}, ["a", None, None]),
     ],
 )
-def test_what_is_missing_or_unusable_is_missing(answer: Any, expected: list[str | None]) -> None:
+def test_missing_and_unusable_ids_are_none(answer: Any, expected: list[str | None]) -> None:
     assert found(answer) == expected
 
 
@@ -78,7 +78,7 @@ def test_what_is_missing_or_unusable_is_missing(answer: Any, expected: list[str 
         {"status": "ok", "elapsed": 12},
     ],
 )
-def test_an_answer_without_ids_is_no_error(answer: Any) -> None:
+def test_answer_without_ids_is_not_an_error(answer: Any) -> None:
     assert found(answer) == [None, None, None]
 
 

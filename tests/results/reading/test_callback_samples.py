@@ -1,4 +1,4 @@
-"""Every recorded or made sample reads to exact values, whatever content type it is sent under."""
+"""Every recorded or generated sample has exact values, regardless of its content type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXPECTED: dict[str, CallDetails | str] = {
             ("disconnected", 1700000611),
         ),
     ),
-    # The window that was scheduled is no time at which anything happened to this call.
+    # The scheduled window is not a time of an event of this call.
     "canceled-window.json": CallDetails(
         phone_number="6175550147",
         provider_status="canceled",
@@ -162,7 +162,7 @@ def test_every_sample_has_an_expectation() -> None:
 
 @pytest.mark.parametrize("content_type", CONTENT_TYPES)
 @pytest.mark.parametrize("name", EXPECTED)
-def test_sample_reads_to_its_values_under_any_content_type(name: str, content_type: str) -> None:
+def test_sample_has_its_values_with_any_content_type(name: str, content_type: str) -> None:
     body = (SAMPLES / name).read_bytes()
     expected = EXPECTED[name]
     if isinstance(expected, str):

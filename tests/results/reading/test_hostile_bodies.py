@@ -1,4 +1,4 @@
-"""Whatever comes, reading ends in CallDetails that Postgres can hold or in UnreadableBody, and soon."""
+"""Any body is read quickly, as CallDetails that Postgres can store or as UnreadableBody."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.results.reading.samples import CONTENT_TYPES, SAMPLES, form_fields, r
 
 unhurried = settings(deadline=None)  # a busy neighbour is no failure; the bombs below measure time
 
-# Nothing but CallDetails or UnreadableBody, whatever comes.
+# Any body results in CallDetails or UnreadableBody.
 
 _content_types = st.sampled_from(CONTENT_TYPES) | st.text(max_size=40)
 _encodings = st.sampled_from(["", "gzip", "deflate", "br", "identity"])
@@ -75,7 +75,7 @@ def test_any_punctuation_is_read_or_unreadable(content_type: str, text: str) -> 
     read_or_refuse(f'{{"phone_number":"1","status":"x",{text}'.encode(), content_type)
 
 
-# Bombs. None costs more than a moment of processor time or a few megabytes.
+# Bombs. None takes more than a moment of processor time or a few megabytes.
 
 
 def _filled(start: bytes, unit: bytes, end: bytes = b"", length: int = 65_536) -> bytes:
@@ -139,7 +139,7 @@ BOMBS: dict[str, tuple[bytes, str | None]] = {
     "XML most elements": (b"<r>" + b"<a/>" * 8000 + b"</r>", "several_calls"),
     "XML many attributes": (b"<r " + b" ".join(b'a%d=""' % n for n in range(6000)) + b"/>", "not_recognised"),
     "XML comments": (b"<r>" + b"<!---->" * 8000 + b"</r>", "not_recognised"),
-    # A parser that knows name spaces keeps each name together with the whole address: 200 MB here, and 500.
+    # A parser with name spaces stores each name with the whole address: 200 MB here, and 500.
     "XML name space": (_named(25_000), "not_recognised"),
     "gzip XML name space": (gzip.compress(_named(60_000)), "not_recognised"),
     "form many fields": (_filled(b"", b"a=&"), "too_many_items"),
@@ -188,8 +188,8 @@ def test_bomb_costs_little_time_and_memory(name: str) -> None:
         else:
             assert reason(body) == code
 
-    # This thread's processor time, the best of three, beside a yardstick: neither busy neighbours nor a slow machine
-    # count. The costliest takes about half of what is allowed.
+    # The least processor time of three runs, compared with a yardstick, so that other load and a slow machine do not
+    # matter. The slowest body takes about half of the limit.
     yardstick, spent = [], []
     for _ in range(3):
         yardstick.append(_thread_seconds(lambda: sum(number for number in range(100_000))))

@@ -1,15 +1,16 @@
-"""Kills at named steps. A test puts this folder on PYTHONPATH of the service's own processes, whose code so
-needs no hooks: Python imports this file at its start, and it wraps modules as they are imported.
+"""Kills at named steps. A test puts this folder on the PYTHONPATH of the service's processes. Python imports this file
+at its start, and it wraps modules when they are imported. So the code of the service needs no hooks.
 
-`KILLING_STEPS` names a folder. `armed/STEP` in it says how many times more the step is passed, and which process
-dies then, or that whoever comes there hangs (`hang`) until `reached/STEP` is removed. Whoever comes to that takes the
-file away first, so that no two do. `seen/STEP` is made when a process comes by for the first time. A step is
-`before …` or `after …` what can be half done: a commit, named after the function that asked for it; a send to the
-provider; an answer to a callback.
+`KILLING_STEPS` names a folder. `armed/STEP` in it contains the pass at which something happens, and the
+process to kill; or `hang`: the process that reaches the step waits until `reached/STEP` is removed. That process first
+moves the file, so that only one does this. `seen/STEP` is created when a process reaches the step for the first time.
+A step is `before …` or `after …` an action that a kill can interrupt: a commit, named after the function that made it;
+a send to the provider; an answer to a callback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
@@ -26,10 +27,10 @@ from typing import Any
 
 FOLDER = Path(os.environ.get("KILLING_STEPS", "/nonexistent"))
 ROLES = ("gunicorn", "work", "serve", "replay", "resolve", "erase", "purge")
-"""Words of the command lines of processes that are killed so; others (`verify`, say) are let alone."""
+"""Words in the command lines of processes that are killed in this way. Others, such as `verify`, are not."""
 
 IN_BETWEEN = ("receiver.database.pool", "receiver.database.replica", "receiver.intake.journal")
-"""Modules that commit for whoever called them."""
+"""Modules that commit for their callers."""
 
 _seen: set[str] = set()
 _passed: dict[str, int] = {}
@@ -37,7 +38,7 @@ _sending = threading.local()
 
 
 def reach(step: str, backend: int = 0) -> None:
-    """Come to a step; `backend` is the Postgres process at the other end of the connection."""
+    """Record that a step is reached. `backend`: the id of the connection's Postgres process."""
     if step not in _seen:
         _seen.add(step)
         (FOLDER / "seen" / step).touch()
@@ -62,11 +63,11 @@ def reach(step: str, backend: int = 0) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        pass  # it was killed at the same moment by the test's other hand
+        pass  # the test killed it at the same moment
 
 
 def _committer() -> str | None:
-    """The function of the receiver on whose behalf something is committed, None where there is none."""
+    """The function of the receiver that commits. None: there is none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
@@ -189,7 +190,11 @@ def _wrap_wsgi(module: ModuleType) -> None:
                 reach("before an answer to a callback")
             return start_response(*args)
 
-        yield from call(self, environ, start_or_die)
+        with contextlib.ExitStack() as stack:
+            answer = call(self, environ, start_or_die)
+            if close := getattr(answer, "close", None):
+                stack.callback(close)
+            yield from answer
         if is_callback:
             reach("after an answer to a callback")
 
@@ -208,7 +213,7 @@ WRAPS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _Wrapping(importlib.abc.MetaPathFinder):
-    """Finds what is to be wrapped as Python does, and wraps it once it was run."""
+    """Finds the modules in WRAPS as Python does, and wraps each after it has run."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

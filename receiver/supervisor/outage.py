@@ -1,9 +1,10 @@
-"""Wait for a database that is away, while the rest of the service goes on without it."""
+"""Wait for an unavailable database, while the rest of the service continues."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from receiver.database.migrations import migrate
@@ -17,7 +18,7 @@ RECONNECT_CHECK_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def is_away(database_url: str) -> bool:
+def is_unavailable(database_url: str) -> bool:
     """Whether the database cannot be reached now. Takes a few seconds at most."""
     try:
         connect(database_url, name="receiver serve").close()
@@ -26,24 +27,23 @@ def is_away(database_url: str) -> bool:
     return False
 
 
-class Return:
-    """Waits in a thread until the database is back, then migrates it."""
+class Outage:
+    """Waits in a thread until the database is available, then migrates it."""
 
     def __init__(self, database_url: str, report: Callable[[str], None]) -> None:
         self._database_url = database_url
         self._report = report
         self._failure: ReceiverError | None = None
-        self._thread = threading.Thread(target=self._await, name="database-return", daemon=True)
+        self._thread = threading.Thread(target=self._await_end, name="database-return", daemon=True)
         self._thread.start()
 
-    def is_complete(self) -> bool:
-        """Whether the database is back and migrated. Raises the SchemaError if its migration failed."""
+    def is_over(self) -> bool:
+        """Whether the database is available and migrated. Raises the SchemaError if its migration failed."""
         if self._failure is not None:
             raise self._failure
         return not self._thread.is_alive()
 
-    def _await(self) -> None:
-        pause = threading.Event()
+    def _await_end(self) -> None:
         while True:
             try:
                 migrate(self._database_url, report=self._report)
@@ -54,4 +54,4 @@ class Return:
             except ReceiverError as error:
                 self._failure = error
                 return
-            pause.wait(RECONNECT_CHECK_SECONDS)
+            time.sleep(RECONNECT_CHECK_SECONDS)
