@@ -68,7 +68,7 @@ def plan_batch(
     now: datetime,
     find_suppressed: FindSuppressed,
 ) -> Plan:
-    """The plan that `preview_batch` and `insert_batch` read through."""
+    """The plan for `preview_batch` and `insert_batch`."""
     return Plan(
         contacts,
         slice_rows(parameters.calls_per_minute, submission_rows),
@@ -80,7 +80,7 @@ def plan_batch(
 
 
 def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace: timedelta) -> Preview:
-    """Read the whole CSV and say what would become of it. Raises InvalidInput for a file that is no CSV."""
+    """Read the complete CSV and return the result that queueing would have. Raises InvalidInput if it is not a CSV."""
     for _ in plan:
         pass
     calls_of = plan.calls_of
@@ -192,7 +192,7 @@ def insert_batch(
 
 
 def _copy_rows(conn: Connection, batch_id: int, plan: Plan) -> int:
-    """Copy calls and skipped rows; returns how many were skipped. Stops writing, not reading, at a refusal."""
+    """Copy calls and skipped rows, and return the number of skipped rows. After a refusal, it only reads."""
     skipped_rows = 0
     for block in plan.blocks():
         skipped: list[SkippedRow] = []

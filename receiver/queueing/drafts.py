@@ -144,9 +144,9 @@ def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, li
 def queue_draft(
     conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits, *, created_by: str | None = None
 ) -> int:
-    """Make a batch of a draft, which is locked; returns its id. The caller commits.
+    """Queue a draft, which is locked, as a batch, and return its id. The caller commits.
 
-    Raises InvalidInput: then nothing is stored, and the caller rolls back.
+    Raises InvalidInput. Then nothing is stored, and the caller rolls back.
     """
     if draft.batch_id is not None:
         return draft.batch_id

@@ -48,7 +48,7 @@ HELD = """exists (select from deployment_cancel d where d.application_id = b.app
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A submission that this worker sends, and all that its request says."""
+    """A submission that this worker sends, with the parameters of its request."""
 
     batch_id: int
     submission_no: int
@@ -111,7 +111,7 @@ class _Pending:
     withdrawn_calls: int
     time_zones: list[str] | None
     sent_at: datetime | None
-    """Its first try in vain."""
+    """Its first failed try."""
 
 
 def claim_submission(
@@ -122,12 +122,12 @@ def claim_submission(
     signing_key: str | None = None,
     grace: timedelta = timedelta(hours=1),
 ) -> Outgoing | None:
-    """Mark the next submission whose gates are open `sending` for this worker. The caller commits, before it sends or
-    looks again.
+    """Mark the next submission whose gates are open `sending` for this worker. The caller commits before it sends or
+    claims again.
 
-    `simulated`: the worker's provider is a simulator. Only batches that were made for its kind are sent to it.
+    `simulated`: the worker's provider is a simulator. Only batches for this kind of provider are sent to it.
     `signing_key`: the fingerprint of the key that signs the submission's token. `grace`: RESULT_GRACE.
-    Where none can be sent, those whose window is over are refused.
+    If there is nothing to send, this refuses the submissions whose time window has ended.
     """
     for batch_id in _list_candidates(conn, simulated):
         submission_no = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace)
@@ -283,7 +283,7 @@ def _mark_sending(
 ) -> None:
     retries = timedelta(seconds=((batch.max_attempts or 1) - 1) * (batch.reattempt_wait_seconds or 0))
     due = due_at(release.start_at, release.end_at, retries, now, grace)
-    # A pending submission's `sent_at` is its first try in vain. While it is sent, `next_try_at` keeps that moment.
+    # The `sent_at` of a pending submission is its first failed try. While it is sent, `next_try_at` stores that time.
     conn.execute(
         "update submission set state = 'sending', worker_id = %(worker_id)s, sent_at = %(now)s, released_at = %(now)s,"
         " next_try_at = coalesce(sent_at, %(now)s), tries = tries + 1, error = null, error_code = null,"

@@ -38,8 +38,8 @@ def see_worker(conn: Connection, worker_id: int) -> None:
 
 
 def find_gone(conn: Connection, worker_id: int) -> set[int]:
-    """Workers, other than this one, whose lock is free though they have a request under way: dead, or cut off a moment
-    ago. Until this transaction ends, none of them takes its lock again.
+    """Other workers whose lock is free although they have a request in progress: they are dead, or just lost their
+    connection. Until this transaction ends, none of them can take its lock again.
     """
     others = conn.execute(
         "select worker_id from submission where state = 'sending' and worker_id <> %(own)s"

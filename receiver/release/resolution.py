@@ -104,12 +104,12 @@ def get_doubt(conn: Connection, batch_id: int, submission_no: int) -> Doubt:
 def resolve_submission(
     conn: Connection, batch_id: int, submission_no: int, *, queued: bool, note: str, by: str
 ) -> SubmissionState:
-    """Write down that the submission was queued after all, or that it was not; returns its state now.
+    """Store the decision that the submission was queued, or was not, and return its new state.
 
-    Queued: `accepted`. Not queued: `pending`, for a worker to send it again with the same `result_url`, once its gates
-    are open; `withdrawn`, if its batch is canceled or none of its calls is left; or `refused` if its window is over,
-    or if all of its calls were erased meanwhile. If it was queued after all, everybody is dialed twice. Raises
-    NotFound; NotInDoubt, also where a callback shows that the provider has it; InvalidInput without a note.
+    Queued: `accepted`. Not queued: `pending`, and a worker sends it again with the same `result_url` when its gates are
+    open; `withdrawn` if its batch is canceled or all of its calls were withdrawn; or `refused` if its time window has
+    ended, or if all of its calls were erased. If this decision is wrong, everybody is called twice. Raises NotFound.
+    Raises NotInDoubt, also if a callback shows that the provider has it. Raises InvalidInput without a note.
     """
     note, by = _text("note", note), _text("by", by)
     lock_batches(conn, [batch_id])
@@ -140,7 +140,7 @@ def resolve_submission(
         if left.erased_only:
             return _set_state(conn, doubt, "refused", NOBODY_LEFT, "erased")
         return _set_state(conn, doubt, "refused", f"It was not queued, says {by}; its window is over.", "window_over")
-    # Whoever was erased meanwhile is not in what is sent.
+    # Erased numbers are not sent.
     refuse_calls(conn, batch_id, [submission_no], erased_only=True)
     clear_overdue(conn, batch_id, [submission_no])
     return _set_state(conn, doubt, "pending")
@@ -204,7 +204,7 @@ def record_late_answer(
         ).rowcount
     ):
         reopen_calls(conn, batch_id, [submission_no])
-    # Without a person's word, only a callback can have accepted it: then what the answer adds is its details.
+    # Without a decision, only a callback can have accepted it. Then the answer only adds its details.
     changed = conn.execute(
         "update submission s set state = %s, answered_at = now(), provider_status = %s, calls_queued = %s,"
         " error = %s, answer = %s, polls_planned = false, released_at = coalesce(released_at, now())"

@@ -71,9 +71,9 @@ def csv_blocks(conn: Connection, outgoing: Outgoing) -> Iterator[bytes]:
         if outgoing.withdrawn_calls
         else ""
     )
-    # Sums, so that no index but that of the rows serves: a batch is sent before Postgres has looked at it, and the one
-    # of the numbers, which then seems as good, would read and sort the whole submission for each block. A small one,
-    # whose rows can be far apart, is read at once by just that index.
+    # The sums make Postgres use the index of the rows. A batch is sent before Postgres has statistics of it, and so the
+    # index of the numbers seems to be as good; but it would read and sort the complete submission for each block.
+    # A small submission, whose rows can be far apart, is read at once by the index of the numbers.
     rows, plus = ("row > %s and row <= %s and submission_no + 0 = %s", " + 0")
     if outgoing.calls <= LINES_AT_ONCE:
         rows, plus = ("row + 0 > %s and row + 0 <= %s and submission_no = %s", "")
@@ -154,8 +154,8 @@ def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) 
 
 
 def note_waiting(conn: Connection, simulated: bool) -> None:
-    """Note of batches made for the other kind of provider that they still wait for it: the hour in which a batch
-    without an end must be sent begins when they can be sent.
+    """Record that batches for the other kind of provider still wait. The hour in which a batch without an end must be
+    sent begins only when they can be sent.
     """
     waiting = conn.execute(
         f"select batch_id from batch b where state = 'queueing' and simulated <> %s and {_UNRELEASED}"

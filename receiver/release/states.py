@@ -15,11 +15,11 @@ BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) t
     when bool_and(submission.state = 'refused') then 'refused'
     when bool_and(submission.state = 'unknown') then 'unknown'
     else 'partial' end"""
-"""SQL: a batch's state, from all of its rows in `submission`."""
+"""SQL: the state of a batch, computed from all of its rows in `submission`."""
 
 PROVEN = """exists (select from call join result using (batch_id, row)
     where call.batch_id = s.batch_id and call.submission_no = s.submission_no)"""
-"""SQL: a callback named one of the calls of submission `s`, so the provider has them."""
+"""SQL: a callback contained one of the calls of submission `s`, so the provider has them."""
 
 
 def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
