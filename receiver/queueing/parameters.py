@@ -75,12 +75,24 @@ class BatchParameters:
         return due_at(self.start_timestamp, self.end_timestamp, self.retries, now, timedelta(seconds=grace_seconds))
 
 
+class Coded(str):
+    """The message of a fault that has another code than `invalid`."""
+
+    code: str
+
+    def __new__(cls, code: str, message: str) -> Coded:
+        found = super().__new__(cls, message)
+        found.code = code
+        return found
+
+
+NOT_A_TIME = "Enter Unix seconds, or a time with a UTC offset such as 2026-12-01T22:00:00Z."
+
+
 class Timestamp(fields.Field[datetime]):
     """Unix seconds, or RFC 3339 with an offset. The precision is a microsecond, as in the database."""
 
-    default_error_messages = {
-        "invalid": "Enter Unix seconds, or a time with a UTC offset such as 2026-12-01T22:00:00Z."
-    }
+    default_error_messages = {"invalid": NOT_A_TIME}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         text = str(value).strip()
@@ -110,6 +122,8 @@ class WholeSecond(Timestamp):
 
 class WholeNumber(fields.Integer):
     """Digits only. `7.0`, `1e3` and digits of other scripts are probably mistakes."""
+
+    default_error_messages = {"invalid": "Enter a whole number."}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
         text = str(value).strip()
@@ -344,27 +358,28 @@ class BatchForm(Schema):
     @validates_schema(skip_on_field_errors=False, pass_original=True)
     def _check_rules(self, values: dict[str, Any], given: Mapping[str, Any], **_: Any) -> None:
         now = datetime.now(UTC)
-        faults: dict[str, list[str]] = {}
+        faults: dict[str, str] = {}
         start, end = values.get("start_timestamp"), values.get("end_timestamp")
         if (values.get("max_attempts") or 1) > 1 and "reattempt_wait" not in given:
-            faults["reattempt_wait"] = ["It is required when max_attempts is more than 1."]
+            faults["reattempt_wait"] = Coded("required", "It is required when max_attempts is more than 1.")
         if start is not None and start < now - CLOCK_TOLERANCE:
-            faults["start_timestamp"] = ["It is in the past. Leave it out to begin now."]
+            faults["start_timestamp"] = Coded("in_the_past", "It is in the past. Leave it out to begin now.")
         if end is not None and end <= now:
-            faults["end_timestamp"] = ["It is in the past, so nobody would be called."]
+            faults["end_timestamp"] = Coded("in_the_past", "It is in the past, so nobody would be called.")
         elif end is not None and start is not None and end <= start:
-            faults["end_timestamp"] = ["It must be after start_timestamp."]
+            faults["end_timestamp"] = "It must be after start_timestamp."
         for name in ("calling_days", "time_zone", "time_zone_column"):
             if name in given and "calling_hours" not in given:
-                faults["calling_hours"] = [f"They are required with {name}."]
+                faults["calling_hours"] = Coded("required", f"They are required with {name}.")
         hours, zone = values.get("calling_hours"), values.get("time_zone")
         if hours is not None and zone is not None and "time_zone_column" not in given and not faults:
             opens, closes = hours
             gates = Gates(start, end, Hours(opens, closes, values.get("calling_days") or EVERY_DAY))
             if earliest(gates, [zone], now) is None:
-                faults["calling_hours"] = [f"They never open in {zone} between the start and the end."]
+                message = f"They never open in {zone} between the start and the end."
+                faults["calling_hours"] = Coded("outside_calling_hours", message)
         if faults:
-            raise ValidationError(dict(faults))
+            raise ValidationError({name: [message] for name, message in faults.items()})
 
     @post_load
     def _upper_region(self, values: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -393,24 +408,22 @@ def faults(error: ValidationError) -> list[Fault]:
     found: list[Fault] = []
     for where, messages in error.normalized_messages().items():  # type: ignore[no-untyped-call]
         for message in messages if isinstance(messages, list) else [str(messages)]:
-            found.append(Fault(where, _code(message), message))
+            coded = _OF_MARSHMALLOW.get(message, message)
+            found.append(Fault(where, coded.code if isinstance(coded, Coded) else _code(coded), str(coded)))
     return found
 
 
+_OF_MARSHMALLOW = {
+    fields.Field.default_error_messages["required"]: Coded("required", "It is required."),
+    Schema().error_messages["unknown"]: Coded("unknown_field", "Unknown field."),
+}
+
+
 def _code(message: str) -> str:
-    # marshmallow has no codes, so this distinguishes its messages by their words.
-    if message == Schema.error_messages.get("unknown", "Unknown field.") or message == "Unknown field.":
-        return "unknown_field"
-    if "equired" in message:
-        return "required"
-    if "more than once" in message:
-        return "repeated_field"
-    if "in the past" in message:
-        return "in_the_past"
-    if message.startswith("They never open"):
-        return "outside_calling_hours"
-    if message.startswith(("Must be greater", "Must be less")):
+    """Of a message without one: marshmallow's, or one of ours whose code is `invalid`."""
+    if message.startswith((f"Must be {validate.Range.message_gte}", f"Must be {validate.Range.message_lte}")):
         return "out_of_range"
-    if message.startswith("Longer than"):
-        return "too_long"
-    return "invalid"
+    return "too_long" if message.startswith(_TOO_LONG) else "invalid"
+
+
+_TOO_LONG = validate.Length.message_max.partition("{")[0]

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from marshmallow import ValidationError
 
 from receiver.errors import InvalidInput
-from receiver.queueing.parameters import BatchParameters, read_parameters
+from receiver.queueing.parameters import BatchParameters, Coded, read_parameters
+from receiver.queueing.parameters import faults as faults_of
 
 NEEDED = {"application_id": "7", "deployment_id": "3"}
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -41,6 +43,13 @@ def from_now(**delta: float) -> str:
 def test_only_the_two_ids_are_required_and_the_provider_is_told_nothing_else() -> None:
     assert read() == BatchParameters(application_id=7, deployment_id=3)
     assert faults({}) == [("application_id", "required"), ("deployment_id", "required")]
+
+
+def test_code_of_a_fault_does_not_depend_on_the_words_of_its_message() -> None:
+    said = ValidationError(
+        {"note": ["Required reading in the past; more than once."], "age": [Coded("too_old", "No.")]}
+    )
+    assert [(fault.where, fault.code) for fault in faults_of(said)] == [("note", "invalid"), ("age", "too_old")]
 
 
 def test_every_field_is_read() -> None:

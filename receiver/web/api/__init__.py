@@ -10,6 +10,7 @@ from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from receiver.queueing.parameters import Coded
 from receiver.web.json_body import JSON_BYTES, read_json
 
 
@@ -33,7 +34,8 @@ class _StrictParser(FlaskParser):
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         repeated = [name for name, texts in req.args.lists() if len(texts) > 1]
         if repeated:
-            raise ValidationError({name: ["It must not be given more than once."] for name in repeated})
+            again = Coded("repeated_field", "It must not be given more than once.")
+            raise ValidationError({name: [again] for name in repeated})
         return req.args.to_dict()  # not a MultiDict: no name is repeated
 
     def load_json(self, req: Request, schema: Schema) -> Any:

@@ -10,7 +10,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from receiver.database.pool import connection
 from receiver.model import CALLBACK_STATES
-from receiver.queueing.parameters import WholeNumber, says
+from receiver.queueing.parameters import Coded, WholeNumber, says
 from receiver.results.replay import Change, replay_all
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -57,7 +57,7 @@ class ReplayRequest(Schema):
     @validates_schema
     def _check_one(self, values: dict[str, Any], **_: Any) -> None:
         if ("ids" in values) == ("state" in values):
-            raise ValidationError({"ids": ["Either ids or state is required, not both."]})
+            raise ValidationError({"ids": [Coded("required", "Either ids or state is required, not both.")]})
 
 
 class ChangeAnswer(schemas.Answer):

@@ -29,7 +29,7 @@ from receiver.queueing.drafts import (
     open_csv,
     queue_draft,
 )
-from receiver.queueing.parameters import BatchForm, BatchParameters, read_parameters
+from receiver.queueing.parameters import NOT_A_TIME, BatchForm, BatchParameters, read_parameters
 from receiver.web.auth import current_key
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.dashboard.session import zone
@@ -190,21 +190,14 @@ def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParam
 def _by_field(faults: tuple[Fault, ...]) -> dict[str, str]:
     found: dict[str, str] = {}
     for fault in faults:
-        # The form has other names for these fields than the API.
+        # The form has other names for these fields than the API, and other texts in them.
         message = fault.message.replace("max_attempts", "the number of attempts").replace(
             "start_timestamp", "the start"
         )
-        found.setdefault(str(fault.where), _PLAIN.get(message, message))
+        if fault.message == NOT_A_TIME:
+            message = "Enter a day and a time such as 2026-12-01T22:00."
+        found.setdefault(str(fault.where), message)
     return found
-
-
-_PLAIN = {
-    "Missing data for required field.": "Fill this in.",
-    "Not a valid integer.": "Enter a whole number.",
-    "Enter Unix seconds, or a time with a UTC offset such as 2026-12-01T22:00:00Z.": (
-        "Enter a day and a time such as 2026-12-01T22:00."
-    ),
-}
 
 
 def _batch_path(batch_id: int) -> str:
