@@ -1,7 +1,7 @@
 -- Release control: pace, calling hours, pause, cancel, suppression, and who changed what.
 --
--- Release 1.0.0 may go on working on these tables. It leaves the new columns null; the trigger below keeps it from
--- sending what it does not know the gates of.
+-- Releases 1.0.0 and 1.1.0 may go on working on these tables. They leave the new columns null; the trigger below keeps
+-- them from sending what they do not know the gates of.
 
 -- Gates of a batch -------------------------------------------------------------------------------------------------
 
@@ -88,14 +88,18 @@ alter table batch_count add constraint balance
 -- Whether the worker counts overdue calls. While one of 1.0.0 lives, nobody marks a submission as overdue.
 alter table worker add column counts_overdue boolean not null default false;
 
--- Release 1.0.0 neither knows these gates nor writes due times. It sends and refuses without saying when, or why; so
--- this finds it out. What has gates waits for a newer worker, the rest gets the batch's due time.
+-- Releases 1.0.0 and 1.1.0 neither know these gates nor write due times. They send and refuse without saying when, or
+-- why; so this finds it out. What has gates, or a call that must not be made, waits for a newer worker. The rest gets
+-- the batch's due time.
 create function keep_gates() returns trigger language plpgsql as $$
 declare
     of_batch batch%rowtype;
 begin
     select * into of_batch from batch where batch_id = new.batch_id;
-    if num_nonnulls(of_batch.calls_per_minute, of_batch.opens_minute, of_batch.paused_at, of_batch.canceled_at) > 0 then
+    if num_nonnulls(of_batch.calls_per_minute, of_batch.opens_minute, of_batch.paused_at, of_batch.canceled_at) > 0
+        or new.withdrawn_calls > 0
+        or exists (select from call join suppression using (phone_number)
+            where call.batch_id = new.batch_id and call.submission_no = new.submission_no) then
         return null;
     end if;
     if new.state = 'sending' then

@@ -43,6 +43,16 @@ def withdraw_calls(conn: Connection, batch_id: int, submissions: Sequence[int]) 
     return _count_withdrawn(conn, batch_id, submissions, 1)
 
 
+def withdraw_pending(conn: Connection, batch_id: int) -> int:
+    """Withdraw everything unreleased of a batch; returns how many calls that were. The caller refreshes its state."""
+    pending = conn.execute(
+        "update submission set state = 'withdrawn', answered_at = now() where batch_id = %s and state = 'pending'"
+        " returning submission_no",
+        (batch_id,),
+    ).fetchall()
+    return withdraw_calls(conn, batch_id, [submission_no for (submission_no,) in pending]) if pending else 0
+
+
 def reopen_calls(conn: Connection, batch_id: int, submissions: Sequence[int]) -> None:
     """Make the calls of withdrawn submissions pending again: the provider has them after all. Those that were withdrawn
     one by one were not in what it got."""

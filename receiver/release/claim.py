@@ -18,7 +18,7 @@ from receiver.database.pool import Connection
 from receiver.logs import about
 from receiver.queueing.batches import get_now
 from receiver.queueing.suppressions import find_suppressed
-from receiver.release.calls import refuse_calls
+from receiver.release.calls import refuse_calls, withdraw_pending
 from receiver.release.resolution import SENT_SINCE
 from receiver.release.states import refresh_state
 from receiver.schedule import WINDOW, Gates, Hours, RefusalCode, Refuse, Release, Released, Wait, decide, due_at
@@ -82,6 +82,8 @@ class _Batch:
     calling_days: int | None
     next_release_at: datetime | None
     last_release_at: datetime | None
+    canceled: bool
+    """Only release 1.0.0 or 1.1.0 can have made something of it pending again."""
     waits_since: datetime
     max_attempts: int | None
     reattempt_wait_seconds: int | None
@@ -157,7 +159,8 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
     with conn.cursor(row_factory=class_row(_Batch)) as cursor:
         return cursor.execute(
             "select b.batch_id, b.start_at, b.end_at, b.calls_per_minute, b.opens_minute, b.closes_minute,"
-            f" b.calling_days, b.next_release_at, b.last_release_at, {SENT_SINCE} as waits_since, b.max_attempts,"
+            f" b.calling_days, b.next_release_at, b.last_release_at, b.canceled_at is not null as canceled,"
+            f" {SENT_SINCE} as waits_since, b.max_attempts,"
             " b.reattempt_wait_seconds from batch b where b.batch_id = %s and b.state = 'queueing'"
             f" and b.simulated = %s and b.paused_at is null and not {HELD} for update of b skip locked",
             (batch_id, simulated),
@@ -172,6 +175,10 @@ def _claim_of(
     for _ in range(DECISIONS):
         batch = _lock_batch(conn, batch_id, simulated)
         if batch is None:
+            return None
+        if batch.canceled:
+            withdraw_pending(conn, batch_id)
+            refresh_state(conn, [batch_id])
             return None
         now = get_now(conn)  # after the lock: whoever had it before us released at an earlier moment
         pending = _get_pending(conn, batch_id, now)

@@ -19,7 +19,7 @@ from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.queueing.batches import get_now, set_external_id
-from receiver.release.calls import withdraw_calls
+from receiver.release.calls import withdraw_pending
 from receiver.release.states import refresh_state
 from receiver.schedule import Gates, Hours, earliest, has_common_hours
 
@@ -74,12 +74,7 @@ def resume_batch(conn: Connection, batch_id: int, *, by: str, note: str | None =
 def cancel_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> Canceled:
     """Withdraw everything unreleased; nothing of the batch becomes pending again. Raises NotFound."""
     _lock(conn, batch_id)
-    pending = conn.execute(
-        "update submission set state = 'withdrawn', answered_at = now() where batch_id = %s and state = 'pending'"
-        " returning submission_no",
-        (batch_id,),
-    ).fetchall()
-    withdrawn = withdraw_calls(conn, batch_id, [submission_no for (submission_no,) in pending]) if pending else 0
+    withdrawn = withdraw_pending(conn, batch_id)
     first = conn.execute(
         "update batch set canceled_at = now(), paused_at = null where batch_id = %s and canceled_at is null",
         (batch_id,),

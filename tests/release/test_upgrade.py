@@ -1,24 +1,38 @@
-"""A database of release 1.0.0, with batches on their way, is migrated while that release goes on writing into it."""
+"""A database of an older release, with batches on their way, is migrated while that release goes on writing into it."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from receiver.database.migrations import MIGRATIONS, migrate
 from receiver.database.pool import Connection, connect
+from receiver.queueing.suppressions import suppress
 from receiver.release.claim import claim_submission
-from receiver.release.control import cancel_batch
+from receiver.release.control import cancel_batch, pause_batch
 from receiver.results.overdue import mark_overdue
-from tests.factories import ACCEPTED, answer_submissions, deliver, differences, present, read_batch, result_body
+from tests.factories import (
+    ACCEPTED,
+    answer_submissions,
+    deliver,
+    differences,
+    make_batch,
+    phone_number,
+    present,
+    read_batch,
+    result_body,
+)
 
 DAY = timedelta(days=1)
 
 
 def insert_batch(conn: Connection, state: str, submissions: list[str], *, due_in: timedelta = DAY) -> int:
-    """As 1.0.0 writes it: two calls a submission, all outstanding."""
+    """As 1.0.0 and 1.1.0 write it: two calls a submission, all outstanding."""
     row = conn.execute(
         "insert into batch (application_id, deployment_id, name, is_pci, default_region, columns, state, due_at)"
         " values (7, 3, 'before', false, 'US', '{}', %s, now() + %s) returning batch_id",
@@ -55,9 +69,12 @@ OLD_ANSWER = """update submission set state = 'accepted', answered_at = now(), p
     where batch_id = %s and submission_no = %s"""
 
 
-def test_batches_of_1_0_0_go_on_where_they_were(empty_database_url: str, tmp_path: Path) -> None:
-    for path in sorted(MIGRATIONS.glob("000[1-6]_*.sql")):
-        shutil.copy(path, tmp_path)
+@pytest.mark.parametrize("last", [pytest.param(6, id="1.0.0"), pytest.param(22, id="1.1.0")])
+def test_batches_of_an_older_release_go_on_where_they_were(empty_database_url: str, tmp_path: Path, last: int) -> None:
+    """`last`: the number of its last migration."""
+    for path in sorted(MIGRATIONS.glob("*.sql")):
+        if int(path.name[:4]) <= last:
+            shutil.copy(path, tmp_path)
     migrate(empty_database_url, tmp_path)
     with closing(connect(empty_database_url, name="test")) as conn:
         ended = insert_batch(conn, "queued", ["accepted"], due_in=-DAY)
@@ -68,7 +85,7 @@ def test_batches_of_1_0_0_go_on_where_they_were(empty_database_url: str, tmp_pat
         conn.commit()
 
         migrate(empty_database_url)
-        # 1.0.0 answers what it had sent, sends the next, and takes a new batch.
+        # The older release answers what it had sent, sends the next, and takes a new batch.
         conn.execute(OLD_ANSWER, (under_way, 2))
         conn.execute(OLD_CLAIM, (under_way, 3))
         conn.execute(OLD_ANSWER, (under_way, 3))
@@ -100,3 +117,44 @@ def test_batches_of_1_0_0_go_on_where_they_were(empty_database_url: str, tmp_pat
         assert present(read_batch(conn, late).counts) == {"rows": 4, "overdue": 3, "final": 1, "completed": 1}
         for batch_id in (late, under_way, new):
             assert differences(conn, batch_id) == []
+
+
+def cancel_and_reopen(conn: Connection, batch_id: int) -> None:
+    """An older release finds out that it did not send a submission, and does not know that its batch is canceled."""
+    conn.execute("update submission set state = 'sending', released_at = now() where batch_id = %s", (batch_id,))
+    cancel_batch(conn, batch_id, by="Ana")
+    conn.execute("update submission set state = 'pending' where batch_id = %s", (batch_id,))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "hold"),
+    [
+        ({"calls_per_minute": 1}, lambda conn, batch_id: None),
+        ({"calling_hours": (0, 1440)}, lambda conn, batch_id: None),
+        ({}, lambda conn, batch_id: pause_batch(conn, batch_id, by="Ana")),
+        ({}, cancel_and_reopen),
+        ({}, lambda conn, batch_id: suppress(conn, phone_number(0), by="Ana")),
+    ],
+    ids=["paced", "hours", "paused", "canceled", "suppressed"],
+)
+def test_older_release_does_not_send_what_it_must_not(
+    conn: Connection, parameters: dict[str, object], hold: Callable[[Connection, int], object]
+) -> None:
+    held, free = make_batch(conn, send=False, **parameters), make_batch(conn, [phone_number(1)], send=False)
+    hold(conn, held)
+    for batch_id in (held, free):
+        conn.execute(OLD_CLAIM, (batch_id, 1))
+    assert [each.state for batch_id in (held, free) for each in read_batch(conn, batch_id).submissions] == [
+        "pending",
+        "sending",
+    ]
+
+
+def test_what_an_older_release_makes_pending_again_in_a_canceled_batch_is_withdrawn(conn: Connection) -> None:
+    batch_id = make_batch(conn, send=False)
+    cancel_and_reopen(conn, batch_id)
+    assert claim_submission(conn, 5) is None
+    batch = read_batch(conn, batch_id)
+    assert (batch.state, present(batch.counts)) == ("canceled", {"rows": 1, "withdrawn": 1})
+    conn.commit()
+    assert differences(conn, batch_id) == []
