@@ -6,9 +6,9 @@ afterwards that the change holds back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.rows import class_row
@@ -21,7 +21,7 @@ from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.queueing.batches import get_now, set_external_id
 from receiver.release.calls import withdraw_pending
 from receiver.release.states import refresh_state
-from receiver.schedule import Gates, Hours, earliest, has_common_hours
+from receiver.schedule import Gates, Hours, earliest, estimate_due_at, has_common_hours
 
 PENDING_CALLS = "rows - skipped - refused - withdrawn - completed - failed - canceled - rejected - other"
 """SQL: calls that were not withdrawn and have no result, overdue ones included, of a row of batch_count."""
@@ -91,15 +91,18 @@ OF_THE_REST = ("calls_per_minute", "calling_hours", "calling_days", "end_timesta
 """Changes that are about what is unreleased."""
 
 
-def change_batch(conn: Connection, batch_id: int, changes: Mapping[str, Any], *, by: str) -> None:
+def change_batch(
+    conn: Connection, batch_id: int, changes: Mapping[str, Any], *, by: str, grace: timedelta = timedelta(hours=1)
+) -> None:
     """Change some of `name`, `external_id` (None: none), `labels`, and of OF_THE_REST: `calls_per_minute` and
     `end_timestamp` (None: none), `calling_hours` (a pair of minutes after midnight), `calling_days` (a bit mask).
+    `grace`: RESULT_GRACE.
 
     Raises NotFound, NothingUnreleased, NotCutByZone, ExternalIdUsed, and InvalidInput for what does not fit together.
     """
     _lock(conn, batch_id)
     if any(name in changes for name in OF_THE_REST):
-        _change_rest(conn, batch_id, changes)
+        _change_rest(conn, batch_id, changes, grace)
     if "name" in changes:
         conn.execute("update batch set name = %s where batch_id = %s", (changes["name"], batch_id))
     if "labels" in changes:
@@ -119,6 +122,7 @@ class _Terms:
     opens_minute: int | None
     closes_minute: int | None
     calling_days: int | None
+    retries: timedelta
     largest: int | None
 
     @property
@@ -127,8 +131,12 @@ class _Terms:
             return None
         return Hours(self.opens_minute, self.closes_minute, self.calling_days or 127)
 
+    @property
+    def gates(self) -> Gates:
+        return Gates(self.start_at, self.end_at, self.hours, self.calls_per_minute)
 
-def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any]) -> None:
+
+def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any], grace: timedelta) -> None:
     before = _get_terms(conn, batch_id)
     if before.largest is None:
         raise NothingUnreleased(
@@ -146,11 +154,12 @@ def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any]) ->
         opens, closes = changes.get("calling_hours", (before.opens_minute, before.closes_minute))
         after = replace(after, opens_minute=opens, closes_minute=closes)
     now = get_now(conn)
-    moments = _next_moments(conn, batch_id, before, after, now)
+    calls_of = _count_unreleased(conn, batch_id)
+    moments = _next_moments(before, after, calls_of, now)
     conn.execute(
-        "update batch set calls_per_minute = %s, opens_minute = %s, closes_minute = %s, calling_days = %s,"
-        " next_release_at = case when %s then next_release_at end,"
-        " due_at = case when %s then due_at + (%s::timestamptz - end_at) else due_at end, end_at = %s"
+        "update batch b set calls_per_minute = %s, opens_minute = %s, closes_minute = %s, calling_days = %s,"
+        " next_release_at = case when %s then next_release_at end, end_at = %s, due_at = greatest(%s,"
+        " (select max(s.due_at) from submission s where s.batch_id = b.batch_id and s.state <> 'pending'))"
         " where batch_id = %s",
         (
             after.calls_per_minute,
@@ -158,9 +167,8 @@ def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any]) ->
             after.closes_minute,
             after.calling_days,
             after.calls_per_minute is not None,
-            None not in (before.end_at, after.end_at),
             after.end_at,
-            after.end_at,
+            estimate_due_at(after.gates, calls_of, after.retries, now, grace),
             batch_id,
         ),
     )
@@ -172,8 +180,20 @@ def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any]) ->
         )
 
 
+def _count_unreleased(conn: Connection, batch_id: int) -> dict[tuple[str, ...], int]:
+    """How many calls of each set of zones are unreleased."""
+    return {
+        tuple(zones): calls
+        for zones, calls in conn.execute(
+            "select coalesce(time_zones, '{}'), sum(calls - withdrawn_calls)::integer from submission"
+            " where batch_id = %s and state = 'pending' group by 1",
+            (batch_id,),
+        )
+    }
+
+
 def _next_moments(
-    conn: Connection, batch_id: int, before: _Terms, after: _Terms, now: datetime
+    before: _Terms, after: _Terms, of_zones: Iterable[tuple[str, ...]], now: datetime
 ) -> dict[tuple[str, ...], datetime]:
     """When each set of zones opens after the change. Raises InvalidInput."""
     faults = []
@@ -187,14 +207,9 @@ def _next_moments(
         faults.append(Fault("end_timestamp", "in_the_past", "It is in the past: nobody would be called."))
     elif after.end_at is not None and after.start_at is not None and after.end_at <= after.start_at:
         faults.append(Fault("end_timestamp", "invalid", "It must be after start_timestamp."))
-    gates = Gates(after.start_at, after.end_at, after.hours, after.calls_per_minute)
     moments = {}
-    for (found,) in conn.execute(
-        "select distinct coalesce(time_zones, '{}') from submission where batch_id = %s and state = 'pending'",
-        (batch_id,),
-    ).fetchall():
-        zones = tuple(found)
-        span = earliest(gates, zones, now)
+    for zones in of_zones:
+        span = earliest(after.gates, zones, now)
         if after.hours is not None and not has_common_hours(after.hours, zones, now):
             message = f"These hours have less than 30 minutes in common in {', '.join(zones)}."
             faults.append(Fault("calling_hours", "no_common_hours", message))
@@ -213,6 +228,7 @@ def _get_terms(conn: Connection, batch_id: int) -> _Terms:
     with conn.cursor(row_factory=class_row(_Terms)) as cursor:
         terms = cursor.execute(
             "select start_at, end_at, calls_per_minute, opens_minute, closes_minute, calling_days,"
+            " make_interval(secs => coalesce((max_attempts - 1) * reattempt_wait_seconds, 0)) as retries,"
             " (select max(s.calls - s.withdrawn_calls) from submission s"
             "  where s.batch_id = b.batch_id and s.state = 'pending') as largest"
             " from batch b where batch_id = %s",

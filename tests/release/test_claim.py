@@ -391,6 +391,28 @@ def test_pace_hours_and_end_of_the_rest_can_be_changed(conn: Connection) -> None
     assert (parameters["calling_hours"], parameters["calls_per_minute"]) == ("08:00-20:00", 600)
 
 
+def test_change_of_the_end_moves_the_estimated_due_time(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS, send=False, calls_per_minute=60)
+    without_end = read_batch(conn, batch_id).due_at
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    for later in (0, 3):
+        moved = end + timedelta(hours=later)
+        change_batch(conn, batch_id, {"end_timestamp": moved}, by="Ana", grace=timedelta(hours=2))
+        batch = read_batch(conn, batch_id)
+        assert (batch.due_at, batch.due_at_estimated) == (moved + timedelta(hours=2), True)
+    change_batch(conn, batch_id, {"end_timestamp": None}, by="Ana")
+    assert abs(read_batch(conn, batch_id).due_at - without_end) < MINUTE
+
+
+def test_change_of_the_rest_keeps_the_due_time_of_what_was_sent(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS, calls_per_minute=60)
+    before = read_batch(conn, batch_id)
+    assert {each.state for each in before.submissions} == {"accepted", "pending"}
+    end = datetime.now(UTC) + timedelta(hours=1)
+    change_batch(conn, batch_id, {"end_timestamp": end}, by="Ana")
+    assert read_batch(conn, batch_id).due_at.isoformat()[:19] == str(before.submissions[0].due_at)[:19]
+
+
 def test_changes_that_cannot_be_made_are_refused(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, send=False)
     with pytest.raises(NotCutByZone):

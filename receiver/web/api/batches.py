@@ -167,7 +167,7 @@ class OneBatch(MethodView):
         """
         with connection(services().pool) as conn:
             if changes:
-                change_batch(conn, batch_id, changes, by=current_key().name)
+                change_batch(conn, batch_id, changes, by=current_key().name, grace=services().limits.grace)
             return get_batch(conn, batch_id)
 
 
