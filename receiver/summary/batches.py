@@ -78,6 +78,7 @@ class Batch:
     due_at: datetime
     due_at_estimated: bool
     paused_at: datetime | None
+    """None once nothing is unreleased; but what turns out not to have been sent is still held back."""
     ended_at: datetime | None
     submissions_total: int
     submissions_json: str
@@ -268,7 +269,7 @@ def _batch(row: dict[str, Any]) -> Batch:
         queued_at=row["queued_at"],
         due_at=row["due_at"],
         due_at_estimated=row["unreleased"],
-        paused_at=row["paused_at"],
+        paused_at=row["paused_at"] if row["phase"] == "paused" else None,
         ended_at=max(filter(None, (decided_at, row["last_result_at"])), default=None)
         if row["phase"] == "ended"
         else None,

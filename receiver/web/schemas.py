@@ -297,7 +297,7 @@ class Batch(Answer):
     due_at_estimated = fields.Boolean(
         metadata=says("Whether `due_at` is an estimate, because some submissions are unreleased.")
     )
-    paused_at = _moment("Since when the batch is paused.", allow_none=True)
+    paused_at = _moment("Since when the batch is paused; null if its phase is not `paused`.", allow_none=True)
     ended_at = _moment("When the batch ended; null until the phase is `ended`.", allow_none=True)
     submissions_total = _whole("How many submissions the batch has.")
     submissions = ReadyList(

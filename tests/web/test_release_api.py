@@ -17,6 +17,7 @@ from receiver.database.pool import Connection
 from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.provider import Provider
+from receiver.release.recording import record_answer
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from receiver.web.api import release
@@ -32,6 +33,7 @@ from tests.factories import (
     phone_number,
     result_body,
 )
+from tests.queueing.queueing import NOT_SENT
 from tests.waiting import eventually
 from tests.web.asking import OPEN_HOURS, faults_of, problem_of
 from tests.web.conftest import ClientFor
@@ -81,6 +83,19 @@ def test_pause_and_resume_are_answered_with_the_batch_and_may_be_repeated(
         ("queue key", "pause", batch_id, None),
         ("queue key", "resume", batch_id, "go on"),
     ]
+
+
+def test_batch_of_which_nothing_is_unreleased_is_not_paused(queuer: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, send=False)
+    outgoing = claim_submission(conn, register_worker(conn, "test", 1))
+    conn.commit()
+    sending = ask(queuer, f"/batches/{batch_id}/pause")
+    assert (sending["state"], sending["phase"], sending["paused_at"]) == ("queueing", "calling", None)
+    assert outgoing is not None
+    record_answer(conn, outgoing, NOT_SENT)
+    conn.commit()
+    waiting = queuer.get(f"/api/v1/batches/{batch_id}").get_json()
+    assert waiting["phase"] == "paused" and waiting["paused_at"] is not None, "nothing further is released"
 
 
 def test_cancel_says_how_many_calls_were_withdrawn_and_how_many_continue(queuer: FlaskClient, conn: Connection) -> None:
