@@ -28,7 +28,9 @@ class Gauges:
     loss: Loss
     oldest_waiting_seconds: float | None
     oldest_pending_submission_seconds: float | None
-    """How long the oldest submission that is due has waited to be sent."""
+    """How long the oldest submission whose gates are open has waited to be sent."""
+    unreleased_calls: int
+    """Of the pending ones, those that were not sent yet."""
     workers: int
     worker_seen_seconds: float | None
 
@@ -54,8 +56,10 @@ select (select count(*) from
         (select from waiting where callback_id >= {LOW_WATER_MARK} limit {WAITING_COUNTED}) as counted),
     (select extract(epoch from now() - received_at)::float from waiting where callback_id >= {LOW_WATER_MARK}
         order by callback_id limit 1),
-    (select extract(epoch from now() - min(next_try_at))::float from submission
-        where state = 'pending' and next_try_at < now()),
+    (select extract(epoch from now() - min(greatest(s.next_try_at, b.next_release_at)))::float
+        from submission s join batch b using (batch_id) where s.state = 'pending' and b.paused_at is null
+        and s.next_try_at < now() and (b.next_release_at is null or b.next_release_at < now())),
+    (select coalesce(sum(calls - withdrawn_calls), 0)::bigint from submission where state = 'pending'),
     (select extract(epoch from now() - max(seen_at))::float from worker)
 """
 
@@ -92,7 +96,7 @@ def get_gauges(conn: Connection) -> Gauges:
     submissions["accepted"] = counted["all"] - sum(submissions.values())
     ages = conn.execute(_AGES).fetchone()
     assert ages is not None  # noqa: S101 one row of scalars
-    waiting, oldest_waiting, oldest_pending, seen = ages
+    waiting, oldest_waiting, oldest_pending, unreleased, seen = ages
     return Gauges(
         calls=calls,
         callbacks={"waiting": waiting, **callbacks},
@@ -100,6 +104,7 @@ def get_gauges(conn: Connection) -> Gauges:
         loss=loss,
         oldest_waiting_seconds=oldest_waiting,
         oldest_pending_submission_seconds=oldest_pending,
+        unreleased_calls=unreleased,
         workers=count_workers(conn),
         worker_seen_seconds=seen,
     )

@@ -125,6 +125,9 @@ def _of_service(gauges: Gauges) -> Iterable[Metric]:
         "How long the oldest submission that could be sent has waited; 0 if there is none.",
         gauges.oldest_pending_submission_seconds or 0.0,
     )
+    yield GaugeMetricFamily(
+        "receiver_unreleased_calls", "Pending calls that were not sent to the provider yet.", gauges.unreleased_calls
+    )
     yield GaugeMetricFamily("receiver_workers", "Workers seen within 30 seconds.", gauges.workers)
     if gauges.worker_seen_seconds is not None:
         yield GaugeMetricFamily(
