@@ -140,8 +140,10 @@ def _preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits, config
     print(f"{seen.rows} rows: {seen.valid} valid, {seen.invalid} invalid, {seen.duplicates} duplicates{suppressed}")
     print(f"{seen.submissions} submissions; results are due at {seen.due_at:%Y-%m-%dT%H:%M:%SZ}")
     for zone in seen.zones:
+        names = zone.time_zone.split(",")
+        named = ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
         opens = "never opens" if zone.opens_at is None else f"opens at {zone.opens_at:%Y-%m-%dT%H:%M:%SZ}"
-        print(f"  {zone.time_zone}: {zone.rows} calls, {opens}")
+        print(f"  {named}: {zone.rows} calls, {opens}")
     for warning in seen.warnings:
         print(f"  {warning.message} ({warning.code})")
     for fault in seen.errors:
