@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,7 @@ def cancel_and_reopen(conn: Connection, batch_id: int) -> None:
     ids=["paced", "hours", "paused", "canceled", "suppressed"],
 )
 def test_older_release_does_not_send_what_it_must_not(
-    conn: Connection, parameters: dict[str, object], hold: Callable[[Connection, int], object]
+    conn: Connection, parameters: dict[str, Any], hold: Callable[[Connection, int], object]
 ) -> None:
     held, free = make_batch(conn, send=False, **parameters), make_batch(conn, [phone_number(1)], send=False)
     hold(conn, held)
