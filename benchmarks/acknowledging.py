@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.bodies import write_wrk_script
 from benchmarks.figures import Figure
-from benchmarks.world import World, cpu_seconds
+from benchmarks.world import World, cpu_seconds, settle_down
 from benchmarks.wrk import Load, drive
 from receiver.embedded_postgres.account import account_for
 from receiver.embedded_postgres.installation import programs_for
@@ -49,6 +49,7 @@ def measure(world: World, *, seconds: int, rounds: int = ROUNDS) -> list[Figure]
     script, peer_script = world.folder / "ours.lua", world.folder / "peer.lua"
     write_wrk_script(script, world.result_paths(batch_id, ROWS), ROWS)
     write_wrk_script(peer_script, ["/results/1"], ROWS)
+    settle_down(ours, peers)
     sides: dict[str, tuple[Callable[[], AbstractContextManager[int]], Path]] = {
         "no-op view": (lambda: world.noop(ours), script),
         "whole service": (lambda: world.web(ours), script),

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from benchmarks.bodies import body, write_wrk_script
 from benchmarks.figures import Figure
-from benchmarks.world import SUBMISSION_ROWS, World
+from benchmarks.world import SUBMISSION_ROWS, World, settle_down
 from benchmarks.wrk import drive
 from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Callback, Group, write_group
@@ -74,10 +74,7 @@ def keep_up(world: World, *, seconds: int, rounds: int) -> list[Figure]:
     script, peer_script = world.folder / "sustained.lua", world.folder / "sustained_peer.lua"
     write_wrk_script(script, world.result_paths(batch_id, rows), rows)
     write_wrk_script(peer_script, ["/results/1"], rows)
-    for each in (url, peers):  # nobody's autovacuum is to look at what was just loaded while another is measured
-        with connect(each, name="benchmark", autocommit=True) as conn:
-            conn.execute("vacuum analyze")
-            conn.execute("checkpoint")
+    settle_down(url, peers)
     rates: list[float] = []
     peer_rates: list[float] = []
     first = peer_first = 1

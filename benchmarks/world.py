@@ -166,6 +166,14 @@ def running(
             process.wait()
 
 
+def settle_down(*urls: str) -> None:
+    """Do what Postgres would otherwise do about freshly loaded rows during the measurement of one side."""
+    for url in urls:
+        with connect(url, name="benchmark", autocommit=True) as conn:
+            conn.execute("vacuum analyze")
+            conn.execute("checkpoint")
+
+
 def wait_for(port: int, seconds: float = 30) -> None:
     """Return when something answers HTTP there."""
     deadline = time.monotonic() + seconds

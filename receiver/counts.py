@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import product
+from pathlib import Path
 from typing import Literal
 
 import prometheus_client as prometheus
@@ -163,7 +164,8 @@ class Counts:
         path = folder()
         if path is None:
             return self._registry.collect()
-        found: Iterable[Metric] = MultiProcessCollector(None, path).collect()  # type: ignore[no-untyped-call]
+        files = [str(file) for file in Path(path).glob("*.db") if _is_filled(file)]
+        found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
         return found
 
     def _counter(self, name: str, help_text: str, **labels: tuple[str, ...]) -> None:
@@ -178,6 +180,14 @@ class Counts:
 
     def _gauge(self, name: str, help_text: str, mode: Literal["livesum", "livemax"] = "livesum") -> prometheus.Gauge:
         return prometheus.Gauge(name, help_text, registry=self._registry, multiprocess_mode=mode)
+
+
+def _is_filled(file: Path) -> bool:
+    """False for a file that a new process has just created: MultiProcessCollector cannot read an empty one."""
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:  # its process has just ended
+        return False
 
 
 # The creation times of counters are not used, and the files do not have them.

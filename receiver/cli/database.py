@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from receiver.config import Config
 from receiver.database.location import describe_database, find_database, running_database
 from receiver.database.migrations import check
-from receiver.database.pool import Connection, Pool, connect, naming_outages, open_pool
+from receiver.database.pool import Connection, Pool, connect, open_pool
 from receiver.environment import read_config
 
 
@@ -26,11 +26,7 @@ def opened_database(command: str, config: Config | None = None) -> Iterator[Conn
 
     Raises ConfigurationError, SchemaError, and DatabaseUnavailable, also if the connection is lost in the block.
     """
-    with (
-        naming_outages(),
-        _checked_database(command, config) as url,
-        connect(url, name=f"receiver {command}") as conn,
-    ):
+    with _checked_database(command, config) as url, connect(url, name=f"receiver {command}") as conn:
         yield conn
 
 

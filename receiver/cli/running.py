@@ -9,7 +9,7 @@ from pathlib import Path
 from receiver.cli.database import existing_database
 from receiver.database.location import running_database
 from receiver.database.migrations import check, migrate
-from receiver.database.pool import connect, naming_outages
+from receiver.database.pool import connect
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.intake.signing_keys import check_signing_keys
@@ -64,7 +64,7 @@ def _prepare_restored(database_url: str) -> None:
         statements = path.read_bytes()
     except FileNotFoundError:
         raise ReceiverError(f"{path} does not exist; run this in a complete checkout.") from None
-    with naming_outages(), connect(database_url, name="receiver migrate", autocommit=True) as conn:
+    with connect(database_url, name="receiver migrate", autocommit=True) as conn:
         if workers := count_workers(conn):
             raise ReceiverError(
                 f"{workers} workers are running on this database, so nothing was changed. Stop them, and run this again"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.abc import PQGen
@@ -145,11 +145,19 @@ class _Patient(psycopg.Connection[TupleRow]):
                 self.close()
             raise
 
+    def __exit__(self, *raised: Any) -> None:
+        """End the block's transaction and close. Raises DatabaseUnavailable if the connection broke in the block."""
+        with naming_outages():
+            super().__exit__(*raised)
+            if isinstance(raised[1], psycopg.Error):
+                raise raised[1]
+
 
 def connect(conninfo: str, *, name: str, autocommit: bool = False, patience_seconds: float | None = None) -> Connection:
     """One connection outside any pool, for a command or a migration. Raises DatabaseUnavailable.
 
-    A statement may take any time, unless `patience_seconds` is given.
+    So does a `with` block over it if the connection breaks. A statement may take any time, unless `patience_seconds` is
+    given.
     """
     with naming_outages():
         conn = _Patient.connect(full_conninfo(conninfo, name=name), autocommit=autocommit)

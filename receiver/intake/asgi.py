@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import json
 import logging
+import sys
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -20,7 +21,7 @@ from receiver.database.pool import open_pool
 from receiver.environment import read_config
 from receiver.errors import ReceiverError
 from receiver.intake.callback_rules import PREFIX
-from receiver.intake.endpoint import Endpoint, Receive, Scope, Send
+from receiver.intake.endpoint import SWITCH_SECONDS, Endpoint, Receive, Scope, Send
 from receiver.intake.metrics import IntakeMetrics
 from receiver.intake.opened import OpenedIntake
 from receiver.intake.spool import SpoolFailed
@@ -53,6 +54,7 @@ class IntakeAlone:
 
     async def _run(self, receive: Receive, send: Send) -> None:
         await receive()
+        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             config, database_url = find_database(read_config(), signs=True)
         except ReceiverError as error:

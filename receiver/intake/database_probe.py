@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from uuid import uuid4
 
 import psycopg
@@ -146,7 +147,8 @@ class DatabaseProbe:
         except psycopg.Error:
             return False
         try:
-            with self._connect() as other:
+            # A `with` block over the connection itself would turn DiskFull into DatabaseUnavailable.
+            with closing(self._connect()) as other:
                 self._log_drained(drain_some(other, self._spool, self._stores_within))
         except psycopg.errors.DiskFull:
             return False  # on a full disk, an empty group can be stored, but no callback

@@ -29,6 +29,9 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+SWITCH_SECONDS = 0.0005
+"""How long one thread may hold Python's global lock while the loop or the writer waits for it (default: 0.005)."""
+
 _PREFIX_LENGTH = len(PREFIX)
 
 

@@ -31,7 +31,7 @@ COMMIT_SECONDS = 1.2
 ANSWER_SECONDS = 8.0
 """The longest wait of a sender. After that, it is asked to try again."""
 
-GATHER_SECONDS = 0.002
+GATHER_SECONDS = 0.005
 """How long the writer waits for the next callbacks of the senders that it has just answered. One group of all senders
 costs much less than two groups in turn. A single sender never waits.
 """

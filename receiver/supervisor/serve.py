@@ -25,7 +25,7 @@ from receiver.config import Config
 from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
-from receiver.database.pool import DatabaseUnavailable, connect, naming_outages
+from receiver.database.pool import DatabaseUnavailable, connect
 from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
 from receiver.errors import NotFound
 from receiver.intake.signing_keys import check_signing_keys
@@ -102,7 +102,7 @@ def _prepare(config: Config, database_url: str) -> tuple[str, Outage | None]:
     """
     try:
         migrate(database_url, report=_print_line)
-        with naming_outages(), connect(database_url, name="receiver serve", autocommit=True) as conn:
+        with connect(database_url, name="receiver serve", autocommit=True) as conn:
             check_signing_keys(conn, config)
         return _serving_key(database_url, config.data_dir), None
     except DatabaseUnavailable as error:

@@ -12,7 +12,7 @@ from flask import Flask
 
 from receiver.database.pool import DatabaseUnavailable
 from receiver.intake.callback_rules import PREFIX
-from receiver.intake.endpoint import Endpoint
+from receiver.intake.endpoint import SWITCH_SECONDS, Endpoint
 from receiver.web.app import UPLOAD_BYTES, close_app
 from receiver.web.auth import find_bearer_key
 from receiver.web.dashboard.session import signed_in_key
@@ -22,9 +22,6 @@ from receiver.web.threads import Receive, Scope, Send, Threads
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-
-SWITCH_SECONDS = 0.0005
-"""How long a thread of Flask may hold Python's global lock while the loop waits for it (default: 0.005)."""
 
 
 class Service:

@@ -128,6 +128,23 @@ def test_connection_killed_in_use_is_database_unavailable_and_the_next_one_works
         assert conn.execute("select 1").fetchone() == (1,)
 
 
+def test_single_connection_killed_in_use_is_database_unavailable(empty_database_url: str) -> None:
+    with (
+        pytest.raises(DatabaseUnavailable, match="database is unavailable"),
+        connect(empty_database_url, name="tests of the pool", autocommit=True) as conn,
+    ):
+        assert _kill_others(empty_database_url) >= 1
+        conn.execute("select 1")
+
+
+def test_other_errors_leave_the_block_of_a_single_connection_unchanged(empty_database_url: str) -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero), connect(empty_database_url, name="tests of the pool") as conn:
+        conn.execute("select 1 / 0")
+    assert conn.closed
+    with pytest.raises(KeyError), connect(empty_database_url, name="tests of the pool"):
+        raise KeyError
+
+
 def test_hanging_server_is_reported_as_fast_as_an_absent_one(empty_database_url: str) -> None:
     """The kernel still accepts connections and acknowledges all data, so no network time-out ends the wait."""
     with Proxy(empty_database_url) as proxy, closing(open_pool(proxy.url, max_size=4, name="hung")) as pool:

@@ -188,7 +188,9 @@ def test_new_process_continues_the_files_of_its_slot(tmp_path: Path) -> None:
         )  # fmt: skip
         return {line.rpartition(" ")[0].strip(): float(line.split()[-1]) for line in ran.stdout.splitlines()}
 
+    (tmp_path / "counter_2.db").touch()  # a third process is just creating its files
     assert run(0)["receiver_web_callbacks_total"] == 1
+    (tmp_path / "counter_2.db").unlink()
     both = run(1)
     assert both["receiver_web_callbacks_total"] == 2
     assert (both["receiver_web_pool_connections"], both["receiver_web_processes_spooling"]) == (8, 2)
