@@ -86,7 +86,7 @@ def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace:
     calls_of = plan.calls_of
     return Preview(
         rows=plan.rows,
-        valid=plan.rows - plan.invalid,
+        valid=plan.rows - plan.invalid - plan.suppressed,
         invalid=plan.invalid,
         duplicates=plan.duplicates,
         suppressed=plan.suppressed,

@@ -134,7 +134,7 @@ def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, li
     kept = asdict(seen)
     del kept["due_at"], kept["zones"]
     calls = [(zone.time_zone.split(","), zone.rows) for zone in seen.zones]
-    kept["calls_of"] = calls or [((), seen.valid - seen.suppressed)]
+    kept["calls_of"] = calls or [((), seen.valid)]
     conn.execute(
         "update draft set preview = %s where draft_id = %s",
         (Jsonb({"of": _matters(parameters, limits), **kept}), draft.draft_id),
@@ -194,6 +194,6 @@ def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
     gates = parameters.gates
     window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
     zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]
-    matters = [3, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
+    matters = [4, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
     matters += [parameters.calls_per_minute, zones, window, parameters.retries.total_seconds()]
     return cast(list[Any], json.loads(json.dumps(matters)))

@@ -345,7 +345,7 @@ class ZoneRows(Answer):
 
 class Preview(Answer):
     rows = _whole("Rows of the CSV; blank lines are not counted.")
-    valid = _whole("Rows with a valid destination, including duplicates and suppressed numbers.")
+    valid = _whole("Rows with a valid destination whose number is not suppressed, including duplicates.")
     invalid = _whole("Rows that cannot be called.")
     duplicates = _whole("Rows that repeat the destination of an earlier row.")
     suppressed = _whole("Rows whose number is suppressed. They are skipped.")

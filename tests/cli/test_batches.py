@@ -90,7 +90,7 @@ def test_dry_run_shows_zones_and_suppressed_numbers(run: Run, conn: Connection, 
     )
     conn.commit()
     ran = run("queue", contacts, *TO, "--dry-run", "--calling-hours", "09:00-21:00")
-    assert ran.lines[0] == "2 rows: 2 valid, 0 invalid, 0 duplicates, 1 suppressed"
+    assert ran.lines[0] == "2 rows: 1 valid, 0 invalid, 0 duplicates, 1 suppressed"
     assert ran.lines[2].startswith("  America/New_York: 1 calls, opens at 2")
     assert "row 2: " in ran.lines[3] and "(suppressed)" in ran.lines[3]
 

@@ -100,7 +100,7 @@ def test_preview_has_zones_suppressed_numbers_and_retries_that_do_not_fit(
         "dry_run": "1",
     }
     preview = post_csv(queuer, csv, **fields).get_json()
-    assert (preview["rows"], preview["suppressed"], preview["submissions"]) == (4, 1, 2)
+    assert [preview[name] for name in ("rows", "valid", "suppressed", "submissions")] == [4, 3, 1, 2]
     assert [(zone["time_zone"], zone["rows"]) for zone in preview["zones"]] == [
         ("America/New_York", 2),
         ("America/Los_Angeles", 1),
