@@ -23,7 +23,7 @@ from receiver.release.control import PENDING_CALLS, cancel_batch
 ABANDONED = "The worker that asked the provider ended before the answer was recorded."
 
 WAITS_FOR_SENDING = timedelta(seconds=60)
-"""How long a request waits for what is being sent."""
+"""How long a request waits for what is being sent, and for a worker. After that, nobody expects it to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,17 @@ class CancelRequest:
         return self.state not in ("waiting", "asking")
 
 
-def list_affected(conn: Connection, application_id: int, deployment_id: int) -> list[AffectedBatch]:
-    """What canceling the deployment would affect now: the dry run."""
+def list_affected(
+    conn: Connection, application_id: int, deployment_id: int, batch_id: int | None = None
+) -> list[AffectedBatch]:
+    """What canceling the deployment, or only one batch of it, would affect now: the dry run."""
     found = conn.execute(
         f"select b.batch_id, b.name, {PENDING_CALLS}, coalesce(s.pending, '{{}}') from batch b"
         " join batch_count c using (batch_id) left join (select batch_id, array_agg(submission_no) as pending"
         "  from submission where state = 'pending' group by batch_id) s using (batch_id)"
-        " where b.application_id = %s and b.deployment_id = %s order by b.batch_id",
-        (application_id, deployment_id),
+        " where b.application_id = %s and b.deployment_id = %s and b.batch_id = coalesce(%s, b.batch_id)"
+        " order by b.batch_id",
+        (application_id, deployment_id, batch_id),
     ).fetchall()
     affected = []
     for batch_id, name, calls, pending in found:
@@ -127,6 +130,9 @@ def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
     if waiting is None:
         return None
     cancel_id, *deployment, waited = waiting
+    if waited > WAITS_FOR_SENDING:
+        give_up_cancel(conn, cancel_id)
+        return None
     # A claim that did not see the request yet has its batch locked: what it takes is `sending` after that.
     queueing = conn.execute(
         "select batch_id from batch where state = 'queueing' and application_id = %s and deployment_id = %s",
@@ -139,8 +145,6 @@ def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
         deployment,
     ).fetchone()
     if sending is not None:
-        if waited > WAITS_FOR_SENDING:
-            give_up_cancel(conn, cancel_id)
         return None
     conn.execute(
         "update deployment_cancel set state = 'asking', worker_id = %s where cancel_id = %s", (worker_id, cancel_id)

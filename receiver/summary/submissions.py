@@ -51,6 +51,16 @@ def count_submissions(conn: Connection, batch_id: int) -> dict[SubmissionState, 
     return {state: counted[state] for state in SUBMISSION_STATES if state in counted}
 
 
+def get_next_release(conn: Connection, batch_id: int) -> datetime | None:
+    """The earliest time when something of a batch can be released. None: it is paused, or nothing is unreleased."""
+    row = conn.execute(
+        f"select {RELEASE_AT} from submission s join batch b using (batch_id)"
+        " where s.batch_id = %s and s.state = 'pending' order by s.next_try_at limit 1",
+        (batch_id,),
+    ).fetchone()
+    return row[0] if row is not None else None
+
+
 def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> list[SubmissionProgress]:
     """The first `limit` that need attention: the unknown, then the refused ones."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
