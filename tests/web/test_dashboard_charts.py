@@ -27,9 +27,9 @@ ZERO = dict.fromkeys(NAMES, 0)
 
 
 def counts_of(**given: int) -> dict[str, int]:
-    counts = {"rows": 0, "skipped": 0, "refused": 0, "pending": 0, "overdue": 0, **ZERO, **given}
+    counts = {"rows": 0, "skipped": 0, "refused": 0, "withdrawn": 0, "pending": 0, "overdue": 0, **ZERO, **given}
     counts["final"] = sum(counts[outcome] for outcome in OUTCOMES)
-    counts["rows"] = sum(counts[name] for name in ("skipped", "refused", "pending", "overdue", "final"))
+    counts["rows"] = sum(counts[name] for name in ("skipped", "refused", "withdrawn", "pending", "overdue", "final"))
     return counts
 
 
@@ -69,9 +69,11 @@ def test_split_bar_has_a_description() -> None:
 
 
 def test_states_that_have_not_ended_differ_in_height() -> None:
-    bar = split_bar(counts_of(completed=5, pending=5, overdue=5, refused=5, skipped=5), key="b", label="Batch")
+    bar = split_bar(
+        counts_of(completed=5, pending=5, overdue=5, refused=5, withdrawn=5, skipped=5), key="b", label="Batch"
+    )
     places = re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', bar)
-    assert len(places) == len(set(places)) == 5
+    assert len(places) == len(set(places)) == 6
 
 
 def test_split_bar_of_no_rows_is_an_empty_track() -> None:

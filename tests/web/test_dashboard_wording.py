@@ -18,6 +18,11 @@ from tests.web.test_dashboard_charts import counts_of
         ({"completed": 1}, "1 row: 1 call, 1 ended."),
         ({"refused": 4}, "4 rows: 4 calls, 4 refused."),
         ({"refused": 4, "pending": 2}, "6 rows: 6 calls, 4 refused, none ended yet, 2 pending."),
+        ({"withdrawn": 4}, "4 rows: 4 calls, 4 withdrawn."),
+        (
+            {"refused": 1, "withdrawn": 2, "pending": 1},
+            "4 rows: 4 calls, 1 refused, 2 withdrawn, none ended yet, 1 pending.",
+        ),
         ({"skipped": 1}, "1 row: 1 skipped, 0 calls."),
         ({"overdue": 2, "failed": 1}, "3 rows: 3 calls, 1 ended, 2 overdue."),
         ({}, "0 rows: 0 calls."),
@@ -26,6 +31,12 @@ from tests.web.test_dashboard_charts import counts_of
 )
 def test_balance_sentence(given: dict[str, int], sentence: str) -> None:
     assert wording.balance_sentence(counts_of(**given)) == sentence
+
+
+def test_hours_sentence_names_the_days() -> None:
+    for days, words in ((None, "every day"), ("mon,tue,wed,thu,fri,sat,sun", "every day"), ("mon", "Mon")):
+        assert wording.hours_sentence("09:00-20:00", days) == f"09:00-20:00, {words}"
+    assert wording.hours_sentence("09:00-20:00", "mon,tue") == "09:00-20:00, Mon, Tue"
 
 
 def test_outcomes_sentence_leaves_out_zeros() -> None:

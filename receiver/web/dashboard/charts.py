@@ -37,6 +37,7 @@ _SEGMENTS: dict[str, tuple[str, float, float]] = {
     "overdue": ("state-overdue", 2, 6),
     "pending": ("state-pending", 3.5, 3),
     "refused": ("state-refused", 6, 4),
+    "withdrawn": ("state-withdrawn", 7, 3),
     "skipped": ("state-skipped", 8, 2),
 }
 
@@ -56,10 +57,10 @@ _TEXTURES: dict[Outcome, Markup] = {
 
 
 def split_bar(counts: Mapping[str, int], *, key: str, label: str) -> Markup:
-    """A bar of one batch's rows: final by outcome, overdue, pending, refused, skipped.
+    """A bar of one batch's rows: final by outcome, overdue, pending, refused, withdrawn, skipped.
 
-    `counts` is a batch's (`rows`, `skipped`, `refused`, `pending`, `overdue`, `final`, and each outcome);
-    `label` names it ("Batch 42"). The page must also show the figures as text.
+    `counts` is a batch's (`receiver.summary.batches`); `label` names it ("Batch 42"). The page must also show the
+    figures as text.
     """
     parts: list[dict[str, Any]] = []
     x = 0.0

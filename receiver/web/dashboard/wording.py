@@ -53,8 +53,8 @@ def balance_sentence(counts: Mapping[str, int]) -> str:
     Zeros are left out, except if no call has ended yet.
     """
     calls = counts["rows"] - counts["skipped"]
-    parts = [*_named(counts, "skipped"), counted(calls, "call"), *_named(counts, "refused")]
-    if calls > counts["refused"]:
+    parts = [*_named(counts, "skipped"), counted(calls, "call"), *_named(counts, "refused", "withdrawn")]
+    if calls > counts["refused"] + counts["withdrawn"]:
         parts.append(f"{number(counts['final'])} ended" if counts["final"] else "none ended yet")
     parts += _named(counts, "pending", "overdue")
     return f"{counted(counts['rows'], 'row')}: {', '.join(parts)}."
@@ -63,6 +63,27 @@ def balance_sentence(counts: Mapping[str, int]) -> str:
 def _named(counts: Mapping[str, int], *names: str) -> list[str]:
     """`12 pending` for each of these counts that is not zero."""
     return [f"{number(counts[name])} {name}" for name in names if counts[name]]
+
+
+def withdrawn_sentence(reason: str | None) -> str:
+    """Why a call is withdrawn (contract: `withdrawn_reason`)."""
+    return {
+        "canceled": "The batch was canceled before this call was sent.",
+        "suppressed": "The number was suppressed before this call was sent.",
+        "answered": "The earlier call that this one follows up was completed before this call was sent.",
+    }.get(reason or "", "This call was withdrawn before it was sent.")
+
+
+def hours_sentence(hours: str, days: str | None) -> str:
+    """`09:00-20:00, Mon, Tue, Wed`, of the API's texts."""
+    named = [day.capitalize() for day in days.split(",")] if days else []
+    return f"{hours}, {', '.join(named) if 0 < len(named) < 7 else 'every day'}"
+
+
+def zone_sentence(time_zone: str | None, column: str | None = None) -> str:
+    """Whose local time the calling hours are in."""
+    zones = time_zone or "the time zones of each number"
+    return f"in the zone of the column “{column}”, else in {zones}" if column else f"in {zones}"
 
 
 def outcomes_sentence(counts: Mapping[str, int]) -> str:
@@ -139,6 +160,23 @@ def refusal_advice(provider_status: int | None) -> str:
     if provider_status is None:
         return "It never reached the provider. Check PLUM_URL and the network, then queue the rows again."
     return "Correct the problem that the provider reports, then queue the rows again. Nobody was called."
+
+
+def cancel_sentence(state: str, provider_status: int | None) -> str:
+    """What a request to cancel a deployment came to (`receiver.release.deployment_cancel.CancelRequest`)."""
+    status = f" (status {provider_status})" if provider_status is not None else ""
+    return {
+        "waiting": "The provider is asked as soon as no submission of this deployment is being sent.",
+        "asking": "The provider is being asked.",
+        "accepted": f"The provider accepted it{status}. Calls end as canceled when their results are received.",
+        "refused": f"The provider refused it{status}. Calls at the provider continue."
+        if status
+        else "It did not reach the provider. Calls at the provider continue.",
+        "unknown": "Unknown: the provider's answer was lost, so its calls may or may not be canceled. It is not asked"
+        " again automatically. Check the provider's account.",
+        "sending": "The provider was not asked: a submission was still being sent, or no worker was running. What was"
+        " withdrawn stays withdrawn. Calls at the provider continue.",
+    }.get(state, state)
 
 
 UNKNOWN_ADVICE = (
