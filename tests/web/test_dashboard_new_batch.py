@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from html import escape
 from uuid import UUID
 
 import pytest
@@ -11,9 +12,12 @@ from flask import Flask
 
 from receiver.database.pool import Connection
 from receiver.queueing.drafts import get_draft
+from receiver.queueing.suppressions import suppress
 from receiver.summary.batches import get_batch
-from tests.web.browsing import Browser, visitor
+from tests.web.asking import WANTED
+from tests.web.browsing import Browser, text_of, visitor
 from tests.web.drafting import FAULTY, button, confirm, count, drafted, key_id, upload
+from tests.web.page_rules import broken_rules
 
 
 @pytest.fixture
@@ -31,13 +35,8 @@ def test_upload_is_previewed_and_then_queued(browser: Browser, conn: Connection)
     assert (answer.status_code, answer.location) == (303, "/batches/1")
     batch = get_batch(conn, 1)
     assert (batch.name, batch.application_id, batch.deployment_id) == ("December reminders", 7, 3)
-    assert batch.parameters == {
-        "start_timestamp": None,
-        "end_timestamp": None,
-        "max_attempts": 3,
-        "reattempt_wait": 300,
-        "is_pci": True,
-    }
+    parameters = {name: given for name, given in batch.parameters.items() if given is not None}
+    assert parameters == {"max_attempts": 3, "reattempt_wait": 300, "is_pci": True}
     assert conn.execute("select line from call order by row").fetchall() == [
         ("6175551234,Ana",),
         ("tel:+16175551299,Björn",),
@@ -138,6 +137,112 @@ def test_draft_whose_time_has_passed_is_not_queued(browser: Browser, conn: Conne
     assert (answer.status_code, answer.location) == (303, path)
     assert "It is in the past" in browser.get(path)
     assert count(conn, "batch") == 0
+
+
+def typed(browser: Browser, path: str, days: list[str], **fields: str) -> str:
+    """Save the form of a draft with these days; the draft's page."""
+    data = {"csrf_token": browser.token(path), "fields": "1", **WANTED, **fields, "calling_days": days}
+    assert browser.client.post(path, data=data).location == path
+    return browser.get(path)
+
+
+def test_form_offers_weekdays_and_hours_and_nothing_is_held_back_unless_they_are_chosen(browser: Browser) -> None:
+    page = browser.get("/batches/new")
+    assert broken_rules(page) == []
+    assert re.findall(r'value="(\w+)" checked', page) == ["mon", "tue", "wed", "thu", "fri"]
+    for preset in ("09:00-20:00", "600", "America/New_York"):
+        assert f'<option value="{preset}"></option>' in page
+    text = text_of(browser.get(drafted(browser)))
+    assert "Dialing begins at once. This cannot be undone." in text
+    assert "Pace no limit Calling hours at any time" in text
+
+
+def test_pace_hours_zone_and_names_are_previewed_and_queued(browser: Browser, conn: Connection) -> None:
+    csv = "destination,zone\n6175551234,\n2125551234,\n3105551234,Asia/Tokyo\n"
+    path = drafted(browser, csv)
+    given = {
+        "calls_per_minute": "60",
+        "calling_hours": "09:00-20:00",
+        "time_zone": "America/Chicago",
+        "time_zone_column": "zone",
+        "external_id": "crm 7",
+        "labels": "team: north: a\n\n size:L",
+    }
+    page = typed(browser, path, ["mon", "tue"], **given)
+    assert broken_rules(page) == []
+    zones = re.findall(r'<th scope="row">([\w/]+)</th><td class="figure"[^>]*>(\d)</td><td[^>]*>(.*?)</td>', page)
+    assert [zone[:2] for zone in zones] == [("America/Chicago", "2"), ("Asia/Tokyo", "1")]
+    assert all("<time" in opens or opens == "now" for *_, opens in zones)
+    text = text_of(page)
+    assert "Results due about" in text and "Calling hours 09:00-20:00, Mon, Tue" in text
+    assert "60 calls a minute" in text and "in the zone of the column “zone”, else in America/Chicago" in text
+    assert "team: north: a\nsize: L</textarea>" in page and "Calls that are not released yet can be canceled" in text
+    assert re.findall(r'value="(\w+)" checked', page) == ["mon", "tue"]
+    assert confirm(browser, path).location == "/batches/1"
+    batch = get_batch(conn, 1)
+    assert (batch.external_id, batch.labels) == ("crm 7", {"team": "north: a", "size": "L"})
+    parameters = batch.parameters
+    assert (parameters["calls_per_minute"], parameters["calling_hours"]) == (60, "09:00-20:00")
+    assert (parameters["calling_days"], parameters["time_zone"]) == ("mon,tue", "America/Chicago")
+    assert batch.created_by == "queue of a person"
+
+
+def test_faulty_pace_hours_zone_or_label_is_shown_at_its_field_and_kept(browser: Browser) -> None:
+    path = drafted(browser)
+    every = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    hours = {"calling_hours": "09:00-17:00"}
+    for days, fields, field, message in [
+        (every, {"calls_per_minute": "0"}, "calls_per_minute", "Must be greater than or equal to 1"),
+        (every, {"calling_hours": "9-17"}, "calling_hours", "Write a time span such as"),
+        (every, {"time_zone": "UTC"}, "calling_hours", "They are required with a time zone."),
+        (every, {**hours, "time_zone": "Mars/Base"}, "time_zone", "Write an IANA name"),
+        (every, {**hours, "time_zone_column": "zone"}, "time_zone_column", 'The file has no column "zone".'),
+        ([], hours, "calling_days", "Choose at least one day."),
+        (every, {"labels": "a: b\na: c"}, "labels", "Use each name once"),
+        (every, {"labels": "<b>"}, "labels", "Write each label on its own line"),
+    ]:
+        absent = {"calling_hours": "", "time_zone": "", "time_zone_column": "", "labels": "", "calls_per_minute": ""}
+        page = typed(browser, path, days, **absent | fields)
+        assert broken_rules(page) == [], fields
+        assert f'id="{field.replace("_", "-")}-fault"' in page and message in text_of(page), fields
+        for value in fields.values():
+            assert f'value="{value}"' in page or f">\n{escape(value)}</textarea>" in page, fields
+        assert button(page) is None
+
+
+def test_upload_without_a_file_keeps_what_was_typed(browser: Browser) -> None:
+    answer = browser.post("/batches/new", fields="1", calling_days="sat", labels="team: north", calling_hours="x")
+    assert answer.status_code == 422
+    assert re.findall(r'value="(\w+)" checked', answer.text) == ["sat"]
+    assert "team: north</textarea>" in answer.text and 'value="x"' in answer.text
+
+
+def test_own_id_that_is_used_already_is_a_fault_before_and_after_the_preview(
+    browser: Browser, conn: Connection
+) -> None:
+    late = drafted(browser, external_id="crm 7")
+    page = browser.get(late)
+    assert confirm(browser, drafted(browser, external_id="crm 7")).location == "/batches/1"
+    assert confirm(browser, late, page).location == late
+    page = browser.get(late)
+    assert 'id="external-id-fault"' in page and "Batch 1 has this external_id." in text_of(page)
+    assert button(page) is None and count(conn, "batch") == 1
+
+
+def test_suppressed_numbers_are_counted_left_out_and_not_called(browser: Browser, conn: Connection) -> None:
+    suppress(conn, 16175551299, by="Ana")
+    conn.commit()
+    path = drafted(browser)
+    page = browser.get(path)
+    assert button(page) == "Call 1 person"
+    text = text_of(page)
+    assert "Suppressed 1 not called" in text and "1 row has a suppressed number and will be left out." in text
+    confirm(browser, path)
+    assert get_batch(conn, 1).counts["skipped"] == 1
+    suppress(conn, 16175551234, by="Ana")
+    conn.commit()
+    page = browser.get(drafted(browser))
+    assert button(page) is None and "No row is left to call." in page
 
 
 HOSTILE = [

@@ -7,7 +7,7 @@ without another upload, and it becomes only one batch, even if it is confirmed r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,9 +15,9 @@ from flask import flash, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response
 
 from receiver.database.pool import connection
-from receiver.errors import Fault, InvalidInput
-from receiver.model import rfc3339
+from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import preview
+from receiver.queueing.batches import ExternalIdUsed, check_external_id
 from receiver.queueing.drafts import (
     DRAFT_BYTES,
     Draft,
@@ -29,14 +29,15 @@ from receiver.queueing.drafts import (
     open_csv,
     queue_draft,
 )
-from receiver.queueing.parameters import NOT_A_TIME, BatchForm, BatchParameters, read_parameters
+from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
+from receiver.web.api.batches import suppressed_numbers
 from receiver.web.auth import current_key
+from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, read_form, shown
 from receiver.web.dashboard.pages import FORM_BYTES, page
-from receiver.web.dashboard.session import zone
 from receiver.web.services import services
 
-FIELDS = tuple(name for name in BatchForm().fields if name != "dry_run")
-MOMENTS = ("start_timestamp", "end_timestamp")
+MOST_ZONES = 50
+"""Sets of time zones that the preview lists."""
 
 LAST_USED = "last_batch"
 """In the session: application and deployment of the last batch, the defaults of the next one."""
@@ -49,7 +50,7 @@ def new_batch() -> Response | tuple[str, int] | str:
         application_id, deployment_id = session.get(LAST_USED) or ("", "")
         form = {"application_id": application_id, "deployment_id": deployment_id}
         return render_template("new_batch.html", form=form, faults={}, **_words())
-    form = _read_form(request.form)
+    form = read_form(request.form)
     csv = request.files.get("csv")
     faults = {} if csv is not None and csv.filename else {"csv": "Choose a CSV file with the numbers to call."}
     if csv is not None and not faults:
@@ -58,9 +59,9 @@ def new_batch() -> Response | tuple[str, int] | str:
                 draft_id = insert_draft(conn, current_key().key_id, csv.stream, csv.filename or "", form)
             return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
         except InvalidInput as error:
-            faults = _by_field(error.faults)
+            faults = by_field(error.faults)
     faults |= _faults_of(form)[1]
-    return render_template("new_batch.html", form=_shown(form), faults=faults, **_words()), 422
+    return render_template("new_batch.html", form=shown(form), faults=faults, **_words()), 422
 
 
 @page("/batches/new/<uuid:draft_id>", scope="queue", methods=("GET", "POST"))
@@ -69,7 +70,7 @@ def draft(draft_id: UUID) -> Response | str:
     if request.method == "POST":
         with connection(services().pool) as conn:
             found = get_draft(conn, current_key().key_id, draft_id, lock=True)
-            form = {**found.form, **_read_form(request.form, found.form)}
+            form = {**found.form, **read_form(request.form, found.form)}
             change_draft(conn, found, form)
         return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
     with connection(services().pool) as conn:
@@ -81,18 +82,25 @@ def draft(draft_id: UUID) -> Response | str:
     if parameters is not None:
         try:
             seen = _preview(found, parameters)
+        except ExternalIdUsed as error:
+            faults = {"external_id": str(error)}
         except InvalidInput as error:
-            unreadable = error
+            faults = by_field(fault for fault in error.faults if fault.where in FIELDS)
+            unreadable = None if faults else error
     return render_template(
         "draft.html",
         draft=found,
         faults=faults,
-        form=_shown(found.form),
+        form=shown(found.form),
         parameters=parameters,
         seen=seen,
         simulated=services().config.simulated,
         unreadable=unreadable,
         blocked=_blocked(seen, parameters),
+        days_text=days_text,
+        hours_text=hours_text,
+        most_zones=MOST_ZONES,
+        now=datetime.now(UTC),
         **_words(),
     )
 
@@ -109,9 +117,9 @@ def queue(draft_id: UUID) -> Response:
             if request.form.get("version") != found.version:
                 flash("The parameters were changed after this page was opened. Check them again. Nobody was called.")
                 return redirect(here, 303)
-            parameters = read_parameters(found.form, services().config.default_region, found.file_name)
+            parameters = _parameters(found.form, found.file_name)
             batch_id = queue_draft(conn, found, parameters, services().limits, created_by=current_key().name)
-    except InvalidInput:
+    except (InvalidInput, ExternalIdUsed):
         # For example, its start has passed since the preview. The draft's page shows the fault.
         return redirect(here, 303)
     session[LAST_USED] = [str(parameters.application_id), str(parameters.deployment_id)]
@@ -119,15 +127,18 @@ def queue(draft_id: UUID) -> Response:
 
 
 def _preview(found: Draft, parameters: BatchParameters) -> Any:
-    """The draft's preview: the stored one, or a new one from its file. Raises InvalidInput."""
+    """The draft's preview: the stored one, or a new one from its file. Raises InvalidInput, ExternalIdUsed."""
     limits = services().limits
+    if parameters.external_id is not None:
+        with connection(services().pool) as conn:
+            check_external_id(conn, parameters.external_id)
     seen = kept_preview(found, parameters, limits)
     if seen is None:
         with connection(services().pool) as conn:
             csv = open_csv(conn, found.draft_id)
         # Return the connection first: reading a million rows takes long.
         with csv:
-            seen = preview(csv, parameters, limits)
+            seen = preview(csv, parameters, limits, suppressed_numbers)
         with connection(services().pool) as conn:
             keep_preview(conn, found, parameters, limits, seen)
     return seen
@@ -144,60 +155,19 @@ def _blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
     return None if seen.submissions else "nobody"
 
 
-def _read_form(given: Mapping[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The form's texts for `read_parameters`. Times in the viewer's zone get their UTC offset."""
-    form = {name: given[name].strip() for name in FIELDS if name in given}
-    for name in MOMENTS:
-        if name in form:
-            form[name] = _with_offset(form[name], (before or {}).get(name, ""))
-    if "fields" in given:
-        form["is_pci"] = "1" if given.get("is_pci") else "0"  # browsers do not send a box that is not ticked
-    return form
-
-
-def _with_offset(text: str, before: str) -> str:
-    if text == _local(before):
-        return before  # unchanged: keep the seconds, which the field does not show
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            return rfc3339(moment.replace(tzinfo=zone()))
-    except (ValueError, OverflowError):
-        pass
-    return text
-
-
-def _shown(form: Mapping[str, str]) -> dict[str, str]:
-    """The form's texts for its fields: times in the viewer's zone."""
-    return {name: _local(text) if name in MOMENTS else text for name, text in form.items()}
-
-
-def _local(text: str) -> str:
-    try:
-        return datetime.fromisoformat(text).astimezone(zone()).strftime("%Y-%m-%dT%H:%M")
-    except (ValueError, OverflowError):
-        return text
+def _parameters(form: Mapping[str, str], file_name: str = "") -> BatchParameters:
+    """The parameters in the form, whose days mean nothing without hours. Raises InvalidInput."""
+    if not form.get("calling_hours"):
+        form = {name: text for name, text in form.items() if name != "calling_days"}
+    return read_parameters(form, services().config.default_region, file_name)
 
 
 def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParameters | None, dict[str, str]]:
     """The parameters in the form, or its faults by field."""
     try:
-        return read_parameters(form, services().config.default_region, file_name), {}
+        return _parameters(form, file_name), {}
     except InvalidInput as error:
-        return None, _by_field(error.faults)
-
-
-def _by_field(faults: tuple[Fault, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for fault in faults:
-        # The form has other names for these fields than the API, and other texts in them.
-        message = fault.message.replace("max_attempts", "the number of attempts").replace(
-            "start_timestamp", "the start"
-        )
-        if fault.message == NOT_A_TIME:
-            message = "Enter a day and a time such as 2026-12-01T22:00."
-        found.setdefault(str(fault.where), message)
-    return found
+        return None, by_field(error.faults)
 
 
 def _batch_path(batch_id: int) -> str:
@@ -205,4 +175,5 @@ def _batch_path(batch_id: int) -> str:
 
 
 def _words() -> dict[str, Any]:
-    return {"default_region": services().config.default_region, "most_megabytes": DRAFT_BYTES >> 20}
+    most = {"default_region": services().config.default_region, "most_megabytes": DRAFT_BYTES >> 20}
+    return {**field_words(), **most}
