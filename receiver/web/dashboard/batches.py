@@ -7,11 +7,11 @@ from urllib.parse import urlencode
 from flask import render_template, request
 
 from receiver.errors import InvalidInput
-from receiver.model import BATCH_STATES
+from receiver.model import BATCH_PHASES, BATCH_STATES
 from receiver.summary.batches import BatchFilter, list_batches
 from receiver.web.cursors import read_cursor, write_cursor
 from receiver.web.dashboard.charts import split_bar
-from receiver.web.dashboard.filters import Filters
+from receiver.web.dashboard.filters import Filters, text_fault
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
 from receiver.web.reading import reader
@@ -35,17 +35,24 @@ def batches() -> str:
     filters = Filters.read(request.args, zone())
     state = filters.one_of("state", BATCH_STATES)
     needs = filters.one_of("needs", tuple(NEEDS))
-    name = filters.texts.get("name", "") or None
-    if name is not None and (len(name) > 200 or not name.isprintable()):
-        filters.faults["name"] = "Enter at most 200 characters, without control characters."
-        name = None
+    texts: dict[str, str | None] = {}
+    for field, most in (("name", 200), ("external_id", 255), ("label", 320)):
+        texts[field] = filters.texts.get(field) or None
+        if (fault := text_fault(texts[field] or "", most)) is not None:
+            filters.faults[field] = fault
+    label, colon, value = (texts["label"] or "").partition(":")
+    if label and not colon:
+        filters.faults["label"] = "Enter a name, a colon and a value."
     wanted = BatchFilter(
         state=state,
+        phase=filters.one_of("phase", BATCH_PHASES),
         application_id=filters.application_id,
         deployment_id=filters.deployment_id,
         created_from=filters.starts_at,
         created_to=filters.ends_at,
-        name=name,
+        name=texts["name"],
+        external_id=texts["external_id"],
+        label=(label.strip(), value.strip()) if label else None,
         running=True if needs == "running" else None,
         overdue=True if needs == "overdue" else None,
         not_sent_by=services().config.batch_kind if needs == "provider" else None,
@@ -76,4 +83,5 @@ def batches() -> str:
         paged=position is not None,
         split_bar=split_bar,
         states=[(state, state) for state in BATCH_STATES],
+        phases=[(phase, phase) for phase in BATCH_PHASES],
     )

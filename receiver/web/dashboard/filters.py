@@ -82,6 +82,13 @@ class Filters:
         return day
 
 
+def text_fault(text: str, most: int) -> str | None:
+    """What is wrong with a line of text that somebody entered."""
+    if len(text) <= most and (text.isprintable() or not text):
+        return None
+    return f"Enter at most {most:,} characters, without control characters."
+
+
 def parse_day(text: str) -> date | None:
     try:
         day = date.fromisoformat(text)

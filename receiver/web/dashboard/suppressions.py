@@ -22,7 +22,7 @@ from receiver.queueing.suppressions import (
 )
 from receiver.web.api.suppressions import read_number
 from receiver.web.auth import current_key
-from receiver.web.dashboard.filters import Filters
+from receiver.web.dashboard.filters import Filters, text_fault
 from receiver.web.dashboard.number_masking import shown_text
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.dashboard.searches import find_search, remember_search
@@ -142,8 +142,4 @@ def _page(
 
 def _faults(form: dict[str, str]) -> dict[str, str]:
     most = {"reason": REASON_CHARACTERS, "note": NOTE_CHARACTERS}
-    return {
-        name: f"Enter at most {most[name]:,} characters, without control characters."
-        for name in most
-        if (text := form.get(name, "")) and (len(text) > most[name] or not text.isprintable())
-    }
+    return {name: fault for name in most if (fault := text_fault(form.get(name, ""), most[name])) is not None}
