@@ -38,7 +38,11 @@ class Populated:
     settled: int
     """A batch all of whose calls have ended, with rows that were skipped."""
     unknown: int
-    """A batch whose one submission nobody knows about."""
+    """A batch whose two submissions nobody knows about."""
+    paced: int
+    """A batch of a hundred calls, one a minute."""
+    unwanted: int
+    """The same in a deployment of its own, to be canceled."""
     hostile: int
     """A batch whose names, variables and results are hostile."""
     hostile_number: str
@@ -54,7 +58,15 @@ def populate(service: Service, folder: Path) -> Populated:
     policies = {"on_invalid": "skip", "on_duplicate": "skip"}
     settled = _queue(service, contacts, name="December reminders", **policies)
     # The simulated provider answers these deployments with 500 and 404.
-    unknown = _queue(service, contacts, name="Nobody knows", deployment_id="500", **policies)
+    unknown = _queue(
+        service, contacts, name="Nobody knows", deployment_id="500", on_invalid="skip", on_duplicate="keep"
+    )
+    many = folder / "many.csv"
+    many.write_text("destination\n" + "".join(f"61755513{last:02}\n" for last in range(100)))
+    names = {"external_id": f"crm 7 {SCRIPT}", "labels": json.dumps({SCRIPT: PICTURE})}
+    one_a_minute = {"calls_per_minute": "1", "calling_hours": "00:00-24:00"}
+    paced = _queue(service, many, name="One a minute", deployment_id="5", **one_a_minute, **names)
+    unwanted = _queue(service, many, name="Wrong file", deployment_id="6", **one_a_minute)
     _queue(service, contacts, name="Refused", deployment_id="404", **policies)
     queued = _queue(service, hostile, name=SCRIPT + PICTURE + TURNED, application_id="13")
     eventually(lambda: all(service.batch(batch_id)["counts"]["pending"] == 0 for batch_id in (settled, queued)))
@@ -66,9 +78,9 @@ def populate(service: Service, folder: Path) -> Populated:
         headers = {"Content-Type": "text/html; charset=<script>"}
         assert ask(result_url, "POST", body.encode(), headers).status == 200
     eventually(lambda: service.batch(queued)["callbacks"]["waiting"] == 0)
-    eventually(lambda: service.batch(unknown)["submissions"][0]["state"] == "unknown")
+    eventually(lambda: {each["state"] for each in service.batch(unknown)["submissions"]} == {"unknown"})
     made = service.run("keys", "create", f"reader {PICTURE}", "--scope", "read")
-    return Populated(service, settled, unknown, queued, number, made.stdout.split()[-1])
+    return Populated(service, settled, unknown, paced, unwanted, queued, number, made.stdout.split()[-1])
 
 
 def hostile_contacts(numbers: list[str]) -> bytes:

@@ -138,7 +138,10 @@ def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(page: Page, p
     for path, main in [
         ("/batches/new", {"Upload and check"}),
         (f"/batches/{populated.settled}", {"Find", "Download", "Hide numbers", "1"}),
-        (f"/batches/{populated.unknown}", {"Resolve submission 1", "Submissions"}),
+        (f"/batches/{populated.unknown}", {"Resolve submission 1", "Resolve all 2 unknown submissions", "Submissions"}),
+        (f"/batches/{populated.paced}", {"Pause", "Cancel the batch", "Cancel at the provider", "Change"}),
+        (f"/batches/{populated.paced}/cancel", {"Cancel the batch", "Keep the batch"}),
+        ("/deployments/7/5/cancel", {"Cancel the deployment", "Do not cancel"}),
         ("/keys", {"Create the key"}),
         ("/suppressions", {"Suppress the number", "Suppress the numbers", "Find"}),
         ("/audit", {"Show"}),

@@ -124,8 +124,13 @@ def test_reader_sees_hidden_numbers_until_asked_and_nothing_to_change(page: Page
     page.get_by_role("button", name="Hide numbers").click()
     expect(calls).to_contain_text("•1234")
     page.goto(f"/batches/{populated.unknown}/submissions")
-    expect(page.get_by_text("To resolve it you need a key of scope queue.")).to_be_visible()
+    expect(page.get_by_text("To resolve it you need a key of scope queue.").first).to_be_visible()
     expect(page.get_by_role("link", name="Resolve")).to_have_count(0)
+    page.goto(f"/batches/{populated.paced}")
+    for name in ("Pause", "Cancel the batch", "Cancel at the provider", "Change"):
+        action = page.get_by_role("button", name=name)
+        expect(action).to_be_disabled()
+        expect(action).to_have_accessible_description(re.compile("You need a key of scope (queue|admin)"))
 
 
 CHOOSE = """

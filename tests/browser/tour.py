@@ -20,7 +20,7 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
     yield "sign-in refused"
     sign_in(page, populated.service.key)
     yield from _new_batch(page)
-    (doubt,) = populated.service.batch(populated.unknown)["submissions"]
+    doubt = populated.service.batch(populated.unknown)["submissions"][0]
     for name, path, status in [
         ("overview", "/", 200),
         ("overview with a faulty filter", "/?application_id=x", 200),
@@ -32,6 +32,14 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         ("hostile batch", f"/batches/{populated.hostile}", 200),
         ("submissions", f"/batches/{populated.unknown}/submissions", 200),
         ("decision", f"/batches/{populated.unknown}/submissions/{doubt['id']}/resolve", 200),
+        ("decision about all", f"/batches/{populated.unknown}/resolve", 200),
+        ("paced batch", f"/batches/{populated.paced}", 200),
+        ("submissions of a paced batch", f"/batches/{populated.paced}/submissions", 200),
+        ("change", f"/batches/{populated.paced}/change", 200),
+        ("change of names", f"/batches/{populated.settled}/change", 200),
+        ("cancellation", f"/batches/{populated.paced}/cancel", 200),
+        ("cancellation of a deployment", "/deployments/7/5/cancel", 200),
+        ("batches with a faulty filter", "/batches?label=x&phase=x", 200),
         ("attempts", f"/batches/{populated.settled}/attempts", 200),
         ("call", f"/batches/{populated.settled}/calls/1", 200),
         ("hostile call", f"/batches/{populated.hostile}/calls/1", 200),
@@ -49,6 +57,7 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         answer = page.goto(path)
         assert answer is not None and answer.status == status, (path, answer)
         yield name
+    yield from _release(page, populated.unwanted)
     yield from _forms(page, populated.service.key)
 
 
@@ -65,6 +74,42 @@ def _new_batch(page: Page) -> Iterator[str]:
         page.get_by_role("button", name="Upload and check").click()
         expect(page.locator(".note.bad").first).to_be_visible()
         yield f"preview of {name}"
+    page.goto("/batches/new")
+    page.get_by_label("CSV of the numbers to call").set_input_files(
+        FilePayload(name="contacts.csv", mimeType="text/csv", buffer=CONTACTS)
+    )
+    page.get_by_label("Application", exact=True).fill("7")
+    page.get_by_label("Deployment").fill("3")
+    page.get_by_label("Calls per minute").fill("600")
+    page.locator("#calling-hours").fill("09:00-20:00")
+    page.locator("#labels").fill("campaign: spring\nteam: north")
+    page.get_by_role("button", name="Upload and check").click()
+    expect(page.get_by_role("region", name="Time zones", exact=True)).to_contain_text("America/New_York")
+    yield "preview with calling hours"
+
+
+def _release(page: Page, batch_id: int) -> Iterator[str]:
+    page.goto(f"/batches/{batch_id}")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("The batch is paused.", exact=True)).to_be_visible()
+    yield "paused batch"
+    page.get_by_role("main").get_by_role("link", name="Change").click()
+    page.get_by_label("Calling hours").fill("9 to 5")
+    page.get_by_role("button", name="Change the batch").click()
+    expect(page.locator("#calling-hours-fault")).to_be_visible()
+    yield "change refused"
+    page.goto(f"/batches/{batch_id}")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("The batch is resumed.", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Cancel the batch").click()
+    page.get_by_label("Note").fill("wrong file")
+    page.get_by_role("button", name="Cancel the batch").click()
+    expect(page.get_by_text("The batch is canceled:")).to_be_visible()
+    yield "canceled batch"
+    page.goto("/deployments/7/6/cancel")
+    page.get_by_role("button", name="Cancel the deployment").click()
+    expect(page.get_by_text("The provider accepted it")).to_be_visible()
+    yield "answer of the provider"
 
 
 def _forms(page: Page, key: str) -> Iterator[str]:

@@ -25,6 +25,11 @@ PAGES = {
     "/time-zone": "read",
     "/batches/new": "queue",
     "/batches/new/00000000-0000-0000-0000-000000000000": "queue",
+    "/batches/1/cancel": "queue",
+    "/batches/1/change": "queue",
+    "/batches/1/resolve": "queue",
+    "/deployments/7/3/cancel": "admin",
+    "/cancellations/1": "admin",
     "/keys": "admin",
     "/keys/abcdefgh/revoke": "admin",
 }
@@ -33,6 +38,10 @@ FORMS = {
     "/batches/new": "queue",
     "/batches/new/00000000-0000-0000-0000-000000000000": "queue",
     "/batches/new/00000000-0000-0000-0000-000000000000/queue": "queue",
+    "/batches/1/pause": "queue",
+    "/batches/1/resume": "queue",
+    "/batches/1/cancel": "queue",
+    "/batches/1/change": "queue",
     "/keys": "admin",
     "/keys/abcdefgh/revoke": "admin",
 }

@@ -15,9 +15,11 @@ from receiver.web.dashboard import (
     batches,
     call,
     callbacks,
+    change,
     keys,
     new_batch,
     overview,
+    release,
     resolve,
     signin,
     suppressions,
@@ -26,7 +28,22 @@ from receiver.web.dashboard.pages import blueprint
 from receiver.web.dashboard.session import keep_sessions
 
 # Importing a module of pages declares its routes.
-PAGES = (audit, batch, batch_calls, batches, call, callbacks, keys, new_batch, overview, resolve, signin, suppressions)
+PAGES = (
+    audit,
+    batch,
+    batch_calls,
+    batches,
+    call,
+    callbacks,
+    change,
+    keys,
+    new_batch,
+    overview,
+    release,
+    resolve,
+    signin,
+    suppressions,
+)
 
 
 def register(app: Flask, config: Config) -> None:

@@ -10,18 +10,23 @@ the figures above it.
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, make_response, render_template, request
 
 from receiver.database.pool import Connection
-from receiver.model import OUTCOMES, SubmissionState
+from receiver.model import CALL_STATES, OUTCOMES, SubmissionState
 from receiver.release.resolution import list_resolutions
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.series import Interval, SummaryFilter, get_series
-from receiver.summary.submissions import count_submissions, list_submissions, list_submissions_in_doubt
+from receiver.summary.submissions import (
+    count_submissions,
+    get_next_release,
+    list_submissions,
+    list_submissions_in_doubt,
+)
 from receiver.web.dashboard.batch_calls import read_calls
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.pages import page
@@ -116,12 +121,15 @@ def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState
             "is_live": _is_live(found),
             "seen": _digest(found, submissions),
             "submissions": submissions,
+            "next_release_at": get_next_release(conn, found.id),
             "in_doubt": list_submissions_in_doubt(conn, found.id, MOST_IN_DOUBT),
             "bar": split_bar(found.counts, key="progress", label=f"Batch {found.id}: progress"),
             "chart": stacked_series(series, interval=interval, time_zone=time_zone(), key="results", title=title),
         },
         "attempts": count_by_attempts(conn, found.id) if ended <= FEW_CALLS else None,
         "calls": read_calls(conn, found.id),
+        "call_states": CALL_STATES,
+        "now": datetime.now(UTC),
         "outcomes": OUTCOMES,
         "poll_seconds": POLL_SECONDS,
     }
@@ -134,7 +142,15 @@ def _is_live(found: Batch) -> bool:
 
 def _digest(found: Batch, submissions: dict[SubmissionState, int]) -> str:
     """Changes whenever the content of the live region changes."""
-    shown = (found.state, found.counts, found.callbacks, found.attempts, found.duration_seconds, submissions)
+    shown = (
+        found.state,
+        found.phase,
+        found.counts,
+        found.callbacks,
+        found.attempts,
+        found.duration_seconds,
+        submissions,
+    )
     return hashlib.sha256(repr((shown, time_zone())).encode()).hexdigest()[:16]
 
 

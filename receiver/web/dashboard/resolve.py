@@ -1,4 +1,4 @@
-"""Resolve an unknown submission: a person decides whether the provider queued it."""
+"""Resolve unknown submissions: a person decides whether the provider queued one, or all of a batch."""
 
 from __future__ import annotations
 
@@ -7,46 +7,64 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
-from receiver.release.resolution import NOTE_CHARACTERS, get_doubt, resolve_submission
+from receiver.release.resolution import NOTE_CHARACTERS, NotInDoubt, get_doubt, resolve_batch, resolve_submission
 from receiver.summary.batches import get_batch
+from receiver.summary.submissions import count_submissions
 from receiver.web.auth import current_key
 from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.wording import counted
 from receiver.web.services import services
 
 _SAID = {
     "accepted": "It counts as accepted. Its results are expected.",
-    "pending": "It will be sent again now.",
+    "pending": "It is sent again as soon as it can be released.",
     "refused": "Its time window has ended, so it is not sent again. Its calls count as refused.",
+    "withdrawn": "Its calls are not made.",
 }
 
 
 @page("/batches/<int:batch_id>/submissions/<int:submission_no>/resolve", scope="queue", methods=("GET", "POST"))
 def resolve(batch_id: int, submission_no: int) -> AnyResponse | tuple[str, int]:
     """Record that a submission was queued, or that it was not and must be sent again."""
-    faults: dict[str, str] = {}
-    if request.method == "POST":
-        faults = _faults()
-        if not faults:
-            try:
-                with connection(services().pool) as conn:
-                    state = resolve_submission(
-                        conn,
-                        batch_id,
-                        submission_no,
-                        queued=request.form["queued"] == "yes",
-                        note=request.form.get("note", ""),
-                        by=current_key().name,
-                    )
-            except InvalidInput as error:
-                faults = {str(fault.where): fault.message for fault in error.faults}
-            else:
-                flash(f"Submission {submission_no:,} is {state} now. {_SAID.get(state, '')}")
-                return redirect(url_for("dashboard.batch", batch_id=batch_id), 303)
+    return _resolve(batch_id, submission_no)
+
+
+@page("/batches/<int:batch_id>/resolve", scope="queue", methods=("GET", "POST"))
+def resolve_all(batch_id: int) -> AnyResponse | tuple[str, int]:
+    """Record the same for all unknown submissions of a batch."""
+    return _resolve(batch_id, None)
+
+
+def _resolve(batch_id: int, submission_no: int | None) -> AnyResponse | tuple[str, int]:
+    faults = _faults() if request.method == "POST" else {}
+    if request.method == "POST" and not faults:
+        queued, note, by = request.form["queued"] == "yes", request.form.get("note", ""), current_key().name
+        try:
+            with connection(services().pool) as conn:
+                if submission_no is None:
+                    resolved = resolve_batch(conn, batch_id, queued=queued, note=note, by=by)
+                    done = f"{counted(resolved, 'submission')} resolved."
+                else:
+                    state = resolve_submission(conn, batch_id, submission_no, queued=queued, note=note, by=by)
+                    done = f"Submission {submission_no:,} is {state} now. {_SAID.get(state, '')}"
+            flash(done)
+            return redirect(url_for("dashboard.batch", batch_id=batch_id), 303)
+        except InvalidInput as error:
+            faults = {str(fault.where): fault.message for fault in error.faults}
     with connection(services().pool) as conn:
         batch = get_batch(conn, batch_id, with_submissions=False)
-        doubt = get_doubt(conn, batch_id, submission_no)
+        doubt = None if submission_no is None else get_doubt(conn, batch_id, submission_no)
+        unknown = count_submissions(conn, batch_id).get("unknown", 0)
+    if not unknown:
+        raise NotInDoubt(f"Batch {batch_id} has no submission that needs a decision.")
     content = render_template(
-        "batch_resolve.html", batch=batch, doubt=doubt, faults=faults, form=request.form, longest=NOTE_CHARACTERS
+        "batch_resolve.html",
+        batch=batch,
+        doubt=doubt,
+        unknown=unknown,
+        faults=faults,
+        form=request.form,
+        longest=NOTE_CHARACTERS,
     )
     return content, 422 if faults else 200
 
