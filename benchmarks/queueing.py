@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import http.client
+import io
+import statistics
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks.bodies import contact_rows
 from benchmarks.figures import Figure
 from benchmarks.filling import fill
-from benchmarks.world import Peak, World, memory_mib, web_pids
+from benchmarks.world import SUBMISSION_ROWS, Peak, World, memory_mib, web_pids
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
 from receiver.embedded_postgres.account import account_for
 from receiver.embedded_postgres.installation import programs_for
+from receiver.queueing.acceptance import Limits, preview
+from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.submissions import FindSuppressed
+from receiver.queueing.suppressions import find_suppressed
 
 BOUNDARY = "benchmark-boundary"
 
@@ -42,7 +49,34 @@ def measure(world: World, *, rows: int) -> list[Figure]:
         Figure("memory growth over that of 10,000 rows", growth, "MiB", at_most=64),
         Figure(f"exporting {rows:,} joined rows as CSV / psql \\copy", alone / exported, "x", at_least=0.6),
         Figure("memory growth of an export", export_peak.mib - before, "MiB", at_most=32),
+        Figure(
+            f"previewing {rows // 10:,} rows with {rows:,} suppressions / without",
+            _suppressed(url, rows),
+            "x",
+            at_most=1.2,
+        ),
     ]
+
+
+def _suppressed(url: str, suppressions: int) -> float:
+    """How much longer a preview takes that looks for suppressed numbers: the median of seven pairs."""
+    csv = "".join(contact_rows(suppressions // 10)).encode()
+    with connect(url, name="benchmark", autocommit=True) as conn:
+        conn.execute(
+            "insert into suppression (phone_number, digest, created_by)"
+            " select 12120000000 + n, sha256(n::text::bytea), 'benchmark' from generate_series(1, %s) n",
+            (suppressions,),
+        )
+        conn.execute("update suppression set phone_number = null where suppression_id % 1000 = 0")
+        conn.execute("vacuum analyze suppression")
+
+        def seconds(*find: FindSuppressed) -> float:
+            began = time.perf_counter()
+            preview(io.BytesIO(csv), BatchParameters(1, 1), Limits(SUBMISSION_ROWS, 3600), *find)
+            return time.perf_counter() - began
+
+        pairs = [(seconds(), seconds(partial(find_suppressed, conn))) for _ in range(7)]
+    return statistics.median(slower / plain for plain, slower in pairs)
 
 
 def _form(path: Path, rows: int) -> Path:

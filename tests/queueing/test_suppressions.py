@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import threading
-import time
-from functools import partial
-from pathlib import Path
-from statistics import median
 
 import pytest
 
 from receiver.database.pool import Connection, connect
 from receiver.errors import InvalidInput, NotFound
-from receiver.queueing.acceptance import Limits, preview
-from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.suppression_files import Imported, suppress_file
 from receiver.queueing.suppressions import (
     delete_suppression,
@@ -167,43 +160,3 @@ def test_two_files_in_different_orders_do_not_wait_for_each_other(conn: Connecti
     thread.join()
     assert done == [100]
     assert find_suppressed(conn, numbers) == set(numbers)
-
-
-# A million
-
-
-def backend_seconds(conn: Connection) -> float:
-    """Processor time of the connection's process, which runs on this machine: fields 14 and 15 of proc(5)'s stat."""
-    fields = Path(f"/proc/{conn.info.backend_pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-@pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes a minute")
-def test_a_million_suppressions_make_a_preview_no_more_than_a_fifth_slower(conn: Connection) -> None:
-    rows = "".join(f"+1212{2000000 + index * 7:07},Ana {index},2026-12-01 09:30\n" for index in range(100_000))
-    csv = f"destination,name,appointment\n{rows}".encode()
-
-    def seconds(*, suppressed: bool) -> float:
-        """Of processors, here and in the database: what a busy machine leaves alone."""
-        parameters = BatchParameters(7, 3, on_invalid="skip")
-        began = time.process_time() + backend_seconds(conn)
-        if suppressed:
-            preview(io.BytesIO(csv), parameters, Limits(10_000, 3600), partial(find_suppressed, conn))
-        else:
-            preview(io.BytesIO(csv), parameters, Limits(10_000, 3600))
-        return time.process_time() + backend_seconds(conn) - began
-
-    conn.execute(
-        "insert into suppression (phone_number, digest, created_by)"
-        " select 12120000000 + n * 10, sha256(n::text::bytea), 'Ana' from generate_series(1, 1000000) n"
-    )
-    conn.execute("update suppression set phone_number = null where suppression_id % 1000 = 0")
-    conn.commit()
-    conn.autocommit = True
-    conn.execute("vacuum analyze suppression")
-    conn.autocommit = False
-    pairs = [(seconds(suppressed=False), seconds(suppressed=True)) for _ in range(7)]
-    ratio = median(slower / plain for plain, slower in pairs)
-    print(f"with a million suppressions: {ratio:.3f} times as long, {pairs}")
-    assert ratio <= 1.2, pairs
-    assert erase_suppression(conn, 12120000010) == 1
