@@ -129,13 +129,13 @@ def claim_submission(
 
     `simulated`: the worker's provider is a simulator. Only batches for this kind of provider are sent to it.
     `signing_key`: the fingerprint of the key that signs the submission's token. `grace`: RESULT_GRACE.
-    If there is nothing to send, this refuses the submissions whose time window has ended.
+    First, what is unreleased in a batch whose time window has ended is refused.
     """
+    _refuse_ended(conn)
     for batch_id in _list_candidates(conn, simulated):
         submission_no = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace)
         if submission_no is not None:
             return _get_outgoing(conn, batch_id, submission_no)
-    _refuse_ended(conn)
     return None
 
 

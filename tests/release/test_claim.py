@@ -219,6 +219,15 @@ def test_window_of_a_paused_batch_still_ends(conn: Connection) -> None:
     assert differences(conn) == []
 
 
+def test_window_ends_even_if_workers_always_have_something_to_send(conn: Connection) -> None:
+    ended = make_batch(conn, NUMBERS, send=False, end_timestamp=datetime.now(UTC) + MINUTE)
+    conn.execute("update batch set end_at = now() - interval '1 second'")
+    conn.commit()
+    waiting = make_batch(conn, NUMBERS, send=False)
+    assert claimed(conn).batch_id == waiting
+    assert read_batch(conn, ended).state == "refused"
+
+
 def test_refusal_of_one_submission_pauses_the_rest(conn: Connection) -> None:
     batch_id = make_batch(conn, NUMBERS, submission_rows=2, send=False)
     assert record(conn, claimed(conn), REFUSED) == "refused"
