@@ -166,12 +166,15 @@ RELEASE_AT = """case when s.released_at is not null then s.released_at
     when s.state = 'pending' and b.paused_at is null then greatest(s.next_try_at, b.next_release_at) end"""
 """SQL: when submission `s` of batch `b` was released, or can be at the earliest."""
 
+DUE_AT = "case when s.released_at is not null then s.due_at end"
+"""SQL: the due time of submission `s`; null if it is sent again, because its last try was not queued."""
+
 # In the same statement: another one would cost as much again. Both lists end early, however many submissions there are.
 _SUBMISSIONS = f""",
     (select json_agg(each)::text from (
         select submission_no as id, state, calls, calls_queued, provider_status, error, error_code,
             array_to_string(time_zones, ',') as time_zone, {sql_time(RELEASE_AT)} as release_at,
-            {sql_time("s.due_at")} as due_at
+            {sql_time(DUE_AT)} as due_at
         from submission s where s.batch_id = b.batch_id and s.submission_no in (
             (select d.submission_no from submission d where d.batch_id = b.batch_id
                 and d.state in ('unknown', 'refused') order by d.state = 'refused', d.submission_no

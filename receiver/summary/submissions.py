@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import SUBMISSION_STATES, SubmissionState
-from receiver.summary.batches import RELEASE_AT
+from receiver.summary.batches import DUE_AT, RELEASE_AT
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class SubmissionProgress:
 
 _SELECT = f"""select s.submission_no as id, s.state, s.calls, s.calls_queued, s.first_row, s.last_row, s.tries,
     s.next_try_at, s.sent_at, s.answered_at, s.provider_status, s.error, s.error_code,
-    array_to_string(s.time_zones, ',') as time_zone, {RELEASE_AT} as release_at, s.due_at
+    array_to_string(s.time_zones, ',') as time_zone, {RELEASE_AT} as release_at, {DUE_AT} as due_at
     from submission s join batch b using (batch_id) where s.batch_id = %s"""
 
 

@@ -98,6 +98,17 @@ def test_batch_of_which_nothing_is_unreleased_is_not_paused(queuer: FlaskClient,
     assert waiting["phase"] == "paused" and waiting["paused_at"] is not None, "nothing further is released"
 
 
+def test_submission_that_is_sent_again_has_no_due_time_yet(queuer: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, send=False)
+    path = f"/api/v1/batches/{batch_id}"
+    answer_submissions(conn, lambda _: UNKNOWN)
+    (unknown,) = queuer.get(path).get_json()["submissions"]
+    assert unknown["due_at"] is not None
+    ask(queuer, f"/batches/{batch_id}/resolve", queued=False, note="seen")
+    for waiting in (queuer.get(path).get_json(), queuer.get(f"{path}/submissions").get_json()):
+        assert [(each["state"], each["due_at"]) for each in waiting["submissions"]] == [("pending", None)]
+
+
 def test_cancel_says_how_many_calls_were_withdrawn_and_how_many_continue(queuer: FlaskClient, conn: Connection) -> None:
     batch_id = paced(conn)
     canceled = ask(queuer, f"/batches/{batch_id}/cancel", note="wrong file")
