@@ -37,6 +37,10 @@ def test_upload_is_previewed_and_then_queued(browser: Browser, conn: Connection)
         "max_attempts": 3,
         "reattempt_wait": 300,
         "is_pci": True,
+        "calls_per_minute": None,
+        "calling_hours": None,
+        "calling_days": None,
+        "time_zone": None,
     }
     assert conn.execute("select line from call order by row").fetchall() == [
         ("6175551234,Ana",),
