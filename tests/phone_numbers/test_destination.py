@@ -335,7 +335,7 @@ def numbers_near_valid(chosen: random.Random, region: str) -> str:
     return chosen.choice(["", "", code, prefix, code + prefix, metadata.international_prefix or ""]) + number
 
 
-@pytest.mark.parametrize("seed", [20261201, None])
+@pytest.mark.parametrize("seed", [20261201, pytest.param(None, marks=pytest.mark.long)])
 def test_quick_check_agrees_with_phonenumbers_in_every_region(seed: int | None) -> None:
     if seed is None:  # a new seed each time; the assertions show it
         seed = random.randrange(10**9)

@@ -73,6 +73,7 @@ def released(conn: Connection, batch_id: int) -> int:
     return int(row[0])
 
 
+@pytest.mark.long
 def test_whole_campaign(conn: Connection, database_url: str, tmp_path: Path) -> None:
     csv = "destination,zone\n" + "".join(f"+1617{5550000 + row},{ZONES[row % 12]}\n" for row in range(ROWS))
     given = BatchParameters(7, 3, calls_per_minute=600, calling_hours=(8 * 60, 21 * 60), time_zone_column="zone")

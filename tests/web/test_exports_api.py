@@ -125,6 +125,7 @@ def test_file_has_the_name_of_the_batch(reader: FlaskClient, conn: Connection, b
     assert match[1].endswith(f"{batch_id} calls.csv")
 
 
+@pytest.mark.long
 def test_disconnected_reader_leaves_no_connection_busy(conn: Connection, database_url: str, tmp_path: Path) -> None:
     keys = [create_key(conn, name, "read") for name in ("reader", "another reader")]  # eight requests each
     batch_id = make_batch(conn)

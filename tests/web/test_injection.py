@@ -112,6 +112,7 @@ def test_pattern_characters_in_a_name_are_searched_literally(reader: FlaskClient
         assert [each["id"] for each in (found.json or {})["batches"]] == [batches[kind]], sign
 
 
+@pytest.mark.long
 def test_no_page_parameter_is_executed_as_sql(admin_at: Browser, batches: dict[str, int]) -> None:
     batch_id = batches["plain"]
     for path, names in {
