@@ -37,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--user", default="simulator", help="the login that is accepted (default: %(default)s)")
     server.add_argument("--key", default="simulator", help="its key (default: %(default)s)")
     server.add_argument("--call-ids", choices=("list", "map"), help="return call ids in bulk_queue's answer")
-    server.add_argument("--ledger", type=Path, metavar="FILE", help="append each request and call as a JSON line")
-
     server.add_argument(
         "--state", type=Path, metavar="FILE", help="save the calls in progress and continue them after a restart"
     )
@@ -77,7 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sender.add_argument("--get", action="store_true", help="GET it instead, as before dialing")
     sender.add_argument("--body", metavar="FILE", help="body to POST, unchanged; - for standard input")
     sender.add_argument("--content-type", default="application/json", help="default: %(default)s; empty for none")
-    sender.add_argument("--count", type=_whole(1, 10**6), default=1, help="number of requests")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,19 +129,12 @@ def _send(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"simulate: cannot read {args.body}: {error.strerror}", file=sys.stderr)
         return 2
-    client = Client()
-    all_accepted = True
-    try:
-        for _ in range(args.count):
-            answer = client.get(args.send) if args.get else client.post(args.send, body, args.content_type)
-            all_accepted = all_accepted and answer.status == 200
-            if answer.status is None:
-                print(f"simulate: no answer: {answer.error}", file=sys.stderr)
-            else:
-                print(answer.status, answer.body.decode("utf-8", "replace").rstrip())
-    finally:
-        client.close()
-    return 0 if all_accepted else 1
+    answer = Client().get(args.send) if args.get else Client().post(args.send, body, args.content_type)
+    if answer.status is None:
+        print(f"simulate: no answer: {answer.error}", file=sys.stderr)
+    else:
+        print(answer.status, answer.body.decode("utf-8", "replace").rstrip())
+    return 0 if answer.status == 200 else 1
 
 
 def _whole(lowest: int, highest: int) -> Callable[[str], int]:

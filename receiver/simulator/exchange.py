@@ -18,7 +18,7 @@ from functools import partial
 from receiver.simulator import bodies, faults
 from receiver.simulator.bodies import Parameters
 from receiver.simulator.calls import Call, draw_plan, seeded
-from receiver.simulator.delivery import Client, Job, Senders
+from receiver.simulator.delivery import Job, Senders
 from receiver.simulator.faults import CallFaults
 from receiver.simulator.forms import Refused
 from receiver.simulator.ledger import Delivery, Ledger
@@ -179,9 +179,9 @@ class Exchange:
         else:
             heapq.heappop(self._agenda)[2]()
 
-    def _check(self, submission: Submission, result_url: str, tried: int, client: Client) -> None:
+    def _check(self, submission: Submission, result_url: str, tried: int) -> None:
         """As a sister product does: GET the result_url before dialing, and drop the request unless it answers 200."""
-        answer = client.get(result_url)
+        answer = self._senders.client.get(result_url)
         if answer.status is None and self._stopping:
             return
         with self._changed:
@@ -240,12 +240,10 @@ class Exchange:
             offset = (call.ended or 0) + delay
             self._at(submission.started + offset / self._settings.speed, partial(self._senders.submit, job))
 
-    def _deliver(
-        self, submission: Submission, call: Call, drawn: CallFaults, posts: Sequence[str], tried: int, client: Client
-    ) -> None:
+    def _deliver(self, submission: Submission, call: Call, drawn: CallFaults, posts: Sequence[str], tried: int) -> None:
         for what in posts:
             body, content_type = self._body(submission, call, drawn, step=what == "step")
-            answer = client.post(submission.result_url or "", body, content_type, slow=drawn.slow_sender)
+            answer = self._senders.client.post(submission.result_url or "", body, content_type, slow=drawn.slow_sender)
             again = answer.status != 200 and tried < self._settings.retry and not self._stopping
             delivery = Delivery(what, answer.status, time.time(), drawn.names, answer.error)
             was_last = self._ledger.posted(submission, call, delivery, again=again)

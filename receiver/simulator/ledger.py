@@ -8,14 +8,10 @@ calls that have ended, with duplicates and further attempts.
 from __future__ import annotations
 
 import json
-import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TextIO
 
 from receiver.simulator.bodies import dialed_digits
 from receiver.simulator.calls import Call
@@ -48,10 +44,9 @@ class _Entry:
 
 
 class Ledger:
-    """Counts under one lock. With a file, each line is given to the operating system at once, so that it survives a
-    kill of this process."""
+    """Counts under one lock."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._submissions: list[Submission] = []
         self._entries: dict[tuple[int, int], _Entry] = {}
@@ -59,37 +54,25 @@ class Ledger:
         self._statuses: Counter[str] = Counter()
         self._callbacks: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
-        self._file: TextIO | None = None
-        if path is not None:
-            # It holds result_urls, and anybody who knows one can post to it.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self._file = open(descriptor, "a", encoding="utf-8", buffering=1)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
 
     def accepted(self, submission: Submission) -> None:
         with self._lock:
             self._submissions.append(submission)
             self._states["to_come"] += len(submission.calls)
-            self._append({"kind": submission.request.kind, "at": time.time(), **_request(submission)})
 
     def request_dropped(self, submission: Submission, reason: str) -> None:
         """No call of the submission is dialed, because its `result_url` did not answer a GET with 200."""
         with self._lock:
             self._faults[f"request_{reason}"] += 1
             for call in submission.calls:
-                self._move(submission, call, self._entry(submission, call), "dropped", reason)
+                self._move(self._entry(submission, call), "dropped", reason)
 
     def dropped(self, submission: Submission, call: Call, reason: str) -> None:
         """The call has ended, and its result is not delivered on purpose."""
         with self._lock:
             self._statuses[call.status] += 1
             self._faults[reason] += 1
-            self._move(submission, call, self._entry(submission, call), "dropped", reason)
+            self._move(self._entry(submission, call), "dropped", reason)
 
     def ended(self, submission: Submission, call: Call, fault: str | None, outstanding: int) -> None:
         """The call has ended; `outstanding` POSTs about it will follow."""
@@ -104,7 +87,7 @@ class Ledger:
         """The call has ended, and an earlier process delivered its result."""
         with self._lock:
             self._statuses[call.status] += 1
-            self._move(submission, call, self._entry(submission, call), "delivered", None)
+            self._move(self._entry(submission, call), "delivered", None)
 
     def posted(self, submission: Submission, call: Call, delivery: Delivery, *, again: bool) -> bool:
         """One POST is over; `again`: it will be tried once more. Returns whether it was the call's last."""
@@ -121,7 +104,7 @@ class Ledger:
                 state = "delivered"
             elif state == "to_come" and entry.outstanding == 0:
                 state = "failed"
-            self._move(submission, call, entry, state, entry.fault)
+            self._move(entry, state, entry.fault)
             return entry.outstanding == 0
 
     def summary(self) -> dict[str, object]:
@@ -153,16 +136,10 @@ class Ledger:
     def _entry(self, submission: Submission, call: Call) -> _Entry:
         return self._entries.setdefault((submission.number, call.row), _Entry())
 
-    def _move(self, submission: Submission, call: Call, entry: _Entry, state: str, fault: str | None) -> None:
+    def _move(self, entry: _Entry, state: str, fault: str | None) -> None:
         self._states[entry.state] -= 1
         self._states[state] += 1
         entry.state, entry.fault = state, fault
-        if entry.outstanding == 0:
-            self._append({"kind": "call", **_call(submission, call, entry)})
-
-    def _append(self, line: dict[str, object]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
 
 
 def _request(submission: Submission) -> dict[str, object]:

@@ -6,7 +6,6 @@ import os
 import socket
 import sqlite3
 import threading
-import time
 from typing import Any
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
@@ -18,8 +17,8 @@ from receiver.simulator.ledger import Ledger
 from receiver.simulator.settings import Settings
 from receiver.simulator.store import Store
 
-STOP_WITHIN = 1.8
-"""Seconds for a clean stop. Two are promised."""
+STOP_WITHIN = 1.5
+"""Seconds for the deliveries that have begun. A complete stop takes two at most."""
 
 
 class CannotListen(ReceiverError):
@@ -33,34 +32,8 @@ class _Quiet(WSGIRequestHandler):
         """Log nothing: a line for each request would hide the line for each submission."""
 
 
-class _Server(ThreadedWSGIServer):
-    """Keeps a list of its open connections, so that a stop does not wait until clients close them."""
-
-    daemon_threads = True
-
-    def __init__(self, host: str, port: int, app: Any, fd: int) -> None:
-        self._open: dict[socket.socket, threading.Thread] = {}
-        super().__init__(host, port, app, handler=_Quiet, fd=fd)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        self._open[request] = threading.current_thread()
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._open.pop(request, None)
-
-    def close_connections(self, within: float) -> None:
-        end = time.monotonic() + within
-        for connection, thread in list(self._open.items()):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the client has closed it
-            thread.join(max(0.0, end - time.monotonic()))
-
-
 class Simulator:
-    """A simulated provider. A context manager, which leaves no thread behind.
+    """A simulated provider, as a context manager.
 
     `url` has no trailing slash and can be used as `PLUM_URL`.
     """
@@ -76,24 +49,19 @@ class Simulator:
                 f"cannot listen on {where}: {why}. Stop the process that does, or choose another --port"
             ) from error
         try:
-            self._ledger = Ledger(settings.ledger)
-        except OSError as error:
-            listener.close()
-            raise ReceiverError(f"cannot write the ledger: {error}", code="cannot_write") from error
-        try:
             store = Store(settings.state)
         except (OSError, sqlite3.Error) as error:
             listener.close()
-            self._ledger.close()
             raise ReceiverError(f"cannot use {settings.state}: {error}", code="cannot_write") from error
         port: int = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http://{host}:{port}"
         self._stopping = threading.Event()
-        self._exchange = Exchange(settings, self._ledger, store)
-        app = create_app(settings, self._exchange, self._ledger, self._stopping)
+        ledger = Ledger()
+        self._exchange = Exchange(settings, ledger, store)
+        app = create_app(settings, self._exchange, ledger, self._stopping)
         with listener:
-            self._server = _Server(settings.host, port, app, listener.fileno())
+            self._server = ThreadedWSGIServer(settings.host, port, app, handler=_Quiet, fd=listener.fileno())
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="simulator", daemon=True
         )
@@ -103,15 +71,12 @@ class Simulator:
         self._thread.start()
 
     def stop(self) -> None:
-        """Within two seconds: accept and dial nothing more, and cut off deliveries that have not ended after one."""
-        end = time.monotonic() + STOP_WITHIN
+        """Within two seconds: accept and dial nothing more."""
         self._stopping.set()
         self._server.shutdown()
         self._server.server_close()
-        self._exchange.stop(max(0.2, end - time.monotonic() - 0.3))
-        self._server.close_connections(max(0.2, end - time.monotonic()))
+        self._exchange.stop(STOP_WITHIN)
         self._thread.join(0.2)
-        self._ledger.close()
 
     def __enter__(self) -> Simulator:
         self.start()

@@ -38,5 +38,4 @@ class Settings:
     retry: int = 0
     senders: int = 16
     epoch: int | None = None
-    ledger: Path | None = None
     state: Path | None = None

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from receiver.simulator.calls import FINAL_STATUSES
-from receiver.simulator.delivery import Client
 from receiver.simulator.faults import UNDOCUMENTED_STATUSES, WRONG_CONTENT_TYPES, Rates
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
@@ -203,23 +202,12 @@ def test_unreachable_receiver_is_a_failed_delivery() -> None:
         assert settled(simulator.url)["calls"]["failed"] == 3
 
 
-def test_connections_are_reused_and_not_more_than_senders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.simulator.delivery.IDLE", 3600.0)
+def test_connections_are_reused_and_not_more_than_senders() -> None:
     numbers = "".join(f"6175551{no:03d}\n" for no in range(300))
     with ResultUrl() as receiver, Simulator(replace(FAST, senders=4, lines=300)) as simulator:
         ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, f"destination\n{numbers}")
         assert settled(simulator.url)["calls"]["delivered"] == 300
         assert len({each.connection for each in receiver.received}) <= 4
-
-
-def test_idle_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.simulator.delivery.IDLE", 0.0)
-    client = Client()
-    with ResultUrl() as receiver:
-        for _ in range(2):
-            assert client.post(receiver.url, b"x", "text/plain").status == 200
-        client.close()
-        assert len({each.connection for each in receiver.received}) == 2
 
 
 def seconds_to_stop() -> float:
