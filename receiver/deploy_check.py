@@ -9,19 +9,16 @@ the rest (worker, provider, disk space), because a fault there must not prevent 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http.client import HTTPException
 from tempfile import TemporaryDirectory
 
 import psycopg
 
 from receiver.config import Config
-from receiver.database.location import find_database, running_database
+from receiver.database.location import running_database
 from receiver.database.migrations import check
 from receiver.database.pool import Connection, connect, in_one_line
-from receiver.doctor import Finding, Level, ask, check_configuration, check_public_url, explain
-from receiver.environment import read_config
-from receiver.errors import ConfigurationError, ReceiverError
-from receiver.intake.callback_rules import FORBIDDEN, NOT_FOUND, OK
+from receiver.doctor import Finding, Level, check_configuration, check_public_url
+from receiver.errors import ReceiverError
 from receiver.intake.draining import cut_after
 from receiver.intake.journal import try_write
 from receiver.intake.signing_keys import (
@@ -31,24 +28,16 @@ from receiver.intake.signing_keys import (
     list_unverifiable,
 )
 from receiver.intake.spool import Spool, SpoolFailed
-from receiver.intake.token import ResultTokens, result_url
 
 STORE_SECONDS = 30.0
 """How long the database may take to store. If its synchronous standby is gone, it waits for ever."""
 
-_LATER = "Run `doctor` when the web processes have started; the next deploy checks it again"
 
-
-def examine_deploy(environ: dict[str, str] | None = None) -> Iterator[Finding]:
+def examine_deploy(config: Config) -> Iterator[Finding]:
     """Check what a deploy must not break. After a failure, nothing must be replaced."""
-    try:
-        config, _ = find_database(read_config(environ), signs=True)
-    except ConfigurationError as error:
-        yield from (Finding("configuration", "failure", f"{fault.where} {fault.message}") for fault in error.faults)
-        return
     expects = earlier = False
+    yield from check_configuration(config)
     try:
-        yield from check_configuration(config)
         with running_database(config) as url, connect(url, name="receiver doctor", autocommit=True) as conn:
             with cut_after(STORE_SECONDS, conn):
                 check(conn)
@@ -122,42 +111,8 @@ def check_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterator[
     `expects`: results are expected. `earlier`: only an earlier release has used this database. That release does not
     know the token of this request.
     """
-    if_absent: Level = "failure" if expects else "warning"
-    where = f"PUBLIC_URL {config.public_url}"
-    try:
-        answer = ask("GET", result_url(config.public_url, ResultTokens(config.secret_keys).sign_probe()))
-    except (OSError, HTTPException) as error:
-        message = f"{where} cannot be reached from here ({str(error) or type(error).__name__})"
-        yield Finding("PUBLIC_URL", if_absent, f"{message}. {_hint(expects)}")
-        return
-    if (answer.status, answer.body) == (404, NOT_FOUND.body):
-        message = f"{where} leads to a receiver with another SECRET_KEY"
-        if earlier:
-            yield Finding("PUBLIC_URL", "warning", f"{message}, or to an earlier release. {_LATER}")
-            return
-        message += (
-            ": it answers 404 to tokens of this key. Set PUBLIC_URL to the address of this service, or SECRET_KEY to"
-        )
-        message += " the value that its processes have. To change the key, see docs/upgrades.md"
-        yield Finding("PUBLIC_URL", "warning" if config.accepts_key_loss else "failure", message)
-    elif 300 <= answer.status < 400 or answer.status == 401:
-        message = f"{where} answers {answer.status}{explain(answer.status, 200, answer.location)}"
-        yield Finding("PUBLIC_URL", "failure", message)
-    elif (answer.status, answer.body) == (200, OK.body):
-        yield from check_public_url(config)
-    elif (answer.status, answer.body) == (403, FORBIDDEN.body) and config.result_sources:
-        # Expected if this machine may not post results. It cannot be seen from here whether the keys are right.
-        yield from check_public_url(config)
-    else:
-        yield Finding(
-            "PUBLIC_URL", if_absent, f"{where} answers {answer.status} and is not a receiver. {_hint(expects)}"
-        )
-
-
-def _hint(expects: bool) -> str:
-    if expects:
-        return (
-            "Results are expected there. Set PUBLIC_URL to the address of the web processes. If they are not running,"
-            " start them with their previous settings"
-        )
-    return f"No results are expected, so this may be a first deploy. {_LATER}"
+    yield from check_public_url(
+        config,
+        if_absent="failure" if expects else "warning",
+        if_other_key="warning" if earlier or config.accepts_key_loss else "failure",
+    )

@@ -21,12 +21,13 @@ from urllib.parse import urlsplit
 import psycopg
 
 from receiver.config import LOOPBACK_NAMES, Config, is_this_machine
-from receiver.database.location import find_database, running_database
+from receiver.database.location import running_database
 from receiver.database.migrations import check, check_server_version
 from receiver.database.pool import Connection, connect, find_unverified_hosts
 from receiver.database.replica import NotFollowing, measure
-from receiver.environment import read_config
-from receiver.errors import ConfigurationError, ReceiverError
+from receiver.errors import ReceiverError
+from receiver.intake import callback_rules
+from receiver.intake.callback_rules import FORBIDDEN, NOT_FOUND, OK
 from receiver.intake.spool import Spool, SpoolFailed
 from receiver.intake.token import ResultTokens, result_url
 from receiver.release.provider import NoAnswer, Provider, get, read_error
@@ -62,17 +63,15 @@ class Finding:
     message: str
 
 
-def examine(environ: dict[str, str] | None = None) -> Iterator[Finding]:
-    """Run all checks, each after those that it depends on."""
-    try:
-        config, _ = find_database(read_config(environ), signs=True)
-        yield from check_configuration(config)
-    except ConfigurationError as error:
-        yield from (Finding("configuration", "failure", f"{fault.where} {fault.message}") for fault in error.faults)
-        return
-    except ReceiverError as error:  # libpq cannot read the database's address
-        yield Finding("configuration", "failure", str(error))
-        return
+def list_faults(error: ReceiverError) -> Iterator[Finding]:
+    """The faults of a configuration that cannot be used."""
+    faults = [f"{fault.where} {fault.message}" for fault in getattr(error, "faults", ())]
+    yield from (Finding("configuration", "failure", message) for message in faults or [str(error)])
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Run all checks, each after those that it depends on. `config` comes from `find_database`."""
+    yield from check_configuration(config)
     try:
         with running_database(config) as url, connect(url, name="receiver doctor", autocommit=True) as conn:
             yield from check_database(conn)
@@ -246,13 +245,19 @@ def _spool(path: Path, max_bytes: int) -> Finding:
     return Finding("spool", "ok", "empty")
 
 
-def check_public_url(config: Config) -> Iterator[Finding]:
-    """Whether a `result_url` answers requests from this machine as the provider needs it. Stores nothing."""
+def check_public_url(
+    config: Config, *, if_absent: Level = "failure", if_other_key: Level = "failure"
+) -> Iterator[Finding]:
+    """Whether a `result_url` answers requests from this machine as the provider needs it. Stores nothing.
+
+    `if_absent`: the level of a finding if nothing or another service answers there. `if_other_key`: if a receiver does
+    not know our token. Both are less than a failure only before a deploy (receiver.deploy_check).
+    """
     tokens = ResultTokens(config.secret_keys)
     # A wrong PUBLIC_URL may belong to anybody, so these requests contain no token that could be used.
     url = result_url(config.public_url, tokens.sign_probe())
     forged = result_url(config.public_url, ResultTokens(["nobody's secret"]).sign_probe())
-    for method, asked, wanted in (("GET", url, 200), ("HEAD", url, 200), ("POST", url, 200), ("POST", forged, 404)):
+    for method, asked, wanted in (("GET", url, OK), ("HEAD", url, OK), ("POST", url, OK), ("POST", forged, NOT_FOUND)):
         began = time.monotonic()
         try:
             answer = ask(method, asked)
@@ -260,40 +265,39 @@ def check_public_url(config: Config) -> Iterator[Finding]:
             reason = str(error) or type(error).__name__
             message = f"{config.public_url} cannot be reached from here ({reason}): start the web processes, or check"
             yield Finding(
-                "PUBLIC_URL", "failure", f"{message} the address, its DNS, its certificate and the proxy in front"
+                "PUBLIC_URL", if_absent, f"{message} the address, its DNS, its certificate and the proxy in front"
             )
             return
         seconds, status = time.monotonic() - began, answer.status
-        if status == 403 and config.result_sources:
+        if answer.is_ours(FORBIDDEN) and config.result_sources:
             message = (
                 f"{config.public_url} answers 403 from here, as expected if this machine is not in RESULT_SOURCES;"
             )
             message += " run this on a machine that is, to check that the provider would be answered"
             yield Finding("PUBLIC_URL", "warning", message)
             return
-        if status != wanted:
+        if not (answer.is_ours(wanted) or (method == "HEAD" and status == 200)):
             what = "a forged token" if asked == forged else "a valid token"
-            message = f"{method} with {what} is answered {status}, but {wanted} is expected"
-            yield Finding("PUBLIC_URL", "failure", message + explain(status, wanted, answer.location))
+            message = f"{config.public_url} answers {method} with {what} by {status}, but {wanted.status} is expected"
+            level, why = if_absent, ": see the logs of the web processes and of the proxy in front of them"
+            if 300 <= status < 400:
+                target = urlsplit(answer.location).netloc or "another address"
+                level, why = "failure", f": a redirect to {target}; set PUBLIC_URL to its target"
+            elif answer.is_ours(NOT_FOUND):
+                why = ": a receiver with another SECRET_KEY answers there; to change the key, see docs/upgrades.md"
+                level = if_other_key
+            elif status in (401, 403):
+                why = ": the proxy in front requires a login or blocks this address; allow /results/ for everybody"
+                level = "failure" if status == 401 else if_absent
+            elif status in (200, 404):
+                why = ": another service or the proxy in front answers instead of this service"
+            yield Finding("PUBLIC_URL", level, message + why)
             return
         if seconds > SLOW_SECONDS:
             yield Finding(
                 "PUBLIC_URL", "warning", f"{method} took {seconds:.1f} s; the provider may not wait that long"
             )
     yield Finding("PUBLIC_URL", "ok", f"{config.public_url} answers as a result_url must")
-
-
-def explain(status: int, wanted: int, location: str) -> str:
-    """A probable cause of an unexpected answer, and what to do. It is added to a message."""
-    if 300 <= status < 400:
-        return f": a redirect to {urlsplit(location).netloc or 'another address'}; set PUBLIC_URL to its target"
-    if (status, wanted) == (404, 200):
-        return ": the web processes have another SECRET_KEY, or another service answers there"
-    if status in (401, 403):
-        return ": the proxy in front requires a login or blocks this address; allow /results/ for everybody"
-    if wanted == 404:
-        return ": the proxy in front answers instead of this service"
-    return ": see the logs of the web processes and of the proxy in front of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +307,10 @@ class Answer:
     status: int
     location: str
     body: bytes
+
+    def is_ours(self, wanted: callback_rules.Answer) -> bool:
+        """Whether a receiver gave this answer. Other services do not have its body."""
+        return self.status == int(wanted.status[:3]) and self.body == wanted.body
 
 
 def ask(method: str, url: str) -> Answer:

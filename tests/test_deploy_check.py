@@ -135,8 +135,6 @@ def receiver_level(config: Config, url: str, *, expects: bool = True, earlier: b
         each for each in found if not each.message.endswith("the provider may not wait that long")
     ]  # the machine was busy
     assert len(found) == 1
-    if found[0].level == "failure":
-        assert "PUBLIC_URL" in found[0].message
     return found[0].level
 
 

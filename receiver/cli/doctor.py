@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 
 from receiver.cli.database import existing_database
 from receiver.cli.running import Commands
 from receiver.deploy_check import examine_deploy
-from receiver.doctor import Level, examine
+from receiver.doctor import Level, examine, list_faults
 from receiver.errors import ReceiverError
 
 _COLOURS: dict[Level, str] = {"ok": "32", "warning": "33", "failure": "31"}
@@ -31,13 +32,14 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    found: dict[Level, int] = {"ok": 0, "warning": 0, "failure": 0}
-    usable = True
+    found: Counter[Level] = Counter()
     try:
-        existing_database(signs=True)
-    except ReceiverError:  # the first finding explains it
-        usable = False
-    for finding in examine_deploy() if parsed.deploy else examine():
+        config, _ = existing_database(signs=True)
+    except ReceiverError as error:
+        findings, usable = list_faults(error), False
+    else:
+        findings, usable = examine_deploy(config) if parsed.deploy else examine(config), True
+    for finding in findings:
         found[finding.level] += 1
         level = f"{finding.level:<8}"
         if sys.stdout.isatty():

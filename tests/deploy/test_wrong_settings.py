@@ -153,8 +153,8 @@ def test_deploy_with_a_wrong_setting_replaces_nothing_and_loses_no_result(site: 
             assert site.processes() == before
 
         refused("keys           SECRET_KEY lacks the key", SECRET_KEY=OTHER)
-        refused("PUBLIC_URL     PUBLIC_URL", SECRET_KEY=f"{OTHER},{SECRET}")  # not known everywhere yet
-        refused("PUBLIC_URL     PUBLIC_URL", PUBLIC_URL=nobody)
+        refused("PUBLIC_URL     https://", SECRET_KEY=f"{OTHER},{SECRET}")  # not known everywhere yet
+        refused("PUBLIC_URL     https://", PUBLIC_URL=nobody)
         site.postgres.configure(default_transaction_read_only="on")
         refused("journal        no callback can be stored in the database of DATABASE_URL")
         site.postgres.configure(default_transaction_read_only=None)
