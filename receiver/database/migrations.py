@@ -2,8 +2,8 @@
 
 A migration is a numbered file of plain SQL in `migrations/`. Each is applied once, in order, in a transaction of its
 own. A file that begins with `-- no-transaction` runs statement by statement instead, for `create index concurrently`.
-Its statements need `if not exists`, because an interrupted file runs again from its beginning. Migrations only go
-forward: to correct a mistake, add a file; never change one.
+Each of its statements ends with a semicolon at the end of a line, and needs `if not exists`, because an interrupted
+file runs again from its beginning. Migrations only go forward: to correct a mistake, add a file; never change one.
 
 A later file cannot correct a released file that builds an index in a transaction: all writers of a large table wait
 for it. That file must not change either, because its sha256 is stored in databases. So the files in
@@ -26,7 +26,7 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from receiver.database.pool import Connection, DatabaseUnavailable, connect
+from receiver.database.pool import Connection, connect, naming_outages
 from receiver.errors import ReceiverError
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
@@ -73,11 +73,11 @@ class Migration:
         return not self.text.startswith("-- no-transaction") and self.name not in BUILT_CONCURRENTLY
 
     def statements(self) -> list[str]:
-        """The statements of a file that does not run in a transaction."""
+        """The statements of a file that does not run in a transaction: sent together, they would be one."""
         text = self.text
         if self.name in BUILT_CONCURRENTLY:
             text = _BUILD.sub(r"\g<0> concurrently if not exists", text)
-        return split_statements(text)
+        return [statement for statement in re.split(r";[ \t]*(?:\n|$)", text) if statement.strip()]
 
 
 def list_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
@@ -115,7 +115,7 @@ def migrate(conninfo: str, folder: Path = MIGRATIONS, *, report: Callable[[str],
     applied. Raises DatabaseUnavailable.
     """
     applied = []
-    with connect(conninfo, name="receiver migrate", autocommit=True) as conn, _broken_off():
+    with connect(conninfo, name="receiver migrate", autocommit=True) as conn, naming_outages():
         check_server_version(conn.info.server_version)
         # A statement time-out of the role or the database is for queries, not for building an index.
         conn.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
@@ -258,37 +258,3 @@ def _locked(conn: Connection, report: Callable[[str], None]) -> Iterator[None]:
     finally:
         if not conn.broken:
             conn.execute("select pg_advisory_unlock(%s)", [_LOCK_KEY])
-
-
-@contextmanager
-def _broken_off() -> Iterator[None]:
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(
-            f"The database connection was lost: {str(error).strip()}. Run the migration again."
-        ) from error
-
-
-_STATEMENT_PART = re.compile(
-    r"""
-      --[^\n]* | /\*.*?\*/                        # comments (not nested)
-    | \b[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*'   # strings
-    | "(?:[^"]|"")*"                              # quoted names
-    | (?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?P=tag)   # dollar-quoted bodies
-    | (?P<end>;)
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def split_statements(text: str) -> list[str]:
-    """The statements of a `-- no-transaction` file. Sent together, they would be one transaction."""
-    statements, start = [], 0
-    for part in _STATEMENT_PART.finditer(text):
-        if part["end"]:
-            statements.append(text[start : part.start()])
-            start = part.end()
-    statements.append(text[start:])
-    empty = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
-    return [statement.strip() for statement in statements if not empty.fullmatch(statement)]

@@ -16,13 +16,13 @@ import pytest
 from receiver.database import migrations
 from receiver.database.migrations import (
     MIGRATIONS,
+    Migration,
     SchemaError,
     check,
     check_server_version,
     list_migrations,
     list_pending,
     migrate,
-    split_statements,
 )
 from receiver.database.pool import Connection, connect
 from tests.waiting import eventually, waits_for_lock
@@ -300,16 +300,9 @@ def test_old_server_is_refused() -> None:
         check_server_version(130018)
 
 
-def test_statements_are_split_only_at_their_own_semicolons() -> None:
-    text = """-- no-transaction; really
-        select ';', E'it\\';s', "a;b"; /* ; */
-        do $body$ begin perform 1; end $body$;
-        select $$;$$; -- end;
-    """
-    statements = split_statements(text)
-    assert len(statements) == 3
-    assert [statement.rsplit("\n")[-1].strip()[:6] for statement in statements] == [
-        "select",
-        "do $bo",
-        "select",
+def test_statement_ends_with_a_semicolon_at_the_end_of_a_line() -> None:
+    text = "-- no-transaction\nselect\n ';', 1; -- more\nselect 2;\n\n-- A comment\nselect 3;"
+    assert Migration("0001_x.sql", text, "").statements() == [
+        "-- no-transaction\nselect\n ';', 1; -- more\nselect 2",
+        "\n-- A comment\nselect 3",
     ]
