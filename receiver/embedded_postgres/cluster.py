@@ -96,13 +96,9 @@ def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account,
 
 
 def socket_folder(cluster: Path, name: str) -> Path:
-    """The folder of the socket: the cluster, which is private, or `name` in a temporary folder.
-
-    The second is used only if the path in the cluster is too long (SOCKET_PATH_LENGTH).
-    """
-    usual = (cluster, Path(tempfile.gettempdir()) / name)
-    fitting = (folder for folder in usual if len(os.fsencode(folder / SOCKET)) < SOCKET_PATH_LENGTH)
-    return next(fitting, Path("/tmp") / name)  # noqa: S108 - make_private refuses another's folder
+    """The folder of the socket: the cluster, which is private, or `name` in `/tmp` if that path is too long."""
+    fits = len(os.fsencode(cluster / SOCKET)) < SOCKET_PATH_LENGTH
+    return cluster if fits else Path("/tmp") / name  # noqa: S108 - make_private refuses another's folder
 
 
 def make_private(folder: Path, account: Account) -> None:

@@ -9,35 +9,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 _HAS_PROC = Path("/proc/self/cmdline").exists()
 
 
-@dataclass(frozen=True, slots=True)
-class PidFile:
-    """The content of `postmaster.pid` (Postgres source: `src/include/utils/pidfile.h`)."""
-
-    pid: int
-    socket_dir: str
-    """Empty while the server is still starting."""
-    status: str
-    """`starting`, `ready`, `stopping`, `standby`, or empty while the file is being written."""
-
-
-def read_pid_file(cluster: Path) -> PidFile | None:
-    """The folder's `postmaster.pid`. None: there is none, or it contains no process id."""
+def read_pid(cluster: Path) -> int | None:
+    """The process id in the folder's `postmaster.pid` (Postgres source: `src/include/utils/pidfile.h`), if any."""
     try:
-        lines = (cluster / "postmaster.pid").read_text(errors="replace").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
+        pid = int((cluster / "postmaster.pid").read_text(errors="replace").partition("\n")[0])
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    lines += [""] * 8
-    try:
-        pid = int(lines[0])
-    except ValueError:
-        return None
-    return PidFile(pid, lines[4].strip(), lines[7].strip()) if pid > 0 else None
+    return pid if pid > 0 else None
 
 
 def is_postmaster_of(pid: int, cluster: Path) -> bool:

@@ -36,7 +36,7 @@ from receiver.embedded_postgres.cluster import (
     write_settings,
 )
 from receiver.embedded_postgres.installation import MAJOR_VERSION, make_folders, programs_for
-from receiver.embedded_postgres.postmaster import is_postmaster_of, read_pid_file
+from receiver.embedded_postgres.postmaster import is_postmaster_of, read_pid
 
 __all__ = ["SETTINGS", "EmbeddedPostgres", "EmbeddedPostgresError"]
 
@@ -58,6 +58,7 @@ class EmbeddedPostgres:
         self.cluster = self.data_dir / "postgres"
         digest = hashlib.sha256(os.fsencode(self.cluster)).hexdigest()[:12]
         self._name = f"receiver-{digest}"  # appears in the titles of its processes
+        self.socket_dir = socket_folder(self.cluster, self._name)
         self._settings = {**SETTINGS, **(settings or {})}
         self._use: IO[str] | None = None
 
@@ -96,18 +97,20 @@ class EmbeddedPostgres:
         pid = self.postmaster_pid()
         for how, seconds in ((signal.SIGINT, fast_seconds), (signal.SIGQUIT, 20.0)):
             if pid is not None and is_postmaster_of(pid, self.cluster):
-                _signal(pid, how)
+                with suppress(
+                    ProcessLookupError, PermissionError
+                ):  # it ended, and its id may belong to another account
+                    os.kill(pid, how)
                 ended_by = time.monotonic() + seconds
                 while is_postmaster_of(pid, self.cluster) and time.monotonic() < ended_by:
                     time.sleep(0.02)
         if pid is not None and is_postmaster_of(pid, self.cluster):
             raise EmbeddedPostgresError(f"The database server {pid} of {self.cluster} does not stop.")
-        folder = self._socket_dir()
-        if folder != self.cluster and folder.exists():
+        if self.socket_dir != self.cluster and self.socket_dir.exists():
             # The process that writes the log ends a moment after the server. Skip this if another server starts.
             with self._lock_file("lock") as lock, suppress(EmbeddedPostgresError, OSError):
                 _wait(lambda: _locked(lock, fcntl.LOCK_EX), time.monotonic() + SOCKET_FOLDER_SECONDS, "in use")
-                folder.rmdir()  # fails if a killed server left its socket; the next start replaces it
+                self.socket_dir.rmdir()  # fails if a killed server left its socket; the next start replaces it
 
     def close(self) -> None:
         """Stop using the server. The last process that does so stops it. Without `start`, does nothing.
@@ -135,14 +138,11 @@ class EmbeddedPostgres:
         self.close()
 
     def is_running(self) -> bool:
-        """Whether a server of this folder is alive and has started."""
-        found = read_pid_file(self.cluster)
-        return found is not None and found.status == "ready" and is_postmaster_of(found.pid, self.cluster)
+        """Whether a server of this folder is alive. It may still be starting."""
+        return self.postmaster_pid() is not None
 
     def accepts_connections(self) -> bool:
-        """Whether it accepts connections. While it recovers from the crash of one of its processes it does not,
-        although its pid file says `ready`.
-        """
+        """Whether it accepts connections. It does not while it starts, or recovers from the crash of a process."""
         # Imported here: gunicorn's parent process imports this module, and must not import psycopg.
         from psycopg.pq import PGconn, Ping
 
@@ -150,17 +150,13 @@ class EmbeddedPostgres:
 
     def postmaster_pid(self) -> int | None:
         """The process id of this folder's server, which may still be starting. None: no server is alive."""
-        found = read_pid_file(self.cluster)
-        return found.pid if found is not None and is_postmaster_of(found.pid, self.cluster) else None
+        pid = read_pid(self.cluster)
+        return pid if pid is not None and is_postmaster_of(pid, self.cluster) else None
 
     @property
     def conninfo(self) -> str:
         """A libpq URL of the database `receiver`, for root and for the account that the server runs as."""
-        found = read_pid_file(self.cluster)
-        # Use the folder that the server reports: the process that started it may have another TMPDIR.
-        running = found is not None and found.socket_dir and is_postmaster_of(found.pid, self.cluster)
-        folder = found.socket_dir if found is not None and running else str(self._socket_dir())
-        return f"postgresql://receiver@/receiver?host={quote(folder, safe='')}&port={PORT}"
+        return f"postgresql://receiver@/receiver?host={quote(str(self.socket_dir), safe='')}&port={PORT}"
 
     def _check_folder(self, account: Account) -> None:
         """Create DATA_DIR. Check that the account can enter it and may run the database in it."""
@@ -199,17 +195,16 @@ class EmbeddedPostgres:
         programs = programs_for(account)
         if not self.cluster.exists():
             create_cluster(self.cluster, self._settings, account, programs)
-        sockets = self._socket_dir()
-        if sockets != self.cluster:
-            make_private(sockets, account)
+        if self.socket_dir != self.cluster:
+            make_private(self.socket_dir, account)
         # Files of a killed server. Postgres would refuse to start if their process id now belongs to another process
         # of the account, or to a zombie.
-        for stale in (self.cluster / "postmaster.pid", sockets / f"{SOCKET}.lock"):
+        for stale in (self.cluster / "postmaster.pid", self.socket_dir / f"{SOCKET}.lock"):
             stale.unlink(missing_ok=True)
         settings = {
             **self._settings,
             "cluster_name": self._name,
-            "unix_socket_directories": '"' + str(sockets).replace('"', '""') + '"',
+            "unix_socket_directories": '"' + str(self.socket_dir).replace('"', '""') + '"',
         }
         configuration = self.data_dir / "postgres.conf"
         write_settings(configuration, settings)
@@ -227,9 +222,6 @@ class EmbeddedPostgres:
                 f"The database in {self.cluster} does not start: {error_in(chr(10).join(tail))}. See {start_log} and"
                 f" {self.cluster / 'log'}."
             )
-
-    def _socket_dir(self) -> Path:
-        return socket_folder(self.cluster, self._name)
 
     def _lock_file(self, name: str) -> IO[str]:
         path = self.data_dir / f"postgres.{name}"
@@ -256,8 +248,3 @@ def _wait(condition: Callable[[], bool], deadline: float, message: str) -> None:
         if time.monotonic() > deadline:
             raise EmbeddedPostgresError(message)
         time.sleep(0.02)
-
-
-def _signal(pid: int, how: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # it ended, and the id may belong to another account now
-        os.kill(pid, how)
