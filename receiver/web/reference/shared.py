@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 Description = dict[str, Any]
 
-INTRODUCTION = """\
-Queue a CSV of phone calls, and read the result of every call.
-
-**Keys.** Every request under `/api/v1` needs `Authorization: Bearer <key>`. Press *Authorize*, enter a key, and try
-the calls on this page. A key has a scope: `read`, `queue` (queue and read) or `admin` (everything).
-
-**Failures** are RFC 9457 problem details, `application/problem+json`. Use `code` in programs, because it is
-stable; `title`, `detail` and messages are for people. A validation failure lists each fault in `errors`. Every answer
-has an `X-Request-Id`, which is also in the log.
-
-**Lists** have pages: while `next_cursor` is not null, send it as `cursor` to get the next page.
-
-**Conditional requests.** Batches, their list and the summary have an `ETag`. Send it as `If-None-Match`: while nothing
-has changed, the answer is 304 without a body. JSON is compressed if the request has `Accept-Encoding: gzip`.
-
-**Compatibility.** Fields, codes and values of a field may be added to `/api/v1`, but are never renamed or removed.
-Ignore those that you do not know. Times are RFC 3339 in UTC, durations whole seconds, phone numbers E.164.
-"""
+INTRODUCTION = (Path(__file__).parent / "introduction.md").read_text()
 
 TAGS = {
     "batches": "A CSV and its parameters, as queued, with the balance of its calls and of its callbacks.",
