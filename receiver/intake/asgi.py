@@ -64,7 +64,6 @@ class IntakeAlone:
         opened = await asyncio.to_thread(OpenedIntake.open, config, database_url, pool)
         self._metrics_key, self._writer = config.metrics_key, opened.writer
         self._endpoint = Endpoint(opened.rules, opened.senders, opened.writer)
-        self._endpoint.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await asyncio.to_thread(opened.close)

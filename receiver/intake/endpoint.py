@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import perf_counter
@@ -36,18 +37,12 @@ _PREFIX_LENGTH = len(PREFIX)
 
 
 class Endpoint:
-    """ASGI: answers `/results/<token>`. `start` it on its loop."""
+    """ASGI: answers `/results/<token>`."""
 
     def __init__(self, rules: CallbackRules, senders: Senders, writer: Writer) -> None:
         self._rules = rules
         self._senders = senders
         self._writer = writer
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def start(self) -> None:
-        """Use the running loop: the writer reports to it what was stored."""
-        loop = self._loop = asyncio.get_running_loop()
-        self._writer.on_done = lambda pending: _call(loop, self._finish, pending)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
@@ -101,36 +96,37 @@ class Endpoint:
     async def _store(self, callback: Callback) -> bool:
         """Wait until the callback is durable: True if it is in the spool. Raises CannotStore."""
         pending = self._writer.add(callback)
-        if pending.stored is None:
-            assert self._loop is not None  # noqa: S101 `start` came first
-            pending.stored = self._loop.create_future()
-            self._loop.call_later(COMMIT_SECONDS, self._cut_off, pending)
-        return bool(await pending.stored)
+        if pending.answer is None:
+            loop = asyncio.get_running_loop()
+            answer = pending.answer = loop.create_future()
+            pending.stored.add_done_callback(lambda stored: _call(loop, _finish, answer, stored))
+            loop.call_later(COMMIT_SECONDS, self._cut_off, loop, pending)
+        return bool(await pending.answer)
 
-    def _cut_off(self, pending: Pending) -> None:
-        if not pending.stored.done():
+    def _cut_off(self, loop: asyncio.AbstractEventLoop, pending: Pending) -> None:
+        if not pending.answer.done():
             self._writer.cut_connection()
-            assert self._loop is not None  # noqa: S101 `start` came first
-            self._loop.call_later(ANSWER_SECONDS - COMMIT_SECONDS, self._give_up, pending)
+            loop.call_later(ANSWER_SECONDS - COMMIT_SECONDS, self._give_up, pending)
 
     def _give_up(self, pending: Pending) -> None:
-        stored, pending.stored = pending.stored, None  # callbacks that are added now wait again
-        if not stored.done():
+        answer, pending.answer = pending.answer, None  # callbacks that are added now wait again
+        if not answer.done():
             self._writer.give_up(pending)
-            stored.set_exception(CannotStore("Storing the callback takes too long; send it again."))
-
-    def _finish(self, pending: Pending) -> None:
-        if pending.stored is None or pending.stored.done():
-            return
-        if pending.failure is None:
-            pending.stored.set_result(pending.spooled)
-        else:
-            pending.stored.set_exception(CannotStore("The callback could not be stored; send it again."))
+            answer.set_exception(CannotStore("Storing the callback takes too long; send it again."))
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
     with suppress(RuntimeError):  # the loop has ended, and nobody waits
         loop.call_soon_threadsafe(function, *args)
+
+
+def _finish(answer: asyncio.Future[bool], stored: concurrent.futures.Future[bool]) -> None:
+    if answer.done():
+        return
+    if (failure := stored.exception()) is None:
+        answer.set_result(stored.result())
+    else:
+        answer.set_exception(failure)
 
 
 def _raw_headers(answer: Answer) -> list[tuple[bytes, bytes]]:

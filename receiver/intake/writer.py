@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import psycopg
@@ -46,23 +47,19 @@ class CannotStore(ReceiverError):
 
 
 class Pending:
-    """Callbacks that will be one group. `stored` belongs to the event loop that added them."""
+    """Callbacks that will be one group. `answer` belongs to the event loop that added them."""
 
-    __slots__ = ("callbacks", "done", "failure", "spooled", "stored")
+    __slots__ = ("answer", "callbacks", "stored")
 
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []
-        self.stored: Any = None
-        self.done = threading.Event()
-        self.failure: Exception | None = None
-        self.spooled = False
+        self.stored: Future[bool] = Future()
+        """The result is whether the group is in the spool. The exception is CannotStore."""
+        self.answer: Any = None
 
 
 class Writer:
     """Stores callbacks. `connect` opens an autocommit connection, and gives up within about two seconds."""
-
-    on_done: Callable[[Pending], None] | None = None
-    """Called when a group is done, in the thread that wrote it."""
 
     def __init__(self, connect: Callable[[], Connection], spool: Spool) -> None:
         self.spool = spool
@@ -103,7 +100,7 @@ class Writer:
         self.spool.close()
 
     def add(self, callback: Callback) -> Pending:
-        """Add a callback; it is durable when the returned group is done. Raises CannotStore."""
+        """Add a callback; it is durable when the returned group is stored. Raises CannotStore."""
         with self._lock:
             if self._stopping:
                 raise CannotStore("The service is stopping; send the callback again.")
@@ -116,14 +113,15 @@ class Writer:
     def store(self, callback: Callback) -> bool:
         """Return once the callback is durable: True if it is in the spool. Raises CannotStore."""
         pending = self.add(callback)
-        if not pending.done.wait(COMMIT_SECONDS):
+        try:
+            return pending.stored.result(COMMIT_SECONDS)
+        except TimeoutError:
             self.cut_connection()
-            if not pending.done.wait(ANSWER_SECONDS - COMMIT_SECONDS):
-                self.give_up(pending, callback)
-                raise CannotStore("Storing the callback takes too long; send it again.")
-        if pending.failure is not None:
-            raise CannotStore("The callback could not be stored; send it again.") from pending.failure
-        return pending.spooled
+        try:
+            return pending.stored.result(ANSWER_SECONDS - COMMIT_SECONDS)
+        except TimeoutError:
+            self.give_up(pending, callback)
+            raise CannotStore("Storing the callback takes too long; send it again.") from None
 
     def give_up(self, pending: Pending, callback: Callback | None = None) -> None:
         """Nobody waits any more for this callback, or for any of the group. What is still pending is dropped."""
@@ -146,7 +144,7 @@ class Writer:
                 try:
                     self._write(conn, pending)
                 except Exception as error:  # any error: the senders are waiting
-                    self._finish(pending, error)
+                    _fail(pending, error)
         self._journal_ended = True
         self._wake_spool.set()
 
@@ -162,7 +160,7 @@ class Writer:
             self._wake_spool.set()
         else:
             self._expected = len(group.callbacks) + len(self._pending.callbacks)
-            self._finish(pending)
+            pending.stored.set_result(False)
 
     def _spool_groups(self) -> None:
         while not self._journal_ended or self._failed or self._pending.callbacks:
@@ -181,25 +179,21 @@ class Writer:
             position = self.spool.append(group)
         except Exception as error:  # any error: the senders are waiting
             self._names.spooled(group, None)
-            self._finish(pending, error)
+            _fail(pending, error)
         else:
             self._names.spooled(group, position)
-            pending.spooled = True
-            self._finish(pending)
+            pending.stored.set_result(True)
 
     def _take_pending(self) -> Pending:
         with self._lock:
             pending, self._pending = self._pending, Pending()
         return pending
 
-    def _finish(self, pending: Pending, failure: Exception | None = None) -> None:
-        if failure is not None:
-            pending.failure = failure
-            log.error("callbacks could not be stored: %s", failure, extra=about("callbacks_not_stored"))
-        pending.done.set()
-        if self.on_done is not None:
-            self.on_done(pending)
-
     def cut_connection(self) -> None:
         """Make the current statement fail now. The server may still execute it: `write_group` allows that."""
         self._database.cut_connection()
+
+
+def _fail(pending: Pending, error: Exception) -> None:
+    log.error("callbacks could not be stored: %s", error, extra=about("callbacks_not_stored"))
+    pending.stored.set_exception(CannotStore("The callback could not be stored; send it again."))

@@ -54,7 +54,6 @@ class Service:
         elif scope["type"] == "lifespan":
             await receive()
             sys.setswitchinterval(SWITCH_SECONDS)
-            self._endpoint.start()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await asyncio.to_thread(close_app, self.flask)

@@ -78,15 +78,15 @@ def test_answered_senders_share_a_commit_with_waiting_ones_and_a_single_sender_n
     monkeypatch.setattr(writer_module, "GATHER_SECONDS", 10 * STUCK_SECONDS)
     with running_intake(database_url, spool_path) as intake:
         for number in range(2):
-            assert intake.add(make_callback(1, b"single %d" % number)).done.wait(STUCK_SECONDS)
+            assert intake.add(make_callback(1, b"single %d" % number)).stored.result(STUCK_SECONDS) is False
         conn.execute("lock table waiting in access exclusive mode")
         answered = intake.add(make_callback(1, b"answered"))
         eventually(lambda: waits_for_lock(conn, "journal"))
         waiting = [intake.add(make_callback(1, b"waits %d" % number)) for number in range(3)]
         conn.commit()
-        assert answered.done.wait(STUCK_SECONDS)
+        assert answered.stored.result(STUCK_SECONDS) is False
         again = intake.add(make_callback(1, b"sent again"))
-        assert again.done.wait(STUCK_SECONDS) and waiting == [again] * 3
+        assert again.stored.result(STUCK_SECONDS) is False and waiting == [again] * 3
     assert conn.execute("select max(last_sequence) from journal_writer").fetchone() == (4,)
 
 
