@@ -154,10 +154,6 @@ class Counts:
                         value.inc(new)
             self._spooling.set(spooling)
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing, so that a registry does not collect when this is registered."""
-        return ()
-
     def collect(self) -> Iterable[Metric]:
         """The metrics of all processes that share the files, or of this one if there are none."""
         self.flush()

@@ -18,9 +18,6 @@ class IntakeMetrics:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
     def collect(self) -> Iterable[Metric]:
         yield from (metric for metric in counts.collect() if metric.name != "receiver_web_replica_reads")
         yield from spool_metrics(self._writer.spool)

@@ -71,9 +71,6 @@ class _Collector:
         self._services = held
         self._cache = cache
 
-    def describe(self) -> Iterable[Metric]:
-        return ()  # no query when this is registered
-
     def collect(self) -> Iterable[Metric]:
         info = InfoMetricFamily("receiver_build", "Version of the running release.")
         python = ".".join(str(number) for number in sys.version_info[:3])
@@ -108,31 +105,18 @@ def _of_service(gauges: Gauges) -> Iterable[Metric]:
         ("receiver_submissions", "Submissions by state.", gauges.submissions),
     ):
         yield _labelled(GaugeMetricFamily(name, help_text, labels=["state"]), values)
-    loss = gauges.loss
-    yield GaugeMetricFamily("receiver_due_calls", "Calls of batches that are past their due time.", loss.due)
-    yield GaugeMetricFamily(
-        "receiver_lost_calls",
-        "Due calls whose result was never delivered: overdue, or fetched from the provider.",
-        loss.overdue + loss.polled,
-    )
-    yield GaugeMetricFamily(
-        "receiver_oldest_waiting_seconds",
-        "Age of the oldest callback that is not settled; 0 if there is none.",
-        gauges.oldest_waiting_seconds or 0.0,
-    )
-    yield GaugeMetricFamily(
-        "receiver_oldest_pending_submission_seconds",
-        "How long the oldest submission that could be sent has waited; 0 if there is none.",
-        gauges.oldest_pending_submission_seconds or 0.0,
-    )
-    yield GaugeMetricFamily(
-        "receiver_unreleased_calls", "Pending calls that were not sent to the provider yet.", gauges.unreleased_calls
-    )
-    yield GaugeMetricFamily("receiver_workers", "Workers seen within 30 seconds.", gauges.workers)
-    if gauges.worker_seen_seconds is not None:
-        yield GaugeMetricFamily(
-            "receiver_worker_heartbeat_age_seconds", "Time since a worker was last seen.", gauges.worker_seen_seconds
-        )
+    loss, waiting, pending = gauges.loss, gauges.oldest_waiting_seconds, gauges.oldest_pending_submission_seconds
+    for name, help_text, value in (
+        ("receiver_due_calls", "Calls of batches that are past their due time.", loss.due),
+        ("receiver_lost_calls", "Due calls that are overdue, or were fetched.", loss.overdue + loss.polled),
+        ("receiver_oldest_waiting_seconds", "Age of the oldest unsettled callback; 0: none.", waiting or 0.0),
+        ("receiver_oldest_pending_submission_seconds", "Age of the oldest that could be sent.", pending or 0.0),
+        ("receiver_unreleased_calls", "Pending calls that were not sent yet.", gauges.unreleased_calls),
+        ("receiver_workers", "Workers seen within 30 seconds.", gauges.workers),
+        ("receiver_worker_heartbeat_age_seconds", "Time since a worker was seen.", gauges.worker_seen_seconds),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(name, help_text, value)
 
 
 _TIMES = {
