@@ -10,8 +10,10 @@ database is unavailable, each process uses its last known numbers and its own co
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import nlargest
+from typing import NamedTuple
 
 from receiver.database.pool import Connection
 from receiver.model import SubmissionKey
@@ -40,15 +42,6 @@ class _Tally:
     limit: int | None = None
     report_at: int = 1
     """Report when `unreported` reaches this number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreported:
-    """What a process stored since its last report. `known`: the number of the submission's calls is known."""
-
-    key: SubmissionKey
-    callbacks: int
-    known: bool
 
 
 class Budget:
@@ -88,31 +81,23 @@ class Budget:
             if tally is not None:
                 tally.unreported -= 1
 
-    def list_unreported(self, most: int) -> list[Unreported]:
-        """At most `most` counts to report, the largest if there are more; in the order of their keys."""
+    def list_unreported(self, most: int) -> dict[SubmissionKey, int]:
+        """What this process stored since its last report: at most `most` counts, the largest if there are more."""
         with self._lock:
             if len(self._tallies) > KEPT_SUBMISSIONS:
                 self._tallies = {key: tally for key, tally in self._tallies.items() if tally.unreported}
-            found = [
-                Unreported(key, tally.unreported, tally.limit is not None)
-                for key, tally in self._tallies.items()
-                if tally.unreported
-            ]
-        if len(found) > most:
-            found = sorted(found, key=lambda each: -each.callbacks)[:most]
-        return sorted(found, key=lambda each: (each.key.batch_id, each.key.submission_no))
+            found = {key: tally.unreported for key, tally in self._tallies.items() if tally.unreported}
+        return {key: found[key] for key in nlargest(most, found, key=found.__getitem__)}
 
-    def update(self, reported: Iterable[Unreported], totals: dict[SubmissionKey, Total]) -> None:
+    def update(self, reported: Mapping[SubmissionKey, int], totals: Mapping[SubmissionKey, Total]) -> None:
         """The report was committed. `totals` are the numbers in the database."""
         with self._lock:
-            for each in reported:
-                tally = self._tallies.get(each.key)
-                if tally is None:
+            for key, callbacks in reported.items():
+                if (tally := self._tallies.get(key)) is None:
                     continue
-                tally.unreported -= each.callbacks
-                tally.stored = totals[each.key].stored
-                if tally.limit is None:
-                    tally.limit = self._limit(totals[each.key].calls)
+                tally.unreported -= callbacks
+                tally.stored = totals[key].stored
+                tally.limit = self._limit(totals[key].calls)
                 left = max(0, tally.limit - tally.stored)
                 tally.report_at = max(LEAST_UNREPORTED, left // SHARING)
 
@@ -120,36 +105,37 @@ class Budget:
         return max(LEAST_CALLBACKS, self._per_call * calls)
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
-    """A submission's numbers in the database. `calls`: 0 if it was deleted, or was known before."""
+class Total(NamedTuple):
+    """A submission's numbers in the database. `calls`: 0 if it was deleted."""
 
     stored: int
     calls: int
 
 
-def add_stored(conn: Connection, unreported: Sequence[Unreported]) -> dict[SubmissionKey, Total]:
+def add_stored(conn: Connection, unreported: Mapping[SubmissionKey, int]) -> dict[SubmissionKey, Total]:
     """Add what a process stored, in the order of the keys, so that two processes never deadlock."""
-    keys = [each.key for each in unreported]
+    keys = sorted(unreported)
+    columns: dict[str, list[int]] = {
+        "batch_id": [key.batch_id for key in keys],
+        "submission_no": [key.submission_no for key in keys],
+        "stored": [unreported[key] for key in keys],
+    }
     calls: dict[SubmissionKey, int] = {}
-    if unknown := [each.key for each in unreported if not each.known]:
-        for batch_id, submission_no, found in conn.execute(
-            "select s.batch_id, s.submission_no, s.calls from submission s"
-            " join unnest(%(batch_id)s::bigint[], %(submission_no)s::integer[]) as g (batch_id, submission_no)"
-            " using (batch_id, submission_no)",
-            _columns(unknown),
-        ):
-            calls[SubmissionKey(batch_id, submission_no)] = found
-    rows = conn.execute(
+    for batch_id, submission_no, found in conn.execute(
+        "select s.batch_id, s.submission_no, s.calls from submission s"
+        " join unnest(%(batch_id)s::bigint[], %(submission_no)s::integer[]) as g (batch_id, submission_no)"
+        " using (batch_id, submission_no)",
+        columns,
+    ):
+        calls[SubmissionKey(batch_id, submission_no)] = found
+    totals = {}
+    for batch_id, submission_no, stored in conn.execute(
         "insert into callback_budget as budget (batch_id, submission_no, stored)"
         " select * from unnest(%(batch_id)s::bigint[], %(submission_no)s::integer[], %(stored)s::bigint[])"
         " on conflict (batch_id, submission_no) do update set stored = budget.stored + excluded.stored"
         " returning batch_id, submission_no, stored",
-        {**_columns(keys), "stored": [each.callbacks for each in unreported]},
-    ).fetchall()
-    stored = {SubmissionKey(batch_id, submission_no): found for batch_id, submission_no, found in rows}
-    return {key: Total(stored[key], calls.get(key, 0)) for key in keys}
-
-
-def _columns(keys: Sequence[SubmissionKey]) -> dict[str, list[int]]:
-    return {"batch_id": [key.batch_id for key in keys], "submission_no": [key.submission_no for key in keys]}
+        columns,
+    ):
+        key = SubmissionKey(batch_id, submission_no)
+        totals[key] = Total(stored, calls.get(key, 0))
+    return totals

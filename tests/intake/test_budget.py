@@ -29,7 +29,7 @@ def reserve(budget: Budget, times: int, key: SubmissionKey = KEY) -> int:
 
 def update(budget: Budget, stored: int, calls: int) -> None:
     unreported = budget.list_unreported(10)
-    budget.update(unreported, {each.key: Total(stored, calls) for each in unreported})
+    budget.update(unreported, {key: Total(stored, calls) for key in unreported})
 
 
 def test_budget_depends_on_the_calls_and_has_a_minimum() -> None:
@@ -75,7 +75,7 @@ def test_callbacks_stored_during_a_report_are_in_the_next() -> None:
     first = budget.list_unreported(10)
     reserve(budget, 2)
     budget.update(first, {KEY: Total(3, 1)})
-    assert [each.callbacks for each in budget.list_unreported(10)] == [2]
+    assert budget.list_unreported(10) == {KEY: 2}
     assert reserve(budget, 20_000) == 10_000 - 5
 
 
@@ -83,14 +83,14 @@ def test_failed_report_is_repeated() -> None:
     budget = Budget(64, 10_000)
     reserve(budget, 3)
     budget.list_unreported(10)
-    assert [each.callbacks for each in budget.list_unreported(10)] == [3]
+    assert budget.list_unreported(10) == {KEY: 3}
 
 
 def test_largest_counts_of_many_submissions_are_reported_first() -> None:
     budget = Budget(64, 10_000)
     for number in range(1, 6):
         reserve(budget, number, SubmissionKey(number, 1))
-    assert [(each.key.batch_id, each.callbacks) for each in budget.list_unreported(2)] == [(4, 4), (5, 5)]
+    assert budget.list_unreported(2) == {SubmissionKey(5, 1): 5, SubmissionKey(4, 1): 4}
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_concurrent_reports_do_not_deadlock(conn: Connection, pool: Pool) -> Non
         reports.start()
     for reports in running:
         reports.stop()
-    assert [budget.list_unreported(1_000) for budget in budgets] == [[], []]
+    assert [budget.list_unreported(1_000) for budget in budgets] == [{}, {}]
     assert conn.execute("select sum(stored) from callback_budget").fetchone() == (800,)
 
 

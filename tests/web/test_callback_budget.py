@@ -44,7 +44,7 @@ def test_callback_beyond_the_budget_is_429_with_retry_after_and_is_not_stored(
     monkeypatch.setattr(budget_of(app), "_per_call", 1)
     path = results_path(batch_id)
     assert sender.post(path, data=b"first").status_code == 200
-    eventually(lambda: budget_of(app).list_unreported(10) == [])
+    eventually(lambda: budget_of(app).list_unreported(10) == {})
     assert [sender.post(path, data=b"more").status_code for _ in range(5)] == [200, 200, 429, 429, 429]
     answer = sender.post(path, data=b"more")
     assert answer.json == {"status": "over_budget"}
