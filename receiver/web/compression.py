@@ -1,7 +1,7 @@
 """JSON answers, pages and their files are compressed if the client accepts it: a page of calls shrinks to a tenth.
 
 The length of a compressed page could reveal a secret in it to an attacker who can add text to it (BREACH). The only
-secret in a page is the CSRF token, which is masked differently in each answer (receiver.web.dashboard.session).
+secret in a page is the CSRF token, which is different in each answer (receiver.web.dashboard.session).
 """
 
 from __future__ import annotations

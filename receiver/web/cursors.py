@@ -7,11 +7,11 @@ from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from flask import Response, jsonify
-from itsdangerous import BadData, URLSafeSerializer
+from itsdangerous import BadData
 
 from receiver.errors import Fault, InvalidInput
 from receiver.web.json_answer import ReadyJson
-from receiver.web.services import services
+from receiver.web.services import serializer
 
 Item = TypeVar("Item")
 
@@ -76,7 +76,7 @@ def _answer(name: str, texts: list[str], next_cursor: str | None) -> Response:
 
 def write_cursor(list_name: str, position: Sequence[int]) -> str:
     """The cursor for a position in a list."""
-    return str(_serializer(list_name).dumps(list(position)))
+    return str(serializer(f"cursor {list_name}").dumps(list(position)))
 
 
 def read_cursor(list_name: str, cursor: str | None, length: int) -> tuple[int, ...] | None:
@@ -84,7 +84,7 @@ def read_cursor(list_name: str, cursor: str | None, length: int) -> tuple[int, .
     if cursor is None:
         return None
     try:
-        position = _serializer(list_name).loads(cursor)
+        position = serializer(f"cursor {list_name}").loads(cursor)
         if len(position) == length and all(isinstance(number, int) for number in position):
             return tuple(position)
     except (BadData, TypeError, ValueError):
@@ -93,7 +93,3 @@ def read_cursor(list_name: str, cursor: str | None, length: int) -> tuple[int, .
         "Some parameters are not valid.",
         [Fault("cursor", "invalid_cursor", "It is not a cursor of this list. Start again without a cursor.")],
     )
-
-
-def _serializer(list_name: str) -> URLSafeSerializer:
-    return URLSafeSerializer(list(reversed(services().config.secret_keys)), salt=f"cursor {list_name}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flask import current_app
+from itsdangerous import URLSafeSerializer
 
 from receiver.config import Config
 from receiver.database.pool import DatabaseUnavailable, Pool, open_pool, reading
@@ -86,6 +87,12 @@ def services() -> Services:
     """The services of the app that answers the current request."""
     found: Services = current_app.extensions["receiver"]
     return found
+
+
+def serializer(purpose: str) -> URLSafeSerializer:
+    """Signs values for one purpose with the first secret key, and verifies them with all keys."""
+    # itsdangerous signs with the last of its keys.
+    return URLSafeSerializer(list(reversed(services().config.secret_keys)), salt=purpose)
 
 
 def _find_decided(pool: Pool, batch_ids: Collection[int]) -> set[int]:

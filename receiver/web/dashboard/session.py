@@ -7,16 +7,14 @@ cookie without an id is not accepted, because it could not be ended.
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as NotBase64
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, available_timezones
 
 from flask import Flask, Request, g, request, session
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from itsdangerous import BadData
 from werkzeug.exceptions import BadRequest
 
 from receiver.config import Config
@@ -25,7 +23,7 @@ from receiver.database.pool import Connection, connection, reading
 from receiver.summary.series import time_zones
 from receiver.web.problems import Problem
 from receiver.web.reading import OWN_CHANGE
-from receiver.web.services import services
+from receiver.web.services import serializer, services
 
 SESSION_SECONDS = 12 * 3600
 """Lifetime of a session after the sign-in: a working day."""
@@ -91,7 +89,7 @@ def sign_in(key: ApiKey, time_zone: str, zones: frozenset[str]) -> None:
     session.clear()
     session.permanent = True
     session.update(
-        id=_text(secrets.token_bytes(TOKEN_BYTES)),
+        id=secrets.token_urlsafe(TOKEN_BYTES),
         key=key.prefix,
         until=int(time.time()) + SESSION_SECONDS,
         time_zone=kept,
@@ -162,12 +160,10 @@ def read_own_changes() -> None:
 
 
 def csrf_token() -> str:
-    """The session's token, masked differently in each answer, so that compression does not reveal it (BREACH)."""
-    token = session.get("csrf")
-    if not isinstance(token, str):
-        token = session["csrf"] = _text(secrets.token_bytes(TOKEN_BYTES))
-    mask = secrets.token_bytes(TOKEN_BYTES)
-    return _text(mask + _xor(mask, _bytes(token)))
+    """A signed token of the session, different in each answer, so that compression does not reveal it (BREACH)."""
+    if not isinstance(session.get("csrf"), str):
+        session["csrf"] = secrets.token_urlsafe(TOKEN_BYTES)
+    return str(serializer("csrf").dumps([secrets.token_urlsafe(TOKEN_BYTES), session["csrf"]]))
 
 
 def check_csrf() -> None:
@@ -176,15 +172,14 @@ def check_csrf() -> None:
         text = request.form.get("csrf_token", "")
     except ValueError:
         raise BadRequest("The form was incomplete, so nothing was done. Send it again.") from None
-    given = _bytes(request.headers.get("X-CSRF-Token") or text)
-    token = session.get("csrf")
-    if isinstance(token, str) and len(given) == 2 * TOKEN_BYTES:
-        unmasked = _xor(given[:TOKEN_BYTES], given[TOKEN_BYTES:])
-        if hmac.compare_digest(unmasked, _bytes(token)):
-            return
-    raise Problem(
-        "forbidden", "This form is out of date, or another site sent it. Open the page again and resend the form."
-    )
+    try:
+        _, of_session = serializer("csrf").loads(request.headers.get("X-CSRF-Token") or text)
+    except BadData:
+        of_session = None
+    if of_session is None or of_session != session.get("csrf"):
+        raise Problem(
+            "forbidden", "This form is out of date, or another site sent it. Open the page again and resend the form."
+        )
 
 
 def own_path(text: str | None) -> str:
@@ -212,18 +207,3 @@ def time_zone() -> str:
 def zone() -> ZoneInfo:
     """The viewer's time zone."""
     return ZoneInfo(time_zone())
-
-
-def _xor(left: bytes, right: bytes) -> bytes:
-    return bytes(a ^ b for a, b in zip(left, right, strict=False))
-
-
-def _text(content: bytes) -> str:
-    return urlsafe_b64encode(content).decode()
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return urlsafe_b64decode(text.encode())
-    except (NotBase64, ValueError):
-        return b""
