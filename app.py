@@ -8,13 +8,13 @@ import sys
 from receiver.database.location import find_database
 from receiver.environment import read_config
 from receiver.errors import ReceiverError
-from receiver.server.startup_checks import check_keys
+from receiver.intake.signing_keys import check_keys_at_start
 from receiver.web.app import create_app
 from receiver.web.asgi import Service
 
 try:
     config, database_url = find_database(read_config(), signs=True)
-    check_keys(config, database_url)
+    check_keys_at_start(config, database_url)
     app = create_app(config, database_url)
     asgi = Service(app)
     app.asgi = asgi  # type: ignore[attr-defined]  # what receiver.server.worker serves instead of `app`

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 
 import psycopg
 
@@ -122,9 +123,13 @@ def check_signing_keys(conn: Connection, config: Config) -> None:
     )
 
 
+@cache
 def check_keys_at_start(config: Config, database_url: str) -> None:
     """`check_signing_keys` for a process that also starts without a database. Nothing is checked if the database is
     unavailable, or has another release's schema. Raises ReceiverError also if DATABASE_URL is not valid.
+
+    Cached, also for the processes forked later: a web process that is restarted must not fail here, because the service
+    still receives other results.
     """
     try:
         with connect(database_url, name="receiver start", autocommit=True, patience_seconds=START_SECONDS) as conn:

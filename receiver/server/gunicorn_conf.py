@@ -18,9 +18,10 @@ from receiver.database.location import find_database
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.gc_tuning import spare_long_lived
+from receiver.intake.signing_keys import check_keys_at_start
 from receiver.logs import about, logging_config
 from receiver.server.in_progress import shared_counts
-from receiver.server.startup_checks import HANDOVER_SECONDS, check_address, check_data_dir, check_keys
+from receiver.server.startup_checks import HANDOVER_SECONDS, check_address, check_data_dir
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -81,7 +82,7 @@ def _check_start(server: Arbiter) -> None:
     try:
         config, database_url = find_database(_config, signs=True)
         check_data_dir(config.data_dir)
-        check_keys(config, database_url)
+        check_keys_at_start(config, database_url)
         if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():  # else the port was passed to us, already open
             for host, port in (address for address in server.address if isinstance(address, tuple)):
                 check_address(host, port, patience_seconds=HANDOVER_SECONDS)

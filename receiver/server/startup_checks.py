@@ -1,4 +1,4 @@
-"""Checks of the machine and the keys before the first web process starts.
+"""Checks of the machine before the first web process starts.
 
 Nothing here may import an application: gunicorn's parent process runs these checks (receiver.server.gunicorn_conf).
 """
@@ -9,12 +9,9 @@ import errno
 import socket
 import tempfile
 import time
-from functools import cache
 from pathlib import Path
 
-from receiver.config import Config
 from receiver.errors import ConfigurationError, Fault, ReceiverError
-from receiver.intake.signing_keys import check_keys_at_start
 
 HANDOVER_SECONDS = 5.0
 """How long a process that was told to stop may still use the port."""
@@ -42,16 +39,6 @@ def check_data_dir(data_dir: Path) -> None:
             " that outlives the process"
         )
         raise ConfigurationError([Fault("DATA_DIR", "unusable", message)]) from None
-
-
-@cache
-def check_keys(config: Config, database_url: str) -> None:
-    """Raise ConfigurationError if results are expected that SECRET_KEY cannot verify.
-
-    Cached, also for the processes forked later: a web process that is restarted must not fail here, because the service
-    still receives other results.
-    """
-    check_keys_at_start(config, database_url)
 
 
 def check_address(host: str, port: int, *, patience_seconds: float = 0.0) -> None:

@@ -6,13 +6,11 @@ import hmac
 import json
 import logging
 import re
-import socket
 import threading
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
-from urllib3.util.wait import wait_for_read
 from werkzeug.exceptions import HTTPException
 
 from receiver.model import masked
@@ -35,6 +33,9 @@ ERRORS: Mapping[int, str] = {
     500: "database error",
 }
 """The documented errors. A deployment or call whose id is one of these statuses gets this answer (except 405)."""
+NO_ANSWER_SECONDS = 600
+"""After this time, every client has given up."""
+
 DEPLOYMENT = "/api/apps/<int:application_id>/<int:deployment_id>"
 
 
@@ -146,21 +147,9 @@ def _after_acceptance(settings: Settings, submission: Submission, stopping: thre
     if fault == "error":
         return _answer({"error": ERRORS[500]}, 500)
     if fault == "timeout":
-        client = request.environ.get("werkzeug.socket")
-        while not stopping.wait(0.1) and not (client is not None and _gone(client)):
-            pass
-        if client is not None:
-            client.shutdown(socket.SHUT_RDWR)
+        stopping.wait(NO_ANSWER_SECONDS)
         return Response(status=500)
     return None
-
-
-def _gone(client: socket.socket) -> bool:
-    """Whether the client has closed the connection."""
-    try:
-        return wait_for_read(client, 0) and client.recv(1, socket.MSG_PEEK) == b""
-    except OSError:
-        return True
 
 
 def _log(submission: Submission, what: str) -> None:

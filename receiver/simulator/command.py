@@ -103,17 +103,15 @@ def _serve(settings: Settings) -> int:
 
     logging.basicConfig(level=logging.INFO, format="simulator: %(message)s", stream=sys.stderr)
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with Simulator(settings) as simulator:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
             print(simulator.url, flush=True)
             stop.wait()
     except ReceiverError as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 1
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
     return 0
 
 

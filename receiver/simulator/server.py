@@ -21,12 +21,6 @@ STOP_WITHIN = 1.5
 """Seconds for the deliveries that have begun. A complete stop takes two at most."""
 
 
-class CannotListen(ReceiverError):
-    """The address is in use, or does not belong to this machine."""
-
-    code = "cannot_listen"
-
-
 class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: Any) -> None:
         """Log nothing: a line for each request would hide the line for each submission."""
@@ -45,9 +39,8 @@ class Simulator:
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise CannotListen(
-                f"cannot listen on {where}: {why}. Stop the process that does, or choose another --port"
-            ) from error
+            message = f"cannot listen on {where}: {why}. Stop the process that does, or choose another --port"
+            raise ReceiverError(message, code="cannot_listen") from error
         try:
             store = Store(settings.state)
         except (OSError, sqlite3.Error) as error:
