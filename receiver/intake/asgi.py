@@ -7,14 +7,10 @@ It runs in its own processes, so that nothing else can slow it down; a proxy sen
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import sys
 from typing import Any
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from receiver.database.location import find_database
 from receiver.database.pool import open_pool
@@ -22,7 +18,7 @@ from receiver.environment import read_config
 from receiver.errors import ReceiverError
 from receiver.intake.callback_rules import PREFIX
 from receiver.intake.endpoint import SWITCH_SECONDS, Endpoint, Receive, Scope, Send
-from receiver.intake.metrics import IntakeMetrics
+from receiver.intake.metrics import IntakeMetrics, exposition
 from receiver.intake.opened import OpenedIntake
 from receiver.intake.spool import SpoolFailed
 from receiver.intake.writer import Writer
@@ -97,13 +93,9 @@ class IntakeAlone:
     def _metrics(self, scope: Scope) -> _Answer:
         assert self._writer is not None  # noqa: S101 set before the first request
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get(b"authorization", "").encode("latin-1")
-        if self._metrics_key is not None and not hmac.compare_digest(given, f"Bearer {self._metrics_key}".encode()):
-            return 401, _JSON, b'{"status": "unauthorized"}'
-        registry = CollectorRegistry()
-        registry.register(IntakeMetrics(self._writer))
-        encode, content_type = choose_encoder(headers.get(b"accept", ""))
-        return 200, content_type, encode(registry)
+        authorization, accept = headers.get(b"authorization", ""), headers.get(b"accept", "")
+        found = exposition(IntakeMetrics(self._writer), self._metrics_key, authorization, accept)
+        return (200, *found) if found is not None else (401, _JSON, b'{"status": "unauthorized"}')
 
 
 async def _send(send: Send, status: int, content_type: str, body: bytes) -> None:

@@ -6,7 +6,7 @@ The callback).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from receiver.intake.budget import Budget
@@ -22,57 +22,50 @@ HEADER_LENGTH = 255
 LENGTH_DIGITS = 12
 """A Content-Length with more digits is always too large."""
 
-RETRY_AFTER_SECONDS = 5
 
-BUDGET_RETRY_AFTER_SECONDS = 3600
-"""Only a person can raise a budget that is used up."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """`code`: its name in the metrics. `shown`: the code in the body, if it is different."""
+    """`code`: its name in the metrics."""
 
     code: str
     status: str
-    headers: tuple[tuple[str, str], ...] = ()
-    shown: str = ""
-    waited: bool = False
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    waited: bool
     """It waited for storage, so the time until this answer is measured."""
-    refused: bool = False
-    body: bytes = field(init=False)
-    all_headers: tuple[tuple[str, str], ...] = field(init=False)
+    refused: bool
 
-    def __post_init__(self) -> None:
-        body = f'{{"status": "{self.shown or self.code}"}}'.encode()
-        always = (
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-        )
-        object.__setattr__(self, "body", body)
-        object.__setattr__(self, "all_headers", (*always, *self.headers))
+
+def _answer(
+    code: str, status: str, *headers: tuple[str, str], shown: str = "", waited: bool = False, refused: bool = False
+) -> Answer:
+    """`shown`: the code in the body, if it is different."""
+    body = f'{{"status": "{shown or code}"}}'.encode()
+    always = (
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
+    )
+    return Answer(code, status, (*always, *headers), body, waited, refused)
 
 
 _CLOSE = ("Connection", "close")
 """The rest of the body is not read, so the connection cannot be used again."""
 
-STORED = Answer("stored", "200 OK", waited=True)
-SPOOLED = Answer("spooled", "200 OK", shown="stored", waited=True)
-OK = Answer("ok", "200 OK")
-NOT_FOUND = Answer("not_found", "404 Not Found", refused=True)
-PROBE_NOT_FOUND = Answer("not_found", "404 Not Found")
+STORED = _answer("stored", "200 OK", waited=True)
+SPOOLED = _answer("spooled", "200 OK", shown="stored", waited=True)
+OK = _answer("ok", "200 OK")
+NOT_FOUND = _answer("not_found", "404 Not Found", refused=True)
+PROBE_NOT_FOUND = _answer("not_found", "404 Not Found")
 """For `doctor`, whose requests are not logged."""
-FORBIDDEN = Answer("forbidden", "403 Forbidden", (_CLOSE,), refused=True)
-TOO_LARGE = Answer("too_large", "413 Content Too Large", (_CLOSE,), refused=True)
-CUT_OFF = Answer("incomplete", "400 Bad Request", (_CLOSE,), refused=True)
-NOT_ALLOWED = Answer("method_not_allowed", "405 Method Not Allowed", (("Allow", "GET, HEAD, POST"),), refused=True)
-OVER_BUDGET = Answer(
-    "over_budget", "429 Too Many Requests", (("Retry-After", str(BUDGET_RETRY_AFTER_SECONDS)),), refused=True
-)
-UNAVAILABLE = Answer(
-    "unavailable", "503 Service Unavailable", (("Retry-After", str(RETRY_AFTER_SECONDS)),), waited=True
-)
+FORBIDDEN = _answer("forbidden", "403 Forbidden", _CLOSE, refused=True)
+TOO_LARGE = _answer("too_large", "413 Content Too Large", _CLOSE, refused=True)
+CUT_OFF = _answer("incomplete", "400 Bad Request", _CLOSE, refused=True)
+NOT_ALLOWED = _answer("method_not_allowed", "405 Method Not Allowed", ("Allow", "GET, HEAD, POST"), refused=True)
+OVER_BUDGET = _answer("over_budget", "429 Too Many Requests", ("Retry-After", "3600"), refused=True)
+"""Only a person can raise a budget that is used up."""
+UNAVAILABLE = _answer("unavailable", "503 Service Unavailable", ("Retry-After", "5"), waited=True)
 
 
 PROBE = SubmissionKey(0, 0)

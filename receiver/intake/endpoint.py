@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from time import perf_counter
 from typing import Any
 
@@ -129,12 +130,7 @@ def _finish(answer: asyncio.Future[bool], stored: concurrent.futures.Future[bool
         answer.set_exception(failure)
 
 
+@cache
 def _raw_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
-    raw = _RAW.get(answer.code)
-    if raw is None:
-        raw = _RAW[answer.code] = [(name.encode(), value.encode()) for name, value in answer.all_headers]
-    return raw
-
-
-_RAW: dict[str, list[tuple[bytes, bytes]]] = {}
-"""The headers of each answer in the form of ASGI."""
+    """The headers in the form of ASGI."""
+    return [(name.encode(), value.encode()) for name, value in answer.headers]

@@ -1,15 +1,28 @@
-"""The metrics of the intake besides the counters: its spool, and whether the database stores callbacks."""
+"""Answers to `/metrics`, and the metrics of the intake: its spool, and whether the database stores callbacks."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from receiver.counts import counts
 from receiver.intake.spool import Spool, SpoolFailed
 from receiver.intake.writer import Writer
+
+
+def exposition(collector: Collector, key: str | None, authorization: str, accept: str) -> tuple[str, bytes] | None:
+    """The content type and the text of an answer. None: the METRICS_KEY is needed, and was not sent."""
+    if key is not None and not hmac.compare_digest(authorization.encode("latin-1"), f"Bearer {key}".encode()):
+        return None
+    registry = CollectorRegistry()
+    registry.register(collector)
+    encode, content_type = choose_encoder(accept)
+    return content_type, encode(registry)
 
 
 class IntakeMetrics:

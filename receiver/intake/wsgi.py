@@ -54,7 +54,7 @@ class Endpoint:
         )
         key, answer = (None, found) if isinstance(found, Answer) else (found, self._receive(found, environ))
         self._senders.record(answer, key, peer, forwarded_for, perf_counter() - began)
-        start_response(answer.status, [*answer.all_headers, ("X-Request-Id", own_id)])
+        start_response(answer.status, [*answer.headers, ("X-Request-Id", own_id)])
         return [] if method == "HEAD" else [answer.body]
 
     def _receive(self, key: SubmissionKey, environ: WSGIEnvironment) -> Answer:

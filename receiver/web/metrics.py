@@ -6,7 +6,6 @@ same for every instance: take the maximum. docs/metrics.md lists them all.
 
 from __future__ import annotations
 
-import hmac
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from flask import Blueprint, Flask, Response, current_app, request
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,13 +20,12 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import choose_encoder
 
 from receiver import __version__
 from receiver.counts import counts
 from receiver.database import worker_metrics
 from receiver.database.pool import DatabaseUnavailable, connection
-from receiver.intake.metrics import spool_metrics
+from receiver.intake.metrics import exposition, spool_metrics
 from receiver.summary.gauges import Gauges, get_gauges
 from receiver.web.problems import Problem
 from receiver.web.services import Services, services
@@ -50,18 +47,20 @@ def register(app: Flask) -> None:
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Counts and times only. They contain no name, number, address or token, so no key is needed by default."""
-    key = services().config.metrics_key
-    given = request.headers.get("Authorization", "").encode("latin-1")
-    if key is not None and not hmac.compare_digest(given, f"Bearer {key}".encode()):
+    found = exposition(
+        _Collector(services(), current_app.extensions[_CACHE]),
+        services().config.metrics_key,
+        request.headers.get("Authorization", ""),
+        request.headers.get("Accept", ""),
+    )
+    if found is None:
         raise Problem(
             "unauthorized",
             "Send the METRICS_KEY: `Authorization: Bearer <key>`.",
             headers={"WWW-Authenticate": 'Bearer realm="metrics"'},
         )
-    registry = CollectorRegistry()
-    registry.register(_Collector(services(), current_app.extensions[_CACHE]))
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    return Response(encode(registry), content_type=content_type)
+    content_type, text = found
+    return Response(text, content_type=content_type)
 
 
 class _Collector:
