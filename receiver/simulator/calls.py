@@ -5,9 +5,10 @@ Offsets are whole simulated seconds since the submission was queued.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FINAL_STATUSES = ("completed", "failed", "canceled", "rejected")
 """The final statuses that a sister product documents."""
@@ -34,23 +35,24 @@ class Plan:
 
 @dataclass(slots=True)
 class Call:
-    """One call as it is now; the timeline changes it. It is small, because a batch may have a million.
-
-    `status` is what the provider shows now. `outcome` is the real outcome once the call has ended; a fault may give
-    it another `status`.
-    """
+    """One call, and what happens to it at which offset. It is small, because a batch may have a million."""
 
     row: int
     destination: str
-    status: str = "queued"
-    outcome: str | None = None
     dialed: tuple[int, ...] = ()
     connected: int | None = None
     ended: int | None = None
+    outcome: str | None = None
+    """How it ended."""
+    undocumented: str | None = None
+    """The status that a fault shows instead of the outcome."""
 
-    def end(self, outcome: str, at: int) -> None:
-        self.outcome = self.status = outcome
-        self.ended = at
+    @property
+    def status(self) -> str:
+        """What the provider shows."""
+        if self.outcome is not None:
+            return self.undocumented or self.outcome
+        return "connected" if self.connected is not None else "dialing" if self.dialed else "queued"
 
     @property
     def duration(self) -> int | None:
@@ -72,10 +74,48 @@ class Call:
                 events.append((self.outcome, self.ended))
         return events
 
-    def before_it_ended(self) -> Call:
-        """The same call just before its end, for a callback about a step that is not final."""
-        status = "connected" if self.connected is not None else "dialing" if self.dialed else "queued"
-        return Call(self.row, self.destination, status, None, self.dialed, self.connected, None)
+    def until(self, now: float) -> Call:
+        """The call as it is at this offset."""
+        if self.ended is not None and self.ended <= now:
+            return self
+        connected = self.connected if self.connected is not None and self.connected <= now else None
+        return Call(self.row, self.destination, tuple(at for at in self.dialed if at <= now), connected)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When the calls of a submission may be dialed, as offsets. At `closes` or when they are `canceled`, waiting calls
+    end. Attempts that have begun continue.
+    """
+
+    opens: int = 1
+    closes: int | None = None
+    canceled: int | None = None
+    reattempt_wait: int = 0
+
+
+def play(call: Call, plan: Plan, start: int, window: Window) -> Call:
+    """The call with all that happens to it. `start`: the offset of its first attempt."""
+    stop = min((at for at in (window.closes, window.canceled) if at is not None), default=math.inf)
+    at, rung_until = start, 0
+    dialed: list[int] = []
+    for attempt in plan.attempts:
+        if at >= stop:
+            break
+        dialed.append(at)
+        rung_until = at + attempt.ring
+        if attempt.talk is not None:
+            return replace(
+                call, dialed=tuple(dialed), connected=rung_until, ended=rung_until + attempt.talk, outcome=plan.outcome
+            )
+        at = rung_until + window.reattempt_wait
+    else:
+        if plan.outcome != "canceled":
+            return replace(call, dialed=tuple(dialed), ended=rung_until, outcome=plan.outcome)
+    ended = int(min(at, max(stop, rung_until)))
+    was_canceled = window.canceled is not None and window.canceled <= ended
+    fails = dialed and at >= stop and not was_canceled
+    return replace(call, dialed=tuple(dialed), ended=ended, outcome="failed" if fails else "canceled")
 
 
 def seeded(seed: int, *parts: object) -> random.Random:

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calls = parser.add_argument_group("the calls")
     calls.add_argument("--seed", type=int, default=1, help="same seed, same calls (default: %(default)s)")
     calls.add_argument("--speed", type=_positive, default=60.0, metavar="N", help="simulated seconds per real second")
-    calls.add_argument("--lines", type=_whole(1, 10**9), default=50, help="parallel calls per submission")
+    calls.add_argument("--lines", type=_whole(1, 10**9), default=50, help="calls per submission dialed together")
     calls.add_argument(
         "--outcomes",
         type=_weights(FINAL_STATUSES),

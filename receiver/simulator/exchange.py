@@ -1,7 +1,7 @@
 """Dials the calls of accepted submissions, and has their callbacks sent.
 
 One thread and one heap of due times, however many calls there are. A submission is in the heap once, with the time at
-which its timeline moves next; so is each callback that is delayed.
+which its next call ends; so is each callback that is delayed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from functools import partial
 
 from receiver.simulator import bodies, faults
 from receiver.simulator.bodies import Parameters
-from receiver.simulator.calls import Call, draw_plan, seeded
+from receiver.simulator.calls import Call, Window, draw_plan, play, seeded
 from receiver.simulator.delivery import Job, Senders
 from receiver.simulator.faults import CallFaults
 from receiver.simulator.forms import Refused
@@ -25,7 +26,6 @@ from receiver.simulator.ledger import Delivery, Ledger
 from receiver.simulator.settings import Settings
 from receiver.simulator.store import Store, Stored
 from receiver.simulator.submission import Request, Submission
-from receiver.simulator.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,9 @@ SLICE = 50
 BACKLOG = 2000
 """Dialing pauses while more callbacks than this wait for a sender, so that memory stays bounded."""
 PAUSE_SECONDS = 0.005
+CALL_SECONDS = 40
+"""Simulated seconds until the next calls of a submission are dialed, as many as it has lines. A call takes about as
+long."""
 
 
 class Exchange:
@@ -88,30 +91,37 @@ class Exchange:
         """Continue a submission of an earlier process as if there had been no gap."""
         request = stored.request
         started = time.monotonic() - (time.time() - request.accepted_at)
-        submission = self._submission(stored.number, request, started, stored.finished)
-        if stored.canceled is not None:
-            submission.timeline.cancel(stored.canceled)
+        submission = self._submission(stored.number, request, started, stored.finished, stored.canceled)
         self._begin(submission, check=self._settings.check and not stored.checked)
         left = submission.left - len(stored.finished)
         log.info("submission %d continues: %d of %d calls left", stored.number, left, submission.left)
 
     def _submission(
-        self, number: int, request: Request, started: float, finished: Set[int] = frozenset()
+        self,
+        number: int,
+        request: Request,
+        started: float,
+        finished: Set[int] = frozenset(),
+        canceled: int | None = None,
     ) -> Submission:
-        settings, parameters = self._settings, request.parameters
-        start, end = parameters.start_timestamp, parameters.end_timestamp
-        calls = [Call(row, destination) for row, destination in enumerate(request.destinations, start=1)]
-        timeline = Timeline(
-            calls,
-            lambda call: draw_plan(
-                _draws(settings.seed, number, call, "life"), settings.outcomes, parameters.max_attempts
-            ),
-            lines=settings.lines,
+        start, end = request.parameters.start_timestamp, request.parameters.end_timestamp
+        window = Window(
             opens=1 if start is None else max(1, start - request.queued_at),
             closes=None if end is None else max(0, end - request.queued_at),
-            reattempt_wait=parameters.reattempt_wait or 0,
+            canceled=canceled,
+            reattempt_wait=request.parameters.reattempt_wait or 0,
         )
-        return Submission(number, request, calls, timeline, started, left=len(calls), finished=finished)
+        calls = [
+            self._play(number, Call(row, destination), request, window)
+            for row, destination in enumerate(request.destinations, start=1)
+        ]
+        return Submission(number, request, window, calls, started, left=len(calls), finished=finished)
+
+    def _play(self, number: int, call: Call, request: Request, window: Window) -> Call:
+        draws = _draws(self._settings.seed, number, call, "life")
+        plan = draw_plan(draws, self._settings.outcomes, request.parameters.max_attempts)
+        start = window.opens + (call.row - 1) // self._settings.lines * CALL_SECONDS
+        return play(call, plan, start, window)
 
     def _begin(self, submission: Submission, *, check: bool) -> None:
         self._submissions[submission.number] = submission
@@ -127,12 +137,18 @@ class Exchange:
             now = time.monotonic()
             for submission in self._submissions.values():
                 request = submission.request
-                if (request.application_id, request.deployment_id) == (application_id, deployment_id):
-                    offset = int(self._offset(submission, now))
-                    self._store.cancel(submission.number, offset)
-                    submission.timeline.cancel(offset)
-                    if submission.wakes_at is not None:
-                        self._wake(submission, now)
+                if (request.application_id, request.deployment_id) != (application_id, deployment_id):
+                    continue
+                offset = int(self._offset(submission, now))
+                self._store.cancel(submission.number, offset)
+                window = submission.window = replace(submission.window, canceled=offset)
+                rows = [row for _, row in submission.upcoming]
+                for row in rows:
+                    undialed = Call(row, request.destinations[row - 1])
+                    submission.calls[row - 1] = self._play(submission.number, undialed, request, window)
+                submission.schedule(submission.calls[row - 1] for row in rows)
+                if submission.is_dialed:
+                    self._wake(submission, now)
 
     def call_details(self, call_id: str) -> dict[str, object]:
         """The call as it is now; raises `Refused` (404) for an unknown id."""
@@ -143,7 +159,8 @@ class Exchange:
             submission = self._submissions.get(int(number))
             if submission is None or not 1 <= int(row) <= len(submission.calls):
                 raise Refused(404, "call not found")
-            return self._details(submission, submission.calls[int(row) - 1])
+            now = self._offset(submission, time.monotonic()) if submission.is_dialed else 0
+            return self._details(submission, submission.calls[int(row) - 1].until(now))
 
     def _offset(self, submission: Submission, now: float) -> float:
         return (now - submission.started) * self._settings.speed
@@ -153,7 +170,7 @@ class Exchange:
         self._changed.notify_all()
 
     def _wake(self, submission: Submission, when: float) -> None:
-        submission.wakes_at = when
+        submission.is_dialed, submission.wakes_at = True, when
         self._at(when, partial(self._dial, submission, when))
 
     def _run(self) -> None:
@@ -199,21 +216,23 @@ class Exchange:
     def _dial(self, submission: Submission, when: float) -> None:
         if submission.wakes_at != when:
             return  # it was woken earlier, and has had a newer entry since
-        now = time.monotonic()
-        for call in itertools.islice(submission.timeline.advance(self._offset(submission, now)), SLICE):
-            self._ended(submission, call)
-        next_at = submission.timeline.next_at()
-        if next_at is None:
-            submission.wakes_at = None
-        else:
-            self._wake(submission, submission.started + next_at / self._settings.speed)
+        now = self._offset(submission, time.monotonic())
+        upcoming = submission.upcoming
+        for _ in range(SLICE):
+            if not upcoming or upcoming[-1][0] > now:
+                break
+            _, row = upcoming.pop()
+            self._ended(submission, submission.calls[row - 1])
+        submission.wakes_at = None
+        if upcoming:
+            self._wake(submission, submission.started + upcoming[-1][0] / self._settings.speed)
 
     def _ended(self, submission: Submission, call: Call) -> None:
         """Plan the callbacks of a call that has ended."""
         settings = self._settings
         draws = _draws(settings.seed, submission.number, call, "mishaps")
         drawn = faults.draw_call_faults(draws, settings.rates, settings.shapes)
-        call.status = drawn.status or call.status
+        call.undocumented = drawn.status
         if call.row in submission.finished:
             self._ledger.delivered_before(submission, call)
             self._finish(submission, call)
@@ -267,7 +286,7 @@ class Exchange:
                 self._store.finish(submission.number, call.row)
 
     def _body(self, submission: Submission, call: Call, drawn: CallFaults, *, step: bool) -> tuple[bytes, str]:
-        details = self._details(submission, call.before_it_ended() if step else call)
+        details = self._details(submission, call.until((call.ended or 0) - 1) if step else call)
         if drawn.extra_fields:
             details = bodies.with_extra_fields(details, submission.call_id(call))
         if drawn.inconsistency is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field
 
 from receiver.simulator.bodies import Parameters
-from receiver.simulator.calls import Call
-from receiver.simulator.timeline import Timeline
+from receiver.simulator.calls import Call, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +26,29 @@ class Request:
 class Submission:
     """`number` counts the submissions from 1 in the order of acceptance, and seeds all that is drawn for it.
 
-    The timeline's offsets count from `started`, a reading of the monotonic clock. `wakes_at` is the reading at which
-    the timeline moves next, None if never. `finished` are the rows that an earlier process finished, `left` the
-    number of calls that are not finished yet. A call is finished when nothing about it is left to deliver.
+    Offsets count from `started`, a reading of the monotonic clock. `upcoming`: end and row of the calls that have not
+    ended, the next one last. `wakes_at`: the reading at which it ends, None if there is none, or nothing is dialed yet.
+    `finished`: the rows that an earlier process finished. `left`: the number of calls that are not finished. A call is
+    finished when nothing about it is left to deliver.
     """
 
     number: int
     request: Request
+    window: Window
     calls: list[Call]
-    timeline: Timeline
     started: float
     left: int
     finished: Set[int]
+    upcoming: list[tuple[int, int]] = field(init=False)
+    is_dialed: bool = False
     wakes_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.schedule(self.calls)
+
+    def schedule(self, calls: Iterable[Call]) -> None:
+        """Let these calls end, in order."""
+        self.upcoming = sorted(((call.ended or 0, call.row) for call in calls), reverse=True)
 
     @property
     def result_url(self) -> str | None:

@@ -28,8 +28,7 @@ PLAIN = Spelling()
 
 
 def completed() -> dict[str, object]:
-    call = Call(1, "6175551234", dialed=(2,), connected=31)
-    call.end("completed", 78)
+    call = Call(1, "6175551234", dialed=(2,), connected=31, ended=78, outcome="completed")
     return call_details(call, Parameters(reattempt_wait=300), 1700000100, PLAIN)
 
 
@@ -41,23 +40,20 @@ def test_completed_call_is_the_recorded_sample() -> None:
 
 
 def test_retried_call_is_the_recorded_wrapped_sample() -> None:
-    call = Call(1, "tel:+16175551299", dialed=(3, 363), connected=379)
-    call.end("completed", 411)
+    call = Call(1, "tel:+16175551299", dialed=(3, 363), connected=379, ended=411, outcome="completed")
     details = call_details(call, Parameters(max_attempts=3, reattempt_wait=360), 1700000200, PLAIN)
     assert encode(details, "wrapped")[0] == (SAMPLES / "completed-wrapped.json").read_bytes().strip()
 
 
 def test_failed_call_is_the_recorded_sample() -> None:
-    call = Call(1, "16175550188;postd=2", dialed=(1, 95, 187))
-    call.end("failed", 200)
+    call = Call(1, "16175550188;postd=2", dialed=(1, 95, 187), ended=200, outcome="failed")
     parameters = Parameters(max_attempts=3, reattempt_wait=60)
     details = call_details(call, parameters, 1700002000, Spelling(flip_leading_one=True))
     assert encode(details, "bare")[0] == (SAMPLES / "failed-exhausted.json").read_bytes().strip()
 
 
 def test_call_canceled_in_its_window_is_the_recorded_sample() -> None:
-    call = Call(1, "tel:+16175550147;ani=8009957586")
-    call.end("canceled", 9)
+    call = Call(1, "tel:+16175550147;ani=8009957586", ended=9, outcome="canceled")
     parameters = Parameters(start_timestamp=1700001400, end_timestamp=1700005000)
     spelling = Spelling(flip_leading_one=True, queued_skew=-7, text_timestamps=True)
     details = call_details(call, parameters, 1700001465, spelling)
@@ -132,15 +128,13 @@ def test_number_in_apostrophes_with_or_without_the_leading_one(destination: str,
 
 
 def test_call_canceled_before_dialing_has_one_attempt() -> None:
-    call = Call(1, "6175551234")
-    call.end("canceled", 5)
+    call = Call(1, "6175551234", ended=5, outcome="canceled")
     assert call_details(call, Parameters(), 1700000000, PLAIN)["attempts"] == "1"
 
 
 def test_step_before_the_end_has_no_duration_and_no_final_event() -> None:
-    call = Call(1, "6175551234", dialed=(2,), connected=31)
-    call.end("completed", 78)
-    details = call_details(call.before_it_ended(), Parameters(), 1700000100, PLAIN)
+    call = Call(1, "6175551234", dialed=(2,), connected=31, ended=78, outcome="completed")
+    details = call_details(call.until(77), Parameters(), 1700000100, PLAIN)
     assert details["status"] == "connected"
     assert "duration" not in details
     assert details["events"] == [
