@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -81,11 +80,12 @@ class Threads:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         environ = make_environ(scope)
         environ[BESIDE_LOOP] = True
-        try:
-            pool = await self._read_body(environ, receive)
-        except Disconnected:
-            return
-        with environ["wsgi.input"]:
+        with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
+            environ["wsgi.input"] = body
+            try:
+                pool = await self._read_body(environ, body, receive)
+            except Disconnected:
+                return
             answer = _Answer(self._app, environ)
             await answer.run(pool, answer.more)
             while (wait := environ.get(WAIT)) is not None:
@@ -115,52 +115,41 @@ class Threads:
                 gone.cancel()
             await answer.run(self._short if answer.ended else self._long, answer.close)
 
-    async def _read_body(self, environ: WSGIEnvironment, receive: Receive) -> ThreadPoolExecutor:
-        """Put the body into `wsgi.input`. Returns the threads to use. Raises Disconnected."""
+    async def _read_body(self, environ: WSGIEnvironment, body: IO[bytes], receive: Receive) -> ThreadPoolExecutor:
+        """Write the body of the request into `body`. Returns the threads to use. Raises Disconnected."""
         announced: str | None = environ.get("CONTENT_LENGTH")
-        chunked = "HTTP_TRANSFER_ENCODING" in environ
-        environ["wsgi.input"] = BytesIO()
-        if announced is None and not chunked:
+        more = announced is not None or "HTTP_TRANSFER_ENCODING" in environ
+        if not more:
             return self._short
-        length = int(announced or 0)
+        length, size, is_allowed = int(announced or 0), 0, False
         if length > self._longest_body:
             return self._short  # the application refuses it because of its length
-        is_allowed = length > ANONYMOUS_BYTES and await _run(self._short, self._may_upload, environ)
-        if length > ANONYMOUS_BYTES and not is_allowed:
-            return self._short  # the application refuses it because of its key
-        body, size = bytearray(), 0
-        file: IO[bytes] | None = None
-        try:
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Disconnected
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if size + len(body) > self._longest_body:
-                    environ["CONTENT_LENGTH"] = str(self._longest_body + 1)
-                    return self._short
-                if len(body) > ANONYMOUS_BYTES and not is_allowed:
-                    is_allowed = await _run(self._short, self._may_upload, environ)
-                    if not is_allowed:
-                        return self._short
-                if len(body) > MEMORY_BYTES or (file is not None and not more):
-                    if file is None:
-                        file = await _run(self._disk, lambda: tempfile.TemporaryFile())
-                    await _run(self._disk, file.write, body)
-                    size, body = size + len(body), bytearray()
-            environ["CONTENT_LENGTH"] = str(size + len(body))
-            environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is complete
-            if file is None:
-                environ["wsgi.input"] = BytesIO(body)
+        while True:
+            if max(length, size) > ANONYMOUS_BYTES and not is_allowed:
+                is_allowed = await _run(self._short, self._may_upload, environ)
+                if not is_allowed:
+                    return self._short  # the application refuses it because of its key
+            if not more:
+                break
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            piece, more = message.get("body", b""), message.get("more_body", False)
+            size += len(piece)
+            if size > self._longest_body:
+                environ["CONTENT_LENGTH"] = str(size)
                 return self._short
-            await _run(self._disk, file.seek, 0)
-            environ["wsgi.input"], file = file, None
-            return self._long
-        finally:
-            if file is not None:
-                file.close()
+            if size <= MEMORY_BYTES:
+                body.write(piece)
+            else:
+                await _run(self._disk, body.write, piece)
+        environ["CONTENT_LENGTH"] = str(size)
+        environ.pop("HTTP_TRANSFER_ENCODING", None)  # the body is complete
+        if size <= MEMORY_BYTES:
+            body.seek(0)
+            return self._short
+        await _run(self._disk, body.seek, 0)
+        return self._long
 
     async def _wait(self, wait: Wait) -> None:
         if self._is_stopping:
