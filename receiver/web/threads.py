@@ -219,9 +219,7 @@ class _Answer:
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers]
 
-    def _start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[..., None]:
-        if exc_info is not None and self.status:
-            raise exc_info[1].with_traceback(exc_info[2])
+    def _start_response(self, status: str, headers: list[tuple[str, str]], *_: Any) -> Callable[..., None]:
         self.status, self._headers = int(status[:3]), headers
         return _no_write
 
