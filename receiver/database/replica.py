@@ -136,31 +136,23 @@ class Replica:
         while not self._stop.is_set():
             try:
                 # Without a pool, because the measurement must not wait for a connection under load.
-                with _connect(self._primary_conninfo) as primary:
-                    try:
-                        self._follow(primary)
-                    except (psycopg.Error, ReceiverError) as error:
-                        if not primary.closed:
-                            self._current_at, self.fault = None, str(error).strip()
-            except (psycopg.Error, ReceiverError):
-                pass  # An unavailable primary is reported elsewhere, and the lag grows by itself.
-            except Exception as error:
-                log.exception("measuring the replica's lag failed; trying again", extra=about("looking_failed"))
-                self._current_at, self.fault = None, f"measuring its lag failed: {error}"
+                with _connect(self._primary_conninfo) as primary, _connect(self._conninfo) as standby:
+                    # The address may name several servers: idle connections of the pool may lead to another one.
+                    self.pool.drain()
+                    self._follow(primary, standby)
+            except Exception as error:  # any error: the next measurement may succeed
+                self._current_at, self.fault = None, str(error).strip() or type(error).__name__
             self._log_change()
             self._stop.wait(MEASURE_SECONDS)
 
-    def _follow(self, primary: Connection) -> None:
+    def _follow(self, primary: Connection, standby: Connection) -> None:
         """Measure until something fails. Raises psycopg.Error and ReceiverError."""
-        with _connect(self._conninfo) as standby:
-            # The address may name several servers: idle connections of the pool may lead to another one.
-            self.pool.drain()
-            while not self._stop.is_set():
-                began = time.monotonic()
-                if measure(primary, standby, self.max_lag_seconds) is not None:
-                    self._current_at, self.fault = began, None
-                self._log_change()
-                self._stop.wait(MEASURE_SECONDS)
+        while not self._stop.is_set():
+            began = time.monotonic()
+            if measure(primary, standby, self.max_lag_seconds) is not None:
+                self._current_at, self.fault = began, None
+            self._log_change()
+            self._stop.wait(MEASURE_SECONDS)
 
     def _log_change(self) -> None:
         is_fit = isinstance(self.fitness(), float)
