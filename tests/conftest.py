@@ -26,7 +26,8 @@ from psycopg.conninfo import make_conninfo
 
 from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
-from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
+from receiver.embedded_postgres.account import EmbeddedPostgresError
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from tests import factories
 from tests.acceptance.postgres import Postgres
 from tests.leftovers import remove

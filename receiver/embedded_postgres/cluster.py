@@ -17,46 +17,8 @@ SOCKET = f".s.PGSQL.{PORT}"
 SOCKET_PATH_LENGTH = 100
 """Maximum length of a socket's path, in bytes. The limits of the kernels are 108 (Linux) and 104 (macOS, BSD)."""
 
-SETTINGS: Mapping[str, str] = {
-    "listen_addresses": "",
-    "port": PORT,
-    "unix_socket_permissions": "0700",
-    "max_connections": "100",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    # A callback is answered after its commit. Without these two, a power cut could lose it.
-    "fsync": "on",
-    "synchronous_commit": "on",
-    # For a small machine with an SSD.
-    "shared_buffers": "256MB",
-    "effective_cache_size": "1GB",
-    "maintenance_work_mem": "128MB",
-    "work_mem": "8MB",
-    "random_page_cost": "1.1",
-    "jit": "off",  # compiling costs more than it saves in queries of milliseconds
-    # Few and slow checkpoints, for batches of a million rows. wal_compression stays off: the wheel is built without
-    # lz4, and pglz costs more CPU time than it saves on the disk.
-    "max_wal_size": "4GB",
-    "min_wal_size": "256MB",
-    "checkpoint_timeout": "15min",
-    # One log file for each weekday, emptied before its next use. Failed statements are not logged: the client gets and
-    # logs the error, and here the detail would contain phone numbers and let the log grow without limit.
-    "logging_collector": "on",
-    "log_directory": "log",
-    "log_filename": "postgres-%a.log",
-    "log_rotation_age": "1d",
-    "log_rotation_size": "0",
-    "log_truncate_on_rotation": "on",
-    "log_min_messages": "log",
-    # Other errors (an ended connection, a killed process) are logged without statement, parameters, detail and context.
-    # Detail and context quote rows, such as a line of a CSV.
-    "log_error_verbosity": "terse",
-    "log_min_error_statement": "panic",
-    "log_parameter_max_length": "0",
-    "log_parameter_max_length_on_error": "0",
-    "log_checkpoints": "off",
-}
-"""The settings of the server. `EmbeddedPostgres(settings=…)` adds settings and replaces these."""
+SETTINGS = Path(__file__).with_name("postgresql.conf")
+"""The settings of the server, in its own format."""
 
 
 def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account, programs: Path) -> None:
@@ -75,10 +37,11 @@ def create_cluster(cluster: Path, settings: Mapping[str, str], account: Account,
     initdb += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
     # Only the account itself and root can use the socket, which is in a folder of mode 0700.
     initdb += ["--auth-local=trust", "--auth-host=reject"]
-    if settings["fsync"] == "off":
-        initdb.append("--no-sync")
     single: list[str | Path] = [programs / "postgres", "--single", "-D", fresh, "-c", "exit_on_error=true"]
-    single += ["-c", f"fsync={settings['fsync']}", "postgres"]
+    if settings.get("fsync") == "off":
+        initdb.append("--no-sync")
+        single += ["-c", "fsync=off"]
+    single.append("postgres")
     for command, stdin in ((initdb, ""), (single, "create database receiver\n")):
         result = account.run(command, timeout=120, stdin=stdin)
         if result.returncode != 0:
@@ -116,12 +79,12 @@ def make_private(folder: Path, account: Account) -> None:
 
 
 def write_settings(path: Path, settings: Mapping[str, str]) -> None:
-    """Write a configuration file (Postgres manual: 19.1.2) that the account can read."""
-    lines = ["# Written by the receiver at every start. To change a setting permanently: alter system set ..."]
+    """Write a configuration file that the account can read: SETTINGS, and after them `settings`, which win."""
+    lines = [SETTINGS.read_text()]
     for name, value in settings.items():
         escaped = value.replace("\\", "\\\\").replace("'", "''")
-        lines.append(f"{name} = '{escaped}'")
+        lines.append(f"{name} = '{escaped}'\n")
     fresh = path.with_suffix(".conf.new")
-    fresh.write_text("\n".join(lines) + "\n")
+    fresh.write_text("".join(lines))
     fresh.chmod(0o644)
     fresh.replace(path)

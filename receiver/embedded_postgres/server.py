@@ -28,7 +28,6 @@ from urllib.parse import quote
 from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, account_for, error_in
 from receiver.embedded_postgres.cluster import (
     PORT,
-    SETTINGS,
     SOCKET,
     create_cluster,
     make_private,
@@ -37,8 +36,6 @@ from receiver.embedded_postgres.cluster import (
 )
 from receiver.embedded_postgres.installation import MAJOR_VERSION, make_folders, programs_for
 from receiver.embedded_postgres.postmaster import is_postmaster_of, read_pid
-
-__all__ = ["SETTINGS", "EmbeddedPostgres", "EmbeddedPostgresError"]
 
 START_SECONDS = 120.0
 """Longest start, including the recovery after a crash, and the wait for processes of a killed server to end."""
@@ -59,7 +56,7 @@ class EmbeddedPostgres:
         digest = hashlib.sha256(os.fsencode(self.cluster)).hexdigest()[:12]
         self._name = f"receiver-{digest}"  # appears in the titles of its processes
         self.socket_dir = socket_folder(self.cluster, self._name)
-        self._settings = {**SETTINGS, **(settings or {})}
+        self._settings = settings or {}
         self._use: IO[str] | None = None
 
     def start(self) -> None:
@@ -203,6 +200,7 @@ class EmbeddedPostgres:
             stale.unlink(missing_ok=True)
         settings = {
             **self._settings,
+            "port": PORT,
             "cluster_name": self._name,
             "unix_socket_directories": '"' + str(self.socket_dir).replace('"', '""') + '"',
         }

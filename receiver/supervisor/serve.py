@@ -26,7 +26,8 @@ from receiver.database.api_keys import create_key, find_key, revoke_key
 from receiver.database.location import claim_database
 from receiver.database.migrations import migrate
 from receiver.database.pool import DatabaseUnavailable, connect
-from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
+from receiver.embedded_postgres.account import EmbeddedPostgresError
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.errors import NotFound
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import about

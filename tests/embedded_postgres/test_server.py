@@ -13,10 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from receiver.embedded_postgres.account import ACCOUNTS, Account, account_for
+from receiver.embedded_postgres.account import ACCOUNTS, Account, EmbeddedPostgresError, account_for
 from receiver.embedded_postgres.installation import programs_for
 from receiver.embedded_postgres.postmaster import is_postmaster_of
-from receiver.embedded_postgres.server import EmbeddedPostgres, EmbeddedPostgresError
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from tests.conftest import HURRIED
 from tests.waiting import eventually
 
