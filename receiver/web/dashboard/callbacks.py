@@ -23,9 +23,10 @@ from receiver.summary.callbacks import (
 from receiver.web.auth import current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.body_text import body_text
-from receiver.web.dashboard.filters import LARGEST_ID
+from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.number_masking import numbers_whole
 from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.session import zone
 from receiver.web.problems import Problem
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -43,24 +44,16 @@ MOST_CHANGES_SHOWN = 50
 @page("/callbacks", scope="read")
 def callbacks() -> str:
     """Callbacks that need attention, by reason, and a list of them."""
-    state = request.args.get("state")
+    filters = Filters.read(request.args, zone())
+    state = filters.one_of("state", (*CALLBACK_STATES, ANY))
+    batch_id, before = filters.whole_number("batch_id"), filters.whole_number("before")
     wanted = _as_state(state)
-    states = (wanted,) if wanted is not None or state == ANY else NEED_ATTENTION
+    states = NEED_ATTENTION if state is None else (wanted,)
     reason = request.args.get("reason", "")[:100] if wanted in NEED_ATTENTION else ""
-    batch_id, before = _id("batch_id"), _id("before")
-    not_understood = [
-        sentence
-        for name, known, sentence in (
-            ("state", wanted is not None or state == ANY, "This state does not exist."),
-            ("batch_id", batch_id is not None, "The batch must be a whole number."),
-            ("before", before is not None, "This page of the list does not exist."),
-        )
-        if request.args.get(name) and not known
-    ]
 
     def read(conn: Connection) -> tuple[dict[CallbackState, dict[str, int]], list[Callback]]:
         found: list[Callback] = []
-        for name in () if not_understood else states:
+        for name in () if filters.faults else states:
             found += list_callbacks(
                 conn, PAGE_CALLBACKS + 1, state=name, reason=reason or None, batch_id=batch_id, before=before
             )
@@ -74,10 +67,10 @@ def callbacks() -> str:
         callbacks=found[:PAGE_CALLBACKS],
         more=len(found) > PAGE_CALLBACKS,
         before=before,
-        state=ANY if state == ANY else wanted,
+        state=state,
         reason=reason,
         batch_id=batch_id,
-        not_understood=not_understood,
+        not_understood=[f"The value of {name} in this address is not valid." for name in filters.faults],
         states=(*CALLBACK_STATES, ANY),
         newest_counted=NEWEST_COUNTED,
         counted_in_part=any(sum(counted.values()) >= NEWEST_COUNTED for counted in reasons.values()),
@@ -94,7 +87,8 @@ def callback(callback_id: int) -> str:
         "callback.html",
         callback=found.callback,
         is_step=_is_step(found),
-        row=found.callback.row or _id("row"),  # the row of the page that has the link
+        row=found.callback.row
+        or Filters.read(request.args, zone()).whole_number("row"),  # the row of the page that has the link
         content_encoding=found.content_encoding,
         size=len(found.body),
         body=body_text(found.body, found.content_encoding, as_received=as_received),
@@ -194,8 +188,3 @@ def _changed(changes: list[Change]) -> str:
 
 def _as_state(text: str | None) -> CallbackState | None:
     return next((state for state in CALLBACK_STATES if state == text), None)
-
-
-def _id(name: str) -> int | None:
-    number = request.args.get(name, type=int)
-    return number if number is not None and 0 < number < LARGEST_ID else None
