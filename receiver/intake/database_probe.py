@@ -14,9 +14,9 @@ from contextlib import closing
 from uuid import uuid4
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from receiver.database.pool import Connection
-from receiver.database.sessions import Session, get_session, lives
 from receiver.errors import ReceiverError
 from receiver.intake.draining import cut_after, drain_some, shut_down
 from receiver.intake.journal import Group, write_group
@@ -34,6 +34,10 @@ SPOOL_CHECK_SECONDS = 5.0
 
 NOT_DRAINED_SECONDS = 10.0
 """At most one log line in this time while the spool cannot be drained."""
+
+# A process id alone is reused. Together with its start it identifies a session for ever.
+_OWN_SESSION = "select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()"
+_IS_ALIVE = "select from pg_stat_activity where pid = %s and backend_start = %s"
 
 log = logging.getLogger(__name__)
 _drains = logging.getLogger(f"{__name__}.drains")
@@ -64,7 +68,7 @@ class DatabaseProbe:
         self._stores_within = stores_within
         self._check = threading.Event()
         self._stopping = False
-        self._last_attempt: Session | None = None
+        self._last_attempt: TupleRow | None = None
         self._probe_id, self._probes = uuid4(), 0
         self._thread = threading.Thread(target=self._run, name="journal-recovery", daemon=True)
 
@@ -134,11 +138,11 @@ class DatabaseProbe:
         """Whether the database stores fast enough, and has room for what is in the spool."""
         try:
             with cut_after(self._stores_within, conn):
-                if self._last_attempt is not None and lives(conn, self._last_attempt):
+                if self._last_attempt is not None and conn.execute(_IS_ALIVE, self._last_attempt).fetchone():
                     # The commit of the last attempt still waits, for example for a synchronous standby. More attempts
                     # would wait as well, and use up the server's connections.
                     return False
-                self._last_attempt = get_session(conn)
+                self._last_attempt = conn.execute(_OWN_SESSION).fetchone()
                 began = time.monotonic()
                 self._probes += 1
                 write_group(conn, Group(self._probe_id, self._probes, ()))

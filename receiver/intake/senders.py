@@ -8,9 +8,10 @@ import secrets
 from collections.abc import Sequence
 from itertools import count
 
+from receiver.config import Network
 from receiver.counts import counts
 from receiver.intake.callback_rules import OVER_BUDGET, Answer
-from receiver.intake.proxies import Network, Proxies, Sources
+from receiver.intake.proxies import Proxies, Sources
 from receiver.logs import OncePer, about
 from receiver.model import SubmissionKey
 

@@ -53,9 +53,9 @@ keepalive = 75
 graceful_timeout = _config.stop_seconds
 timeout = 60
 control_socket_disable = True
-# Never logged: the token in a path is a credential, and a query may contain phone numbers.
+# Requests are never logged here: the token in a path is a credential, and a query may contain phone numbers.
+# `receiver.web.access` logs them, because it knows which parts are secret.
 accesslog = None
-logger_class = "receiver.server.worker.ErrorLog"
 errorlog = "-"
 loglevel = "info" if _config.log_level == "debug" else "warning"
 logconfig_dict = logging_config(_config.log_level, _config.log_format, _config.secrets)

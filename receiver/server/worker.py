@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
-from gunicorn.glogging import Logger
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
@@ -30,13 +29,6 @@ LOGGED_SECONDS = 10.0
 
 LAG_SECONDS = 0.1
 """Interval between two measurements of the loop's lag."""
-
-
-class ErrorLog(Logger):  # type: ignore[misc]  # gunicorn ships no types
-    """gunicorn's error log. `receiver.web.access` logs requests: it knows which parts are secret."""
-
-    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
-        """Log nothing."""
 
 
 class LoopWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker ships no types
