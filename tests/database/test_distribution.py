@@ -13,8 +13,9 @@ from psycopg import sql
 
 from receiver.database.pool import Connection
 
-NOT_PARTITIONED = {"draft", "idempotency"}
-"""They have a batch_id, but another key, because they exist before their batch. They do not grow with the calls."""
+NOT_PARTITIONED = {"audit", "draft", "external_id", "idempotency"}
+"""They have a batch_id, but another key: a draft and an idempotency key exist before their batch, an external id is
+unique over all batches, and an entry of the audit trail can be about no batch. They do not grow with the calls."""
 
 
 def list_tables(conn: Connection, column: str) -> set[str]:
