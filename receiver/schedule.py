@@ -33,7 +33,7 @@ FULL_DAY = timedelta(hours=24)
 """How long the provider dials at most if no end is given."""
 
 GIVE_UP = timedelta(hours=1)
-"""Without an end, what could have been sent for so long is refused: nobody expects these calls any more."""
+"""Without an end, a submission that could have been sent for this long is refused: these calls would be too late."""
 
 WINDOW = timedelta(seconds=61)
 """No more calls than the pace are released within any of these."""
@@ -209,7 +209,8 @@ class Gates:
     """What decides when a batch's submissions are released, besides pause and provider, which close all of it.
 
     `next_release_at`: the pace's gate. `last_release_at`: if it is later than now, the clock was put back, and the gate
-    means nothing. `is_gated`: a later start is waited for; else the provider is told to wait.
+    means nothing. `is_gated`: the release waits for a later start. Otherwise the request is sent at once, and names the
+    start.
     """
 
     start_at: datetime | None = None
@@ -230,7 +231,7 @@ class Gates:
 
 
 class Release(NamedTuple):
-    """Release it now. `start_at`, `end_at`: what the provider is told. `next_release_at`: the batch's gate after it."""
+    """Release it now. `start_at`, `end_at`: the window in the request. `next_release_at`: the batch's gate after it."""
 
     start_at: datetime | None
     end_at: datetime | None
@@ -306,7 +307,7 @@ def due_at(
 ) -> datetime:
     """When a call without a result is overdue: past its last possible attempt, and a grace.
 
-    `start_at`, `end_at`: what the provider is told. `retries`: how long all waits between attempts take.
+    `start_at`, `end_at`: the window in the request. `retries`: how long all waits between attempts take.
     """
     if end_at is not None:
         return end_at + grace

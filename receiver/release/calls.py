@@ -1,4 +1,4 @@
-"""What becomes of the calls of whole submissions: refused, withdrawn, and pending again.
+"""Refuse or withdraw the calls of whole submissions, or make them pending again.
 
 The batch is locked. Its counters change in the same transaction. Calls that have a final result are never touched.
 """

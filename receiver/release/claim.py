@@ -1,6 +1,6 @@
 """Claiming what is released next: every gate of a submission is looked at here, under its batch's lock.
 
-A gate that is closed postpones what it holds back, so that the next claim does not look at it again: the pace holds
+A closed gate postpones what it holds back, so that the next claim does not read it again: the pace holds
 back the batch, the calling hours all of its submissions with the same zones. Pause and cancellation are flags of the
 batch. Nothing else decides when something is sent (`receiver.schedule`).
 """
@@ -140,7 +140,7 @@ def claim_submission(
 
 
 def _list_candidates(conn: Connection, simulated: bool) -> list[int]:
-    """Batches of which something can perhaps be sent now; what has waited longest first."""
+    """Batches that may have something to send now. The one that has waited longest is first."""
     found = conn.execute(
         "select b.batch_id from batch b cross join lateral (select s.next_try_at from submission s"
         "  where s.batch_id = b.batch_id and s.state = 'pending' order by s.next_try_at, s.submission_no limit 1) s"
@@ -180,7 +180,7 @@ def _claim_of(
             withdraw_pending(conn, batch_id)
             refresh_state(conn, [batch_id])
             return None
-        now = get_now(conn)  # after the lock: whoever had it before us released at an earlier moment
+        now = get_now(conn)  # after the lock: the claim that held it before released earlier
         pending = _get_pending(conn, batch_id, now)
         if pending is None:
             return None

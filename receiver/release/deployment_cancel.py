@@ -153,7 +153,7 @@ def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
 
 
 def abandon_cancels(conn: Connection, gone: Collection[int]) -> None:
-    """What workers that are gone asked for: nobody knows the answer."""
+    """Mark the requests of workers that ended as `unknown`: their answers were not recorded."""
     conn.execute(
         "update deployment_cancel set state = 'unknown', answered_at = now(), error = %s"
         " where state = 'asking' and worker_id = any(%s)",

@@ -112,7 +112,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
 
 
 def _pause_rest(conn: Connection, batch_id: int) -> None:
-    """What the provider refuses once it may refuse again: a person looks at it before the rest is sent."""
+    """Pause the batch: the provider may refuse the rest, too, so a person checks it first."""
     paused = conn.execute(
         "update batch b set paused_at = now() where batch_id = %s and paused_at is null and exists (select from"
         " submission s where s.batch_id = b.batch_id and s.state = 'pending')",

@@ -186,12 +186,12 @@ def record_late_answer(
     sent again; refused means refused, if no callback proves the opposite. An answer without proof changes nothing. The
     batch is locked.
     """
-    told = (answer.provider_status, answer.calls_queued, answer.error, answer.answer_text)
+    known = (answer.provider_status, answer.calls_queued, answer.error, answer.answer_text)
     key = (batch_id, submission_no, tries)
     resolved = conn.execute(
         "update resolution set late_state = %s, late_at = now(), provider_status = %s, calls_queued = %s,"
         " error = %s, answer = %s where batch_id = %s and submission_no = %s and tries = %s",
-        (answer.state, *told, *key),
+        (answer.state, *known, *key),
     ).rowcount
     state: SubmissionState = "refused" if answer.state == "refused" else "accepted"
     if answer.state not in ("accepted", "refused"):
@@ -211,7 +211,7 @@ def record_late_answer(
         " where batch_id = %s and submission_no = %s and tries = %s"
         " and (state in ('pending', 'accepted') or state = 'withdrawn' and %s)"
         f" and (%s or state <> 'pending') and (%s or %s and not {PROVEN})",
-        (state, *told, *key, state == "accepted", resolved == 1, state == "accepted", resolved == 1),
+        (state, *known, *key, state == "accepted", resolved == 1, state == "accepted", resolved == 1),
     ).rowcount
     return state if changed else None
 

@@ -21,7 +21,7 @@ _OUTSTANDING = """from outstanding o join call c using (batch_id, row)
 
 @dataclass(frozen=True, slots=True)
 class OverdueBatch:
-    """A batch of which calls are overdue for the first time. `calls`: all that the provider was to make."""
+    """A batch whose calls are overdue for the first time. `calls`: all calls that were sent to the provider."""
 
     batch_id: int
     overdue: int

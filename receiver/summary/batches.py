@@ -315,7 +315,7 @@ def sum_balances(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 
 def list_decided(conn: Connection, batch_ids: Collection[int]) -> set[int]:
-    """Those of these batches of which nothing is being sent, or will be at once: nobody needs to wait for them."""
+    """The batches, of these, that need no waiting: nothing is being sent, or will be sent at once."""
     queueing = conn.execute(
         "select b.batch_id from batch b where b.batch_id = any(%s) and b.state = 'queueing' and exists (select"
         " from submission s where s.batch_id = b.batch_id and (s.state = 'sending' or s.state = 'pending'"
