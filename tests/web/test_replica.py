@@ -49,7 +49,7 @@ def database_url(primary: Postgres) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The app with both databases, and a client with scope read."""
+    """The app with both databases, and a client that may read everything."""
 
     app: Flask
     client: FlaskClient
@@ -90,7 +90,7 @@ def serving(
     config = replace(config, database_replica_url=replica_url, replica_max_lag_seconds=max_lag_seconds)
     with patient_replica() if patient else nullcontext():
         with patient_app(config, database_url) as app:
-            key = create_key(conn, f"reader of {config.data_dir}", "read")
+            key = create_key(conn, f"reader of {config.data_dir}", "admin")
             conn.commit()
             client = app.test_client()
             client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {key}"
