@@ -1,8 +1,8 @@
-"""`make audit`: what bandit finds in the code, and pip-audit in the pinned requirements. Exit status 1 if either does.
+"""`make audit`: run bandit on the code and pip-audit on the pinned requirements. Exit status 1 if one finds a fault.
 
 bandit's findings have the numbers of ruff's rules (B608 is S608). The same `noqa` with its reason, or the same entry in
-pyproject.toml, excuses both, so no reason is given twice.
-The second part needs a network. If the advisories cannot be read, it reports this and fails.
+pyproject.toml, covers both, so each reason is written once.
+pip-audit needs a network. If it cannot read the advisories, it reports this and fails.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ CODE = ("receiver", "app.py", "benchmarks")
 PINS = ("requirements.txt", "requirements-dev.txt", "requirements-fuzz.txt", "requirements-audit.txt")
 
 COVERED = {
-    "B101": "assert is S101 of ruff, which `make lint` holds the code to",
+    "B101": "assert is S101 of ruff, which `make lint` checks",
     "B310": "S310 recognizes an address that begins with http://; bandit does not",
     "B404": "importing subprocess is not a fault; S603 checks each call",
-    "B406": "xml.sax.saxutils.escape parses nothing; what parses is defusedxml",
+    "B406": "xml.sax.saxutils.escape does not parse; defusedxml does",
     "B608": "S608 is checked for each package (pyproject.toml); tests/web/test_injection.py tries every parameter",
 }
-"""Rules that are checked elsewhere, and where."""
+"""Rules that something else checks."""
 
 
 def excused(finding: dict[str, Any]) -> bool:
-    """Whether a line of it carries ruff's `noqa` for the same rule."""
+    """Whether one of its lines has ruff's `noqa` for the same rule."""
     lines = (ROOT / finding["filename"]).read_text().splitlines()
-    said = "\n".join(lines[number - 1] for number in finding["line_range"])
-    return re.search(rf"# noqa: [A-Z0-9, ]*\bS{finding['test_id'][1:]}\b", said) is not None
+    text = "\n".join(lines[number - 1] for number in finding["line_range"])
+    return re.search(rf"# noqa: [A-Z0-9, ]*\bS{finding['test_id'][1:]}\b", text) is not None
 
 
 def audit_code(bandit: str) -> bool:
@@ -51,16 +51,16 @@ def audit_code(bandit: str) -> bool:
 
 def audit_pins(pip_audit: str) -> bool:
     """Whether no pinned requirement has a known fault. A requirement that cannot be checked counts as a fault."""
-    well = True
+    passed = True
     for pins in PINS:
         command = [pip_audit, "--strict", "--disable-pip", "--require-hashes", "--progress-spinner", "off", "-r", pins]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        words = (done.stdout + done.stderr).strip().splitlines() or [""]
-        print(f"pip-audit {pins}: {words[-1] if done.returncode else 'no known fault'}")
+        lines = (done.stdout + done.stderr).strip().splitlines() or [""]
+        print(f"pip-audit {pins}: {lines[-1] if done.returncode else 'no known fault'}")
         if done.returncode and "Found" in done.stderr:
             print(done.stdout)
-        well = well and done.returncode == 0
-    return well
+        passed = passed and done.returncode == 0
+    return passed
 
 
 if __name__ == "__main__":

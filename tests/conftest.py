@@ -1,9 +1,9 @@
-"""Real Postgres for every test that asks for it.
+"""Fixtures with a real Postgres.
 
-The process that runs pytest (with xdist: its controller) names a folder; whichever process needs a
-database first starts an embedded server in it, and the others adopt it. A guard, in a session of its own,
-waits for the end of pytest, however that comes about, and then stops every server under the folder and
-removes it. `TEST_DATABASE_URL` names a server to use instead; its role must be allowed to create databases.
+The process that runs pytest (with xdist: its controller) creates a folder. The first process that needs a database
+starts an embedded server in it, and the other processes use the same server. A guard process in its own session waits
+until pytest has ended, even by a kill; then it stops all servers under the folder and removes it. `TEST_DATABASE_URL`
+names a server to use instead. Its role must be allowed to create databases.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from tests.leftovers import remove
 from tests.replication import migrated_primary, standby_of
 from tests.waiting import eventually
 
-# A busy neighbour is no failure: what must be quick, its own test measures.
+# A busy machine must not fail a test. Tests of performance measure time themselves.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 _FOLDER = "RECEIVER_TEST_FOLDER"
-"""Environment, from controller to workers: the run's folder, whose name is part of its databases' names."""
+"""Environment variable with the run's folder, for xdist's workers. The databases' names contain the folder's name."""
 
 HURRIED = {
     "fsync": "off",
@@ -54,14 +54,14 @@ HURRIED = {
     "wal_init_zero": "off",
     "autovacuum": "off",
 }
-"""Server settings that trade durability for speed; no test here cuts the power."""
+"""Server settings that give up durability for speed. No test simulates a power cut."""
 
-MEMORY = Path("/dev/shm")  # noqa: S108 a folder of a random name is made in it
+MEMORY = Path("/dev/shm")  # noqa: S108 only a folder with a random name is created in it
 MEMORY_BYTES = 4 << 30
-"""Several times what a run has had there at once."""
+"""Several times the memory that a run has needed."""
 
 GUARD_SECONDS = 300
-"""How long the end of a run waits until its servers are stopped and its folder is gone."""
+"""How long pytest waits at its end for the guard to stop the servers and remove the folder."""
 
 _GUARD = """
 import sys
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     folder = tempfile.mkdtemp(prefix="receiver-tests-", dir=_memory())
-    Path(folder).chmod(0o711)  # started by root, the server runs as another account, which must pass
+    Path(folder).chmod(0o711)  # the server, started by root, runs as another account, which needs access
     os.environ[_FOLDER] = folder
     root = str(Path(__file__).resolve().parents[1])
     config.stash[_guard] = subprocess.Popen(
@@ -88,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Not even collected by `make test`: schemathesis makes up the cases then, for seconds, in each worker."""
+    """`make test` does not collect this file: schemathesis needs seconds in each worker to generate cases."""
     return True if collection_path.name == "test_contract_fuzz.py" and config.option.markexpr == "not long" else None
 
 
@@ -103,31 +103,32 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     try:
         guard.communicate(timeout=GUARD_SECONDS)
     except subprocess.TimeoutExpired:
-        print(f"{os.environ[_FOLDER]} is still being removed; that goes on by itself.", file=sys.stderr)
+        print(f"{os.environ[_FOLDER]} is still being removed in the background.", file=sys.stderr)
 
 
 def _memory() -> Path | None:
-    """Where files are kept in memory, if there is room for the run's: a database is copied for nearly every test, and
-    creating its 300 files takes ext4 twenty times as long. None: the usual folder for temporary files.
+    """The folder for files in memory, if it is large enough. None: the usual folder for temporary files.
+
+    Nearly every test copies a database, and creating its 300 files takes 20 times as long on ext4.
     """
     try:
         found = os.statvfs(MEMORY)
     except OSError:
         return None
-    # Containers often forbid to run what is there, and some tests run a copy of this repository.
-    roomy = found.f_bavail * found.f_frsize >= MEMORY_BYTES and not found.f_flag & os.ST_NOEXEC
-    return MEMORY if roomy and os.access(MEMORY, os.W_OK) else None
+    # Containers often forbid running programs there, and some tests run a copy of this repository.
+    usable = found.f_bavail * found.f_frsize >= MEMORY_BYTES and not found.f_flag & os.ST_NOEXEC
+    return MEMORY if usable and os.access(MEMORY, os.W_OK) else None
 
 
 @pytest.fixture(scope="session")
 def session_folder() -> Path:
-    """A folder of this run that any account may enter, removed at its end with every server in it stopped."""
+    """The run's folder. Any account may enter it. At the end of the run, its servers are stopped and it is removed."""
     return Path(os.environ[_FOLDER])
 
 
 @pytest.fixture(autouse=True)
 def from_noon() -> Iterator[None]:
-    """Each test's callbacks begin to come in at noon, however many this process has made for others."""
+    """The first callback of each test is received at NOON, although earlier tests in this process made callbacks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(factories, "_received", count())
         yield
@@ -135,20 +136,20 @@ def from_noon() -> Iterator[None]:
 
 @pytest.fixture
 def server_dir(session_folder: Path) -> Iterator[Path]:
-    """A new folder for a server of the test's own: short, and open to the account the server runs as.
+    """A new folder for the test's own server. Its path is short, and the server's account may enter it.
 
-    Removed after the test: those of all tests together would take gigabytes, and the end of the run minutes.
+    It is removed after the test: all folders together would need gigabytes, and removing them at the end takes minutes.
     """
     folder = Path(tempfile.mkdtemp(prefix="s", dir=session_folder))
     folder.chmod(0o711)
     yield folder
-    with contextlib.suppress(EmbeddedPostgresError):  # it does not end; the guard tries again
+    with contextlib.suppress(EmbeddedPostgresError):  # the server did not stop; the guard tries again
         remove(folder)
 
 
 @pytest.fixture(scope="session")
 def server_url(session_folder: Path) -> Iterator[str]:
-    """The run's server, at a database that tests leave alone."""
+    """The run's server, with the name of a database that no test changes."""
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
@@ -158,7 +159,7 @@ def server_url(session_folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template(server_url: str) -> str:
-    """Name of the run's migrated database, made by the first process that wants one and then copied."""
+    """The name of the migrated database that the tests copy. The first process that needs it creates it."""
     name = f"{_prefix()}template"
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute("select pg_advisory_lock(hashtext(%s))", [name])
@@ -167,7 +168,7 @@ def template(server_url: str) -> str:
             _drop(conn, unfinished)
             conn.execute(sql.SQL("create database {}").format(sql.Identifier(unfinished)))
             migrate(make_conninfo(server_url, dbname=unfinished))
-            _alone(
+            _execute_when_unused(
                 conn, sql.SQL("alter database {} rename to {}").format(sql.Identifier(unfinished), sql.Identifier(name))
             )
     return name
@@ -175,21 +176,21 @@ def template(server_url: str) -> str:
 
 @pytest.fixture
 def database_url(server_url: str, template: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
+    """The test's own migrated database."""
     with fresh_database(server_url, template) as url:
         yield url
 
 
 @pytest.fixture
 def empty_database_url(server_url: str) -> Iterator[str]:
-    """A database of the test's own without our schema."""
+    """The test's own empty database."""
     with fresh_database(server_url, "template1") as url:
         yield url
 
 
 @pytest.fixture
 def conn(database_url: str) -> Iterator[Connection]:
-    """A connection to `database_url`, autocommit off; what the test leaves uncommitted is rolled back."""
+    """A connection to `database_url`, without autocommit. Uncommitted changes are rolled back at the end."""
     with contextlib.closing(connect(database_url, name="test")) as conn:
         yield conn
 
@@ -201,7 +202,7 @@ def fresh_database(server_url: str, template: str) -> Iterator[str]:
         create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
         if conn.info.server_version >= 150000:
             create += sql.SQL(" strategy file_copy")
-        _alone(conn, create)
+        _execute_when_unused(conn, create)
     try:
         yield make_conninfo(server_url, dbname=name)
     finally:
@@ -220,12 +221,13 @@ def _list_databases(conn: psycopg.Connection) -> list[str]:
 
 
 def _drop(conn: psycopg.Connection, name: str) -> None:
-    _alone(conn, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+    _execute_when_unused(conn, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
 
-def _alone(conn: psycopg.Connection, statement: sql.Composed) -> None:
-    """Carry out what nobody else may be in a database for: on a busy machine, sessions that have been ended may take
-    longer to go than the five seconds that Postgres gives them.
+def _execute_when_unused(conn: psycopg.Connection, statement: sql.Composed) -> None:
+    """Execute a statement that fails while a database has other sessions, and repeat it until it succeeds.
+
+    Postgres waits five seconds for sessions that are being closed. On a busy machine that can be too short.
     """
 
     def done() -> bool:
@@ -240,7 +242,7 @@ def _alone(conn: psycopg.Connection, statement: sql.Composed) -> None:
 
 @pytest.fixture(scope="module")
 def primary(session_folder: Path) -> Iterator[Postgres]:
-    """A server of the module's own, migrated, which standbys may stream from."""
+    """The module's own migrated server, from which standbys can stream."""
     with migrated_primary(session_folder) as server:
         yield server
 
@@ -248,5 +250,5 @@ def primary(session_folder: Path) -> Iterator[Postgres]:
 @pytest.fixture
 def standby(primary: Postgres, server_dir: Path) -> Iterator[Postgres]:
     """A standby that streams from `primary`."""
-    with standby_of(primary, server_dir) as made:
-        yield made
+    with standby_of(primary, server_dir) as server:
+        yield server

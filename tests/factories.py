@@ -1,4 +1,4 @@
-"""Batches, callbacks and settlements in a few words, each through the code that makes them in earnest."""
+"""Short functions that make batches and callbacks and settle them, with the code of the service itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from receiver.summary.batches import Batch, get_batch
 from receiver.summary.verify import verify
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-"""When the callbacks of these tests begin to come in."""
+"""The time at which a test's first callback is received."""
 
 ACCEPTED = Answer("accepted", provider_status=200)
 REFUSED = Answer("refused", provider_status=400, error="data improperly formatted or invalid")
@@ -37,7 +37,7 @@ _received = count()
 
 
 def phone_number(index: int) -> int:
-    """The index-th of a row of valid numbers."""
+    """The valid phone number with this index."""
     return 16175550000 + index
 
 
@@ -51,7 +51,7 @@ def make_batch(
     simulated: bool | None = False,
     **parameters: Any,
 ) -> int:
-    """A batch that calls these numbers, in rows from 1, accepted by the provider unless `send` is False."""
+    """Make a batch of these numbers, with rows from 1. Unless `send` is False, the provider has accepted it."""
     csv = "".join(f"{line}\n" for line in ("destination,name", *(f"{number},Ana" for number in numbers)))
     given = {"application_id": 7, "deployment_id": 3, "on_duplicate": "keep", **parameters}
     limits = Limits(submission_rows, 3600, simulated)
@@ -81,7 +81,7 @@ def make_overdue(conn: Connection, *batch_ids: int) -> None:
 def answer_submissions(
     conn: Connection, answer: Callable[[Outgoing], Answer] = lambda _: ACCEPTED, *, simulated: bool = False
 ) -> list[Outgoing]:
-    """Claim every submission that is due and record what the provider is said to have answered.
+    """Claim every submission that is due, and record this answer of the provider.
 
     A refusal pauses the rest of its batch; it is resumed at once.
     """
@@ -98,7 +98,7 @@ def answer_submissions(
 
 
 def result_body(number: int | str, status: str = "completed", *, last_event: int = 60, **fields: Any) -> bytes:
-    """A body as the provider posts it; `last_event`: seconds past noon at which the call was over."""
+    """A body as the provider posts it; `last_event`: when the call ended, in seconds after NOON."""
     return json.dumps(call_fields(number, status, last_event=last_event, **fields)).encode()
 
 
@@ -124,13 +124,13 @@ def make_callback(
     received_at: datetime | None = None,
     content_type: str = "application/json",
 ) -> Callback:
-    """A callback; each without a `received_at` of its own came in a second after the one before."""
+    """Make a callback. Without `received_at`, it was received one second after the previous one."""
     received_at = received_at or NOON + timedelta(seconds=next(_received))
     return Callback(SubmissionKey(batch_id, submission_no), received_at, content_type, "", body)
 
 
 def journal(conn: Connection, *callbacks: Callback) -> list[int]:
-    """Write callbacks down as one group, and commit; returns their ids in the same order."""
+    """Write callbacks to the journal as one group, and commit. Returns their ids in the same order."""
     conn.commit()
     newest = highest_id(conn)
     write_group(conn, Group(uuid4(), 1, callbacks))
@@ -146,21 +146,21 @@ def highest_id(conn: Connection) -> int:
 
 
 def deliver(conn: Connection, batch_id: int, *bodies: bytes, submission_no: int = 1) -> list[int]:
-    """Journal bodies for a batch's submission and settle all that waits; returns the callbacks' ids."""
+    """Write bodies to the journal for a submission, and settle all waiting callbacks. Returns their ids."""
     ids = journal(conn, *(make_callback(batch_id, body, submission_no=submission_no) for body in bodies))
     settle_all(conn)
     return ids
 
 
 def claim_waiting(conn: Connection, limit: int) -> list[Stored]:
-    """Take up to `limit` waiting callbacks off the queue, the oldest first, until the transaction ends."""
+    """Lock up to `limit` waiting callbacks, the oldest first, and remove them from the queue."""
     claimed = lock_waiting(conn, limit)
     remove_waiting(conn, [waiting.callback_id for waiting in claimed])
     return get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in claimed])
 
 
 def settle_all(conn: Connection, group: int = 500) -> int:
-    """Settle all waiting callbacks, `group` in a transaction, and return how many."""
+    """Settle all waiting callbacks, `group` in each transaction. Returns how many."""
     settled = 0
     while claimed := claim_waiting(conn, group):
         settle(conn, claimed)
@@ -171,7 +171,7 @@ def settle_all(conn: Connection, group: int = 500) -> int:
 
 
 def purge_batch(conn: Connection, batch_id: int) -> None:
-    """Remove a batch with everything under it."""
+    """Delete a batch with its rows in all tables."""
     for table in ("call", "outstanding", "skipped", "callback", "waiting", "result", "set_aside", "batch_count"):
         conn.execute(f"delete from {table} where batch_id = %s", (batch_id,))  # noqa: S608 names of ours
     conn.execute("delete from result_count where batch_id = %s", (batch_id,))
@@ -180,7 +180,7 @@ def purge_batch(conn: Connection, batch_id: int) -> None:
 
 
 def read_batch(conn: Connection, batch_id: int) -> Batch:
-    """The batch with its balance, the three equations of the contract checked."""
+    """The batch. Checks its balance, the sum of the outcomes, and the sum of the callbacks' states."""
     batch = get_batch(conn, batch_id)
     conn.commit()
     counts, callbacks = batch.counts, batch.callbacks
@@ -193,7 +193,7 @@ def read_batch(conn: Connection, batch_id: int) -> Batch:
 
 
 def present(counts: dict[str, int]) -> dict[str, int]:
-    """Those counts that are not zero."""
+    """The counts that are not zero."""
     return {name: number for name, number in counts.items() if number}
 
 
@@ -212,7 +212,7 @@ def states(conn: Connection, ids: Sequence[int]) -> list[tuple[str, str | None]]
 
 
 def differences(conn: Connection, batch_id: int | None = None) -> list[dict[str, Any]]:
-    """What `verify` finds."""
+    """The differences that `verify` finds."""
     conn.commit()
     found = [asdict(difference) for difference in verify(conn, batch_id)]
     conn.commit()
@@ -220,8 +220,8 @@ def differences(conn: Connection, batch_id: int | None = None) -> list[dict[str,
 
 
 def give_way_once(conn: Connection) -> None:
-    """Let the next transaction that inserts a result be rolled back for another one's sake, and none after it."""
-    conn.execute("create sequence tried")  # what a rollback does not take back
+    """Make the next transaction that inserts a result fail with a deadlock error; later ones succeed."""
+    conn.execute("create sequence tried")  # a rollback does not reset it
     conn.execute(
         "create function give_way() returns trigger language plpgsql as $$ begin if nextval('tried') = 1 then"
         " raise exception 'made to give way' using errcode = 'deadlock_detected'; end if; return new; end $$"

@@ -1,4 +1,4 @@
-"""Postgres' own replication: a primary with our schema, and hot standbys that stream from it."""
+"""Streaming replication of Postgres: a primary with the service's schema, and hot standbys."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def migrated_primary(session_folder: Path) -> Iterator[Postgres]:
 
 @contextmanager
 def standby_of(primary: Postgres, folder: Path) -> Iterator[Postgres]:
-    made = primary.standby(folder, name="replica")
+    standby = primary.standby(folder, name="replica")
     try:
-        yield made
+        yield standby
     finally:
-        if made.processes():
-            made.stop("immediate")
+        if standby.processes():
+            standby.stop("immediate")
 
 
 def stop_replay(standby: Postgres) -> None:
@@ -62,7 +62,7 @@ def await_fit(replica: Replica) -> None:
 
 @contextmanager
 def patient_replica() -> Iterator[None]:
-    """Do not stop using a working standby because this machine is busy."""
+    """Keep using a working standby although the machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("CONNECTION_WAIT_SECONDS", "STATEMENT_SECONDS"):
             patch.setattr(f"receiver.database.replica.{name}", PATIENCE_SECONDS)
@@ -71,7 +71,7 @@ def patient_replica() -> Iterator[None]:
 
 @contextmanager
 def readers(primary: Postgres, standby: Postgres) -> Iterator[tuple[Replica, Reader]]:
-    """The replica, when it can be used, and the reads of one answer. Both have long time limits."""
+    """A replica that is ready to be read, and a reader as one answer uses it. Both have long time limits."""
     with patient_replica():
         replica = Replica(standby.url, primary.url, max_lag_seconds=LONG, max_size=2)
         pool = open_pool(primary.url, max_size=1, name="test", wait_seconds=PATIENCE_SECONDS)

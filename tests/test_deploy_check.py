@@ -214,8 +214,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
 def test_first_deploy_passes_before_anything_runs(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, said = run(capsys)
-    assert status == 0 and "0 failures" in said, said
+    status, output = run(capsys)
+    assert status == 0 and "0 failures" in output, output
 
 
 def test_wrong_settings_fail_and_the_message_names_them(
@@ -226,28 +226,28 @@ def test_wrong_settings_fail_and_the_message_names_them(
         environment.setenv("PUBLIC_URL", url)
         assert run(capsys)[0] == 0
         environment.setenv("SECRET_KEY", OTHER)
-        status, said = run(capsys)
-        assert status == 1 and "failure  keys           SECRET_KEY lacks the key" in said
+        status, output = run(capsys)
+        assert status == 1 and "failure  keys           SECRET_KEY lacks the key" in output
         environment.setenv("SECRET_KEY_LOSS", "accept")
         assert run(capsys)[0] == 0
         environment.setenv("SECRET_KEY", f"{SECRET},{OTHER}")
         environment.setenv("PUBLIC_URL", f"http://127.0.0.1:{free_port()}")
-        status, said = run(capsys)
-        assert status == 1 and "failure  PUBLIC_URL" in said
+        status, output = run(capsys)
+        assert status == 1 and "failure  PUBLIC_URL" in output
     environment.setenv("DATABASE_URL", make_conninfo(database_url, dbname="missing"))
-    status, said = run(capsys)
-    assert status == 1 and "failure  journal        DATABASE_URL" in said
+    status, output = run(capsys)
+    assert status == 1 and "failure  journal        DATABASE_URL" in output
     environment.setenv("PUBLIC_URL", "nonsense")
-    status, said = run(capsys)
-    assert status == 2 and "PUBLIC_URL" in said
+    status, output = run(capsys)
+    assert status == 2 and "PUBLIC_URL" in output
 
 
 def test_database_that_was_not_migrated_is_a_failure(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], empty_database_url: str
 ) -> None:
     environment.setenv("DATABASE_URL", empty_database_url)
-    status, said = run(capsys)
-    assert status == 1 and "receiver migrate" in said
+    status, output = run(capsys)
+    assert status == 1 and "receiver migrate" in output
 
 
 def test_server_that_is_not_durable_is_a_warning(

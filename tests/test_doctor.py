@@ -131,11 +131,11 @@ def test_settings_that_can_lose_data_are_failures(looking: Connection) -> None:
     looking.execute("set synchronous_commit = off")
     looking.execute("set default_transaction_read_only = on")
     found = [finding for finding in doctor.check_database(looking) if finding.subject == "settings"]
-    said = {finding.message.split(" is ")[0]: finding.level for finding in found}
+    levels = {finding.message.split(" is ")[0]: finding.level for finding in found}
     # The tests' server does not sync, and the doctor reports that.
-    assert said.items() >= {"fsync": "failure", "synchronous_commit": "failure"}.items()
-    assert said["transaction_read_only"] == "failure"
-    assert "server_encoding" not in said and "TimeZone" not in said
+    assert levels.items() >= {"fsync": "failure", "synchronous_commit": "failure"}.items()
+    assert levels["transaction_read_only"] == "failure"
+    assert "server_encoding" not in levels and "TimeZone" not in levels
 
 
 def test_running_worker_is_ok_and_a_missing_one_is_a_failure(looking: Connection, conn: Connection) -> None:
@@ -151,8 +151,8 @@ def test_worker_that_has_ended_is_not_counted(looking: Connection, database_url:
         with connect(database_url, name="worker", autocommit=True) as ended:
             register_worker(ended, "here", 1)
     eventually(lambda: levels(doctor.check_database(looking))["worker"] == "failure")
-    with connect(database_url, name="worker", autocommit=True) as living:
-        register_worker(living, "here", 1)
+    with connect(database_url, name="worker", autocommit=True) as other:
+        register_worker(other, "here", 1)
         (found,) = [each for each in doctor.check_database(looking) if each.subject == "worker"]
         assert found.message.startswith("1 seen")
 

@@ -51,11 +51,11 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
 
 @pytest.mark.parametrize("text", NUMBERS)
 def test_only_the_last_two_digits_of_a_phone_number_stay(text: str) -> None:
-    said = redact(f"asked about {text}, and again")
+    output = redact(f"asked about {text}, and again")
     digits = [letter for letter in text if letter.isdigit()]
-    assert "".join(digits[-6:]) not in "".join(letter for letter in said if letter.isdigit())
-    assert not any(number in said for number in ("6175551", "555-12", "555 12", "555.12", "7946"))
-    assert text[-1] not in "9586" or text[-2:].strip("')") in said
+    assert "".join(digits[-6:]) not in "".join(letter for letter in output if letter.isdigit())
+    assert not any(number in output for number in ("6175551", "555-12", "555 12", "555.12", "7946"))
+    assert text[-1] not in "9586" or text[-2:].strip("')") in output
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_text_without_secrets_is_unchanged(text: str) -> None:
 def test_tokens_keys_and_passwords_are_redacted() -> None:
     token = results_path(12, 3).rpartition("/")[2]
     key = "rr_abcdEFGH_" + "k" * 43
-    said = redact(
+    output = redact(
         f"POST /results/{token} Bearer {key} postgresql://me:pa@ss:w@db/receiver PLUM_KEY=sesame Basic bWU6c2VzYW1l"
         " the word is open-sesame",
         ["open-sesame"],
     )
-    assert "/results/12-3.[redacted]" in said, "the ids of a token are useful and not secret"
-    assert not any(secret in said for secret in (token[-43:], "k" * 43, "pa@ss", "sesame", "bWU6"))
+    assert "/results/12-3.[redacted]" in output, "the ids of a token are useful and not secret"
+    assert not any(secret in output for secret in (token[-43:], "k" * 43, "pa@ss", "sesame", "bWU6"))
 
 
 def test_line_is_one_json_object_with_event_ids_and_durations(log: tuple[logging.Logger, io.StringIO]) -> None:
@@ -95,9 +95,9 @@ def test_line_is_one_json_object_with_event_ids_and_durations(log: tuple[logging
     finally:
         request_id.reset(token)
     assert written.getvalue().count("\n") == 1
-    said = json.loads(written.getvalue())
-    assert said.pop("time").endswith("Z") and said.pop("process") > 0
-    assert said == {
+    output = json.loads(written.getvalue())
+    assert output.pop("time").endswith("Z") and output.pop("process") > 0
+    assert output == {
         "level": "warning",
         "event": "batch_late",
         "message": "batch 42\nis late",
@@ -115,15 +115,15 @@ def test_traceback_is_logged_and_redacted(log: tuple[logging.Logger, io.StringIO
         raise ValueError("Key (row, phone_number)=(3, 16175551299) with a-provider-key")
     except ValueError:
         logger.exception("failed")
-    said = json.loads(written.getvalue())
-    assert said["exception"].startswith("Traceback") and "*********99" in said["exception"]
+    output = json.loads(written.getvalue())
+    assert output["exception"].startswith("Traceback") and "*********99" in output["exception"]
     assert "5551299" not in written.getvalue() and "a-provider-key" not in written.getvalue()
 
 
 def test_text_from_outside_cannot_forge_a_line_or_move_the_cursor() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 0, "path /a\n12:00:00 ERROR forged \x1b[2J", (), None)
-    said = TextFormatter(colour=False).format(record)
-    assert "\n" not in said and "\x1b" not in said
+    output = TextFormatter(colour=False).format(record)
+    assert "\n" not in output and "\x1b" not in output
     assert "\x1b[32m" in TextFormatter(colour=True).format(record)
 
 
@@ -161,7 +161,7 @@ def test_repeated_events_are_logged_once_in_an_interval_with_their_number() -> N
 def test_format_is_json_except_on_a_terminal_or_if_set(form: str | None, begins: str) -> None:
     program = (
         "import logging; from receiver.logs import start_logging;"
-        f"start_logging('info', {form!r}); logging.getLogger('x').info('said'); logging.getLogger('x').debug('not')"
+        f"start_logging('info', {form!r}); logging.getLogger('x').info('logged'); logging.getLogger('x').debug('no')"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stderr == "" and len(ran.stdout.splitlines()) == 1

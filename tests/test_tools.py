@@ -13,7 +13,7 @@ TOOLS = Path(__file__).with_name("tools")
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A folder for PATH: root's, on Debian, without most of the programs; what apt-get is asked is written down."""
+    """A folder for PATH as on Debian, for root, with few programs. apt-get writes its arguments to a file."""
     for name, script in {"id": "echo 0", "apt-get": f'echo "$*" >>{tmp_path}/asked'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
@@ -30,14 +30,15 @@ def test_root_without_ci_and_without_a_terminal_installs_nothing(machine: Path) 
 
 
 def test_root_on_a_terminal_is_asked_and_may_decline(machine: Path) -> None:
-    ours, its = os.openpty()
-    with subprocess.Popen([TOOLS], env={"PATH": str(machine)}, stdin=its, stdout=its, stderr=its) as process:
-        os.close(its)
+    our_end, its_end = os.openpty()
+    environment = {"PATH": str(machine)}
+    with subprocess.Popen([TOOLS], env=environment, stdin=its_end, stdout=its_end, stderr=its_end) as process:
+        os.close(its_end)
         shown = b""
         while b"[y/N]" not in shown:
-            shown += os.read(ours, 4096)
+            shown += os.read(our_end, 4096)
         assert b"Install the Debian packages chromium" in shown
-        os.write(ours, b"\n")
+        os.write(our_end, b"\n")
         assert process.wait(60) == 0
-    os.close(ours)
+    os.close(our_end)
     assert not (machine / "asked").exists()

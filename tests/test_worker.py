@@ -27,16 +27,16 @@ from tests.queueing.queueing import batch_state, claim, contacts_csv, from_now, 
 from tests.release.provider_server import Thinking, answering, hold, http, serving
 from tests.simulator.receiving import ask
 from tests.waiting import eventually
-from tests.working import (
+from tests.workers import (
     LOGIN,
     ROOT,
     SECRET,
-    holders,
-    reaches,
-    simulated,
+    await_state,
+    lock_holders,
+    running_simulator,
+    running_worker,
     times_queued,
     token,
-    working,
 )
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
@@ -53,8 +53,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_submission_is_sent_once_and_accepted(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(25), 4, end_timestamp=from_now(hours=2), max_attempts=2, reattempt_wait=60)
-    with simulated() as simulator, working(database_url, simulator.url):
-        reaches(conn, batch_id, "queued")
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
+        await_state(conn, batch_id, "queued")
         assert times_queued(simulator) == [1] * 7
         requests = ask(f"{simulator.url}/simulator/ledger").content["requests"]
     assert {each["result_url"].encode() for each in requests} == {
@@ -67,8 +67,8 @@ def test_request_contains_the_parameters_of_the_batch(database_url: str, conn: C
     start, end = from_now(hours=1), from_now(hours=2)
     rules: dict[str, Any] = {"start_timestamp": start, "end_timestamp": end, "max_attempts": 2, "reattempt_wait": 90}
     batch_id = queue(conn, contacts_csv(2), is_pci=True, **rules)
-    with answering(http(200, b'{"calls_queued": 2}')) as provider, working(database_url, provider.url):
-        reaches(conn, batch_id, "queued")
+    with answering(http(200, b'{"calls_queued": 2}')) as provider, running_worker(database_url, provider.url):
+        await_state(conn, batch_id, "queued")
     (request,) = provider.requests
     assert request.startswith(b"POST /api/apps/7/3/bulk_queue HTTP/1.1\r\n")
     for name, value in {
@@ -85,8 +85,11 @@ def test_request_contains_the_parameters_of_the_batch(database_url: str, conn: C
 
 def test_refusal_of_the_provider_is_stored_with_its_message(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(3))
-    with answering(http(409, b'{"error": "deployment was deleted"}')) as provider, working(database_url, provider.url):
-        reaches(conn, batch_id, "refused")
+    with (
+        answering(http(409, b'{"error": "deployment was deleted"}')) as provider,
+        running_worker(database_url, provider.url),
+    ):
+        await_state(conn, batch_id, "refused")
     batch = read_batch(conn, batch_id)
     assert (batch.submissions[0].provider_status, batch.submissions[0].error) == (409, "deployment was deleted")
     assert batch.counts["refused"] == 3
@@ -96,28 +99,31 @@ def test_refusal_of_the_provider_is_stored_with_its_message(database_url: str, c
 @pytest.mark.parametrize("answer", [http(500, b'{"error": "database error"}'), http(200, b"<html>"), b""])
 def test_request_with_an_unclear_answer_is_never_repeated(database_url: str, conn: Connection, answer: bytes) -> None:
     batch_id, other = queue(conn, contacts_csv(3)), queue(conn, contacts_csv(2))
-    with answering(answer) as provider, working(database_url, provider.url):
-        reaches(conn, batch_id, "unknown")
-        reaches(conn, other, "unknown")
+    with answering(answer) as provider, running_worker(database_url, provider.url):
+        await_state(conn, batch_id, "unknown")
+        await_state(conn, other, "unknown")
         further = queue(conn, contacts_csv(1))
-        reaches(conn, further, "unknown")
+        await_state(conn, further, "unknown")
     assert len(provider.requests) == 3
     assert provider.connections == 3
 
 
 def test_silent_provider_makes_a_submission_unknown(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(3))
-    with serving(hold) as provider, working(database_url, provider.url, read_timeout=0.3):
-        reaches(conn, batch_id, "unknown")
+    with serving(hold) as provider, running_worker(database_url, provider.url, read_timeout=0.3):
+        await_state(conn, batch_id, "unknown")
     assert provider.connections == 1
 
 
 def test_results_before_the_answer_prove_that_the_submission_was_accepted(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
-    with simulated(timeout_after_acceptance=1) as simulator, working(database_url, simulator.url, read_timeout=1.5):
+    with (
+        running_simulator(timeout_after_acceptance=1) as simulator,
+        running_worker(database_url, simulator.url, read_timeout=1.5),
+    ):
         eventually(lambda: times_queued(simulator) == [1])
         journal(conn, make_callback(batch_id, result_body(number(0))), make_callback(batch_id, result_body(number(1))))
-        reaches(conn, batch_id, "queued")
+        await_state(conn, batch_id, "queued")
         assert times_queued(simulator) == [1]
     assert read_batch(conn, batch_id).counts["completed"] == 2
     assert differences(conn) == []
@@ -126,11 +132,11 @@ def test_results_before_the_answer_prove_that_the_submission_was_accepted(databa
 def test_unreachable_provider_is_tried_until_it_answers(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
     port = free_port()
-    with working(database_url, f"http://127.0.0.1:{port}"):
+    with running_worker(database_url, f"http://127.0.0.1:{port}"):
         eventually(lambda: tries(conn) > 1)
         assert submission_states(conn, batch_id)[0] in ("pending", "sending")
         with Simulator(Settings(port=port, check=False)) as simulator:
-            reaches(conn, batch_id, "queued")
+            await_state(conn, batch_id, "queued")
             assert times_queued(simulator) == [1]
 
 
@@ -143,11 +149,11 @@ def tries(conn: Connection) -> int:
 
 def test_provider_unreachable_until_the_end_is_a_refusal(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2), end_timestamp=from_now(hours=1))
-    with working(database_url, NOBODY_LISTENS):
+    with running_worker(database_url, NOBODY_LISTENS):
         eventually(lambda: tries(conn) > 0 and submission_states(conn, batch_id) == ["pending"])
         conn.execute("update batch set end_at = now()")
         conn.commit()
-        reaches(conn, batch_id, "refused")
+        await_state(conn, batch_id, "refused")
     batch = read_batch(conn, batch_id)
     assert batch.counts["refused"] == 2
     assert batch.submissions[0].error is not None
@@ -156,14 +162,14 @@ def test_provider_unreachable_until_the_end_is_a_refusal(database_url: str, conn
 
 def test_callbacks_are_settled(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(700))
-    with simulated() as simulator, working(database_url, simulator.url):
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
         journal(conn, *(make_callback(batch_id, result_body(number(index))) for index in range(600)))
         eventually(lambda: read_batch(conn, batch_id).counts["final"] == 600)
     assert differences(conn) == []
 
 
 def test_claim_whose_commit_was_not_confirmed_is_released_and_sent(database_url: str, conn: Connection) -> None:
-    with simulated() as simulator, working(database_url, simulator.url):
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
         batch_id = queue(conn, contacts_csv(2), start_timestamp=from_now(hours=1))
         # The state after the connection broke while the server committed.
         conn.execute(
@@ -172,14 +178,14 @@ def test_claim_whose_commit_was_not_confirmed_is_released_and_sent(database_url:
             (batch_id,),
         )
         conn.commit()
-        reaches(conn, batch_id, "queued")
+        await_state(conn, batch_id, "queued")
         assert times_queued(simulator) == [1]
 
 
 def test_lost_database_connections_are_replaced_and_nothing_is_sent_twice(database_url: str, conn: Connection) -> None:
     batch_ids = [queue(conn, contacts_csv(20), 2) for _ in range(4)]
     stop = time.monotonic() + 1.5
-    with simulated() as simulator, working(database_url, simulator.url):
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
         while time.monotonic() < stop:
             conn.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -189,7 +195,7 @@ def test_lost_database_connections_are_replaced_and_nothing_is_sent_twice(databa
             time.sleep(0.05)
         batch_ids += [queue(conn, contacts_csv(1))]
         for batch_id in batch_ids:
-            reaches(conn, batch_id, "queued")
+            await_state(conn, batch_id, "queued")
         assert times_queued(simulator) == [1] * 41
         journal(conn, *(make_callback(batch_id, result_body(number(0))) for batch_id in batch_ids))
         eventually(lambda: all(read_batch(conn, batch_id).counts["final"] == 1 for batch_id in batch_ids))
@@ -199,21 +205,21 @@ def test_lost_database_connections_are_replaced_and_nothing_is_sent_twice(databa
 def test_worker_that_loses_its_lock_for_a_moment_is_not_dead(
     database_url: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[int] = []
+    started: list[int] = []
     found: list[set[int]] = []
     turn = threading.Semaphore(0)
 
     def find(own: Connection, worker_id: int) -> set[int]:
-        begun.append(worker_id)
+        started.append(worker_id)
         turn.acquire(timeout=60)
         found.append(find_gone(own, worker_id))
         return found[-1]
 
     def next_result() -> set[int]:
-        """The result of one heartbeat. It is complete when the next one has begun."""
-        before = len(begun)
+        """The result of one heartbeat. It is complete when the next one has started."""
+        before = len(started)
         turn.release()
-        eventually(lambda: len(begun) > before)
+        eventually(lambda: len(started) > before)
         return found[-1]
 
     monkeypatch.setattr(worker_module, "find_gone", find)
@@ -221,34 +227,34 @@ def test_worker_that_loses_its_lock_for_a_moment_is_not_dead(
     with contextlib.closing(connect(database_url, name="test", autocommit=True)) as lost:
         other = register_worker(lost, "test", 1)
         claim(conn, other)
-    eventually(lambda: holders(conn) == [])
-    with simulated() as simulator, working(database_url, simulator.url):
+    eventually(lambda: lock_holders(conn) == [])
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
         try:
-            eventually(lambda: bool(begun))
+            eventually(lambda: bool(started))
             assert next_result() == {other}
             with contextlib.closing(connect(database_url, name="test", autocommit=True)) as presence:
                 assert hold_worker_lock(presence, other)
                 assert submission_states(conn, batch_id) == ["sending"]
                 assert next_result() == set()
-            eventually(lambda: len(holders(conn)) == 1)
+            eventually(lambda: len(lock_holders(conn)) == 1)
             assert next_result() == {other}
             assert submission_states(conn, batch_id) == ["sending"], "the worker held its lock in between"
         finally:
             turn.release(10_000)
-        reaches(conn, batch_id, "unknown")
+        await_state(conn, batch_id, "unknown")
         assert times_queued(simulator) == []
 
 
 def test_worker_keeps_its_lock_if_another_connection_fails(database_url: str, conn: Connection) -> None:
-    with simulated() as simulator, working(database_url, simulator.url):
-        presence = holders(conn)
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
+        presence = lock_holders(conn)
         assert len(presence) == 1
         conn.execute("alter table worker rename to away")
         conn.commit()
         time.sleep(0.5)  # several heartbeats, which fail
         conn.execute("alter table away rename to worker")
         conn.commit()
-        assert holders(conn) == presence
+        assert lock_holders(conn) == presence
 
 
 @contextlib.contextmanager
@@ -280,14 +286,14 @@ def test_worker_killed_before_the_answer_leaves_unknown_and_no_second_request(
             eventually(lambda: len(provider.requests) == 1)
             assert submission_states(conn, batch_id) == ["sending"]
             process.send_signal(signal.SIGKILL)
-        with working(database_url, provider.url):
-            reaches(conn, batch_id, "unknown")
+        with running_worker(database_url, provider.url):
+            await_state(conn, batch_id, "unknown")
             assert "ended before" in str(read_batch(conn, batch_id).submissions[0].error)
             # The next worker sends only new submissions.
             queue(conn, contacts_csv(1))
             eventually(lambda: len(provider.requests) == 2)
             journal(conn, make_callback(batch_id, result_body(number(1))))
-            reaches(conn, batch_id, "queued")
+            await_state(conn, batch_id, "queued")
             provider.hang_up()
     assert [request.count(token(batch_id)) for request in provider.requests] == [1, 0]
     assert differences(conn) == []
@@ -296,7 +302,7 @@ def test_worker_killed_before_the_answer_leaves_unknown_and_no_second_request(
 def test_stopped_worker_waits_for_the_answer_to_its_request(database_url: str, conn: Connection) -> None:
     batch_id = queue(conn, contacts_csv(2))
     with answering(http(200, b'{"calls_queued": 2}'), pause=0) as provider:
-        with working(database_url, provider.url, grace_seconds=60) as worker:
+        with running_worker(database_url, provider.url, grace_seconds=60) as worker:
             eventually(lambda: bool(provider.requests))
             worker.stop()
     assert batch_state(conn, batch_id) == "queued"
@@ -306,7 +312,7 @@ def test_silent_provider_does_not_prevent_the_worker_from_stopping(database_url:
     for _ in range(6):
         queue(conn, contacts_csv(1))
     with Thinking() as provider:
-        with working(database_url, provider.url, grace_seconds=5):
+        with running_worker(database_url, provider.url, grace_seconds=5):
             eventually(lambda: len(provider.requests) == SENDERS)
             began = time.monotonic()
         # As long as one request may take, independent of their number.

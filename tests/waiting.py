@@ -14,11 +14,11 @@ PATIENCE_SECONDS = 60.0
 def eventually(
     met: Callable[[], bool], seconds: float = PATIENCE_SECONDS, otherwise: Callable[[], object] = lambda: ""
 ) -> None:
-    """Return when the condition is true. Fail after `seconds`, with what `otherwise` returns."""
+    """Return when the condition is true. Fail after `seconds`; the message contains the result of `otherwise`."""
     end = time.monotonic() + seconds
     pause = 0.005
     while not met():
-        assert time.monotonic() < end, f"it never came true: {otherwise()}"
+        assert time.monotonic() < end, f"the condition did not become true: {otherwise()}"
         time.sleep(pause)
         pause = min(1.5 * pause, 0.1)
 

@@ -1,4 +1,4 @@
-"""Providers: one that only accepts batches, and the simulator in its own process."""
+"""Two providers: one that only accepts batches, and the simulator in its own process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.acceptance.service import ROOT, clean_environment
 
 
-class TakingProvider:
+class AcceptingProvider:
     """Answers every bulk_queue with 200 and keeps the `result_url` of each."""
 
     def __init__(self) -> None:
         self.result_urls: list[str] = []
         result_urls = self.result_urls
 
-        class Taking(BaseHTTPRequestHandler):
+        class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 found = re.search(r'name="result_url"\r\n\r\n(\S+)\r\n', body)
@@ -35,11 +35,11 @@ class TakingProvider:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Taking)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> TakingProvider:
+    def __enter__(self) -> AcceptingProvider:
         self._thread.start()
         return self
 

@@ -25,7 +25,7 @@ class _Line:
     """When the current request should have been sent."""
     asked_at: float = 0.0
     """When it was sent: a delay of this sender itself is not part of the answer's time."""
-    said: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
 
 
 class Load:
@@ -39,7 +39,7 @@ class Load:
         self.rate = rate
         self.stored = 0
         self.failures: list[str] = []
-        self.took: list[tuple[float, float]] = []
+        self.durations: list[tuple[float, float]] = []
         """(due time by time.monotonic(), seconds until the answer)"""
         address = urlsplit(result_url)
         self._address = (address.hostname or "", address.port or 80)
@@ -75,12 +75,12 @@ class Load:
             for key, _ in self._selector.select(TICK_SECONDS):
                 self._receive(key.data)
             for line in [each for each in self._busy.values() if now - each.asked_at > PATIENCE_SECONDS]:
-                self._fail(line, "no answer came")
+                self._fail(line, "no answer was received")
 
     def _send(self, due_at: float) -> None:
         line = self._free.popleft()
         line.sent_at, line.asked_at = due_at, time.monotonic()
-        line.said.clear()
+        line.received.clear()
         self._busy[id(line)] = line
         self._selector.register(line.socket, selectors.EVENT_READ, line)
         try:
@@ -94,15 +94,15 @@ class Load:
         except OSError as error:
             self._fail(line, repr(error))
             return
-        line.said += more
+        line.received += more
         if not more:
             self._fail(line, "they hung up")
-        elif line.said.endswith(b"}"):  # each answer's body is one line of JSON
-            if not line.said.startswith(b"HTTP/1.1 200 ") or b'"stored"' not in line.said:
-                self._fail(line, bytes(line.said[:40]).decode("latin-1"))
+        elif line.received.endswith(b"}"):  # each answer's body is one line of JSON
+            if not line.received.startswith(b"HTTP/1.1 200 ") or b'"stored"' not in line.received:
+                self._fail(line, bytes(line.received[:40]).decode("latin-1"))
                 return
             self.stored += 1
-            self.took.append((line.sent_at, time.monotonic() - line.sent_at))
+            self.durations.append((line.sent_at, time.monotonic() - line.sent_at))
             self._leave(line)
             self._free.append(line)
 

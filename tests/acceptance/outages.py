@@ -1,4 +1,4 @@
-"""A service whose Postgres fails, results that arrive meanwhile, and the check that each is stored."""
+"""A service whose Postgres fails, results that arrive during the failure, and the check that each is stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from tests.acceptance.calling import TakingProvider
+from tests.acceptance.calling import AcceptingProvider
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import Answer, Process, Service, ask
 from tests.waiting import eventually
@@ -58,7 +58,7 @@ class Results:
     posted: list[Posted] = field(default_factory=list)
 
     def post(self, number: int, *, at_once: int = 1, bytes_each: int = 0) -> list[Posted]:
-        """Post `number` of them: `at_once` 1, each when the one before was answered."""
+        """Post this many, with up to `at_once` requests at the same time."""
         marks = range(len(self.posted), len(self.posted) + number)
         with ThreadPoolExecutor(at_once) as posting:
             answered = list(posting.map(lambda mark: self._post(mark, bytes_each), marks))
@@ -66,7 +66,7 @@ class Results:
         return answered
 
     def repeat(self, mark: int) -> Posted:
-        """Post one of them again, by which it becomes a duplicate."""
+        """Post one of them again, as a duplicate."""
         return self._post(mark, 0)
 
     def acknowledged(self) -> list[int]:
@@ -90,15 +90,15 @@ class Results:
 
 
 class World:
-    """`serve` with two web processes and a worker on `postgres`; one batch is queued, and its results may come."""
+    """`serve` with two web processes and a worker on `postgres`; one batch is queued, and its results can be posted."""
 
-    def __init__(self, folder: Path, database_url: str, postgres: Postgres, provider: TakingProvider, **more: Any):
+    def __init__(self, folder: Path, database_url: str, postgres: Postgres, provider: AcceptingProvider, **more: Any):
         self.postgres = postgres
         self.provider = provider
         self._contacts = folder / "contacts.csv"
         given: dict[str, Any] = {
             "PLUM_URL": provider.url,
-            "PLUM_USER": "somebody",
+            "PLUM_USER": "user",
             "PLUM_KEY": "key",
             "WEB_CONCURRENCY": "2",
         }
@@ -111,7 +111,7 @@ class World:
     def begin(self) -> None:
         answer = self.queue(NUMBERS)
         assert answer.status == 201, answer.body
-        self.batch_id = int(answer.told["id"])
+        self.batch_id = int(answer.json["id"])
         self.results.result_url = self.provider.result_urls[-1]
         self._cookie = self._sign_in()
 
@@ -120,7 +120,7 @@ class World:
         return self.service.queue(self._contacts, "Prefer: wait=60")
 
     def page(self, path: str) -> Answer:
-        """A dashboard as a browser asks for it that signed in earlier."""
+        """Request a dashboard like a browser that is signed in."""
         return ask(self.service.url + path, headers={"Accept": "text/html", "Cookie": self._cookie})
 
     def _sign_in(self) -> str:
@@ -145,7 +145,7 @@ class World:
     def await_connections(self) -> None:
         """Return when each web process has its connection for results."""
         held = "select count(*) from pg_stat_activity where application_name = 'receiver journal'"
-        eventually(lambda: self.postgres.execute(held) == [(len(self.web_processes()),)], otherwise=self._how_it_is)
+        eventually(lambda: self.postgres.execute(held) == [(len(self.web_processes()),)], otherwise=self._describe)
 
     def post_until_all_know(self, log_start: int) -> list[Posted]:
         """Post until every web process has logged, after `log_start`, that the database is unavailable. Until then, a
@@ -154,20 +154,20 @@ class World:
         posted: list[Posted] = []
 
         def all_know() -> bool:
-            away = self._found_away(log_start)
-            if all(each.pid in away for each in self.web_processes()):
+            unavailable = self._found_away(log_start)
+            if all(each.pid in unavailable for each in self.web_processes()):
                 return True
             posted.extend(self.results.post(4, at_once=4))
             return False
 
-        eventually(all_know, otherwise=self._how_it_is)
+        eventually(all_know, otherwise=self._describe)
         return posted
 
     def _found_away(self, log_start: int) -> set[int]:
         """The ids of the processes whose writer has logged it."""
         lines = self.service.log.read_bytes()[log_start:].splitlines()
-        told = [json.loads(line) for line in lines if b'"database_away"' in line and line.endswith(b"}")]
-        return {each["process"] for each in told if each["logger"] == "receiver.intake.writer"}
+        entries = [json.loads(line) for line in lines if b'"database_away"' in line and line.endswith(b"}")]
+        return {each["process"] for each in entries if each["logger"] == "receiver.intake.writer"}
 
     def log_size(self) -> int:
         return self.service.log.stat().st_size
@@ -207,7 +207,7 @@ class World:
 
     def spooled(self) -> int:
         """The number of callbacks in the spool, which all web processes of a machine share."""
-        depth = self.service.ask("/readyz").told["spooled"]
+        depth = self.service.ask("/readyz").json["spooled"]
         return depth if isinstance(depth, int) else 0
 
     def is_settled(self) -> bool:
@@ -215,16 +215,16 @@ class World:
         ready = self.service.ask("/readyz")
         return (
             ready.status == 200
-            and ready.told["spooled"] == 0
+            and ready.json["spooled"] == 0
             and self.service.batch(self.batch_id)["callbacks"]["waiting"] == 0
         )
 
-    def _how_it_is(self) -> str:
+    def _describe(self) -> str:
         return f"{self.service.ask('/readyz').body!r}\n{self.service.log.read_text()[-3000:]}"
 
-    def check_everything_is_there(self) -> None:
+    def check_all_are_stored_once(self) -> None:
         """Check that every acknowledged callback is in the journal once, and that no other callback is there twice."""
-        eventually(self.is_settled, 60, self._how_it_is)
+        eventually(self.is_settled, 60, self._describe)
         journal = self.journal()
         assert len(journal) == self.stored()
         assert [mark for mark, times in Counter(journal).items() if times > 1] == [], "stored twice"
@@ -241,11 +241,11 @@ class World:
 
 @contextlib.contextmanager
 def world(folder: Path, postgres: Postgres, database_url: str | None = None, **more: Any) -> Iterator[World]:
-    with TakingProvider() as provider:
-        made = World(folder, database_url or postgres.url, postgres, provider, **more)
-        with made.service:
-            made.begin()
-            yield made
+    with AcceptingProvider() as provider:
+        running = World(folder, database_url or postgres.url, postgres, provider, **more)
+        with running.service:
+            running.begin()
+            yield running
 
 
 def post_in_time(post: Callable[[], list[Posted]]) -> list[Posted]:

@@ -26,8 +26,8 @@ from tests.acceptance.service import Process, list_processes
 from tests.waiting import eventually
 
 DATABASE = "receiver"
-HURRIED = {
-    # These tests kill processes but do not cut the power, so nothing must be synced to disk.
+FAST_SETTINGS = {
+    # These tests kill processes but do not simulate a power cut, so nothing must be synced to disk.
     "fsync": "off",
     "max_connections": "60",
     "shared_buffers": "32MB",
@@ -45,7 +45,7 @@ class Postgres:
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder / "postgres"
         self.port = free_port()
-        self._settings = {**HURRIED, **(settings or {})}
+        self._settings = {**FAST_SETTINGS, **(settings or {})}
         self._home = folder
 
     @property
@@ -75,7 +75,7 @@ class Postgres:
     def start(self) -> None:
         """Start it and return when it accepts connections."""
         self.launch()
-        eventually(self.answers, 60, self.said)
+        eventually(self.answers, 60, self.log_tail)
 
     def launch(self) -> None:
         """Start it, without waiting for connections."""
@@ -95,7 +95,7 @@ class Postgres:
             return False
         return True
 
-    def said(self) -> str:
+    def log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-3000:]
 
     def freeze(self) -> None:
@@ -116,7 +116,7 @@ class Postgres:
         return found + [each for each in everything if each.parent == first]
 
     def standby(self, folder: Path, *, name: str, slot: str | None = None) -> Postgres:
-        """A hot standby of this server, made in `folder` and started; `name` is what synchronous_standby_names says."""
+        """Create and start a hot standby in `folder`. `name`: its name in synchronous_standby_names."""
         other = Postgres(folder, self._settings)
         other._own(folder)
         self.run("pg_basebackup", "-D", other.folder, "-d", make_conninfo(self.url, application_name=name), "-R",
@@ -154,13 +154,13 @@ class Postgres:
     def run(self, program: str, *arguments: str | Path) -> None:
         """Run a program of Postgres as the account of the server, and wait for its end."""
         command = [str(self._programs / program), *map(str, arguments)]
-        with tempfile.TemporaryFile("w+") as said:  # no pipe, because a server that it starts would keep it open
+        with tempfile.TemporaryFile("w+") as output:  # no pipe, because a server that it starts would keep it open
             status = subprocess.run(
-                command, stdout=said, stderr=said, stdin=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/", timeout=120,
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/", timeout=120,
                 **self._account_options(),
             ).returncode  # fmt: skip
-            said.seek(0)
-            assert status == 0, f"{command} said:\n{said.read()}"
+            output.seek(0)
+            assert status == 0, f"{command} printed:\n{output.read()}"
 
     @property
     def _log(self) -> Path:

@@ -46,7 +46,7 @@ class Answer:
     body: bytes
 
     @property
-    def told(self) -> dict[str, Any]:
+    def json(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.body)
         return found
 
@@ -75,40 +75,40 @@ class Runner:
     python: str = sys.executable
     account: pwd.struct_passwd | None = None
 
-    def started(self, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
         if self.account is not None:
             options |= {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
         return subprocess.Popen([self.python, "-m", "receiver", *arguments], cwd=ROOT, **options)
 
 
-OURSELVES = Runner()
+DEFAULT_RUNNER = Runner()
 
 
-def complaints(told: str) -> str:
+def without_database_line(error_output: str) -> str:
     """Standard error without the line in which every command names its database."""
-    return re.sub(r"^receiver: using the .*\n", "", told, flags=re.MULTILINE)
+    return re.sub(r"^receiver: using the .*\n", "", error_output, flags=re.MULTILINE)
 
 
 def run_command(
-    *arguments: str, environment: Mapping[str, str], runner: Runner = OURSELVES
+    *arguments: str, environment: Mapping[str, str], runner: Runner = DEFAULT_RUNNER
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m receiver …` to its end. Its standard error is without the database's line (`complaints`)."""
+    """Run `python -m receiver …` and wait for its end. The line that names the database is left out."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with runner.started(*arguments, env=environment, text=True, **pipes) as process:
+    with runner.start(*arguments, env=environment, text=True, **pipes) as process:
         try:
-            said, complained = process.communicate(timeout=180)
+            output, error_output = process.communicate(timeout=180)
         finally:
             process.kill()
-    return subprocess.CompletedProcess(arguments, process.returncode, said, complaints(complained))
+    return subprocess.CompletedProcess(arguments, process.returncode, output, without_database_line(error_output))
 
 
 class Service:
     """`python -m receiver serve` on a free port, with its own DATA_DIR under `folder`.
 
-    A context manager: what it started is gone after it, however the test ended.
+    A context manager: at its end, all processes that it started are killed, even if the test failed.
     """
 
-    def __init__(self, folder: Path, *, runner: Runner = OURSELVES, **environment: str) -> None:
+    def __init__(self, folder: Path, *, runner: Runner = DEFAULT_RUNNER, **environment: str) -> None:
         self.data_dir = folder / "var"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -137,16 +137,16 @@ class Service:
 
     def start(self) -> None:
         """Return when it reports that it is running. Reads its API key from the file in its output."""
-        said = self.log.stat().st_size if self.log.exists() else 0
+        log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
-            self._process = self._runner.started(
+            self._process = self._runner.start(
                 "serve", env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
-        eventually(lambda: self._runs(said), START_SECONDS, lambda: self.log.read_text()[said:])
+        eventually(lambda: self._is_running(log_start), START_SECONDS, lambda: self.log.read_text()[log_start:])
 
-    def _runs(self, said: int) -> bool:
+    def _is_running(self, log_start: int) -> bool:
         assert self._process is not None
-        text = self.log.read_text()[said:]
+        text = self.log.read_text()[log_start:]
         assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{text}"
         if found := re.search(r"^ +API key +in (\S+)$", text, re.MULTILINE):
             self.key = Path(found[1]).read_text().strip()
@@ -165,11 +165,11 @@ class Service:
         """
         everything = list_processes()
         mark = str(self.data_dir)
-        ours = {each.pid for each in everything if mark in each.command or f"DATA_DIR={mark}\0" in each.environment}
-        ours.discard(os.getpid())
-        while more := {each.pid for each in everything if each.parent in ours} - ours:
-            ours |= more
-        return [each for each in everything if each.pid in ours]
+        own = {each.pid for each in everything if mark in each.command or f"DATA_DIR={mark}\0" in each.environment}
+        own.discard(os.getpid())
+        while more := {each.pid for each in everything if each.parent in own} - own:
+            own |= more
+        return [each for each in everything if each.pid in own]
 
     @property
     def embedded_database_url(self) -> str:
@@ -181,12 +181,12 @@ class Service:
         """The URL of the simulator that it started."""
         return str(re.findall(r"simulator at (http://\S+?);", self.log.read_text())[-1])
 
-    def process(self, *words: str, parent: int | None = None) -> Process:
+    def process(self, *texts: str, parent: int | None = None) -> Process:
         """The process whose command contains these words."""
         return next(
             each
             for each in self.processes()
-            if all(word in each.command for word in words) and parent in (None, each.parent)
+            if all(text in each.command for text in texts) and parent in (None, each.parent)
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -201,13 +201,13 @@ class Service:
 
     def is_ready(self) -> bool:
         """Whether the web process that answers reports this; another one may still be starting."""
-        return bool(self.ask("/readyz").told["status"] == "ready")
+        return bool(self.ask("/readyz").json["status"] == "ready")
 
     def batch(self, batch_id: int) -> dict[str, Any]:
         """The batch, after a check of its balance."""
         answer = self.ask(f"/api/v1/batches/{batch_id}")
         assert answer.status == 200, answer
-        batch = answer.told
+        batch = answer.json
         counts, callbacks = batch["counts"], batch["callbacks"]
         assert counts["rows"] == sum(counts[name] for name in ("skipped", "refused", "pending", "overdue", "final"))
         assert counts["final"] == sum(counts[name] for name in ("completed", "failed", "canceled", "rejected", "other"))
@@ -225,8 +225,8 @@ class Service:
         command += [argument for header in headers for argument in ("-H", header)]
         command += ["-F", f"csv=@{csv}"]
         command += [argument for name, text in fields.items() for argument in ("--form-string", f"{name}={text}")]
-        said = subprocess.run([*command, f"{self.url}/api/v1/batches"], capture_output=True, check=True, timeout=130)
-        head, _, body = said.stdout.partition(b"\r\n\r\n")
+        ran = subprocess.run([*command, f"{self.url}/api/v1/batches"], capture_output=True, check=True, timeout=130)
+        head, _, body = ran.stdout.partition(b"\r\n\r\n")
         status, *lines = head.decode().split("\r\n")
         return Answer(int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body)
 

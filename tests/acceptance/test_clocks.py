@@ -48,7 +48,7 @@ class Clock:
         self._offset.write_bytes(bytes(8))
         self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(self._offset)}
 
-    def set_off(self, by: timedelta) -> None:
+    def set_offset(self, by: timedelta) -> None:
         """Set the difference from the real time."""
         with self._offset.open("r+b", buffering=0) as offset:
             offset.write(struct.pack("=q", int(by.total_seconds())))
@@ -69,26 +69,26 @@ def check_due(batch: dict[str, Any]) -> None:
     assert batch["counts"]["overdue"] == 0
 
 
-def series(there: World, **query: str) -> list[dict[str, Any]]:
-    answer = there.service.ask(f"/api/v1/summary?{urlencode({'batch_id': there.batch_id, **query})}")
+def series(running: World, **query: str) -> list[dict[str, Any]]:
+    answer = running.service.ask(f"/api/v1/summary?{urlencode({'batch_id': running.batch_id, **query})}")
     assert answer.status == 200, answer.body
-    found: list[dict[str, Any]] = answer.told["series"]
+    found: list[dict[str, Any]] = answer.json["series"]
     return found
 
 
-def check_sums(there: World) -> None:
+def check_sums(running: World) -> None:
     """For every interval and time zone, the series adds up to the ended calls."""
-    final = len(there.results.acknowledged())
-    counts = there.service.batch(there.batch_id)["counts"]
+    final = len(running.results.acknowledged())
+    counts = running.service.batch(running.batch_id)["counts"]
     assert (counts["final"], counts["completed"], counts["overdue"]) == (final, final, 0)
     for zone in ("UTC", *ODD_ZONES, *{zone for zone, _, _ in CHANGES}):
         for interval in ("hour", "day"):
-            points = series(there, interval=interval, time_zone=zone, **{"from": "2025-11-01T00:00:00Z"})
+            points = series(running, interval=interval, time_zone=zone, **{"from": "2025-11-01T00:00:00Z"})
             assert sum(point["final"] for point in points) == final, (zone, interval)
             assert [point["at"] for point in points] == sorted({point["at"] for point in points})
 
 
-def check_day(there: World, clock: Clock, zone: str, begins: str, hours: float) -> None:
+def check_day(running: World, clock: Clock, zone: str, begins: str, hours: float) -> None:
     """Check results in the first, middle and last minutes of a day, and around it, by the machine's clock."""
     start, length = moment(begins), timedelta(hours=hours)
     quarter = timedelta(minutes=10)
@@ -99,14 +99,14 @@ def check_day(there: World, clock: Clock, zone: str, begins: str, hours: float) 
         start + length - quarter,
         start + length + quarter,
     ):
-        clock.set_off(at - datetime.now(UTC))
-        assert there.results.post(1)[0].status == 200
-    clock.set_off(timedelta())
-    there.check_everything_is_there()
+        clock.set_offset(at - datetime.now(UTC))
+        assert running.results.post(1)[0].status == 200
+    clock.set_offset(timedelta())
+    running.check_all_are_stored_once()
     within = {"from": begins, "to": f"{start + length:%Y-%m-%dT%H:%M:%SZ}", "time_zone": zone}
-    (day,) = series(there, interval="day", **within)
+    (day,) = series(running, interval="day", **within)
     assert (day["at"], day["final"]) == (begins, 3)
-    by_hour = series(there, interval="hour", **within)
+    by_hour = series(running, interval="hour", **within)
     assert sum(point["final"] for point in by_hour) == 3
     assert len(by_hour) == math.ceil(hours)
 
@@ -116,42 +116,42 @@ def test_clock_that_jumps_changes_no_outcome_and_no_due_time(server_dir: Path) -
     zones: dict[str, Any] = {"TZ": ODD_ZONES[0], **clock.environment}
     with Postgres(server_dir) as postgres:
         postgres.execute(f"alter role receiver set timezone = '{ODD_ZONES[1]}'")
-        with world(server_dir, postgres, **zones) as there:
-            there.results.post(10)
+        with world(server_dir, postgres, **zones) as running:
+            running.results.post(10)
             for by in (timedelta(days=1), timedelta(days=-1), timedelta(hours=-1), timedelta()):
-                clock.set_off(by)
-                queued = there.queue()
+                clock.set_offset(by)
+                queued = running.queue()
                 assert queued.status == 201, queued.body
-                check_due(queued.told)
-                there.results.post(10, at_once=2)
-                # The stored time is the machine's own; that it is wrong is all that follows.
-                received = there.service.ask("/api/v1/callbacks?limit=1").told["callbacks"][0]["received_at"]
+                check_due(queued.json)
+                running.results.post(10, at_once=2)
+                # The stored time is from the machine's clock, so it is wrong. Nothing else is.
+                received = running.service.ask("/api/v1/callbacks?limit=1").json["callbacks"][0]["received_at"]
                 assert off_by(received, datetime.now(UTC) + by) < OFF_SECONDS
-                eventually(there.service.is_ready, otherwise=lambda: there.service.ask("/readyz").body)
-            assert {each.status for each in there.results.posted} == {200}
-            assert worst(there.results.posted) < WAITED_SECONDS, "no wait is measured by a clock that jumps"
-            there.check_everything_is_there()
+                eventually(running.service.is_ready, otherwise=lambda: running.service.ask("/readyz").body)
+            assert {each.status for each in running.results.posted} == {200}
+            assert worst(running.results.posted) < WAITED_SECONDS, "no wait is measured by a clock that jumps"
+            running.check_all_are_stored_once()
             for zone, begins, hours in CHANGES:
-                check_day(there, clock, zone, begins, hours)
-            check_sums(there)
-            check_due(there.service.batch(there.batch_id))
-            there.check_verified()
+                check_day(running, clock, zone, begins, hours)
+            check_sums(running)
+            check_due(running.service.batch(running.batch_id))
+            running.check_verified()
 
 
 def test_zones_of_processes_and_of_the_role_change_nothing(server_dir: Path) -> None:
-    with Postgres(server_dir) as postgres, world(server_dir, postgres) as there:
+    with Postgres(server_dir) as postgres, world(server_dir, postgres) as running:
         for zone, other in zip(ODD_ZONES, ODD_ZONES[1:] + ODD_ZONES[:1], strict=True):
             postgres.execute(
                 f"alter role receiver set timezone = '{zone}'", f"alter database receiver set timezone = '{zone}'"
             )
-            there.service.stop()
-            there.service.environment["TZ"] = other
-            there.service.start()
-            there.results.post(10)
-            there.check_everything_is_there()
-            check_sums(there)
-            queued = there.queue()
+            running.service.stop()
+            running.service.environment["TZ"] = other
+            running.service.start()
+            running.results.post(10)
+            running.check_all_are_stored_once()
+            check_sums(running)
+            queued = running.queue()
             assert queued.status == 201, queued.body
-            check_due(queued.told)
-        check_due(there.service.batch(there.batch_id))
-        there.check_verified()
+            check_due(queued.json)
+        check_due(running.service.batch(running.batch_id))
+        running.check_verified()

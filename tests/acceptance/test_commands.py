@@ -1,4 +1,4 @@
-"""The commands as a shell runs them: what they print where, and their exit statuses."""
+"""The commands in a shell: their output and their exit statuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTACTS = str(SAMPLES / "contacts.csv")
 
 @pytest.fixture
 def environment(database_url: str) -> dict[str, str]:
-    """A migrated database, and nothing that runs."""
+    """Settings with a migrated database. No service is running."""
     return clean_environment(DATABASE_URL=database_url, SECRET_KEY="a secret that is long enough")
 
 
@@ -28,20 +28,20 @@ def test_help_needs_no_configuration() -> None:
     assert {"serve", "migrate", "work", "simulate", "queue", "status", "verify", "replay", "keys"} <= set(commands)
 
 
-def test_unusable_arguments_are_told_apart() -> None:
+def test_missing_arguments_exit_2_with_the_usage() -> None:
     refused = run_command("queue", CONTACTS, environment=clean_environment())
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("usage: python -m receiver queue")
 
 
-def test_dry_run_says_what_would_be_queued_without_a_database(tmp_path: Path) -> None:
+def test_dry_run_reports_the_counts_without_a_database(tmp_path: Path) -> None:
     faulty = tmp_path / "faulty.csv"
     faulty.write_text("destination\n6175551234\nnobody\n6175551234\n")
     nowhere = clean_environment(DATABASE_URL="postgresql://127.0.0.1:9/none", SECRET_KEY="a secret that is long enough")
-    said = run_command("queue", str(faulty), *IDS, "--on-duplicate", "keep", "--dry-run", environment=nowhere)
-    assert (said.returncode, said.stderr) == (0, "")
-    assert said.stdout.splitlines()[0] == "3 rows: 2 valid, 1 invalid, 1 duplicates"
-    assert "row 2: " in said.stdout
+    ran = run_command("queue", str(faulty), *IDS, "--on-duplicate", "keep", "--dry-run", environment=nowhere)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.splitlines()[0] == "3 rows: 2 valid, 1 invalid, 1 duplicates"
+    assert "row 2: " in ran.stdout
 
 
 def test_refused_contacts_exit_1_and_name_their_rows(environment: dict[str, str], tmp_path: Path) -> None:
@@ -64,22 +64,22 @@ def test_missing_file_and_wrong_parameters_exit_2(environment: dict[str, str], t
 
 
 @pytest.mark.parametrize("command", ["status", "verify"])
-def test_batch_that_is_not_there_is_exit_1(environment: dict[str, str], command: str) -> None:
+def test_missing_batch_exits_1(environment: dict[str, str], command: str) -> None:
     answer = run_command(command, "999999", environment=environment)
     assert (answer.returncode, answer.stdout) == (1, "")
     assert "Batch 999999 does not exist." in answer.stderr
 
 
-def test_commands_beside_a_running_service(server_dir: Path) -> None:
+def test_commands_with_a_running_service(server_dir: Path) -> None:
     with Service(server_dir) as service:
         check_batch_is_queued_watched_shown_verified_and_replayed(service)
-        check_refusal_of_the_provider_is_exit_1(service)
-        check_key_works_as_its_scope_says_and_ends_at_once(service)
+        check_refusal_by_the_provider_exits_1(service)
+        check_key_works_within_its_scope_until_it_is_revoked(service)
 
 
 def check_batch_is_queued_watched_shown_verified_and_replayed(service: Service) -> None:
     watched = service.run("queue", CONTACTS, *IDS, "--watch", "--name", "watched")
-    assert (watched.returncode, watched.stderr) == (0, ""), "no progress where it is piped"
+    assert (watched.returncode, watched.stderr) == (0, ""), "progress is shown only on a terminal"
     found = re.search(r"^Batch (\d+) is stored", watched.stdout)
     assert found is not None
     assert "100%, 4 ended, 0 pending, 0 overdue" in watched.stdout
@@ -94,14 +94,14 @@ def check_batch_is_queued_watched_shown_verified_and_replayed(service: Service) 
     assert re.search(r"^4 callbacks settled again; 0 would change", replayed.stdout, re.MULTILINE)
 
 
-def check_refusal_of_the_provider_is_exit_1(service: Service) -> None:
+def check_refusal_by_the_provider_exits_1(service: Service) -> None:
     refused = service.run("queue", CONTACTS, "--application", "7", "--deployment", "404", "--watch")
     assert refused.returncode == 1
     assert "provider status 404: deployment not found" in refused.stdout
 
 
-def check_key_works_as_its_scope_says_and_ends_at_once(service: Service) -> None:
-    made = service.run("keys", "create", "looker", "--scope", "read")
+def check_key_works_within_its_scope_until_it_is_revoked(service: Service) -> None:
+    made = service.run("keys", "create", "reader", "--scope", "read")
     assert (made.returncode, made.stderr) == (0, "")
     key = made.stdout.splitlines()[-1]
     headers = {"Authorization": f"Bearer {key}"}
@@ -110,9 +110,9 @@ def check_key_works_as_its_scope_says_and_ends_at_once(service: Service) -> None
 
     listed = service.run("keys", "list")
     assert listed.returncode == 0
-    assert "looker" in listed.stdout
+    assert "reader" in listed.stdout
     assert key not in listed.stdout
 
-    assert service.run("keys", "revoke", "looker").returncode == 0
+    assert service.run("keys", "revoke", "reader").returncode == 0
     assert ask(f"{service.url}/api/v1/batches", headers=headers).status == 401
-    assert service.run("keys", "revoke", "looker").returncode == 1
+    assert service.run("keys", "revoke", "reader").returncode == 1

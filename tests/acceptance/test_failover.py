@@ -32,83 +32,83 @@ def pair(folder: Path, *, synchronous: bool) -> Iterator[tuple[Postgres, Postgre
             first.configure(synchronous_standby_names="b")
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in (first, second))
         url = f"postgresql://receiver@{hosts}/{DATABASE}?target_session_attrs=read-write"
-        with world(folder, first, url) as there:
-            yield first, second, there
+        with world(folder, first, url) as running:
+            yield first, second, running
 
 
-def take_over(there: World, second: Postgres) -> None:
+def take_over(running: World, second: Postgres) -> None:
     second.promote()
-    there.postgres = second
+    running.postgres = second
 
 
-def test_promoted_synchronous_standby_has_all_that_was_acknowledged(server_dir: Path) -> None:
-    with pair(server_dir, synchronous=True) as (first, second, there):
-        posting = threading.Thread(target=there.results.post, args=(300,), kwargs={"at_once": 4})
+def test_promoted_synchronous_standby_has_every_acknowledged_callback(server_dir: Path) -> None:
+    with pair(server_dir, synchronous=True) as (first, second, running):
+        posting = threading.Thread(target=running.results.post, args=(300,), kwargs={"at_once": 4})
         posting.start()
-        eventually(lambda: there.stored() > 100)
+        eventually(lambda: running.stored() > 100)
         first.stop("immediate")
-        take_over(there, second)
+        take_over(running, second)
         posting.join()
-        assert {each.status for each in there.results.posted} == {200}
-        there.check_everything_is_there()
-        there.check_verified()
-        again = there.queue()
+        assert {each.status for each in running.results.posted} == {200}
+        running.check_all_are_stored_once()
+        running.check_verified()
+        again = running.queue()
         assert again.status == 201, again.body
 
 
-def test_synchronous_standby_that_is_gone_costs_neither_results_nor_connections(server_dir: Path) -> None:
+def test_missing_synchronous_standby_loses_no_results_and_uses_up_no_connections(server_dir: Path) -> None:
     """Commits wait for it without a limit. If their wait is ended, they are on one machine only."""
-    with pair(server_dir, synchronous=True) as (first, second, there):
-        there.await_connections()
-        log_start = there.log_size()
+    with pair(server_dir, synchronous=True) as (first, second, running):
+        running.await_connections()
+        log_start = running.log_size()
         second.freeze()
         # On one connection, so that one process notices the fault, and the other one finds the spooled callback.
-        assert there.results.post(1)[0].status == 200
+        assert running.results.post(1)[0].status == 200
         eventually(lambda: first.execute(STUCK) != [])
         end = time.monotonic() + PROBED_SECONDS
         while time.monotonic() < end:
             for (pid,) in first.execute(STUCK):
                 first.execute(f"select pg_terminate_backend({pid})")
             time.sleep(0.2)
-        assert there.stored() == 1, "it is stored only on this machine, and would be lost with it"
+        assert running.stored() == 1, "it is stored only on this machine, and would be lost with it"
 
-        taken = post_in_time(lambda: there.results.post(60, at_once=8))
-        taken += there.post_until_all_know(log_start)
-        assert {each.status for each in taken} == {200}
+        posted = post_in_time(lambda: running.results.post(60, at_once=8))
+        posted += running.post_until_all_know(log_start)
+        assert {each.status for each in posted} == {200}
         time.sleep(PROBED_SECONDS)
         assert len(first.execute(STUCK)) <= 6, "each check for the database uses a connection"
-        ready = there.service.ask("/readyz")
-        assert (ready.status, "cannot store" in ready.told["database"]) == (503, True)
+        ready = running.service.ask("/readyz")
+        assert (ready.status, "cannot store" in ready.json["database"]) == (503, True)
 
         first.stop("immediate")
         second.thaw()
-        take_over(there, second)
-        there.check_everything_is_there()
-        there.check_verified()
+        take_over(running, second)
+        running.check_all_are_stored_once()
+        running.check_verified()
 
 
-def post_to_the_journal(there: World, number: int) -> list[Posted]:
+def post_to_the_journal(running: World, number: int) -> list[Posted]:
     """Post, and return when the spool is empty. A slow moment may have sent callbacks to the spool."""
-    before = there.stored()
-    posted = there.results.post(number)
+    before = running.stored()
+    posted = running.results.post(number)
     assert {each.status for each in posted} == {200}
-    eventually(lambda: there.spooled() == 0 and there.stored() == before + number)
+    eventually(lambda: running.spooled() == 0 and running.stored() == before + number)
     return posted
 
 
-def test_promoted_asynchronous_standby_lacks_what_it_had_not_received_and_the_books_balance(server_dir: Path) -> None:
-    with pair(server_dir, synchronous=False) as (first, second, there):
-        received = post_to_the_journal(there, 20)
+def test_promoted_asynchronous_standby_lacks_only_what_it_had_not_received_and_verify_passes(server_dir: Path) -> None:
+    with pair(server_dir, synchronous=False) as (first, second, running):
+        received = post_to_the_journal(running, 20)
         first.wait_for(second)
         second.stop("immediate")
-        lagging = post_to_the_journal(there, 20)
+        lagging = post_to_the_journal(running, 20)
         first.stop("immediate")
         second.start()
-        take_over(there, second)
-        taken = there.results.post(20)
-        assert {each.status for each in taken} == {200}
-        eventually(there.is_settled)
-        journal = there.journal()
-        assert {each.mark for each in received + taken} <= set(journal), "what it had received is there"
-        assert set(journal).isdisjoint(each.mark for each in lagging), "what it had not received is lost"
-        there.check_verified()
+        take_over(running, second)
+        posted = running.results.post(20)
+        assert {each.status for each in posted} == {200}
+        eventually(running.is_settled)
+        journal = running.journal()
+        assert {each.mark for each in received + posted} <= set(journal), "received by the standby: stored"
+        assert set(journal).isdisjoint(each.mark for each in lagging), "not received by the standby: lost"
+        running.check_verified()

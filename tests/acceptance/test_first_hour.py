@@ -1,4 +1,4 @@
-"""The README and the page of the first campaign, followed exactly by a new user, up to the results of a campaign.
+"""The README and docs/first-campaign.md, followed exactly, up to the results of a campaign.
 
 First with the simulated provider, and then with another one (stub_provider.py), which replaces the real provider.
 """
@@ -70,7 +70,7 @@ def stub(tmp_path: Path) -> Iterator[Stub]:
 
 
 class Reader:
-    """Types the blocks of the pages, each in its terminal, and compares the output with the expected one."""
+    """Runs the blocks of the documents, each in its terminal, and compares their output with the expected output."""
 
     def __init__(self, checkout: Path, stub: Stub) -> None:
         self.checkout = checkout
@@ -91,22 +91,22 @@ class Reader:
             if self._serving is not None:
                 self._serving.close()
 
-    def does(self, block: Block) -> str:
+    def run(self, block: Block) -> str:
         """Run a block and return its output, with the provider's address as in the README."""
         if block.stays:
             if self._serving is not None:
                 self._serving.close()
             self._serving = Terminal(self.checkout, self._environment)
-            printed = self._serving.start(self._here(block.source))
+            printed = self._serving.start(self._localized(block.source))
         else:
-            printed = self._other.run(self._here(block.source))
+            printed = self._other.run(self._localized(block.source))
         printed = printed.replace(self._stub.url, PROVIDER)
         if block.printed is not None:
-            expected = self._here(block.printed)
+            expected = self._localized(block.printed)
             assert agrees(printed, expected), f"{block}\nprints\n{printed}\nand not\n{expected}"
         return printed
 
-    def _here(self, text: str) -> str:
+    def _localized(self, text: str) -> str:
         """The text with the service's real address instead of the README's and the public one."""
         text = text.replace("http://127.0.0.1:8000", self.url).replace(PUBLIC_URL, self.url)
         return text.replace("API key    rr_…", "API key    in …")  # the output is not a terminal here
@@ -121,17 +121,17 @@ def reader(server_dir: Path, stub: Stub) -> Iterator[Reader]:
         yield reader
 
 
-def test_pages_lead_from_nothing_to_the_results_of_a_campaign(reader: Reader, stub: Stub) -> None:
+def test_documents_lead_from_the_first_start_to_the_results_of_a_campaign(reader: Reader, stub: Stub) -> None:
     blocks = [block for page in PAGES for block in commands_of(page) if NOT_RUN not in block.source]
     assert [block.stays for block in blocks].count(True) == 2 and len(blocks) >= 7
     for block in blocks:
-        reader.does(block)
+        reader.run(block)
     assert [each["answered"] for each in stub.did("check") + stub.did("heartbeat")] == [200, 200]
     with (reader.checkout / "results.csv").open() as file:
         assert [row["outcome"] for row in csv.DictReader(file)] == ["completed", "rejected", "completed"]
     check_campaign_of_every_shape(reader, stub)
     check_callback_by_hand(reader, stub)
-    check_everything_is_well(reader)
+    check_no_problem_is_found(reader)
 
 
 def check_campaign_of_every_shape(reader: Reader, stub: Stub) -> None:
@@ -140,11 +140,11 @@ def check_campaign_of_every_shape(reader: Reader, stub: Stub) -> None:
     contacts = reader.checkout / "campaign.csv"
     contacts.write_text("destination,row\n" + "".join(f"{number},{at}\n" for at, number in enumerate(numbers)))
     done = len(stub.did("result"))
-    said = reader.command(
+    output = reader.command(
         ".venv/bin/python -m receiver queue campaign.csv --application 7 --deployment 3"
         " --max-attempts 2 --reattempt-wait 60"
     )
-    assert said.startswith("Batch 3 is stored")
+    assert output.startswith("Batch 3 is stored")
     assert "batch 3 queued: 100%, 23 ended" in reader.command(".venv/bin/python -m receiver status 3 --watch")
     eventually(lambda: len(stub.did("result")) - done == len(numbers))
     posted = {each["number"]: each for each in stub.did("result")[done:]}
@@ -166,7 +166,7 @@ def check_callback_by_hand(reader: Reader, stub: Stub) -> None:
     eventually(lambda: "received 24, waiting 0" in reader.command(".venv/bin/python -m receiver status 3"))
 
 
-def check_everything_is_well(reader: Reader) -> None:
+def check_no_problem_is_found(reader: Reader) -> None:
     """`doctor` and `verify` find no problem, and the dashboards can be used with the key."""
     lines = reader.command(".venv/bin/python -m receiver doctor").splitlines()
     assert lines[-1] == f"{len(lines) - 1} ok, 0 warnings, 0 failures.", lines

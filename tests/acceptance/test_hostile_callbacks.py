@@ -27,8 +27,8 @@ pytestmark = pytest.mark.long
 GENUINE = 150
 """Results of one run, one each 20 ms."""
 
-PILED_UP = 300
-"""Hostile callbacks that wait before the first result comes; more arrive during the test."""
+BACKLOG = 300
+"""Hostile callbacks that wait before the first result is posted. More are posted during the test."""
 
 SENDERS = 2
 TRIES = 3
@@ -74,7 +74,7 @@ class Poster:
 class Watch:
     """Measures the service during a context: results in the counters, and the largest memory of a process."""
 
-    there: World
+    running: World
     batch_id: int
     seen: list[tuple[float, int]] = field(default_factory=list)
     rss_mib: float = 0.0
@@ -97,27 +97,27 @@ class Watch:
 
     def _watch_results(self) -> None:
         query = "select applied from batch_count where batch_id = %s"
-        with psycopg.connect(self.there.postgres.url, autocommit=True) as conn:
+        with psycopg.connect(self.running.postgres.url, autocommit=True) as conn:
             while not self._over.wait(0.01):
                 (applied,) = conn.execute(query, (self.batch_id,)).fetchone() or (0,)
                 self.seen.append((time.monotonic(), applied))
 
     def _watch_memory(self) -> None:
         while not self._over.wait(0.1):
-            for process in self.there.service.processes():
+            for process in self.running.service.processes():
                 if "gunicorn" in process.command or "receiver work" in process.command:
                     with contextlib.suppress(OSError):
                         pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
                         self.rss_mib = max(self.rss_mib, pages * PAGE / (1 << 20))
 
 
-def post_results(there: World) -> tuple[float, float]:
+def post_results(running: World) -> tuple[float, float]:
     """Queue a batch and post its results, one each 20 ms. All are answered; returns the 99th percentile of the seconds
     from an answer until its result is counted, and the largest memory of a process in MiB.
     """
-    queued = there.queue(NUMBERS[:GENUINE])
+    queued = running.queue(NUMBERS[:GENUINE])
     assert queued.status == 201, queued.body
-    poster, watch = Poster(there.provider.result_urls[-1]), Watch(there, int(queued.told["id"]))
+    poster, watch = Poster(running.provider.result_urls[-1]), Watch(running, int(queued.json["id"]))
     answered: list[float] = []
     with watch.watching():
         began = time.monotonic()
@@ -135,13 +135,13 @@ def post_results(there: World) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def attacking(there: World) -> Iterator[None]:
+def attacking(running: World) -> Iterator[None]:
     """Post hostile callbacks before the context, and more during it, for a few calls."""
     bodies = [body for number in NUMBERS[:20] for body in hostile_bodies(number)]
     over = threading.Event()
 
     def attack(first: int) -> None:
-        with contextlib.closing(Poster(there.results.result_url)) as poster:
+        with contextlib.closing(Poster(running.results.result_url)) as poster:
             for place in itertools.count(first, SENDERS):
                 if over.is_set():
                     return
@@ -153,7 +153,7 @@ def attacking(there: World) -> Iterator[None]:
     for attacker in attackers:
         attacker.start()
     try:
-        eventually(lambda: posted[0] >= PILED_UP)
+        eventually(lambda: posted[0] >= BACKLOG)
         yield
     finally:
         over.set()
@@ -161,13 +161,13 @@ def attacking(there: World) -> Iterator[None]:
             attacker.join()
 
 
-def test_costly_callbacks_of_one_token_delay_nobody_else_and_fill_no_memory(server_dir: Path) -> None:
-    with Postgres(server_dir) as postgres, world(server_dir, postgres) as there:
-        calm, _ = post_results(there)
+def test_costly_callbacks_of_one_token_do_not_delay_others_or_fill_the_memory(server_dir: Path) -> None:
+    with Postgres(server_dir) as postgres, world(server_dir, postgres) as running:
+        calm, _ = post_results(running)
         tried = []
-        with attacking(there):
+        with attacking(running):
             for _ in range(TRIES):
-                tried.append(post_results(there))
+                tried.append(post_results(running))
                 print(f"calm {calm:.2f} s; under attack {tried[-1][0]:.2f} s, {tried[-1][1]:.0f} MiB")
                 if tried[-1][0] <= VISIBLE_SECONDS + calm:
                     break

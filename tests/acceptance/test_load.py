@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.calling import TakingProvider
+from tests.acceptance.calling import AcceptingProvider
 from tests.acceptance.load import Load
 from tests.acceptance.service import Service
 from tests.waiting import eventually
@@ -27,7 +27,7 @@ SHARE = 0.8
 """The share of the service's top rate, while its worker settles."""
 
 ROWS = 300_000 if LONG else 15_000
-"""Many, so that a call gets few callbacks: to settle a repeated one, all earlier ones are read again."""
+"""Many rows, so that each call gets few callbacks. Repeated callbacks of a call are slower to settle."""
 
 NUMBERS = [str(6_175_550_000 + row) for row in range(ROWS)]
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -66,7 +66,7 @@ def called(folder: Path) -> Iterator[tuple[Service, str]]:
     """A service with a batch that was queued, and its `result_url`."""
     contacts = folder / "contacts.csv"
     contacts.write_text("destination\n" + "".join(f"{number}\n" for number in NUMBERS))
-    with TakingProvider() as provider:
+    with AcceptingProvider() as provider:
         login: dict[str, Any] = {
             "PLUM_URL": provider.url,
             "PLUM_USER": "u",
@@ -90,8 +90,8 @@ def all_settled(service: Service, stored: int, seconds: float) -> None:
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def milliseconds(took: list[float]) -> str:
-    return f"p50 {1000 * median(took):.1f} ms, p99 {1000 * quantiles(took, n=100)[98]:.1f} ms"
+def milliseconds(seconds: list[float]) -> str:
+    return f"p50 {1000 * median(seconds):.1f} ms, p99 {1000 * quantiles(seconds, n=100)[98]:.1f} ms"
 
 
 def print_figures(top_rate: float, load: Load, samples: list[Sample], began: float, waiting: int) -> None:
@@ -99,8 +99,8 @@ def print_figures(top_rate: float, load: Load, samples: list[Sample], began: flo
     seconds = samples[-1].at - began
     print(f"\ntop rate {top_rate:,.0f} callbacks/s; {seconds:.0f} s at {load.stored / seconds:,.0f}/s")
     for name, first, last in (("first third", 0.0, 1 / 3), ("last third", 2 / 3, 9.0)):
-        took = [took for due, took in load.took if first <= (due - began) / seconds < last]
-        print(f"{name:<12} {milliseconds(took)}")
+        waits = [wait for due, wait in load.durations if first <= (due - began) / seconds < last]
+        print(f"{name:<12} {milliseconds(waits)}")
     three = samples[0], samples[len(samples) // 2], samples[-1]
     for name in samples[-1].rss_bytes:
         megabytes = " → ".join(f"{each.rss_bytes.get(name, 0) / 2**20:.1f}" for each in three)
@@ -129,7 +129,7 @@ def test_nothing_grows_at_four_fifths_of_the_top_rate(server_dir: Path, capsys: 
         settled_at = time.monotonic()
         all_settled(service, top.stored + load.stored, 120 + 2 * SECONDS)
         with capsys.disabled():
-            print(f"{'books':<12} balance; all settled {time.monotonic() - settled_at:.0f} s after the last callback")
+            print(f"{'verify':<12} passed; all settled {time.monotonic() - settled_at:.0f} s after the last callback")
     assert (top.failures, load.failures) == ([], [])
 
     # The first third fills caches and pools; what grows later would grow without a limit.
@@ -141,7 +141,8 @@ def test_nothing_grows_at_four_fifths_of_the_top_rate(server_dir: Path, capsys: 
         assert max(each.files[name] for each in end) <= max(each.files[name] for each in middle) + 5, name
     assert max(each.connections for each in end) <= max(each.connections for each in middle) + 2
     if LONG:  # in a short run, other load on this machine has more influence
-        halves = [[took for due, took in load.took if (due < began + SECONDS / 2) is first] for first in (True, False)]
+        middle_of_run = began + SECONDS / 2
+        halves = [[wait for due, wait in load.durations if (due < middle_of_run) is first] for first in (True, False)]
         assert median(halves[1]) < 1.5 * median(halves[0]) + 0.005
 
 
@@ -151,7 +152,7 @@ def test_burst_of_twenty_times_the_usual_rate_loses_nothing(server_dir: Path) ->
         with Load(result_url, NUMBERS, usual, connections=300) as load:
             time.sleep(2)
             before, load.rate = load.stored, 20 * usual
-            eventually(lambda: load.stored > before + 5 * load.rate, 120)  # five seconds' worth of it
+            eventually(lambda: load.stored > before + 5 * load.rate, 120)  # five seconds of the burst
             load.rate = usual
             time.sleep(1)
         assert load.failures == []

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long
 NUMBERS = ["6175593812", "6175593824", "6175593835", "6175593846"]
 CALLER_ID = "8009957586"
 STRANGER = "4159593858"
-"""It is not in a CSV, so its callback is unmatched."""
+"""A number that is not in a CSV, so its callback is unmatched."""
 
 LOGIN, DEVELOPER_KEY = "ana.campaigns@example.com", "developer-key-of-the-provider"
 SECRET, METRICS_KEY = "secret-that-signs-7f3a-tokens-and-sessions", "metrics-are-asked-with-this"
@@ -59,31 +59,33 @@ class EchoingProvider:
     def __init__(self) -> None:
         self.result_urls: list[str] = []
         self.asked = 0
-        told = self
+        provider = self
 
         class Echoing(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 found = re.search(r'name="result_url"\r\n\r\n(\S+)\r\n', body)
                 assert found is not None
-                told.asked += 1
+                provider.asked += 1
                 credentials = base64.b64decode(self.headers["Authorization"].partition(" ")[2]).decode()
-                words = " ".join((self.headers["Authorization"], credentials, found[1], body, *spelled(NUMBERS[0])))
+                secret_text = " ".join(
+                    (self.headers["Authorization"], credentials, found[1], body, *spelled(NUMBERS[0]))
+                )
                 application = self.path.split("/")[3]
                 if application == "7":
-                    told.result_urls.append(found[1])
-                    self._say(200, json.dumps({"calls_queued": 4, "echo": words}))
+                    provider.result_urls.append(found[1])
+                    self._answer(200, json.dumps({"calls_queued": 4, "echo": secret_text}))
                 elif application == "8":
-                    self._say(400, json.dumps({"error": f"cannot call {words}"}))
+                    self._answer(400, json.dumps({"error": f"cannot call {secret_text}"}))
                 elif application == "9":
-                    self._say(500, f"<html><h1>Database error</h1>{words}</html>")
+                    self._answer(500, f"<html><h1>Database error</h1>{secret_text}</html>")
                 elif application == "10":
-                    self._say(302, words, ("Location", f"http://127.0.0.1:9/{DEVELOPER_KEY}?to={NUMBERS[0]}"))
+                    self._answer(302, secret_text, ("Location", f"http://127.0.0.1:9/{DEVELOPER_KEY}?to={NUMBERS[0]}"))
                 elif application == "11":
-                    self.wfile.write(f"HTTP/1.1 {words}\r\n".encode())  # not a valid status line
+                    self.wfile.write(f"HTTP/1.1 {secret_text}\r\n".encode())  # not a valid status line
                 self.close_connection = True
 
-            def _say(self, status: int, text: str, *headers: tuple[str, str]) -> None:
+            def _answer(self, status: int, text: str, *headers: tuple[str, str]) -> None:
                 self.send_response(status)
                 for name, value in headers:
                     self.send_header(name, value)
@@ -108,7 +110,7 @@ class EchoingProvider:
             self._thread.join()
 
 
-def sign_in_and_look(service: Service) -> list[str]:
+def sign_in_and_open_pages(service: Service) -> list[str]:
     """Sign in as a browser does, with a wrong key and with the right one. Returns the cookies that were set."""
     jar = http.cookiejar.CookieJar()
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
@@ -196,13 +198,13 @@ def disturb_the_database(service: Service) -> None:
 def run_everything(service: Service, result_url: str) -> list[str]:
     post_callbacks(result_url)
     ask_the_api(service)
-    seen = sign_in_and_look(service)
+    seen = sign_in_and_open_pages(service)
     made = service.run("keys", "create", "reader", "--scope", "read").stdout.split()[-1]
     service.run("verify")
     disturb_the_database(service)
-    # Callbacks posted meanwhile went to the spool, or to the database when it was available again.
+    # Callbacks that were posted during this went to the spool, or to the database when it was available again.
     assert ask(result_url, "POST", json.dumps({"phone_number": NUMBERS[3], "status": "failed"}).encode()).status == 200
-    eventually(lambda: service.ask("/api/v1/callbacks?state=waiting").told.get("callbacks") == [])
+    eventually(lambda: service.ask("/api/v1/callbacks?state=waiting").json.get("callbacks") == [])
     assert service.run("erase", NUMBERS[1], "--yes").returncode == 0
     return [*seen, made, service.key]
 
@@ -257,17 +259,17 @@ def service_that_did_everything(
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_no_number_token_key_or_password_stands_in_any_log(server_dir: Path, log_format: str) -> None:
+def test_no_log_contains_a_number_token_key_or_password(server_dir: Path, log_format: str) -> None:
     provider = EchoingProvider()
     with service_that_did_everything(server_dir, provider, LOG_FORMAT=log_format) as (service, seen):
         # The answers that repeated everything are stored in full in the database.
         assert NUMBERS[0] in service.ask("/api/v1/batches?state=refused").body.decode()
     greeted = re.compile(r"^  Results .+\n  Provider .+$", re.MULTILINE)
-    said = service.log.read_text()
-    assert len(greeted.findall(said)) == 1, "which is what `serve` is asked for"
-    logs = {"serve": greeted.sub("", said)}
+    log = service.log.read_text()
+    assert len(greeted.findall(log)) == 1, "which is what `serve` is asked for"
+    logs = {"serve": greeted.sub("", log)}
     logs |= {path.name: path.read_text(errors="replace") for path in (service.data_dir / "postgres" / "log").iterdir()}
-    assert "refused: not_found" in said and "GET /calls" in said and len(logs) > 1
+    assert "refused: not_found" in log and "GET /calls" in log and len(logs) > 1
     token = provider.result_urls[0].rpartition(".")[2]
     secrets = [
         LOGIN,

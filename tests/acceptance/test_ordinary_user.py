@@ -54,7 +54,7 @@ def test_ordinary_user_serves_and_queues(server_dir: Path) -> None:
         assert {each.uid for each in service.processes()} == {account.pw_uid}
         answer = service.queue(SAMPLES / "contacts.csv", "Prefer: wait=60")
         assert answer.status == 201, answer.body
-        eventually(lambda: service.batch(answer.told["id"])["counts"]["final"] == 4)
+        eventually(lambda: service.batch(answer.json["id"])["counts"]["final"] == 4)
         assert service.run("verify").returncode == 0
         assert service.stop()[0] == 0
         eventually(lambda: service.processes() == [])

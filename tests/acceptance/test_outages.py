@@ -99,28 +99,28 @@ def killed_again_and_again(postgres: Postgres) -> Iterator[None]:
         killing.join()
 
 
-def in_time(finding_out: list[Posted], known: list[Posted]) -> bool:
-    return worst(finding_out + known) < OWED_SECONDS and median(known) < KNOWN_SECONDS
+def in_time(first: list[Posted], later: list[Posted]) -> bool:
+    return worst(first + later) < OWED_SECONDS and median(later) < KNOWN_SECONDS
 
 
-def check_everybody_is_told(there: World, *, reads: bool) -> None:
+def check_fault_is_reported(running: World, *, reads: bool) -> None:
     """Health, readiness, REST and dashboards report the fault, and nothing can be queued."""
-    assert there.service.ask("/healthz").status == 200
-    ready = there.service.ask("/readyz")
+    assert running.service.ask("/healthz").status == 200
+    ready = running.service.ask("/readyz")
     assert ready.status == 503
-    assert "callbacks go to the spool" in ready.told["database"]
-    sent = list(there.provider.result_urls)
-    queued = there.queue()
+    assert "callbacks go to the spool" in ready.json["database"]
+    sent = list(running.provider.result_urls)
+    queued = running.queue()
     assert queued.status == 503, queued.body
     assert queued.headers["Retry-After"] == "5"
-    assert queued.told["code"] == "database_unavailable"
-    assert there.provider.result_urls == sent
-    read = there.service.ask(f"/api/v1/batches/{there.batch_id}")
-    page = there.page(f"/batches/{there.batch_id}")
+    assert queued.json["code"] == "database_unavailable"
+    assert running.provider.result_urls == sent
+    read = running.service.ask(f"/api/v1/batches/{running.batch_id}")
+    page = running.page(f"/batches/{running.batch_id}")
     if reads:
         assert (read.status, page.status) == (200, 200)
         return
-    assert (read.status, read.headers["Retry-After"], read.told["code"]) == (503, "5", "database_unavailable")
+    assert (read.status, read.headers["Retry-After"], read.json["code"]) == (503, "5", "database_unavailable")
     assert (page.status, page.headers["Retry-After"]) == (503, "5")
     assert page.headers["Content-Type"].startswith("text/html")
     assert b"Try again in a moment." in page.body
@@ -130,71 +130,69 @@ def check_everybody_is_told(there: World, *, reads: bool) -> None:
 Outage = Callable[[Postgres], AbstractContextManager[None]]
 
 
-def take_through(
-    there: World,
+def check_outage(
+    running: World,
     outage: Outage,
-    told: str,
+    name: str,
     *,
     reads: bool | None,
-    meanwhile: Callable[[], None] = lambda: None,
-    back_at_times: bool = False,
+    action: Callable[[], None] = lambda: None,
+    intermittent: bool = False,
 ) -> None:
-    """Post before and during an outage, and call `meanwhile`. `reads` None: other requests may fail or succeed.
+    """Post before and during an outage, and call `action`. `reads` None: other requests may fail or succeed.
 
     If an answer was late, the outage is ended and repeated. No callback may be lost in any case.
     """
     measured: list[str] = []
     prompt = False
     while not prompt:
-        assert len(measured) < TIMES, f"{told}: {measured}"
-        before = there.results.post(10)
+        assert len(measured) < TIMES, f"{name}: {measured}"
+        before = running.results.post(10)
         assert {each.status for each in before} == {200}
-        there.await_connections()
-        log_start = there.log_size()
-        with outage(there.postgres):
-            finding_out = there.results.post(24, at_once=8)
-            if not back_at_times:
-                finding_out += there.post_until_all_know(log_start)
-            known = there.results.post(60)
-            assert [each for each in finding_out + known if each.status != 200] == [], f"{told}: not taken"
-            measured.append(
-                f"{worst(finding_out):.2f} s, then {median(known) * 1000:.0f} ms, at worst {worst(known):.2f} s"
-            )
-            prompt = in_time(finding_out, known)
+        running.await_connections()
+        log_start = running.log_size()
+        with outage(running.postgres):
+            first = running.results.post(24, at_once=8)
+            if not intermittent:
+                first += running.post_until_all_know(log_start)
+            later = running.results.post(60)
+            assert [each for each in first + later if each.status != 200] == [], f"{name}: not answered 200"
+            measured.append(f"{worst(first):.2f} s, then {median(later) * 1000:.0f} ms, at worst {worst(later):.2f} s")
+            prompt = in_time(first, later)
             if prompt:
-                print(f"\n{told}: {measured[-1]}")
-                there.kill_web_process()
-                meanwhile()
-                known += there.results.post(20)
+                print(f"\n{name}: {measured[-1]}")
+                running.kill_web_process()
+                action()
+                later += running.results.post(20)
                 if reads is not None:
-                    check_everybody_is_told(there, reads=reads)
-        there.check_everything_is_there()
-        spooled = {each.mark for each in known if each.status == 200}
-        there_again = [mark for mark in there.journal() if mark in spooled]
+                    check_fault_is_reported(running, reads=reads)
+        running.check_all_are_stored_once()
+        spooled = {each.mark for each in later if each.status == 200}
+        stored_order = [mark for mark in running.journal() if mark in spooled]
         # If the database was available at times, some callbacks were stored in it before the spooled ones.
-        assert (sorted(there_again) if back_at_times else there_again) == sorted(spooled), f"{told}: out of order"
+        assert (sorted(stored_order) if intermittent else stored_order) == sorted(spooled), f"{name}: wrong order"
 
 
-def fill_the_spool(there: World) -> None:
-    """Only a callback that neither can store is answered 503. Smaller ones are still accepted."""
-    with refusing(there.postgres):
-        answered = post_in_time(lambda: there.results.post(30, at_once=3, bytes_each=60_000))
+def fill_the_spool(running: World) -> None:
+    """Only a callback that neither database nor spool can store is answered 503. Smaller ones are still accepted."""
+    with refusing(running.postgres):
+        answered = post_in_time(lambda: running.results.post(30, at_once=3, bytes_each=60_000))
         refused = [each for each in answered if each.status == 503]
         assert len(refused) > 10
         assert {each.headers["Retry-After"] for each in refused} == {"5"}
         assert {each.status for each in answered} == {200, 503}
-        assert there.results.post(1)[0].status == 200, "a small one still fits"
-    there.check_everything_is_there()
+        assert running.results.post(1)[0].status == 200, "a small one still fits"
+    running.check_all_are_stored_once()
 
 
-def test_results_are_taken_and_everybody_is_told_however_postgres_goes_away(server_dir: Path) -> None:
-    with Postgres(server_dir) as postgres, world(server_dir, postgres, SPOOL_MAX_BYTES=str(1 << 20)) as there:
-        take_through(there, stopped, "stopped", reads=False, meanwhile=there.kill_everything)
-        take_through(there, hung, "hung", reads=False)
-        take_through(there, refusing, "refusing connections", reads=False, meanwhile=there.kill_worker)
-        take_through(there, read_only, "read only", reads=True)
-        take_through(there, slow, "slow", reads=None)
-        take_through(there, killed_again_and_again, "connections killed", reads=None, back_at_times=True)
-        fill_the_spool(there)
-        there.check_verified()
-        assert len(there.provider.result_urls) == 1
+def test_callbacks_are_stored_and_users_see_the_fault_in_each_kind_of_outage(server_dir: Path) -> None:
+    with Postgres(server_dir) as postgres, world(server_dir, postgres, SPOOL_MAX_BYTES=str(1 << 20)) as running:
+        check_outage(running, stopped, "stopped", reads=False, action=running.kill_everything)
+        check_outage(running, hung, "hung", reads=False)
+        check_outage(running, refusing, "refusing connections", reads=False, action=running.kill_worker)
+        check_outage(running, read_only, "read only", reads=True)
+        check_outage(running, slow, "slow", reads=None)
+        check_outage(running, killed_again_and_again, "connections killed", reads=None, intermittent=True)
+        fill_the_spool(running)
+        running.check_verified()
+        assert len(running.provider.result_urls) == 1

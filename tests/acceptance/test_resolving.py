@@ -23,7 +23,7 @@ def requests_to(url: str) -> list[dict[str, Any]]:
     return requests
 
 
-def test_what_a_person_resolves_is_sent_once_more_with_the_same_result_url(server_dir: Path) -> None:
+def test_submission_resolved_as_not_queued_is_sent_again_with_the_same_result_url(server_dir: Path) -> None:
     csv = server_dir / "contacts.csv"
     csv.write_bytes(CSV)
     port = free_port()
@@ -35,11 +35,11 @@ def test_what_a_person_resolves_is_sent_once_more_with_the_same_result_url(serve
         PLUM_KEY="simulator",
     )
     with service:
-        # The provider has it, answers 500, and never posts a result. So only its own page shows it.
+        # The provider queues it, but answers 500 and never posts a result. Only the provider's page shows it.
         with simulator(port, "--speed", "2000", "--error-after-acceptance", "1", "--drop", "1") as url:
             accepted = service.queue(csv, "Prefer: wait=60")
-            assert accepted.status == 202 and accepted.told["state"] == "unknown"
-            batch_id = accepted.told["id"]
+            assert accepted.status == 202 and accepted.json["state"] == "unknown"
+            batch_id = accepted.json["id"]
             (first,) = requests_to(url)
         unconfirmed = service.run("resolve", str(batch_id), "1", "--not-queued", "--note", "their page is empty")
         assert unconfirmed.returncode == 2 and "DIALED TWICE" in unconfirmed.stderr

@@ -1,4 +1,4 @@
-"""More than one machine: four that take results and three that work, over one Postgres, with one secret."""
+"""Several machines with one Postgres and one secret: four receive results, and three of them run a worker."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.long
 
 BATCHES = 2
 ROWS = 3000
-"""Of all batches together."""
+"""In all batches together."""
 
 RATE_LIMIT = 60
-"""Few: a slow machine must be asked faster than its count is filled again."""
+"""Low, so that even a slow test sends requests faster than the limit refills."""
 
 SECRET = secrets.token_urlsafe(32)
 CONTESTED = 20
-"""Calls of which a second, different result comes."""
+"""Calls for which a second, different result is posted."""
 
 
 def make_key(machine: Machine, name: str, scope: str = "admin") -> str:
@@ -52,11 +52,11 @@ def queue(url: str, key: str, csv: str, **headers: str) -> tuple[int, dict[str, 
     body = "".join(f"--B\r\n{part}\r\n" for part in parts) + "--B--\r\n"
     given = {"Authorization": f"Bearer {key}", "Content-Type": "multipart/form-data; boundary=B", **headers}
     answer = ask(f"{url}/api/v1/batches", "POST", body.encode(), given, timeout=120)
-    return answer.status, answer.told
+    return answer.status, answer.json
 
 
 def post_contradictions(machines: list[Machine], expected: Expected) -> None:
-    """For some calls a second result, of an earlier end than the first one's: it must be kept, and change nothing."""
+    """Post a second result for some calls. Its call ended earlier, so it is stored as a conflict and does not win."""
     for index, call in enumerate(expected.final[:CONTESTED]):
         body = {
             "phone_number": f"'{call['phone_number']}'",
@@ -69,7 +69,7 @@ def post_contradictions(machines: list[Machine], expected: Expected) -> None:
         assert ask(address, "POST", json.dumps(body).encode(), {"Content-Type": "application/json"}).status == 200
 
 
-def test_campaign_over_four_machines_ends_right_though_one_dies_and_one_loses_its_database(
+def test_campaign_on_four_machines_is_complete_although_one_is_killed_and_one_loses_its_database(
     server_dir: Path, database_url: str
 ) -> None:
     numbers = [str(6_175_550_000 + row) for row in range(ROWS)]
@@ -82,29 +82,29 @@ def test_campaign_over_four_machines_ends_right_though_one_dies_and_one_loses_it
         "PLUM_KEY": "simulator",
         "SUBMISSION_ROWS": "500",
     }
-    # A delivery that a dying machine does not answer is made once more; one in ten comes twice anyhow.
-    faulty = ("--duplicate", "0.1", "--retry", "5", "--seed", "4")
-    paced = ("--speed", "60", "--lines", "60", "--senders", "24")
+    # The simulator repeats deliveries that the killed machine did not answer, and sends one in ten twice.
+    faults = ("--duplicate", "0.1", "--retry", "5", "--seed", "4")
+    pace = ("--speed", "60", "--lines", "60", "--senders", "24")
     balancer = Balancer()
     with ExitStack() as stack:
-        line = stack.enter_context(Proxy(database_url))
+        proxy = stack.enter_context(Proxy(database_url))
         given["PUBLIC_URL"] = balancer.url
         machines = [
             Machine(server_dir / name, works=works, DATABASE_URL=url, **given)
             for name, works, url in (
                 ("first", True, database_url),
                 ("second", True, database_url),
-                ("dying", True, database_url),
-                ("cut off", False, line.url),
+                ("killed", True, database_url),
+                ("cut off", False, proxy.url),
             )
         ]
         for machine in machines:
             stack.enter_context(machine)
         for machine in machines:
             machine.await_start()
-        first, second, dying, cut_off = machines
+        first, second, killed, cut_off = machines
         stack.enter_context(balancer.before(machines))
-        provider = stack.enter_context(simulator(provider_port, *faulty, *paced))
+        provider = stack.enter_context(simulator(provider_port, *faults, *pace))
         key = make_key(first, "campaign")
         assert [machine.ask("/api/v1/batches", key).status for machine in machines] == [200] * 4
         eventually(lambda: first.metric("receiver_workers") == 3)
@@ -116,31 +116,31 @@ def test_campaign_over_four_machines_ends_right_though_one_dies_and_one_loses_it
             assert (status, batch["state"], len(batch["submissions"])) == (201, "queued", 3)
             addresses.append(f"/api/v1/batches/{batch['id']}")
 
-        def told(machine: Machine) -> list[dict[str, Any]]:
-            return [machine.ask(address, key).told for address in addresses]
+        def get_batches(machine: Machine) -> list[dict[str, Any]]:
+            return [machine.ask(address, key).json for address in addresses]
 
         def callbacks(state: str) -> int:
-            return sum(batch["callbacks"][state] for batch in told(first))
+            return sum(batch["callbacks"][state] for batch in get_batches(first))
 
-        def have_come(share: float) -> bool:
-            return bool(sum(batch["counts"]["final"] for batch in told(first)) >= share * ROWS)
+        def have_ended(share: float) -> bool:
+            return bool(sum(batch["counts"]["final"] for batch in get_batches(first)) >= share * ROWS)
 
         def spooled(machine: Machine) -> float:
             return machine.metric("receiver_web_spool_callbacks")
 
         queue_next(balancer.url)
-        eventually(lambda: have_come(0.1), 90)
-        line.close()
-        line.cut()
-        dying.kill()
-        # However late that was: results of this one are certainly still to come.
+        eventually(lambda: have_ended(0.1), 90)
+        proxy.close()
+        proxy.cut()
+        killed.kill()
+        # Results of this batch arrive after the failures, however slow the machine is.
         queue_next(first.url)
         eventually(lambda: spooled(cut_off) > 0)
-        eventually(lambda: have_come(0.5), 90)
-        # A commit that took too long may have sent some there for a moment.
+        eventually(lambda: have_ended(0.5), 90)
+        # Slow commits may have sent a few callbacks to these spools.
         eventually(lambda: spooled(first) == spooled(second) == 0)
         assert spooled(cut_off) > 0
-        line.open()
+        proxy.open()
         eventually(lambda: spooled(cut_off) == 0)
 
         wait_for_the_last_callback(provider)
@@ -149,8 +149,8 @@ def test_campaign_over_four_machines_ends_right_though_one_dies_and_one_loses_it
         eventually(lambda: callbacks("received") >= expected.received + CONTESTED)
         eventually(lambda: callbacks("waiting") == 0)
 
-        ended = told(first)
-        assert told(second) == told(cut_off) == ended
+        ended = get_batches(first)
+        assert get_batches(second) == get_batches(cut_off) == ended
         check_against_ledger(ended, expected)
         assert min(balancer.passed[machine.port] for machine in machines) > 0
         assert first.metric("receiver_workers") >= 2
@@ -159,7 +159,7 @@ def test_campaign_over_four_machines_ends_right_though_one_dies_and_one_loses_it
 
 
 def check_against_ledger(batches: list[dict[str, Any]], expected: Expected) -> None:
-    """All batches together are what the ledger has."""
+    """Check that all batches together agree with the ledger."""
 
     def total(name: str) -> Counter[str]:
         return sum((Counter(batch[name]) for batch in batches), Counter())
@@ -173,14 +173,14 @@ def check_against_ledger(batches: list[dict[str, Any]], expected: Expected) -> N
     assert sum(batch["duration_seconds"] for batch in batches) == sum(call["duration"] or 0 for call in expected.calls)
     assert (callbacks["applied"], callbacks["conflict"]) == (ROWS, CONTESTED)
     assert (callbacks["unmatched"], callbacks["unreadable"]) == (0, 0)
-    # What the dying machine stored and could not answer any more came once more.
+    # The simulator repeated callbacks that the killed machine had stored but not answered.
     stored_unanswered = callbacks["received"] - CONTESTED - expected.received
     assert 0 <= stored_unanswered <= expected.summary["callbacks"]["failed"]
     assert callbacks["duplicate"] == expected.received + stored_unanswered - ROWS > 0
 
 
 class Visitor:
-    """Somebody at a browser, who is sent to another machine with every request. Cookies know no ports."""
+    """A person with a browser whose requests go to different machines. Cookies are valid for all ports."""
 
     def __init__(self) -> None:
         self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
@@ -190,7 +190,7 @@ class Visitor:
             return urlsplit(answer.url).path, answer.read().decode()
 
     def sign_in(self, form_from: Machine, sent_to: Machine, key: str) -> str:
-        """Where it leads."""
+        """Sign in. Returns the path of the page that follows."""
         token = re.search(r'name="csrf_token" value="([^"]+)"', self.get(form_from, "/login")[1])
         assert token is not None
         form = urlencode({"csrf_token": token[1], "key": key}).encode()
@@ -198,11 +198,11 @@ class Visitor:
             return str(urlsplit(answer.url).path)
 
 
-def ask_until_refused(machine: Machine, key: str, most: int) -> int:
-    """How often the key was answered 200 on one connection before it was 429."""
+def ask_until_refused(machine: Machine, key: str, limit: int) -> int:
+    """How many requests with the key, on one connection, were answered 200 before the first 429."""
     conn = http.client.HTTPConnection("127.0.0.1", machine.port, timeout=30)
     try:
-        for answered in range(most):
+        for answered in range(limit):
             conn.request("GET", "/api/v1/batches?limit=1", headers={"Authorization": f"Bearer {key}"})
             answer = conn.getresponse()
             answer.read()
@@ -210,12 +210,12 @@ def ask_until_refused(machine: Machine, key: str, most: int) -> int:
                 assert int(answer.headers["Retry-After"]) >= 1
                 return answered
             assert answer.status == 200
-        raise AssertionError("it was never refused")
+        raise AssertionError("no request was answered 429")
     finally:
         conn.close()
 
 
-def test_machines_know_each_others_keys_sessions_cursors_and_batches_but_not_their_counts(
+def test_machines_share_keys_sessions_cursors_and_batches_but_not_rate_limits(
     server_dir: Path, database_url: str
 ) -> None:
     given = {"DATABASE_URL": database_url, "SECRET_KEY": SECRET, "RATE_LIMIT": str(RATE_LIMIT)}
@@ -230,10 +230,10 @@ def test_machines_know_each_others_keys_sessions_cursors_and_batches_but_not_the
         csv = "destination\n6175551234\n"
         sent = {"Idempotency-Key": "one", "Prefer": "wait=0"}
         (status, batch), (status_again, again) = (queue(url, key, csv, **sent) for url in (left.url, right.url))
-        assert (status, status_again) == (202, 202) and batch["id"] == again["id"], "one batch, on whichever machine"
+        assert (status, status_again) == (202, 202) and batch["id"] == again["id"], "one batch for both machines"
         queue(left.url, key, csv, Prefer="wait=0")
-        cursor = left.ask("/api/v1/batches?limit=1", key).told["next_cursor"]
-        page = right.ask(f"/api/v1/batches?limit=1&cursor={cursor}", key).told
+        cursor = left.ask("/api/v1/batches?limit=1", key).json["next_cursor"]
+        page = right.ask(f"/api/v1/batches?limit=1&cursor={cursor}", key).json
         assert [each["id"] for each in page["batches"]] == [batch["id"]]
         tag = left.ask(f"/api/v1/batches/{batch['id']}", key).headers["ETag"]
         assert right.ask(f"/api/v1/batches/{batch['id']}", key, {"If-None-Match": tag}).status == 304
@@ -246,10 +246,10 @@ def test_machines_know_each_others_keys_sessions_cursors_and_batches_but_not_the
         refused_after = ask_until_refused(left, busy, 3000)
         refilled = RATE_LIMIT / 60 * (time.monotonic() - began) + 1
         assert RATE_LIMIT <= refused_after <= RATE_LIMIT + refilled
-        assert right.ask("/api/v1/batches?limit=1", busy).status == 200, "each machine keeps its own count"
+        assert right.ask("/api/v1/batches?limit=1", busy).status == 200, "each machine has its own limit"
 
         revoked = run_command("keys", "revoke", "visitor", environment=right.environment)
         assert revoked.returncode == 0, revoked.stderr
         assert [machine.ask("/api/v1/batches", key).status for machine in (left, right)] == [401, 401]
         assert visitor.get(left, "/batches")[0] == "/login"
-        assert not list(right.data_dir.glob("secret-key")), "the secret is the given one"
+        assert not list(right.data_dir.glob("secret-key")), "no machine made its own secret"

@@ -1,4 +1,4 @@
-"""`serve` by itself: what it starts, what it says, and that nothing is left of it."""
+"""`serve`: what it starts and prints, and that all of its processes end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.service import OURSELVES, SAMPLES, Process, Service, ask, clean_environment, run_command
+from tests.acceptance.service import DEFAULT_RUNNER, SAMPLES, Process, Service, ask, clean_environment, run_command
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -32,8 +32,8 @@ def answers(url: str) -> bool:
         return False
 
 
-def stop_down_to_the_last_process(service: Service, how: signal.Signals) -> float:
-    """The seconds that it took to end, with exit status 0."""
+def stop_all_processes(service: Service, how: signal.Signals) -> float:
+    """Stop the service, and check its exit status and that all of its processes end. Returns the seconds."""
     before = service.processes()
     assert len(before) > 8, before
     status, seconds = service.stop(how)
@@ -43,19 +43,19 @@ def stop_down_to_the_last_process(service: Service, how: signal.Signals) -> floa
 
 
 def check_everything_stops(service: Service, how: signal.Signals) -> None:
-    """Within ten seconds of the signal, at the latest at the third try: a busy machine may hold up one."""
-    took = [stop_down_to_the_last_process(service, how)]
-    while took[-1] >= 10:
-        assert len(took) < 3, took
+    """Check that the service stops within ten seconds. Three attempts, because a busy machine can delay one."""
+    durations = [stop_all_processes(service, how)]
+    while durations[-1] >= 10:
+        assert len(durations) < 3, durations
         service.start()
-        took.append(stop_down_to_the_last_process(service, how))
+        durations.append(stop_all_processes(service, how))
 
 
 def check_sample_is_called(service: Service) -> int:
     """Queue the sample contacts; every result arrives. Returns the batch id."""
     answer = service.queue(SAMPLES / "contacts.csv", "Prefer: wait=60", name="samples")
     assert answer.status == 201, answer.body
-    batch_id = int(answer.told["id"])
+    batch_id = int(answer.json["id"])
     eventually(lambda: service.batch(batch_id)["counts"]["final"] == 4)
     batch = service.batch(batch_id)
     assert (batch["state"], batch["progress"], batch["counts"]["rows"]) == ("queued", 1.0, 4)
@@ -63,13 +63,13 @@ def check_sample_is_called(service: Service) -> int:
     return batch_id
 
 
-def test_without_a_provider_samples_are_called_by_its_simulator_and_a_signal_ends_it_all(server_dir: Path) -> None:
-    with Service(server_dir, METRICS_KEY="asked with this", OF_NOBODY="x", LOG_FORMAT="json") as service:
-        assert "simulator" in service.log.read_text(), "it says that nobody is really called"
-        assert "rr_" not in service.log.read_text(), "what is captured may be read by others"
+def test_serve_without_a_provider_uses_its_simulator_and_a_signal_stops_all_processes(server_dir: Path) -> None:
+    with Service(server_dir, METRICS_KEY="the key for metrics", UNRELATED="x", LOG_FORMAT="json") as service:
+        assert "simulator" in service.log.read_text(), "the log says that calls are simulated"
+        assert "rr_" not in service.log.read_text(), "the key must not be in the log, which others may read"
         assert (service.data_dir / "api-key").stat().st_mode & 0o777 == 0o600
         variables = {line.partition("=")[0] for line in service.process("receiver simulate").environment.split("\0")}
-        assert variables & {"SECRET_KEY", "DATABASE_URL", "PLUM_KEY", "METRICS_KEY", "OF_NOBODY"} == set()
+        assert variables & {"SECRET_KEY", "DATABASE_URL", "PLUM_KEY", "METRICS_KEY", "UNRELATED"} == set()
         assert (
             '"level": "warning"' not in service.log.read_text() and '"event": "web_started"' in service.log.read_text()
         )
@@ -90,29 +90,29 @@ def test_without_a_provider_samples_are_called_by_its_simulator_and_a_signal_end
         check_everything_stops(service, signal.SIGINT)
 
 
-def test_key_is_printed_on_a_terminal(server_dir: Path) -> None:
-    """Only there; `Service` reads it from the file that is named elsewhere."""
-    ours, its = os.openpty()
+def test_key_is_printed_only_on_a_terminal(server_dir: Path) -> None:
+    """Otherwise the path of its file is printed, from which `Service` reads it."""
+    our_end, its_end = os.openpty()
     with Service(server_dir) as service:
         service.stop()
-        process = OURSELVES.started(
-            "serve", env=service.environment, stdin=subprocess.DEVNULL, stdout=its, stderr=subprocess.STDOUT
+        process = DEFAULT_RUNNER.start(
+            "serve", env=service.environment, stdin=subprocess.DEVNULL, stdout=its_end, stderr=subprocess.STDOUT
         )
-        os.close(its)
+        os.close(its_end)
         try:
             printed = b""
             while b"  Provider " not in printed:
-                printed += os.read(ours, 4096)
+                printed += os.read(our_end, 4096)
             assert f"  API key    {service.key}\r\n" in printed.decode()
         finally:
             process.terminate()
             while process.poll() is None:
-                with suppress(OSError):  # nobody holds the other end any more
-                    os.read(ours, 4096)
-            os.close(ours)
+                with suppress(OSError):  # no process has the other end open any more
+                    os.read(our_end, 4096)
+            os.close(our_end)
 
 
-def test_second_serve_does_not_start_and_says_why(server_dir: Path) -> None:
+def test_second_serve_is_refused_with_the_reason(server_dir: Path) -> None:
     with Service(server_dir) as service:
         again = service.run("serve")
         assert again.returncode == 2
@@ -130,20 +130,20 @@ def test_second_serve_does_not_start_and_says_why(server_dir: Path) -> None:
 
 
 def test_port_that_another_program_uses_is_named(server_dir: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         environment = clean_environment(DATA_DIR=str(server_dir / "var"), PORT=str(port))
         refused = run_command("serve", environment=environment)
     assert refused.returncode == 2
     assert f"Port {port} cannot be used" in refused.stderr
-    assert not (server_dir / "var" / "postgres").exists(), "it looks before it makes a database"
+    assert not (server_dir / "var" / "postgres").exists(), "the port is checked before the database is created"
 
 
 @pytest.mark.parametrize("command", [["serve"], ["work"]])
 def test_every_fault_of_the_configuration_is_named_at_once(server_dir: Path, command: list[str]) -> None:
     wrong = {
         "PORT": "99999",
-        "PLUM_USER": "somebody",
+        "PLUM_USER": "user",
         "PLUM_URL": "ftp://example.com",
         "PUBLIC_URL": "calls.example.com",
         "SECRET_KEY": "short",

@@ -28,7 +28,7 @@ from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.supervisor.ports import free_port
 from tests.acceptance.postgres import Postgres
-from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, complaints, run_command
+from tests.acceptance.service import ROOT, SAMPLES, ask, clean_environment, run_command, without_database_line
 from tests.database.proxy import Proxy
 from tests.factories import make_batch
 from tests.waiting import eventually
@@ -57,8 +57,8 @@ USING = tuple(name for name in COMMANDS if name != "serve")
 class Ended:
     command: str
     status: int
-    said: str
-    complained: str
+    output: str
+    error_output: str
 
 
 class _OlderServer(Proxy):
@@ -91,13 +91,15 @@ def postgres(session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         postgres.execute("create role locked login superuser password 'another'")
         postgres.execute("create database later")
         later = make_conninfo(postgres.url, dbname="later")
-        migrated = run_command("migrate", environment=surroundings(tmp_path_factory.mktemp("m"), DATABASE_URL=later))
+        migrated = run_command(
+            "migrate", environment=service_environment(tmp_path_factory.mktemp("m"), DATABASE_URL=later)
+        )
         assert migrated.returncode == 0, migrated.stderr
         postgres.execute("insert into schema_migration values ('9999_later.sql', 'x')", database="later")
         yield postgres
 
 
-def surroundings(folder: Path, **variables: str) -> dict[str, str]:
+def service_environment(folder: Path, **variables: str) -> dict[str, str]:
     """An environment in which everything starts, with these changes. An empty variable is not set."""
     usual = {
         "DATA_DIR": str(folder / "data"),
@@ -121,24 +123,24 @@ def run_all(names: Sequence[str], environment: Mapping[str, str], *, root: Path 
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         ) as process:  # fmt: skip
             try:
-                said, complained = process.communicate(timeout=90)
+                output, error_output = process.communicate(timeout=90)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
-        return Ended(name, process.returncode, said, complaints(complained))
+        return Ended(name, process.returncode, output, without_database_line(error_output))
 
     with ThreadPoolExecutor(3) as pool:
         return list(pool.map(run, names))
 
 
-def check_refused(ended: Sequence[Ended], status: int, *words: str) -> None:
-    """Check that each printed one line with these words, and has this exit status."""
+def check_refused(ended: Sequence[Ended], status: int, *texts: str) -> None:
+    """Check that each printed one line with these texts, and has this exit status."""
     for each in ended:
         assert (each.command, each.status) == (each.command, status), each
-        assert each.complained.startswith("receiver: "), each
-        assert each.complained.count("\n") == 1, each
-        assert [word for word in words if word not in each.complained] == [], each
-        assert "Traceback" not in each.said and PASSWORD not in each.said + each.complained, each
+        assert each.error_output.startswith("receiver: "), each
+        assert each.error_output.count("\n") == 1, each
+        assert [word for word in texts if word not in each.error_output] == [], each
+        assert "Traceback" not in each.output and PASSWORD not in each.output + each.error_output, each
 
 
 DATABASE_FAULTS = {
@@ -176,12 +178,12 @@ def faulty_url(postgres: Postgres, fault: str) -> Iterator[str]:
 
 def test_database_that_cannot_be_used_ends_a_command_with_status_1(tmp_path: Path, fault: str, faulty_url: str) -> None:
     names = [name for name in NEEDING_A_DATABASE if fault != "no schema" or name not in ("serve", "migrate")]
-    ended = run_all(names, surroundings(tmp_path, DATABASE_URL=faulty_url))
+    ended = run_all(names, service_environment(tmp_path, DATABASE_URL=faulty_url))
     check_refused(ended, 1, *DATABASE_FAULTS[fault])
 
 
 def test_web_processes_start_without_a_usable_database_and_log_why(tmp_path: Path, fault: str, faulty_url: str) -> None:
-    environment = surroundings(tmp_path, DATABASE_URL=faulty_url)
+    environment = service_environment(tmp_path, DATABASE_URL=faulty_url)
     log = tmp_path / "gunicorn.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -218,25 +220,23 @@ def expect_results(postgres: Postgres, database: str, secret_key: str) -> str:
 STARTING = ("serve", "work", "gunicorn")
 
 
-def test_key_that_expected_results_need_is_named_and_its_lack_must_be_accepted(
-    tmp_path: Path, postgres: Postgres
-) -> None:
+def test_start_without_a_needed_key_is_refused_unless_the_loss_is_accepted(tmp_path: Path, postgres: Postgres) -> None:
     url = expect_results(postgres, "expecting", "the key of the release before")
-    refused = run_all(STARTING, surroundings(tmp_path, DATABASE_URL=url))
+    refused = run_all(STARTING, service_environment(tmp_path, DATABASE_URL=url))
     check_refused(refused, 2, "SECRET_KEY lacks the key", "SECRET_KEY=new,old", "SECRET_KEY_LOSS=accept")
-    wrong = run_all(STARTING, surroundings(tmp_path, DATABASE_URL=url, SECRET_KEY_LOSS="yes"))
+    wrong = run_all(STARTING, service_environment(tmp_path, DATABASE_URL=url, SECRET_KEY_LOSS="yes"))
     check_refused(wrong, 2, "SECRET_KEY_LOSS is 'yes'; it must be one of accept")
     for variables in (
         {"SECRET_KEY_LOSS": "accept"},
         {"SECRET_KEY": "a secret that is long enough,the key of the release before"},
     ):
-        check_web_starts(tmp_path, surroundings(tmp_path, DATABASE_URL=url, **variables))
+        check_web_starts(tmp_path, service_environment(tmp_path, DATABASE_URL=url, **variables))
 
 
-def test_other_servers_of_the_app_refuse_too(tmp_path: Path, postgres: Postgres) -> None:
+def test_other_wsgi_servers_also_refuse_to_start(tmp_path: Path, postgres: Postgres) -> None:
     url = expect_results(postgres, "elsewhere", "the key of the release before")
     ran = subprocess.run(
-        [sys.executable, "-c", "import app"], cwd=ROOT, env=surroundings(tmp_path, DATABASE_URL=url),
+        [sys.executable, "-c", "import app"], cwd=ROOT, env=service_environment(tmp_path, DATABASE_URL=url),
         capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     assert ran.returncode != 0 and "SECRET_KEY" in ran.stderr and "lacks the key" in ran.stderr, ran
@@ -267,28 +267,28 @@ def _serves(port: str) -> bool:
         return False
 
 
-def test_port_that_is_taken_is_named(tmp_path: Path, postgres: Postgres) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        ended = run_all(SERVING, surroundings(tmp_path, DATABASE_URL=postgres.url, PORT=port))
+def test_used_port_is_named(tmp_path: Path, postgres: Postgres) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        ended = run_all(SERVING, service_environment(tmp_path, DATABASE_URL=postgres.url, PORT=port))
     check_refused(ended, 2, f"Port {port} cannot be used: Address already in use.", "set PORT to another")
 
 
 def test_address_of_another_machine_is_named(tmp_path: Path, postgres: Postgres) -> None:
-    ended = run_all(SERVING, surroundings(tmp_path, DATABASE_URL=postgres.url, BIND="192.0.2.1"))
+    ended = run_all(SERVING, service_environment(tmp_path, DATABASE_URL=postgres.url, BIND="192.0.2.1"))
     check_refused(ended, 2, "BIND 192.0.2.1 is not an address of this machine.")
 
 
-def test_port_of_the_simulator_that_is_taken_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        refused = run_command("simulate", "--port", port, environment=surroundings(tmp_path))
+def test_used_port_of_the_simulator_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        refused = run_command("simulate", "--port", port, environment=service_environment(tmp_path))
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1), refused
     assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr and "--port" in refused.stderr
 
 
 @pytest.mark.parametrize(
-    ("names", "variables", "words"),
+    ("names", "variables", "texts"),
     [
         (ALL, {"DATA_DIR": str(ROOT / "LICENSE")}, ("DATA_DIR cannot be made", "LICENSE is no folder")),
         (ALL, {"SECRET_KEY": ""}, ("SECRET_KEY is required with DATABASE_URL", "make one with: python3 -c")),
@@ -302,39 +302,39 @@ def test_port_of_the_simulator_that_is_taken_is_named(tmp_path: Path) -> None:
     ids=lambda value: " ".join(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else None,
 )
 def test_configuration_that_cannot_be_used_is_status_2(
-    tmp_path: Path, postgres: Postgres, names: Sequence[str], variables: Mapping[str, str], words: Sequence[str]
+    tmp_path: Path, postgres: Postgres, names: Sequence[str], variables: Mapping[str, str], texts: Sequence[str]
 ) -> None:
-    ended = run_all(names, surroundings(tmp_path, **{"DATABASE_URL": postgres.url, **variables}))
-    check_refused(ended, 2, *words)
+    ended = run_all(names, service_environment(tmp_path, **{"DATABASE_URL": postgres.url, **variables}))
+    check_refused(ended, 2, *texts)
     if not (variables.get("DATABASE_URL") == "" and "serve" in names):
-        assert not (tmp_path / "data").exists(), "what is refused leaves nothing behind"
+        assert not (tmp_path / "data").exists(), "a refused command creates no files"
 
 
-def test_password_that_is_not_percent_encoded_is_told_without_repeating_it(tmp_path: Path) -> None:
+def test_password_that_is_not_percent_encoded_is_reported_without_repeating_it(tmp_path: Path) -> None:
     for password in (f"50%{PASSWORD}", f"p@ss{PASSWORD}", f"p/{PASSWORD}", f"p@ss/{PASSWORD}#1"):
-        environment = surroundings(tmp_path, DATABASE_URL=f"postgresql://user:{password}@host/d")
+        environment = service_environment(tmp_path, DATABASE_URL=f"postgresql://user:{password}@host/d")
         check_refused(run_all(ALL, environment), 2, "DATABASE_URL", "percent-encoded")
 
 
-def test_address_that_libpq_alone_cannot_read_is_told_by_every_command(tmp_path: Path) -> None:
-    environment = surroundings(tmp_path, DATABASE_URL=f"host=127.0.0.1 nonsense={PASSWORD}")
+def test_address_that_only_libpq_refuses_is_reported_by_every_command(tmp_path: Path) -> None:
+    environment = service_environment(tmp_path, DATABASE_URL=f"host=127.0.0.1 nonsense={PASSWORD}")
     check_refused(run_all(NEEDING_A_DATABASE, environment), 2, "DATABASE_URL is neither")
     (web,) = run_all(["gunicorn"], environment)
     # Only a child process notices this. Then gunicorn ends, and does not start the child again.
-    assert web.status != 0 and "DATABASE_URL is neither" in web.complained, web
-    assert PASSWORD not in web.said + web.complained
+    assert web.status != 0 and "DATABASE_URL is neither" in web.error_output, web
+    assert PASSWORD not in web.output + web.error_output
 
 
 def test_copy_without_its_migrations_says_so(tmp_path: Path, postgres: Postgres) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "receiver", copy / "receiver", ignore=shutil.ignore_patterns("__pycache__"))
-    ended = run_all(NEEDING_A_DATABASE, surroundings(tmp_path, DATABASE_URL=postgres.url), root=copy)
+    ended = run_all(NEEDING_A_DATABASE, service_environment(tmp_path, DATABASE_URL=postgres.url), root=copy)
     check_refused(ended, 1, "migrations does not exist", "run this in a complete checkout")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
 @pytest.mark.parametrize(("size", "status"), [("2m", 1), ("40k", 1)])
-def test_disk_without_room_for_a_database_is_told(server_dir: Path, size: str, status: int) -> None:
+def test_disk_without_room_for_a_database_is_reported(server_dir: Path, size: str, status: int) -> None:
     disk = server_dir / "disk"
     disk.mkdir(mode=0o755)
     # In a separate mount namespace, so that the disk is unmounted when the command ends.
@@ -342,7 +342,7 @@ def test_disk_without_room_for_a_database_is_told(server_dir: Path, size: str, s
     isolated = ["unshare", "--mount", "sh", "-c", script, "sh", size, str(disk)]
     if subprocess.run([*isolated, "true"], capture_output=True).returncode != 0:
         pytest.skip("this container may not mount")
-    environment = surroundings(server_dir, DATA_DIR=str(disk / "var"), DATABASE_URL="", SECRET_KEY="")
+    environment = service_environment(server_dir, DATA_DIR=str(disk / "var"), DATABASE_URL="", SECRET_KEY="")
     ran = subprocess.run(
         [*isolated, *COMMANDS["serve"]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90
     )

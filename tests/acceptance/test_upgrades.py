@@ -38,74 +38,77 @@ def next_release(folder: Path) -> Path:
     return made
 
 
-def run_in(release: Path, there: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_in(release: Path, running: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "receiver", *arguments]
     return subprocess.run(
-        command, cwd=release, env=there.service.environment, capture_output=True, text=True, timeout=180
+        command, cwd=release, env=running.service.environment, capture_output=True, text=True, timeout=180
     )
 
 
-def while_results_come_in(there: World, do: Callable[[], None]) -> None:
+def while_results_arrive(running: World, do: Callable[[], None]) -> None:
     """Call `do` while results arrive and the API is read. None of these requests may fail."""
     over = threading.Event()
     failed: list[str] = []
 
     def post() -> None:
         while not over.is_set():
-            there.results.post(4, at_once=2)
+            running.results.post(4, at_once=2)
             over.wait(0.05)
 
     def read() -> None:
         while not over.wait(0.1):
-            for path in (f"/api/v1/batches/{there.batch_id}", "/api/v1/summary", "/api/v1/batches"):
-                if (answer := there.service.ask(path)).status != 200:
+            for path in (f"/api/v1/batches/{running.batch_id}", "/api/v1/summary", "/api/v1/batches"):
+                if (answer := running.service.ask(path)).status != 200:
                     failed.append(f"{path}: {answer.status} {answer.body!r}")
 
     busy = [threading.Thread(target=each) for each in (post, read)]
     for thread in busy:
         thread.start()
     try:
-        so_far = len(there.results.posted)
-        eventually(lambda: len(there.results.posted) > so_far + 20)
+        so_far = len(running.results.posted)
+        eventually(lambda: len(running.results.posted) > so_far + 20)
         do()
-        so_far = len(there.results.posted)
-        eventually(lambda: len(there.results.posted) > so_far + 20)
+        so_far = len(running.results.posted)
+        eventually(lambda: len(running.results.posted) > so_far + 20)
     finally:
         over.set()
         for thread in busy:
             thread.join()
     assert failed == []
-    assert {each.status for each in there.results.posted} == {200}
+    assert {each.status for each in running.results.posted} == {200}
 
 
-def test_old_processes_serve_on_while_the_next_release_migrates_and_then_give_way(server_dir: Path) -> None:
+def test_old_processes_keep_serving_while_the_next_release_migrates_and_cannot_start_afterwards(
+    server_dir: Path,
+) -> None:
     release = next_release(server_dir)
-    with Postgres(server_dir) as postgres, world(server_dir, postgres) as there:
+    with Postgres(server_dir) as postgres, world(server_dir, postgres) as running:
 
         def migrate() -> None:
-            migrated = run_in(release, there, "migrate")
+            migrated = run_in(release, running, "migrate")
             assert migrated.returncode == 0, migrated.stdout + migrated.stderr
             assert "2 migrations applied" in migrated.stdout
 
-        while_results_come_in(there, migrate)
-        queued = there.queue()
+        while_results_arrive(running, migrate)
+        queued = running.queue()
         assert queued.status == 201, queued.body
-        eventually(lambda: there.service.batch(there.batch_id)["counts"]["final"] == len(there.results.posted))
+        eventually(lambda: running.service.batch(running.batch_id)["counts"]["final"] == len(running.results.posted))
 
         # The old release does not start on the new schema, and its messages explain what to do.
-        ready = there.service.ask("/readyz")
+        ready = running.service.ask("/readyz")
         assert ready.status == 503
-        for said in (ready.told["database"], refusal(there, "work"), refusal(there, "verify"), refusal(there, "serve")):
-            assert "9000_next.sql" in said and "Start that release" in said, said
-        verified = run_in(release, there, "verify")
+        refusals = [refusal(running, command) for command in ("work", "verify", "serve")]
+        for message in (ready.json["database"], *refusals):
+            assert "9000_next.sql" in message and "Start that release" in message, message
+        verified = run_in(release, running, "verify")
         assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def refusal(there: World, command: str) -> str:
+def refusal(running: World, command: str) -> str:
     """The line with which a command of the old release refuses to run."""
     if command == "serve":
-        there.service.stop()
-    ran = there.service.run(command)
+        running.service.stop()
+    ran = running.service.run(command)
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     return ran.stderr
@@ -134,17 +137,17 @@ def run_file(postgres: Postgres, path: Path) -> None:
     postgres.run("psql", postgres.url, "-v", "ON_ERROR_STOP=1", "-f", script)
 
 
-def test_dump_restored_into_another_server_is_the_same_and_old_tokens_hold(server_dir: Path) -> None:
+def test_dump_restored_into_another_server_is_identical_and_old_tokens_stay_valid(server_dir: Path) -> None:
     for name in ("old", "new"):
         (server_dir / name).mkdir()
-    with Postgres(server_dir / "old") as old, Postgres(server_dir / "new") as new, world(server_dir, old) as there:
-        there.results.post(40, at_once=4)
-        again = [there.results.repeat(each) for each in range(5)]
+    with Postgres(server_dir / "old") as old, Postgres(server_dir / "new") as new, world(server_dir, old) as running:
+        running.results.post(40, at_once=4)
+        again = [running.results.repeat(each) for each in range(5)]
         assert {each.status for each in again} == {200}
-        eventually(there.is_settled)
-        before = there.service.batch(there.batch_id)
+        eventually(running.is_settled)
+        before = running.service.batch(running.batch_id)
         assert before["callbacks"]["duplicate"] == 5
-        there.service.stop()
+        running.service.stop()
 
         dump = server_dir / "old" / "receiver.dump"
         old.run("pg_dump", "--format=custom", "--no-owner", f"--file={dump}", old.url)
@@ -154,17 +157,17 @@ def test_dump_restored_into_another_server_is_the_same_and_old_tokens_hold(serve
         assert contents(new)["callback"][0] == 45
 
         run_file(new, ROOT / "deploy" / "after-restore.sql")
-        there.postgres = new
-        there.service.environment["DATABASE_URL"] = new.url
-        key = there.service.key
-        there.service.start()
-        assert there.service.key == key, "keys hold"
-        after = there.service.batch(there.batch_id)
+        running.postgres = new
+        running.service.environment["DATABASE_URL"] = new.url
+        key = running.service.key
+        running.service.start()
+        assert running.service.key == key, "API keys stay valid"
+        after = running.service.batch(running.batch_id)
         assert after == before
-        assert {each.status for each in there.results.post(40, at_once=4)} == {200}, "tokens hold"
-        eventually(there.is_settled)
-        assert there.service.batch(there.batch_id)["counts"]["final"] == 80
-        queued = there.queue()
+        assert {each.status for each in running.results.post(40, at_once=4)} == {200}, "tokens stay valid"
+        eventually(running.is_settled)
+        assert running.service.batch(running.batch_id)["counts"]["final"] == 80
+        queued = running.queue()
         assert queued.status == 201, queued.body
-        assert int(queued.told["id"]) > there.batch_id + 1_000_000
-        there.check_verified()
+        assert int(queued.json["id"]) > running.batch_id + 1_000_000
+        running.check_verified()

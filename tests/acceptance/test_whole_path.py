@@ -71,7 +71,7 @@ class Expected:
     """The expected result of everything according to the simulator's ledger, in the receiver's terms."""
 
     def __init__(self, provider: str) -> None:
-        self.summary = ask(f"{provider}/simulator/ledger").told
+        self.summary = ask(f"{provider}/simulator/ledger").json
         lines = ask(f"{provider}/simulator/ledger/calls").body.splitlines()
         self.calls: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self.final = [call for call in self.calls if any(self._counts(call, each) for each in call["deliveries"])]
@@ -106,7 +106,7 @@ def list_calls(service: Service, batch_id: int) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     cursor = ""
     while True:
-        page = service.ask(f"/api/v1/batches/{batch_id}/calls?limit=400{cursor}").told
+        page = service.ask(f"/api/v1/batches/{batch_id}/calls?limit=400{cursor}").json
         calls += page["calls"]
         if page["next_cursor"] is None:
             return calls
@@ -136,9 +136,9 @@ def test_every_call_of_a_batch_ends_as_the_provider_reported_or_is_overdue(serve
         check_balance(before_due, expected, lost="pending")
         check_calls(list_calls(service, batch_id), rows, expected)
 
-        let_the_time_come(service, batch_id)
+        make_due(service, batch_id)
         check_balance(service.batch(batch_id), expected, lost="overdue")
-        overdue = service.ask(f"/api/v1/batches/{batch_id}/calls?state=overdue&limit=1000").told["calls"]
+        overdue = service.ask(f"/api/v1/batches/{batch_id}/calls?state=overdue&limit=1000").json["calls"]
         assert len(overdue) == len(expected.calls) - len(expected.final)
 
         verified = service.run("verify")
@@ -148,7 +148,7 @@ def test_every_call_of_a_batch_ends_as_the_provider_reported_or_is_overdue(serve
         assert f"{len(expected.final)} ended, 0 pending, {len(overdue)} overdue" in shown.stdout
 
 
-def let_the_time_come(service: Service, batch_id: int) -> None:
+def make_due(service: Service, batch_id: int) -> None:
     """Make the batch due now, and wait until its calls are overdue."""
     with psycopg.connect(service.embedded_database_url) as conn:
         conn.execute("update batch set due_at = now() - interval '1 second' where batch_id = %s", (batch_id,))
@@ -160,7 +160,7 @@ def wait_for_the_last_callback(provider: str) -> None:
     """Return when nothing is `to_come`. A call is no longer `to_come` after its first 200; a duplicate may follow."""
 
     def over() -> bool:
-        ledger = ask(f"{provider}/simulator/ledger").told
+        ledger = ask(f"{provider}/simulator/ledger").json
         return bool(ledger["calls"]["to_come"] == ledger["callbacks"]["to_come"] == 0)
 
     eventually(over, 120)
@@ -169,7 +169,7 @@ def wait_for_the_last_callback(provider: str) -> None:
 def check_queued(answer: Answer) -> int:
     """Check the answer and return the batch's id. It is 202 if the provider answered 500 and no callback has proved the
     opposite yet, else 201."""
-    batch = answer.told
+    batch = answer.json
     assert answer.status == (201 if batch["state"] == "queued" else 202)
     assert answer.headers["Location"].endswith(f"/api/v1/batches/{batch['id']}")
     assert (batch["counts"]["rows"], batch["counts"]["skipped"]) == (ROWS, len(INVALID))
@@ -202,10 +202,10 @@ def check_calls(calls: list[dict[str, Any]], rows: dict[int, list[str]], expecte
     for call in calls:
         assert [call["destination"], *call["variables"].values()] == rows[call["row"]]
         assert list(call["variables"]) == COLUMNS
-    told = Counter((call["destination"], call["status"]) for call in expected.final)
+    expected_calls = Counter((call["destination"], call["status"]) for call in expected.final)
     kept = Counter(
         (call["destination"], call["provider_status"].replace("cancelled", "canceled"))
         for call in calls
         if call["state"] == "final"
     )
-    assert kept == told
+    assert kept == expected_calls

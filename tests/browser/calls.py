@@ -1,4 +1,4 @@
-"""A service with something on each of its pages: batches that went well, badly, and nobody knows how."""
+"""A service with content on each of its pages: batches that ended, that were refused, and that are unknown."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ CONTACTS = "".join(
         f"+1{NUMBERS[0]},Again,2026-12-01 11:30\n",
     )
 ).encode()
-"""Eight people, two rows that nobody can call, and one that repeats the first."""
+"""Eight valid numbers, two invalid rows, and one that repeats the first number."""
 
 SCRIPT = "<script>alert(1)</script>"
 PICTURE = "\"'><img src=x onerror=alert(2)>"
-TURNED = "\u202eabc\u200b"
+BIDI = "\u202eabc\u200b"
 EMOJI = "\U0001f469\u200d\U0001f52c"
 FORMULA = '=HYPERLINK("http://evil.example/","x")'
 FLOOD = "x" * 10_000
-HOSTILE_CELLS = [SCRIPT, PICTURE, TURNED + EMOJI, FORMULA, "{{ 7 * 7 }}${7 * 7}"]
+HOSTILE_CELLS = [SCRIPT, PICTURE, BIDI + EMOJI, FORMULA, "{{ 7 * 7 }}${7 * 7}"]
 
 
 @dataclass(frozen=True, slots=True)
 class Populated:
     service: Service
     settled: int
-    """A batch all of whose calls have ended, with rows that were skipped."""
+    """A batch with skipped rows, whose calls have all ended."""
     unknown: int
-    """A batch whose two submissions nobody knows about."""
+    """A batch whose two submissions are unknown."""
     paced: int
-    """A batch of a hundred calls, one a minute."""
+    """A batch of a hundred calls, one per minute."""
     unwanted: int
-    """The same in a deployment of its own, to be canceled."""
+    """The same in its own deployment, which can be canceled."""
     hostile: int
     """A batch whose names, variables and results are hostile."""
     hostile_number: str
@@ -58,9 +58,7 @@ def populate(service: Service, folder: Path) -> Populated:
     policies = {"on_invalid": "skip", "on_duplicate": "skip"}
     settled = _queue(service, contacts, name="December reminders", **policies)
     # The simulated provider answers these deployments with 500 and 404.
-    unknown = _queue(
-        service, contacts, name="Nobody knows", deployment_id="500", on_invalid="skip", on_duplicate="keep"
-    )
+    unknown = _queue(service, contacts, name="Unknown", deployment_id="500", on_invalid="skip", on_duplicate="keep")
     many = folder / "many.csv"
     many.write_text("destination\n" + "".join(f"61755513{last:02}\n" for last in range(100)))
     names = {"external_id": f"crm 7 {SCRIPT}", "labels": json.dumps({SCRIPT: PICTURE})}
@@ -68,13 +66,13 @@ def populate(service: Service, folder: Path) -> Populated:
     paced = _queue(service, many, name="One a minute", deployment_id="5", **one_a_minute, **names)
     unwanted = _queue(service, many, name="Wrong file", deployment_id="6", **one_a_minute)
     _queue(service, contacts, name="Refused", deployment_id="404", **policies)
-    queued = _queue(service, hostile, name=SCRIPT + PICTURE + TURNED, application_id="13")
+    queued = _queue(service, hostile, name=SCRIPT + PICTURE + BIDI, application_id="13")
     eventually(lambda: all(service.batch(batch_id)["counts"]["pending"] == 0 for batch_id in (settled, queued)))
     result_url = find_result_url(service, 13)
-    for status in (SCRIPT, PICTURE, TURNED + EMOJI, FLOOD):
+    for status in (SCRIPT, PICTURE, BIDI + EMOJI, FLOOD):
         body = json.dumps({"phone_number": f"'{number}'", "status": status, "attempts": "1", SCRIPT: FLOOD})
         assert ask(result_url, "POST", body.encode(), {"Content-Type": "application/json"}).status == 200
-    for body in (SCRIPT + PICTURE, "\0\x1b[2J" + TURNED, FLOOD):
+    for body in (SCRIPT + PICTURE, "\0\x1b[2J" + BIDI, FLOOD):
         headers = {"Content-Type": "text/html; charset=<script>"}
         assert ask(result_url, "POST", body.encode(), headers).status == 200
     eventually(lambda: service.batch(queued)["callbacks"]["waiting"] == 0)
@@ -92,8 +90,8 @@ def hostile_contacts(numbers: list[str]) -> bytes:
 
 
 def find_result_url(service: Service, application_id: int) -> str:
-    """Where results of an application's one submission are posted: the simulator was told."""
-    requests = ask(f"{service.simulator_url}/simulator/ledger").told["requests"]
+    """The `result_url` of an application's only submission, from the simulator's ledger."""
+    requests = ask(f"{service.simulator_url}/simulator/ledger").json["requests"]
     urls: list[str] = [each["result_url"] for each in requests if each["application_id"] == application_id]
     (url,) = urls
     return url
@@ -101,7 +99,6 @@ def find_result_url(service: Service, application_id: int) -> str:
 
 def _queue(service: Service, contacts: Path, **fields: str) -> int:
     answer = service.queue(contacts, "Prefer: wait=0", **fields)
-    # The worker may be so quick that the provider's answer is told already, a refusal too.
+    # A fast worker may already have the provider's answer, even a refusal (502).
     assert answer.status in (201, 202, 502), answer.body
-    told = answer.told
-    return int(told["batch_id"] if answer.status == 502 else told["id"])
+    return int(answer.json["batch_id" if answer.status == 502 else "id"])

@@ -1,4 +1,4 @@
-"""Debian's Chromium, and pages in it that are watched for what no page of ours may do."""
+"""Debian's Chromium, and pages in it that fail a test if the dashboards do something forbidden."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ARGUMENTS = (
 )
 
 PATIENCE_SECONDS = 60
-"""What is waited for on a loaded machine; on an idle one, all of it is there at once."""
+"""Long, because the machine may be busy. On an idle machine nothing takes this long."""
 
-_TELL_VIOLATIONS = """
+_LOG_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) => {
   console.error(`policy violated: ${event.violatedDirective} by ${event.blockedURI} ${event.sample}`);
 });
@@ -34,7 +34,7 @@ _OWN_SCHEMES = ("data:", "blob:", "about:")
 
 @contextlib.contextmanager
 def launched() -> Iterator[Browser]:
-    """A browser that asks nobody for anything by itself. Skips the test where there is none."""
+    """A browser that sends no requests of its own. Skips the test if Chromium is not installed."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("chromium is not installed (apt-get install chromium)")
@@ -47,47 +47,46 @@ def launched() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def watched(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    """A page in a context of its own, whose addresses are relative to `address`.
+    """A page with its own context, whose addresses are relative to `address`.
 
-    At the end it must be true of all that happened in it: nothing was written to the console, no script failed, no
-    policy was violated, no dialog came up, no other host was asked, and nothing but a page that was gone to was
-    answered with an error.
+    Fails at the end if anything was written to the console, a script failed, a policy was violated, a dialog opened,
+    another host got a request, or a request other than a navigation was answered with an error.
     """
-    complaints: list[str] = []
+    problems: list[str] = []
     context = browser.new_context(base_url=address, locale="en-US", timezone_id="America/New_York", **options)
     try:
         context.set_default_timeout(PATIENCE_SECONDS * 1000)
-        context.add_init_script(_TELL_VIOLATIONS)
-        _listen(context, address, complaints)
+        context.add_init_script(_LOG_VIOLATIONS)
+        _listen(context, address, problems)
         yield context.new_page()
     finally:
         context.close()
-    assert not complaints, "\n".join(complaints)
+    assert not problems, "\n".join(problems)
 
 
-def _listen(context: BrowserContext, address: str, complaints: list[str]) -> None:
+def _listen(context: BrowserContext, address: str, problems: list[str]) -> None:
     def requested(request: Request) -> None:
         if not request.url.startswith((f"{address}/", *_OWN_SCHEMES)):
-            complaints.append(f"another host was asked: {request.url}")
+            problems.append(f"request to another host: {request.url}")
 
     def answered(response: Response) -> None:
         if response.status >= 400 and not response.request.is_navigation_request():
-            complaints.append(f"{response.status} for {response.url}")
+            problems.append(f"{response.status} for {response.url}")
 
-    def wrote(kind: str, text: str) -> None:
-        # The browser's own words about a status; `answered` has judged it.
+    def logged(kind: str, text: str) -> None:
+        # The browser's own message about an error status, which `answered` has checked.
         if not text.startswith("Failed to load resource: the server responded with a status of"):
-            complaints.append(f"{kind}: {text}")
+            problems.append(f"{kind}: {text}")
 
-    def asked(dialog: Dialog) -> None:
-        complaints.append(f"dialog: {dialog.message}")
+    def opened(dialog: Dialog) -> None:
+        problems.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
     context.on("request", requested)
     context.on("response", answered)
-    context.on("console", lambda message: wrote(message.type, message.text))
-    context.on("weberror", lambda error: complaints.append(f"script failed: {error.error}"))
-    context.on("dialog", asked)
+    context.on("console", lambda message: logged(message.type, message.text))
+    context.on("weberror", lambda error: problems.append(f"script failed: {error.error}"))
+    context.on("dialog", opened)
 
 
 def sign_in(page: Page, key: str) -> None:
@@ -97,7 +96,7 @@ def sign_in(page: Page, key: str) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
 
 
-def scroll_room(page: Page) -> int:
-    """By how many CSS pixels the page can be scrolled sideways."""
-    room: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    return max(room, 0)
+def sideways_scroll(page: Page) -> int:
+    """How many CSS pixels the page can be scrolled sideways."""
+    pixels: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    return max(pixels, 0)

@@ -20,8 +20,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def service(browser: Browser, session_folder: Path) -> Iterator[Service]:
-    """One `serve` with its simulator for all of these tests: they look at it as a person does, and starting takes
-    seconds. Not started where there is no browser.
+    """One `serve` with its simulator for all of these tests, because its start takes seconds. Not started without a
+    browser.
     """
     folder = Path(tempfile.mkdtemp(prefix="s", dir=session_folder))
     folder.chmod(0o711)
@@ -36,13 +36,13 @@ def populated(service: Service) -> Populated:
 
 @pytest.fixture
 def page(browser: Browser, service: Service) -> Iterator[Page]:
-    """A page where nobody is signed in; see `watched` for what it must not do."""
+    """A page without a session. `watched` checks it."""
     with watched(browser, service.url) as page:
         yield page
 
 
 @pytest.fixture
-def own_page(page: Page, service: Service) -> Page:
-    """A page of the administrator."""
+def admin_page(page: Page, service: Service) -> Page:
+    """A page on which the administrator is signed in."""
     sign_in(page, service.key)
     return page

@@ -1,7 +1,6 @@
-"""Makes docs/pictures anew: `python -m tests.browser.pictures`.
+"""Create the pictures in docs/pictures: `python -m tests.browser.pictures`.
 
-A real service, a simulated provider that takes its time, and a batch of six hundred calls, pictured while they are
-made.
+The pictures show a real service with a slow simulated provider, and a batch of 600 calls that are being made.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from tests.browser.chromium import launched, sign_in, watched
 from tests.waiting import eventually
 
 PICTURES = ROOT / "docs" / "pictures"
-MOST_BYTES = 200_000
+MAX_BYTES = 200_000
 VIEW = ViewportSize(width=1280, height=860)
 MARGIN = 20
-"""Pixels of ground below the part that a picture ends with."""
+"""Pixels below the last part of a picture."""
 CALLS = 600
 FIRST_NAMES = ("Ana", "Björn", "Chloé", "Dev", "Erin", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kofi", "Lena")
 PACE = ("--speed", "40", "--lines", "60", "--unknown-status", "0.03", "--duplicate", "0.02", "--malformed", "0.004")
@@ -46,16 +45,16 @@ def queue(service: Service, folder: Path, name: str, text: bytes, **fields: str)
     file = folder / "contacts.csv"
     file.write_bytes(text)
     answer = service.queue(file, "Prefer: wait=0", name=name, on_invalid="skip", on_duplicate="skip", **fields)
-    return int(answer.told["id"])
+    return int(answer.json["id"])
 
 
-def ended(service: Service, batch_id: int) -> float:
-    share: float = service.batch(batch_id)["progress"]
-    return share
+def progress(service: Service, batch_id: int) -> float:
+    ended: float = service.batch(batch_id)["progress"]
+    return ended
 
 
-def picture(page: Page, name: str, path: str | None = None, *, until: str | None = None) -> None:
-    """What the window shows, or the page from its top to the end of the part `until`, a CSS selector."""
+def take_picture(page: Page, name: str, path: str | None = None, *, until: str | None = None) -> None:
+    """Save the visible part of the page, or the page from its top to the end of the element `until`, a CSS selector."""
     if path is not None:
         page.goto(path)
     clip = None
@@ -65,31 +64,31 @@ def picture(page: Page, name: str, path: str | None = None, *, until: str | None
         clip = FloatRect(x=0, y=0, width=VIEW["width"], height=box["y"] + box["height"] + MARGIN)
     file = PICTURES / f"{name}.png"
     page.screenshot(path=file, clip=clip, full_page=clip is not None, animations="disabled", caret="hide")
-    assert file.stat().st_size < MOST_BYTES, f"{file} is too large for a page of documentation"
+    assert file.stat().st_size < MAX_BYTES, f"{file} is too large for a page of documentation"
 
 
-def picture_all(page: Page, service: Service, folder: Path) -> None:
+def take_all_pictures(page: Page, service: Service, folder: Path) -> None:
     sign_in(page, service.key)
     page.goto("/batches/new")
-    picture(page, "new-batch")
+    take_picture(page, "new-batch")
     file = folder / "contacts.csv"
     page.get_by_label("CSV of the numbers to call").set_input_files(file)
     page.get_by_label("Application", exact=True).fill("7")
     page.get_by_label("Deployment").fill("3")
     page.get_by_role("button", name="Upload and check").click()
     page.get_by_role("heading", name="Check before calling").wait_for()
-    picture(page, "preview", until="section[aria-labelledby=go]")
+    take_picture(page, "preview", until="section[aria-labelledby=go]")
     batch_id = queue(service, folder, "December reminders", contacts(), max_attempts="3", reattempt_wait="60")
-    eventually(lambda: ended(service, batch_id) > 0.6, 300)
-    picture(page, "batch", f"/batches/{batch_id}", until="#results-section")
-    picture(page, "overview", "/", until="#live")
-    picture(page, "batches", "/batches", until="#live")
-    calls = service.ask(f"/api/v1/batches/{batch_id}/calls?state=final&limit=400").told["calls"]
+    eventually(lambda: progress(service, batch_id) > 0.6, 300)
+    take_picture(page, "batch", f"/batches/{batch_id}", until="#results-section")
+    take_picture(page, "overview", "/", until="#live")
+    take_picture(page, "batches", "/batches", until="#live")
+    calls = service.ask(f"/api/v1/batches/{batch_id}/calls?state=final&limit=400").json["calls"]
     row = max(calls, key=lambda call: (call["outcome"] == "completed", call["attempts"] or 0))["row"]
-    picture(page, "call", f"/batches/{batch_id}/calls/{row}", until="section[aria-labelledby=facts-title]")
-    picture(page, "callbacks", "/callbacks?state=any")
-    picture(page, "callback", "/callbacks/1")
-    picture(page, "keys", "/keys", until="section[aria-labelledby=another]")
+    take_picture(page, "call", f"/batches/{batch_id}/calls/{row}", until="section[aria-labelledby=facts-title]")
+    take_picture(page, "callbacks", "/callbacks?state=any")
+    take_picture(page, "callback", "/callbacks/1")
+    take_picture(page, "keys", "/keys", until="section[aria-labelledby=another]")
 
 
 def main() -> int:
@@ -102,17 +101,17 @@ def main() -> int:
     }
     with tempfile.TemporaryDirectory(prefix="pictures-") as name:
         folder = Path(name)
-        folder.chmod(0o711)  # started by root, Postgres runs as another account, which must pass
+        folder.chmod(0o711)  # Postgres, started by root, runs as another account, which needs access
         service = Service(folder, **login)
         service.environment["PUBLIC_URL"] = service.url
         with simulator(provider, *PACE), service, launched() as browser:
             earlier = queue(service, folder, "November follow-up", contacts()[:4000], application_id="5")
-            eventually(lambda: ended(service, earlier) == 1, 300)
+            eventually(lambda: progress(service, earlier) == 1, 300)
             queue(service, folder, "Clinic, Tuesday", CONTACTS, deployment_id="404")
             with watched(browser, service.url, viewport=VIEW) as page:
                 page.goto("/login")
-                picture(page, "sign-in", until="main .card")
-                picture_all(page, service, folder)
+                take_picture(page, "sign-in", until="main .card")
+                take_all_pictures(page, service, folder)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What holds for every page: anybody can use it, on a small screen too, and nothing hostile on it comes to life."""
+"""Rules for every page: it is accessible, fits a small screen, and hostile texts on it do nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Page, ViewportSize, expect
 
 from tests.browser.calls import FORMULA, NUMBERS, PICTURE, SCRIPT, Populated, hostile_contacts
-from tests.browser.chromium import scroll_room, sign_in, watched
+from tests.browser.chromium import sideways_scroll, sign_in, watched
 from tests.browser.tour import tour
 
 pytestmark = pytest.mark.long
@@ -22,7 +22,7 @@ WIDE = ViewportSize(width=1280, height=900)
 
 
 def violations(page: Page, rules: Sequence[str] = RULES) -> list[Any]:
-    """What axe finds against WCAG 2.2 AA and good practice, or these rules alone: the rule, and where."""
+    """The violations that axe finds: rule and elements. By default for WCAG 2.2 AA and best practice."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE)
     found: list[Any] = page.evaluate(
@@ -35,36 +35,36 @@ def violations(page: Page, rules: Sequence[str] = RULES) -> list[Any]:
     return found
 
 
-def test_no_page_has_a_fault_for_axe_or_scrolls_sideways_on_a_small_screen(
+def test_no_page_violates_a_rule_of_axe_or_scrolls_sideways_on_a_small_screen(
     browser: Browser, populated: Populated
 ) -> None:
     found: dict[str, list[Any]] = {}
-    # Without motion, because a color that is still changing belongs to neither color scheme.
+    # Without motion: during a transition, colors belong to neither color scheme.
     settings: dict[str, Any] = {"color_scheme": "light", "reduced_motion": "reduce", "viewport": WIDE}
     with watched(browser, populated.service.url, **settings) as page:
         for name in tour(page, populated):
             page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
             found[name] = violations(page)
-            page.emulate_media(color_scheme="dark")  # which differs in colours alone
+            page.emulate_media(color_scheme="dark")  # only its colors differ
             found[name] += violations(page, ["color-contrast"])
             page.emulate_media(color_scheme="light")
             page.set_viewport_size(NARROW)
-            if room := scroll_room(page):
-                found[name].append(f"scrolls sideways by {room} pixels")
+            if pixels := sideways_scroll(page):
+                found[name].append(f"scrolls sideways by {pixels} pixels")
             page.set_viewport_size(WIDE)
     assert {name: faults for name, faults in found.items() if faults} == {}
     assert len(found) > 20
 
 
 def check_is_harmless(page: Page) -> None:
-    """No element came of a hostile text; that no script ran and no dialog came up, `watched` sees."""
+    """No hostile text became an element. `watched` checks that no script ran and no dialog opened."""
     for kind in ("script", "img", "iframe", "[onerror]", "a[href*='evil']"):
         expect(page.locator(f"main {kind}")).to_have_count(0)
     expect(page.locator("script:not([src])")).to_have_count(0)
 
 
-def test_hostile_texts_are_shown_and_do_nothing(own_page: Page, populated: Populated) -> None:
-    page = own_page
+def test_hostile_texts_are_shown_and_do_nothing(admin_page: Page, populated: Populated) -> None:
+    page = admin_page
     page.goto("/batches/new")
     hostile = FilePayload(name=f"{SCRIPT}.csv", mimeType="text/csv", buffer=hostile_contacts(NUMBERS))
     page.get_by_label("CSV of the numbers to call").set_input_files(hostile)
@@ -77,26 +77,26 @@ def test_hostile_texts_are_shown_and_do_nothing(own_page: Page, populated: Popul
     check_is_harmless(page)
 
     batch = f"/batches/{populated.hostile}"
-    callbacks = populated.service.ask(f"/api/v1/callbacks?batch_id={populated.hostile}").told["callbacks"]
+    callbacks = populated.service.ask(f"/api/v1/callbacks?batch_id={populated.hostile}").json["callbacks"]
     paths = ["/", "/batches", "/keys", "/callbacks?state=any", batch, f"{batch}/calls/1"]
     for path in (*paths, *(f"/callbacks/{callback['id']}" for callback in callbacks)):
         page.goto(path)
         check_is_harmless(page)
     page.goto(batch)
     expect(page.get_by_role("heading", level=1)).to_contain_text(f"{SCRIPT}{PICTURE}")
-    # What would turn a line around or hide in it is shown for what it is.
+    # Characters that reverse a line or are invisible are shown as their code points.
     expect(page.locator("h1 .hidden-character").first).to_have_text("U+202E")
     page.goto(f"{batch}/calls/1")
     variables = page.get_by_role("region", name="Variables")
     for shown in (SCRIPT, PICTURE, FORMULA, "{{ 7 * 7 }}${7 * 7}", "more characters"):
         expect(variables).to_contain_text(shown)
-    assert len(page.locator("main").inner_text()) < 10_000, "a flood pushes nothing away"
+    assert len(page.locator("main").inner_text()) < 10_000, "a very long text is cut"
     links = page.get_by_role("link", name="Show the body of callback")
     bodies = links.count()
     assert bodies > 1
-    for left in reversed(range(bodies)):
+    for remaining in reversed(range(bodies)):
         links.first.click()
-        expect(links).to_have_count(left)
+        expect(links).to_have_count(remaining)
     expect(page.get_by_role("region", name="Body of callback")).to_have_count(bodies)
     check_is_harmless(page)
 
@@ -105,36 +105,36 @@ FOCUSED = """
 () => {
   const focused = document.activeElement, style = getComputedStyle(focused), box = focused.getBoundingClientRect();
   return {
-    words: focused.innerText?.trim() || focused.getAttribute("aria-label") || focused.labels?.[0]?.innerText || "",
+    name: focused.innerText?.trim() || focused.getAttribute("aria-label") || focused.labels?.[0]?.innerText || "",
     ring: (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2) || style.boxShadow !== "none",
-    seen: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
+    visible: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
   };
 }
 """
 
 
-def focusable(page: Page, most: int = 80) -> list[str]:
-    """Tab through the page; what each stop is called. Each must be in sight, and show that it has the focus."""
-    words: list[str] = []
-    for _ in range(most):
+def focusable(page: Page, limit: int = 80) -> list[str]:
+    """The names of the elements that Tab reaches. Checks that each is visible and shows that it has the focus."""
+    names: list[str] = []
+    for _ in range(limit):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement === document.body"):
             break
         stop = page.evaluate(FOCUSED)
-        assert stop["ring"] and stop["seen"], stop
-        words.append(stop["words"])
-    return words
+        assert stop["ring"] and stop["visible"], stop
+        names.append(stop["name"])
+    return names
 
 
-def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(page: Page, populated: Populated) -> None:
+def test_keyboard_reaches_everything_and_the_focus_is_visible(page: Page, populated: Populated) -> None:
     page.goto("/login")
     page.keyboard.type(populated.service.key)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
-    words = focusable(page)
-    assert words[0] == "Skip to content"
-    assert words[2:8] == ["Overview", "Batches", "Callbacks", "Suppressions", "Keys", "Audit"]
-    assert {"New batch", "Sign out", "Show", "API reference"} <= set(words)
+    names = focusable(page)
+    assert names[0] == "Skip to content"
+    assert names[2:8] == ["Overview", "Batches", "Callbacks", "Suppressions", "Keys", "Audit"]
+    assert {"New batch", "Sign out", "Show", "API reference"} <= set(names)
     for path, main in [
         ("/batches/new", {"Upload and check"}),
         (f"/batches/{populated.settled}", {"Find", "Download", "Hide numbers", "1"}),
@@ -154,9 +154,9 @@ def test_everything_is_reached_by_keyboard_with_the_focus_in_sight(page: Page, p
     expect(page.locator("#main")).to_be_focused()
 
 
-def test_reader_is_told_why_a_page_is_refused(page: Page, populated: Populated) -> None:
+def test_refused_page_names_the_scope_that_it_needs(page: Page, populated: Populated) -> None:
     sign_in(page, populated.reader)
     answer = page.goto("/keys")
     assert answer is not None and answer.status == 403
     expect(page.get_by_text("This needs a key of scope admin")).to_be_visible()
-    assert (violations(page), scroll_room(page)) == ([], 0)
+    assert (violations(page), sideways_scroll(page)) == ([], 0)

@@ -1,4 +1,4 @@
-"""`/docs` in a real browser: it works without a network, breaks no policy, and calls the API."""
+"""`/docs` in a real browser: it needs no other host, violates no policy, and calls the API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reference(browser: Browser, service: Service) -> Iterator[Page]:
         yield page
 
 
-def test_reference_shows_every_operation_and_needs_nobody_else(reference: Page) -> None:
+def test_reference_shows_every_operation_and_needs_no_other_host(reference: Page) -> None:
     described = reference.request.get("/openapi.json").json()
     operations = [operation for item in described["paths"].values() for operation in item if operation != "parameters"]
     expect(reference.locator(".opblock")).to_have_count(len(operations))
@@ -36,14 +36,14 @@ def test_reference_shows_every_operation_and_needs_nobody_else(reference: Page) 
 
 def enter_key(page: Page, key: str) -> None:
     page.get_by_role("button", name="Authorize").first.click()
-    # Each of the ways to prove who one is has a form of its own in this window.
+    # This window has a form for each way to authenticate.
     form = page.locator(".auth-container", has=page.get_by_role("heading", name="ApiKey"))
     form.get_by_label("auth-bearer-value").fill(key)
     form.get_by_role("button", name="Apply credentials").click()
     form.get_by_role("button", name="Close").click()
 
 
-def test_key_is_entered_and_a_call_tried(reference: Page, populated: Populated) -> None:
+def test_operation_can_be_tried_with_a_key(reference: Page, populated: Populated) -> None:
     page = reference
     batch_id = populated.settled
     enter_key(page, populated.reader)
@@ -56,7 +56,7 @@ def test_key_is_entered_and_a_call_tried(reference: Page, populated: Populated) 
     expect(answer).to_contain_text(f'"id": {batch_id}')
 
 
-def test_csv_is_uploaded_from_the_page(reference: Page, service: Service) -> None:
+def test_csv_can_be_uploaded_from_the_page(reference: Page, service: Service) -> None:
     page = reference
     enter_key(page, service.key)
     block = page.locator("#operations-batches-queue_batch")
@@ -73,9 +73,9 @@ def test_samples_are_shown_in_three_languages(reference: Page) -> None:
     block = reference.locator("#operations-batches-queue_batch")
     block.locator(".opblock-summary-control").click()
     samples = block.locator(".samples")
-    for language, words in {"curl": "-F csv=@contacts.csv", "Python": "requests.post(", "PHP": "new CURLFile("}.items():
+    for language, text in {"curl": "-F csv=@contacts.csv", "Python": "requests.post(", "PHP": "new CURLFile("}.items():
         samples.get_by_role("button", name=language, exact=True).click()
-        expect(samples.locator("pre")).to_contain_text(words)
+        expect(samples.locator("pre")).to_contain_text(text)
     samples.get_by_role("button", name="Copy").click()
     expect(samples.get_by_role("button", name="Copied")).to_be_visible()
     assert "new CURLFile(" in reference.evaluate("navigator.clipboard.readText()")

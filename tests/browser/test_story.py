@@ -1,4 +1,4 @@
-"""A batch from the sign-in to the exported results, as a person does it in a browser."""
+"""A batch in a browser, from the sign-in to the exported results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def upload(page: Page) -> None:
 
 
 def queue(page: Page) -> int:
-    """From the preview to the batch's page, by the choices that its faults need; the batch's id."""
+    """Decide about the faulty rows of the preview, and queue the batch. Returns its id."""
     call = page.get_by_role("button", name=re.compile(r"^(Call|Make) [\d,]+ "))
     expect(call).to_have_count(0)
     page.get_by_role("button", name="Leave them out").click()
@@ -44,21 +44,21 @@ def polls(request: Request) -> bool:
     return "/live?" in request.url
 
 
-def test_csv_becomes_calls_whose_results_are_followed_found_and_taken_away(
-    own_page: Page, service: Service, tmp_path: Path
+def test_csv_becomes_calls_whose_results_are_watched_found_and_exported(
+    admin_page: Page, service: Service, tmp_path: Path
 ) -> None:
-    page = own_page
+    page = admin_page
     upload(page)
     rows = page.get_by_role("region", name="Rows with problems")
     expect(rows).to_contain_text("911")
     batch_id = queue(page)
     expect(page.get_by_role("heading", level=1)).to_have_text("reminders.csv")
 
-    # Live, in the same document, until nothing more can come.
+    # The page updates itself, without a reload, until all calls have ended.
     page.evaluate("window.thisDocument = true")
     expect(page.locator("#balance .balance")).to_contain_text("11 rows: 3 skipped, 8 calls, 8 ended.")
     expect(page.locator("#live[hx-get]")).to_have_count(0)
-    # The list below the figures agrees with them, without being asked for again.
+    # The list of calls is updated together with the figures.
     expect(page.locator("#calls tbody tr")).to_have_count(8)
     expect(page.locator("#calls .badge-pending")).to_have_count(0)
     assert page.evaluate("window.thisDocument") is True
@@ -77,7 +77,7 @@ def test_csv_becomes_calls_whose_results_are_followed_found_and_taken_away(
     expect(calls).to_have_count(counts["completed"])
     expect(calls.locator(".badge-completed")).to_have_count(counts["completed"])
 
-    # A number is found however it is written, and is in no address.
+    # A number is found in any spelling, and no URL contains it.
     page.goto(f"/batches/{batch_id}")
     page.get_by_label("Phone number, in any format").fill("(617) 555-1236")
     page.get_by_role("button", name="Find").click()
@@ -107,7 +107,7 @@ def test_csv_becomes_calls_whose_results_are_followed_found_and_taken_away(
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
-def test_reader_sees_hidden_numbers_until_asked_and_nothing_to_change(page: Page, populated: Populated) -> None:
+def test_reader_sees_masked_numbers_by_default_and_no_forms(page: Page, populated: Populated) -> None:
     sign_in(page, populated.reader)
     expect(page.get_by_role("link", name="Batches", exact=True)).to_be_visible()
     for name in ("New batch", "Keys"):
@@ -142,16 +142,16 @@ CHOOSE = """
 """
 
 
-def test_last_choice_wins_however_fast_it_follows(own_page: Page, populated: Populated) -> None:
-    page = own_page
+def test_last_of_several_quick_choices_wins(admin_page: Page, populated: Populated) -> None:
+    page = admin_page
     calls = page.locator("#calls tbody tr")
-    # While the first is being asked for.
+    # The second choice is made during the request for the first one.
     page.goto(f"/batches/{populated.settled}")
     page.evaluate(f"() => {{ const choose = {CHOOSE}; choose('pending'); choose('final'); }}")
     page.wait_for_url("**state=final**")
     expect(calls).to_have_count(8)
     expect(page.get_by_label("State")).to_have_value("final")
-    # The moment its answer is on the page.
+    # The second choice is made as soon as the first answer is shown.
     page.evaluate(
         f"""() => {{
           const choose = {CHOOSE};

@@ -1,4 +1,4 @@
-"""Every page of the dashboards, one after the other, with something on each."""
+"""Every page of the dashboards, one after the other, each with content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.browser.chromium import sign_in
 
 
 def tour(page: Page, populated: Populated) -> Iterator[str]:
-    """Leads an administrator through all pages; yields the name of each once it is there."""
+    """Visit all pages as an administrator. Yields the name of each when it is shown."""
     page.goto("/login")
     yield "sign-in"
     page.get_by_label("API key").fill("rr_no_key")
@@ -20,7 +20,7 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
     yield "sign-in refused"
     sign_in(page, populated.service.key)
     yield from _new_batch(page)
-    doubt = populated.service.batch(populated.unknown)["submissions"][0]
+    submission = populated.service.batch(populated.unknown)["submissions"][0]
     for name, path, status in [
         ("overview", "/", 200),
         ("overview with a faulty filter", "/?application_id=x", 200),
@@ -28,10 +28,10 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         ("batches filtered to none", "/batches?name=nothing+has+this+name", 200),
         ("batch", f"/batches/{populated.settled}", 200),
         ("calls filtered to none", f"/batches/{populated.settled}?state=refused", 200),
-        ("batch in doubt", f"/batches/{populated.unknown}", 200),
+        ("unknown batch", f"/batches/{populated.unknown}", 200),
         ("hostile batch", f"/batches/{populated.hostile}", 200),
         ("submissions", f"/batches/{populated.unknown}/submissions", 200),
-        ("decision", f"/batches/{populated.unknown}/submissions/{doubt['id']}/resolve", 200),
+        ("decision", f"/batches/{populated.unknown}/submissions/{submission['id']}/resolve", 200),
         ("decision about all", f"/batches/{populated.unknown}/resolve", 200),
         ("paced batch", f"/batches/{populated.paced}", 200),
         ("submissions of a paced batch", f"/batches/{populated.paced}/submissions", 200),

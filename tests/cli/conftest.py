@@ -1,4 +1,4 @@
-"""The commands as `python -m receiver` runs them, with a database of the test."""
+"""Run commands like `python -m receiver`, with the test's database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from receiver.cli import main
-from tests.acceptance.service import complaints
+from tests.acceptance.service import without_database_line
 
 VARIABLES = ("DATABASE_URL", "DATA_DIR", "PUBLIC_URL", "PLUM_URL", "PLUM_USER", "PLUM_KEY", "SECRET_KEY", "PORT")
 
@@ -19,7 +19,7 @@ class Ran:
     status: int
     out: str
     err: str
-    """Without the line that names the database, which is `database`."""
+    """Without the line that names the database."""
     database: str
 
     @property
@@ -32,11 +32,11 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """No settings of this machine, and a data folder of the test."""
+    """The environment without settings of this machine, and with the test's data folder."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("SECRET_KEY", "a secret of the tests and of nobody else")
+    monkeypatch.setenv("SECRET_KEY", "a secret that only the tests use")
     return monkeypatch
 
 
@@ -48,12 +48,12 @@ def run_anywhere(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         capsys.readouterr()
         try:
             status = main(arguments)
-        except SystemExit as error:  # how argparse ends
+        except SystemExit as error:  # argparse raises it
             assert isinstance(error.code, int)
             status = error.code
-        said = capsys.readouterr()
-        err = complaints(said.err)
-        return Ran(status, said.out, err, said.err.removesuffix(err).strip())
+        output = capsys.readouterr()
+        err = without_database_line(output.err)
+        return Ran(status, output.out, err, output.err.removesuffix(err).strip())
 
     return run
 

@@ -11,7 +11,7 @@ import pytest
 
 from receiver import __version__
 from receiver.database.pool import Connection
-from tests.acceptance.service import complaints
+from tests.acceptance.service import without_database_line
 from tests.cli.conftest import Run
 from tests.factories import make_batch
 
@@ -187,4 +187,4 @@ def test_closed_output_is_status_1_without_a_traceback(run: Run, database_url: s
         )
     finally:
         os.close(write_end)
-    assert (ran.returncode, complaints(ran.stderr.decode())) == (1, "")
+    assert (ran.returncode, without_database_line(ran.stderr.decode())) == (1, "")

@@ -14,7 +14,7 @@ from tests.conftest import HURRIED
 
 CONTACTS = str(Path(__file__).parents[1] / "samples" / "contacts.csv")
 QUEUE = ("queue", CONTACTS, "--application", "7", "--deployment", "3")
-USING = [
+COMMANDS = [
     ("migrate",),
     ("work",),
     QUEUE,
@@ -33,8 +33,8 @@ USING = [
 ]
 
 
-@pytest.mark.parametrize("command", USING, ids=lambda command: " ".join(command[:2]))
-@pytest.mark.parametrize("secret", ["a secret of the tests and of nobody else", None], ids=["secret", "no secret"])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
+@pytest.mark.parametrize("secret", ["a secret that only the tests use", None], ids=["secret", "no secret"])
 def test_command_without_the_environment_of_the_service_is_status_2_and_creates_nothing(
     run_anywhere: Run,
     environment: pytest.MonkeyPatch,
@@ -56,7 +56,7 @@ def test_simulator_needs_no_database(run_anywhere: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_database_in_use_is_named_without_its_password(
+def test_used_database_is_named_without_its_password(
     run_anywhere: Run, environment: pytest.MonkeyPatch, database_url: str
 ) -> None:
     parts = conninfo_to_dict(database_url)

@@ -1,4 +1,4 @@
-"""`resolve`, `purge` and `erase`, as people type them."""
+"""`resolve`, `purge` and `erase`, as typed by a person."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUMBERS = [phone_number(index) for index in range(3)]
 
 
 @pytest.fixture
-def doubtful(conn: Connection) -> int:
+def unknown(conn: Connection) -> int:
     """A batch whose only submission is unknown."""
     batch_id = make_batch(conn, NUMBERS, send=False)
     answer_submissions(conn, lambda _: UNKNOWN)
@@ -53,63 +53,63 @@ def old(conn: Connection) -> int:
 
 
 def test_resolve_applies_the_confirmed_decision_and_stores_who_and_why(
-    run: Run, conn: Connection, doubtful: int
+    run: Run, conn: Connection, unknown: int
 ) -> None:
-    ran = run("resolve", str(doubtful), "1", "--not-queued", "--note", "their page is empty", "--by", "Ana", "--yes")
+    ran = run("resolve", str(unknown), "1", "--not-queued", "--note", "their page is empty", "--by", "Ana", "--yes")
     assert (ran.status, ran.err) == (0, "")
-    assert ran.out == f"Submission 1 of batch {doubtful} is pending now. A worker sends it again.\n"
-    (kept,) = list_resolutions(conn, doubtful)
+    assert ran.out == f"Submission 1 of batch {unknown} is pending now. A worker sends it again.\n"
+    (kept,) = list_resolutions(conn, unknown)
     assert (kept.note, kept.resolved_by, kept.queued) == ("their page is empty", "Ana", False)
     conn.commit()
-    again = run("resolve", str(doubtful), "1", "--queued", "--note", "x", "--yes")
+    again = run("resolve", str(unknown), "1", "--queued", "--note", "x", "--yes")
     assert (again.status, again.out) == (1, "")
     assert "needs no decision: it is waiting to be sent" in again.err
 
 
-def test_resolve_uses_the_name_of_the_account_by_default(run: Run, conn: Connection, doubtful: int) -> None:
-    ran = run("resolve", str(doubtful), "1", "--queued", "--note", "their page shows it", "--yes")
-    assert ran.out == f"Submission 1 of batch {doubtful} is accepted now. Its results are expected.\n"
-    assert list_resolutions(conn, doubtful)[0].resolved_by
+def test_resolve_uses_the_name_of_the_account_by_default(run: Run, conn: Connection, unknown: int) -> None:
+    ran = run("resolve", str(unknown), "1", "--queued", "--note", "their page shows it", "--yes")
+    assert ran.out == f"Submission 1 of batch {unknown} is accepted now. Its results are expected.\n"
+    assert list_resolutions(conn, unknown)[0].resolved_by
 
 
-@pytest.mark.parametrize(("said", "warning"), [("--queued", "nobody is called"), ("--not-queued", "DIALED TWICE")])
+@pytest.mark.parametrize(("option", "warning"), [("--queued", "nobody is called"), ("--not-queued", "DIALED TWICE")])
 def test_resolve_without_a_terminal_needs_yes(
-    run: Run, conn: Connection, doubtful: int, said: str, warning: str
+    run: Run, conn: Connection, unknown: int, option: str, warning: str
 ) -> None:
-    ran = run("resolve", str(doubtful), "1", said, "--note", "x")
+    ran = run("resolve", str(unknown), "1", option, "--note", "x")
     assert ran.status == 2
     assert warning in ran.err and "--yes" in ran.err and "3 calls for application 7, deployment 3" in ran.err
-    assert read_batch(conn, doubtful).state == "unknown"
+    assert read_batch(conn, unknown).state == "unknown"
 
 
 def run_on_a_terminal(
     database_url: str, data_dir: Path, typed: str, *arguments: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command with a terminal as its input, in which a person types a line."""
-    ours, theirs = pty.openpty()
+    our_end, its_end = pty.openpty()
     try:
-        os.write(ours, f"{typed}\n".encode())
+        os.write(our_end, f"{typed}\n".encode())
         environment = {
             **os.environ,
             "DATABASE_URL": database_url,
-            "SECRET_KEY": "a secret of the tests and of nobody else",
+            "SECRET_KEY": "a secret that only the tests use",
             "DATA_DIR": str(data_dir),
         }
         command = [sys.executable, "-m", "receiver", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, stdin=theirs, capture_output=True, timeout=180)
+        return subprocess.run(command, cwd=ROOT, env=environment, stdin=its_end, capture_output=True, timeout=180)
     finally:
-        os.close(ours)
-        os.close(theirs)
+        os.close(our_end)
+        os.close(its_end)
 
 
 @pytest.mark.parametrize(("typed", "status", "state"), [("yes", 0, "queued"), ("y", 1, "unknown"), ("", 1, "unknown")])
 def test_resolve_on_a_terminal_asks(
-    conn: Connection, database_url: str, tmp_path: Path, doubtful: int, typed: str, status: int, state: str
+    conn: Connection, database_url: str, tmp_path: Path, unknown: int, typed: str, status: int, state: str
 ) -> None:
-    ran = run_on_a_terminal(database_url, tmp_path, typed, "resolve", str(doubtful), "1", "--queued", "--note", "seen")
+    ran = run_on_a_terminal(database_url, tmp_path, typed, "resolve", str(unknown), "1", "--queued", "--note", "seen")
     assert ran.returncode == status, ran.stderr
     assert b"Type yes to continue" in ran.stderr
-    assert read_batch(conn, doubtful).state == state
+    assert read_batch(conn, unknown).state == state
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_purge_reports_what_would_be_deleted_and_what_was_deleted(run: Run, conn
     assert (would.status, would.err) == (0, "")
     assert would.out == "Would purge 1 batches older than 30 days, with 3 calls and 1 callbacks.\n"
     assert read_batch(conn, old)
-    went = run("purge", "--older-than", "30")
-    assert (went.status, went.err) == (0, "")
-    assert went.out.startswith("Purged 1 batches older than 30 days, with 3 calls and 1 callbacks: 7 rows under 1")
+    purged = run("purge", "--older-than", "30")
+    assert (purged.status, purged.err) == (0, "")
+    assert purged.out.startswith("Purged 1 batches older than 30 days, with 3 calls and 1 callbacks: 7 rows under 1")
     assert conn.execute("select batch_id from batch").fetchall() == [(young,)]
     assert differences(conn) == []
     assert run("status", str(old)).status == 1
@@ -149,7 +149,7 @@ def test_purge_reads_the_age_from_the_environment(run: Run, environment: pytest.
     assert run("purge").out.startswith("Purged 1 batches")
 
 
-def test_erase_accepts_any_spelling_and_shows_none(run: Run, conn: Connection, old: int) -> None:
+def test_erase_accepts_any_spelling_and_masks_the_number(run: Run, conn: Connection, old: int) -> None:
     spelt = "(617) 555-0000"
     would = run("erase", spelt, "--dry-run")
     assert (

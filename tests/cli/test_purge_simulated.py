@@ -1,4 +1,4 @@
-"""`purge --simulated`, as people type it."""
+"""`purge --simulated`, as typed by a person."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from tests.cli.conftest import Run
 from tests.factories import deliver, give_way_once, make_batch, phone_number, read_batch, result_body
 
 
-def unreadable_no_more(conn: Connection) -> tuple[int, int]:
-    """A batch and a callback that an earlier release could not read."""
+def make_unreadable_callback(conn: Connection) -> tuple[int, int]:
+    """A batch, and its callback that is stored as unreadable but can be read now."""
     batch_id = make_batch(conn)
     (callback_id,) = deliver(conn, batch_id, b"{")
     conn.execute("update callback set packing = 0, body = %s", (result_body(phone_number(0)),))
@@ -17,7 +17,7 @@ def unreadable_no_more(conn: Connection) -> tuple[int, int]:
 
 
 def test_replay_by_state_settles_again_and_shows_the_changes(run: Run, conn: Connection) -> None:
-    batch_id, callback_id = unreadable_no_more(conn)
+    batch_id, callback_id = make_unreadable_callback(conn)
     ran = run("replay", "--state", "unreadable")
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines == [
@@ -29,7 +29,7 @@ def test_replay_by_state_settles_again_and_shows_the_changes(run: Run, conn: Con
 
 
 def test_dry_run_shows_the_same_and_changes_nothing(run: Run, conn: Connection) -> None:
-    batch_id, callback_id = unreadable_no_more(conn)
+    batch_id, callback_id = make_unreadable_callback(conn)
     ran = run("replay", str(callback_id), "--dry-run")
     assert ran.status == 0
     assert ran.lines[-1] == "1 callbacks settled again; 1 would change."
@@ -49,8 +49,8 @@ def test_missing_callback_changes_nothing(run: Run, conn: Connection) -> None:
         assert run("replay", callback_id).lines == ["0 callbacks settled again; 0 changed."]
 
 
-def test_replay_that_gave_way_to_another_writer_is_repeated(run: Run, conn: Connection) -> None:
-    batch_id, callback_id = unreadable_no_more(conn)
+def test_replay_is_repeated_after_a_deadlock(run: Run, conn: Connection) -> None:
+    batch_id, callback_id = make_unreadable_callback(conn)
     give_way_once(conn)
     ran = run("replay", str(callback_id))
     assert (ran.status, ran.err) == (0, "")

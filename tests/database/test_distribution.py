@@ -1,5 +1,5 @@
 """The keys of the schema allow partitioning: Postgres requires that each unique key of a partitioned table contains the
-partition key. A distributed Postgres (such as Citus) requires the same of its distribution column. docs/scaling.md
+partition key. A distributed Postgres (such as Citus) requires the same of its distribution column. docs/large-scale.md
 depends on this.
 """
 

@@ -216,7 +216,7 @@ def test_no_later_file_blocks_writers_of_a_growing_table_for_an_index() -> None:
         )
         for table in {*built, *constrained} - made - SMALL_TABLES:
             raise AssertionError(
-                f"{migration.name} builds an index of {table} in a way that stops its writers: say `-- no-transaction`"
+                f"{migration.name} builds an index of {table} in a way that blocks writes: add `-- no-transaction`"
                 " and `create index concurrently if not exists`"
             )
 

@@ -173,20 +173,20 @@ def test_copy_of_another_database_is_not_a_standby(primary: Postgres, standby: P
 
 
 def test_doctor_reports_the_state_of_the_replica(primary: Postgres, standby: Postgres) -> None:
-    def look() -> Finding:
+    def check() -> Finding:
         with connect(primary.url, name="test", autocommit=True) as conn:
             return check_replica(conn, standby.url, 1)
 
-    eventually(lambda: look().level == "ok")
-    assert "s behind" in look().message
+    eventually(lambda: check().level == "ok")
+    assert "s behind" in check().message
     stop_replay(standby)
     primary.execute("create table if not exists written ()", "drop table written")
-    assert look().level == "warning" and "more than 1 s behind" in look().message
+    assert check().level == "warning" and "more than 1 s behind" in check().message
     resume_replay(standby)
     standby.promote()
-    assert look().level == "warning" and "promoted" in look().message
+    assert check().level == "warning" and "promoted" in check().message
     standby.stop("immediate")
-    assert look().level == "warning" and "correct DATABASE_REPLICA_URL" in look().message
+    assert check().level == "warning" and "correct DATABASE_REPLICA_URL" in check().message
 
 
 def test_malformed_address_names_its_variable(primary: Postgres) -> None:

@@ -1,4 +1,4 @@
-"""The app of the web's tests, for what is deployed around it."""
+"""The app of the web tests, for tests of the deployment files."""
 
 from tests.web.conftest import app, config, stranger
 

@@ -1,4 +1,4 @@
-"""nginx as deploy/nginx configures it, and senders that do not stop while something is replaced."""
+"""nginx with the configuration of deploy/nginx, and senders of callbacks that continue during restarts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SITE = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "receiver.conf
 
 @contextmanager
 def nginx(folder: Path, backends: Sequence[int], intakes: Sequence[int] | None = None) -> Iterator[int]:
-    """nginx with the site's own configuration, but for ports, paths and a shorter patience; gives its TLS port.
+    """Run nginx with the site's configuration, but other ports and paths and shorter timeouts. Yields its TLS port.
 
-    Without `intakes`, the backends take the callbacks.
+    Without `intakes`, the backends receive the callbacks.
     """
     for program in ("nginx", "openssl"):
         if shutil.which(program, path="/usr/sbin:/usr/bin:/bin:/usr/local/bin") is None:
@@ -44,7 +44,7 @@ def nginx(folder: Path, backends: Sequence[int], intakes: Sequence[int] | None =
     )
     port, plain_port = free_port(), free_port()
     site = SITE.read_text()
-    for was, becomes in (
+    for pattern, replacement in (
         (r"listen \[::\].*", ""),
         (r"listen 80;", f"listen 127.0.0.1:{plain_port};"),
         (r"listen 443 ", f"listen 127.0.0.1:{port} "),
@@ -56,8 +56,8 @@ def nginx(folder: Path, backends: Sequence[int], intakes: Sequence[int] | None =
         (r"server 127\.0\.0\.1:8000 (.*);", _servers(backends)),
         (r"server 127\.0\.0\.1:8001 (.*);", _servers(backends if intakes is None else intakes)),
     ):
-        site, times = re.subn(was, becomes, site)
-        assert times > 0, f"the site's configuration has no {was}"
+        site, times = re.subn(pattern, replacement, site)
+        assert times > 0, f"the site's configuration has no {pattern}"
     (folder / "site.conf").write_text(site)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
@@ -96,11 +96,11 @@ def trusting(folder: Path) -> ssl.SSLContext:
 
 
 class Senders:
-    """Post callbacks one after the other, some on connections of their own and some on kept ones, until the end.
+    """Threads that post callbacks until the context ends. Half of them keep their connections.
 
-    Each has its own content type, by which `count_stored` identifies it.
+    Each callback has its own content type, by which `count_stored` identifies it.
 
-    `failures`: a text for each answer other than 200. `stored`: how many were answered 200.
+    `failures`: a text for each request that was not answered 200. `stored`: how many were answered 200.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None, number: int = 6, secret: str = SECRET) -> None:
@@ -122,10 +122,10 @@ class Senders:
         for thread in self._threads:
             thread.join()
 
-    def go_on(self) -> None:
-        """Return when so many more were stored that every sender had its turn."""
-        so_far = self.stored
-        eventually(lambda: self.stored > so_far + 50)
+    def await_progress(self) -> None:
+        """Return when so many more were stored that every sender has stored some."""
+        before = self.stored
+        eventually(lambda: self.stored > before + 50)
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._context is None:
@@ -154,7 +154,7 @@ class Senders:
 
 
 def count_stored(database_url: str) -> int:
-    """How many callbacks are in the journal. One that nginx sent a second time, to another process, counts once."""
+    """How many callbacks are in the journal. A callback that nginx sent to a second process counts once."""
     with psycopg.connect(database_url) as conn:
         row = conn.execute("select count(distinct content_type) from callback").fetchone()
     assert row is not None
@@ -164,7 +164,7 @@ def count_stored(database_url: str) -> int:
 def ask(
     port: int, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, bytes]:
-    """One request over TLS, from 127.0.0.2: status and body."""
+    """Send a request over TLS from 127.0.0.2. Returns status and body."""
     conn = http.client.HTTPSConnection("127.0.0.1", port, timeout=120, context=context, source_address=("127.0.0.2", 0))
     with closing(conn):
         conn.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})

@@ -1,4 +1,4 @@
-"""What is done to a restored database: nothing is dialed twice, and no id is given again."""
+"""after-restore.sql on a restored database: no number is dialed twice, and no id is used again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 SQL = (Path(__file__).resolve().parents[2] / "deploy" / "after-restore.sql").read_text()
 
 
-def test_ids_jump_and_what_may_have_been_sent_waits_for_a_person(conn: Connection) -> None:
+def test_ids_skip_ahead_and_submissions_that_may_have_been_sent_wait_for_a_person(conn: Connection) -> None:
     accepted, pending = make_batch(conn), make_batch(conn, send=False)
     (callback_id,) = journal(conn, make_callback(accepted))
     conn.autocommit = True
@@ -27,7 +27,7 @@ def test_ids_jump_and_what_may_have_been_sent_waits_for_a_person(conn: Connectio
     conn.autocommit = False
 
     worker_id = register_worker(conn, "after the restore", 1)
-    assert claim_submission(conn, worker_id) is None, "nobody is dialed by itself"
+    assert claim_submission(conn, worker_id) is None, "no submission is sent automatically"
     assert abandon_submissions(conn, worker_id) == [(pending, 1)]
     conn.commit()
     assert get_batch(conn, accepted).state == "queued"
@@ -38,7 +38,7 @@ def test_ids_jump_and_what_may_have_been_sent_waits_for_a_person(conn: Connectio
     assert journal(conn, make_callback(accepted))[0] > callback_id + 100_000_000
 
 
-def test_callbacks_prove_what_was_sent_and_a_person_sends_the_rest(conn: Connection) -> None:
+def test_callbacks_prove_that_a_submission_was_sent_and_a_person_resolves_the_others(conn: Connection) -> None:
     sent, unsent = make_batch(conn, send=False), make_batch(conn, [phone_number(1)], send=False)
     conn.autocommit = True
     conn.execute(SQL)

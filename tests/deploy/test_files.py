@@ -1,4 +1,4 @@
-"""What is deployed says the same everywhere: variables and commands that exist, and no more rights than needed."""
+"""The deployment files agree: they use existing variables and commands, and grant no unnecessary rights."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 WEB, INTAKE = ("-c", "python:receiver.server.gunicorn_conf", "app:asgi"), (
     "-c", "python:receiver.server.gunicorn_conf", "receiver.intake.asgi:app",
 )  # fmt: skip
-"""What gunicorn is started with."""
+"""The arguments of gunicorn."""
 
 OTHERS = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR"}
-"""Variables that are not ours."""
+"""Variables of other programs."""
 
 
 def kubernetes() -> list[dict[str, Any]]:
     files = [(DEPLOY / "kubernetes" / name).read_text() for name in ("release.yaml", "receiver.yaml")]
-    return [thing for text in files for thing in yaml.safe_load_all(text)]
+    return [item for text in files for item in yaml.safe_load_all(text)]
 
 
 def compose() -> dict[str, Any]:
@@ -44,13 +44,13 @@ def compose() -> dict[str, Any]:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    for thing in kubernetes():
-        if "template" in thing.get("spec", {}):
-            yield thing["metadata"]["name"], thing["spec"]["template"]["spec"]
+    for item in kubernetes():
+        if "template" in item.get("spec", {}):
+            yield item["metadata"]["name"], item["spec"]["template"]["spec"]
 
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    """All of a pod, in the order in which they run."""
+    """All containers of a pod, in the order in which they start."""
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
@@ -68,8 +68,8 @@ def set_variables() -> Iterator[tuple[str, str]]:
     for service in compose()["services"].values():
         for variable in service["environment"]:
             yield "compose.yaml", variable
-    for thing in kubernetes():
-        for variable in thing.get("data", {}):
+    for item in kubernetes():
+        for variable in item.get("data", {}):
             yield "receiver.yaml", variable
     for _, pod in pods():
         for container in containers(pod):
@@ -122,7 +122,7 @@ def test_every_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
         assert ended.value.code == 0
 
 
-def test_containers_run_as_nobody_with_a_read_only_root() -> None:
+def test_containers_run_without_root_and_with_a_read_only_file_system() -> None:
     assert re.search(r"^USER 10001:10001$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
     for name, service in compose()["services"].items():
         if name != "database":
@@ -138,7 +138,7 @@ def test_containers_run_as_nobody_with_a_read_only_root() -> None:
 
 
 def images() -> Iterator[tuple[str, str]]:
-    """Every image that deploy/ names, with where."""
+    """(file, image) for every image in deploy/."""
     for image in re.findall(r"^FROM (\S+)", (DEPLOY / "Containerfile").read_text(), re.MULTILINE):
         yield "Containerfile", image
     for service in compose()["services"].values():
@@ -147,13 +147,13 @@ def images() -> Iterator[tuple[str, str]]:
         yield from (("receiver.yaml", container["image"]) for container in containers(pod))
 
 
-def test_every_image_of_others_is_pinned_by_its_digest() -> None:
+def test_every_public_image_is_pinned_by_its_digest() -> None:
     ours = {"receiver", f"receiver:{__version__}"}
     found = [(where, image) for where, image in images() if image not in ours]
     assert {where for where, _ in found} == {"Containerfile", "compose.yaml"}
     for where, image in found:
         assert re.fullmatch(r"docker\.io/library/[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", image), (where, image)
-    assert len({image for where, image in found if where == "Containerfile"}) == 1, "built on what it runs on"
+    assert len({image for where, image in found if where == "Containerfile"}) == 1, "built and run on the same image"
 
 
 def mebibytes(size: str) -> int:
@@ -161,7 +161,7 @@ def mebibytes(size: str) -> int:
     return int(number) * (1024 if unit in ("g", "Gi") else 1)
 
 
-def test_temporary_folder_of_web_holds_the_largest_upload_and_every_one_has_a_limit() -> None:
+def test_temporary_folder_of_web_has_room_for_the_largest_upload_and_all_have_a_limit() -> None:
     for name, service in compose()["services"].items():
         if name != "database":
             sizes = [size for each in service["tmpfs"] for size in re.findall(r"/tmp:.*size=(\w+)", each)]  # noqa: S108
@@ -174,27 +174,31 @@ def test_temporary_folder_of_web_holds_the_largest_upload_and_every_one_has_a_li
 
 
 def test_metrics_are_blocked_from_outside_even_if_optional_parts_are_removed() -> None:
-    assert re.search(r"METRICS_KEY: \$\{METRICS_KEY:\?", (DEPLOY / "compose.yaml").read_text()), "refuses an empty one"
+    assert re.search(r"METRICS_KEY: \$\{METRICS_KEY:\?", (DEPLOY / "compose.yaml").read_text()), (
+        "compose must refuse an empty METRICS_KEY"
+    )
     for name in ("receiver-web", "receiver-intake"):
         (container,) = dict(pods())[name]["containers"]
         (required,) = [each for each in container["env"] if each["name"] == "METRICS_KEY"]
         assert "optional" not in required["valueFrom"]["secretKeyRef"]
-    ingresses = [thing for thing in kubernetes() if thing["kind"] == "Ingress"]
+    ingresses = [item for item in kubernetes() if item["kind"] == "Ingress"]
     rules = [rule for ingress in ingresses for rule in ingress["spec"]["rules"]]
     paths = {each["path"]: each for rule in rules for each in rule["http"]["paths"]}
     closed = paths["/metrics"]["backend"]["service"]["name"]
-    (nothing,) = [thing for thing in kubernetes() if thing["kind"] == "Service" and thing["metadata"]["name"] == closed]
-    assert "selector" not in nothing["spec"], "it leads nowhere"
+    (nothing,) = [item for item in kubernetes() if item["kind"] == "Service" and item["metadata"]["name"] == closed]
+    assert "selector" not in nothing["spec"], "the service for /metrics must have no pods"
     metrics = (DEPLOY / "nginx" / "receiver.conf").read_text().partition("location = /metrics {")[2].partition("}")[0]
     assert "deny  all;" in metrics
 
 
-def test_network_policies_let_only_the_ingress_and_prometheus_in_and_the_intake_out_to_the_database_alone() -> None:
-    policies = {thing["metadata"]["name"]: thing["spec"] for thing in kubernetes() if thing["kind"] == "NetworkPolicy"}
-    everyone = policies["receiver"]
-    assert everyone["podSelector"]["matchLabels"] == {"app": "receiver"}
-    assert set(everyone["policyTypes"]) == {"Ingress", "Egress"} and "ingress" not in everyone, "nobody gets in"
-    assert {port["port"] for rule in everyone["egress"] for port in rule["ports"]} == {53, 5432}
+def test_network_policies_admit_only_ingress_and_prometheus_and_the_intake_reaches_only_the_database() -> None:
+    policies = {item["metadata"]["name"]: item["spec"] for item in kubernetes() if item["kind"] == "NetworkPolicy"}
+    common = policies["receiver"]
+    assert common["podSelector"]["matchLabels"] == {"app": "receiver"}
+    assert set(common["policyTypes"]) == {"Ingress", "Egress"} and "ingress" not in common, (
+        "no connection from outside is allowed"
+    )
+    assert {port["port"] for rule in common["egress"] for port in rule["ports"]} == {53, 5432}
     https = policies["receiver-https"]
     assert {port["port"] for rule in https["egress"] for port in rule["ports"]} == {443}
     assert {"key": "part", "operator": "NotIn", "values": ["intake"]} in https["podSelector"]["matchExpressions"]
@@ -203,9 +207,9 @@ def test_network_policies_let_only_the_ingress_and_prometheus_in_and_the_intake_
         assert policy["podSelector"]["matchLabels"] == {"app": "receiver", "part": part}
         (rule,) = policy["ingress"]
         assert all("namespaceSelector" in each for each in rule["from"])
-    for name, thing in ((thing["metadata"]["name"], thing) for thing in kubernetes()):
-        if "template" in thing.get("spec", {}):
-            assert thing["spec"]["template"]["metadata"]["labels"]["app"] == "receiver", name
+    for name, item in ((item["metadata"]["name"], item) for item in kubernetes()):
+        if "template" in item.get("spec", {}):
+            assert item["spec"]["template"]["metadata"]["labels"]["app"] == "receiver", name
 
 
 def test_only_migrate_has_the_password_of_the_owner() -> None:
@@ -248,7 +252,7 @@ def test_every_release_checks_the_settings_of_web_and_intake_after_the_migration
     assert check["command"][1:] == CHECK and check["profiles"] == ["release"]
     assert check["environment"] == web["environment"] and check["volumes"] == web["volumes"] == intake["volumes"]
     checked = {**check["environment"], "WEB_CONCURRENCY": "2"}
-    assert checked.items() >= intake["environment"].items(), "else the intake needs a check of its own"
+    assert checked.items() >= intake["environment"].items(), "otherwise the intake needs its own check"
     assert "migrate" in check["depends_on"]
 
     release_pod = dict(pods())["receiver-release"]
@@ -260,7 +264,7 @@ def test_every_release_checks_the_settings_of_web_and_intake_after_the_migration
         assert check.get("env", []) == (container["env"] if name == "intake" else [])
 
 
-def test_intake_has_processes_of_its_own_without_the_key_of_the_provider() -> None:
+def test_intake_has_its_own_processes_without_the_provider_key() -> None:
     services, units = compose()["services"], {name: _unit(f"receiver-{name}.service") for name in ("web", "intake")}
     assert units["web"]["ExecStart"][0].endswith(shlex.join(WEB))
     assert units["intake"]["ExecStart"][0].endswith(shlex.join(INTAKE))
@@ -277,11 +281,11 @@ def test_intake_has_processes_of_its_own_without_the_key_of_the_provider() -> No
     }
 
 
-def test_every_file_means_the_same_ports() -> None:
+def test_all_files_use_the_same_ports() -> None:
     sites = (DEPLOY / "nginx" / "receiver.conf").read_text()
     upstreams = dict(re.findall(r"^upstream (\w+) \{\n\s*server 127\.0\.0\.1:(\d+) ", sites, re.MULTILINE))
     web, intake = upstreams["receiver"], upstreams["receiver_intake"]
-    assert f"server 127.0.0.1:{web} max_fails=0 backup;" in sites, "web takes callbacks while the intake restarts"
+    assert f"server 127.0.0.1:{web} max_fails=0 backup;" in sites, "web receives callbacks while the intake restarts"
 
     assert _unit("receiver-web.socket")["ListenStream"] == [f"127.0.0.1:{web}"]
     listens = dict(_lines("systemd/intake.example"))
@@ -298,25 +302,25 @@ def test_every_file_means_the_same_ports() -> None:
         assert container["ports"] == [{"name": "http", "containerPort": 8000}]
 
 
-def test_results_go_to_the_intake_and_may_be_sent_twice_and_nothing_else_may() -> None:
+def test_only_results_go_to_the_intake_and_may_be_sent_twice() -> None:
     sites = (DEPLOY / "nginx" / "receiver.conf").read_text()
     location = sites.partition("location /results/ {")[2].partition("}")[0]
     assert "proxy_pass http://receiver_intake;" in location and "non_idempotent" in location
     assert (sites.count("http://receiver_intake;"), sites.count("non_idempotent")) == (1, 1)
     assert f"client_max_body_size {BODY_BYTES >> 10}k;" in location
 
-    services = {thing["metadata"]["name"]: thing for thing in kubernetes() if thing["kind"] == "Service"}
-    sets = {thing["metadata"]["name"]: thing for thing in kubernetes() if thing["kind"] == "StatefulSet"}
+    services = {item["metadata"]["name"]: item for item in kubernetes() if item["kind"] == "Service"}
+    sets = {item["metadata"]["name"]: item for item in kubernetes() if item["kind"] == "StatefulSet"}
     routes = {}
-    for thing in kubernetes():
-        if thing["kind"] != "Ingress":
+    for item in kubernetes():
+        if item["kind"] != "Ingress":
             continue
-        (rule,) = thing["spec"]["rules"]
-        annotations = {name.rpartition("/")[2]: value for name, value in thing["metadata"]["annotations"].items()}
+        (rule,) = item["spec"]["rules"]
+        annotations = {name.rpartition("/")[2]: value for name, value in item["metadata"]["annotations"].items()}
         for each in rule["http"]["paths"]:
             routes[each["path"]] = (each["backend"]["service"]["name"], annotations)
         assert ("non_idempotent" in annotations.get("proxy-next-upstream", "")) == ("/results/" in routes and
-            thing["metadata"]["name"] == "receiver-results")  # fmt: skip
+            item["metadata"]["name"] == "receiver-results")  # fmt: skip
     service, annotations = routes["/results/"]
     assert service == "receiver-intake" and annotations["proxy-body-size"] == f"{BODY_BYTES >> 10}k"
     assert routes["/"][0] == "receiver"
@@ -326,8 +330,8 @@ def test_results_go_to_the_intake_and_may_be_sent_twice_and_nothing_else_may() -
         assert sets[f"receiver-{part}"]["spec"]["serviceName"] == name
 
 
-def test_nothing_that_starts_again_by_itself_waits_for_the_check() -> None:
-    """It must start while the database is away, and a check that fails must not keep the old settings from it."""
+def test_services_that_restart_automatically_do_not_depend_on_the_check() -> None:
+    """They must start without the database, and a failed check must not stop processes with old settings."""
     for name in ("web", "intake", "worker"):
         unit = (DEPLOY / "systemd" / f"receiver-{name}.service").read_text()
         assert "receiver-check" not in unit and "doctor" not in unit
@@ -343,21 +347,21 @@ def _unit(name: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", ["receiver-web", "receiver-intake"])
-def test_no_probe_takes_a_pod_away_because_the_database_is(name: str) -> None:
+def test_no_probe_removes_a_pod_while_the_database_is_unavailable(name: str) -> None:
     (container,) = dict(pods())[name]["containers"]
     probes = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")]
     assert probes == ["/healthz"] * 3
-    kinds = [thing["kind"] for thing in kubernetes() if thing["metadata"]["name"] == name]
-    assert "StatefulSet" in kinds and "Deployment" not in kinds, "each has a disk of its own, which outlives it"
+    kinds = [item["kind"] for item in kubernetes() if item["metadata"]["name"] == name]
+    assert "StatefulSet" in kinds and "Deployment" not in kinds, "each pod needs its own disk, which outlives it"
     assert "PodDisruptionBudget" in kinds
 
 
-def test_every_stop_leaves_more_time_than_the_processes_take() -> None:
-    wanted = int(next(value for name, value in _lines("systemd/environment.example") if name == "STOP_SECONDS"))
+def test_every_stop_timeout_is_longer_than_the_processes_need() -> None:
+    stop_seconds = int(next(value for name, value in _lines("systemd/environment.example") if name == "STOP_SECONDS"))
     for unit in UNITS:
         for seconds in re.findall(r"^TimeoutStopSec=(\d+)$", unit.read_text(), re.MULTILINE):
-            assert int(seconds) > wanted + 5
-    settings = next(thing["data"] for thing in kubernetes() if thing["kind"] == "ConfigMap")
+            assert int(seconds) > stop_seconds + 5
+    settings = next(item["data"] for item in kubernetes() if item["kind"] == "ConfigMap")
     for name, pod in pods():
         if name != "receiver-release":
             assert pod["terminationGracePeriodSeconds"] > int(settings["STOP_SECONDS"]) + 8
@@ -374,14 +378,14 @@ def _lines(name: str) -> list[tuple[str, str]]:
 @pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian: systemd)"
 )
-def test_units_are_understood_by_systemd_and_exposed_to_little(tmp_path: Path) -> None:
+def test_units_are_valid_and_well_protected(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.symlink_to("/bin/true")
     for unit in [*UNITS, *(DEPLOY / "systemd").glob("*.socket")]:
         (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/receiver/.venv/bin/python", str(python)))
     for unit in UNITS:
         copy = tmp_path / unit.name
-        # Never the machine's own manager: there may be none.
+        # Without the machine's own service manager, which may not exist.
         environment = {"PATH": os.environ["PATH"], "SYSTEMD_LOG_LEVEL": "warning"}
         verified = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", str(copy)],
@@ -390,8 +394,8 @@ def test_units_are_understood_by_systemd_and_exposed_to_little(tmp_path: Path) -
             env=environment,
             check=False,
         )
-        complaints = [line for line in verified.stderr.splitlines() if unit.name in line]
-        assert complaints == []
+        warnings = [line for line in verified.stderr.splitlines() if unit.name in line]
+        assert warnings == []
         rated = subprocess.run(
             ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(copy)],
             capture_output=True, text=True, env=environment, check=False,

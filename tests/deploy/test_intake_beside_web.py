@@ -1,4 +1,4 @@
-"""deploy/'s nginx with the intake in processes of its own: callbacks go there, and to web while it is away."""
+"""deploy/'s nginx with a separate intake: callbacks go to the intake, and to web while the intake is stopped."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ INTAKE, WEB = "intake alone", "whole service"
 
 
 class Site:
-    """An intake and a web process, with one folder as on one machine, behind nginx."""
+    """An intake and a web process behind nginx. They share a data folder, as on one machine."""
 
-    def __init__(self, folder: Path, database_url: str, everything: ExitStack) -> None:
+    def __init__(self, folder: Path, database_url: str, stack: ExitStack) -> None:
         self.ports = {INTAKE: free_port(), WEB: free_port()}
         self.parents: dict[str, subprocess.Popen[bytes]] = {}
         self._folder, self._database_url = folder, database_url
         for part in self.ports:
             (folder / part).mkdir()
-        self._running = {part: everything.enter_context(ExitStack()) for part in self.ports}
+        self._running = {part: stack.enter_context(ExitStack()) for part in self.ports}
         for part in self.ports:
             self.start(part)
-        self.tls_port = everything.enter_context(nginx(folder, [self.ports[WEB]], [self.ports[INTAKE]]))
+        self.tls_port = stack.enter_context(nginx(folder, [self.ports[WEB]], [self.ports[INTAKE]]))
         self.context: ssl.SSLContext = trusting(folder)
 
     def start(self, part: str) -> None:
@@ -52,11 +52,11 @@ class Site:
     def stop(self, part: str) -> None:
         self._running[part].close()
 
-    def taken(self, part: str) -> int:
+    def stored(self, part: str) -> int:
         """How many callbacks it has stored."""
-        told = ask_directly(f"http://127.0.0.1:{self.ports[part]}/metrics").body.decode()
-        counted = re.findall(r'receiver_web_callbacks_total\{answer="(?:stored|spooled)"\} ([0-9.]+)', told)
-        return int(sum(map(float, counted)))
+        metrics = ask_directly(f"http://127.0.0.1:{self.ports[part]}/metrics").body.decode()
+        counts = re.findall(r'receiver_web_callbacks_total\{answer="(?:stored|spooled)"\} ([0-9.]+)', metrics)
+        return int(sum(map(float, counts)))
 
     def post(self) -> int:
         return ask(self.tls_port, self.context, "POST", results_path(), b"{}")[0]
@@ -67,13 +67,13 @@ class Site:
 
 @pytest.fixture
 def site(session_folder: Path, database_url: str) -> Iterator[Site]:
-    with ExitStack() as everything:
-        yield Site(Path(tempfile.mkdtemp(dir=session_folder)), database_url, everything)
+    with ExitStack() as stack:
+        yield Site(Path(tempfile.mkdtemp(dir=session_folder)), database_url, stack)
 
 
 def test_callbacks_need_no_web_process_and_pages_need_no_intake(site: Site) -> None:
     assert [site.post() for _ in range(20)] == [200] * 20 and site.page() == 200
-    eventually(lambda: (site.taken(INTAKE), site.taken(WEB)) == (20, 0))
+    eventually(lambda: (site.stored(INTAKE), site.stored(WEB)) == (20, 0))
 
     site.stop(WEB)
     assert site.post() == 200 and site.page() == 502
@@ -81,8 +81,8 @@ def test_callbacks_need_no_web_process_and_pages_need_no_intake(site: Site) -> N
 
     site.stop(INTAKE)
     assert site.page() == 200
-    assert site.post() == 200, "web takes it"
-    eventually(lambda: site.taken(WEB) == 1)
+    assert site.post() == 200, "web stores it"
+    eventually(lambda: site.stored(WEB) == 1)
 
 
 def test_web_and_intake_are_replaced_one_after_the_other_and_no_callback_is_refused(
@@ -90,22 +90,22 @@ def test_web_and_intake_are_replaced_one_after_the_other_and_no_callback_is_refu
 ) -> None:
     with Senders(site.tls_port, site.context) as senders:
         for part in (INTAKE, WEB, INTAKE, WEB):
-            senders.go_on()
+            senders.await_progress()
             site.stop(part)
-            senders.go_on()
+            senders.await_progress()
             site.start(part)
-        senders.go_on()
+        senders.await_progress()
     assert senders.failures == []
     eventually(lambda: count_stored(database_url) == senders.stored)
-    assert site.taken(INTAKE) > 0
+    assert site.stored(INTAKE) > 0
 
 
 def test_callback_that_the_intake_does_not_answer_is_sent_to_web(site: Site) -> None:
-    """An intake that hangs takes connections all the same. When it goes on, it may store the callback a second time."""
+    """An intake that hangs still accepts connections. When it continues, it may store the callback a second time."""
     (child,) = map(int, children(site.parents[INTAKE]))
     os.kill(child, signal.SIGSTOP)
     try:
         assert site.post() == 200
     finally:
         os.kill(child, signal.SIGCONT)
-    eventually(lambda: site.taken(WEB) == 1)
+    eventually(lambda: site.stored(WEB) == 1)

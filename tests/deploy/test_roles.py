@@ -1,4 +1,4 @@
-"""Two database roles: the owner migrates, and the whole service works with one that can change no table."""
+"""Two database roles: the owner migrates, and the service runs with a role that cannot change the schema."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUMBERS = [f"617555{1000 + row}" for row in range(20)]
 
 @pytest.fixture
 def server(server_dir: Path) -> Iterator[Postgres]:
-    """A server whose database belongs to an owner without any privilege beyond that."""
+    """A server whose database belongs to an owner without other privileges."""
     with Postgres(server_dir) as server:
         server.execute(
             "create role table_owner login",
@@ -56,7 +56,7 @@ def migrate(server: Postgres) -> None:
 
 
 def check_rights(server: Postgres) -> None:
-    """Rows may be read and written, in tables of later migrations too; nothing else."""
+    """Check that the role can only read and write rows, also in tables of later migrations."""
     with psycopg.connect(url(server, "table_owner"), autocommit=True) as owner:
         owner.execute("create table of_a_later_migration (id bigint generated always as identity, word text)")
     with psycopg.connect(url(server, "receiver_app"), autocommit=True) as app:
@@ -79,7 +79,7 @@ def check_rights(server: Postgres) -> None:
 
 @pytest.mark.parametrize("first", ["roles", "migrate"])
 def test_role_of_the_service_reads_and_writes_rows_and_nothing_else(server: Postgres, first: str) -> None:
-    if first == "migrate":  # an installation that had one role until now
+    if first == "migrate":  # an installation that used one role until now
         migrate(server)
     server.execute(SQL)
     server.execute(SQL)
@@ -87,7 +87,7 @@ def test_role_of_the_service_reads_and_writes_rows_and_nothing_else(server: Post
     check_rights(server)
 
 
-def test_whole_service_works_with_the_role_that_can_change_no_table(server: Postgres, server_dir: Path) -> None:
+def test_service_works_with_a_role_that_cannot_change_the_schema(server: Postgres, server_dir: Path) -> None:
     server.execute(SQL)
     migrate(server)
     with Simulator(Settings(speed=1e6)) as provider:
@@ -102,20 +102,20 @@ def test_whole_service_works_with_the_role_that_can_change_no_table(server: Post
             machine.await_start()
             commands = Commands(machine)
             key = commands.run("keys", "create", "team", "--scope", "admin").splitlines()[-1]
-            asked = {"Authorization": f"Bearer {key}"}
+            headers = {"Authorization": f"Bearer {key}"}
             contacts = server_dir / "contacts.csv"
             contacts.write_text("destination,name\n" + "".join(f"{number},Ana\n" for number in NUMBERS))
             queued = commands.run("queue", str(contacts), "--application", "7", "--deployment", "3", "--watch")
             assert "100%, 20 ended" in queued
             rows = list(csv.DictReader(io.StringIO(commands.run("export", "1"))))
             assert [row["destination"] for row in rows] == NUMBERS
-            assert get(machine, "/api/v1/summary", asked).status == 200
-            assert get(machine, "/api/v1/callbacks", asked).status == 200
-            eventually(lambda: get(machine, "/readyz", asked).told["status"] == "ready")
-            assert get(machine, "/metrics", asked).status == 200
+            assert get(machine, "/api/v1/summary", headers).status == 200
+            assert get(machine, "/api/v1/callbacks", headers).status == 200
+            eventually(lambda: get(machine, "/readyz", headers).json["status"] == "ready")
+            assert get(machine, "/metrics", headers).status == 200
 
             refused = commands.run(
-                "queue", str(contacts), "--application", "7", "--deployment", "404", "--watch", wrong=1
+                "queue", str(contacts), "--application", "7", "--deployment", "404", "--watch", status=1
             )
             assert "refused" in refused
             unknown = commands.run("queue", str(contacts), "--application", "7", "--deployment", "500")
@@ -132,24 +132,24 @@ def test_whole_service_works_with_the_role_that_can_change_no_table(server: Post
             commands.run("purge", "--older-than", "0")
             commands.run("keys", "list")
             commands.run("keys", "revoke", "team")
-            found = [line.split() for line in commands.run("doctor", wrong=None).splitlines()]
-            # The test's own server does without fsync.
+            found = [line.split() for line in commands.run("doctor", status=None).splitlines()]
+            # `doctor` reports that the test's server runs without fsync.
             assert {each[1] for each in found if each[0] == "failure"} == {"settings"}
         log = machine.log.read_text()
         assert "permission denied" not in log and "Traceback" not in log, log[-3000:]
 
 
 class Commands:
-    """Commands in a machine's surroundings."""
+    """Commands with the environment of a machine."""
 
     def __init__(self, machine: Machine) -> None:
         self._environment = machine.environment
 
-    def run(self, *arguments: str, wrong: int | None = 0) -> str:
-        """What it prints; its exit status must be `wrong`, None: any."""
+    def run(self, *arguments: str, status: int | None = 0) -> str:
+        """Run a command and check its exit status (None: any). Returns its output."""
         ran = run_command(*arguments, environment=self._environment)
         assert "permission denied" not in ran.stderr + ran.stdout, ran
-        assert wrong is None or ran.returncode == wrong, ran
+        assert status is None or ran.returncode == status, ran
         return ran.stdout
 
 
@@ -158,7 +158,7 @@ def get(machine: Machine, path: str, headers: dict[str, str]) -> Answer:
 
 
 def erase_options(commands: Commands) -> list[str]:
-    """Without a question, where it asks one."""
+    """`--yes`, if the command asks for confirmation."""
     return ["--yes"] if "--yes" in commands.run("erase", "--help") else []
 
 
@@ -178,9 +178,9 @@ def test_intake_works_with_a_role_that_adds_callbacks_and_nothing_else(server: P
     def check(**changes: str) -> str:
         return run_command("doctor", "--deploy", environment={**settings, **changes}).stdout
 
-    # Its checks read what they must.
-    said = check()
-    assert "ok       journal" in said and "ok       keys           1 submissions" in said, said
+    # The role may read what the checks need.
+    output = check()
+    assert "ok       journal" in output and "ok       keys           1 submissions" in output, output
     assert "failure  keys           SECRET_KEY lacks the key" in check(SECRET_KEY="another secret that is long enough")
     command = [*GUNICORN, *ENTRY_POINTS["intake alone"]]
     environment = clean_environment(**{**settings, "SECRET_KEY": "another secret that is long enough"})
@@ -192,7 +192,7 @@ def test_intake_works_with_a_role_that_adds_callbacks_and_nothing_else(server: P
     with gunicorn_process(folder, intake, entry_point="intake alone") as (_, port):
         address = f"http://127.0.0.1:{port}"
         eventually(lambda: ask(f"{address}/readyz").status == 200)
-        assert ask(address + results_path(batch_id), "POST", b"{}").told == {"status": "stored"}
+        assert ask(address + results_path(batch_id), "POST", b"{}").json == {"status": "stored"}
         eventually(lambda: server.execute("select stored from callback_budget") == [(1,)])
     assert server.execute("select count(*) from callback") == [(1,)]
     log = (folder / "gunicorn.log").read_text()

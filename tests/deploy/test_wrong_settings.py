@@ -1,4 +1,4 @@
-"""Deploys with a wrong setting, under load: the check fails, nothing is replaced, and no result is lost."""
+"""Deployments with a wrong setting, under load: the check fails, no process is replaced, and no result is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from receiver.intake.signing_keys import fingerprint
 from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.supervisor.ports import free_port
-from tests.acceptance.calling import TakingProvider
+from tests.acceptance.calling import AcceptingProvider
 from tests.acceptance.outages import NUMBERS
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ROOT, clean_environment, run_command
@@ -32,16 +32,16 @@ from tests.web.gunicorn import ENTRY_POINTS, GUNICORN, OURS, gunicorn_process
 
 pytestmark = pytest.mark.long
 
-OTHER = "a secret that has signed nothing"
+OTHER = "a secret that signed no token"
 
 Settings = dict[str, str]
 
 
 class Site:
-    """Two machines that take callbacks, behind nginx, and a worker that has sent a batch: its results are expected."""
+    """Two machines behind nginx that receive callbacks, and a worker that has sent a batch, so results are expected."""
 
     def __init__(
-        self, folder: Path, postgres: Postgres, provider: TakingProvider, everything: ExitStack, entry_point: str
+        self, folder: Path, postgres: Postgres, provider: AcceptingProvider, stack: ExitStack, entry_point: str
     ) -> None:
         self.postgres = postgres
         self._entry_point = entry_point
@@ -50,22 +50,22 @@ class Site:
             "DATABASE_URL": postgres.url,
             "SECRET_KEY": SECRET,
             "PLUM_URL": provider.url,
-            "PLUM_USER": "somebody",
+            "PLUM_USER": "user",
             "PLUM_KEY": "key",
             "STOP_SECONDS": "3",
             "SSL_CERT_FILE": str(folder / "certificate.pem"),
         }
         assert self._run("migrate").returncode == 0
-        self._running = {port: everything.enter_context(ExitStack()) for port in self._folders}
+        self._running = {port: stack.enter_context(ExitStack()) for port in self._folders}
         self._parents: dict[int, subprocess.Popen[bytes]] = {}
         for port in self._folders:
             self._start(port)
-        self.tls_port = everything.enter_context(nginx(folder, list(self._folders)))
+        self.tls_port = stack.enter_context(nginx(folder, list(self._folders)))
         self._settings["PUBLIC_URL"] = f"https://127.0.0.1:{self.tls_port}"
-        log = everything.enter_context((folder / "worker.log").open("wb"))
+        log = stack.enter_context((folder / "worker.log").open("wb"))
         work, environment = [sys.executable, "-m", "receiver", "work"], self._environment(DATA_DIR=str(folder))
-        worker = everything.enter_context(subprocess.Popen(work, cwd=ROOT, env=environment, stdout=log, stderr=log))
-        everything.callback(worker.terminate)
+        worker = stack.enter_context(subprocess.Popen(work, cwd=ROOT, env=environment, stdout=log, stderr=log))
+        stack.callback(worker.terminate)
         contacts = folder / "contacts.csv"
         contacts.write_text("\n".join(("destination", *NUMBERS, "")))
         queued = self._run("queue", str(contacts), "--application", "7", "--deployment", "3")
@@ -73,31 +73,31 @@ class Site:
         eventually(lambda: postgres.execute("select state from submission") == [("accepted",)])
 
     def deploy(self, senders: Senders, **changes: str) -> str:
-        """On each machine the check, with the new settings; then, only where all pass, one machine after the other.
+        """Run the check with the new settings on each machine. If all pass, restart one machine after the other.
 
-        Returns what the checks said.
+        Returns the output of the checks.
         """
-        senders.go_on()
+        senders.await_progress()
         checks = [
             self._run("doctor", "--deploy", **{"DATA_DIR": str(folder), **changes}) for folder in self._folders.values()
         ]
-        senders.go_on()
+        senders.await_progress()
         if all(check.returncode == 0 for check in checks):
             self._settings |= changes
             for port in self._folders:
                 self._running[port].close()
-                senders.go_on()
+                senders.await_progress()
                 self._start(port)
-                senders.go_on()
+                senders.await_progress()
         return "".join(check.stdout for check in checks)
 
     def processes(self) -> list[int]:
         return [parent.pid for parent in self._parents.values() if parent.poll() is None]
 
     def restart_without_check(self, senders: Senders, **changes: str) -> list[tuple[int, str]]:
-        """Put processes with other settings in the place of each machine's, which then starts as it was.
+        """On each machine, replace the processes by new ones with these changes, which end; then restart the old ones.
 
-        Returns how each of them ended.
+        Returns the exit status and the error output of the new ones.
         """
         ended = []
         for port, folder in self._folders.items():
@@ -105,7 +105,7 @@ class Site:
             environment = self._environment(DATA_DIR=str(folder), PORT=str(port), **changes)
             command = [*GUNICORN, *ENTRY_POINTS[self._entry_point]]
             ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-            senders.go_on()
+            senders.await_progress()
             self._start(port)
             ended.append((ran.returncode, ran.stderr))
         return ended
@@ -129,13 +129,13 @@ class Site:
 
 @pytest.fixture(params=OURS)
 def site(server_dir: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    with Postgres(server_dir) as postgres, TakingProvider() as provider, ExitStack() as everything:
-        yield Site(server_dir, postgres, provider, everything, request.param)
+    with Postgres(server_dir) as postgres, AcceptingProvider() as provider, ExitStack() as stack:
+        yield Site(server_dir, postgres, provider, stack, request.param)
 
 
 @contextmanager
 def load(site: Site, folder: Path) -> Iterator[Senders]:
-    """Results that come in meanwhile. Not one may be refused, and each must be in the journal once in the end."""
+    """Post results during the test. None may be refused, and at the end each must be in the journal once."""
     with Senders(site.tls_port, trusting(folder), 3) as senders:
         yield senders
     assert senders.failures == []
@@ -143,52 +143,53 @@ def load(site: Site, folder: Path) -> Iterator[Senders]:
 
 
 def test_deploy_with_a_wrong_setting_replaces_nothing_and_loses_no_result(site: Site, server_dir: Path) -> None:
-    nobody, before = f"https://127.0.0.1:{free_port()}", site.processes()
+    unused_url, before = f"https://127.0.0.1:{free_port()}", site.processes()
     assert len(before) == 2
     with load(site, server_dir) as senders:
 
-        def refused(words: str, **changes: str) -> None:
-            said = site.deploy(senders, **changes)
-            assert f"failure  {words}" in said, said
+        def check_refused(message: str, **changes: str) -> None:
+            output = site.deploy(senders, **changes)
+            assert f"failure  {message}" in output, output
             assert site.processes() == before
 
-        refused("keys           SECRET_KEY lacks the key", SECRET_KEY=OTHER)
-        refused("PUBLIC_URL     https://", SECRET_KEY=f"{OTHER},{SECRET}")  # not known everywhere yet
-        refused("PUBLIC_URL     https://", PUBLIC_URL=nobody)
+        check_refused("keys           SECRET_KEY lacks the key", SECRET_KEY=OTHER)
+        # The other processes do not accept tokens of the new key yet.
+        check_refused("PUBLIC_URL     https://", SECRET_KEY=f"{OTHER},{SECRET}")
+        check_refused("PUBLIC_URL     https://", PUBLIC_URL=unused_url)
         site.postgres.configure(default_transaction_read_only="on")
-        refused("journal        no callback can be stored in the database of DATABASE_URL")
+        check_refused("journal        no callback can be stored in the database of DATABASE_URL")
         site.postgres.configure(default_transaction_read_only=None)
-        on_full_disk(server_dir, lambda disk: refused("spool          DATA_DIR", DATA_DIR=str(disk)))
+        on_full_disk(server_dir, lambda disk: check_refused("spool          DATA_DIR", DATA_DIR=str(disk)))
 
-        # The first step to a new key is right, and so is the second.
+        # Both steps of a change to a new key pass the check.
         for secret_key in (f"{SECRET},{OTHER}", f"{OTHER},{SECRET}"):
             earlier = set(site.processes())
-            said = site.deploy(senders, SECRET_KEY=secret_key)
-            assert " 0 failures" in said and not earlier & set(site.processes()), said
+            output = site.deploy(senders, SECRET_KEY=secret_key)
+            assert " 0 failures" in output and not earlier & set(site.processes()), output
 
 
 def on_full_disk(folder: Path, do: Callable[[Path], None]) -> None:
-    """Left out where no disk may be mounted."""
+    """Skipped if no disk can be mounted."""
     with suppress(pytest.skip.Exception):
         with small_disk(folder / "full", 1) as disk:
             fill(disk)
             do(disk)
 
 
-def test_process_with_a_wrong_key_does_not_start_and_the_other_machine_takes_all_results(
+def test_process_with_a_wrong_key_does_not_start_and_the_other_machine_receives_all_results(
     site: Site, server_dir: Path
 ) -> None:
     with load(site, server_dir) as senders:
-        for status, complained in site.restart_without_check(senders, SECRET_KEY=OTHER):
-            assert (status, complained.count("\n")) == (2, 1), complained
-            assert complained.startswith("receiver: SECRET_KEY lacks the key")
+        for status, error_output in site.restart_without_check(senders, SECRET_KEY=OTHER):
+            assert (status, error_output.count("\n")) == (2, 1), error_output
+            assert error_output.startswith("receiver: SECRET_KEY lacks the key")
 
 
 @pytest.mark.parametrize("entry_point", OURS)
-def test_web_process_that_dies_is_started_again_though_a_key_has_become_necessary(
+def test_killed_web_process_is_restarted_although_another_key_is_now_needed(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:
-    """A service that still takes the results of other keys must not be stopped by one that another worker used."""
+    """A running service must continue to receive results although a worker used a key that it does not have."""
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with gunicorn_process(folder, database_url, entry_point=entry_point) as (parent, port):
         (before,) = children(parent)
@@ -201,5 +202,5 @@ def test_web_process_that_dies_is_started_again_though_a_key_has_become_necessar
         os.kill(int(before), signal.SIGKILL)
         eventually(lambda: len(children(parent) - {before}) == 1)
         with Senders(port, number=2) as senders:
-            senders.go_on()
+            senders.await_progress()
         assert senders.failures == []

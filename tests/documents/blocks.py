@@ -1,4 +1,4 @@
-"""The blocks of commands in the documents with their expected output, and terminals to run them in."""
+"""The blocks of commands in the documents, their expected output, and a terminal that runs them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self
 
-from tests.acceptance.service import complaints
+from tests.acceptance.service import without_database_line
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("sh", "bash", "console")
-"""Languages of blocks that a reader runs. What they print may follow in a block of one of PRINTED."""
+"""Languages of blocks that a reader runs. A block in one of the languages PRINTED after it is its expected output."""
 PRINTED = ("json", "text")
 RUNS = "is running; Ctrl-C stops it."
-"""What `make run` says when it has started."""
+"""The end of what `make run` prints when it has started."""
 
 _FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```\n", re.MULTILINE | re.DOTALL)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -44,7 +44,7 @@ class Block:
 
     @property
     def stays(self) -> bool:
-        """Whether it starts the service, and a second terminal is needed for what follows."""
+        """Whether it starts the service and keeps running. The next blocks need a second terminal."""
         return self.source.endswith("make run\n")
 
     def __str__(self) -> str:
@@ -79,10 +79,10 @@ def commands_of(document: str) -> list[Block]:
     return [block for block in blocks_of(document) if block.language in COMMANDS]
 
 
-def agrees(really: str, printed: str) -> bool:
+def agrees(output: str, expected: str) -> bool:
     """Whether the output agrees with the document: times may differ, and an ellipsis matches any text."""
-    pattern = ".*".join(re.escape(part) for part in _plain(printed).split("…"))
-    return re.fullmatch(pattern, _plain(really), re.DOTALL) is not None
+    pattern = ".*".join(re.escape(part) for part in _plain(expected).split("…"))
+    return re.fullmatch(pattern, _plain(output), re.DOTALL) is not None
 
 
 def _plain(text: str) -> str:
@@ -91,7 +91,7 @@ def _plain(text: str) -> str:
 
 
 def make_checkout(folder: Path) -> Path:
-    """A clone as after the first `make run`: with its own virtualenv that contains the requirements."""
+    """Make a clone as it is after the first `make run`, with its own virtualenv that contains the requirements."""
     folder.mkdir(mode=0o711)
     for name in ("Makefile", "app.py", "deploy", "migrations", "receiver", "requirements.txt", "tests"):
         (folder / name).symlink_to(ROOT / name)
@@ -108,7 +108,7 @@ class Terminal:
     """A shell that keeps its variables between blocks. A context manager: it ends all processes that it started."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self._screen = TemporaryFile()  # no pipe, which would block the service when it is full
+        self._screen = TemporaryFile()  # no pipe: a full pipe would block the service
         self._read = 0
         self._shell = subprocess.Popen(
             ["bash"], cwd=folder, env=dict(environment), stdin=subprocess.PIPE, stdout=self._screen,
@@ -125,9 +125,9 @@ class Terminal:
         """The output of the block, without the line in which every command names its database, because the documents
         omit it. Fails if one of its commands fails."""
         self._type(f"set -eu -o pipefail; trap 'printf \"\\0%s\\0\" $?' EXIT\n{source}printf '\\0done\\0'\n")
-        said, status, _ = self._await(lambda text: text.count("\0") > 1, seconds).split("\0", 2)
-        assert status == "done", f"{source}\nended with status {status} and said:\n{said}"
-        return complaints(said)
+        output, status, _ = self._await(lambda text: text.count("\0") > 1, seconds).split("\0", 2)
+        assert status == "done", f"{source}\nended with status {status} and printed:\n{output}"
+        return without_database_line(output)
 
     def start(self, source: str, until: str = RUNS, seconds: float = 120) -> str:
         """Start a block whose last command keeps running. Returns its output up to the end of `until`'s paragraph."""
@@ -135,7 +135,7 @@ class Terminal:
         return self._await(lambda text: "\n\n" in text.partition(until)[2], seconds)
 
     def close(self, seconds: float = 60) -> None:
-        """Ctrl-C, and the shell with it."""
+        """Interrupt the running command (Ctrl-C), and end the shell."""
         assert self._shell.stdin is not None
         try:
             if self._shell.poll() is None:
@@ -154,12 +154,12 @@ class Terminal:
         self._shell.stdin.flush()
 
     def _await(self, met: Callable[[str], bool], seconds: float) -> str:
-        """The output since the last call, when `met` is true for it."""
+        """Wait until `met` is true for the output since the last call, and return that output."""
         end = time.monotonic() + seconds
         while True:
-            said = os.pread(self._screen.fileno(), 1 << 24, self._read)
-            if met(text := said.decode(errors="replace").replace("\r\n", "\n")):
-                self._read += len(said)
+            unread = os.pread(self._screen.fileno(), 1 << 24, self._read)
+            if met(text := unread.decode(errors="replace").replace("\r\n", "\n")):
+                self._read += len(unread)
                 return text
             assert time.monotonic() < end and self._shell.poll() is None, f"the expected output did not appear:\n{text}"
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Backups and what follows them, and commands with the service's environment: typed as the documents have them."""
+"""The documents' commands for backup and restore, and those that read the service's environment, unchanged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def checkout(server_dir: Path) -> Path:
     return make_checkout(server_dir / "clone")
 
 
-def test_folder_of_make_run_is_copied_and_put_back(checkout: Path) -> None:
+def test_data_folder_of_make_run_is_backed_up_and_restored(checkout: Path) -> None:
     backup, restore = documented("docs/backups.md", "FOLDER=")
     environment = clean_environment(PORT=str(free_port()), WEB_CONCURRENCY="1", LC_ALL="C.UTF-8")
     with Terminal(checkout, environment) as other:
@@ -63,7 +63,7 @@ def test_folder_of_make_run_is_copied_and_put_back(checkout: Path) -> None:
 
 @pytest.fixture
 def postgres(server_dir: Path) -> Iterator[Postgres]:
-    """As docs/systemd.md makes one: `receiver` owns the database, and no role of the service may make another."""
+    """A server as in docs/systemd.md: `receiver` owns the database, and no role of the service may create one."""
     with Postgres(server_dir) as postgres:
         postgres.execute("create role boss login superuser")
         with psycopg.connect(make_conninfo(postgres.url, user="boss"), autocommit=True) as conn:
@@ -75,7 +75,7 @@ def postgres(server_dir: Path) -> Iterator[Postgres]:
 
 
 def make_runuser(folder: Path, **superuser: str) -> None:
-    """A `runuser` that changes no account, as only root could: as `postgres`, programs connect as the superuser."""
+    """Make a `runuser` that keeps the account, which only root can change. As `postgres`, it connects as superuser."""
     exported = "".join(f"export {name}={value}; " for name, value in superuser.items())
     path = folder / "runuser"
     path.write_text(
@@ -84,15 +84,15 @@ def make_runuser(folder: Path, **superuser: str) -> None:
     path.chmod(0o755)
 
 
-def surroundings(folder: Path, **variables: str) -> dict[str, str]:
-    """A shell without the service's environment, which finds our `runuser` and Postgres' own programs."""
+def shell_environment(folder: Path, **variables: str) -> dict[str, str]:
+    """The environment of a shell that has no settings of the service, but our `runuser` and Postgres' programs."""
     programs = programs_for(account_for(folder / "postgres"))
     path = os.pathsep.join([str(folder), str(programs), os.environ["PATH"]])
     return clean_environment(PATH=path, LC_ALL="C.UTF-8", **variables)
 
 
 class Machine:
-    """What docs/systemd.md installs: the two files, and the command `receiver`; in `folder`, which is on PATH."""
+    """The two files and the command `receiver` that docs/systemd.md installs, in `folder`, which is on PATH."""
 
     def __init__(self, folder: Path, checkout: Path) -> None:
         self._paths = {
@@ -102,10 +102,10 @@ class Machine:
         }
         self.folder = folder
         path = folder / "receiver"
-        path.write_text(self.here((ROOT / "deploy" / "systemd" / "receiver").read_text()))
+        path.write_text(self.localized((ROOT / "deploy" / "systemd" / "receiver").read_text()))
         path.chmod(0o755)
 
-    def here(self, source: str) -> str:
+    def localized(self, source: str) -> str:
         for documented, real in self._paths.items():
             source = source.replace(documented, real)
         return source
@@ -115,7 +115,7 @@ class Machine:
         (self.folder / name).write_text("\n".join(["# A comment", *lines, "PLUM_KEY=\n"]))
 
 
-def test_dump_is_restored_though_no_role_of_the_service_may_make_a_database(
+def test_dump_is_restored_although_no_role_of_the_service_may_create_a_database(
     postgres: Postgres, checkout: Path, tmp_path: Path
 ) -> None:
     dump, restore = documented("docs/backups.md", ". /etc/receiver/migrate")
@@ -129,14 +129,14 @@ def test_dump_is_restored_though_no_role_of_the_service_may_make_a_database(
     name_database("receiver")
     queue = f"receiver queue {SAMPLES / 'contacts.csv'} --application 7 --deployment 3\n"
     make_runuser(tmp_path, PGHOST="127.0.0.1", PGPORT=str(postgres.port), PGUSER="boss")
-    with Terminal(checkout, surroundings(tmp_path)) as terminal:
+    with Terminal(checkout, shell_environment(tmp_path)) as terminal:
         terminal.run("runuser -u postgres -- psql --dbname=receiver --file=deploy/roles.sql\n")
         terminal.run("receiver migrate\n")
         assert "Batch 1 is stored" in terminal.run(queue)
-        terminal.run(machine.here(dump))
+        terminal.run(machine.localized(dump))
         assert "no right" in terminal.run('createdb --maintenance-db="$DATABASE_URL" mine 2>&1 || echo no right\n')
         assert "Batch 2 is stored" in terminal.run(queue)
-        terminal.run(machine.here(restore))
+        terminal.run(machine.localized(restore))
         name_database("restored")
         assert "The restored database is ready." in terminal.run("receiver migrate --after-restore\n")
         assert terminal.run("receiver verify\n").startswith("The balance holds")
@@ -145,7 +145,7 @@ def test_dump_is_restored_though_no_role_of_the_service_may_make_a_database(
         assert re.search(r"Batch 1\d{6} is stored", terminal.run(queue))
 
 
-def test_first_key_is_made_with_the_environment_of_the_service(
+def test_first_key_is_created_with_the_environment_of_the_service(
     database_url: str, checkout: Path, tmp_path: Path
 ) -> None:
     (command,) = documented("docs/deployment.md", "receiver keys create")
@@ -154,16 +154,16 @@ def test_first_key_is_made_with_the_environment_of_the_service(
     )
     make_runuser(tmp_path)
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    with Terminal(tmp_path / "elsewhere", surroundings(tmp_path)) as terminal:
+    with Terminal(tmp_path / "elsewhere", shell_environment(tmp_path)) as terminal:
         assert re.search(r"^rr_\S+$", terminal.run(command), re.MULTILINE)
         assert "first" in terminal.run("receiver keys list\n")
 
 
-def test_restored_database_on_which_a_worker_runs_is_left_alone(database_url: str, conn: Connection) -> None:
+def test_restored_database_with_a_running_worker_is_not_changed(database_url: str, conn: Connection) -> None:
     batch_id = make_batch(conn, send=False)
     environment = clean_environment(DATABASE_URL=database_url, SECRET_KEY=SECRET)
-    with connect(database_url, name="worker", autocommit=True) as living:
-        register_worker(living, "here", 1)
+    with connect(database_url, name="worker", autocommit=True) as other:
+        register_worker(other, "here", 1)
         refused = run_command("migrate", "--after-restore", environment=environment)
         assert refused.returncode == 1 and "1 workers are running on this database" in refused.stderr
         assert get_batch(conn, batch_id).state == "queueing"

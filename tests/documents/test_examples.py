@@ -38,15 +38,18 @@ IN_THE_FIRST_HOUR = ("README.md", "docs/first-campaign.md")
 """Run by tests/acceptance/test_first_hour.py, which follows them exactly."""
 
 NOT_RUN = {
-    ("benchmarks/README.md", "make bench"): "keeps the machine busy for long, and needs more packages",
-    ("docs/contributing.md", "make run"): "the first is the README's; the others run and check what this is a part of",
-    ("docs/contributing.md", ".venv/bin/python -m pytest"): "runs what this is a part of",
-    ("docs/contributing.md", ".venv/bin/python -m tests.browser.pictures"): "makes docs/pictures anew",
-    ("docs/contributing.md", "EXAMPLES_WRITE=1"): "writes docs/commands.md anew",
+    ("benchmarks/README.md", "make bench"): "takes long, and needs more packages",
+    (
+        "docs/contributing.md",
+        "make run",
+    ): "the README's test runs the first; the others run the tests, including this one",
+    ("docs/contributing.md", ".venv/bin/python -m pytest"): "runs the tests, including this one",
+    ("docs/contributing.md", ".venv/bin/python -m tests.browser.pictures"): "writes docs/pictures",
+    ("docs/contributing.md", "EXAMPLES_WRITE=1"): "writes docs/commands.md",
     ("docs/systemd.md", "apt-get install git postgresql"): "changes the machine, and needs systemd",
     ("docs/deployment.md", "createuser --pwprompt receiver_app"): "asks for a password; test_roles.py runs the file",
     ("docs/deployment.md", "createuser --pwprompt receiver_intake"): "asks for a password; test_roles.py runs the file",
-    ("docs/systemd.md", "receiver simulate"): "stays; the simulator's own tests start it",
+    ("docs/systemd.md", "receiver simulate"): "does not end; the simulator's own tests start it",
     ("docs/systemd.md", "systemctl start receiver-check"): "needs systemd",
     ("docs/systemd.md", "systemctl enable --now receiver-intake"): "needs systemd",
     ("docs/systemd.md", "systemctl restart"): "needs systemd",
@@ -54,18 +57,18 @@ NOT_RUN = {
     ("docs/platforms.md", "heroku"): "needs the platform",
     ("docs/platforms.md", "cp deploy/compose.env.example"): "needs a container runtime",
 }
-"""Every block that no test runs, by how it begins, and why not."""
+"""Every block that no test runs, identified by its first words, and the reason."""
 
 RUN_ELSEWHERE = {
     ("docs/backups.md", "FOLDER="),
     ("docs/backups.md", ". /etc/receiver/migrate"),
     ("docs/deployment.md", "receiver keys create"),
 }
-"""Blocks that tests/documents/test_backups.py runs, by how they begin."""
+"""Blocks that tests/documents/test_backups.py runs, identified by their first words."""
 
 
-def reason_against(block: Block) -> str | None:
-    """Why a block is not run here; None: it is."""
+def reason_not_to_run(block: Block) -> str | None:
+    """Why this test does not run the block. None: it does."""
     if is_run_elsewhere(block):
         return "tests/documents/test_backups.py runs it"
     found = (
@@ -92,19 +95,21 @@ def checkout(server_dir: Path) -> Path:
     return make_checkout(server_dir / "clone")
 
 
-def surroundings(service: Service) -> dict[str, str]:
-    """What the examples take from the shell they run in; and that is in the virtualenv of the service."""
+def shell_environment(service: Service) -> dict[str, str]:
+    """The environment of a shell for the examples, with the virtualenv of the service."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**service.environment, "PATH": path, "LC_ALL": "C.UTF-8", "RECEIVER": service.url, "KEY": service.key}
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the examples read answers with jq")
-def test_commands_of_the_tour_and_of_the_dashboards_print_what_stands_there(service: Service, checkout: Path) -> None:
-    told = [block for document in TOUR for block in commands_of(document) if not block.stays]  # `service` is started
-    assert len([block for block in told if block.printed is not None]) >= 14
-    _let_the_hour_be_young()
-    with Terminal(checkout, surroundings(service)) as terminal:
-        for block in told:
+def test_commands_of_the_tour_and_of_the_dashboards_print_the_documented_output(
+    service: Service, checkout: Path
+) -> None:
+    blocks = [block for document in TOUR for block in commands_of(document) if not block.stays]  # `service` is running
+    assert len([block for block in blocks if block.printed is not None]) >= 14
+    _wait_for_a_new_hour()
+    with Terminal(checkout, shell_environment(service)) as terminal:
+        for block in blocks:
             source = block.source.replace(DOCUMENTED_ADDRESS, service.url)
             printed = terminal.run(source.replace(DOCUMENTED_KEY_FILE, str(service.data_dir / "api-key")))
             if block.printed is not None:
@@ -113,12 +118,12 @@ def test_commands_of_the_tour_and_of_the_dashboards_print_what_stands_there(serv
 
 @pytest.mark.parametrize("document", [each for each in documents() if each not in (*TOUR, *IN_THE_FIRST_HOUR)])
 def test_every_other_command_runs(document: str, server_dir: Path) -> None:
-    blocks = [block for block in commands_of(document) if reason_against(block) is None]
+    blocks = [block for block in commands_of(document) if reason_not_to_run(block) is None]
     if not blocks:
         return
     with Service(server_dir, SECRET_KEY=SECRET, WEB_CONCURRENCY="1") as service:
-        variables = surroundings(service)
-        # Its embedded Postgres, as if it were one of the reader's, with Postgres' own programs.
+        variables = shell_environment(service)
+        # The examples use its embedded Postgres as if it were the reader's, with Postgres' programs.
         variables["DATABASE_URL"] = service.embedded_database_url
         programs = programs_for(account_for(service.data_dir / "postgres"))
         variables["PATH"] = os.pathsep.join([str(programs), variables["PATH"]])
@@ -128,11 +133,11 @@ def test_every_other_command_runs(document: str, server_dir: Path) -> None:
                 assert block.printed is None or agrees(printed, block.printed), f"{block}\nprints\n{printed}"
 
 
-def test_blocks_that_are_not_run_are_there_and_name_what_is_there() -> None:
-    left_out = [block for each in documents() for block in commands_of(each) if reason_against(block) is not None]
-    left_out = [block for block in left_out if not is_run_elsewhere(block)]
-    assert len(left_out) == len(NOT_RUN), "each reason is one block's"
-    for block in left_out:
+def test_each_block_that_is_not_run_exists_and_names_existing_files() -> None:
+    not_run = [block for each in documents() for block in commands_of(each) if reason_not_to_run(block) is not None]
+    not_run = [block for block in not_run if not is_run_elsewhere(block)]
+    assert len(not_run) == len(NOT_RUN), "each reason belongs to one block"
+    for block in not_run:
         for path in re.findall(r"(?<![\w./-])(?:deploy|docs|receiver|tests)/[\w./*-]+\w", block.source):
             assert list(ROOT.glob(path)) or path == "deploy/.env", f"{block}: there is no {path}"
 
@@ -156,7 +161,7 @@ def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operation", SAMPLES)
 @pytest.mark.parametrize("language", ["curl", "Python", "PHP"])
-def test_samples_of_the_reference_fail_where_they_are_refused_or_not_answered(
+def test_samples_of_the_reference_fail_if_they_are_refused_or_not_answered(
     operation: str, language: str, tmp_path: Path
 ) -> None:
     if language == "PHP" and not runs_php():
@@ -164,8 +169,8 @@ def test_samples_of_the_reference_fail_where_they_are_refused_or_not_answered(
     (tmp_path / "contacts.csv").write_text("destination\n6175551234\n")
     with refusing() as refused:
         for address in (refused, f"http://127.0.0.1:{free_port()}"):
-            variables = {**os.environ, "RECEIVER": address, "KEY": "rr_of_nobody"}
-            ran = _ended(language, SAMPLES[operation][language], variables, tmp_path)
+            variables = {**os.environ, "RECEIVER": address, "KEY": "rr_unknown"}
+            ran = _run_sample(language, SAMPLES[operation][language], variables, tmp_path)
             assert ran.returncode != 0 and ran.stderr, (address, ran)
 
 
@@ -180,7 +185,7 @@ def runs_php() -> bool:
 def refusing() -> Iterator[str]:
     """The address of a server that answers 401 to everything."""
 
-    class Refusing(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.send_response(401)
@@ -192,7 +197,7 @@ def refusing() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
@@ -202,7 +207,7 @@ def refusing() -> Iterator[str]:
             thread.join()
 
 
-def test_table_of_codes_is_the_one_that_the_description_has() -> None:
+def test_table_of_codes_agrees_with_the_api_description() -> None:
     text = (ROOT / "docs" / "api-rules.md").read_text()
     head, rest = text.split("<!-- codes -->\n")
     table, tail = rest.split("<!-- /codes -->\n")
@@ -215,7 +220,7 @@ def test_table_of_codes_is_the_one_that_the_description_has() -> None:
         assert table == written
 
 
-def test_codes_of_faults_that_are_listed_are_those_that_are_given() -> None:
+def test_listed_codes_of_faults_exist_in_the_code() -> None:
     (paragraph,) = re.findall(r"^A fault in `errors`.*?\n\n", (ROOT / "docs" / "api-rules.md").read_text(), re.M | re.S)
     listed = set(re.findall(r"`([a-z_]+)`", paragraph)) - {"errors"}
     sources = "".join(path.read_text() for path in (ROOT / "receiver").rglob("*.py"))
@@ -224,12 +229,12 @@ def test_codes_of_faults_that_are_listed_are_those_that_are_given() -> None:
 
 
 def _run(language: str, source: str, service: Service, folder: Path) -> str:
-    ran = _ended(language, source, surroundings(service), folder)
+    ran = _run_sample(language, source, shell_environment(service), folder)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
 
-def _ended(
+def _run_sample(
     language: str, source: str, environment: Mapping[str, str], folder: Path
 ) -> subprocess.CompletedProcess[str]:
     command = {
@@ -240,8 +245,8 @@ def _ended(
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
 
 
-def _let_the_hour_be_young() -> None:
-    """The examples' results lie in one hour; they take a few seconds, and far longer on a busy machine."""
+def _wait_for_a_new_hour() -> None:
+    """Wait if the hour ends soon: the examples expect all results in the same hour, and a busy machine is slow."""
     left = 3600 - time.time() % 3600
     if left < 120:
         time.sleep(left)

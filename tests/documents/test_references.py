@@ -1,4 +1,4 @@
-"""What the documents name is there: files, headings, settings, commands and their options; and nothing is left out."""
+"""The documents name only existing files, headings, settings, commands and options, and leave none of these out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def without_code(document: str) -> str:
 
 
 def anchors_of(path: Path) -> set[str]:
-    """Of its headings, as GitHub makes them: lower case, no punctuation, a dash for each space."""
+    """The anchors of its headings, as GitHub builds them: lower case, no punctuation, a dash for each space."""
     found: list[str] = []
     for heading in re.findall(r"^#+ +(.+?) *#*$", _FENCED.sub("", path.read_text()), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
@@ -35,7 +35,7 @@ def anchors_of(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", documents())
-def test_every_link_leads_somewhere(document: str) -> None:
+def test_every_link_has_a_target(document: str) -> None:
     here = ROOT / document
     for target in _LINK.findall(without_code(document)):
         if target.startswith(_OUTSIDE):
@@ -47,26 +47,26 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", documents())
-def test_every_file_of_ours_that_is_named_is_there(document: str) -> None:
+def test_every_named_file_of_this_repository_exists(document: str) -> None:
     named = re.findall(
         r"`((?:app\.py|(?:benchmarks|deploy|docs|migrations|receiver|tests)/[\w./-]*\w)/?)`",
         (ROOT / document).read_text(),
     )
-    places = (ROOT, ROOT / "receiver")  # data-flow.md leaves the first folder out
-    missing = [name for name in named if "NNNN" not in name and not any((place / name).exists() for place in places)]
+    folders = (ROOT, ROOT / "receiver")  # data-flow.md omits `receiver/`
+    missing = [name for name in named if "NNNN" not in name and not any((folder / name).exists() for folder in folders)]
     assert missing == []
 
 
 @pytest.mark.parametrize("document", documents())
 def test_every_block_names_its_language(document: str) -> None:
-    """One without might be commands that are not run."""
+    """A block without a language could contain commands that no test runs."""
     fences = re.findall(r"^ *```(.*)$", (ROOT / document).read_text(), re.MULTILINE)
     assert len(fences) % 2 == 0
     assert [language for language in fences[::2] if not language] == []
 
 
-class _Asked(dict[str, str]):
-    """An environment that remembers what it was asked for."""
+class _RecordingEnvironment(dict[str, str]):
+    """An environment that records which variables are read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,21 +77,21 @@ class _Asked(dict[str, str]):
         return default
 
 
-def test_every_setting_is_documented_and_no_other() -> None:
-    asked = _Asked()
-    read_config(asked)
+def test_documented_settings_are_exactly_those_that_are_read() -> None:
+    environment = _RecordingEnvironment()
+    read_config(environment)
     sources = "".join(path.read_text() for path in (ROOT / "receiver").rglob("*.py"))
     elsewhere = set(re.findall(r"\bos\.environ(?:\.get\(|\[)\"([A-Z_]+)\"", sources))
     table = re.findall(r"^\| (`[^|]*) \|", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
     documented = {name for cell in table for name in re.findall(r"`([A-Z_]+)`", cell)}
     text = (ROOT / "docs" / "configuration.md").read_text()
-    assert asked.names - documented == set(), "read, and not in the table"
-    assert documented - asked.names - elsewhere == set(), "in the table, and not read"
-    assert {name for name in elsewhere - asked.names if f"`{name}`" not in text} - _PLATFORM == set()
+    assert environment.names - documented == set(), "read, but not in the table"
+    assert documented - environment.names - elsewhere == set(), "in the table, but not read"
+    assert {name for name in elsewhere - environment.names if f"`{name}`" not in text} - _PLATFORM == set()
 
 
 _PLATFORM = {"GUNICORN_FD", "LISTEN_FDS", "PATH"}
-"""Read, and set by what starts us, never by a user."""
+"""Variables that the service manager or the shell sets, never a user."""
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
@@ -120,22 +120,22 @@ def described(command: argparse.ArgumentParser) -> Iterator[str]:
         yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def test_every_command_is_in_the_table_and_no_other() -> None:
+def test_commands_in_the_table_are_exactly_those_that_exist() -> None:
     text = (ROOT / "docs" / "commands.md").read_text().split("<!-- options -->")[0]
     first_cells = re.findall(r"^\| (`.*?`(?:, `.*?`)*) \|", text.replace(r"\|", "/"), re.MULTILINE)
-    told = {
+    documented = {
         " ".join(word for word in part.split() if re.fullmatch("[a-z]+", word))
         for cell in first_cells
         for part in re.findall(r"`(.*?)`", cell)
     }
-    assert told == {name for name, _, _ in commands(make_parser())}
+    assert documented == {name for name, _, _ in commands(make_parser())}
 
 
-def test_every_option_is_described_as_the_command_has_it() -> None:
-    """`EXAMPLES_WRITE=1` writes them anew."""
+def test_options_are_described_as_in_the_commands_help() -> None:
+    """`EXAMPLES_WRITE=1` updates the document."""
     path = ROOT / "docs" / "commands.md"
     head, rest = path.read_text().split("<!-- options -->\n")
-    told, tail = rest.split("<!-- /options -->\n")
+    documented, tail = rest.split("<!-- /options -->\n")
     written = ""
     for name, command, _ in commands(make_parser()):
         if rows := list(described(command)):
@@ -144,4 +144,4 @@ def test_every_option_is_described_as_the_command_has_it() -> None:
     if os.environ.get("EXAMPLES_WRITE"):
         path.write_text(f"{head}<!-- options -->\n{written}<!-- /options -->\n{tail}")
     else:
-        assert told == written
+        assert documented == written

@@ -98,7 +98,7 @@ def test_clone_that_created_the_database_of_release_1_0_keeps_it_and_no_other_ge
 ) -> None:
     clone, younger = make_clone("one"), make_clone("younger")
     make_database_of_release_1_0(shared, made_at=time.time() + 60)
-    assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared, "`migrate` comes before `serve`"
+    assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared, "`migrate` runs before `serve`"
     assert claim_data_folder(clone / "var", shared=shared, clone=clone)[0] == shared
     assert find_data_folder(clone / "var", shared=shared, clone=clone) == shared
     folder, sentence = claim_data_folder(younger / "var", shared=shared, clone=younger)

@@ -179,11 +179,11 @@ def test_stale_pid_of_another_process_is_not_trusted_and_not_killed(
     account = account_for(server.cluster)
     named = server_dir / program  # a running process of the server's account, with the same name
     named.symlink_to("/bin/sleep")
-    with subprocess.Popen([named, "60"], user=account.uid, cwd="/") as stranger:
+    with subprocess.Popen([named, "60"], user=account.uid, cwd="/") as other_process:
         try:
             pid_file = server.cluster / "postmaster.pid"
             lines = [
-                str(stranger.pid),
+                str(other_process.pid),
                 str(server.cluster),
                 "1",
                 "5432",
@@ -197,11 +197,11 @@ def test_stale_pid_of_another_process_is_not_trusted_and_not_killed(
             assert server.postmaster_pid() is None
             server.stop()
             server.start()
-            assert server.postmaster_pid() not in (None, stranger.pid)
+            assert server.postmaster_pid() not in (None, other_process.pid)
             server.stop()
-            assert stranger.poll() is None
+            assert other_process.poll() is None
         finally:
-            stranger.kill()
+            other_process.kill()
 
 
 def test_killed_postmaster_is_replaced_without_loss(server_dir: Path) -> None:

@@ -1,6 +1,6 @@
-"""What strangers may send, made up at random: by Hypothesis in every run of the tests, and with atheris for as
-long as one likes (`make fuzz`).
+"""Fuzz tests: random input for every parser. Hypothesis generates it in every test run; `make fuzz` also runs atheris,
+for as long as you choose.
 
-A target is one function that takes bytes and fails if a promise is broken. `targets` names them all; the inputs
-in `corpus/` are tried in every run; `strategies` and `atheris_run` make up others.
+A target is a function that takes bytes and fails if a guarantee is broken. `targets` lists all targets. Every run tries
+the inputs in `corpus/`; `strategies` and `atheris_run` generate others.
 """

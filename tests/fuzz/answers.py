@@ -1,4 +1,4 @@
-"""The provider's answer: what it proves, and what of it is kept, shown and asked about later."""
+"""The provider's answer: the state that it results in, its error line, its stored text and its call IDs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from receiver.release.answer import ANSWER_BYTES, ERROR_CHARACTERS, error_words, parse_answer, printable_line
 from receiver.results.reading.call_ids import MAX_ID, read_call_ids
-from tests.fuzz.envelope import opened, sealed
+from tests.fuzz.envelope import join_input, split_input
 
 SECRETS = ("ana@example.com", "K3y-of-the-account", "YW5hQGV4YW1wbGUuY29tOkszeQ==")
 _REFUSALS = (400, 401, 403, 404, 405, 409)
@@ -16,8 +16,8 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{7}")
 
 
 def check_answer(inputs: bytes) -> None:
-    """Words: status, content type. Then the body."""
-    (digits, content_type), body = opened(inputs, 2)
+    """The input: a line with the status, a line with the content type, and the body."""
+    (digits, content_type), body = split_input(inputs, 2)
     status = int(digits) if digits.isascii() and digits.isdigit() and len(digits) == 3 else 200
     answer = parse_answer(status, content_type, body, SECRETS)
     assert answer.provider_status == status
@@ -58,6 +58,6 @@ def samples() -> Iterator[bytes]:
             ("application/xml", "<result><calls_queued>4</calls_queued><error>no</error></result>"),
             ("text/html; charset=utf-16", "<html><title>502</title><script>x</script><h1>Bad &amp; gone</h1></html>"),
         ):
-            yield sealed(status, content_type, body)
-    yield sealed("200", "", json.dumps({"call_ids": {"6175550001": "id1", "x2": "+1 617 555 0002"}}))
-    yield sealed("200", "", json.dumps({"calls": [{"call_id": 7, "phone_number": "'6175550001'"}, {"id": "b"}]}))
+            yield join_input(status, content_type, body)
+    yield join_input("200", "", json.dumps({"call_ids": {"6175550001": "id1", "x2": "+1 617 555 0002"}}))
+    yield join_input("200", "", json.dumps({"calls": [{"call_id": 7, "phone_number": "'6175550001'"}, {"id": "b"}]}))

@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing: `python -m tests.fuzz.atheris_run TARGET… --seconds N` (or `all`).
 
-Each target runs in a process of its own, from its samples and corpus on. What it finds is kept under
-`build/fuzz/TARGET/`; an input that broke a promise is there as `crash-…`, and its trace in `log`. Exits 1 if there
-was one. Copy such an input into `tests/fuzz/corpus/TARGET/` together with the repair: every run of the tests tries it.
-`--minimise` then adds to the corpus the smallest inputs that reach what it did not reach before.
+Each target runs in its own process and starts from its samples and its corpus. The inputs that it finds are stored
+under `build/fuzz/TARGET/`: a failing input as `crash-…`, its traceback in `log`. The exit status is 1 if an input
+failed. Copy such an input to `tests/fuzz/corpus/TARGET/` in the commit that fixes the defect: every test run tries it.
+Then `--minimise` adds the smallest inputs that cover code which the corpus did not cover.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fuzz.envelope import sealed
+from tests.fuzz.envelope import join_input
 
 ROOT = Path(__file__).parents[2]
 FOUND = ROOT / "build" / "fuzz"
 INSTRUMENTED = ["receiver", "werkzeug", "urllib.parse", "itsdangerous"]
 LONGEST_KEPT = 512
-"""Bytes of an input that `--minimise` takes into the repository."""
+"""The longest input that `--minimise` adds to the corpus, in bytes."""
 
-_WITHIN = "--libfuzzer"  # the process that fuzzes; what follows is for libFuzzer
+_CHILD = "--libfuzzer"  # marks the child process that fuzzes; a target and libFuzzer's options follow
 _STATUS = re.compile(r"#(\d+)\s+DONE\s+cov: (\d+) ft: (\d+) corp: (\d+)")
 
 
@@ -32,8 +32,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.atheris_run", description=__doc__)
     parser.add_argument("targets", nargs="+", metavar="TARGET")
     parser.add_argument("--seconds", type=int, default=300, help="for each target")
-    parser.add_argument("--minimise", action="store_true", help="add what was found to the corpus, and run nothing")
-    if sys.argv[1:2] == [_WITHIN]:
+    parser.add_argument(
+        "--minimise", action="store_true", help="add the inputs that were found to the corpus, and do not fuzz"
+    )
+    if sys.argv[1:2] == [_CHILD]:
         _fuzz(sys.argv[2], sys.argv[3:])
     arguments = parser.parse_args()
     from tests.fuzz.targets import TARGETS
@@ -60,7 +62,8 @@ def _run(name: str, seconds: int) -> int:
         name,
         [
             *(f"-max_total_time={seconds}", f"-max_len={INPUT_BYTES}", f"-dict={words}", "-len_control=20"),
-            # What takes long by the clock may be a busy machine; processor time is bounded for each input.
+            # This timeout is elapsed time, so it is long: the machine may be busy. `check_within_bounds` limits
+            # processor time.
             *("-timeout=60", "-rss_limit_mb=1024", "-print_final_stats=1", f"-artifact_prefix={folder}/"),
             *(str(inputs), str(CORPUS / name)),
         ],
@@ -89,29 +92,31 @@ def _minimise(name: str) -> int:
 
 
 def _start(name: str, options: list[str]) -> int:
-    """Run libFuzzer, which ends its process; 0 unless an input broke a promise."""
+    """Run libFuzzer in a child process, because libFuzzer ends its process; return 1 if an input failed."""
     with (FOUND / name / "log").open("wb") as log:
-        ended = subprocess.run([*_itself(name), *options], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
+        ended = subprocess.run(
+            [*_child_command(name), *options], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False
+        )
     return min(abs(ended.returncode), 1)
 
 
-def _itself(name: str) -> list[str]:
-    return [sys.executable, "-m", "tests.fuzz.atheris_run", _WITHIN, name]
+def _child_command(name: str) -> list[str]:
+    return [sys.executable, "-m", "tests.fuzz.atheris_run", _CHILD, name]
 
 
 def _fuzz(name: str, options: list[str]) -> None:
-    import atheris  # type: ignore[import-untyped]  # only here: the tests run without it
+    import atheris  # type: ignore[import-untyped]  # imported here, because the tests run without it
 
     with atheris.instrument_imports(include=INSTRUMENTED):
         from tests.fuzz.targets import TARGETS, check_within_bounds
     target = TARGETS[name]
-    # libFuzzer starts itself again to merge, by a shell and the words it was started with.
-    atheris.Setup([shlex.join(_itself(name)), *options], lambda inputs: check_within_bounds(target, inputs))
+    # To merge, libFuzzer starts this process again: it passes its first argument to a shell.
+    atheris.Setup([shlex.join(_child_command(name)), *options], lambda inputs: check_within_bounds(target, inputs))
     atheris.Fuzz()
 
 
 def _escaped(word: str) -> str:
-    return "".join(chr(b) if 32 < b < 127 and chr(b) not in '"\\' else f"\\x{b:02x}" for b in sealed(word))
+    return "".join(chr(b) if 32 < b < 127 and chr(b) not in '"\\' else f"\\x{b:02x}" for b in join_input(word))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A callback's body: read to values that Postgres can hold or `unreadable`, and the same in every format."""
+"""A callback's body: it is refused, or read as values that Postgres can store, the same values in every format."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from datetime import UTC
 from receiver.intake.journal import BODY_BYTES
 from receiver.model import OUTCOMES
 from receiver.results.reading.call_details import REASONS, CallDetails, UnreadableBody, read_call_details
-from tests.fuzz.envelope import opened, sealed
+from tests.fuzz.envelope import join_input, split_input
 from tests.results.reading.samples import SAMPLES, XML_CANNOT_HOLD, renderings
 
 _MULTIPART_CHANGES = re.compile(r"[\r\n]")
 
 
 def check_callback_body(inputs: bytes) -> None:
-    """Words: content type, content encoding. Then the body."""
-    (content_type, encoding), body = opened(inputs, 2)
+    """The input: a line with the content type, a line with the content encoding, and the body."""
+    (content_type, encoding), body = split_input(inputs, 2)
     details = read_or_refuse(body[:BODY_BYTES], content_type, encoding)
     if details is None:
         return
     documented = as_documented(details)
     texts = (details.phone_number, details.provider_status, *(event.event for event in details.events))
-    every = renderings(
+    rendered_bodies = renderings(
         documented,
         xml=not any(map(XML_CANNOT_HOLD.search, texts)),
         multipart=not any(map(_MULTIPART_CHANGES.search, texts)),
     )
-    for name, again in every.items():
-        assert read_call_details(again, "") == details, name
+    for name, rendered in rendered_bodies.items():
+        assert read_call_details(rendered, "") == details, name
 
 
 def read_or_refuse(body: bytes, content_type: str, encoding: str = "") -> CallDetails | None:
-    """What a body says, None where it is refused; it fails if that is anything but what was promised."""
+    """Read a body and check that every value is within its documented limits; None if the body is refused."""
     try:
         details = read_call_details(body, content_type, encoding)
     except UnreadableBody as error:
@@ -58,7 +58,7 @@ def read_or_refuse(body: bytes, content_type: str, encoding: str = "") -> CallDe
 
 
 def as_documented(details: CallDetails) -> dict[str, object]:
-    """The fields of the provider's page that say the same."""
+    """The same details as fields that the provider's page describes."""
     fields = {
         "phone_number": details.phone_number,
         "status": details.provider_status,
@@ -79,5 +79,5 @@ def as_documented(details: CallDetails) -> dict[str, object]:
 
 def samples() -> Iterator[bytes]:
     for path in sorted(SAMPLES.iterdir()):
-        yield sealed("", "", path.read_bytes())
-    yield sealed("multipart/form-data; boundary=b", "deflate", b"preamble\n--b\n")
+        yield join_input("", "", path.read_bytes())
+    yield join_input("multipart/form-data; boundary=b", "deflate", b"preamble\n--b\n")

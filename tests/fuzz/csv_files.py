@@ -1,4 +1,5 @@
-"""A user's CSV: read to rows or refused, the same wherever a block ends, and written out again without a change."""
+"""A user's CSV: it is refused or read as rows, independently of block boundaries, and written for the provider
+unchanged."""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ Row = Contact | InvalidRow
 
 
 def check_csv_file(inputs: bytes) -> None:
-    """The file."""
+    """The input: the file."""
     columns, rows = outcome(inputs)
     with patch.multiple(csv_text, _BLOCK=7, _VALIDATION_BLOCK=5):
         assert outcome(inputs) == (columns, rows)
     if not isinstance(rows, str):
         _check_rows(columns, rows)
-        _check_written_again(inputs, columns, [row for row in rows if isinstance(row, Contact)])
+        _check_written_csv(inputs, columns, [row for row in rows if isinstance(row, Contact)])
 
 
 def outcome(content: bytes) -> tuple[tuple[str, ...], list[Row] | str]:
-    """Columns and rows; or no columns and the refusal, which names what and where."""
+    """The columns and rows; if the file is refused, no columns and the errors as one text."""
     try:
         reader = ContactReader(BytesIO(content), REGION)
         return reader.columns, list(reader)
@@ -54,8 +55,8 @@ def _check_rows(columns: tuple[str, ...], rows: list[Row]) -> None:
             assert len(row.cells) == len(columns) and 0 < row.phone_number < 10**15
 
 
-def _check_written_again(inputs: bytes, columns: tuple[str, ...], contacts: list[Contact]) -> None:
-    """The CSV that the provider gets has the same cells, read by the csv module and by our own reader."""
+def _check_written_csv(inputs: bytes, columns: tuple[str, ...], contacts: list[Contact]) -> None:
+    """Check that the provider's CSV has the same cells, read according to RFC 4180 and by ContactReader."""
     plan = Plan(ContactReader(BytesIO(inputs), REGION), 3, "skip", "keep")
     lines: dict[int, list[PlannedCall]] = defaultdict(list)
     for planned in plan:
@@ -67,16 +68,16 @@ def _check_written_again(inputs: bytes, columns: tuple[str, ...], contacts: list
         sent = "".join(f"{line}\r\n" for line in (plan.header, *(planned.line for planned in calls)))
         assert len(sent.encode()) == draft.csv_bytes
         assert len({planned.phone_number for planned in calls}) == len(calls) == draft.calls <= 3
-        meant = [contacts_by_row for contacts_by_row in contacts if contacts_by_row.row in {c.row for c in calls}]
-        cells = [["destination", *columns], *([c.destination, *c.cells] for c in meant)]
+        expected = [contact for contact in contacts if contact.row in {c.row for c in calls}]
+        cells = [["destination", *columns], *([c.destination, *c.cells] for c in expected)]
         assert rfc4180(sent) == cells
-        again_columns, again = outcome(sent.encode())
-        assert again_columns == columns and not isinstance(again, str)
-        assert [(row.destination, row.cells) for row in again] == [(c.destination, c.cells) for c in meant]
+        reread_columns, reread = outcome(sent.encode())
+        assert reread_columns == columns and not isinstance(reread, str)
+        assert [(row.destination, row.cells) for row in reread] == [(c.destination, c.cells) for c in expected]
 
 
 def rfc4180(text: str) -> list[list[str]]:
-    """The records of a CSV by the letter of RFC 4180, without Python's own reader."""
+    """The records of a CSV, read strictly according to RFC 4180, without Python's csv module."""
     records: list[list[str]] = []
     at = 0
     while at < len(text):

@@ -1,4 +1,4 @@
-"""A destination, and the quick check of its digits, which must agree with phonenumbers on every number."""
+"""A destination. Our quick check of its digits must agree with the phonenumbers library."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import phonenumbers
 from receiver.model import e164
 from receiver.phone_numbers.destination import Destination, DestinationError, candidates, parse, valid_region
 from receiver.phone_numbers.numbering_plan import numbering_plan
-from tests.fuzz.envelope import opened, sealed
+from tests.fuzz.envelope import join_input, split_input
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{7}")
 
 
 def check_destination(inputs: bytes) -> None:
-    """Words: region (US where there is no such), and the destination."""
-    (region, *_), rest = opened(inputs, 1)
+    """The input: a line with the region (an unknown one counts as US), and the destination."""
+    (region, *_), rest = split_input(inputs, 1)
     region = region if valid_region(region) else "US"
     text = rest.decode("utf-8", "surrogateescape")
     found = candidates(text, region)
@@ -39,7 +39,7 @@ def check_destination(inputs: bytes) -> None:
 
 
 def written(destination: Destination) -> str:
-    """The destination in the provider's own longest form."""
+    """The destination in the provider's longest form."""
     text = f"tel:{e164(destination.phone_number)}"
     for name, setting in (("ani", destination.ani), ("postd", destination.postd)):
         if setting is not None:
@@ -48,7 +48,7 @@ def written(destination: Destination) -> str:
 
 
 def check_agreement(digits: str, international: bool, region: str) -> bool:
-    """Whether the digits are a valid number; fails where the plan says otherwise than the library."""
+    """Whether the digits are a valid number; fails if our numbering plan and the library disagree."""
     expected = library_number(digits, international, region)
     plan = numbering_plan(region)
     assert plan.quick(digits, international) in (None, expected), (region, digits, international)
@@ -57,7 +57,7 @@ def check_agreement(digits: str, international: bool, region: str) -> bool:
 
 
 def library_number(digits: str, international: bool, region: str) -> int | None:
-    """What phonenumbers says by itself: the E.164 number if valid."""
+    """The E.164 number according to phonenumbers; None if it is invalid."""
     try:
         number = phonenumbers.parse(("+" if international else "") + digits, region)
     except phonenumbers.NumberParseException:
@@ -80,4 +80,4 @@ def samples() -> Iterator[bytes]:
     )
     for region in ("US", "GB", "DE", "BR", "MX", "IT"):
         for form in forms:
-            yield sealed(region, form)
+            yield join_input(region, form)

@@ -1,4 +1,4 @@
-"""Multipart, both ways: what we send is parsed by others as it was meant, and what we are sent is taken or refused."""
+"""Multipart forms: other parsers read our requests correctly, and a form that we receive is accepted or refused."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from receiver.release.multipart import CsvError, Multipart
 from receiver.web.api.batches import _read_form
 from receiver.web.app import FORM_FIELD_BYTES, UPLOAD_BYTES
 from receiver.web.uploads import UploadRequest
-from tests.fuzz.envelope import opened, sealed
+from tests.fuzz.envelope import join_input, split_input
 
 NAMES = ("result_url", "start_timestamp", "end_timestamp", "max_attempts", "reattempt_wait", "is_pci")
-_MOST_BLOCK = (256 << 10) + 4096
+_MAX_BLOCK = (256 << 10) + 4096
 
 
 def check_multipart_sent(inputs: bytes) -> None:
-    """Words: a value for each field. Then the CSV, which is sent in pieces."""
-    values, content = opened(inputs, len(NAMES))
+    """The input: a line with the value of each field, and the CSV, which is sent in pieces."""
+    values, content = split_input(inputs, len(NAMES))
     fields = {
         name: value.encode("utf-8", "replace").decode() for name, value in zip(NAMES, values, strict=True) if value
     }
@@ -37,7 +37,7 @@ def check_multipart_sent(inputs: bytes) -> None:
     body.read_first_block()
     blocks = list(body)
     whole = b"".join(blocks)
-    assert len(whole) == body.length and max(map(len, blocks)) <= _MOST_BLOCK
+    assert len(whole) == body.length and max(map(len, blocks)) <= _MAX_BLOCK
     content_type = f"multipart/form-data; boundary={body.boundary}"
 
     environ = {"REQUEST_METHOD": "POST", "CONTENT_TYPE": content_type, "CONTENT_LENGTH": str(len(whole))}
@@ -58,19 +58,19 @@ def check_multipart_sent(inputs: bytes) -> None:
                 b"".join(Multipart(fields, iter(pieces), wrong))
             except CsvError:
                 continue
-            raise AssertionError(f"{len(content)} bytes were taken for {wrong}")
+            raise AssertionError(f"{len(content)} bytes were accepted as {wrong}")
 
 
 _app = Flask("forms", static_folder=None)
 _app.request_class = UploadRequest
 _app.config.update(
     MAX_CONTENT_LENGTH=UPLOAD_BYTES, MAX_FORM_MEMORY_SIZE=FORM_FIELD_BYTES, MAX_FORM_PARTS=100
-)  # as create_app does
+)  # the same as in create_app
 
 
 def check_form_received(inputs: bytes) -> None:
-    """Words: content type. Then the body of a request to queue a batch, which is previewed."""
-    (content_type,), body = opened(inputs, 1)
+    """The input: a line with the content type, and the body of a request to queue a batch, which is previewed."""
+    (content_type,), body = split_input(inputs, 1)
     environ = {
         "REQUEST_METHOD": "POST",
         "SERVER_NAME": "localhost",
@@ -101,10 +101,10 @@ def check_form_received(inputs: bytes) -> None:
 
 
 def samples_sent() -> Iterator[bytes]:
-    yield sealed(
+    yield join_input(
         "https://calls.example/results/42-7.x", "1700000000", "", "3", "300", "1", "destination\r\n6175551234\r\n"
     )
-    yield sealed("", "ä\0", "", "\r", "--", "", "\r\n--")
+    yield join_input("", "ä\0", "", "\r", "--", "", "\r\n--")
 
 
 def samples_received() -> Iterator[bytes]:
@@ -112,13 +112,13 @@ def samples_received() -> Iterator[bytes]:
         body = Multipart(
             {"application_id": "7", "deployment_id": "3", "name": "ä", "on_invalid": "skip"}, [csv.encode()], None
         )
-        whole = b"".join(body).replace(body.boundary.encode(), b"B")  # the same sample each time
-        yield sealed("multipart/form-data; boundary=B", whole)
+        whole = b"".join(body).replace(body.boundary.encode(), b"B")  # so that the sample is the same in every run
+        yield join_input("multipart/form-data; boundary=B", whole)
     part = '--b\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n{}\r\n'
-    yield sealed(
+    yield join_input(
         "multipart/form-data; boundary=b",
         part.format("application_id", "", "7")
         + part.format("csv", "; filename*=utf-8''%F0x.csv", "destination\n911")
         + "--b--",
     )
-    yield sealed("application/x-www-form-urlencoded", "application_id=7&deployment_id=%00&csv=x")
+    yield join_input("application/x-www-form-urlencoded", "application_id=7&deployment_id=%00&csv=x")

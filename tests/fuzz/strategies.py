@@ -1,4 +1,4 @@
-"""What Hypothesis makes up for each target: inputs that are nearly right, and then any bytes at all."""
+"""The inputs that Hypothesis generates for each target: nearly correct ones, and arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from receiver.model import SubmissionKey
 from tests.fuzz.answers import SECRETS
-from tests.fuzz.envelope import sealed
+from tests.fuzz.envelope import join_input
 from tests.fuzz.forms import NAMES
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.tokens import TOKENS
@@ -31,7 +31,7 @@ _any_json = st.recursive(
 
 @st.composite
 def changed(draw: st.DrawFn, samples: Callable[[], Any]) -> bytes:
-    """A sample with a few places overwritten, cut out or doubled."""
+    """A sample with a few parts overwritten, removed or repeated."""
     inputs = bytearray(draw(st.sampled_from(sorted(samples()))))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(inputs)))
@@ -72,7 +72,8 @@ def _as_form(sent: dict[str, object]) -> bytes:
 
 
 def _plain(value: object) -> object:
-    """Without what no form and no XML can hold, so that each rendering is one."""
+    """The value without the characters that a form or XML cannot contain, so that it has the same meaning in every
+    format."""
     if isinstance(value, dict):
         return {f"n{number}": _plain(item) for number, item in enumerate(value.values())}
     if isinstance(value, list):
@@ -115,7 +116,7 @@ _destinations = st.tuples(
     )
     | st.from_regex(r"\+?[0-9]{3,16}", fullmatch=True)
     | _line,
-).map(lambda drawn: sealed(*drawn))
+).map(lambda drawn: join_input(*drawn))
 
 _tokens = st.tuples(st.integers(1, 10**18 - 1), st.integers(1, 10**9 - 1)).flatmap(
     lambda key: changed(lambda: [TOKENS.sign(SubmissionKey(*key)).encode()])
@@ -133,7 +134,7 @@ _forms = st.tuples(
         )
     ),
     st.sampled_from(["--b--", "--b--\r\n", "--b\r\n", ""]),
-).map(lambda drawn: sealed(drawn[0], drawn[1] + drawn[2]))
+).map(lambda drawn: join_input(drawn[0], drawn[1] + drawn[2]))
 
 _answers = st.tuples(
     st.sampled_from(["200", "201", "302", "400", "401", "409", "500"]),
@@ -164,23 +165,23 @@ _answers = st.tuples(
         ).map("".join),
         _line,
     ),
-).map(lambda drawn: sealed(*drawn))
+).map(lambda drawn: join_input(*drawn))
 
-_MADE: dict[str, Inputs] = {
+_GENERATED: dict[str, Inputs] = {
     "callback_body": st.tuples(
         st.sampled_from([word for word in CONTENT_TYPES if "\n" not in word]) | _line,
         st.sampled_from(["", "gzip", "deflate", "br", "identity"]),
         _callback_bodies,
-    ).map(lambda drawn: sealed(*drawn)),
+    ).map(lambda drawn: join_input(*drawn)),
     "csv_file": _csv_files,
     "destination": _destinations,
     "token": _tokens,
-    "multipart_sent": st.tuples(*(_line for _ in NAMES), st.binary(max_size=400)).map(lambda drawn: sealed(*drawn)),
+    "multipart_sent": st.tuples(*(_line for _ in NAMES), st.binary(max_size=400)).map(lambda drawn: join_input(*drawn)),
     "form_received": _forms,
     "answer": _answers,
 }
 
 
 def inputs_for(name: str) -> Inputs:
-    """Made for the target, a sample changed in a few places, or bytes of no sense."""
-    return _MADE[name] | changed(TARGETS[name].samples) | st.binary(max_size=200)
+    """Inputs generated for the target, changed samples, or arbitrary bytes."""
+    return _GENERATED[name] | changed(TARGETS[name].samples) | st.binary(max_size=200)

@@ -1,4 +1,4 @@
-"""Every target by its name, and the bounds that hold for all of them."""
+"""All targets by name, and the time and memory limits for each input."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from tests.fuzz import answers, callbacks, csv_files, destinations, forms, token
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_BYTES = 65_536
 SECONDS = 1.0
-"""Of processor time, for one input; with coverage measured, so without it is far less."""
+"""The limit of processor time for one input. Measuring the coverage takes most of it."""
 MEMORY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`check` fails if a promise is broken; `samples` are inputs that go deep; `words` help a mutator."""
+    """`check` fails if a guarantee is broken; `samples` are valid inputs that reach most code; `words` are libFuzzer's
+    dictionary."""
 
     name: str
     check: Callable[[bytes], None]
@@ -27,7 +28,7 @@ class Target:
     words: tuple[str, ...] = ()
 
     def corpus(self) -> list[Path]:
-        """Inputs that were found before, and each that ever broke a promise."""
+        """Stored inputs: those that cover the code, and every one that has failed."""
         return sorted((CORPUS / self.name).iterdir())
 
 
@@ -103,19 +104,19 @@ TARGETS = {
 
 
 class BoundExceeded(Exception):
-    """One input took more time than any may. It is no assertion, so nothing that is checked can catch it."""
+    """An input took more processor time than SECONDS."""
 
 
 def check_within_bounds(target: Target, inputs: bytes) -> None:
-    """Check one input, with no more memory than it may have on top of what the interpreter holds already."""
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, most))
+    """Check one input. It may take MEMORY_BYTES more than the interpreter uses now, and SECONDS of processor time."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, limit))
     began = time.thread_time()
     try:
         target.check(inputs)
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     spent = time.thread_time() - began
     if spent > SECONDS:
         raise BoundExceeded(f"{target.name} took {spent:.1f} s")

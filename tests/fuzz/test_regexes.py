@@ -1,8 +1,8 @@
-"""Each regular expression in receiver/ takes at most linear time for every text.
+"""Every regular expression in receiver/ takes at most linear time for any text.
 
-Every call of `re` is found in the source, so that a new one is tried as well. The texts are made of the
-expression's own characters: a beginning, one or two of them two thousand times, and an end that cannot match.
-Quadratic time would exceed the limit about a hundred times; exponential time would never end.
+The tests find every call of `re` in the source, so they include new calls. The texts consist of the expression's own
+characters: a beginning, one or two characters repeated two thousand times, and an end that cannot match. Quadratic time
+would exceed the limit about a hundredfold; exponential time would never end.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ METHODS = ("fullmatch", "match", "search", "sub", "split", "findall", "finditer"
 REPEATED = 2048
 SECONDS = 0.01
 
-# Parts of expressions that are built at run time, and why their text is harmless.
+# Modules that build expressions at run time, and why these are harmless.
 BUILT = {
-    "receiver.phone_numbers.numbering_plan": "phonenumbers' metadata, for at most 32 digits; its own target tries it",
-    "receiver.phone_numbers.masking": "tried below for one number",
+    "receiver.phone_numbers.numbering_plan": "phonenumbers' metadata, for at most 32 digits; the target `destination`",
+    "receiver.phone_numbers.masking": "tested below for one number",
     "receiver.release.answer": "the account's own credentials, escaped",
     "receiver.database.migrations": "our own migrations",
 }
 
 
 class Use:
-    """One expression and one way in which it is used."""
+    """One expression and one method that is called on it."""
 
     def __init__(self, where: str, pattern: re.Pattern[str] | re.Pattern[bytes], method: str) -> None:
         self.where, self.pattern, self.method = where, pattern, method
@@ -62,12 +62,12 @@ def modules() -> Iterator[tuple[ModuleType, str]]:
 
 
 def uses_in(module: ModuleType, source: str) -> Iterator[Use]:
-    """The compiled expressions of the module, and those in calls."""
+    """The module's compiled expressions, and the expressions in its calls of `re`."""
     tree = ast.parse(source)
     for name in sorted(assigned(tree)):
         value = getattr(module, name, None)
         if isinstance(value, re.Pattern):
-            # Where it is handed on, it may be used in any way; to search takes the most.
+            # If the expression is passed elsewhere, its method is unknown; `search` takes longest.
             methods = set(re.findall(rf"\b{re.escape(name)}\.({'|'.join(METHODS)})\b", source)) or {"search"}
             yield from (Use(f"{module.__name__}.{name}", value, method) for method in sorted(methods))
         elif isinstance(value, BuiltinMethodType) and isinstance(value.__self__, re.Pattern):
@@ -79,14 +79,14 @@ def uses_in(module: ModuleType, source: str) -> Iterator[Use]:
 
 
 def assigned(tree: ast.Module) -> set[str]:
-    """The names that a module gives values at its head."""
+    """The names that are assigned at module level."""
     statements = (statement for statement in tree.body if isinstance(statement, (ast.Assign, ast.AnnAssign)))
     targets = (node for statement in statements for node in ast.walk(statement) if isinstance(node, ast.Name))
     return {node.id for node in targets if isinstance(node.ctx, ast.Store)}
 
 
 def re_calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    """Each call of the module's functions, and which."""
+    """Each call of a function of `re`, and the function's name."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Name(id="re"), attr=method)) if method in ("compile", *METHODS):
@@ -94,7 +94,7 @@ def re_calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
 
 
 def attacks(expression: str) -> Iterator[str]:
-    """Texts that are likely to be read in many ways."""
+    """Texts that are likely to cause backtracking."""
     words = sorted({word for word in re.findall(r"[A-Za-z]{3,}:?=?|://", expression) if len(word) < 14})[:4]
     own = {character for character in expression if not character.isalnum()} | set(" \t\n1a\u0301\u0660")
     own -= set(string.ascii_letters) - {"a"}
@@ -115,7 +115,7 @@ def test_expression_takes_linear_time(use: Use) -> None:
 
 
 def min_seconds(use: Use, text: str) -> float:
-    """Of as many tries as it takes to be quick, and of three at most."""
+    """The shortest time of up to three tries; further tries only if the first was too slow."""
     spent = use.seconds(text)
     for _ in range(2):
         if spent >= SECONDS:
@@ -134,20 +134,24 @@ def test_expression_for_one_number_takes_linear_time() -> None:
 
 
 def test_every_expression_is_known() -> None:
-    """One that is put together out of pieces is at a module's head, or among `BUILT`."""
+    """An expression that is not a constant is compiled at module level, or its module is in `BUILT`."""
     for module, source in modules():
         tree = ast.parse(source)
-        at_the_head = {
+        at_module_level = {
             id(call)
             for statement in tree.body
             if isinstance(statement, (ast.Assign, ast.AnnAssign))
             for call, _ in re_calls(statement)
         }
         for call, _ in re_calls(tree):
-            known = id(call) in at_the_head or isinstance(call.args[0], ast.Constant) or module.__name__ in BUILT
+            known = id(call) in at_module_level or isinstance(call.args[0], ast.Constant) or module.__name__ in BUILT
             assert known, f"{module.__name__}:{call.lineno}"
 
 
 def test_a_quadratic_expression_is_found() -> None:
-    use = Use("the simulator's, once", re.compile(r"(tel:)?\s*\+?[\d\s().-]+(;[A-Za-z]+=[^;]*)*"), "fullmatch")
+    use = Use(
+        "an earlier expression of the simulator",
+        re.compile(r"(tel:)?\s*\+?[\d\s().-]+(;[A-Za-z]+=[^;]*)*"),
+        "fullmatch",
+    )
     assert any(min_seconds(use, text) >= SECONDS for text in attacks(str(use.pattern.pattern)))

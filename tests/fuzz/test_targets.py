@@ -1,6 +1,6 @@
-"""Every promise about what strangers send, tried on the corpus and on what Hypothesis makes up.
+"""Every target, with its corpus and with inputs that Hypothesis generates.
 
-`FUZZ_SECONDS` lets Hypothesis look for that long at each target, at other inputs each time (`make fuzz`).
+With `FUZZ_SECONDS`, Hypothesis tests each target for that long, with different inputs each time (`make fuzz`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHORT = settings(
     max_examples=100,
     derandomize=True,
     database=None,
-    deadline=None,  # a busy neighbour is no failure; the corpus is timed
+    deadline=None,  # the machine may be busy; a corpus test limits processor time
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 LONG = settings(SHORT, max_examples=500, derandomize=False, phases=[Phase.generate, Phase.shrink], print_blob=True)
@@ -40,20 +40,20 @@ def _once(name: str, chosen: settings) -> Callable[[], None]:
     return try_inputs
 
 
-@pytest.mark.skipif(LONG_RUN_SECONDS > 0, reason="the long run has the same inputs, and more")
+@pytest.mark.skipif(LONG_RUN_SECONDS > 0, reason="the long run includes these inputs")
 @pytest.mark.parametrize("name", TARGETS)
-def test_promises_hold_for_what_is_made_up(name: str) -> None:
+def test_promises_hold_for_generated_inputs(name: str) -> None:
     _once(name, SHORT)()
 
 
 @pytest.mark.skipif(LONG_RUN_SECONDS == 0, reason="FUZZ_SECONDS is not set; `make fuzz` sets it")
 @pytest.mark.parametrize("name", TARGETS)
-def test_promises_hold_for_what_is_made_up_for_long(name: str) -> None:
+def test_promises_hold_for_many_generated_inputs(name: str) -> None:
     until = time.monotonic() + LONG_RUN_SECONDS
-    begun = int(time.time())
+    start = int(time.time())
     rounds = 0
     while time.monotonic() < until:
-        seed(begun + rounds)(_once(name, LONG))()
+        seed(start + rounds)(_once(name, LONG))()
         rounds += 1
     print(f"\n{name}: {rounds * LONG.max_examples:,} inputs")
 

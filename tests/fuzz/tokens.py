@@ -1,4 +1,4 @@
-"""A token: only a signed token identifies its submission; no changed token does."""
+"""A token: only a correctly signed token identifies a submission; a changed token never does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OLDER = ResultTokens(["an older one"])
 
 
 def check_token(inputs: bytes) -> None:
-    """The token as in the URL."""
+    """The input: the token as it is in the URL."""
     token = text(inputs)
     key = TOKENS.read(token)
     if key is not None:
@@ -28,7 +28,7 @@ def check_token(inputs: bytes) -> None:
         assert TOKENS.read(signed) == key
         assert len(signed) <= 80 and len(result_url("https://" + "h" * 100, signed)) <= 255
         assert TOKENS.read(signed + token) is None and TOKENS.read(token + signed) is None
-        for at in (inputs[0] % len(signed), -1):  # the last character holds two bits that say nothing
+        for at in (inputs[0] % len(signed), -1):  # two bits of the last character have no meaning
             changed = list(signed)
             changed[at] = _ALPHABET[inputs[1] % len(_ALPHABET)]
             assert changed == list(signed) or TOKENS.read("".join(changed)) is None

@@ -49,9 +49,9 @@ def test_it_stores_callbacks_shows_metrics_and_stays_small(session_folder: Path,
         assert sender.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").answer().status == 200
 
         def counted() -> bool:
-            told = sender.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").answer().body.decode()
-            taken = re.findall(r'receiver_web_callbacks_total\{answer="(?:stored|spooled)"\} ([0-9.]+)', told)
-            return sum(map(float, taken)) == 200 and "\nreceiver_database_up 1.0" in told
+            metrics = sender.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").answer().body.decode()
+            counts = re.findall(r'receiver_web_callbacks_total\{answer="(?:stored|spooled)"\} ([0-9.]+)', metrics)
+            return sum(map(float, counts)) == 200 and "\nreceiver_database_up 1.0" in metrics
 
         eventually(counted)
         (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
@@ -68,17 +68,17 @@ def test_it_reports_that_callbacks_go_to_the_spool_while_the_database_is_unavail
     nowhere = f"postgresql://receiver@127.0.0.1:{free_port()}/receiver"
     with gunicorn_process(folder, nowhere, entry_point="intake alone", METRICS_KEY="a kéy") as (_, port):
         url = f"http://127.0.0.1:{port}"
-        assert ask(url + results_path(), "POST", b"{}").told == {"status": "stored"}
+        assert ask(url + results_path(), "POST", b"{}").json == {"status": "stored"}
         ready = ask(url + "/readyz")
-        assert (ready.status, ready.told["status"], ready.told["spooled"]) == (503, "not ready", 1)
+        assert (ready.status, ready.json["status"], ready.json["spooled"]) == (503, "not ready", 1)
         assert ask(url + "/metrics").status == 401
-        told = (
+        metrics = (
             ask(url + "/metrics", headers={"Authorization": "Bearer a kéy".encode().decode("latin-1")})
             .body.decode()
             .splitlines()
         )
         for line in ("receiver_database_up 0.0", "receiver_web_spool_usable 1.0", "receiver_web_spool_callbacks 1.0"):
-            assert line in told
+            assert line in metrics
 
 
 def test_it_uses_the_secret_of_an_embedded_database(session_folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_it_uses_the_secret_of_an_embedded_database(session_folder: Path) -> Non
     (folder / "postgres").mkdir()
     (folder / "secret-key").write_text(SECRET)
     with gunicorn_process(folder, "", entry_point="intake alone", SECRET_KEY="") as (_, port):
-        assert ask(f"http://127.0.0.1:{port}{results_path()}", "POST", b"{}").told == {"status": "stored"}
+        assert ask(f"http://127.0.0.1:{port}{results_path()}", "POST", b"{}").json == {"status": "stored"}
 
 
 def test_invalid_http_is_logged_in_the_configured_form_and_seldom(session_folder: Path, database_url: str) -> None:
@@ -104,7 +104,7 @@ def test_it_is_ready_once_the_database_can_store(session_folder: Path, database_
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with gunicorn_process(folder, database_url, entry_point="intake alone") as (_, port):
         ready = {"status": "ready", "database": "ok", "spooled": 0}
-        eventually(lambda: ask(f"http://127.0.0.1:{port}/readyz").told == ready)
+        eventually(lambda: ask(f"http://127.0.0.1:{port}/readyz").json == ready)
 
 
 @pytest.mark.long
@@ -115,13 +115,13 @@ def test_it_starts_within_a_second(session_folder: Path, database_url: str) -> N
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    took: list[float] = []
-    while not took or (min(took) >= START_SECONDS and len(took) < TRIES):
+    durations: list[float] = []
+    while not durations or (min(durations) >= START_SECONDS and len(durations) < TRIES):
         folder = Path(tempfile.mkdtemp(dir=session_folder))
         with gunicorn_process(folder, database_url, entry_point="intake alone") as (parent, _):
             (child,) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-            took.append(seconds(parent.pid) + seconds(int(child)))
-    assert min(took) < START_SECONDS, took
+            durations.append(seconds(parent.pid) + seconds(int(child)))
+    assert min(durations) < START_SECONDS, durations
 
 
 def test_wrong_setting_ends_the_start_with_its_name(database_url: str) -> None:

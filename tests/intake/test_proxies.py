@@ -30,7 +30,7 @@ def seen(peer: str, forwarded_for: str | None = None, proto: str | None = None) 
         return []
 
     Forwarded(app, Proxies(TRUSTED))(environ, lambda *_: lambda _: None)
-    assert not any(name.startswith("HTTP_X_FORWARDED") for name in kept[0]), "nothing after it may use the header again"
+    assert not any(name.startswith("HTTP_X_FORWARDED") for name in kept[0]), "no later code may use the header"
     return kept[0]["REMOTE_ADDR"], kept[0]["wsgi.url_scheme"]
 
 

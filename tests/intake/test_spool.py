@@ -135,18 +135,18 @@ def test_cost_of_reading_the_oldest_does_not_depend_on_the_rest(spool: Spool) ->
 def test_group_beyond_the_limit_is_refused_completely(tmp_path: Path) -> None:
     bound = 300_000
     spool = Spool(tmp_path / "spool.sqlite3", bound)
-    taken = []
+    accepted = []
     with pytest.raises(SpoolFailed, match="SPOOL_MAX_BYTES"):
         while True:
             group = make_group(*[b"x" * 900] * 25)
             spool.append(group)
-            taken.append(group)
-    assert kept(spool) == taken
-    assert 0.7 * bound < len(taken) * 25 * 900 <= bound
+            accepted.append(group)
+    assert kept(spool) == accepted
+    assert 0.7 * bound < len(accepted) * 25 * 900 <= bound
     spool.append(make_group(b"small enough"))
     with pytest.raises(SpoolFailed):
         spool.append(make_group(b"x" * 65536, *[b"x"] * 10))
-    assert len(kept(spool)) == len(taken) + 1
+    assert len(kept(spool)) == len(accepted) + 1
     spool.close()
 
 

@@ -48,7 +48,7 @@ def spool_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow machine must not look like an unavailable database."""
+    """A slow machine must not be taken for an unavailable database."""
     monkeypatch.setattr(writer_module, "COMMIT_SECONDS", 60.0)
 
 
@@ -187,7 +187,7 @@ def test_slow_commits_are_answered_in_time_and_exactly_once(
 
 
 def test_read_only_database_is_unavailable(conn: Connection, database_url: str, spool_path: Path) -> None:
-    """As after a failover: connections work, but nothing can be written."""
+    """After a failover, connections work but every write fails."""
     name = sql.Identifier(conn.info.dbname)
     conn.autocommit = True
     with running_intake(database_url, spool_path) as intake:

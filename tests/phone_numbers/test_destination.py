@@ -97,8 +97,11 @@ def spellings(region: str) -> Iterator[str]:
     for example_number in {kind.example_number for kind in kinds if kind is not None and kind.example_number}:
         number = phonenumbers.parse(f"+{metadata.country_code}{example_number}", region)
         for form in (phonenumbers.PhoneNumberFormat.NATIONAL, phonenumbers.PhoneNumberFormat.INTERNATIONAL):
-            spelt = phonenumbers.format_number(number, form)
-            yield from {spelt, *(re.sub("[ -]+", separator, spelt) for separator in (".", "-", "\u2013", "\u00a0", ""))}
+            written = phonenumbers.format_number(number, form)
+            yield from {
+                written,
+                *(re.sub("[ -]+", separator, written) for separator in (".", "-", "\u2013", "\u00a0", "")),
+            }
 
 
 def number_or_none(text: str, region: str) -> int | None:
@@ -111,13 +114,13 @@ def number_or_none(text: str, region: str) -> int | None:
 @pytest.mark.parametrize("region", REGIONS)
 def test_separators_never_change_a_number_and_decimal_parts_never_extend_it(region: str) -> None:
     read = 0
-    for spelt in spellings(region):
-        digits = "+" * spelt.startswith("+") + "".join(re.findall("[0-9]", spelt))
+    for written in spellings(region):
+        digits = "+" * written.startswith("+") + "".join(re.findall("[0-9]", written))
         number = number_or_none(digits, region)
-        assert number_or_none(spelt, region) == number, spelt
+        assert number_or_none(written, region) == number, written
         if number is not None:
             read += 1
-            assert not [part for part in DECIMAL_PARTS if number_or_none(spelt + part, region) is not None], spelt
+            assert not [part for part in DECIMAL_PARTS if number_or_none(written + part, region) is not None], written
     assert read
 
 
@@ -126,10 +129,10 @@ def test_separators_never_change_a_number_and_decimal_parts_never_extend_it(regi
 def test_separators_anywhere_do_not_change_the_number(region: str, chosen: random.Random, data: st.DataObject) -> None:
     digits = "".join(re.findall("[0-9]", numbers_near_valid(chosen, region)))
     separators = st.text(st.sampled_from(" .-()[]\u00a0\u2013"), max_size=2)
-    spelt = "".join(data.draw(separators) + digit for digit in digits) + data.draw(separators)
-    assert number_or_none(spelt, region) in (None, number_or_none(digits, region))
-    if spelt.count(".") == 0:
-        assert number_or_none(spelt, region) == number_or_none(digits, region)
+    written = "".join(data.draw(separators) + digit for digit in digits) + data.draw(separators)
+    assert number_or_none(written, region) in (None, number_or_none(digits, region))
+    if written.count(".") == 0:
+        assert number_or_none(written, region) == number_or_none(digits, region)
 
 
 @pytest.mark.parametrize(
@@ -300,10 +303,10 @@ def test_refusal_names_the_wrong_character_on_one_line() -> None:
 )
 def test_64_kib_of_junk_is_refused_within_a_millisecond(junk: str) -> None:
     def once() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         refusal(junk)
         candidates(junk, "US")
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
     once()
     assert min(once() for _ in range(20)) < 0.001

@@ -1,4 +1,4 @@
-"""A small real `result_url`, and requests to the provider as curl would send them."""
+"""A small HTTP server as `result_url`, and requests to the provider like those of curl."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Received:
 
 
 class ResultUrl:
-    """A receiver that keeps its requests. `answers` are the statuses of the first POSTs; later ones get 200."""
+    """A receiver that records its requests. `answers`: the statuses for the first POSTs; later ones get 200."""
 
     def __init__(self, *, get: int = 200, answers: tuple[int, ...] = ()) -> None:
         self.received: list[Received] = []
         self._answers = list(answers)
-        received, left = self.received, self._answers
+        received, remaining = self.received, self._answers
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -62,7 +62,7 @@ class ResultUrl:
                 self._receive(get)
 
             def do_POST(self) -> None:
-                self._receive(left.pop(0) if left else 200)
+                self._receive(remaining.pop(0) if remaining else 200)
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -118,7 +118,7 @@ def ask(
     login: str | None = "simulator:simulator",
     timeout: float = 60,
 ) -> Answered:
-    """Make one request as a client of the provider does; a csv of None sends no file."""
+    """Send one request like a client of the provider. `csv` None: without a file."""
     parts = [
         f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in (fields or {}).items()
@@ -144,14 +144,14 @@ def ask(
 
 
 def settled(simulator_url: str) -> dict[str, Any]:
-    """The ledger once every POST is over."""
+    """Wait until no call and no callback is left to make, and return the ledger."""
     found: dict[str, Any] = {}
 
-    def is_over() -> bool:
+    def is_settled() -> bool:
         found.update(ask(f"{simulator_url}/simulator/ledger").content)
         return bool(found["calls"]["queued"] and not found["calls"]["to_come"] and not found["callbacks"]["to_come"])
 
-    eventually(is_over)
+    eventually(is_settled)
     return found
 
 

@@ -32,7 +32,7 @@ def test_bulk_queue_answers_how_many_calls_it_queued(url: str, accept: str) -> N
 
 @pytest.mark.parametrize("accept", KINDS)
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 500])
-def test_deployment_named_after_a_status_is_answered_with_it(url: str, status: int, accept: str) -> None:
+def test_deployment_whose_id_is_a_status_is_answered_with_it(url: str, status: int, accept: str) -> None:
     for path, method in (("bulk_queue", "POST"), ("queue", "POST"), ("cancel", "DELETE")):
         answer = ask(f"{url}/api/apps/7/{status}/{path}", method, {}, CSV, accept=accept)
         assert (answer.status, answer.headers.get_content_type()) == (status, accept)
@@ -66,7 +66,7 @@ def test_invalid_request_is_400_with_the_fault(
 
 
 @pytest.mark.parametrize("accept", KINDS)
-@pytest.mark.parametrize("login", [None, "simulator:wrong", "somebody:simulator", "simulator"])
+@pytest.mark.parametrize("login", [None, "simulator:wrong", "someone:simulator", "simulator"])
 def test_wrong_or_no_credentials_are_401(url: str, login: str | None, accept: str) -> None:
     answer = ask(url + BULK, "POST", {}, CSV, login=login, accept=accept)
     assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Basic realm="simulator"')
@@ -149,14 +149,14 @@ def test_status_of_a_call_changes_as_it_is_dialed(monkeypatch: pytest.MonkeyPatc
             details = ask(f"{simulator.url}/api/outbound/{queued.content['call_id']}").content["call_details"]
             return str(details["status"])
 
-        def becomes(expected: str) -> None:
+        def await_status(expected: str) -> None:
             eventually(lambda: status() == expected, otherwise=status)
 
         assert status() == "queued"
-        # It is dialed a second after it was queued, rings for 25 and talks for 30: tests/simulator/test_calls.py.
+        # The plan of this seed (see test_calls.py): dialed after one second, 25 s of ringing, 30 s of talking.
         for seconds, expected in ((1.5, "dialing"), (26.5, "connected"), (56.5, "completed")):
             now = 1000.0 + seconds / 1000
-            becomes(expected)
+            await_status(expected)
 
 
 def test_cancel_sends_a_burst_for_pending_calls_of_that_deployment_only() -> None:
@@ -213,7 +213,7 @@ def test_window_that_is_over_cancels_every_call() -> None:
 
 def test_two_runs_of_one_seed_post_the_same_bytes() -> None:
     def run(seed: int) -> tuple[list[bytes], list[tuple[object, ...]]]:
-        rates = Rates(*[0.2] * 10)  # all but a slow sender and the answer's
+        rates = Rates(*[0.2] * 10)  # all except slow senders and faults of the answer
         with ResultUrl() as receiver:
             settings = Settings(seed=seed, speed=1e6, epoch=1700000000, rates=rates, senders=4, lines=3)
             with Simulator(settings) as simulator:
@@ -224,7 +224,7 @@ def test_two_runs_of_one_seed_post_the_same_bytes() -> None:
                 settled(simulator.url)
                 names = ("submission_no", "row", "status", "attempts", "duration", "callback", "fault")
                 lines = [tuple(line[name] for name in names) for line in ledger_lines(simulator.url)]
-                eventually(lambda: _over(simulator.url))
+                eventually(lambda: _is_complete(simulator.url))
                 return sorted(each.body for each in receiver.posts), lines
 
     first = run(1)
@@ -233,8 +233,8 @@ def test_two_runs_of_one_seed_post_the_same_bytes() -> None:
     assert run(2) != first
 
 
-def _over(url: str) -> bool:
-    """Whether the duplicates and steps that follow a delivered result are delivered, too."""
+def _is_complete(url: str) -> bool:
+    """Whether the duplicates and steps that follow a delivered result are also delivered."""
     wanted = 0
     for line in ledger_lines(url):
         if line["callback"] != "dropped":
@@ -250,9 +250,9 @@ def test_log_has_one_line_per_request_without_token_or_number(caplog: pytest.Log
         ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV + "911,x\n")
         ask(f"{simulator.url}/api/apps/7/3/queue", "POST", {"phone_number": "6175551234"})
         settled(simulator.url)
-    mine = [each.getMessage() for each in caplog.records if each.name.startswith("receiver.simulator")]
+    messages = [each.getMessage() for each in caplog.records if each.name.startswith("receiver.simulator")]
     where = receiver.url.removesuffix("a-token") + "…"
-    assert mine == [
+    assert messages == [
         f"bulk_queue application 7 deployment 3: 3 calls queued, 1 left out, result_url {where}",
         "queue application 7 deployment 3: ********34 queued, result_url none",
     ]

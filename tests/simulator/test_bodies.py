@@ -60,7 +60,7 @@ def test_call_canceled_in_its_window_is_the_recorded_sample() -> None:
     assert encode(details, "bare")[0] == (SAMPLES / "canceled-window.json").read_bytes().strip()
 
 
-def test_form_names_events_as_the_recorded_sample_does() -> None:
+def test_form_names_events_like_the_recorded_sample() -> None:
     body, content_type = encode(completed(), "form")
     sent = parse_qsl(body.decode())
     recorded = dict(parse_qsl((SAMPLES / "form.txt").read_text().strip()))

@@ -1,4 +1,4 @@
-"""Callbacks as they reach a real `result_url`, each fault at rate 1."""
+"""Callbacks that arrive at a real `result_url`, with each fault at rate 1."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_request_is_dropped_unless_its_result_url_answers_200() -> None:
         assert [each.method for each in receiver.received] == ["GET"]
 
 
-def test_without_the_check_no_get_is_made() -> None:
+def test_without_the_check_no_get_is_sent() -> None:
     with ResultUrl(get=404) as receiver, Simulator(replace(FAST, check=False)) as simulator:
         ask(simulator.url + BULK, "POST", {"result_url": receiver.url}, CSV)
         assert settled(simulator.url)["calls"]["delivered"] == 3

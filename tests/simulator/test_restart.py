@@ -1,4 +1,4 @@
-"""With a state file, the simulator continues its submissions, however its process ended."""
+"""With a state file, the simulator continues its submissions after any end of its process."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def state(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def simulating(state: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`simulate` as a process of its own, and its address."""
+def running_simulator(state: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `simulate`. Yields the process and its URL."""
     command = [sys.executable, "-m", "receiver", "simulate", "--port", "0", "--retry", "20", "--state", str(state)]
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -46,27 +46,27 @@ def queue(simulator_url: str, result_url: str, csv: str = CALLS) -> None:
 
 
 def bodies(receiver: ResultUrl) -> dict[str, set[bytes]]:
-    """What was posted about each number."""
+    """The bodies that were posted for each number."""
     found: dict[str, set[bytes]] = defaultdict(set)
     for each in receiver.posts:
         found[each.details["phone_number"].strip("'")[-10:]].add(each.body)
     return found
 
 
-def stored(state: Path) -> bytes:
+def read_files(state: Path) -> bytes:
     return b"".join(path.read_bytes() for path in state.parent.glob(f"{state.name}*"))
 
 
 def test_killed_simulator_delivers_every_result_after_its_restart_with_the_same_bytes(state: Path) -> None:
     with ResultUrl() as receiver:
-        with simulating(state, "--speed", "100") as (process, url):
+        with running_simulator(state, "--speed", "100") as (process, url):
             queue(url, receiver.url)
             eventually(lambda: len(receiver.posts) >= 40)
             process.send_signal(signal.SIGKILL)
             process.wait()
         before = len(bodies(receiver))
         assert before < len(NUMBERS)
-        with simulating(state, "--speed", "100"):
+        with running_simulator(state, "--speed", "100"):
             eventually(lambda: len(bodies(receiver)) == len(NUMBERS))
         posts = bodies(receiver)
     assert posts.keys() == set(NUMBERS)
@@ -132,9 +132,9 @@ def test_file_holds_only_unfinished_submissions_and_never_reuses_their_numbers(s
         with Simulator(Settings(state=state, speed=1e6)) as simulator:
             queue(simulator.url, receiver.url)
             settled(simulator.url)
-            eventually(lambda: NUMBERS[0].encode() not in stored(state))
-            assert not any(number.encode() in stored(state) for number in NUMBERS)
-            assert b"results" not in stored(state)
+            eventually(lambda: NUMBERS[0].encode() not in read_files(state))
+            assert not any(number.encode() in read_files(state) for number in NUMBERS)
+            assert b"results" not in read_files(state)
             size = state.stat().st_size
         with Simulator(Settings(state=state, speed=1e6)) as simulator:
             assert ask(f"{simulator.url}/simulator/ledger").content["requests"] == []
@@ -149,9 +149,9 @@ def test_number_can_be_erased_from_the_file(state: Path) -> None:
     with ResultUrl() as receiver:
         with Simulator(Settings(state=state, speed=0.001)) as simulator:
             queue(simulator.url, receiver.url)
-            assert NUMBERS[7].encode() in stored(state)
+            assert NUMBERS[7].encode() in read_files(state)
             assert forget_number(state, int("1" + NUMBERS[7])) == 1
-            assert NUMBERS[7].encode() not in stored(state), "also while it runs"
+            assert NUMBERS[7].encode() not in read_files(state), "it is erased while the simulator runs"
         with Simulator(Settings(state=state, speed=1e6)) as simulator:
             settled(simulator.url)
         assert bodies(receiver).keys() == set(NUMBERS) - {NUMBERS[7]}
@@ -164,7 +164,7 @@ def test_everything_can_be_deleted_from_the_file(state: Path) -> None:
         with Simulator(Settings(state=state, speed=0.001)) as simulator:
             queue(simulator.url, receiver.url)
             assert forget_all(state) == 1
-            assert not any(number.encode() in stored(state) for number in NUMBERS)
+            assert not any(number.encode() in read_files(state) for number in NUMBERS)
         with Simulator(Settings(state=state, speed=1e6)) as simulator:
             assert ask(f"{simulator.url}/simulator/ledger").content["requests"] == []
 

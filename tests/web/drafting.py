@@ -30,7 +30,7 @@ def drafted(browser: Browser, csv: str | bytes = CSV, **fields: str) -> str:
 
 
 def confirm(browser: Browser, path: str, page: str | None = None) -> TestResponse:
-    """Confirm a draft, on its page as it is now or as it was."""
+    """Confirm a draft on its current page, or on `page`, an earlier version."""
     page = page or browser.get(path)
     version = re.search(r'name="version" value="([^"]+)"', page)
     assert version, text_of(page)

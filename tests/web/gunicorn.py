@@ -1,4 +1,4 @@
-"""The service as it is deployed: gunicorn with the project's own settings, in a process of its own."""
+"""The service as it is deployed: gunicorn with the project's settings, as a child process."""
 
 from __future__ import annotations
 

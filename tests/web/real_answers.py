@@ -142,7 +142,7 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
         "get_summary": f"/summary?batch_id={batch_id}&interval=hour",
     }.items():
         answers.keep(operation, 200, client.get(f"/api/v1{path}"))
-    oldest = client.get(f"/api/v1/callbacks?batch_id={batch_id}").json["callbacks"][-1]["id"]  # type: ignore[index]  # a test that fails is told
+    oldest = client.get(f"/api/v1/callbacks?batch_id={batch_id}").json["callbacks"][-1]["id"]  # type: ignore[index]  # if it is missing, the test fails
     answers.keep("get_callback", 200, client.get(f"/api/v1/callbacks/{oldest}"))
     _suppress(answers, client)
     replay = client.post("/api/v1/callbacks/replay", json={"state": "duplicate", "dry_run": True})
@@ -217,10 +217,10 @@ def _fail(answers: Answers, app: Flask, without_database: Flask, clients: dict[s
     )
     answers.keep_problem(413, "too_large", large)
     without_database.add_url_rule("/api/v1/fail", "fail", _raise)
-    away = without_database.test_client()
-    answers.keep_problem(500, "internal_error", away.get("/api/v1/fail"))
+    client = without_database.test_client()
+    answers.keep_problem(500, "internal_error", client.get("/api/v1/fail"))
     key = {"Authorization": "Bearer rr_abcdefgh_" + "A" * 43}
-    answers.keep_problem(503, "database_unavailable", away.get("/api/v1/batches", headers=key))
+    answers.keep_problem(503, "database_unavailable", client.get("/api/v1/batches", headers=key))
 
 
 def _raise() -> str:

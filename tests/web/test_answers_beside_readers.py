@@ -66,11 +66,12 @@ def read_until(over: threading.Event, port: int, read: Read) -> None:
 
 
 def post_until(over: threading.Event, port: int) -> tuple[list[float], int]:
-    """Post a callback every PACE_SECONDS, each on a connection of its own.
+    """Post a callback every PACE_SECONDS, each on its own connection.
 
-    Returns the seconds until each was answered or closed, and how many were neither within PATIENCE_SECONDS.
+    Returns the seconds until each was answered or its connection closed, and the number for which neither happened
+    within PATIENCE_SECONDS.
     """
-    took: list[float] = []
+    durations: list[float] = []
     with selectors.DefaultSelector() as selector:
         due = last = time.monotonic()
         while not over.is_set() or (selector.get_map() and time.monotonic() - last < PATIENCE_SECONDS):
@@ -80,7 +81,7 @@ def post_until(over: threading.Event, port: int) -> tuple[list[float], int]:
                 line.sendall(REQUEST)
                 selector.register(line, selectors.EVENT_READ, last)
             for key, _ in selector.select(PACE_SECONDS / 4):
-                took.append(time.monotonic() - key.data)
+                durations.append(time.monotonic() - key.data)
                 selector.unregister(key.fileobj)
                 assert isinstance(key.fileobj, socket.socket)
                 key.fileobj.close()
@@ -88,7 +89,7 @@ def post_until(over: threading.Event, port: int) -> tuple[list[float], int]:
         for each in unanswered:
             assert isinstance(each, socket.socket)
             each.close()
-    return took, len(unanswered)
+    return durations, len(unanswered)
 
 
 @pytest.mark.parametrize("entry_point", EACH)
@@ -115,10 +116,10 @@ def post_beside_readers(port: int, reading_port: int, read: Read) -> list[float]
         ending = threading.Timer(READ_SECONDS, over.set)
         for thread in (*readers, ending):
             thread.start()
-        took, unanswered = post_until(over, port)
+        durations, unanswered = post_until(over, port)
         for thread in (*readers, ending):
             thread.join()
-        print(f"\n{len(took)} callbacks, the slowest {max(took):.2f} s; {unanswered} were never answered")
+        print(f"\n{len(durations)} callbacks, the slowest {max(durations):.2f} s; {unanswered} were never answered")
         assert unanswered == 0
-        worst.append(max(took))
+        worst.append(max(durations))
     return worst

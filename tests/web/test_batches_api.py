@@ -118,11 +118,11 @@ def test_batch_that_is_not_sent_yet_is_202_with_its_location(queuer: FlaskClient
 
 def test_submissions_are_listed_in_order_as_stored(reader: FlaskClient, conn: Connection) -> None:
     batch_id = make_batch(conn, map(phone_number, range(12)), submission_rows=1, send=False)
-    said = "\"Größe\" \\ \t\r\n\u2028 \x7f </script> \U0001f4de {'a': [null]}"
-    while answer_submissions(conn, lambda _: Answer("refused", provider_status=400, error=said)):
+    text = "\"Größe\" \\ \t\r\n\u2028 \x7f </script> \U0001f4de {'a': [null]}"
+    while answer_submissions(conn, lambda _: Answer("refused", provider_status=400, error=text)):
         resume_batch(conn, batch_id, by="test")  # each refusal pauses it
     batch = reader.get(f"/api/v1/batches/{batch_id}").get_json()
-    fixed = {"calls": 1, "calls_queued": None, "provider_status": 400, "error": said, "error_code": None}
+    fixed = {"calls": 1, "calls_queued": None, "provider_status": 400, "error": text, "error_code": None}
     assert [
         {name: value for name, value in submission.items() if name not in ("time_zone", "release_at", "due_at")}
         for submission in batch["submissions"]

@@ -65,7 +65,7 @@ def multipart(csv: bytes) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.long
-def test_slow_and_waiting_clients_delay_nobody(port: int, conn: Connection) -> None:
+def test_slow_and_waiting_clients_do_not_delay_others(port: int, conn: Connection) -> None:
     batch_id = make_batch(conn, [phone_number(index) for index in range(ROWS)], send=False)
     (reader,) = keys(conn, 1)
     conn.execute("update api_key set name = 'reader'")
@@ -84,17 +84,17 @@ def test_slow_and_waiting_clients_delay_nobody(port: int, conn: Connection) -> N
             lines, body = multipart(f"destination\n{phone_number(index)}\n".encode())
             connect("POST /api/v1/batches HTTP/1.1", held[EACH + index], lines, b"Prefer: wait=60\r\n\r\n", body)
         eventually(lambda: conn.execute("select count(*) from batch").fetchone() == (1 + EACH,))
-        took = []
+        durations = []
         for _ in range(TRIES):
             began = time.monotonic()
             answer = requests.get(
                 f"http://127.0.0.1:{port}/api/v1/batches", headers={"Authorization": f"Bearer {reader}"}, timeout=60
             )
-            took.append(time.monotonic() - began)
+            durations.append(time.monotonic() - began)
             assert answer.status_code == 200 and len(answer.json()["batches"]) == 100
-            if took[-1] < ANSWER_SECONDS:
+            if durations[-1] < ANSWER_SECONDS:
                 break
-        assert min(took) < ANSWER_SECONDS, took
+        assert min(durations) < ANSWER_SECONDS, durations
 
 
 def test_request_that_waits_is_answered_when_the_provider_has_answered(port: int, conn: Connection) -> None:

@@ -51,16 +51,16 @@ def test_callback_beyond_the_budget_is_429_with_retry_after_and_is_not_stored(
     assert int(answer.headers["Retry-After"]) > 0
     assert count_stored(conn, batch_id) == 3
     assert f"batch {batch_id}, submission 1" in caplog.text
-    assert sender.post(path, data=b"").status_code == 200, "nothing is stored of it"
+    assert sender.post(path, data=b"").status_code == 200, "an empty body is answered but not stored"
     assert sender.get(path).status_code == 200
     other = make_batch(conn)
     assert sender.post(results_path(other), data=b"x").status_code == 200
-    told = sender.get("/metrics").text
-    count = next(line for line in told.splitlines() if 'answer="over_budget"' in line)
+    metrics = sender.get("/metrics").text
+    count = next(line for line in metrics.splitlines() if 'answer="over_budget"' in line)
     assert float(count.rpartition(" ")[2]) >= 4
 
 
-def test_budget_holds_while_the_database_is_away(
+def test_budget_holds_while_the_database_is_unavailable(
     app_without_database: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget_of(app_without_database), "_unknown_limit", 4)
@@ -129,7 +129,7 @@ def test_flood_of_one_token_stops_within_twice_its_budget_even_across_a_restart(
     path = results_path(batch_id)
     conn.execute(
         "insert into callback_budget values (%s, 1, 7000)", (batch_id,)
-    )  # as if another process had counted these
+    )  # simulates callbacks that another process counted
     conn.commit()
     with gunicorn_process(tmp_path, database_url, entry_point=entry_point, WEB_CONCURRENCY="2") as (_, port):
         statuses = flood(port, path, 20)
@@ -139,5 +139,5 @@ def test_flood_of_one_token_stops_within_twice_its_budget_even_across_a_restart(
     with gunicorn_process(tmp_path, database_url, entry_point=entry_point, WEB_CONCURRENCY="2") as (_, port):
         again = flood(port, path, 20)
     assert set(again) == {200, 429}
-    assert again[200] < 5_000, "only what came before a process had asked for the count"
+    assert again[200] < 5_000, "only callbacks that were received before a process read the count"
     assert 7_000 + statuses[200] + again[200] <= 20_000

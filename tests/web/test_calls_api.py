@@ -80,11 +80,11 @@ def test_call_without_a_result_has_all_fields(reader: FlaskClient, conn: Connect
     batch_id = make_batch(conn)
     (call,) = reader.get(f"/api/v1/batches/{batch_id}/calls").get_json()["calls"]
     assert list(call) == list(CALL_SHAPE)
-    known = {"batch_id": batch_id, "row": 1, "phone_number": "+16175550000", "destination": "16175550000"}
+    common = {"batch_id": batch_id, "row": 1, "phone_number": "+16175550000", "destination": "16175550000"}
     nothing = dict.fromkeys(CALL_SHAPE)
     assert call == {
         **nothing,
-        **known,
+        **common,
         "variables": {"name": "Ana"},
         "state": "pending",
         "events": [],

@@ -29,8 +29,8 @@ def test_same_answer_is_304_without_a_body_until_it_changes(
     first = reader.get(path)
     tag = first.headers["ETag"]
     assert tag.startswith('W/"')
-    for known in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
-        again = reader.get(path, headers={"If-None-Match": known})
+    for if_none_match in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
+        again = reader.get(path, headers={"If-None-Match": if_none_match})
         assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", tag)
         assert again.headers["Cache-Control"] == first.headers["Cache-Control"] == "private, no-cache"
         assert "Authorization" in again.headers["Vary"]
@@ -43,8 +43,8 @@ def test_same_answer_is_304_without_a_body_until_it_changes(
 
 
 def test_other_tags_get_a_full_answer(reader: FlaskClient, result: Callable[[], object]) -> None:
-    for known in ('"other"', 'W/"other"', "nonsense", ""):
-        assert reader.get(PATHS[0], headers={"If-None-Match": known}).status_code == 200
+    for if_none_match in ('"other"', 'W/"other"', "nonsense", ""):
+        assert reader.get(PATHS[0], headers={"If-None-Match": if_none_match}).status_code == 200
 
 
 def test_head_has_the_tag_of_get(reader: FlaskClient, result: Callable[[], object]) -> None:
@@ -59,8 +59,8 @@ def test_tag_is_the_same_for_a_compressed_answer(reader: FlaskClient, result: Ca
     compressed = reader.get(path, headers={"Accept-Encoding": "gzip"})
     assert (plain.headers.get("Content-Encoding"), compressed.headers["Content-Encoding"]) == (None, "gzip")
     assert compressed.headers["ETag"] == plain.headers["ETag"]
-    known = {"Accept-Encoding": "gzip", "If-None-Match": plain.headers["ETag"]}
-    again = reader.get(path, headers=known)
+    if_none_match = {"Accept-Encoding": "gzip", "If-None-Match": plain.headers["ETag"]}
+    again = reader.get(path, headers=if_none_match)
     assert (again.status_code, again.data, "Content-Encoding" in again.headers) == (304, b"", False)
 
 

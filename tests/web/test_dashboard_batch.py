@@ -100,10 +100,10 @@ def test_ended_session_redirects_htmx_to_the_sign_in(app: Flask, conn: Connectio
 
 def test_submissions_that_need_attention_come_first_with_advice(queuer_at: Browser, conn: Connection) -> None:
     batch_id = make_batch(conn, numbers(8), submission_rows=1, send=False)
-    said: dict[int, Answer] = {3: UNKNOWN, 5: REFUSED, 6: REFUSED, 7: UNKNOWN, 8: REFUSED}
+    answers: dict[int, Answer] = {3: UNKNOWN, 5: REFUSED, 6: REFUSED, 7: UNKNOWN, 8: REFUSED}
 
     def answer(outgoing: Outgoing) -> Answer:
-        return said.get(outgoing.submission_no, ACCEPTED)
+        return answers.get(outgoing.submission_no, ACCEPTED)
 
     answer_submissions(conn, answer)
     page = queuer_at.get(f"/batches/{batch_id}")
@@ -185,8 +185,8 @@ def test_unknown_submission_is_resolved_with_a_note_and_the_name_of_the_key(
     assert (answer.status_code, answer.location) == (303, f"/batches/{in_doubt}")
     assert "Submission 1 is accepted now." in queuer_at.get(f"/batches/{in_doubt}")
     assert state_of(conn, in_doubt) == "accepted"
-    said = conn.execute("select queued, note, resolved_by from resolution").fetchall()
-    assert said == [(True, "Seen in the account", "queue of a person")]
+    stored = conn.execute("select queued, note, resolved_by from resolution").fetchall()
+    assert stored == [(True, "Seen in the account", "queue of a person")]
     page = queuer_at.get(f"/batches/{in_doubt}/submissions")
     assert broken_rules(page) == []
     for shown in ("It was queued.", "Seen in the account", "queue of a person"):

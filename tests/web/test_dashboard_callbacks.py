@@ -256,7 +256,7 @@ def test_confirmed_replay_settles_the_previewed_callbacks(admin_at: Browser, con
     assert differences(conn) == []
 
 
-def test_replay_that_gave_way_to_another_writer_is_repeated(admin_at: Browser, conn: Connection) -> None:
+def test_replay_is_repeated_after_a_deadlock(admin_at: Browser, conn: Connection) -> None:
     batch_id, callback_id = settled_wrongly(conn)
     give_way_once(conn)
     answer = admin_at.post("/callbacks/replay", form_at="/callbacks", ids=str(callback_id), confirmed="1")

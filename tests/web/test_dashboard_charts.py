@@ -107,7 +107,7 @@ def test_series_stacks_the_outcomes() -> None:
     assert heights == {"completed": (0.5, 0.5), "failed": (0.25, 0.25), "canceled": (0, 0.25)}
 
 
-def test_each_outcome_but_one_has_a_texture_of_its_own() -> None:
+def test_each_outcome_but_one_has_its_own_texture() -> None:
     drawn = series(points_of(dict.fromkeys(NAMES, 1)))
     textures = re.findall(r'<pattern id="results-(\w+)-texture"[^>]*>(.*?)</pattern>', drawn)
     assert [outcome for outcome, _ in textures] == [outcome for outcome in OUTCOMES if outcome != "completed"]

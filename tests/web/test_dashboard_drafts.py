@@ -78,7 +78,7 @@ def test_file_uploaded_again_becomes_another_batch(browser: Browser, conn: Conne
 # Storage -------------------------------------------------------------------------------------------
 
 
-def test_nobody_else_sees_a_draft(app: Flask, browser: Browser, conn: Connection) -> None:
+def test_draft_is_visible_only_to_its_owner(app: Flask, browser: Browser, conn: Connection) -> None:
     path = drafted(browser)
     other = visitor(app, conn, "admin", "Ben")
     assert "This upload has expired" in text_of(other.get(path, 404))
@@ -98,10 +98,10 @@ def test_another_machine_reads_the_same_file(
     cookie = browser.client.get_cookie("receiver")
     assert cookie is not None
     with patient_app(config_for(tmp_path_factory.mktemp("second"), database_url), database_url) as second:
-        there = Browser(second)
-        there.client.set_cookie("receiver", cookie.value)
-        assert button(there.get(path)) == "Call 4,000 people"
-        assert confirm(there, path).location == "/batches/1"
+        other_browser = Browser(second)
+        other_browser.client.set_cookie("receiver", cookie.value)
+        assert button(other_browser.get(path)) == "Call 4,000 people"
+        assert confirm(other_browser, path).location == "/batches/1"
 
 
 def test_file_larger_than_a_draft_may_be_is_refused(

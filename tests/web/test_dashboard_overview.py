@@ -59,10 +59,10 @@ def test_what_needs_attention_links_to_the_right_page(browser: Browser, conn: Co
     deliver(conn, asked, b"nothing of use", result_body(phone_number(99)))
     page = browser.get("/")
     words = attention_of(page)
-    for said in ("4 calls overdue in 1 batch", "1 submission unknown", "4 calls may or may not be made"):
-        assert said in words
-    for said in ("1 submission refused", "1 call will not be made", "1 callback unreadable", "1 callback unmatched"):
-        assert said in words
+    for text in ("4 calls overdue in 1 batch", "1 submission unknown", "4 calls may or may not be made"):
+        assert text in words
+    for text in ("1 submission refused", "1 call will not be made", "1 callback unreadable", "1 callback unmatched"):
+        assert text in words
     for needs, batch_id in (("overdue", overdue), ("unknown", unknown), ("refused", refused)):
         (link,) = re.findall(rf'href="(/batches\?[^"]*needs={needs}[^"]*)"', page)
         assert rows_of(browser.get(link.replace("&amp;", "&"))) == [str(batch_id)]

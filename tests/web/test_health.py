@@ -75,7 +75,9 @@ def test_not_ready_without_a_worker_or_with_a_stale_one(stranger: FlaskClient, c
     readiness(stranger, 200)
 
 
-def test_not_ready_while_the_database_is_away_with_the_number_of_spooled_callbacks(app_without_database: Flask) -> None:
+def test_not_ready_while_the_database_is_unavailable_with_the_number_of_spooled_callbacks(
+    app_without_database: Flask,
+) -> None:
     client = app_without_database.test_client()
     for _ in range(3):
         assert client.post(results_path(), data=b"{}").status_code == 200

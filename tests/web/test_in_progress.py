@@ -45,8 +45,8 @@ def test_turns_are_counted_over_all_processes_and_freed_when_a_process_ends() ->
         read, write = os.pipe()
         if (pid := os.fork()) == 0:
             counts.claim(slot)
-            taken = sum(counts.add(7) for _ in range(5))
-            os.write(write, bytes([taken]))
+            admitted = sum(counts.add(7) for _ in range(5))
+            os.write(write, bytes([admitted]))
             os._exit(0)
         pids.append(pid)
         assert os.read(read, 1) == bytes([5 if slot == 1 else 3])
@@ -66,9 +66,9 @@ def test_waiting_requests_get_their_turns_in_order() -> None:
     assert not any(ticket.take() for ticket in (first, second, third))
     turns.give_back(7)
     assert not second.take() and first.take() and first.take()
-    assert not second.leave(), "it waits no longer"
+    assert not second.leave(), "it is no longer in the queue"
     turns.give_back(7)
-    assert not take(turns, 7), "others came before"
+    assert not take(turns, 7), "the next ticket in the queue has priority"
     assert third.take() and third.leave()
     turns.give_back(7)
     assert take(turns, 7) and not turns.waiting

@@ -44,7 +44,7 @@ def test_key_with_an_expiry_is_valid_until_then(keys: Keys, stranger: FlaskClien
     assert status == 0
     assert f"valid until {end:%Y-%m-%dT%H:%M:%SZ}" in printed
     key = printed.splitlines()[-1]
-    assert [known.expires_at for known in list_keys(conn)] == [end]
+    assert [key.expires_at for key in list_keys(conn)] == [end]
     assert ask(stranger, key) == 200
     conn.execute("update api_key set expires_at = now()")
     conn.commit()
@@ -90,6 +90,6 @@ def test_use_is_recorded_once_a_minute(keys: Keys, stranger: FlaskClient, conn: 
     conn.execute("update api_key set last_used_at = now() - interval '2 minutes'")
     conn.commit()
     assert ask(stranger, key) == 200
-    (known,) = list_keys(conn)
-    assert known.last_used_at is not None
-    assert datetime.now(UTC) - known.last_used_at < timedelta(minutes=1)
+    (stored,) = list_keys(conn)
+    assert stored.last_used_at is not None
+    assert datetime.now(UTC) - stored.last_used_at < timedelta(minutes=1)

@@ -119,7 +119,7 @@ def test_page_ends_early_if_its_callbacks_take_long_to_read(
 
 
 @pytest.mark.long
-def test_reading_hostile_callbacks_needs_little_memory_and_delays_nobody(
+def test_reading_hostile_callbacks_needs_little_memory_and_does_not_delay_others(
     tmp_path: Path, conn: Connection, database_url: str
 ) -> None:
     """8 readers concurrently request pages of 1,000 from 300 callbacks with 1,000 events each.
@@ -195,7 +195,7 @@ def test_reading_hostile_callbacks_needs_little_memory_and_delays_nobody(
 
 
 def peak_megabytes(parent: int) -> float:
-    """Of the only web process of this gunicorn, since its start."""
+    """The peak memory of gunicorn's only web process since its start."""
     (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     status = Path(f"/proc/{child}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)

@@ -83,11 +83,11 @@ def test_callback_that_is_readable_now_becomes_the_result(admin: FlaskClient, co
 def test_dry_run_shows_the_same_and_changes_nothing(admin: FlaskClient, conn: Connection) -> None:
     _, ids = file_wrongly(conn, 3)
     before = states(conn, ids)
-    said = settle_again(admin, state="unreadable", dry_run=True)
-    assert (said["dry_run"], said["replayed"], said["changed"]) == (True, 3, 3)
+    report = settle_again(admin, state="unreadable", dry_run=True)
+    assert (report["dry_run"], report["replayed"], report["changed"]) == (True, 3, 3)
     assert states(conn, ids) == before
     assert differences(conn) == []
-    assert settle_again(admin, state="unreadable") == {**said, "dry_run": False}
+    assert settle_again(admin, state="unreadable") == {**report, "dry_run": False}
     assert states(conn, ids) == [("applied", None)] * 3
 
 
@@ -98,9 +98,9 @@ def test_more_callbacks_than_one_transaction_are_all_replayed(
     monkeypatch.setattr(replay, "CHANGES_SHOWN", 3)
     _, ids = file_wrongly(conn, 7)
     for dry_run in (True, False):
-        said = settle_again(admin, state="unreadable", dry_run=dry_run)
-        assert (said["replayed"], said["changed"]) == (7, 7)
-        assert [change["callback_id"] for change in said["changes"]] == ids[:3]
+        report = settle_again(admin, state="unreadable", dry_run=dry_run)
+        assert (report["replayed"], report["changed"]) == (7, 7)
+        assert [change["callback_id"] for change in report["changes"]] == ids[:3]
     assert states(conn, ids) == [("applied", None)] * 7
     assert differences(conn) == []
 
@@ -110,8 +110,8 @@ def test_ids_that_are_not_settled_are_returned_as_passed_over(admin: FlaskClient
     (waiting,) = journal(conn, make_callback(batch_id))
     unknown = highest_id(conn) + 1
     conn.commit()
-    said = settle_again(admin, ids=[unknown, settled, waiting, settled])
-    assert (said["replayed"], said["changed"], said["passed_over"]) == (1, 1, [waiting, unknown])
+    report = settle_again(admin, ids=[unknown, settled, waiting, settled])
+    assert (report["replayed"], report["changed"], report["passed_over"]) == (1, 1, [waiting, unknown])
 
 
 def test_other_callbacks_of_the_call_are_decided_again(admin: FlaskClient, conn: Connection) -> None:
@@ -123,9 +123,9 @@ def test_other_callbacks_of_the_call_are_decided_again(admin: FlaskClient, conn:
         (result_body(number, "failed", last_event=90), later),
     )
     conn.commit()
-    said = settle_again(admin, ids=[later])
+    report = settle_again(admin, ids=[later])
     # The second callback has a later event: it wins now, and the previous winner is a conflict.
-    assert {change["callback_id"]: change["state_after"] for change in said["changes"]} == {
+    assert {change["callback_id"]: change["state_after"] for change in report["changes"]} == {
         first: "conflict",
         later: "applied",
     }
@@ -139,8 +139,8 @@ def test_every_settled_state_can_be_replayed(admin: FlaskClient, conn: Connectio
     number = phone_number(0)
     deliver(conn, batch_id, result_body(number), result_body(number), b"x", result_body(phone_number(9)))
     deliver(conn, batch_id, result_body(number, "failed", last_event=30))
-    said = settle_again(admin, state=state)
-    assert (said["replayed"], said["changed"]) == (1, 0)
+    report = settle_again(admin, state=state)
+    assert (report["replayed"], report["changed"]) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_replay_needs_the_scope_admin(client_for: ClientFor, scope: Any) -> None
     problem_of(client_for(scope).post(PATH, json={"state": "applied"}), 403, "forbidden")
 
 
-def test_replay_that_gave_way_to_another_writer_is_repeated(admin: FlaskClient, conn: Connection) -> None:
+def test_replay_is_repeated_after_a_deadlock(admin: FlaskClient, conn: Connection) -> None:
     batch_id, ids = file_wrongly(conn)
     give_way_once(conn)
     assert settle_again(admin, ids=ids)["changed"] == 1

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def database_url(primary: Postgres) -> str:
-    """A server of its own, because no standby can stream from the test run's server."""
+    """Its own server, because no standby can stream from the test run's server."""
     return primary.url
 
 
@@ -185,10 +185,10 @@ def test_lagging_replica_is_not_used_until_it_has_caught_up(
         new = make_batch(conn, [phone_number(0)], name="not shown yet")
         eventually(lambda: held.read_from() == "primary")
         assert new in listed(held.get("/api/v1/batches"))
-        said = held.metrics()
-        assert said["receiver_web_replica_usable", ""] == 0
-        assert said["receiver_web_replica_lag_seconds", ""] > 2
-        assert said["receiver_web_replica_reads_total", "behind"] > 0
+        samples = held.metrics()
+        assert samples["receiver_web_replica_usable", ""] == 0
+        assert samples["receiver_web_replica_lag_seconds", ""] > 2
+        assert samples["receiver_web_replica_reads_total", "behind"] > 0
 
         resume_replay(standby)
         eventually(lambda: held.read_from() == "replica")
@@ -196,7 +196,7 @@ def test_lagging_replica_is_not_used_until_it_has_caught_up(
         eventually(lambda: held.metrics()["receiver_web_replica_usable", ""] == 1)
 
 
-def test_export_is_complete_if_the_replica_dies_meanwhile(
+def test_export_is_complete_if_the_replica_dies_during_it(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres
 ) -> None:
     batch_id = make_batch(conn, [phone_number(n) for n in range(1300)])
@@ -214,11 +214,11 @@ def test_export_is_complete_if_the_replica_dies_meanwhile(
         rows = [line.partition(b'"row":')[2].partition(b",")[0] for line in content.splitlines()]
         assert rows == [str(row).encode() for row in range(1, 1301)]
         assert held.read_from() == "primary"
-        said = held.metrics()
-        assert said["receiver_web_replica_usable", ""] == 0
+        samples = held.metrics()
+        assert samples["receiver_web_replica_usable", ""] == 0
         grown = {
             label: number - before[name, label]
-            for (name, label), number in said.items()
+            for (name, label), number in samples.items()
             if name == "receiver_web_replica_reads_total" and number != before[name, label]
         }
         assert set(grown) <= {"interrupted", "unusable"} and sum(grown.values()) == 2

@@ -133,9 +133,9 @@ def test_without_networks_everybody_may_post(app_with: AppWith) -> None:
 def test_memory_for_addresses_is_bounded() -> None:
     sources = Sources(PROVIDER, Proxies([ip_network("127.0.0.1")]))
     for number in range(5000):
-        stranger = f"203.0.{number >> 8}.{number & 255}"
-        assert not sources.admit(stranger, "")
-        assert not sources.admit("127.0.0.1", f"{'x' * number}, {stranger}")
+        other_address = f"203.0.{number >> 8}.{number & 255}"
+        assert not sources.admit(other_address, "")
+        assert not sources.admit("127.0.0.1", f"{'x' * number}, {other_address}")
     kept = sources._listed.cache_info()
     assert kept.currsize == kept.maxsize == 4096
 
@@ -206,7 +206,7 @@ def test_networks_are_read_in_all_usual_formats(text: str, expected: str) -> Non
     ],
 )
 def test_wrong_network_is_a_fault_that_names_it(text: str, named: str) -> None:
-    """A start would accept everybody, or refuse every result."""
+    """Otherwise the service would accept every sender, or refuse every result."""
     for name in ("RESULT_SOURCES", "TRUSTED_PROXIES"):
         with pytest.raises(ConfigurationError) as raised:
             read_config({name: text})

@@ -40,10 +40,10 @@ def test_no_callback_is_refused_while_the_secret_key_is_renewed_in_three_steps(
             for port in sides:
                 running[port].close()
                 for each in senders:
-                    each.go_on()
+                    each.await_progress()
                 start(port, secret)
             for each in senders:
-                each.go_on()
+                each.await_progress()
 
         for port in sides:
             start(port, SECRET)

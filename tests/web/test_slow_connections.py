@@ -1,4 +1,4 @@
-"""Two thousand connections that send a byte now and then: they delay nobody, and are closed."""
+"""Two thousand connections send bytes slowly: they do not delay other clients, and the server closes them."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ KINDS = {
 
 
 @dataclass(slots=True)
-class Dawdler:
+class SlowConnection:
     kind: str
     line: socket.socket
     began: float
-    lasted: float | None = None
-    answered: bytearray = field(default_factory=bytearray)
+    lasted_seconds: float | None = None
+    answer: bytearray = field(default_factory=bytearray)
 
 
-class Dawdlers:
+class SlowConnections:
     """One thread sends a byte on each connection every `PACE_SECONDS`, until the server closes it."""
 
     def __init__(self, port: int, number: int) -> None:
-        self.all: list[Dawdler] = []
+        self.all: list[SlowConnection] = []
         self._stop = threading.Event()
         self._selector = selectors.DefaultSelector()
         for at in range(number):
@@ -64,18 +64,18 @@ class Dawdlers:
             line = socket.create_connection(("127.0.0.1", port), timeout=30)
             line.sendall(KINDS[kind])
             line.setblocking(False)
-            self.all.append(Dawdler(kind, line, time.monotonic()))
+            self.all.append(SlowConnection(kind, line, time.monotonic()))
             self._selector.register(line, selectors.EVENT_READ, self.all[-1])
-        self._thread = threading.Thread(target=self._dawdle)
+        self._thread = threading.Thread(target=self._send_slowly)
 
-    def _dawdle(self) -> None:
+    def _send_slowly(self) -> None:
         steps = 20
         turn = 0
         while not self._stop.is_set():
             for key, _ in self._selector.select(PACE_SECONDS / steps):
                 self._listen(key.data)
             for each in self.all[turn % steps :: steps]:
-                if each.lasted is None and each.kind != "nothing":
+                if each.lasted_seconds is None and each.kind != "nothing":
                     try:
                         each.line.send(b"x")
                     except OSError as error:
@@ -84,21 +84,21 @@ class Dawdlers:
             turn += 1
             self._stop.wait(PACE_SECONDS / steps)
 
-    def _listen(self, each: Dawdler) -> None:
+    def _listen(self, each: SlowConnection) -> None:
         try:
-            said = each.line.recv(4096)
+            received = each.line.recv(4096)
         except OSError:
-            said = b""
-        each.answered += said
-        if not said:
+            received = b""
+        each.answer += received
+        if not received:
             self._end(each)
 
-    def _end(self, each: Dawdler) -> None:
-        if each.lasted is None:
-            each.lasted = time.monotonic() - each.began
+    def _end(self, each: SlowConnection) -> None:
+        if each.lasted_seconds is None:
+            each.lasted_seconds = time.monotonic() - each.began
             self._selector.unregister(each.line)
 
-    def __enter__(self) -> Dawdlers:
+    def __enter__(self) -> SlowConnections:
         self._thread.start()
         return self
 
@@ -109,8 +109,8 @@ class Dawdlers:
         for each in self.all:
             each.line.close()
 
-    def left(self) -> Counter[str]:
-        return Counter(each.kind for each in self.all if each.lasted is None)
+    def open_by_kind(self) -> Counter[str]:
+        return Counter(each.kind for each in self.all if each.lasted_seconds is None)
 
 
 @contextmanager
@@ -128,49 +128,55 @@ def many_files() -> Iterator[None]:
 def post_many(port: int, number: int) -> list[float]:
     """Post callbacks, half of them on new connections. Returns the sorted durations in seconds."""
     kept = Sender(port)
-    took = []
+    durations = []
     for at in range(number):
         sender = kept if at % 2 else Sender(port)
         began = time.monotonic()
         request = f"POST {results_path()} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n"
         answer = sender.send(request.encode(), BODY).answer()
-        took.append(time.monotonic() - began)
+        durations.append(time.monotonic() - began)
         assert (answer.status, answer.body) == (200, b'{"status": "stored"}')
         if sender is not kept:
             sender.close()
     kept.close()
-    return sorted(took)
+    return sorted(durations)
 
 
 @pytest.mark.parametrize("entry_point", OURS)
-def test_two_thousand_slow_connections_delay_nobody_and_are_closed(
+def test_two_thousand_slow_connections_do_not_delay_others_and_are_closed(
     session_folder: Path, database_url: str, capsys: pytest.CaptureFixture[str], entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     with many_files(), gunicorn_process(folder, database_url, entry_point=entry_point) as (parent, port):
         alone = post_many(port, 100)
-        with Dawdlers(port, CONNECTIONS) as dawdlers:
+        with SlowConnections(port, CONNECTIONS) as slow:
             beside = post_many(port, 200)
-            assert dawdlers.left()["body"] == CONNECTIONS / len(KINDS), "they are still there, all of them"
+            assert slow.open_by_kind()["body"] == CONNECTIONS / len(KINDS), (
+                "no slow connection was closed before its time"
+            )
             # 20 s, and one more second for each 500 bytes. They send a byte in two seconds.
-            eventually(lambda: set(dawdlers.left()) <= {"nothing"}, 120)
-            lasted = {kind: [each.lasted or 0.0 for each in dawdlers.all if each.kind == kind] for kind in KINDS}
+            eventually(lambda: set(slow.open_by_kind()) <= {"nothing"}, 120)
+            lasted_seconds = {
+                kind: [each.lasted_seconds or 0.0 for each in slow.all if each.kind == kind] for kind in KINDS
+            }
             post_many(port, 20)
             limits = Path(f"/proc/{parent.pid}/limits").read_text()
     assert beside[len(beside) // 2] < 2, "the answer is owed within two seconds"
     for kind in ("head", "body", "chunk", "form"):
-        assert RECEIVE_SECONDS - 1 <= min(lasted[kind]) and max(lasted[kind]) < 3 * HEAD_MAX_SECONDS, kind
-    for each in dawdlers.all:
+        assert RECEIVE_SECONDS - 1 <= min(lasted_seconds[kind]) and max(lasted_seconds[kind]) < 3 * HEAD_MAX_SECONDS, (
+            kind
+        )
+    for each in slow.all:
         if each.kind in ("body", "chunk"):
-            assert b'{"status": "incomplete"}' in each.answered or not each.answered
+            assert b'{"status": "incomplete"}' in each.answer or not each.answer
     with connect(database_url, name="test") as conn:
         eventually(lambda: conn.execute("select count(*) from callback").fetchone() == (320,))
         assert conn.execute("select count(*) from callback where batch_id = 7").fetchone() == (0,)
     found = re.search(r"Max open files +(\d+|unlimited)", limits)
     assert found is not None and (found[1] == "unlimited" or int(found[1]) >= CONNECTIONS)
     with capsys.disabled():
-        middles = [1000 * each[len(each) // 2] for each in (alone, beside)]
-        print(f"\nmedian of a callback: {middles[0]:.1f} ms alone, {middles[1]:.1f} ms beside {CONNECTIONS} slow ones")
+        medians = [1000 * each[len(each) // 2] for each in (alone, beside)]
+        print(f"\nmedian of a callback: {medians[0]:.1f} ms alone, {medians[1]:.1f} ms beside {CONNECTIONS} slow ones")
 
 
 def test_process_raises_the_limit_of_1024_connections(session_folder: Path, database_url: str) -> None:
@@ -181,7 +187,7 @@ def test_process_raises_the_limit_of_1024_connections(session_folder: Path, data
     try:
         with gunicorn_process(Path(tempfile.mkdtemp(dir=session_folder)), database_url) as (parent, _):
             (child, *_) = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-            said = re.search(r"Max open files +(\d+)", Path(f"/proc/{child}/limits").read_text())
-            assert said is not None and int(said[1]) == 5000
+            limit = re.search(r"Max open files +(\d+)", Path(f"/proc/{child}/limits").read_text())
+            assert limit is not None and int(limit[1]) == 5000
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

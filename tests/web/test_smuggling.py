@@ -129,16 +129,18 @@ def front(server_url: str, template: str, session_folder: Path, request: pytest.
 
 
 QUIET_SECONDS = 2.0
-"""Seconds without data after which no more is expected."""
+"""If a server sends nothing for this long, it has sent all of its answers."""
 
 
 def send_all(
     requests: dict[str, bytes], connect: Callable[[], socket.socket], enough: Callable[[dict[str, bytes]], bool]
 ) -> dict[str, bytes]:
-    """Send each request on its own connection. Returns all answers until the server closes the connection or is silent:
-    not before there is enough, unless that takes too long.
+    """Send each request on its own connection and return the answers.
+
+    Waits until all connections are closed, or no data was received for QUIET_SECONDS and either the answers are
+    `enough` or PATIENCE_SECONDS have passed.
     """
-    said = dict.fromkeys(requests, b"")
+    answers = dict.fromkeys(requests, b"")
     with ExitStack() as stack:
         lines = {name: stack.enter_context(closing(connect())) for name in requests}
         for name, request in requests.items():
@@ -148,7 +150,7 @@ def send_all(
         open_ones = dict(lines)
         while open_ones:
             now = time.monotonic()
-            if now - heard > QUIET_SECONDS and (enough(said) or now - begun > PATIENCE_SECONDS):
+            if now - heard > QUIET_SECONDS and (enough(answers) or now - begun > PATIENCE_SECONDS):
                 break
             for name, line in list(open_ones.items()):
                 line.settimeout(0.02)
@@ -158,12 +160,12 @@ def send_all(
                     continue
                 except (ConnectionError, ssl.SSLError):
                     more = b""
-                said[name] += more
+                answers[name] += more
                 if more:
                     heard = time.monotonic()
                 else:
                     del open_ones[name]
-    return said
+    return answers
 
 
 def request_of(name: str, path: str, mark: str = "smuggled") -> bytes:
@@ -182,7 +184,7 @@ def test_server_behind_nginx_sees_the_same_requests_as_nginx(front: Front) -> No
         return front.context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def most_are_answered(answered: dict[str, bytes]) -> bool:
-        return sum(said.startswith(b"HTTP/1.1 ") for said in answered.values()) > len(VARIANTS) * 0.8
+        return sum(answers.startswith(b"HTTP/1.1 ") for answers in answered.values()) > len(VARIANTS) * 0.8
 
     for path in CARRIERS:
         answered = send_all({name: request_of(name, path) for name in VARIANTS}, connect, most_are_answered)
@@ -211,7 +213,7 @@ def test_gunicorn_refuses_requests_with_an_ambiguous_end(front: Front) -> None:
 
     def all_are_answered(answered: dict[str, bytes]) -> bool:
         expected = {"plain": 2 if front.entry_point in OURS else 1}
-        return all(said.count(b"HTTP/1.1 ") >= expected.get(name, 1) for name, said in answered.items())
+        return all(answers.count(b"HTTP/1.1 ") >= expected.get(name, 1) for name, answers in answered.items())
 
     answered = send_all(in_doubt | plain, connect, all_are_answered)
     if front.entry_point in OURS:
@@ -223,6 +225,6 @@ def test_gunicorn_refuses_requests_with_an_ambiguous_end(front: Front) -> None:
     if front.entry_point not in OURS:
         return  # gunicorn's own worker answers the rest of a broken body, and closes the connection
     # A proxy would give a second answer to the next client.
-    assert {name: said for name, said in answered.items() if said.count(b"HTTP/1.1 ") != 1} == {
+    assert {name: answers for name, answers in answered.items() if answers.count(b"HTTP/1.1 ") != 1} == {
         "plain": answered["plain"]
     }

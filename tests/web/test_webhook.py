@@ -180,7 +180,7 @@ def test_forged_token_is_404_without_database_or_disk_access(
     assert not (tmp_path / "spool.sqlite3").exists()
 
 
-def test_callback_is_stored_on_disk_while_the_database_is_away(
+def test_callback_is_stored_on_disk_while_the_database_is_unavailable(
     app_without_database: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "COMMIT_SECONDS", 60)

@@ -66,7 +66,7 @@ def stored(url: str, batch_id: int) -> list[bytes]:
         return [unpack(*row) for row in rows]
 
 
-def said(answer: Answered) -> tuple[int, bytes]:
+def status_and_body(answer: Answered) -> tuple[int, bytes]:
     return answer.status, answer.body
 
 
@@ -76,14 +76,14 @@ INCOMPLETE = (400, b'{"status": "incomplete"}')
 
 def test_chunked_body_is_stored_completely(sender: Connect, url: str, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), chunk(b"first "), chunk(b"second"), chunk(b""))
-    assert said(one.answer()) == STORED
+    assert status_and_body(one.answer()) == STORED
     eventually(lambda: stored(url, batch_id) == [b"first second"])
 
 
 def test_chunked_body_of_64_kib_is_stored_and_one_byte_more_is_413(sender: Connect, url: str, batch_id: int) -> None:
     exact = [chunk(b"x" * 16384)] * 4
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *exact, chunk(b""))
-    assert said(one.answer()) == STORED
+    assert status_and_body(one.answer()) == STORED
     other = sender().send(head(batch_id, "Transfer-Encoding: chunked"), *exact, chunk(b"x"), chunk(b""))
     assert other.answer().status == 413
     eventually(lambda: [len(body) for body in stored(url, batch_id)] == [65536])
@@ -98,8 +98,8 @@ def test_endless_body_is_413_without_being_read_completely(sender: Connect, batc
 
 def test_empty_chunked_body_is_not_stored(sender: Connect, url: str, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Transfer-Encoding: chunked"), chunk(b""))
-    assert said(one.answer()) == (200, b'{"status": "ok"}')
-    assert said(sender().send(head(batch_id)).answer()) == (200, b'{"status": "ok"}')
+    assert status_and_body(one.answer()) == (200, b'{"status": "ok"}')
+    assert status_and_body(sender().send(head(batch_id)).answer()) == (200, b'{"status": "ok"}')
     assert stored(url, batch_id) == []
 
 
@@ -115,40 +115,40 @@ def test_cut_off_bodies_are_refused_and_not_stored(sender: Connect, url: str, ba
         chunked + chunk(b"whole") + b"xyz\r\n",
         chunked + b"5\r\n1234567\r\n0\r\n\r\n",
     ):
-        assert said(sender().send(sent).finish_sending().answer()) == INCOMPLETE, sent
+        assert status_and_body(sender().send(sent).finish_sending().answer()) == INCOMPLETE, sent
     assert stored(url, batch_id) == []
 
 
-def test_slow_sender_is_waited_for_and_holds_up_nobody(sender: Connect, url: str, batch_id: int) -> None:
+def test_slow_sender_is_awaited_without_delaying_others(sender: Connect, url: str, batch_id: int) -> None:
     slow = [sender().send(head(batch_id, "Content-Length: 5"), b"sl") for _ in range(20)]
     slow.append(sender().send(head(batch_id)[:40]))
     for _ in range(5):
         quick = sender().send(head(batch_id, "Content-Length: 5"), b"quick")
-        assert said(quick.answer()) == STORED
+        assert status_and_body(quick.answer()) == STORED
     for one in slow[:20]:
-        assert said(one.send(b"owl").answer()) == STORED
+        assert status_and_body(one.send(b"owl").answer()) == STORED
     eventually(lambda: sorted(stored(url, batch_id)) == [b"quick"] * 5 + [b"slowl"] * 20)
 
 
 def test_connection_is_kept_for_the_next_callback(sender: Connect, url: str, batch_id: int) -> None:
     one = sender()
     for body in (b"1", b"2", b"3"):
-        assert said(one.send(head(batch_id, "Content-Length: 1"), body).answer()) == STORED
+        assert status_and_body(one.send(head(batch_id, "Content-Length: 1"), body).answer()) == STORED
     assert one.send(head(batch_id, method="HEAD")).answer(to_head=True).status == 200
     # An unread body must not be parsed as the next request.
     assert one.send(head(batch_id, "Content-Length: 3", method="GET"), b"GET").answer().status == 200
     assert one.send(head(batch_id, "Content-Length: 3", method="PUT"), b"PUT").answer().status == 405
-    assert said(one.send(head(batch_id, "Content-Length: 1"), b"4").answer()) == STORED
+    assert status_and_body(one.send(head(batch_id, "Content-Length: 1"), b"4").answer()) == STORED
     eventually(lambda: stored(url, batch_id) == [b"1", b"2", b"3", b"4"])
 
 
-def test_sender_that_asks_first_is_told_to_go_on(sender: Connect, url: str, batch_id: int) -> None:
+def test_expect_100_continue_is_answered(sender: Connect, url: str, batch_id: int) -> None:
     one = sender().send(head(batch_id, "Content-Length: 4", "Expect: 100-continue"))
     assert one.answer().status == 100
-    assert said(one.send(b"body").answer()) == STORED
+    assert status_and_body(one.send(b"body").answer()) == STORED
     eventually(lambda: stored(url, batch_id) == [b"body"])
 
 
 def test_trailing_slash_is_not_redirected(sender: Connect, batch_id: int) -> None:
     request = head(batch_id, "Content-Length: 4").replace(b" HTTP/1.1", b"/ HTTP/1.1", 1)
-    assert said(sender().send(request, b"body").answer()) == STORED
+    assert status_and_body(sender().send(request, b"body").answer()) == STORED

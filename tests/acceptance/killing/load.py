@@ -1,6 +1,6 @@
 """The load while processes are killed: results are posted, and batches are queued.
 
-The sender's knowledge is recorded: what was sent, and how it was answered.
+It records what was sent and how it was answered.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ POSTERS = 3
 
 @dataclass(slots=True)
 class Record:
-    """`posted`: the bodies by mark. `acknowledged`: marks whose body was answered 200.
+    """`posted`: the bodies by mark. `acknowledged`: the marks of the bodies that were answered 200.
 
-    `queued`: batch ids by the Idempotency-Key of their request.
+    `queued`: the batch ids by Idempotency-Key.
     """
 
     posted: dict[str, bytes] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Record:
 
 
 class Load:
-    """Threads that post and queue until the context ends. The content type of a body also contains its mark."""
+    """Threads that post results and queue batches until the context ends. The content type contains the body's mark."""
 
     def __init__(self, service: Service, result_url: str, folder: Path, record: Record, seed: int) -> None:
         self._service, self._folder, self._record, self._seed = service, folder, record, seed
@@ -66,17 +66,17 @@ class Load:
                 connection.request("POST", self._address.path, body, headers)
                 answer = connection.getresponse()
                 answer.read()
-                taken = answer.status == 200
+                acknowledged = answer.status == 200
             except (OSError, http.client.HTTPException):
-                taken = False
+                acknowledged = False
                 connection.close()
-            if taken:
+            if acknowledged:
                 record.acknowledged.add(mark)
-            self._stop.wait(0.05 if taken else 0.1)
+            self._stop.wait(0.05 if acknowledged else 0.1)
         connection.close()
 
     def _queue(self) -> None:
-        """Queue one batch after the other. Each is requested with the same key until it is answered."""
+        """Queue one batch after the other. Each request is repeated with the same key until it is answered."""
         number = len(self._record.queued)
         while not self._stop.is_set():
             number += 1
@@ -94,10 +94,10 @@ class Load:
                         application_id=str(application_id(number)),
                     )
                 except (subprocess.SubprocessError, ValueError, IndexError):
-                    pass  # there was no process to answer, or it was killed
+                    pass  # no process was running, or it was killed before its answer
                 else:
                     if answer.status in (201, 202):
-                        self._record.queued[key] = int(answer.told["id"])
+                        self._record.queued[key] = int(answer.json["id"])
                         break
                     assert answer.status >= 500, answer.body
                 if self._stop.wait(0.2):

@@ -65,7 +65,7 @@ SERVE_STEPS = [
     *_commits("database.migrations._apply", times=2),
     *_commits("supervisor.serve._serving_key"),
 ]
-"""They are reached only at the first start."""
+"""Steps that are reached only at the first start."""
 
 NO_STEPS = frozenset(
     f"{when} commit of {where}"
@@ -80,8 +80,8 @@ NO_STEPS = frozenset(
         "intake.spool.Spool.oldest",
     )
 )
-"""Commits of transactions that write nothing, are reached only by chance, or record when a key was last used. Those of
-pages and API begin with `web.`."""
+"""Commits at which no process is killed: they write nothing, are reached by chance, or record a key's last use.
+Commits of pages and API are left out by their prefix `web.`."""
 
 MOMENTS = {"web": 6, "gunicorn": 1, "worker": 3, "backend": 3, "postmaster": 2, "serve": 1, "everything": 1}
 """Processes that are killed at random moments, with their relative frequency."""

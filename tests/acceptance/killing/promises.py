@@ -12,9 +12,9 @@ from tests.acceptance.killing.world import World
 from tests.acceptance.service import ask
 
 READ_BACK = 40
-"""How many stored bodies are compared byte for byte, each time."""
+"""How many stored bodies each check compares byte for byte."""
 
-TOTALLED = ("rows", "skipped", "refused", "pending", "overdue", "final")
+STATES = ("rows", "skipped", "refused", "pending", "overdue", "final")
 
 
 def check_promises(world: World) -> None:
@@ -40,7 +40,7 @@ def check_acknowledged_is_stored_once(world: World) -> None:
     received = world.service.batch(world.posted_batch)["callbacks"]["received"]
     assert received == len(stored)
     for callback in random.Random(world.seed).sample(stored, min(READ_BACK, len(stored))):
-        body = world.service.ask(f"/api/v1/callbacks/{callback['id']}").told["body"]
+        body = world.service.ask(f"/api/v1/callbacks/{callback['id']}").json["body"]
         assert body.encode() == posted[callback["content_type"].partition("mark=")[2]]
 
 
@@ -54,7 +54,7 @@ def check_nothing_was_requested_twice(world: World) -> dict[str, Any]:
 
 def check_what_was_queued(world: World, batches: list[dict[str, Any]], ledger: dict[str, Any]) -> None:
     """Each key has one batch, even if a process died before the answer. Each submission has the correct state."""
-    of_provider = Counter(request["application_id"] for request in ledger["requests"])
+    at_provider = Counter(request["application_id"] for request in ledger["requests"])
     by_application = {batch["application_id"]: batch for batch in batches}
     assert len(by_application) == len(batches), "a key was answered with two batches"
     for key, batch_id in world.record.queued.items():
@@ -62,12 +62,12 @@ def check_what_was_queued(world: World, batches: list[dict[str, Any]], ledger: d
         assert by_application[application_id(number)]["id"] == batch_id
     for batch in batches:
         (submission,) = batch["submissions"]
-        taken = of_provider[batch["application_id"]]
+        received = at_provider[batch["application_id"]]
         if submission["state"] == "accepted":
-            assert taken == 1, (batch, "accepted here, but not at the provider")
+            assert received == 1, (batch, "accepted here, but not at the provider")
         else:
             # It was interrupted while it was sent, or later. A callback would have proved that it was queued.
-            assert submission["state"] == "unknown" and taken <= 1, batch
+            assert submission["state"] == "unknown" and received <= 1, batch
         assert submission["calls"] == batch["counts"]["rows"]
 
 
@@ -98,9 +98,9 @@ def check_results(world: World, batches: list[dict[str, Any]]) -> None:
 
 def check_totals(world: World) -> None:
     """The summary's totals agree with the sums of all batches."""
-    totals = world.service.ask("/api/v1/summary").told["totals"]
+    totals = world.service.ask("/api/v1/summary").json["totals"]
     batches = world.batches()
     for name in ("rows", "skipped", "refused"):
         assert totals[name] == sum(batch["counts"][name] for batch in batches), name
-    assert totals["rows"] == sum(totals[name] for name in TOTALLED[1:])
+    assert totals["rows"] == sum(totals[name] for name in STATES[1:])
     assert totals["final"] <= sum(batch["counts"]["final"] for batch in batches)

@@ -53,7 +53,7 @@ class Steps:
         return {each.name for each in (self._folder / "seen").iterdir()}
 
     def requests(self) -> Counter[str]:
-        """How often sending a request began, for each `result_url`, successful or not."""
+        """How many requests the worker began to send for each `result_url`, successful or not."""
         requests = self._folder / "requests"
         return Counter(requests.read_text().split() if requests.exists() else ())
 

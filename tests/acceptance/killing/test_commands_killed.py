@@ -1,4 +1,4 @@
-"""A command killed at any of its commits leaves nothing half done, and is finished by the same command again."""
+"""A command that is killed at one of its commits leaves consistent data, and the same command completes the work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 
 ROWS = 40
 NUMBERS = [f"61755512{last}" for last in range(10, 10 + ROWS)]
-MOST_COMMITS = 30
+MAX_COMMITS = 30
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def steps(server_dir: Path) -> Steps:
     return Steps(server_dir / "steps")
 
 
-def queued(service: Service, folder: Path, **fields: str) -> int:
+def queue(service: Service, folder: Path, **fields: str) -> int:
     contacts = folder / "contacts.csv"
     contacts.write_text("\n".join(("destination,name", *(f"{number},Person" for number in NUMBERS))))
     answer = service.queue(contacts, "Prefer: wait=60", **fields)
     assert answer.status in (201, 202), answer
-    return int(answer.told["id"])
+    return int(answer.json["id"])
 
 
 def wait_until_settled(service: Service, batch_id: int) -> None:
@@ -38,11 +38,12 @@ def wait_until_settled(service: Service, batch_id: int) -> None:
 
 
 def kill_at_every_commit(service: Service, steps: Steps, when: str, where: str, *command: str) -> int:
-    """Kill it `before` or `after` its first commit, its second, and so on, until it ends; returns how often it was.
+    """Kill the command `before` or `after` its first commit, then its second, and so on, until it completes.
 
-    Each time the books must balance, and the next attempt goes on from what the one before left.
+    Each run continues where the previous one was killed. Checks after each run that `verify` passes. Returns the number
+    of kills.
     """
-    for times in range(1, MOST_COMMITS):
+    for times in range(1, MAX_COMMITS):
         steps.arm(f"{when} commit of {where}", times, "self")
         ended = service.run(*command)
         verified = service.run("verify")
@@ -51,12 +52,12 @@ def kill_at_every_commit(service: Service, steps: Steps, when: str, where: str, 
             assert ended.returncode == 0, ended.stderr
             return times - 1
         assert ended.returncode == -signal.SIGKILL, ended
-    pytest.fail(f"{command} never ended")
+    pytest.fail(f"{command} did not complete")
 
 
 def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Steps) -> None:
     with service_with(server_dir, steps) as service:
-        batch_id = queued(service, server_dir)
+        batch_id = queue(service, server_dir)
         wait_until_settled(service, batch_id)
         before = service.batch(batch_id)
 
@@ -73,16 +74,16 @@ def test_commands_killed_at_any_commit_lose_nothing(server_dir: Path, steps: Ste
                 >= 1
             )
             assert service.batch(batch_id)["counts"] == before["counts"]
-            assert service.ask(f"/api/v1/calls?phone_number={erased}").told["calls"] == []
+            assert service.ask(f"/api/v1/calls?phone_number={erased}").json["calls"] == []
             before = service.batch(batch_id)
 
 
-def test_resolving_killed_at_its_commit_is_done_once_or_not_at_all(server_dir: Path, steps: Steps) -> None:
+def test_resolve_killed_at_its_commit_is_applied_once_or_not_at_all(server_dir: Path, steps: Steps) -> None:
     with service_with(server_dir, steps) as service:
         # The simulated provider answers this deployment with 500, so the state is unknown.
-        batch_id = queued(service, server_dir, deployment_id="500")
+        batch_id = queue(service, server_dir, deployment_id="500")
         assert service.batch(batch_id)["state"] == "unknown"
-        commit = "commit of cli.database.opened_database"  # the first is that of the session's settings
+        commit = "commit of cli.database.opened_database"  # the first commit sets the session's settings
         command = ("resolve", str(batch_id), "1", "--queued", "--note", "their page shows it", "--yes")
 
         def state() -> str:
@@ -99,12 +100,12 @@ def test_resolving_killed_at_its_commit_is_done_once_or_not_at_all(server_dir: P
         assert service.run("verify").returncode == 0
 
 
-def test_purge_killed_at_any_commit_is_gone_on_with(
+def test_purge_killed_at_any_commit_can_be_continued(
     server_dir: Path, steps: Steps, database_url: str, conn: Connection
 ) -> None:
     secret = "a secret that is long enough"
     with service_with(server_dir, steps, DATABASE_URL=database_url, SECRET_KEY=secret) as service:
-        first, second, kept = (queued(service, server_dir, application_id=str(number)) for number in (7, 8, 9))
+        first, second, kept = (queue(service, server_dir, application_id=str(number)) for number in (7, 8, 9))
         for batch_id in (first, second, kept):
             wait_until_settled(service, batch_id)
         before = service.batch(kept)
@@ -119,5 +120,5 @@ def test_purge_killed_at_any_commit_is_gone_on_with(
                 kill_at_every_commit(service, steps, when, "cli.maintenance._purge", "purge", "--older-than", "30") >= 4
             )
             assert service.ask(f"/api/v1/batches/{old}").status == 404
-            assert service.ask(f"/api/v1/callbacks?batch_id={old}").told["callbacks"] == []
+            assert service.ask(f"/api/v1/callbacks?batch_id={old}").json["callbacks"] == []
             assert service.batch(kept) == before

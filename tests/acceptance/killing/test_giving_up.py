@@ -1,4 +1,4 @@
-"""`serve` starts again what dies; but it never limps on: what dies again and again ends it, with the reason."""
+"""`serve` restarts processes that end. If one ends again and again, `serve` ends too and logs the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.killing.plan import SERVE_STEPS
 from tests.acceptance.killing.steps import Steps, service_with
 from tests.acceptance.killing.world import LIMIT_SECONDS, has_ended
-from tests.acceptance.service import OURSELVES, SAMPLES, Service
+from tests.acceptance.service import DEFAULT_RUNNER, SAMPLES, Service
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -23,7 +23,7 @@ START_OF_WORKER = "before commit of release.presence.register_worker"
 
 
 def check_ended(service: Service, *reasons: str) -> None:
-    """With exit status 1, its reason as its last words, and nothing of it left."""
+    """Check that `serve` ended with exit status 1 and logged these reasons, and that its processes ended."""
     status, _ = service.stop()
     log = service.log.read_text()
     assert status == 1, log[-3000:]
@@ -32,24 +32,24 @@ def check_ended(service: Service, *reasons: str) -> None:
     eventually(lambda: service.processes() == [])
 
 
-def test_worker_that_dies_again_and_again_ends_serve_with_the_reason(server_dir: Path) -> None:
+def test_worker_that_keeps_ending_ends_serve_with_the_reason(server_dir: Path) -> None:
     steps = Steps(server_dir / "steps")
     with service_with(server_dir, steps) as service:
         steps.arm(START_OF_WORKER, 1, "self")
         os.kill(service.process("receiver work").pid, signal.SIGKILL)
-        died = 1
+        deaths = 1
         limit = time.monotonic() + LIMIT_SECONDS
         while not has_ended(service):
             assert time.monotonic() < limit, service.log.read_text()[-3000:]
             if steps.is_reached(START_OF_WORKER):
-                died += 1
+                deaths += 1
                 steps.arm(START_OF_WORKER, 1, "self")
             time.sleep(0.02)
-        assert died >= 5, "it is given its chances"
+        assert deaths >= 5, "serve must restart it several times"
         check_ended(service, "worker keeps ending (exit status -9): giving up")
 
 
-def test_database_that_dies_again_and_again_ends_serve_with_the_reason(server_dir: Path) -> None:
+def test_database_that_keeps_ending_ends_serve_with_the_reason(server_dir: Path) -> None:
     with service_with(server_dir, Steps(server_dir / "steps")) as service:
         killed: set[int] = set()
         limit = time.monotonic() + LIMIT_SECONDS
@@ -64,7 +64,7 @@ def test_database_that_dies_again_and_again_ends_serve_with_the_reason(server_di
         check_ended(service, "The database server keeps ending: 5 times within 60 seconds. See its last output in")
 
 
-def test_first_start_that_is_killed_at_any_commit_is_finished_by_the_next(server_dir: Path) -> None:
+def test_first_start_killed_at_any_commit_is_completed_by_the_next_start(server_dir: Path) -> None:
     steps = Steps(server_dir / "steps")
     service = service_with(server_dir, steps)
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def test_first_start_that_is_killed_at_any_commit_is_finished_by_the_next(server
         for step in SERVE_STEPS:
             steps.arm(step.name, step.times, "self")
             with service.log.open("ab") as log:
-                serve = OURSELVES.started(
+                serve = DEFAULT_RUNNER.start(
                     "serve", env=service.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
                 )
             assert serve.wait(LIMIT_SECONDS) == -signal.SIGKILL, service.log.read_text()

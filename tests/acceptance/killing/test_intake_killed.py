@@ -1,4 +1,4 @@
-"""Each entry point alone: killed at each step of storing, disconnected from Postgres, with a disk that hangs.
+"""Each entry point alone: killed at each step of storing, without Postgres, and with a disk that hangs.
 
 Nothing that was answered 200 is lost or stored twice, and spooled callbacks keep their order. `test_kill_anywhere.py`
 and `test_outages.py` test this with a complete service.
@@ -64,7 +64,7 @@ def test_process_killed_at_each_step_loses_nothing_and_stores_nothing_twice(
         results = Results(f"http://127.0.0.1:{port}{results_path()}")
 
         def reach(step: Step) -> bool:
-            """Post; if the step is reached only in an outage, cause one and end it."""
+            """Post callbacks. If the step is reached only during an outage, cause one and end it."""
             if step.after is not None:
                 proxy.close()
                 proxy.cut()
@@ -103,7 +103,7 @@ def refuse_to_write(proxy: Proxy, database_url: str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("entry_point", EACH)
-def test_outage_loses_nothing_and_what_is_spooled_keeps_its_order(
+def test_outage_loses_nothing_and_spooled_callbacks_keep_their_order(
     session_folder: Path, conn: Connection, database_url: str, entry_point: str
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
@@ -122,7 +122,7 @@ def test_outage_loses_nothing_and_what_is_spooled_keeps_its_order(
         for outage in (stop, hang, refuse_to_write):
             eventually(is_stored_directly)
             end = outage(proxy, database_url)
-            finding_out = post_in_time(lambda: results.post(8, at_once=8))
+            first = post_in_time(lambda: results.post(8, at_once=8))
             spooled = post_in_time(lambda: results.post(20))
             (child,) = children(parent)
             os.kill(int(child), signal.SIGKILL)
@@ -130,7 +130,7 @@ def test_outage_loses_nothing_and_what_is_spooled_keeps_its_order(
             eventually(lambda: results.post(1)[0].status == 200, LIMIT_SECONDS)
             spooled += results.post(10)
             end()
-            assert answered(finding_out) == answered(spooled) == {200}, outage.__name__
+            assert answered(first) == answered(spooled) == {200}, outage.__name__
             check_each_is_stored_once(conn, results)
             expected = [each.mark for each in spooled]
             assert [mark for mark in marks(conn) if mark in expected] == expected, outage.__name__

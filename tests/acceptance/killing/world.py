@@ -26,8 +26,8 @@ LIMIT_SECONDS = 180.0
 
 PROVOKE_SECONDS = 10.0
 
-MOST_DEATHS, DEATHS_SECONDS = 3, 75.0
-"""A child of `serve` is not killed more often in this time, because `serve` would correctly give up."""
+MAX_DEATHS, DEATHS_SECONDS = 3, 75.0
+"""No child of `serve` is killed more often in this time, because then `serve` gives up, which is correct."""
 
 PROVIDER = (
     *("--speed", "3600", "--no-check", "--senders", "8"),
@@ -45,7 +45,7 @@ def has_ended(service: Service) -> bool:
 
 
 class World:
-    """A context manager that removes everything it created. `kills`: how often each victim was killed, and how."""
+    """A context manager, which stops everything at its end. `kills`: how often each victim was killed, by step."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.seed = seed
@@ -74,14 +74,14 @@ class World:
         with ExitStack() as stack:
             self.provider = stack.enter_context(self._simulator)
             stack.enter_context(self.service)
-            # The provider does not dial this batch in the time of the test, because the test posts its results itself.
+            # The test posts the results of this batch itself, so the provider must not dial it during the test.
             contacts = self._folder / "posted.csv"
             contacts.write_text("\n".join(("destination", *POSTED_NUMBERS)))
             fields = {"application_id": str(application_id(0)), "start_timestamp": str(int(time.time()) + 315_000_000)}
             eventually(
                 lambda: self.service.queue(contacts, "Idempotency-Key: posted", **fields).status in (201, 202),
                 LIMIT_SECONDS,
-                self._last_words,
+                self._log_tail,
             )
             (self.posted_batch,) = (batch["id"] for batch in self.batches())
             eventually(lambda: len(self.ledger()["requests"]) == 1, LIMIT_SECONDS)
@@ -93,36 +93,36 @@ class World:
         self._stack.__exit__(*error)
 
     def ledger(self) -> dict[str, Any]:
-        return ask(f"{self.provider}/simulator/ledger").told
+        return ask(f"{self.provider}/simulator/ledger").json
 
     def load(self) -> Load:
         return Load(self.service, self.result_url, self._folder, self.record, self.seed)
 
     def kill(self, volley: Volley) -> None:
-        """Kill all of a volley. Return when all of its steps were reached and `serve` is running."""
-        self._spare(volley)
+        """Perform all kills of a volley. Return when all of its steps were reached and `serve` is running."""
+        self._restart_early(volley)
         named = [kill for kill in volley if kill.step is not None]
         for kill in named:
             self._arm(kill)
         for kill in volley:
             if kill.step is None:
                 time.sleep(kill.seconds)
-                self.strike(kill.victim)
+                self.kill_now(kill.victim)
         limit = time.monotonic() + LIMIT_SECONDS
         provoked_at = time.monotonic()
         while pending := [kill for kill in named if kill.step and not self.steps.is_reached(kill.step)]:
-            assert time.monotonic() < limit, f"no process reached {pending}: {self._last_words()}"
-            self.tend()
+            assert time.monotonic() < limit, f"no process reached {pending}: {self._log_tail()}"
+            self.restart_if_killed()
             if time.monotonic() > provoked_at + PROVOKE_SECONDS and any(kill.after == "database" for kill in pending):
-                # Postgres was available again before the step had been reached this many times.
-                self.strike("backend")
+                # Postgres recovered before the step was reached often enough.
+                self.kill_now("backend")
                 provoked_at = time.monotonic()
             time.sleep(0.02)
         for kill in named:
             self.kills[f"{kill.victim} {kill.step}"] += 1
-        self.tend()
+        self.restart_if_killed()
 
-    def strike(self, victim: str) -> None:
+    def kill_now(self, victim: str) -> None:
         """Kill it now, or as soon as it exists."""
         self.kills[victim] += 1
         if victim in ("serve", "everything"):
@@ -130,29 +130,29 @@ class World:
             # `serve` first, because it would start the others again.
             os.kill(self.service.pid, signal.SIGKILL)
             for process in processes:
-                self._end(process)
+                self._kill_process(process)
             os.waitid(os.P_PID, self.service.pid, os.WEXITED | os.WNOWAIT)
         else:
             limit = time.monotonic() + LIMIT_SECONDS
             while not (found := self._find(victim)):
-                assert time.monotonic() < limit, f"there is no {victim}: {self._last_words()}"
-                self.tend()
+                assert time.monotonic() < limit, f"there is no {victim}: {self._log_tail()}"
+                self.restart_if_killed()
                 time.sleep(0.02)
-            self._end(self._draws.choice(found))
-        self.tend()
+            self._kill_process(self._draws.choice(found))
+        self.restart_if_killed()
 
-    def tend(self) -> None:
+    def restart_if_killed(self) -> None:
         """Start `serve` again if it was killed. It must not have ended in any other way."""
         if has_ended(self.service):
             status, _ = self.service.stop(signal.SIGKILL)
-            assert status == -signal.SIGKILL, f"serve ended with {status}: {self._last_words()}"
+            assert status == -signal.SIGKILL, f"serve ended with {status}: {self._log_tail()}"
             self._log_start = self.service.log.stat().st_size
             self.service.start()
 
     def settle(self) -> None:
         """Return when everything sent has been delivered and settled, and nothing waits."""
         assert self.steps.disarm() == []
-        eventually(self._is_settled, LIMIT_SECONDS, self._last_words)
+        eventually(self._is_settled, LIMIT_SECONDS, self._log_tail)
 
     def batches(self) -> list[dict[str, Any]]:
         return self.pages("/api/v1/batches", "batches")
@@ -163,34 +163,34 @@ class World:
         while True:
             answer = self.service.ask(f"{path}{'&' if '?' in path else '?'}limit=1000{cursor}")
             assert answer.status == 200, answer
-            found += answer.told[items]
-            if answer.told["next_cursor"] is None:
+            found += answer.json[items]
+            if answer.json["next_cursor"] is None:
                 return found
-            cursor = f"&cursor={answer.told['next_cursor']}"
+            cursor = f"&cursor={answer.json['next_cursor']}"
 
     def _is_settled(self) -> bool:
-        self.tend()  # a step counts as reached just before its victim dies
+        self.restart_if_killed()  # a step is recorded as reached just before its victim dies
         ledger = self.ledger()
         if ledger["calls"]["to_come"] != len(POSTED_NUMBERS) or ledger["callbacks"]["to_come"]:
             return False
         try:
             ready = self.service.ask("/readyz")
-            if ready.status != 200 or ready.told["spooled"] != 0:
+            if ready.status != 200 or ready.json["spooled"] != 0:
                 return False
             listed = self.service.ask("/api/v1/batches?limit=1000")
         except OSError:
-            return False  # the process killed last is not running again yet
+            return False  # the process that was killed last has not been restarted yet
         return listed.status == 200 and all(
-            batch["state"] != "queueing" and batch["callbacks"]["waiting"] == 0 for batch in listed.told["batches"]
+            batch["state"] != "queueing" and batch["callbacks"]["waiting"] == 0 for batch in listed.json["batches"]
         )
 
-    def _spare(self, volley: Volley) -> None:
-        """Start another `serve` before one of its children has died too often."""
-        coming = Counter(self._dying(kill) for kill in volley)
-        died = self._deaths()
-        if any(died[child] and died[child] + coming[child] > MOST_DEATHS for child in CHILDREN):
-            self.strike(self._draws.choice(("serve", "everything")))
-            self.tend()
+    def _restart_early(self, volley: Volley) -> None:
+        """Kill and restart `serve` if this volley would make it give up a child."""
+        planned = Counter(self._dying(kill) for kill in volley)
+        deaths = self._deaths()
+        if any(deaths[child] and deaths[child] + planned[child] > MAX_DEATHS for child in CHILDREN):
+            self.kill_now(self._draws.choice(("serve", "everything")))
+            self.restart_if_killed()
 
     def _arm(self, kill: Kill) -> None:
         assert kill.step is not None
@@ -200,7 +200,7 @@ class World:
         elif kill.victim == "postmaster":
             limit = time.monotonic() + LIMIT_SECONDS
             while not (found := self._find("postmaster")):
-                assert time.monotonic() < limit, self._last_words()
+                assert time.monotonic() < limit, self._log_tail()
                 time.sleep(0.02)
             victim = found[0].pid
         self.steps.arm(kill.step, kill.times, victim)
@@ -217,9 +217,9 @@ class World:
         before = datetime.now(UTC) - timedelta(seconds=DEATHS_SECONDS)
         for line in self.service.log.read_bytes()[self._log_start :].splitlines():
             if b'"child_ended"' in line or b'"database_ended"' in line:
-                told = json.loads(line)
-                if datetime.fromisoformat(told["time"]) > before:
-                    deaths[told.get("child", "database")] += 1
+                entry = json.loads(line)
+                if datetime.fromisoformat(entry["time"]) > before:
+                    deaths[entry.get("child", "database")] += 1
         return deaths
 
     def _find(self, victim: str) -> list[Process]:
@@ -232,15 +232,15 @@ class World:
         postmasters = [each for each in everything if " -D " in each.command and "postgres " in each.command]
         if victim == "postmaster":
             return postmasters
-        # Any process of the server, for a connection or maintenance, but not its logger, which no process needs.
+        # Any server process, for connections or maintenance, except its logger: Postgres does not restart for it.
         pids = {each.pid for each in postmasters}
         return [each for each in everything if each.parent in pids and ": logger" not in each.command]
 
-    def _end(self, process: Process) -> None:
+    def _kill_process(self, process: Process) -> None:
         try:
             os.kill(process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # it has ended by itself
+            pass  # it has already ended
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         return self.service.log.read_text()[-6000:]

@@ -1,11 +1,13 @@
 """Kills at named steps. A test puts this folder on the PYTHONPATH of the service's processes. Python imports this file
-at its start, and it wraps modules when they are imported. So the code of the service needs no hooks.
+at its start, and it wraps modules when they are imported. So the service's code needs no hooks.
 
-`KILLING_STEPS` names a folder. `armed/STEP` in it contains the pass at which something happens, and the
-process to kill; or `hang`: the process that reaches the step waits until `reached/STEP` is removed. That process first
-moves the file, so that only one does this. `seen/STEP` is created when a process reaches the step for the first time.
 A step is `before …` or `after …` an action that a kill can interrupt: a commit, named after the function that made it;
 a send to the provider; an answer to a callback.
+
+`KILLING_STEPS` names a folder. `armed/STEP` in it contains a number and a victim: the process to kill when a process
+reaches the step this many times. The victim `hang`: the process that reaches the step waits until `reached/STEP` is
+removed. A process that reaches an armed step first moves the file to `reached/STEP`, so that only one process acts.
+`seen/STEP` is created when a process reaches the step for the first time.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from typing import Any
 
 FOLDER = Path(os.environ.get("KILLING_STEPS", "/nonexistent"))
 ROLES = ("gunicorn", "work", "serve", "replay", "resolve", "erase", "purge")
-"""Words in the command lines of processes that are killed in this way. Others, such as `verify`, are not."""
+"""Only processes with one of these words in the command line are killed at steps; `verify`, for example, is not."""
 
-IN_BETWEEN = ("receiver.database.pool", "receiver.database.replica", "receiver.intake.journal")
+INDIRECT = ("receiver.database.pool", "receiver.database.replica", "receiver.intake.journal")
 """Modules that commit for their callers."""
 
 _seen: set[str] = set()
@@ -54,7 +56,7 @@ def reach(step: str, backend: int = 0) -> None:
     try:
         armed.rename(FOLDER / "reached" / step)
     except FileNotFoundError:
-        return  # another process was here first
+        return  # another process has moved it
     if victim == "hang":
         while (FOLDER / "reached" / step).exists():
             time.sleep(0.05)
@@ -67,11 +69,11 @@ def reach(step: str, backend: int = 0) -> None:
 
 
 def _committer() -> str | None:
-    """The function of the receiver that commits. None: there is none."""
+    """The function of the receiver that commits. None: the commit is not the receiver's."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module.startswith("receiver.") and module not in IN_BETWEEN and frame.f_code.co_name != "_transaction":
+        if module.startswith("receiver.") and module not in INDIRECT and frame.f_code.co_name != "_transaction":
             return f"{module.removeprefix('receiver.')}.{frame.f_code.co_qualname}"
         frame = frame.f_back
     return None
@@ -109,7 +111,7 @@ def _wrap_transactions(module: ModuleType) -> None:
     leave = module.Transaction.__exit__
 
     def leave_or_die(self: Any, error: Any, *more: Any) -> Any:
-        """With autocommit, the end of a block is its commit; else it is a savepoint's."""
+        """With autocommit, the end of a block commits. Otherwise it only releases a savepoint."""
         if error is not None or not self.connection.autocommit:
             return leave(self, error, *more)
         step, backend = f"commit of {_committer()}", self.connection.info.backend_pid
@@ -213,7 +215,7 @@ WRAPS: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _Wrapping(importlib.abc.MetaPathFinder):
-    """Finds the modules in WRAPS as Python does, and wraps each after it has run."""
+    """Finds the modules in WRAPS like Python, and wraps each after it was executed."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

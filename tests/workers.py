@@ -1,4 +1,4 @@
-"""A worker in a thread of the test's own process, and providers for it."""
+"""A worker in a thread of the test's process, and a simulator for it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ LOGIN = "simulator"
 
 
 @contextlib.contextmanager
-def working(
+def running_worker(
     database_url: str, provider_url: str, read_timeout: float = 60, grace_seconds: float = 2
 ) -> Iterator[Worker]:
-    """A worker in a thread of this process, present when the block begins, and stopped at its end."""
+    """Run a worker in a thread of this process. It holds its lock when the block begins, and is stopped at its end."""
     config = Config(data_dir=ROOT, public_url="https://calls.example.com", port=8000, secret_keys=(SECRET,))
     worker = Worker(config, database_url, Provider(provider_url, LOGIN, LOGIN, read_timeout=read_timeout))
     thread = threading.Thread(target=worker.run, args=(grace_seconds,))
-    with contextlib.closing(connect(database_url, name="test", autocommit=True)) as watch:
-        before = set(holders(watch))
+    with contextlib.closing(connect(database_url, name="test", autocommit=True)) as observer:
+        before = set(lock_holders(observer))
         thread.start()
-        # Not how many: one that was killed a moment ago may lose its own meanwhile.
-        eventually(lambda: not before.issuperset(holders(watch)))
+        # A count would be wrong: the lock of a killed worker may be released at the same time.
+        eventually(lambda: not before.issuperset(lock_holders(observer)))
     try:
         yield worker
     finally:
@@ -47,8 +47,8 @@ def working(
         assert not thread.is_alive()
 
 
-def holders(conn: Connection) -> list[int]:
-    """The server's processes that hold a worker's lock in this database."""
+def lock_holders(conn: Connection) -> list[int]:
+    """The ids of the server processes that hold a worker's lock in this database."""
     rows = conn.execute(
         "select pid from pg_locks where locktype = 'advisory' and classid = %s and granted"
         " and database = (select oid from pg_database where datname = current_database())",
@@ -59,19 +59,19 @@ def holders(conn: Connection) -> list[int]:
 
 
 @contextlib.contextmanager
-def simulated(**rates: float) -> Iterator[Simulator]:
-    # No GET of the result_url, where nobody listens; the callbacks are the tests' own.
+def running_simulator(**rates: float) -> Iterator[Simulator]:
+    # Nothing listens at the result_url, so the simulator sends no GET and drops its callbacks. Tests write their own.
     with Simulator(Settings(check=False, rates=Rates(drop=1, **rates), user=LOGIN, key=LOGIN)) as simulator:
         yield simulator
 
 
-def reaches(conn: Connection, batch_id: int, state: str) -> None:
+def await_state(conn: Connection, batch_id: int, state: str) -> None:
     """Wait until the batch is in this state."""
     eventually(lambda: batch_state(conn, batch_id) == state, otherwise=lambda: batch_state(conn, batch_id))
 
 
 def times_queued(simulator: Simulator) -> list[int]:
-    """How often each submission reached the provider."""
+    """How often the provider received each submission."""
     requests = ask(f"{simulator.url}/simulator/ledger").content["requests"]
     return [each["times_queued"] for each in requests]
 
