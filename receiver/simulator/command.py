@@ -65,14 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     faults = parser.add_argument_group("faults, each a rate from 0 to 1")
-    faults.add_argument("--faults", type=_rate, default=0.0, metavar="RATE", help="set all of them and --shape")
+    faults.add_argument(
+        "--faults", type=_rate, default=0.0, metavar="RATE", help="set the rates of all faults, and --shape"
+    )
     for each in fields(Rates):
         option = "--" + each.name.replace("_", "-")
         faults.add_argument(option, type=_rate, metavar="RATE", help=each.metadata["help"])
 
     sender = parser.add_argument_group("one request to a result_url")
     sender.add_argument("--send", metavar="URL", help="POST --body to it; exit status 0 if it answers 200, else 1")
-    sender.add_argument("--get", action="store_true", help="GET it instead, as before dialing")
+    sender.add_argument("--get", action="store_true", help="GET the URL instead, like the check before dialing")
     sender.add_argument("--body", metavar="FILE", help="body to POST, unchanged; - for standard input")
     sender.add_argument("--content-type", default="application/json", help="default: %(default)s; empty for none")
 
