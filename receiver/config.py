@@ -31,7 +31,7 @@ class Config:
     secret_keys: tuple[str, ...] = field(default=(), repr=False)
     """The first one signs, all verify. Empty: one is generated in `data_dir` (`make_secret`)."""
     accepts_key_loss: bool = False
-    """Whether to start even if results are expected that `secret_keys` cannot verify."""
+    """Whether to start although `secret_keys` cannot verify all expected results."""
     plum_url: str = "https://fuse.plumvoice.com"
     plum_user: str | None = None
     plum_key: str | None = field(default=None, repr=False)
@@ -94,7 +94,7 @@ class Config:
 
     @property
     def loses_results(self) -> bool:
-        """Whether a provider on another machine would post results to a loopback name, which means itself."""
+        """Whether the provider is on another machine, but PUBLIC_URL is a loopback name, to which it cannot post."""
         provider, receiver = (urlsplit(url).hostname for url in (self.plum_url, self.public_url))
         return not self.simulated and provider not in LOOPBACK_NAMES and receiver in LOOPBACK_NAMES
 

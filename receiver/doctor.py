@@ -37,8 +37,8 @@ from receiver.summary.health import WORKER_SECONDS
 Level = Literal["ok", "warning", "failure"]
 
 CLOCK_SECONDS = 2.0
-"""Largest difference between our clock and the database's. Times of receipt are from our clock, and due times are
-compared with the database's."""
+"""Largest accepted difference between this machine's clock and the database's. Times of receipt are from this machine,
+and due times are compared with the database's clock."""
 
 OLD_SECONDS = 300.0
 """A callback that has waited longer than this is a problem."""

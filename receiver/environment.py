@@ -126,7 +126,7 @@ class _Environment:
         return value or None
 
     def checked(self, name: str, check: Callable[[str], _Value]) -> _Value | None:
-        """The value that `check` returns for the variable. Its ValueError becomes a fault."""
+        """The variable's value after `check`. A ValueError of `check` becomes a fault."""
         value = self.text(name)
         if value is None:
             return None

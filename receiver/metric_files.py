@@ -1,7 +1,7 @@
 """The files in which the web processes of one gunicorn keep their metrics, so that each can sum them up.
 
-The files are those of prometheus_client. Each process has a slot. A new process continues the files of the process that
-had its slot before. So no counter ever falls while gunicorn runs, and there are never more files than slots.
+The files are those of prometheus_client. Each process has a slot. A new process continues the files of the previous
+process in its slot. So no counter decreases while gunicorn runs, and there are never more files than slots.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _slots: dict[int, int] = {}
 
 
 def folder() -> str | None:
-    """The folder of the files. None: there are no files, and metrics are those of this process only."""
+    """The folder of the files. None: there are no files, and the metrics include only this process."""
     return os.environ.get(VARIABLE)
 
 

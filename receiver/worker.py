@@ -67,8 +67,8 @@ CANCEL_CHECK_SECONDS = 1.0
 SEND_CHECK_SECONDS = 0.2
 """Interval between two searches for submissions to send."""
 GATHER_SECONDS = 0.05
-"""Pause after all callbacks are settled, so that the next ones form a larger group: a group of 200 takes half the work
-of five groups of 40."""
+"""Pause after all callbacks are settled, so that the next ones form a larger group. A group of 200 costs half as much
+as five groups of 40."""
 IDLE_SECONDS = 0.2
 """Longest pause while no callbacks arrive."""
 ERROR_PAUSE_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""API keys, and the end of dashboard sessions, each of which was started with a key.
+"""API keys, and dashboard sessions that were ended. A session is started with a key.
 
 A key is shown once, and only its SHA-256 is stored. A key has 256 random bits, so a fast hash is enough; a slow one
 would add 100 ms to each request. Its public prefix finds the row. The digests are then compared in constant time.
@@ -23,7 +23,7 @@ from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 
 Scope = Literal["read", "queue", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""Each includes those before it."""
+"""Each scope includes the scopes before it."""
 
 NAME_LENGTH = 100
 
@@ -35,7 +35,7 @@ _PREFIX_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 
 
 class KeyNameTaken(ReceiverError):
-    """A key of that name is in use."""
+    """A key with this name exists."""
 
     code = "key_name_taken"
 

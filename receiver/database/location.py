@@ -1,7 +1,7 @@
 """Find the database of a configuration: DATABASE_URL, or the embedded one under DATA_DIR.
 
-Only `serve` creates an embedded database. Every other command needs an existing one: started without the service's
-environment, it must not answer from an empty database.
+Only `serve` creates an embedded database. Every other command needs an existing one. If it is started without the
+service's environment, it must not use a new, empty database.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def find_database(config: Config, *, signs: bool = False) -> tuple[Config, str]:
 
 @contextmanager
 def running_database(config: Config) -> Iterator[str]:
-    """The address of the database. Runs its embedded server meanwhile. `config` comes from `find_database`."""
+    """Yields the address of the database, and runs its embedded server if necessary. `config` comes from
+    `find_database`."""
     if config.database_url is not None:
         yield config.database_url
         return

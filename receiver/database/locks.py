@@ -4,11 +4,11 @@ Two transactions that take the same locks in different orders deadlock, and Post
 writer follows this order, and skips the steps that it does not need:
 
 1. The results lock, an advisory lock. Settlement and the result of a poll take it shared (`share_results`). Replay,
-   erasure and purge take it exclusively (`own_results`), because they delete results or change what results are found
-   by; and counting calls as overdue does, because settling one of them counts it off.
+   erasure, purge and the count of overdue calls take it exclusively (`own_results`). The first three delete results, or
+   change the columns by which results are found. The count must not change during a settlement, which corrects it.
 2. `batch` rows, in the order of their ids (`lock_batches`). A batch's lock also protects its rows of `submission`, the
    rows of `outstanding` of a submission that was not accepted, `resolution` and the batch row itself. Accepting a new
-   batch takes no lock: nobody else knows it yet.
+   batch takes no lock: no other transaction can see it yet.
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.

@@ -1,14 +1,14 @@
 """The low-water mark: no callback with a lower id waits, now or later.
 
 Entries of settled callbacks stay in the indexes of `waiting` until they are vacuumed, and a long snapshot (a dump,
-`verify`) prevents this. Readers of `waiting` begin at the mark, and so skip these entries.
+`verify`) prevents this. Queries of `waiting` begin at the mark, and so skip these entries.
 
 A callback gets its id before it is committed, so the mark cannot simply follow the settled callbacks. It is raised in
 two steps. The first step reads the highest committed callback id, and then gets a transaction id. The journal gets its
 transaction id before any callback id. So a transaction with a lower callback id also has a lower transaction id. The
 second step waits until all transactions with lower ids have ended. From then on no new callback can appear below that
-callback id, and the oldest callback that still waits is the new mark. Readers read the mark and `waiting` in the same
-statement, so that both are from one snapshot, also on a read replica.
+callback id, and the oldest callback that still waits is the new mark. Queries read the mark and `waiting` in one
+statement, so that both are from the same snapshot, also on a read replica.
 """
 
 from __future__ import annotations

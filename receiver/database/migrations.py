@@ -1,12 +1,12 @@
 """Migrate a database to the schema of this release, and check that it has this schema.
 
-A migration is a numbered file of plain SQL in `migrations/`. Each is applied once, in order, in a transaction of its
-own. A file that begins with `-- no-transaction` runs statement by statement instead, for `create index concurrently`.
-Each of its statements ends with a semicolon at the end of a line, and needs `if not exists`, because an interrupted
-file runs again from its beginning. Migrations only go forward: to correct a mistake, add a file; never change one.
+A migration is a numbered file of plain SQL in `migrations/`. Each is applied once, in order, in its own transaction. A
+file that begins with `-- no-transaction` runs statement by statement instead, for `create index concurrently`. Each of
+its statements ends with a semicolon at the end of a line, and needs `if not exists`, because an interrupted file runs
+again from its beginning. Migrations only go forward: to correct a mistake, add a file; never change one.
 
-A later file cannot correct a released file that builds an index in a transaction: all writers of a large table wait
-for it. That file must not change either, because its sha256 is stored in databases. So the files in
+If a released file builds an index in a transaction, all writers of a large table wait for it. A later file cannot
+correct this, and the file itself must not change, because its sha256 is stored in databases. So the files in
 `BUILT_CONCURRENTLY` run as if they began with `-- no-transaction` and had `concurrently if not exists` in their
 statements.
 """

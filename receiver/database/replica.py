@@ -81,7 +81,7 @@ def measure(primary: Connection, standby: Connection, limit_seconds: float) -> f
 
 
 def _get_replayed(standby: Connection) -> tuple[int, int]:
-    """The identifier of the standby's cluster, and its position in the log. Raises NotFollowing."""
+    """The system identifier of the standby, and its position in the log. Raises NotFollowing."""
     ((is_standby, system_identifier, replayed),) = standby.execute(
         "select pg_is_in_recovery(), system_identifier, (pg_last_wal_replay_lsn() - '0/0')::bigint"
         " from pg_control_system()"

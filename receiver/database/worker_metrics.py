@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from receiver.database.pool import Connection
 
 BOUNDS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-"""Upper bounds of the buckets: from a prompt settlement to a worker that was absent for half an hour."""
+"""Upper bounds of the buckets: from a fast settlement to a delay of half an hour, for example without a worker."""
 
 _BUCKETS = (*(str(bound) for bound in BOUNDS_SECONDS), "+Inf")
 _SUM = "sum"

@@ -1,8 +1,8 @@
 """The account that runs the embedded server.
 
-Postgres refuses to run as root. If root starts it, its programs run as an unprivileged account, else as the user who
-starts it. This never changes the mode of a folder that the service did not create: if the account cannot enter a
-folder, another one is used, and the user gets a message (`data_folder`).
+Postgres refuses to run as root. If root starts it, its programs run as an unprivileged account. Otherwise they run as
+the user who starts it. This never changes the mode of a folder that the service did not create: if the account cannot
+enter a folder, another one is used, and the user gets a message (`data_folder`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHARED_FOLDER = Path("/var/lib/receiver")
 """The folder for files of root that the server's account must read (FHS: /var/lib/<name>, state of a program)."""
 
 ACCOUNTS = ("postgres", "nobody")
-"""Accounts that root may run the server as, the preferred one first. `nobody` exists on nearly every system."""
+"""Accounts under which root may run the server, the preferred one first. `nobody` exists on nearly every system."""
 
 # Without the user's variables: some change what Postgres uses (PGDATA, PGPORT, LD_LIBRARY_PATH), and others translate
 # the messages that we quote.
@@ -80,7 +80,7 @@ class Account:
             raise EmbeddedPostgresError(f"{arguments[0]} cannot be run as {self.name}: {error.strerror}.") from error
 
     def may(self, test: str, path: Path) -> bool:
-        """Whether `test` (`-r`, `-w` or `-x`) is true of `path` for the account.
+        """Whether the account may read, write or execute `path` (`test`: `-r`, `-w` or `-x`).
 
         The test runs as the account, because mode bits do not show the effect of access lists and mounts.
         """

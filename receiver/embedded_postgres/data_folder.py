@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def find_data_folder(wanted: Path, *, shared: Path = SHARED_FOLDER, clone: Path = ROOT) -> Path:
-    """The folder in use for the DATA_DIR `wanted`, or `wanted` itself. Changes nothing.
+    """The folder that is used instead of the DATA_DIR `wanted`, or `wanted` itself. Changes nothing.
 
     Raises ConfigurationError if `wanted` is a copy of another clone's DATA_DIR, and contains the name of its folder.
     """
@@ -100,7 +100,7 @@ def _find(wanted: Path, shared: Path, clone: Path) -> Path | None:
     named = _read(wanted / POINTER)
     if named is not None:
         owner = _read(named / OWNER)
-        # A moved clone keeps its pointer, and its old place has none any more.
+        # A moved clone keeps its file `data-folder`, and its old place has none.
         if owner is not None and owner != wanted and _read(owner / POINTER) == named and not _same(owner, wanted):
             message = (
                 f"{wanted} was copied from {owner}, which uses {named}. Remove {wanted / POINTER} to start with an"

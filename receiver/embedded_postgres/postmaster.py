@@ -1,8 +1,8 @@
-"""Is the process that `postmaster.pid` names the server of this folder?
+"""Check whether the process that `postmaster.pid` names is the server of this folder.
 
-A process id in a file proves nothing: after a crash or a reboot it may belong to any process. The arguments of a
-process do. They can be read even where root may not trace processes (the default in containers); `/proc/<pid>/cwd`
-cannot.
+A process id in a file is not enough: after a crash or a reboot it may belong to another process. So the arguments of
+the process are checked. They can be read even if root may not trace processes (the default in containers), unlike
+`/proc/<pid>/cwd`.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     DATA_DIR/postgres.lock     held by the server itself for as long as any of its processes lives
     DATA_DIR/postgres.users    held, shared, by every process that uses the server
 
-The server and its child processes inherit the lock of the process that starts them. So the kernel decides who may
-start a server: only a process that gets the lock, which is free when no process of an earlier server lives. This also
-works for two containers that share a disk, where process ids say nothing.
+The server and its child processes inherit the lock of the process that starts them. Only a process that gets the lock
+may start a server, and the lock is free only when no process of an earlier server is alive. This also works for two
+containers that share a disk, which see different process ids.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class EmbeddedPostgres:
     def _lock_file(self, name: str) -> IO[str]:
         path = self.data_dir / f"postgres.{name}"
         try:
-            # Mode 0600: an account that can read a file can lock it, and so keep the server from starting.
+            # Mode 0600: an account that can read the file could lock it, and so prevent the server from starting.
             return open(path, "a", opener=lambda name, flags: os.open(name, flags, 0o600))
         except OSError as error:
             raise EmbeddedPostgresError(f"{path} cannot be written: {error.strerror}.") from error

@@ -1,10 +1,10 @@
 """Limits how many callbacks of one submission are stored, so that a leaked token cannot fill the disk.
 
 The budget is CALLBACK_BUDGET for each call of the submission, and at least LEAST_CALLBACKS. Each web process counts in
-memory what it stores. Every few seconds it adds that to the table `callback_budget` (`receiver.intake.budget_reports`),
-and gets from the same statement how many callbacks all processes have stored. The closer a submission comes to its
-budget, the sooner a process reports, so that up to SHARING processes together store at most twice the budget. While the
-database is unavailable, each process uses its last known numbers and its own count.
+memory what it stores. Every few seconds it adds this number to the table `callback_budget`
+(`receiver.intake.budget_reports`). The same statement returns how many callbacks all processes have stored. The closer
+a submission comes to its budget, the sooner a process reports, so that up to SHARING processes together store at most
+twice the budget. While the database is unavailable, each process uses its last known numbers and its own count.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ LEAST_CALLBACKS = 10_000
 """The least budget of a submission, however few calls it has."""
 
 SHARING = 32
-"""Processes that share a budget: each may store this part of the rest before it must report."""
+"""Assumed number of processes that share a budget: each may store 1 / SHARING of the rest before it must report."""
 
 LEAST_UNREPORTED = 100
-"""Fewer unreported callbacks are never reported at once."""
+"""Fewer unreported callbacks never cause an immediate report."""
 
 KEPT_SUBMISSIONS = 50_000
-"""Submissions in memory. The numbers of others are read from the database again."""
+"""Maximum number of submissions in memory. The numbers of others are read from the database again."""
 
 
 @dataclass(slots=True)
@@ -47,8 +47,8 @@ class _Tally:
 class Budget:
     """What this process knows about each submission's budget. No I/O; any thread may call it.
 
-    `most_calls`: the assumed number of calls of a submission that could not be read from the database yet. It refuses
-    no genuine callback; meanwhile, SPOOL_MAX_BYTES limits what is stored.
+    `most_calls`: the assumed number of calls of a submission that could not be read from the database yet. It is so
+    large that no genuine callback is refused. Until it is read, SPOOL_MAX_BYTES limits what is stored.
     """
 
     def __init__(self, callbacks_per_call: int, most_calls: int) -> None:

@@ -12,10 +12,10 @@ from receiver.intake.budget import Budget, add_stored
 from receiver.logs import OncePer, about
 
 REPORT_SECONDS = 2.0
-"""Between two reports, if none is due sooner."""
+"""Interval between two reports, if none is due sooner."""
 
 LEAST_SECONDS = 0.1
-"""The least time between two reports."""
+"""Shortest interval between two reports."""
 
 MOST_REPORTED = 1_000
 """The most submissions in one report."""

@@ -1,7 +1,7 @@
-"""Decides the answer to a request to a `result_url`. No I/O: the entry points read and write.
+"""Decides the answer to a request to a `result_url`. No I/O: the entry points receive and send.
 
-The answer only shows whether to send again. It is not known whether the provider does that (provider page:
-The callback).
+The status of the answer only shows whether to send the callback again. It is not known whether the provider does so
+(provider page: The callback).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...]
     body: bytes
     waited: bool
-    """It waited for storage, so the time until this answer is measured."""
+    """Whether the answer waited for storage. Then the time until the answer is measured."""
     refused: bool
 
 
@@ -69,7 +69,7 @@ UNAVAILABLE = _answer("unavailable", "503 Service Unavailable", ("Retry-After", 
 
 
 PROBE = SubmissionKey(0, 0)
-"""The token of a probe: no submission."""
+"""Returned for the token of a probe, which belongs to no submission."""
 
 
 class CallbackRules:
@@ -80,7 +80,7 @@ class CallbackRules:
         self.budget = budget
 
     def before_body(self, token: str, method: str, *, admitted: bool) -> Answer | SubmissionKey:
-        """The answer, or the submission whose callback this is: then the body must be read.
+        """The final answer, or the submission of the callback. For a submission, the body must be read next.
 
         `admitted`: whether the request came from RESULT_SOURCES. Others are refused before the token is checked.
         """
@@ -99,7 +99,8 @@ class CallbackRules:
     def after_body(
         self, key: SubmissionKey, body: bytes, content_type: str, content_encoding: str
     ) -> Answer | Callback:
-        """The answer, or the callback to store first. If it cannot be stored, the caller calls `budget.release`."""
+        """The final answer, or a callback that must be stored first. If it cannot be stored, the caller calls
+        `budget.release`."""
         if len(body) > BODY_BYTES:
             return TOO_LARGE
         if not body:

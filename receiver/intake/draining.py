@@ -18,7 +18,7 @@ DRAIN_CALLBACKS = 500
 """Callbacks of one step."""
 
 DRAIN_SECONDS = 30.0
-"""How long one step may take to store. Nothing else is drained meanwhile."""
+"""How long the storing of one step may take. Nothing else is drained in this time."""
 
 
 def drain_some(conn: Connection, spool: Spool, wait_seconds: float | None = None) -> int:
@@ -29,9 +29,9 @@ def drain_some(conn: Connection, spool: Spool, wait_seconds: float | None = None
     groups = spool.oldest(DRAIN_CALLBACKS)
     if not groups:
         return 0
-    # Each group is committed by itself: a transaction left open on a broken connection would block the next attempt.
-    # A group that was stored before may be on this server only, and not on its synchronous standbys. Writing it again
-    # locks the row of its claim, so that this commit is also written to the log and waits for the standbys.
+    # Each group has its own commit: a transaction left open on a broken connection would block the next attempt. A
+    # group that was stored earlier may exist only on this server, and not on its synchronous standbys. Writing it again
+    # locks the row of its claim. So this commit is written to the log, too, and waits for the standbys.
     reached = None
     try:
         with cut_after(wait_seconds or DRAIN_SECONDS, conn):
@@ -39,7 +39,8 @@ def drain_some(conn: Connection, spool: Spool, wait_seconds: float | None = None
                 write_group(conn, group)
                 reached = position
     finally:
-        # After a cut, the next attempt must not begin with the first group again: it might never get further.
+        # After the connection was cut, the next attempt must not begin with the first group again, because it might
+        # never get past it.
         if reached is not None:
             spool.remove(reached, wait_seconds)
     return sum(len(group.callbacks) for _, group in groups)

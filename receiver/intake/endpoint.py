@@ -38,7 +38,7 @@ _PREFIX_LENGTH = len(PREFIX)
 
 
 class Endpoint:
-    """ASGI: answers `/results/<token>`."""
+    """The ASGI application for `/results/<token>`."""
 
     def __init__(self, rules: CallbackRules, senders: Senders, writer: Writer) -> None:
         self._rules = rules

@@ -17,7 +17,7 @@ NAME_SECONDS = 60.0
 """After each such time, one more writer id may be used."""
 
 _NOT_YET_SPOOLED = -1
-"""In place of a position in the spool: the group will be there soon."""
+"""Used instead of a position in the spool: the group will be written there soon."""
 
 
 class GroupNames:
@@ -49,11 +49,12 @@ class GroupNames:
 
     def may_use_journal(self) -> bool:
         """Whether groups may go directly to the journal: with the current writer id, or with a new one."""
-        # A database that is available only for short times would need a writer id, and so a row, each time.
+        # If the database is available only for short times, each time would need a new writer id, and so a row.
         return self._is_drained() or self._used_until - time.monotonic() <= (NAMES - 1) * NAME_SECONDS
 
     def _renew(self) -> None:
-        """Use a new writer id if groups of the current one are in the spool, or will be: the next overtakes them."""
+        """Use a new writer id if groups of the current one are or will be in the spool: the next group would be written
+        before them."""
         with self._lock:
             if not self._is_drained():
                 self._writer_id, self._sequence = uuid4(), 0

@@ -26,7 +26,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 
 class Senders:
-    """`networks`: those that results may come from (`RESULT_SOURCES`); empty: any. Each process creates its own."""
+    """`networks`: the networks that may send results (`RESULT_SOURCES`). Empty: any. Each process creates its own
+    object."""
 
     def __init__(self, proxies: Proxies, networks: Sequence[Network]) -> None:
         self.proxies = proxies
@@ -35,7 +36,7 @@ class Senders:
         self._requests = count(1)
 
     def admit(self, peer: str, forwarded_for: str) -> bool:
-        """Whether a request from `peer`, on behalf of `forwarded_for` (X-Forwarded-For), may bring results."""
+        """Whether a request from `peer`, with `forwarded_for` (X-Forwarded-For), may send results."""
         return self._sources is None or self._sources.admit(peer, forwarded_for)
 
     def request_id(self, given: str) -> str:

@@ -92,7 +92,7 @@ def has_earlier_release(conn: Connection) -> bool:
 
 
 def describe_loss(unverifiable: Sequence[Expecting]) -> str:
-    """The rest of a sentence that begins with SECRET_KEY, and what to do."""
+    """The end of a sentence that begins with SECRET_KEY, and a second sentence that explains what to do."""
     submissions = sum(each.submissions for each in unverifiable)
     batch_ids = sorted({batch_id for each in unverifiable for batch_id in each.batch_ids})
     batches = ", ".join(map(str, batch_ids[:_LISTED])) + (" and others" if len(batch_ids) > _LISTED else "")

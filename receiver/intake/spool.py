@@ -31,10 +31,10 @@ BUSY_SECONDS = 5.0
 """How long to wait for another process that writes to the file. Our processes write for milliseconds."""
 
 RETRY_SECONDS = 0.005
-"""Between two attempts. SQLite itself would wait longer each time."""
+"""Interval between two attempts. SQLite itself would wait longer each time."""
 
 REMOVED_AT_ONCE = 64
-"""Callbacks of one step of `remove`, which blocks other writers: at most 4 MiB are overwritten."""
+"""Callbacks that one step of `remove` deletes. A step blocks other writers while it overwrites at most 4 MiB."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -135,9 +135,10 @@ class Spool:
         return groups
 
     def remove(self, position: int, wait_seconds: float | None = None) -> None:
-        """Remove all groups up to this position: they are in the database. Their bodies are overwritten.
+        """Remove all groups up to this position, because they are in the database. Their bodies are overwritten.
 
-        If this is interrupted in the middle of a group, the rest is removed later: the name shows that it is stored.
+        If this is interrupted in the middle of a group, the rest is removed later: its name shows that it is in the
+        database.
         """
         last: int | None = None
         while last != position:
@@ -189,7 +190,7 @@ class Spool:
             after = rows[-1][2]
 
     def clean(self) -> bool:
-        """Free the space of an empty spool, and with it the rest of removed bodies in its files.
+        """Free the space of an empty spool, and so delete what is left of removed bodies in its files.
 
         Returns False if it is not empty, or is in use now: try again later.
         """

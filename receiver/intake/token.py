@@ -14,15 +14,15 @@ from itsdangerous import Signer
 
 from receiver.model import SubmissionKey
 
-# Base64 decoders ignore other characters, and the last two of the 258 bits of 43 characters. So the exact format is
-# checked, and each submission has exactly one token.
+# Base64 decoders ignore characters outside their alphabet, and the last two of the 258 bits of 43 characters. So the
+# exact format is checked, and each submission has exactly one token.
 _TOKEN = re.compile(r"([1-9][0-9]{0,17})-([1-9][0-9]{0,8})\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", re.ASCII)
 
 _PROBE = "0-0"
 """No batch has the number 0, and `_TOKEN` does not match it."""
 
 KEPT_TOKENS = 10_000
-"""How many valid tokens are kept in memory: each is received once for every call."""
+"""How many valid tokens are kept in memory, because each is received once for every call of its submission."""
 
 
 class ResultTokens:

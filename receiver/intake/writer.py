@@ -33,8 +33,8 @@ ANSWER_SECONDS = 8.0
 """The longest wait of a sender. After that, it is asked to try again."""
 
 GATHER_SECONDS = 0.005
-"""How long the writer waits for the next callbacks of the senders that it has just answered. One group of all senders
-costs much less than two groups in turn. A single sender never waits.
+"""How long the writer waits for the next callbacks of the senders that it has just answered. One group for all senders
+costs much less than two groups. A single sender never waits.
 """
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Writer:
         self._database.start()
 
     def stop(self) -> None:
-        """Store what is pending, then end the threads. From now on, `add` raises CannotStore."""
+        """Store the pending callbacks, then end the threads. From now on, `add` raises CannotStore."""
         with self._lock:
             self._stopping = True
         self._database.stop()
@@ -124,7 +124,8 @@ class Writer:
             raise CannotStore("Storing the callback takes too long; send it again.") from None
 
     def give_up(self, pending: Pending, callback: Callback | None = None) -> None:
-        """Nobody waits any more for this callback, or for any of the group. What is still pending is dropped."""
+        """No sender waits any more for this callback (None: for any callback of the group). What is still pending is
+        dropped."""
         with self._lock:
             if pending is self._pending:
                 kept = pending.callbacks if callback is not None else ()
@@ -166,9 +167,9 @@ class Writer:
         while not self._journal_ended or self._failed or self._pending.callbacks:
             self._wake_spool.wait()
             self._wake_spool.clear()
-            while self._failed:  # first what the database did not store, then what is pending meanwhile
+            while self._failed:  # groups that the database did not store, before later ones
                 self._spool(*self._failed.popleft())
-                self._database.check_now()  # only now is there something to drain
+                self._database.check_now()  # the spool now has callbacks to drain
             while (self.database_unavailable or self._journal_ended) and (pending := self._take_pending()).callbacks:
                 self._spool(pending, self._spool_names.group(pending.callbacks, directly=False))
                 if not self.database_unavailable:

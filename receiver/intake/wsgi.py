@@ -31,7 +31,7 @@ BEGAN = "receiver.began"
 
 
 class Endpoint:
-    """WSGI: answers `/results/<token>`, and passes every other path to `otherwise`."""
+    """The WSGI application for `/results/<token>`. It passes every other path to `otherwise`."""
 
     def __init__(self, otherwise: WSGIApplication, rules: CallbackRules, senders: Senders, writer: Writer) -> None:
         self._otherwise = otherwise
@@ -83,7 +83,7 @@ def _read_body(environ: WSGIEnvironment, announced: str) -> bytes | None:
     A part of a body is not stored: later, it would look like a whole body.
     """
     if not announced and not environ.get("wsgi.input_terminated"):
-        # A server that does not decode chunked bodies leaves no way to read one.
+        # A chunked body cannot be read if the server does not decode it.
         return None if "HTTP_TRANSFER_ENCODING" in environ else b""
     wanted = int(announced.lstrip("0") or "0") if announced.isdecimal() else BODY_BYTES + 1
     read: Callable[[int], bytes] = environ["wsgi.input"].read

@@ -8,8 +8,8 @@ write them. The provider receives the destination as the user wrote it. So this 
 may not understand: letters, digits of other scripts, extensions, undocumented parameters. The provider would refuse
 the complete CSV or call a wrong number.
 
-A spreadsheet may treat a phone number as an amount. Then it adds a decimal part (`6175551234.0`), which must not
-become more digits, or shortens the number (`6.17556E+09`). `_has_decimal_part` distinguishes a decimal point from a
+A spreadsheet may treat a phone number as an amount. Then it adds a decimal part (`6175551234.0`), which must not be
+read as further digits, or shortens the number (`6.17556E+09`). `_has_decimal_part` distinguishes a decimal point from a
 dot that separates digits.
 """
 
@@ -109,7 +109,7 @@ def candidates(text: str, region: str) -> tuple[int, ...]:
     number as `parse` reads it, its digits unchanged, with the region's country code added, and with a leading 1 removed
     or added. The caller searches one submission for each of them in this order.
 
-    Empty if the text contains no number, or other digits, too: together they could be the number of someone else.
+    Empty if the text contains no number, or contains other digits: together they could be another person's number.
     Never raises: if phonenumbers does not know the region, the readings are those that need no region.
     """
     plan = numbering_plan(region) if valid_region(region) else None

@@ -2,10 +2,10 @@
 
 phonenumbers needs 33 µs to parse and validate a number, which is half a minute for a CSV of a million rows. Nearly
 every row has a valid number of the campaign's own country, or one with a country code. `NumberingPlan` compiles the
-metadata of phonenumbers once per region, and accepts such a number in about a microsecond. It never refuses one: if it
-is not certain, phonenumbers decides. It is never certain where the two could differ (international prefixes such as
-011, carrier codes, prefixes that rewrite a number). tests/phone_numbers/test_destination.py compares both in every
-region.
+metadata of phonenumbers once per region, and accepts such a number in about a microsecond. It never refuses a number:
+if it is not certain, phonenumbers decides. It is not certain about any number for which the two could differ
+(international prefixes such as 011, carrier codes, prefixes that rewrite a number).
+tests/phone_numbers/test_destination.py compares both in every region.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def country_of(digits: str) -> Country | None:
 def _prefix_stripper(metadata: PhoneMetadata) -> Callable[[str], str | None]:
     """A function that removes the national prefix (0 in most countries, 1 in North America) from a number.
 
-    It returns None if phonenumbers may do something else than remove the prefix.
+    It returns None if phonenumbers may do more than remove the prefix.
     """
     match_prefix = re.compile(metadata.national_prefix_for_parsing or "(?!)").match
     rewrites = bool(metadata.national_prefix_transform_rule)

@@ -21,7 +21,7 @@ class Read(NamedTuple):
 
 
 def read_bodies(group: Sequence[Stored], most_bytes: int | None = None) -> list[Read]:
-    """Read bodies in this order, until they had `most_bytes` decompressed bytes together; at least one."""
+    """Read bodies in this order, until their total decompressed size reaches `most_bytes`. Reads at least one."""
     read: list[Read] = []
     total = 0
     for stored in group:

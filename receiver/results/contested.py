@@ -1,8 +1,8 @@
 """Decides calls that already have a result, when further callbacks name them.
 
-Load what is known, decide without I/O, and write the changes. `set_aside` and `result` store what a decision needs of
-earlier callbacks. So no body is read twice, and the cost of a group does not depend on earlier callbacks. Rows of
-release 1.0.0 lack this, so their bodies are read again.
+The steps: load what is stored, decide without I/O, write the changes. `set_aside` and `result` contain everything that
+a decision needs to know about earlier callbacks. So no body is read twice, and the cost of a group does not depend on
+earlier callbacks. Rows of release 1.0.0 lack this, so their bodies are read again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from receiver.results.result_rows import NO_TIME, CallKey, replace_results
 from receiver.results.stored import get_stored
 
 READ_AGAIN_BYTES = 1 << 20
-"""The most bytes of bodies that a group reads again for rows of release 1.0.0. Further rows are not compared now."""
+"""The most bytes of bodies that a group reads again for rows of release 1.0.0. Further rows are not compared."""
 
 _DETAILS = ", ".join(DETAILS).replace("last_event_at", f"nullif(last_event_at, {NO_TIME})")
 
@@ -48,8 +48,8 @@ class _Applied(NamedTuple):
 
 
 class _Contest(NamedTuple):
-    """A call with all that a decision about it needs: its result, and by callback id its candidates, their details, and
-    the callbacks that were not applied before."""
+    """The data for a decision about one call: its result and, by callback id, the candidates, their details, and the
+    callbacks that were not applied before."""
 
     result: _Applied
     candidates: dict[int, Candidate]

@@ -1,7 +1,7 @@
 """The counters of a batch: what a settlement adds to them, and the only code that changes them.
 
 Changes are collected while a group is settled, and written at the end of its transaction. So the row of a busy batch is
-locked only from then until the commit.
+locked only for a short time before the commit.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Deltas:
             self._batches[batch_id]["polled"] += sign
 
     def add_result_time(self, batch_id: int, received_at: datetime) -> None:
-        """At this time, a callback or a fetched body with a final status was received for a call of the batch."""
+        """Record the time at which a callback or a fetched body with a final status was received."""
         self._received[batch_id].append(received_at)
 
     def write(self, conn: Connection) -> None:

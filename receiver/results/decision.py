@@ -12,9 +12,10 @@ How a final result is chosen (docs/decisions/0006):
 The rank: a documented final status is above an undocumented one, then a result without an impossible time is above one
 with an impossible time, then the result received earlier is above one received later.
 
-So a pair is decided by its times if both are possible, else by rank, and a result that wins against each other result
-always wins. Comparing one pair after another would be wrong: with A at 10:00, B without a time, and C at 09:00,
-received in the order C, B, A, each wins against one of the others, and the order of the comparisons would decide.
+So two results are compared by their times if both are possible, otherwise by rank. A result that wins against every
+other result is always chosen. Comparing one pair after another would be wrong: with A at 10:00, B without a time, and C
+at 09:00, received in the order C, B, A, each wins against one of the others, and the order of the comparisons would
+decide.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
 
 
 def _winner(ranked: Sequence[Candidate]) -> Candidate:
-    """The latest result, or a result before it in rank that has no possible time."""
+    """The latest result, or a result without a possible time that has a higher rank."""
     timed = [(at, each) for each in ranked if (at := each.possible_at) is not None]
     latest = max(timed, key=lambda found: found[0])[1] if timed else None
     return next(each for each in ranked if each is latest or each.possible_at is None)

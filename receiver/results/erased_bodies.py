@@ -1,8 +1,7 @@
 """Finds the stored bodies that mention a number, and erases the number.
 
 The body of a callback for another call keeps everything but the number, so that it can still be read and replayed. A
-body is replaced by a marker if it belongs to no call, or if it would say something else about its call without the
-number.
+body is replaced by a marker if it belongs to no call, or if its details would be different without the number.
 """
 
 from __future__ import annotations
@@ -136,7 +135,7 @@ def erase_mentions(conn: Connection, mentions: Mentions, batch_id: int, callback
 
 
 def _without(mentions: Mentions, stored: StoredBody) -> tuple[str, bytes] | None:
-    """(content type, body) without the number; None if that would say something else about the call."""
+    """(content type, body) without the number. None if the details of the call would then be different."""
     before = _details(stored.body, stored.content_type, stored.content_encoding)
     if before is None:
         return None

@@ -1,8 +1,8 @@
 """Erases one phone number everywhere, on request. All counts and outcomes stay.
 
 A call keeps its row, its result and its times. Its number is replaced by its negative row number, its line of the CSV
-by a line of the same width with `erased`, and its bodies by a marker. A call that was not sent yet is not sent. Other
-texts that mention the number keep everything else.
+by `erased` and then empty cells, and its bodies by a marker. A call that was not sent yet is not sent. From other
+texts, only the number is removed.
 
 Everything is first searched without locks. Then the rows that were found are locked, read again and changed, a few rows
 per transaction, in the order of `receiver.database.locks`. So no concurrent change is lost. A callback that is received
@@ -67,7 +67,7 @@ class Erased:
     drafts: int = 0
     suppressions: int = 0
     awaited: int = 0
-    """The part of `calls` that may still get a result: its callback will contain the number again."""
+    """The part of `calls` that may still get a result, whose callback will contain the number again."""
     searched: int = field(default=0, compare=False)
 
     def __add__(self, other: Erased) -> Erased:
@@ -153,7 +153,7 @@ class _Erasure:
     def _erase_calls(self, batch_id: int) -> Erased:
         """Erase the calls to the number in one batch, and their callbacks. Unsent calls are refused."""
         conn = self._conn
-        # Without settlements at the same time: one may already have found the call by its number.
+        # No settlement may run at the same time: it may already have found the call by its number.
         own_results(conn)
         lock_batches(conn, [batch_id])
         called = conn.execute(

@@ -18,12 +18,12 @@ from receiver.database.arrays import bigints
 from receiver.database.pool import Connection
 
 LEFT_AFTER = timedelta(seconds=2)
-"""A group that was begun more recently may belong to a settler between the record and its locks."""
+"""The settler of a group that was begun more recently may have recorded it, but not locked its callbacks yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftGroup:
-    """A group of another settler: it is being settled, is settled, or was left by a process that died.
+    """A group of another settler. It is being settled, was settled, or was left by a process that died.
 
     `tries`: how often it was begun; 0: it is one half of a failed group. `due`: it was begun more than LEFT_AFTER ago.
     """

@@ -2,8 +2,8 @@
 
 Callbacks wait in the order of their ids, in the common lane. A batch that fills a large part of a full group is busy:
 it gets its own lane, and the common lane skips it. Each group consists of callbacks of the common lane, and then of one
-busy batch, in turn. So other batches wait no longer than one group takes, however much a busy batch sends. A busy batch
-returns to the common lane when its own lane is empty.
+busy batch, in turn. So other batches never wait longer than for one group, even if a busy batch sends very much. A busy
+batch returns to the common lane when its own lane is empty.
 
 Each lane has a floor, the id below which it need not scan. Ids are assigned before the commit, and web processes commit
 at the same time. So the floor stays `STRAGGLER_SECONDS` behind. Callbacks that are committed even later are found by a
@@ -89,7 +89,8 @@ class Lane:
         return Locked(fitting, full or len(fitting) < len(found))
 
     def note_settled(self, settled: int, locked: int) -> None:
-        """Only `settled` of the locked callbacks fitted into the group: the next scan locks few more than that."""
+        """Record that only `settled` of the locked callbacks fitted into the group. The next scan locks only a few
+        more."""
         if settled == locked:
             self._limit = min(2 * self._limit, GROUP_CALLBACKS)
         elif settled:
@@ -103,7 +104,7 @@ class Lane:
 
 
 def _fitting(found: list[Waiting]) -> list[Waiting]:
-    """The first of them that `GROUP_BYTES` allow, at least one."""
+    """The first callbacks that together do not exceed `GROUP_BYTES`, at least one."""
     total = 0
     for place, waiting in enumerate(found):
         total += waiting.body_bytes
@@ -136,7 +137,7 @@ class Lanes:
         return [*common.found, *(busy.found if busy else ())]
 
     def note_settled(self, read: Sequence[Read]) -> bool:
-        """These of the locked callbacks were settled. Returns whether more callbacks wait."""
+        """Record which of the locked callbacks were settled. Returns whether more callbacks wait."""
         common, busy = self._locked
         common_read = read[: len(common.found)]
         self._common.note_settled(len(common_read), len(common.found))

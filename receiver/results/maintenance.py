@@ -19,10 +19,10 @@ from receiver.results.recovery import Polled, poll_once
 from receiver.results.retention import claim_purge, purge
 
 OVERDUE_CHECK_SECONDS = 2.0
-"""Between two looks for what became overdue: counted within five seconds."""
+"""Interval between two checks for overdue calls. They must be counted within five seconds."""
 
 PLAN_SECONDS = 10.0
-"""Between two looks for overdue calls that the provider can be asked about."""
+"""Interval between two searches for overdue calls whose results can be requested from the provider."""
 
 POLLERS = 2
 """Parallel requests for results: while one waits for its answer, the other keeps the rate."""

@@ -45,7 +45,8 @@ class Earlier(NamedTuple):
 
 COMPARED = 100
 """A new callback is compared with this many of its call's latest callbacks that were not applied. Older final results
-are compared only if they are repeated or may win. Older steps, and older rows of release 1.0.0, are not compared.
+are compared only if the new callback repeats them or they may win. Older steps, and older rows of release 1.0.0, are
+not compared.
 """
 
 
@@ -106,8 +107,8 @@ def list_earlier(conn: Connection, keys_of: Mapping[tuple[int, int], Collection[
     keys are decided. A callback may be listed twice.
 
     Duplicates do not matter, so the ten-thousandth duplicate costs as much as the second. Of more than `COMPARED`
-    different final results, three kinds matter: those with one of the keys, and of the others the best one with a
-    possible time and the best one without.
+    different final results, these matter: those with one of the keys, the best one with a possible time, and the best
+    one without.
     """
     with conn.cursor(row_factory=args_row(_earlier)) as cursor:
         found = cursor.execute(

@@ -1,4 +1,4 @@
-"""Calls without a result once their submission is due: counted as overdue, and reported once for each batch."""
+"""Counts the calls of a submission as overdue after its due time, and reports each batch with such calls once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The calls whose results are fetched from the provider, and when next: one row of `poll` for each.
+"""Calls whose results are fetched from the provider. The table `poll` has a row for each, with the time of its next
+request.
 
-When a batch's results are overdue, each of its overdue calls whose id is known gets a row. All workers together keep
-one rate of requests, by a row of `upkeep` that each request moves forward.
+When a batch's results are overdue, each of its overdue calls whose id is known gets a row. All workers share one rate
+of requests: each request moves a time in a row of `upkeep` forward.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from receiver.database.pool import Connection
 from receiver.results.reading.call_ids import read_call_ids
 
 LEASE = timedelta(minutes=5)
-"""After this time, a request is repeated: its worker has died."""
+"""A request is repeated after this time, because its worker has probably died."""
 
 FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=1), timedelta(hours=12)
 MOST_TRIES = 15
@@ -139,7 +140,7 @@ def put_off(conn: Connection, poll: Poll, provider_status: int | None, error: st
 
 
 def pause_polls(conn: Connection, poll: Poll, pause: timedelta, provider_status: int | None, error: str) -> None:
-    """Pause all polls: the error does not depend on this call, so the try does not count."""
+    """Pause all polls. The error does not depend on this call, so the try is not counted."""
     conn.execute("update upkeep set next_at = now() + %s where task = 'poll'", (pause,))
     conn.execute(
         "update poll set tries = tries - 1, next_try_at = now() + %s, provider_status = %s, error = %s"

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 class Polled(Enum):
-    """The result of one request."""
+    """How a request for a result ended."""
 
     RESULT = "result"
     """The call has ended, and its result is settled."""
@@ -47,7 +47,7 @@ class Polled(Enum):
 def poll_once(
     pool: Pool, provider: Provider, rate: float, suppress_statuses: Collection[str] = ()
 ) -> tuple[Poll, Polled, str] | None:
-    """Request one result, if one is due at `rate` per second; returns the poll, its result, and the reason in words.
+    """Request one result, if one is due at `rate` per second; returns the poll, how it ended, and the reason in words.
 
     `suppress_statuses`: as for `settle`.
     """
@@ -66,7 +66,7 @@ def poll_once(
         pause = _pause(got.retry_after)
         _in_transaction(pool, lambda conn: pause_polls(conn, poll, pause, got.status, error))
         return poll, Polled.PAUSED, error
-    # 403: another user's call; 404: unknown. Other faults of our request would be the same the next time.
+    # 403: another user's call; 404: unknown. Other faults of our request would occur again.
     again = not 400 <= got.status < 500 or got.status in (408, 425)
     return _put_off(pool, poll, got.status, error, again=again)
 
@@ -118,7 +118,8 @@ def _put_off(
 
 
 def _in_transaction(pool: Pool, record: Callable[[Connection], _T]) -> _T:
-    """Record it in a transaction; again if another worker was in the way. If that fails, the lease repeats the poll."""
+    """Record in a transaction, and retry if another worker blocked it. If this fails, the poll is repeated after its
+    lease."""
     for _ in range(_TRIES - 1):
         try:
             with connection(pool) as conn:

@@ -39,7 +39,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a replay changes (or would change) about one callback. `row` is the call that it names.
+    """A change of one callback by a replay, or by a dry run. `row`: the call that the callback names.
 
     If state, reason and row stay the same, the callback is applied with another result.
     """
@@ -54,7 +54,7 @@ class Change:
 
     @property
     def difference(self) -> str:
-        """What else changed, in words, if the state stays the same; else empty."""
+        """A description of the change if the state stays the same; otherwise empty."""
         if self.state_before != self.state_after:
             return ""
         if self.row_before != self.row_after:
@@ -75,7 +75,7 @@ def replay_all(
 
     `by`: for the audit trail, which gets an entry for each transaction. `suppress_statuses`: as for `settle`.
     Commits each transaction, or rolls it back if `dry_run`, and yields what it did. A replay that was interrupted can
-    be started again. Raises DatabaseUnavailable if other processes were in the way each time.
+    be started again. Raises DatabaseUnavailable if other processes blocked every attempt.
     """
     after = 0
     while keys := find_settled(conn, ids=ids, state=state, after=after):
@@ -163,7 +163,7 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses:
 
 
 def _replayable(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those that were not erased, and are not being purged, since they were found."""
+    """The callbacks that were not erased and are not being purged since they were found."""
     return conn.execute(
         "select batch_id, callback_id from callback"
         " join unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id) using (batch_id, callback_id)"
@@ -183,7 +183,8 @@ class _Settled(NamedTuple):
 
 
 def _decided_together(conn: Connection, batch_id: int, callback_ids: set[int]) -> list[int]:
-    """These callbacks, and all others for the calls that they were settled for, or that they name when read now."""
+    """These callbacks, and all others for the same calls: those for which they were settled, and those that they name
+    when they are read now."""
     together: set[int] = set()
     more = callback_ids
     while more:
@@ -257,7 +258,8 @@ def _undo(conn: Connection, batch_id: int, states: dict[int, _Settled]) -> None:
 
 
 def _recount_times(conn: Connection, batch_id: int) -> None:
-    """Recompute when the first and the last callback with a final status were received: some may have lost their call.
+    """Recompute when the first and the last callback with a final status were received, because some may no longer
+    belong to a call.
 
     For a duplicate that release 1.0.0 settled, the status is unknown: it counts if its call has a result.
     """

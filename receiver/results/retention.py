@@ -3,7 +3,7 @@
 First, one short transaction deletes the batch, its submissions and its counters. From then on it is in no list and no
 total, and callbacks for it are `unmatched`. Then its other rows are deleted, table by table in ranges of keys. A row of
 `purge` records that this is unfinished, so that the next purge continues after a kill. The last transaction counts the
-callbacks that were received meanwhile, and deletes that row.
+callbacks that were received during the purge, and deletes that row.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def _list_begun(conn: Connection) -> list[int]:
 
 
 def _mark_batch(conn: Connection, chosen: str, by: str, age: timedelta | None = None) -> int | None:
-    """Delete the batch that `chosen` (SQL after `where`) finds from lists and totals; None if it finds none."""
-    # Without settlements at the same time: one that has read the batch would write rows for it.
+    """Remove the batch that matches `chosen` (SQL after `where`) from lists and totals. Returns its id, or None if no
+    batch matches."""
+    # No settlement may run at the same time: it may have read the batch, and would write rows for it.
     own_results(conn)
     row = conn.execute(f"select b.batch_id from batch b where {chosen}", {"age": age}).fetchone()
     if row is None:
@@ -132,7 +133,7 @@ def _mark_batch(conn: Connection, chosen: str, by: str, age: timedelta | None = 
 
 def _mark_late(conn: Connection, age: timedelta) -> list[int]:
     marked = conn.execute(
-        # Up to the first that is not old: callbacks from a spool have later ids than newer callbacks.
+        # Stop at the first callback that is not old. Callbacks from a spool may have higher ids than newer callbacks.
         "insert into purge (batch_id, last_callback_id) select c.batch_id, (select coalesce("
         "  min(k.callback_id) filter (where k.received_at >= now() - %(age)s) - 1, max(k.callback_id))"
         "  from callback k where k.batch_id = c.batch_id)"

@@ -1,8 +1,8 @@
 """Settles stored callbacks: they become results of calls, hundreds in one transaction.
 
-Read the bodies (`receiver.results.bodies`), find the calls by (submission, number), decide
-(`receiver.results.decision`), then write results, callbacks that were not applied, and counters. The usual callback,
-the first for its call, costs one row in `result`. Only calls that already have a result are decided again
+The steps: read the bodies (`receiver.results.bodies`); find the calls by (submission, number); decide
+(`receiver.results.decision`); write results, callbacks that were not applied, and counters. The usual callback, the
+first for its call, costs one row in `result`. Only calls that already have a result are decided again
 (`receiver.results.contested`). If two workers settle callbacks of one call, the second waits at the key of the result,
 and then sees the first one's result.
 """
@@ -129,7 +129,7 @@ def _candidates(callbacks: Sequence[Stored], details: Mapping[int, CallDetails])
 
 
 def _decide(callbacks: Sequence[Stored], details: Mapping[int, CallDetails]) -> Verdict:
-    """Decide among the new callbacks of a call. Nearly always there is one: it needs no result key."""
+    """Decide among the new callbacks of a call. Nearly always there is only one. Then no result key is computed."""
     if len(callbacks) > 1:
         return decide(_candidates(callbacks, details))
     (only,) = callbacks
@@ -182,7 +182,7 @@ def find_rows(conn: Connection, named: Iterable[tuple[Stored, str]]) -> dict[int
 def _close_calls(
     conn: Connection, verdicts: Mapping[CallKey, Verdict], submission_of: Mapping[CallKey, int], deltas: Deltas
 ) -> None:
-    """Calls that are final now are nothing else any more: outstanding, overdue, refused or withdrawn."""
+    """Final calls are no longer outstanding, overdue, refused or withdrawn."""
     closed = [call for call, verdict in verdicts.items() if verdict.winner.outcome is not None]
     if not closed:
         return

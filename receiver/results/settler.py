@@ -26,8 +26,8 @@ SETTLE = "settle"
 """The name of the measured times from receipt to settlement."""
 
 READING_SECONDS = 120.0
-"""The process ends if the bodies of one group take longer to read. Half a second is usual. The group then counts as one
-that killed its settler."""
+"""The process ends if reading the bodies of one group takes longer. Usually it takes half a second. The group is then
+treated as one that killed its settler."""
 
 ALONE_TRIES = 2
 """How often a callback that is alone in its group may kill its settler before it is marked as unreadable."""
@@ -59,7 +59,7 @@ class Settler:
             try:
                 return self._settle_next()
             except GAVE_WAY:
-                self._lanes = Lanes()  # another worker was in the way; nothing was written
+                self._lanes = Lanes()  # another worker blocked it; nothing was written
             except DatabaseUnavailable:
                 self._lanes = Lanes()
                 raise
@@ -104,7 +104,8 @@ class Settler:
         return read
 
     def _settle_left(self, group: LeftGroup) -> int:
-        """Settle a group that another settler has begun, if that settler died; returns how many callbacks."""
+        """Settle a group that another settler has begun, if that settler died. Returns the number of settled
+        callbacks."""
         with connection(self._pool) as conn:
             share_results(conn)
             found = lock_waiting_ids(conn, group.callback_ids)

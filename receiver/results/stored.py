@@ -1,6 +1,6 @@
 """Callbacks in the journal and in its queue, the table `waiting`.
 
-Callbacks are locked by one statement, in the queue, which is small, and read by a second one, in the journal, by key.
+One statement locks callbacks in the queue, which is small. A second one reads them from the journal by key.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def lock_waiting(
 
 
 def lock_waiting_ids(conn: Connection, callback_ids: Sequence[int]) -> list[Waiting]:
-    """Lock those of these callbacks that wait and are not locked by others, the oldest first."""
+    """Lock the callbacks among these that wait and are not locked by others, the oldest first."""
     return _lock(conn, "callback_id = any(%(ids)b) order by callback_id", {"ids": bigints(callback_ids)})
 
 

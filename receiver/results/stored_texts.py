@@ -95,7 +95,7 @@ def find_rows(conn: Connection, table: Table, sieve: str) -> Iterator[tuple[int,
 
 
 def read_locked(conn: Connection, table: Table, keys: Iterable[Key]) -> list[Row]:
-    """These rows as they are now, locked until the transaction ends. Deleted rows are left out."""
+    """The current values of these rows, locked until the transaction ends. Deleted rows are left out."""
     names = f"{_names(table.key)}, {_names(table.columns)}"
     found = (
         conn.execute(f'select {names} from "{table.name}" where {_equal(table)} for update', key).fetchone()

@@ -44,7 +44,7 @@ except ConfigurationError as _error:
 bind = f"[{_config.bind}]:{_config.port}" if ":" in _config.bind else f"{_config.bind}:{_config.port}"
 workers = _config.web_concurrency
 worker_class = "receiver.server.worker.LoopWorker"
-# Each needs a file descriptor (`on_starting`). receiver.server.protocol disconnects slow clients.
+# Each connection needs a file descriptor (`on_starting`). receiver.server.protocol disconnects slow clients.
 worker_connections = 4000
 backlog = 4096
 # Longer than a proxy keeps an idle connection. Otherwise we could close one while a request arrives.
@@ -61,7 +61,7 @@ loglevel = "info" if _config.log_level == "debug" else "warning"
 logconfig_dict = logging_config(_config.log_level, _config.log_format, _config.secrets)
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 gunicorn's advice: a heartbeat must not wait for a disk
 proc_name = "receiver"
-# gunicorn trusts no proxy: receiver.intake.proxies evaluates TRUSTED_PROXIES.
+# gunicorn itself must not trust any proxy: receiver.intake.proxies evaluates TRUSTED_PROXIES.
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 

@@ -1,7 +1,8 @@
-"""Limit the requests that one key has in progress: at most eight; further ones wait, and are refused after ten seconds.
+"""Limit the requests of one key that are in progress to eight. Further requests wait, and are refused after ten
+seconds.
 
-So one key cannot block a process with long answers. A request is in progress until the last byte of its answer was
-read, or its connection is closed.
+So one key cannot block a process with long answers. A request is in progress until the client has read its whole
+answer, or the connection is closed.
 
 The limit holds for all web processes of a machine together. gunicorn's parent creates shared memory before it forks;
 each process counts in its own cells, and the sum over all processes is checked. A key that is used on several
@@ -19,10 +20,10 @@ MOST_IN_PROGRESS = 8
 WAIT_SECONDS = 10.0
 
 SLOTS = 600
-"""More than twice the most processes that can be configured: during a reload, old and new ones run side by side."""
+"""More than twice the maximum number of processes: during a reload, old and new ones run at the same time."""
 
 KEYS = 4096
-"""Keys that have a cell of their own, by `key_id`. With more keys, two of them may share one limit."""
+"""Number of cells for keys, chosen by `key_id`. With more keys, two keys may share one limit."""
 
 
 class SharedCounts:
@@ -43,7 +44,7 @@ class SharedCounts:
         self._memory[slot :: self._slots] = bytes(KEYS)
 
     def add(self, key_id: int) -> bool:
-        """Count one more, if the limit allows it. Not safe among threads."""
+        """Count one more request, if the limit allows it. Not safe to share between threads."""
         first = key_id % KEYS * self._slots
         # Count first, then check: two processes may both give up here, but can never both exceed the limit.
         self._memory[first + self._own] += 1
@@ -61,7 +62,7 @@ shared_counts = SharedCounts()
 
 
 class Turns:
-    """The turns of this process, and the requests that wait for one, by key. Safe among threads."""
+    """The turns of this process, and the requests that wait for a turn, by key. Safe to share between threads."""
 
     def __init__(self, counts: SharedCounts = shared_counts, wait_seconds: float = WAIT_SECONDS) -> None:
         self.counts = counts

@@ -1,10 +1,10 @@
-"""A client's connection: uvicorn's, with limits for slow clients and a graceful close.
+"""uvicorn's client connection, with limits for slow clients and a graceful close.
 
-uvicorn waits for a request's head and body, and for a client that reads no answer, as long as they take. Each such
-connection costs memory and a file descriptor, so anybody could exhaust a process. The limits are those that Apache's
+uvicorn waits without a limit for a request's head and body, and for a client that reads no answer. Each such connection
+costs memory and a file descriptor, so anybody could exhaust a process. The limits are those that Apache's
 mod_reqtimeout has by default (`header=20-40,MinRate=500 body=20,MinRate=500`): 20 seconds for the head, 20 for the
-body, and one more second for each 500 bytes received; at most 40 seconds for the head. Only time spent waiting for
-the client counts. One timer per process checks all connections, so a request pays almost nothing for it.
+body, and one more second for each 500 bytes received; at most 40 seconds for the head. Only time spent waiting for the
+client counts. One timer per process checks all connections, so a request pays almost nothing for it.
 """
 
 from __future__ import annotations
@@ -69,22 +69,22 @@ CALLBACKS = b"/results/"
 
 @lru_cache(256)
 def _line(name: bytes, value: bytes) -> bytes:
-    """A header as it is sent. Most of them are the same in all answers."""
+    """A header as it is sent. Cached, because most headers are the same in all answers."""
     if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
         raise RuntimeError("Invalid HTTP header.")
     return b"%b: %b\r\n" % (name, value)
 
 
 class _Exchange(RequestResponseCycle):
-    """One request and its answer: uvicorn's, but header names keep their case, and a short answer is one write.
+    """uvicorn's class for one request and its answer, with two differences.
 
-    uvicorn writes all names in lower case. HTTP allows this, but many scripts read the headers into a plain dictionary
-    and look up `Location`. It also writes the head by itself, and each write is a system call: a quarter of the CPU
-    time of a callback.
+    uvicorn writes all header names in lower case. HTTP allows this, but many scripts read the headers into a plain
+    dictionary and look up `Location`. So names keep their case. uvicorn also writes the head separately, and each write
+    is a system call: a quarter of the CPU time of a callback. So a short answer is one write.
     """
 
     _head = b""
-    """Not yet written: it is sent with the first part of the body."""
+    """The head of the answer until it is written, with the first part of the body."""
 
     async def send(self, message: Any) -> None:
         if not self.response_started and message["type"] == "http.response.start":
@@ -136,8 +136,8 @@ class Connection(HttpToolsProtocol):
     _refusal = _BAD_REQUEST
 
     def data_received(self, data: bytes) -> None:
-        # Counted before it is parsed: a head or a body that begins in `data` starts at 0, so that bytes of an earlier
-        # request do not count.
+        # Count before parsing: the parser resets the count when a head or a body begins in `data`, so bytes of an
+        # earlier request do not count.
         self._received += len(data)
         super().data_received(data)
         if self._phase == _HEAD and self._received > HEAD_BYTES and not self.transport.is_closing():
@@ -190,12 +190,12 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        # The answer may have come before the body did.
+        # The application may have answered before the whole body arrived.
         self._phase, self._waited = (_IDLE if self.cycle.response_complete else _ANSWER), 0.0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """uvicorn's, but without a timer for each request: `check` closes idle connections."""
+        """Like uvicorn's method, but without a timer for each request: `check` closes idle connections."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -217,7 +217,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle_seconds(self) -> float:
-        """How long the next request has been waited for, as of the last check; 0 while there is one."""
+        """How long the connection was idle at the last check. 0 during a request."""
         return self._waited if self._phase == _IDLE else 0.0
 
     def check(self, seconds: float) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 
 HANDOVER_SECONDS = 5.0
-"""How long a process that was told to stop may still use the port."""
+"""How long a stopping process may still use the port."""
 
 
 class CannotStart(ReceiverError):
@@ -42,7 +42,8 @@ def check_data_dir(data_dir: Path) -> None:
 
 
 def check_address(host: str, port: int, *, patience_seconds: float = 0.0) -> None:
-    """Raise CannotStart if the address cannot be listened on. One in use is tried again for `patience_seconds`."""
+    """Raise CannotStart if the service cannot listen on the address. If it is in use, try again for
+    `patience_seconds`."""
     give_up_at = time.monotonic() + patience_seconds
     while (fault := _address_fault(host, port)) is not None:
         if fault.errno == errno.EADDRNOTAVAIL:

@@ -19,9 +19,9 @@ from receiver.logs import OncePer
 from receiver.server.protocol import CHECK_SECONDS, Connection
 
 STOPPING_IDLE_SECONDS = 2.0
-"""How long a connection may be idle once the process is told to stop. A proxy keeps idle connections for a minute, so
-without this limit every stop takes the whole STOP_SECONDS, and the closed port refuses new connections until then. A
-request that comes in time is answered with `Connection: close`.
+"""How long a connection may be idle after the process got the signal to stop. A proxy keeps idle connections for a
+minute, so without this limit every stop takes the whole STOP_SECONDS, and the closed port refuses new connections until
+then. A request that arrives in time is answered with `Connection: close`.
 """
 
 LOGGED_SECONDS = 10.0

@@ -5,5 +5,5 @@ call of the `submission`, and `exchange` lets it happen in time. `faults` draws 
 POSTed, and `delivery` sends it. `ledger` counts it, so that a test can compare what was sent with what was received.
 `store` keeps unfinished submissions for the next process. `server` starts and stops it all.
 
-It simulates an external system, so it shares no code with the packages that it is used to test.
+It simulates an external system, so it shares no code with the packages that it tests.
 """

@@ -1,4 +1,4 @@
-"""The HTTP side: the provider's addresses, and those of the ledger."""
+"""The HTTP interface: the provider's addresses, and those of the ledger."""
 
 from __future__ import annotations
 

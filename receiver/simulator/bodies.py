@@ -1,4 +1,4 @@
-"""Writes the provider's bodies: `call_details`, in each of the shapes in which it may arrive. Without I/O.
+"""Writes the bodies of the provider's callbacks: `call_details` in each possible shape. No I/O.
 
 It imitates the samples in tests/samples/callbacks.
 """
@@ -57,7 +57,7 @@ def dialed_digits(destination: str) -> str:
 
 
 def spell_number(destination: str, *, flip_leading_one: bool) -> str:
-    """The number as a body has it: in apostrophes, sometimes with the country code 1 added or removed."""
+    """The number as it is in a body: in apostrophes, sometimes with the country code 1 added or removed."""
     digits = dialed_digits(destination)
     if flip_leading_one and re.fullmatch(r"1?[2-9]\d\d[2-9]\d{6}", digits):
         digits = digits[1:] if len(digits) == 11 else f"1{digits}"
@@ -67,8 +67,8 @@ def spell_number(destination: str, *, flip_leading_one: bool) -> str:
 def call_details(call: Call, parameters: Parameters, queued_at: int, spelling: Spelling) -> dict[str, object]:
     """One call as the provider reports it. `queued_at`: Unix seconds of its acceptance.
 
-    All numbers but `duration` are text. `start_timestamp` and `end_timestamp` are those of the connection if there
-    was one, else those of the window, else empty (provider page: The callback).
+    All numbers but `duration` are text. `start_timestamp` and `end_timestamp` are the times of the connection or,
+    without one, the window, or empty (provider page: The callback).
     """
     moment = str if spelling.text_timestamps else int
     events = [{"event": name, "timestamp": moment(queued_at + at)} for name, at in call.events]
@@ -104,7 +104,7 @@ def call_details(call: Call, parameters: Parameters, queued_at: int, spelling: S
 
 
 def with_extra_fields(details: Mapping[str, object], call_id: str) -> dict[str, object]:
-    """The same with undocumented fields, one of them nested."""
+    """The details with additional undocumented fields, one of them nested."""
     return {
         **details,
         "call_id": call_id,
@@ -114,7 +114,7 @@ def with_extra_fields(details: Mapping[str, object], call_id: str) -> dict[str, 
 
 
 def with_inconsistency(details: Mapping[str, object], inconsistency: str) -> dict[str, object]:
-    """The same with one of `faults.INCONSISTENCIES`, if it applies to these details."""
+    """The details with one of `faults.INCONSISTENCIES`, if it applies to them."""
     changed = dict(details)
     events = changed["events"]
     if inconsistency == "start_Timestamp":
@@ -167,7 +167,7 @@ def multipart(details: Mapping[str, object]) -> tuple[bytes, str]:
 
 
 def to_xml(tag: str, value: object) -> str:
-    """An XML document. The entries of a list are `<item>`s, and so is a key that is not an XML name."""
+    """An XML document. The entries of a list become `<item>`s, and so do keys that are not XML names."""
     return f'<?xml version="1.0"?>{_element(tag, value)}'
 
 

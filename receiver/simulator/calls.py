@@ -16,7 +16,7 @@ FINAL_STATUSES = ("completed", "failed", "canceled", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt: how long it rings and, if it is answered, how long they talk (else None). In seconds."""
+    """One attempt: the seconds of ringing and, if it is answered, of talking (otherwise None)."""
 
     ring: int
     talk: int | None
@@ -119,7 +119,7 @@ def play(call: Call, plan: Plan, start: int, window: Window) -> Call:
 
 
 def seeded(seed: int, *parts: object) -> random.Random:
-    """Draws that depend on these values only, so that the timing of threads changes no call."""
+    """Random draws that depend only on these values, so that the timing of threads does not change them."""
     text = "/".join(str(part) for part in (seed, *parts))
     return random.Random(text)  # noqa: S311 - simulated calls must be repeatable, not secret
 

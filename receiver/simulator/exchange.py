@@ -30,7 +30,8 @@ from receiver.simulator.submission import Request, Submission
 log = logging.getLogger(__name__)
 
 SLICE = 50
-"""Actions, and calls that end in one action, for which the lock is held at a time. Other threads get it in between."""
+"""How many actions, and how many ended calls of one action, are handled before the lock is released for other
+threads."""
 BACKLOG = 2000
 """Dialing pauses while more callbacks than this wait for a sender, so that memory stays bounded."""
 PAUSE_SECONDS = 0.005
@@ -42,7 +43,8 @@ long."""
 class Exchange:
     """Its methods may be called from any thread, between `start` and `stop`.
 
-    It continues with the submissions that an earlier process stored. What became due meanwhile is delivered at once.
+    It continues the submissions that an earlier process stored. Results that became due in the meantime are delivered
+    at once.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, store: Store) -> None:
@@ -77,8 +79,8 @@ class Exchange:
     def accept(
         self, kind: str, application_id: int, deployment_id: int, parameters: Parameters, destinations: Sequence[str]
     ) -> Submission:
-        """Queue these calls. The submission's number, and so all that is drawn for it, depends on the order of
-        acceptance alone."""
+        """Queue these calls. The submission's number, and so its random draws, depend only on the order of
+        acceptance."""
         with self._changed:
             accepted_at = time.time()
             queued_at = int(accepted_at) if self._settings.epoch is None else self._settings.epoch

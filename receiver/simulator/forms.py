@@ -1,4 +1,4 @@
-"""Reads the fields of a request and its CSV, and refuses wrong ones. Without I/O.
+"""Reads the fields of a request and its CSV, and refuses wrong values. No I/O.
 
 The rules are those of the provider page (Queue multiple calls, The CSV). The wording of an `error` is our own.
 """

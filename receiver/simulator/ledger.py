@@ -90,7 +90,7 @@ class Ledger:
             self._move(self._entry(submission, call), "delivered", None)
 
     def posted(self, submission: Submission, call: Call, delivery: Delivery, *, again: bool) -> bool:
-        """One POST is over; `again`: it will be tried once more. Returns whether it was the call's last."""
+        """A POST has ended. `again`: it will be repeated. Returns whether it was the last POST for the call."""
         with self._lock:
             entry = self._entry(submission, call)
             entry.deliveries = (*entry.deliveries, delivery)
@@ -125,7 +125,8 @@ class Ledger:
             }
 
     def lines(self) -> Iterator[str]:
-        """One JSON line per call, in the order of acceptance, each as the call is when the line is written."""
+        """One JSON line per call, in the order of acceptance. Each line shows the call at the time when it is
+        written."""
         for submission in list(self._submissions):
             for call in submission.calls:
                 with self._lock:

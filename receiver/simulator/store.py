@@ -1,8 +1,8 @@
 """The submissions that are not finished yet, in an SQLite file that outlives the simulator's process.
 
-What happens to a call follows from its submission's number, its row and its phone number (`calls`). These and the time
-of acceptance are enough to continue after a kill, with the same bytes. A submission is deleted with its last result.
-A method returns when the operating system has its change.
+What happens to a call depends only on its submission's number, its row and its phone number (`calls`). These and the
+time of acceptance are enough to continue after a kill with the same bytes. A submission is deleted after its last
+result. A method returns when its change is written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from receiver.simulator.submission import Request
 log = logging.getLogger(__name__)
 
 STATE_FILE = "simulator.sqlite3"
-"""Its name in the DATA_DIR of a `serve`."""
+"""The name of the file in the DATA_DIR of `serve`."""
 
 BUSY_SECONDS = 10.0
 """How long one process waits for another one's change."""
@@ -47,7 +47,7 @@ create table if not exists call (
 class Stored:
     """`checked`: its result_url answered the GET before dialing. `canceled`: simulated seconds after its acceptance.
 
-    `finished`: the rows about which nothing is left to deliver.
+    `finished`: the rows whose callbacks were all delivered.
     """
 
     number: int
@@ -172,7 +172,8 @@ def forget_number(path: Path, phone_number: int) -> int:
 
 
 def forget_all(path: Path) -> int:
-    """Delete everything in a simulator's file; returns how many submissions were unfinished. See `forget_number`."""
+    """Delete everything in a simulator's file, as `forget_number` does. Returns how many submissions were
+    unfinished."""
 
     def forget(db: sqlite3.Connection) -> int:
         db.execute("delete from call")

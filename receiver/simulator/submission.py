@@ -24,7 +24,7 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """`number` counts the submissions from 1 in the order of acceptance, and seeds all that is drawn for it.
+    """`number`: the position of the submission in the order of acceptance, from 1. It is the seed of its random draws.
 
     Offsets count from `started`, a reading of the monotonic clock. `upcoming`: end and row of the calls that have not
     ended, the next one last. `wakes_at`: the reading at which it ends, None if there is none, or nothing is dialed yet.

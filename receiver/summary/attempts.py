@@ -1,4 +1,5 @@
-"""How many attempts calls needed. Read from the results, because no counter has it: 0.15 s for a million calls."""
+"""How many attempts calls needed. Read from the results, because there is no counter for it: 0.15 s for a million
+calls."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from receiver.database.pool import Connection
 
 
 def count_by_attempts(conn: Connection, batch_id: int) -> dict[int | None, int]:
-    """For each number of attempts, ascending, how many final calls took it. None: the result has no number."""
+    """How many final calls needed each number of attempts, in ascending order. None: the result contains no number."""
     return dict(
         conn.execute(
             "select attempts, count(*) from result where batch_id = %s and outcome is not null"

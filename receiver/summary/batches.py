@@ -20,8 +20,8 @@ from receiver.queueing.parameters import days_text, hours_text
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Results that the provider never delivered, among batches that are due: a result that had to be fetched by polling
-    was not delivered. A result that is delivered after it was fetched still counts: its call was overdue by then.
+    """Results that the provider did not deliver in time, in batches that are due. They were fetched by polling, or are
+    missing. A result that was delivered after it was fetched also counts, because its call was already overdue.
 
     `due`: calls that should have a result. `overdue`: calls without one. `polled`: calls whose result was fetched.
     """
@@ -42,7 +42,7 @@ class Submission(NamedTuple):
     state: SubmissionState
     calls: int
     calls_queued: int | None
-    """The provider's number; it can differ from `calls`."""
+    """The number that the provider reported. It can differ from `calls`."""
     provider_status: int | None
     error: str | None
     error_code: str | None
@@ -70,7 +70,7 @@ class Batch:
     state: BatchState
     phase: BatchPhase
     simulated: bool
-    """Whether it is for a simulator: nobody is called."""
+    """Whether it was made for a simulator, which calls nobody."""
     created_by: str | None
     parameters: dict[str, Any]
     created_at: datetime
@@ -123,7 +123,7 @@ class BatchFilter:
     submission_state: SubmissionState | None = None
     """The state of at least one of its submissions."""
     not_sent_by: bool | None = None
-    """Batches with something to send that were not made for this kind of provider (True: simulated)."""
+    """Batches with unsent submissions that were not made for this kind of provider (True: a simulator)."""
 
 
 REMAINING = "c.rows - c.skipped - c.refused - c.withdrawn - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
@@ -290,7 +290,7 @@ def _batch(row: dict[str, Any]) -> Batch:
 
 
 def balance(counters: dict[str, Any]) -> dict[str, int]:
-    """The balance of a row of counters: what is nothing else is pending."""
+    """The balance of a row of counters. Calls that are in no other state are pending."""
     final = sum(counters[outcome] for outcome in OUTCOMES)
     remaining = counters["rows"] - counters["skipped"] - counters["refused"] - counters["withdrawn"] - final
     # Release 1.0.0 settles overdue calls without counting them off.
@@ -308,7 +308,7 @@ def balance(counters: dict[str, Any]) -> dict[str, int]:
 
 
 def sum_balances(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """The balance of several rows of counters together, as that of no row is all zeros."""
+    """The balance of several rows of counters together. Without rows, all counts are zero."""
     nothing = dict.fromkeys(("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES), 0)
     balances = [balance(row) for row in (nothing, *rows)]
     return {name: sum(each[name] for each in balances) for name in balances[0]}

@@ -47,7 +47,7 @@ _JOINS = """left join set_aside s on s.batch_id = c.batch_id and s.callback_id =
     left join waiting w on w.callback_id = c.callback_id"""
 
 NEWEST_COUNTED = 10_000
-"""Only this many of the newest callbacks of each state are counted by reason, so that a page stays fast."""
+"""Of each state, only this many of the newest callbacks are counted by reason, so that a page stays fast."""
 
 # The id of the oldest of them; 0 if there is none.
 _OLDEST_COUNTED = """select coalesce(min(callback_id), 0) from (select callback_id from set_aside
@@ -93,7 +93,7 @@ def list_callbacks(
 
 
 def count_by_reason(conn: Connection, state: CallbackState) -> dict[str, int]:
-    """How many of the newest `NEWEST_COUNTED` callbacks in this state have which reason, the most frequent first."""
+    """The number of callbacks by reason, among the newest `NEWEST_COUNTED` in this state, the most frequent first."""
     return dict(
         conn.execute(
             "select reason, count(*) from (select reason from set_aside where state = %s and not polled"

@@ -1,11 +1,11 @@
 """Calls with their results: the calls of a batch, the calls to a number, and single calls.
 
-First the keys of a page are chosen, from the smallest table that the filter allows. Then everything about these calls
-is read. So the cost of a page depends on its size, not on its position.
+First the keys of a page are selected, from the smallest table that the filter allows. Then all data of these calls is
+read. So the cost of a page depends on its size, not on its position.
 
-A row of a CSV may have a megabyte, and a callback 64 KiB. So a page also ends after a number of stored bytes. The
-events of a call are in the body of its callback, which can take 20 ms to parse: `Call.read_events` parses it when the
-events are needed, after the connection was returned to the pool.
+A row of a CSV may have a megabyte, and a callback 64 KiB. So the size of a page is also limited in bytes. The events of
+a call are in the body of its callback, which can take 20 ms to parse: `Call.read_events` parses it when the events are
+needed, after the connection was returned to the pool.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Events(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ResultBody:
-    """The stored callback with a call's result. The events stay there: a copy would dominate each result."""
+    """The stored callback with a call's result. Events are read from it: copies of them would be larger than everything
+    else in a result."""
 
     packing: int
     packed: bytes

@@ -4,8 +4,8 @@ Each block is a separate query, so that a slow reader holds neither a connection
 leaves nothing behind. Only one block is in memory. Each row is consistent, but different blocks may show different
 moments.
 
-Postgres builds the lines of the CSV and returns each block as one value. This is faster than COPY, and than a million
-rows in psycopg.
+Postgres builds the lines of the CSV and returns each block as one value. This is faster than COPY, and faster than
+reading a million rows with psycopg.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BLOCKS_AT_ONCE = 3
 """Blocks that one process reads at the same time. The other connections of the pool are for short requests."""
 
 BLOCK_RETRY_SECONDS = 30.0
-"""How long a block is tried again while Postgres is not available: it may be restarted during a download."""
+"""How long a block is retried while Postgres is unavailable, because it may be restarted during a download."""
 
 END = "\r\n"
 
@@ -185,7 +185,7 @@ def _cell(expression: str) -> str:
 
 
 def _time(moment: str) -> str:
-    """SQL: a time as `rfc3339` writes it; an empty cell without one."""
+    """SQL: a time in the format of `rfc3339`, or an empty cell."""
     return _cell(sql_time(moment))
 
 

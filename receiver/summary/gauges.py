@@ -43,7 +43,7 @@ select coalesce({PAST_DUE}, false) as past_due,
 from batch_count c left join batch b using (batch_id) group by past_due
 """
 
-# Partial indexes count all states but `accepted`, which is the rest.
+# Partial indexes count all states except `accepted`, which is the remainder.
 _SUBMISSIONS = """
 select state, count(*) from submission where state in ('pending', 'sending') group by state
 union all select state, count(*) from submission where state in ('unknown', 'refused') group by state

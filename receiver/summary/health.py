@@ -13,7 +13,7 @@ WORKER_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whole seconds. None: no worker was ever seen; no callback waits."""
+    """Ages in whole seconds. None: no worker was ever seen, or no callback waits."""
 
     worker_seen_seconds: int | None
     oldest_waiting_seconds: int | None

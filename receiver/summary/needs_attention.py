@@ -1,4 +1,4 @@
-"""What needs attention, and the totals of many batches. Read from counters only."""
+"""Counts of everything that needs attention, and the totals of many batches. Read from counters only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BatchesOf:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """How many of each kind need attention. `totals` is the balance of the chosen batches."""
+    """How many objects of each kind need attention. `totals` is the balance of the chosen batches."""
 
     totals: dict[str, int]
     overdue_calls: int

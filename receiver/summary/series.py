@@ -1,7 +1,7 @@
 """The summary: the balance of many batches, and their results by hour or day of any time zone.
 
-Read from counters only. Results are counted for each quarter hour: the hours and days of every time zone consist of
-whole quarter hours, also those that a clock change makes longer or shorter.
+Read from counters only. Results are counted for each quarter hour, because the hours and days of every time zone
+consist of whole quarter hours, even those that a clock change makes longer or shorter.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def get_next_release(conn: Connection, batch_id: int) -> datetime | None:
 
 
 def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> list[SubmissionProgress]:
-    """The first `limit` that need attention: the unknown, then the refused ones."""
+    """The first `limit` submissions that need attention: first the unknown ones, then the refused ones."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
         return cursor.execute(
             f"{_SELECT} and s.state in ('unknown', 'refused') order by s.state = 'refused', s.submission_no limit %s",

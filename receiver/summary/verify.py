@@ -34,7 +34,8 @@ def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference
     The connection must not be in a transaction.
     """
     conn.execute("set transaction isolation level repeatable read, read only")
-    # With outdated statistics, Postgres might take a table for empty, and read all of it for each row of another.
+    # With outdated statistics, Postgres might assume that a table is empty, and read all of it for each row of another
+    # one.
     conn.execute("set local enable_nestloop = off")
     if batch_id is not None:
         if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
@@ -89,9 +90,9 @@ def _count_each(column: str, values: Sequence[str]) -> str:
     return ", ".join(f"count(*) filter (where {column} = '{value}') as {value}" for value in values)
 
 
-# The times of the first and the last result. A duplicate counts if its result is final, but rows of release 1.0.0 do
-# not show that, and that release counted steps, too. So an exact time is unknown: it lies between the time of a
-# callback that is certainly final and that of a callback that names a call.
+# The times of the first and the last final callback. Release 1.0.0 did not store whether a duplicate is final, and also
+# counted steps. So the exact time may be unknown: it is between the time of a callback that is certainly final and the
+# time of any callback that names a call.
 _TIMES = ("first_result_at", "last_result_at", "first_named_at", "last_named_at")
 
 _COUNTED = f"""

@@ -24,7 +24,7 @@ STOP_SECONDS = 7.0
 LOCK_CHECK_SECONDS = 0.2
 
 DEATHS, DEATHS_SECONDS = 5, 60.0
-"""`serve` gives up when a child, or the database server, has ended this often in this time."""
+"""`serve` gives up when a child or the database server has ended this many times within this time."""
 
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)  # only on Linux
 
@@ -61,7 +61,7 @@ class Child:
 
 
 def stop_all(children: list[Child]) -> None:
-    """Stop all at the same time: none needs another one to stop."""
+    """Stop all at the same time. None depends on another one while it stops."""
     running = [child.started for child in children if child.started is not None and child.started.poll() is None]
     for process in running:
         process.terminate()

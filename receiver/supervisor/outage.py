@@ -1,4 +1,4 @@
-"""Wait for an unavailable database, while the rest of the service continues."""
+"""Wait for a database that is unavailable, while the rest of the service runs."""
 
 from __future__ import annotations
 

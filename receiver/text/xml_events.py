@@ -49,7 +49,7 @@ class _Handler(ContentHandler):
 class _Parser(DefusedExpatParser):
     def reset(self) -> None:
         super().reset()
-        # Otherwise each line is a call: a million calls for a MiB of line ends.
+        # Otherwise the parser makes one call for each line: a million calls for a MiB of line ends.
         self._parser.buffer_text = True  # type: ignore[attr-defined]  # an attribute of expatreader, not in its types
 
 

@@ -1,4 +1,4 @@
-"""One log line for each request except callbacks, which the journal records; and the counts of requests.
+"""Log and count requests. Callbacks are not logged here, because the journal records them.
 
 A line has the path but not the query, because a query may contain phone numbers. The formatter masks them in paths.
 """
@@ -17,7 +17,7 @@ from receiver.web.services import services
 
 _OPERATIONS = ("/healthz", "/readyz", "/metrics")
 _QUIET = (*_OPERATIONS, "/static/")
-"""Requested every few seconds, or many times for one page: logged at level debug only."""
+"""Paths that are requested every few seconds, or many times for one page. They are logged only at level debug."""
 
 log = logging.getLogger(__name__)
 

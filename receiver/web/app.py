@@ -34,7 +34,8 @@ UPLOAD_BYTES = 1 << 30
 """Largest request: a million rows of forty variables are about a third of it."""
 
 FORM_FIELD_BYTES = 256 << 10
-"""All fields together, the file excluded. Werkzeug also counts the block that it is parsing, which is 64 KiB."""
+"""Maximum size of all fields together, without the file. Werkzeug also counts the block that it is parsing, which is 64
+KiB."""
 
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """ASGI: the application `app`, with the callback endpoint in front."""
+    """The ASGI application: the callback endpoint, and `app` for all other paths."""
 
     def __init__(self, app: Flask) -> None:
         self.flask = app
@@ -62,7 +62,7 @@ class Service:
 
 
 def _may_upload(app: Flask, environ: WSGIEnvironment) -> bool:
-    """Whether the request has a key that may queue: nobody else may fill the disk."""
+    """Whether the request has a key that may queue. Without one, a client must not be able to fill the disk."""
     with app.request_context({**environ, "wsgi.input": BytesIO()}):
         try:
             key = find_bearer_key() if environ["PATH_INFO"].startswith("/api/") else signed_in_key()

@@ -1,4 +1,4 @@
-"""JSON answers, pages and their files are compressed if the client accepts it: a page of calls shrinks to a tenth.
+"""Compress JSON answers, pages and their files if the client accepts it. A page of calls shrinks to a tenth.
 
 The length of a compressed page could reveal a secret in it to an attacker who can add text to it (BREACH). The only
 secret in a page is the CSRF token, which is different in each answer (receiver.web.dashboard.session).
@@ -12,10 +12,10 @@ from functools import lru_cache, partial
 from flask import Flask, Response, request
 
 LEAST_BYTES = 1000
-"""Shorter answers are not compressed: it would save too little."""
+"""Shorter answers are not compressed, because this would save too little."""
 
 LEVEL = 5
-"""Of zlib: its results are a little larger than with the usual 9, in a quarter of the time."""
+"""The level of zlib. It takes a quarter of the time of the usual 9, for slightly larger results."""
 
 _ANSWERS = ("application/json", "application/problem+json", "text/html")
 _FILES = ("text/css", "text/javascript", "image/svg+xml")

@@ -17,8 +17,8 @@ _PRECONDITIONS = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"}
 def revalidated(view: View) -> View:
     """Give a view's answers an ETag, and honour `If-None-Match` (RFC 9110, 13.1.2).
 
-    The tag is computed from the answer, so it is never wrong; it saves the transfer, not the query. It is weak, because
-    the same answer may be sent compressed. The client may cache the answer, but must revalidate it each time.
+    The tag is computed from the answer, so it is always correct. It saves the transfer, but not the query. It is weak,
+    because the same answer may be sent compressed. The client may cache the answer, but must revalidate it each time.
     """
 
     @wraps(view)

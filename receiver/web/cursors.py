@@ -30,7 +30,7 @@ class Found(NamedTuple, Generic[Item]):
 
 
 def first(items: Sequence[Item], limit: int) -> Found[Item]:
-    """The first `limit` items. One more was read, if there is one."""
+    """The first `limit` items. `items` has one more if more follow."""
     return Found(items[:limit], len(items) > limit)
 
 

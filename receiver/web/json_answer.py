@@ -35,7 +35,7 @@ class JSONProvider(DefaultJSONProvider):
     sort_keys = False
 
     _PLACEHOLDER = secrets.token_urlsafe(24)
-    """Stands for ready text while the rest is written. It is secret, so no text from outside can contain it."""
+    """A placeholder for ready text while the rest is written. It is secret, so no text from outside can contain it."""
 
     def dumps(self, obj: Any, **options: Any) -> str:
         texts: list[str] = []

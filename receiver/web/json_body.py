@@ -1,4 +1,5 @@
-"""JSON from outside. What the standard parser accepts but cannot be stored is refused, each kind with its own code."""
+"""Parse untrusted JSON. Values that the standard parser accepts but Postgres cannot store are refused, each with its
+own code."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ JSON_BYTES = 1 << 20
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises InvalidInput, its fault's code one of `not_json`, `not_an_object`, `not_a_number`,
-    `too_deep`, `repeated_field`, `unusable_text`.
+    """A JSON object. Raises InvalidInput with one of the codes `not_json`, `not_an_object`, `not_a_number`, `too_deep`,
+    `repeated_field`, `unusable_text`.
     """
     try:
         content = json.loads(

@@ -171,7 +171,7 @@ def _labelled(
 
 
 def _histogram(name: str, help_text: str, times: worker_metrics.Times) -> Metric:
-    """Prometheus wants cumulative counts: of each bucket and all lower ones."""
+    """Prometheus needs cumulative counts: each bucket includes all lower ones."""
     bounds = (*map(str, worker_metrics.BOUNDS_SECONDS), "+Inf")
     buckets = list(zip(bounds, map(float, accumulate(times.counts)), strict=True))
     return HistogramMetricFamily(name, help_text, buckets, times.sum_seconds)

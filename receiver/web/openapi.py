@@ -1,7 +1,7 @@
-"""The API's description, OpenAPI 3.1, made from what validates requests and shapes answers.
+"""The API's description (OpenAPI 3.1), generated from the schemas of requests and answers.
 
-flask-smorest gives the paths under `/api/v1` with their parameters and answers, from the views' own schemas. What
-holds for many of them is added here by rule: the key and its scope, the problems, headers, samples, real answers.
+flask-smorest generates the paths under `/api/v1` with their parameters and answers from the views' schemas. This module
+adds what many operations share: the key and its scope, the problems, headers, samples, recorded answers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _PATH_PARAMETER = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
 
 def open_api(app: Flask) -> Api:
-    """flask-smorest over this app, told what our own fields are written as."""
+    """flask-smorest for this app, with the descriptions of our own fields."""
     api = Api(app)
     api.DEFAULT_ERROR_RESPONSE_NAME = None
     api.register_field(Moment, "string", "date-time")
@@ -70,7 +70,7 @@ def open_api(app: Flask) -> Api:
 
 
 def describe(app: Flask) -> Description:
-    """The whole description of an app whose blueprints are registered."""
+    """The complete description of an app whose blueprints are registered."""
     generated = app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()
     views = dict(_views(app))
     examples = _examples()
@@ -125,15 +125,15 @@ def describe(app: Flask) -> Description:
 
 
 _UNUSED = ("Error", "PaginationMetadata")
-"""flask-smorest's own shapes, which nothing here answers."""
+"""Schemas of flask-smorest that no answer here uses."""
 
 
 def _complete(operation: Description, scope: str, codes: set[str], examples: Description) -> None:
-    """What every operation under `/api/v1` has: its scope, its problems, and answers that were really given."""
+    """Add to an operation under `/api/v1` its scope, its problems and recorded answers."""
     name = operation["operationId"]
     operation["security"] = [{"ApiKey": [scope]}]
     operation["description"] = f"{operation.get('description', '')}\n\nNeeds a key of scope `{scope}`.".strip()
-    del operation["responses"]["422"]  # flask-smorest's, of another shape
+    del operation["responses"]["422"]  # flask-smorest's own, which has another schema
     of_status: dict[int, list[str]] = {}
     for code in (code for code in CODES if code in codes):
         of_status.setdefault(CODES[code].status, []).append(code)
@@ -245,10 +245,10 @@ def _operations(item: Description) -> list[tuple[str, Description]]:
 
 
 def _own_field(_: Any, field: fields.Field[Any], **__: Any) -> Description:
-    """How our own fields are written (an attribute function of apispec's converter)."""
+    """The description of our own fields (an attribute function of apispec's converter)."""
     if isinstance(field, Timestamp):
         seconds = {"type": "integer", "minimum": 0, "maximum": int(LATEST.timestamp())}
-        # Of a year that `Timestamp` takes: none before the first, none that begins with a 9.
+        # Only years that `Timestamp` accepts: not before the first one, and none that begins with 9.
         moment = {"type": "string", "format": "date-time", "pattern": "^(?!0000)[0-8][0-9]{3}-"}
         return {"anyOf": [moment, seconds]}
     if isinstance(field, Flag):
@@ -268,6 +268,6 @@ def _own_field(_: Any, field: fields.Field[Any], **__: Any) -> Description:
 
 @cache
 def _examples() -> Description:
-    """Answers that were really given, by operation and status; problems by code. A test makes and checks them."""
+    """Recorded answers, by operation and status, and problems by code. A test records and checks them."""
     content: Description = json.loads((Path(__file__).parent / "reference" / "examples.json").read_text())
     return content

@@ -66,7 +66,7 @@ _REPRESENTATIONS = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 
 
 class Problem(ReceiverError):
-    """A failure that carries more members than its code and words; `headers` go with the answer."""
+    """A failure with further members besides its code and text. `headers`: headers of the answer."""
 
     def __init__(self, code: str, message: str, *, headers: dict[str, str] | None = None, **members: Any) -> None:
         super().__init__(message, code=code)
@@ -98,7 +98,8 @@ def errors_of(faults: tuple[Fault, ...] | list[Fault]) -> list[dict[str, Any]]:
 
 
 def register(app: Flask) -> None:
-    """Answer every failure of this app with a problem, and with 406 if the client would not accept the answer."""
+    """Answer every failure of this app with a problem, and answer 406 if the client does not accept the type of the
+    answer."""
     app.before_request(_refuse_unacceptable)
     app.register_error_handler(ReceiverError, _answer_receiver_error)
     app.register_error_handler(HTTPException, _answer_http_error)
@@ -170,7 +171,7 @@ def _answer_http_error(error: HTTPException) -> Response:
 
 
 def _answer_broken_body(error: Exception) -> Response:
-    """gunicorn found invalid HTTP in a body, such as a chunk without a size."""
+    """Answer a body with invalid HTTP, such as a chunk without a size, which gunicorn has found."""
     return problem(400, "bad_request", f"The body is not valid HTTP: {error}. Nothing was stored.")
 
 

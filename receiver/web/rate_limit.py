@@ -1,8 +1,8 @@
 """Rate limits: requests per minute with one key, and failed requests per minute from one address.
 
 Token buckets in the memory of each web process count them, so a limit holds for each process and is reset when the
-process restarts. A shared count would need a database write for every request. Nobody can guess a key of 256 random
-bits; the limit of failures prevents a query for each attempt.
+process restarts. A shared count would need a database write for every request. A key of 256 random bits cannot be
+guessed. Without the limit of failures, each attempt would cause a query.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ FAILURE_SHARE = 10
 """An address may send a tenth as many failed requests as a key may send requests."""
 
 MOST_BUCKETS = 10_000
-"""Beyond it the least recently used bucket is dropped. Usually it is full again by then."""
+"""Maximum number of buckets. Beyond it, the least recently used one is dropped, which is usually full again."""
 
 
 class TokenBuckets:
-    """A bucket for each name: it holds `per_minute` tokens and is refilled evenly; 0: no limit. Safe among threads."""
+    """A bucket for each name. It holds `per_minute` tokens and is refilled evenly. 0: no limit. Safe to share between
+    threads."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute = per_minute
@@ -78,7 +79,7 @@ class RateLimits:
         return cls(TokenBuckets(per_minute), TokenBuckets(math.ceil(per_minute / FAILURE_SHARE)))
 
     def check_failures(self, key_digest: bytes, address: str) -> None:
-        """To be called before the key is read from the database. Raises Problem after too many failures.
+        """Raises Problem after too many failures. Call this before the key is read from the database.
 
         A key that was valid here recently is exempt: other clients may share its address.
         """

@@ -20,7 +20,7 @@ _READER = "reader"
 
 
 def reader() -> Reader:
-    """Reads for the answer to the current request. The answer's headers name the database of the first read."""
+    """The reader for the current request. Its answer's headers name the database of the first read."""
     found: Reader | None = g.get(_READER)
     if found is None:
         held = services()
@@ -30,7 +30,7 @@ def reader() -> Reader:
 
 
 def register(app: Flask) -> None:
-    """Name in the answers the database that was read, and count it. Without a replica nothing is added."""
+    """Add the name of the database that was read to each answer, and count it. Without a replica, nothing is added."""
     app.after_request(_add_headers)
 
 

@@ -1,4 +1,4 @@
-"""The schemas of requests and answers. The OpenAPI description is generated from them and their texts."""
+"""The schemas of requests and answers. The OpenAPI description is generated from these schemas and their texts."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from receiver.web.rate_limit import RateLimits, TokenBuckets
 from receiver.web.waiting import Decisions
 
 POOL_SIZE = 10
-"""Connections of a web process for reading and queueing, and as many to a replica. The journal has one of its own."""
+"""Connections of a web process for reading and queueing, and as many to a replica. The journal has its own
+connection."""
 
 
 FAILED_SIGN_INS_PER_MINUTE = 10

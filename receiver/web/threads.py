@@ -2,7 +2,7 @@
 
 The body is received completely before a thread is used; a long body goes to disk. A long answer is produced in pieces,
 each after the client has read the previous one. Requests that wait for the provider wait on the loop. So a slow client
-holds no thread. Long uploads and long answers have threads of their own: a page must not wait for a million rows.
+holds no thread. Long uploads and long answers have their own threads: a page must not wait for a million rows.
 
 a2wsgi is not used: it holds a thread while a body arrives and while an answer is sent, and it does not distinguish the
 headers `X-Forwarded-For` and `X_Forwarded_For` (docs/decisions/0012-one-event-loop.md).
@@ -33,7 +33,7 @@ MEMORY_BYTES = 1 << 20
 """A longer body goes to disk, and its request to the threads for long work."""
 
 ANONYMOUS_BYTES = 64 << 10
-"""A longer body is accepted only from a client that may upload: nobody else may fill the memory or the disk."""
+"""A longer body is accepted only from a client that may upload, so that others cannot fill the memory or the disk."""
 
 PIECE_BYTES = 256 << 10
 """Approximate size of one piece of an answer."""

@@ -40,14 +40,14 @@ def _give_back_when_sent(response: Response) -> Response:
 
 
 def _give_back(_: BaseException | None) -> None:
-    """For a request without an answer."""
+    """Give the turn back if there is no answer."""
     key_id: int | None = g.pop(_KEY_ID, None)
     if key_id is not None:
         services().turns.give_back(key_id)
 
 
 def take_turn(key_id: int) -> None:
-    """Count the current request as in progress. Raises Problem (429), which is only sent if no turn is free in time."""
+    """Take a turn for the current request. Raises Problem (429), which is sent only if no turn becomes free in time."""
     if _TURN in request.environ:
         setattr(g, _KEY_ID, key_id)
         return

@@ -1,4 +1,4 @@
-"""Forms with files: a broken form is not taken for an empty one, and no file stays open."""
+"""Forms with files. A broken form is refused, not read as an empty one, and no file stays open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _NamedFields(FormDataParser):
 class UploadRequest(Request):
     """A request whose `form` and `files` raise ValueError if the body is not a complete, valid form.
 
-    Werkzeug's own request would return a form without fields, and leave a half-read file open.
+    Werkzeug's own class would return a form without fields, and leave a partly read file open.
     """
 
     form_data_parser_class = _NamedFields

@@ -72,7 +72,7 @@ BESIDE_LOOP = "receiver.beside_loop"
 
 
 class Decisions:
-    """Which batches the provider has answered for: one query every CHECK_SECONDS for all requests that wait.
+    """The batches for which the provider has answered. One query every CHECK_SECONDS serves all requests that wait.
 
     `find` returns the decided ones of the given batches; it never raises.
     """
@@ -85,7 +85,7 @@ class Decisions:
         self._next_at = 0.0
 
     def has(self, batch_id: int) -> bool:
-        """Whether this batch is decided, as of at most CHECK_SECONDS ago."""
+        """Whether this batch is decided. The answer is at most CHECK_SECONDS old."""
         with self._lock:
             now = time.monotonic()
             self._asked[batch_id] = now

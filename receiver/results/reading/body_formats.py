@@ -1,8 +1,8 @@
 """Parses a callback's bytes into plain values (dict, list, text, number), regardless of their format.
 
-No page states the callback's content type (provider page: The callback, "Silent"), and a wrong header must not lose a
-result. So the format is detected from the body: its first characters show JSON, XML, multipart or form. Only a
-multipart boundary is taken from the content type.
+The provider's pages do not state the callback's content type (provider page: The callback, "Silent"), and a wrong
+header must not lose a result. So the format is detected from the body: its first characters show JSON, XML, multipart
+or form. Only a multipart boundary is taken from the content type.
 
 Hostile bodies cost a limited time. A C parser cannot be interrupted, so its input is checked before it starts.
 """
@@ -37,9 +37,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _escaped_html_quote = re.compile("&(?:quot|#0*34|#[xX]0*22);").search
 _JAVASCRIPT_ESCAPE = re.compile(r"\\(x([0-9A-Fa-f]{2})|.)", re.DOTALL)
 
-# The longest text for the plain decoder: too short for a number that would take Python long.
+# The longest text for the plain decoder. In a text of this length, no number can take Python long.
 _SHORT = 4096
-# strict=False accepts raw line breaks inside strings: they are not valid JSON, but clear.
+# strict=False accepts raw line breaks inside strings. They are not valid JSON, but their meaning is clear.
 _short_decoder = json.JSONDecoder(strict=False)
 # Numbers that are too long to mean anything become null: Python refuses integers of more than 4,300 digits, and needs
 # quadratic time for slightly shorter ones.
@@ -163,7 +163,7 @@ def _inflated(body: bytes, wbits: int) -> bytes:
     for _ in range(MAX_MEMBERS if wbits > 0 else 1):
         stream = zlib.decompressobj(wbits)
         try:
-            # One byte more than allowed, so that the end of a stream of exactly the limit is read, too.
+            # One byte more than allowed, so that the end of a stream of exactly this size is also read.
             piece = stream.decompress(body, room + 1)
         except zlib.error:
             raise UnreadableBody("undecodable") from None

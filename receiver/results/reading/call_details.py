@@ -37,7 +37,7 @@ MAX_INTEGER = 2**31 - 1
 """The largest `smallint` and `integer` of Postgres. A larger number is read as None."""
 
 # Provider page, The callback: completed, canceled, failed and rejected are final; queued, dialing and connected are
-# steps before the end. Other words that can only mean a step are steps, too. Every other status (busy, no-answer, …)
+# steps before the end. Other names that can only mean a step are also steps. Every other status (busy, no-answer, …)
 # may be an end, so it is final, and "other". Blanks, `-` and `_` are ignored.
 _OUTCOMES: dict[str, Outcome] = {
     "completed": "completed",
@@ -145,7 +145,8 @@ def read_call_details(body: bytes, content_type: str, content_encoding: str = ""
         started_at=started_at,
         ended_at=ended_at,
         last_event_at=last_event_at or queued_at,
-        # As sent: the page does not say that it is the time between two events (started_at and ended_at show that).
+        # As sent. The provider page does not say that this is the time between two events; `started_at` and `ended_at`
+        # show that time.
         duration_seconds=integer_of(fields.get("duration"), most=MAX_INTEGER),
         events=events,
     )
@@ -176,7 +177,7 @@ def _call_fields(value: object) -> dict[str, object]:
                 if outer_number is not None and "phone_number" not in fields:
                     return {**fields, "phone_number": outer_number}
                 return fields
-            # The page's table of fields has no number, so the number may be outside of the details.
+            # The provider page's table of fields has no phone number, so the number may be outside the details.
             outer_number = fields.get("phone_number", outer_number)
             value = inner
         else:

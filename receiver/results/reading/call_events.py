@@ -1,4 +1,4 @@
-"""Reads the events of a call, in every shape that a list was seen in, and the times that follow from them."""
+"""Reads the events of a call, in every known form of a list, and the times of the call from them."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _unwrapped(content: object) -> object:
         fields = {str(name).lower(): value for name, value in content.items()}
         inner = next((fields[name] for name in (*_LISTS, "result", "item") if fields.get(name)), None)
         if inner is None:
-            # With a count or an error and without a list, it is an answer without ids, and not a map.
+            # If there is a count or an error but no list, this is an answer without ids, and not a map.
             return None if {"calls_queued", "error"} & fields.keys() else content
         content = inner if isinstance(inner, (dict, list)) else [inner]
     return content
@@ -107,7 +107,7 @@ def _from_map(items: dict[Any, Any]) -> CallIds:
     for key, value in items.items():
         if isinstance(value, dict):
             call_id, number = _id(_first(value, _IDS)), text_of(_first(value, _NUMBERS))
-            # The key is the one that is missing inside.
+            # The key is the value that the object itself lacks.
             call_id, number = call_id or _id(key), number or str(key)
         elif _is_number(key) or not _is_number(value):
             call_id, number = _id(value), str(key)

@@ -1,8 +1,8 @@
 """Reads one field of a callback as text, whole number or time, from any type.
 
 Numbers are sent as int, float or numeric string, unset ones as empty string or null (provider page: The callback, "seen
-as"). A value that cannot be read is None, never an error: one odd field must not lose the result. If a field was sent
-several times, the last value counts, as in JSON.
+as"). A value that cannot be read is None, never an error: one unusual field must not lose the result. If a field was
+sent several times, the last value counts, as in JSON.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def text_of(value: object) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 10**15:
         value = int(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # `str` of an int with thousands of digits raises an error, and such a number means nothing.
+        # `str` of an int with thousands of digits raises an error, and such a number has no meaning.
         return str(value) if abs(value) < 10**40 else ""
     return ""
 

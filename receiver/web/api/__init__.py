@@ -1,4 +1,4 @@
-"""The REST API under `/api/v1`. Each subject has a module."""
+"""The REST API under `/api/v1`, with one module for each subject."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no typ
     ARGUMENTS_PARSER = _StrictParser()
 
     def arguments(self, schema: Schema | type[Schema], **given: Any) -> Any:
-        """As in flask-smorest, but with one instance: webargs would create one of a class for every request."""
+        """As in flask-smorest, but with one instance of the schema. From a class, webargs would create one for every
+        request."""
         made = schema() if isinstance(schema, type) else schema
         return super().arguments(made, required=not isinstance(made, OptionalBody), **given)

@@ -177,7 +177,7 @@ def queue_batch() -> Response:
     csv, form = _read_form()
     repeatable = None if form.get("dry_run", "").lower() in Flag.truthy else _repeatable(csv, form)
     if repeatable is not None:
-        # Before any check: a repeated request gets the same answer, even if its times are in the past by now.
+        # Before any check: a repeated request must get the same answer, even if its times are in the past now.
         with reading(services().pool) as conn:
             earlier = find_accepted(conn, repeatable)
         if earlier is not None:

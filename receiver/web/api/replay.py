@@ -36,7 +36,7 @@ class _Ids(fields.List[int]):
 
 
 def _is_id(item: Any) -> bool:
-    """Whether a JSON value is the number of an id; 7.0 is."""
+    """Whether a JSON value is a valid id. 7.0 is the same as 7."""
     return type(item) in (int, float) and item == int(item) and 1 <= item <= schemas.LARGEST_ID
 
 

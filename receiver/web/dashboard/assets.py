@@ -1,4 +1,5 @@
-"""Style sheets, scripts and pictures. Addresses contain the hash of the content, so browsers cache them for ever."""
+"""Style sheets, scripts and pictures. Each address contains a hash of the content, so browsers can cache it for
+ever."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ NO_MORE_POLLS = 286
 """The HTTP status that ends htmx' polling."""
 
 MOST_IN_DOUBT = 3
-"""Submissions that need attention on the batch's page. A separate page lists all."""
+"""Maximum number of submissions that need attention on the batch's page. A separate page lists all."""
 
 PAGE_SUBMISSIONS, PAGE_IN_DOUBT = 50, 20
 
@@ -46,7 +46,8 @@ LONGEST_HOURS = timedelta(days=2)
 """Results are shown by hour if they were received within this time, otherwise by day."""
 
 FEW_CALLS = 20_000
-"""Most ended calls whose attempts are counted here (4 ms). A page of its own counts more (0.15 s a million)."""
+"""Up to this many ended calls, attempts are counted on this page (4 ms). For more, they are counted on a separate page
+(0.15 s for a million)."""
 
 
 @page("/batches/<int:batch_id>", scope="read")

@@ -65,7 +65,7 @@ def batches() -> str:
         position = None
     before = position[0] if position else None
     found = []
-    if not filters.faults:  # with a wrong filter ignored, the list would be misleading
+    if not filters.faults:  # a list that ignores a wrong filter would be misleading
         found = reader().read(list_batches, wanted, PAGE_BATCHES + 1, before, with_submissions=False)
     query = {key: text for key, text in filters.texts.items() if text and key != "cursor"}
     older = None

@@ -28,7 +28,8 @@ _FORM = re.compile(r"[^\s=&{}<>]+=[^\s{}<>]*")
 
 @dataclass(frozen=True, slots=True)
 class BodyText:
-    """`text`: at most `MOST_CHARACTERS`. `left`: how much is not shown. `form`: the format in words."""
+    """`text`: at most `MOST_CHARACTERS`. `left`: how many characters or bytes are not shown. `form`: the format in
+    words."""
 
     text: str
     form: str

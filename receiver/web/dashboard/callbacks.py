@@ -34,7 +34,7 @@ from receiver.web.services import services
 NEED_ATTENTION: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
 
 ANY = "any"
-"""Used instead of a state: all callbacks, the applied ones included."""
+"""Used instead of a state: all callbacks, including those that were applied."""
 
 PAGE_CALLBACKS = 50
 
@@ -123,8 +123,8 @@ def download_body(callback_id: int) -> Response:
 def replay_callbacks() -> AnyResponse | str:
     """Settle callbacks again: first a preview, then, when it is confirmed, the replay.
 
-    Which ones: `ids`, or the newest ones with a `state` and `reason`. The preview lists their ids, so exactly these are
-    replayed.
+    The form contains `ids`, or `state` and `reason` for the newest callbacks with these. The preview contains the ids,
+    so exactly these callbacks are replayed.
     """
     confirmed = request.form.get("confirmed") == "1"
     with connection(services().pool) as conn:

@@ -4,9 +4,8 @@
     stacked_series(points, *, interval, time_zone, key, title)    results by time, outcomes stacked
     timeline(events, *, time_zone, key, title)                    one call: its attempts and waits, to scale
 
-Each returns Markup. This code computes what is drawn; templates/charts.html is the drawing. Every id in it begins with
-`key`, which must be unique on its page (`batch-42`). If the key stays the same, a live page can update the chart in
-place.
+Each returns Markup. This code computes the values; templates/charts.html draws them. Every id in it begins with `key`,
+which must be unique on its page (`batch-42`). If the key stays the same, a live page can update the chart in place.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ def at_moment(moment: datetime, time_zone: ZoneInfo) -> str:
 
 
 def _widths(numbers: list[int]) -> list[float]:
-    """The width of each part in percent, in total 100. Each is wide enough to be visible."""
+    """The width of each part in percent, 100 in total. Each part is wide enough to be visible."""
     whole = sum(numbers)
     wide = [max(100 * count / whole, _LEAST_WIDTH) for count in numbers]
     return [100 * width / sum(wide) for width in wide]

@@ -12,7 +12,7 @@ from receiver.model import OUTCOMES
 from receiver.summary.series import Interval
 
 MOST_BARS = 48
-"""Two days of hours."""
+"""One bar for each hour of two days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _first_of_week(local: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A size of bars. `name` and `short_name` are formats of strftime."""
+    """A length of time for bars. `name` and `short_name` are formats of strftime."""
 
     unit: str
     days: float
@@ -73,7 +73,7 @@ _STEPS = (
 
 
 def bars_of(points: Sequence[Mapping[str, Any]], interval: Interval, time_zone: ZoneInfo) -> tuple[list[Bar], str]:
-    """About `MOST_BARS` bars at most, in order, and the unit of time of each.
+    """At most about `MOST_BARS` bars, in order, and the length of time of each.
 
     `points`: as in `receiver.summary.series`, each with `at` and the counts of the outcomes, one for each hour or day
     of the time zone without gaps, at least one.

@@ -120,7 +120,7 @@ def queue(draft_id: UUID) -> Response:
             parameters = _parameters(found.form, found.file_name)
             batch_id = queue_draft(conn, found, parameters, services().limits, created_by=current_key().name)
     except (InvalidInput, ExternalIdUsed):
-        # For example, its start has passed since the preview. The draft's page shows the fault.
+        # For example, its start time has passed since the preview. The draft's page shows the fault.
         return redirect(here, 303)
     session[LAST_USED] = [str(parameters.application_id), str(parameters.deployment_id)]
     return redirect(_batch_path(batch_id), 303)

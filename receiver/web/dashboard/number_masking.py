@@ -20,11 +20,11 @@ _CHOICE = "whole_numbers"
 """The viewer's choice in the session. Without one, the key's scope decides."""
 
 _DIGIT = re.compile(r"\d")
-# Time stamps have as many digits as phone numbers, and callbacks are full of them. Ten digits after the field name
+# Callbacks contain many time stamps, which have as many digits as phone numbers. So ten digits after the field name
 # `timestamp` are not hidden.
 _NUMBER = re.compile(
     r"""(?P<kept>timestamp(?:["'\])\s:=>]|%5D|%22|%3A){1,8}1\d{9}(?!\d))"""
-    r"""|\+\d(?:[\s().-]{0,2}\d){6,14}"""  # international, however it is spaced
+    r"""|\+\d(?:[\s().-]{0,2}\d){6,14}"""  # international, with any spacing
     r"""|\(?\d{2,4}\)?[\s.-]{1,2}\d{3,4}[\s.-]\d{3,4}(?!\d)"""  # (617) 555-1234, and no date: 2026-12-01
     r"""|\d{7,}""",
     re.IGNORECASE,

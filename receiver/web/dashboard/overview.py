@@ -39,14 +39,14 @@ def overview() -> str:
     """What needs attention, what is running, and the results."""
     filters = Filters.read(request.args, zone())
     today = datetime.now(zone()).date()
-    # The default period must not hide what needs attention, neither here nor in linked lists.
+    # The default period must not hide what needs attention, here or in linked lists.
     asked_for, asked_for_query = _batches(filters), filters.query
     if "from" not in filters.texts and "to" not in filters.texts:
         filters.first_day = today - timedelta(days=DAYS - 1)
     shown = _batches(filters)
     interval = cast(Interval, filters.one_of("interval", ("hour", "day")) or _interval(filters))
     running_of = BatchFilter(application_id=filters.application_id, deployment_id=filters.deployment_id, running=True)
-    # A series without an end in the past ends now.
+    # If the end is not in the past, the series ends now.
     ends_at = min(filters.ends_at or datetime.max.replace(tzinfo=UTC), datetime.now(UTC))
     results = SummaryFilter(
         application_id=filters.application_id,

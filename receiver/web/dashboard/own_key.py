@@ -14,7 +14,7 @@ from receiver.web.services import services
 
 
 def find_entered_key(text: str) -> ApiKey | None:
-    """The key that was entered. None, and counted as a failure, if it is unknown, revoked or expired."""
+    """The key that was entered. None if it is unknown, revoked or expired; this counts as a failure."""
     with connection(services().pool) as conn:
         key = find_key(conn, text.strip())
     if key is None:
@@ -25,7 +25,7 @@ def find_entered_key(text: str) -> ApiKey | None:
 def check_own_key(text: str) -> str | None:
     """Check that the viewer entered their own key. Returns what is wrong, or None. Raises Problem (429).
 
-    Somebody who copied a session does not have the key, so they cannot make a key that outlives the session.
+    A person who copied a session does not know the key, and so cannot create a key that outlives the session.
     """
     if seconds := math.ceil(services().failed_sign_ins.wait_seconds(client_address())):
         raise Problem(

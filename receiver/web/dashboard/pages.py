@@ -1,4 +1,4 @@
-"""What all pages of the dashboards share: the declared scope, the checked form, and the names for templates."""
+"""Shared by all pages of the dashboards: the declared scope, the check of forms, and the names for templates."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _to_sign_in() -> Response:
     path = request.full_path.rstrip("?") if request.method in ("GET", "HEAD") else request.path
     address = url_for("dashboard.login", next=path if returns and path != "/" else None)
     if "HX-Request" in request.headers:
-        # htmx would follow a redirect, and put the sign-in form into the middle of the page.
+        # htmx would follow a redirect, and insert the sign-in form into the page.
         return Response(status=401, headers={"HX-Redirect": url_for("dashboard.login")})
     return cast(Response, redirect(address, 303))
 

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from receiver.web.dashboard.pages import blueprint
 
 CELL_CHARACTERS = 300
-"""Characters of a variable, name or event that are shown."""
+"""Maximum number of characters that are shown of a variable, name or event."""
 
 MOST_CODES = 8
 """Hidden characters of one text that are shown with their codes. Further ones are shown as a replacement character."""

@@ -31,7 +31,7 @@ SESSION_SECONDS = 12 * 3600
 TOKEN_BYTES = 24
 
 CLOCKS_SECONDS = 3
-"""Maximum difference of machines' clocks, including the second that is lost by rounding."""
+"""Maximum difference between machines' clocks, including one second for rounding."""
 
 _CHANGED = "changed"
 
@@ -43,7 +43,7 @@ _ZONES = "zones"
 
 
 class _SessionCookie(SecureCookieSessionInterface):
-    """Behind TLS the cookie is Secure, and no other host of the domain can set it because of its name."""
+    """With TLS, the cookie is Secure, and its name prevents other hosts of the domain from setting it."""
 
     def get_cookie_secure(self, app: Flask) -> bool:
         return request.is_secure

@@ -94,7 +94,7 @@ def _drawing(moments: Sequence[tuple[datetime, str]], zone: ZoneInfo) -> dict[st
 
 
 def _ends(first: datetime, last: datetime, zone: ZoneInfo) -> tuple[str, str]:
-    """The times at both ends of the chart, short enough for a narrow page. The table has the full times."""
+    """The times at both ends of the chart, short enough for a narrow page. The table contains the full times."""
     begins, ends = first.astimezone(zone), last.astimezone(zone)
     if begins.date() == ends.date():
         return at_moment(first, zone), f"{ends:%H:%M:%S}"

@@ -1,6 +1,6 @@
 """Sentences of the dashboards. These are pure functions, so tests cover every singular and plural.
 
-Numbers have commas between thousands, and nouns agree with them.
+Numbers have commas between thousands, and nouns have the correct singular or plural.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 def percent(part: int, whole: int) -> str:
     """A share. It is only 0% or 100% if that is exact."""
     if whole <= 0:
-        return "–"  # noqa: RUF001 a dash: there is no share of nothing
+        return "–"  # noqa: RUF001 a dash: without a whole there is no share
     if part <= 0:
         return "0%"
     if part >= whole:

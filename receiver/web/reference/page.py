@@ -1,4 +1,5 @@
-"""`/openapi.json`, and `/docs`: Swagger UI over it, from files of our own, so that it works without a network."""
+"""`/openapi.json`, and `/docs`: Swagger UI for it, with our own copies of its files, so that it works without a
+network."""
 
 from __future__ import annotations
 
