@@ -95,7 +95,10 @@ def _suppress(
     details: Mapping[int, CallDetails],
     statuses: Collection[str],
 ) -> None:
-    """Suppress the numbers of calls whose result, one of these callbacks, has one of the statuses."""
+    """Suppress the numbers of calls whose result, one of these callbacks, has one of the statuses.
+
+    A simulated result says nothing about its number, which can be a real one.
+    """
     said = {
         (*call, callback.callback_id): details[callback.callback_id].provider_status
         for call, callbacks in named.items()
@@ -108,7 +111,8 @@ def _suppress(
     results = conn.execute(
         "select r.batch_id, r.row, r.callback_id, c.phone_number"
         " from unnest(%b::bigint[], %b::integer[], %b::bigint[]) as g (batch_id, row, callback_id)"
-        " join result r using (batch_id, row, callback_id) join call c using (batch_id, row) where c.phone_number > 0",
+        " join result r using (batch_id, row, callback_id) join call c using (batch_id, row)"
+        " join batch b using (batch_id) where c.phone_number > 0 and b.simulated is not true",
         (
             bigints([batch_id for batch_id, *_ in said]),
             integers([row for _, row, _ in said]),

@@ -85,3 +85,11 @@ def test_replay_suppresses_as_settlement_does(conn: Connection) -> None:
     assert suppressed(conn) == {}
     list(replay_all(conn, by="Ana", state="applied", suppress_statuses=STATUSES))
     assert suppressed(conn) == {NUMBERS[0]: ("failed", "system")}
+
+
+def test_simulated_result_suppresses_nobody(conn: Connection) -> None:
+    simulated, real = (make_batch(conn, NUMBERS, simulated=simulated) for simulated in (True, False))
+    deliver(conn, simulated, result_body(NUMBERS[0], "failed"))
+    assert suppressed(conn) == {}
+    deliver(conn, real, result_body(NUMBERS[1], "failed"))
+    assert suppressed(conn) == {NUMBERS[1]: ("failed", "system")}
