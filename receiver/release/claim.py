@@ -31,6 +31,9 @@ CANDIDATES = 4
 DECISIONS = 100
 """Submissions that one claim postpones, refuses or withdraws at most."""
 
+COUNTED = 0
+"""In place of a submission's number: calls of the batch were refused or withdrawn, and nothing was claimed."""
+
 REASONS: dict[RefusalCode, str] = {
     "window_over": "Nothing was sent and nobody is called, because its time window ended before it could be sent. Check"
     " that a worker is running. To call these contacts, queue them again with a later end.",
@@ -129,13 +132,15 @@ def claim_submission(
 
     `simulated`: the worker's provider is a simulator. Only batches for this kind of provider are sent to it.
     `signing_key`: the fingerprint of the key that signs the submission's token. `grace`: RESULT_GRACE.
-    First, what is unreleased in a batch whose time window has ended is refused.
+    First, what is unreleased in a batch whose time window has ended is refused. A transaction that refused or withdrew
+    calls claims nothing from a further batch: it already holds the counters of one (lock order).
     """
-    _refuse_ended(conn)
+    if _refuse_ended(conn):
+        return None
     for batch_id in _list_candidates(conn, simulated):
-        submission_no = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace)
-        if submission_no is not None:
-            return _get_outgoing(conn, batch_id, submission_no)
+        found = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace)
+        if found is not None:
+            return _get_outgoing(conn, batch_id, found) if found != COUNTED else None
     return None
 
 
@@ -171,19 +176,20 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
 def _claim_of(
     conn: Connection, batch_id: int, simulated: bool, worker_id: int, signing_key: str | None, grace: timedelta
 ) -> int | None:
-    """The number of the batch's submission that was claimed."""
+    """The number of the batch's submission that was claimed, COUNTED, or None if nothing is open."""
+    nothing = None
     for _ in range(DECISIONS):
         batch = _lock_batch(conn, batch_id, simulated)
         if batch is None:
-            return None
+            return nothing
         if batch.canceled:
             withdraw_pending(conn, batch_id)
             refresh_state(conn, [batch_id])
-            return None
+            return COUNTED
         now = get_now(conn)  # after the lock: the claim that held it before released earlier
         pending = _get_pending(conn, batch_id, now)
         if pending is None:
-            return None
+            return nothing
         calls = pending.calls - pending.withdrawn_calls
         decision = decide(
             batch.gates,
@@ -197,7 +203,7 @@ def _claim_of(
         match decision:
             case Wait(until, whole_batch=True):
                 conn.execute("update batch set next_release_at = %s where batch_id = %s", (until, batch_id))
-                return None
+                return nothing
             case Wait(until):
                 _postpone(conn, batch_id, pending, until)
             case Refuse(code, next_release_at):
@@ -206,18 +212,22 @@ def _claim_of(
                     "update batch set next_release_at = coalesce(%s, next_release_at) where batch_id = %s",
                     (next_release_at, batch_id),
                 )
-            case Release() if not _is_suppressed(conn, batch_id, pending, now):
-                _mark_sending(conn, batch, pending, decision, worker_id, signing_key, now, grace)
-                return pending.submission_no
-    return None
+                nothing = COUNTED
+            case Release():
+                if not _is_suppressed(conn, batch_id, pending, now):
+                    _mark_sending(conn, batch, pending, decision, worker_id, signing_key, now, grace)
+                    return pending.submission_no
+                nothing = COUNTED
+    return nothing
 
 
 def _get_pending(conn: Connection, batch_id: int, now: datetime) -> _Pending | None:
+    """Locked: a worker of 1.0.0 locks only the submission that it claims, not its batch."""
     with conn.cursor(row_factory=class_row(_Pending)) as cursor:
         return cursor.execute(
             "select submission_no, calls, withdrawn_calls, time_zones, sent_at from submission"
             " where batch_id = %s and state = 'pending' and next_try_at <= %s"
-            " order by next_try_at, submission_no limit 1",
+            " order by next_try_at, submission_no limit 1 for update skip locked",
             (batch_id, now),
             prepare=True,
         ).fetchone()
@@ -329,8 +339,11 @@ def _get_outgoing(conn: Connection, batch_id: int, submission_no: int) -> Outgoi
     return outgoing
 
 
-def _refuse_ended(conn: Connection) -> None:
-    """Refuse what is unreleased in one batch whose window is over, whatever holds it back, and for any provider."""
+def _refuse_ended(conn: Connection) -> bool:
+    """Refuse what is unreleased in one batch whose window is over, whatever holds it back, and for any provider.
+
+    Returns whether there was one.
+    """
     ended = conn.execute(
         "select batch_id from batch where state = 'queueing' and end_at <= now() and exists (select from submission s"
         " where s.batch_id = batch.batch_id and s.state = 'pending') limit %s",
@@ -346,16 +359,19 @@ def _refuse_ended(conn: Connection) -> None:
                 "select submission_no from submission where batch_id = %s and state = 'pending'", (batch_id,)
             ).fetchall()
             refuse_unsent(conn, batch_id, [submission_no for (submission_no,) in pending], "window_over")
-            return
+            return True
+    return False
 
 
 def refuse_unsent(conn: Connection, batch_id: int, submissions: Sequence[int], code: RefusalCode) -> None:
-    """Refuse pending submissions of a batch, which is locked."""
-    conn.execute(
+    """Refuse those of these submissions that are pending. Their batch is locked."""
+    found = conn.execute(
         "update submission set state = 'refused', answered_at = now(), error_code = %s,"
-        " error = concat_ws(' ', %s::text, error) where batch_id = %s and submission_no = any(%s)",
+        " error = concat_ws(' ', %s::text, error)"
+        " where batch_id = %s and submission_no = any(%s) and state = 'pending' returning submission_no",
         (code, REASONS[code], batch_id, list(submissions)),
-    )
+    ).fetchall()
+    submissions = [submission_no for (submission_no,) in found]
     refuse_calls(conn, batch_id, submissions)
     refresh_state(conn, [batch_id])
     log.warning(

@@ -102,7 +102,14 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
         if late is None:
             return None
         state = late
-    if state == "refused":
+    if state == "accepted":
+        # The provider can be reached again. From now on, only the gates hold back what was tried in vain.
+        conn.execute(
+            "update submission set sent_at = null where batch_id = %s and state = 'pending' and sent_at is not null",
+            (outgoing.batch_id,),
+            prepare=True,
+        )
+    elif state == "refused":
         refuse_calls(conn, outgoing.batch_id, [outgoing.submission_no])
         _pause_rest(conn, outgoing.batch_id)
     elif state == "withdrawn":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from receiver.changes.audit import SYSTEM
-from receiver.database.pool import Connection
+from receiver.database.pool import Connection, connect
 from receiver.queueing.suppressions import digest_of, get_key
 from receiver.release.answer import Answer
 from receiver.release.claim import REASONS, Outgoing, claim_submission
@@ -219,13 +219,44 @@ def test_window_of_a_paused_batch_still_ends(conn: Connection) -> None:
     assert differences(conn) == []
 
 
+def test_what_a_worker_of_an_earlier_release_is_claiming_is_not_claimed_again(
+    conn: Connection, database_url: str
+) -> None:
+    """That worker locks only the submission, and not the batch."""
+    make_batch(conn, NUMBERS, submission_rows=3, send=False)
+    conn.execute("set lock_timeout = '2s'")
+    conn.commit()
+    with connect(database_url, name="worker of 1.0.0") as earlier:
+        earlier.execute(
+            "update submission set state = 'sending', worker_id = 99, sent_at = now(), tries = 1 where submission_no = 1"
+        )
+        assert claimed(conn).submission_no == 2
+        assert claim(conn) is None
+    assert claim(conn) is None
+    assert conn.execute("select worker_id from submission where submission_no = 1").fetchone() == (99,)
+
+
+def test_short_outage_does_not_count_against_what_was_tried_in_it(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS, submission_rows=3, send=False)
+    assert record(conn, claimed(conn), NOT_SENT) == "pending"
+    assert record(conn, claimed(conn), ACCEPTED) == "accepted"
+    # More than an hour later, the rest of the batch was released, and it is the turn of what was tried first.
+    conn.execute("update batch set created_at = created_at - interval '2 hours'")
+    conn.execute(
+        "update submission set sent_at = sent_at - interval '2 hours', next_try_at = next_try_at - interval '1 minute'"
+    )
+    conn.commit()
+    assert claimed(conn).submission_no == 1
+    assert "refused" not in states(read_batch(conn, batch_id))
+
+
 def test_window_ends_even_if_workers_always_have_something_to_send(conn: Connection) -> None:
     ended = make_batch(conn, NUMBERS, send=False, end_timestamp=datetime.now(UTC) + MINUTE)
     conn.execute("update batch set end_at = now() - interval '1 second'")
     conn.commit()
     waiting = make_batch(conn, NUMBERS, send=False)
+    assert claim(conn) is None and read_batch(conn, ended).state == "refused"
     assert claimed(conn).batch_id == waiting
-    assert read_batch(conn, ended).state == "refused"
 
 
 def test_refusal_of_one_submission_pauses_the_rest(conn: Connection) -> None:
