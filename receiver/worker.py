@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import psycopg
 
@@ -39,7 +40,7 @@ from receiver.model import SubmissionKey
 from receiver.queueing.drafts import forget_drafts
 from receiver.release.answer import printable_line
 from receiver.release.claim import Outgoing, claim_submission
-from receiver.release.deployment_cancel import abandon_cancels, claim_cancel, record_cancel
+from receiver.release.deployment_cancel import abandon_cancels, claim_cancel, list_asking, record_cancel
 from receiver.release.presence import find_gone, hold_worker_lock, register_worker, see_worker
 from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue, cancel_deployment
 from receiver.release.recording import record_answer
@@ -74,6 +75,8 @@ IDLE_SECONDS = 0.2
 ERROR_PAUSE_SECONDS = 1.0
 WRITER_DAYS = 90
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
@@ -95,6 +98,8 @@ class Worker:
         Postgres restarts, live workers lose their locks with their connections, and get them back in a moment."""
         self._in_progress: set[Taken] = set()
         """Submissions that a sender has claimed, and whose answer is not recorded yet."""
+        self._asking: int | None = None
+        """The request to cancel a deployment that this worker makes, until its answer is recorded."""
 
     def stop(self) -> None:
         """End after the current steps. `run` limits how long a request to the provider may still take."""
@@ -175,18 +180,21 @@ class Worker:
             extra=about("submission_sent", batch_id=outgoing.batch_id, submission=outgoing.submission_no,
                         result=answer.state, provider_status=answer.provider_status, seconds=round(seconds, 3)),
         )  # fmt: skip
-        # Only this thread knows the answer, so it waits for the database until the worker stops.
+        state = self._record(pool, lambda conn: record_answer(conn, outgoing, answer))
+        if state is None:
+            log.warning(
+                "batch %d, submission %d: resolved before the answer to try %d arrived; see its resolution",
+                outgoing.batch_id, outgoing.submission_no, outgoing.tries,
+            )  # fmt: skip
+        self._in_progress.discard(_taken(outgoing))
+        return 0.0
+
+    def _record(self, pool: Pool, record: Callable[[Connection], T]) -> T:
+        """Record an answer. Only this thread knows it, so it waits for the database until the worker stops."""
         while True:
             try:
                 with connection(pool) as conn:
-                    state = record_answer(conn, outgoing, answer)
-                if state is None:
-                    log.warning(
-                        "batch %d, submission %d: resolved before the answer to try %d arrived; see its resolution",
-                        outgoing.batch_id, outgoing.submission_no, outgoing.tries,
-                    )  # fmt: skip
-                self._in_progress.discard(_taken(outgoing))
-                return 0.0
+                    return record(conn)
             except (DatabaseUnavailable, psycopg.Error, OSError) as error:
                 log.warning("the provider's answer is not recorded yet: %s", error, extra=about("answer_not_recorded"))
                 if self._stop.wait(ERROR_PAUSE_SECONDS):
@@ -196,6 +204,8 @@ class Worker:
         """Ask the provider to cancel a deployment, if a person wants that; at most once, as for `_send`."""
         with connection(pool) as conn:
             request = claim_cancel(conn, self._worker_id)
+            # Before the commit, as in `_claim`.
+            self._asking = None if request is None else request.cancel_id
         if request is None:
             return CANCEL_CHECK_SECONDS
         answer = cancel_deployment(self._provider, request.application_id, request.deployment_id)
@@ -205,8 +215,8 @@ class Worker:
             extra=about("deployment_canceled", application_id=request.application_id,
                         deployment_id=request.deployment_id, result=answer.state),
         )  # fmt: skip
-        with connection(pool) as conn:
-            record_cancel(conn, request, answer)
+        self._record(pool, lambda conn: record_cancel(conn, request, answer))
+        self._asking = None
         return 0.0
 
     def _claim(self, pool: Pool) -> Outgoing | None:
@@ -307,7 +317,7 @@ class Worker:
         with connection(pool) as conn:
             gone = find_gone(conn, self._worker_id)
             abandoned = abandon_submissions(conn, self._worker_id, among=self._gone)
-            abandon_cancels(conn, gone & self._gone)
+            abandon_cancels(conn, list_asking(conn, gone & self._gone))
         self._gone = gone
         with connection(pool) as conn:
             accept_proven_lately(conn)
@@ -327,11 +337,14 @@ class Worker:
             raise
 
     def _release_lost_claims(self, pool: Pool) -> None:
-        """Release claims that are committed, although the connection broke before a sender learned of it."""
+        """Release claims that are committed, although the connection broke before this worker learned of it. A request
+        to cancel a deployment becomes `unknown` instead."""
         with connection(pool) as conn:
             # Read the database before `_in_progress`: a claim made in between is only in the latter.
             taken = list_taken(conn, self._worker_id)
             release_untold(conn, self._worker_id, [each for each in taken if each not in self._in_progress])
+            asking = list_asking(conn, [self._worker_id])
+            abandon_cancels(conn, [each for each in asking if each != self._asking])
 
 
 def _taken(outgoing: Outgoing) -> Taken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from receiver import worker as worker_module
 from receiver.database.pool import Connection, connect
 from receiver.release import recording
+from receiver.release.deployment_cancel import get_cancel, request_cancel
 from receiver.release.presence import find_gone, hold_worker_lock, register_worker
 from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
@@ -24,7 +26,7 @@ from receiver.supervisor.ports import free_port
 from receiver.worker import SENDERS
 from tests.factories import differences, journal, make_callback, read_batch, result_body
 from tests.queueing.queueing import batch_state, claim, contacts_csv, from_now, number, queue, submission_states
-from tests.release.provider_server import Thinking, answering, hold, http, serving
+from tests.release.provider_server import Server, Thinking, answering, hold, http, read_request, serving
 from tests.simulator.receiving import ask
 from tests.waiting import eventually
 from tests.workers import (
@@ -243,6 +245,52 @@ def test_worker_that_loses_its_lock_for_a_moment_is_not_dead(
             turn.release(10_000)
         await_state(conn, batch_id, "unknown")
         assert times_queued(simulator) == []
+
+
+def test_answer_to_a_cancellation_waits_for_the_database(
+    database_url: str, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, answer_now = threading.Event(), threading.Event()
+
+    def answer(connection: socket.socket, server: Server) -> None:
+        read_request(connection)
+        asked.set()
+        answer_now.wait(60)
+        connection.sendall(http(202, b"{}"))
+
+    with serving(answer) as provider, running_worker(database_url, provider.url):
+        cancel_id, _ = request_cancel(conn, 7, 3, by="Ana")
+        conn.commit()
+        assert asked.wait(60)
+        conn.execute("alter table deployment_cancel rename to away")
+        conn.commit()
+        answer_now.set()
+        eventually(lambda: "the provider's answer is not recorded yet" in caplog.text)
+        conn.execute("alter table away rename to deployment_cancel")
+        conn.commit()
+        await_cancel(conn, cancel_id, "accepted")
+        assert provider.connections == 1
+
+
+def test_cancellation_that_its_worker_does_not_make_becomes_unknown(database_url: str, conn: Connection) -> None:
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
+        # The state after the connection broke while the server committed.
+        row = conn.execute(
+            "insert into deployment_cancel (application_id, deployment_id, requested_by, state, worker_id)"
+            " select 7, 3, 'Ana', 'asking', worker_id from worker returning cancel_id"
+        ).fetchone()
+        assert row is not None
+        conn.commit()
+        await_cancel(conn, row[0], "unknown")
+
+
+def await_cancel(conn: Connection, cancel_id: int, state: str) -> None:
+    def current() -> str:
+        found = get_cancel(conn, cancel_id).state
+        conn.commit()
+        return found
+
+    eventually(lambda: current() == state, otherwise=current)
 
 
 def test_worker_keeps_its_lock_if_another_connection_fails(database_url: str, conn: Connection) -> None:

@@ -20,7 +20,7 @@ from receiver.release.answer import Answer
 from receiver.release.calls import count_open
 from receiver.release.control import PENDING_CALLS, cancel_batch
 
-ABANDONED = "The worker that asked the provider ended before the answer was recorded."
+ABANDONED = "The worker that asked the provider did not record the answer."
 
 WAITS_FOR_SENDING = timedelta(seconds=60)
 """How long a request waits for what is being sent, and for a worker. After that, nobody expects it to be made."""
@@ -152,12 +152,20 @@ def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
     return get_cancel(conn, cancel_id)
 
 
-def abandon_cancels(conn: Connection, gone: Collection[int]) -> None:
-    """Mark the requests of workers that ended as `unknown`: their answers were not recorded."""
+def list_asking(conn: Connection, worker_ids: Collection[int]) -> list[int]:
+    """The requests that these workers are making, according to the database."""
+    found = conn.execute(
+        "select cancel_id from deployment_cancel where state = 'asking' and worker_id = any(%s)", (sorted(worker_ids),)
+    ).fetchall()
+    return [cancel_id for (cancel_id,) in found]
+
+
+def abandon_cancels(conn: Connection, cancel_ids: Collection[int]) -> None:
+    """Mark requests that no worker is making any more as `unknown`: their answers were not recorded."""
     conn.execute(
         "update deployment_cancel set state = 'unknown', answered_at = now(), error = %s"
-        " where state = 'asking' and worker_id = any(%s)",
-        (ABANDONED, sorted(gone)),
+        " where state = 'asking' and cancel_id = any(%s)",
+        (ABANDONED, list(cancel_ids)),
     )
 
 

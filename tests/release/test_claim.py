@@ -27,6 +27,7 @@ from receiver.release.deployment_cancel import (
     get_cancel,
     give_up_cancel,
     list_affected,
+    list_asking,
     record_cancel,
     request_cancel,
 )
@@ -407,7 +408,7 @@ def test_answer_of_a_worker_that_died_is_unknown(conn: Connection) -> None:
     cancel_id, _ = request_cancel(conn, 7, 3, by="Ana")
     worker_id = register_worker(conn, "test", 1)
     assert claim_cancel(conn, worker_id) is not None
-    abandon_cancels(conn, {worker_id})
+    abandon_cancels(conn, list_asking(conn, {worker_id}))
     assert get_cancel(conn, cancel_id).state == "unknown"
     assert claim_cancel(conn, worker_id) is None
 
