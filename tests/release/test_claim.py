@@ -229,7 +229,8 @@ def test_what_a_worker_of_an_earlier_release_is_claiming_is_not_claimed_again(
     conn.commit()
     with connect(database_url, name="worker of 1.0.0") as earlier:
         earlier.execute(
-            "update submission set state = 'sending', worker_id = 99, sent_at = now(), tries = 1 where submission_no = 1"
+            "update submission set state = 'sending', worker_id = 99, sent_at = now(), tries = 1"
+            " where submission_no = 1"
         )
         assert claimed(conn).submission_no == 2
         assert claim(conn) is None
