@@ -53,6 +53,11 @@ _NUMBER = re.compile(
     r"|\+(?=(?:[ .()-]*\d){7})\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}"
 )
 
+_DATE_OR_NUMBER = re.compile(
+    r"(?P<date>(?<!\d)(?:19|20)\d\d-[01]\d-[0-3]\d(?:[T ][0-2]\d:[0-5]\d)?(?![\s./()+\u2010-\u2015-]*\d))"
+    r"|\d(?:[\s./()+\u2010-\u2015-]*\d){6,}"
+)
+
 _ESCAPE = re.compile(r"%(2[089BDE])", re.IGNORECASE)
 """A percent-encoded separator between the digits of a number in an address."""
 
@@ -70,6 +75,15 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
     if "%2" in text:
         text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
     return _DIGITS.sub(lambda run: _NUMBER.sub(_masked, run[0]), text)
+
+
+def mask_digits(text: str) -> str:
+    """The text in which each run of seven digits or more, with or without separators, keeps only its last two.
+
+    For what people write about numbers: it masks local formats that `redact` leaves in a log line, where they could be
+    ids or counts. A date such as 2026-12-01 stays.
+    """
+    return _DATE_OR_NUMBER.sub(lambda match: match[0] if match["date"] else _masked(match), text)
 
 
 def _masked(match: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from receiver.database.pool import Connection
-from receiver.logs import redact
+from receiver.logs import mask_digits, redact
 
 SYSTEM = "system"
 """The actor of what the service does by itself."""
@@ -58,12 +58,12 @@ def record_change(
 ) -> None:
     """Record a change. `details`: what else names its subject; of a phone number only `masked`, the last two digits.
 
-    A number in a note, or in another text, loses all digits but its last two.
+    A number in a note, or in another text, loses all digits but its last two. A note can contain one in any format.
     """
     kept = {name: redact(value) if isinstance(value, str) else value for name, value in (details or {}).items()}
     conn.execute(
         "insert into audit (actor, action, batch_id, submission_no, details, note) values (%s, %s, %s, %s, %s, %s)",
-        (actor, action, batch_id, submission_no, Jsonb(kept), None if note is None else redact(note)),
+        (actor, action, batch_id, submission_no, Jsonb(kept), None if note is None else mask_digits(redact(note))),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from receiver.changes.audit import COMMAND_LINE, ChangeFilter, list_changes, record_change
 from receiver.database.pool import Connection
 from receiver.queueing.suppressions import delete_suppression, suppress, suppress_all, unsuppress
@@ -48,6 +50,28 @@ def test_texts_and_numbers_of_other_kinds_stay(conn: Connection) -> None:
     )
     (entry,) = list_changes(conn, ChangeFilter(), 10)
     assert (entry.details, entry.note) == ({"application_id": 61755501234, "name": "Mai 2026"}, "ticket 4711")
+
+
+@pytest.mark.parametrize(
+    ("note", "kept"),
+    [
+        ("555-1234", "***-**34"),
+        ("call 020 7946 0958 first", "call *** **** **58 first"),
+        ("07911 123456", "***** ****56"),
+        ("555\u20131234", "***\u2013**34"),
+        ("+44 (0)20/7946.0958", "+** (*)**/****.**58"),
+        ("4155550123, 1 2 3 4 5 6 7", "********23, * * * * * 6 7"),
+        ("030 - 12 34 567", "*** - ** ** *67"),
+        ("2026-12-01-5550123", "****-**-**-*****23"),
+        ("2026-12-01 5550123", "****-**-** *****23"),
+        ("asked on 2026-12-01 10:30:00, again 2026-12-02", "asked on 2026-12-01 10:30:00, again 2026-12-02"),
+        ("list 2026-12-01T10:30Z, ticket 123456", "list 2026-12-01T10:30Z, ticket 123456"),
+    ],
+)
+def test_number_in_a_note_keeps_two_digits_in_any_format(conn: Connection, note: str, kept: str) -> None:
+    record_change(conn, "Ana", "cancel", note=note)
+    (entry,) = list_changes(conn, ChangeFilter(), 10)
+    assert entry.note == kept
 
 
 def test_change_that_is_rolled_back_leaves_no_entry(conn: Connection) -> None:
