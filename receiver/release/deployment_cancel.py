@@ -25,6 +25,8 @@ ABANDONED = "The worker that asked the provider did not record the answer."
 WAITS_FOR_SENDING = timedelta(seconds=60)
 """How long a request waits for what is being sent, and for a worker. After that, nobody expects it to be made."""
 
+_SENDING = "select from submission s join batch b using (batch_id) where s.state = 'sending'"
+
 
 @dataclass(frozen=True, slots=True)
 class AffectedBatch:
@@ -122,17 +124,21 @@ def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
 
 def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
     """The next request that can be made now, marked `asking`. The caller commits before it asks the provider."""
+    conn.execute(
+        "update deployment_cancel set state = 'sending', answered_at = now()"
+        " where state = 'waiting' and requested_at < now() - %s",
+        (WAITS_FOR_SENDING,),
+        prepare=True,
+    )
     waiting = conn.execute(
-        "select cancel_id, application_id, deployment_id, now() - requested_at from deployment_cancel"
-        " where state = 'waiting' order by cancel_id limit 1 for update skip locked",
+        "select cancel_id, application_id, deployment_id from deployment_cancel d where state = 'waiting'"
+        f" and not exists ({_SENDING} and b.application_id = d.application_id and b.deployment_id = d.deployment_id)"
+        " order by cancel_id limit 1 for update skip locked",
         prepare=True,
     ).fetchone()
     if waiting is None:
         return None
-    cancel_id, *deployment, waited = waiting
-    if waited > WAITS_FOR_SENDING:
-        give_up_cancel(conn, cancel_id)
-        return None
+    cancel_id, *deployment = waiting
     # A claim that did not see the request yet has its batch locked: what it takes is `sending` after that.
     queueing = conn.execute(
         "select batch_id from batch where state = 'queueing' and application_id = %s and deployment_id = %s",
@@ -140,9 +146,7 @@ def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
     ).fetchall()
     lock_batches(conn, [batch_id for (batch_id,) in queueing])
     sending = conn.execute(
-        "select from submission s join batch b using (batch_id) where s.state = 'sending'"
-        " and b.application_id = %s and b.deployment_id = %s limit 1",
-        deployment,
+        f"{_SENDING} and b.application_id = %s and b.deployment_id = %s limit 1", deployment
     ).fetchone()
     if sending is not None:
         return None

@@ -405,6 +405,25 @@ def test_a_cancellation_that_nobody_can_make_is_given_up(conn: Connection) -> No
     assert claim_cancel(conn, register_worker(conn, "test", 1)) is None
 
 
+def test_a_cancellation_that_waits_for_what_is_being_sent_delays_no_other(conn: Connection) -> None:
+    make_batch(conn, NUMBERS, send=False)
+    outgoing = claimed(conn)
+    waiting, _ = request_cancel(conn, 7, 3, by="Ana")
+    other, _ = request_cancel(conn, 7, 4, by="Ana")
+    conn.commit()
+    worker_id = register_worker(conn, "test", 2)
+    request = claim_cancel(conn, worker_id)
+    assert request is not None and request.cancel_id == other
+    assert claim_cancel(conn, worker_id) is None
+    conn.execute("update deployment_cancel set requested_at = now() - interval '61 seconds'")
+    last, _ = request_cancel(conn, 7, 4, by="Ana")
+    conn.commit()
+    request = claim_cancel(conn, worker_id)
+    assert request is not None and request.cancel_id == last
+    assert get_cancel(conn, waiting).state == "sending"
+    assert record(conn, outgoing, ACCEPTED) == "accepted"
+
+
 def test_answer_of_a_worker_that_died_is_unknown(conn: Connection) -> None:
     cancel_id, _ = request_cancel(conn, 7, 3, by="Ana")
     worker_id = register_worker(conn, "test", 1)
