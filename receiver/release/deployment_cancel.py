@@ -63,9 +63,10 @@ def list_affected(
     """What canceling the deployment, or only one batch of it, would affect now: the dry run."""
     found = conn.execute(
         f"select b.batch_id, b.name, {PENDING_CALLS}, coalesce(s.pending, '{{}}') from batch b"
-        " join batch_count c using (batch_id) left join (select batch_id, array_agg(submission_no) as pending"
-        "  from submission where state = 'pending' group by batch_id) s using (batch_id)"
-        " where b.application_id = %s and b.deployment_id = %s and b.batch_id = coalesce(%s, b.batch_id)"
+        " join batch_count c using (batch_id) cross join lateral (select array_agg(submission_no) as pending"
+        "  from submission s where s.batch_id = b.batch_id and s.state = 'pending') s"
+        f" where (b.state = 'queueing' or {PENDING_CALLS} > 0)"
+        " and b.application_id = %s and b.deployment_id = %s and b.batch_id = coalesce(%s, b.batch_id)"
         " order by b.batch_id",
         (application_id, deployment_id, batch_id),
     ).fetchall()

@@ -405,6 +405,20 @@ def test_a_cancellation_that_nobody_can_make_is_given_up(conn: Connection) -> No
     assert claim_cancel(conn, register_worker(conn, "test", 1)) is None
 
 
+def test_what_is_affected_is_found_without_reading_other_deployments(conn: Connection) -> None:
+    make_batch(conn, [phone_number(index) for index in range(200)], submission_rows=1, send=False)
+    batch_id = make_batch(conn, NUMBERS, send=False, deployment_id=4)
+    conn.execute("analyze")
+    conn.commit()
+    conn.execute("set local enable_seqscan = off")  # these tables are small
+    (affected,) = list_affected(conn, 7, 4)
+    assert (affected.id, affected.withdrawn) == (batch_id, len(NUMBERS))
+    row = conn.execute(
+        "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'submission'"
+    ).fetchone()
+    assert row is not None and row[0] < 20
+
+
 def test_a_cancellation_that_waits_for_what_is_being_sent_delays_no_other(conn: Connection) -> None:
     make_batch(conn, NUMBERS, send=False)
     outgoing = claimed(conn)
