@@ -60,13 +60,13 @@ class Maintenance:
     def check_overdue(self) -> float:
         """Count calls that became overdue, and report their batches."""
         with connection(self._pool) as conn:
-            noticed = mark_overdue(conn)
+            noticed, more = mark_overdue(conn)
         for batch in noticed:
             log.warning(
                 "batch %d: %d of its %d calls are overdue", batch.batch_id, batch.overdue, batch.calls,
                 extra=about("batch_overdue", batch_id=batch.batch_id, overdue=batch.overdue),
             )  # fmt: skip
-        return OVERDUE_CHECK_SECONDS
+        return 0.0 if more else OVERDUE_CHECK_SECONDS
 
     def plan_polls(self) -> float:
         """Plan which overdue calls are asked about."""

@@ -28,28 +28,34 @@ class OverdueBatch:
     calls: int
 
 
-def mark_overdue(conn: Connection) -> list[OverdueBatch]:
+def mark_overdue(conn: Connection) -> tuple[list[OverdueBatch], bool]:
     """Mark submissions that are due, up to `MOST_AT_ONCE`, and count their calls without a result as overdue. Returns
-    the batches that had none before; the caller reports them.
+    the batches that had none before, which the caller reports, and whether more submissions may be due.
 
     Settling a call reads the mark of its submission. So while calls are counted, nothing is settled.
     """
     if conn.execute(_OLD_WORKERS).fetchone() is not None:
-        return []
-    due = conn.execute(
+        return [], False
+    due = _list_due(conn)
+    if any(has_calls for *_, has_calls in due):
+        own_results(conn)
+        due = _list_due(conn)  # another worker may have marked them meanwhile
+    if not due:
+        return [], False
+    lock_batches(conn, [batch_id for batch_id, *_ in due])
+    given = {"batches": [batch_id for batch_id, *_ in due], "submissions": [number for _, number, _ in due]}
+    with conn.cursor(row_factory=class_row(OverdueBatch)) as cursor:
+        return cursor.execute(_MARK, given).fetchall(), len(due) == MOST_AT_ONCE
+
+
+def _list_due(conn: Connection) -> list[tuple[int, int, bool]]:
+    """(batch_id, submission_no, whether it has calls without a result) of the submissions that are due first."""
+    return conn.execute(
         f"select batch_id, submission_no, exists (select {_OUTSTANDING}) from submission s where {_DUE}"
         " order by due_at limit %s",
         (MOST_AT_ONCE,),
         prepare=True,
     ).fetchall()
-    if not due:
-        return []
-    if any(has_calls for *_, has_calls in due):
-        own_results(conn)
-    lock_batches(conn, [batch_id for batch_id, *_ in due])
-    given = {"batches": [batch_id for batch_id, *_ in due], "submissions": [number for _, number, _ in due]}
-    with conn.cursor(row_factory=class_row(OverdueBatch)) as cursor:
-        return cursor.execute(_MARK, given).fetchall()
 
 
 # 1.0.0 settles overdue calls without counting them. While one of its workers lives, none are marked.

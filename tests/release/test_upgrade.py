@@ -103,7 +103,7 @@ def test_batches_of_an_older_release_go_on_where_they_were(empty_database_url: s
         assert times == [(True, True)] * 3
 
         # Its worker is gone: this release counts what is overdue, sends, settles and cancels.
-        assert [(each.batch_id, each.overdue) for each in mark_overdue(conn)] == [(late, 4)]
+        assert [(each.batch_id, each.overdue) for each in mark_overdue(conn)[0]] == [(late, 4)]
         conn.commit()
         assert read_batch(conn, late).phase == "overdue"
         assert read_batch(conn, under_way).phase == "calling"

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from receiver.database.pool import Connection
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from receiver.config import Config
+from receiver.database.pool import Connection, connect, open_pool
+from receiver.release.provider import Provider
+from receiver.results import overdue
+from receiver.results.maintenance import OVERDUE_CHECK_SECONDS, Maintenance
 from receiver.results.overdue import OverdueBatch, mark_overdue
 from tests.factories import (
     answer_submissions,
@@ -14,6 +24,7 @@ from tests.factories import (
     read_batch,
     result_body,
 )
+from tests.waiting import eventually, waits_for_lock
 
 NUMBERS = [phone_number(index) for index in range(5)]
 
@@ -31,9 +42,9 @@ def test_overdue_batches_are_reported_once_with_their_counts(conn: Connection) -
     deliver(conn, done, result_body(NUMBERS[0]))
     for batch_id in (due, done):
         make_due(conn, batch_id, 1)
-    assert mark_overdue(conn) == [OverdueBatch(due, overdue=4, calls=5)]
+    assert mark_overdue(conn) == ([OverdueBatch(due, overdue=4, calls=5)], False)
     conn.commit()
-    assert mark_overdue(conn) == []
+    assert mark_overdue(conn) == ([], False)
     conn.commit()
     assert read_batch(conn, due).counts["overdue"] == 4
     assert differences(conn) == []
@@ -46,16 +57,58 @@ def test_each_submission_is_overdue_at_its_own_time(conn: Connection) -> None:
         conn.commit()
         answer_submissions(conn)
     make_due(conn, batch_id, 1)
-    assert [each.overdue for each in mark_overdue(conn)] == [2]
+    assert [each.overdue for each in mark_overdue(conn)[0]] == [2]
     conn.commit()
     batch = read_batch(conn, batch_id)
     assert (batch.counts["overdue"], batch.counts["pending"], batch.phase) == (2, 3, "releasing")
     # The next one belongs to a batch that is known to be overdue.
     make_due(conn, batch_id, 2)
-    assert mark_overdue(conn) == []
+    assert mark_overdue(conn) == ([], False)
     conn.commit()
     assert read_batch(conn, batch_id).counts["overdue"] == 4
     assert differences(conn) == []
+
+
+def make_three_due(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A batch of three due submissions with a call each. One check marks at most two."""
+    monkeypatch.setattr(overdue, "MOST_AT_ONCE", 2)
+    batch_id = make_batch(conn, NUMBERS[:3], submission_rows=1)
+    conn.execute("update submission set due_at = now() - interval '1 second'")
+    conn.commit()
+    return batch_id
+
+
+def test_check_is_repeated_at_once_while_more_submissions_are_due(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = make_three_due(conn, monkeypatch)
+    config = Config(data_dir=Path("/nowhere"), public_url="", port=1)
+    with closing(open_pool(database_url, max_size=1, name="test")) as pool:
+        maintenance = Maintenance(pool, Provider("http://127.0.0.1:1", "user", "key"), config, threading.Event())
+        assert maintenance.check_overdue() == 0
+        assert maintenance.check_overdue() == OVERDUE_CHECK_SECONDS
+    assert read_batch(conn, batch_id).counts["overdue"] == 3
+    assert differences(conn) == []
+
+
+def test_worker_that_waited_for_another_marks_what_that_left(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = make_three_due(conn, monkeypatch)
+
+    def check() -> None:
+        with closing(connect(database_url, name="other worker")) as other:
+            mark_overdue(other)
+            other.commit()
+
+    mark_overdue(conn)
+    thread = threading.Thread(target=check)
+    thread.start()
+    with closing(connect(database_url, name="test")) as looker:
+        eventually(lambda: waits_for_lock(looker, "other worker"))
+    conn.commit()
+    thread.join()
+    assert read_batch(conn, batch_id).counts["overdue"] == 3
 
 
 def test_what_is_unreleased_is_never_overdue(conn: Connection) -> None:
