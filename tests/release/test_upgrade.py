@@ -13,7 +13,7 @@ import pytest
 
 from receiver.database.migrations import MIGRATIONS, migrate
 from receiver.database.pool import Connection, connect
-from receiver.queueing.suppressions import suppress
+from receiver.queueing.suppressions import erase_suppression, suppress, unsuppress
 from receiver.release.claim import claim_submission
 from receiver.release.control import cancel_batch, pause_batch
 from receiver.results.overdue import mark_overdue
@@ -127,6 +127,14 @@ def cancel_and_reopen(conn: Connection, batch_id: int) -> None:
     conn.execute("update submission set state = 'pending' where batch_id = %s", (batch_id,))
 
 
+def cancel_deployment(conn: Connection, state: str) -> None:
+    """Its request is in this state. Nothing of it was withdrawn: a new batch can be queued for it meanwhile."""
+    conn.execute(
+        "insert into deployment_cancel (application_id, deployment_id, requested_by, state) values (7, 9, 'Ana', %s)",
+        (state,),
+    )
+
+
 @pytest.mark.parametrize(
     ("parameters", "hold"),
     [
@@ -135,8 +143,10 @@ def cancel_and_reopen(conn: Connection, batch_id: int) -> None:
         ({}, lambda conn, batch_id: pause_batch(conn, batch_id, by="Ana")),
         ({}, cancel_and_reopen),
         ({}, lambda conn, batch_id: suppress(conn, phone_number(0), by="Ana")),
+        ({"deployment_id": 9}, lambda conn, batch_id: cancel_deployment(conn, "waiting")),
+        ({"deployment_id": 9}, lambda conn, batch_id: cancel_deployment(conn, "asking")),
     ],
-    ids=["paced", "hours", "paused", "canceled", "suppressed"],
+    ids=["paced", "hours", "paused", "canceled", "suppressed", "deployment-waiting", "deployment-asking"],
 )
 def test_older_release_does_not_send_what_it_must_not(
     conn: Connection, parameters: dict[str, Any], hold: Callable[[Connection, int], object]
@@ -149,6 +159,18 @@ def test_older_release_does_not_send_what_it_must_not(
         "pending",
         "sending",
     ]
+
+
+def test_older_release_sends_nothing_while_an_erased_number_is_suppressed(conn: Connection) -> None:
+    """It cannot see whether one of its calls has this number."""
+    batch_id = make_batch(conn, send=False)
+    suppress(conn, phone_number(0), by="Ana")
+    erase_suppression(conn, phone_number(0))
+    conn.execute(OLD_CLAIM, (batch_id, 1))
+    assert read_batch(conn, batch_id).submissions[0].state == "pending"
+    unsuppress(conn, phone_number(0), by="Ana")
+    conn.execute(OLD_CLAIM, (batch_id, 1))
+    assert read_batch(conn, batch_id).submissions[0].state == "sending"
 
 
 def test_what_an_older_release_makes_pending_again_in_a_canceled_batch_is_withdrawn(conn: Connection) -> None:
