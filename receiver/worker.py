@@ -203,7 +203,7 @@ class Worker:
     def _cancel_deployment(self, pool: Pool) -> float:
         """Ask the provider to cancel a deployment, if a person wants that; at most once, as for `_send`."""
         with connection(pool) as conn:
-            request = claim_cancel(conn, self._worker_id)
+            request = claim_cancel(conn, self._worker_id, simulated=self._provider.simulated)
             # Before the commit, as in `_claim`.
             self._asking = None if request is None else request.cancel_id
         if request is None:
@@ -215,7 +215,7 @@ class Worker:
             extra=about("deployment_canceled", application_id=request.application_id,
                         deployment_id=request.deployment_id, result=answer.state),
         )  # fmt: skip
-        self._record(pool, lambda conn: record_cancel(conn, request, answer))
+        self._record(pool, lambda conn: record_cancel(conn, request.cancel_id, answer))
         self._asking = None
         return 0.0
 

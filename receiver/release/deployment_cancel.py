@@ -7,7 +7,7 @@ of the deployment is being sent, and records the answer. What is lost is `unknow
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
@@ -25,18 +25,29 @@ ABANDONED = "The worker that asked the provider did not record the answer."
 WAITS_FOR_SENDING = timedelta(seconds=60)
 """How long a request waits for what is being sent, and for a worker. After that, nobody expects it to be made."""
 
+OTHER_KIND = {
+    True: "The provider was not asked: these calls are real, and the worker's provider is a simulator.",
+    False: "The provider was not asked: these calls are simulated, and the worker's provider is real.",
+}
+"""Why a worker did not ask, by whether its provider is a simulator."""
+
+LEFT_TO_THEIR_KIND = timedelta(seconds=5)
+"""How long a worker leaves a request to workers whose kind of provider has the calls. Then it ends the request."""
+
 _SENDING = "select from submission s join batch b using (batch_id) where s.state = 'sending'"
 
 
 @dataclass(frozen=True, slots=True)
 class AffectedBatch:
     """A batch of the deployment with calls that a cancellation ends. `calls_pending`: they were sent and have no
-    result yet. `withdrawn`: calls that were, or would be, withdrawn because they are unreleased."""
+    result yet. Simulated ones do not count while real ones are pending: only a real provider is asked then.
+    `withdrawn`: calls that were, or would be, withdrawn because they are unreleased."""
 
     id: int
     name: str
     calls_pending: int
     withdrawn: int
+    simulated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +73,21 @@ def list_affected(
 ) -> list[AffectedBatch]:
     """What canceling the deployment, or only one batch of it, would affect now: the dry run."""
     found = conn.execute(
-        f"select b.batch_id, b.name, {PENDING_CALLS}, coalesce(s.pending, '{{}}') from batch b"
-        " join batch_count c using (batch_id) cross join lateral (select array_agg(submission_no) as pending"
-        "  from submission s where s.batch_id = b.batch_id and s.state = 'pending') s"
+        f"select b.batch_id, b.name, {PENDING_CALLS}, coalesce(s.pending, '{{}}'), coalesce(b.simulated, false)"
+        " from batch b join batch_count c using (batch_id) cross join lateral ("
+        " select array_agg(submission_no) as pending from submission s"
+        " where s.batch_id = b.batch_id and s.state = 'pending') s"
         f" where (b.state = 'queueing' or {PENDING_CALLS} > 0)"
         " and b.application_id = %s and b.deployment_id = %s and b.batch_id = coalesce(%s, b.batch_id)"
         " order by b.batch_id",
         (application_id, deployment_id, batch_id),
     ).fetchall()
     affected = []
-    for batch_id, name, calls, pending in found:
+    for batch_id, name, calls, pending, simulated in found:
         withdrawn = count_open(conn, batch_id, pending) if pending else 0
         if calls or pending:
-            affected.append(AffectedBatch(batch_id, name, calls - withdrawn, withdrawn))
-    return affected
+            affected.append(AffectedBatch(batch_id, name, calls - withdrawn, withdrawn, simulated))
+    return _of_one_kind(affected)
 
 
 def request_cancel(
@@ -96,8 +108,14 @@ def request_cancel(
     done = []
     for batch in affected:
         canceled = cancel_batch(conn, batch.id, by=by, note=note)
-        done.append(AffectedBatch(batch.id, batch.name, canceled.at_provider, canceled.withdrawn))
-    return row[0], done
+        done.append(AffectedBatch(batch.id, batch.name, canceled.at_provider, canceled.withdrawn, batch.simulated))
+    return row[0], _of_one_kind(done)
+
+
+def _of_one_kind(affected: list[AffectedBatch]) -> list[AffectedBatch]:
+    if all(batch.simulated or not batch.calls_pending for batch in affected):
+        return affected
+    return [replace(batch, calls_pending=0) if batch.simulated else batch for batch in affected]
 
 
 def get_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
@@ -123,8 +141,11 @@ def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
     return get_cancel(conn, cancel_id)
 
 
-def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
-    """The next request that can be made now, marked `asking`. The caller commits before it asks the provider."""
+def claim_cancel(conn: Connection, worker_id: int, *, simulated: bool = False) -> CancelRequest | None:
+    """The next request that can be made now, marked `asking`. The caller commits before it asks the provider.
+
+    `simulated`: the worker's provider is a simulator. It is not asked to cancel real calls, nor the reverse.
+    """
     conn.execute(
         "update deployment_cancel set state = 'sending', answered_at = now()"
         " where state = 'waiting' and requested_at < now() - %s",
@@ -132,14 +153,15 @@ def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
         prepare=True,
     )
     waiting = conn.execute(
-        "select cancel_id, application_id, deployment_id from deployment_cancel d where state = 'waiting'"
-        f" and not exists ({_SENDING} and b.application_id = d.application_id and b.deployment_id = d.deployment_id)"
+        "select cancel_id, now() - requested_at, application_id, deployment_id from deployment_cancel d"
+        f" where state = 'waiting' and not exists ({_SENDING}"
+        " and b.application_id = d.application_id and b.deployment_id = d.deployment_id)"
         " order by cancel_id limit 1 for update skip locked",
         prepare=True,
     ).fetchone()
     if waiting is None:
         return None
-    cancel_id, *deployment = waiting
+    cancel_id, waited, *deployment = waiting
     # A claim that did not see the request yet has its batch locked: what it takes is `sending` after that.
     queueing = conn.execute(
         "select batch_id from batch where state = 'queueing' and application_id = %s and deployment_id = %s",
@@ -150,6 +172,10 @@ def claim_cancel(conn: Connection, worker_id: int) -> CancelRequest | None:
         f"{_SENDING} and b.application_id = %s and b.deployment_id = %s limit 1", deployment
     ).fetchone()
     if sending is not None:
+        return None
+    if any(batch.calls_pending and batch.simulated != simulated for batch in list_affected(conn, *deployment)):
+        if waited >= LEFT_TO_THEIR_KIND:
+            record_cancel(conn, cancel_id, Answer("not_sent", error=OTHER_KIND[simulated]))
         return None
     conn.execute(
         "update deployment_cancel set state = 'asking', worker_id = %s where cancel_id = %s", (worker_id, cancel_id)
@@ -174,11 +200,11 @@ def abandon_cancels(conn: Connection, cancel_ids: Collection[int]) -> None:
     )
 
 
-def record_cancel(conn: Connection, request: CancelRequest, answer: Answer) -> None:
+def record_cancel(conn: Connection, cancel_id: int, answer: Answer) -> None:
     """Record what the provider answered. What was not sent was not asked: that counts as refused."""
     state = "refused" if answer.state == "not_sent" else answer.state
     conn.execute(
         "update deployment_cancel set state = %s, answered_at = now(), provider_status = %s, error = %s"
-        " where cancel_id = %s and state in ('asking', 'unknown')",
-        (state, answer.provider_status, answer.error, request.cancel_id),
+        " where cancel_id = %s and state in ('waiting', 'asking', 'unknown')",
+        (state, answer.provider_status, answer.error, cancel_id),
     )

@@ -22,6 +22,7 @@ from receiver.release.control import (
     resume_batch,
 )
 from receiver.release.deployment_cancel import (
+    OTHER_KIND,
     abandon_cancels,
     claim_cancel,
     get_cancel,
@@ -391,7 +392,7 @@ def test_canceling_a_deployment_holds_it_and_waits_for_what_is_being_sent(conn: 
     assert request is not None and request.state == "asking"
     conn.commit()
     assert claim(conn) is None
-    record_cancel(conn, request, Answer("accepted", 202))
+    record_cancel(conn, request.cancel_id, Answer("accepted", 202))
     conn.commit()
     assert get_cancel(conn, cancel_id).is_over
     assert claimed(conn).batch_id == late
@@ -403,6 +404,36 @@ def test_a_cancellation_that_nobody_can_make_is_given_up(conn: Connection) -> No
     cancel_id, _ = request_cancel(conn, 7, 3, by="Ana")
     assert give_up_cancel(conn, cancel_id).state == "sending"
     assert claim_cancel(conn, register_worker(conn, "test", 1)) is None
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_provider_is_asked_to_cancel_only_calls_of_its_kind(conn: Connection, simulated: bool) -> None:
+    make_batch(conn, NUMBERS, simulated=not simulated)
+    cancel_id, _ = request_cancel(conn, 7, 3, by="Ana")
+    conn.commit()
+    worker_id = register_worker(conn, "test", 1)
+    assert claim_cancel(conn, worker_id, simulated=simulated) is None
+    request = claim_cancel(conn, worker_id, simulated=not simulated)
+    assert request is not None and request.cancel_id == cancel_id
+    conn.rollback()
+    conn.execute("update deployment_cancel set requested_at = now() - interval '6 seconds'")
+    assert claim_cancel(conn, worker_id, simulated=simulated) is None
+    ended = get_cancel(conn, cancel_id)
+    assert (ended.state, ended.error) == ("refused", OTHER_KIND[simulated])
+
+
+def test_real_calls_decide_which_provider_is_asked(conn: Connection) -> None:
+    make_batch(conn, NUMBERS[:2], simulated=True)
+    make_batch(conn, NUMBERS, simulated=False)
+    make_batch(conn, NUMBERS, simulated=True, send=False)
+    expected = [(0, 0), (6, 0), (0, 6)]
+    assert [(each.calls_pending, each.withdrawn) for each in list_affected(conn, 7, 3)] == expected
+    _, affected = request_cancel(conn, 7, 3, by="Ana")
+    assert [(each.calls_pending, each.withdrawn) for each in affected] == expected
+    conn.commit()
+    worker_id = register_worker(conn, "test", 1)
+    assert claim_cancel(conn, worker_id, simulated=True) is None
+    assert claim_cancel(conn, worker_id) is not None
 
 
 def test_what_is_affected_is_found_without_reading_other_deployments(conn: Connection) -> None:

@@ -304,7 +304,7 @@ def test_answer_of_the_provider_is_shown_also_if_it_was_lost(
     assert request is not None
     conn.commit()
     assert "The provider is being asked." in text_of(admin_at.get("/cancellations/1"))
-    record_cancel(conn, request, answer)
+    record_cancel(conn, request.cancel_id, answer)
     conn.commit()
     page = admin_at.get("/cancellations/1")
     assert broken_rules(page) == []

@@ -317,6 +317,7 @@ def test_dry_run_names_every_batch_of_the_deployment_and_changes_nothing(admin: 
         "withdrawn": 2,
         "provider_status": None,
         "provider_state": None,
+        "error": None,
     }
     assert changes(conn) == []
     assert admin.get(f"/api/v1/batches/{part}").get_json()["counts"]["withdrawn"] == 0
@@ -338,6 +339,16 @@ def test_deployment_is_canceled_at_the_provider(admin: FlaskClient, conn: Connec
 def test_refusal_of_the_provider_is_told(admin: FlaskClient, provider: Simulator) -> None:
     said = admin.post("/api/v1/deployments/7/404/cancel").get_json()
     assert (said["batches"], said["provider_status"], said["provider_state"]) == ([], 404, "refused")
+
+
+def test_real_provider_is_not_asked_to_cancel_simulated_calls(
+    admin: FlaskClient, conn: Connection, provider: Simulator
+) -> None:
+    batch_id = make_batch(conn, map(phone_number, range(2)), simulated=True)
+    said = admin.post(DEPLOYMENT).get_json()
+    assert said["batches"] == [{"id": batch_id, "name": "", "calls_pending": 2, "withdrawn": 0}]
+    assert (said["provider_status"], said["provider_state"]) == (None, "refused")
+    assert "these calls are simulated" in said["error"]
 
 
 def test_provider_is_not_asked_while_something_is_being_sent(

@@ -74,6 +74,7 @@ class DeploymentCancelAnswer(schemas.Answer):
             " a dry run."
         ),
     )
+    error = fields.String(allow_none=True, metadata=says("The provider's message, or why it was not asked."))
 
 
 @blueprint.route("/batches/<int:batch_id>/pause")
@@ -205,4 +206,5 @@ def _answer(affected: Sequence[AffectedBatch], found: CancelRequest | None = Non
         "withdrawn": sum(batch.withdrawn for batch in affected),
         "provider_status": None if found is None else found.provider_status,
         "provider_state": state,
+        "error": None if found is None else found.error,
     }
