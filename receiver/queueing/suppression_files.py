@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from receiver.database.pool import Connection
+from receiver.database.pool import Connection, DatabaseUnavailable, naming_outages
 from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.phone_numbers.destination import parse
 from receiver.queueing.contacts import read_records
@@ -21,7 +21,11 @@ from receiver.text.quoting import quoted
 PHONE_NUMBER, REASON = "phone_number", "reason"
 
 MOST_NUMBERS = 1_000_000
-"""In one file: they are kept in memory until they are stored in one transaction."""
+"""In one file: they are kept in memory until the complete file is read."""
+
+STORED_AT_ONCE = 10_000
+"""Numbers in one transaction. A result that suppresses one of them waits for its end, with the counters of its batch
+locked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,10 @@ def suppress_file(
     reason: str | None = None,
     note: str | None = None,
 ) -> Imported:
-    """Suppress a file's valid numbers, in one transaction. `reason`: of rows that name none.
+    """Suppress a file's valid numbers. Commits after each block of them. `reason`: of rows that name none.
 
-    Raises InvalidInput (`invalid_csv`) if the file cannot be read; then nothing is stored.
+    Raises InvalidInput (`invalid_csv`) if the file cannot be read; then nothing is stored. Raises DatabaseUnavailable
+    with the numbers that were added until then; the same file again adds the others.
     """
     text = CsvText(stream, _is_header, _missing)
     records = read_records(text)
@@ -73,7 +78,16 @@ def suppress_file(
         reasons.setdefault(number, shared.setdefault(given, given) or reason)
         if len(reasons) > MOST_NUMBERS:
             raise invalid_csv("too_many_rows", f"The file has more than {MOST_NUMBERS:,} numbers. Split it.")
-    added = suppress_all(conn, reasons, by=by, note=note) if reasons else 0
+    added, numbers = 0, sorted(reasons)
+    try:
+        with naming_outages():
+            for at in range(0, len(numbers), STORED_AT_ONCE):
+                block = {number: reasons[number] for number in numbers[at : at + STORED_AT_ONCE]}
+                in_block = suppress_all(conn, block, by=by, note=note)
+                conn.commit()
+                added += in_block
+    except DatabaseUnavailable as error:
+        raise DatabaseUnavailable(f"{error} {added} numbers were added before. Import the file again.") from error
     return Imported(added, valid - added, invalid, tuple(errors))
 
 

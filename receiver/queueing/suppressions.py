@@ -117,27 +117,15 @@ def _insert(conn: Connection, reasons: Mapping[int, str | None], by: str, note: 
     """Insert those that are not there, in the order of the numbers; returns them."""
     key = get_key(conn)
     numbers = sorted(reasons)
-    added: list[int] = []
-    for at in range(0, len(numbers), 5_000):
-        some = numbers[at : at + 5_000]
-        added += (
-            number
-            for (number,) in conn.execute(
-                "insert into suppression (phone_number, digest, reason, note, created_by)"
-                " select phone_number, digest, reason, %s, %s"
-                " from unnest(%b::bigint[], %b::bytea[], %s::text[]) as g (phone_number, digest, reason)"
-                " on conflict do nothing returning phone_number",
-                (
-                    note,
-                    by,
-                    bigints(some),
-                    digests(_digests_of(key, some)),
-                    [reasons[number] for number in some],
-                ),
-                prepare=True,
-            )
-        )
-    return added
+    added = conn.execute(
+        "insert into suppression (phone_number, digest, reason, note, created_by)"
+        " select phone_number, digest, reason, %s, %s"
+        " from unnest(%b::bigint[], %b::bytea[], %s::text[]) as g (phone_number, digest, reason)"
+        " on conflict do nothing returning phone_number",
+        (note, by, bigints(numbers), digests(_digests_of(key, numbers)), [reasons[number] for number in numbers]),
+        prepare=True,
+    )
+    return [number for (number,) in added]
 
 
 def list_suppressions(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import threading
+from contextlib import closing
 
 import pytest
 
-from receiver.database.pool import Connection, connect
+from receiver.changes.audit import ChangeFilter, list_changes
+from receiver.database.pool import Connection, DatabaseUnavailable, connect
 from receiver.errors import InvalidInput, NotFound
+from receiver.queueing import suppression_files
 from receiver.queueing.suppression_files import Imported, suppress_file
 from receiver.queueing.suppressions import (
     delete_suppression,
@@ -141,6 +144,34 @@ def test_file_that_cannot_be_read_adds_nothing(conn: Connection, csv: bytes, cod
         imported(conn, csv)
     assert (caught.value.code, caught.value.faults[0].code) == ("invalid_csv", code)
     assert reasons(conn) == {}
+
+
+def test_import_that_fails_keeps_its_blocks_and_says_how_many_it_added(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block is committed, so nobody waits for the complete import."""
+    monkeypatch.setattr(suppression_files, "STORED_AT_ONCE", 2)
+    csv = f"phone_number\n{THIRD}\n{OTHER}\n{NUMBER}\n".encode()
+    conn.execute(
+        "create function lose_connection() returns trigger language plpgsql as"
+        " $$ begin perform pg_terminate_backend(pg_backend_pid()); return new; end $$"
+    )
+    conn.execute(
+        "create trigger lose_connection before insert on suppression for each row"
+        f" when (new.phone_number = {THIRD}) execute function lose_connection()"
+    )
+    conn.commit()
+    with (
+        pytest.raises(DatabaseUnavailable, match=r" 2 numbers were added before\."),
+        closing(connect(database_url, name="test")) as theirs,
+    ):
+        suppress_file(theirs, io.BytesIO(csv), "US", by="Ana")
+    assert set(reasons(conn)) == {NUMBER, OTHER}
+    assert [each.details for each in list_changes(conn, ChangeFilter(), 10)] == [{"added": 2, "present": 0}]
+    conn.execute("drop trigger lose_connection on suppression")
+    conn.commit()
+    done = imported(conn, csv)
+    assert (done.added, done.present) == (1, 2)
 
 
 def test_two_files_in_different_orders_do_not_wait_for_each_other(conn: Connection, database_url: str) -> None:
