@@ -18,6 +18,7 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.release.answer import Answer
 from receiver.release.calls import count_open
+from receiver.release.claim import HELD
 from receiver.release.control import PENDING_CALLS, cancel_batch
 
 ABANDONED = "The worker that asked the provider did not record the answer."
@@ -129,6 +130,11 @@ def get_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
     if found is None:
         raise NotFound(f"There is no request {cancel_id} to cancel a deployment.")
     return found
+
+
+def is_held(conn: Connection, batch_id: int) -> bool:
+    """Whether the batch's releases wait because its deployment is being canceled."""
+    return conn.execute(f"select from batch b where batch_id = %s and {HELD}", (batch_id,)).fetchone() is not None
 
 
 def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:

@@ -312,6 +312,20 @@ def test_answer_of_the_provider_is_shown_also_if_it_was_lost(
     assert ("Cancel the deployment again" in page) == (answer.state != "accepted")
 
 
+def test_batch_page_says_that_releases_wait_for_a_cancellation(admin_at: Browser, conn: Connection) -> None:
+    admin_at.post(DEPLOYMENT)
+    batch_id = make_batch(conn, send=False)
+    page = admin_at.get(f"/batches/{batch_id}")
+    words = "Releases wait while deployment 3 is being canceled at the provider."
+    assert words in text_of(page) and "Next release" not in text_of(page)
+    ((seen),) = re.findall(r'"seen": "(\w+)"', page)
+    admin_at.get(f"/batches/{batch_id}/live?seen={seen}", 204)
+    conn.execute("update deployment_cancel set state = 'accepted'")
+    conn.commit()
+    live = text_of(admin_at.get(f"/batches/{batch_id}/live?seen={seen}"))
+    assert words not in live and "Next release" in live
+
+
 def test_request_that_nobody_made_in_time_is_given_up(admin_at: Browser, conn: Connection) -> None:
     make_batch(conn)
     admin_at.post(DEPLOYMENT)

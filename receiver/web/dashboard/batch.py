@@ -17,6 +17,7 @@ from flask import Response, make_response, render_template, request
 
 from receiver.database.pool import Connection
 from receiver.model import CALL_STATES, OUTCOMES, SubmissionState
+from receiver.release.deployment_cancel import is_held
 from receiver.release.resolution import list_resolutions
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
@@ -68,7 +69,7 @@ def batch_live(batch_id: int) -> Response:
     def read(conn: Connection) -> dict[str, Any] | None:
         found = get_batch(conn, batch_id, with_submissions=False)
         submissions = count_submissions(conn, batch_id)
-        if _is_live(found) and request.args.get("seen") == _digest(found, submissions):
+        if _is_live(found) and request.args.get("seen") == _digest(found, submissions, is_held(conn, batch_id)):
             return None
         return _read_page(conn, found, submissions)
 
@@ -116,11 +117,13 @@ def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState
     wanted = SummaryFilter(batch_id=found.id, interval=interval, time_zone=time_zone())
     series = get_series(conn, wanted) if ended else []
     title = f"Batch {found.id}: results by {interval}"
+    held = is_held(conn, found.id)
     return {
         "batch": found,
         "progress": {
             "is_live": _is_live(found),
-            "seen": _digest(found, submissions),
+            "seen": _digest(found, submissions, held),
+            "is_held": held,
             "submissions": submissions,
             "next_release_at": get_next_release(conn, found.id),
             "in_doubt": list_submissions_in_doubt(conn, found.id, MOST_IN_DOUBT),
@@ -141,7 +144,7 @@ def _is_live(found: Batch) -> bool:
     return found.state == "queueing" or found.counts["pending"] > 0 or found.callbacks["waiting"] > 0
 
 
-def _digest(found: Batch, submissions: dict[SubmissionState, int]) -> str:
+def _digest(found: Batch, submissions: dict[SubmissionState, int], held: bool) -> str:
     """Changes whenever the content of the live region changes."""
     shown = (
         found.state,
@@ -151,6 +154,7 @@ def _digest(found: Batch, submissions: dict[SubmissionState, int]) -> str:
         found.attempts,
         found.duration_seconds,
         submissions,
+        held,
     )
     return hashlib.sha256(repr((shown, time_zone())).encode()).hexdigest()[:16]
 
