@@ -34,6 +34,8 @@ class Fault:
     where: str | int
     code: str
     message: str
+    line: int | None = None
+    """The row's line in a spreadsheet, where the header has line 1."""
 
 
 class InvalidInput(ReceiverError):

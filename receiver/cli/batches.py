@@ -26,6 +26,7 @@ from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
 from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.suppressions import find_suppressed
+from receiver.queueing.workbook import opened_csv
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.export import export_calls_csv, export_calls_ndjson
 from receiver.summary.verify import verify
@@ -44,6 +45,7 @@ _OPTIONS = {
     "max-attempts": "attempts per number, 1 to 10",
     "reattempt-wait": "seconds between attempts, 60 to 86400",
     "is-pci": "1: run connected calls in the provider's HIPAA/PCI environment",
+    "destination-column": "column of the numbers, if it is not the first one, named `destination`",
     "default-region": "country of numbers without a country code",
     "on-invalid": "refuse (default) or skip invalid rows",
     "on-duplicate": "refuse (default), skip or keep repeated destinations",
@@ -63,7 +65,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "csv",
         metavar="CSV",
         type=Path,
-        help="file whose first column is `destination`; - for standard input",
+        help="CSV, .xlsx or .ods file whose first column is `destination`; - for standard input",
     )
     queue.add_argument("--application", required=True, metavar="N", dest="application_id", help="the provider's id")
     queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id", help="the provider's id")
@@ -99,12 +101,12 @@ def _queue(parsed: argparse.Namespace) -> int:
             "The CSV cannot be read.",
             [Fault(str(parsed.csv), "unreadable", error.strerror or "cannot be read")],
         ) from None
-    with csv:
+    with csv, opened_csv(csv) as text:
         if parsed.dry_run:
-            return _preview(csv, parameters, limits, config)
+            return _preview(text, parameters, limits, config)
         with opened_database("queue", config) as conn:
             try:
-                accepted = accept(conn, csv, parameters, limits, created_by=COMMAND_LINE)
+                accepted = accept(conn, text, parameters, limits, created_by=COMMAND_LINE)
                 conn.commit()
             except psycopg.OperationalError as error:
                 if not conn.closed:
@@ -147,7 +149,7 @@ def _preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits, config
     for warning in seen.warnings:
         print(f"  {warning.message} ({warning.code})")
     for fault in seen.errors:
-        print(f"  row {fault.where}: {fault.message} ({fault.code})")
+        print(f"  row {fault.where}, line {fault.line}: {fault.message} ({fault.code})")
     if seen.errors_total > len(seen.errors):
         print(f"  and {seen.errors_total - len(seen.errors)} more")
     return 0

@@ -24,7 +24,7 @@ from receiver.queueing.batches import (
 )
 from receiver.queueing.contacts import ContactReader
 from receiver.queueing.parameters import BatchParameters
-from receiver.queueing.submissions import FindSuppressed
+from receiver.queueing.submissions import FindSuppressed, Plan
 from receiver.queueing.suppressions import find_suppressed
 
 _BLOCK_BYTES = 128 << 10
@@ -78,9 +78,16 @@ def preview(
 ) -> Preview:
     """What queueing this file would do. Stores nothing. Raises InvalidInput if the file is not a CSV of contacts."""
     now = datetime.now(UTC).replace(microsecond=0)
-    contacts = ContactReader(csv, parameters.default_region)
-    plan = plan_batch(contacts, parameters, limits.submission_rows, now, find_suppressed)
+    plan = plan_file(csv, parameters, limits, now, find_suppressed)
     return preview_batch(plan, parameters, now, limits.grace)
+
+
+def plan_file(
+    csv: IO[bytes], parameters: BatchParameters, limits: Limits, now: datetime, find_suppressed: FindSuppressed
+) -> Plan:
+    """The plan for a file. Raises InvalidInput if it is not a CSV of contacts."""
+    contacts = ContactReader(csv, parameters.default_region, parameters.destination_column)
+    return plan_batch(contacts, parameters, limits.submission_rows, now, find_suppressed)
 
 
 def accept(
@@ -100,8 +107,7 @@ def accept(
     if request is not None and (earlier := find_accepted(conn, request)) is not None:
         return earlier
     now = get_now(conn)
-    contacts = ContactReader(csv, parameters.default_region)
-    plan = plan_batch(contacts, parameters, limits.submission_rows, now, partial(find_suppressed, conn))
+    plan = plan_file(csv, parameters, limits, now, partial(find_suppressed, conn))
     try:
         batch_id = insert_batch(
             conn, plan, parameters, now, limits.grace, simulated=limits.simulated, created_by=created_by

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from psycopg.types.json import Jsonb
 
@@ -48,6 +49,8 @@ class Preview:
     submissions: int
     zones: tuple[ZoneRows, ...]
     due_at: datetime
+    sample: tuple[dict[str, Any], ...]
+    """The first rows as read: `row`, `line`, `destination`, `variables`."""
     warnings: tuple[Fault, ...]
     errors: tuple[Fault, ...]
     errors_total: int
@@ -93,6 +96,15 @@ def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace:
         submissions=len(plan.submissions),
         zones=list_zones(parameters, calls_of, now),
         due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, grace),
+        sample=tuple(
+            {
+                "row": each.row,
+                "line": each.line_no,
+                "destination": each.destination,
+                "variables": dict(zip(plan.contacts.columns, each.cells, strict=False)),
+            }
+            for each in plan.sample
+        ),
         warnings=plan.contacts.warnings + warn_of_retries(parameters, calls_of, now),
         errors=tuple(plan.faults),
         errors_total=plan.faults_total,

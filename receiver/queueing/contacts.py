@@ -8,20 +8,45 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import IO
 
 from receiver.errors import Fault, InvalidInput
 from receiver.phone_numbers.destination import DestinationError, parse
 from receiver.phone_numbers.numbering_plan import numbering_plan
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, CsvText
-from receiver.queueing.exported import CODE_PLACE, RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS, find_added
-from receiver.queueing.header import Places, invalid_csv, no_header, read_header
+from receiver.queueing.exported import (
+    CODE_PLACE,
+    FAULT_COLUMNS,
+    RESULT_COLUMNS,
+    SKIPPED_CODES,
+    SKIPPED_COLUMNS,
+    find_added,
+)
+from receiver.queueing.header import (
+    MissingDestination,
+    PhoneColumn,
+    Places,
+    invalid_csv,
+    may_be_header,
+    no_header,
+    read_header,
+)
+from receiver.queueing.workbook_child import LOST_DIGITS
 from receiver.text.cells import is_blank, trimmed, without_trailing_blanks
 from receiver.text.formulas import restored
 
 NUL_SHOWN_AS = "\u2400"
 """SYMBOL FOR NULL. A text column of Postgres cannot hold the character itself."""
+
+SAMPLE_ROWS, SAMPLE_CELLS = 10_000, 100_000
+"""So many rows or cells are searched for the columns that look like phone numbers."""
+
+LEAST_VALID = 0.1
+"""The part of its cells that must be valid numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +61,14 @@ class Contact:
     phone_number: int
     postd: str | None
     cells: tuple[str, ...]
+    line_no: int | None = field(default=None, compare=False)
+    """The row's line in a spreadsheet."""
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidRow:
-    """A row that cannot be called. `code`: `too_many_cells`, `nul_character` or a code of `DestinationError`.
+    """A row that cannot be called. `code`: `too_many_cells`, `nul_character`, `digits_lost` or a code of
+    `DestinationError`.
 
     `cells` contains the cells beyond the header, too. A NUL is replaced by U+2400.
     """
@@ -50,6 +78,7 @@ class InvalidRow:
     message: str
     destination: str
     cells: tuple[str, ...]
+    line_no: int | None = field(default=None, compare=False)
 
 
 class ContactReader:
@@ -60,32 +89,36 @@ class ContactReader:
     have neither a name nor a value.
 
     Raises ValueError for an unknown region, and `InvalidInput` with code `invalid_csv` for a file that cannot be used.
-    Fault codes of the constructor: `empty_file`, `workbook`, `undecodable`, `missing_destination`, `too_many_columns`,
+    Fault codes of the constructor: `empty_file`, `undecodable`, `missing_destination`, `too_many_columns`,
     `repeated_column_name`, `nul_character`. Fault codes of both: `malformed_quotes`, `unclosed_quote`, `cell_too_long`,
     `row_too_long`. Fault codes of the iteration: `empty_column_name`, and at the end `no_rows`.
     """
 
     columns: tuple[str, ...]
-    """The names of the columns after `destination`, as the user wrote them."""
+    """The names of the columns besides the destination, as the user wrote them."""
     encoding: str
     """`utf-8`, `utf-16-le`, `utf-16-be` or `cp1252`."""
     delimiter: str
     warnings: tuple[Fault, ...]
     """Warnings for the user about a file that can be read."""
 
-    def __init__(self, stream: IO[bytes], region: str) -> None:
+    def __init__(self, stream: IO[bytes], region: str, destination_column: str | None = None) -> None:
         self._region = numbering_plan(region).region
-        self._text = CsvText(stream)
+        self._text = CsvText(stream, partial(may_be_header, chosen=destination_column))
         self.encoding = self._text.encoding
         self.delimiter = self._text.delimiter
         record = next(self._records(), None)
         if record is None:  # white space that `CsvText` does not recognize
             raise no_header()
         names = [trimmed(name) for name in record]
-        found = find_added(names, RESULT_COLUMNS) + self._with_codes_of_ours(find_added(names, SKIPPED_COLUMNS))
+        reasons = [*find_added(names, FAULT_COLUMNS), *find_added(names, SKIPPED_COLUMNS)]
+        found = [*find_added(names, RESULT_COLUMNS), *self._with_codes_of_ours(reasons)]
         # The other ones are the user's. Because of them, the names that were added last are longer.
         added = max(found, key=lambda places: len(names[places[0]]), default=())
-        self._header = read_header(record, added)
+        try:
+            self._header = read_header(record, added, destination_column)
+        except MissingDestination as error:
+            raise MissingDestination(str(error), self._find_phone_columns(names)) from None
         self._is_export = bool(added)
         self.columns = self._header.columns
         self.warnings = (_export_warning(len(added)),) if self._is_export else ()
@@ -93,7 +126,7 @@ class ContactReader:
     def __iter__(self) -> Iterator[Contact | InvalidRow]:
         region, text, header = self._region, self._text, self._header
         width = header.width
-        is_whole = not (header.unnamed or self._is_export)
+        is_whole = header.places == tuple(range(width)) and not self._is_export
         row = 0
         records = self._records()
         next(records)
@@ -114,23 +147,57 @@ class ContactReader:
                     if had_nul:
                         record = [cell.replace(NUL_SHOWN_AS, "\0") for cell in record]
                         beyond = [cell.replace(NUL_SHOWN_AS, "\0") for cell in beyond]
-            if (text.nul_seen or had_nul) and any("\0" in cell for cell in (*record, *beyond)):
-                shown = [cell.replace("\0", NUL_SHOWN_AS) for cell in (*record, *beyond)]
-                yield _invalid(row, "nul_character", "The row contains a NUL character.", shown)
-                continue
+            if text.mark_seen or had_nul:
+                whole = "".join((*record, *beyond))
+                if "\0" in whole:
+                    shown = [cell.replace("\0", NUL_SHOWN_AS) for cell in (*record, *beyond)]
+                    yield self._invalid(row, "nul_character", "The row contains a NUL character.", shown)
+                    continue
+                if LOST_DIGITS in whole:
+                    shown = [cell.replace(LOST_DIGITS, "") for cell in (*record, *beyond)]
+                    message = "A number has more than 15 digits, so the spreadsheet lost some. Format its cell as text."
+                    yield self._invalid(row, "digits_lost", message, shown)
+                    continue
             if beyond:
                 message = f"The row has {len(record) + len(beyond)} cells, {len(beyond)} more than the header."
-                yield _invalid(row, "too_many_cells", message, record + beyond)
+                yield self._invalid(row, "too_many_cells", message, record + beyond)
                 continue
             written = trimmed(record[0])
             try:
                 destination = parse(written, region)
             except DestinationError as error:
-                yield _invalid(row, error.code, str(error), record)
+                yield self._invalid(row, error.code, str(error), record)
             else:
-                yield Contact(row, written, destination.phone_number, destination.postd, tuple(record[1:]))
+                cells = tuple(record[1:])
+                yield Contact(row, written, destination.phone_number, destination.postd, cells, text.line_no)
         if row == 0:
             raise invalid_csv("no_rows", "The file has a header but no rows.")
+
+    def _invalid(self, row: int, code: str, message: str, record: list[str]) -> InvalidRow:
+        return InvalidRow(row, code, message, record[0], tuple(record[1:]), self._text.line_no)
+
+    def _find_phone_columns(self, names: list[str]) -> list[PhoneColumn]:
+        """The columns that look like phone numbers, the most likely ones first."""
+        valid, filled = [0] * len(names), [0] * len(names)
+        rows = islice(self._records(), 1, min(SAMPLE_ROWS, SAMPLE_CELLS // len(names)) + 1)
+        # A fault in the file is reported when a column is chosen.
+        with suppress(InvalidInput):
+            for record in rows:
+                for place, cell in enumerate(record[: len(names)]):
+                    filled[place] += bool(cell.strip())
+                    valid[place] += self._is_number(cell)
+        found = [
+            PhoneColumn(name, valid[place], filled[place])
+            for place, name in enumerate(names)
+            # A column whose name is a number has no header.
+            if name and valid[place] > filled[place] * LEAST_VALID and not self._is_number(name)
+        ]
+        return sorted(found, key=lambda column: -column.valid)
+
+    def _is_number(self, cell: str) -> bool:
+        with suppress(DestinationError):
+            return bool(parse(trimmed(cell), self._region))
+        return False
 
     def _with_codes_of_ours(self, found: list[Places]) -> list[Places]:
         """The columns of reasons in which every row has a code of ours. Reads the file only if there are candidates."""
@@ -169,7 +236,7 @@ def read_records(text: CsvText) -> Iterator[list[str]]:
             yield record
             row += 1
     except csv.Error as error:
-        raise _unreadable(row, str(error)) from None
+        raise _unreadable(row, text.line_no + 1, str(error)) from None
 
 
 def _export_warning(columns: int) -> Fault:
@@ -181,11 +248,7 @@ def _export_warning(columns: int) -> Fault:
     )
 
 
-def _invalid(row: int, code: str, message: str, record: list[str]) -> InvalidRow:
-    return InvalidRow(row, code, message, record[0], tuple(record[1:]))
-
-
-def _unreadable(row: int, reason: str) -> InvalidInput:
+def _unreadable(row: int, line: int, reason: str) -> InvalidInput:
     """The error for a fault that the csv module found in this row (0: the header). Only its message shows the cause."""
     place = f"row {row}" if row else "the header"
     unclosed = " The cause may be a quotation mark that is never closed."
@@ -203,4 +266,4 @@ def _unreadable(row: int, reason: str) -> InvalidInput:
             f"In {place}, text follows the closing quotation mark of a cell. Inside a quoted cell, write"
             " every quotation mark twice."
         )
-    return invalid_csv(code, message, row=row or None)
+    return invalid_csv(code, message, row=row or None, line=line if row else None)

@@ -15,7 +15,8 @@ from itertools import chain
 from typing import IO
 
 from receiver.errors import InvalidInput
-from receiver.queueing.header import begins_as_header, invalid_csv, missing_destination, no_header
+from receiver.queueing.header import invalid_csv, no_header
+from receiver.queueing.workbook_child import LOST_DIGITS
 from receiver.text.cells import is_blank
 
 MAX_CELL = 131_072
@@ -36,9 +37,6 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-"""The first bytes of .xlsx and .ods (both are zip archives) and of .xls."""
-
 _DELIMITERS = ",;\t|"
 _BLANKS = ' \u00a0\v\f\r\n"' + _DELIMITERS
 _HEADER_CHARACTERS = 1 << 16
@@ -51,30 +49,23 @@ _separator_line = re.compile(r"""\s*+"?sep=([^\w\s"'+.()\[\]\0-]|\t)"?(?:\1|\s)*
 class CsvText:
     """The text of a binary, seekable stream, which the caller closes.
 
-    Raises `InvalidInput` (`invalid_csv`) with one of the fault codes `empty_file`, `workbook`, `missing_destination`,
-    `undecodable`.
+    Raises `InvalidInput` (`invalid_csv`) with one of the fault codes `empty_file`, `undecodable`.
     """
 
-    def __init__(
-        self,
-        stream: IO[bytes],
-        is_header: Callable[[Sequence[str]], bool] = begins_as_header,
-        missing: Callable[[str], InvalidInput] = missing_destination,
-    ) -> None:
-        """`is_header`: whether a record may be the header; `missing`: the error if it is with no delimiter."""
+    def __init__(self, stream: IO[bytes], is_header: Callable[[Sequence[str]], bool]) -> None:
+        """`is_header`: whether a record may be the header. The delimiter is one with which it may."""
         self._stream = stream
-        self._is_header, self._missing = is_header, missing
+        self._is_header = is_header
+        self._lines_before = 0
         self.records = 0
         """How many records the consumer of `lines` has read. It must update this, because only the consumer knows where
         a record ends, and so how long the next one is."""
-        self.nul_seen = False
-        """Whether one of the lines so far contains a NUL."""
+        self.mark_seen = False
+        """Whether one of the lines so far contains a NUL or `LOST_DIGITS`."""
         stream.seek(0)
         start = stream.read(4)
         if not start:
             raise invalid_csv("empty_file", "The file is empty.")
-        if start in _WORKBOOKS:
-            raise invalid_csv("workbook", "The file is a spreadsheet's workbook. Save it as CSV (UTF-8) first.")
         mark, encoding = next(((m, e) for m, e in _MARKS if start.startswith(m)), (b"", "utf-8"))
         self._start = len(mark)
         self.encoding = encoding
@@ -86,13 +77,18 @@ class CsvText:
         if faulty[-1][1] is not None:
             raise self._undecodable([(name, offset) for name, offset in faulty if offset is not None])
 
+    @property
+    def line_no(self) -> int:
+        """The line of the last record in a spreadsheet."""
+        return self._lines_before + self.records
+
     def lines(self) -> Iterator[str]:
         """The lines from the beginning of the file, each with its line end: \\n, \\r\\n or \\r.
 
         A line end in a quoted cell also ends a line here. The csv module joins these lines.
         """
         self.records = 0
-        self.nul_seen = False
+        self.mark_seen = False
         return chain.from_iterable(self._blocks_of_lines(self.encoding))
 
     def _blocks_of_lines(self, encoding: str, stop: int | None = None, end: str = "") -> Iterator[list[str]]:
@@ -108,7 +104,7 @@ class CsvText:
             text = unfinished + decoder.decode(block, final=not block)
             if not block:
                 text += end
-            self.nul_seen = self.nul_seen or "\0" in text
+            self.mark_seen = self.mark_seen or "\0" in text or LOST_DIGITS in text
             # Not str.splitlines, which also splits at form feeds, U+0085, U+2028 and more.
             lines = list(StringIO(text, newline=""))
             if not block:
@@ -140,10 +136,7 @@ class CsvText:
             position += len(block)
 
     def _find_delimiter(self) -> str:
-        """The delimiter of a `sep=` line, or the one with which the header's first name is valid.
-
-        The header's first name is known, so frequencies are not needed.
-        """
+        """The delimiter of a `sep=` line, or one with which the header is valid, or the one with the most names."""
         header = self._find_header()
         first_line = StringIO(header, newline="").readline()
         named = _separator_line(first_line)
@@ -156,9 +149,7 @@ class CsvText:
             return named[1]
         records = {delimiter: _first_record(header, delimiter) for delimiter in _DELIMITERS}
         found = [delimiter for delimiter, record in records.items() if self._is_header(record)]
-        if not found:
-            raise self._missing(re.split(r"[,;\t|\r\n]", header, maxsplit=1)[0].strip().strip('"'))
-        return max(found, key=lambda delimiter: len(records[delimiter]))
+        return max(found or _DELIMITERS, key=lambda delimiter: len(records[delimiter]))
 
     def _find_header(self) -> str:
         """Move the start past blank lines, and return the text after them, up to `_HEADER_CHARACTERS`."""
@@ -173,6 +164,7 @@ class CsvText:
             blank = len(text) - len(text.lstrip(_BLANKS))
             header_at = max(text.rfind("\n", 0, blank), text.rfind("\r", 0, blank)) + 1
             self._start += len(text[:header_at].encode(self.encoding))
+            self._lines_before += len(list(StringIO(text[:header_at], newline="")))
             text = text[header_at:]
             found = text.strip(_BLANKS) != ""
             if not block or len(text) > (_HEADER_CHARACTERS if found else MAX_RECORD):

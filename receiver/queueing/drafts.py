@@ -123,6 +123,7 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
         **counted,
         zones=list_zones(parameters, calls_of, now),
         due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, limits.grace),
+        sample=tuple(json.loads(draft.preview["sample"])),
         warnings=tuple(Fault(**fault) for fault in draft.preview["warnings"]),
         errors=errors,
         errors_total=draft.preview["errors_total"],
@@ -134,6 +135,7 @@ def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, li
     kept = asdict(seen)
     del kept["due_at"], kept["zones"]
     calls = [(zone.time_zone.split(","), zone.rows) for zone in seen.zones]
+    kept["sample"] = json.dumps(seen.sample)  # jsonb would change the order of the columns
     kept["calls_of"] = calls or [((), seen.valid)]
     conn.execute(
         "update draft set preview = %s where draft_id = %s",
@@ -194,6 +196,7 @@ def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
     gates = parameters.gates
     window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
     zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]
-    matters = [4, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
-    matters += [parameters.calls_per_minute, zones, window, parameters.retries.total_seconds()]
+    matters = [5, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
+    matters += [parameters.destination_column, parameters.calls_per_minute, zones, window]
+    matters += [parameters.retries.total_seconds()]
     return cast(list[Any], json.loads(json.dumps(matters)))

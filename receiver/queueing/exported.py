@@ -33,12 +33,17 @@ ADDED_LATER = 1
 SKIPPED_COLUMNS = ("row", "code", "message")
 """The columns of `skipped.csv`. A user's columns may have the same names, so the codes are checked too."""
 
-CODE_PLACE = SKIPPED_COLUMNS.index("code")
+FAULT_COLUMNS = ("row", "line", "code", "message")
+"""The columns of the file of a preview's faulty rows."""
+
+CODE_PLACE = -2
+"""The place of `code` in both."""
 
 SKIPPED_CODES = frozenset(
     {
         "too_many_cells",
         "nul_character",
+        "digits_lost",
         "duplicate",
         "suppressed",
         "time_zone_unknown",
@@ -56,9 +61,7 @@ SKIPPED_CODES = frozenset(
 
 PREFIX = "result_"
 
-_ours = {
-    name: re.compile(f"(?:{PREFIX})*{name}").fullmatch for name in dict.fromkeys((*RESULT_COLUMNS, *SKIPPED_COLUMNS))
-}
+_ours = {name: re.compile(f"(?:{PREFIX})*{name}").fullmatch for name in {*RESULT_COLUMNS, *FAULT_COLUMNS}}
 
 
 def begins_as_added(name: str) -> bool:

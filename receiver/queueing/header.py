@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.exported import CODE_PLACE, SKIPPED_COLUMNS, begins_as_added
+from receiver.queueing.exported import ADDED_LATER, CODE_PLACE, RESULT_COLUMNS, begins_as_added
+from receiver.queueing.workbook_child import LOST_DIGITS
 from receiver.text.cells import is_blank, trimmed
 from receiver.text.formulas import restored
 from receiver.text.quoting import quoted
@@ -21,9 +22,9 @@ MAX_COLUMNS = 1000
 it header, would become many gigabytes."""
 
 
-def invalid_csv(code: str, message: str, *, row: int | None = None) -> InvalidInput:
+def invalid_csv(code: str, message: str, *, row: int | None = None, line: int | None = None) -> InvalidInput:
     """The error for a CSV that cannot be used. Without a row, the fault names the field `csv`."""
-    fault = Fault("csv" if row is None else row, code, message)
+    fault = Fault("csv" if row is None else row, code, message, line)
     return InvalidInput(message, [fault], code="invalid_csv")
 
 
@@ -32,18 +33,45 @@ def no_header() -> InvalidInput:
     return invalid_csv("empty_file", "The file has only blank lines.")
 
 
-def missing_destination(begins_with: str) -> InvalidInput:
-    """The error for a file whose first column has another name, `begins_with`."""
-    return invalid_csv(
-        "missing_destination",
-        f'The first column must be named "destination", but the file begins with "{quoted(begins_with, 40)}".',
-    )
+@dataclass(frozen=True, slots=True)
+class PhoneColumn:
+    """A column that looks like phone numbers: `valid` of its `cells` that are not empty are valid numbers."""
+
+    name: str
+    valid: int
+    cells: int
 
 
-def begins_as_header(record: Sequence[str]) -> bool:
-    """Whether a record may be the header: it begins with `destination`, in any case, or with an added column."""
-    name = next(filter(None, map(trimmed, record)), "")
-    return name.lower() == DESTINATION or begins_as_added(name)
+class MissingDestination(InvalidInput):
+    """No column of the header is the destination. `columns`: those that look like phone numbers."""
+
+    def __init__(self, message: str, columns: Sequence[PhoneColumn] = ()) -> None:
+        if columns:
+            shown = (f'"{quoted(each.name, 40)}" ({each.valid:,} of {each.cells:,} cells)' for each in columns[:5])
+            message += f" Columns with valid numbers: {', '.join(shown)}. Choose one with destination_column."
+        super().__init__(message, [Fault("csv", "missing_destination", message)], code="invalid_csv")
+        self.columns = tuple(columns)
+
+
+def find_destination(names: Sequence[str], chosen: str | None) -> int | None:
+    """The place of the destination: the column that the user chose, or the first named one, called `destination`.
+
+    Case matters in the chosen name only if several columns differ in nothing else.
+    """
+    if chosen is None:
+        place = next((place for place, name in enumerate(names) if name), None)
+        return place if place is not None and names[place].lower() == DESTINATION else None
+    wanted = trimmed(chosen)
+    if wanted and wanted in names:
+        return names.index(wanted)
+    similar = [place for place, name in enumerate(names) if name and name.lower() == wanted.lower()]
+    return similar[0] if len(similar) == 1 else None
+
+
+def may_be_header(record: Sequence[str], chosen: str | None) -> bool:
+    """Whether a record has a destination, or begins with a column that an export added."""
+    names = [trimmed(name) for name in record]
+    return find_destination(names, chosen) is not None or begins_as_added(next(filter(None, names), ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,43 +109,53 @@ class Header:
             raise invalid_csv("empty_column_name", message)
 
 
-def read_header(record: Sequence[str], added: Places = ()) -> Header:
-    """Read the header, without the columns that an export `added`.
+def read_header(record: Sequence[str], added: Places = (), chosen: str | None = None) -> Header:
+    """Read the header, without the columns that an export `added`. `chosen`: the name of the destination's column.
 
     Names must be unique without the spaces around them. Upper and lower case differ, except in `destination`: for a
     voice application, `Name` and `name` are two variables.
-    Raises InvalidInput (`missing_destination`, `too_many_columns`, `repeated_column_name`, `nul_character`).
+    Raises MissingDestination, and InvalidInput (`too_many_columns`, `repeated_column_name`, `nul_character`).
     """
     names = [trimmed(restored(name) if added else name) for name in record]
     named = [place for place, name in enumerate(names) if name]
-    places = [place for place in named if place not in added]
-    if not places or names[places[0]].lower() != DESTINATION:
-        raise missing_destination(names[places[0]] if places else "")
+    own = ["" if place in added and name != chosen else name for place, name in enumerate(names)]
+    destination = find_destination(own, chosen)
+    if destination is None:
+        first = quoted(next(filter(None, own), ""), 40)
+        raise MissingDestination(
+            f'The first column must be named "{DESTINATION}", but the file begins with "{first}".'
+            if chosen is None
+            else f'The file has no column "{quoted(chosen, 40)}".'
+        )
+    others = [place for place in named if own[place] and place != destination]
     width = named[-1] + 1
     if width - len(added) > MAX_COLUMNS:
         message = f"The header has {width - len(added):,} columns; at most {MAX_COLUMNS:,} are allowed."
         raise invalid_csv("too_many_columns", message)
-    _check_names(names, places[1:])
-    is_skipped_file = len(added) == len(SKIPPED_COLUMNS)
+    _check_names(names, destination, others)
+    has_reasons = 0 < len(added) < len(RESULT_COLUMNS) - ADDED_LATER
     return Header(
-        columns=tuple(restored(record[place]) if added else record[place] for place in places[1:]),
-        places=tuple(places),
+        columns=tuple(restored(record[place]) if added else record[place] for place in others),
+        places=(destination, *others),
         unnamed=tuple(place for place in range(width) if not names[place]),
-        code=added[CODE_PLACE] if is_skipped_file else None,
+        code=added[CODE_PLACE] if has_reasons else None,
         width=width,
         # In a file of skipped rows, the cells without a column follow the added columns.
-        whole_width=width if is_skipped_file else len(record),
+        whole_width=width if has_reasons else len(record),
     )
 
 
-def _check_names(names: Sequence[str], places: Sequence[int]) -> None:
-    seen = {DESTINATION}
+def _check_names(names: Sequence[str], destination: int, places: Sequence[int]) -> None:
+    seen = {DESTINATION, names[destination]}
+    is_chosen = names[destination].lower() != DESTINATION
     faults = []
     for place in places:
         name = names[place]
         if "\0" in name:
             faults.append(Fault("csv", "nul_character", f"The name of column {place + 1} contains a NUL character."))
-        elif name in seen:
+        elif LOST_DIGITS in name:
+            faults.append(Fault("csv", "digits_lost", f"The name of column {place + 1} is a number that lost digits."))
+        elif name in seen or (is_chosen and name.lower() == DESTINATION):
             faults.append(Fault("csv", "repeated_column_name", f'Two columns are named "{quoted(name, 40)}".'))
         seen.add(name)
     if faults:

@@ -47,6 +47,7 @@ class BatchParameters:
     on_invalid: Literal["refuse", "skip"] = "refuse"
     on_duplicate: Literal["refuse", "skip", "keep"] = "refuse"
     dry_run: bool = False
+    destination_column: str | None = None
     calls_per_minute: int | None = None
     calling_hours: tuple[int, int] | None = None
     """From when to when, in minutes after the callee's midnight."""
@@ -306,6 +307,14 @@ class BatchForm(Schema):
         metadata=says(
             "What to do with repeated destinations: refuse the batch, skip the later ones, or keep them all.",
             default="refuse",
+        ),
+    )
+    destination_column = fields.String(
+        validate=[validate.Length(min=1, max=1000), storable],
+        metadata=says(
+            "The column that contains the numbers, if it is not `destination`. It is sent as the first column, named"
+            " `destination`.",
+            pattern=STORABLE,
         ),
     )
     calls_per_minute = WholeNumber(

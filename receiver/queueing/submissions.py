@@ -25,6 +25,9 @@ from receiver.text.csv_line import csv_line
 FAULTS_NAMED = 100
 """How many faults an answer lists. The others are only counted."""
 
+SAMPLE_ROWS = 10
+"""How many rows a preview shows as they were read."""
+
 DUPLICATE, SUPPRESSED = "duplicate", "suppressed"
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 5_000, 2 << 20
@@ -64,6 +67,8 @@ class SkippedRow:
     code: str
     message: str
     line: str
+    line_no: int | None
+    """Its line in a spreadsheet."""
 
 
 @dataclass(slots=True)
@@ -89,6 +94,8 @@ class Plan:
     submissions: list[SubmissionDraft] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     faults_total: int = 0
+    sample: list[Contact | InvalidRow] = field(default_factory=list)
+    """The first rows."""
 
     def __iter__(self) -> Iterator[PlannedCall | SkippedRow]:
         for block in self.blocks():
@@ -115,6 +122,8 @@ class Plan:
         header_bytes = len(self.header.encode()) + 2
         for contact in block:
             self.rows += 1
+            if self.rows <= SAMPLE_ROWS:
+                self.sample.append(contact)
             if isinstance(contact, InvalidRow):
                 self.invalid += 1
                 yield self._skip(contact, contact.code, contact.message, self.on_invalid)
@@ -164,8 +173,8 @@ class Plan:
         self.faults_total += 1
         self.refused += policy == "refuse"
         if len(self.faults) < FAULTS_NAMED:
-            self.faults.append(Fault(row.row, code, message))
-        return SkippedRow(row.row, code, message, csv_line((row.destination, *row.cells)))
+            self.faults.append(Fault(row.row, code, message, row.line_no))
+        return SkippedRow(row.row, code, message, csv_line((row.destination, *row.cells)), row.line_no)
 
     def check(self) -> None:
         """Call this after the last row. Raises InvalidInput if the batch cannot be queued."""

@@ -1,4 +1,4 @@
-"""A CSV of numbers to suppress: a column `phone_number`, and perhaps a column `reason`. Others are left aside."""
+"""A CSV or workbook of numbers to suppress: a column `phone_number`, perhaps `reason`. Others are ignored."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import IO
 
 from receiver.database.pool import Connection, DatabaseUnavailable, naming_outages
-from receiver.errors import Fault, InvalidInput, ReceiverError
+from receiver.errors import Fault, ReceiverError
 from receiver.phone_numbers.destination import parse
 from receiver.queueing.contacts import read_records
 from receiver.queueing.csv_text import CsvText
 from receiver.queueing.header import invalid_csv, no_header
 from receiver.queueing.submissions import FAULTS_NAMED
 from receiver.queueing.suppressions import REASON_CHARACTERS, suppress_all
+from receiver.queueing.workbook import opened_csv
 from receiver.text.cells import trimmed
 from receiver.text.formulas import restored
 from receiver.text.quoting import quoted
@@ -52,32 +53,38 @@ def suppress_file(
     Raises InvalidInput (`invalid_csv`) if the file cannot be read; then nothing is stored. Raises DatabaseUnavailable
     with the numbers that were added until then; the same file again adds the others.
     """
-    text = CsvText(stream, _is_header, _missing)
-    records = read_records(text)
-    header = next(records, None)
-    if header is None:
-        raise no_header()
-    names = _names(header)
-    number_at, reason_at = names.index(PHONE_NUMBER), names.index(REASON) if REASON in names else None
     reasons: dict[int, str | None] = {}
     shared: dict[str, str] = {}
     """One text for all rows with the same reason."""
     valid = invalid = 0
     errors: list[Fault] = []
-    for row, record in enumerate(records, 1):
-        try:
-            number = parse(_cell(record, number_at), region).phone_number
-            given = _cell(record, reason_at)
-            _check_reason(given)
-        except ReceiverError as error:
-            invalid += 1
-            if len(errors) < FAULTS_NAMED:
-                errors.append(Fault(row, error.code, str(error)))
-            continue
-        valid += 1
-        reasons.setdefault(number, shared.setdefault(given, given) or reason)
-        if len(reasons) > MOST_NUMBERS:
-            raise invalid_csv("too_many_rows", f"The file has more than {MOST_NUMBERS:,} numbers. Split it.")
+    with opened_csv(stream) as csv:
+        text = CsvText(csv, _is_header)
+        records = read_records(text)
+        header = next(records, None)
+        if header is None:
+            raise no_header()
+        names = _names(header)
+        if PHONE_NUMBER not in names:
+            raise invalid_csv(
+                "missing_phone_number",
+                f'One column must be named "{PHONE_NUMBER}", but the file begins with "{quoted(header[0], 40)}".',
+            )
+        number_at, reason_at = names.index(PHONE_NUMBER), names.index(REASON) if REASON in names else None
+        for row, record in enumerate(records, 1):
+            try:
+                number = parse(_cell(record, number_at), region).phone_number
+                given = _cell(record, reason_at)
+                _check_reason(given)
+            except ReceiverError as error:
+                invalid += 1
+                if len(errors) < FAULTS_NAMED:
+                    errors.append(Fault(row, error.code, str(error)))
+                continue
+            valid += 1
+            reasons.setdefault(number, shared.setdefault(given, given) or reason)
+            if len(reasons) > MOST_NUMBERS:
+                raise invalid_csv("too_many_rows", f"The file has more than {MOST_NUMBERS:,} numbers. Split it.")
     added, numbers = 0, sorted(reasons)
     try:
         with naming_outages():
@@ -109,10 +116,3 @@ def _names(record: Sequence[str]) -> list[str]:
 
 def _is_header(record: Sequence[str]) -> bool:
     return PHONE_NUMBER in _names(record)
-
-
-def _missing(begins_with: str) -> InvalidInput:
-    return invalid_csv(
-        "missing_phone_number",
-        f'One column must be named "{PHONE_NUMBER}", but the file begins with "{quoted(begins_with, 40)}".',
-    )

@@ -10,9 +10,11 @@ reading a million rows with psycopg.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,8 +23,9 @@ from receiver.database.pool import Connection, DatabaseUnavailable
 from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.model import ERASED
-from receiver.queueing.exported import PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
-from receiver.summary.batches import sql_time
+from receiver.queueing.exported import FAULT_COLUMNS, PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
+from receiver.queueing.submissions import Plan, SkippedRow, header_line
+from receiver.summary.batches import Batch, BatchFilter, list_batches, sql_time
 from receiver.summary.call_json import call_json
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.text.csv_line import csv_line, read_csv_line
@@ -40,7 +43,12 @@ BLOCKS_AT_ONCE = 3
 BLOCK_RETRY_SECONDS = 30.0
 """How long a block is retried while Postgres is unavailable, because it may be restarted during a download."""
 
+BATCHES_AT_ONCE = 100
+"""Batches that one query reads."""
+
 END = "\r\n"
+
+_json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +59,66 @@ class _Source:
     block_rows: int
 
 
-def export_calls_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
+EVERY_CALL = CallFilter()
+
+BATCH_COLUMNS = ("batch_id", "batch_name", "external_id", "labels", "destination", "variables")
+"""The columns before `RESULT_COLUMNS` in a file of several batches."""
+
+
+def export_calls_csv(
+    reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL, *, own: bool = False
+) -> Iterator[bytes]:
     """The user's own columns and then `RESULT_COLUMNS`, as CSV in UTF-8 without a byte order mark, formulas defused.
 
+    `own`: only the user's own columns, as they were submitted, not defused.
     Raises NotFound at once; later only if the batch is purged during the export, so that a part never looks complete.
     """
     source = reader.read(_get_source, batch_id)
 
+    query = _LINES.format(columns="c.line" if own else f"c.line, {_RESULTS}", matching=_matching(wanted))
+
     def blocks() -> Iterator[bytes]:
-        yield _header(source.columns, RESULT_COLUMNS)
-        for values in _blocks(source):
-            ((lines,),) = _read(reader, batch_id, partial(_get_rows, query=_CALLS, values=values))
+        yield (header_line(source.columns) + END).encode() if own else _header(source.columns, RESULT_COLUMNS)
+        for values in _blocks(source, wanted):
+            ((lines,),) = _read(reader, batch_id, partial(_get_rows, query=query, values=values))
             if lines is not None:
-                yield defuse_csv(lines)
+                yield lines if own else defuse_csv(lines)
 
     return blocks()
+
+
+def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
+    """The calls of all these batches, newest batch first: `BATCH_COLUMNS` and `RESULT_COLUMNS`, formulas defused."""
+    query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", matching=_matching(wanted))
+    yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
+    for batch, source in _each_batch(reader, batches):
+        of_batch = csv_line((str(batch.id), batch.name, batch.external_id or "", _json(batch.labels)))
+        for values in _blocks(source, wanted):
+            lines = []
+            for line, results in _read(reader, batch.id, partial(_get_rows, query=query, values=values)):
+                destination, *cells = read_csv_line(line)
+                variables = _json(dict(zip(source.columns, cells, strict=True)))
+                lines.append(f"{of_batch},{csv_line((destination, variables))},{results}{END}")
+            if lines:
+                yield defuse_csv("".join(lines).encode())
+
+
+def export_all_ndjson(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
+    """The calls of all these batches, newest batch first, as `export_calls_ndjson`, and with the batch's names."""
+    for batch, _ in _each_batch(reader, batches):
+        names = {"batch_name": batch.name, "external_id": batch.external_id, "labels": batch.labels}
+        for calls in export_calls(reader, batch.id, wanted):
+            yield "".join(f"{call_json(call, **names)}\n" for call in calls).encode()
+
+
+def _each_batch(reader: Reader, batches: BatchFilter) -> Iterator[tuple[Batch, _Source]]:
+    """All these batches, newest first. Those that are purged meanwhile are left out."""
+    before: int | None = None
+    while found := reader.read(list_batches, batches, BATCHES_AT_ONCE, before, with_submissions=False):
+        for batch in found:
+            with suppress(NotFound):
+                yield batch, reader.read(_get_source, batch.id)
+        before = found[-1].id
 
 
 def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
@@ -79,48 +132,76 @@ def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
     def blocks() -> Iterator[bytes]:
         yield _header(source.columns, SKIPPED_COLUMNS)
         for values in _blocks(source):
-            lines = []
             skipped = _read(reader, batch_id, partial(_get_rows, query=_SKIPPED, values=values))
-            for line, row, code, message in skipped:
-                cells = read_csv_line(line)
-                whole = (*cells[:width], str(row), code, message, *cells[width:])
-                lines.append(csv_line([defuse(cell) for cell in whole]) + END)
-            if lines:
-                yield "".join(lines).encode()
+            if skipped:
+                yield _with_reasons(skipped, width)
 
     return blocks()
 
 
-def export_calls_ndjson(reader: Reader, batch_id: int) -> Iterator[bytes]:
-    """All calls, one JSON line each, with the same members as in the API. Raises NotFound at once."""
-    calls = export_calls(reader, batch_id)
+def export_faulty_csv(plan: Plan) -> Iterator[bytes]:
+    """The rows of a file that cannot be queued, as `export_skipped_csv` writes them, with their `FAULT_COLUMNS`."""
+    columns = plan.contacts.columns
+    yield _header(columns, FAULT_COLUMNS)
+    for block in plan.blocks():
+        faulty = [each for each in block if isinstance(each, SkippedRow)]
+        rows = ((each.line, each.row, each.line_no, each.code, each.message) for each in faulty)
+        yield _with_reasons(rows, len(columns) + 1)
+
+
+def _with_reasons(rows: Iterable[tuple[Any, ...]], width: int) -> bytes:
+    """Lines of CSV. `rows`: the user's line, of which `width` cells have a column, and our cells."""
+    lines = []
+    for line, *ours in rows:
+        cells = read_csv_line(line)
+        whole = (*cells[:width], *map(str, ours), *cells[width:])
+        lines.append(csv_line([defuse(cell) for cell in whole]) + END)
+    return "".join(lines).encode()
+
+
+def export_calls_ndjson(reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL) -> Iterator[bytes]:
+    """The calls, one JSON line each, with the same members as in the API. Raises NotFound at once."""
+    calls = export_calls(reader, batch_id, wanted)
     return ("".join(f"{call_json(call)}\n" for call in block).encode() for block in calls)
 
 
-def export_calls(reader: Reader, batch_id: int) -> Iterator[list[Call]]:
-    """All calls of a batch, block by block. Raises NotFound at once."""
+def export_calls(reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL) -> Iterator[list[Call]]:
+    """The calls of a batch, block by block. Raises NotFound at once."""
     reader.read(_get_source, batch_id)
 
     def blocks() -> Iterator[list[Call]]:
         after_row = 0
-        while calls := _read(reader, batch_id, partial(_list_calls, batch_id=batch_id, after_row=after_row)):
+        read = partial(_list_calls, batch_id=batch_id, wanted=wanted)
+        while calls := _read(reader, batch_id, partial(read, after_row=after_row)):
             yield calls
             after_row = calls[-1].row
 
     return blocks()
 
 
-def _list_calls(conn: Connection, batch_id: int, after_row: int) -> list[Call]:
-    return list_calls(conn, batch_id, CallFilter(), CALLS_AT_ONCE, after_row).calls
+def _list_calls(conn: Connection, batch_id: int, wanted: CallFilter, after_row: int) -> list[Call]:
+    return list_calls(conn, batch_id, wanted, CALLS_AT_ONCE, after_row).calls
 
 
-def _blocks(source: _Source) -> Iterator[dict[str, int]]:
+def _blocks(source: _Source, wanted: CallFilter = EVERY_CALL) -> Iterator[dict[str, Any]]:
     """The values of the queries below, for one block after the other."""
+    of_calls = {"state": wanted.state, "outcome": wanted.outcome, "phone_numbers": list(wanted.phone_numbers or ())}
     for after_row in range(0, source.last_row, source.block_rows):
-        yield {"batch_id": source.batch_id, "after_row": after_row, "last_row": after_row + source.block_rows}
+        last_row = after_row + source.block_rows
+        yield {"batch_id": source.batch_id, "after_row": after_row, "last_row": last_row, **of_calls}
 
 
-def _get_rows(conn: Connection, query: str, values: dict[str, int]) -> list[tuple[Any, ...]]:
+def _matching(wanted: CallFilter) -> str:
+    """SQL: whether a call is wanted."""
+    conditions = {
+        f"{_STATE} = %(state)s": wanted.state,
+        "r.outcome = %(outcome)s": wanted.outcome,
+        "c.phone_number = any(%(phone_numbers)s)": wanted.phone_numbers,
+    }
+    return " and ".join(condition for condition, value in conditions.items() if value is not None) or "true"
+
+
+def _get_rows(conn: Connection, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
     with conn.cursor(binary=True) as cursor:
         # Not prepared: a plan for all blocks might read the whole batch.
         return cursor.execute(query, values, prepare=False).fetchall()
@@ -207,16 +288,25 @@ _RECEIVED_AT = "case when r.outcome is not null then r.received_at end"
 _ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
 """SQL: a condition for each table. With the condition on `call` only, each block would read all results."""
 
-_CALLS = f"""
-select convert_to(string_agg(concat_ws(',', c.line, c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},
-        {_cell(_STATUS)}, {_cell("r.attempts")}, {_cell("r.max_attempts")}, {_time("r.queued_at")},
-        {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time(_RECEIVED_AT)},
-        {_cell(_SOURCE)}, {_cell(_WITHDRAWN_REASON)}), E'\\r\\n' order by c.row) || E'\\r\\n', 'UTF8')
+_RESULTS = f"""c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},
+    {_cell(_STATUS)}, {_cell("r.attempts")}, {_cell("r.max_attempts")}, {_time("r.queued_at")},
+    {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time(_RECEIVED_AT)},
+    {_cell(_SOURCE)}, {_cell(_WITHDRAWN_REASON)}"""
+"""SQL: the values of `RESULT_COLUMNS`."""
+
+_FROM = f"""
 from batch b join (select * from call where {_ROWS}) c using (batch_id)
     join submission s using (batch_id, submission_no)
     left join (select * from result where {_ROWS}) r using (row)
     left join (select row from outstanding where {_ROWS} and refused) o using (row)
     left join (select row, reason from withdrawn where {_ROWS}) w using (row)
+where {{matching}}
 """
+
+_LINES = f"""
+select convert_to(string_agg(concat_ws(',', {{columns}}), E'\\r\\n' order by c.row) || E'\\r\\n', 'UTF8') {_FROM}
+"""
+
+_ROWS_OF_CALLS = f"select {{columns}} {_FROM} order by c.row"
 
 _SKIPPED = f"select line, row, code, message from skipped where {_ROWS} order by row"

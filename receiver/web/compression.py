@@ -7,6 +7,8 @@ secret in a page is the CSRF token, which is different in each answer (receiver.
 from __future__ import annotations
 
 import gzip
+import zlib
+from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 
 from flask import Flask, Response, request
@@ -26,8 +28,21 @@ _gzip_once = lru_cache(maxsize=50)(_gzip)
 
 
 def register(app: Flask) -> None:
-    """Compress this app's answers. Exports are not compressed, because this would take longer than sending them."""
+    """Compress this app's answers. Exports use `gzipped` themselves."""
     app.after_request(_compress)
+
+
+def accepts_gzip() -> bool:
+    return request.accept_encodings["gzip"] > 0
+
+
+def gzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """A stream, compressed block by block. The fastest level: a file of calls still shrinks to a sixth."""
+    stream = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
+    for block in blocks:
+        if compressed := stream.compress(block):
+            yield compressed
+    yield stream.flush()
 
 
 def _compress(answer: Response) -> Response:
@@ -36,7 +51,7 @@ def _compress(answer: Response) -> Response:
         return answer
     answer.vary.add("Accept-Encoding")
     content = answer.get_data()
-    if len(content) >= LEAST_BYTES and request.accept_encodings["gzip"] > 0:
+    if len(content) >= LEAST_BYTES and accepts_gzip():
         answer.set_data(_gzip_once(content) if is_file else _gzip(content))
         answer.headers["Content-Encoding"] = "gzip"
     return answer

@@ -82,8 +82,12 @@ def describe(app: Flask) -> Description:
         for method, operation in _operations(item):
             name = operation["operationId"]
             view = views[path, method]
+            if name in ("queue_batch", "export_faulty_rows"):
+                _describe_batch_form(operation)
             if name == "queue_batch":
-                _describe_queueing(operation)
+                operation["parameters"] = [*operation.get("parameters", []), *REQUEST_HEADERS]
+                for status in ("201", "202"):
+                    operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
             if name == "suppress":
                 _describe_suppressing(operation)
             if hasattr(view, "revalidated"):
@@ -181,8 +185,7 @@ def _problem(codes: tuple[str, ...], examples: Description) -> Description:
     return answer | ({"headers": headers} if headers else {})
 
 
-def _describe_queueing(operation: Description) -> None:
-    operation["parameters"] = [*operation.get("parameters", []), *REQUEST_HEADERS]
+def _describe_batch_form(operation: Description) -> None:
     operation["requestBody"] = {
         "required": True,
         "content": {
@@ -192,8 +195,6 @@ def _describe_queueing(operation: Description) -> None:
             }
         },
     }
-    for status in ("201", "202"):
-        operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
 
 
 def _describe_suppressing(operation: Description) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.logs import about
 from receiver.queueing.acceptance import IdempotencyKeyReused
 from receiver.queueing.batches import ExternalIdUsed
+from receiver.queueing.header import MissingDestination
 from receiver.queueing.parameters import faults
 from receiver.web.reference.codes import CODES
 
@@ -90,9 +92,11 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Response:
 
 
 def errors_of(faults: tuple[Fault, ...] | list[Fault]) -> list[dict[str, Any]]:
-    """The member `errors` of a problem: faults of a CSV have a `row`, those of parameters a `field`."""
+    """The member `errors` of a problem: faults of a CSV have a `row` and a `line`, those of parameters a `field`."""
     return [
-        {"row" if isinstance(fault.where, int) else "field": fault.where, "code": fault.code, "message": fault.message}
+        {"row" if isinstance(fault.where, int) else "field": fault.where}
+        | ({} if fault.line is None else {"line": fault.line})
+        | {"code": fault.code, "message": fault.message}
         for fault in faults[:FAULTS_NAMED]
     ]
 
@@ -132,6 +136,8 @@ def _answer_receiver_error(error: ReceiverError) -> Response:
         members = {"batch_id": error.batch_id}
     elif isinstance(error, InvalidInput):
         members = {"errors": errors_of(error.faults), "errors_total": error.faults_total}
+        if isinstance(error, MissingDestination):
+            members["columns"] = [asdict(column) for column in error.columns]
     elif isinstance(error, Problem):
         members = error.members
     detail = str(error)

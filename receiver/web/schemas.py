@@ -98,6 +98,15 @@ class Label(fields.String):
         return name, text
 
 
+def _label() -> Label:
+    return Label(
+        metadata=says(
+            "Only batches with this label, as `key:value`. The text is split at the first colon.",
+            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
+        ),
+    )
+
+
 def _found_by(description: str) -> fields.String:
     return fields.String(
         validate=[validate.Length(min=1, max=255), storable], metadata=says(description, pattern=STORABLE)
@@ -117,18 +126,26 @@ class BatchesQuery(PageQuery):
     )
     external_id = _found_by("Only the batch with this external id.")
     idempotency_key = _found_by("Only batches that were queued with this `Idempotency-Key`, by any API key.")
-    label = Label(
-        metadata=says(
-            "Only batches with this label, as `key:value`. The text is split at the first colon.",
-            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
-        ),
-    )
+    label = _label()
 
 
-class CallsQuery(PageQuery):
+class CallFilters(Schema):
     state = _one_of(CALL_STATES, "Only calls in this state.")
     outcome = _one_of(OUTCOMES, "Only calls with this outcome.")
     phone_number = _number()
+
+
+class CallsQuery(CallFilters, PageQuery):
+    pass
+
+
+class EveryCallQuery(Schema):
+    application_id = _id("Only calls of this application.")
+    deployment_id = _id("Only calls of this deployment.")
+    created_from = Timestamp(metadata=says("Only calls of batches created at this time or later, to the microsecond."))
+    created_to = Timestamp(metadata=says("Only calls of batches created before this time, to the microsecond."))
+    label = _label()
+    outcome = _one_of(OUTCOMES, "Only calls with this outcome.")
 
 
 class NumberQuery(PageQuery):
@@ -146,6 +163,7 @@ class RowFault(Answer):
             "The row of the CSV, numbered from 1 after the header; absent if `field` is present.", optional=True
         )
     )
+    line = fields.Integer(metadata=says("The row's line in a spreadsheet, where the header has line 1.", optional=True))
     field = fields.String(metadata=says("The parameter; absent if `row` is present.", optional=True))
     code = _text("A short stable code for programs.")
     message = _text("What is wrong, in words.")
@@ -162,6 +180,12 @@ class Problem(Answer):
     code = _text("A short stable code for programs.")
 
 
+class PhoneColumn(Answer):
+    name = _text("The column's name.")
+    valid = _whole("How many of its cells are valid phone numbers, in the first rows of the file.")
+    cells = _whole("How many of its cells are not empty, in these rows.")
+
+
 class InvalidProblem(Problem):
     errors = fields.List(
         fields.Nested(RowFault), metadata=says("The first 100 faults, each with its row or field.", optional=True)
@@ -169,6 +193,13 @@ class InvalidProblem(Problem):
     errors_total = fields.Integer(metadata=says("How many faults there are.", optional=True))
     batch_id = fields.Integer(
         metadata=says("The batch that was created with this `Idempotency-Key` before.", optional=True)
+    )
+    columns = fields.List(
+        fields.Nested(PhoneColumn),
+        metadata=says(
+            "With `missing_destination`: the columns that look like phone numbers, most valid cells first.",
+            optional=True,
+        ),
     )
 
 
@@ -343,6 +374,15 @@ class ZoneRows(Answer):
     opens_at = _moment("When the first of them can be released; null means never.", allow_none=True)
 
 
+class SampleRow(Answer):
+    row = _whole("The row, numbered from 1 after the header.")
+    line = _whole("Its line in a spreadsheet, where the header has line 1.")
+    destination = _text("The destination as it was read.")
+    variables = fields.Dict(
+        keys=fields.String(), values=fields.String(), metadata=says("The other cells of the row, by column name.")
+    )
+
+
 class Preview(Answer):
     rows = _whole("Rows of the CSV; blank lines are not counted.")
     valid = _whole("Rows with a valid destination whose number is not suppressed, including duplicates.")
@@ -354,6 +394,7 @@ class Preview(Answer):
         fields.Nested(ZoneRows), metadata=says("The time zones of the calls, most calls first. Empty without hours.")
     )
     due_at = _moment("What `due_at` would be if the batch were queued now. With pace or hours it is an estimate.")
+    sample = fields.List(fields.Nested(SampleRow), metadata=says("The first 10 rows as they were read."))
     warnings = fields.List(
         fields.Nested(RowFault),
         metadata=says(

@@ -78,8 +78,8 @@ def test_dry_run_shows_the_counts_and_stores_nothing(run: Run, conn: Connection,
     ran = run("queue", contacts, *TO, "--dry-run")
     assert (ran.status, ran.err) == (0, "")
     assert ran.lines[0] == "4 rows: 3 valid, 1 invalid, 1 duplicates"
-    assert "row 3:" in ran.lines[2] and "destination_emergency" in ran.lines[2]
-    assert "row 4:" in ran.lines[3] and "duplicate" in ran.lines[3]
+    assert "row 3, line 4:" in ran.lines[2] and "destination_emergency" in ran.lines[2]
+    assert "row 4, line 5:" in ran.lines[3] and "duplicate" in ran.lines[3]
     assert count_batches(conn) == 0
 
 
@@ -92,7 +92,7 @@ def test_dry_run_shows_zones_and_suppressed_numbers(run: Run, conn: Connection, 
     ran = run("queue", contacts, *TO, "--dry-run", "--calling-hours", "09:00-21:00")
     assert ran.lines[0] == "2 rows: 1 valid, 0 invalid, 0 duplicates, 1 suppressed"
     assert ran.lines[2].startswith("  America/New_York: 1 calls, opens at 2")
-    assert "row 2: " in ran.lines[3] and "(suppressed)" in ran.lines[3]
+    assert "row 2, line 3: " in ran.lines[3] and "(suppressed)" in ran.lines[3]
 
 
 def test_pace_hours_and_names_are_options(run: Run, conn: Connection, contacts: str) -> None:

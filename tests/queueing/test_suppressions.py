@@ -134,7 +134,7 @@ def test_faulty_reason_leaves_its_row_out(conn: Connection) -> None:
         (b"", "empty_file"),
         (b"\n\n", "empty_file"),
         (b"number\n6175550000\n", "missing_phone_number"),
-        (b"PK\x03\x04", "workbook"),
+        (b"PK\x03\x04", "broken_workbook"),
         (b"phone_number\n6175550000\n\x81\n", "undecodable"),
         (b'phone_number\n6175550000\n"617', "unclosed_quote"),
     ],

@@ -100,6 +100,7 @@ def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connectio
 def _queue(answers: Answers, client: FlaskClient, conn: Connection) -> int:
     answers.keep("queue_batch", 200, _post(client, {**PARAMETERS, "calling_hours": "09:00-21:00", "dry_run": "1"}))
     answers.keep_problem(422, "invalid_csv", _post(client, PARAMETERS))
+    answers.keep("export_faulty_rows", 200, _post(client, PARAMETERS, path="/api/v1/batches/errors.csv"))
     chosen = {**PARAMETERS, "on_invalid": "skip"}
     answers.keep("queue_batch", 202, _post(client, chosen, NAMED))
     answer_submissions(conn, lambda sent: Answer("accepted", provider_status=200, calls_queued=4))
@@ -124,8 +125,13 @@ def _queue(answers: Answers, client: FlaskClient, conn: Connection) -> int:
     return batch_id
 
 
-def _post(client: FlaskClient, fields: dict[str, str], headers: dict[str, str] | None = None) -> TestResponse:
-    return post_csv(client, CONTACTS, headers=headers, file_name="contacts.csv", **fields)
+def _post(
+    client: FlaskClient,
+    fields: dict[str, str],
+    headers: dict[str, str] | None = None,
+    path: str = "/api/v1/batches",
+) -> TestResponse:
+    return post_csv(client, CONTACTS, headers=headers, file_name="contacts.csv", path=path, **fields)
 
 
 def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
@@ -139,6 +145,8 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
         "export_calls_csv": f"/batches/{batch_id}/calls.csv",
         "export_calls_ndjson": f"/batches/{batch_id}/calls.ndjson",
         "export_skipped_csv": f"/batches/{batch_id}/skipped.csv",
+        "export_every_call_csv": "/calls.csv?outcome=failed",
+        "export_every_call_ndjson": "/calls.ndjson?outcome=failed",
         "get_summary": f"/summary?batch_id={batch_id}&interval=hour",
     }.items():
         answers.keep(operation, 200, client.get(f"/api/v1{path}"))

@@ -140,6 +140,7 @@ def test_dry_run_is_a_preview_and_stores_nothing(queuer: FlaskClient, conn: Conn
     assert (answer.status_code, count_batches(conn)) == (200, 0)
     preview = answer.get_json()
     errors = preview.pop("errors")
+    assert [row["destination"] for row in preview.pop("sample")][2:] == ["911", "6175551234"]
     assert list(preview.items()) == [
         ("rows", 4),
         ("valid", 3),
@@ -182,7 +183,7 @@ def test_first_hundred_faults_are_listed_and_all_are_counted(queuer: FlaskClient
         (b"destination\n", "no_rows"),
         (b"phone\n6175551234\n", "missing_destination"),
         (b"destination,a,a\n6175551234,,\n", "repeated_column_name"),
-        (b"PK\x03\x04", "workbook"),
+        (b"PK\x03\x04", "broken_workbook"),
     ],
 )
 def test_file_that_is_not_a_csv_of_contacts_is_a_fault(queuer: FlaskClient, csv: bytes, code: str) -> None:

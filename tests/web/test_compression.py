@@ -57,11 +57,15 @@ def test_long_problem_is_compressed(reader: FlaskClient) -> None:
     assert b'"errors_total": 50' in gzip.decompress(answer.data)
 
 
-def test_downloads_are_not_compressed(reader: FlaskClient) -> None:
-    for file in ("calls.csv", "calls.ndjson", "skipped.csv"):
-        answer = reader.get(f"/api/v1/batches/1/{file}", headers={"Accept-Encoding": "gzip"})
-        assert answer.status_code == 200
-        assert "Content-Encoding" not in answer.headers
+def test_downloads_are_compressed_as_a_stream(reader: FlaskClient) -> None:
+    for file in ("batches/1/calls.csv", "batches/1/calls.ndjson", "batches/1/skipped.csv", "calls.csv", "calls.ndjson"):
+        plain = reader.get(f"/api/v1/{file}", headers={"Accept-Encoding": "identity"})
+        answer = reader.get(f"/api/v1/{file}", headers={"Accept-Encoding": "gzip"})
+        assert (answer.status_code, answer.headers["Content-Encoding"]) == (200, "gzip")
+        assert gzip.decompress(answer.data) == plain.data
+        assert "Content-Encoding" not in plain.headers
+        for each in (plain, answer):
+            assert "Accept-Encoding" in each.headers["Vary"]
 
 
 def test_head_has_the_headers_of_get(reader: FlaskClient) -> None:

@@ -14,6 +14,7 @@ from receiver.database.pool import Connection
 from receiver.queueing.drafts import get_draft
 from receiver.queueing.suppressions import suppress
 from receiver.summary.batches import get_batch
+from tests.queueing.workbooks import xlsx
 from tests.web.asking import WANTED
 from tests.web.browsing import Browser, text_of, visitor
 from tests.web.drafting import FAULTY, button, confirm, count, drafted, key_id, upload
@@ -61,7 +62,9 @@ def test_invalid_rows_are_listed_and_block_the_batch_until_they_are_skipped(brow
     assert button(page) is None
     reasons = {"2": "is not a valid US phone number", "4": "emergency", "3": "Same destination as an earlier row"}
     for row, reason in reasons.items():
-        assert re.search(rf'<th scope="row" class="figure">{row}</th><td>[^<]*{reason}', page), row
+        assert re.search(
+            rf'<th scope="row" class="figure">{row}</th><td class="figure">{int(row) + 1}</td><td>[^<]*{reason}', page
+        ), row
     assert browser.post(path, on_invalid="skip").location == path
     page = browser.get(path)
     assert button(page) is None and "2 rows cannot be called and will be left out" in page
@@ -101,9 +104,44 @@ def test_form_without_a_file_is_shown_again_with_its_values(browser: Browser, co
 
 
 def test_file_that_is_not_a_csv_of_contacts_is_a_fault(browser: Browser) -> None:
-    for content in (b"", b"name,number\nAna,1\n", b"PK\x03\x04" + b"\0" * 100, b'destination\n"617', b"\xff\xfe\x00"):
+    for content in (b"", b"name,number\nAna,1\n", b'destination\n"617', b"\xff\xfe\x00"):
         page = browser.get(drafted(browser, content))
         assert "The file cannot be read." in page and button(page) is None, content
+    answer = upload(browser, b"PK\x03\x04" + b"\0" * 100)
+    assert answer.status_code == 422 and "not a complete .xlsx or .ods workbook" in answer.text
+
+
+def test_column_of_the_numbers_is_chosen_on_the_page(browser: Browser, conn: Connection) -> None:
+    table = [["name", "mobile", "office"], ["Björn", 6175551234, 555], ["Ana", 6175551299, 6175550188]]
+    path = drafted(browser, xlsx(table))
+    page = browser.get(path)
+    assert button(page) is None and "Which column contains the numbers?" in page
+    assert '<button name="destination_column" value="mobile"><bdi>mobile</bdi> (2 of 2 cells are valid)' in page
+    assert '<button name="destination_column" value="office"><bdi>office</bdi> (1 of 2 cells are valid)' in page
+    browser.post(path, destination_column="mobile")
+    page = browser.get(path)
+    assert button(page) == "Call 2 people" and "<bdi>Björn</bdi>" in page
+    assert conn.execute("select content from draft_chunk").fetchall() == [
+        (b"sep=,\r\nname,mobile,office\r\nBj\xc3\xb6rn,6175551234,555\r\nAna,6175551299,6175550188\r\n",)
+    ]
+    conn.rollback()
+    confirm(browser, path)
+    assert conn.execute("select line from call order by row").fetchall() == [
+        ("6175551234,Björn,555",),
+        ("6175551299,Ana,6175550188",),
+    ]
+
+
+def test_faulty_rows_are_downloaded(browser: Browser) -> None:
+    path = drafted(browser, FAULTY)
+    assert f'href="{path}/errors.csv"' in browser.get(path)
+    lines = browser.get(f"{path}/errors.csv").splitlines()
+    assert lines[0] == "destination,name,row,line,code,message"
+    assert [line.split(",")[:5] for line in lines[1:]] == [
+        ["555", "Ben", "2", "3", "destination_invalid"],
+        ["6175551234", "Chloé", "3", "4", "duplicate"],
+        ["911", "Dev", "4", "5", "destination_emergency"],
+    ]
 
 
 def test_file_whose_rows_are_all_skipped_calls_nobody(browser: Browser) -> None:

@@ -16,9 +16,9 @@ from flask.testing import FlaskClient
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from receiver.web.api.exports import content_disposition
-from tests.factories import deliver, make_batch, phone_number, result_body
+from tests.factories import answer_submissions, deliver, make_batch, phone_number, result_body
 from tests.waiting import eventually
-from tests.web.asking import faults_of, problem_of
+from tests.web.asking import faults_of, post_csv, problem_of
 from tests.web.gunicorn import gunicorn
 
 FILES = {
@@ -170,3 +170,93 @@ def test_disconnected_reader_leaves_no_connection_busy(conn: Connection, databas
         with socket.create_connection(("127.0.0.1", port), timeout=60) as again:
             again.sendall(requests[0])
             assert again.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def lines_of(client: FlaskClient, path: str) -> list[list[str]]:
+    answer = client.get(f"/api/v1/{path}")
+    assert answer.status_code == 200, answer.text
+    return list(csv.reader(StringIO(answer.text, newline="")))
+
+
+def rows_in(client: FlaskClient, batch_id: int, query: str) -> tuple[list[int], list[int]]:
+    """The rows in CSV and in NDJSON."""
+    path = f"batches/{batch_id}/calls"
+    header, *rows = lines_of(client, f"{path}.csv?{query}")
+    ndjson = client.get(f"/api/v1/{path}.ndjson?{query}").text.splitlines()
+    return [int(row[header.index("row")]) for row in rows], [json.loads(line)["row"] for line in ndjson]
+
+
+def test_exports_have_the_filters_of_the_list(reader: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(index) for index in range(4)])
+    deliver(conn, batch_id, result_body(phone_number(0)), result_body(phone_number(2), "failed"))
+    queries = {
+        "state=final": [1, 3],
+        "state=pending": [2, 4],
+        "outcome=failed": [3],
+        "state=pending&outcome=failed": [],
+        f"phone_number={phone_number(3)}": [4],
+        f"phone_number={phone_number(3)}&state=final": [],
+        "": [1, 2, 3, 4],
+    }
+    for query, rows in queries.items():
+        listed = reader.get(f"/api/v1/batches/{batch_id}/calls?{query}").json
+        assert listed is not None and [call["row"] for call in listed["calls"]] == rows, query
+        assert rows_in(reader, batch_id, query) == (rows, rows), query
+    for file in ("csv", "ndjson"):
+        answer = reader.get(f"/api/v1/batches/{batch_id}/calls.{file}?state=done&outcome=maybe&phone_number=")
+        assert len(faults_of(answer)) == 3
+
+
+def test_own_columns_are_exported_as_submitted_and_can_be_queued(queuer: FlaskClient, conn: Connection) -> None:
+    text = 'destination,=name,note\r\n6175551234,=1+1,"a, b"\r\ntel:+16175551299,-x,\r\n'
+    post_csv(queuer, text)
+    answer = queuer.get("/api/v1/batches/1/calls.csv?columns=own")
+    assert answer.text == text
+    preview = post_csv(queuer, answer.text, dry_run="1").json
+    assert preview is not None and (preview["valid"], preview["warnings"]) == (2, [])
+    deliver(conn, 1, result_body(6175551234))
+    assert queuer.get("/api/v1/batches/1/calls.csv?columns=own&outcome=completed").text.count("\r\n") == 2
+
+
+def test_calls_of_all_batches_are_in_one_file(queuer: FlaskClient, conn: Connection) -> None:
+    ids = []
+    for number, city in enumerate(("Köln", "=Bonn")):
+        labels = json.dumps({"city": city})
+        csv_text = f"destination,n{number},x\n617555010{number},Zoë;,\n617555020{number},=1,\n"
+        content = post_csv(queuer, csv_text, name=f"batch {number}", labels=labels, external_id=f"e{number}").json
+        assert content is not None
+        ids.append(content["id"])
+    conn.commit()
+    answer_submissions(conn)
+    deliver(conn, ids[0], result_body(6175550100), result_body(6175550200, "failed"))
+    header, *rows = lines_of(queuer, "calls.csv")
+    assert header[:8] == [
+        "batch_id", "batch_name", "external_id", "labels", "destination", "variables", "row", "phone_number",
+    ]  # fmt: skip
+    assert [row[:6] for row in rows] == [
+        [str(ids[1]), "batch 1", "e1", '{"city":"=Bonn"}', "6175550101", '{"n1":"Zoë;","x":""}'],
+        [str(ids[1]), "batch 1", "e1", '{"city":"=Bonn"}', "6175550201", '{"n1":"=1","x":""}'],
+        [str(ids[0]), "batch 0", "e0", '{"city":"Köln"}', "6175550100", '{"n0":"Zoë;","x":""}'],
+        [str(ids[0]), "batch 0", "e0", '{"city":"Köln"}', "6175550200", '{"n0":"=1","x":""}'],
+    ]
+    calls = [json.loads(line) for line in queuer.get("/api/v1/calls.ndjson").text.splitlines()]
+    for row, call in zip(rows, calls, strict=True):
+        assert (str(call["batch_id"]), call["batch_name"], call["external_id"]) == tuple(row[:3])
+        assert (call["labels"], call["variables"]) == (json.loads(row[3]), json.loads(row[5]))
+        found = dict(zip(header, row, strict=True))
+        assert all(
+            found[name] == ("" if call[name] is None else str(call[name])) for name in ("row", "outcome", "state")
+        )
+    created = {batch["id"]: batch["created_at"] for batch in queuer.get("/api/v1/batches").json["batches"]}  # type: ignore[index]
+    for query, count in (
+        ("label=city:K%C3%B6ln", 2),
+        ("outcome=failed", 1),
+        ("outcome=failed&label=city:%3DBonn", 0),
+        ("application_id=7&deployment_id=3", 4),
+        ("application_id=8", 0),
+        (f"created_from={created[ids[1]]}", 2),
+        (f"created_to={created[ids[1]]}", 2),
+    ):
+        assert len(lines_of(queuer, f"calls.csv?{query}")) == count + 1, query
+        assert queuer.get(f"/api/v1/calls.ndjson?{query}").text.count("\n") == count, query
+    assert len(faults_of(queuer.get("/api/v1/calls.csv?state=final&bom=x"))) == 2

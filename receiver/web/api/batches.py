@@ -38,6 +38,7 @@ from receiver.queueing.parameters import (
     storable,
 )
 from receiver.queueing.suppressions import find_suppressed
+from receiver.queueing.workbook import opened_csv
 from receiver.release.control import change_batch
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
@@ -174,7 +175,7 @@ class OneBatch(MethodView):
 def queue_batch() -> Response:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
-    csv, form = _read_form()
+    csv, form = read_form()
     repeatable = None if form.get("dry_run", "").lower() in Flag.truthy else _repeatable(csv, form)
     if repeatable is not None:
         # Before any check: a repeated request must get the same answer, even if its times are in the past now.
@@ -187,13 +188,14 @@ def queue_batch() -> Response:
         if parameters.external_id is not None:
             with reading(services().pool) as conn:
                 check_external_id(conn, parameters.external_id)
-        seen = preview(csv.stream, parameters, services().limits, suppressed_numbers)
+        with opened_csv(csv.stream) as text:
+            seen = preview(text, parameters, services().limits, suppressed_numbers)
         content: dict[str, Any] = {name: getattr(seen, name) for name in seen.__slots__}
         content |= {"warnings": errors_of(seen.warnings), "errors": errors_of(seen.errors)}
         return jsonify(schemas.Preview().dump(content))
 
-    with connection(services().pool) as conn:
-        accepted = accept(conn, csv.stream, parameters, services().limits, repeatable, created_by=current_key().name)
+    with opened_csv(csv.stream) as text, connection(services().pool) as conn:
+        accepted = accept(conn, text, parameters, services().limits, repeatable, created_by=current_key().name)
     return _accepted(accepted, _preferred_wait())
 
 
@@ -227,7 +229,7 @@ def _accepted(accepted: Accepted, wait_seconds: float) -> Response:
     return _answer(batch, headers)
 
 
-def _read_form() -> tuple[FileStorage, dict[str, str]]:
+def read_form() -> tuple[FileStorage, dict[str, str]]:
     try:
         request.form  # noqa: B018 reads the whole body
     except ValueError as error:

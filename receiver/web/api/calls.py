@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response
@@ -30,8 +31,7 @@ class BatchCalls(MethodView):
     @blueprint.doc(operationId="list_calls")
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """List a batch's calls, in the order of its rows"""
-        number = query.get("phone_number")
-        wanted = CallFilter(query.get("state"), query.get("outcome"), None if number is None else _numbers(number))
+        wanted = call_filter(query)
 
         def read(limit: int, after: tuple[int, ...] | None) -> Found[Call]:
             return Found(*reader().read(list_calls, batch_id, wanted, limit, after[0] if after else 0))
@@ -71,6 +71,12 @@ class NumberCalls(MethodView):
         return answer_page(
             "number", query, read, lambda call: (call.batch_id, call.row), call_json, length=2, of="calls"
         )
+
+
+def call_filter(query: Mapping[str, Any]) -> CallFilter:
+    """The filter of a query with the fields of `schemas.CallFilters`."""
+    number = query.get("phone_number")
+    return CallFilter(query.get("state"), query.get("outcome"), None if number is None else _numbers(number))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

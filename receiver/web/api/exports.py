@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 from urllib.parse import quote
 
 from flask import Response
 from flask.views import MethodView
-from marshmallow import Schema
+from marshmallow import Schema, fields, validate
 
-from receiver.queueing.parameters import Flag, says
-from receiver.summary.batches import get_batch
-from receiver.summary.export import export_calls_csv, export_calls_ndjson, export_skipped_csv
+from receiver.queueing.acceptance import plan_file
+from receiver.queueing.parameters import BatchParameters, Flag, read_parameters, says
+from receiver.queueing.workbook import opened_csv
+from receiver.summary.batches import BatchFilter, get_batch
+from receiver.summary.calls import CallFilter
+from receiver.summary.export import (
+    export_all_csv,
+    export_all_ndjson,
+    export_calls_csv,
+    export_calls_ndjson,
+    export_faulty_csv,
+    export_skipped_csv,
+)
 from receiver.web import schemas
 from receiver.web.api import Blueprint
+from receiver.web.api.batches import read_form, suppressed_numbers
+from receiver.web.api.calls import call_filter
 from receiver.web.auth import requires
+from receiver.web.compression import accepts_gzip, gzipped
 from receiver.web.reading import reader
+from receiver.web.services import services
 
 CSV = "text/csv; charset=utf-8; header=present"
 NDJSON = "application/x-ndjson"
@@ -34,8 +51,22 @@ _TEXT = {"type": "string"}
 blueprint = Blueprint("exports", __name__)
 
 
-class CsvQuery(Schema):
+class BomQuery(Schema):
     bom = Flag(load_default=False, metadata=says("1: begin with a byte order mark, so that Excel recognises UTF-8."))
+
+
+class CsvQuery(schemas.CallFilters, BomQuery):
+    columns = fields.String(
+        validate=validate.OneOf(["own"]),
+        metadata=says(
+            "`own`: only the columns of the uploaded CSV, with cells as they were submitted, ready to be queued. Do not"
+            " open such a file in a spreadsheet: a cell may be a formula."
+        ),
+    )
+
+
+class EveryCallCsvQuery(schemas.EveryCallQuery, BomQuery):
+    pass
 
 
 @blueprint.route("/batches/<int:batch_id>/calls.csv")
@@ -45,20 +76,20 @@ class CallsCsv(MethodView):
     @blueprint.response(200, _TEXT, content_type="text/csv")
     @blueprint.doc(operationId="export_calls_csv", tags=["calls"])
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
-        """All calls of a batch as CSV
+        """The calls of a batch as CSV
 
         The columns of the uploaded CSV, then the result columns. UTF-8, streamed. A cell that a spreadsheet would run
         as a formula gets an apostrophe in front. If a result column has the same name as an uploaded column, the result
         column's name gets a prefix.
         """
-        blocks = export_calls_csv(reader(), batch_id)
+        blocks = export_calls_csv(reader(), batch_id, call_filter(query), own=query.get("columns") == "own")
         return csv_file(blocks, batch_id, "calls", with_mark=query["bom"])
 
 
 @blueprint.route("/batches/<int:batch_id>/skipped.csv")
 class SkippedCsv(MethodView):
     @requires("read")
-    @blueprint.arguments(CsvQuery, location="query")
+    @blueprint.arguments(BomQuery, location="query")
     @blueprint.response(200, _TEXT, content_type="text/csv")
     @blueprint.doc(operationId="export_skipped_csv", tags=["calls"])
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
@@ -74,29 +105,113 @@ class SkippedCsv(MethodView):
 @blueprint.route("/batches/<int:batch_id>/calls.ndjson")
 class CallsNdjson(MethodView):
     @requires("read")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(schemas.CallFilters, location="query")
     @blueprint.response(200, _TEXT, content_type=NDJSON)
     @blueprint.doc(operationId="export_calls_ndjson", tags=["calls"])
-    def get(self, batch_id: int) -> Response:
-        """All calls of a batch as NDJSON
+    def get(self, query: dict[str, Any], batch_id: int) -> Response:
+        """The calls of a batch as NDJSON
 
         One call per line, with the same fields as in the list of calls. Streamed.
         """
-        return streamed_file(export_calls_ndjson(reader(), batch_id), NDJSON, batch_id, "calls.ndjson")
+        blocks = export_calls_ndjson(reader(), batch_id, call_filter(query))
+        return batch_file(blocks, NDJSON, batch_id, "calls.ndjson")
+
+
+@blueprint.route("/calls.csv")
+class EveryCallCsv(MethodView):
+    @requires("read")
+    @blueprint.arguments(EveryCallCsvQuery, location="query")
+    @blueprint.response(200, _TEXT, content_type="text/csv")
+    @blueprint.doc(operationId="export_every_call_csv", tags=["calls"])
+    def get(self, query: dict[str, Any]) -> Response:
+        """The calls of all batches as CSV
+
+        The newest batch first: its id, name, external id and labels, the destination, the other columns of the uploaded
+        CSV as JSON in one column `variables`, and the result columns. Streamed.
+        """
+        blocks = export_all_csv(reader(), *_of_batches(query))
+        return streamed_file(_marked(blocks, with_mark=query["bom"]), CSV, "calls.csv")
+
+
+@blueprint.route("/calls.ndjson")
+class EveryCallNdjson(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.EveryCallQuery, location="query")
+    @blueprint.response(200, _TEXT, content_type=NDJSON)
+    @blueprint.doc(operationId="export_every_call_ndjson", tags=["calls"])
+    def get(self, query: dict[str, Any]) -> Response:
+        """The calls of all batches as NDJSON
+
+        One call per line, the newest batch first, with the same fields as in the list of calls, and with the batch's
+        `batch_name`, `external_id` and `labels`. Streamed.
+        """
+        return streamed_file(export_all_ndjson(reader(), *_of_batches(query)), NDJSON, "calls.ndjson")
+
+
+@blueprint.route("/batches/errors.csv")
+class FaultyRows(MethodView):
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.response(200, _TEXT, content_type="text/csv")
+    @blueprint.doc(operationId="export_faulty_rows", tags=["batches"])
+    def post(self) -> Response:
+        """The rows of a CSV that cannot be queued
+
+        Takes what queueing takes, and stores and sends nothing. Answers all rows that a preview counts in
+        `errors_total`: their own columns, then the row, its line in a spreadsheet, and the reason. Correct the rows and
+        queue them.
+        """
+        csv, form = read_form()
+        parameters = read_parameters(form, services().config.default_region)
+        with opened_csv(csv.stream) as text:
+            return faulty_rows(text, parameters, csv.filename or "")
+
+
+def faulty_rows(csv: IO[bytes], parameters: BatchParameters, file_name: str) -> Response:
+    """A download of the file's faulty rows. It begins when all of them are found. Raises InvalidInput."""
+    found = TemporaryFile()
+    try:
+        plan = plan_file(csv, parameters, services().limits, datetime.now(UTC), suppressed_numbers)
+        found.writelines(export_faulty_csv(plan))
+        found.seek(0)
+    except BaseException:
+        found.close()
+        raise
+    blocks = iter(partial(found.read, 1 << 16), b"")
+    answer = streamed_file(blocks, CSV, f"{_stem(file_name)} errors.csv")
+    answer.call_on_close(found.close)
+    return answer
 
 
 def csv_file(blocks: Iterator[bytes], batch_id: int, what: str, *, with_mark: bool) -> Response:
-    """`with_mark`: begin with U+FEFF, by which Excel recognises UTF-8."""
-    marked = chain((BYTE_ORDER_MARK,), blocks) if with_mark else blocks
-    return streamed_file(marked, CSV, batch_id, f"{what}.csv")
+    return batch_file(_marked(blocks, with_mark=with_mark), CSV, batch_id, f"{what}.csv")
 
 
-def streamed_file(blocks: Iterator[bytes], content_type: str, batch_id: int, what: str) -> Response:
-    """A download whose `blocks` are sent as they are produced. A HEAD request produces none."""
+def batch_file(blocks: Iterator[bytes], content_type: str, batch_id: int, what: str) -> Response:
+    """A download that is named after the batch."""
     name = reader().read(get_batch, batch_id, with_submissions=False).name
-    answer = Response(blocks, content_type=content_type)
-    answer.headers["Content-Disposition"] = content_disposition(f"{_stem(name)} {batch_id} {what}".strip())
+    return streamed_file(blocks, content_type, f"{_stem(name)} {batch_id} {what}")
+
+
+def streamed_file(blocks: Iterable[bytes], content_type: str, file_name: str) -> Response:
+    """A download whose `blocks` are sent as they are produced, compressed if the client accepts it. A HEAD request
+    produces none."""
+    answer = Response(gzipped(blocks) if accepts_gzip() else blocks, content_type=content_type)
+    answer.vary.add("Accept-Encoding")
+    if accepts_gzip():
+        answer.headers["Content-Encoding"] = "gzip"
+    answer.headers["Content-Disposition"] = content_disposition(file_name.strip())
     return answer
+
+
+def _marked(blocks: Iterator[bytes], *, with_mark: bool) -> Iterator[bytes]:
+    """`with_mark`: begin with U+FEFF, by which Excel recognises UTF-8."""
+    return chain((BYTE_ORDER_MARK,), blocks) if with_mark else blocks
+
+
+def _of_batches(query: dict[str, Any]) -> tuple[BatchFilter, CallFilter]:
+    conditions = {name: value for name, value in query.items() if name not in ("outcome", "bom")}
+    return BatchFilter(**conditions), CallFilter(outcome=query.get("outcome"))
 
 
 def content_disposition(file_name: str) -> str:
@@ -109,7 +224,7 @@ def content_disposition(file_name: str) -> str:
 
 def _stem(batch_name: str) -> str:
     """The batch's name without characters that some operating system refuses, and without a leading or trailing dot."""
-    stem = re.sub(r"\.(csv|txt|tsv)$", "", batch_name, flags=re.IGNORECASE)
+    stem = re.sub(r"\.(csv|txt|tsv|xlsx|ods)$", "", batch_name, flags=re.IGNORECASE)
     stem = re.sub(r'[<>:"/\\|?*]', "_", stem)
     shown = "".join(character for character in stem if unicodedata.category(character)[0] != "C")
     return shown[:NAME_LENGTH].strip(" .")

@@ -18,7 +18,7 @@ from receiver.phone_numbers.destination import candidates
 from receiver.summary.batches import get_default_region
 from receiver.summary.calls import Call, CallFilter, list_calls
 from receiver.summary.export import export_calls_csv, export_calls_ndjson, export_skipped_csv
-from receiver.web.api.exports import NDJSON, csv_file, streamed_file
+from receiver.web.api.exports import NDJSON, batch_file, csv_file
 from receiver.web.dashboard.number_masking import choose_numbers, shown_text
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.searches import find_search, remember_search
@@ -115,7 +115,7 @@ def download_calls_csv(batch_id: int) -> Response:
 @page("/batches/<int:batch_id>/calls.ndjson", scope="read")
 def download_calls_ndjson(batch_id: int) -> Response:
     """All calls with their results, one JSON object in each line, as in the API."""
-    return streamed_file(export_calls_ndjson(reader(), batch_id), NDJSON, batch_id, "calls.ndjson")
+    return batch_file(export_calls_ndjson(reader(), batch_id), NDJSON, batch_id, "calls.ndjson")
 
 
 @page("/batches/<int:batch_id>/skipped.csv", scope="read")

@@ -29,8 +29,11 @@ from receiver.queueing.drafts import (
     open_csv,
     queue_draft,
 )
+from receiver.queueing.header import MissingDestination
 from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
+from receiver.queueing.workbook import opened_csv
 from receiver.web.api.batches import suppressed_numbers
+from receiver.web.api.exports import faulty_rows
 from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, read_form, shown
 from receiver.web.dashboard.pages import FORM_BYTES, page
@@ -55,8 +58,8 @@ def new_batch() -> Response | tuple[str, int] | str:
     faults = {} if csv is not None and csv.filename else {"csv": "Choose a CSV file with the numbers to call."}
     if csv is not None and not faults:
         try:
-            with connection(services().pool) as conn:
-                draft_id = insert_draft(conn, current_key().key_id, csv.stream, csv.filename or "", form)
+            with opened_csv(csv.stream) as text, connection(services().pool) as conn:
+                draft_id = insert_draft(conn, current_key().key_id, text, csv.filename or "", form)
             return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
         except InvalidInput as error:
             faults = by_field(error.faults)
@@ -96,6 +99,7 @@ def draft(draft_id: UUID) -> Response | str:
         seen=seen,
         simulated=services().config.simulated,
         unreadable=unreadable,
+        columns=unreadable.columns if isinstance(unreadable, MissingDestination) else (),
         blocked=_blocked(seen, parameters),
         days_text=days_text,
         hours_text=hours_text,
@@ -103,6 +107,17 @@ def draft(draft_id: UUID) -> Response | str:
         now=datetime.now(UTC),
         **_words(),
     )
+
+
+@page("/batches/new/<uuid:draft_id>/errors.csv", scope="queue")
+def draft_errors(draft_id: UUID) -> Response:
+    """Download the rows of an upload that cannot be called."""
+    with connection(services().pool) as conn:
+        found = get_draft(conn, current_key().key_id, draft_id)
+        parameters = read_parameters(found.form, services().config.default_region)
+        csv = open_csv(conn, draft_id)
+    with csv:
+        return faulty_rows(csv, parameters, found.file_name)
 
 
 @page("/batches/new/<uuid:draft_id>/queue", scope="queue", methods=("POST",))

@@ -97,6 +97,7 @@ OF_OPERATION = {
         "idempotency_key_reused",
         "provider_refused",
     ),
+    "export_faulty_rows": ("bad_request", "too_large", "unsupported_media_type", "invalid_csv"),
     "change_batch": (*_OF_JSON, "external_id_used", "nothing_unreleased", "not_cut_by_zone"),
     "pause_batch": _OF_JSON,
     "resume_batch": _OF_JSON,

@@ -71,6 +71,8 @@ READ_AT_REPLICA = (
     "get_summary",
     "export_calls_csv",
     "export_calls_ndjson",
+    "export_every_call_csv",
+    "export_every_call_ndjson",
     "export_skipped_csv",
 )
 """Operations that a replica may answer (receiver.web.reading)."""
@@ -114,8 +116,9 @@ CSV_FIELD = {
     "type": "string",
     "format": "binary",
     "description": (
-        "UTF-8, UTF-16 with a byte order mark, or cp1252; delimiter comma, semicolon, tab or |. "
-        "The first row has the column names; the first column is `destination`."
+        "A CSV, or the first sheet of an .xlsx or .ods workbook. A CSV is UTF-8, UTF-16 with a byte order mark, or "
+        "cp1252; its delimiter is comma, semicolon, tab or |. The first row has the column names; the first column is "
+        "`destination`, unless `destination_column` names another one."
     ),
 }
 
