@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,16 +26,16 @@ from receiver.model import ERASED
 from receiver.queueing.exported import FAULT_COLUMNS, PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
 from receiver.queueing.submissions import Plan, SkippedRow, header_line
 from receiver.summary.batches import Batch, BatchFilter, list_batches, sql_time
-from receiver.summary.call_json import call_json
-from receiver.summary.calls import Call, CallFilter, list_calls
+from receiver.summary.call_json import LISTED_EVENTS, NO_EVENTS, OwnMembers, events_json, events_of_body
+from receiver.summary.calls import CallFilter, get_call
 from receiver.text.csv_line import csv_line, read_csv_line
 from receiver.text.formulas import defuse, defuse_csv
 
 BLOCK_ROWS, BLOCK_BYTES = 5_000, 1 << 20
 """The size of a block: this many rows, or about this many bytes of the user's own columns, whichever is less."""
 
-CALLS_AT_ONCE = 500
-"""The size of a block of calls that Python writes, small so that other threads run in between."""
+MOST_BODY = 4096
+"""A larger packed body is read by itself, so that a block needs little memory. Usual ones have 200 bytes."""
 
 BLOCKS_AT_ONCE = 3
 """Blocks that one process reads at the same time. The other connections of the pool are for short requests."""
@@ -75,7 +75,7 @@ def export_calls_csv(
     """
     source = reader.read(_get_source, batch_id)
 
-    query = _LINES.format(columns="c.line" if own else f"c.line, {_RESULTS}", matching=_matching(wanted))
+    query = _LINES.format(columns="c.line" if own else f"c.line, {_RESULTS}", bodies="", matching=_matching(wanted))
 
     def blocks() -> Iterator[bytes]:
         yield (header_line(source.columns) + END).encode() if own else _header(source.columns, RESULT_COLUMNS)
@@ -89,7 +89,7 @@ def export_calls_csv(
 
 def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
     """The calls of all these batches, newest batch first: `BATCH_COLUMNS` and `RESULT_COLUMNS`, formulas defused."""
-    query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", matching=_matching(wanted))
+    query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", bodies="", matching=_matching(wanted))
     yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
     for batch, source in _each_batch(reader, batches):
         of_batch = csv_line((str(batch.id), batch.name, batch.external_id or "", _json(batch.labels)))
@@ -105,10 +105,9 @@ def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> 
 
 def export_all_ndjson(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
     """The calls of all these batches, newest batch first, as `export_calls_ndjson`, and with the batch's names."""
-    for batch, _ in _each_batch(reader, batches):
+    for batch, source in _each_batch(reader, batches):
         names = {"batch_name": batch.name, "external_id": batch.external_id, "labels": batch.labels}
-        for calls in export_calls(reader, batch.id, wanted):
-            yield "".join(f"{call_json(call, **names)}\n" for call in calls).encode()
+        yield from _ndjson(reader, source, wanted, f",{_json(names)[1:-1]}")
 
 
 def _each_batch(reader: Reader, batches: BatchFilter) -> Iterator[tuple[Batch, _Source]]:
@@ -161,26 +160,25 @@ def _with_reasons(rows: Iterable[tuple[Any, ...]], width: int) -> bytes:
 
 def export_calls_ndjson(reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL) -> Iterator[bytes]:
     """The calls, one JSON line each, with the same members as in the API. Raises NotFound at once."""
-    calls = export_calls(reader, batch_id, wanted)
-    return ("".join(f"{call_json(call)}\n" for call in block).encode() for block in calls)
+    return _ndjson(reader, reader.read(_get_source, batch_id), wanted)
 
 
-def export_calls(reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL) -> Iterator[list[Call]]:
-    """The calls of a batch, block by block. Raises NotFound at once."""
-    reader.read(_get_source, batch_id)
-
-    def blocks() -> Iterator[list[Call]]:
-        after_row = 0
-        read = partial(_list_calls, batch_id=batch_id, wanted=wanted)
-        while calls := _read(reader, batch_id, partial(read, after_row=after_row)):
-            yield calls
-            after_row = calls[-1].row
-
-    return blocks()
-
-
-def _list_calls(conn: Connection, batch_id: int, wanted: CallFilter, after_row: int) -> list[Call]:
-    return list_calls(conn, batch_id, wanted, CALLS_AT_ONCE, after_row).calls
+def _ndjson(reader: Reader, source: _Source, wanted: CallFilter, more: str = "") -> Iterator[bytes]:
+    """`more`: members at the end of each line, as JSON. Postgres writes all but the cells and the events."""
+    query = _ROWS_OF_CALLS.format(columns=_JSON, bodies=_BODIES, matching=_matching(wanted))
+    own = OwnMembers(source.columns)
+    for values in _blocks(source, wanted):
+        lines = []
+        rows = _read(reader, source.batch_id, partial(_get_rows, query=query, values=values))
+        for row, line, start, middle, end, packing, *body in rows:
+            if packing is not None and body[0] is None:
+                call = reader.read(get_call, source.batch_id, row)
+                events = events_json(*call.read_events(LISTED_EVENTS))
+            else:
+                events = NO_EVENTS if packing is None else events_of_body(packing, *body)
+            lines.append(f"{start}{own.write(line)}{middle}{events}{end}{more}}}\n")
+        if lines:
+            yield "".join(lines).encode()
 
 
 def _blocks(source: _Source, wanted: CallFilter = EVERY_CALL) -> Iterator[dict[str, Any]]:
@@ -294,12 +292,53 @@ _RESULTS = f"""c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},
     {_cell(_SOURCE)}, {_cell(_WITHDRAWN_REASON)}"""
 """SQL: the values of `RESULT_COLUMNS`."""
 
+
+def _number(expression: str) -> str:
+    """SQL: a number in JSON, or null."""
+    return f"coalesce(({expression})::text, 'null')"
+
+
+def _text(expression: str) -> str:
+    """SQL: a text in JSON, or null. Nothing in it needs an escape."""
+    return f"coalesce('\"' || ({expression}) || '\"', 'null')"
+
+
+def _members(values: Mapping[str, str]) -> str:
+    """SQL: members of a JSON object."""
+    return "concat(" + ", ".join(f"',\"{name}\":', {value}" for name, value in values.items()) + ")"
+
+
+_MIDDLE = {
+    "state": _text(_STATE),
+    "outcome": _text("r.outcome"),
+    "provider_status": _number("to_json(r.provider_status)"),
+    "attempts": _number("r.attempts"),
+    "max_attempts": _number("r.max_attempts"),
+    "queued_at": _text(sql_time("r.queued_at")),
+    "started_at": _text(sql_time("r.started_at")),
+    "ended_at": _text(sql_time("r.ended_at")),
+    "duration_seconds": _number("r.duration_seconds"),
+}
+_END = {
+    "result_received_at": _text(sql_time(_RECEIVED_AT)),
+    "result_source": _text(_SOURCE),
+    "withdrawn_reason": _text(_WITHDRAWN_REASON),
+}
+
+_JSON = f"""c.row, c.line, concat('{{"batch_id":', b.batch_id, ',"row":', c.row, ',"phone_number":"', {_NUMBER}, '",'),
+    {_members(_MIDDLE)}, {_members(_END)}, j.packing,
+    case when octet_length(j.body) <= {MOST_BODY} then j.body end,
+    nullif(j.content_type, 'application/json'), nullif(j.content_encoding, '')"""
+"""SQL: for `_ndjson`."""
+
+_BODIES = "left join callback j on j.batch_id = b.batch_id and j.callback_id = r.callback_id"
+
 _FROM = f"""
 from batch b join (select * from call where {_ROWS}) c using (batch_id)
     join submission s using (batch_id, submission_no)
     left join (select * from result where {_ROWS}) r using (row)
     left join (select row from outstanding where {_ROWS} and refused) o using (row)
-    left join (select row, reason from withdrawn where {_ROWS}) w using (row)
+    left join (select row, reason from withdrawn where {_ROWS}) w using (row) {{bodies}}
 where {{matching}}
 """
 

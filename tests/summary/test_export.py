@@ -17,7 +17,6 @@ from receiver.queueing.exported import RESULT_COLUMNS
 from receiver.queueing.parameters import BatchParameters
 from receiver.summary import export
 from receiver.summary.export import (
-    export_calls,
     export_calls_csv,
     export_calls_ndjson,
     export_skipped_csv,
@@ -154,7 +153,7 @@ def test_blocks_together_are_one_file(conn: Connection, pool: Pool, monkeypatch:
     assert (whole[export_calls_csv].count(b"\r\n"), whole[export_skipped_csv].count(b"\r\n")) == (17, 8)
     for rows in (1, 4, 5, 23, 24):
         monkeypatch.setattr(export, "BLOCK_ROWS", rows)
-        monkeypatch.setattr(export, "CALLS_AT_ONCE", rows)
+        monkeypatch.setattr(export, "BLOCK_ROWS", rows)
         for what, content in whole.items():
             assert b"".join(what(Reader(pool), batch_id)) == content
 
@@ -204,7 +203,7 @@ def test_ndjson_has_one_call_per_line(conn: Connection, pool: Pool) -> None:
 # During an export ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson, export_calls])
+@pytest.mark.parametrize("what", [export_calls_csv, export_skipped_csv, export_calls_ndjson])
 def test_unknown_batch_is_reported_before_the_first_block(pool: Pool, what: object) -> None:
     with pytest.raises(NotFound):
         what(Reader(pool), 99)  # type: ignore[operator]
@@ -215,7 +214,7 @@ def test_export_of_a_batch_that_is_purged_meanwhile_fails(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, what: object
 ) -> None:
     monkeypatch.setattr(export, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(export, "CALLS_AT_ONCE", 2)
+    monkeypatch.setattr(export, "BLOCK_ROWS", 2)
     batch_id = make_batch(conn, [phone_number(index) for index in range(6)])
     blocks = what(Reader(pool), batch_id)  # type: ignore[operator]
     next(blocks)
