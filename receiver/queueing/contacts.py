@@ -18,14 +18,7 @@ from receiver.errors import Fault, InvalidInput
 from receiver.phone_numbers.destination import DestinationError, parse
 from receiver.phone_numbers.numbering_plan import numbering_plan
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, CsvText
-from receiver.queueing.exported import (
-    CODE_PLACE,
-    FAULT_COLUMNS,
-    RESULT_COLUMNS,
-    SKIPPED_CODES,
-    SKIPPED_COLUMNS,
-    find_added,
-)
+from receiver.queueing.exported import CODE_PLACE, REASON_COLUMNS, RESULT_COLUMNS, SKIPPED_CODES, find_added
 from receiver.queueing.header import (
     MissingDestination,
     PhoneColumn,
@@ -111,7 +104,7 @@ class ContactReader:
         if record is None:  # white space that `CsvText` does not recognize
             raise no_header()
         names = [trimmed(name) for name in record]
-        reasons = [*find_added(names, FAULT_COLUMNS), *find_added(names, SKIPPED_COLUMNS)]
+        reasons = [places for columns in REASON_COLUMNS for places in find_added(names, columns)]
         found = [*find_added(names, RESULT_COLUMNS), *self._with_codes_of_ours(reasons)]
         # The other ones are the user's. Because of them, the names that were added last are longer.
         added = max(found, key=lambda places: len(names[places[0]]), default=())

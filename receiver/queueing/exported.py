@@ -36,6 +36,8 @@ SKIPPED_COLUMNS = ("row", "code", "message")
 FAULT_COLUMNS = ("row", "line", "code", "message")
 """The columns of the file of a preview's faulty rows."""
 
+REASON_COLUMNS = (FAULT_COLUMNS, SKIPPED_COLUMNS)
+
 CODE_PLACE = -2
 """The place of `code` in both."""
 

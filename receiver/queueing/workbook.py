@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
@@ -32,12 +33,15 @@ _ENDED_BY_LIMIT = (-signal.SIGABRT, -signal.SIGKILL, -signal.SIGXCPU)
 
 _INHERITED = ("LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR")
 
+_one_at_a_time = threading.Lock()
+"""In each process, so that its threads together need no more memory."""
+
 _MESSAGES = {
     child.ENCRYPTED: "The workbook is encrypted. Save it without a password.",
     child.LARGE: "The workbook is too large to be read. Save it as CSV (UTF-8).",
     child.MACROS: "The workbook contains macros. Save it as .xlsx without macros.",
     child.OLD: "The file is an .xls or .xlsb workbook. Save it as .xlsx.",
-    "broken_workbook": "The file is not a complete .xlsx or .ods workbook. Save it again, or save it as CSV (UTF-8).",
+    child.BROKEN: "The file is not a complete .xlsx or .ods workbook. Save it again, or save it as CSV (UTF-8).",
 }
 
 
@@ -60,7 +64,8 @@ def opened_csv(stream: IO[bytes]) -> Iterator[IO[bytes]]:
     with TemporaryFile() as workbook, TemporaryFile() as csv:
         shutil.copyfileobj(stream, workbook)
         workbook.seek(0)
-        _convert(workbook, csv)
+        with _one_at_a_time:
+            _convert(workbook, csv)
         csv.seek(0)
         yield csv
 
@@ -82,7 +87,7 @@ def _convert(workbook: IO[bytes], csv: IO[bytes]) -> None:
         code = ended.stderr.decode(errors="replace").strip()
         if ended.returncode in _ENDED_BY_LIMIT:
             code = child.LARGE
-        _refuse(code if code in _MESSAGES else "broken_workbook")
+        _refuse(code if code in _MESSAGES else child.BROKEN)
 
 
 def _refuse(code: str) -> NoReturn:

@@ -16,12 +16,13 @@ from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 LOST_DIGITS = "\uffff"
 """Follows a number that has lost digits. XML cannot contain this character."""
 
-ENCRYPTED, LARGE, MACROS, OLD = "encrypted_workbook", "large_workbook", "macro_workbook", "old_workbook"
+BROKEN, ENCRYPTED, LARGE = "broken_workbook", "encrypted_workbook", "large_workbook"
+MACROS, OLD = "macro_workbook", "old_workbook"
 
 _EXACT = 10**15
 """A spreadsheet keeps 15 digits of a number."""
@@ -37,18 +38,21 @@ def main() -> str | None:
     # Where memory is short, this process ends first. Only Linux has the file.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    from python_calamine import CalamineError, PasswordError
+    from python_calamine import PasswordError
 
     try:
-        return _find_fault() or _write_csv()
+        fault = _find_fault()
+        if fault is None:
+            _write_csv()
+        return fault
     except PasswordError:
         return ENCRYPTED
     except MemoryError:
         return LARGE
     except OSError as error:
-        return LARGE if error.errno == errno.EFBIG else "broken_workbook"
-    except (CalamineError, BadZipFile, ValueError, NotImplementedError):
-        return "broken_workbook"
+        return LARGE if error.errno == errno.EFBIG else BROKEN
+    except Exception:
+        return BROKEN
 
 
 def _find_fault() -> str | None:

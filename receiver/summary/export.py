@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 from receiver.database.pool import Connection, DatabaseUnavailable
@@ -90,34 +91,50 @@ def export_calls_csv(
 def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
     """The calls of all these batches, newest batch first: `BATCH_COLUMNS` and `RESULT_COLUMNS`, formulas defused."""
     query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", bodies="", matching=_matching(wanted))
-    yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
-    for batch, source in _each_batch(reader, batches):
-        of_batch = csv_line((str(batch.id), batch.name, batch.external_id or "", _json(batch.labels)))
-        for values in _blocks(source, wanted):
-            lines = []
-            for line, results in _read(reader, batch.id, partial(_get_rows, query=query, values=values)):
-                destination, *cells = read_csv_line(line)
-                variables = _json(dict(zip(source.columns, cells, strict=True)))
-                lines.append(f"{of_batch},{csv_line((destination, variables))},{results}{END}")
-            if lines:
-                yield defuse_csv("".join(lines).encode())
+
+    def blocks(each_batch: Iterator[tuple[Batch, _Source]]) -> Iterator[bytes]:
+        yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
+        for batch, source in each_batch:
+            of_batch = csv_line((str(batch.id), batch.name, batch.external_id or "", _json(batch.labels)))
+            for values in _blocks(source, wanted):
+                lines = []
+                for line, results in _read(reader, batch.id, partial(_get_rows, query=query, values=values)):
+                    destination, *cells = read_csv_line(line)
+                    variables = _json(dict(zip(source.columns, cells, strict=True)))
+                    lines.append(f"{of_batch},{csv_line((destination, variables))},{results}{END}")
+                if lines:
+                    yield defuse_csv("".join(lines).encode())
+
+    return blocks(_each_batch(reader, batches))
 
 
 def export_all_ndjson(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
     """The calls of all these batches, newest batch first, as `export_calls_ndjson`, and with the batch's names."""
-    for batch, source in _each_batch(reader, batches):
-        names = {"batch_name": batch.name, "external_id": batch.external_id, "labels": batch.labels}
-        yield from _ndjson(reader, source, wanted, f",{_json(names)[1:-1]}")
+    return chain.from_iterable(
+        _ndjson(
+            reader,
+            source,
+            wanted,
+            f',"batch_name":{_json(batch.name)},"external_id":{_json(batch.external_id)},"labels":{_json(batch.labels)}',
+        )
+        for batch, source in _each_batch(reader, batches)
+    )
 
 
 def _each_batch(reader: Reader, batches: BatchFilter) -> Iterator[tuple[Batch, _Source]]:
-    """All these batches, newest first. Those that are purged meanwhile are left out."""
-    before: int | None = None
-    while found := reader.read(list_batches, batches, BATCHES_AT_ONCE, before, with_submissions=False):
-        for batch in found:
-            with suppress(NotFound):
-                yield batch, reader.read(_get_source, batch.id)
-        before = found[-1].id
+    """All these batches, newest first. Those that are purged meanwhile are left out. Reads the first ones at once."""
+
+    def read(before: int | None = None) -> list[Batch]:
+        return reader.read(list_batches, batches, BATCHES_AT_ONCE, before, with_submissions=False)
+
+    def each(found: list[Batch]) -> Iterator[tuple[Batch, _Source]]:
+        while found:
+            for batch in found:
+                with suppress(NotFound):
+                    yield batch, reader.read(_get_source, batch.id)
+            found = read(found[-1].id)
+
+    return each(read())
 
 
 def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:

@@ -98,15 +98,6 @@ class Label(fields.String):
         return name, text
 
 
-def _label() -> Label:
-    return Label(
-        metadata=says(
-            "Only batches with this label, as `key:value`. The text is split at the first colon.",
-            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
-        ),
-    )
-
-
 def _found_by(description: str) -> fields.String:
     return fields.String(
         validate=[validate.Length(min=1, max=255), storable], metadata=says(description, pattern=STORABLE)
@@ -126,7 +117,12 @@ class BatchesQuery(PageQuery):
     )
     external_id = _found_by("Only the batch with this external id.")
     idempotency_key = _found_by("Only batches that were queued with this `Idempotency-Key`, by any API key.")
-    label = _label()
+    label = Label(
+        metadata=says(
+            "Only batches with this label, as `key:value`. The text is split at the first colon.",
+            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
+        ),
+    )
 
 
 class CallFilters(Schema):
@@ -139,12 +135,10 @@ class CallsQuery(CallFilters, PageQuery):
     pass
 
 
-class EveryCallQuery(Schema):
-    application_id = _id("Only calls of this application.")
-    deployment_id = _id("Only calls of this deployment.")
-    created_from = Timestamp(metadata=says("Only calls of batches created at this time or later, to the microsecond."))
-    created_to = Timestamp(metadata=says("Only calls of batches created before this time, to the microsecond."))
-    label = _label()
+class EveryCallQuery(BatchesQuery):
+    class Meta:
+        exclude = ("limit", "cursor", "state", "phase", "name", "external_id", "idempotency_key")
+
     outcome = _one_of(OUTCOMES, "Only calls with this outcome.")
 
 

@@ -16,7 +16,7 @@ from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Limits, preview, request_digest
 from receiver.queueing.parameters import read_parameters
 from receiver.release.multipart import CsvError, Multipart
-from receiver.web.api.batches import _read_form
+from receiver.web.api.batches import read_form
 from receiver.web.app import FORM_FIELD_BYTES, UPLOAD_BYTES
 from receiver.web.uploads import UploadRequest
 from tests.fuzz.envelope import join_input, split_input
@@ -84,7 +84,7 @@ def check_form_received(inputs: bytes) -> None:
     with _app.request_context(environ):
         streams = cast("UploadRequest", request)._begun
         try:
-            csv, form = _read_form()
+            csv, form = read_form()
             assert all(isinstance(value, str) for value in form.values())
             parameters = read_parameters(form, "US", csv.filename or "")
             assert len(request_digest(csv.stream, form)) == 32

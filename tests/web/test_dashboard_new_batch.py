@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from html import escape
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -112,7 +113,7 @@ def test_file_that_is_not_a_csv_of_contacts_is_a_fault(browser: Browser) -> None
 
 
 def test_column_of_the_numbers_is_chosen_on_the_page(browser: Browser, conn: Connection) -> None:
-    table = [["name", "mobile", "office"], ["Björn", 6175551234, 555], ["Ana", 6175551299, 6175550188]]
+    table: list[list[Any]] = [["name", "mobile", "office"], ["Björn", 6175551234, 555], ["Ana", 6175551299, 6175550188]]
     path = drafted(browser, xlsx(table))
     page = browser.get(path)
     assert button(page) is None and "Which column contains the numbers?" in page

@@ -114,7 +114,7 @@ def draft_errors(draft_id: UUID) -> Response:
     """Download the rows of an upload that cannot be called."""
     with connection(services().pool) as conn:
         found = get_draft(conn, current_key().key_id, draft_id)
-        parameters = read_parameters(found.form, services().config.default_region)
+        parameters = _parameters(found.form)
         csv = open_csv(conn, draft_id)
     with csv:
         return faulty_rows(csv, parameters, found.file_name)
