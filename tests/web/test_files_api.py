@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from tests.factories import answer_submissions, deliver, result_body, settle_all
 from tests.queueing.workbooks import ods, xlsx
-from tests.web.asking import count_batches, faults_of, post_csv, problem_of
+from tests.web.asking import WANTED, count_batches, faults_of, post_csv, problem_of
+from tests.web.gunicorn import gunicorn
 
 TABLE: list[list[Any]] = [
     ["Name", "Städt", "Phone", "Account"],
@@ -155,8 +159,9 @@ def test_workbook_that_cannot_be_read_is_a_fault(queuer: FlaskClient, conn: Conn
 
 
 def test_same_workbook_and_key_are_the_same_batch(queuer: FlaskClient) -> None:
+    content = xlsx(TABLE)  # a zip archive has the time at which it was made
     sent = [
-        post_csv(queuer, xlsx(TABLE), destination_column="phone", on_invalid="skip", headers={"Idempotency-Key": "a"})
+        post_csv(queuer, content, destination_column="phone", on_invalid="skip", headers={"Idempotency-Key": "a"})
         for _ in range(2)
     ]
     assert sent[0].headers["Location"] == sent[1].headers["Location"]
@@ -183,3 +188,36 @@ def test_own_exports_are_recognized_as_workbooks_and_with_a_chosen_column(
             ("6175551234", {"name": "Ana", "formula": "=1+1"}),
             ("tel:+16175551299", {"name": "Ben", "formula": "-x"}),
         ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("entry_point", ["whole service", "another WSGI server"])
+def test_workbook_of_five_thousand_rows_over_http(
+    tmp_path: Path, conn: Connection, database_url: str, entry_point: str
+) -> None:
+    key = create_key(conn, "q", "queue")
+    conn.commit()
+    rows: list[list[Any]] = [["name", "city", "mobile"]]
+    rows += [[f"Zoë {number}", "Köln", 6175550000 + number] for number in range(4990)]
+    rows += [["x", None, 1e16 + number] for number in range(10)]
+    content = xlsx(rows)
+    with gunicorn(tmp_path, database_url, entry_point) as port, requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {key}"
+        root = f"http://127.0.0.1:{port}/api/v1"
+
+        def post(path: str, **fields: str) -> requests.Response:
+            data = {**WANTED, **fields}
+            return session.post(f"{root}/{path}", data=data, files={"csv": ("list.xlsx", content)}, timeout=120)
+
+        assert post("batches").json()["columns"] == [{"name": "mobile", "valid": 4990, "cells": 5000}]
+        faulty = post("batches/errors.csv", destination_column="mobile")
+        assert faulty.status_code == 200 and faulty.text.count("digits_lost") == 10
+        sent = post("batches", destination_column="mobile", on_invalid="skip", dry_run="0")
+        assert sent.status_code == 202 and sent.json()["counts"]["skipped"] == 10, sent.text
+        own = session.get(f"{root}/batches/{sent.json()['id']}/calls.csv?columns=own", timeout=60)
+        assert own.headers["Content-Encoding"] == "gzip"
+        assert own.content.decode() == "destination,name,city\r\n" + "".join(
+            f"{phone},{name},{city}\r\n" for name, city, phone in rows[1:4991]
+        )
+        everything = session.get(f"{root}/calls.ndjson", timeout=60).content.decode().splitlines()
+        assert [json.loads(line)["row"] for line in everything] == list(range(1, 4991))
