@@ -356,6 +356,7 @@ def test_stopped_worker_waits_for_the_answer_to_its_request(database_url: str, c
     assert batch_state(conn, batch_id) == "queued"
 
 
+@pytest.mark.long
 def test_silent_provider_does_not_prevent_the_worker_from_stopping(database_url: str, conn: Connection) -> None:
     for _ in range(6):
         queue(conn, contacts_csv(1))

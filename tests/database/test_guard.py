@@ -19,6 +19,7 @@ def test_slow(database_url, session_folder):
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="no server is started")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_server_ends_with_pytest_even_if_pytest_is_killed(tmp_path: Path, how: signal.Signals) -> None:

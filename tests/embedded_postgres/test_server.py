@@ -71,6 +71,7 @@ def is_recovering(server: EmbeddedPostgres) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_start_waits_while_the_server_recovers_from_a_killed_process(server: EmbeddedPostgres) -> None:
     server.start()
     eventually(lambda: is_recovering(server))
@@ -143,6 +144,7 @@ def starter(folder: Path, *uid: int) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.long
 def test_four_concurrent_processes_share_one_server_and_leave_none(server_dir: Path) -> None:
     folder = server_dir / "var"
     processes = [starter(folder) for _ in range(4)]
@@ -237,6 +239,7 @@ def test_start_waits_for_a_process_that_outlives_its_killed_postmaster(server: E
     assert fetch(server, "select 1") == (1,)
 
 
+@pytest.mark.long
 def test_server_that_does_not_stop_in_time_gets_an_immediate_shutdown(server: EmbeddedPostgres) -> None:
     server.start()
     pid = server.postmaster_pid()
@@ -313,6 +316,7 @@ def test_programs_that_the_account_cannot_read_are_copied_once(
     assert account.run([found.pop() / "pg_ctl", "--version"], timeout=10).returncode == 0
 
 
+@pytest.mark.long
 @as_root
 def test_user_runs_the_server_and_root_continues_with_the_same_database(server_dir: Path) -> None:
     nobody = pwd.getpwnam("nobody")

@@ -81,6 +81,7 @@ def test_it_reports_that_callbacks_go_to_the_spool_while_the_database_is_unavail
             assert line in metrics
 
 
+@pytest.mark.long
 def test_it_uses_the_secret_of_an_embedded_database(session_folder: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     (folder / "postgres").mkdir()

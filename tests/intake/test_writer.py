@@ -341,6 +341,7 @@ def test_drained_bodies_are_in_no_file(conn: Connection, database_url: str, spoo
             assert spool_path.stat().st_size < 100_000
 
 
+@pytest.mark.long
 def test_probing_a_slow_database_takes_one_row(conn: Connection, database_url: str, spool_path: Path) -> None:
     with running_intake(database_url, spool_path) as intake:
         conn.execute(
@@ -378,6 +379,7 @@ def test_writer_id_is_kept_if_all_its_spooled_groups_are_drained(
     assert rows is not None and rows[0] <= 3, "one writer, and one probe"
 
 
+@pytest.mark.long
 def test_database_that_is_available_for_moments_uses_a_limited_number_of_writer_ids(
     conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,7 @@ def test_preview_of_what_would_be_refused_names_the_faults(conn: Connection) -> 
     assert (seen.valid, seen.invalid, seen.errors_total) == (1, 1, 1)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_file(conn: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submissions, "BLOCK_ROWS", 500)
     path = tmp_path / "contacts.csv"

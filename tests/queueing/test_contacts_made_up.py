@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import cast
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +38,7 @@ TABLES_IN_ENCODINGS = st.one_of(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(
     TABLES_IN_ENCODINGS,

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import closing
 from random import Random
 
+import pytest
+
 from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect, open_pool
 from receiver.intake.journal import Callback
@@ -204,6 +206,7 @@ def test_settler_waits_for_another_ones_call_and_then_sees_its_result(conn: Conn
     assert differences(conn) == []
 
 
+@pytest.mark.long
 def test_twelve_thousand_callbacks_are_settled_within_seconds(conn: Connection, database_url: str) -> None:
     numbers = [phone_number(index) for index in range(12_000)]
     batch_id = make_batch(conn, numbers, submission_rows=12_000)

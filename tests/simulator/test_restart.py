@@ -57,6 +57,7 @@ def read_files(state: Path) -> bytes:
     return b"".join(path.read_bytes() for path in state.parent.glob(f"{state.name}*"))
 
 
+@pytest.mark.long
 def test_killed_simulator_delivers_every_result_after_its_restart_with_the_same_bytes(state: Path) -> None:
     with ResultUrl() as receiver:
         with running_simulator(state, "--speed", "100") as (process, url):
