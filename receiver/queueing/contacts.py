@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Protocol
 
 from receiver.errors import Fault, InvalidInput
 from receiver.phone_numbers.destination import DestinationError, parse
@@ -50,6 +50,15 @@ class InvalidRow:
     message: str
     destination: str
     cells: tuple[str, ...]
+
+
+class Contacts(Protocol):
+    """The contacts of a batch: the names of their columns after `destination`, warnings, and the rows."""
+
+    columns: tuple[str, ...]
+    warnings: tuple[Fault, ...]
+
+    def __iter__(self) -> Iterator[Contact | InvalidRow]: ...
 
 
 class ContactReader:

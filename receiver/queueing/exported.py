@@ -41,6 +41,7 @@ SKIPPED_CODES = frozenset(
         "nul_character",
         "duplicate",
         "suppressed",
+        "recent",
         "time_zone_unknown",
         "no_common_hours",
         "destination_empty",
