@@ -74,6 +74,8 @@ class Batch:
     follows: int | None
     """The batch whose calls it follows up."""
     follow_ups: list[int]
+    left_out: dict[str, int] | None
+    """How many rows of the earlier batch were not chosen, by reason."""
     created_by: str | None
     parameters: dict[str, Any]
     created_at: datetime
@@ -150,7 +152,7 @@ _SELECT = f"""
 select b.batch_id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
     coalesce(b.simulated, false) as simulated, b.follows, array(select f.batch_id from batch f
         where f.first_batch_id = coalesce(b.first_batch_id, b.batch_id) and f.follows = b.batch_id order by 1)
-        as follow_ups, b.created_by, b.start_at, b.end_at, b.max_attempts,
+        as follow_ups, b.left_out, b.created_by, b.start_at, b.end_at, b.max_attempts,
     b.reattempt_wait_seconds, b.is_pci, b.calls_per_minute, b.opens_minute, b.closes_minute, b.calling_days,
     b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at, {UNRELEASED} as unreleased,
     {PAST_DUE} as past_due,
@@ -264,6 +266,7 @@ def _batch(row: dict[str, Any]) -> Batch:
         simulated=row["simulated"],
         follows=row["follows"],
         follow_ups=row["follow_ups"],
+        left_out=row["left_out"],
         created_by=row["created_by"],
         parameters={
             "start_timestamp": row["start_at"],

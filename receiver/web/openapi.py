@@ -82,8 +82,10 @@ def describe(app: Flask) -> Description:
         for method, operation in _operations(item):
             name = operation["operationId"]
             view = views[path, method]
-            if name == "queue_batch":
+            if name in ("queue_batch", "follow_up"):
                 _describe_queueing(operation)
+            if name == "queue_batch":
+                _describe_form(operation)
             if name == "suppress":
                 _describe_suppressing(operation)
             if hasattr(view, "revalidated"):
@@ -183,6 +185,11 @@ def _problem(codes: tuple[str, ...], examples: Description) -> Description:
 
 def _describe_queueing(operation: Description) -> None:
     operation["parameters"] = [*operation.get("parameters", []), *REQUEST_HEADERS]
+    for status in ("201", "202"):
+        operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
+
+
+def _describe_form(operation: Description) -> None:
     operation["requestBody"] = {
         "required": True,
         "content": {
@@ -192,8 +199,6 @@ def _describe_queueing(operation: Description) -> None:
             }
         },
     }
-    for status in ("201", "202"):
-        operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
 
 
 def _describe_suppressing(operation: Description) -> None:

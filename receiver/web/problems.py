@@ -19,6 +19,7 @@ from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.logs import about
 from receiver.queueing.acceptance import IdempotencyKeyReused
 from receiver.queueing.batches import ExternalIdUsed
+from receiver.queueing.follow_ups import NothingToFollowUp
 from receiver.queueing.parameters import faults
 from receiver.web.reference.codes import CODES
 
@@ -132,6 +133,8 @@ def _answer_receiver_error(error: ReceiverError) -> Response:
         members = {"batch_id": error.batch_id}
     elif isinstance(error, InvalidInput):
         members = {"errors": errors_of(error.faults), "errors_total": error.faults_total}
+    elif isinstance(error, NothingToFollowUp):
+        members = {"left_out": error.left_out}
     elif isinstance(error, Problem):
         members = error.members
     detail = str(error)

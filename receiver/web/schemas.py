@@ -170,6 +170,11 @@ class InvalidProblem(Problem):
     batch_id = fields.Integer(
         metadata=says("The batch that was created with this `Idempotency-Key` before.", optional=True)
     )
+    left_out = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        metadata=says("Why no call can be followed up: rows by reason.", optional=True),
+    )
 
 
 class ConflictProblem(Problem):
@@ -289,6 +294,8 @@ class Batch(Answer):
         " overdue. `ended`.",
     )
     simulated = fields.Boolean(metadata=says("Whether it was made for the simulator, so that nobody is called."))
+    follows = _whole("The earlier batch whose calls it follows up.", allow_none=True)
+    follow_ups = fields.List(fields.Integer(), metadata=says("The batches that follow up calls of this one."))
     created_by = _text("The name of the API key that queued it, or `command line`.", allow_none=True)
     parameters = fields.Nested(Parameters, metadata=says("The parameters of the batch."))
     created_at = _moment("When the batch was created.")
@@ -332,6 +339,50 @@ class CanceledBatch(Batch):
     at_provider = _whole("Calls that were sent and have no result yet. They continue.")
 
 
+class LeftOut(Answer):
+    class Meta:
+        description = "Rows of the earlier batch that are not called again, each under the first reason that applies."
+
+    skipped = _whole("Rows that were skipped.")
+    completed = _whole("The call, or an earlier call of its chain, is completed.")
+    pending = _whole("The call has no result yet.")
+    unknown = _whole("The call is in an `unknown` submission and has no result.")
+    overdue = _whole("The call is overdue, and `include` does not list it.")
+    refused = _whole("The call was refused, and `include` does not list it.")
+    withdrawn = _whole("The call was withdrawn, and `include` does not list it.")
+    suppressed = _whole("The number is suppressed.")
+    followed_up = _whole("The call was followed up before.")
+    recent = _whole("The number was queued recently, and `on_recent` is `skip`.")
+    erased = _whole("The number was erased.")
+    not_chosen = _whole("`outcomes` does not list the outcome.")
+
+
+def _left_out() -> fields.Nested:
+    return fields.Nested(LeftOut, metadata=says("The other rows of the earlier batch, by reason."))
+
+
+class FollowUpBatch(Batch):
+    chosen = _whole("How many calls of the earlier batch are called again.", attribute="counts.rows")
+    left_out = _left_out()
+
+
+class LineageBatch(Answer):
+    class Meta:
+        description = "A batch, as `GET /batches/{id}` answers it. Of a purged batch there are only these members."
+
+    id = _whole("The id.")
+    purged = fields.Boolean(metadata=says("Whether the batch was purged.", optional=True))
+
+
+class Lineage(Answer):
+    batches = fields.List(fields.Nested(LineageBatch), metadata=says("In the order of their ids."))
+    latest = fields.Nested(
+        Counts,
+        allow_none=True,
+        metadata=says("The rows of the first batch by what they came to. Null if that batch was purged."),
+    )
+
+
 class Batches(Answer):
     batches = fields.List(fields.Nested(Batch), metadata=says("Newest first."))
     next_cursor = _next_cursor()
@@ -343,12 +394,30 @@ class ZoneRows(Answer):
     opens_at = _moment("When the first of them can be released; null means never.", allow_none=True)
 
 
+class RecentBatch(Answer):
+    id = _whole("The id.")
+    name = _text("Its name.")
+    created_at = _moment("When it was created.")
+    rows = _whole("How many rows of the CSV have a number of it.")
+
+
+class RecentRows(Answer):
+    rows = _whole("How many rows of the CSV have a number that was queued recently.")
+    batches = fields.List(
+        fields.Nested(RecentBatch), metadata=says("The batches that they were queued in, at most 100.")
+    )
+
+
 class Preview(Answer):
     rows = _whole("Rows of the CSV; blank lines are not counted.")
     valid = _whole("Rows with a valid destination whose number is not suppressed, including duplicates.")
     invalid = _whole("Rows that cannot be called.")
     duplicates = _whole("Rows that repeat the destination of an earlier row.")
     suppressed = _whole("Rows whose number is suppressed. They are skipped.")
+    recent = fields.Nested(
+        RecentRows,
+        metadata=says("Rows whose number waits for release in a batch, or was released within `recent_hours`."),
+    )
     submissions = _whole("Number of requests to the provider.")
     zones = fields.List(
         fields.Nested(ZoneRows), metadata=says("The time zones of the calls, most calls first. Empty without hours.")
@@ -365,9 +434,19 @@ class Preview(Answer):
     errors_total = _whole("How many errors there are.")
 
 
+class FollowUpPreview(Preview):
+    chosen = _whole("How many calls of the earlier batch would be called again.")
+    left_out = _left_out()
+
+
 class Event(Answer):
     event = _text("The provider's name of the event, such as `dialing`.")
     at = _moment("When it happened; null if the provider did not report it.", allow_none=True)
+
+
+class CallKey(Answer):
+    batch_id = _whole("The id of the batch.")
+    row = _whole("The row.")
 
 
 class Call(Answer):
@@ -402,6 +481,12 @@ class Call(Answer):
         "Why the call was withdrawn. `canceled`: its batch was canceled. `suppressed`: its number was suppressed."
         " `answered`: its earlier call was answered in the meantime.",
         allow_none=True,
+    )
+    follows = fields.Nested(
+        CallKey, allow_none=True, metadata=says("The earlier call that it follows up; null if there is none.")
+    )
+    followed_by = fields.Nested(
+        CallKey, allow_none=True, metadata=says("The call that follows it up; null if there is none.")
     )
 
 
