@@ -5,7 +5,7 @@
 alter table batch add column follows bigint;
 alter table batch add column first_batch_id bigint;
 -- How many rows of the earlier batch were not chosen, by reason.
-alter table batch add column left_out jsonb;
+alter table batch add column left_out json;
 
 -- A call (batch_id, row) and the call that follows it up. The key is the promise: each call is followed up once.
 create table follow_up (

@@ -36,8 +36,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     follow_up = commands.add_parser(
         "follow-up",
         help="call again those of a batch that were not reached",
-        description="Queues a new batch of calls of an earlier batch. Each call is followed up at most once. What is not"
-        " given is taken from the earlier batch, except its start and end, its external id and --on-recent.",
+        description="Queues a new batch of calls of an earlier batch. Each call is followed up at most once. What is"
+        " not given is taken from the earlier batch, except its start and end, its external id and --on-recent.",
     )
     follow_up.add_argument("batch", metavar="BATCH", type=int, help="id of the earlier batch")
     follow_up.add_argument(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 
 from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
@@ -161,7 +161,7 @@ class ChosenCalls:
         """
         self._conn.execute(
             "update batch set follows = %s, first_batch_id = %s, left_out = %s where batch_id = %s",
-            (self._wanted.batch_id, self.first_batch_id, Jsonb(self.left_out), batch_id),
+            (self._wanted.batch_id, self.first_batch_id, Json(self.left_out), batch_id),
         )
         for at in range(0, len(self._rows), BLOCK_ROWS):
             rows = self._rows[at : at + BLOCK_ROWS]
