@@ -366,12 +366,14 @@ class FollowUpBatch(Batch):
     left_out = _left_out()
 
 
-class LineageBatch(Answer):
+class LineageBatch(Batch):
     class Meta:
-        description = "A batch, as `GET /batches/{id}` answers it. Of a purged batch there are only these members."
+        description = "A batch. Of a purged one there are only `id` and `purged`."
 
-    id = _whole("The id.")
-    purged = fields.Boolean(metadata=says("Whether the batch was purged.", optional=True))
+    purged = fields.Boolean(metadata=says("The batch was purged."))
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        field_obj.required = field_name == "id"
 
 
 class Lineage(Answer):
