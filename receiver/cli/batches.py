@@ -160,7 +160,7 @@ def show_preview(seen: Preview) -> None:
     if seen.recent.rows:
         print(f"  {seen.recent.rows} rows have a number that was queued recently:")
     for batch, rows in seen.recent.batches:
-        print(f"    batch {batch.id} {in_one_line(batch.name)}: {rows} rows")
+        print(f"    batch {batch.id} {batch.name}: {rows} rows")
     for warning in seen.warnings:
         print(f"  {warning.message} ({warning.code})")
     for fault in seen.errors:

@@ -265,4 +265,4 @@ def follow_up_parameters(conn: Connection, batch_id: int, given: Mapping[str, An
     if "calling_hours" in given and given["calling_hours"] is None:
         for name in ("calling_days", "time_zone", "time_zone_column"):
             earlier.pop(name, None)
-    return read_parameters(earlier | {"on_duplicate": "keep"} | given, earlier["default_region"])
+    return read_parameters(earlier | {"on_duplicate": "keep"} | dict(given), earlier["default_region"])

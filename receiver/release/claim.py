@@ -257,7 +257,7 @@ def _postpone(conn: Connection, batch_id: int, pending: _Pending, until: datetim
 def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending) -> bool:
     """Withdraw the calls whose numbers are suppressed, or whose earlier call was answered; whether a call is left."""
     key = (batch.batch_id, pending.submission_no)
-    number_of = dict(
+    number_of: dict[int, int] = dict(
         conn.execute(
             "select row, phone_number from call c where batch_id = %s and submission_no = %s and phone_number > 0"
             " and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)"

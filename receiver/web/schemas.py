@@ -18,6 +18,7 @@ from receiver.model import (
     WITHDRAWN_REASONS,
     rfc3339,
 )
+from receiver.queueing.follow_ups import LEFT_OUT
 from receiver.queueing.parameters import STORABLE, Timestamp, WholeNumber, says, storable
 from receiver.web.json_answer import ReadyJson
 
@@ -173,7 +174,7 @@ class InvalidProblem(Problem):
     left_out = fields.Dict(
         keys=fields.String(),
         values=fields.Integer(),
-        metadata=says("Why no call can be followed up: rows by reason.", optional=True),
+        metadata=says("How many rows cannot be followed up, by reason.", optional=True),
     )
 
 
@@ -339,26 +340,15 @@ class CanceledBatch(Batch):
     at_provider = _whole("Calls that were sent and have no result yet. They continue.")
 
 
-class LeftOut(Answer):
-    class Meta:
-        description = "Rows of the earlier batch that are not called again, each under the first reason that applies."
-
-    skipped = _whole("Rows that were skipped.")
-    completed = _whole("The call, or an earlier call of its chain, is completed.")
-    pending = _whole("The call has no result yet.")
-    unknown = _whole("The call is in an `unknown` submission and has no result.")
-    overdue = _whole("The call is overdue, and `include` does not list it.")
-    refused = _whole("The call was refused, and `include` does not list it.")
-    withdrawn = _whole("The call was withdrawn, and `include` does not list it.")
-    suppressed = _whole("The number is suppressed.")
-    followed_up = _whole("The call was followed up before.")
-    recent = _whole("The number was queued recently, and `on_recent` is `skip`.")
-    erased = _whole("The number was erased.")
-    not_chosen = _whole("`outcomes` does not list the outcome.")
-
-
-def _left_out() -> fields.Nested:
-    return fields.Nested(LeftOut, metadata=says("The other rows of the earlier batch, by reason."))
+def _left_out() -> fields.Dict:
+    return fields.Dict(
+        keys=fields.String(validate=validate.OneOf(LEFT_OUT)),
+        values=fields.Integer(),
+        metadata=says(
+            "How many rows of the earlier batch are not called again, by reason; each row under the first that applies."
+            " `completed`: it or an earlier call of its chain is. `unknown`: it is in an `unknown` submission."
+        ),
+    )
 
 
 class FollowUpBatch(Batch):

@@ -107,7 +107,7 @@ def test_preview_counts_recent_rows_by_batch_whatever_happens_to_them(conn: Conn
     second = make_batch(conn, NUMBERS[2:4])
     csv = "destination\n" + "".join(f"{number}\n" for number in NUMBERS)
     for on_recent in ("allow", "skip"):
-        parameters = BatchParameters(7, 3, on_recent=on_recent)  # type: ignore[arg-type]
+        parameters = BatchParameters(7, 3, on_recent=on_recent)
         find = partial(recent_calls(parameters, LIMITS).find, conn)
         seen = preview(io.BytesIO(csv.encode()), parameters, LIMITS, find_recent=find)
         assert (seen.rows, seen.valid, seen.recent.rows) == (6, 6, 4)
