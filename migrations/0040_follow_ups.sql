@@ -17,3 +17,24 @@ create table follow_up (
 );
 -- The earlier call of a follow-up.
 create index follow_up_next on follow_up (next_batch_id, next_row);
+
+-- Releases 1.0.0 and 1.1.0 do not withdraw what was answered: a follow-up, too, waits for a newer worker (0030).
+create or replace function keep_gates() returns trigger language plpgsql as $$
+declare
+    of_batch batch%rowtype;
+begin
+    select * into of_batch from batch where batch_id = new.batch_id;
+    if num_nonnulls(of_batch.calls_per_minute, of_batch.opens_minute, of_batch.paused_at, of_batch.canceled_at,
+            of_batch.follows) > 0
+        or new.withdrawn_calls > 0
+        or exists (select from call join suppression using (phone_number)
+            where call.batch_id = new.batch_id and call.submission_no = new.submission_no) then
+        return null;
+    end if;
+    if new.state = 'sending' then
+        new.released_at := now();
+        new.due_at := of_batch.due_at;
+    end if;
+    return new;
+end
+$$;

@@ -293,6 +293,14 @@ def test_answer_of_the_first_call_withdraws_the_last_follow_up_of_its_chain(conn
     assert left_out(conn, third, include=["withdrawn"]) == {"chosen": 1, "completed": 1}
 
 
+def test_worker_of_an_earlier_release_does_not_send_a_follow_up(conn: Connection) -> None:
+    followed = follow(conn, made_of("failed", conn=conn), send=False)
+    sent = conn.execute(
+        "update submission set state = 'sending', worker_id = 1, sent_at = now() where batch_id = %s", (followed,)
+    )
+    assert sent.rowcount == 0
+
+
 # Lineage
 
 
