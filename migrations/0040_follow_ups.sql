@@ -18,7 +18,7 @@ create table follow_up (
 -- The earlier call of a follow-up.
 create index follow_up_next on follow_up (next_batch_id, next_row);
 
--- Releases 1.0.0 and 1.1.0 do not withdraw what was answered: a follow-up, too, waits for a newer worker (0030).
+-- Releases 1.0.0 and 1.1.0 do not withdraw what was answered: a follow-up, too, waits for a newer worker (0035).
 create or replace function keep_gates() returns trigger language plpgsql as $$
 declare
     of_batch batch%rowtype;
@@ -27,6 +27,9 @@ begin
     if num_nonnulls(of_batch.calls_per_minute, of_batch.opens_minute, of_batch.paused_at, of_batch.canceled_at,
             of_batch.follows) > 0
         or new.withdrawn_calls > 0
+        or exists (select from deployment_cancel d where d.application_id = of_batch.application_id
+            and d.deployment_id = of_batch.deployment_id and d.state in ('waiting', 'asking'))
+        or exists (select from suppression where phone_number is null)
         or exists (select from call join suppression using (phone_number)
             where call.batch_id = new.batch_id and call.submission_no = new.submission_no) then
         return null;
