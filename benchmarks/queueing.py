@@ -70,9 +70,9 @@ def _suppressed(url: str, suppressions: int) -> float:
         conn.execute("update suppression set phone_number = null where suppression_id % 1000 = 0")
         conn.execute("vacuum analyze suppression")
 
-        def seconds(*find: FindSuppressed) -> float:
+        def seconds(find: FindSuppressed = lambda _: ()) -> float:
             began = time.perf_counter()
-            preview(io.BytesIO(csv), BatchParameters(1, 1), Limits(SUBMISSION_ROWS, 3600), *find)
+            preview(io.BytesIO(csv), BatchParameters(1, 1), Limits(SUBMISSION_ROWS, 3600), find)
             return time.perf_counter() - began
 
         pairs = [(seconds(), seconds(partial(find_suppressed, conn))) for _ in range(7)]

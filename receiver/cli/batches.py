@@ -23,7 +23,8 @@ from receiver.database.pool import Connection, DatabaseUnavailable, in_one_line
 from receiver.database.replica import Reader
 from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.acceptance import Limits, accept, preview
+from receiver.queueing.acceptance import Limits, accept, preview, recent_calls
+from receiver.queueing.batches import Preview
 from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.suppressions import find_suppressed
 from receiver.queueing.workbook import opened_csv
@@ -38,7 +39,7 @@ STANDARD_INPUT = Path("-")
 
 _EXPORTS = {"csv": export_calls_csv, "ndjson": export_calls_ndjson}
 
-_OPTIONS = {
+OPTIONS = {
     "name": "name shown in lists; default: the file's name",
     "start-timestamp": "when dialing may begin: Unix seconds or RFC 3339; default: now",
     "end-timestamp": "when dialing must stop",
@@ -49,6 +50,8 @@ _OPTIONS = {
     "default-region": "country of numbers without a country code",
     "on-invalid": "refuse (default) or skip invalid rows",
     "on-duplicate": "refuse (default), skip or keep repeated destinations",
+    "on-recent": "allow (default), skip or refuse numbers that were queued recently",
+    "recent-hours": "how many hours count as recent, 1 to 720; default: 24",
     "calls-per-minute": "the pace: release at most this many calls in any 60 seconds",
     "calling-hours": "release calls only between these local times of the callee, such as 09:00-21:00",
     "calling-days": "and only on these days, such as mon,tue; default: every day",
@@ -69,7 +72,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     queue.add_argument("--application", required=True, metavar="N", dest="application_id", help="the provider's id")
     queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id", help="the provider's id")
-    for option, help_text in _OPTIONS.items():
+    for option, help_text in OPTIONS.items():
         queue.add_argument(f"--{option}", default="", metavar="X", help=help_text)
     queue.add_argument("--dry-run", action="store_true", help="only show what would be queued")
     queue.add_argument("--watch", action="store_true", help="keep running and show results as they arrive")
@@ -89,9 +92,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _queue(parsed: argparse.Namespace) -> int:
     form = {name: getattr(parsed, name) for name in ("application_id", "deployment_id")}
-    form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
+    form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in OPTIONS}
     config = read_config()
-    limits = Limits(config.submission_rows, config.result_grace_seconds, config.batch_kind)
+    limits = limits_of(config)
     from_input = parsed.csv == STANDARD_INPUT
     parameters = read_parameters(form, config.default_region, "standard input" if from_input else parsed.csv.name)
     try:
@@ -130,14 +133,24 @@ def _queue(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def limits_of(config: Config) -> Limits:
+    return Limits(config.submission_rows, config.result_grace_seconds, config.batch_kind)
+
+
 def _preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits, config: Config) -> int:
     with ExitStack() as stack:
         try:
-            find = partial(find_suppressed, stack.enter_context(opened_database("queue", config)))
-            seen = preview(csv, parameters, limits, find)
+            conn = stack.enter_context(opened_database("queue", config))
+            find_recent = partial(recent_calls(parameters, limits).find, conn)
+            seen = preview(csv, parameters, limits, partial(find_suppressed, conn), find_recent)
         except DatabaseUnavailable as error:
-            print(f"receiver: suppressed numbers are not checked: {error}", file=sys.stderr)
+            print(f"receiver: suppressed and recent numbers are not checked: {error}", file=sys.stderr)
             seen = preview(csv, parameters, limits)
+    show_preview(seen)
+    return 0
+
+
+def show_preview(seen: Preview) -> None:
     suppressed = f", {seen.suppressed} suppressed" if seen.suppressed else ""
     print(f"{seen.rows} rows: {seen.valid} valid, {seen.invalid} invalid, {seen.duplicates} duplicates{suppressed}")
     print(f"{seen.submissions} submissions; results are due at {seen.due_at:%Y-%m-%dT%H:%M:%SZ}")
@@ -146,13 +159,16 @@ def _preview(csv: IO[bytes], parameters: BatchParameters, limits: Limits, config
         named = ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
         opens = "never opens" if zone.opens_at is None else f"opens at {zone.opens_at:%Y-%m-%dT%H:%M:%SZ}"
         print(f"  {named}: {zone.rows} calls, {opens}")
+    if seen.recent.rows:
+        print(f"  {seen.recent.rows} rows have a number that was queued recently:")
+    for batch, rows in seen.recent.batches:
+        print(f"    batch {batch.id} {batch.name}: {rows} rows")
     for warning in seen.warnings:
         print(f"  {warning.message} ({warning.code})")
     for fault in seen.errors:
         print(f"  row {fault.where}, line {fault.line}: {fault.message} ({fault.code})")
     if seen.errors_total > len(seen.errors):
         print(f"  and {seen.errors_total - len(seen.errors)} more")
-    return 0
 
 
 def _standard_input() -> IO[bytes]:

@@ -11,7 +11,7 @@ from typing import IO
 
 from receiver.changes.audit import SYSTEM, record_change
 from receiver.database.pool import Connection
-from receiver.errors import ReceiverError
+from receiver.errors import InvalidInput, ReceiverError
 from receiver.queueing.batches import (
     ExternalIdUsed,
     Preview,
@@ -23,7 +23,9 @@ from receiver.queueing.batches import (
     preview_batch,
 )
 from receiver.queueing.contacts import ContactReader
+from receiver.queueing.follow_ups import ChosenCalls, FollowUp, NothingToFollowUp
 from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.recent import FindRecent, RecentCalls
 from receiver.queueing.submissions import FindSuppressed, Plan
 from receiver.queueing.suppressions import find_suppressed
 
@@ -73,26 +75,70 @@ class Accepted:
     """The same request was accepted before, as this batch."""
 
 
+def recent_calls(parameters: BatchParameters, limits: Limits, first_batch_id: int | None = None) -> RecentCalls:
+    """Which calls count as recent for a batch, which belongs to the lineage of `first_batch_id`."""
+    simulated = bool(limits.simulated)
+    return RecentCalls(parameters.recent_hours, simulated=simulated, first_batch_id=first_batch_id)
+
+
 def preview(
-    csv: IO[bytes], parameters: BatchParameters, limits: Limits, find_suppressed: FindSuppressed = lambda _: ()
+    csv: IO[bytes],
+    parameters: BatchParameters,
+    limits: Limits,
+    find_suppressed: FindSuppressed = lambda _: (),
+    find_recent: FindRecent = lambda _: {},
 ) -> Preview:
     """What queueing this file would do. Stores nothing. Raises InvalidInput if the file is not a CSV of contacts."""
     now = datetime.now(UTC).replace(microsecond=0)
-    plan = plan_file(csv, parameters, limits, now, find_suppressed)
-    return preview_batch(plan, parameters, now, limits.grace)
+    return preview_batch(
+        plan_file(csv, parameters, limits, now, find_suppressed, find_recent), parameters, now, limits.grace
+    )
 
 
 def plan_file(
-    csv: IO[bytes], parameters: BatchParameters, limits: Limits, now: datetime, find_suppressed: FindSuppressed
+    csv: IO[bytes],
+    parameters: BatchParameters,
+    limits: Limits,
+    now: datetime,
+    find_suppressed: FindSuppressed,
+    find_recent: FindRecent,
 ) -> Plan:
     """The plan for a file. Raises InvalidInput if it is not a CSV of contacts."""
     contacts = ContactReader(csv, parameters.default_region, parameters.destination_column)
-    return plan_batch(contacts, parameters, limits.submission_rows, now, find_suppressed)
+    return plan_batch(contacts, parameters, limits.submission_rows, now, find_suppressed, find_recent)
+
+
+def preview_follow_up(
+    conn: Connection, wanted: FollowUp, parameters: BatchParameters, limits: Limits
+) -> tuple[Preview, ChosenCalls]:
+    """What queueing this follow-up would do, and which calls it chooses. Stores nothing. Raises NotFound."""
+    now = get_now(conn).replace(microsecond=0)
+    contacts = ChosenCalls(conn, wanted)
+    plan = _plan(conn, contacts, parameters, limits, now, find_recent=True)
+    return preview_batch(plan, parameters, now, limits.grace), contacts
+
+
+def _plan(
+    conn: Connection,
+    contacts: ContactReader | ChosenCalls,
+    parameters: BatchParameters,
+    limits: Limits,
+    now: datetime,
+    *,
+    find_recent: bool,
+) -> Plan:
+    first_batch_id = contacts.first_batch_id if isinstance(contacts, ChosenCalls) else None
+    recent: FindRecent = lambda _: {}  # noqa: E731
+    if find_recent or parameters.on_recent != "allow":
+        recent = partial(recent_calls(parameters, limits, first_batch_id).find, conn)
+    if isinstance(contacts, ChosenCalls) and parameters.on_recent == "skip":
+        contacts.leave_out_recent = recent
+    return plan_batch(contacts, parameters, limits.submission_rows, now, partial(find_suppressed, conn), recent)
 
 
 def accept(
     conn: Connection,
-    csv: IO[bytes],
+    source: IO[bytes] | FollowUp,
     parameters: BatchParameters,
     limits: Limits,
     request: IdempotentRequest | None = None,
@@ -101,13 +147,20 @@ def accept(
 ) -> Accepted:
     """Store a batch for the worker to send; the caller commits, or on an error rolls back.
 
+    `source`: a CSV, or which calls of an earlier batch are called again.
     `created_by`: the API key's name, or another actor of the audit trail.
-    Raises InvalidInput (nothing is stored), IdempotencyKeyReused, ExternalIdUsed.
+    Raises InvalidInput (nothing is stored), IdempotencyKeyReused, ExternalIdUsed. Of a follow-up: NotFound,
+    NothingToFollowUp.
     """
     if request is not None and (earlier := find_accepted(conn, request)) is not None:
         return earlier
     now = get_now(conn)
-    plan = plan_file(csv, parameters, limits, now, partial(find_suppressed, conn))
+    contacts: ContactReader | ChosenCalls
+    if isinstance(source, FollowUp):
+        contacts = ChosenCalls(conn, source)
+    else:
+        contacts = ContactReader(source, parameters.default_region, parameters.destination_column)
+    plan = _plan(conn, contacts, parameters, limits, now, find_recent=False)
     try:
         batch_id = insert_batch(
             conn, plan, parameters, now, limits.grace, simulated=limits.simulated, created_by=created_by
@@ -118,6 +171,13 @@ def accept(
         if request is not None and (earlier := find_accepted(conn, request)) is not None:
             return earlier
         raise
+    except InvalidInput:
+        if isinstance(contacts, ChosenCalls) and not contacts.chosen:
+            raise NothingToFollowUp(contacts.left_out) from None
+        raise
+    if isinstance(contacts, ChosenCalls) and not contacts.link(batch_id):
+        conn.rollback()
+        return accept(conn, source, parameters, limits, request, created_by=created_by)
     record_change(conn, created_by or SYSTEM, "queue", batch_id=batch_id)
     if request is not None and not insert_idempotent(
         conn, request.key_id, request.idempotency_key, request.digest, batch_id
@@ -126,7 +186,7 @@ def accept(
         conn.rollback()
         if (earlier := find_accepted(conn, request)) is not None:
             return earlier
-        return accept(conn, csv, parameters, limits, request, created_by=created_by)
+        return accept(conn, source, parameters, limits, request, created_by=created_by)
     return Accepted(batch_id)
 
 

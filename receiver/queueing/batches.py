@@ -11,8 +11,9 @@ from psycopg.types.json import Jsonb
 
 from receiver.database.pool import Connection
 from receiver.errors import Fault, ReceiverError
-from receiver.queueing.contacts import ContactReader
+from receiver.queueing.contacts import Contacts
 from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.recent import FindRecent, RecentBatch
 from receiver.queueing.row_zones import RowZones
 from receiver.queueing.submissions import FindSuppressed, Plan, PlannedCall, SkippedRow
 from receiver.schedule import earliest, estimate_due_at, next_opening, slice_rows
@@ -38,6 +39,18 @@ class ZoneRows:
 
 
 @dataclass(frozen=True, slots=True)
+class Recent:
+    """How many rows have a number that was queued recently; and the batches, each with how many rows of ours."""
+
+    rows: int
+    batches: tuple[tuple[RecentBatch, int], ...]
+
+
+RECENT_LISTED = 100
+"""How many recent batches a preview lists, those with the most rows first."""
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
     """The result that queueing a CSV would have."""
 
@@ -46,6 +59,7 @@ class Preview:
     invalid: int
     duplicates: int
     suppressed: int
+    recent: Recent
     submissions: int
     zones: tuple[ZoneRows, ...]
     due_at: datetime
@@ -65,11 +79,12 @@ def get_now(conn: Connection) -> datetime:
 
 
 def plan_batch(
-    contacts: ContactReader,
+    contacts: Contacts,
     parameters: BatchParameters,
     submission_rows: int,
     now: datetime,
     find_suppressed: FindSuppressed,
+    find_recent: FindRecent,
 ) -> Plan:
     """The plan for `preview_batch` and `insert_batch`."""
     return Plan(
@@ -79,6 +94,8 @@ def plan_batch(
         parameters.on_duplicate,
         None if parameters.hours is None else RowZones(parameters, contacts.columns, now),
         find_suppressed,
+        find_recent,
+        parameters.on_recent,
     )
 
 
@@ -93,6 +110,7 @@ def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace:
         invalid=plan.invalid,
         duplicates=plan.duplicates,
         suppressed=plan.suppressed,
+        recent=Recent(plan.recent, tuple(plan.recent_batches.most_common(RECENT_LISTED))),
         submissions=len(plan.submissions),
         zones=list_zones(parameters, calls_of, now),
         due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, grace),

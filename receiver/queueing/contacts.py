@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import IO
+from typing import IO, Protocol
 
 from receiver.errors import Fault, InvalidInput
 from receiver.phone_numbers.destination import DestinationError, parse
@@ -72,6 +72,15 @@ class InvalidRow:
     destination: str
     cells: tuple[str, ...]
     line_no: int | None = field(default=None, compare=False)
+
+
+class Contacts(Protocol):
+    """The contacts of a batch: the names of their columns after `destination`, warnings, and the rows."""
+
+    columns: tuple[str, ...]
+    warnings: tuple[Fault, ...]
+
+    def __iter__(self) -> Iterator[Contact | InvalidRow]: ...
 
 
 class ContactReader:

@@ -22,8 +22,9 @@ from psycopg.types.json import Jsonb
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept, request_digest
-from receiver.queueing.batches import Preview, list_zones
+from receiver.queueing.batches import Preview, Recent, list_zones
 from receiver.queueing.parameters import BatchParameters
+from receiver.queueing.recent import RecentBatch
 from receiver.schedule import estimate_due_at
 
 DRAFT_BYTES = 512 << 20
@@ -119,8 +120,11 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
     # When something opens and is due depends on the moment of asking.
     now = datetime.now(UTC).replace(microsecond=0)
     calls_of = {tuple(zones): calls for zones, calls in draft.preview["calls_of"]}
+    recent = draft.preview["recent"]
+    batches = [(RecentBatch(id_, name, datetime.fromisoformat(at)), rows) for id_, name, at, rows in recent["batches"]]
     return Preview(
         **counted,
+        recent=Recent(recent["rows"], tuple(batches)),
         zones=list_zones(parameters, calls_of, now),
         due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, limits.grace),
         sample=tuple(json.loads(draft.preview["sample"])),
@@ -134,6 +138,8 @@ def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, li
     """Store the result of `preview`, which had to read the complete file."""
     kept = asdict(seen)
     del kept["due_at"], kept["zones"]
+    batches = [(batch.id, batch.name, batch.created_at.isoformat(), rows) for batch, rows in seen.recent.batches]
+    kept["recent"] = {"rows": seen.recent.rows, "batches": batches}
     calls = [(zone.time_zone.split(","), zone.rows) for zone in seen.zones]
     kept["sample"] = json.dumps(seen.sample)  # jsonb would change the order of the columns
     kept["calls_of"] = calls or [((), seen.valid)]
@@ -196,7 +202,7 @@ def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
     gates = parameters.gates
     window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
     zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]
-    matters = [5, parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
-    matters += [parameters.destination_column, parameters.calls_per_minute, zones, window]
-    matters += [parameters.retries.total_seconds()]
+    matters: list[Any] = [5, parameters.on_recent, parameters.recent_hours, parameters.destination_column]
+    matters += [parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
+    matters += [parameters.calls_per_minute, zones, window, parameters.retries.total_seconds()]
     return cast(list[Any], json.loads(json.dumps(matters)))

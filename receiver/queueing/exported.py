@@ -48,6 +48,7 @@ SKIPPED_CODES = frozenset(
         "digits_lost",
         "duplicate",
         "suppressed",
+        "recent",
         "time_zone_unknown",
         "no_common_hours",
         "destination_empty",

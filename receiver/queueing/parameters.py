@@ -46,6 +46,8 @@ class BatchParameters:
     default_region: str = "US"
     on_invalid: Literal["refuse", "skip"] = "refuse"
     on_duplicate: Literal["refuse", "skip", "keep"] = "refuse"
+    on_recent: Literal["allow", "skip", "refuse"] = "allow"
+    recent_hours: int = 24
     dry_run: bool = False
     destination_column: str | None = None
     calls_per_minute: int | None = None
@@ -317,6 +319,17 @@ class BatchForm(Schema):
             pattern=STORABLE,
         ),
     )
+    on_recent = fields.String(
+        validate=validate.OneOf(["allow", "skip", "refuse"]),
+        metadata=says(
+            "What to do with numbers that wait for release in another batch, or were released within `recent_hours`:"
+            " allow them, skip them, or refuse the batch.",
+            default="allow",
+        ),
+    )
+    recent_hours = WholeNumber(
+        validate=validate.Range(1, 720), metadata=says("How many hours count as recent.", default=24)
+    )
     calls_per_minute = WholeNumber(
         validate=validate.Range(1, 100_000),
         metadata=says("The pace: at most this many calls are released in any 60 seconds."),
@@ -397,13 +410,13 @@ class BatchForm(Schema):
         return values
 
 
-def read_parameters(form: Mapping[str, str], default_region: str, default_name: str = "") -> BatchParameters:
-    """Read the parameters of a form. An empty text counts as absent. Raises InvalidInput with each wrong field.
+def read_parameters(form: Mapping[str, Any], default_region: str, default_name: str = "") -> BatchParameters:
+    """Read the parameters of a form. An empty text and None count as absent. Raises InvalidInput with each wrong field.
 
     `default_name` is the name of a file, which may contain any characters. Those that cannot be stored or shown are
     replaced.
     """
-    given = {name: text for name, text in form.items() if text != ""}
+    given = {name: text for name, text in form.items() if text not in ("", None)}
     try:
         values = BatchForm().load(given)
     except ValidationError as error:

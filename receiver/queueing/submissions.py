@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
+from receiver.queueing.contacts import Contact, Contacts, InvalidRow
+from receiver.queueing.recent import FindRecent, RecentBatch
 from receiver.queueing.row_zones import NoCommonHours, RowZones
 from receiver.text.csv_line import csv_line
 
@@ -28,7 +29,7 @@ FAULTS_NAMED = 100
 SAMPLE_ROWS = 10
 """How many rows a preview shows as they were read."""
 
-DUPLICATE, SUPPRESSED = "duplicate", "suppressed"
+DUPLICATE, SUPPRESSED, RECENT = "duplicate", "suppressed", "recent"
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 5_000, 2 << 20
 """Rows whose numbers are looked up among the suppressed ones at once: so many, or as many as are about so long."""
@@ -78,16 +79,21 @@ class Plan:
     `faults`: the rows that are refused or skipped, at most `FAULTS_NAMED` of `faults_total`.
     """
 
-    contacts: ContactReader
+    contacts: Contacts
     submission_rows: int
     on_invalid: Literal["refuse", "skip"]
     on_duplicate: Literal["refuse", "skip", "keep"]
     zones: RowZones | None = None
     """If there are calling hours."""
     find_suppressed: FindSuppressed = lambda _: ()
+    find_recent: FindRecent = lambda _: {}
+    on_recent: Literal["allow", "skip", "refuse"] = "allow"
     rows: int = 0
     invalid: int = 0
     suppressed: int = 0
+    recent: int = 0
+    recent_batches: Counter[RecentBatch] = field(default_factory=Counter)
+    """Of each recent batch, how many rows have a number of it."""
     duplicates: int = 0
     refused: int = 0
     """Faults for which the complete batch is refused."""
@@ -102,20 +108,22 @@ class Plan:
             yield from block
 
     def blocks(self) -> Iterator[Iterator[PlannedCall | SkippedRow]]:
-        """The rows in pieces, each read to its end before the next. Only between them is `find_suppressed` called, so
-        that it may use the connection that the rows are copied over."""
+        """The rows in pieces, each read to its end before the next. Only between them are the contacts read and
+        their numbers looked up, so that this may use the connection that the rows are copied over."""
         # Of each set of zones, and of each layer, the submission that its next row goes to.
         open_drafts: dict[tuple[tuple[str, ...], int], SubmissionDraft] = {}
         numbers = _Numbers()
         rows = iter(self.contacts)
         while block := _read_block(rows):
-            suppressed = self.find_suppressed([row.phone_number for row in block if isinstance(row, Contact)])
-            yield self._planned(block, suppressed, open_drafts, numbers)
+            called = [row.phone_number for row in block if isinstance(row, Contact)]
+            suppressed, recent = self.find_suppressed(called), self.find_recent(called)
+            yield self._planned(block, suppressed, recent, open_drafts, numbers)
 
     def _planned(
         self,
         block: Sequence[Contact | InvalidRow],
         suppressed: Collection[int],
+        recent: Mapping[int, Sequence[RecentBatch]],
         open_drafts: dict[tuple[tuple[str, ...], int], SubmissionDraft],
         numbers: _Numbers,
     ) -> Iterator[PlannedCall | SkippedRow]:
@@ -132,6 +140,12 @@ class Plan:
                 self.suppressed += 1
                 yield self._skip(contact, SUPPRESSED, "This number is suppressed.", "skip")
                 continue
+            if contact.phone_number in recent:
+                self.recent += 1
+                self.recent_batches.update(recent[contact.phone_number])
+                if self.on_recent != "allow":
+                    yield self._skip(contact, RECENT, "This number was queued recently.", self.on_recent)
+                    continue
             zones: tuple[str, ...] = ()
             if self.zones is not None:
                 try:

@@ -5,8 +5,9 @@ The batch is locked. Its counters change in the same transaction. Calls that hav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from receiver.database.arrays import integers
 from receiver.database.pool import Connection
 from receiver.model import SubmissionState
 
@@ -51,6 +52,41 @@ def withdraw_pending(conn: Connection, batch_id: int) -> int:
         (batch_id,),
     ).fetchall()
     return withdraw_calls(conn, batch_id, [submission_no for (submission_no,) in pending]) if pending else 0
+
+
+NOTHING_LEFT = "Nothing was sent, because all of its calls were withdrawn: suppressed, or answered meanwhile."
+"""The error of a submission that is withdrawn because each of its calls is."""
+
+
+def withdraw_rows(conn: Connection, batch_id: int, submission_no: int, rows: Collection[int], reason: str) -> int:
+    """Withdraw single calls of a pending submission. Without any call left, it is withdrawn itself, and the caller
+    refreshes the state of its batch. Returns how many calls the caller must count as withdrawn."""
+    withdrawn = conn.execute(
+        "insert into withdrawn (batch_id, row, reason) select %s, row, %s from unnest(%b::integer[]) as g (row)"
+        " on conflict do nothing returning row",
+        (batch_id, reason, integers(sorted(rows))),
+    ).fetchall()
+    given = {"batch_id": batch_id, "submission_no": submission_no, "rows": integers([row for (row,) in withdrawn])}
+    counted = conn.execute(
+        "delete from outstanding where batch_id = %(batch_id)s and not refused and row = any(%(rows)b)", given
+    ).rowcount
+    (is_left,) = conn.execute(
+        "select exists (select from call c where batch_id = %(batch_id)s and submission_no = %(submission_no)s"
+        " and phone_number > 0 and not exists (select from withdrawn w where w.batch_id = c.batch_id"
+        "  and w.row = c.row))",
+        given,
+    ).fetchall()[0]
+    conn.execute(
+        "update submission set withdrawn_calls = withdrawn_calls + cardinality(%(rows)b), csv_bytes = csv_bytes"
+        "  - (select coalesce(sum(octet_length(line) + 2), 0) from call where batch_id = %(batch_id)s"
+        "   and row = any(%(rows)b)),"
+        " state = case when %(is_left)s then state else 'withdrawn' end,"
+        " answered_at = case when not %(is_left)s then now() end,"
+        " error = case when %(is_left)s then error else %(error)s end"
+        " where batch_id = %(batch_id)s and submission_no = %(submission_no)s",
+        {**given, "is_left": is_left, "error": NOTHING_LEFT},
+    )
+    return counted
 
 
 def reopen_calls(conn: Connection, batch_id: int, submissions: Sequence[int]) -> None:

@@ -17,8 +17,9 @@ from psycopg.rows import class_row
 from receiver.database.pool import Connection
 from receiver.logs import about
 from receiver.queueing.batches import get_now
+from receiver.queueing.follow_ups import list_answered
 from receiver.queueing.suppressions import find_suppressed
-from receiver.release.calls import refuse_calls, withdraw_pending
+from receiver.release.calls import refuse_calls, withdraw_pending, withdraw_rows
 from receiver.release.resolution import SENT_SINCE
 from receiver.release.states import refresh_state
 from receiver.schedule import WINDOW, Gates, Hours, RefusalCode, Refuse, Release, Released, Wait, decide, due_at
@@ -41,8 +42,6 @@ REASONS: dict[RefusalCode, str] = {
     " would be too late. Check that a worker is running. To call these contacts, queue them again.",
 }
 """Why something was refused without being sent."""
-
-SUPPRESSED = "Nothing was sent, because all of its numbers are suppressed."
 
 HELD = """exists (select from deployment_cancel d where d.application_id = b.application_id
     and d.deployment_id = b.deployment_id and d.state in ('waiting', 'asking'))"""
@@ -87,6 +86,7 @@ class _Batch:
     last_release_at: datetime | None
     canceled: bool
     """Only release 1.0.0 or 1.1.0 can have made something of it pending again."""
+    is_follow_up: bool
     waits_since: datetime
     max_attempts: int | None
     reattempt_wait_seconds: int | None
@@ -165,6 +165,7 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
         return cursor.execute(
             "select b.batch_id, b.start_at, b.end_at, b.calls_per_minute, b.opens_minute, b.closes_minute,"
             f" b.calling_days, b.next_release_at, b.last_release_at, b.canceled_at is not null as canceled,"
+            " b.follows is not null as is_follow_up,"
             f" {SENT_SINCE} as waits_since, b.max_attempts,"
             " b.reattempt_wait_seconds from batch b where b.batch_id = %s and b.state = 'queueing'"
             f" and b.simulated = %s and b.paused_at is null and not {HELD} for update of b skip locked",
@@ -214,7 +215,7 @@ def _claim_of(
                 )
                 nothing = COUNTED
             case Release():
-                if not _is_suppressed(conn, batch_id, pending, now):
+                if _withdraw_unwanted(conn, batch, pending):
                     _mark_sending(conn, batch, pending, decision, worker_id, signing_key, now, grace)
                     return pending.submission_no
                 nothing = COUNTED
@@ -253,39 +254,30 @@ def _postpone(conn: Connection, batch_id: int, pending: _Pending, until: datetim
     )
 
 
-def _is_suppressed(conn: Connection, batch_id: int, pending: _Pending, now: datetime) -> bool:
-    """Withdraw the calls whose numbers are suppressed; whether no call is left, so that all of it is withdrawn."""
-    numbers = conn.execute(
-        "select phone_number from call c where batch_id = %s and submission_no = %s and phone_number > 0"
-        " and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)"
-        " and exists (select from suppression)",
-        (batch_id, pending.submission_no),
-    ).fetchall()
-    suppressed = find_suppressed(conn, [number for (number,) in numbers])
-    if not suppressed:
-        return False
-    key = (batch_id, pending.submission_no)
-    withdrawn = conn.execute(
-        "insert into withdrawn (batch_id, row, reason) select batch_id, row, 'suppressed' from call"
-        " where batch_id = %s and submission_no = %s and phone_number = any(%s) returning row",
-        (*key, list(suppressed)),
-    ).fetchall()
-    rows = [row for (row,) in withdrawn]
-    counted = conn.execute(
-        "delete from outstanding where batch_id = %s and not refused and row = any(%s)", (batch_id, rows)
-    ).rowcount
-    conn.execute("update batch_count set withdrawn = withdrawn + %s where batch_id = %s", (counted, batch_id))
-    left = len(numbers) - len(rows)
-    conn.execute(
-        "update submission set withdrawn_calls = withdrawn_calls + %s, csv_bytes = csv_bytes - (select"
-        "  sum(octet_length(line) + 2) from call where batch_id = %s and row = any(%s)),"
-        " state = case when %s then 'withdrawn' else state end, answered_at = case when %s then %s end,"
-        " error = case when %s then %s else error end where batch_id = %s and submission_no = %s",
-        (len(rows), batch_id, rows, not left, not left, now, not left, SUPPRESSED, *key),
+def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending) -> bool:
+    """Withdraw the calls whose numbers are suppressed, or whose earlier call was answered; whether a call is left."""
+    key = (batch.batch_id, pending.submission_no)
+    number_of: dict[int, int] = dict(
+        conn.execute(
+            "select row, phone_number from call c where batch_id = %s and submission_no = %s and phone_number > 0"
+            " and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)"
+            " and (%s or exists (select from suppression))",
+            (*key, batch.is_follow_up),
+        ).fetchall()
     )
-    if not left:
-        refresh_state(conn, [batch_id])
-    return not left
+    numbers = find_suppressed(conn, list(number_of.values()))
+    suppressed = {row for row, number in number_of.items() if number in numbers}
+    answered = list_answered(conn, batch.batch_id, number_of) - suppressed if batch.is_follow_up else set()
+    for reason, rows in (("suppressed", suppressed), ("answered", answered)):
+        if rows:
+            withdrawn = withdraw_rows(conn, *key, rows, reason)
+            conn.execute(
+                "update batch_count set withdrawn = withdrawn + %s where batch_id = %s", (withdrawn, batch.batch_id)
+            )
+    if not number_of or len(suppressed) + len(answered) < len(number_of):
+        return True
+    refresh_state(conn, [batch.batch_id])
+    return False
 
 
 def _mark_sending(

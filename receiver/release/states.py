@@ -62,11 +62,12 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
         )
 
 
-def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
+def accept_proven(conn: Connection, keys: Collection[tuple[int, int]], also_lock: Collection[int] = ()) -> None:
     """Mark these submissions (batch_id, submission_no) accepted, because a callback contained one of their calls.
 
     This includes unknown ones, withdrawn ones, and pending ones that a person resolved as not queued. Locks the batches
-    of all that are not accepted, so call it before anything is written about their calls (`receiver.database.locks`).
+    of all that are not accepted, and `also_lock`, so call it before anything is written about their calls
+    (`receiver.database.locks`).
     """
     if not keys:
         return
@@ -77,10 +78,11 @@ def accept_proven(conn: Connection, keys: Collection[tuple[int, int]]) -> None:
         ([batch_id for batch_id, _ in keys], [submission_no for _, submission_no in keys]),
         prepare=True,
     ).fetchall()
+    batch_ids = [batch_id for batch_id, _ in unaccepted]
+    if batch_ids or also_lock:
+        lock_batches(conn, [*batch_ids, *also_lock])
     if not unaccepted:
         return
-    batch_ids = [batch_id for batch_id, _ in unaccepted]
-    lock_batches(conn, batch_ids)
     given = (batch_ids, [submission_no for _, submission_no in unaccepted])
     withdrawn: defaultdict[int, list[int]] = defaultdict(list)
     for batch_id, submission_no in conn.execute(

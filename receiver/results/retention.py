@@ -149,6 +149,7 @@ _TABLES = (
     ("outstanding", "row", "not refused"),
     ("outstanding", "row", "refused"),
     ("withdrawn", "row", "true"),
+    ("follow_up", "row", "true"),
     ("poll", "row", "true"),
     ("result", "row", "true"),
     ("skipped", "row", "true"),

@@ -17,7 +17,9 @@ from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
 from receiver.model import CallbackState
 from receiver.phone_numbers.destination import candidates
+from receiver.queueing.follow_ups import list_unreleased
 from receiver.queueing.suppressions import suppress_results
+from receiver.release.answered import withdraw_answered
 from receiver.release.states import accept_proven
 from receiver.results.bodies import Read, read_bodies
 from receiver.results.contested import decide_again
@@ -54,7 +56,6 @@ def settle_read(conn: Connection, group: Sequence[Read], suppress_statuses: Coll
             details[callback.callback_id] = read
             readable.append(callback)
     rows = find_rows(conn, [(callback, details[callback.callback_id].phone_number) for callback in readable])
-    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows})
     named: defaultdict[CallKey, list[Stored]] = defaultdict(list)
     for callback in readable:
         row = rows.get(callback.callback_id)
@@ -65,6 +66,8 @@ def settle_read(conn: Connection, group: Sequence[Read], suppress_statuses: Coll
         named[callback.batch_id, row].append(callback)
         if details[callback.callback_id].outcome is not None:
             deltas.add_result_time(callback.batch_id, callback.received_at)
+    follow_ups = _list_follow_ups(conn, named, details)
+    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows}, follow_ups)
     verdicts = {call: _decide(named[call], details) for call in sorted(named)}
     inserted = insert_results(conn, verdicts, details)
     for call in inserted:
@@ -84,9 +87,27 @@ def settle_read(conn: Connection, group: Sequence[Read], suppress_statuses: Coll
         not_applied += decide_again(conn, contested, details, deltas)
     _close_calls(conn, verdicts, {call: callbacks[0].submission_no for call, callbacks in named.items()}, deltas)
     upsert_set_aside(conn, not_applied)
+    for batch_id, follow_up_rows in follow_ups.items():
+        deltas.add(batch_id, "withdrawn", withdraw_answered(conn, batch_id, follow_up_rows))
     deltas.write(conn)
     if suppress_statuses:
         _suppress(conn, named, details, suppress_statuses)
+
+
+def _list_follow_ups(
+    conn: Connection, named: Mapping[CallKey, Sequence[Stored]], details: Mapping[int, CallDetails]
+) -> Mapping[int, Sequence[int]]:
+    """The unreleased follow-ups, by batch, of calls that can become completed now."""
+    answered = [
+        call
+        for call, callbacks in named.items()
+        if any(details[callback.callback_id].outcome == "completed" for callback in callbacks)
+    ]
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    if answered:
+        for batch_id, row in list_unreleased(conn, answered):
+            found[batch_id].append(row)
+    return found
 
 
 def _suppress(

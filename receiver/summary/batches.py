@@ -71,6 +71,11 @@ class Batch:
     phase: BatchPhase
     simulated: bool
     """Whether it was made for a simulator, which calls nobody."""
+    follows: int | None
+    """The batch whose calls it follows up."""
+    follow_ups: list[int]
+    left_out: dict[str, int] | None
+    """How many rows of the earlier batch were not chosen, by reason."""
     created_by: str | None
     parameters: dict[str, Any]
     created_at: datetime
@@ -122,6 +127,8 @@ class BatchFilter:
     """Whether calls are overdue."""
     submission_state: SubmissionState | None = None
     """The state of at least one of its submissions."""
+    lineage: int | None = None
+    """The first batch, and those that follow from it."""
     not_sent_by: bool | None = None
     """Batches with unsent submissions that were not made for this kind of provider (True: a simulator)."""
 
@@ -143,7 +150,9 @@ PAST_DUE = "b.due_at < now() and b.state <> 'queueing'"
 
 _SELECT = f"""
 select b.batch_id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
-    coalesce(b.simulated, false) as simulated, b.created_by, b.start_at, b.end_at, b.max_attempts,
+    coalesce(b.simulated, false) as simulated, b.follows, array(select f.batch_id from batch f
+        where f.first_batch_id = coalesce(b.first_batch_id, b.batch_id) and f.follows = b.batch_id order by 1)
+        as follow_ups, b.left_out, b.created_by, b.start_at, b.end_at, b.max_attempts,
     b.reattempt_wait_seconds, b.is_pci, b.calls_per_minute, b.opens_minute, b.closes_minute, b.calling_days,
     b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at, {UNRELEASED} as unreleased,
     {PAST_DUE} as past_due,
@@ -223,6 +232,7 @@ def list_batches(
         "x.external_id = %s": wanted.external_id,
         "b.batch_id in (select batch_id from idempotency where idempotency_key = %s)": wanted.idempotency_key,
         "b.labels @> %s": None if wanted.label is None else Jsonb(dict([wanted.label])),
+        "%s in (b.batch_id, b.first_batch_id)": wanted.lineage,
         "exists (select from submission s where s.batch_id = b.batch_id and s.state = %s)": wanted.submission_state,
         "b.simulated <> %s and exists (select from submission s"
         " where s.batch_id = b.batch_id and s.state = 'pending')": wanted.not_sent_by,
@@ -254,6 +264,9 @@ def _batch(row: dict[str, Any]) -> Batch:
         state=row["state"],
         phase=row["phase"],
         simulated=row["simulated"],
+        follows=row["follows"],
+        follow_ups=row["follow_ups"],
+        left_out=row["left_out"],
         created_by=row["created_by"],
         parameters={
             "start_timestamp": row["start_at"],

@@ -75,6 +75,9 @@ class Call:
     result_source: str | None
     withdrawn_reason: str | None
     """Why it was not sent, if it is withdrawn: `canceled`, `suppressed` or `answered`."""
+    follows: dict[str, int] | None
+    """`batch_id` and `row` of the call that it follows up."""
+    followed_by: dict[str, int] | None
     result_body: ResultBody | None
     """The body of the result, or of the latest step before it. None: there is neither, or it was not requested."""
 
@@ -116,7 +119,8 @@ select c.batch_id, c.row, c.phone_number, c.line, b.columns, s.overdue_at is not
     r.outcome, r.provider_status, r.attempts, r.max_attempts, r.queued_at, r.started_at, r.ended_at,
     r.duration_seconds, r.received_at as result_received_at, r.polled,
     r.callback_id, {body}
-    coalesce(o.refused, false) as refused,
+    coalesce(o.refused, false) as refused, e.batch_id as follows_batch_id, e.row as follows_row,
+    f.next_batch_id as followed_by_batch_id, f.next_row as followed_by_row,
     sum(octet_length(c.line) + octet_length(array_to_string(b.columns, '')){body_bytes})
         over (order by c.batch_id desc, c.row rows between unbounded preceding and 1 preceding) as bytes_before
 from picked p join call c using (batch_id, row) join batch b using (batch_id)
@@ -125,6 +129,9 @@ from picked p join call c using (batch_id, row) join batch b using (batch_id)
     -- With the limit, the index is read once for each call. A plain join might read all refused calls there are.
     left join lateral (select o.refused from outstanding o
         where r.outcome is null and o.batch_id = c.batch_id and o.refused and o.row = c.row limit 1) o on true
+    left join lateral (select * from follow_up f where f.batch_id = c.batch_id and f.row = c.row limit 1) f on true
+    left join lateral (select * from follow_up e
+        where e.next_batch_id = c.batch_id and e.next_row = c.row limit 1) e on true
     left join lateral (select w.reason from withdrawn w
         where r.outcome is null and w.batch_id = c.batch_id and w.row = c.row limit 1) w on true
 {join}
@@ -266,10 +273,17 @@ def _call(row: dict[str, Any], *, with_events: bool) -> Call:
         result_received_at=row["result_received_at"] if has_ended else None,
         result_source=("poll" if row["polled"] else "callback") if has_ended else None,
         withdrawn_reason=row["withdrawn_reason"] if _state(row) == "withdrawn" else None,
+        follows=_other_call(row, "follows"),
+        followed_by=_other_call(row, "followed_by"),
         result_body=ResultBody(row["packing"], row["body"], row["content_type"], row["content_encoding"])
         if has_body
         else None,
     )
+
+
+def _other_call(row: dict[str, Any], name: str) -> dict[str, int] | None:
+    batch_id = row[f"{name}_batch_id"]
+    return None if batch_id is None else {"batch_id": batch_id, "row": row[f"{name}_row"]}
 
 
 def _state(row: dict[str, Any]) -> CallState:

@@ -25,6 +25,7 @@ from receiver.database.replica import Reader
 from receiver.errors import NotFound
 from receiver.model import ERASED
 from receiver.queueing.exported import FAULT_COLUMNS, PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
+from receiver.queueing.follow_ups import CALL_STATE
 from receiver.queueing.submissions import Plan, SkippedRow, header_line
 from receiver.summary.batches import Batch, BatchFilter, list_batches, sql_time
 from receiver.summary.call_json import LISTED_EVENTS, NO_EVENTS, OwnMembers, events_json, events_of_body
@@ -76,7 +77,7 @@ def export_calls_csv(
     """
     source = reader.read(_get_source, batch_id)
 
-    query = _LINES.format(columns="c.line" if own else f"c.line, {_RESULTS}", bodies="", matching=_matching(wanted))
+    query = _LINES.format(columns="c.line" if own else f"c.line, {_RESULTS}", more="", matching=_matching(wanted))
 
     def blocks() -> Iterator[bytes]:
         yield (header_line(source.columns) + END).encode() if own else _header(source.columns, RESULT_COLUMNS)
@@ -90,7 +91,7 @@ def export_calls_csv(
 
 def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
     """The calls of all these batches, newest batch first: `BATCH_COLUMNS` and `RESULT_COLUMNS`, formulas defused."""
-    query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", bodies="", matching=_matching(wanted))
+    query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", more="", matching=_matching(wanted))
 
     def blocks(each_batch: Iterator[tuple[Batch, _Source]]) -> Iterator[bytes]:
         yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
@@ -182,7 +183,7 @@ def export_calls_ndjson(reader: Reader, batch_id: int, wanted: CallFilter = EVER
 
 def _ndjson(reader: Reader, source: _Source, wanted: CallFilter, more: str = "") -> Iterator[bytes]:
     """`more`: members at the end of each line, as JSON. Postgres writes all but the cells and the events."""
-    query = _ROWS_OF_CALLS.format(columns=_JSON, bodies=_BODIES, matching=_matching(wanted))
+    query = _ROWS_OF_CALLS.format(columns=_JSON, more=_MORE, matching=_matching(wanted))
     own = OwnMembers(source.columns)
     for values in _blocks(source, wanted):
         lines = []
@@ -209,7 +210,7 @@ def _blocks(source: _Source, wanted: CallFilter = EVERY_CALL) -> Iterator[dict[s
 def _matching(wanted: CallFilter) -> str:
     """SQL: whether a call is wanted."""
     conditions = {
-        f"{_STATE} = %(state)s": wanted.state,
+        f"{CALL_STATE} = %(state)s": wanted.state,
         "r.outcome = %(outcome)s": wanted.outcome,
         "c.phone_number = any(%(phone_numbers)s)": wanted.phone_numbers,
     }
@@ -287,23 +288,19 @@ def _time(moment: str) -> str:
 
 _NUMBER = f"case when c.phone_number > 0 then '+' || c.phone_number else '{ERASED}' end"
 
-_STATE = """case when r.outcome is not null then 'final' when o.row is not null then 'refused'
-    when w.row is not null or s.state = 'withdrawn' then 'withdrawn'
-    when s.overdue_at is not null then 'overdue' else 'pending' end"""
-
 _STATUS = """case when r.provider_status = r.outcome then r.outcome
     when r.provider_status ~ '[",\\r\\n]' then '"' || replace(r.provider_status, '"', '""') || '"'
     else r.provider_status end"""
 
 # A step is not a result.
 _SOURCE = "case when r.outcome is null then null when r.polled then 'poll' else 'callback' end"
-_WITHDRAWN_REASON = f"""case when {_STATE} = 'withdrawn' then coalesce(w.reason, 'canceled') end"""
+_WITHDRAWN_REASON = f"""case when {CALL_STATE} = 'withdrawn' then coalesce(w.reason, 'canceled') end"""
 _RECEIVED_AT = "case when r.outcome is not null then r.received_at end"
 
 _ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
 """SQL: a condition for each table. With the condition on `call` only, each block would read all results."""
 
-_RESULTS = f"""c.row, {_NUMBER}, {_STATE}, {_cell("r.outcome")},
+_RESULTS = f"""c.row, {_NUMBER}, {CALL_STATE}, {_cell("r.outcome")},
     {_cell(_STATUS)}, {_cell("r.attempts")}, {_cell("r.max_attempts")}, {_time("r.queued_at")},
     {_time("r.started_at")}, {_time("r.ended_at")}, {_cell("r.duration_seconds")}, {_time(_RECEIVED_AT)},
     {_cell(_SOURCE)}, {_cell(_WITHDRAWN_REASON)}"""
@@ -320,13 +317,18 @@ def _text(expression: str) -> str:
     return f"coalesce('\"' || ({expression}) || '\"', 'null')"
 
 
+def _key(batch_id: str, row: str) -> str:
+    """SQL: the key of a call in JSON, or null."""
+    return f"coalesce('{{\"batch_id\":' || {batch_id} || ',\"row\":' || {row} || '}}', 'null')"
+
+
 def _members(values: Mapping[str, str]) -> str:
     """SQL: members of a JSON object."""
     return "concat(" + ", ".join(f"',\"{name}\":', {value}" for name, value in values.items()) + ")"
 
 
 _MIDDLE = {
-    "state": _text(_STATE),
+    "state": _text(CALL_STATE),
     "outcome": _text("r.outcome"),
     "provider_status": _number("to_json(r.provider_status)"),
     "attempts": _number("r.attempts"),
@@ -340,6 +342,8 @@ _END = {
     "result_received_at": _text(sql_time(_RECEIVED_AT)),
     "result_source": _text(_SOURCE),
     "withdrawn_reason": _text(_WITHDRAWN_REASON),
+    "follows": _key("e.batch_id", "e.earlier_row"),
+    "followed_by": _key("f.next_batch_id", "f.next_row"),
 }
 
 _JSON = f"""c.row, c.line, concat('{{"batch_id":', b.batch_id, ',"row":', c.row, ',"phone_number":"', {_NUMBER}, '",'),
@@ -348,14 +352,17 @@ _JSON = f"""c.row, c.line, concat('{{"batch_id":', b.batch_id, ',"row":', c.row,
     nullif(j.content_type, 'application/json'), nullif(j.content_encoding, '')"""
 """SQL: for `_ndjson`."""
 
-_BODIES = "left join callback j on j.batch_id = b.batch_id and j.callback_id = r.callback_id"
+_MORE = f"""left join callback j on j.batch_id = b.batch_id and j.callback_id = r.callback_id
+    left join (select row, next_batch_id, next_row from follow_up where {_ROWS}) f on f.row = c.row
+    left join (select next_row, batch_id, row as earlier_row from follow_up where next_batch_id = %(batch_id)s
+        and next_row > %(after_row)s and next_row <= %(last_row)s) e on e.next_row = c.row"""
 
 _FROM = f"""
 from batch b join (select * from call where {_ROWS}) c using (batch_id)
     join submission s using (batch_id, submission_no)
     left join (select * from result where {_ROWS}) r using (row)
     left join (select row from outstanding where {_ROWS} and refused) o using (row)
-    left join (select row, reason from withdrawn where {_ROWS}) w using (row) {{bodies}}
+    left join (select row, reason from withdrawn where {_ROWS}) w using (row) {{more}}
 where {{matching}}
 """
 

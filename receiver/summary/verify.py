@@ -143,6 +143,10 @@ select
     ) as "calls that are not in exactly one state",
     (select count(*) from withdrawn w left join call c using (batch_id, row)
         where w.batch_id = %(batch_id)s and c.row is null) as "withdrawn without a call",
+    (select count(*) from follow_up f left join call c using (batch_id, row)
+        left join call n on n.batch_id = f.next_batch_id and n.row = f.next_row
+        where f.batch_id = %(batch_id)s and (c.row is null or n.row is null
+            and exists (select from batch b where b.batch_id = f.next_batch_id))) as "follow-ups without a call",
     (select count(*) from submission s join batch b using (batch_id)
         where batch_id = %(batch_id)s and s.state = 'pending' and b.canceled_at is not null
     ) as "submissions of a canceled batch that wait to be sent",

@@ -17,6 +17,7 @@ from receiver.web.api import (
     callbacks,
     calls,
     exports,
+    follow_ups,
     release,
     replay,
     submissions,
@@ -74,7 +75,8 @@ def create_app(config: Config, database_url: str) -> Flask:
         MAX_FORM_PARTS=100,
     )
     api = open_api(app)
-    for subject in (batches, submissions, release, calls, exports, summary, callbacks, replay, suppressions, audit):
+    queueing, results = (batches, follow_ups, submissions, release), (calls, exports, summary, callbacks, replay)
+    for subject in (*queueing, *results, suppressions, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     app.register_blueprint(health.blueprint)
     metrics.register(app)

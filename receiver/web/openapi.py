@@ -84,10 +84,8 @@ def describe(app: Flask) -> Description:
             view = views[path, method]
             if name in ("queue_batch", "export_faulty_rows"):
                 _describe_batch_form(operation)
-            if name == "queue_batch":
-                operation["parameters"] = [*operation.get("parameters", []), *REQUEST_HEADERS]
-                for status in ("201", "202"):
-                    operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
+            if name in ("queue_batch", "follow_up"):
+                _describe_queueing(operation)
             if name == "suppress":
                 _describe_suppressing(operation)
             if hasattr(view, "revalidated"):
@@ -183,6 +181,12 @@ def _problem(codes: tuple[str, ...], examples: Description) -> Description:
     }
     headers = _headers(*(name for code in codes for name in HEADERS.get(code, ())))
     return answer | ({"headers": headers} if headers else {})
+
+
+def _describe_queueing(operation: Description) -> None:
+    operation["parameters"] = [*operation.get("parameters", []), *REQUEST_HEADERS]
+    for status in ("201", "202"):
+        operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
 
 
 def _describe_batch_form(operation: Description) -> None:

@@ -20,6 +20,7 @@ from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.logs import about
 from receiver.queueing.acceptance import IdempotencyKeyReused
 from receiver.queueing.batches import ExternalIdUsed
+from receiver.queueing.follow_ups import NothingToFollowUp
 from receiver.queueing.header import MissingDestination
 from receiver.queueing.parameters import faults
 from receiver.web.reference.codes import CODES
@@ -138,6 +139,8 @@ def _answer_receiver_error(error: ReceiverError) -> Response:
         members = {"errors": errors_of(error.faults), "errors_total": error.faults_total}
         if isinstance(error, MissingDestination):
             members["columns"] = [asdict(column) for column in error.columns]
+    elif isinstance(error, NothingToFollowUp):
+        members = {"left_out": error.left_out}
     elif isinstance(error, Problem):
         members = error.members
     detail = str(error)

@@ -18,6 +18,7 @@ from receiver.model import (
     WITHDRAWN_REASONS,
     rfc3339,
 )
+from receiver.queueing.follow_ups import LEFT_OUT
 from receiver.queueing.parameters import STORABLE, Timestamp, WholeNumber, says, storable
 from receiver.web.json_answer import ReadyJson
 
@@ -195,6 +196,11 @@ class InvalidProblem(Problem):
             optional=True,
         ),
     )
+    left_out = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        metadata=says("How many rows cannot be followed up, by reason.", optional=True),
+    )
 
 
 class ConflictProblem(Problem):
@@ -314,6 +320,8 @@ class Batch(Answer):
         " overdue. `ended`.",
     )
     simulated = fields.Boolean(metadata=says("Whether it was made for the simulator, so that nobody is called."))
+    follows = _whole("The earlier batch whose calls it follows up.", allow_none=True)
+    follow_ups = fields.List(fields.Integer(), metadata=says("The batches that follow up calls of this one."))
     created_by = _text("The name of the API key that queued it, or `command line`.", allow_none=True)
     parameters = fields.Nested(Parameters, metadata=says("The parameters of the batch."))
     created_at = _moment("When the batch was created.")
@@ -357,6 +365,41 @@ class CanceledBatch(Batch):
     at_provider = _whole("Calls that were sent and have no result yet. They continue.")
 
 
+def _left_out() -> fields.Dict:
+    return fields.Dict(
+        keys=fields.String(validate=validate.OneOf(LEFT_OUT)),
+        values=fields.Integer(),
+        metadata=says(
+            "How many rows of the earlier batch are not called again, by reason; each row under the first that applies."
+            " `completed`: it or an earlier call of its chain is. `unknown`: it is in an `unknown` submission."
+        ),
+    )
+
+
+class FollowUpBatch(Batch):
+    chosen = _whole("How many calls of the earlier batch are called again.", attribute="counts.rows")
+    left_out = _left_out()
+
+
+class LineageBatch(Batch):
+    class Meta:
+        description = "A batch. Of a purged one there are only `id` and `purged`."
+
+    purged = fields.Boolean(metadata=says("The batch was purged."))
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        field_obj.required = field_name == "id"
+
+
+class Lineage(Answer):
+    batches = fields.List(fields.Nested(LineageBatch), metadata=says("In the order of their ids."))
+    latest = fields.Nested(
+        Counts,
+        allow_none=True,
+        metadata=says("The rows of the first batch by what they came to. Null if that batch was purged."),
+    )
+
+
 class Batches(Answer):
     batches = fields.List(fields.Nested(Batch), metadata=says("Newest first."))
     next_cursor = _next_cursor()
@@ -370,10 +413,24 @@ class ZoneRows(Answer):
 
 class SampleRow(Answer):
     row = _whole("The row, numbered from 1 after the header.")
-    line = _whole("Its line in a spreadsheet, where the header has line 1.")
+    line = _whole("Its line in a spreadsheet, where the header has line 1. Null in a follow-up.", allow_none=True)
     destination = _text("The destination as it was read.")
     variables = fields.Dict(
         keys=fields.String(), values=fields.String(), metadata=says("The other cells of the row, by column name.")
+    )
+
+
+class RecentBatch(Answer):
+    id = _whole("The id.")
+    name = _text("Its name.")
+    created_at = _moment("When it was created.")
+    rows = _whole("How many rows of the CSV have a number of it.")
+
+
+class RecentRows(Answer):
+    rows = _whole("How many rows of the CSV have a number that was queued recently.")
+    batches = fields.List(
+        fields.Nested(RecentBatch), metadata=says("The batches that they were queued in, at most 100.")
     )
 
 
@@ -383,6 +440,10 @@ class Preview(Answer):
     invalid = _whole("Rows that cannot be called.")
     duplicates = _whole("Rows that repeat the destination of an earlier row.")
     suppressed = _whole("Rows whose number is suppressed. They are skipped.")
+    recent = fields.Nested(
+        RecentRows,
+        metadata=says("Rows whose number waits for release in a batch, or was released within `recent_hours`."),
+    )
     submissions = _whole("Number of requests to the provider.")
     zones = fields.List(
         fields.Nested(ZoneRows), metadata=says("The time zones of the calls, most calls first. Empty without hours.")
@@ -400,9 +461,19 @@ class Preview(Answer):
     errors_total = _whole("How many errors there are.")
 
 
+class FollowUpPreview(Preview):
+    chosen = _whole("How many calls of the earlier batch would be called again.")
+    left_out = _left_out()
+
+
 class Event(Answer):
     event = _text("The provider's name of the event, such as `dialing`.")
     at = _moment("When it happened; null if the provider did not report it.", allow_none=True)
+
+
+class CallKey(Answer):
+    batch_id = _whole("The id of the batch.")
+    row = _whole("The row.")
 
 
 class Call(Answer):
@@ -437,6 +508,12 @@ class Call(Answer):
         "Why the call was withdrawn. `canceled`: its batch was canceled. `suppressed`: its number was suppressed."
         " `answered`: its earlier call was answered in the meantime.",
         allow_none=True,
+    )
+    follows = fields.Nested(
+        CallKey, allow_none=True, metadata=says("The earlier call that it follows up; null if there is none.")
+    )
+    followed_by = fields.Nested(
+        CallKey, allow_none=True, metadata=says("The call that follows it up; null if there is none.")
     )
 
 

@@ -124,7 +124,7 @@ def test_dry_run_needs_no_database_and_counts_the_faults_that_it_does_not_show(
     Path(contacts).write_text("destination\n" + "12\n" * 150)
     ran = run_anywhere("queue", contacts, *TO, "--dry-run")
     assert ran.status == 0
-    assert "suppressed numbers are not checked: The database is unavailable" in ran.err
+    assert "suppressed and recent numbers are not checked: The database is unavailable" in ran.err
     assert len(ran.lines) == 103 and ran.lines[-1].strip() == "and 50 more"
 
 

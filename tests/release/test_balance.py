@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
@@ -10,12 +11,20 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
 from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
-from receiver.model import CALL_STATES
+from receiver.model import CALL_STATES, OUTCOMES
+from receiver.queueing.acceptance import Limits, accept
+from receiver.queueing.follow_ups import (
+    FOLLOWED_OUTCOMES,
+    INCLUDABLE,
+    FollowUp,
+    NothingToFollowUp,
+    follow_up_parameters,
+)
 from receiver.queueing.suppressions import digest_of, get_key
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.control import cancel_batch, change_batch, pause_batch, resume_batch
@@ -28,7 +37,8 @@ from receiver.results.overdue import mark_overdue
 from receiver.results.replay import find_settled, replay
 from receiver.results.settlement import settle
 from receiver.summary.batches import get_batch
-from receiver.summary.calls import CallFilter, list_calls
+from receiver.summary.calls import CallFilter, get_call, list_calls
+from receiver.summary.lineage import get_lineage
 from receiver.summary.verify import verify
 from tests.factories import (
     ACCEPTED,
@@ -55,9 +65,10 @@ FEW = settings(
 )
 
 CALLS, SUBMISSION_ROWS = 6, 2
+MOST_BATCHES = 6
 ANSWERS = {"accepted": ACCEPTED, "refused": REFUSED, "unknown": UNKNOWN, "not sent": NOT_SENT}
 
-batches, submissions, numbers = st.integers(0, 1), st.integers(1, 3), st.integers(0, CALLS - 1)
+batches, submissions, numbers = st.integers(0, 5), st.integers(1, 3), st.integers(0, CALLS - 1)
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("claim"), st.booleans()),
@@ -72,10 +83,18 @@ steps = st.lists(
         st.tuples(st.just("cancel"), batches),
         st.tuples(st.just("cancel deployment")),
         st.tuples(st.just("suppress"), numbers, st.booleans()),
+        st.tuples(st.just("follow up"), batches, st.booleans()),
+        st.tuples(st.just("follow up"), batches, st.booleans()),
         st.tuples(st.just("end window"), batches),
         st.tuples(st.just("be due")),
-        st.tuples(st.just("deliver"), batches, numbers, st.sampled_from(["completed", "failed", "dialing"])),
-        st.tuples(st.just("deliver"), batches, numbers, st.sampled_from(["completed", "failed", "dialing"])),
+        st.tuples(
+            st.just("deliver"), batches, numbers, st.sampled_from(["completed", "failed", "dialing"]), st.booleans()
+        ),
+        st.tuples(
+            st.just("deliver"), batches, numbers, st.sampled_from(["completed", "failed", "dialing"]), st.booleans()
+        ),
+        st.tuples(st.just("reach nobody"), batches),
+        st.tuples(st.just("reach everybody"), batches),
         st.tuples(st.just("begin to settle")),
         st.tuples(st.just("end settling"), st.booleans()),
         st.tuples(st.just("replay"), st.booleans()),
@@ -86,7 +105,8 @@ steps = st.lists(
 
 
 class World:
-    """Two batches, one with a pace, and everything that can happen to them. One settlement can be under way."""
+    """Three batches, one with a pace, and one that reached nobody and has a follow-up; at most MOST_BATCHES. And
+    everything that can happen to them. One settlement can be under way."""
 
     def __init__(self, conns: list[Connection]) -> None:
         for conn in conns:
@@ -98,20 +118,25 @@ class World:
         self.looker.execute("delete from deployment_cancel")
         self.looker.commit()
         called = [phone_number(index) for index in range(CALLS)]
-        self.batch_ids = [
+        self.order = 0
+        self.batch_ids = [make_batch(self.looker, called, submission_rows=SUBMISSION_ROWS)]
+        self._reach_nobody(0)
+        settle_all(self.looker)
+        self.batch_ids += [
             make_batch(self.looker, called, submission_rows=SUBMISSION_ROWS, send=False),
             make_batch(self.looker, called, submission_rows=SUBMISSION_ROWS, send=False, calls_per_minute=40),
         ]
+        self.first_ids = tuple(self.batch_ids)
+        self._follow_up(0, everything=False)
         self.worker_id = register_worker(self.looker, "test", 1)
         self.looker.commit()
         self.sent: list[Outgoing] = []
-        self.order = 0
 
     def do(self, name: str, *arguments: Any) -> None:
         try:
             getattr(self, "_" + name.replace(" ", "_"))(*arguments)
             self.writer.commit()
-        except (psycopg.errors.LockNotAvailable, NotInDoubt) as error:
+        except (psycopg.errors.LockNotAvailable, NotInDoubt, NothingToFollowUp) as error:
             note(f"{name}: {type(error).__name__}")
             self.writer.rollback()
             if self.settler.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
@@ -119,12 +144,41 @@ class World:
 
     def _claim(self, kept: bool) -> None:
         self.writer.execute("update submission set next_try_at = now() where state = 'pending'")
-        self.writer.execute("update batch set next_release_at = null")
+        self.writer.execute("update batch set next_release_at = null where next_release_at is not null")
         outgoing = claim_submission(self.writer, self.worker_id)
+        if outgoing is not None:
+            self._check_claimed(outgoing)
         if outgoing is not None and kept:
             self.sent.append(outgoing)
         elif outgoing is not None:
             self.writer.rollback()  # the worker is killed before its commit
+
+    def _check_claimed(self, outgoing: Outgoing) -> None:
+        """Nobody who was reached by an earlier call is called again."""
+        sent = self.writer.execute(
+            "select row from call c where batch_id = %s and submission_no = %s"
+            " and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)",
+            (outgoing.batch_id, outgoing.submission_no),
+        ).fetchall()
+        assert sent
+        for (row,) in sent:
+            call = get_call(self.writer, outgoing.batch_id, row)
+            while call.follows is not None:
+                call = get_call(self.writer, **call.follows)
+                assert call.outcome != "completed"
+
+    def _follow_up(self, batch: int, everything: bool) -> None:
+        if len(self.batch_ids) == MOST_BATCHES:
+            return
+        chosen = {"outcomes": FOLLOWED_OUTCOMES, "include": INCLUDABLE} if everything else {}
+        wanted = FollowUp(self._id(batch), **chosen)
+        parameters = follow_up_parameters(self.writer, wanted.batch_id, {"end_timestamp": None})
+        accepted = accept(self.writer, wanted, parameters, Limits(SUBMISSION_ROWS, 3600))
+        self.writer.commit()
+        self.batch_ids.append(accepted.batch_id)
+
+    def _id(self, batch: int) -> int:
+        return self.batch_ids[batch % len(self.batch_ids)]
 
     def _answer(self, place: int, answer: str) -> None:
         if place < len(self.sent):
@@ -136,25 +190,25 @@ class World:
             release_untold(self.writer, self.worker_id, [Taken(sent.batch_id, sent.submission_no, sent.tries)])
 
     def _resolve(self, batch: int, submission_no: int, queued: bool) -> None:
-        resolve_submission(self.writer, self.batch_ids[batch], submission_no, queued=queued, note="asked", by="Ana")
+        resolve_submission(self.writer, self._id(batch), submission_no, queued=queued, note="asked", by="Ana")
 
     def _pause(self, batch: int) -> None:
-        pause_batch(self.writer, self.batch_ids[batch], by="Ana")
+        pause_batch(self.writer, self._id(batch), by="Ana")
 
     def _resume(self, batch: int) -> None:
-        resume_batch(self.writer, self.batch_ids[batch], by="Ana")
+        resume_batch(self.writer, self._id(batch), by="Ana")
 
     def _change(self, batch: int) -> None:
-        change_batch(self.writer, self.batch_ids[batch], {"name": "other", "labels": {"a": "b"}}, by="Ana")
+        change_batch(self.writer, self._id(batch), {"name": "other", "labels": {"a": "b"}}, by="Ana")
 
     def _cancel(self, batch: int) -> None:
-        before = get_batch(self.writer, self.batch_ids[batch]).counts
-        canceled = cancel_batch(self.writer, self.batch_ids[batch], by="Ana", note="stop")
-        after = get_batch(self.writer, self.batch_ids[batch])
+        before = get_batch(self.writer, self._id(batch)).counts
+        canceled = cancel_batch(self.writer, self._id(batch), by="Ana", note="stop")
+        after = get_batch(self.writer, self._id(batch))
         assert after.counts["withdrawn"] == before["withdrawn"] + canceled.withdrawn
         assert after.counts["pending"] + after.counts["overdue"] == canceled.at_provider
         assert not any(each.state == "pending" for each in after.submissions)
-        assert cancel_batch(self.writer, self.batch_ids[batch], by="Ana").withdrawn == 0
+        assert cancel_batch(self.writer, self._id(batch), by="Ana").withdrawn == 0
 
     def _cancel_deployment(self) -> None:
         _, affected = request_cancel(self.writer, 7, 3, by="Ana", note="stop")
@@ -174,7 +228,7 @@ class World:
         self.writer.execute(
             "update batch set start_at = now() - interval '2 seconds', end_at = now() - interval '1 second'"
             " where batch_id = %s",
-            (self.batch_ids[batch],),
+            (self._id(batch),),
         )
         self.writer.commit()
         claim_submission(self.writer, self.worker_id)
@@ -187,16 +241,30 @@ class World:
         )
         mark_overdue(self.writer)
 
-    def _deliver(self, batch: int, number: int, status: str) -> None:
+    def _reach_nobody(self, batch: int) -> None:
+        for number in range(CALLS):
+            self._deliver(batch, number, "failed", later=False)
+
+    def _reach_everybody(self, batch: int) -> None:
+        for number in range(CALLS):
+            self._deliver(batch, number, "completed", later=True)
+
+    def _deliver(self, batch: int, number: int, status: str, later: bool) -> None:
+        """`later`: it was over later than what was delivered before, and wins."""
         self.order += 1
-        body = next(iter(renderings(call_fields(phone_number(number), status)).values()))
+        last_event = 60 + self.order * later
+        body = next(iter(renderings(call_fields(phone_number(number), status, last_event=last_event)).values()))
         received_at = NOON + timedelta(seconds=self.order)
-        batch_id, submission_no = self.batch_ids[batch], number // SUBMISSION_ROWS + 1
-        journal(self.looker, make_callback(batch_id, body, submission_no=submission_no, received_at=received_at))
+        batch_id = self._id(batch)
+        for (submission_no,) in self.looker.execute(
+            "select submission_no from call where batch_id = %s and phone_number = %s",
+            (batch_id, phone_number(number)),
+        ).fetchall():
+            journal(self.looker, make_callback(batch_id, body, submission_no=submission_no, received_at=received_at))
 
     def _begin_to_settle(self) -> None:
         share_results(self.settler)
-        settle(self.settler, claim_waiting(self.settler, 5))
+        settle(self.settler, claim_waiting(self.settler, CALLS))
 
     def _end_settling(self, well: bool) -> None:
         if well:
@@ -226,6 +294,24 @@ class World:
             assert list(verify(self.looker, batch_id)) == []
             self.looker.commit()
 
+        for batch_id in self.first_ids:
+            expected = Counter({"rows": CALLS} | dict.fromkeys(("skipped", "final", *CALL_STATES, *OUTCOMES), 0))
+            for row in range(1, CALLS + 1):
+                state, outcome = self._latest(batch_id, row)
+                expected.update(filter(None, (state, outcome)))
+            assert get_lineage(self.looker, batch_id).latest == expected
+            self.looker.commit()
+
+    def _latest(self, batch_id: int, row: int) -> tuple[str, str | None]:
+        """What a row of a first batch came to, found call by call."""
+        chain = [get_call(self.looker, batch_id, row)]
+        while (key := chain[-1].followed_by) is not None:
+            chain.append(get_call(self.looker, **key))
+        completed = [call for call in chain if call.outcome == "completed"]
+        counted = [call for call in chain if call.withdrawn_reason != "answered"]
+        latest = (completed or counted)[-1]
+        return latest.state, latest.outcome
+
     def finish(self) -> None:
         self.settler.commit()
         settle_all(self.looker)
@@ -245,6 +331,10 @@ def connections(database_url: str) -> Iterator[list[Connection]]:
 
 @FEW
 @given(steps)
+@example(
+    [("reach everybody", 0), ("begin to settle",), ("claim", True), ("end settling", True), *[("claim", True)] * 8]
+)
+@example([("follow up", 3, True), ("cancel", 3), ("follow up", 3, True), ("reach everybody", 3), ("replay", True)])
 def test_balance_holds_whatever_is_done_to_a_batch(connections: list[Connection], todo: list[tuple[Any, ...]]) -> None:
     world = World(connections)
     for step in todo:

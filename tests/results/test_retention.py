@@ -78,6 +78,7 @@ def make_full_batch(conn: Connection) -> int:
     conn.execute("insert into withdrawn (batch_id, row, reason) values (%s, 6, 'suppressed')", (batch_id,))
     conn.execute("delete from outstanding where batch_id = %s and row = 6", (batch_id,))
     conn.execute("update batch_count set withdrawn = 1 where batch_id = %s", (batch_id,))
+    conn.execute("insert into follow_up values (%s, 1, %s, 1)", (batch_id, 10**9))  # its follow-up is purged
     conn.commit()
     return batch_id
 

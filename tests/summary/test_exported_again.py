@@ -24,7 +24,7 @@ from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
 from receiver.queueing.exported import RESULT_COLUMNS, SKIPPED_CODES, SKIPPED_COLUMNS
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.row_zones import NoCommonHours
-from receiver.queueing.submissions import DUPLICATE, SUPPRESSED
+from receiver.queueing.submissions import DUPLICATE, RECENT, SUPPRESSED
 from receiver.summary.export import export_calls_csv, export_skipped_csv
 from receiver.text.csv_line import csv_line
 
@@ -228,5 +228,5 @@ def test_only_the_columns_that_were_added_last_are_left_out() -> None:
 def test_every_code_of_a_skipped_row_is_known() -> None:
     source = "".join(Path(inspect.getfile(kind)).read_text() for kind in (ContactReader, DestinationError))
     codes = set(re.findall(r'code="(destination_\w+)"', source)) | set(re.findall(r'_invalid\(row, "(\w+)"', source))
-    codes |= {DestinationError.code, DUPLICATE, SUPPRESSED, NoCommonHours.code, "time_zone_unknown"}
+    codes |= {DestinationError.code, DUPLICATE, SUPPRESSED, RECENT, NoCommonHours.code, "time_zone_unknown"}
     assert codes == SKIPPED_CODES

@@ -122,7 +122,20 @@ def _queue(answers: Answers, client: FlaskClient, conn: Connection) -> int:
     post_csv(client, headers=refused)
     answer_submissions(conn, lambda sent: REFUSED)
     answers.keep_problem(502, "provider_refused", post_csv(client, headers=refused))
+    _follow_up(answers, client, conn, batch_id)
     return batch_id
+
+
+def _follow_up(answers: Answers, client: FlaskClient, conn: Connection, batch_id: int) -> None:
+    path, now = f"/api/v1/batches/{batch_id}/follow-ups", {"Prefer": "wait=0"}
+    body = {"outcomes": ["failed"], "name": "December reminders, again"}
+    answers.keep("follow_up", 200, client.post(path, json={**body, "dry_run": True}))
+    named = {**now, "Idempotency-Key": "again"}
+    answers.keep("follow_up", 202, client.post(path, json=body, headers=named))
+    answer_submissions(conn)
+    answers.keep("follow_up", 201, client.post(path, json=body, headers=named))
+    answers.keep_problem(422, "nothing_to_follow_up", client.post(path, json=body, headers=now))
+    answers.keep("get_lineage", 200, client.get(f"/api/v1/batches/{batch_id}/lineage"))
 
 
 def _post(

@@ -25,6 +25,8 @@ BATCH_SHAPE = {
     "state": "str",
     "phase": "str",
     "simulated": "bool",
+    "follows": "NoneType",
+    "follow_ups": [],
     "created_by": "str",
     "parameters": {
         "start_timestamp": "NoneType",
@@ -147,6 +149,7 @@ def test_dry_run_is_a_preview_and_stores_nothing(queuer: FlaskClient, conn: Conn
         ("invalid", 1),
         ("duplicates", 1),
         ("suppressed", 0),
+        ("recent", {"rows": 0, "batches": []}),
         ("submissions", 1),
         ("zones", []),
         ("due_at", "2035-01-01T01:00:00Z"),

@@ -10,12 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from flask import Flask, Response
+from flask import Flask
 from flask.testing import FlaskClient
 
 from receiver.config import Config
 from receiver.database.pool import Connection
-from receiver.queueing.acceptance import Accepted
 from receiver.release.provider import Provider
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
@@ -105,13 +104,13 @@ def test_unknown_submission_is_202(queuer: FlaskClient, start_provider: StartPro
 
 def test_prefer_sets_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    accepted = batches._accepted
+    preferred = batches._preferred_wait
 
-    def note(stored: Accepted, seconds: float) -> Response:
-        waits.append(seconds)
-        return accepted(stored, seconds)
+    def note() -> float:
+        waits.append(preferred())
+        return waits[-1]
 
-    monkeypatch.setattr(batches, "_accepted", note)
+    monkeypatch.setattr(batches, "_preferred_wait", note)
     asked = {
         "wait=0": 0,
         "wait=1": 1,

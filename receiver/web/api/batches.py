@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 from flask import Response, jsonify, request, url_for
 from flask.views import MethodView
-from marshmallow import fields, validate
+from marshmallow import Schema, fields, validate
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
 
@@ -18,16 +18,19 @@ from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import (
     Accepted,
     IdempotentRequest,
+    Limits,
     accept,
     find_accepted,
     preview,
+    recent_calls,
     request_digest,
 )
-from receiver.queueing.batches import check_external_id
+from receiver.queueing.batches import Preview, check_external_id
 from receiver.queueing.parameters import (
     DAYS_PATTERN,
     HOURS_PATTERN,
     STORABLE,
+    BatchParameters,
     CallingDays,
     CallingHours,
     Flag,
@@ -37,6 +40,7 @@ from receiver.queueing.parameters import (
     says,
     storable,
 )
+from receiver.queueing.recent import FindRecent, RecentBatch
 from receiver.queueing.suppressions import find_suppressed
 from receiver.queueing.workbook import opened_csv
 from receiver.release.control import change_batch
@@ -135,8 +139,7 @@ class Batches(MethodView):
         stored: Stored | None = request.environ.get(STORED)
         if stored is None:
             return queue_batch()
-        batch_id, headers = stored.subject
-        return _answer(_read(batch_id, headers), headers)
+        return answer_stored(stored)
 
 
 @blueprint.route("/batches/<int:batch_id>")
@@ -176,27 +179,52 @@ def queue_batch() -> Response:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
     csv, form = read_form()
-    repeatable = None if form.get("dry_run", "").lower() in Flag.truthy else _repeatable(csv, form)
+    is_dry = form.get("dry_run", "").lower() in Flag.truthy
+    repeatable = None if is_dry else repeatable_request(csv.stream, form)
     if repeatable is not None:
         # Before any check: a repeated request must get the same answer, even if its times are in the past now.
         with reading(services().pool) as conn:
             earlier = find_accepted(conn, repeatable)
         if earlier is not None:
-            return _accepted(earlier, _preferred_wait())
+            return answer_accepted(earlier)
     parameters = read_parameters(form, services().config.default_region, csv.filename or "")
     if parameters.dry_run:
         if parameters.external_id is not None:
             with reading(services().pool) as conn:
                 check_external_id(conn, parameters.external_id)
+        limits = services().limits
         with opened_csv(csv.stream) as text:
-            seen = preview(text, parameters, services().limits, suppressed_numbers)
-        content: dict[str, Any] = {name: getattr(seen, name) for name in seen.__slots__}
-        content |= {"warnings": errors_of(seen.warnings), "errors": errors_of(seen.errors)}
-        return jsonify(schemas.Preview().dump(content))
+            seen = preview(text, parameters, limits, suppressed_numbers, recent_numbers(parameters, limits))
+        return jsonify(schemas.Preview().dump(preview_members(seen)))
 
     with opened_csv(csv.stream) as text, connection(services().pool) as conn:
         accepted = accept(conn, text, parameters, services().limits, repeatable, created_by=current_key().name)
-    return _accepted(accepted, _preferred_wait())
+    return answer_accepted(accepted)
+
+
+def preview_members(seen: Preview) -> dict[str, Any]:
+    """A preview for its schema."""
+    batches = [
+        {"id": each.id, "name": each.name, "created_at": each.created_at, "rows": rows}
+        for each, rows in seen.recent.batches
+    ]
+    return {
+        **{name: getattr(seen, name) for name in seen.__slots__},
+        "recent": {"rows": seen.recent.rows, "batches": batches},
+        "warnings": errors_of(seen.warnings),
+        "errors": errors_of(seen.errors),
+    }
+
+
+def recent_numbers(parameters: BatchParameters, limits: Limits) -> FindRecent:
+    """Finds the numbers that were queued recently. No connection is held while a file is read."""
+    calls = recent_calls(parameters, limits)
+
+    def find(phone_numbers: Sequence[int]) -> Mapping[int, Sequence[RecentBatch]]:
+        with reading(services().pool) as conn:
+            return calls.find(conn, phone_numbers)
+
+    return find
 
 
 def suppressed_numbers(phone_numbers: Sequence[int]) -> set[int]:
@@ -205,7 +233,8 @@ def suppressed_numbers(phone_numbers: Sequence[int]) -> set[int]:
         return find_suppressed(conn, phone_numbers)
 
 
-def _repeatable(csv: FileStorage, form: dict[str, str]) -> IdempotentRequest | None:
+def repeatable_request(content: IO[bytes], form: Mapping[str, str]) -> IdempotentRequest | None:
+    """The request, if it has an Idempotency-Key. Raises InvalidInput."""
     idempotency_key = request.headers.get("Idempotency-Key")
     if idempotency_key is None:
         return None
@@ -214,19 +243,26 @@ def _repeatable(csv: FileStorage, form: dict[str, str]) -> IdempotentRequest | N
             "Some parameters are not valid.",
             [Fault("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")],
         )
-    return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(csv.stream, form))
+    return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(content, form))
 
 
-def _accepted(accepted: Accepted, wait_seconds: float) -> Response:
+def answer_stored(stored: Stored, schema: Schema = _batch) -> Response:
+    """The answer to a request that has waited for the provider."""
+    batch_id, headers = stored.subject
+    return _answer(_read(batch_id, headers), headers, schema)
+
+
+def answer_accepted(accepted: Accepted, schema: Schema = _batch) -> Response:
+    """The answer with the batch. If the request waits for the provider, it is resumed with `answer_stored`."""
     headers = {"Location": url_for("batches.OneBatch", batch_id=accepted.batch_id)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    batch = _read(accepted.batch_id, headers)
+    batch, wait_seconds = _read(accepted.batch_id, headers), _preferred_wait()
     if batch.state == "queueing" and wait_seconds:
         stored = Stored(current_key(), (batch.id, headers))
         ready = partial(services().decisions.has, batch.id)
         request.environ[WAIT] = Wait(ready, time.monotonic() + wait_seconds, {STORED: stored, "CONTENT_LENGTH": "0"})
-    return _answer(batch, headers)
+    return _answer(batch, headers, schema)
 
 
 def read_form() -> tuple[FileStorage, dict[str, str]]:
@@ -276,7 +312,7 @@ def _read(batch_id: int, headers: dict[str, str]) -> Batch:
         ) from None
 
 
-def _answer(batch: Batch, headers: dict[str, str]) -> Response:
+def _answer(batch: Batch, headers: dict[str, str], schema: Schema) -> Response:
     if batch.state == "refused":
         refused = next(submission for submission in batch.submissions if submission.state == "refused")
         raise Problem(
@@ -287,7 +323,7 @@ def _answer(batch: Batch, headers: dict[str, str]) -> Response:
             provider_status=refused.provider_status,
             provider_error=refused.error,
         )
-    answer = jsonify(_batch.dump(batch))
+    answer = jsonify(schema.dump(batch))
     answer.status_code = 201 if batch.state == "queued" else 202
     answer.headers.update(headers)
     return answer

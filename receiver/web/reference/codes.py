@@ -56,6 +56,9 @@ CODES = {
         "The CSV is not valid; `errors` lists the rows.",
         "Correct it, or leave invalid rows out with `on_invalid=skip`. Nothing was stored or sent.",
     ),
+    "nothing_to_follow_up": Code(
+        422, "No call of the batch was chosen; `left_out` counts the reasons.", "Choose other outcomes, or wait."
+    ),
     "idempotency_key_reused": Code(
         422, "This `Idempotency-Key` was used before with other content.", "Use a new key for a new batch."
     ),
@@ -98,6 +101,14 @@ OF_OPERATION = {
         "provider_refused",
     ),
     "export_faulty_rows": ("bad_request", "too_large", "unsupported_media_type", "invalid_csv"),
+    "follow_up": (
+        *_OF_JSON,
+        "invalid_csv",
+        "external_id_used",
+        "idempotency_key_reused",
+        "nothing_to_follow_up",
+        "provider_refused",
+    ),
     "change_batch": (*_OF_JSON, "external_id_used", "nothing_unreleased", "not_cut_by_zone"),
     "pause_batch": _OF_JSON,
     "resume_batch": _OF_JSON,

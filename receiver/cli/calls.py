@@ -1,0 +1,118 @@
+"""Commands for calls: `follow-up` calls some of a batch again, `calls` shows all calls to a number."""
+
+from __future__ import annotations
+
+import argparse
+
+from receiver.changes.audit import COMMAND_LINE
+from receiver.cli.batches import OPTIONS, limits_of, show_preview
+from receiver.cli.database import opened_database
+from receiver.cli.running import Commands
+from receiver.environment import read_config
+from receiver.errors import Fault, InvalidInput
+from receiver.model import rfc3339
+from receiver.phone_numbers.destination import candidates
+from receiver.queueing.acceptance import accept, preview_follow_up
+from receiver.queueing.follow_ups import (
+    DEFAULT_OUTCOMES,
+    FOLLOWED_OUTCOMES,
+    INCLUDABLE,
+    FollowUp,
+    follow_up_parameters,
+)
+from receiver.summary.batches import get_batch
+from receiver.summary.calls import Call, list_calls_of_number
+
+CALLS_AT_ONCE = 500
+
+_OPTIONS = {
+    "application": "the provider's id of the application",
+    "deployment": "the provider's id of the deployment",
+    **{name: text for name, text in OPTIONS.items() if name != "on-duplicate"},
+}
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    follow_up = commands.add_parser(
+        "follow-up",
+        help="call again those of a batch that were not reached",
+        description="Queues a new batch of calls of an earlier batch. Each call is followed up at most once. What is"
+        " not given is taken from the earlier batch, except its start and end, its external id and --on-recent.",
+    )
+    follow_up.add_argument("batch", metavar="BATCH", type=int, help="id of the earlier batch")
+    follow_up.add_argument(
+        "--outcome",
+        action="append",
+        choices=FOLLOWED_OUTCOMES,
+        dest="outcomes",
+        help="call those with this outcome; can be repeated; default: failed and rejected",
+    )
+    follow_up.add_argument(
+        "--include",
+        action="append",
+        choices=INCLUDABLE,
+        default=[],
+        help="call those in this state, too; can be repeated",
+    )
+    for option, help_text in _OPTIONS.items():
+        follow_up.add_argument(f"--{option}", default="", metavar="X", help=help_text)
+    follow_up.add_argument("--dry-run", action="store_true", help="only show what would be queued")
+    follow_up.set_defaults(run=_follow_up)
+    calls = commands.add_parser("calls", help="show all calls to a number, newest batch first")
+    calls.add_argument("number", metavar="NUMBER", help="a number in any format; it is not shown again")
+    calls.set_defaults(run=_calls)
+
+
+def _follow_up(parsed: argparse.Namespace) -> int:
+    texts = {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
+    given = {
+        f"{name}_id" if name in ("application", "deployment") else name: text for name, text in texts.items() if text
+    }
+    wanted = FollowUp(parsed.batch, parsed.outcomes or DEFAULT_OUTCOMES, parsed.include)
+    config = read_config()
+    with opened_database("follow-up", config) as conn:
+        parameters = follow_up_parameters(conn, parsed.batch, given)
+        if parsed.dry_run:
+            seen, calls = preview_follow_up(conn, wanted, parameters, limits_of(config))
+            _show_choice(calls.chosen, calls.left_out)
+            show_preview(seen)
+            return 0
+        accepted = accept(conn, wanted, parameters, limits_of(config), created_by=COMMAND_LINE)
+        conn.commit()
+        batch = get_batch(conn, accepted.batch_id)
+    where = " to the simulator" if config.plum_simulated else ""
+    print(f"Batch {batch.id} is stored; a worker sends it{where}.")
+    _show_choice(batch.counts["rows"], batch.left_out or {})
+    return 0
+
+
+def _show_choice(chosen: int, left_out: dict[str, int]) -> None:
+    reasons = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in left_out.items() if rows)
+    print(f"{chosen} calls are called again. Left out: {reasons or 'none'}.")
+
+
+def _calls(parsed: argparse.Namespace) -> int:
+    numbers = candidates(parsed.number, read_config().default_region)
+    if not numbers:
+        raise InvalidInput("Nothing was searched.", [Fault("NUMBER", "invalid", "This cannot be a phone number.")])
+    after: tuple[int, int] | None = None
+    with opened_database("calls") as conn:
+        while True:
+            page = list_calls_of_number(conn, numbers, CALLS_AT_ONCE, after)
+            for call in page.calls:
+                print(_line(call))
+            if not page.more:
+                break
+            after = page.calls[-1].batch_id, page.calls[-1].row
+    if after is None and not page.calls:
+        print("There is no call to this number.")
+    return 0
+
+
+def _line(call: Call) -> str:
+    result = f" {call.outcome} ({call.provider_status}), {call.attempts or 0} attempts" if call.outcome else ""
+    reason = f" ({call.withdrawn_reason})" if call.withdrawn_reason else ""
+    at = f", {rfc3339(call.result_received_at)}" if call.result_received_at else ""
+    linked = (("follows", call.follows), ("followed by", call.followed_by))
+    links = "".join(f", {word} batch {key['batch_id']} row {key['row']}" for word, key in linked if key)
+    return f"batch {call.batch_id} row {call.row}: {call.state}{reason}{result}{at}{links}"

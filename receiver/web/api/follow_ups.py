@@ -1,0 +1,159 @@
+"""Follow-ups over REST: call again those that were not reached, and see what a list came to in the end."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from typing import Any
+
+from flask import Response, jsonify, request
+from flask.views import MethodView
+from marshmallow import fields, validate
+
+from receiver.database.pool import at_one_moment, connection, reading
+from receiver.queueing.acceptance import accept, find_accepted, preview_follow_up
+from receiver.queueing.batches import check_external_id
+from receiver.queueing.follow_ups import (
+    DEFAULT_OUTCOMES,
+    FOLLOWED_OUTCOMES,
+    INCLUDABLE,
+    FollowUp,
+    follow_up_parameters,
+)
+from receiver.queueing.parameters import BatchForm, says
+from receiver.summary.batches import Batch
+from receiver.summary.lineage import get_lineage
+from receiver.web import schemas
+from receiver.web.api import Blueprint, OptionalBody
+from receiver.web.api.batches import answer_accepted, answer_stored, preview_members, repeatable_request
+from receiver.web.auth import STORED, Stored, current_key, requires
+from receiver.web.json_body import read_json
+from receiver.web.services import services
+
+blueprint = Blueprint("follow_ups", __name__)
+
+_batch, _followed = schemas.Batch(), schemas.FollowUpBatch()
+
+
+class FollowUpRequest(BatchForm, OptionalBody):
+    """Every field may be absent: then it is taken from the earlier batch. null: the follow-up does without it."""
+
+    class Meta(BatchForm.Meta, OptionalBody.Meta):
+        pass
+
+    outcomes = fields.List(
+        fields.String(validate=validate.OneOf(FOLLOWED_OUTCOMES)),
+        metadata=says("Calls with these outcomes are called again.", default=list(DEFAULT_OUTCOMES)),
+    )
+    include = fields.List(
+        fields.String(validate=validate.OneOf(INCLUDABLE)),
+        metadata=says("Calls in these states are called again, too.", default=[]),
+    )
+    on_duplicate = fields.String(
+        validate=validate.OneOf(["keep"]), metadata=says("Repeated destinations are kept.", default="keep")
+    )
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        field_obj.required = False
+        field_obj.allow_none = field_name not in ("outcomes", "include", "dry_run")
+
+    def _check_rules(self, *_: Any, **__: Any) -> None:
+        """Checked with the earlier batch's parameters."""
+
+
+_DEFAULTS = {
+    "outcomes": sorted(DEFAULT_OUTCOMES),
+    "include": [],
+    "on_invalid": "refuse",
+    "on_duplicate": "keep",
+    "on_recent": "allow",
+    "recent_hours": 24,
+}
+
+
+@blueprint.route("/batches/<int:batch_id>/follow-ups")
+class FollowUps(MethodView):
+    @requires("queue")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.arguments(FollowUpRequest)
+    @blueprint.response(201, schemas.FollowUpBatch, description="The provider accepted every submission.")
+    @blueprint.alt_response(
+        202,
+        schema=schemas.FollowUpBatch,
+        success=True,
+        description="Still queueing, or will be released later, or some submission is `unknown`.",
+    )
+    @blueprint.alt_response(
+        200,
+        schema=schemas.FollowUpPreview,
+        success=True,
+        description="`dry_run`: a preview. Nothing was stored or sent.",
+    )
+    @blueprint.doc(operationId="follow_up", tags=["batches"])
+    def post(self, said: dict[str, Any], batch_id: int) -> Response:
+        """Call again those that were not reached
+
+        Queues a new batch of calls of this batch, chosen by outcome. Each call is followed up at most once; its
+        follow-up can be followed up in turn. Completed and pending calls, and calls in an `unknown` submission, are
+        never chosen. If the result of the earlier call is received after all and is `completed`, the unreleased
+        follow-up is withdrawn. The fields are those of a new batch; an absent field is taken from this batch, except
+        the window, `external_id` and `on_recent`.
+        """
+        stored: Stored | None = request.environ.get(STORED)
+        if stored is not None:
+            return answer_stored(stored, _followed)
+        body = request.get_data()
+        given = read_json(body) if body else {}
+        given.pop("dry_run", None)
+        if said.get("dry_run"):
+            return _preview(batch_id, given)
+        written_out = {name: sorted(set(value)) if isinstance(value, list) else value for name, value in given.items()}
+        content = {name: value for name, value in written_out.items() if value != _DEFAULTS.get(name)}
+        canonical = json.dumps({"follows": batch_id, **content}, sort_keys=True).encode()
+        repeatable = repeatable_request(BytesIO(canonical), {})
+        if repeatable is not None:
+            with reading(services().pool) as conn:
+                earlier = find_accepted(conn, repeatable)
+            if earlier is not None:
+                return answer_accepted(earlier, _followed)
+        wanted = _wanted(batch_id, given)
+        with connection(services().pool) as conn:
+            parameters = follow_up_parameters(conn, batch_id, given)
+            accepted = accept(conn, wanted, parameters, services().limits, repeatable, created_by=current_key().name)
+        return answer_accepted(accepted, _followed)
+
+
+def _wanted(batch_id: int, given: dict[str, Any]) -> FollowUp:
+    return FollowUp(batch_id, given.pop("outcomes", DEFAULT_OUTCOMES), given.pop("include", ()))
+
+
+def _preview(batch_id: int, given: dict[str, Any]) -> Response:
+    wanted = _wanted(batch_id, given)
+    with reading(services().pool) as conn:
+        parameters = follow_up_parameters(conn, batch_id, given)
+        if parameters.external_id is not None:
+            check_external_id(conn, parameters.external_id)
+        seen, calls = preview_follow_up(conn, wanted, parameters, services().limits)
+    content = {**preview_members(seen), "chosen": calls.chosen, "left_out": calls.left_out}
+    return jsonify(schemas.FollowUpPreview().dump(content))
+
+
+@blueprint.route("/batches/<int:batch_id>/lineage")
+class LineageOfBatch(MethodView):
+    @requires("read")
+    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
+    @blueprint.response(200, schemas.Lineage)
+    @blueprint.doc(operationId="get_lineage", tags=["batches"])
+    def get(self, batch_id: int) -> Response:
+        """A batch with its follow-ups, and what its rows came to in the end
+
+        `batches`: the first batch and all batches that follow from it. `latest`: the rows of the first batch. A row is
+        completed if any call of its chain is completed; else it counts by its last call that was not withdrawn as
+        `answered`.
+        """
+        with at_one_moment(services().pool) as conn:
+            found = get_lineage(conn, batch_id)
+        batches = [
+            _batch.dump(each) if isinstance(each, Batch) else {"id": each, "purged": True} for each in found.batches
+        ]
+        return jsonify({"batches": batches, "latest": found.latest})
