@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ STANDARD_INPUT = Path("-")
 
 _EXPORTS = {"csv": export_calls_csv, "ndjson": export_calls_ndjson}
 
-OPTIONS = {
+_OPTIONS = {
     "name": "name shown in lists; default: the file's name",
     "start-timestamp": "when dialing may begin: Unix seconds or RFC 3339; default: now",
     "end-timestamp": "when dialing must stop",
@@ -70,11 +71,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         type=Path,
         help="CSV, .xlsx or .ods file whose first column is `destination`; - for standard input",
     )
-    queue.add_argument("--application", required=True, metavar="N", dest="application_id", help="the provider's id")
-    queue.add_argument("--deployment", required=True, metavar="N", dest="deployment_id", help="the provider's id")
-    for option, help_text in OPTIONS.items():
-        queue.add_argument(f"--{option}", default="", metavar="X", help=help_text)
-    queue.add_argument("--dry-run", action="store_true", help="only show what would be queued")
+    add_parameters(queue, required=True)
     queue.add_argument("--watch", action="store_true", help="keep running and show results as they arrive")
     queue.set_defaults(run=_queue)
     status = commands.add_parser("status", help="show the state and counts of a batch")
@@ -90,13 +87,27 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     check.set_defaults(run=_verify)
 
 
+def add_parameters(command: argparse.ArgumentParser, *, required: bool, without: Collection[str] = ()) -> None:
+    """Add the options of a new batch. `required`: whether the provider's ids are."""
+    for name in ("application", "deployment"):
+        command.add_argument(f"--{name}", required=required, metavar="N", dest=f"{name}_id", help="the provider's id")
+    for option, help_text in _OPTIONS.items():
+        if option not in without:
+            command.add_argument(f"--{option}", default="", metavar="X", help=help_text)
+    command.add_argument("--dry-run", action="store_true", help="only show what would be queued")
+
+
+def given_parameters(parsed: argparse.Namespace) -> dict[str, str]:
+    names = ("application_id", "deployment_id", *(option.replace("-", "_") for option in _OPTIONS))
+    return {name: text for name in names if (text := getattr(parsed, name, ""))}
+
+
 def _queue(parsed: argparse.Namespace) -> int:
-    form = {name: getattr(parsed, name) for name in ("application_id", "deployment_id")}
-    form |= {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in OPTIONS}
     config = read_config()
     limits = limits_of(config)
     from_input = parsed.csv == STANDARD_INPUT
-    parameters = read_parameters(form, config.default_region, "standard input" if from_input else parsed.csv.name)
+    file_name = "standard input" if from_input else parsed.csv.name
+    parameters = read_parameters(given_parameters(parsed), config.default_region, file_name)
     try:
         csv = _standard_input() if from_input else parsed.csv.open("rb")
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from receiver.changes.audit import COMMAND_LINE
-from receiver.cli.batches import OPTIONS, limits_of, show_preview
+from receiver.cli.batches import add_parameters, given_parameters, limits_of, show_preview
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.environment import read_config
@@ -24,12 +24,6 @@ from receiver.summary.batches import get_batch
 from receiver.summary.calls import Call, list_calls_of_number
 
 CALLS_AT_ONCE = 500
-
-_OPTIONS = {
-    "application": "the provider's id of the application",
-    "deployment": "the provider's id of the deployment",
-    **{name: text for name, text in OPTIONS.items() if name != "on-duplicate"},
-}
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -54,9 +48,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         default=[],
         help="call those in this state, too; can be repeated",
     )
-    for option, help_text in _OPTIONS.items():
-        follow_up.add_argument(f"--{option}", default="", metavar="X", help=help_text)
-    follow_up.add_argument("--dry-run", action="store_true", help="only show what would be queued")
+    add_parameters(follow_up, required=False, without=("destination-column", "on-duplicate"))
     follow_up.set_defaults(run=_follow_up)
     calls = commands.add_parser("calls", help="show all calls to a number, newest batch first")
     calls.add_argument("number", metavar="NUMBER", help="a number in any format; it is not shown again")
@@ -64,14 +56,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _follow_up(parsed: argparse.Namespace) -> int:
-    texts = {option.replace("-", "_"): getattr(parsed, option.replace("-", "_")) for option in _OPTIONS}
-    given = {
-        f"{name}_id" if name in ("application", "deployment") else name: text for name, text in texts.items() if text
-    }
     wanted = FollowUp(parsed.batch, parsed.outcomes or DEFAULT_OUTCOMES, parsed.include)
     config = read_config()
     with opened_database("follow-up", config) as conn:
-        parameters = follow_up_parameters(conn, parsed.batch, given)
+        parameters = follow_up_parameters(conn, parsed.batch, given_parameters(parsed))
         if parsed.dry_run:
             seen, calls = preview_follow_up(conn, wanted, parameters, limits_of(config))
             _show_choice(calls.chosen, calls.left_out)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from flask import Response, jsonify, request, url_for
 from flask.views import MethodView
@@ -13,12 +13,11 @@ from marshmallow import Schema, fields, validate
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
 
-from receiver.database.pool import DatabaseUnavailable, connection, reading
+from receiver.database.pool import Connection, DatabaseUnavailable, connection, reading
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.acceptance import (
     Accepted,
     IdempotentRequest,
-    Limits,
     accept,
     find_accepted,
     preview,
@@ -40,7 +39,8 @@ from receiver.queueing.parameters import (
     says,
     storable,
 )
-from receiver.queueing.recent import FindRecent, RecentBatch
+from receiver.queueing.recent import FindRecent
+from receiver.queueing.submissions import FindSuppressed
 from receiver.queueing.suppressions import find_suppressed
 from receiver.queueing.workbook import opened_csv
 from receiver.release.control import change_batch
@@ -63,6 +63,8 @@ BATCHES_AT_ONCE = 25
 """Batches that one query reads: a batch with many repeated numbers can have a megabyte of submissions."""
 
 _batch = schemas.Batch()
+
+_Found = TypeVar("_Found")
 
 
 class BatchChanges(OptionalBody):
@@ -192,9 +194,8 @@ def queue_batch() -> Response:
         if parameters.external_id is not None:
             with reading(services().pool) as conn:
                 check_external_id(conn, parameters.external_id)
-        limits = services().limits
         with opened_csv(csv.stream) as text:
-            seen = preview(text, parameters, limits, suppressed_numbers, recent_numbers(parameters, limits))
+            seen = preview(text, parameters, services().limits, *number_lookups(parameters))
         return jsonify(schemas.Preview().dump(preview_members(seen)))
 
     with opened_csv(csv.stream) as text, connection(services().pool) as conn:
@@ -216,21 +217,17 @@ def preview_members(seen: Preview) -> dict[str, Any]:
     }
 
 
-def recent_numbers(parameters: BatchParameters, limits: Limits) -> FindRecent:
-    """Finds the numbers that were queued recently. No connection is held while a file is read."""
-    calls = recent_calls(parameters, limits)
+def number_lookups(parameters: BatchParameters) -> tuple[FindSuppressed, FindRecent]:
+    """They find suppressed numbers, and recent ones. No connection is held while a file is read."""
+    return _looked_up(find_suppressed), _looked_up(recent_calls(parameters, services().limits).find)
 
-    def find(phone_numbers: Sequence[int]) -> Mapping[int, Sequence[RecentBatch]]:
+
+def _looked_up(find: Callable[[Connection, Sequence[int]], _Found]) -> Callable[[Sequence[int]], _Found]:
+    def look_up(phone_numbers: Sequence[int]) -> _Found:
         with reading(services().pool) as conn:
-            return calls.find(conn, phone_numbers)
+            return find(conn, phone_numbers)
 
-    return find
-
-
-def suppressed_numbers(phone_numbers: Sequence[int]) -> set[int]:
-    """Those of these numbers that are suppressed. No connection is held while a file is read."""
-    with reading(services().pool) as conn:
-        return find_suppressed(conn, phone_numbers)
+    return look_up
 
 
 def repeatable_request(content: IO[bytes], form: Mapping[str, str]) -> IdempotentRequest | None:
@@ -281,7 +278,7 @@ def read_form() -> tuple[FileStorage, dict[str, str]]:
     faults += [Fault(name, "unknown_field", "Unknown field.") for name in request.files if name != "csv"]
     csv = request.files.get("csv")
     if csv is None:
-        faults.append(Fault("csv", "required", "Send the contacts as a file in the field `csv`."))
+        faults.append(Fault("csv", "required", "Send the file in the field `csv`."))
     if csv is None or faults:
         raise InvalidInput("Some parameters are not valid.", faults)
     return csv, request.form.to_dict()

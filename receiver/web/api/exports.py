@@ -31,7 +31,7 @@ from receiver.summary.export import (
 )
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.api.batches import read_form, recent_numbers, suppressed_numbers
+from receiver.web.api.batches import number_lookups, read_form
 from receiver.web.api.calls import call_filter
 from receiver.web.auth import requires
 from receiver.web.compression import accepts_gzip, gzipped
@@ -171,9 +171,7 @@ def faulty_rows(csv: IO[bytes], parameters: BatchParameters, file_name: str) -> 
     """A download of the file's faulty rows. It begins when all of them are found. Raises InvalidInput."""
     found = TemporaryFile()
     try:
-        limits = services().limits
-        recent = recent_numbers(parameters, limits)
-        plan = plan_file(csv, parameters, limits, datetime.now(UTC), suppressed_numbers, recent)
+        plan = plan_file(csv, parameters, services().limits, datetime.now(UTC), *number_lookups(parameters))
         found.writelines(export_faulty_csv(plan))
         found.seek(0)
     except BaseException:

@@ -7,7 +7,6 @@ from typing import Any
 from flask import Response, jsonify, request
 from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, fields, post_dump, validate
-from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.changes.audit import NOTE_CHARACTERS
@@ -26,6 +25,7 @@ from receiver.queueing.suppressions import (
 )
 from receiver.web import schemas
 from receiver.web.api import Blueprint
+from receiver.web.api.batches import read_form
 from receiver.web.auth import current_key, requires
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_writer
@@ -182,39 +182,16 @@ def _suppress_number() -> Response:
 
 
 def _suppress_file() -> Response:
-    csv, given = _read_form()
+    csv, form = read_form()
+    try:
+        given = SuppressionForm().load({name: text for name, text in form.items() if text})
+    except ValidationError as error:
+        raise InvalidInput("Some parameters are not valid.", faults(error)) from None
     with connection(services().pool) as conn:
         done = suppress_file(conn, csv.stream, services().config.default_region, by=current_key().name, **given)
     return jsonify(
         {name: getattr(done, name) for name in ("added", "present", "invalid")} | {"errors": errors_of(done.errors)}
     )
-
-
-def _read_form() -> tuple[FileStorage, dict[str, Any]]:
-    try:
-        request.form  # noqa: B018 reads the whole body
-    except ValueError as error:
-        raise InvalidInput(
-            "The body cannot be read as multipart/form-data; nothing was stored.",
-            [Fault("body", "broken_form", f"{error}.")],
-        ) from None
-    found: list[Fault] = []
-    for name in {**request.form, **request.files}:
-        if len(request.form.getlist(name)) + len(request.files.getlist(name)) > 1:
-            found.append(Fault(name, "repeated_field", "It must not be given more than once."))
-        elif name in request.files and name != "csv":
-            found.append(Fault(name, "unknown_field", "Unknown field."))
-    given: dict[str, Any] = {}
-    try:
-        given = SuppressionForm().load({name: text for name, text in request.form.items() if text})
-    except ValidationError as error:
-        found += faults(error)
-    csv = request.files.get("csv")
-    if csv is None:
-        found.append(Fault("csv", "required", "Send the numbers as a file in the field `csv`."))
-    if csv is None or found:
-        raise InvalidInput("Some parameters are not valid.", found)
-    return csv, given
 
 
 def read_number(text: str) -> int:

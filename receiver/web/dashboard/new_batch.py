@@ -32,7 +32,7 @@ from receiver.queueing.drafts import (
 from receiver.queueing.header import MissingDestination
 from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
 from receiver.queueing.workbook import opened_csv
-from receiver.web.api.batches import recent_numbers, suppressed_numbers
+from receiver.web.api.batches import number_lookups
 from receiver.web.api.exports import faulty_rows
 from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, read_form, shown
@@ -153,7 +153,7 @@ def _preview(found: Draft, parameters: BatchParameters) -> Any:
             csv = open_csv(conn, found.draft_id)
         # Return the connection first: reading a million rows takes long.
         with csv:
-            seen = preview(csv, parameters, limits, suppressed_numbers, recent_numbers(parameters, limits))
+            seen = preview(csv, parameters, limits, *number_lookups(parameters))
         with connection(services().pool) as conn:
             keep_preview(conn, found, parameters, limits, seen)
     return seen
