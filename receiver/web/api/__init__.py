@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flask_smorest
@@ -10,8 +11,12 @@ from marshmallow import RAISE, Schema, ValidationError
 from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from receiver.database.api_keys import Scope
 from receiver.queueing.parameters import Coded
+from receiver.web.auth import View, requires
+from receiver.web.conditional import revalidated
 from receiver.web.json_body import JSON_BYTES, read_json
+from receiver.web.schemas import NoQuery
 
 
 class OptionalBody(Schema):
@@ -48,7 +53,7 @@ class _StrictParser(FlaskParser):
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no types
-    """A subject of the API. Each view declares its scope (outermost) and its query, which may be `NoQuery`."""
+    """A subject of the API."""
 
     ARGUMENTS_PARSER = _StrictParser()
 
@@ -57,3 +62,32 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no typ
         request."""
         made = schema() if isinstance(schema, type) else schema
         return super().arguments(made, required=not isinstance(made, OptionalBody), **given)
+
+    def operation(
+        self,
+        name: str,
+        scope: Scope,
+        answer: Any = None,
+        *,
+        status: int = 200,
+        query: type[Schema] = NoQuery,
+        body: type[Schema] | None = None,
+        tag: str | None = None,
+        conditional: bool = False,
+        **described: Any,
+    ) -> Callable[[View], View]:
+        """Declare an operation: its id, the scope that its key needs, and its successful answer.
+
+        The view gets what `query` and `body` read, in this order. They are read after the key is checked.
+        `conditional`: answers have ETags. `described`: more about the answer.
+        """
+
+        def declare(view: View) -> View:
+            view = self.doc(operationId=name, **({} if tag is None else {"tags": [tag]}))(view)
+            view = self.response(status, answer, **described)(view)
+            if body is not None:
+                view = self.arguments(body)(view)
+            view = self.arguments(query, location="query", as_kwargs=query is NoQuery)(view)
+            return requires(scope)(revalidated(view) if conditional else view)
+
+        return declare

@@ -13,7 +13,6 @@ from receiver.database.pool import reading
 from receiver.queueing.parameters import STORABLE, Timestamp, says, storable
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import requires
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_writer
 from receiver.web.services import services
@@ -60,10 +59,7 @@ class AuditAnswer(schemas.Answer):
 
 @blueprint.route("/audit")
 class Audit(MethodView):
-    @requires("admin")
-    @blueprint.arguments(AuditQuery, location="query")
-    @blueprint.response(200, AuditAnswer)
-    @blueprint.doc(operationId="list_audit")
+    @blueprint.operation("list_audit", "admin", AuditAnswer, query=AuditQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """List changes, newest first
 

@@ -47,8 +47,7 @@ from receiver.release.control import change_batch
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
-from receiver.web.auth import STORED, Stored, current_key, requires
-from receiver.web.conditional import revalidated
+from receiver.web.auth import STORED, Stored, View, current_key
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonNumber
@@ -96,13 +95,26 @@ class BatchChanges(OptionalBody):
 blueprint = Blueprint("batches", __name__, description="Batches: a CSV and its parameters, as queued")
 
 
+def queueing(
+    of: Blueprint, name: str, answer: type[Schema], preview: type[Schema], **more: Any
+) -> Callable[[View], View]:
+    """Declare an operation that queues a batch."""
+
+    def declare(view: View) -> View:
+        for status, schema, text in (
+            (200, preview, "`dry_run`: a preview. Nothing was stored or sent."),
+            (202, answer, "Still queueing, or will be released later, or some submission is `unknown`."),
+        ):
+            view = of.alt_response(status, schema=schema, success=True, description=text)(view)
+        accepted = "The provider accepted every submission."
+        return of.operation(name, "queue", answer, status=201, description=accepted, **more)(view)
+
+    return declare
+
+
 @blueprint.route("/batches")
 class Batches(MethodView):
-    @requires("read")
-    @revalidated
-    @blueprint.arguments(schemas.BatchesQuery, location="query")
-    @blueprint.response(200, schemas.Batches)
-    @blueprint.doc(operationId="list_batches")
+    @blueprint.operation("list_batches", "read", schemas.Batches, query=schemas.BatchesQuery, conditional=True)
     def get(self, query: dict[str, Any]) -> Response:
         """List batches, newest first
 
@@ -117,19 +129,7 @@ class Batches(MethodView):
             "batches", query, read, lambda batch: (batch.id,), json_writer(_batch), at_once=BATCHES_AT_ONCE
         )
 
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(201, schemas.Batch, description="The provider accepted every submission.")
-    @blueprint.alt_response(
-        202,
-        schema=schemas.Batch,
-        success=True,
-        description="Still queueing, or will be released later, or some submission is `unknown`.",
-    )
-    @blueprint.alt_response(
-        200, schema=schemas.Preview, success=True, description="`dry_run`: a preview. Nothing was stored or sent."
-    )
-    @blueprint.doc(operationId="queue_batch")
+    @queueing(blueprint, "queue_batch", schemas.Batch, schemas.Preview)
     def post(self) -> Response:
         """Queue a CSV
 
@@ -146,11 +146,7 @@ class Batches(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>")
 class OneBatch(MethodView):
-    @requires("read")
-    @revalidated
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(200, schemas.Batch)
-    @blueprint.doc(operationId="get_batch")
+    @blueprint.operation("get_batch", "read", schemas.Batch, conditional=True)
     def get(self, batch_id: int) -> Batch:
         """One batch with its balance
 
@@ -159,11 +155,7 @@ class OneBatch(MethodView):
         with reading(services().pool) as conn:
             return get_batch(conn, batch_id)
 
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(BatchChanges)
-    @blueprint.response(200, schemas.Batch)
-    @blueprint.doc(operationId="change_batch")
+    @blueprint.operation("change_batch", "queue", schemas.Batch, body=BatchChanges)
     def patch(self, changes: dict[str, Any], batch_id: int) -> Batch:
         """Change a batch
 

@@ -13,7 +13,6 @@ from receiver.database.pool import reading
 from receiver.summary.callbacks import Callback, get_callback, list_callbacks
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import requires
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_writer
 from receiver.web.reading import reader
@@ -24,10 +23,7 @@ blueprint = Blueprint("callbacks", __name__, description="Callbacks: each POST t
 
 @blueprint.route("/callbacks")
 class Callbacks(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.CallbacksQuery, location="query")
-    @blueprint.response(200, schemas.Callbacks)
-    @blueprint.doc(operationId="list_callbacks")
+    @blueprint.operation("list_callbacks", "read", schemas.Callbacks, query=schemas.CallbacksQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """List callbacks, newest first"""
         state, batch_id = query.get("state"), query.get("batch_id")
@@ -42,10 +38,7 @@ class Callbacks(MethodView):
 
 @blueprint.route("/callbacks/<int:callback_id>")
 class OneCallback(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(200, schemas.CallbackWithBody)
-    @blueprint.doc(operationId="get_callback")
+    @blueprint.operation("get_callback", "read", schemas.CallbackWithBody)
     def get(self, callback_id: int) -> dict[str, Any]:
         """One callback with its body"""
         with reading(services().pool) as conn:

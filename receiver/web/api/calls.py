@@ -16,7 +16,6 @@ from receiver.summary.callbacks import list_callbacks_of_call
 from receiver.summary.calls import Call, CallFilter, get_call, list_calls, list_calls_of_number
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import requires
 from receiver.web.cursors import Found, answer_page
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -26,10 +25,7 @@ blueprint = Blueprint("calls", __name__, description="Calls: rows of the CSV and
 
 @blueprint.route("/batches/<int:batch_id>/calls")
 class BatchCalls(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.CallsQuery, location="query")
-    @blueprint.response(200, schemas.Calls)
-    @blueprint.doc(operationId="list_calls")
+    @blueprint.operation("list_calls", "read", schemas.Calls, query=schemas.CallsQuery)
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """List a batch's calls, in the order of its rows"""
         wanted = call_filter(query)
@@ -42,10 +38,7 @@ class BatchCalls(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/calls/<int:row>")
 class OneCall(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(200, schemas.CallWithCallbacks)
-    @blueprint.doc(operationId="get_call")
+    @blueprint.operation("get_call", "read", schemas.CallWithCallbacks)
     def get(self, batch_id: int, row: int) -> Response:
         """One call with all its events and callbacks"""
         with at_one_moment(services().pool) as conn:
@@ -58,10 +51,7 @@ class OneCall(MethodView):
 
 @blueprint.route("/calls")
 class NumberCalls(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.NumberQuery, location="query")
-    @blueprint.response(200, schemas.Calls)
-    @blueprint.doc(operationId="find_calls")
+    @blueprint.operation("find_calls", "read", schemas.Calls, query=schemas.NumberQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """List all calls to a number, newest batch first"""
         numbers = _numbers(query["phone_number"])

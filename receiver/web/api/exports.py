@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -33,7 +33,7 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.api.batches import number_lookups, read_form
 from receiver.web.api.calls import call_filter
-from receiver.web.auth import requires
+from receiver.web.auth import View
 from receiver.web.compression import accepts_gzip, gzipped
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -49,6 +49,10 @@ NAME_LENGTH = 100
 _TEXT = {"type": "string"}
 
 blueprint = Blueprint("exports", __name__)
+
+
+def _file(name: str, query: type[Schema], content_type: str = "text/csv") -> Callable[[View], View]:
+    return blueprint.operation(name, "read", _TEXT, query=query, tag="calls", content_type=content_type)
 
 
 class BomQuery(Schema):
@@ -71,10 +75,7 @@ class EveryCallCsvQuery(schemas.EveryCallQuery, BomQuery):
 
 @blueprint.route("/batches/<int:batch_id>/calls.csv")
 class CallsCsv(MethodView):
-    @requires("read")
-    @blueprint.arguments(CsvQuery, location="query")
-    @blueprint.response(200, _TEXT, content_type="text/csv")
-    @blueprint.doc(operationId="export_calls_csv", tags=["calls"])
+    @_file("export_calls_csv", CsvQuery)
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """The calls of a batch as CSV
 
@@ -88,10 +89,7 @@ class CallsCsv(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/skipped.csv")
 class SkippedCsv(MethodView):
-    @requires("read")
-    @blueprint.arguments(BomQuery, location="query")
-    @blueprint.response(200, _TEXT, content_type="text/csv")
-    @blueprint.doc(operationId="export_skipped_csv", tags=["calls"])
+    @_file("export_skipped_csv", BomQuery)
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """The skipped rows of a batch as CSV
 
@@ -104,10 +102,7 @@ class SkippedCsv(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/calls.ndjson")
 class CallsNdjson(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.CallFilters, location="query")
-    @blueprint.response(200, _TEXT, content_type=NDJSON)
-    @blueprint.doc(operationId="export_calls_ndjson", tags=["calls"])
+    @_file("export_calls_ndjson", schemas.CallFilters, NDJSON)
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """The calls of a batch as NDJSON
 
@@ -119,10 +114,7 @@ class CallsNdjson(MethodView):
 
 @blueprint.route("/calls.csv")
 class EveryCallCsv(MethodView):
-    @requires("read")
-    @blueprint.arguments(EveryCallCsvQuery, location="query")
-    @blueprint.response(200, _TEXT, content_type="text/csv")
-    @blueprint.doc(operationId="export_every_call_csv", tags=["calls"])
+    @_file("export_every_call_csv", EveryCallCsvQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """The calls of all batches as CSV
 
@@ -135,10 +127,7 @@ class EveryCallCsv(MethodView):
 
 @blueprint.route("/calls.ndjson")
 class EveryCallNdjson(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.EveryCallQuery, location="query")
-    @blueprint.response(200, _TEXT, content_type=NDJSON)
-    @blueprint.doc(operationId="export_every_call_ndjson", tags=["calls"])
+    @_file("export_every_call_ndjson", schemas.EveryCallQuery, NDJSON)
     def get(self, query: dict[str, Any]) -> Response:
         """The calls of all batches as NDJSON
 
@@ -150,10 +139,7 @@ class EveryCallNdjson(MethodView):
 
 @blueprint.route("/batches/errors.csv")
 class FaultyRows(MethodView):
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(200, _TEXT, content_type="text/csv")
-    @blueprint.doc(operationId="export_faulty_rows", tags=["batches"])
+    @blueprint.operation("export_faulty_rows", "queue", _TEXT, tag="batches", content_type="text/csv")
     def post(self) -> Response:
         """The rows of a CSV that cannot be queued
 

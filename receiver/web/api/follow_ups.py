@@ -25,8 +25,8 @@ from receiver.summary.batches import Batch
 from receiver.summary.lineage import get_lineage
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
-from receiver.web.api.batches import answer_accepted, answer_stored, preview_members, repeatable_request
-from receiver.web.auth import STORED, Stored, current_key, requires
+from receiver.web.api.batches import answer_accepted, answer_stored, preview_members, queueing, repeatable_request
+from receiver.web.auth import STORED, Stored, current_key
 from receiver.web.json_body import read_json
 from receiver.web.services import services
 
@@ -73,23 +73,9 @@ _DEFAULTS = {
 
 @blueprint.route("/batches/<int:batch_id>/follow-ups")
 class FollowUps(MethodView):
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(FollowUpRequest)
-    @blueprint.response(201, schemas.FollowUpBatch, description="The provider accepted every submission.")
-    @blueprint.alt_response(
-        202,
-        schema=schemas.FollowUpBatch,
-        success=True,
-        description="Still queueing, or will be released later, or some submission is `unknown`.",
+    @queueing(
+        blueprint, "follow_up", schemas.FollowUpBatch, schemas.FollowUpPreview, body=FollowUpRequest, tag="batches"
     )
-    @blueprint.alt_response(
-        200,
-        schema=schemas.FollowUpPreview,
-        success=True,
-        description="`dry_run`: a preview. Nothing was stored or sent.",
-    )
-    @blueprint.doc(operationId="follow_up", tags=["batches"])
     def post(self, said: dict[str, Any], batch_id: int) -> Response:
         """Call again those that were not reached
 
@@ -140,10 +126,7 @@ def _preview(batch_id: int, given: dict[str, Any]) -> Response:
 
 @blueprint.route("/batches/<int:batch_id>/lineage")
 class LineageOfBatch(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(200, schemas.Lineage)
-    @blueprint.doc(operationId="get_lineage", tags=["batches"])
+    @blueprint.operation("get_lineage", "read", schemas.Lineage, tag="batches")
     def get(self, batch_id: int) -> Response:
         """A batch with its follow-ups, and what its rows came to in the end
 

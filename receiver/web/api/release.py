@@ -28,7 +28,7 @@ from receiver.release.deployment_cancel import (
 from receiver.summary.batches import Batch, get_batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
-from receiver.web.auth import STORED, Stored, current_key, requires
+from receiver.web.auth import STORED, Stored, current_key
 from receiver.web.json_fields import JsonFlag
 from receiver.web.problems import Problem
 from receiver.web.services import services
@@ -79,11 +79,7 @@ class DeploymentCancelAnswer(schemas.Answer):
 
 @blueprint.route("/batches/<int:batch_id>/pause")
 class Pause(MethodView):
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(Noted)
-    @blueprint.response(200, schemas.Batch)
-    @blueprint.doc(operationId="pause_batch", tags=["batches"])
+    @blueprint.operation("pause_batch", "queue", schemas.Batch, body=Noted, tag="batches")
     def post(self, said: dict[str, Any], batch_id: int) -> Batch:
         """Pause a batch
 
@@ -97,11 +93,7 @@ class Pause(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/resume")
 class Resume(MethodView):
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(Noted)
-    @blueprint.response(200, schemas.Batch)
-    @blueprint.doc(operationId="resume_batch", tags=["batches"])
+    @blueprint.operation("resume_batch", "queue", schemas.Batch, body=Noted, tag="batches")
     def post(self, said: dict[str, Any], batch_id: int) -> Batch:
         """Resume a paused batch
 
@@ -114,11 +106,7 @@ class Resume(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/cancel")
 class Cancel(MethodView):
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(Noted)
-    @blueprint.response(200, schemas.CanceledBatch)
-    @blueprint.doc(operationId="cancel_batch", tags=["batches"])
+    @blueprint.operation("cancel_batch", "queue", schemas.CanceledBatch, body=Noted, tag="batches")
     def post(self, said: dict[str, Any], batch_id: int) -> dict[str, Any]:
         """Cancel a batch: withdraw everything unreleased
 
@@ -143,11 +131,7 @@ class _Requested:
 
 @blueprint.route("/deployments/<int:application_id>/<int:deployment_id>/cancel")
 class CancelDeployment(MethodView):
-    @requires("admin")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(DeploymentCancel)
-    @blueprint.response(200, DeploymentCancelAnswer)
-    @blueprint.doc(operationId="cancel_deployment", tags=["deployments"])
+    @blueprint.operation("cancel_deployment", "admin", DeploymentCancelAnswer, body=DeploymentCancel, tag="deployments")
     def post(self, said: dict[str, Any], application_id: int, deployment_id: int) -> dict[str, Any]:
         """Cancel every pending call of a deployment, in any batch
 

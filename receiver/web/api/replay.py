@@ -14,7 +14,7 @@ from receiver.queueing.parameters import Coded, WholeNumber, says
 from receiver.results.replay import Change, replay_all
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import current_key, requires
+from receiver.web.auth import current_key
 from receiver.web.json_fields import JsonFlag
 from receiver.web.services import services
 
@@ -84,11 +84,7 @@ class ReplayAnswer(schemas.Answer):
 
 @blueprint.route("/callbacks/replay")
 class Replay(MethodView):
-    @requires("admin")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(ReplayRequest)
-    @blueprint.response(200, ReplayAnswer)
-    @blueprint.doc(operationId="replay_callbacks", tags=["callbacks"])
+    @blueprint.operation("replay_callbacks", "admin", ReplayAnswer, body=ReplayRequest, tag="callbacks")
     def post(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """Settle stored callbacks again
 

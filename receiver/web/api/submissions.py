@@ -16,7 +16,7 @@ from receiver.summary.batches import Batch, get_batch
 from receiver.summary.submissions import SubmissionProgress, list_submissions
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import current_key, requires
+from receiver.web.auth import current_key
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonFlag
@@ -43,10 +43,7 @@ class Resolution(Schema):
 
 @blueprint.route("/batches/<int:batch_id>/submissions")
 class Submissions(MethodView):
-    @requires("read")
-    @blueprint.arguments(schemas.PageQuery, location="query")
-    @blueprint.response(200, schemas.Submissions)
-    @blueprint.doc(operationId="list_submissions", tags=["batches"])
+    @blueprint.operation("list_submissions", "read", schemas.Submissions, query=schemas.PageQuery, tag="batches")
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """List all submissions of a batch, in the order of their numbers"""
 
@@ -60,11 +57,7 @@ class Submissions(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/submissions/<int:submission_no>/resolve")
 class OneResolution(MethodView):
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(Resolution)
-    @blueprint.response(200, schemas.Batch)
-    @blueprint.doc(operationId="resolve_submission", tags=["batches"])
+    @blueprint.operation("resolve_submission", "queue", schemas.Batch, body=Resolution, tag="batches")
     def post(self, said: dict[str, Any], batch_id: int, submission_no: int) -> Batch:
         """State whether an `unknown` submission was queued
 
@@ -79,11 +72,7 @@ class OneResolution(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/resolve")
 class AllResolutions(MethodView):
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.arguments(Resolution)
-    @blueprint.response(200, schemas.Batch)
-    @blueprint.doc(operationId="resolve_batch", tags=["batches"])
+    @blueprint.operation("resolve_batch", "queue", schemas.Batch, body=Resolution, tag="batches")
     def post(self, said: dict[str, Any], batch_id: int) -> Batch:
         """State for all `unknown` submissions of a batch whether they were queued
 

@@ -11,8 +11,6 @@ from receiver.queueing.parameters import Timestamp, WholeNumber, says
 from receiver.summary.series import INTERVALS, Summary, SummaryFilter, get_summary
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import requires
-from receiver.web.conditional import revalidated
 from receiver.web.reading import reader
 
 blueprint = Blueprint("summary", __name__, description="Totals and series over many batches")
@@ -77,11 +75,7 @@ class SummaryAnswer(schemas.Answer):
 
 @blueprint.route("/summary")
 class SummaryOfBatches(MethodView):
-    @requires("read")
-    @revalidated
-    @blueprint.arguments(SummaryQuery, location="query")
-    @blueprint.response(200, SummaryAnswer)
-    @blueprint.doc(operationId="get_summary")
+    @blueprint.operation("get_summary", "read", SummaryAnswer, query=SummaryQuery, conditional=True)
     def get(self, query: dict[str, Any]) -> Summary:
         """Totals of all batches, and their results by hour or day
 

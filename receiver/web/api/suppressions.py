@@ -26,7 +26,7 @@ from receiver.queueing.suppressions import (
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.api.batches import read_form
-from receiver.web.auth import current_key, requires
+from receiver.web.auth import current_key
 from receiver.web.cursors import Found, answer_page, first
 from receiver.web.json_answer import json_writer
 from receiver.web.json_body import JSON_BYTES, read_json
@@ -107,10 +107,7 @@ _suppression = SuppressionAnswer()
 
 @blueprint.route("/suppressions")
 class Suppressions(MethodView):
-    @requires("read")
-    @blueprint.arguments(SuppressionsQuery, location="query")
-    @blueprint.response(200, SuppressionsAnswer)
-    @blueprint.doc(operationId="list_suppressions")
+    @blueprint.operation("list_suppressions", "read", SuppressionsAnswer, query=SuppressionsQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """List suppressions, newest first"""
         number = query.get("phone_number")
@@ -129,13 +126,12 @@ class Suppressions(MethodView):
 
         return answer_page("suppressions", query, read, lambda found: (found.id,), json_writer(_suppression))
 
-    @requires("queue")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(201, SuppressionAnswer, description="The number is suppressed from now on.")
+    @blueprint.operation(
+        "suppress", "queue", SuppressionAnswer, status=201, description="The number is suppressed from now on."
+    )
     @blueprint.alt_response(
         200, schema=SuppressionFileAnswer, success=True, description="The file's numbers are suppressed."
     )
-    @blueprint.doc(operationId="suppress")
     def post(self) -> Response:
         """Suppress a number, or a file of numbers
 
@@ -153,10 +149,7 @@ class Suppressions(MethodView):
 
 @blueprint.route("/suppressions/<int:suppression_id>")
 class OneSuppression(MethodView):
-    @requires("admin")
-    @blueprint.arguments(schemas.NoQuery, location="query", as_kwargs=True)
-    @blueprint.response(204, description="The number can be called again.")
-    @blueprint.doc(operationId="delete_suppression")
+    @blueprint.operation("delete_suppression", "admin", status=204, description="The number can be called again.")
     def delete(self, suppression_id: int) -> Response:
         """Remove a suppression, so that the number can be called again
 
