@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from marshmallow import Schema, fields, validate
 
@@ -21,6 +22,8 @@ from receiver.model import (
 from receiver.queueing.follow_ups import LEFT_OUT
 from receiver.queueing.parameters import STORABLE, Timestamp, WholeNumber, says, storable
 from receiver.web.json_answer import ReadyJson
+
+_Field = TypeVar("_Field", bound=fields.Field[Any])
 
 LARGEST_ID = 10**18 - 1
 
@@ -39,20 +42,41 @@ class Answer(Schema):
         field_obj.required = not field_obj.metadata.get("optional", False)
 
 
-def _whole(description: str, **options: Any) -> fields.Integer:
-    return fields.Integer(metadata=says(description), **options)
+def whole(description: str, **options: Any) -> fields.Integer:
+    return _described(fields.Integer, description, **options)
 
 
-def _text(description: str, **options: Any) -> fields.String:
-    return fields.String(metadata=says(description), **options)
+def text(description: str, **options: Any) -> fields.String:
+    return _described(fields.String, description, **options)
 
 
-def _moment(description: str, **options: Any) -> Moment:
-    return Moment(metadata=says(description), **options)
+def moment(description: str, **options: Any) -> Moment:
+    return _described(Moment, description, **options)
 
 
-def _one_of(choices: Sequence[str], description: str, **options: Any) -> fields.String:
-    return fields.String(validate=validate.OneOf(choices), metadata=says(description), **options)
+def flag(description: str, **options: Any) -> fields.Boolean:
+    return _described(fields.Boolean, description, **options)
+
+
+def one_of(choices: Sequence[str], description: str, **options: Any) -> fields.String:
+    return text(description, validate=validate.OneOf(choices), **options)
+
+
+def nested(schema: type[Schema], description: str, **options: Any) -> fields.Nested:
+    return _described(partial(fields.Nested, schema), description, **options)
+
+
+def several(schema: type[Schema], description: str, **options: Any) -> fields.List[Any]:
+    return _described(partial(fields.List, fields.Nested(schema)), description, **options)
+
+
+def texts(description: str, **options: Any) -> fields.Dict:
+    return _described(partial(fields.Dict, keys=fields.String(), values=fields.String()), description, **options)
+
+
+def _described(kind: Callable[..., _Field], description: str, *, optional: bool = False, **options: Any) -> _Field:
+    """A field. `optional`: an answer may be without it."""
+    return kind(metadata=says(description, **({"optional": True} if optional else {})), **options)
 
 
 def _id(description: str) -> WholeNumber:
@@ -67,7 +91,7 @@ def _number(**options: Any) -> fields.String:
 
 
 def _next_cursor() -> fields.String:
-    return _text("`cursor` of the next page; null on the last page.", allow_none=True)
+    return text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 class NoQuery(Schema):
@@ -78,9 +102,8 @@ class PageQuery(Schema):
     limit = WholeNumber(
         load_default=100, validate=validate.Range(1, 1000), metadata=says("Maximum number of items in this answer.")
     )
-    cursor = fields.String(
-        validate=validate.Length(max=300),
-        metadata=says("`next_cursor` of the previous page. Leave it out for the first page."),
+    cursor = text(
+        "`next_cursor` of the previous page. Leave it out for the first page.", validate=validate.Length(max=300)
     )
 
 
@@ -106,8 +129,8 @@ def _found_by(description: str) -> fields.String:
 
 
 class BatchesQuery(PageQuery):
-    state = _one_of(BATCH_STATES, "Only batches in this state.")
-    phase = _one_of(BATCH_PHASES, "Only batches in this phase.")
+    state = one_of(BATCH_STATES, "Only batches in this state.")
+    phase = one_of(BATCH_PHASES, "Only batches in this phase.")
     application_id = _id("Only batches of this application.")
     deployment_id = _id("Only batches of this deployment.")
     created_from = Timestamp(metadata=says("Only batches created at this time or later, to the microsecond."))
@@ -127,8 +150,8 @@ class BatchesQuery(PageQuery):
 
 
 class CallFilters(Schema):
-    state = _one_of(CALL_STATES, "Only calls in this state.")
-    outcome = _one_of(OUTCOMES, "Only calls with this outcome.")
+    state = one_of(CALL_STATES, "Only calls in this state.")
+    outcome = one_of(OUTCOMES, "Only calls with this outcome.")
     phone_number = _number()
 
 
@@ -140,7 +163,7 @@ class EveryCallQuery(BatchesQuery):
     class Meta:
         exclude = ("limit", "cursor", "state", "phase", "name", "external_id", "idempotency_key")
 
-    outcome = _one_of(OUTCOMES, "Only calls with this outcome.")
+    outcome = one_of(OUTCOMES, "Only calls with this outcome.")
 
 
 class NumberQuery(PageQuery):
@@ -148,53 +171,43 @@ class NumberQuery(PageQuery):
 
 
 class CallbacksQuery(PageQuery):
-    state = _one_of(CALLBACK_STATES, "Only callbacks in this state.")
+    state = one_of(CALLBACK_STATES, "Only callbacks in this state.")
     batch_id = _id("Only callbacks of this batch.")
 
 
 class RowFault(Answer):
-    row = fields.Integer(
-        metadata=says(
-            "The row of the CSV, numbered from 1 after the header; absent if `field` is present.", optional=True
-        )
-    )
-    line = fields.Integer(metadata=says("The row's line in a spreadsheet, where the header has line 1.", optional=True))
-    field = fields.String(metadata=says("The parameter; absent if `row` is present.", optional=True))
-    code = _text("A short stable code for programs.")
-    message = _text("What is wrong, in words.")
+    row = whole("The row of the CSV, numbered from 1 after the header; absent if `field` is present.", optional=True)
+    line = whole("The row's line in a spreadsheet, where the header has line 1.", optional=True)
+    field = text("The parameter; absent if `row` is present.", optional=True)
+    code = text("A short stable code for programs.")
+    message = text("What is wrong, in words.")
 
 
 class Problem(Answer):
     class Meta:
         description = "RFC 9457 problem details."
 
-    type = _text("A URN that identifies the problem.")
-    title = _text("The status in words.")
-    status = _whole("The HTTP status.")
-    detail = _text("What happened and what to do, in words.")
-    code = _text("A short stable code for programs.")
+    type = text("A URN that identifies the problem.")
+    title = text("The status in words.")
+    status = whole("The HTTP status.")
+    detail = text("What happened and what to do, in words.")
+    code = text("A short stable code for programs.")
 
 
 class PhoneColumn(Answer):
-    name = _text("The column's name.")
-    valid = _whole("How many of its cells are valid phone numbers, in the first rows of the file.")
-    cells = _whole("How many of its cells are not empty, in these rows.")
+    name = text("The column's name.")
+    valid = whole("How many of its cells are valid phone numbers, in the first rows of the file.")
+    cells = whole("How many of its cells are not empty, in these rows.")
 
 
 class InvalidProblem(Problem):
-    errors = fields.List(
-        fields.Nested(RowFault), metadata=says("The first 100 faults, each with its row or field.", optional=True)
-    )
-    errors_total = fields.Integer(metadata=says("How many faults there are.", optional=True))
-    batch_id = fields.Integer(
-        metadata=says("The batch that was created with this `Idempotency-Key` before.", optional=True)
-    )
-    columns = fields.List(
-        fields.Nested(PhoneColumn),
-        metadata=says(
-            "With `missing_destination`: the columns that look like phone numbers, most valid cells first.",
-            optional=True,
-        ),
+    errors = several(RowFault, "The first 100 faults, each with its row or field.", optional=True)
+    errors_total = whole("How many faults there are.", optional=True)
+    batch_id = whole("The batch that was created with this `Idempotency-Key` before.", optional=True)
+    columns = several(
+        PhoneColumn,
+        "With `missing_destination`: the columns that look like phone numbers, most valid cells first.",
+        optional=True,
     )
     left_out = fields.Dict(
         keys=fields.String(),
@@ -204,27 +217,25 @@ class InvalidProblem(Problem):
 
 
 class ConflictProblem(Problem):
-    batch_id = fields.Integer(metadata=says("The batch that has this `external_id`.", optional=True))
+    batch_id = whole("The batch that has this `external_id`.", optional=True)
 
 
 class RefusedProblem(Problem):
-    batch_id = fields.Integer(metadata=says("The batch, which is stored.", optional=True))
-    provider_status = fields.Integer(
-        allow_none=True, metadata=says("The HTTP status of the provider's answer.", optional=True)
-    )
-    provider_error = fields.String(allow_none=True, metadata=says("The provider's error message.", optional=True))
+    batch_id = whole("The batch, which is stored.", optional=True)
+    provider_status = whole("The HTTP status of the provider's answer.", allow_none=True, optional=True)
+    provider_error = text("The provider's error message.", allow_none=True, optional=True)
 
 
 class Parameters(Answer):
-    start_timestamp = _moment("When dialing may begin; null means at once.", allow_none=True)
-    end_timestamp = _moment("When dialing must stop; null means a day after the start.", allow_none=True)
-    max_attempts = _whole("Maximum attempts per number; null means the provider's default.", allow_none=True)
-    reattempt_wait = _whole("Seconds between two attempts.", allow_none=True)
-    is_pci = fields.Boolean(metadata=says("Whether calls run in the provider's HIPAA/PCI environment."))
-    calls_per_minute = _whole("The pace: at most this many calls are released in any 60 seconds.", allow_none=True)
-    calling_hours = _text("The hours in which calls are released, in the callee's local time.", allow_none=True)
-    calling_days = _text("The days on which calls are released; null means every day.", allow_none=True)
-    time_zone = _text(
+    start_timestamp = moment("When dialing may begin; null means at once.", allow_none=True)
+    end_timestamp = moment("When dialing must stop; null means a day after the start.", allow_none=True)
+    max_attempts = whole("Maximum attempts per number; null means the provider's default.", allow_none=True)
+    reattempt_wait = whole("Seconds between two attempts.", allow_none=True)
+    is_pci = flag("Whether calls run in the provider's HIPAA/PCI environment.")
+    calls_per_minute = whole("The pace: at most this many calls are released in any 60 seconds.", allow_none=True)
+    calling_hours = text("The hours in which calls are released, in the callee's local time.", allow_none=True)
+    calling_days = text("The days on which calls are released; null means every day.", allow_none=True)
+    time_zone = text(
         "The time zone of all rows; null means that each row has its own zones, if there are calling hours.",
         allow_none=True,
     )
@@ -238,33 +249,31 @@ class ReadyList(fields.List[Any]):
 
 
 class Submission(Answer):
-    id = _whole("The submission's number in the batch, from 1.")
-    state = _one_of(
+    id = whole("The submission's number in the batch, from 1.")
+    state = one_of(
         SUBMISSION_STATES,
         "`pending` → `sending` → `accepted`, `refused` or `unknown`; an `unknown` one is not sent again automatically."
         " `withdrawn`: it was not sent and will not be sent.",
     )
-    calls = _whole("Number of calls in this submission.")
-    calls_queued = _whole("Calls that the provider reports as queued; can differ from `calls`.", allow_none=True)
-    provider_status = _whole("The HTTP status of the provider's answer.", allow_none=True)
-    error = _text("The provider's error message, or the reason why it was not sent.", allow_none=True)
-    error_code = _text(
+    calls = whole("Number of calls in this submission.")
+    calls_queued = whole("Calls that the provider reports as queued; can differ from `calls`.", allow_none=True)
+    provider_status = whole("The HTTP status of the provider's answer.", allow_none=True)
+    error = text("The provider's error message, or the reason why it was not sent.", allow_none=True)
+    error_code = text(
         "Why it was refused without being sent: `window_over`, `not_sent_in_time` or `erased`.", allow_none=True
     )
-    time_zone = _text(
-        "The time zones of its numbers, separated by commas. Null without calling hours.", allow_none=True
-    )
-    release_at = _moment(
+    time_zone = text("The time zones of its numbers, separated by commas. Null without calling hours.", allow_none=True)
+    release_at = moment(
         "When it was released, or the earliest time when it can be released. Null while the batch is paused.",
         allow_none=True,
     )
-    due_at = _moment(
+    due_at = moment(
         "Its calls without a result after this time are overdue. Null until it is released.", allow_none=True
     )
 
 
 class Submissions(Answer):
-    submissions = fields.List(fields.Nested(Submission), metadata=says("In the order of their numbers."))
+    submissions = several(Submission, "In the order of their numbers.")
     next_cursor = _next_cursor()
 
 
@@ -274,65 +283,63 @@ class Counts(Answer):
             "`rows = skipped + refused + withdrawn + pending + overdue + final`; `final` is the sum of the outcomes."
         )
 
-    rows = _whole("Rows of the CSV; blank lines are not counted.")
-    skipped = _whole("Rows that were skipped as invalid, duplicate or suppressed.")
-    refused = _whole("Calls that the provider refused to queue, or that could not be sent in time.")
-    withdrawn = _whole("Calls that were not sent and will not be sent.")
-    pending = _whole("Calls without a result that are not due yet.")
-    overdue = _whole("Calls without a result after `due_at` of their submission.")
-    final = _whole("Calls with a result.")
-    completed = _whole("Ended `completed`.")
-    failed = _whole("Ended `failed`.")
-    canceled = _whole("Ended `canceled`.")
-    rejected = _whole("Ended `rejected`.")
-    other = _whole("Ended with an undocumented status.")
+    rows = whole("Rows of the CSV; blank lines are not counted.")
+    skipped = whole("Rows that were skipped as invalid, duplicate or suppressed.")
+    refused = whole("Calls that the provider refused to queue, or that could not be sent in time.")
+    withdrawn = whole("Calls that were not sent and will not be sent.")
+    pending = whole("Calls without a result that are not due yet.")
+    overdue = whole("Calls without a result after `due_at` of their submission.")
+    final = whole("Calls with a result.")
+    completed = whole("Ended `completed`.")
+    failed = whole("Ended `failed`.")
+    canceled = whole("Ended `canceled`.")
+    rejected = whole("Ended `rejected`.")
+    other = whole("Ended with an undocumented status.")
 
 
 class CallbackCounts(Answer):
     class Meta:
         description = "`received` is the sum of the others."
 
-    received = _whole("All stored callbacks.")
-    waiting = _whole("Not yet settled.")
-    applied = _whole("Applied to a call, as its result or its latest status.")
-    duplicate = _whole("Repeats an earlier callback.")
-    conflict = _whole("Reports another result of a call that has a result.")
-    unmatched = _whole("Has a phone number that is not in the submission.")
-    unreadable = _whole("Has no recognisable phone number or status.")
+    received = whole("All stored callbacks.")
+    waiting = whole("Not yet settled.")
+    applied = whole("Applied to a call, as its result or its latest status.")
+    duplicate = whole("Repeats an earlier callback.")
+    conflict = whole("Reports another result of a call that has a result.")
+    unmatched = whole("Has a phone number that is not in the submission.")
+    unreadable = whole("Has no recognisable phone number or status.")
 
 
 class Batch(Answer):
-    id = _whole("The id.")
-    name = _text("The given name, or the file's name.")
-    external_id = _text("Your own name for the batch. No other batch has it.", allow_none=True)
-    labels = fields.Dict(keys=fields.String(), values=fields.String(), metadata=says("Your own labels for the batch."))
-    application_id = _whole("The provider's id of the application.")
-    deployment_id = _whole("The provider's id of the deployment.")
-    state = _one_of(
+    id = whole("The id.")
+    name = text("The given name, or the file's name.")
+    external_id = text("Your own name for the batch. No other batch has it.", allow_none=True)
+    labels = texts("Your own labels for the batch.")
+    application_id = whole("The provider's id of the application.")
+    deployment_id = whole("The provider's id of the deployment.")
+    state = one_of(
         BATCH_STATES,
         "`queueing`: something is unreleased or being sent. `queued`: the provider accepted it, with or without"
         " withdrawn calls. `canceled`: everything was withdrawn. `partial`: any other mixture.",
     )
-    phase = _one_of(
+    phase = one_of(
         BATCH_PHASES,
         "The first that applies. `paused`: something is unreleased, and the batch is paused. `scheduled`: nothing is"
         " released yet. `releasing`: something is unreleased. `calling`: some call is pending. `overdue`: some call is"
         " overdue. `ended`.",
     )
-    simulated = fields.Boolean(metadata=says("Whether it was made for the simulator, so that nobody is called."))
-    follows = _whole("The earlier batch whose calls it follows up.", allow_none=True)
+    simulated = flag("Whether it was made for the simulator, so that nobody is called.")
+    follows = whole("The earlier batch whose calls it follows up.", allow_none=True)
     follow_ups = fields.List(fields.Integer(), metadata=says("The batches that follow up calls of this one."))
-    created_by = _text("The name of the API key that queued it, or `command line`.", allow_none=True)
-    parameters = fields.Nested(Parameters, metadata=says("The parameters of the batch."))
-    created_at = _moment("When the batch was created.")
-    queued_at = _moment("When the provider had accepted all submissions.", allow_none=True)
-    due_at = _moment("The latest `due_at` of its submissions. After it, calls without a result are overdue.")
-    due_at_estimated = fields.Boolean(
-        metadata=says("Whether `due_at` is an estimate, because some submissions are unreleased.")
-    )
-    paused_at = _moment("Since when the batch is paused; null if its phase is not `paused`.", allow_none=True)
-    ended_at = _moment("When the batch ended; null until the phase is `ended`.", allow_none=True)
-    submissions_total = _whole("How many submissions the batch has.")
+    created_by = text("The name of the API key that queued it, or `command line`.", allow_none=True)
+    parameters = nested(Parameters, "The parameters of the batch.")
+    created_at = moment("When the batch was created.")
+    queued_at = moment("When the provider had accepted all submissions.", allow_none=True)
+    due_at = moment("The latest `due_at` of its submissions. After it, calls without a result are overdue.")
+    due_at_estimated = flag("Whether `due_at` is an estimate, because some submissions are unreleased.")
+    paused_at = moment("Since when the batch is paused; null if its phase is not `paused`.", allow_none=True)
+    ended_at = moment("When the batch ended; null until the phase is `ended`.", allow_none=True)
+    submissions_total = whole("How many submissions the batch has.")
     submissions = ReadyList(
         fields.Nested(Submission),
         attribute="submissions_json",
@@ -340,16 +347,16 @@ class Batch(Answer):
             "The requests to the provider that the batch is split into: at most 100, `unknown` and `refused` first."
         ),
     )
-    counts = fields.Nested(Counts, metadata=says("The number of calls in each state."))
-    callbacks = fields.Nested(CallbackCounts, metadata=says("The number of callbacks in each state."))
-    attempts = _whole("Attempts of all calls that ended.")
-    duration_seconds = _whole("Total seconds of all completed calls.")
+    counts = nested(Counts, "The number of calls in each state.")
+    callbacks = nested(CallbackCounts, "The number of callbacks in each state.")
+    attempts = whole("Attempts of all calls that ended.")
+    duration_seconds = whole("Total seconds of all completed calls.")
     progress = fields.Float(
         validate=validate.Range(0, 1),
         metadata=says("final / (rows - skipped - refused - withdrawn); 1 if there is nobody to call."),
     )
-    first_result_at = _moment("When the first result was received.", allow_none=True)
-    last_result_at = _moment("When the latest result was received.", allow_none=True)
+    first_result_at = moment("When the first result was received.", allow_none=True)
+    last_result_at = moment("When the latest result was received.", allow_none=True)
     loss_rate = fields.Float(
         allow_none=True,
         validate=validate.Range(0, 1),
@@ -361,8 +368,8 @@ class Batch(Answer):
 
 
 class CanceledBatch(Batch):
-    withdrawn = _whole("Calls that were withdrawn now.")
-    at_provider = _whole("Calls that were sent and have no result yet. They continue.")
+    withdrawn = whole("Calls that were withdrawn now.")
+    at_provider = whole("Calls that were sent and have no result yet. They continue.")
 
 
 def _left_out() -> fields.Dict:
@@ -377,7 +384,7 @@ def _left_out() -> fields.Dict:
 
 
 class FollowUpBatch(Batch):
-    chosen = _whole("How many calls of the earlier batch are called again.", attribute="counts.rows")
+    chosen = whole("How many calls of the earlier batch are called again.", attribute="counts.rows")
     left_out = _left_out()
 
 
@@ -385,148 +392,128 @@ class LineageBatch(Batch):
     class Meta:
         description = "A batch. Of a purged one there are only `id` and `purged`."
 
-    purged = fields.Boolean(metadata=says("The batch was purged."))
+    purged = flag("The batch was purged.")
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         field_obj.required = field_name == "id"
 
 
 class Lineage(Answer):
-    batches = fields.List(fields.Nested(LineageBatch), metadata=says("In the order of their ids."))
-    latest = fields.Nested(
-        Counts,
-        allow_none=True,
-        metadata=says("The rows of the first batch by what they came to. Null if that batch was purged."),
+    batches = several(LineageBatch, "In the order of their ids.")
+    latest = nested(
+        Counts, "The rows of the first batch by what they came to. Null if that batch was purged.", allow_none=True
     )
 
 
 class Batches(Answer):
-    batches = fields.List(fields.Nested(Batch), metadata=says("Newest first."))
+    batches = several(Batch, "Newest first.")
     next_cursor = _next_cursor()
 
 
 class ZoneRows(Answer):
-    time_zone = _text("One time zone, or several separated by commas: the hours must be open in all of them.")
-    rows = _whole("Calls in these zones.")
-    opens_at = _moment("When the first of them can be released; null means never.", allow_none=True)
+    time_zone = text("One time zone, or several separated by commas: the hours must be open in all of them.")
+    rows = whole("Calls in these zones.")
+    opens_at = moment("When the first of them can be released; null means never.", allow_none=True)
 
 
 class SampleRow(Answer):
-    row = _whole("The row, numbered from 1 after the header.")
-    line = _whole("Its line in a spreadsheet, where the header has line 1. Null in a follow-up.", allow_none=True)
-    destination = _text("The destination as it was read.")
-    variables = fields.Dict(
-        keys=fields.String(), values=fields.String(), metadata=says("The other cells of the row, by column name.")
-    )
+    row = whole("The row, numbered from 1 after the header.")
+    line = whole("Its line in a spreadsheet, where the header has line 1. Null in a follow-up.", allow_none=True)
+    destination = text("The destination as it was read.")
+    variables = texts("The other cells of the row, by column name.")
 
 
 class RecentBatch(Answer):
-    id = _whole("The id.")
-    name = _text("Its name.")
-    created_at = _moment("When it was created.")
-    rows = _whole("How many rows of the CSV have a number of it.")
+    id = whole("The id.")
+    name = text("Its name.")
+    created_at = moment("When it was created.")
+    rows = whole("How many rows of the CSV have a number of it.")
 
 
 class RecentRows(Answer):
-    rows = _whole("How many rows of the CSV have a number that was queued recently.")
-    batches = fields.List(
-        fields.Nested(RecentBatch), metadata=says("The batches that they were queued in, at most 100.")
-    )
+    rows = whole("How many rows of the CSV have a number that was queued recently.")
+    batches = several(RecentBatch, "The batches that they were queued in, at most 100.")
 
 
 class Preview(Answer):
-    rows = _whole("Rows of the CSV; blank lines are not counted.")
-    valid = _whole("Rows with a valid destination whose number is not suppressed, including duplicates.")
-    invalid = _whole("Rows that cannot be called.")
-    duplicates = _whole("Rows that repeat the destination of an earlier row.")
-    suppressed = _whole("Rows whose number is suppressed. They are skipped.")
-    recent = fields.Nested(
-        RecentRows,
-        metadata=says("Rows whose number waits for release in a batch, or was released within `recent_hours`."),
+    rows = whole("Rows of the CSV; blank lines are not counted.")
+    valid = whole("Rows with a valid destination whose number is not suppressed, including duplicates.")
+    invalid = whole("Rows that cannot be called.")
+    duplicates = whole("Rows that repeat the destination of an earlier row.")
+    suppressed = whole("Rows whose number is suppressed. They are skipped.")
+    recent = nested(
+        RecentRows, "Rows whose number waits for release in a batch, or was released within `recent_hours`."
     )
-    submissions = _whole("Number of requests to the provider.")
-    zones = fields.List(
-        fields.Nested(ZoneRows), metadata=says("The time zones of the calls, most calls first. Empty without hours.")
+    submissions = whole("Number of requests to the provider.")
+    zones = several(ZoneRows, "The time zones of the calls, most calls first. Empty without hours.")
+    due_at = moment("What `due_at` would be if the batch were queued now. With pace or hours it is an estimate.")
+    sample = several(SampleRow, "The first 10 rows as they were read.")
+    warnings = several(
+        RowFault,
+        "What you should know. `exported_file`: columns that an export added are left out. `retries_do_not_fit`:"
+        " the waits between attempts are longer than the calling hours of a day.",
     )
-    due_at = _moment("What `due_at` would be if the batch were queued now. With pace or hours it is an estimate.")
-    sample = fields.List(fields.Nested(SampleRow), metadata=says("The first 10 rows as they were read."))
-    warnings = fields.List(
-        fields.Nested(RowFault),
-        metadata=says(
-            "What you should know. `exported_file`: columns that an export added are left out. `retries_do_not_fit`:"
-            " the waits between attempts are longer than the calling hours of a day."
-        ),
-    )
-    errors = fields.List(fields.Nested(RowFault), metadata=says("The first 100 errors, each with its row."))
-    errors_total = _whole("How many errors there are.")
+    errors = several(RowFault, "The first 100 errors, each with its row.")
+    errors_total = whole("How many errors there are.")
 
 
 class FollowUpPreview(Preview):
-    chosen = _whole("How many calls of the earlier batch would be called again.")
+    chosen = whole("How many calls of the earlier batch would be called again.")
     left_out = _left_out()
 
 
 class Event(Answer):
-    event = _text("The provider's name of the event, such as `dialing`.")
-    at = _moment("When it happened; null if the provider did not report it.", allow_none=True)
+    event = text("The provider's name of the event, such as `dialing`.")
+    at = moment("When it happened; null if the provider did not report it.", allow_none=True)
 
 
 class CallKey(Answer):
-    batch_id = _whole("The id of the batch.")
-    row = _whole("The row.")
+    batch_id = whole("The id of the batch.")
+    row = whole("The row.")
 
 
 class Call(Answer):
-    batch_id = _whole("The id of the batch.")
-    row = _whole("The row in the CSV, numbered from 1 after the header.")
-    phone_number = _text("The phone number in E.164 format.")
-    destination = _text("The destination as written in the CSV.")
-    variables = fields.Dict(
-        keys=fields.String(), values=fields.String(), metadata=says("The other cells of the row, by column name.")
-    )
-    state = _one_of(
+    batch_id = whole("The id of the batch.")
+    row = whole("The row in the CSV, numbered from 1 after the header.")
+    phone_number = text("The phone number in E.164 format.")
+    destination = text("The destination as written in the CSV.")
+    variables = texts("The other cells of the row, by column name.")
+    state = one_of(
         CALL_STATES,
         "`final`: the call has a result. `withdrawn`: it was not sent and will not be sent.",
     )
-    outcome = _one_of(OUTCOMES, "How the call ended; null while it has no result.", allow_none=True)
-    provider_status = _text("The status as the provider reported it.", allow_none=True)
-    attempts = _whole("Attempts made.", allow_none=True)
-    max_attempts = _whole("Maximum attempts, as reported in the result.", allow_none=True)
-    queued_at = _moment("When the provider queued the call.", allow_none=True)
-    started_at = _moment("When the call was connected.", allow_none=True)
-    ended_at = _moment("When the call ended.", allow_none=True)
-    duration_seconds = _whole("Seconds connected.", allow_none=True)
-    events = fields.List(
-        fields.Nested(Event),
-        metadata=says("The events in the provider's order. Lists and files have the first 50; a single call has all."),
+    outcome = one_of(OUTCOMES, "How the call ended; null while it has no result.", allow_none=True)
+    provider_status = text("The status as the provider reported it.", allow_none=True)
+    attempts = whole("Attempts made.", allow_none=True)
+    max_attempts = whole("Maximum attempts, as reported in the result.", allow_none=True)
+    queued_at = moment("When the provider queued the call.", allow_none=True)
+    started_at = moment("When the call was connected.", allow_none=True)
+    ended_at = moment("When the call ended.", allow_none=True)
+    duration_seconds = whole("Seconds connected.", allow_none=True)
+    events = several(
+        Event, "The events in the provider's order. Lists and files have the first 50; a single call has all."
     )
-    events_total = _whole("How many events the provider reported.")
-    result_received_at = _moment("When the result was received.", allow_none=True)
-    result_source = _one_of(["callback", "poll"], "How the result was received.", allow_none=True)
-    withdrawn_reason = _one_of(
+    events_total = whole("How many events the provider reported.")
+    result_received_at = moment("When the result was received.", allow_none=True)
+    result_source = one_of(["callback", "poll"], "How the result was received.", allow_none=True)
+    withdrawn_reason = one_of(
         WITHDRAWN_REASONS,
         "Why the call was withdrawn. `canceled`: its batch was canceled. `suppressed`: its number was suppressed."
         " `answered`: its earlier call was answered in the meantime.",
         allow_none=True,
     )
-    follows = fields.Nested(
-        CallKey, allow_none=True, metadata=says("The earlier call that it follows up; null if there is none.")
-    )
-    followed_by = fields.Nested(
-        CallKey, allow_none=True, metadata=says("The call that follows it up; null if there is none.")
-    )
+    follows = nested(CallKey, "The earlier call that it follows up; null if there is none.", allow_none=True)
+    followed_by = nested(CallKey, "The call that follows it up; null if there is none.", allow_none=True)
 
 
 class CallbackOfCall(Answer):
-    id = _whole("The id.")
-    received_at = _moment("When it was received.")
-    state = _one_of(CALLBACK_STATES, "Its state after settlement.")
+    id = whole("The id.")
+    received_at = moment("When it was received.")
+    state = one_of(CALLBACK_STATES, "Its state after settlement.")
 
 
 class CallWithCallbacks(Call):
-    callbacks = fields.List(
-        fields.Nested(CallbackOfCall), metadata=says("All callbacks for this call, in the order received.")
-    )
+    callbacks = several(CallbackOfCall, "All callbacks for this call, in the order received.")
 
 
 class Calls(Answer):
@@ -535,18 +522,18 @@ class Calls(Answer):
 
 
 class Callback(CallbackOfCall):
-    batch_id = _whole("The batch whose `result_url` it was posted to.")
-    submission_id = _whole("The submission's number in the batch, from 1.")
-    reason = _text("Why it was not applied; null if it was.", allow_none=True)
-    row = _whole("The row of its call, if it was not applied but belongs to a call.", allow_none=True)
-    content_type = _text("The `Content-Type` header of the request.")
+    batch_id = whole("The batch whose `result_url` it was posted to.")
+    submission_id = whole("The submission's number in the batch, from 1.")
+    reason = text("Why it was not applied; null if it was.", allow_none=True)
+    row = whole("The row of its call, if it was not applied but belongs to a call.", allow_none=True)
+    content_type = text("The `Content-Type` header of the request.")
 
 
 class CallbackWithBody(Callback):
-    body = fields.String(metadata=says("The body, if it is UTF-8 text.", optional=True))
-    body_base64 = fields.String(metadata=says("The body in base64, if it is not UTF-8 text.", optional=True))
+    body = text("The body, if it is UTF-8 text.", optional=True)
+    body_base64 = text("The body in base64, if it is not UTF-8 text.", optional=True)
 
 
 class Callbacks(Answer):
-    callbacks = fields.List(fields.Nested(Callback), metadata=says("Newest first."))
+    callbacks = several(Callback, "Newest first.")
     next_cursor = _next_cursor()

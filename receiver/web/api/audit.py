@@ -34,27 +34,25 @@ class AuditQuery(schemas.PageQuery):
 
 
 class AuditEntry(schemas.Answer):
-    id = fields.Integer(metadata=says("The id."))
-    at = schemas.Moment(metadata=says("When the change was made."))
-    actor = fields.String(metadata=says("An API key's name, `command line`, or `system`."))
-    action = fields.String(
-        metadata=says(
-            "What was done: `queue`, `pause`, `resume`, `cancel`, `change`, `cancel_deployment`, `resolve`, `replay`,"
-            " `suppress`, `unsuppress`, `erase`, `purge`, `make_key` or `revoke_key`. Others may be added."
-        )
+    id = schemas.whole("The id.")
+    at = schemas.moment("When the change was made.")
+    actor = schemas.text("An API key's name, `command line`, or `system`.")
+    action = schemas.text(
+        "What was done: `queue`, `pause`, `resume`, `cancel`, `change`, `cancel_deployment`, `resolve`, `replay`,"
+        " `suppress`, `unsuppress`, `erase`, `purge`, `make_key` or `revoke_key`. Others may be added."
     )
-    batch_id = fields.Integer(allow_none=True, metadata=says("The batch; null if it is about none."))
-    submission_id = fields.Integer(allow_none=True, metadata=says("The submission's number in the batch."))
+    batch_id = schemas.whole("The batch; null if it is about none.", allow_none=True)
+    submission_id = schemas.whole("The submission's number in the batch.", allow_none=True)
     details = fields.Dict(
         keys=fields.String(),
         metadata=says("What else names the subject, by action. A phone number shows only its last two digits."),
     )
-    note = fields.String(allow_none=True, metadata=says("The note that was given. Numbers in it are masked."))
+    note = schemas.text("The note that was given. Numbers in it are masked.", allow_none=True)
 
 
 class AuditAnswer(schemas.Answer):
-    audit = fields.List(fields.Nested(AuditEntry), metadata=says("Newest first."))
-    next_cursor = fields.String(allow_none=True, metadata=says("`cursor` of the next page; null on the last page."))
+    audit = schemas.several(AuditEntry, "Newest first.")
+    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 @blueprint.route("/audit")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from flask import Response
 from flask.views import MethodView
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema
 
 from receiver.queueing.acceptance import plan_file
 from receiver.queueing.parameters import BatchParameters, Flag, read_parameters, says
@@ -60,12 +60,10 @@ class BomQuery(Schema):
 
 
 class CsvQuery(schemas.CallFilters, BomQuery):
-    columns = fields.String(
-        validate=validate.OneOf(["own"]),
-        metadata=says(
-            "`own`: only the columns of the uploaded CSV, with cells as they were submitted, ready to be queued. Do not"
-            " open such a file in a spreadsheet: a cell may be a formula."
-        ),
+    columns = schemas.one_of(
+        ["own"],
+        "`own`: only the columns of the uploaded CSV, with cells as they were submitted, ready to be queued. Do not"
+        " open such a file in a spreadsheet: a cell may be a formula.",
     )
 
 

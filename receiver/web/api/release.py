@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import request
 from flask.views import MethodView
-from marshmallow import fields, validate
+from marshmallow import validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import DatabaseUnavailable, Pool, connection, reading
@@ -43,9 +43,7 @@ blueprint = Blueprint("release", __name__)
 
 
 class Noted(OptionalBody):
-    note = fields.String(
-        validate=validate.Length(max=NOTE_CHARACTERS), metadata=says("Why. It is stored with your key's name.")
-    )
+    note = schemas.text("Why. It is stored with your key's name.", validate=validate.Length(max=NOTE_CHARACTERS))
 
 
 class DeploymentCancel(Noted):
@@ -53,28 +51,24 @@ class DeploymentCancel(Noted):
 
 
 class AffectedBatchAnswer(schemas.Answer):
-    id = fields.Integer(metadata=says("The batch's id."))
-    name = fields.String(metadata=says("Its name."))
-    calls_pending = fields.Integer(metadata=says("Calls that were sent and have no result yet."))
-    withdrawn = fields.Integer(metadata=says("Unreleased calls, which are withdrawn."))
+    id = schemas.whole("The batch's id.")
+    name = schemas.text("Its name.")
+    calls_pending = schemas.whole("Calls that were sent and have no result yet.")
+    withdrawn = schemas.whole("Unreleased calls, which are withdrawn.")
 
 
 class DeploymentCancelAnswer(schemas.Answer):
-    batches = fields.List(fields.Nested(AffectedBatchAnswer), metadata=says("The batches that are affected."))
-    calls_pending = fields.Integer(metadata=says("The sum over these batches."))
-    withdrawn = fields.Integer(metadata=says("The sum over these batches."))
-    provider_status = fields.Integer(
-        allow_none=True, metadata=says("The HTTP status of the provider's answer; null if there is none.")
-    )
-    provider_state = fields.String(
+    batches = schemas.several(AffectedBatchAnswer, "The batches that are affected.")
+    calls_pending = schemas.whole("The sum over these batches.")
+    withdrawn = schemas.whole("The sum over these batches.")
+    provider_status = schemas.whole("The HTTP status of the provider's answer; null if there is none.", allow_none=True)
+    provider_state = schemas.one_of(
+        ["accepted", "refused", "unknown"],
+        "`accepted`: the provider cancels the calls; their results follow. `unknown`: its answer was lost. Null for"
+        " a dry run.",
         allow_none=True,
-        validate=validate.OneOf(["accepted", "refused", "unknown"]),
-        metadata=says(
-            "`accepted`: the provider cancels the calls; their results follow. `unknown`: its answer was lost. Null for"
-            " a dry run."
-        ),
     )
-    error = fields.String(allow_none=True, metadata=says("The provider's message, or why it was not asked."))
+    error = schemas.text("The provider's message, or why it was not asked.", allow_none=True)
 
 
 @blueprint.route("/batches/<int:batch_id>/pause")

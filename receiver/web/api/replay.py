@@ -48,9 +48,8 @@ class ReplayRequest(Schema):
         WholeNumber(validate=validate.Range(1, schemas.LARGEST_ID)),
         metadata=says(f"These callbacks, at most {MOST_IDS}; or `state`.", minItems=1, maxItems=MOST_IDS),
     )
-    state = fields.String(
-        validate=validate.OneOf([state for state in CALLBACK_STATES if state != "waiting"]),
-        metadata=says("All callbacks in this state; or `ids`."),
+    state = schemas.one_of(
+        [state for state in CALLBACK_STATES if state != "waiting"], "All callbacks in this state; or `ids`."
     )
     dry_run = JsonFlag(load_default=False, metadata=says("Only return what would change."))
 
@@ -61,22 +60,20 @@ class ReplayRequest(Schema):
 
 
 class ChangeAnswer(schemas.Answer):
-    callback_id = fields.Integer(metadata=says("The callback."))
-    batch_id = fields.Integer(metadata=says("Its batch."))
-    state_before = fields.String(
-        validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state before the replay.")
-    )
-    state_after = fields.String(validate=validate.OneOf(CALLBACK_STATES), metadata=says("Its state after the replay."))
-    reason_after = fields.String(allow_none=True, metadata=says("Why it was not applied; null if it was."))
-    row_before = fields.Integer(allow_none=True, metadata=says("The row of its call before the replay."))
-    row_after = fields.Integer(allow_none=True, metadata=says("The row of its call after the replay."))
+    callback_id = schemas.whole("The callback.")
+    batch_id = schemas.whole("Its batch.")
+    state_before = schemas.one_of(CALLBACK_STATES, "Its state before the replay.")
+    state_after = schemas.one_of(CALLBACK_STATES, "Its state after the replay.")
+    reason_after = schemas.text("Why it was not applied; null if it was.", allow_none=True)
+    row_before = schemas.whole("The row of its call before the replay.", allow_none=True)
+    row_after = schemas.whole("The row of its call after the replay.", allow_none=True)
 
 
 class ReplayAnswer(schemas.Answer):
-    dry_run = fields.Boolean(metadata=says("Whether this was a dry run, so that nothing was changed."))
-    replayed = fields.Integer(metadata=says("Callbacks settled again."))
-    changed = fields.Integer(metadata=says("Changes, including those of other callbacks for the same calls."))
-    changes = fields.List(fields.Nested(ChangeAnswer), metadata=says(f"The first {CHANGES_SHOWN} changes."))
+    dry_run = schemas.flag("Whether this was a dry run, so that nothing was changed.")
+    replayed = schemas.whole("Callbacks settled again.")
+    changed = schemas.whole("Changes, including those of other callbacks for the same calls.")
+    changes = schemas.several(ChangeAnswer, f"The first {CHANGES_SHOWN} changes.")
     passed_over = fields.List(
         fields.Integer(), metadata=says("The `ids` that do not exist, are not settled yet, or were erased.")
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response
 from flask.views import MethodView
-from marshmallow import RAISE, Schema, fields, validate
+from marshmallow import RAISE, Schema, validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
@@ -34,10 +34,10 @@ class Resolution(Schema):
         required=True,
         metadata=says("Whether the provider queued it. If false, it is sent again: then nobody must have been called."),
     )
-    note = fields.String(
+    note = schemas.text(
+        "How you know. It is stored with your key's name.",
         required=True,
         validate=[validate.Length(min=1), validate.Length(max=NOTE_CHARACTERS)],
-        metadata=says("How you know. It is stored with your key's name."),
     )
 
 

@@ -30,9 +30,7 @@ class SummaryQuery(Schema):
             " quarter hour that begins before this time is included completely."
         )
     )
-    interval = fields.String(
-        load_default="day", validate=validate.OneOf(INTERVALS), metadata=says("The length of each point of the series.")
-    )
+    interval = schemas.one_of(INTERVALS, "The length of each point of the series.", load_default="day")
     time_zone = fields.String(
         load_default="UTC",
         validate=validate.Length(min=1, max=100),
@@ -48,24 +46,24 @@ class SummaryQuery(Schema):
 
 
 class TotalsAnswer(schemas.Counts):
-    attempts = fields.Integer(metadata=says("Attempts of all calls that ended."))
-    duration_seconds = fields.Integer(metadata=says("Total seconds of all completed calls."))
+    attempts = schemas.whole("Attempts of all calls that ended.")
+    duration_seconds = schemas.whole("Total seconds of all completed calls.")
 
 
 class PointAnswer(schemas.Answer):
-    at = schemas.Moment(metadata=says("When the hour or day begins."))
-    final = fields.Integer(metadata=says("Results received in this hour or day: the sum of the outcomes."))
-    completed = fields.Integer(metadata=says("Ended `completed`."))
-    failed = fields.Integer(metadata=says("Ended `failed`."))
-    canceled = fields.Integer(metadata=says("Ended `canceled`."))
-    rejected = fields.Integer(metadata=says("Ended `rejected`."))
-    other = fields.Integer(metadata=says("Ended with an undocumented status."))
-    attempts = fields.Integer(metadata=says("Attempts of these calls."))
-    duration_seconds = fields.Integer(metadata=says("Total seconds of these calls."))
+    at = schemas.moment("When the hour or day begins.")
+    final = schemas.whole("Results received in this hour or day: the sum of the outcomes.")
+    completed = schemas.whole("Ended `completed`.")
+    failed = schemas.whole("Ended `failed`.")
+    canceled = schemas.whole("Ended `canceled`.")
+    rejected = schemas.whole("Ended `rejected`.")
+    other = schemas.whole("Ended with an undocumented status.")
+    attempts = schemas.whole("Attempts of these calls.")
+    duration_seconds = schemas.whole("Total seconds of these calls.")
 
 
 class SummaryAnswer(schemas.Answer):
-    totals = fields.Nested(TotalsAnswer, metadata=says("The current balance of the batches."))
+    totals = schemas.nested(TotalsAnswer, "The current balance of the batches.")
     series = schemas.ReadyList(
         fields.Nested(PointAnswer),
         attribute="series_json",

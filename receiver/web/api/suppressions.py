@@ -46,9 +46,9 @@ def _text(most: int, description: str) -> fields.String:
 
 
 class SuppressionsQuery(schemas.PageQuery):
-    phone_number = fields.String(
+    phone_number = schemas.text(
+        "Only this number, in any usual format. An erased number is found, too.",
         validate=validate.Length(min=1, max=200),
-        metadata=says("Only this number, in any usual format. An erased number is found, too."),
     )
     reason = fields.String(
         validate=[validate.Length(min=1, max=REASON_CHARACTERS), storable],
@@ -65,22 +65,20 @@ class SuppressionForm(Schema):
 
 
 class SuppressionRequest(SuppressionForm):
-    phone_number = fields.String(
+    phone_number = schemas.text(
+        "The number in any usual format. Without a country code it is one of `DEFAULT_REGION`.",
         required=True,
         validate=validate.Length(min=1, max=200),
-        metadata=says("The number in any usual format. Without a country code it is one of `DEFAULT_REGION`."),
     )
 
 
 class SuppressionAnswer(schemas.Answer):
-    id = fields.Integer(metadata=says("The id."))
-    phone_number = fields.String(allow_none=True, metadata=says("In E.164 format; null once it is erased."))
-    reason = fields.String(allow_none=True, metadata=says("Why it must not be called."))
-    note = fields.String(allow_none=True, metadata=says("A note for people."))
-    created_by = fields.String(
-        metadata=says("An API key's name, `command line`, or `system` if a result suppressed the number.")
-    )
-    created_at = schemas.Moment(metadata=says("When it was suppressed."))
+    id = schemas.whole("The id.")
+    phone_number = schemas.text("In E.164 format; null once it is erased.", allow_none=True)
+    reason = schemas.text("Why it must not be called.", allow_none=True)
+    note = schemas.text("A note for people.", allow_none=True)
+    created_by = schemas.text("An API key's name, `command line`, or `system` if a result suppressed the number.")
+    created_at = schemas.moment("When it was suppressed.")
 
     @post_dump
     def _write_number(self, written: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -89,17 +87,15 @@ class SuppressionAnswer(schemas.Answer):
 
 
 class SuppressionsAnswer(schemas.Answer):
-    suppressions = fields.List(fields.Nested(SuppressionAnswer), metadata=says("Newest first."))
-    next_cursor = fields.String(allow_none=True, metadata=says("`cursor` of the next page; null on the last page."))
+    suppressions = schemas.several(SuppressionAnswer, "Newest first.")
+    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 class SuppressionFileAnswer(schemas.Answer):
-    added = fields.Integer(metadata=says("Numbers that were not suppressed before."))
-    present = fields.Integer(metadata=says("Rows whose number was suppressed before, or is in an earlier row."))
-    invalid = fields.Integer(metadata=says("Rows without a valid number."))
-    errors = fields.List(
-        fields.Nested(schemas.RowFault), metadata=says("The first 100 invalid rows, each with what is wrong.")
-    )
+    added = schemas.whole("Numbers that were not suppressed before.")
+    present = schemas.whole("Rows whose number was suppressed before, or is in an earlier row.")
+    invalid = schemas.whole("Rows without a valid number.")
+    errors = schemas.several(schemas.RowFault, "The first 100 invalid rows, each with what is wrong.")
 
 
 _suppression = SuppressionAnswer()
