@@ -230,6 +230,28 @@ class Gates:
         return now if self.calls_per_minute is None or gate is None or stepped else gate
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a batch's gates are made of, as its columns."""
+
+    start_at: datetime | None
+    end_at: datetime | None
+    calls_per_minute: int | None
+    opens_minute: int | None
+    closes_minute: int | None
+    calling_days: int | None
+
+    @property
+    def hours(self) -> Hours | None:
+        if self.opens_minute is None or self.closes_minute is None:
+            return None
+        return Hours(self.opens_minute, self.closes_minute, self.calling_days or EVERY_DAY)
+
+
+TERMS = "b.start_at, b.end_at, b.calls_per_minute, b.opens_minute, b.closes_minute, b.calling_days"
+"""SQL: the columns of `Terms`, of batch `b`."""
+
+
 class Release(NamedTuple):
     """Release it now. `start_at`, `end_at`: the window in the request. `next_release_at`: the batch's gate after it."""
 

@@ -18,6 +18,12 @@ from receiver.queueing.row_zones import RowZones
 from receiver.queueing.submissions import FindSuppressed, Plan, PlannedCall, SkippedRow
 from receiver.schedule import earliest, estimate_due_at, next_opening, slice_rows
 
+PARAMETER_COLUMNS = (
+    *("application_id", "deployment_id", "name", "max_attempts", "is_pci", "default_region", "calls_per_minute"),
+    *("calling_days", "time_zone", "time_zone_column"),
+)
+"""Columns of a batch that have the names of its parameters."""
+
 
 class ExternalIdUsed(ReceiverError):
     """Another batch, `batch_id`, has this external id."""
@@ -171,35 +177,23 @@ def insert_batch(
     Raises InvalidInput naming rows, or ExternalIdUsed; the caller then rolls back, and nothing was written.
     """
     opens, closes = parameters.calling_hours or (None, None)
+    columns = {
+        **{name: getattr(parameters, name) for name in PARAMETER_COLUMNS},
+        "start_at": parameters.start_timestamp,
+        "end_at": parameters.end_timestamp,
+        "reattempt_wait_seconds": parameters.reattempt_wait,
+        "opens_minute": opens,
+        "closes_minute": closes,
+        "labels": Jsonb(dict(parameters.labels)),
+        "columns": list(plan.contacts.columns),
+        "created_at": now,
+        "due_at": estimate_due_at(parameters.gates, {}, parameters.retries, now, grace),
+        "simulated": simulated,
+        "created_by": created_by,
+    }
     row = conn.execute(
-        "insert into batch (application_id, deployment_id, name, start_at, end_at, max_attempts,"
-        " reattempt_wait_seconds, is_pci, default_region, columns, created_at, due_at, simulated, calls_per_minute,"
-        " opens_minute, closes_minute, calling_days, time_zone, time_zone_column, created_by, labels)"
-        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        " returning batch_id",
-        (
-            parameters.application_id,
-            parameters.deployment_id,
-            parameters.name,
-            parameters.start_timestamp,
-            parameters.end_timestamp,
-            parameters.max_attempts,
-            parameters.reattempt_wait,
-            parameters.is_pci,
-            parameters.default_region,
-            list(plan.contacts.columns),
-            now,
-            estimate_due_at(parameters.gates, {}, parameters.retries, now, grace),
-            simulated,
-            parameters.calls_per_minute,
-            opens,
-            closes,
-            parameters.calling_days,
-            parameters.time_zone,
-            parameters.time_zone_column,
-            created_by,
-            Jsonb(dict(parameters.labels)),
-        ),
+        f"insert into batch ({', '.join(columns)}) values ({', '.join(['%s'] * len(columns))}) returning batch_id",
+        list(columns.values()),
     ).fetchone()
     assert row is not None  # noqa: S101 an insert without conflict clause returns its row
     batch_id: int = row[0]

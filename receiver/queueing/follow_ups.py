@@ -18,6 +18,7 @@ from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
 from receiver.errors import Fault, NotFound, ReceiverError
 from receiver.model import OUTCOMES
+from receiver.queueing.batches import PARAMETER_COLUMNS
 from receiver.queueing.contacts import Contact
 from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
 from receiver.queueing.recent import FindRecent
@@ -250,9 +251,8 @@ def follow_up_parameters(conn: Connection, batch_id: int, given: Mapping[str, An
     """
     with conn.cursor(row_factory=dict_row) as cursor:
         earlier = cursor.execute(
-            "select application_id, deployment_id, name, max_attempts, reattempt_wait_seconds as reattempt_wait,"
-            " is_pci, default_region, calls_per_minute, opens_minute, closes_minute, calling_days, time_zone,"
-            " time_zone_column, labels from batch where batch_id = %s",
+            f"select {', '.join(PARAMETER_COLUMNS)}, reattempt_wait_seconds as reattempt_wait, opens_minute,"
+            " closes_minute, labels from batch where batch_id = %s",
             (batch_id,),
         ).fetchone()
     if earlier is None:

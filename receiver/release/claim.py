@@ -22,7 +22,7 @@ from receiver.queueing.suppressions import find_suppressed
 from receiver.release.calls import refuse_calls, withdraw_pending, withdraw_rows
 from receiver.release.resolution import SENT_SINCE
 from receiver.release.states import refresh_state
-from receiver.schedule import WINDOW, Gates, Hours, RefusalCode, Refuse, Release, Released, Wait, decide, due_at
+from receiver.schedule import TERMS, WINDOW, Gates, RefusalCode, Refuse, Release, Released, Terms, Wait, decide, due_at
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +72,10 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _Batch(Terms):
     """A batch with something to send, locked."""
 
     batch_id: int
-    start_at: datetime | None
-    end_at: datetime | None
-    calls_per_minute: int | None
-    opens_minute: int | None
-    closes_minute: int | None
-    calling_days: int | None
     next_release_at: datetime | None
     last_release_at: datetime | None
     canceled: bool
@@ -92,21 +86,9 @@ class _Batch:
     reattempt_wait_seconds: int | None
 
     @property
-    def hours(self) -> Hours | None:
-        if self.opens_minute is None or self.closes_minute is None:
-            return None
-        return Hours(self.opens_minute, self.closes_minute, self.calling_days or 127)
-
-    @property
     def gates(self) -> Gates:
-        return Gates(
-            self.start_at,
-            self.end_at,
-            self.hours,
-            self.calls_per_minute,
-            self.next_release_at,
-            self.last_release_at,
-        )
+        pace = (self.calls_per_minute, self.next_release_at, self.last_release_at)
+        return Gates(self.start_at, self.end_at, self.hours, *pace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +145,8 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
     """The batch, if nobody else is at work on it and nothing of it was changed meanwhile that holds all of it back."""
     with conn.cursor(row_factory=class_row(_Batch)) as cursor:
         return cursor.execute(
-            "select b.batch_id, b.start_at, b.end_at, b.calls_per_minute, b.opens_minute, b.closes_minute,"
-            f" b.calling_days, b.next_release_at, b.last_release_at, b.canceled_at is not null as canceled,"
-            " b.follows is not null as is_follow_up,"
-            f" {SENT_SINCE} as waits_since, b.max_attempts,"
+            f"select b.batch_id, {TERMS}, b.next_release_at, b.last_release_at, b.canceled_at is not null as canceled,"
+            f" b.follows is not null as is_follow_up, {SENT_SINCE} as waits_since, b.max_attempts,"
             " b.reattempt_wait_seconds from batch b where b.batch_id = %s and b.state = 'queueing'"
             f" and b.simulated = %s and b.paused_at is null and not {HELD} for update of b skip locked",
             (batch_id, simulated),

@@ -21,7 +21,7 @@ from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.queueing.batches import get_now, set_external_id
 from receiver.release.calls import withdraw_pending
 from receiver.release.states import refresh_state
-from receiver.schedule import Gates, Hours, earliest, estimate_due_at, has_common_hours
+from receiver.schedule import TERMS, Gates, Terms, earliest, estimate_due_at, has_common_hours
 
 PENDING_CALLS = "rows - skipped - refused - withdrawn - completed - failed - canceled - rejected - other"
 """SQL: calls that were not withdrawn and have no result, overdue ones included, of a row of batch_count."""
@@ -113,23 +113,11 @@ def change_batch(
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
+class _Terms(Terms):
     """Of a batch. `largest`: calls of its largest unreleased submission, None if there is none."""
 
-    start_at: datetime | None
-    end_at: datetime | None
-    calls_per_minute: int | None
-    opens_minute: int | None
-    closes_minute: int | None
-    calling_days: int | None
     retries: timedelta
     largest: int | None
-
-    @property
-    def hours(self) -> Hours | None:
-        if self.opens_minute is None or self.closes_minute is None:
-            return None
-        return Hours(self.opens_minute, self.closes_minute, self.calling_days or 127)
 
     @property
     def gates(self) -> Gates:
@@ -227,7 +215,7 @@ def _next_moments(
 def _get_terms(conn: Connection, batch_id: int) -> _Terms:
     with conn.cursor(row_factory=class_row(_Terms)) as cursor:
         terms = cursor.execute(
-            "select start_at, end_at, calls_per_minute, opens_minute, closes_minute, calling_days,"
+            f"select {TERMS},"
             " make_interval(secs => coalesce((max_attempts - 1) * reattempt_wait_seconds, 0)) as retries,"
             " (select max(s.calls - s.withdrawn_calls) from submission s"
             "  where s.batch_id = b.batch_id and s.state = 'pending') as largest"

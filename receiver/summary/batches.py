@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -149,13 +149,13 @@ PAST_DUE = "b.due_at < now() and b.state <> 'queueing'"
 """SQL: all submissions of batch `b` are due."""
 
 _SELECT = f"""
-select b.batch_id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
+select b.batch_id as id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
     coalesce(b.simulated, false) as simulated, b.follows, array(select f.batch_id from batch f
         where f.first_batch_id = coalesce(b.first_batch_id, b.batch_id) and f.follows = b.batch_id order by 1)
-        as follow_ups, b.left_out, b.created_by, b.start_at, b.end_at, b.max_attempts,
-    b.reattempt_wait_seconds, b.is_pci, b.calls_per_minute, b.opens_minute, b.closes_minute, b.calling_days,
-    b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at, {UNRELEASED} as unreleased,
-    {PAST_DUE} as past_due,
+        as follow_ups, b.left_out, b.created_by, b.start_at as start_timestamp, b.end_at as end_timestamp,
+    b.max_attempts, b.reattempt_wait_seconds as reattempt_wait, b.is_pci, b.calls_per_minute, b.opens_minute,
+    b.closes_minute, b.calling_days, b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at,
+    {UNRELEASED} as due_at_estimated, {PAST_DUE} as past_due,
     c.rows, c.skipped, c.refused, c.withdrawn, c.overdue, c.completed, c.failed, c.canceled, c.rejected, c.other,
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
     c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
@@ -218,8 +218,15 @@ def list_batches(
     conn: Connection, wanted: BatchFilter, limit: int, before: int | None = None, *, with_submissions: bool = True
 ) -> list[Batch]:
     """Batches, newest first, with ids below `before`."""
+    where, values = where_of(wanted)
+    older = "true" if before is None else "b.batch_id < %s"
+    condition = f"where {where} and {older} order by b.batch_id desc limit %s"
+    return _read(conn, condition, [*values, *([] if before is None else [before]), limit], with_submissions)
+
+
+def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
+    """SQL: the condition for batch `b`, and its values. Some conditions also need the tables of a list of batches."""
     conditions: dict[str, Any] = {
-        "b.batch_id < %s": before,
         "b.state = %s": wanted.state,
         "b.application_id = %s": wanted.application_id,
         "b.deployment_id = %s": wanted.deployment_id,
@@ -238,9 +245,7 @@ def list_batches(
         " where s.batch_id = b.batch_id and s.state = 'pending')": wanted.not_sent_by,
     }
     given = {condition: value for condition, value in conditions.items() if value is not None}
-    where = "where " + " and ".join(given) if given else ""
-    condition = f"{where} order by b.batch_id desc limit %s"
-    return _read(conn, condition, (*given.values(), limit), with_submissions)
+    return " and ".join(given) or "true", list(given.values())
 
 
 def _read(conn: Connection, condition: str, parameters: Sequence[Any], with_submissions: bool) -> list[Batch]:
@@ -254,52 +259,29 @@ def _batch(row: dict[str, Any]) -> Batch:
     counts = balance(row)
     callable_rows = counts["rows"] - counts["skipped"] - counts["refused"] - counts["withdrawn"]
     days, decided_at = row["calling_days"], row["decided_at"] or row["queued_at"]
-    return Batch(
-        id=row["batch_id"],
-        name=row["name"],
-        external_id=row["external_id"],
-        labels=row["labels"],
-        application_id=row["application_id"],
-        deployment_id=row["deployment_id"],
-        state=row["state"],
-        phase=row["phase"],
-        simulated=row["simulated"],
-        follows=row["follows"],
-        follow_ups=row["follow_ups"],
-        left_out=row["left_out"],
-        created_by=row["created_by"],
-        parameters={
-            "start_timestamp": row["start_at"],
-            "end_timestamp": row["end_at"],
-            "max_attempts": row["max_attempts"],
-            "reattempt_wait": row["reattempt_wait_seconds"],
-            "is_pci": row["is_pci"],
-            "calls_per_minute": row["calls_per_minute"],
-            "calling_hours": None
-            if row["opens_minute"] is None
-            else hours_text(row["opens_minute"], row["closes_minute"]),
+    hours = None if row["opens_minute"] is None else hours_text(row["opens_minute"], row["closes_minute"])
+    ended_at = max(filter(None, (decided_at, row["last_result_at"])), default=None)
+    made: dict[str, Any] = {
+        "parameters": {
+            **{name: row[name] for name in _PARAMETERS},
+            "calling_hours": hours,
             "calling_days": None if days is None else days_text(days),
             "time_zone": row["time_zone"],
         },
-        created_at=row["created_at"],
-        queued_at=row["queued_at"],
-        due_at=row["due_at"],
-        due_at_estimated=row["unreleased"],
-        paused_at=row["paused_at"] if row["phase"] == "paused" else None,
-        ended_at=max(filter(None, (decided_at, row["last_result_at"])), default=None)
-        if row["phase"] == "ended"
-        else None,
-        submissions_total=row["submissions_total"] or 0,
-        submissions_json=row.get("submissions_json") or "[]",
-        counts=counts,
-        callbacks={"received": sum(callbacks.values()), **callbacks},
-        attempts=row["attempts"],
-        duration_seconds=row["duration_seconds"],
-        progress=round(counts["final"] / callable_rows, 4) if callable_rows else 1.0,
-        first_result_at=row["first_result_at"],
-        last_result_at=row["last_result_at"],
-        loss_rate=Loss(callable_rows, counts["overdue"], row["polled"]).rate if row["past_due"] else None,
-    )
+        "paused_at": row["paused_at"] if row["phase"] == "paused" else None,
+        "ended_at": ended_at if row["phase"] == "ended" else None,
+        "submissions_total": row["submissions_total"] or 0,
+        "submissions_json": row.get("submissions_json") or "[]",
+        "counts": counts,
+        "callbacks": {"received": sum(callbacks.values()), **callbacks},
+        "progress": round(counts["final"] / callable_rows, 4) if callable_rows else 1.0,
+        "loss_rate": Loss(callable_rows, counts["overdue"], row["polled"]).rate if row["past_due"] else None,
+    }
+    return Batch(**{each.name: row[each.name] for each in fields(Batch) if each.name not in made}, **made)
+
+
+_PARAMETERS = ("start_timestamp", "end_timestamp", "max_attempts", "reattempt_wait", "is_pci", "calls_per_minute")
+"""Those of `Batch.parameters` that are columns, before the hours and the time zone."""
 
 
 def balance(counters: dict[str, Any]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -255,30 +255,23 @@ def _call(row: dict[str, Any], *, with_events: bool) -> Call:
     has_ended = row["outcome"] is not None  # a step before the end is no result
     # The callback may have been purged since it was listed; then there is no body.
     has_body = with_events and row["body"] is not None
-    return Call(
-        batch_id=row["batch_id"],
-        row=row["row"],
-        phone_number=e164(row["phone_number"]),
-        destination=destination,
-        variables=dict(zip(row["columns"], cells, strict=True)),
-        state=_state(row),
-        outcome=row["outcome"],
-        provider_status=row["provider_status"],
-        attempts=row["attempts"],
-        max_attempts=row["max_attempts"],
-        queued_at=row["queued_at"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        duration_seconds=row["duration_seconds"],
-        result_received_at=row["result_received_at"] if has_ended else None,
-        result_source=("poll" if row["polled"] else "callback") if has_ended else None,
-        withdrawn_reason=row["withdrawn_reason"] if _state(row) == "withdrawn" else None,
-        follows=_other_call(row, "follows"),
-        followed_by=_other_call(row, "followed_by"),
-        result_body=ResultBody(row["packing"], row["body"], row["content_type"], row["content_encoding"])
-        if has_body
-        else None,
-    )
+    body = ResultBody(row["packing"], row["body"], row["content_type"], row["content_encoding"]) if has_body else None
+    made: dict[str, Any] = {
+        "phone_number": e164(row["phone_number"]),
+        "destination": destination,
+        "variables": dict(zip(row["columns"], cells, strict=True)),
+        "state": _state(row),
+        "result_received_at": row["result_received_at"] if has_ended else None,
+        "result_source": ("poll" if row["polled"] else "callback") if has_ended else None,
+        "withdrawn_reason": row["withdrawn_reason"] if _state(row) == "withdrawn" else None,
+        "follows": _other_call(row, "follows"),
+        "followed_by": _other_call(row, "followed_by"),
+        "result_body": body,
+    }
+    return Call(**{name: row[name] for name in _FIELDS if name not in made}, **made)
+
+
+_FIELDS = tuple(field.name for field in fields(Call))
 
 
 def _other_call(row: dict[str, Any], name: str) -> dict[str, int] | None:

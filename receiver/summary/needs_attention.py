@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 from psycopg.rows import dict_row
 
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES
-from receiver.summary.batches import REMAINING, sum_balances
-
-
-@dataclass(frozen=True, slots=True)
-class BatchesOf:
-    """The chosen batches; None: no condition."""
-
-    application_id: int | None = None
-    deployment_id: int | None = None
-    created_from: datetime | None = None
-    created_to: datetime | None = None
+from receiver.summary.batches import REMAINING, BatchFilter, sum_balances, where_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +50,13 @@ class Attention:
 _COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, "unreadable", "unmatched", "conflict")
 
 
-def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None = False) -> Attention:
+def get_attention(conn: Connection, wanted: BatchFilter, *, simulated: bool | None = False) -> Attention:
     """What needs attention among these batches.
 
     `simulated`: the provider that submissions are sent to is a simulator; None: unknown. If no condition is given,
     callbacks for purged batches count as unmatched, too.
     """
-    where, values = _where(wanted)
+    where, values = where_of(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
     with conn.cursor(row_factory=dict_row) as cursor:
         parts = cursor.execute(
@@ -107,14 +95,3 @@ def get_attention(conn: Connection, wanted: BatchesOf, *, simulated: bool | None
         sum(part["batches"] for part in simulated_parts),
         sum_balances(simulated_parts),
     )
-
-
-def _where(wanted: BatchesOf) -> tuple[str, list[Any]]:
-    conditions: dict[str, Any] = {
-        "b.application_id = %s": wanted.application_id,
-        "b.deployment_id = %s": wanted.deployment_id,
-        "b.created_at >= %s": wanted.created_from,
-        "b.created_at < %s": wanted.created_to,
-    }
-    given = {condition: value for condition, value in conditions.items() if value is not None}
-    return " and ".join(given) or "true", list(given.values())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from receiver.database.pool import Connection
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
-from receiver.summary.needs_attention import Attention, BatchesOf, get_attention
+from receiver.summary.needs_attention import Attention, get_attention
 from receiver.summary.verify import verify
 from tests.factories import (
     ACCEPTED,
@@ -29,7 +29,7 @@ def ids(conn: Connection, **wanted: object) -> list[int]:
 
 
 def test_nothing_needs_attention_if_nothing_was_queued(conn: Connection) -> None:
-    attention = get_attention(conn, BatchesOf())
+    attention = get_attention(conn, BatchFilter())
     assert not attention.is_needed
     assert set(attention.totals.values()) == {0}
 
@@ -44,7 +44,7 @@ def test_everything_that_needs_attention_is_counted(conn: Connection) -> None:
     asked = make_batch(conn, NUMBERS)
     deliver(conn, asked, b"nothing of use", b"neither", result_body(phone_number(99)))
     deliver(conn, asked, result_body(NUMBERS[0], last_event=60), result_body(NUMBERS[0], "failed", last_event=50))
-    attention = get_attention(conn, BatchesOf())
+    attention = get_attention(conn, BatchFilter())
     assert attention == Attention(
         totals=attention.totals,
         overdue_calls=3,
@@ -91,13 +91,13 @@ def test_filters_select_batches(conn: Connection) -> None:
     conn.commit()
     day_ago = datetime.now(UTC) - timedelta(days=1)
     for wanted, batches in (
-        (BatchesOf(), 4),
-        (BatchesOf(application_id=1), 2),
-        (BatchesOf(application_id=1, deployment_id=2), 1),
-        (BatchesOf(deployment_id=9), 0),
-        (BatchesOf(created_from=day_ago), 3),
-        (BatchesOf(created_to=day_ago), 1),
-        (BatchesOf(application_id=3, created_from=day_ago), 0),
+        (BatchFilter(), 4),
+        (BatchFilter(application_id=1), 2),
+        (BatchFilter(application_id=1, deployment_id=2), 1),
+        (BatchFilter(deployment_id=9), 0),
+        (BatchFilter(created_from=day_ago), 3),
+        (BatchFilter(created_to=day_ago), 1),
+        (BatchFilter(application_id=3, created_from=day_ago), 0),
     ):
         attention = get_attention(conn, wanted)
         assert (attention.overdue_batches, attention.overdue_calls) == (batches, 4 * batches), wanted
@@ -110,7 +110,7 @@ def test_callback_for_a_purged_batch_needs_attention(conn: Connection) -> None:
     conn.execute("delete from batch where batch_id = %s", (purged,))
     conn.commit()
     deliver(conn, purged, result_body(NUMBERS[0]))
-    attention = get_attention(conn, BatchesOf())
+    attention = get_attention(conn, BatchFilter())
     assert attention.unmatched == 1
     assert set(attention.totals.values()) == {0}
 
@@ -118,21 +118,24 @@ def test_callback_for_a_purged_batch_needs_attention(conn: Connection) -> None:
 def test_waiting_batch_for_the_other_kind_of_provider_needs_attention(conn: Connection) -> None:
     real = make_batch(conn, NUMBERS, send=False)
     simulated = make_batch(conn, NUMBERS[:3], send=False, simulated=True)
-    with_provider, with_simulator = get_attention(conn, BatchesOf()), get_attention(conn, BatchesOf(), simulated=True)
+    with_provider, with_simulator = (
+        get_attention(conn, BatchFilter()),
+        get_attention(conn, BatchFilter(), simulated=True),
+    )
     assert (with_provider.waiting_batches, with_provider.waiting_calls) == (1, 3)
     assert (with_simulator.waiting_batches, with_simulator.waiting_calls) == (1, 4)
     assert with_provider.is_needed and with_simulator.is_needed
     assert ids(conn, not_sent_by=False) == [simulated]
     assert ids(conn, not_sent_by=True) == [real]
     answer_submissions(conn, simulated=True)
-    assert get_attention(conn, BatchesOf()).waiting_batches == 0
+    assert get_attention(conn, BatchFilter()).waiting_batches == 0
 
 
 def test_figures_of_simulated_batches_are_shown_separately(conn: Connection) -> None:
     make_batch(conn, NUMBERS)
     simulated = make_batch(conn, NUMBERS[:3], simulated=True)
     deliver(conn, simulated, result_body(NUMBERS[0]))
-    attention = get_attention(conn, BatchesOf())
+    attention = get_attention(conn, BatchFilter())
     assert attention.totals["rows"] == 7
     assert attention.simulated_batches == 1
     assert {name: count for name, count in attention.simulated.items() if count} == {

@@ -12,7 +12,7 @@ from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
 from receiver.summary.batches import Batch, BatchFilter, list_batches
 from receiver.summary.health import WORKER_SECONDS, Health, get_health
-from receiver.summary.needs_attention import Attention, BatchesOf, get_attention
+from receiver.summary.needs_attention import Attention, get_attention
 from receiver.summary.series import Interval, SummaryFilter, get_series
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.filters import Filters
@@ -98,8 +98,13 @@ def overview() -> str:
     )
 
 
-def _batches(filters: Filters) -> BatchesOf:
-    return BatchesOf(filters.application_id, filters.deployment_id, filters.starts_at, filters.ends_at)
+def _batches(filters: Filters) -> BatchFilter:
+    return BatchFilter(
+        application_id=filters.application_id,
+        deployment_id=filters.deployment_id,
+        created_from=filters.starts_at,
+        created_to=filters.ends_at,
+    )
 
 
 def _interval(filters: Filters) -> Interval:
