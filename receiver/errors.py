@@ -59,6 +59,10 @@ class InvalidInput(ReceiverError):
         self.faults_total = len(self.faults) if faults_total is None else faults_total
 
 
+def invalid_parameter(name: str, code: str, message: str) -> InvalidInput:
+    return InvalidInput("Some parameters are not valid.", [Fault(name, code, message)])
+
+
 class ConfigurationError(ReceiverError):
     """The configuration is not valid. `faults` contains all of its faults."""
 

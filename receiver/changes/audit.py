@@ -10,6 +10,7 @@ from typing import Any
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from receiver.database.conditions import all_given
 from receiver.database.pool import Connection
 from receiver.logs import mask_digits, redact
 
@@ -69,25 +70,18 @@ def record_change(
 
 def list_changes(conn: Connection, wanted: ChangeFilter, limit: int, before: int | None = None) -> list[Change]:
     """Entries, newest first, those with an id below `before`."""
-    conditions = {
-        "actor = %(actor)s": wanted.actor,
-        "action = %(action)s": wanted.action,
-        "at >= %(since)s": wanted.since,
-        "at < %(until)s": wanted.until,
-        "audit_id < %(before)s": before,
-    }
-    given = " and ".join(condition for condition, value in conditions.items() if value is not None) or "true"
-    values = {
-        "actor": wanted.actor,
-        "action": wanted.action,
-        "since": wanted.since,
-        "until": wanted.until,
-        "before": before,
-        "limit": limit,
-    }
+    where, values = all_given(
+        {
+            "actor = %s": wanted.actor,
+            "action = %s": wanted.action,
+            "at >= %s": wanted.since,
+            "at < %s": wanted.until,
+            "audit_id < %s": before,
+        }
+    )
     with conn.cursor(row_factory=class_row(Change)) as cursor:
         return cursor.execute(
             "select audit_id as id, at, actor, action, batch_id, submission_no as submission_id, details, note"
-            f" from audit where {given} order by audit_id desc limit %(limit)s",
-            values,
+            f" from audit where {where} order by audit_id desc limit %s",
+            [*values, limit],
         ).fetchall()

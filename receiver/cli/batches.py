@@ -170,10 +170,10 @@ def show_preview(seen: Preview) -> None:
         named = ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
         opens = "never opens" if zone.opens_at is None else f"opens at {zone.opens_at:%Y-%m-%dT%H:%M:%SZ}"
         print(f"  {named}: {zone.rows} calls, {opens}")
-    if seen.recent.rows:
-        print(f"  {seen.recent.rows} rows have a number that was queued recently:")
-    for batch, rows in seen.recent.batches:
-        print(f"    batch {batch.id} {batch.name}: {rows} rows")
+    if seen.recent["rows"]:
+        print(f"  {seen.recent['rows']} rows have a number that was queued recently:")
+    for batch in seen.recent["batches"]:
+        print(f"    batch {batch['id']} {batch['name']}: {batch['rows']} rows")
     for warning in seen.warnings:
         print(f"  {warning.message} ({warning.code})")
     for fault in seen.errors:

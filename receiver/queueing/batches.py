@@ -13,7 +13,7 @@ from receiver.database.pool import Connection
 from receiver.errors import Fault, ReceiverError
 from receiver.queueing.contacts import Contacts
 from receiver.queueing.parameters import BatchParameters
-from receiver.queueing.recent import FindRecent, RecentBatch
+from receiver.queueing.recent import FindRecent
 from receiver.queueing.row_zones import RowZones
 from receiver.queueing.submissions import FindSuppressed, Plan, PlannedCall, SkippedRow
 from receiver.schedule import earliest, estimate_due_at, next_opening, slice_rows
@@ -44,14 +44,6 @@ class ZoneRows:
     opens_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Recent:
-    """How many rows have a number that was queued recently; and the batches, each with how many rows of ours."""
-
-    rows: int
-    batches: tuple[tuple[RecentBatch, int], ...]
-
-
 RECENT_LISTED = 100
 """How many recent batches a preview lists, those with the most rows first."""
 
@@ -65,7 +57,9 @@ class Preview:
     invalid: int
     duplicates: int
     suppressed: int
-    recent: Recent
+    recent: dict[str, Any]
+    """How many `rows` have a number that was queued recently; and `batches` with it, each with how many rows of ours:
+    `id`, `name`, `created_at`, `rows`."""
     submissions: int
     zones: tuple[ZoneRows, ...]
     due_at: datetime
@@ -116,7 +110,13 @@ def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace:
         invalid=plan.invalid,
         duplicates=plan.duplicates,
         suppressed=plan.suppressed,
-        recent=Recent(plan.recent, tuple(plan.recent_batches.most_common(RECENT_LISTED))),
+        recent={
+            "rows": plan.recent,
+            "batches": [
+                {"id": each.id, "name": each.name, "created_at": each.created_at, "rows": rows}
+                for each, rows in plan.recent_batches.most_common(RECENT_LISTED)
+            ],
+        },
         submissions=len(plan.submissions),
         zones=list_zones(parameters, calls_of, now),
         due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, grace),

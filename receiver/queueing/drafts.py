@@ -21,10 +21,10 @@ from psycopg.types.json import Jsonb
 
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound
+from receiver.model import rfc3339
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept, request_digest
-from receiver.queueing.batches import Preview, Recent, list_zones
+from receiver.queueing.batches import Preview, list_zones
 from receiver.queueing.parameters import BatchParameters
-from receiver.queueing.recent import RecentBatch
 from receiver.schedule import estimate_due_at
 
 DRAFT_BYTES = 512 << 20
@@ -115,16 +115,14 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
         return None
     errors = tuple(Fault(**fault) for fault in draft.preview["errors"])
     counted = {
-        name: draft.preview[name] for name in ("rows", "valid", "invalid", "duplicates", "suppressed", "submissions")
+        name: draft.preview[name]
+        for name in ("rows", "valid", "invalid", "duplicates", "suppressed", "recent", "submissions")
     }
     # When something opens and is due depends on the moment of asking.
     now = datetime.now(UTC).replace(microsecond=0)
     calls_of = {tuple(zones): calls for zones, calls in draft.preview["calls_of"]}
-    recent = draft.preview["recent"]
-    batches = [(RecentBatch(id_, name, datetime.fromisoformat(at)), rows) for id_, name, at, rows in recent["batches"]]
     return Preview(
         **counted,
-        recent=Recent(recent["rows"], tuple(batches)),
         zones=list_zones(parameters, calls_of, now),
         due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, limits.grace),
         sample=tuple(json.loads(draft.preview["sample"])),
@@ -138,8 +136,8 @@ def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, li
     """Store the result of `preview`, which had to read the complete file."""
     kept = asdict(seen)
     del kept["due_at"], kept["zones"]
-    batches = [(batch.id, batch.name, batch.created_at.isoformat(), rows) for batch, rows in seen.recent.batches]
-    kept["recent"] = {"rows": seen.recent.rows, "batches": batches}
+    for batch in kept["recent"]["batches"]:
+        batch["created_at"] = rfc3339(batch["created_at"])
     calls = [(zone.time_zone.split(","), zone.rows) for zone in seen.zones]
     kept["sample"] = json.dumps(seen.sample)  # jsonb would change the order of the columns
     kept["calls_of"] = calls or [((), seen.valid)]

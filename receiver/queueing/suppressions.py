@@ -16,6 +16,7 @@ from psycopg.rows import class_row
 
 from receiver.changes.audit import record_change
 from receiver.database.arrays import bigints, digests
+from receiver.database.conditions import all_given
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import masked
@@ -137,21 +138,11 @@ def list_suppressions(
     before: int | None = None,
 ) -> list[Suppression]:
     """Entries, newest first, those with an id below `before`. `phone_numbers`: of these only, also if erased."""
-    conditions, values = ["true"], dict[str, object](limit=limit)
-    if phone_numbers is not None:
-        conditions.append("digest = any(%(digests)b)")
-        values["digests"] = digests(_digests_of(get_key(conn), phone_numbers))
-    if reason is not None:
-        conditions.append("reason = %(reason)s")
-        values["reason"] = reason
-    if before is not None:
-        conditions.append("suppression_id < %(before)s")
-        values["before"] = before
+    wanted = None if phone_numbers is None else digests(_digests_of(get_key(conn), phone_numbers))
+    where, values = all_given({"digest = any(%b)": wanted, "reason = %s": reason, "suppression_id < %s": before})
     with conn.cursor(row_factory=class_row(Suppression)) as cursor:
         return cursor.execute(
-            f"select {_COLUMNS} from suppression where {' and '.join(conditions)}"
-            " order by suppression_id desc limit %(limit)s",
-            values,
+            f"select {_COLUMNS} from suppression where {where} order by suppression_id desc limit %s", [*values, limit]
         ).fetchall()
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from receiver.database.conditions import all_given
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
@@ -226,7 +227,7 @@ def list_batches(
 
 def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
     """SQL: the condition for batch `b`, and its values. Some conditions also need the tables of a list of batches."""
-    conditions: dict[str, Any] = {
+    conditions = {
         "b.state = %s": wanted.state,
         "b.application_id = %s": wanted.application_id,
         "b.deployment_id = %s": wanted.deployment_id,
@@ -244,8 +245,7 @@ def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
         "b.simulated <> %s and exists (select from submission s"
         " where s.batch_id = b.batch_id and s.state = 'pending')": wanted.not_sent_by,
     }
-    given = {condition: value for condition, value in conditions.items() if value is not None}
-    return " and ".join(given) or "true", list(given.values())
+    return all_given(conditions)
 
 
 def _read(conn: Connection, condition: str, parameters: Sequence[Any], with_submissions: bool) -> list[Batch]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from psycopg.rows import dict_row
 
 from receiver.database.pool import Connection
-from receiver.errors import Fault, InvalidInput
+from receiver.errors import InvalidInput, invalid_parameter
 from receiver.model import OUTCOMES
 from receiver.summary.batches import balance
 
@@ -191,13 +191,13 @@ def _batches(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
 
 def _check(conn: Connection, wanted: SummaryFilter) -> None:
     if wanted.time_zone not in time_zones(conn):
-        raise _refused("time_zone", "invalid", "Enter an IANA name such as America/New_York.")
+        raise invalid_parameter("time_zone", "invalid", "Enter an IANA name such as America/New_York.")
     for name, moment in (("from", wanted.from_), ("to", wanted.to)):
         if moment is not None and not _EARLIEST <= moment <= _LATEST:
-            raise _refused(name, "out_of_range", "It must be between the years 1970 and 9000.")
+            raise invalid_parameter(name, "out_of_range", "It must be between the years 1970 and 9000.")
     if wanted.from_ is not None and wanted.to is not None:
         if wanted.from_ >= wanted.to:
-            raise _refused("to", "out_of_order", "It must be later than `from`.")
+            raise invalid_parameter("to", "out_of_order", "It must be later than `from`.")
         if (wanted.to - wanted.from_) / _LENGTH[wanted.interval] > MOST_POINTS:
             raise _too_long()
 
@@ -219,8 +219,4 @@ def time_zones(conn: Connection) -> frozenset[str]:
 
 
 def _too_long() -> InvalidInput:
-    return _refused("from", "range_too_long", f"The series would have more than {MOST_POINTS} points.")
-
-
-def _refused(field: str, code: str, message: str) -> InvalidInput:
-    return InvalidInput("Some parameters are not valid.", [Fault(field, code, message)])
+    return invalid_parameter("from", "range_too_long", f"The series would have more than {MOST_POINTS} points.")

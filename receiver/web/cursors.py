@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from flask import Response, jsonify
 from itsdangerous import BadData
 
-from receiver.errors import Fault, InvalidInput
+from receiver.errors import invalid_parameter
 from receiver.web.json_answer import ReadyJson
 from receiver.web.services import serializer
 
@@ -27,11 +27,6 @@ class Found(NamedTuple, Generic[Item]):
 
     items: Sequence[Item]
     more: bool
-
-
-def first(items: Sequence[Item], limit: int) -> Found[Item]:
-    """The first `limit` items. `items` has one more if more follow."""
-    return Found(items[:limit], len(items) > limit)
 
 
 def answer_page(
@@ -70,6 +65,22 @@ def answer_page(
     return _answer(of or list_name, texts, write_cursor(list_name, after) if more and after else None)
 
 
+def answer_list(
+    list_name: str,
+    query: Mapping[str, Any],
+    read: Callable[[int, int | None], Sequence[Item]],
+    write: Callable[[Item], str],
+    **more: Any,
+) -> Response:
+    """As `answer_page`, of items with an `id`. `read(limit, id)` lists those after an id; None: the first ones."""
+
+    def found(limit: int, after: tuple[int, ...] | None) -> Found[Item]:
+        items = read(limit + 1, after[0] if after else None)
+        return Found(items[:limit], len(items) > limit)
+
+    return answer_page(list_name, query, found, lambda item: (item.id,), write, **more)  # type: ignore[attr-defined]
+
+
 def _answer(name: str, texts: list[str], next_cursor: str | None) -> Response:
     return jsonify({name: ReadyJson(f"[{','.join(texts)}]"), "next_cursor": next_cursor})
 
@@ -89,7 +100,5 @@ def read_cursor(list_name: str, cursor: str | None, length: int) -> tuple[int, .
             return tuple(position)
     except (BadData, TypeError, ValueError):
         pass
-    raise InvalidInput(
-        "Some parameters are not valid.",
-        [Fault("cursor", "invalid_cursor", "It is not a cursor of this list. Start again without a cursor.")],
-    )
+    message = "It is not a cursor of this list. Start again without a cursor."
+    raise invalid_parameter("cursor", "invalid_cursor", message)

@@ -110,8 +110,8 @@ def test_preview_counts_recent_rows_by_batch_whatever_happens_to_them(conn: Conn
         parameters = BatchParameters(7, 3, on_recent=on_recent)
         find = partial(recent_calls(parameters, LIMITS).find, conn)
         seen = preview(io.BytesIO(csv.encode()), parameters, LIMITS, find_recent=find)
-        assert (seen.rows, seen.valid, seen.recent.rows) == (6, 6, 4)
-        assert [(batch.id, batch.name, rows) for batch, rows in seen.recent.batches] == [
+        assert (seen.rows, seen.valid, seen.recent["rows"]) == (6, 6, 4)
+        assert [(each["id"], each["name"], each["rows"]) for each in seen.recent["batches"]] == [
             (first, "May", 3),
             (second, "", 2),
         ]

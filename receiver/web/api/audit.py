@@ -13,7 +13,7 @@ from receiver.database.pool import reading
 from receiver.queueing.parameters import STORABLE, Timestamp, says, storable
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.cursors import Found, answer_page, first
+from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.services import services
 
@@ -66,8 +66,8 @@ class Audit(MethodView):
         """
         wanted = ChangeFilter(query.get("actor"), query.get("action"), query.get("from_"), query.get("to"))
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[Change]:
+        def read(limit: int, before: int | None) -> list[Change]:
             with reading(services().pool) as conn:
-                return first(list_changes(conn, wanted, limit + 1, after[0] if after else None), limit)
+                return list_changes(conn, wanted, limit, before)
 
-        return answer_page("audit", query, read, lambda change: (change.id,), json_writer(AuditEntry()))
+        return answer_list("audit", query, read, json_writer(AuditEntry()))

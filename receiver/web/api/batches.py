@@ -14,7 +14,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.database.pool import Connection, DatabaseUnavailable, connection, reading
-from receiver.errors import Fault, InvalidInput
+from receiver.errors import Fault, InvalidInput, invalid_parameter
 from receiver.queueing.acceptance import (
     Accepted,
     IdempotentRequest,
@@ -48,7 +48,7 @@ from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.auth import STORED, Stored, View, current_key
-from receiver.web.cursors import Found, answer_page, first
+from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonNumber
 from receiver.web.problems import Problem, errors_of
@@ -122,12 +122,10 @@ class Batches(MethodView):
         """
         wanted = BatchFilter(**{name: value for name, value in query.items() if name not in ("limit", "cursor")})
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[Batch]:
-            return first(reader().read(list_batches, wanted, limit + 1, after[0] if after else None), limit)
+        def read(limit: int, before: int | None) -> list[Batch]:
+            return reader().read(list_batches, wanted, limit, before)
 
-        return answer_page(
-            "batches", query, read, lambda batch: (batch.id,), json_writer(_batch), at_once=BATCHES_AT_ONCE
-        )
+        return answer_list("batches", query, read, json_writer(_batch), at_once=BATCHES_AT_ONCE)
 
     @queueing(blueprint, "queue_batch", schemas.Batch, schemas.Preview)
     def post(self) -> Response:
@@ -197,13 +195,8 @@ def queue_batch() -> Response:
 
 def preview_members(seen: Preview) -> dict[str, Any]:
     """A preview for its schema."""
-    batches = [
-        {"id": each.id, "name": each.name, "created_at": each.created_at, "rows": rows}
-        for each, rows in seen.recent.batches
-    ]
     return {
         **{name: getattr(seen, name) for name in seen.__slots__},
-        "recent": {"rows": seen.recent.rows, "batches": batches},
         "warnings": errors_of(seen.warnings),
         "errors": errors_of(seen.errors),
     }
@@ -228,10 +221,7 @@ def repeatable_request(content: IO[bytes], form: Mapping[str, str]) -> Idempoten
     if idempotency_key is None:
         return None
     if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
-        raise InvalidInput(
-            "Some parameters are not valid.",
-            [Fault("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")],
-        )
+        raise invalid_parameter("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")
     return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(content, form))
 
 

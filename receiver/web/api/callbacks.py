@@ -13,7 +13,7 @@ from receiver.database.pool import reading
 from receiver.summary.callbacks import Callback, get_callback, list_callbacks
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.cursors import Found, answer_page, first
+from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -28,12 +28,10 @@ class Callbacks(MethodView):
         """List callbacks, newest first"""
         state, batch_id = query.get("state"), query.get("batch_id")
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[Callback]:
-            before = after[0] if after else None
-            found = reader().read(list_callbacks, limit + 1, state=state, batch_id=batch_id, before=before)
-            return first(found, limit)
+        def read(limit: int, before: int | None) -> list[Callback]:
+            return reader().read(list_callbacks, limit, state=state, batch_id=batch_id, before=before)
 
-        return answer_page("callbacks", query, read, lambda callback: (callback.id,), json_writer(schemas.Callback()))
+        return answer_list("callbacks", query, read, json_writer(schemas.Callback()))
 
 
 @blueprint.route("/callbacks/<int:callback_id>")

@@ -9,7 +9,7 @@ from flask import Response
 from flask.views import MethodView
 
 from receiver.database.pool import at_one_moment
-from receiver.errors import Fault, InvalidInput
+from receiver.errors import invalid_parameter
 from receiver.phone_numbers.destination import candidates
 from receiver.summary.call_json import call_json
 from receiver.summary.callbacks import list_callbacks_of_call
@@ -74,7 +74,5 @@ def _numbers(text: str) -> tuple[int, ...]:
     """Every number that a search text can mean. Raises InvalidInput if there is none."""
     numbers = candidates(text, services().config.default_region)
     if not numbers:
-        raise InvalidInput(
-            "Some parameters are not valid.", [Fault("phone_number", "invalid", "This cannot be a phone number.")]
-        )
+        raise invalid_parameter("phone_number", "invalid", "This cannot be a phone number.")
     return numbers

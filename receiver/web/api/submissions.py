@@ -17,7 +17,7 @@ from receiver.summary.submissions import SubmissionProgress, list_submissions
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key
-from receiver.web.cursors import Found, answer_page, first
+from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonFlag
 from receiver.web.reading import reader
@@ -47,12 +47,10 @@ class Submissions(MethodView):
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """List all submissions of a batch, in the order of their numbers"""
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[SubmissionProgress]:
-            return first(reader().read(list_submissions, batch_id, limit + 1, after[0] if after else 0), limit)
+        def read(limit: int, after: int | None) -> list[SubmissionProgress]:
+            return reader().read(list_submissions, batch_id, limit, after or 0)
 
-        write = json_writer(schemas.Submission())
-        name = f"submissions {batch_id}"
-        return answer_page(name, query, read, lambda submission: (submission.id,), write, of="submissions")
+        return answer_list(f"submissions {batch_id}", query, read, json_writer(schemas.Submission()), of="submissions")
 
 
 @blueprint.route("/batches/<int:batch_id>/submissions/<int:submission_no>/resolve")

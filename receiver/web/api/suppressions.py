@@ -27,7 +27,7 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.api.batches import read_form
 from receiver.web.auth import current_key
-from receiver.web.cursors import Found, answer_page, first
+from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.json_body import JSON_BYTES, read_json
 from receiver.web.problems import errors_of
@@ -109,18 +109,11 @@ class Suppressions(MethodView):
         number = query.get("phone_number")
         numbers = None if number is None else candidates(number, services().config.default_region)
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[Suppression]:
+        def read(limit: int, before: int | None) -> list[Suppression]:
             with reading(services().pool) as conn:
-                found = list_suppressions(
-                    conn,
-                    limit + 1,
-                    phone_numbers=numbers,
-                    reason=query.get("reason"),
-                    before=after[0] if after else None,
-                )
-            return first(found, limit)
+                return list_suppressions(conn, limit, phone_numbers=numbers, reason=query.get("reason"), before=before)
 
-        return answer_page("suppressions", query, read, lambda found: (found.id,), json_writer(_suppression))
+        return answer_list("suppressions", query, read, json_writer(_suppression))
 
     @blueprint.operation(
         "suppress", "queue", SuppressionAnswer, status=201, description="The number is suppressed from now on."
