@@ -177,7 +177,8 @@ def show_preview(seen: Preview) -> None:
     for warning in seen.warnings:
         print(f"  {warning.message} ({warning.code})")
     for fault in seen.errors:
-        print(f"  row {fault.where}, line {fault.line}: {fault.message} ({fault.code})")
+        line = "" if fault.line is None else f", line {fault.line}"
+        print(f"  row {fault.where}{line}: {fault.message} ({fault.code})")
     if seen.errors_total > len(seen.errors):
         print(f"  and {seen.errors_total - len(seen.errors)} more")
 

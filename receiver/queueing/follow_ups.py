@@ -22,6 +22,7 @@ from receiver.queueing.batches import PARAMETER_COLUMNS
 from receiver.queueing.contacts import Contact
 from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
 from receiver.queueing.recent import FindRecent
+from receiver.queueing.stored_rows import BLOCK_ROWS, OF_BLOCK, get_stored_rows
 from receiver.queueing.suppressions import find_suppressed
 from receiver.text.csv_line import read_csv_line
 
@@ -44,9 +45,6 @@ LEFT_OUT = (
     "not_chosen",
 )
 """Why a row is not followed up. It is counted under the first reason that applies."""
-
-BLOCK_ROWS, BLOCK_BYTES = 5_000, 1 << 20
-"""Rows that are read at a time: so many, or as many as have about so many bytes."""
 
 CALL_STATE = """case when r.outcome is not null then 'final' when o.row is not null then 'refused'
     when w.row is not null or s.state = 'withdrawn' then 'withdrawn'
@@ -97,17 +95,9 @@ class ChosenCalls:
         self._conn = conn
         self._wanted = wanted
         self.leave_out_recent: FindRecent = lambda _: {}
-        row = conn.execute(
-            "select b.columns, coalesce(b.first_batch_id, b.batch_id), c.rows, c.skipped,"
-            " (select max(s.csv_bytes / s.calls) from submission s where s.batch_id = b.batch_id)"
-            " from batch b join batch_count c using (batch_id) where batch_id = %s",
-            (wanted.batch_id,),
-        ).fetchone()
-        if row is None:
-            raise NotFound(f"Batch {wanted.batch_id} does not exist.")
-        columns, self.first_batch_id, self._last_row, self._skipped, line_bytes = row
-        self.columns: tuple[str, ...] = tuple(columns)
-        self._block_rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(line_bytes, 1)))
+        self._stored = get_stored_rows(conn, wanted.batch_id)
+        self.columns: tuple[str, ...] = tuple(self._stored.columns)
+        self.first_batch_id = self._stored.first_batch_id
         self._rows = array("i")
         self.left_out = dict.fromkeys(LEFT_OUT, 0)
 
@@ -117,9 +107,10 @@ class ChosenCalls:
 
     def __iter__(self) -> Iterator[Contact]:
         self._rows = array("i")
-        self.left_out = dict.fromkeys(LEFT_OUT, 0) | {"skipped": self._skipped}
-        for after_row in range(0, self._last_row, self._block_rows):
-            calls = self._read_block(after_row)
+        self.left_out = dict.fromkeys(LEFT_OUT, 0) | {"skipped": self._stored.skipped}
+        for block in self._stored.blocks():
+            # Not prepared: a plan for all blocks might read the whole batch.
+            calls = [_Call(*row) for row in self._conn.execute(_BLOCK, block, prepare=False)]
             numbers = [call.phone_number for call in calls if call.phone_number > 0]
             suppressed, recent = find_suppressed(self._conn, numbers), self.leave_out_recent(numbers)
             answered = list_answered(self._conn, self._wanted.batch_id, [call.row for call in calls])
@@ -150,11 +141,6 @@ class ChosenCalls:
             return "erased"
         return "not_chosen" if call.state == "final" and call.outcome not in self._wanted.outcomes else None
 
-    def _read_block(self, after_row: int) -> list[_Call]:
-        given = {"batch_id": self._wanted.batch_id, "after": after_row, "last": after_row + self._block_rows}
-        # Not prepared: a plan for all blocks might read the whole batch.
-        return [_Call(*row) for row in self._conn.execute(_BLOCK, given, prepare=False)]
-
     def link(self, batch_id: int) -> bool:
         """Store that the batch is made of the chosen calls. False: another follow-up was faster; roll back.
 
@@ -180,16 +166,13 @@ class ChosenCalls:
         return True
 
 
-# With the condition on `call` only, each block would read all results.
-_ROWS = "batch_id = %(batch_id)s and row > %(after)s and row <= %(last)s"
-
 _BLOCK = f"""
 select c.row, c.phone_number, c.line, {CALL_STATE}, r.outcome, s.state = 'unknown', f.row is not null
-from (select * from call where {_ROWS}) c join submission s using (batch_id, submission_no)
-    left join (select row, outcome from result where {_ROWS}) r using (row)
-    left join (select row from outstanding where {_ROWS} and refused) o using (row)
-    left join (select row from withdrawn where {_ROWS}) w using (row)
-    left join (select row from follow_up where {_ROWS}) f using (row)
+from (select * from call where {OF_BLOCK}) c join submission s using (batch_id, submission_no)
+    left join (select row, outcome from result where {OF_BLOCK}) r using (row)
+    left join (select row from outstanding where {OF_BLOCK} and refused) o using (row)
+    left join (select row from withdrawn where {OF_BLOCK}) w using (row)
+    left join (select row from follow_up where {OF_BLOCK}) f using (row)
 order by c.row
 """
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -26,15 +25,13 @@ from receiver.errors import NotFound
 from receiver.model import ERASED
 from receiver.queueing.exported import FAULT_COLUMNS, PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
 from receiver.queueing.follow_ups import CALL_STATE
+from receiver.queueing.stored_rows import OF_BLOCK, StoredRows, get_stored_rows
 from receiver.queueing.submissions import Plan, SkippedRow, header_line
 from receiver.summary.batches import Batch, BatchFilter, list_batches, sql_time
 from receiver.summary.call_json import LISTED_EVENTS, NO_EVENTS, OwnMembers, events_json, events_of_body
 from receiver.summary.calls import CallFilter, get_call
 from receiver.text.csv_line import csv_line, read_csv_line
 from receiver.text.formulas import defuse, defuse_csv
-
-BLOCK_ROWS, BLOCK_BYTES = 5_000, 1 << 20
-"""The size of a block: this many rows, or about this many bytes of the user's own columns, whichever is less."""
 
 MOST_BODY = 4096
 """A larger packed body is read by itself, so that a block needs little memory. Usual ones have 200 bytes."""
@@ -53,14 +50,6 @@ END = "\r\n"
 _json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    batch_id: int
-    columns: list[str]
-    last_row: int
-    block_rows: int
-
-
 EVERY_CALL = CallFilter()
 
 BATCH_COLUMNS = ("batch_id", "batch_name", "external_id", "labels", "destination", "variables")
@@ -75,7 +64,7 @@ def export_calls_csv(
     `own`: only the user's own columns, as they were submitted, not defused.
     Raises NotFound at once; later only if the batch is purged during the export, so that a part never looks complete.
     """
-    source = reader.read(_get_source, batch_id)
+    source = reader.read(get_stored_rows, batch_id)
 
     query = _LINES.format(columns="c.line" if own else f"c.line, {_RESULTS}", more="", matching=_matching(wanted))
 
@@ -93,7 +82,7 @@ def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> 
     """The calls of all these batches, newest batch first: `BATCH_COLUMNS` and `RESULT_COLUMNS`, formulas defused."""
     query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", more="", matching=_matching(wanted))
 
-    def blocks(each_batch: Iterator[tuple[Batch, _Source]]) -> Iterator[bytes]:
+    def blocks(each_batch: Iterator[tuple[Batch, StoredRows]]) -> Iterator[bytes]:
         yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
         for batch, source in each_batch:
             of_batch = csv_line((str(batch.id), batch.name, batch.external_id or "", _json(batch.labels)))
@@ -122,17 +111,17 @@ def export_all_ndjson(reader: Reader, batches: BatchFilter, wanted: CallFilter) 
     )
 
 
-def _each_batch(reader: Reader, batches: BatchFilter) -> Iterator[tuple[Batch, _Source]]:
+def _each_batch(reader: Reader, batches: BatchFilter) -> Iterator[tuple[Batch, StoredRows]]:
     """All these batches, newest first. Those that are purged meanwhile are left out. Reads the first ones at once."""
 
     def read(before: int | None = None) -> list[Batch]:
         return reader.read(list_batches, batches, BATCHES_AT_ONCE, before, with_submissions=False)
 
-    def each(found: list[Batch]) -> Iterator[tuple[Batch, _Source]]:
+    def each(found: list[Batch]) -> Iterator[tuple[Batch, StoredRows]]:
         while found:
             for batch in found:
                 with suppress(NotFound):
-                    yield batch, reader.read(_get_source, batch.id)
+                    yield batch, reader.read(get_stored_rows, batch.id)
             found = read(found[-1].id)
 
     return each(read())
@@ -143,7 +132,7 @@ def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
 
     `destination` is first, so that the file can be corrected and queued. Raises NotFound as `export_calls_csv`.
     """
-    source = reader.read(_get_source, batch_id)
+    source = reader.read(get_stored_rows, batch_id)
     width = len(source.columns) + 1
 
     def blocks() -> Iterator[bytes]:
@@ -178,10 +167,10 @@ def _with_reasons(rows: Iterable[tuple[Any, ...]], width: int) -> bytes:
 
 def export_calls_ndjson(reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL) -> Iterator[bytes]:
     """The calls, one JSON line each, with the same members as in the API. Raises NotFound at once."""
-    return _ndjson(reader, reader.read(_get_source, batch_id), wanted)
+    return _ndjson(reader, reader.read(get_stored_rows, batch_id), wanted)
 
 
-def _ndjson(reader: Reader, source: _Source, wanted: CallFilter, more: str = "") -> Iterator[bytes]:
+def _ndjson(reader: Reader, source: StoredRows, wanted: CallFilter, more: str = "") -> Iterator[bytes]:
     """`more`: members at the end of each line, as JSON. Postgres writes all but the cells and the events."""
     query = _ROWS_OF_CALLS.format(columns=_JSON, more=_MORE, matching=_matching(wanted))
     own = OwnMembers(source.columns)
@@ -199,12 +188,10 @@ def _ndjson(reader: Reader, source: _Source, wanted: CallFilter, more: str = "")
             yield "".join(lines).encode()
 
 
-def _blocks(source: _Source, wanted: CallFilter = EVERY_CALL) -> Iterator[dict[str, Any]]:
+def _blocks(source: StoredRows, wanted: CallFilter = EVERY_CALL) -> Iterator[dict[str, Any]]:
     """The values of the queries below, for one block after the other."""
     of_calls = {"state": wanted.state, "outcome": wanted.outcome, "phone_numbers": list(wanted.phone_numbers or ())}
-    for after_row in range(0, source.last_row, source.block_rows):
-        last_row = after_row + source.block_rows
-        yield {"batch_id": source.batch_id, "after_row": after_row, "last_row": last_row, **of_calls}
+    return ({**block, **of_calls} for block in source.blocks())
 
 
 def _matching(wanted: CallFilter) -> str:
@@ -252,19 +239,6 @@ def _read(reader: Reader, batch_id: int, read: Callable[[Connection], list[_Row]
 _slots = threading.BoundedSemaphore(BLOCKS_AT_ONCE)
 
 
-def _get_source(conn: Connection, batch_id: int) -> _Source:
-    row = conn.execute(
-        "select b.columns, c.rows,"
-        " (select max(s.csv_bytes / s.calls) from submission s where s.batch_id = b.batch_id)"
-        " from batch b join batch_count c using (batch_id) where b.batch_id = %s",
-        (batch_id,),
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"Batch {batch_id} does not exist.")
-    columns, last_row, line_bytes = row
-    return _Source(batch_id, columns, last_row, max(1, min(BLOCK_ROWS, BLOCK_BYTES // line_bytes)))
-
-
 def _header(columns: Sequence[str], ours: Sequence[str]) -> bytes:
     """The header. Names stay unique: if the user has a column with one of our names, ours gets a prefix."""
     used = {"destination", *columns}
@@ -296,9 +270,6 @@ _STATUS = """case when r.provider_status = r.outcome then r.outcome
 _SOURCE = "case when r.outcome is null then null when r.polled then 'poll' else 'callback' end"
 _WITHDRAWN_REASON = f"""case when {CALL_STATE} = 'withdrawn' then coalesce(w.reason, 'canceled') end"""
 _RECEIVED_AT = "case when r.outcome is not null then r.received_at end"
-
-_ROWS = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
-"""SQL: a condition for each table. With the condition on `call` only, each block would read all results."""
 
 _RESULTS = f"""c.row, {_NUMBER}, {CALL_STATE}, {_cell("r.outcome")},
     {_cell(_STATUS)}, {_cell("r.attempts")}, {_cell("r.max_attempts")}, {_time("r.queued_at")},
@@ -353,16 +324,16 @@ _JSON = f"""c.row, c.line, concat('{{"batch_id":', b.batch_id, ',"row":', c.row,
 """SQL: for `_ndjson`."""
 
 _MORE = f"""left join callback j on j.batch_id = b.batch_id and j.callback_id = r.callback_id
-    left join (select row, next_batch_id, next_row from follow_up where {_ROWS}) f on f.row = c.row
+    left join (select row, next_batch_id, next_row from follow_up where {OF_BLOCK}) f on f.row = c.row
     left join (select next_row, batch_id, row as earlier_row from follow_up where next_batch_id = %(batch_id)s
         and next_row > %(after_row)s and next_row <= %(last_row)s) e on e.next_row = c.row"""
 
 _FROM = f"""
-from batch b join (select * from call where {_ROWS}) c using (batch_id)
+from batch b join (select * from call where {OF_BLOCK}) c using (batch_id)
     join submission s using (batch_id, submission_no)
-    left join (select * from result where {_ROWS}) r using (row)
-    left join (select row from outstanding where {_ROWS} and refused) o using (row)
-    left join (select row, reason from withdrawn where {_ROWS}) w using (row) {{more}}
+    left join (select * from result where {OF_BLOCK}) r using (row)
+    left join (select row from outstanding where {OF_BLOCK} and refused) o using (row)
+    left join (select row, reason from withdrawn where {OF_BLOCK}) w using (row) {{more}}
 where {{matching}}
 """
 
@@ -372,4 +343,4 @@ select convert_to(string_agg(concat_ws(',', {{columns}}), E'\\r\\n' order by c.r
 
 _ROWS_OF_CALLS = f"select {{columns}} {_FROM} order by c.row"
 
-_SKIPPED = f"select line, row, code, message from skipped where {_ROWS} order by row"
+_SKIPPED = f"select line, row, code, message from skipped where {OF_BLOCK} order by row"

@@ -12,10 +12,10 @@ import pytest
 from receiver.database.pool import Connection, Pool, open_pool
 from receiver.database.replica import Reader
 from receiver.errors import NotFound
+from receiver.queueing import stored_rows
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.exported import RESULT_COLUMNS
 from receiver.queueing.parameters import BatchParameters
-from receiver.summary import export
 from receiver.summary.export import (
     export_calls_csv,
     export_calls_ndjson,
@@ -152,14 +152,14 @@ def test_blocks_together_are_one_file(conn: Connection, pool: Pool, monkeypatch:
     whole = {what: b"".join(what(Reader(pool), batch_id)) for what in kinds}
     assert (whole[export_calls_csv].count(b"\r\n"), whole[export_skipped_csv].count(b"\r\n")) == (17, 8)
     for rows in (1, 4, 5, 23, 24):
-        monkeypatch.setattr(export, "BLOCK_ROWS", rows)
-        monkeypatch.setattr(export, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(stored_rows, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(stored_rows, "BLOCK_ROWS", rows)
         for what, content in whole.items():
             assert b"".join(what(Reader(pool), batch_id)) == content
 
 
 def test_wide_rows_are_exported_in_small_blocks(conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(stored_rows, "BLOCK_BYTES", 50_000)
     lines = "".join(f"{phone_number(index)},{'x' * 20_000}\n" for index in range(10))
     blocks = list(export_calls_csv(Reader(pool), queue(conn, f"destination,note\n{lines}")))
     assert len(blocks) == 1 + 5
@@ -213,8 +213,8 @@ def test_unknown_batch_is_reported_before_the_first_block(pool: Pool, what: obje
 def test_export_of_a_batch_that_is_purged_meanwhile_fails(
     conn: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch, what: object
 ) -> None:
-    monkeypatch.setattr(export, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(export, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(stored_rows, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(stored_rows, "BLOCK_ROWS", 2)
     batch_id = make_batch(conn, [phone_number(index) for index in range(6)])
     blocks = what(Reader(pool), batch_id)  # type: ignore[operator]
     next(blocks)

@@ -19,7 +19,7 @@ from receiver.counts import READS
 from receiver.database.api_keys import create_key
 from receiver.database.pool import PROVEN_SECONDS, Connection
 from receiver.database.replica import CONNECTION_WAIT_SECONDS, Replica, Source
-from receiver.summary import export
+from receiver.queueing import stored_rows
 from receiver.web.services import Services
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ask
@@ -200,7 +200,7 @@ def test_lagging_replica_is_not_used_until_it_has_caught_up(
 def test_export_is_complete_if_the_replica_dies_during_it(
     config: Config, conn: Connection, primary: Postgres, standby: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "BLOCK_ROWS", 500)
+    monkeypatch.setattr(stored_rows, "BLOCK_ROWS", 500)
     batch_id = make_batch(conn, [phone_number(n) for n in range(1300)])
     catch_up(primary, standby)
     with serving(config, conn, standby.url) as held:

@@ -1,0 +1,45 @@
+"""The rows of a queued batch, in blocks of which each fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from receiver.database.pool import Connection
+from receiver.errors import NotFound
+
+BLOCK_ROWS, BLOCK_BYTES = 5_000, 1 << 20
+"""The size of a block: this many rows, or about this many bytes of the user's own columns, whichever is less."""
+
+OF_BLOCK = "batch_id = %(batch_id)s and row > %(after_row)s and row <= %(last_row)s"
+"""SQL: a condition for each table. With the condition on `call` only, each block would read all results."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    batch_id: int
+    columns: list[str]
+    first_batch_id: int
+    """The first batch of its lineage."""
+    last_row: int
+    skipped: int
+    block_rows: int
+
+    def blocks(self) -> Iterator[dict[str, int]]:
+        """The values for `OF_BLOCK`, for one block after the other."""
+        for after_row in range(0, self.last_row, self.block_rows):
+            yield {"batch_id": self.batch_id, "after_row": after_row, "last_row": after_row + self.block_rows}
+
+
+def get_stored_rows(conn: Connection, batch_id: int) -> StoredRows:
+    """Raises NotFound."""
+    row = conn.execute(
+        "select b.columns, coalesce(b.first_batch_id, b.batch_id), c.rows, c.skipped,"
+        " (select max(s.csv_bytes / s.calls) from submission s where s.batch_id = b.batch_id)"
+        " from batch b join batch_count c using (batch_id) where b.batch_id = %s",
+        (batch_id,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"Batch {batch_id} does not exist.")
+    *known, line_bytes = row
+    return StoredRows(batch_id, *known, max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(line_bytes, 1))))
