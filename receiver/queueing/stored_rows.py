@@ -41,5 +41,6 @@ def get_stored_rows(conn: Connection, batch_id: int) -> StoredRows:
     ).fetchone()
     if row is None:
         raise NotFound(f"Batch {batch_id} does not exist.")
-    *known, line_bytes = row
-    return StoredRows(batch_id, *known, max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(line_bytes, 1))))
+    columns, first_batch_id, last_row, skipped, line_bytes = row
+    block_rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(line_bytes, 1)))
+    return StoredRows(batch_id, columns, first_batch_id, last_row, skipped, block_rows)

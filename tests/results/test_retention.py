@@ -25,7 +25,7 @@ from receiver.results.replay import find_settled, replay
 from receiver.results.retention import Removed, claim_purge, count_old, count_simulated, purge, purge_simulated
 from receiver.results.settlement import settle
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
-from receiver.summary.needs_attention import BatchesOf, get_attention
+from receiver.summary.needs_attention import get_attention
 from receiver.summary.series import SummaryFilter, get_summary
 from tests.factories import (
     ACCEPTED,
@@ -189,7 +189,7 @@ def test_batch_leaves_lists_and_totals_with_the_first_step(conn: Connection) -> 
         **alone.counts, "attempts": alone.attempts, "duration_seconds": alone.duration_seconds
     }  # fmt: skip
     assert sum(point["final"] for point in json.loads(summary.series_json)) == alone.counts["final"]
-    attention = get_attention(conn, BatchesOf())
+    attention = get_attention(conn, BatchFilter())
     assert (attention.unmatched, attention.unreadable, attention.conflict) == (1, 1, 1)
     assert attention.totals == alone.counts
 
@@ -232,7 +232,7 @@ def test_callbacks_received_during_a_purge_stay_as_unmatched(conn: Connection, p
     settle_all(conn)
     assert states(conn, waiting) == [("unmatched", "unknown_batch")]
     assert set(rows_of(conn, old)) == {"callback", "set_aside", "batch_count"}
-    assert get_attention(conn, BatchesOf()).unmatched == 2
+    assert get_attention(conn, BatchFilter()).unmatched == 2
     assert differences(conn) == []
 
 
