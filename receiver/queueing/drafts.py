@@ -68,12 +68,10 @@ def insert_draft(conn: Connection, key_id: int, csv: IO[bytes], file_name: str, 
         " order by created_at desc, draft_id offset %s)",
         (key_id, MOST_DRAFTS - 1),
     )
-    row = conn.execute(
+    draft_id: UUID = conn.execute(
         "insert into draft (key_id, file_name, csv_bytes, form) values (%s, %s, 0, %s) returning draft_id",
         (key_id, _storable(file_name)[-255:], _texts(form)),
-    ).fetchone()
-    assert row is not None  # noqa: S101 an insert without conflict clause returns its row
-    draft_id: UUID = row[0]
+    ).fetchall()[0][0]
     csv.seek(0)
     size = 0
     with conn.cursor().copy("copy draft_chunk (draft_id, chunk_no, content) from stdin (format binary)") as copy:

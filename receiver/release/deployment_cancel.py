@@ -100,8 +100,7 @@ def request_cancel(
         "insert into deployment_cancel (application_id, deployment_id, requested_by) values (%s, %s, %s)"
         " returning cancel_id",
         (application_id, deployment_id, by),
-    ).fetchone()
-    assert row is not None  # noqa: S101 an insert without conflict clause returns its row
+    ).fetchall()[0]
     details = {"application_id": application_id, "deployment_id": deployment_id, "cancel_id": row[0]}
     record_change(conn, by, "cancel_deployment", details=details, note=note)
     affected = list_affected(conn, application_id, deployment_id)

@@ -18,8 +18,7 @@ def register_worker(conn: Connection, host: str, pid: int, signing_key: str | No
         " where %(signing_key)s::text is not null on conflict do nothing)"
         " insert into worker (host, pid, counts_overdue) values (%(host)s, %(pid)s, true) returning worker_id",
         {"host": host, "pid": pid, "signing_key": signing_key},
-    ).fetchone()
-    assert row is not None  # noqa: S101 an insert without conflict clause returns its row
+    ).fetchall()[0]
     hold_worker_lock(conn, row[0])
     worker_id: int = row[0]
     return worker_id

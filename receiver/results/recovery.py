@@ -91,8 +91,7 @@ def _settle_answer(pool: Pool, poll: Poll, got: Got, suppress_statuses: Collecti
             "insert into callback (batch_id, submission_no, received_at, polled, content_type, packing, body)"
             " values (%s, %s, %s, true, %s, %s, %s) returning callback_id",
             (poll.batch_id, poll.submission_no, received_at, content_type, *pack(got.body)),
-        ).fetchone()
-        assert row is not None  # noqa: S101 an insert without conflict clause returns its row
+        ).fetchall()[0]
         settle(conn, get_stored(conn, [(poll.batch_id, row[0])]), suppress_statuses)
         if not _is_outstanding(conn, poll):
             end_poll(conn, poll)
