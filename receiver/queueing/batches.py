@@ -19,10 +19,10 @@ from receiver.queueing.submissions import FindSuppressed, Plan, PlannedCall, Ski
 from receiver.schedule import earliest, estimate_due_at, next_opening, slice_rows
 
 PARAMETER_COLUMNS = (
-    *("application_id", "deployment_id", "name", "max_attempts", "is_pci", "default_region", "calls_per_minute"),
-    *("calling_days", "time_zone", "time_zone_column"),
+    "application_id, deployment_id, name, max_attempts, is_pci, default_region, calls_per_minute, calling_days,"
+    " time_zone, time_zone_column"
 )
-"""Columns of a batch that have the names of its parameters."""
+"""SQL: the columns of a batch that have the names of its parameters."""
 
 
 class ExternalIdUsed(ReceiverError):
@@ -176,7 +176,7 @@ def insert_batch(
     """
     opens, closes = parameters.calling_hours or (None, None)
     columns = {
-        **{name: getattr(parameters, name) for name in PARAMETER_COLUMNS},
+        **{name: getattr(parameters, name) for name in PARAMETER_COLUMNS.split(", ")},
         "start_at": parameters.start_timestamp,
         "end_at": parameters.end_timestamp,
         "reattempt_wait_seconds": parameters.reattempt_wait,

@@ -234,7 +234,7 @@ def follow_up_parameters(conn: Connection, batch_id: int, given: Mapping[str, An
     """
     with conn.cursor(row_factory=dict_row) as cursor:
         earlier = cursor.execute(
-            f"select {', '.join(PARAMETER_COLUMNS)}, reattempt_wait_seconds as reattempt_wait, opens_minute,"
+            f"select {PARAMETER_COLUMNS}, reattempt_wait_seconds as reattempt_wait, opens_minute,"
             " closes_minute, labels from batch where batch_id = %s",
             (batch_id,),
         ).fetchone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -268,72 +268,60 @@ def says(description: str, **more: Any) -> dict[str, Any]:
     return {"description": description, **more}
 
 
+def short_text(most: int, description: str, *, least: int = 0, **options: Any) -> fields.String:
+    """A line of text that can be stored and shown, of at most so many characters."""
+    shortest = [validate.Length(min=least)] if least else []
+    checks = [*shortest, validate.Length(max=most), storable]
+    return fields.String(validate=checks, metadata=says(description, pattern=STORABLE), **options)
+
+
+def whole_number(low: int, high: int, description: str, *, required: bool = False, **said: Any) -> WholeNumber:
+    """`said`: more of its description."""
+    return WholeNumber(required=required, validate=validate.Range(low, high), metadata=says(description, **said))
+
+
+def policy(choices: Sequence[str], rows: str) -> fields.String:
+    """What is done with some rows. The first choice is the default."""
+    described = says(f"What to do with {rows}", default=choices[0])
+    return fields.String(validate=validate.OneOf(choices), metadata=described)
+
+
 class BatchForm(Schema):
     """The fields besides `csv`. An unknown one is refused, because a misspelt option must not be ignored."""
 
     class Meta:
         unknown = RAISE
 
-    application_id = WholeNumber(
-        required=True,
-        validate=validate.Range(1, 2**53),
-        metadata=says("The provider's id of the application.", examples=[7]),
-    )
-    deployment_id = WholeNumber(
-        required=True,
-        validate=validate.Range(1, 2**53),
-        metadata=says("The provider's id of the deployment.", examples=[3]),
-    )
-    name = fields.String(
-        validate=[validate.Length(max=200), storable],
-        metadata=says("A name for lists; default: the file's name.", pattern=STORABLE),
-    )
+    application_id = whole_number(1, 2**53, "The provider's id of the application.", required=True, examples=[7])
+    deployment_id = whole_number(1, 2**53, "The provider's id of the deployment.", required=True, examples=[3])
+    name = short_text(200, "A name for lists; default: the file's name.")
     start_timestamp = WholeSecond(metadata=says("When dialing may begin; default: at once."))
     end_timestamp = WholeSecond(metadata=says("When dialing must stop."))
-    max_attempts = WholeNumber(
-        validate=validate.Range(1, 10),
-        metadata=says("Maximum attempts per number; more than 1 requires `reattempt_wait`."),
-    )
-    reattempt_wait = WholeNumber(validate=validate.Range(60, 86400), metadata=says("Seconds between two attempts."))
+    max_attempts = whole_number(1, 10, "Maximum attempts per number; more than 1 requires `reattempt_wait`.")
+    reattempt_wait = whole_number(60, 86400, "Seconds between two attempts.")
     is_pci = Flag(metadata=says("Run connected calls in the provider's HIPAA/PCI environment."))
     default_region = fields.String(
         validate=_region,
         metadata=says("Country of numbers without a country code; default: `DEFAULT_REGION`.", pattern="^[A-Za-z]{2}$"),
     )
-    on_invalid = fields.String(
-        validate=validate.OneOf(["refuse", "skip"]),
-        metadata=says("What to do with invalid rows: refuse the batch, or skip them.", default="refuse"),
+    on_invalid = policy(["refuse", "skip"], "invalid rows: refuse the batch, or skip them.")
+    on_duplicate = policy(
+        ["refuse", "skip", "keep"],
+        "repeated destinations: refuse the batch, skip the later ones, or keep them all.",
     )
-    on_duplicate = fields.String(
-        validate=validate.OneOf(["refuse", "skip", "keep"]),
-        metadata=says(
-            "What to do with repeated destinations: refuse the batch, skip the later ones, or keep them all.",
-            default="refuse",
-        ),
+    destination_column = short_text(
+        1000,
+        "The column that contains the numbers, if it is not `destination`. It is sent as the first column, named"
+        " `destination`.",
+        least=1,
     )
-    destination_column = fields.String(
-        validate=[validate.Length(min=1, max=1000), storable],
-        metadata=says(
-            "The column that contains the numbers, if it is not `destination`. It is sent as the first column, named"
-            " `destination`.",
-            pattern=STORABLE,
-        ),
+    on_recent = policy(
+        ["allow", "skip", "refuse"],
+        "numbers that wait for release in another batch, or were released within `recent_hours`: allow them, skip"
+        " them, or refuse the batch.",
     )
-    on_recent = fields.String(
-        validate=validate.OneOf(["allow", "skip", "refuse"]),
-        metadata=says(
-            "What to do with numbers that wait for release in another batch, or were released within `recent_hours`:"
-            " allow them, skip them, or refuse the batch.",
-            default="allow",
-        ),
-    )
-    recent_hours = WholeNumber(
-        validate=validate.Range(1, 720), metadata=says("How many hours count as recent.", default=24)
-    )
-    calls_per_minute = WholeNumber(
-        validate=validate.Range(1, 100_000),
-        metadata=says("The pace: at most this many calls are released in any 60 seconds."),
-    )
+    recent_hours = whole_number(1, 720, "How many hours count as recent.", default=24)
+    calls_per_minute = whole_number(1, 100_000, "The pace: at most this many calls are released in any 60 seconds.")
     calling_hours = CallingHours(
         metadata=says(
             "Release calls only between these times, in the callee's local time. The first time is earlier, the second"
@@ -357,18 +345,13 @@ class BatchForm(Schema):
             examples=["America/New_York"],
         ),
     )
-    time_zone_column = fields.String(
-        validate=[validate.Length(min=1, max=1000), storable],
-        metadata=says(
-            "A column of the CSV with the time zone of each row. For an empty cell, the rule of `time_zone` applies."
-            " Requires `calling_hours`.",
-            pattern=STORABLE,
-        ),
+    time_zone_column = short_text(
+        1000,
+        "A column of the CSV with the time zone of each row. For an empty cell, the rule of `time_zone` applies."
+        " Requires `calling_hours`.",
+        least=1,
     )
-    external_id = fields.String(
-        validate=[validate.Length(max=255), storable],
-        metadata=says("Your own name for the batch. It must be unique.", pattern=STORABLE),
-    )
+    external_id = short_text(255, "Your own name for the batch. It must be unique.")
     labels = Labels(
         metadata=says(
             f"Your own labels for the batch: a JSON object with at most {MOST_LABELS} members. Names have 1 to 64"

@@ -20,7 +20,7 @@ from receiver.model import (
     rfc3339,
 )
 from receiver.queueing.follow_ups import LEFT_OUT
-from receiver.queueing.parameters import STORABLE, Timestamp, WholeNumber, says, storable
+from receiver.queueing.parameters import Timestamp, WholeNumber, says, short_text, storable, whole_number
 from receiver.web.json_answer import ReadyJson
 
 _Field = TypeVar("_Field", bound=fields.Field[Any])
@@ -79,8 +79,8 @@ def _described(kind: Callable[..., _Field], description: str, *, optional: bool 
     return kind(metadata=says(description, **({"optional": True} if optional else {})), **options)
 
 
-def _id(description: str) -> WholeNumber:
-    return WholeNumber(validate=validate.Range(1, LARGEST_ID), metadata=says(description))
+def id_of(description: str) -> WholeNumber:
+    return whole_number(1, LARGEST_ID, description)
 
 
 def _number(**options: Any) -> fields.String:
@@ -122,25 +122,18 @@ class Label(fields.String):
         return name, text
 
 
-def _found_by(description: str) -> fields.String:
-    return fields.String(
-        validate=[validate.Length(min=1, max=255), storable], metadata=says(description, pattern=STORABLE)
-    )
-
-
 class BatchesQuery(PageQuery):
     state = one_of(BATCH_STATES, "Only batches in this state.")
     phase = one_of(BATCH_PHASES, "Only batches in this phase.")
-    application_id = _id("Only batches of this application.")
-    deployment_id = _id("Only batches of this deployment.")
+    application_id = id_of("Only batches of this application.")
+    deployment_id = id_of("Only batches of this deployment.")
     created_from = Timestamp(metadata=says("Only batches created at this time or later, to the microsecond."))
     created_to = Timestamp(metadata=says("Only batches created before this time, to the microsecond."))
-    name = fields.String(
-        validate=[validate.Length(max=200), storable],
-        metadata=says("Only batches whose name contains this text; case is ignored.", pattern=STORABLE),
+    name = short_text(200, "Only batches whose name contains this text; case is ignored.")
+    external_id = short_text(255, "Only the batch with this external id.", least=1)
+    idempotency_key = short_text(
+        255, "Only batches that were queued with this `Idempotency-Key`, by any API key.", least=1
     )
-    external_id = _found_by("Only the batch with this external id.")
-    idempotency_key = _found_by("Only batches that were queued with this `Idempotency-Key`, by any API key.")
     label = Label(
         metadata=says(
             "Only batches with this label, as `key:value`. The text is split at the first colon.",
@@ -172,7 +165,7 @@ class NumberQuery(PageQuery):
 
 class CallbacksQuery(PageQuery):
     state = one_of(CALLBACK_STATES, "Only callbacks in this state.")
-    batch_id = _id("Only callbacks of this batch.")
+    batch_id = id_of("Only callbacks of this batch.")
 
 
 class RowFault(Answer):

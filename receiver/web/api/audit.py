@@ -6,11 +6,11 @@ from typing import Any
 
 from flask import Response
 from flask.views import MethodView
-from marshmallow import fields, validate
+from marshmallow import fields
 
 from receiver.changes.audit import Change, ChangeFilter, list_changes
 from receiver.database.pool import reading
-from receiver.queueing.parameters import STORABLE, Timestamp, says, storable
+from receiver.queueing.parameters import Timestamp, says, short_text
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.cursors import answer_list
@@ -20,15 +20,9 @@ from receiver.web.services import services
 blueprint = Blueprint("audit", __name__, description="The audit trail: who changed what, when, and with which note")
 
 
-def _name(description: str) -> fields.String:
-    return fields.String(
-        validate=[validate.Length(min=1, max=200), storable], metadata=says(description, pattern=STORABLE)
-    )
-
-
 class AuditQuery(schemas.PageQuery):
-    actor = _name("Only changes by this actor: an API key's name, `command line`, or `system`.")
-    action = _name("Only this action, such as `cancel`.")
+    actor = short_text(200, "Only changes by this actor: an API key's name, `command line`, or `system`.", least=1)
+    action = short_text(200, "Only this action, such as `cancel`.", least=1)
     from_ = Timestamp(data_key="from", metadata=says("Only changes at this time or later, to the microsecond."))
     to = Timestamp(metadata=says("Only changes before this time, to the microsecond."))
 

@@ -9,7 +9,7 @@ from typing import IO, Any, TypeVar
 
 from flask import Response, jsonify, request, url_for
 from flask.views import MethodView
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, validate
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
 
@@ -28,7 +28,6 @@ from receiver.queueing.batches import Preview, check_external_id
 from receiver.queueing.parameters import (
     DAYS_PATTERN,
     HOURS_PATTERN,
-    STORABLE,
     BatchParameters,
     CallingDays,
     CallingHours,
@@ -37,7 +36,7 @@ from receiver.queueing.parameters import (
     WholeSecond,
     read_parameters,
     says,
-    storable,
+    short_text,
 )
 from receiver.queueing.recent import FindRecent
 from receiver.queueing.submissions import FindSuppressed
@@ -67,13 +66,9 @@ _Found = TypeVar("_Found")
 
 
 class BatchChanges(OptionalBody):
-    name = fields.String(
-        validate=[validate.Length(max=200), storable], metadata=says("A name for lists.", pattern=STORABLE)
-    )
-    external_id = fields.String(
-        allow_none=True,
-        validate=[validate.Length(min=1), validate.Length(max=255), storable],
-        metadata=says("Your own name for the batch. It must be unique. null: none.", pattern=STORABLE),
+    name = short_text(200, "A name for lists.")
+    external_id = short_text(
+        255, "Your own name for the batch. It must be unique. null: none.", least=1, allow_none=True
     )
     labels = Labels(metadata=says("Your own labels, in place of all labels that the batch has."))
     calls_per_minute = JsonNumber(

@@ -7,7 +7,7 @@ from typing import Any
 from flask.views import MethodView
 from marshmallow import Schema, fields, validate
 
-from receiver.queueing.parameters import Timestamp, WholeNumber, says
+from receiver.queueing.parameters import Timestamp, says
 from receiver.summary.series import INTERVALS, Summary, SummaryFilter, get_summary
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -36,13 +36,9 @@ class SummaryQuery(Schema):
         validate=validate.Length(min=1, max=100),
         metadata=says("The time zone of hours and days: an IANA name.", example="America/New_York"),
     )
-    application_id = WholeNumber(
-        validate=validate.Range(1, schemas.LARGEST_ID), metadata=says("Only this application's batches.")
-    )
-    deployment_id = WholeNumber(
-        validate=validate.Range(1, schemas.LARGEST_ID), metadata=says("Only this deployment's batches.")
-    )
-    batch_id = WholeNumber(validate=validate.Range(1, schemas.LARGEST_ID), metadata=says("Only this batch."))
+    application_id = schemas.id_of("Only this application's batches.")
+    deployment_id = schemas.id_of("Only this deployment's batches.")
+    batch_id = schemas.id_of("Only this batch.")
 
 
 class TotalsAnswer(schemas.Counts):

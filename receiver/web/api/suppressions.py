@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, jsonify, request
 from flask.views import MethodView
-from marshmallow import RAISE, Schema, ValidationError, fields, post_dump, validate
+from marshmallow import RAISE, Schema, ValidationError, post_dump, validate
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.changes.audit import NOTE_CHARACTERS
@@ -14,7 +14,7 @@ from receiver.database.pool import connection, reading
 from receiver.errors import Fault, InvalidInput
 from receiver.model import e164
 from receiver.phone_numbers.destination import DestinationError, candidates, parse
-from receiver.queueing.parameters import STORABLE, faults, says, storable
+from receiver.queueing.parameters import faults, short_text
 from receiver.queueing.suppression_files import suppress_file
 from receiver.queueing.suppressions import (
     REASON_CHARACTERS,
@@ -36,32 +36,25 @@ from receiver.web.services import services
 blueprint = Blueprint("suppressions", __name__, description="Suppressions: numbers that must not be called")
 
 
-def _text(most: int, description: str) -> fields.String:
-    return fields.String(
-        allow_none=True,
-        load_default=None,
-        validate=[validate.Length(max=most), storable],
-        metadata=says(description, pattern=STORABLE),
-    )
-
-
 class SuppressionsQuery(schemas.PageQuery):
     phone_number = schemas.text(
         "Only this number, in any usual format. An erased number is found, too.",
         validate=validate.Length(min=1, max=200),
     )
-    reason = fields.String(
-        validate=[validate.Length(min=1, max=REASON_CHARACTERS), storable],
-        metadata=says("Only entries with exactly this reason.", pattern=STORABLE),
-    )
+    reason = short_text(REASON_CHARACTERS, "Only entries with exactly this reason.", least=1)
+
+
+_MAY_BE_ABSENT: dict[str, Any] = {"allow_none": True, "load_default": None}
 
 
 class SuppressionForm(Schema):
     class Meta:
         unknown = RAISE
 
-    reason = _text(REASON_CHARACTERS, "Why the number must not be called, in a word such as `opted_out`.")
-    note = _text(NOTE_CHARACTERS, "A note for people; kept in the audit trail, too.")
+    reason = short_text(
+        REASON_CHARACTERS, "Why the number must not be called, in a word such as `opted_out`.", **_MAY_BE_ABSENT
+    )
+    note = short_text(NOTE_CHARACTERS, "A note for people; kept in the audit trail, too.", **_MAY_BE_ABSENT)
 
 
 class SuppressionRequest(SuppressionForm):
