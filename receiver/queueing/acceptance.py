@@ -175,18 +175,14 @@ def accept(
         if isinstance(contacts, ChosenCalls) and not contacts.chosen:
             raise NothingToFollowUp(contacts.left_out) from None
         raise
-    if isinstance(contacts, ChosenCalls) and not contacts.link(batch_id):
+    is_first = not isinstance(contacts, ChosenCalls) or contacts.link(batch_id)
+    if is_first and request is not None:
+        is_first = insert_idempotent(conn, request.key_id, request.idempotency_key, request.digest, batch_id)
+    if not is_first:
+        # At the same time, some of these calls were followed up, or the same request was sent a second time.
         conn.rollback()
         return accept(conn, source, parameters, limits, request, created_by=created_by)
     record_change(conn, created_by or SYSTEM, "queue", batch_id=batch_id)
-    if request is not None and not insert_idempotent(
-        conn, request.key_id, request.idempotency_key, request.digest, batch_id
-    ):
-        # The same request was sent twice at the same time, and the other one was faster.
-        conn.rollback()
-        if (earlier := find_accepted(conn, request)) is not None:
-            return earlier
-        return accept(conn, source, parameters, limits, request, created_by=created_by)
     return Accepted(batch_id)
 
 
