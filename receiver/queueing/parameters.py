@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -270,8 +270,9 @@ def says(description: str, **more: Any) -> dict[str, Any]:
 
 def short_text(most: int, description: str, *, least: int = 0, **options: Any) -> fields.String:
     """A line of text that can be stored and shown, of at most so many characters."""
-    shortest = [validate.Length(min=least)] if least else []
-    checks = [*shortest, validate.Length(max=most), storable]
+    checks: list[Callable[[str], object]] = [validate.Length(max=most), storable]
+    if least:
+        checks.insert(0, validate.Length(min=least))
     return fields.String(validate=checks, metadata=says(description, pattern=STORABLE), **options)
 
 
