@@ -138,8 +138,10 @@ def _intersection(some: Iterator[Span], others: Iterator[Span]) -> Iterator[Span
 
 
 def next_opening(hours: Hours, zones: Iterable[str], at: datetime) -> Span | None:
-    """From when on, not before `at`, something may be released, and the end of that day's hours. None: not within a
-    year."""
+    """The first time at or after `at` when something may be released, and the end of that day's hours.
+
+    None: not within a year.
+    """
     for span in openings(hours, zones, at):
         if span.closes - max(span.opens, at) >= LEAST_LEFT:
             return Span(max(span.opens, at), span.closes)
@@ -160,7 +162,7 @@ def was_open_for(hours: Hours | None, zones: Iterable[str], since: datetime, now
         return True
     total = timedelta()
     for span in takewhile(lambda span: span.opens < now, openings(hours, zones, since)):
-        # What no slice may use counts for nothing.
+        # The end of the hours that is too short for a slice does not count.
         total += max(min(span.closes - LEAST_LEFT, now) - max(span.opens, since), timedelta())
         if total >= least:
             return True
@@ -183,8 +185,9 @@ def slice_rows(calls_per_minute: int | None, submission_rows: int) -> int:
 
 
 def room_at(recent: Iterable[Released], calls: int, calls_per_minute: int, now: datetime) -> datetime:
-    """When so many calls, at most `calls_per_minute`, can be released: now, or once enough of the recent ones are a
-    `WINDOW` ago. What was released later than now was so before a clock step; it does not count."""
+    """When this many calls, at most `calls_per_minute`, can be released: now, or once enough of the recent ones are
+    older than `WINDOW`. A release with a time in the future was made before the clock was put back: it does not count.
+    """
     counted = sorted(each for each in recent if now - WINDOW < each.at <= now)
     total = calls + sum(each.calls for each in counted)
     moment = now

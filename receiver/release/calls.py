@@ -102,10 +102,10 @@ def _count_withdrawn(conn: Connection, batch_id: int, submissions: Sequence[int]
 
 
 def count_open(conn: Connection, batch_id: int, submissions: Sequence[int]) -> int:
-    """How many calls of these submissions are outstanding. None of these is sent, as far as is known.
+    """How many calls of these submissions are outstanding. As far as is known, none of the submissions was sent.
 
-    None of their calls has a final result, which would prove the opposite. So all are outstanding, but for those that
-    were withdrawn one by one, or refused.
+    So none of their calls has a final result, and all are outstanding except those that were refused, or withdrawn one
+    by one.
     """
     calls: int = conn.execute(
         f"select (select coalesce(sum(calls - withdrawn_calls), 0) from submission where {_OF_THEM})::integer"

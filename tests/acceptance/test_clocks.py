@@ -65,7 +65,8 @@ def off_by(text: str, expected: datetime) -> float:
 def check_due(batch: dict[str, Any]) -> None:
     """Check that the batch is due after 24 hours of calls and one of grace, by the database's clock."""
     assert off_by(batch["created_at"], datetime.now(UTC)) < OFF_SECONDS
-    assert moment(batch["due_at"]) == moment(batch["created_at"]).replace(microsecond=0) + timedelta(hours=25)
+    (submission,) = batch["submissions"]
+    assert moment(batch["due_at"]) == moment(submission["release_at"]) + timedelta(hours=25)
     assert batch["counts"]["overdue"] == 0
 
 

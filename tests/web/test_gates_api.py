@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -67,6 +68,12 @@ def test_field_that_cannot_be_taken_is_named_with_its_code(
 ) -> None:
     assert faults_of(post_csv(queuer, **fields)) == [expected]
     assert count_batches(conn) == 0
+
+
+def test_labels_may_be_a_json_part_as_browsers_send_it(queuer: FlaskClient) -> None:
+    part = (io.BytesIO(b'{"team": "north"}'), "blob", "application/json")
+    assert post_csv(queuer, labels=part).get_json()["labels"] == {"team": "north"}
+    assert faults_of(post_csv(queuer, labels=(io.BytesIO(b"\xff"), "blob"))) == [("labels", "invalid")]
 
 
 def test_hours_that_never_open_in_the_window_are_refused(queuer: FlaskClient, conn: Connection) -> None:

@@ -57,6 +57,9 @@ from receiver.web.waiting import WAIT, Wait
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 
+LABELS_BYTES = 64 << 10
+"""How much of a part with labels is read: more than ten of the longest labels need, however they are escaped."""
+
 BATCHES_AT_ONCE = 25
 """Batches that one query reads: a batch with many repeated numbers can have a megabyte of submissions."""
 
@@ -252,13 +255,17 @@ def read_form() -> tuple[FileStorage, dict[str, str]]:
         for name in {**request.form, **request.files}
         if len(request.form.getlist(name)) + len(request.files.getlist(name)) > 1
     ]
-    faults += [Fault(name, "unknown_field", "Unknown field.") for name in request.files if name != "csv"]
+    unknown = [name for name in request.files if name not in ("csv", "labels")]
+    faults += [Fault(name, "unknown_field", "Unknown field.") for name in unknown]
     csv = request.files.get("csv")
     if csv is None:
         faults.append(Fault("csv", "required", "Send the file in the field `csv`."))
     if csv is None or faults:
         raise InvalidInput("Some parameters are not valid.", faults)
-    return csv, request.form.to_dict()
+    form = request.form.to_dict()
+    if "labels" in request.files:  # browsers send a JSON part as a file
+        form["labels"] = request.files["labels"].read(LABELS_BYTES).decode(errors="replace")
+    return csv, form
 
 
 def _preferred_wait() -> float:

@@ -50,6 +50,8 @@ WORKER_STEPS = [
     Step("after a send to the provider", 3, postgres=False),
     Step("after a request to the provider", 2, postgres=False),
     *_commits("worker.Worker._send", times=2),
+    *_commits("worker.Worker._record", times=2),
+    *_commits("worker.Worker._cancel_deployment", times=2),
     *_commits("results.settler.Settler._settle_next", times=5),
     *_commits("results.groups.mark_group", times=5),
     # Six commits: it records that it is alive, deletes old rows, decides the kind of batches, records those that wait
@@ -59,6 +61,7 @@ WORKER_STEPS = [
     *_commits("database.low_water_mark.MarkRaiser.step", times=2),
     *_commits("worker.Worker._write_measurements"),
     *_commits("results.maintenance.Maintenance.check_overdue", after="worker"),
+    *_commits("results.maintenance.Maintenance.plan_polls", after="worker"),
     *_commits("results.recovery.poll_once", times=3),
 ]
 SERVE_STEPS = [
