@@ -389,7 +389,7 @@ class BatchForm(Schema):
 
     @post_load
     def _upper_region(self, values: dict[str, Any], **_: Any) -> dict[str, Any]:
-        if "default_region" in values:
+        if values.get("default_region"):  # a follow-up may have null
             values["default_region"] = values["default_region"].upper()
         return values
 

@@ -64,10 +64,21 @@ def described() -> BaseSchema:
                 "with-security-parameters": False,
             },
             "operations": [
-                {
-                    "include-operation-id": "queue_batch",
-                    "checks": {"positive_data_acceptance": {"expected-statuses": REFUSED_ALL_THE_SAME}},
-                },
+                *(
+                    {
+                        "include-operation-id": operation,
+                        "checks": {"positive_data_acceptance": {"expected-statuses": [*REFUSED_ALL_THE_SAME, "404"]}},
+                    }
+                    for operation in ("queue_batch", "export_faulty_rows", "follow_up")
+                ),
+                *(
+                    {
+                        # Not every text of the right length can be a phone number.
+                        "include-operation-id": operation,
+                        "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "404", "422"]}},
+                    }
+                    for operation in ("list_calls", "find_calls", "export_calls_csv", "export_calls_ndjson")
+                ),
                 *(
                     {
                         "include-operation-id": operation,

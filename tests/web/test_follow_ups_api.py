@@ -71,6 +71,12 @@ def test_provider_is_waited_for(queuer: FlaskClient, conn: Connection, batch_id:
     assert (answer.status_code, answer.headers["Idempotency-Replayed"]) == (201, "true")
 
 
+def test_null_means_without_the_parameter(queuer: FlaskClient, batch_id: int) -> None:
+    nothing: dict[str, Any] = {"default_region": None, "labels": None, "max_attempts": None, "reattempt_wait": None}
+    answer = ask(queuer, batch_id, name=None, **nothing)
+    assert (answer.status_code, answer.get_json()["labels"]) == (202, {}), answer.text
+
+
 def test_repeated_request_gets_the_same_batch_and_figures(queuer: FlaskClient, conn: Connection, batch_id: int) -> None:
     key = {"Idempotency-Key": "one"}
     first = ask(queuer, batch_id, key)
