@@ -160,7 +160,7 @@ def _list_candidates(conn: Connection, simulated: bool) -> list[int]:
 
 
 def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | None:
-    """The batch, if nobody else is at work on it and nothing of it was changed meanwhile that holds all of it back."""
+    """The batch, locked. None: another transaction has its lock, or it may not be released any more."""
     with conn.cursor(row_factory=class_row(_Batch)) as cursor:
         return cursor.execute(
             "select b.batch_id, b.start_at, b.end_at, b.calls_per_minute, b.opens_minute, b.closes_minute,"
@@ -214,7 +214,7 @@ def _claim_of(
                 )
                 nothing = COUNTED
             case Release():
-                if not _is_suppressed(conn, batch_id, pending, now):
+                if not _withdraw_suppressed(conn, batch_id, pending, now):
                     _mark_sending(conn, batch, pending, decision, worker_id, signing_key, now, grace)
                     return pending.submission_no
                 nothing = COUNTED
@@ -253,8 +253,8 @@ def _postpone(conn: Connection, batch_id: int, pending: _Pending, until: datetim
     )
 
 
-def _is_suppressed(conn: Connection, batch_id: int, pending: _Pending, now: datetime) -> bool:
-    """Withdraw the calls whose numbers are suppressed; whether no call is left, so that all of it is withdrawn."""
+def _withdraw_suppressed(conn: Connection, batch_id: int, pending: _Pending, now: datetime) -> bool:
+    """Withdraw the calls whose numbers are suppressed. Returns whether that withdrew the whole submission."""
     numbers = conn.execute(
         "select phone_number from call c where batch_id = %s and submission_no = %s and phone_number > 0"
         " and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)"
