@@ -264,21 +264,25 @@ class Release(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Not before `until`. `whole_batch`: the pace says so; else it holds for everything with the same zones."""
+    """Do not release it before `until`. `whole_batch`: nor anything else of the batch, because of the pace. Otherwise
+    this holds for all submissions with the same zones.
+    """
 
     until: datetime
     whole_batch: bool = False
 
 
 class Refuse(NamedTuple):
-    """Never. `next_release_at`: the batch's gate after it, so that only what was late itself is refused."""
+    """Never release it. `next_release_at`: the batch's gate afterwards, so that each later submission has its own
+    hour.
+    """
 
     code: RefusalCode
     next_release_at: datetime | None = None
 
 
 def earliest(gates: Gates, zones: Sequence[str], now: datetime) -> Span | None:
-    """From when on, its pace aside, something of these zones can be released, and when it has to end. None: never.
+    """The first time when something of these zones can be released, pace aside, and when that ends. None: never.
 
     `zones`: those of the numbers, if the batch has hours.
     """
@@ -311,7 +315,7 @@ def decide(
         return Wait(min(span.opens if span is not None else now + _WEEK, gates.end_at or _NEVER))
     pace, gate = gates.calls_per_minute, gates.pace_opens_at(now)
     if gates.end_at is None:
-        # What was not tried yet had its turn after the release before it, when the pace let it.
+        # An untried submission could be sent only after the release before it, once the pace allowed it.
         paced_at = gate if pace is not None and gate < now else waits_since
         since = max(waits_since, tried_at or max(gates.last_release_at or waits_since, paced_at))
         if was_open_for(gates.hours, zones, since, now, GIVE_UP):

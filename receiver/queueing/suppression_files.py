@@ -31,7 +31,7 @@ locked."""
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a file's rows. `present`: suppressed before, or in an earlier row. `errors`: the first faults."""
+    """Counts of a file's rows. `present`: suppressed before, or in an earlier row. `errors`: the first faults."""
 
     added: int
     present: int

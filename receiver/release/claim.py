@@ -142,7 +142,7 @@ def _list_candidates(conn: Connection, simulated: bool) -> list[int]:
 
 
 def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | None:
-    """The batch, if nobody else is at work on it and nothing of it was changed meanwhile that holds all of it back."""
+    """The batch, locked. None: another transaction has its lock, or it may not be released any more."""
     with conn.cursor(row_factory=class_row(_Batch)) as cursor:
         return cursor.execute(
             f"select b.batch_id, {TERMS}, b.next_release_at, b.last_release_at, b.canceled_at is not null as canceled,"
@@ -235,7 +235,7 @@ def _postpone(conn: Connection, batch_id: int, pending: _Pending, until: datetim
 
 
 def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending) -> bool:
-    """Withdraw the calls whose numbers are suppressed, or whose earlier call was answered; whether a call is left."""
+    """Withdraw the calls whose numbers are suppressed, or whose earlier call was answered. Returns whether a call is left."""
     key = (batch.batch_id, pending.submission_no)
     number_of: dict[int, int] = dict(
         conn.execute(

@@ -24,7 +24,7 @@ from receiver.release.control import PENDING_CALLS, cancel_batch
 ABANDONED = "The worker that asked the provider did not record the answer."
 
 WAITS_FOR_SENDING = timedelta(seconds=60)
-"""How long a request waits for what is being sent, and for a worker. After that, nobody expects it to be made."""
+"""How long a request waits for what is being sent, and for a worker. After that, it is given up."""
 
 OTHER_KIND = {
     True: "The provider was not asked: these calls are real, and the worker's provider is a simulator.",
@@ -137,7 +137,7 @@ def is_held(conn: Connection, batch_id: int) -> bool:
 
 
 def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
-    """Ask for it no longer, if no worker has begun to; returns the request as it is then."""
+    """Give the request up, unless a worker has begun to make it. Returns the request as it is then."""
     conn.execute(
         "update deployment_cancel set state = 'sending', answered_at = now()"
         " where cancel_id = %s and state = 'waiting'",
@@ -167,7 +167,7 @@ def claim_cancel(conn: Connection, worker_id: int, *, simulated: bool = False) -
     if waiting is None:
         return None
     cancel_id, waited, *deployment = waiting
-    # A claim that did not see the request yet has its batch locked: what it takes is `sending` after that.
+    # A claim that began before the request holds its batch's lock. After that, its submission is `sending`.
     queueing = conn.execute(
         "select batch_id from batch where state = 'queueing' and application_id = %s and deployment_id = %s",
         deployment,
