@@ -235,7 +235,7 @@ def _postpone(conn: Connection, batch_id: int, pending: _Pending, until: datetim
 
 
 def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending) -> bool:
-    """Withdraw the calls whose numbers are suppressed, or whose earlier call was answered. Returns whether a call is left."""
+    """Withdraw the calls whose numbers are suppressed or whose earlier calls were answered. True: some are left."""
     key = (batch.batch_id, pending.submission_no)
     number_of: dict[int, int] = dict(
         conn.execute(
