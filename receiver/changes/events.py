@@ -1,0 +1,79 @@
+"""The events that a transaction causes: results that were settled or changed, batches that ended, and so on.
+
+They are collected in `Events` while the transaction works, and written with it: an entry for the feed, and an owed
+event for each endpoint that wants it (`owed_event`). Only `Events.write` writes them. So no event can be lost, and a
+transaction that is rolled back causes none. `receiver.relay` delivers them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from receiver.database.arrays import bigints, integers
+from receiver.database.pool import Connection
+
+EventType = Literal[
+    "call.result",
+    "batch.ended",
+    "batch.overdue",
+    "batch.refused",
+    "batch.canceled",
+    "submission.unknown",
+    "submission.refused",
+    "callback.unreadable",
+    "endpoint.disabled",
+]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+
+
+class Events:
+    """What a transaction causes. Collect, then `write` once, before the commit (`receiver.database.locks`)."""
+
+    def __init__(self) -> None:
+        self._subjects: defaultdict[EventType, list[tuple[int, int | None]]] = defaultdict(list)
+
+    def add(self, event: EventType, batch_id: int, subject: int | None = None) -> None:
+        """Something happened to a batch. `subject`: the row, the number of the submission, or the callback's id."""
+        self._subjects[event].append((batch_id, subject))
+
+    def add_results(self, calls: Iterable[tuple[int, int]]) -> None:
+        """The results of these calls, (batch_id, row), were settled or changed."""
+        self._subjects["call.result"] += calls
+
+    def write(self, conn: Connection) -> None:
+        """Write everything. Locks the counters of the endpoints until the commit."""
+        if results := self._subjects.get("call.result"):
+            batch_ids, rows = zip(*results, strict=True)
+            conn.execute(_CHANGED, (bigints(batch_ids), integers(rows)), prepare=True)
+        if not self._subjects or conn.execute("select from endpoint limit 1", prepare=True).fetchone() is None:
+            return
+        for event in EVENT_TYPES:
+            if subjects := self._subjects.get(event):
+                batch_ids, numbers = zip(*subjects, strict=True)
+                conn.execute(_OWE, {"event": event, "b": bigints(batch_ids), "s": bigints(numbers)}, prepare=True)
+
+
+_CHANGED = """
+insert into changed_results (batch_id, rows)
+select batch_id, array_agg(row order by row) from unnest(%b::bigint[], %b::integer[]) as g (batch_id, row)
+group by batch_id
+"""
+
+# An endpoint can be deleted meanwhile. What is then owed to it is never looked at, and goes with its slot.
+_OWE = """
+with owed as (
+    insert into owed_event (endpoint_id, event, batch_id, subject)
+    select e.endpoint_id, %(event)s, g.batch_id, g.subject
+    from unnest(%(b)b::bigint[], %(s)b::bigint[]) as g (batch_id, subject)
+    join endpoint e on %(event)s = any(e.events) left join batch b on b.batch_id = g.batch_id
+    where (e.application_id is null or e.application_id = b.application_id)
+        and (e.deployment_id is null or e.deployment_id = b.deployment_id)
+        and (e.label_name is null or b.labels ->> e.label_name = e.label_value)
+    returning endpoint_id, slot
+)
+insert into endpoint_count as c (endpoint_id, slot, owed)
+select endpoint_id, slot, count(*) from owed group by 1, 2 order by 1, 2
+on conflict (endpoint_id, slot) do update set owed = c.owed + excluded.owed
+"""

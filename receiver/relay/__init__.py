@@ -1,0 +1,1 @@
+"""Delivers what happened to the team's own services, and notifies people."""
