@@ -122,6 +122,15 @@ class Label(fields.String):
         return name, text
 
 
+def by_label() -> Label:
+    return Label(
+        metadata=says(
+            "Only batches with this label, as `key:value`. The text is split at the first colon.",
+            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
+        )
+    )
+
+
 class BatchesQuery(PageQuery):
     state = one_of(BATCH_STATES, "Only batches in this state.")
     phase = one_of(BATCH_PHASES, "Only batches in this phase.")
@@ -134,12 +143,7 @@ class BatchesQuery(PageQuery):
     idempotency_key = short_text(
         255, "Only batches that were queued with this `Idempotency-Key`, by any API key.", least=1
     )
-    label = Label(
-        metadata=says(
-            "Only batches with this label, as `key:value`. The text is split at the first colon.",
-            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
-        ),
-    )
+    label = by_label()
 
 
 class CallFilters(Schema):
