@@ -112,7 +112,7 @@ class Worker:
         """
         presence = self._connect("receiver worker")
         self._worker_id = register_worker(presence, socket.gethostname(), os.getpid(), self._signing_key)
-        pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + 5, name="receiver worker")
+        pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + 7, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
         settler = Settler(pool, self._measurements, self._config.suppress_statuses)
         # One thread settles. Two threads would not be faster: they would wait for Python's lock.

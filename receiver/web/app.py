@@ -17,6 +17,7 @@ from receiver.web.api import (
     callbacks,
     calls,
     exports,
+    feed,
     follow_ups,
     release,
     replay,
@@ -75,7 +76,7 @@ def create_app(config: Config, database_url: str) -> Flask:
         MAX_FORM_PARTS=100,
     )
     api = open_api(app)
-    queueing, results = (batches, follow_ups, submissions, release), (calls, exports, summary, callbacks, replay)
+    queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
     for subject in (*queueing, *results, suppressions, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     app.register_blueprint(health.blueprint)

@@ -518,6 +518,19 @@ class Calls(Answer):
     next_cursor = _next_cursor()
 
 
+class ResultsQuery(PageQuery):
+    cursor = text(
+        "`next_cursor` of the previous answer, or `now`: only what happens from now on. Without it, the answer starts"
+        " with the oldest entry kept.",
+        validate=validate.Length(max=300),
+    )
+
+
+class Results(Answer):
+    results = fields.List(fields.Nested(Call))
+    next_cursor = text("`cursor` of the next request. Never null; the same again if there is nothing new.")
+
+
 class Callback(CallbackOfCall):
     batch_id = whole("The batch whose `result_url` it was posted to.")
     submission_id = whole("The submission's number in the batch, from 1.")
