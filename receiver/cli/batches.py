@@ -252,10 +252,8 @@ def _verify(parsed: argparse.Namespace) -> int:
     with opened_database("verify") as conn:
         for difference in verify(conn, parsed.batch):
             differences += 1
-            print(
-                f"batch {difference.batch_id}: {difference.what}: stored {difference.kept},"
-                f" counted from the rows {difference.counted}"
-            )
+            where = "" if difference.batch_id is None else f"batch {difference.batch_id}: "
+            print(f"{where}{difference.what}: stored {difference.kept}, counted from the rows {difference.counted}")
     if differences:
         print(f"{differences} differences.")
         return 1
