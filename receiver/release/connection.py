@@ -12,6 +12,7 @@ import http.client
 import io
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -51,7 +52,7 @@ class PlainConnection(HTTPConnection):
         super().__init__(*args, **kwargs)
         self.passage = passage
         self.response_class = functools.partial(  # type: ignore[assignment]  # it is only ever called
-            _BoundedResponse, passage=passage
+            BoundedResponse, limits=lambda: (passage.read_timeout, monotonic() + passage.answer_timeout)
         )
 
     def connect(self) -> None:
@@ -83,24 +84,28 @@ class TlsConnection(PlainConnection, HTTPSConnection):
     """The same over TLS."""
 
 
-class _BoundedResponse(http.client.HTTPResponse):
+class BoundedResponse(http.client.HTTPResponse):
     """An answer with one time limit and one size limit for headers and body together.
+
+    `limits`: the longest pause in seconds, and when the answer must be complete, on the monotonic clock.
 
     http.client limits the length and the number of header lines, but not their duration, nor the number of
     `100 Continue` before them. The time limit of a socket starts again with each byte.
     """
 
-    def __init__(self, sock: socket.socket, *args: Any, passage: Passage, **kwargs: Any) -> None:
+    def __init__(
+        self, sock: socket.socket, *args: Any, limits: Callable[[], tuple[float, float]], **kwargs: Any
+    ) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_BoundedReader(self.fp.detach(), sock, passage))
+        self.fp = io.BufferedReader(_BoundedReader(self.fp.detach(), sock, *limits()))
 
 
 class _BoundedReader(io.RawIOBase):
-    def __init__(self, wire: io.RawIOBase, sock: socket.socket, passage: Passage) -> None:
+    def __init__(self, wire: io.RawIOBase, sock: socket.socket, silence: float, until: float) -> None:
         self.wire = wire
         self.sock = sock
-        self.silence = passage.read_timeout
-        self.until = monotonic() + passage.answer_timeout
+        self.silence = silence
+        self.until = until
         self.left = WIRE_BYTES
 
     def readable(self) -> bool:
