@@ -1,4 +1,4 @@
-"""A call as the API and NDJSON write it."""
+"""Calls and batches as the API and NDJSON write them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from receiver.intake.packing import unpack
 from receiver.model import rfc3339
 from receiver.results.reading.call_details import Event, UnreadableBody, read_call_events
+from receiver.summary.batches import Batch
 from receiver.summary.calls import Call
 from receiver.text.csv_line import read_csv_line
 
@@ -28,21 +29,27 @@ def call_json(call: Call, *, most_events: int | None = LISTED_EVENTS, **more: An
         if name == "result_received_at":
             members |= {"events": [event._asdict() for event in events], "events_total": total}
         members[name] = getattr(call, name)
-    return _json.encode(members | more)
+    return encode(members | more)
+
+
+def batch_json(batch: Batch) -> str:
+    """A batch as JSON. `submissions` is JSON text already."""
+    members = {name: getattr(batch, name) for name in _BATCH_MEMBERS} | {"submissions_json": None}
+    return encode(members).replace('"submissions_json":null', f'"submissions":{batch.submissions_json}', 1)
 
 
 class OwnMembers:
     """Writes lines of the user's CSV as the members `destination` and `variables`."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self._names = [_json.encode(name) for name in columns]
+        self._names = [encode(name) for name in columns]
         cells = ",".join(f'{name.replace("%", "%%")}:"%s"' for name in self._names)
         self._plain = f'"destination":"%s","variables":{{{cells}}}'
 
     def write(self, line: str) -> str:
         if line.isprintable() and '"' not in line and "\\" not in line:
             return self._plain % tuple(line.split(","))  # nothing is quoted, and nothing needs an escape
-        destination, *cells = map(_json.encode, read_csv_line(line))
+        destination, *cells = map(encode, read_csv_line(line))
         variables = ",".join(f"{name}:{cell}" for name, cell in zip(self._names, cells, strict=True))
         return f'"destination":{destination},"variables":{{{variables}}}'
 
@@ -60,7 +67,7 @@ def events_of_body(packing: int, packed: bytes, content_type: str | None, conten
 
 def events_json(events: Iterable[Event], total: int) -> str:
     """The members `events` and `events_total`."""
-    return f',"events":{_json.encode([event._asdict() for event in events])},"events_total":{total}'
+    return f',"events":{encode([event._asdict() for event in events])},"events_total":{total}'
 
 
 _find_usual = re.compile(r'\{"event": ?"([A-Za-z0-9_]{1,200})", ?"timestamp": ?([1-9][0-9]{8,9})\}').findall
@@ -98,6 +105,7 @@ def _moment(seconds: str) -> str:
     return rfc3339(datetime.fromtimestamp(int(seconds), UTC))
 
 
+_BATCH_MEMBERS = tuple(field.name for field in fields(Batch) if field.name != "left_out")
 _MEMBERS = tuple(field.name for field in fields(Call) if field.name != "result_body")
 
 
@@ -106,6 +114,7 @@ def _member(value: object) -> str:
     return rfc3339(value)
 
 
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_member)
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_member).encode
+"""Writes members as JSON."""
 
 NO_EVENTS = events_json((), 0)

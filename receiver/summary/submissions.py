@@ -70,6 +70,14 @@ def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> li
         ).fetchall()
 
 
+def get_submission(conn: Connection, batch_id: int, submission_no: int) -> SubmissionProgress:
+    """One submission. Raises NotFound."""
+    found = list_submissions(conn, batch_id, 1, submission_no - 1)
+    if not found or found[0].id != submission_no:
+        raise NotFound(f"Batch {batch_id} has no submission {submission_no}.")
+    return found[0]
+
+
 def list_submissions(conn: Connection, batch_id: int, limit: int, after: int = 0) -> list[SubmissionProgress]:
     """Up to `limit` submissions after the number `after`, in order. Raises NotFound for an unknown batch."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:

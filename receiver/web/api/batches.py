@@ -44,16 +44,16 @@ from receiver.queueing.suppressions import find_suppressed
 from receiver.queueing.workbook import opened_csv
 from receiver.release.control import change_batch
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
+from receiver.summary.call_json import batch_json
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.auth import STORED, Stored, View, current_key
 from receiver.web.cursors import answer_list
-from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonNumber
 from receiver.web.problems import Problem, errors_of
 from receiver.web.reading import reader
 from receiver.web.services import services
-from receiver.web.waiting import WAIT, Wait, preferred_wait
+from receiver.web.waiting import WAIT, Wait
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 
@@ -123,7 +123,7 @@ class Batches(MethodView):
         def read(limit: int, before: int | None) -> list[Batch]:
             return reader().read(list_batches, wanted, limit, before)
 
-        return answer_list("batches", query, read, json_writer(_batch), at_once=BATCHES_AT_ONCE)
+        return answer_list("batches", query, read, batch_json, at_once=BATCHES_AT_ONCE)
 
     @queueing(blueprint, "queue_batch", schemas.Batch, schemas.Preview)
     def post(self) -> Response:
@@ -234,11 +234,10 @@ def answer_accepted(accepted: Accepted, schema: Schema = _batch) -> Response:
     headers = {"Location": url_for("batches.OneBatch", batch_id=accepted.batch_id)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    batch = _read(accepted.batch_id, headers)
-    wait_seconds = preferred_wait(request.headers.get("Prefer", ""), WAIT_SECONDS, LONGEST_WAIT_SECONDS)
+    batch, wait_seconds = _read(accepted.batch_id, headers), _preferred_wait()
     if batch.state == "queueing" and wait_seconds:
         stored = Stored(current_key(), (batch.id, headers))
-        ready = partial(services().decisions.is_met, batch.id)
+        ready = partial(services().decisions.has, batch.id)
         request.environ[WAIT] = Wait(ready, time.monotonic() + wait_seconds, {STORED: stored, "CONTENT_LENGTH": "0"})
     return _answer(batch, headers, schema)
 
@@ -267,6 +266,17 @@ def read_form() -> tuple[FileStorage, dict[str, str]]:
     if "labels" in request.files:  # browsers send a JSON part as a file
         form["labels"] = request.files["labels"].read(LABELS_BYTES).decode(errors="replace")
     return csv, form
+
+
+def _preferred_wait() -> float:
+    """Seconds of `Prefer: wait=N`. Other preferences are ignored (RFC 7240)."""
+    for preference in request.headers.get("Prefer", "").split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        seconds = value.strip().strip('"')
+        # isdigit() alone also accepts superscripts, which int() refuses.
+        if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
+            return min(int(seconds[:9]), LONGEST_WAIT_SECONDS)
+    return WAIT_SECONDS
 
 
 def _read(batch_id: int, headers: dict[str, str]) -> Batch:
