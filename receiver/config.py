@@ -44,6 +44,8 @@ class Config:
     submission_rows: int = 10_000
     result_grace_seconds: int = 3600
     retention_days: int | None = None
+    relay_networks: tuple[Network, ...] = ()
+    """Private networks in which endpoints are allowed, also with plain http and on any port."""
     suppress_statuses: frozenset[str] = frozenset()
     """In lower case; a result with one of these statuses of the provider suppresses the number."""
     result_poll_rate: int = 5

@@ -74,6 +74,7 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         submission_rows=env.integer("SUBMISSION_ROWS", Config.submission_rows, 1, 1_000_000),
         result_grace_seconds=env.integer("RESULT_GRACE", Config.result_grace_seconds, 0, 30 * 86400),
         retention_days=env.integer("RETENTION_DAYS", None, 1, 36500),
+        relay_networks=env.checked("RELAY_NETWORKS", _networks) or Config.relay_networks,
         suppress_statuses=env.checked("SUPPRESS_STATUSES", _statuses) or Config.suppress_statuses,
         result_poll_rate=env.integer("RESULT_POLL_RATE", Config.result_poll_rate, 0, 100),
         rate_limit=env.integer("RATE_LIMIT", Config.rate_limit, 0, 1_000_000),

@@ -35,11 +35,12 @@ def about(event: str, **fields: object) -> dict[str, Any]:
 
 
 _LONG_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
-_MARKS = ("://", "earer ", "asic ", "=")
+_MARKS = ("://", "earer ", "asic ", "=", "whsec_")
 _SECRET = re.compile(
     r"""
     (?P<token>\b[1-9]\d{0,17}-[1-9]\d{0,8}\.)[A-Za-z0-9_-]{43}   # a result_url's token: its signature is removed
     | (?P<key>\brr_[A-Za-z0-9]{8}_)[A-Za-z0-9_-]{43}             # an API key: its public prefix stays
+    | (?P<signing>\bwhsec_)[A-Za-z0-9+/_=-]{16,}                 # the secret of an endpoint
     | (?P<login>://[^/\s:@]*:)[^/\s]+(?=@)                       # a password in an address
     | (?P<scheme>\b(?:[Bb]earer|[Bb]asic)\ +)[A-Za-z0-9._~+/=-]{6,}
     | (?P<named>\b(?i:password|secret_key|plum_key|plum_user|metrics_key)=)\S+

@@ -33,7 +33,6 @@ from receiver.web.reference.outside import operations_paths, results_path
 from receiver.web.reference.samples import SAMPLES
 from receiver.web.reference.shared import (
     CSV_FIELD,
-    FEED_PREFER,
     IF_NONE_MATCH,
     INTRODUCTION,
     METRICS_SECURITY_SCHEME,
@@ -87,8 +86,8 @@ def describe(app: Flask) -> Description:
                 _describe_batch_form(operation)
             if name in ("queue_batch", "follow_up"):
                 _describe_queueing(operation)
-            if name == "list_results":
-                operation["parameters"].append(FEED_PREFER)
+            if name == "create_endpoint":
+                operation["responses"]["201"]["headers"] = _headers("Location")
             if name == "suppress":
                 _describe_suppressing(operation)
             if hasattr(view, "revalidated"):
@@ -108,6 +107,7 @@ def describe(app: Flask) -> Description:
     form["required"] = ["csv", *form["required"]]
     # Rules of its `validates_schema`, which apispec cannot see.
     schemas["ReplayRequest"]["oneOf"] = [{"required": ["ids"]}, {"required": ["state"]}]
+    schemas["RetryRequest"] |= {"minProperties": 1, "maxProperties": 1}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -146,7 +146,7 @@ def _complete(operation: Description, scope: str, codes: set[str], examples: Des
     for status, answer in examples.items():
         for media_type in responses[status]["content"].values():
             media_type["example"] = answer
-    done = responses.get("200") or responses["204"]
+    done = next(responses[status] for status in ("200", "201", "204") if status in responses)
     headers: Description = done.get("headers", {})
     if "application/json" not in done.get("content", {"application/json": {}}):
         headers |= _headers("Content-Disposition")

@@ -90,8 +90,8 @@ def test_documented_settings_are_exactly_those_that_are_read() -> None:
     assert {name for name in elsewhere - environment.names if f"`{name}`" not in text} - _PLATFORM == set()
 
 
-_PLATFORM = {"GUNICORN_FD", "LISTEN_FDS", "PATH"}
-"""Variables that the service manager or the shell sets, never a user."""
+_PLATFORM = {"GUNICORN_FD", "LISTEN_FDS", "PATH", "TEST_RELAY_SPEED"}
+"""Variables that the service manager, the shell or a test sets, never a user."""
 
 
 def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from receiver.changes.events import Events
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
+from receiver.relay import endpoints
+from receiver.relay.sending import Attempt
 from receiver.release.answer import Answer
+from receiver.web.api import endpoints as endpoints_api
 from receiver.web.api import release
 from tests.factories import (
     NOON,
@@ -33,7 +38,6 @@ from tests.factories import (
     result_body,
     settle_all,
 )
-from tests.feeding import change, give_all
 from tests.web.asking import post_csv
 
 EXAMPLES = Path(__file__).parents[2] / "receiver" / "web" / "reference" / "examples.json"
@@ -89,8 +93,8 @@ def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connectio
     answers = Answers()
     batch_id = _queue(answers, clients["queue"], conn)
     _read(answers, clients["admin"], batch_id)
-    _follow(answers, clients["read"], conn, batch_id)
     _control(answers, clients, conn)
+    _deliver_events(answers, clients["admin"], conn)
     _fail(answers, app, without_database, clients)
     client = limited.test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = clients["read"].environ_base["HTTP_AUTHORIZATION"]
@@ -172,18 +176,6 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
     answers.keep("replay_callbacks", 200, replay)
 
 
-def _follow(answers: Answers, client: FlaskClient, conn: Connection, batch_id: int) -> None:
-    conn.execute("update feed set epoch = 1")  # it is random, and a part of each cursor
-    change(conn, (batch_id, 1))
-    conn.commit()
-    give_all(conn)
-    answers.keep("list_results", 200, client.get("/api/v1/results?limit=1"))
-    expired = client.get("/api/v1/results?cursor=now").get_json()["next_cursor"]
-    conn.execute("update feed set epoch = 2")
-    conn.commit()
-    answers.keep_problem(410, "cursor_expired", client.get(f"/api/v1/results?cursor={expired}"))
-
-
 PACED: dict[str, Any] = {
     "name": "Paced",
     "external_id": "crm-2041",
@@ -233,6 +225,31 @@ def _suppress(answers: Answers, client: FlaskClient) -> None:
     answers.keep("list_suppressions", 200, client.get(f"{path}?limit=1"))
     assert client.delete(f"{path}/{(suppressed.json or {})['id']}").status_code == 204
     answers.keep("list_audit", 200, client.get("/api/v1/audit?limit=2"))
+
+
+def _deliver_events(answers: Answers, client: FlaskClient, conn: Connection) -> None:
+    """Of an endpoint that nobody can reach from here. So its name and the attempt are made up."""
+    path = "/api/v1/endpoints"
+    given = {"url": "https://crm.example.com/results", "description": "CRM", "events": ["call.result", "batch.ended"]}
+    attempt = Attempt(datetime.now(UTC), 200, 0, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoints, "check_url", lambda *_: None)
+        patch.setattr(endpoints, "_new_secret", lambda: "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")
+        patch.setattr(endpoints_api, "send_test", lambda *_: attempt)
+        answers.keep("create_endpoint", 201, client.post(path, json=given))
+        events = Events()
+        events.add_results([(1, 1)])
+        events.write(conn)
+        conn.commit()
+        answers.keep("list_endpoints", 200, client.get(path))
+        [endpoint] = (client.get(path).json or {})["endpoints"]
+        path += f"/{endpoint['id']}"
+        answers.keep("get_endpoint", 200, client.get(path))
+        answers.keep("change_endpoint", 200, client.patch(path, json={"enabled": False}))
+        answers.keep("rotate_endpoint", 200, client.post(f"{path}/rotate"))
+        answers.keep("test_endpoint", 200, client.post(f"{path}/test"))
+        answers.keep("list_deliveries", 200, client.get(f"{path}/deliveries?state=waiting"))
+        answers.keep("retry_deliveries", 200, client.post(f"{path}/retry", json={"state": "given_up"}))
 
 
 def _fail(answers: Answers, app: Flask, without_database: Flask, clients: dict[str, FlaskClient]) -> None:

@@ -24,8 +24,12 @@ CHANGES_SHOWN = 1000
 blueprint = Blueprint("replay", __name__)
 
 
-class _Ids(fields.List[int]):
+class Ids(fields.List[int]):
     """A list of ids. Any wrong id is reported as one fault of the whole list."""
+
+    def __init__(self, description: str) -> None:
+        ids = WholeNumber(validate=validate.Range(1, schemas.LARGEST_ID))
+        super().__init__(ids, metadata=says(description, minItems=1, maxItems=MOST_IDS))
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
@@ -44,10 +48,7 @@ class ReplayRequest(Schema):
     class Meta:
         unknown = RAISE
 
-    ids = _Ids(
-        WholeNumber(validate=validate.Range(1, schemas.LARGEST_ID)),
-        metadata=says(f"These callbacks, at most {MOST_IDS}; or `state`.", minItems=1, maxItems=MOST_IDS),
-    )
+    ids = Ids(f"These callbacks, at most {MOST_IDS}; or `state`.")
     state = schemas.one_of(
         [state for state in CALLBACK_STATES if state != "waiting"], "All callbacks in this state; or `ids`."
     )

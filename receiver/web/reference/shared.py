@@ -12,10 +12,10 @@ INTRODUCTION = (Path(__file__).parent / "introduction.md").read_text()
 TAGS = {
     "batches": "A CSV and its parameters, as queued, with the balance of its calls and of its callbacks.",
     "calls": "Rows of the CSV and their results.",
-    "feed": "Results as they come, over all batches.",
     "callbacks": "Each POST to a `result_url`, stored byte for byte, with its state after settlement.",
     "deployments": "The provider's deployments, each with the calls of many batches.",
     "suppressions": "Numbers that must not be called, whichever batch they are in.",
+    "endpoints": "Your own services, to which results and other events are delivered, signed and retried.",
     "audit": "Who changed what, when, and with which note.",
     "summary": "Totals and series over many batches, for dashboards.",
     "results": "The endpoint to which the provider posts results. It needs no key: the token in the URL is signed.",
@@ -30,7 +30,7 @@ SECURITY_SCHEME = {
         "Each operation names the scope it needs.\n\n"
         "| scope | allows |\n| --- | --- |\n| `read` | reading everything |\n"
         "| `queue` | reading, and queueing and controlling batches |\n"
-        "| `admin` | everything, including replay of callbacks and canceling a deployment |"
+        "| `admin` | everything, including endpoints, replay of callbacks and canceling a deployment |"
     ),
 }
 
@@ -41,7 +41,10 @@ METRICS_SECURITY_SCHEME = {
 }
 
 RESPONSE_HEADERS: Description = {
-    "Location": {"description": "The batch's address.", "schema": {"type": "string", "format": "uri-reference"}},
+    "Location": {
+        "description": "The address of the new object.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
     "Idempotency-Replayed": {
         "description": "`true` if the same key and content were accepted before, as this batch. Absent otherwise.",
         "schema": {"type": "string", "enum": ["true"]},
@@ -68,7 +71,6 @@ READ_AT_REPLICA = (
     "list_submissions",
     "list_calls",
     "find_calls",
-    "list_results",
     "list_callbacks",
     "get_summary",
     "export_calls_csv",
@@ -97,13 +99,6 @@ REQUEST_HEADERS = [
     },
 ]
 
-FEED_PREFER = {
-    "name": "Prefer",
-    "in": "header",
-    "description": "`wait=N`: if there is nothing new, wait up to N seconds, at most 30. Default: 0.",
-    "schema": {"type": "string"},
-}
-
 IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
@@ -119,6 +114,7 @@ PATH_PARAMETERS = {
     "row": "The row in the CSV, from 1 after the header, blank lines not counted.",
     "callback_id": "The callback's `id`.",
     "suppression_id": "The suppression's `id`.",
+    "endpoint_id": "The endpoint's `id`.",
 }
 
 CSV_FIELD = {

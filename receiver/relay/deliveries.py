@@ -1,0 +1,116 @@
+"""The deliveries of an endpoint: one for each event that is or was owed to it, with its attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from psycopg.rows import class_row
+
+from receiver.changes.audit import record_change
+from receiver.database.arrays import bigints
+from receiver.database.pool import Connection
+from receiver.relay.endpoints import get_endpoint
+
+DeliveryState = Literal["waiting", "delivered", "given_up"]
+DELIVERY_STATES: tuple[DeliveryState, ...] = get_args(DeliveryState)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event. `subject`: the row of a call, the number of a submission, or the id of a callback, by the event."""
+
+    id: int
+    event: str
+    batch_id: int
+    subject: int | None
+    state: DeliveryState
+    owed_at: datetime
+    next_try_at: datetime | None
+    ended_at: datetime | None
+    attempts: list[dict[str, Any]]
+
+    @property
+    def row(self) -> int | None:
+        return self.subject if self.event == "call.result" else None
+
+    @property
+    def submission_id(self) -> int | None:
+        return self.subject if self.event.startswith("submission.") else None
+
+    @property
+    def callback_id(self) -> int | None:
+        return self.subject if self.event.startswith("callback.") else None
+
+
+_COLUMNS = "event_id as id, event, batch_id, subject, owed_at, coalesce(attempts, '[]') as attempts"
+_WAITING = f"""select {_COLUMNS}, 'waiting' as state, next_try_at, null::timestamptz as ended_at from owed_event
+    where endpoint_id = %(endpoint_id)s and event_id < %(before)s order by event_id desc limit %(limit)s"""
+_ENDED = f"""select {_COLUMNS}, state, null::timestamptz as next_try_at, ended_at from delivery
+    where endpoint_id = %(endpoint_id)s and state = '{{state}}' and event_id < %(before)s
+    order by event_id desc limit %(limit)s"""
+
+
+def list_deliveries(
+    conn: Connection, endpoint_id: int, limit: int, *, state: DeliveryState | None = None, before: int | None = None
+) -> list[Delivery]:
+    """Deliveries, newest event first, those with an id below `before`. Raises NotFound."""
+    get_endpoint(conn, endpoint_id)
+    queries = {each: _WAITING if each == "waiting" else _ENDED.format(state=each) for each in DELIVERY_STATES}
+    wanted = queries.values() if state is None else [queries[state]]
+    union = " union all ".join(f"({query})" for query in wanted)
+    values = {"endpoint_id": endpoint_id, "before": before or 2**62, "limit": limit}
+    with conn.cursor(row_factory=class_row(Delivery)) as cursor:
+        return cursor.execute(f"select * from ({union}) u order by id desc limit %(limit)s", values).fetchall()
+
+
+def retry_deliveries(
+    conn: Connection,
+    endpoint_id: int,
+    *,
+    by: str,
+    ids: Sequence[int] | None = None,
+    state: Literal["waiting", "given_up"] | None = None,
+    since: datetime | None = None,
+) -> int:
+    """Send events again now; returns how many. Raises NotFound.
+
+    `ids`: these, also if they were delivered. `state`: all in this state. `since`: all that were owed then or later and
+    were not delivered. What waits becomes due; what was given up is owed again. Events older than 30 days are gone.
+    """
+    get_endpoint(conn, endpoint_id)
+    values = {"endpoint_id": endpoint_id, "ids": None if ids is None else bigints(ids), "state": state, "since": since}
+    due = 0 if state == "given_up" else conn.execute(_DUE, values).rowcount
+    row = None if state == "waiting" else conn.execute(_OWED_AGAIN, values).fetchone()
+    retried = due + (row[0] if row is not None else 0)
+    given = {"ids": None if ids is None else len(ids), "state": state, "since": None if since is None else str(since)}
+    details = {name: value for name, value in given.items() if value is not None}
+    record_change(conn, by, "retry_deliveries", details={"endpoint_id": endpoint_id, "retried": retried, **details})
+    return retried
+
+
+_CHOSEN = """(%(ids)b::bigint[] is null or event_id = any(%(ids)b::bigint[]))
+    and (%(since)s::timestamptz is null or owed_at >= %(since)s)"""
+
+_DUE = f"""update owed_event set next_try_at = now()
+where endpoint_id = %(endpoint_id)s and next_try_at > now() and {_CHOSEN}"""
+
+_OWED_AGAIN = f"""
+with again as (
+    delete from delivery where endpoint_id = %(endpoint_id)s and {_CHOSEN}
+        and (state = 'given_up' or state = 'delivered' and %(ids)b::bigint[] is not null)
+    returning *
+), owed as (
+    insert into owed_event (endpoint_id, event_id, slot, event, batch_id, subject, owed_at, attempts)
+    select endpoint_id, event_id, slot, event, batch_id, subject, owed_at, attempts from again returning slot
+), counted as (
+    select slot, count(*) filter (where state = 'delivered') as delivered,
+        count(*) filter (where state = 'given_up') as given_up from again group by slot
+), less as (
+    update endpoint_count c set delivered = c.delivered - n.delivered, given_up = c.given_up - n.given_up
+    from counted n where c.endpoint_id = %(endpoint_id)s and c.slot = n.slot returning 1
+)
+select count(*) from owed
+"""

@@ -1,0 +1,208 @@
+"""The endpoints to which events are delivered. Functions take a connection and never commit."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from psycopg.rows import class_row
+from psycopg.sql import SQL, Identifier
+
+from receiver.changes.audit import SYSTEM, record_change
+from receiver.changes.events import EVENT_TYPES, Events
+from receiver.config import Network
+from receiver.database.pool import Connection
+from receiver.errors import NotFound
+from receiver.relay.addresses import check_url
+
+URL_CHARACTERS = 2000
+DESCRIPTION_CHARACTERS = 500
+
+ENDPOINT_EVENTS = tuple(event for event in EVENT_TYPES if event != "endpoint.disabled")
+"""The events that an endpoint can get."""
+
+BOTH_SIGN = timedelta(hours=24)
+"""How long the previous secret signs too, after a rotation."""
+
+DisabledReason = Literal["user", "gone", "failing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint without its secrets. `delivered`, `waiting` and `given_up` count its events; their sum was owed."""
+
+    id: int
+    url: str
+    description: str | None
+    events: list[str]
+    application_id: int | None
+    deployment_id: int | None
+    label_name: str | None
+    label_value: str | None
+    created_at: datetime
+    disabled_at: datetime | None
+    disabled_reason: DisabledReason | None
+    failing_since: datetime | None
+    delivered: int
+    waiting: int
+    given_up: int
+
+    @property
+    def label(self) -> str | None:
+        return None if self.label_name is None else f"{self.label_name}:{self.label_value}"
+
+    @property
+    def enabled(self) -> bool:
+        return self.disabled_at is None
+
+    @property
+    def events_owed(self) -> dict[str, int]:
+        return {"delivered": self.delivered, "waiting": self.waiting, "given_up": self.given_up}
+
+
+_SELECT = """
+select e.endpoint_id as id, e.url, e.description, e.events, e.application_id, e.deployment_id, e.label_name,
+    e.label_value, e.created_at, e.disabled_at, e.disabled_reason, e.failing_since, c.*
+from endpoint e cross join lateral (
+    select coalesce(sum(delivered), 0)::bigint as delivered, coalesce(sum(given_up), 0)::bigint as given_up,
+        coalesce(sum(owed - delivered - given_up), 0)::bigint as waiting
+    from endpoint_count where endpoint_id = e.endpoint_id
+) c where e.url is not null
+"""
+
+
+def list_endpoints(conn: Connection, limit: int | None = None, before: int | None = None) -> list[Endpoint]:
+    """Endpoints, newest first, those with an id below `before`."""
+    with conn.cursor(row_factory=class_row(Endpoint)) as cursor:
+        return cursor.execute(
+            f"{_SELECT} and e.endpoint_id < %s order by e.endpoint_id desc limit %s", (before or 2**62, limit)
+        ).fetchall()
+
+
+def get_endpoint(conn: Connection, endpoint_id: int) -> Endpoint:
+    """One endpoint. Raises NotFound."""
+    with conn.cursor(row_factory=class_row(Endpoint)) as cursor:
+        found = cursor.execute(f"{_SELECT} and e.endpoint_id = %s", (endpoint_id,)).fetchone()
+    if found is None:
+        raise NotFound(f"Endpoint {endpoint_id} does not exist.")
+    return found
+
+
+def create_endpoint(
+    conn: Connection, values: Mapping[str, Any], networks: Sequence[Network], *, by: str
+) -> tuple[Endpoint, str]:
+    """Make an endpoint; returns it with its secret, which cannot be shown again. Raises InvalidInput.
+
+    `values`: `url`, and of `description`, `events`, `application_id`, `deployment_id` and `label` (name, value) those
+    that are given. Without `events`, it gets all of them. `networks`: RELAY_NETWORKS.
+    """
+    check_url(values["url"], networks)
+    secret = _new_secret()
+    columns = _columns({"events": list(ENDPOINT_EVENTS), **values}) | {"secret": secret}
+    made = SQL("insert into endpoint ({}) values ({}) returning endpoint_id").format(
+        SQL(", ").join(map(Identifier, columns)), SQL(", ").join([SQL("%s")] * len(columns))
+    )
+    endpoint_id: int = conn.execute(made, list(columns.values())).fetchall()[0][0]
+    record_change(conn, by, "create_endpoint", details=_about(endpoint_id, columns))
+    return get_endpoint(conn, endpoint_id), secret
+
+
+def change_endpoint(
+    conn: Connection, endpoint_id: int, changes: Mapping[str, Any], networks: Sequence[Network], *, by: str
+) -> Endpoint:
+    """Change an endpoint. `changes`: as for `create_endpoint`, and `enabled`. Raises NotFound, InvalidInput."""
+    before = _lock(conn, endpoint_id)
+    if "url" in changes:
+        check_url(changes["url"], networks)
+    columns = _columns(changes)
+    enabled = columns.pop("enabled", before.enabled)
+    if enabled and not before.enabled:
+        columns |= {"disabled_at": None, "disabled_reason": None, "failing_since": None}
+    if columns:
+        assigned = SQL(", ").join(SQL("{} = %s").format(Identifier(name)) for name in columns)
+        conn.execute(
+            SQL("update endpoint set {} where endpoint_id = %s").format(assigned), [*columns.values(), endpoint_id]
+        )
+    if columns or not enabled:
+        record_change(conn, by, "change_endpoint", details=_about(endpoint_id, columns) | {"enabled": enabled})
+    if before.enabled and not enabled:
+        disable_endpoint(conn, endpoint_id, "user")
+    return get_endpoint(conn, endpoint_id)
+
+
+def delete_endpoint(conn: Connection, endpoint_id: int, *, by: str) -> None:
+    """Delete an endpoint, and what is owed to it. Raises NotFound.
+
+    The rows of `owed_event` and `delivery` go with their slots: there can be millions, and without the endpoint they
+    are never read.
+    """
+    _lock(conn, endpoint_id)
+    conn.execute("delete from endpoint where endpoint_id = %s", (endpoint_id,))
+    conn.execute("delete from endpoint_count where endpoint_id = %s", (endpoint_id,))
+    record_change(conn, by, "delete_endpoint", details={"endpoint_id": endpoint_id})
+
+
+def rotate_secret(conn: Connection, endpoint_id: int, *, by: str) -> str:
+    """Give an endpoint a new secret and return it. The previous one signs too for BOTH_SIGN. Raises NotFound."""
+    _lock(conn, endpoint_id)
+    secret = _new_secret()
+    conn.execute(
+        "update endpoint set previous_secret = secret, previous_until = now() + %s, secret = %s where endpoint_id = %s",
+        (BOTH_SIGN, secret, endpoint_id),
+    )
+    record_change(conn, by, "rotate_endpoint", details={"endpoint_id": endpoint_id})
+    return secret
+
+
+def get_secrets(conn: Connection, endpoint_id: int) -> list[str]:
+    """The secrets that sign now, the newest first. Raises NotFound."""
+    row = conn.execute(
+        "select secret, case when previous_until > now() then previous_secret end from endpoint"
+        " where endpoint_id = %s and url is not null",
+        (endpoint_id,),
+        prepare=True,
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"Endpoint {endpoint_id} does not exist.")
+    return [secret for secret in row if secret is not None]
+
+
+def disable_endpoint(conn: Connection, endpoint_id: int, reason: DisabledReason) -> None:
+    """Send it nothing more until a person enables it. People are notified if the service itself decides this."""
+    done = conn.execute(
+        "update endpoint set disabled_at = now(), disabled_reason = %s where endpoint_id = %s and disabled_at is null",
+        (reason, endpoint_id),
+    )
+    if done.rowcount and reason != "user":
+        record_change(conn, SYSTEM, "disable_endpoint", details={"endpoint_id": endpoint_id, "reason": reason})
+        events = Events()
+        events.add("endpoint.disabled", 0, endpoint_id)
+        events.write(conn)
+
+
+def _lock(conn: Connection, endpoint_id: int) -> Endpoint:
+    conn.execute("select from endpoint where endpoint_id = %s for update", (endpoint_id,))
+    return get_endpoint(conn, endpoint_id)
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    columns = dict(values)
+    if "label" in columns:
+        columns["label_name"], columns["label_value"] = columns.pop("label") or (None, None)
+    return columns
+
+
+def _about(endpoint_id: int, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Details for the audit trail. Of the address only the host: the rest can contain a password."""
+    names = ("description", "events", "application_id", "deployment_id", "label_name", "label_value")
+    about = {"endpoint_id": endpoint_id} | {name: columns[name] for name in names if name in columns}
+    return about | ({"host": urlsplit(columns["url"]).hostname} if "url" in columns else {})
+
+
+def _new_secret() -> str:
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"

@@ -1,0 +1,215 @@
+"""One request to an endpoint, signed as in Standard Webhooks, and what came of it."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import os
+import random
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from secrets import token_hex
+from time import monotonic
+from typing import Any
+
+import certifi
+from standardwebhooks.webhooks import Webhook
+
+from receiver import __version__
+from receiver.config import Network
+from receiver.logs import mask_digits
+from receiver.model import rfc3339
+from receiver.relay.addresses import Place, connect, read_url, seconds_left
+from receiver.release.connection import BoundedResponse
+
+ANSWER_SECONDS = 15.0
+"""Longest time from the first look-up of the name to the last byte of the answer."""
+
+EXCERPT_CHARACTERS = 500
+
+SPEED = float(os.environ.get("TEST_RELAY_SPEED", "1"))
+"""Only tests set this: all waits between attempts are divided by it."""
+
+SCHEDULE = tuple(
+    timedelta(seconds=seconds) / SPEED
+    for seconds in (5, 300, 1800, 7200, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+)
+"""The waits after the first failed attempt, the second, and so on. After one more, an event is given up."""
+
+LONGEST_RETRY_AFTER = timedelta(days=1)
+
+_GONE = 410
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """`status`: of the answer; None if there is none. `error`: why it failed, or the first characters of the answer."""
+
+    at: datetime
+    status: int | None
+    duration_seconds: int
+    error: str | None
+    retry_after: timedelta = timedelta()
+
+    @property
+    def delivered(self) -> bool:
+        return self.error is None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the endpoint wants no events any more."""
+        return self.status == _GONE
+
+    def members(self) -> dict[str, Any]:
+        """As it is stored, and as the API shows it."""
+        return {
+            "at": rfc3339(self.at),
+            "status": self.status,
+            "duration_seconds": self.duration_seconds,
+            "error": self.error,
+        }
+
+
+def send_test(endpoint_id: int, url: str, secrets: Sequence[str], networks: Sequence[Network]) -> Attempt:
+    """Send one event of type `endpoint.test`. Never raises."""
+    sender = Sender(url, networks)
+    body = event_body("endpoint.test", datetime.now(UTC), f'{{"endpoint_id":{endpoint_id}}}')
+    try:
+        return sender.send(f"msg_test_{token_hex(16)}", body, secrets)
+    finally:
+        sender.close()
+
+
+def event_body(event: str, at: datetime, data: str) -> str:
+    """The body of a request. `data`: a JSON object."""
+    return f'{{"type":"{event}","timestamp":"{rfc3339(at)}","data":{data}}}'
+
+
+def next_wait(failures: int, retry_after: timedelta) -> timedelta | None:
+    """The wait after so many failed attempts. None: give up. If people retry it, the waits begin again."""
+    place = (failures - 1) % (len(SCHEDULE) + 1)
+    if place == len(SCHEDULE):
+        return None
+    return max(SCHEDULE[place] * random.uniform(1, 1.2), retry_after)  # noqa: S311 no secret
+
+
+class Sender:
+    """Sends to one endpoint. Threads may share it; each request has a connection, which the next one uses again."""
+
+    def __init__(self, url: str, networks: Sequence[Network]) -> None:
+        self.url = url
+        self._place = read_url(url)
+        self._networks = networks
+        self._idle: deque[_Connection] = deque()
+
+    def send(self, message_id: str, body: str, secrets: Sequence[str]) -> Attempt:
+        """Send an event. Never raises. `secrets`: each of them signs."""
+        at, began = datetime.now(UTC), monotonic()
+        status, error, wait = None, None, timedelta()
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"result-url-receiver/{__version__}",
+            "Accept-Encoding": "identity",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(at.timestamp())),
+            "webhook-signature": " ".join(Webhook(secret).sign(message_id, at, body) for secret in secrets),
+        }
+        try:
+            answer, excerpt = self._post(body.encode(), headers, began + ANSWER_SECONDS)
+            status, wait = answer.status, _retry_after(answer.getheader("Retry-After"), at)
+            if not 200 <= status < 300:
+                error = excerpt or f"It answered {status} {answer.reason}".strip()
+        except Exception as failure:  # whatever an answer causes: an event must not get stuck
+            error = str(failure) or type(failure).__name__
+        shown = None if error is None else mask_digits(error)[:EXCERPT_CHARACTERS]
+        return Attempt(at, status, round(monotonic() - began), shown, wait)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _post(self, body: bytes, headers: dict[str, str], until: float) -> tuple[http.client.HTTPResponse, str]:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._post_on(_Connection(self._place, self._networks), body, headers, until)
+        try:
+            return self._post_on(connection, body, headers, until)
+        except (ConnectionError, http.client.BadStatusLine):
+            # The endpoint closed the connection while it was idle. It may get the event twice, with the same id.
+            return self._post_on(_Connection(self._place, self._networks), body, headers, until)
+
+    def _post_on(
+        self, connection: _Connection, body: bytes, headers: dict[str, str], until: float
+    ) -> tuple[http.client.HTTPResponse, str]:
+        """The answer, and the first characters of its body."""
+        try:
+            connection.begin(until)
+            connection.request("POST", self._place.target, body, headers)
+            answer = connection.getresponse()
+            excerpt = answer.read(4 * EXCERPT_CHARACTERS)
+            if not answer.read(1) and not answer.will_close:
+                self._idle.append(connection)
+                return answer, _printable(excerpt)
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        return answer, _printable(excerpt)
+
+
+class _Connection(http.client.HTTPSConnection):
+    """A connection to an allowed address, with or without TLS. It follows no redirects, and uses no proxy."""
+
+    def __init__(self, place: Place, networks: Sequence[Network]) -> None:
+        super().__init__(place.host, place.port, context=_trust())
+        self._place = place
+        self._networks = networks
+        self._until = 0.0
+        self.default_port = 443 if place.scheme == "https" else 80  # another one is named in the header `Host`
+        self.response_class = functools.partial(  # type: ignore[assignment]  # it is only ever called
+            BoundedResponse, limits=lambda: (ANSWER_SECONDS, self._until)
+        )
+
+    def begin(self, until: float) -> None:
+        """The next request must be over at `until`, on the monotonic clock."""
+        self._until = until
+        if self.sock is not None:
+            self.sock.settimeout(seconds_left(until))
+
+    def connect(self) -> None:
+        self.sock = connect(self._place, self._networks, self._until)
+        if self._place.scheme == "https":
+            self.sock = _trust().wrap_socket(self.sock, server_hostname=self._place.host)
+
+
+@functools.cache
+def _trust() -> ssl.SSLContext:
+    """The certificates of certifi, as for the provider, and those of the system."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    return context
+
+
+def _printable(excerpt: bytes) -> str:
+    text = excerpt.decode(errors="replace")
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
+def _retry_after(value: str | None, now: datetime) -> timedelta:
+    """Seconds or a date; at most LONGEST_RETRY_AFTER."""
+    if not value:
+        return timedelta()
+    try:
+        if value.strip().isdigit():
+            wait = timedelta(seconds=min(int(value), 10**6))
+        else:
+            when = parsedate_to_datetime(value)
+            wait = (when if when.tzinfo else when.replace(tzinfo=UTC)) - now
+    except (ValueError, OverflowError):
+        return timedelta()
+    return min(max(wait, timedelta()), LONGEST_RETRY_AFTER)

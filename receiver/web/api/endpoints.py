@@ -1,0 +1,301 @@
+"""Endpoints over REST: the user's own services, to which results and other events are delivered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Response, request, url_for
+from flask.views import MethodView
+from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+
+from receiver.database.pool import connection, reading
+from receiver.queueing.parameters import Coded, Timestamp, says, short_text
+from receiver.relay.deliveries import DELIVERY_STATES, Delivery, list_deliveries, retry_deliveries
+from receiver.relay.endpoints import (
+    DESCRIPTION_CHARACTERS,
+    ENDPOINT_EVENTS,
+    URL_CHARACTERS,
+    Endpoint,
+    change_endpoint,
+    create_endpoint,
+    delete_endpoint,
+    get_endpoint,
+    get_secrets,
+    list_endpoints,
+    rotate_secret,
+)
+from receiver.relay.sending import ANSWER_SECONDS, Attempt, send_test
+from receiver.web import schemas
+from receiver.web.api import Blueprint, OptionalBody
+from receiver.web.api.replay import MOST_IDS, Ids
+from receiver.web.auth import STORED, Stored, current_key
+from receiver.web.cursors import answer_list
+from receiver.web.json_answer import json_writer
+from receiver.web.json_fields import JsonFlag, JsonNumber
+from receiver.web.services import services
+from receiver.web.waiting import WAIT, Wait
+
+TEST_SECONDS = 2 * ANSWER_SECONDS
+"""Longest wait for a test: only a look-up of the name can take longer than ANSWER_SECONDS."""
+
+blueprint = Blueprint("endpoints", __name__)
+
+
+class EndpointChanges(OptionalBody):
+    url = short_text(URL_CHARACTERS, "Where events are posted: a public address with https on port 443.", least=1)
+    description = short_text(DESCRIPTION_CHARACTERS, "A note for people. null: none.", allow_none=True)
+    events = fields.List(
+        fields.String(validate=validate.OneOf(ENDPOINT_EVENTS)),
+        validate=validate.Length(min=1),
+        metadata=says("The events that it gets; default: all of them.", minItems=1),
+    )
+    application_id = JsonNumber(
+        allow_none=True, validate=validate.Range(1, 2**53), metadata=says("Only events of this application.")
+    )
+    deployment_id = JsonNumber(
+        allow_none=True, validate=validate.Range(1, 2**53), metadata=says("Only events of this deployment.")
+    )
+    label = schemas.Label(
+        allow_none=True,
+        metadata=says("Only events of batches with this label, as `key:value`.", pattern=schemas.LABEL_PATTERN),
+    )
+    enabled = JsonFlag(metadata=says("false: send nothing; what is owed waits. true: send again."))
+
+
+class EndpointRequest(EndpointChanges):
+    class Meta:
+        unknown = RAISE
+        exclude = ("enabled",)
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        field_obj.required = field_name == "url"
+
+
+class RetryRequest(Schema):
+    class Meta:
+        unknown = RAISE
+
+    ids = Ids(f"These deliveries, at most {MOST_IDS}, also if they were delivered.")
+    state = schemas.one_of(["waiting", "given_up"], "All deliveries in this state.")
+    since = Timestamp(metadata=says("All that were owed at this time or later, and were not delivered."))
+
+    @validates_schema
+    def _check_one(self, values: dict[str, Any], **_: Any) -> None:
+        if len(values) != 1:
+            raise ValidationError({"ids": [Coded("required", "Exactly one of ids, state and since is required.")]})
+
+
+class DeliveriesQuery(schemas.PageQuery):
+    state = schemas.one_of(DELIVERY_STATES, "Only deliveries in this state.")
+
+
+class EventsOwed(schemas.Answer):
+    delivered = schemas.whole("Events that were delivered.")
+    waiting = schemas.whole("Events that are not delivered yet.")
+    given_up = schemas.whole("Events that are not tried any more.")
+
+
+class EndpointAnswer(schemas.Answer):
+    id = schemas.whole("The id.")
+    url = schemas.text("Where events are posted.")
+    description = schemas.text("A note for people.", allow_none=True)
+    events = fields.List(fields.String(), metadata=says("The events that it gets."))
+    application_id = schemas.whole("Only events of this application.", allow_none=True)
+    deployment_id = schemas.whole("Only events of this deployment.", allow_none=True)
+    label = schemas.text("Only events of batches with this label, as `key:value`.", allow_none=True)
+    enabled = schemas.flag("Whether events are sent. While it is disabled, they wait.")
+    created_at = schemas.moment("When it was made.")
+    disabled_at = schemas.moment("When it was disabled.", allow_none=True)
+    disabled_reason = schemas.one_of(
+        ["user", "gone", "failing"],
+        "Why it is disabled. `gone`: it answered 410. `failing`: for a week, nothing could be delivered.",
+        allow_none=True,
+    )
+    failing_since = schemas.moment("The first failure since the last success.", allow_none=True)
+    events_owed = schemas.nested(EventsOwed, "Its events by state. Their sum was owed.")
+
+
+class EndpointWithSecret(EndpointAnswer):
+    secret = schemas.text("The secret that signs, `whsec_…`. It cannot be shown again.")
+
+
+class EndpointsAnswer(schemas.Answer):
+    endpoints = schemas.several(EndpointAnswer, "Newest first.")
+    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
+
+
+class AttemptAnswer(schemas.Answer):
+    at = schemas.moment("When it was sent.")
+    status = schemas.whole("The HTTP status of the answer; null if there was none.", allow_none=True)
+    duration_seconds = schemas.whole("How long it took.")
+    error = schemas.text(
+        "Null if the event was delivered; else the answer's first 500 characters without long numbers, or why there was"
+        " no answer.",
+        allow_none=True,
+    )
+
+
+class TestAnswer(AttemptAnswer):
+    delivered = schemas.flag("Whether the endpoint accepted the event.")
+
+
+class DeliveryAnswer(schemas.Answer):
+    id = schemas.whole("The id.")
+    event = schemas.one_of(ENDPOINT_EVENTS, "The type of the event.")
+    batch_id = schemas.whole("Its batch.")
+    row = schemas.whole("The row of the call; null for other events.", allow_none=True)
+    submission_id = schemas.whole("The submission's number in the batch; null for other events.", allow_none=True)
+    callback_id = schemas.whole("The callback; null for other events.", allow_none=True)
+    state = schemas.one_of(DELIVERY_STATES, "Its state.")
+    owed_at = schemas.moment("When the event happened.")
+    next_try_at = schemas.moment("When it is sent next; null if it does not wait.", allow_none=True)
+    ended_at = schemas.moment("When it was delivered or given up; null while it waits.", allow_none=True)
+    attempts = fields.List(
+        fields.Dict(), metadata=says("Its attempts: `at`, `status`, `duration_seconds` and `error` of each.")
+    )
+
+
+class DeliveriesAnswer(schemas.Answer):
+    deliveries = schemas.several(DeliveryAnswer, "Newest event first.")
+    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
+
+
+class RetryAnswer(schemas.Answer):
+    retried = schemas.whole("How many events are sent again now.")
+
+
+@blueprint.route("/endpoints")
+class Endpoints(MethodView):
+    @blueprint.operation("list_endpoints", "admin", EndpointsAnswer, query=schemas.PageQuery)
+    def get(self, query: dict[str, Any]) -> Response:
+        """List endpoints, newest first"""
+
+        def read(limit: int, before: int | None) -> list[Endpoint]:
+            with reading(services().pool) as conn:
+                return list_endpoints(conn, limit, before)
+
+        return answer_list("endpoints", query, read, json_writer(EndpointAnswer()))
+
+    @blueprint.operation("create_endpoint", "admin", EndpointWithSecret, status=201, body=EndpointRequest)
+    def post(self, said: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, str]]:
+        """Make an endpoint, to which events are delivered from now on
+
+        Each event is posted as in Standard Webhooks, signed with the secret in the answer. The address is refused if it
+        resolves to a private network that `RELAY_NETWORKS` does not name. An operation `test` sends a first event.
+        """
+        with connection(services().pool) as conn:
+            made, secret = create_endpoint(conn, said, services().config.relay_networks, by=current_key().name)
+        location = {"Location": url_for("endpoints.OneEndpoint", endpoint_id=made.id)}
+        return _members(made) | {"secret": secret}, 201, location
+
+
+@blueprint.route("/endpoints/<int:endpoint_id>")
+class OneEndpoint(MethodView):
+    @blueprint.operation("get_endpoint", "admin", EndpointAnswer)
+    def get(self, endpoint_id: int) -> Endpoint:
+        """One endpoint with its balance of events"""
+        with reading(services().pool) as conn:
+            return get_endpoint(conn, endpoint_id)
+
+    @blueprint.operation("change_endpoint", "admin", EndpointAnswer, body=EndpointChanges)
+    def patch(self, said: dict[str, Any], endpoint_id: int) -> Endpoint:
+        """Change, disable or enable an endpoint
+
+        While it is disabled, events are owed to it, and wait. Once it is enabled, they are sent.
+        """
+        with connection(services().pool) as conn:
+            return change_endpoint(conn, endpoint_id, said, services().config.relay_networks, by=current_key().name)
+
+    @blueprint.operation("delete_endpoint", "admin", status=204, description="The endpoint is deleted.")
+    def delete(self, endpoint_id: int) -> Response:
+        """Delete an endpoint, with the events that are owed to it
+
+        This cannot be undone.
+        """
+        with connection(services().pool) as conn:
+            delete_endpoint(conn, endpoint_id, by=current_key().name)
+        return Response(status=204)
+
+
+@blueprint.route("/endpoints/<int:endpoint_id>/rotate")
+class Rotate(MethodView):
+    @blueprint.operation("rotate_endpoint", "admin", EndpointWithSecret)
+    def post(self, endpoint_id: int) -> dict[str, Any]:
+        """Give an endpoint a new secret
+
+        For 24 hours, each event is signed with the new and with the previous secret.
+        """
+        with connection(services().pool) as conn:
+            secret = rotate_secret(conn, endpoint_id, by=current_key().name)
+            return _members(get_endpoint(conn, endpoint_id)) | {"secret": secret}
+
+
+@blueprint.route("/endpoints/<int:endpoint_id>/test")
+class Test(MethodView):
+    @blueprint.operation("test_endpoint", "admin", TestAnswer)
+    def post(self, endpoint_id: int) -> dict[str, Any]:
+        """Send a test event to an endpoint
+
+        It is an event of type `endpoint.test`, whose `data` is `{"endpoint_id": …}`. It is sent once and not recorded,
+        also if the endpoint is disabled. The answer shows what came of it.
+        """
+        stored: Stored | None = request.environ.get(STORED)
+        if stored is None:
+            with reading(services().pool) as conn:
+                url, secrets = get_endpoint(conn, endpoint_id).url, get_secrets(conn, endpoint_id)
+            return _begin_test(endpoint_id, url, secrets)
+        began, attempts = stored.subject
+        too_long = Attempt(began, None, round(TEST_SECONDS), "The name could not be resolved in time.")
+        attempt: Attempt = attempts[0] if attempts else too_long
+        return {**{name: getattr(attempt, name) for name in attempt.__slots__}, "delivered": attempt.delivered}
+
+
+@blueprint.route("/endpoints/<int:endpoint_id>/retry")
+class Retry(MethodView):
+    @blueprint.operation("retry_deliveries", "admin", RetryAnswer, body=RetryRequest)
+    def post(self, said: dict[str, Any], endpoint_id: int) -> dict[str, int]:
+        """Send events again
+
+        What waits is sent now. What was given up is owed again, with a new series of attempts. Each event keeps its
+        `webhook-id`.
+        """
+        with connection(services().pool) as conn:
+            return {"retried": retry_deliveries(conn, endpoint_id, by=current_key().name, **said)}
+
+
+@blueprint.route("/endpoints/<int:endpoint_id>/deliveries")
+class Deliveries(MethodView):
+    @blueprint.operation("list_deliveries", "admin", DeliveriesAnswer, query=DeliveriesQuery)
+    def get(self, query: dict[str, Any], endpoint_id: int) -> Response:
+        """List the deliveries of an endpoint with their attempts, newest event first
+
+        They are kept for 30 days.
+        """
+
+        def read(limit: int, before: int | None) -> list[Delivery]:
+            with reading(services().pool) as conn:
+                return list_deliveries(conn, endpoint_id, limit, state=query.get("state"), before=before)
+
+        name = f"deliveries {endpoint_id}"
+        return answer_list(name, query, read, json_writer(DeliveryAnswer()), of="deliveries")
+
+
+def _members(endpoint: Endpoint) -> dict[str, Any]:
+    return {name: getattr(endpoint, name) for name in EndpointAnswer().fields}
+
+
+def _begin_test(endpoint_id: int, url: str, secrets: list[str]) -> dict[str, Any]:
+    """Send it in a thread of its own, and let the request wait without one."""
+    began, attempts = datetime.now(UTC), list[Attempt]()
+    networks = services().config.relay_networks
+
+    def send() -> None:
+        attempts.append(send_test(endpoint_id, url, secrets, networks))
+
+    threading.Thread(target=send, daemon=True).start()
+    resumed = {STORED: Stored(current_key(), (began, attempts)), "CONTENT_LENGTH": "0"}
+    request.environ[WAIT] = Wait(lambda: bool(attempts), time.monotonic() + TEST_SECONDS, resumed)
+    return {}
