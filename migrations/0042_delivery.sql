@@ -81,17 +81,19 @@ create table delivery (
 -- A queue: calls of a batch whose results were settled or changed by one transaction, and which have no position in the
 -- feed yet. Identity values commit out of order, so one process at a time gives the positions.
 create table changed_results (
-    change_id bigint generated always as identity primary key,
-    batch_id  bigint not null,
-    rows      integer[] not null
+    change_id  bigint generated always as identity primary key,
+    batch_id   bigint not null,
+    rows       integer[] not null,
+    changed_at timestamptz not null default now()
 );
 
 -- The feed. An entry has several calls; a place in the feed is a position and an index in `rows`.
 create table feed_entry (
-    position  bigint not null,
-    slot      smallint not null default slot_of(now()),
-    batch_id  bigint not null,
-    rows      integer[] not null,
+    position bigint not null,
+    slot     smallint not null default slot_of(now()),
+    batch_id bigint not null,
+    given_at timestamptz not null default now(),
+    rows     integer[] not null,
     primary key (position, slot)
 ) partition by list (slot);
 
@@ -108,10 +110,20 @@ insert into feed default values;
 do $$
 declare
     parent text;
+    app text;
 begin
     foreach parent in array array['owed_event', 'delivery', 'feed_entry'] loop
         for slot in 0..16 loop
             execute format('create table %I partition of %I for values in (%s)', parent || '_' || slot, parent, slot);
+        end loop;
+    end loop;
+    -- What the role of the service needs besides reading and writing rows (deploy/roles.sql).
+    for app in select grantee from information_schema.table_privileges where table_schema = current_schema()
+        and table_name = 'callback' and privilege_type = 'DELETE' and grantee not in ('PUBLIC', current_user)
+    loop
+        execute format('grant usage on sequence event_id to %I', app);
+        for slot in 0..16 loop
+            execute format('grant truncate on owed_event_%1$s, delivery_%1$s, feed_entry_%1$s to %2$I', slot, app);
         end loop;
     end loop;
 end

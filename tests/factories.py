@@ -21,6 +21,7 @@ from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.results.overdue import mark_overdue
+from receiver.results.retention import purge
 from receiver.results.settlement import settle
 from receiver.results.stored import Stored, get_stored, lock_waiting, remove_waiting
 from receiver.summary.batches import Batch, get_batch
@@ -177,6 +178,18 @@ def purge_batch(conn: Connection, batch_id: int) -> None:
     conn.execute("delete from result_count where batch_id = %s", (batch_id,))
     conn.execute("delete from batch where batch_id = %s", (batch_id,))
     conn.commit()
+
+
+def purge_old(conn: Connection, batch_id: int) -> None:
+    """Purge a batch because of its age."""
+    conn.execute(
+        "update batch set created_at = now() - interval '9 days', due_at = now() - interval '9 days'"
+        " where batch_id = %s",
+        (batch_id,),
+    )
+    conn.commit()
+    for _ in purge(conn, timedelta(days=8), by="Ana"):
+        conn.commit()
 
 
 def read_batch(conn: Connection, batch_id: int) -> Batch:

@@ -55,10 +55,12 @@ class Events:
                 conn.execute(_OWE, {"event": event, "b": bigints(batch_ids), "s": bigints(numbers)}, prepare=True)
 
 
+# At most 250 calls in an entry of the feed: Postgres stores a larger row in pieces, which are slower to read.
 _CHANGED = """
 insert into changed_results (batch_id, rows)
-select batch_id, array_agg(row order by row) from unnest(%b::bigint[], %b::integer[]) as g (batch_id, row)
-group by batch_id
+select batch_id, array_agg(row order by row)
+from unnest(%b::bigint[], %b::integer[]) with ordinality as g (batch_id, row, number)
+group by batch_id, (number - 1) / 250
 """
 
 # An endpoint can be deleted meanwhile. What is then owed to it is never looked at, and goes with its slot.

@@ -81,6 +81,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     export = commands.add_parser("export", help="write a batch's calls and their results to standard output")
     export.add_argument("batch", metavar="BATCH", type=int, help="id of the batch")
     export.add_argument("--format", choices=sorted(_EXPORTS), default="csv", help="default: %(default)s")
+    export.add_argument(
+        "--latest", action="store_true", help="each row with the result that it reached through its follow-ups"
+    )
     export.set_defaults(run=_export)
     check = commands.add_parser("verify", help="recompute every counter from the rows; exit 1 if any differs")
     check.add_argument("batch", metavar="BATCH", type=int, nargs="?", help="id of the batch; default: all batches")
@@ -202,7 +205,7 @@ def _status(parsed: argparse.Namespace) -> int:
 def _export(parsed: argparse.Namespace) -> int:
     written = 0
     with opened_pool("export") as pool, progress() as show:
-        for block in _EXPORTS[parsed.format](Reader(pool), parsed.batch):
+        for block in _EXPORTS[parsed.format](Reader(pool), parsed.batch, latest=parsed.latest):
             sys.stdout.buffer.write(block)
             written += len(block)
             if not sys.stdout.isatty():
@@ -249,10 +252,8 @@ def _verify(parsed: argparse.Namespace) -> int:
     with opened_database("verify") as conn:
         for difference in verify(conn, parsed.batch):
             differences += 1
-            print(
-                f"batch {difference.batch_id}: {difference.what}: stored {difference.kept},"
-                f" counted from the rows {difference.counted}"
-            )
+            where = "" if difference.batch_id is None else f"batch {difference.batch_id}: "
+            print(f"{where}{difference.what}: stored {difference.kept}, counted from the rows {difference.counted}")
     if differences:
         print(f"{differences} differences.")
         return 1

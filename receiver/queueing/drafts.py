@@ -113,14 +113,18 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
         return None
     errors = tuple(Fault(**fault) for fault in draft.preview["errors"])
     counted = {
-        name: draft.preview[name]
-        for name in ("rows", "valid", "invalid", "duplicates", "suppressed", "recent", "submissions")
+        name: draft.preview[name] for name in ("rows", "valid", "invalid", "duplicates", "suppressed", "submissions")
     }
+    recent = [
+        {**batch, "created_at": datetime.fromisoformat(batch["created_at"])}
+        for batch in draft.preview["recent"]["batches"]
+    ]
     # When something opens and is due depends on the moment of asking.
     now = datetime.now(UTC).replace(microsecond=0)
     calls_of = {tuple(zones): calls for zones, calls in draft.preview["calls_of"]}
     return Preview(
         **counted,
+        recent={"rows": draft.preview["recent"]["rows"], "batches": recent},
         zones=list_zones(parameters, calls_of, now),
         due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, limits.grace),
         sample=tuple(json.loads(draft.preview["sample"])),
@@ -143,6 +147,16 @@ def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, li
         "update draft set preview = %s where draft_id = %s",
         (Jsonb({"of": _matters(parameters, limits), **kept}), draft.draft_id),
     )
+
+
+def forget_preview(conn: Connection, draft: Draft) -> None:
+    """Read the file again for the next preview: what it depends on has changed since."""
+    conn.execute("update draft set preview = null where draft_id = %s", (draft.draft_id,))
+
+
+def discard_draft(conn: Connection, draft: Draft) -> None:
+    """Delete a draft with its file."""
+    conn.execute("delete from draft where draft_id = %s", (draft.draft_id,))
 
 
 def queue_draft(
@@ -198,7 +212,7 @@ def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
     gates = parameters.gates
     window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
     zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]
-    matters: list[Any] = [5, parameters.on_recent, parameters.recent_hours, parameters.destination_column]
+    matters: list[Any] = [5, parameters.on_recent == "allow", parameters.recent_hours, parameters.destination_column]
     matters += [parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
     matters += [parameters.calls_per_minute, zones, window, parameters.retries.total_seconds()]
     return cast(list[Any], json.loads(json.dumps(matters)))

@@ -1,4 +1,4 @@
-"""The slow steps of a worker: report overdue calls, fetch results, purge old batches."""
+"""The slow steps of a worker: report overdue calls, fetch results, extend the feed, remove what is old."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+from psycopg.errors import LockNotAvailable
+
 from receiver.changes.audit import SYSTEM
+from receiver.changes.feed import AT_ONCE, give_positions
+from receiver.changes.slots import rotate
 from receiver.config import Config
 from receiver.database.pool import Pool, connection
 from receiver.logs import about
@@ -32,6 +36,10 @@ POLL_SECONDS = 20.0
 
 IDLE_SECONDS = 2.0
 PURGE_SECONDS = 60.0
+ROTATE_SECONDS = 60.0
+
+FEED_SECONDS = 0.2
+"""Interval between two searches for results that are not in the feed yet."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +57,11 @@ class Maintenance:
 
     def steps(self) -> list[tuple[str, Callable[[], float]]]:
         """The steps with their names, as far as they are configured."""
-        steps: list[tuple[str, Callable[[], float]]] = [("overdue", self.check_overdue)]
+        steps: list[tuple[str, Callable[[], float]]] = [
+            ("overdue", self.check_overdue),
+            ("feed", self.give_positions),
+            ("slots", self.rotate),
+        ]
         if self._rate > 0:
             steps.append(("plan-polls", self.plan_polls))
             steps += [(f"poll-{number}", self.poll) for number in range(1, POLLERS + 1)]
@@ -67,6 +79,20 @@ class Maintenance:
                 extra=about("batch_overdue", batch_id=batch.batch_id, overdue=batch.overdue),
             )  # fmt: skip
         return 0.0 if more else OVERDUE_CHECK_SECONDS
+
+    def give_positions(self) -> float:
+        """Add the results that changed to the feed."""
+        with connection(self._pool) as conn:
+            return 0.0 if give_positions(conn) == AT_ONCE else FEED_SECONDS
+
+    def rotate(self) -> float:
+        """Once an hour: remove events of more than 30 days ago."""
+        try:
+            with connection(self._pool) as conn:
+                rotate(conn)
+        except LockNotAvailable:
+            log.info("old events are still being read; they are removed later", extra=about("slot_in_use"))
+        return ROTATE_SECONDS
 
     def plan_polls(self) -> float:
         """Plan which overdue calls are asked about."""

@@ -11,7 +11,7 @@ needed, after the connection was returned to the pool.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -238,22 +238,12 @@ def get_call(conn: Connection, batch_id: int, row: int) -> Call:
     return found.calls[0]
 
 
-def get_calls(conn: Connection, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Call]:
-    """The calls with these keys, (batch_id, row). Those that were purged are left out."""
-    left, found = set(keys), dict[tuple[int, int], Call]()
-    while left:
-        batch_ids, rows = zip(*left, strict=True)
-        values = {"batch_ids": bigints(batch_ids), "rows": integers(rows)}
-        page = _read_page(conn, _NAMED, values, len(left), with_events=True)
-        found |= {(call.batch_id, call.row): call for call in page.calls}
-        if not page.more:
-            break
-        left -= found.keys()
-    return found
-
-
-_NAMED = """select c.batch_id, c.row from unnest(%(batch_ids)b::bigint[], %(rows)b::integer[]) as g (batch_id, row)
-    join call c using (batch_id, row) limit %(limit)s"""
+def list_calls_of_keys(conn: Connection, keys: Sequence[tuple[int, int]]) -> CallPage:
+    """The calls with these keys (batch_id, row), the newest batch first, except those that do not exist."""
+    batch_ids, rows = zip(*keys, strict=True)
+    picked = "select distinct * from unnest(%(batch_ids)b::bigint[], %(rows)b::integer[]) as g (batch_id, row)"
+    values = {"batch_ids": bigints(batch_ids), "rows": integers(rows)}
+    return _read_page(conn, picked, values, len(keys), with_events=True)
 
 
 def _read_page(conn: Connection, picked: str, values: dict[str, Any], limit: int, *, with_events: bool) -> CallPage:

@@ -30,6 +30,7 @@ from receiver.queueing.submissions import Plan, SkippedRow, header_line
 from receiver.summary.batches import Batch, BatchFilter, list_batches, sql_time
 from receiver.summary.call_json import LISTED_EVENTS, NO_EVENTS, OwnMembers, events_json, events_of_body
 from receiver.summary.calls import CallFilter, get_call
+from receiver.summary.lineage import CALL_BY_KEY, CHAINS
 from receiver.text.csv_line import csv_line, read_csv_line
 from receiver.text.formulas import defuse, defuse_csv
 
@@ -57,16 +58,18 @@ BATCH_COLUMNS = ("batch_id", "batch_name", "external_id", "labels", "destination
 
 
 def export_calls_csv(
-    reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL, *, own: bool = False
+    reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL, *, own: bool = False, latest: bool = False
 ) -> Iterator[bytes]:
     """The user's own columns and then `RESULT_COLUMNS`, as CSV in UTF-8 without a byte order mark, formulas defused.
 
-    `own`: only the user's own columns, as they were submitted, not defused.
+    `own`: only the user's own columns, as they were submitted, not defused. `latest`: each row with the result that it
+    reached through its follow-ups; `wanted` applies to this result.
     Raises NotFound at once; later only if the batch is purged during the export, so that a part never looks complete.
     """
     source = reader.read(get_stored_rows, batch_id)
 
-    query = _LINES.format(columns="c.line" if own else f"c.line, {_RESULTS}", more="", matching=_matching(wanted))
+    columns = "c.line" if own else f"c.line, {_RESULTS}"
+    query = _LINES.format(columns=columns, calls=_calls(latest), more="", matching=_matching(wanted))
 
     def blocks() -> Iterator[bytes]:
         yield (header_line(source.columns) + END).encode() if own else _header(source.columns, RESULT_COLUMNS)
@@ -80,7 +83,8 @@ def export_calls_csv(
 
 def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> Iterator[bytes]:
     """The calls of all these batches, newest batch first: `BATCH_COLUMNS` and `RESULT_COLUMNS`, formulas defused."""
-    query = _ROWS_OF_CALLS.format(columns=f"c.line, concat_ws(',', {_RESULTS})", more="", matching=_matching(wanted))
+    columns = f"c.line, concat_ws(',', {_RESULTS})"
+    query = _ROWS_OF_CALLS.format(columns=columns, calls=_calls(), more="", matching=_matching(wanted))
 
     def blocks(each_batch: Iterator[tuple[Batch, StoredRows]]) -> Iterator[bytes]:
         yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
@@ -105,7 +109,7 @@ def export_all_ndjson(reader: Reader, batches: BatchFilter, wanted: CallFilter) 
             reader,
             source,
             wanted,
-            f',"batch_name":{_json(batch.name)},"external_id":{_json(batch.external_id)},"labels":{_json(batch.labels)}',
+            more=f',"batch_name":{_json(batch.name)},"external_id":{_json(batch.external_id)},"labels":{_json(batch.labels)}',
         )
         for batch, source in _each_batch(reader, batches)
     )
@@ -165,22 +169,34 @@ def _with_reasons(rows: Iterable[tuple[Any, ...]], width: int) -> bytes:
     return "".join(lines).encode()
 
 
-def export_calls_ndjson(reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL) -> Iterator[bytes]:
-    """The calls, one JSON line each, with the same members as in the API. Raises NotFound at once."""
-    return _ndjson(reader, reader.read(get_stored_rows, batch_id), wanted)
+def export_calls_ndjson(
+    reader: Reader, batch_id: int, wanted: CallFilter = EVERY_CALL, *, latest: bool = False
+) -> Iterator[bytes]:
+    """The calls, one JSON line each, with the same members as in the API. Raises NotFound at once.
+
+    `latest`: as in `export_calls_csv`. `batch_id`, `row`, `follows` and `followed_by` are still those of the batch.
+    """
+    return _ndjson(reader, reader.read(get_stored_rows, batch_id), wanted, latest=latest)
 
 
-def _ndjson(reader: Reader, source: StoredRows, wanted: CallFilter, more: str = "") -> Iterator[bytes]:
+def _ndjson(
+    reader: Reader, source: StoredRows, wanted: CallFilter, *, latest: bool = False, more: str = ""
+) -> Iterator[bytes]:
     """`more`: members at the end of each line, as JSON. Postgres writes all but the cells and the events."""
-    query = _ROWS_OF_CALLS.format(columns=_JSON, more=_MORE, matching=_matching(wanted))
+    call = "k" if latest else "c"
+    query = _ROWS_OF_CALLS.format(
+        columns=f"case when octet_length(j.body) > {MOST_BODY} then array[{call}.batch_id, {call}.row] end, {_JSON}",
+        calls=_calls(latest),
+        more=_MORE.format(call=call),
+        matching=_matching(wanted),
+    )
     own = OwnMembers(source.columns)
     for values in _blocks(source, wanted):
         lines = []
         rows = _read(reader, source.batch_id, partial(_get_rows, query=query, values=values))
-        for row, line, start, middle, end, packing, *body in rows:
-            if packing is not None and body[0] is None:
-                call = reader.read(get_call, source.batch_id, row)
-                events = events_json(*call.read_events(LISTED_EVENTS))
+        for key, line, start, middle, end, packing, *body in rows:
+            if key is not None:
+                events = events_json(*reader.read(get_call, *key).read_events(LISTED_EVENTS))
             else:
                 events = NO_EVENTS if packing is None else events_of_body(packing, *body)
             lines.append(f"{start}{own.write(line)}{middle}{events}{end}{more}}}\n")
@@ -317,23 +333,33 @@ _END = {
     "followed_by": _key("f.next_batch_id", "f.next_row"),
 }
 
-_JSON = f"""c.row, c.line, concat('{{"batch_id":', b.batch_id, ',"row":', c.row, ',"phone_number":"', {_NUMBER}, '",'),
+_JSON = f"""c.line, concat('{{"batch_id":', c.batch_id, ',"row":', c.row, ',"phone_number":"', {_NUMBER}, '",'),
     {_members(_MIDDLE)}, {_members(_END)}, j.packing,
     case when octet_length(j.body) <= {MOST_BODY} then j.body end,
     nullif(j.content_type, 'application/json'), nullif(j.content_encoding, '')"""
 """SQL: for `_ndjson`."""
 
-_MORE = f"""left join callback j on j.batch_id = b.batch_id and j.callback_id = r.callback_id
+_MORE = f"""left join callback j on j.batch_id = {{call}}.batch_id and j.callback_id = r.callback_id
     left join (select row, next_batch_id, next_row from follow_up where {OF_BLOCK}) f on f.row = c.row
     left join (select next_row, batch_id, row as earlier_row from follow_up where next_batch_id = %(batch_id)s
         and next_row > %(after_row)s and next_row <= %(last_row)s) e on e.next_row = c.row"""
 
-_FROM = f"""
-from batch b join (select * from call where {OF_BLOCK}) c using (batch_id)
-    join submission s using (batch_id, submission_no)
+_OF_BLOCK = f"""join submission s using (batch_id, submission_no)
     left join (select * from result where {OF_BLOCK}) r using (row)
     left join (select row from outstanding where {OF_BLOCK} and refused) o using (row)
-    left join (select row, reason from withdrawn where {OF_BLOCK}) w using (row) {{more}}
+    left join (select row, reason from withdrawn where {OF_BLOCK}) w using (row)"""
+
+_LATEST = f"""join ({CHAINS.format(first=f"call where {OF_BLOCK}")} select * from latest) k on k.first_row = c.row
+    {CALL_BY_KEY}"""
+
+
+def _calls(latest: bool = False) -> str:
+    """SQL: what the state and result of call `c` are read from; `latest`: of call `k`, which its row came to."""
+    return _LATEST if latest else _OF_BLOCK
+
+
+_FROM = f"""
+from (select * from call where {OF_BLOCK}) c {{calls}} {{more}}
 where {{matching}}
 """
 

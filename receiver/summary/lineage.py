@@ -50,21 +50,33 @@ def _count_latest(conn: Connection, first: Batch) -> dict[str, int]:
 
 _NOT_FINAL = ("refused", "withdrawn", "pending", "overdue")
 
-_CHANGES = f"""
+CALL_BY_KEY = """join submission s on s.batch_id = k.batch_id and s.submission_no = k.submission_no
+    left join lateral (select * from result r where r.batch_id = k.batch_id and r.row = k.row limit 1) r on true
+    left join lateral (select row from outstanding o
+        where o.batch_id = k.batch_id and o.refused and o.row = k.row limit 1) o on true
+    left join lateral (select row, reason from withdrawn w
+        where w.batch_id = k.batch_id and w.row = k.row limit 1) w on true"""
+"""SQL: the submission, result and state of call `k`. With the limits, no plan reads a whole table."""
+
+CHAINS = f"""
 with recursive chain as (
-    select row as first_row, 0 as step, batch_id, row from follow_up where batch_id = %(batch_id)s
+    select row as first_row, 0 as step, batch_id, row, submission_no from {{first}}
     union all
-    select chain.first_row, chain.step + 1, f.next_batch_id, f.next_row
-    from chain join follow_up f using (batch_id, row)
+    select k.first_row, k.step + 1, n.batch_id, n.row, n.submission_no
+    from chain k cross join lateral (select c.* from follow_up f
+        join call c on c.batch_id = f.next_batch_id and c.row = f.next_row
+        where f.batch_id = k.batch_id and f.row = k.row limit 1) n
 ), called as (
-    select c.first_row, c.step, coalesce(r.outcome, {CALL_STATE}) as kind, w.reason = 'answered' as is_answered
-    from chain c join call using (batch_id, row) join submission s using (batch_id, submission_no)
-        left join result r using (batch_id, row)
-        left join outstanding o on o.batch_id = c.batch_id and o.refused and o.row = c.row
-        left join withdrawn w on w.batch_id = c.batch_id and w.row = c.row
+    select k.*, coalesce(r.outcome, {CALL_STATE}) as kind, coalesce(w.reason, '') = 'answered' as is_answered
+    from chain k {CALL_BY_KEY}
 ), latest as (
-    select distinct on (first_row) first_row, kind from called where is_answered is not true
-    order by first_row, kind = 'completed' desc, step desc
+    select distinct on (first_row) * from called order by first_row, kind = 'completed' desc, is_answered, step desc
 )
+"""
+"""SQL: `called` has each call of the chains that begin with the calls of `first`; `latest` has the one of each chain
+that its row came to."""
+
+_CHANGES = f"""
+{CHAINS.format(first="call join follow_up using (batch_id, row) where batch_id = %(batch_id)s")}
 select b.kind, l.kind, count(*) from called b join latest l using (first_row) where b.step = 0 group by 1, 2
 """

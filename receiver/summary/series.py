@@ -6,12 +6,13 @@ consist of whole quarter hours, even those that a clock change makes longer or s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, Literal, get_args
 
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput, invalid_parameter
@@ -38,6 +39,8 @@ class SummaryFilter:
     application_id: int | None = None
     deployment_id: int | None = None
     batch_id: int | None = None
+    label: tuple[str, str] | None = None
+    """Its name and its value."""
     from_: datetime | None = None
     to: datetime | None = None
     interval: Interval = "day"
@@ -110,16 +113,13 @@ def _totals(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
 def _series(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
     """The query, and its values: one row for each point, in any order."""
     where, values = _batches(wanted)
-    values |= {"interval": wanted.interval, "time_zone": wanted.time_zone}
     first, last = "earliest", "latest"
     if wanted.from_ is not None:
-        first = "date_bin('15 minutes', %(from)s::timestamptz, timestamptz 'epoch')"
+        first = "date_bin('15 minutes', %(from_)s::timestamptz, timestamptz 'epoch')"
         where += f" and r.at >= {first}"
-        values["from"] = wanted.from_
     if wanted.to is not None:
         last = "%(to)s::timestamptz - interval '1 microsecond'"
         where += " and r.at < %(to)s"
-        values["to"] = wanted.to
     # A series without a bound is counted only until it is certainly too long.
     values["longest"] = MOST_POINTS * _LENGTH[wanted.interval] * 1.1
     # The join leaves out results of purged batches, which may still be counted.
@@ -182,11 +182,14 @@ _QUARTERS: dict[Interval, str] = {
 
 def _batches(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
     given = {
-        column: getattr(wanted, column)
-        for column in ("application_id", "deployment_id", "batch_id")
-        if getattr(wanted, column) is not None
+        "b.application_id = %(application_id)s": wanted.application_id,
+        "b.deployment_id = %(deployment_id)s": wanted.deployment_id,
+        "b.batch_id = %(batch_id)s": wanted.batch_id,
+        "b.labels @> %(label)s": wanted.label,
     }
-    return " and ".join(f"b.{column} = %({column})s" for column in given) or "true", given
+    conditions = [condition for condition, value in given.items() if value is not None]
+    label = None if wanted.label is None else Jsonb(dict([wanted.label]))
+    return " and ".join(conditions) or "true", {**asdict(wanted), "label": label}
 
 
 def _check(conn: Connection, wanted: SummaryFilter) -> None:

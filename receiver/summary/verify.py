@@ -20,9 +20,12 @@ from receiver.results.counters import COUNTED_STATES, RESULT_COLUMNS
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A counter or state that is wrong. `kept`: the stored value. `counted`: the value according to the rows."""
+    """A counter or state that is wrong. `kept`: the stored value. `counted`: the value according to the rows.
 
-    batch_id: int
+    `batch_id` is None for the counters of the feed and of endpoints.
+    """
+
+    batch_id: int | None
     what: str
     kept: object
     counted: object
@@ -34,6 +37,9 @@ def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference
     The connection must not be in a transaction.
     """
     conn.execute("set transaction isolation level repeatable read, read only")
+    if batch_id is None:
+        # Before the snapshot, which does not show rows that are truncated later.
+        conn.execute("lock table feed_entry, owed_event, delivery in access share mode")
     # With outdated statistics, Postgres might assume that a table is empty, and read all of it for each row of another
     # one.
     conn.execute("set local enable_nestloop = off")
@@ -42,6 +48,7 @@ def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference
             raise NotFound(f"Batch {batch_id} does not exist.")
         batch_ids = [batch_id]
     else:
+        yield from (Difference(None, *difference) for difference in conn.execute(_EVENTS))
         batch_ids = [
             found
             for (found,) in conn.execute(
@@ -185,6 +192,26 @@ select
     full join (select * from result_count where batch_id = %(batch_id)s) k using (at)
     where {" or ".join(f"coalesce(c.{name}, 0) <> coalesce(k.{name}, 0)" for name in RESULT_COLUMNS)}
     ) as "quarter hours whose counts differ from their results"
+"""
+
+_EVENTS = """
+with counted as (
+    select endpoint_id, slot, count(*) as owed, count(*) filter (where state = 'delivered') as delivered,
+        count(*) filter (where state = 'given_up') as given_up
+    from (select endpoint_id, slot, 'waiting' as state from owed_event
+        union all select endpoint_id, slot, state from delivery) each group by 1, 2
+    -- Of the removed events only the counts are kept.
+    union all select endpoint_id, slot, delivered + given_up, delivered, given_up from endpoint_count where slot = -1
+)
+select format('endpoint %s, slot %s: owed, delivered, given up', endpoint_id, slot),
+    concat_ws(', ', k.owed, k.delivered, k.given_up), concat_ws(', ', c.owed, c.delivered, c.given_up)
+from endpoint join (endpoint_count k full join counted c using (endpoint_id, slot)) using (endpoint_id)
+where (coalesce(k.owed, 0), coalesce(k.delivered, 0), coalesce(k.given_up, 0))
+    <> (coalesce(c.owed, 0), coalesce(c.delivered, 0), coalesce(c.given_up, 0))
+union all select 'entries of the feed', given::text, found::text from (
+    select last_position - expired_position as given, (select count(distinct position) from feed_entry) as found
+    from feed
+) entries where given <> found
 """
 
 _STATE = f"""

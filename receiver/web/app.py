@@ -18,6 +18,7 @@ from receiver.web.api import (
     calls,
     endpoints,
     exports,
+    feed,
     follow_ups,
     release,
     replay,
@@ -76,7 +77,7 @@ def create_app(config: Config, database_url: str) -> Flask:
         MAX_FORM_PARTS=100,
     )
     api = open_api(app)
-    queueing, results = (batches, follow_ups, submissions, release), (calls, exports, summary, callbacks, replay)
+    queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
     for subject in (*queueing, *results, endpoints, suppressions, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     app.register_blueprint(health.blueprint)

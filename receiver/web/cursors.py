@@ -47,7 +47,20 @@ def answer_page(
     answer; default: the list's name. A page ends early at `ANSWER_BYTES` and `ANSWER_SECONDS`, but has at least one
     item. Raises InvalidInput for a cursor of another list, and what `read` raises.
     """
-    limit, after = query["limit"], read_cursor(list_name, query.get("cursor"), length)
+    after = read_cursor(list_name, query.get("cursor"), length)
+    texts, after, more = read_texts(query["limit"], after, read, position, write, at_once)
+    return answer_texts(of or list_name, texts, write_cursor(list_name, after) if more and after else None)
+
+
+def read_texts(
+    limit: int,
+    after: tuple[int, ...] | None,
+    read: Callable[[int, tuple[int, ...] | None], Found[Item]],
+    position: Callable[[Item], tuple[int, ...]],
+    write: Callable[[Item], str],
+    at_once: int = 1000,
+) -> tuple[list[str], tuple[int, ...] | None, bool]:
+    """The items of a page as JSON texts, the position after them, and whether more follow. As for `answer_page`."""
     texts: list[str] = []
     size, seconds, more = 0, 0.0, True
     while more and len(texts) < limit and seconds < ANSWER_SECONDS:
@@ -58,11 +71,11 @@ def answer_page(
             text = write(item)
             size += len(text) if text.isascii() else len(text.encode())
             if (texts and size > ANSWER_BYTES) or seconds >= ANSWER_SECONDS:
-                return _answer(of or list_name, texts, write_cursor(list_name, after or ()))
+                return texts, after, True
             texts.append(text)
             after = position(item)
             seconds += perf_counter() - began
-    return _answer(of or list_name, texts, write_cursor(list_name, after) if more and after else None)
+    return texts, after, more
 
 
 def answer_list(
@@ -81,7 +94,7 @@ def answer_list(
     return answer_page(list_name, query, found, lambda item: (item.id,), write, **more)  # type: ignore[attr-defined]
 
 
-def _answer(name: str, texts: list[str], next_cursor: str | None) -> Response:
+def answer_texts(name: str, texts: list[str], next_cursor: str | None) -> Response:
     return jsonify({name: ReadyJson(f"[{','.join(texts)}]"), "next_cursor": next_cursor})
 
 

@@ -33,6 +33,7 @@ from receiver.web.reference.outside import operations_paths, results_path
 from receiver.web.reference.samples import SAMPLES
 from receiver.web.reference.shared import (
     CSV_FIELD,
+    FEED_PREFER,
     IF_NONE_MATCH,
     INTRODUCTION,
     METRICS_SECURITY_SCHEME,
@@ -86,6 +87,8 @@ def describe(app: Flask) -> Description:
                 _describe_batch_form(operation)
             if name in ("queue_batch", "follow_up"):
                 _describe_queueing(operation)
+            if name == "list_results":
+                operation["parameters"].append(FEED_PREFER)
             if name == "create_endpoint":
                 operation["responses"]["201"]["headers"] = _headers("Location")
             if name == "suppress":

@@ -48,6 +48,7 @@ _TITLES = {
     405: "Method not allowed",
     406: "Not acceptable",
     409: "Conflict",
+    410: "No longer available",
     413: "Too large",
     415: "Content type not supported",
     422: "Invalid input",

@@ -107,9 +107,6 @@ class PageQuery(Schema):
     )
 
 
-LABEL_PATTERN = "^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$"
-
-
 class Label(fields.String):
     """`key:value`, split at the first colon."""
 
@@ -125,6 +122,16 @@ class Label(fields.String):
         return name, text
 
 
+def by_label(**options: Any) -> Label:
+    return Label(
+        metadata=says(
+            "Only batches with this label, as `key:value`. The text is split at the first colon.",
+            pattern="^[^:\\x00-\\x1f\\x7f]{1,64}:[^\\x00-\\x1f\\x7f]{1,255}$",
+        ),
+        **options,
+    )
+
+
 class BatchesQuery(PageQuery):
     state = one_of(BATCH_STATES, "Only batches in this state.")
     phase = one_of(BATCH_PHASES, "Only batches in this phase.")
@@ -137,12 +144,7 @@ class BatchesQuery(PageQuery):
     idempotency_key = short_text(
         255, "Only batches that were queued with this `Idempotency-Key`, by any API key.", least=1
     )
-    label = Label(
-        metadata=says(
-            "Only batches with this label, as `key:value`. The text is split at the first colon.",
-            pattern=LABEL_PATTERN,
-        ),
-    )
+    label = by_label()
 
 
 class CallFilters(Schema):
@@ -515,6 +517,19 @@ class CallWithCallbacks(Call):
 class Calls(Answer):
     calls = fields.List(fields.Nested(Call))
     next_cursor = _next_cursor()
+
+
+class ResultsQuery(PageQuery):
+    cursor = text(
+        "`next_cursor` of the previous answer, or `now`: only what happens from now on. Without it, the answer starts"
+        " with the oldest entry kept.",
+        validate=validate.Length(max=300),
+    )
+
+
+class Results(Answer):
+    results = fields.List(fields.Nested(Call))
+    next_cursor = text("`cursor` of the next request. Never null; the same again if there is nothing new.")
 
 
 class Callback(CallbackOfCall):

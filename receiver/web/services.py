@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ from flask import current_app
 from itsdangerous import URLSafeSerializer
 
 from receiver.config import Config
-from receiver.database.pool import DatabaseUnavailable, Pool, open_pool, reading
+from receiver.database.pool import Connection, DatabaseUnavailable, Pool, open_pool, reading
 from receiver.database.replica import Replica
 from receiver.intake.opened import OpenedIntake
 from receiver.intake.token import ResultTokens
@@ -18,8 +18,9 @@ from receiver.intake.writer import Writer
 from receiver.queueing.acceptance import Limits
 from receiver.server.in_progress import Turns
 from receiver.summary.batches import list_decided
+from receiver.summary.feed import list_given
 from receiver.web.rate_limit import RateLimits, TokenBuckets
-from receiver.web.waiting import Decisions
+from receiver.web.waiting import SharedCheck
 
 POOL_SIZE = 10
 """Connections of a web process for reading and queueing, and as many to a replica. The journal has its own
@@ -41,7 +42,10 @@ class Services:
     rate_limits: RateLimits
     failed_sign_ins: TokenBuckets
     turns: Turns
-    decisions: Decisions
+    decisions: SharedCheck
+    """Of batches: whether the provider has answered."""
+    positions: SharedCheck
+    """Of positions of the feed: whether there is an entry."""
 
     @classmethod
     def start(cls, config: Config, database_url: str) -> Services:
@@ -65,7 +69,8 @@ class Services:
             rate_limits=RateLimits.of(config.rate_limit),
             failed_sign_ins=TokenBuckets(FAILED_SIGN_INS_PER_MINUTE),
             turns=Turns(),
-            decisions=Decisions(partial(_find_decided, pool)),
+            decisions=SharedCheck(partial(_find, pool, list_decided)),
+            positions=SharedCheck(partial(_find, pool, list_given)),
         )
 
     @property
@@ -96,9 +101,9 @@ def serializer(purpose: str) -> URLSafeSerializer:
     return URLSafeSerializer(list(reversed(services().config.secret_keys)), salt=purpose)
 
 
-def _find_decided(pool: Pool, batch_ids: Collection[int]) -> set[int]:
+def _find(pool: Pool, find: Callable[[Connection, Collection[int]], set[int]], numbers: Collection[int]) -> set[int]:
     try:
         with reading(pool) as conn:
-            return list_decided(conn, batch_ids)
+            return find(conn, numbers)
     except DatabaseUnavailable:
         return set()

@@ -1,7 +1,7 @@
 """Flask on an event loop: a request uses one of a few threads, but only while Python computes.
 
 The body is received completely before a thread is used; a long body goes to disk. A long answer is produced in pieces,
-each after the client has read the previous one. Requests that wait for the provider wait on the loop. So a slow client
+each after the client has read the previous one. Requests that wait for something wait on the loop. So a slow client
 holds no thread. Long uploads and long answers have their own threads: a page must not wait for a million rows.
 
 a2wsgi is not used: it holds a thread while a body arrives and while an answer is sent, and it does not distinguish the
@@ -79,7 +79,7 @@ class Threads:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         environ = make_environ(scope)
-        environ[BESIDE_LOOP] = True
+        environ[BESIDE_LOOP] = len(self._waiting)
         with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
             environ["wsgi.input"] = body
             try:

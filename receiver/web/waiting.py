@@ -68,30 +68,41 @@ class WaitInThread:
 
 
 BESIDE_LOOP = "receiver.beside_loop"
-"""In the WSGI environment if an event loop waits instead (receiver.web.threads)."""
+"""In the WSGI environment if an event loop waits instead (receiver.web.threads): how many requests wait now."""
 
 
-class Decisions:
-    """The batches for which the provider has answered. One query every CHECK_SECONDS serves all requests that wait.
+def preferred_wait(preferences: str, default: int, most: int) -> int:
+    """Seconds of `wait=N` in a header `Prefer`. Other preferences are ignored (RFC 7240)."""
+    for preference in preferences.split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        seconds = value.strip().strip('"')
+        # isdigit() alone also accepts superscripts, which int() refuses.
+        if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
+            return min(int(seconds[:9]), most)
+    return default
 
-    `find` returns the decided ones of the given batches; it never raises.
+
+class SharedCheck:
+    """What a request waits for, by number. One query every CHECK_SECONDS serves all requests that wait.
+
+    `find` returns those of the given numbers for which the wait is over; it never raises.
     """
 
     def __init__(self, find: Callable[[Collection[int]], set[int]]) -> None:
         self._find = find
         self._lock = threading.Lock()
         self._asked: dict[int, float] = {}
-        self._decided: set[int] = set()
+        self._met: set[int] = set()
         self._next_at = 0.0
 
-    def has(self, batch_id: int) -> bool:
-        """Whether this batch is decided. The answer is at most CHECK_SECONDS old."""
+    def is_met(self, number: int) -> bool:
+        """Whether the wait for this number is over. The answer is at most CHECK_SECONDS old."""
         with self._lock:
             now = time.monotonic()
-            self._asked[batch_id] = now
+            self._asked[number] = now
             if now >= self._next_at:
-                # Drop batches that were not asked about recently: no request waits for them.
+                # Drop numbers that were not asked about recently: no request waits for them.
                 self._asked = {asked: at for asked, at in self._asked.items() if now - at < 10 * CHECK_SECONDS}
-                self._decided = self._find(self._asked)
+                self._met = self._find(self._asked)
                 self._next_at = time.monotonic() + CHECK_SECONDS
-            return batch_id in self._decided
+            return number in self._met

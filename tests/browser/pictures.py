@@ -72,7 +72,7 @@ def take_all_pictures(page: Page, service: Service, folder: Path) -> None:
     page.goto("/batches/new")
     take_picture(page, "new-batch")
     file = folder / "contacts.csv"
-    page.get_by_label("CSV of the numbers to call").set_input_files(file)
+    page.get_by_label("File of the numbers to call").set_input_files(file)
     page.get_by_label("Application", exact=True).fill("7")
     page.get_by_label("Deployment").fill("3")
     page.get_by_role("button", name="Upload and check").click()

@@ -67,10 +67,11 @@ def test_hostile_texts_are_shown_and_do_nothing(admin_page: Page, populated: Pop
     page = admin_page
     page.goto("/batches/new")
     hostile = FilePayload(name=f"{SCRIPT}.csv", mimeType="text/csv", buffer=hostile_contacts(NUMBERS))
-    page.get_by_label("CSV of the numbers to call").set_input_files(hostile)
+    page.get_by_label("File of the numbers to call").set_input_files(hostile)
     page.get_by_label("Application", exact=True).fill("7")
     page.get_by_label("Deployment").fill("3")
     page.get_by_label("Name").fill(PICTURE)
+    page.get_by_label("Numbers that were queued recently").select_option("allow")
     page.get_by_role("button", name="Upload and check").click()
     expect(page.get_by_role("button", name="Call 8 people")).to_be_visible()
     expect(page.locator("main")).to_contain_text(PICTURE)

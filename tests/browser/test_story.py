@@ -18,11 +18,14 @@ pytestmark = pytest.mark.long
 UPLOAD = FilePayload(name="reminders.csv", mimeType="text/csv", buffer=CONTACTS)
 
 
-def upload(page: Page) -> None:
+def upload(page: Page, *, asked: bool = False) -> None:
+    """`asked`: about numbers that were queued recently, as those of these tests were."""
     page.get_by_role("link", name="New batch").click()
-    page.get_by_label("CSV of the numbers to call").set_input_files(UPLOAD)
+    page.get_by_label("File of the numbers to call").set_input_files(UPLOAD)
     page.get_by_label("Application", exact=True).fill("7")
     page.get_by_label("Deployment").fill("3")
+    if not asked:
+        page.get_by_label("Numbers that were queued recently").select_option("allow")
     page.get_by_role("button", name="Upload and check").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Check before calling")
 
@@ -105,6 +108,26 @@ def test_csv_becomes_calls_whose_results_are_watched_found_and_exported(
     page.wait_for_url("**/login")
     page.goto(f"/batches/{batch_id}")
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+def test_list_uploaded_a_second_time_is_stopped_by_a_question(admin_page: Page) -> None:
+    page = admin_page
+    upload(page)
+    batch_id = queue(page)
+    upload(page, asked=True)
+    page.get_by_role("button", name="Leave them out").click()
+    question = page.locator("#recent")
+    expect(question).to_contain_text("9 rows have numbers that were queued recently.")
+    expect(question.get_by_role("link", name=f"Batch {batch_id}", exact=True)).to_be_visible()
+    call = page.get_by_role("button", name=re.compile(r"^(Call|Make) [\d,]+ "))
+    expect(call).to_have_count(0)
+    question.get_by_role("button", name="Leave out these recent numbers").click()
+    expect(page.get_by_text("No row is left to call.")).to_be_visible()
+    question.get_by_role("button", name="Call these recent numbers again instead").click()
+    page.get_by_role("button", name="Call once", exact=True).click()
+    expect(call).to_have_text("Call 8 people")
+    question.get_by_role("button", name="Discard the upload").click()
+    expect(page.get_by_text("The upload was discarded. Nobody was called.")).to_be_visible()
 
 
 def test_reader_sees_masked_numbers_by_default_and_no_forms(page: Page, populated: Populated) -> None:

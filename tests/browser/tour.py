@@ -66,7 +66,7 @@ def _new_batch(page: Page) -> Iterator[str]:
     yield "new batch"
     for name, text, status in [("contacts.csv", CONTACTS, 200), ("picture.csv", b"\x89PNG\r\n\x1a\n\0", 422)]:
         page.goto("/batches/new")
-        page.get_by_label("CSV of the numbers to call").set_input_files(
+        page.get_by_label("File of the numbers to call").set_input_files(
             FilePayload(name=name, mimeType="text/csv", buffer=text)
         )
         page.get_by_label("Application", exact=True).fill("7")
@@ -75,7 +75,7 @@ def _new_batch(page: Page) -> Iterator[str]:
         expect(page.locator(".note.bad").first).to_be_visible()
         yield f"preview of {name}"
     page.goto("/batches/new")
-    page.get_by_label("CSV of the numbers to call").set_input_files(
+    page.get_by_label("File of the numbers to call").set_input_files(
         FilePayload(name="contacts.csv", mimeType="text/csv", buffer=CONTACTS)
     )
     page.get_by_label("Application", exact=True).fill("7")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from receiver.database.pool import Connection
 from tests.cli.conftest import Run
 from tests.factories import deliver, differences, make_batch, phone_number, result_body
@@ -25,6 +27,8 @@ def test_failed_calls_are_followed_up_once(run: Run, conn: Connection) -> None:
         f"Batch {batch_id + 1} is stored; a worker sends it.",
         "2 calls are called again. Left out: 1 completed, 1 pending.",
     ]
+    latest = run("export", str(batch_id), "--latest", "--format", "ndjson")
+    assert [json.loads(line)["state"] for line in latest.out.splitlines()] == ["final", "pending", "pending", "pending"]
     again = run("follow-up", str(batch_id))
     assert (again.status, again.out) == (1, "")
     assert again.err.startswith("receiver: No call of this batch can be followed up")

@@ -19,7 +19,6 @@ from receiver.queueing.suppressions import suppress
 from receiver.release.control import cancel_batch, pause_batch, resume_batch
 from receiver.release.sender import csv_blocks
 from receiver.results.erasure import erase
-from receiver.results.retention import purge
 from receiver.summary.calls import get_call
 from receiver.summary.lineage import Lineage, get_lineage
 from tests.factories import (
@@ -32,6 +31,7 @@ from tests.factories import (
     make_overdue,
     phone_number,
     present,
+    purge_old,
     read_batch,
     result_body,
 )
@@ -94,17 +94,6 @@ def made_of(*statuses: str | None, conn: Connection, **parameters: Any) -> int:
     bodies = [result_body(number, status) for number, status in zip(NUMBERS, statuses, strict=False) if status]
     deliver(conn, batch_id, *bodies)
     return batch_id
-
-
-def purge_one(conn: Connection, batch_id: int) -> None:
-    conn.execute(
-        "update batch set created_at = now() - interval '9 days', due_at = now() - interval '9 days'"
-        " where batch_id = %s",
-        (batch_id,),
-    )
-    conn.commit()
-    for _ in purge(conn, timedelta(days=8), by="Ana"):
-        conn.commit()
 
 
 def test_calls_are_chosen_by_outcome_and_sent_as_they_were_handed_in(conn: Connection) -> None:
@@ -328,11 +317,11 @@ def test_lineage_names_purged_batches(conn: Connection) -> None:
     second = follow(conn, first)
     deliver(conn, second, result_body(NUMBERS[0], "failed"), result_body(NUMBERS[1]))
     third = follow(conn, second)
-    purge_one(conn, second)
+    purge_old(conn, second)
     found = lineage(conn, third)
     assert [batch if isinstance(batch, int) else batch.id for batch in found.batches] == [first, second, third]
     assert found.batches[1] == second
-    purge_one(conn, first)
+    purge_old(conn, first)
     assert lineage(conn, third).latest is None
     assert conn.execute("select from follow_up").rowcount == 0
     assert differences(conn) == []

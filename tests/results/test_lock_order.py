@@ -9,6 +9,10 @@ from contextlib import closing
 import pytest
 
 from receiver.database.pool import GAVE_WAY, Connection, connect
+from receiver.queueing.acceptance import Limits, accept
+from receiver.queueing.follow_ups import FollowUp, follow_up_parameters
+from receiver.queueing.suppressions import suppress
+from receiver.release import claim as claim_module
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
@@ -139,4 +143,68 @@ def test_settlement_and_the_recording_of_an_answer(
     settling.ended()
     answering.ended()
     assert read_batch(conn, batch_id).counts["completed"] == 2
+    assert differences(conn) == []
+
+
+def make_follow_up(conn: Connection) -> tuple[int, int]:
+    """An unreleased follow-up of two failed calls. The first one was answered after all: its callback is stored."""
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
+    deliver(conn, batch_id, result_body(phone_number(0), "failed"), result_body(phone_number(1), "failed"))
+    parameters = follow_up_parameters(conn, batch_id, {})
+    followed = accept(conn, FollowUp(batch_id), parameters, Limits(10_000, 3600)).batch_id
+    journal(conn, make_callback(batch_id, result_body(phone_number(0), last_event=90)))
+    return batch_id, followed
+
+
+def test_settlement_of_an_answer_and_the_claim_of_its_follow_up(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, followed = make_follow_up(conn)
+    worker_id = register_worker(conn, "test", 1)
+    conn.commit()
+    gate, write = Gate(), Deltas.write
+
+    def write_and_wait(self: Deltas, mine: Connection) -> None:
+        gate.pass_through()
+        write(self, mine)
+
+    monkeypatch.setattr(Deltas, "write", write_and_wait)
+    settling = Beside(database_url, "settler", lambda mine: settle(mine, claim_waiting(mine, 10)))
+    gate.reached()
+    assert claim_submission(conn, worker_id) is None
+    conn.commit()
+    gate.open()
+    settling.ended()
+    outgoing = claim_submission(conn, worker_id)
+    assert outgoing is not None and (outgoing.batch_id, outgoing.withdrawn_calls) == (followed, 1)
+    conn.commit()
+    assert read_batch(conn, followed).counts["withdrawn"] == 1
+    assert differences(conn) == []
+
+
+def test_claim_of_a_follow_up_and_the_settlement_of_an_answer(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id, followed = make_follow_up(conn)
+    suppress(conn, phone_number(1), by="Ana")
+    worker_id = register_worker(conn, "test", 1)
+    conn.commit()
+    gate, withdraw_rows = Gate(), claim_module.withdraw_rows
+
+    def wait_and_withdraw(*given: object) -> int:
+        gate.pass_through()
+        return withdraw_rows(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(claim_module, "withdraw_rows", wait_and_withdraw)
+    claiming = Beside(database_url, "claim", lambda mine: claim_submission(mine, worker_id))
+    gate.reached()
+    settling = Beside(database_url, "settler", lambda mine: settle(mine, claim_waiting(mine, 10)))
+    eventually(lambda: waits_for_lock(conn, "settler"))
+    gate.open()
+    claiming.ended()
+    settling.ended()
+    # It was released before it could be withdrawn, without the suppressed call.
+    counts = read_batch(conn, followed).counts
+    assert (counts["pending"], counts["withdrawn"]) == (1, 1)
+    assert read_batch(conn, batch_id).counts["completed"] == 1
     assert differences(conn) == []

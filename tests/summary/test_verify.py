@@ -17,6 +17,7 @@ from tests.factories import (
     purge_batch,
     result_body,
 )
+from tests.feeding import change, give_all
 
 
 @pytest.fixture
@@ -136,3 +137,31 @@ def test_verify_cannot_write(conn: Connection, batch_id: int) -> None:
     next(verify(conn), None)
     assert conn.execute("show transaction_read_only").fetchone() == ("on",)
     conn.rollback()
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("update endpoint_count set owed = owed + 1", "endpoint 1, slot %s: owed, delivered, given up"),
+        ("update endpoint_count set given_up = 1", "endpoint 1, slot %s: owed, delivered, given up"),
+        ("delete from endpoint_count", "endpoint 1, slot %s: owed, delivered, given up"),
+        ("delete from owed_event", "endpoint 1, slot %s: owed, delivered, given up"),
+        ("insert into endpoint_count (endpoint_id, slot, owed) values (1, -1, 1)",
+         "endpoint 1, slot -1: owed, delivered, given up"),
+        ("update feed set last_position = last_position + 1", "entries of the feed"),
+        ("update feed set expired_position = 1", "entries of the feed"),
+        ("delete from feed_entry where position = 1", "entries of the feed"),
+    ],
+)  # fmt: skip
+def test_wrong_books_of_the_feed_and_of_endpoints_are_reported(conn: Connection, statement: str, what: str) -> None:
+    conn.execute("insert into endpoint (url, events, secret) values ('https://x.test', '{call.result}', 's')")
+    for row in (1, 2):
+        change(conn, (make_batch(conn), row))
+        conn.commit()
+        give_all(conn)
+    assert differences(conn) == []
+    conn.execute(statement.encode())
+    slot = conn.execute("select slot_of(now())").fetchall()[0][0]
+    (found,) = differences(conn)
+    assert (found["batch_id"], found["what"]) == (None, what.replace("%s", str(slot)))
+    assert found["kept"] != found["counted"]

@@ -104,13 +104,13 @@ def test_unknown_submission_is_202(queuer: FlaskClient, start_provider: StartPro
 
 def test_prefer_sets_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    preferred = batches._preferred_wait
+    preferred = batches.preferred_wait
 
-    def note() -> float:
-        waits.append(preferred())
+    def note(*given: Any) -> float:
+        waits.append(preferred(*given))
         return waits[-1]
 
-    monkeypatch.setattr(batches, "_preferred_wait", note)
+    monkeypatch.setattr(batches, "preferred_wait", note)
     asked = {
         "wait=0": 0,
         "wait=1": 1,

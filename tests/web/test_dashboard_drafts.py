@@ -70,9 +70,38 @@ def test_queued_draft_cannot_be_changed(browser: Browser, conn: Connection) -> N
     assert get_batch(conn, 1).application_id == 7
 
 
-def test_file_uploaded_again_becomes_another_batch(browser: Browser, conn: Connection) -> None:
+def test_file_uploaded_again_is_another_draft(browser: Browser, conn: Connection) -> None:
     for number in (1, 2):
-        assert confirm(browser, drafted(browser)).location == f"/batches/{number}"
+        assert confirm(browser, drafted(browser, on_recent="allow")).location == f"/batches/{number}"
+
+
+def test_draft_whose_numbers_were_queued_meanwhile_is_not_queued(browser: Browser, conn: Connection) -> None:
+    first, second = drafted(browser), drafted(browser)
+    assert button(browser.get(second)) == "Call 2 people"
+    confirm(browser, first)
+    assert confirm(browser, second).location == second
+    assert count(conn, "batch") == 1
+    page = browser.get(second)
+    assert "Nobody was called. Check the batch again." in page and button(page) is None
+    assert "2 rows have numbers that were queued recently." in text_of(page)
+
+
+def test_discarded_draft_is_deleted_with_its_file(browser: Browser, conn: Connection) -> None:
+    path, kept = drafted(browser), drafted(browser)
+    assert browser.post(path, discard="1").location == "/batches/new"
+    assert "The upload was discarded. Nobody was called." in browser.get("/batches/new")
+    browser.get(path, 404)
+    browser.get(kept)
+    assert count(conn, "draft") == count(conn, "draft_chunk") == 1
+
+
+def test_queued_draft_cannot_be_discarded(browser: Browser, conn: Connection) -> None:
+    path = drafted(browser)
+    token = browser.token(path)
+    confirm(browser, path)
+    assert browser.client.post(path, data={"csrf_token": token, "discard": "1"}).location == path
+    assert browser.client.get(path).location == "/batches/1"
+    assert count(conn, "draft") == 1
 
 
 # Storage -------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from receiver.database.pool import Connection
 from receiver.queueing.drafts import get_draft
 from receiver.queueing.suppressions import suppress
 from receiver.summary.batches import get_batch
+from tests.factories import answer_submissions
 from tests.queueing.workbooks import xlsx
-from tests.web.asking import WANTED
+from tests.web.asking import CSV, WANTED
 from tests.web.browsing import Browser, text_of, visitor
 from tests.web.drafting import FAULTY, button, confirm, count, drafted, key_id, upload
 from tests.web.page_rules import broken_rules
@@ -131,6 +132,50 @@ def test_column_of_the_numbers_is_chosen_on_the_page(browser: Browser, conn: Con
         ("6175551234,Björn,555",),
         ("6175551299,Ana,6175550188",),
     ]
+
+
+def test_list_uploaded_again_is_queued_only_after_a_choice(browser: Browser, conn: Connection) -> None:
+    confirm(browser, drafted(browser, name="First & last"))
+    path = drafted(browser, CSV + "6175551300,Cleo\n")
+    for _ in ("a new preview", "the stored one"):
+        page = browser.get(path)
+        assert broken_rules(page) == [] and button(page) is None
+        text = text_of(page)
+        assert "2 rows have numbers that were queued recently. The earlier calls were released within the last" in text
+        assert "Batch 1 First & last, created" in text and ": 2 rows" in text and '<a href="/batches/1">' in page
+        assert "Decide above what to do with the numbers that were queued recently." in text
+    browser.post(path, on_recent="allow")
+    page = browser.get(path)
+    assert button(page) == "Call 3 people" and "will be called again" in page
+    browser.post(path, on_recent="skip")
+    page = browser.get(path)
+    assert button(page) == "Call 1 person" and "and will be left out" in page
+    assert confirm(browser, path).location == "/batches/2"
+    assert conn.execute("select code from skipped").fetchall() == [("recent",), ("recent",)]
+
+
+def test_list_whose_numbers_are_all_recent_leaves_nobody_to_call(browser: Browser) -> None:
+    confirm(browser, drafted(browser))
+    page = browser.get(drafted(browser, on_recent="skip", recent_hours="1"))
+    assert button(page) is None and "No row is left to call." in page
+
+
+def test_numbers_may_be_called_again_after_the_hours_that_count(browser: Browser, conn: Connection) -> None:
+    confirm(browser, drafted(browser))
+    answer_submissions(conn)
+    conn.execute("update submission set released_at = now() - interval '3 hours'")
+    conn.commit()
+    path = drafted(browser, recent_hours="4")
+    assert button(browser.get(path)) is None
+    browser.post(path, recent_hours="2")
+    assert button(browser.get(path)) == "Call 2 people"
+
+
+def test_sample_shows_only_the_first_columns(browser: Browser) -> None:
+    header = "destination," + ",".join(f"column {number}" for number in range(400))
+    page = browser.get(drafted(browser, f"{header}\n6175551234,{'x,' * 399}x\n"))
+    assert broken_rules(page) == [] and "column 19" in page and "column 20" not in page
+    assert "And 380 more columns." in page
 
 
 def test_faulty_rows_are_downloaded(browser: Browser) -> None:

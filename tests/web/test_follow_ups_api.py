@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -123,14 +126,30 @@ def test_lineage_shows_what_the_list_came_to(queuer: FlaskClient, conn: Connecti
     assert present(found["latest"]) == {"rows": 5, "pending": 3, "final": 2, "completed": 2}
 
 
+def test_files_show_what_each_row_came_to(queuer: FlaskClient, conn: Connection, batch_id: int) -> None:
+    ask(queuer, batch_id)
+    answer_submissions(conn)
+    deliver(conn, batch_id + 1, result_body(NUMBERS[1]), result_body(NUMBERS[2], "rejected"))
+    files = f"/api/v1/batches/{batch_id}/calls"
+    rows = list(csv.DictReader(StringIO(queuer.get(f"{files}.csv?latest=1").text, newline="")))
+    came_to = ["completed", "completed", "rejected", "", ""]
+    assert [row["outcome"] for row in rows] == came_to
+    lines = queuer.get(f"{files}.ndjson?latest=true").text.splitlines()
+    assert [json.loads(line)["outcome"] or "" for line in lines] == came_to
+    own = queuer.get(f"{files}.csv?latest=1&columns=own&outcome=completed").text
+    assert own == f"destination,name\r\n{NUMBERS[0]},Ana\r\n{NUMBERS[1]},Ana\r\n"
+    assert queuer.get(f"{files}.ndjson?latest=0&outcome=completed").text.count("\n") == 1
+    assert faults_of(queuer.get(f"{files}.csv?latest=x")) == [("latest", "invalid")]
+
+
 def test_preview_shows_recent_numbers_and_queueing_refuses_them(queuer: FlaskClient, batch_id: int) -> None:
-    csv = f"destination\n{NUMBERS[0]}\n{phone_number(9)}\n"
-    seen = post_csv(queuer, csv, dry_run="1").get_json()
+    text = f"destination\n{NUMBERS[0]}\n{phone_number(9)}\n"
+    seen = post_csv(queuer, text, dry_run="1").get_json()
     ((recent),) = seen["recent"]["batches"]
     assert (seen["recent"]["rows"], recent["id"], recent["name"], recent["rows"]) == (1, batch_id, "May", 1)
-    answer = post_csv(queuer, csv, on_recent="refuse", recent_hours="1")
+    answer = post_csv(queuer, text, on_recent="refuse", recent_hours="1")
     assert faults_of(answer, "invalid_csv") == [(1, "recent")]
-    answer = post_csv(queuer, csv, on_recent="skip")
+    answer = post_csv(queuer, text, on_recent="skip")
     assert answer.get_json()["counts"]["skipped"] == 1
 
 

@@ -85,7 +85,7 @@ def test_totals_do_not_depend_on_the_period_of_the_series(reader: FlaskClient, c
 
 
 def test_filters_combine(reader: FlaskClient, conn: Connection) -> None:
-    first = receive(conn, application_id=1, deployment_id=1)
+    first = receive(conn, application_id=1, deployment_id=1, labels={"city": "K:ln", "team": "a"})
     receive(conn, 2, application_id=1, deployment_id=2)
 
     def finals(query: str) -> tuple[int, int]:
@@ -95,7 +95,9 @@ def test_filters_combine(reader: FlaskClient, conn: Connection) -> None:
 
     assert finals("") == finals("application_id=1") == (3, 3)
     assert finals("application_id=1&deployment_id=2") == (2, 2)
-    assert finals(f"batch_id={first}") == finals("deployment_id=1") == (1, 1)
+    assert finals(f"batch_id={first}") == finals("deployment_id=1") == finals("label=city:K:ln") == (1, 1)
+    assert finals("label=city:K") == finals("label=team:a&deployment_id=2") == (0, 0)
+    assert faults_of(reader.get("/api/v1/summary?label=city")) == [("label", "invalid")]
     assert finals(f"batch_id={first}&deployment_id=2") == finals("batch_id=99") == (0, 0)
 
 

@@ -53,7 +53,7 @@ from receiver.web.json_fields import JsonNumber
 from receiver.web.problems import Problem, errors_of
 from receiver.web.reading import reader
 from receiver.web.services import services
-from receiver.web.waiting import WAIT, Wait
+from receiver.web.waiting import WAIT, Wait, preferred_wait
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 
@@ -234,10 +234,11 @@ def answer_accepted(accepted: Accepted, schema: Schema = _batch) -> Response:
     headers = {"Location": url_for("batches.OneBatch", batch_id=accepted.batch_id)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
-    batch, wait_seconds = _read(accepted.batch_id, headers), _preferred_wait()
+    batch = _read(accepted.batch_id, headers)
+    wait_seconds = preferred_wait(request.headers.get("Prefer", ""), WAIT_SECONDS, LONGEST_WAIT_SECONDS)
     if batch.state == "queueing" and wait_seconds:
         stored = Stored(current_key(), (batch.id, headers))
-        ready = partial(services().decisions.has, batch.id)
+        ready = partial(services().decisions.is_met, batch.id)
         request.environ[WAIT] = Wait(ready, time.monotonic() + wait_seconds, {STORED: stored, "CONTENT_LENGTH": "0"})
     return _answer(batch, headers, schema)
 
@@ -266,17 +267,6 @@ def read_form() -> tuple[FileStorage, dict[str, str]]:
     if "labels" in request.files:  # browsers send a JSON part as a file
         form["labels"] = request.files["labels"].read(LABELS_BYTES).decode(errors="replace")
     return csv, form
-
-
-def _preferred_wait() -> float:
-    """Seconds of `Prefer: wait=N`. Other preferences are ignored (RFC 7240)."""
-    for preference in request.headers.get("Prefer", "").split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
-        seconds = value.strip().strip('"')
-        # isdigit() alone also accepts superscripts, which int() refuses.
-        if name.strip().lower() == "wait" and seconds.isascii() and seconds.isdigit():
-            return min(int(seconds[:9]), LONGEST_WAIT_SECONDS)
-    return WAIT_SECONDS
 
 
 def _read(batch_id: int, headers: dict[str, str]) -> Batch:

@@ -58,10 +58,7 @@ class EndpointChanges(OptionalBody):
     deployment_id = JsonNumber(
         allow_none=True, validate=validate.Range(1, 2**53), metadata=says("Only events of this deployment.")
     )
-    label = schemas.Label(
-        allow_none=True,
-        metadata=says("Only events of batches with this label, as `key:value`.", pattern=schemas.LABEL_PATTERN),
-    )
+    label = schemas.by_label(allow_none=True)
     enabled = JsonFlag(metadata=says("false: send nothing; what is owed waits. true: send again."))
 
 

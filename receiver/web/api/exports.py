@@ -59,7 +59,16 @@ class BomQuery(Schema):
     bom = Flag(load_default=False, metadata=says("1: begin with a byte order mark, so that Excel recognises UTF-8."))
 
 
-class CsvQuery(schemas.CallFilters, BomQuery):
+class NdjsonQuery(schemas.CallFilters):
+    latest = Flag(
+        load_default=False,
+        metadata=says(
+            "1: each row with the result that it reached through its follow-ups. The filters apply to this result."
+        ),
+    )
+
+
+class CsvQuery(NdjsonQuery, BomQuery):
     columns = schemas.one_of(
         ["own"],
         "`own`: only the columns of the uploaded CSV, with cells as they were submitted, ready to be queued. Do not"
@@ -81,7 +90,8 @@ class CallsCsv(MethodView):
         as a formula gets an apostrophe in front. If a result column has the same name as an uploaded column, the result
         column's name gets a prefix.
         """
-        blocks = export_calls_csv(reader(), batch_id, call_filter(query), own=query.get("columns") == "own")
+        own, latest = query.get("columns") == "own", query["latest"]
+        blocks = export_calls_csv(reader(), batch_id, call_filter(query), own=own, latest=latest)
         return csv_file(blocks, batch_id, "calls", with_mark=query["bom"])
 
 
@@ -100,13 +110,13 @@ class SkippedCsv(MethodView):
 
 @blueprint.route("/batches/<int:batch_id>/calls.ndjson")
 class CallsNdjson(MethodView):
-    @_file("export_calls_ndjson", schemas.CallFilters, NDJSON)
+    @_file("export_calls_ndjson", NdjsonQuery, NDJSON)
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """The calls of a batch as NDJSON
 
         One call per line, with the same fields as in the list of calls. Streamed.
         """
-        blocks = export_calls_ndjson(reader(), batch_id, call_filter(query))
+        blocks = export_calls_ndjson(reader(), batch_id, call_filter(query), latest=query["latest"])
         return batch_file(blocks, NDJSON, batch_id, "calls.ndjson")
 
 

@@ -39,6 +39,7 @@ class SummaryQuery(Schema):
     application_id = schemas.id_of("Only this application's batches.")
     deployment_id = schemas.id_of("Only this deployment's batches.")
     batch_id = schemas.id_of("Only this batch.")
+    label = schemas.by_label()
 
 
 class TotalsAnswer(schemas.Counts):

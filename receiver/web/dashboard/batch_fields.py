@@ -55,6 +55,14 @@ def read_form(given: MultiDict[str, str], before: Mapping[str, str] | None = Non
     return form
 
 
+def for_reading(form: Mapping[str, str]) -> dict[str, str]:
+    """The form for `read_parameters`. Days mean nothing without hours; and people are asked about recent numbers."""
+    given = {"on_recent": "refuse"} | {name: text for name, text in form.items() if text or name != "on_recent"}
+    if not given.get("calling_hours"):
+        given.pop("calling_days", None)
+    return given
+
+
 def shown(form: Mapping[str, str]) -> dict[str, str]:
     """The form's texts for its fields: times in the viewer's zone, and one label in each line."""
     return {

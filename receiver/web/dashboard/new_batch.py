@@ -22,6 +22,8 @@ from receiver.queueing.drafts import (
     DRAFT_BYTES,
     Draft,
     change_draft,
+    discard_draft,
+    forget_preview,
     get_draft,
     insert_draft,
     keep_preview,
@@ -35,7 +37,7 @@ from receiver.queueing.workbook import opened_csv
 from receiver.web.api.batches import number_lookups
 from receiver.web.api.exports import faulty_rows
 from receiver.web.auth import current_key
-from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, read_form, shown
+from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_reading, read_form, shown
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.services import services
 
@@ -73,6 +75,10 @@ def draft(draft_id: UUID) -> Response | str:
     if request.method == "POST":
         with connection(services().pool) as conn:
             found = get_draft(conn, current_key().key_id, draft_id, lock=True)
+            if "discard" in request.form and found.batch_id is None:
+                discard_draft(conn, found)
+                flash("The upload was discarded. Nobody was called.")
+                return redirect(url_for("dashboard.new_batch"), 303)
             form = {**found.form, **read_form(request.form, found.form)}
             change_draft(conn, found, form)
         return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
@@ -135,7 +141,10 @@ def queue(draft_id: UUID) -> Response:
             parameters = _parameters(found.form, found.file_name)
             batch_id = queue_draft(conn, found, parameters, services().limits, created_by=current_key().name)
     except (InvalidInput, ExternalIdUsed):
-        # For example, its start time has passed since the preview. The draft's page shows the fault.
+        # For example, its start time has passed, or its numbers were queued since the preview.
+        with connection(services().pool) as conn:
+            forget_preview(conn, found)
+        flash("Nobody was called. Check the batch again.")
         return redirect(here, 303)
     session[LAST_USED] = [str(parameters.application_id), str(parameters.deployment_id)]
     return redirect(_batch_path(batch_id), 303)
@@ -167,14 +176,14 @@ def _blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
         return "invalid"
     if seen.duplicates and parameters.on_duplicate == "refuse":
         return "duplicates"
+    if seen.recent["rows"] and parameters.on_recent == "refuse":
+        return "recent"
     return None if seen.submissions else "nobody"
 
 
 def _parameters(form: Mapping[str, str], file_name: str = "") -> BatchParameters:
-    """The parameters in the form, whose days mean nothing without hours. Raises InvalidInput."""
-    if not form.get("calling_hours"):
-        form = {name: text for name, text in form.items() if name != "calling_days"}
-    return read_parameters(form, services().config.default_region, file_name)
+    """The parameters in the form. Raises InvalidInput."""
+    return read_parameters(for_reading(form), services().config.default_region, file_name)
 
 
 def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParameters | None, dict[str, str]]:

@@ -46,6 +46,11 @@ CODES = {
         "A submission is still being sent, or no worker is running, so the provider was not asked.",
         "Everything unreleased was withdrawn. Send the request again.",
     ),
+    "cursor_expired": Code(
+        410,
+        "The entries after this cursor were removed after 30 days, or the database was restored from a backup.",
+        "Start again without a cursor: the oldest entries kept. For older results, export the batches.",
+    ),
     "too_large": Code(413, "The body is too large.", "Send the CSV as several batches."),
     "unsupported_media_type": Code(415, "The body has an unsupported content type.", "Send what `detail` names."),
     "invalid_parameters": Code(
@@ -118,6 +123,7 @@ OF_OPERATION = {
     "cancel_deployment": (*_OF_JSON, "sending"),
     "suppress": (*_OF_JSON, "invalid_csv"),
     "replay_callbacks": _OF_JSON,
+    "list_results": ("cursor_expired",),
     "create_endpoint": _OF_JSON,
     "change_endpoint": _OF_JSON,
     "retry_deliveries": _OF_JSON,

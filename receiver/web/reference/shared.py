@@ -12,6 +12,7 @@ INTRODUCTION = (Path(__file__).parent / "introduction.md").read_text()
 TAGS = {
     "batches": "A CSV and its parameters, as queued, with the balance of its calls and of its callbacks.",
     "calls": "Rows of the CSV and their results.",
+    "feed": "Results as they come, over all batches.",
     "callbacks": "Each POST to a `result_url`, stored byte for byte, with its state after settlement.",
     "deployments": "The provider's deployments, each with the calls of many batches.",
     "suppressions": "Numbers that must not be called, whichever batch they are in.",
@@ -71,6 +72,7 @@ READ_AT_REPLICA = (
     "list_submissions",
     "list_calls",
     "find_calls",
+    "list_results",
     "list_callbacks",
     "get_summary",
     "export_calls_csv",
@@ -98,6 +100,13 @@ REQUEST_HEADERS = [
         "schema": {"type": "string"},
     },
 ]
+
+FEED_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`wait=N`: if there is nothing new, wait up to N seconds, at most 30. Default: 0.",
+    "schema": {"type": "string"},
+}
 
 IF_NONE_MATCH = {
     "name": "If-None-Match",
