@@ -20,7 +20,7 @@ from receiver.schedule import earliest, estimate_due_at, next_opening, slice_row
 
 PARAMETER_COLUMNS = (
     "application_id, deployment_id, name, max_attempts, is_pci, default_region, calls_per_minute, calling_days,"
-    " time_zone, time_zone_column"
+    " time_zone, time_zone_column, on_invalid"
 )
 """SQL: the columns of a batch that have the names of its parameters."""
 

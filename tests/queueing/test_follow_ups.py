@@ -179,11 +179,13 @@ def test_parameters_are_those_of_the_earlier_batch_but_its_window(conn: Connecti
     earlier = make_batch(
         conn, NUMBERS[:1], name="May", max_attempts=3, reattempt_wait=300, end_timestamp=end, calling_hours=(0, 1440),
         calling_days=127, time_zone="America/New_York", labels={"team": "a"}, external_id="crm-1", calls_per_minute=60,
+        on_invalid="skip", on_recent="skip", recent_hours=5,
     )  # fmt: skip
     taken = follow_up_parameters(conn, earlier, {"name": "June", "labels": {"team": "b"}})
     assert taken == BatchParameters(
         7, 3, name="June", max_attempts=3, reattempt_wait=300, calling_hours=(0, 1440), calling_days=127,
         time_zone="America/New_York", labels={"team": "b"}, on_duplicate="keep", calls_per_minute=60,
+        on_invalid="skip",
     )  # fmt: skip
     without = follow_up_parameters(conn, earlier, {"calling_hours": None, "calls_per_minute": None})
     assert without.gates == BatchParameters(7, 3).gates

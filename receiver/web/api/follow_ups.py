@@ -64,7 +64,6 @@ class FollowUpRequest(BatchForm, OptionalBody):
 _DEFAULTS = {
     "outcomes": sorted(DEFAULT_OUTCOMES),
     "include": [],
-    "on_invalid": "refuse",
     "on_duplicate": "keep",
     "on_recent": "allow",
     "recent_hours": 24,
@@ -83,7 +82,8 @@ class FollowUps(MethodView):
         follow-up can be followed up in turn. Completed and pending calls, and calls in an `unknown` submission, are
         never chosen. If the result of the earlier call is received after all and is `completed`, the unreleased
         follow-up is withdrawn. The fields are those of a new batch; an absent field is taken from this batch, except
-        the window, `external_id` and `on_recent`.
+        the window, `external_id` and `on_recent`. `destination_column` and `default_region` have no effect: the
+        numbers are those of the earlier calls.
         """
         stored: Stored | None = request.environ.get(STORED)
         if stored is not None:
