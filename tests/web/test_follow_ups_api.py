@@ -100,6 +100,11 @@ def test_repeated_request_gets_the_same_batch_and_figures(queuer: FlaskClient, c
         ({"max_attempts": 11}, "max_attempts", "out_of_range"),
         ({"max_attempts": 2}, "reattempt_wait", "required"),
         ({"on_duplicate": "skip"}, "on_duplicate", "invalid"),
+        ({"application_id": "7"}, "application_id", "invalid"),
+        ({"recent_hours": "24"}, "recent_hours", "invalid"),
+        ({"is_pci": "1"}, "is_pci", "invalid"),
+        ({"dry_run": "true"}, "dry_run", "invalid"),
+        ({"labels": '{"team": "a"}'}, "labels", "invalid"),
     ],
 )
 def test_wrong_fields_are_refused(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
 from flask import Response, jsonify, request
 from flask.views import MethodView
-from marshmallow import fields, validate
+from marshmallow import ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import at_one_moment, connection, reading
 from receiver.queueing.acceptance import accept, find_accepted, preview_follow_up
@@ -20,7 +21,7 @@ from receiver.queueing.follow_ups import (
     FollowUp,
     follow_up_parameters,
 )
-from receiver.queueing.parameters import BatchForm, says
+from receiver.queueing.parameters import BatchForm, Flag, Labels, WholeNumber, says
 from receiver.summary.batches import Batch
 from receiver.summary.lineage import get_lineage
 from receiver.web import schemas
@@ -57,8 +58,13 @@ class FollowUpRequest(BatchForm, OptionalBody):
         field_obj.required = False
         field_obj.allow_none = field_name not in ("outcomes", "include", "dry_run")
 
-    def _check_rules(self, *_: Any, **__: Any) -> None:
-        """Checked with the earlier batch's parameters."""
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _check_rules(self, _: Any, given: Mapping[str, Any], **__: Any) -> None:
+        """Numbers, flags and labels are not texts, as in a form. The rest needs the earlier batch's parameters."""
+        texts = {name: self.fields.get(name) for name, value in given.items() if isinstance(value, str)}
+        wrong = {name: field for name, field in texts.items() if isinstance(field, WholeNumber | Flag | Labels)}
+        if wrong:
+            raise ValidationError({name: [field.error_messages["invalid"]] for name, field in wrong.items()})
 
 
 _DEFAULTS = {
