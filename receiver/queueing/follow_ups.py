@@ -228,7 +228,7 @@ def list_unreleased(conn: Connection, calls: Collection[tuple[int, int]]) -> lis
 
 
 def follow_up_parameters(conn: Connection, batch_id: int, given: Mapping[str, Any]) -> BatchParameters:
-    """The parameters of a follow-up: those given (None: without it), else the earlier batch's, but not its window.
+    """The parameters of a follow-up: those given (None, "": without it), else the earlier batch's, but not its window.
 
     Raises NotFound, InvalidInput.
     """
@@ -245,7 +245,7 @@ def follow_up_parameters(conn: Connection, batch_id: int, given: Mapping[str, An
         earlier["calling_hours"] = hours_text(opens, closes)
     if days is not None:
         earlier["calling_days"] = days_text(days)
-    if "calling_hours" in given and given["calling_hours"] is None:
+    if not given.get("calling_hours", True):
         for name in ("calling_days", "time_zone", "time_zone_column"):
             earlier.pop(name, None)
     return read_parameters(earlier | {"on_duplicate": "keep"} | dict(given), earlier["default_region"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.queueing.follow_ups import CALL_STATE
-from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
+from receiver.summary.batches import Batch, BatchFilter, list_batches
 
 MOST_BATCHES = 1_000
 
@@ -18,15 +18,19 @@ class Lineage:
     """`batches`: the first one and those that follow from it, in the order of their ids; of a purged one only its id.
 
     `latest`: the balance of the first batch, each row with what it came to in the end. A row is completed if any call
-    of its chain is, else it counts by its last call that was not withdrawn as answered. None: that batch is purged.
+    of its chain is, else it counts by its last call that was not withdrawn as answered. None: that batch is purged,
+    or there were too many rows to count.
     """
 
     batches: tuple[Batch | int, ...]
     latest: dict[str, int] | None
 
 
-def get_lineage(conn: Connection, batch_id: int) -> Lineage:
-    """The lineage of a batch. Read it at one moment, so that it balances. Raises NotFound."""
+def get_lineage(conn: Connection, batch_id: int, most_rows: int | None = None) -> Lineage:
+    """The lineage of a batch. Read it at one moment, so that it balances. Raises NotFound.
+
+    `most_rows`: `latest` is counted only if the follow-ups have no more rows than this.
+    """
     row = conn.execute(
         "select coalesce(first_batch_id, batch_id) from batch where batch_id = %s", (batch_id,)
     ).fetchone()
@@ -36,7 +40,9 @@ def get_lineage(conn: Connection, batch_id: int) -> Lineage:
     known = {each.id: each for each in list_batches(conn, BatchFilter(lineage=first), MOST_BATCHES)}
     purged = {first, *(each.follows for each in known.values() if each.follows is not None)} - known.keys()
     batches = tuple(known.get(each, each) for each in sorted({*known, *purged}))
-    return Lineage(batches, None if first in purged else _count_latest(conn, get_batch(conn, first)))
+    rows = sum(each.counts["rows"] for each in known.values() if each.id != first)
+    is_counted = first in known and (most_rows is None or rows <= most_rows)
+    return Lineage(batches, _count_latest(conn, known[first]) if is_counted else None)
 
 
 def _count_latest(conn: Connection, first: Batch) -> dict[str, int]:

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, FilePayload, Page, Request, TimeoutErro
 from tests.acceptance.service import Service
 from tests.browser.calls import CONTACTS, NUMBERS, Populated
 from tests.browser.chromium import sign_in, watched
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -128,6 +129,44 @@ def test_list_uploaded_a_second_time_is_stopped_by_a_question(admin_page: Page) 
     expect(call).to_have_text("Call 8 people")
     question.get_by_role("button", name="Discard the upload").click()
     expect(page.get_by_text("The upload was discarded. Nobody was called.")).to_be_visible()
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
+def test_calls_that_reached_nobody_are_followed_up(
+    browser: Browser, service: Service, tmp_path: Path, scripts: bool
+) -> None:
+    file = tmp_path / "list.csv"
+    prefix = 61755514 if scripts else 61755515
+    file.write_text("destination\n" + "".join(f"{prefix}{last:02}\n" for last in range(60)))
+    batch_id = int(service.queue(file, "Prefer: wait=0", name="A list").json["id"])
+    eventually(lambda: service.batch(batch_id)["counts"]["pending"] == 0)
+    counts = service.batch(batch_id)["counts"]
+    unreached = counts["failed"] + counts["rejected"]
+    with watched(browser, service.url, java_script_enabled=scripts) as page:
+        sign_in(page, service.key)
+        page.goto(f"/batches/{batch_id}")
+        page.get_by_role("link", name="Follow up", exact=True).click()
+        page.get_by_label("Name").fill("A second try")
+        page.get_by_role("button", name="Check", exact=True).click()
+        left_out = page.get_by_role("table", name=f"Every row of batch {batch_id}")
+        completed = f"Completed, by this call or an earlier one {counts['completed']}"
+        expect(left_out.get_by_role("row", name=completed, exact=True)).to_be_visible()
+        page.get_by_role("button", name=re.compile(f"^Make {unreached} calls? again$")).dblclick()
+        page.wait_for_url(re.compile(r"/batches/\d+$"))
+        expect(page.get_by_role("heading", level=1)).to_have_text("A second try")
+        follow_up = int(page.url.rpartition("/")[2])
+        eventually(lambda: service.batch(follow_up)["counts"]["pending"] == 0)
+        later = service.batch(follow_up)["counts"]
+        assert service.batch(batch_id)["follow_ups"] == [follow_up] and later["rows"] == unreached
+        page.goto(f"/batches/{batch_id}")
+        latest = page.get_by_role("table", name="What each row of this batch came to in the end.")
+        for row in (f"Completed {counts['completed'] + later['completed']}", "All 60"):
+            expect(latest.get_by_role("row", name=row, exact=True)).to_be_visible()
+        page.get_by_role("link", name=f"Batch {follow_up}", exact=True).click()
+        page.goto(f"/batches/{follow_up}/calls/1")
+        page.get_by_role("link", name=re.compile(rf"^Row \d+ of batch {batch_id}$")).click()
+        page.get_by_role("link", name=f"Row 1 of batch {follow_up}").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text(f"+1{prefix}")
 
 
 def test_reader_sees_masked_numbers_by_default_and_no_forms(page: Page, populated: Populated) -> None:

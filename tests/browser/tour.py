@@ -37,6 +37,8 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         ("submissions of a paced batch", f"/batches/{populated.paced}/submissions", 200),
         ("change", f"/batches/{populated.paced}/change", 200),
         ("change of names", f"/batches/{populated.settled}/change", 200),
+        ("follow-up", f"/batches/{populated.settled}/follow-up", 200),
+        ("follow-ups of a batch", f"/batches/{populated.settled}/lineage", 200),
         ("cancellation", f"/batches/{populated.paced}/cancel", 200),
         ("cancellation of a deployment", "/deployments/7/5/cancel", 200),
         ("batches with a faulty filter", "/batches?label=x&phase=x", 200),
@@ -57,6 +59,7 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         answer = page.goto(path)
         assert answer is not None and answer.status == status, (path, answer)
         yield name
+    yield from _follow_up(page, populated.settled)
     yield from _release(page, populated.unwanted)
     yield from _forms(page, populated.service.key)
 
@@ -86,6 +89,20 @@ def _new_batch(page: Page) -> Iterator[str]:
     page.get_by_role("button", name="Upload and check").click()
     expect(page.get_by_role("region", name="Time zones", exact=True)).to_contain_text("America/New_York")
     yield "preview with calling hours"
+
+
+def _follow_up(page: Page, batch_id: int) -> Iterator[str]:
+    page.goto(f"/batches/{batch_id}/follow-up")
+    page.get_by_label("Attempts per number").fill("3")
+    page.get_by_role("button", name="Check", exact=True).click()
+    expect(page.locator("#reattempt-wait-fault")).to_be_visible()
+    yield "follow-up refused"
+    page.get_by_label("Attempts per number").fill("")
+    for outcome in ("Failed", "Canceled", "Rejected", "Other"):
+        page.get_by_label(outcome).check()
+    page.get_by_role("button", name="Check", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Check before calling again")
+    yield "preview of a follow-up"
 
 
 def _release(page: Page, batch_id: int) -> Iterator[str]:

@@ -106,11 +106,11 @@ def test_cancel_says_before_and_after_how_many_calls_continue(queuer_at: Browser
     assert "The batch is canceled: 2 calls withdrawn. 1 call already at the provider, not canceled." in text
     assert "3 rows: 3 calls, 2 withdrawn, none ended yet, 1 pending." in text
     assert "Withdrawn 2 67% of rows" in text and "0 of 1 call" in text and "queued calling" in text
-    assert actions_on(page) == ["Cancel at the provider"]
+    assert actions_on(page) == ["Follow up", "Cancel at the provider"]
     assert changes(conn) == [("queue of a person", "cancel", batch_id, "wrong file")]
     deliver(conn, batch_id, result_body(phone_number(0)))
     page = queuer_at.get(here)
-    assert "Ended 100% 1 of 1 call" in text_of(page) and actions_on(page) == []
+    assert "Ended 100% 1 of 1 call" in text_of(page) and actions_on(page) == ["Follow up"]
     withdrawn = queuer_at.get(f"{here}?state=withdrawn")
     assert re.findall(r"badge-(\w+)", withdrawn.partition('id="calls-list"')[2]) == ["withdrawn"] * 2
     page = queuer_at.get(f"{here}/calls/2")

@@ -21,6 +21,7 @@ from receiver.release.deployment_cancel import is_held
 from receiver.release.resolution import list_resolutions
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
+from receiver.summary.lineage import get_lineage
 from receiver.summary.series import Interval, SummaryFilter, get_series
 from receiver.summary.submissions import (
     count_submissions,
@@ -51,13 +52,18 @@ FEW_CALLS = 20_000
 (0.15 s for a million)."""
 
 
+FEW_FOLLOWED = 20_000
+"""Up to this many followed-up rows, the page counts what became of them. For more, a separate page does."""
+
+
 @page("/batches/<int:batch_id>", scope="read")
 def batch(batch_id: int) -> str:
     """One batch."""
 
     def read(conn: Connection) -> dict[str, Any]:
         found = get_batch(conn, batch_id, with_submissions=False)
-        return _read_page(conn, found, count_submissions(conn, batch_id))
+        lineage = get_lineage(conn, batch_id, FEW_FOLLOWED) if found.follows or found.follow_ups else None
+        return {**_read_page(conn, found, count_submissions(conn, batch_id)), "lineage": lineage}
 
     return render_template("batch.html", **reader().read_at_one_moment(read))
 
@@ -108,6 +114,20 @@ def batch_submissions(batch_id: int) -> str:
         }
 
     return render_template("batch_submissions.html", **reader().read_at_one_moment(read), after=after)
+
+
+@page("/batches/<int:batch_id>/lineage", scope="read")
+def batch_lineage(batch_id: int) -> str:
+    """A batch with its follow-ups, and what its rows came to in the end."""
+
+    def read(conn: Connection) -> dict[str, Any]:
+        return {
+            "batch": get_batch(conn, batch_id, with_submissions=False),
+            "lineage": get_lineage(conn, batch_id),
+            "now": datetime.now(UTC),
+        }
+
+    return render_template("batch_lineage.html", **reader().read_at_one_moment(read))
 
 
 def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState, int]) -> dict[str, Any]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from werkzeug.datastructures import MultiDict
 
 from receiver.errors import Fault
 from receiver.model import rfc3339
-from receiver.queueing.parameters import DAYS, NOT_A_TIME, BatchForm
+from receiver.queueing.parameters import DAYS, NOT_A_TIME, BatchForm, days_text, hours_text
 from receiver.web.dashboard.session import time_zone, zone
 
 FIELDS = tuple(name for name in BatchForm().fields if name != "dry_run")
 MOMENTS = ("start_timestamp", "end_timestamp")
+
+MOST_ZONES = 50
+"""Sets of time zones that a preview lists."""
 
 NO_DAY = "none"
 """What `calling_days` becomes without any day: a missing field would allow every day."""
@@ -36,8 +39,15 @@ PRESETS = {
 
 
 def field_words() -> dict[str, object]:
-    """What the macros of batch_form.html need."""
-    return {"presets": PRESETS, "days": DAYS, "zone": time_zone()}
+    """What the macros of batch_form.html and preview_parts.html need."""
+    form = {"presets": PRESETS, "days": DAYS, "zone": time_zone()}
+    return {
+        **form,
+        "days_text": days_text,
+        "hours_text": hours_text,
+        "most_zones": MOST_ZONES,
+        "now": datetime.now(UTC),
+    }
 
 
 def read_form(given: MultiDict[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -50,8 +60,8 @@ def read_form(given: MultiDict[str, str], before: Mapping[str, str] | None = Non
         # Browsers do not send a box that is not ticked.
         form["is_pci"] = "1" if given.get("is_pci") else "0"
         form["calling_days"] = ",".join(given.getlist("calling_days")) or NO_DAY
-    if "labels" in form:
-        form["labels"] = _read_labels(form["labels"])
+        if "labels" in form:
+            form["labels"] = _read_labels(form["labels"])
     return form
 
 

@@ -7,7 +7,6 @@ without another upload, and it becomes only one batch, even if it is confirmed r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +31,7 @@ from receiver.queueing.drafts import (
     queue_draft,
 )
 from receiver.queueing.header import MissingDestination
-from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
+from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.workbook import opened_csv
 from receiver.web.api.batches import number_lookups
 from receiver.web.api.exports import faulty_rows
@@ -40,9 +39,6 @@ from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_reading, read_form, shown
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.services import services
-
-MOST_ZONES = 50
-"""Sets of time zones that the preview lists."""
 
 LAST_USED = "last_batch"
 """In the session: application and deployment of the last batch, the defaults of the next one."""
@@ -106,11 +102,7 @@ def draft(draft_id: UUID) -> Response | str:
         simulated=services().config.simulated,
         unreadable=unreadable,
         columns=unreadable.columns if isinstance(unreadable, MissingDestination) else (),
-        blocked=_blocked(seen, parameters),
-        days_text=days_text,
-        hours_text=hours_text,
-        most_zones=MOST_ZONES,
-        now=datetime.now(UTC),
+        blocked=blocked(seen, parameters),
         **_words(),
     )
 
@@ -168,7 +160,7 @@ def _preview(found: Draft, parameters: BatchParameters) -> Any:
     return seen
 
 
-def _blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
+def blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
     """Why the draft cannot be queued; None if it can."""
     if seen is None or parameters is None:
         return "faulty"
