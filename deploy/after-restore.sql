@@ -10,6 +10,11 @@ select setval(pg_get_serial_sequence('batch', 'batch_id'),
 -- Callback ids that people have noted, or that scripts remember, must name what they named.
 select setval(pg_get_serial_sequence('callback', 'callback_id'),
     nextval(pg_get_serial_sequence('callback', 'callback_id')) + 100000000);
+-- So must ids of deliveries.
+select setval('event_id', nextval('event_id') + 100000000);
+-- Positions of the feed are given again, so the cursors of before have no meaning: they are answered 410.
+update feed set epoch = (random() * 1000000000000)::bigint;
+-- What was delivered since the backup is still owed in it, and is sent again, with the same `webhook-id`.
 
 -- What was about to be sent may have been sent since: sending it again could dial everybody twice. So it is said to
 -- have been taken by a worker that is gone; the next one finds that, and makes it `unknown`, for a person to resolve.

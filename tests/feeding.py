@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from receiver.changes.events import Events
 from receiver.changes.feed import give_positions
 from receiver.database.pool import Connection
@@ -40,5 +42,6 @@ def read_on(conn: Connection, place: Place, limit: int = 1000) -> tuple[Keys, Pl
     while more:
         entries, more, place = list_entries(conn, place, limit)
         conn.commit()
-        keys += [(entry.call.batch_id, entry.call.row) for entry in entries]
+        calls = [json.loads(entry.call.json()) for entry in entries]
+        keys += [(call["batch_id"], call["row"]) for call in calls]
     return keys, place

@@ -54,8 +54,12 @@ class OwnMembers:
         return f'"destination":{destination},"variables":{{{variables}}}'
 
 
-def events_of_body(packing: int, packed: bytes, content_type: str | None, content_encoding: str | None) -> str:
-    """The members `events` and `events_total` of the call that a stored callback is about."""
+def events_of_body(
+    packing: int | None, content_type: str | None, content_encoding: str | None, packed: bytes | None
+) -> str:
+    """The members `events` and `events_total` of the call that a stored callback is about, or without one."""
+    if packing is None or packed is None:
+        return NO_EVENTS
     body = unpack(packing, packed)
     if (found := _find_usual_events(body)) is not None:
         return found

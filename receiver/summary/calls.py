@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
 
-from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.intake.packing import unpack
@@ -236,14 +235,6 @@ def get_call(conn: Connection, batch_id: int, row: int) -> Call:
     if not found.calls:
         raise NotFound(f"Batch {batch_id} has no call in row {row}.")
     return found.calls[0]
-
-
-def list_calls_of_keys(conn: Connection, keys: Sequence[tuple[int, int]]) -> CallPage:
-    """The calls with these keys (batch_id, row), the newest batch first, except those that do not exist."""
-    batch_ids, rows = zip(*keys, strict=True)
-    picked = "select distinct * from unnest(%(batch_ids)b::bigint[], %(rows)b::integer[]) as g (batch_id, row)"
-    values = {"batch_ids": bigints(batch_ids), "rows": integers(rows)}
-    return _read_page(conn, picked, values, len(keys), with_events=True)
 
 
 def _read_page(conn: Connection, picked: str, values: dict[str, Any], limit: int, *, with_events: bool) -> CallPage:

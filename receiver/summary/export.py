@@ -28,7 +28,7 @@ from receiver.queueing.follow_ups import CALL_STATE
 from receiver.queueing.stored_rows import OF_BLOCK, StoredRows, get_stored_rows
 from receiver.queueing.submissions import Plan, SkippedRow, header_line
 from receiver.summary.batches import Batch, BatchFilter, list_batches, sql_time
-from receiver.summary.call_json import LISTED_EVENTS, NO_EVENTS, OwnMembers, events_json, events_of_body
+from receiver.summary.call_json import LISTED_EVENTS, OwnMembers, events_json, events_of_body
 from receiver.summary.calls import CallFilter, get_call
 from receiver.summary.lineage import CALL_BY_KEY, CHAINS
 from receiver.text.csv_line import csv_line, read_csv_line
@@ -184,8 +184,10 @@ def _ndjson(
 ) -> Iterator[bytes]:
     """`more`: members at the end of each line, as JSON. Postgres writes all but the cells and the events."""
     call = "k" if latest else "c"
+    is_large = f"octet_length(j.body) > {MOST_BODY}"
     query = _ROWS_OF_CALLS.format(
-        columns=f"case when octet_length(j.body) > {MOST_BODY} then array[{call}.batch_id, {call}.row] end, {_JSON}",
+        columns=f"case when {is_large} then array[{call}.batch_id, {call}.row] end, {CALL_PARTS},"
+        f" case when not {is_large} then j.body end",
         calls=_calls(latest),
         more=_MORE.format(call=call),
         matching=_matching(wanted),
@@ -194,11 +196,11 @@ def _ndjson(
     for values in _blocks(source, wanted):
         lines = []
         rows = _read(reader, source.batch_id, partial(_get_rows, query=query, values=values))
-        for key, line, start, middle, end, packing, *body in rows:
+        for key, line, start, middle, end, *body in rows:
             if key is not None:
                 events = events_json(*reader.read(get_call, *key).read_events(LISTED_EVENTS))
             else:
-                events = NO_EVENTS if packing is None else events_of_body(packing, *body)
+                events = events_of_body(*body)
             lines.append(f"{start}{own.write(line)}{middle}{events}{end}{more}}}\n")
         if lines:
             yield "".join(lines).encode()
@@ -333,11 +335,10 @@ _END = {
     "followed_by": _key("f.next_batch_id", "f.next_row"),
 }
 
-_JSON = f"""c.line, concat('{{"batch_id":', c.batch_id, ',"row":', c.row, ',"phone_number":"', {_NUMBER}, '",'),
-    {_members(_MIDDLE)}, {_members(_END)}, j.packing,
-    case when octet_length(j.body) <= {MOST_BODY} then j.body end,
-    nullif(j.content_type, 'application/json'), nullif(j.content_encoding, '')"""
-"""SQL: for `_ndjson`."""
+CALL_PARTS = f"""c.line, concat('{{"batch_id":', c.batch_id, ',"row":', c.row, ',"phone_number":"', {_NUMBER}, '",'),
+    {_members(_MIDDLE)}, {_members(_END)}, j.packing, nullif(j.content_type, 'application/json'),
+    nullif(j.content_encoding, '')"""
+"""SQL: the parts of a call's JSON, and what is needed to read its events from body `j`."""
 
 _MORE = f"""left join callback j on j.batch_id = {{call}}.batch_id and j.callback_id = r.callback_id
     left join (select row, next_batch_id, next_row from follow_up where {OF_BLOCK}) f on f.row = c.row

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
-from receiver.summary.calls import Call, list_calls_of_keys
+from receiver.summary.stored_calls import StoredCall, list_stored_calls
 
 
 class CursorExpired(NotFound):
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 class Entry(NamedTuple):
     """`next`: the place after it."""
 
-    call: Call
+    call: StoredCall
     next: Place
 
 
@@ -73,17 +73,10 @@ def list_entries(conn: Connection, after: Place, limit: int) -> FeedPage:
         more = len(rows) == limit
         if not rows:
             return FeedPage([], False, after)
-        calls, is_cut = list_calls_of_keys(conn, [(batch_id, row) for batch_id, row, *_ in rows])
-        while is_cut:  # they are too large for one page
-            rows, more = rows[: len(rows) // 2], True
-            calls, is_cut = list_calls_of_keys(conn, [(batch_id, row) for batch_id, row, *_ in rows])
-        found = {(call.batch_id, call.row): call for call in calls}
-        entries = [
-            Entry(found[batch_id, row], Place(epoch, position, read))
-            for batch_id, row, position, read in rows
-            if (batch_id, row) in found
-        ]
-        after = Place(epoch, *rows[-1][2:])
+        calls = list_stored_calls(conn, [(batch_id, row) for batch_id, row, *_ in rows])
+        places = [Place(epoch, position, read) for *_, position, read in rows[: len(calls)]]
+        entries = [Entry(call, place) for call, place in zip(calls, places, strict=True) if call is not None]
+        more, after = more or len(calls) < len(rows), places[-1]
         if entries or not more:
             return FeedPage(entries, more, after)
 

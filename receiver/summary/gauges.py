@@ -31,6 +31,9 @@ class Gauges:
     """How long the oldest submission whose gates are open has waited to be sent."""
     unreleased_calls: int
     """Of the pending ones, those that were not sent yet."""
+    unfed: int
+    """Changes of results that are not in the feed yet, counted up to `WAITING_COUNTED`."""
+    oldest_unfed_seconds: float | None
     workers: int
     worker_seen_seconds: float | None
 
@@ -65,6 +68,8 @@ select (select count(*) from
             where s.batch_id = b.batch_id and s.state = 'pending' order by next_try_at limit 1) s
         where b.state = 'queueing' and b.paused_at is null
         and s.next_try_at < now() and (b.next_release_at is null or b.next_release_at < now())),
+    (select count(*) from (select from changed_results limit {WAITING_COUNTED}) as counted),
+    (select extract(epoch from now() - changed_at)::float from changed_results order by change_id limit 1),
     (select extract(epoch from now() - max(seen_at))::float from worker)
 """
 
@@ -101,7 +106,7 @@ def get_gauges(conn: Connection) -> Gauges:
     submissions: dict[str, int] = {state: counted.get(state, 0) for state in SUBMISSION_STATES}
     submissions["accepted"] = counted["all"] - sum(submissions.values())
     ages = conn.execute(_AGES).fetchall()[0]
-    waiting, oldest_waiting, oldest_pending, seen = ages
+    waiting, oldest_waiting, oldest_pending, unfed, oldest_unfed, seen = ages
     return Gauges(
         calls=calls,
         callbacks={"waiting": waiting, **callbacks},
@@ -110,6 +115,8 @@ def get_gauges(conn: Connection) -> Gauges:
         oldest_waiting_seconds=oldest_waiting,
         oldest_pending_submission_seconds=oldest_pending,
         unreleased_calls=pending[1],
+        unfed=unfed,
+        oldest_unfed_seconds=oldest_unfed,
         workers=count_workers(conn),
         worker_seen_seconds=seen,
     )

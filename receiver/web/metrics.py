@@ -111,6 +111,8 @@ def _of_service(gauges: Gauges) -> Iterable[Metric]:
         ("receiver_oldest_waiting_seconds", "Age of the oldest unsettled callback; 0: none.", waiting or 0.0),
         ("receiver_oldest_pending_submission_seconds", "Age of the oldest that could be sent.", pending or 0.0),
         ("receiver_unreleased_calls", "Pending calls that were not sent yet.", gauges.unreleased_calls),
+        ("receiver_feed_waiting", "Changes of results that are not in the feed yet, up to 100000.", gauges.unfed),
+        ("receiver_feed_oldest_waiting_seconds", "Age of the oldest one; 0: none.", gauges.oldest_unfed_seconds or 0.0),
         ("receiver_workers", "Workers seen within 30 seconds.", gauges.workers),
         ("receiver_worker_heartbeat_age_seconds", "Time since a worker was seen.", gauges.worker_seen_seconds),
     ):

@@ -29,7 +29,8 @@ def listed(body: bytes) -> Any:
 
 
 def written(body: bytes) -> Any:
-    return json.loads("{" + events_of_body(*pack(body), None, None)[1:] + "}")
+    packing, packed = pack(body)
+    return json.loads("{" + events_of_body(packing, None, None, packed)[1:] + "}")
 
 
 def test_events_of_usual_bodies_are_found_quickly() -> None:

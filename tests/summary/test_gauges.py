@@ -10,6 +10,7 @@ from receiver.database.pool import Connection
 from receiver.release.control import pause_batch
 from receiver.summary.gauges import get_gauges
 from tests.factories import make_batch, phone_number
+from tests.feeding import change, give_all
 
 NUMBERS = [phone_number(index) for index in range(3)]
 
@@ -54,3 +55,15 @@ def test_calls_that_were_not_sent_yet_are_a_part_of_the_pending_ones(conn: Conne
     make_batch(conn, NUMBERS, calls_per_minute=1)
     gauges = get_gauges(conn)
     assert (gauges.calls["pending"], gauges.unreleased_calls) == (3, 2)
+
+
+def test_changes_wait_until_they_are_in_the_feed(conn: Connection) -> None:
+    assert (get_gauges(conn).unfed, get_gauges(conn).oldest_unfed_seconds) == (0, None)
+    for row in (1, 2):
+        change(conn, (make_batch(conn, NUMBERS), row))
+        conn.commit()
+    conn.execute("update changed_results set changed_at = changed_at - interval '1 hour' * change_id")
+    gauges = get_gauges(conn)
+    assert gauges.unfed == 2 and 3600 <= (gauges.oldest_unfed_seconds or 0) < 3900
+    give_all(conn)
+    assert (get_gauges(conn).unfed, get_gauges(conn).oldest_unfed_seconds) == (0, None)

@@ -9,7 +9,6 @@ from typing import Any
 from flask import Response, g, request
 from flask.views import MethodView
 
-from receiver.summary.call_json import call_json
 from receiver.summary.feed import Entry, Place, get_start, list_entries
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -50,7 +49,7 @@ class Results(MethodView):
             return Found(entries, more)
 
         texts, after, _ = read_texts(
-            query["limit"], start, read, lambda entry: entry.next, lambda entry: call_json(entry.call)
+            query["limit"], start, read, lambda entry: entry.next, lambda entry: entry.call.json()
         )
         if not texts and waited is None:
             _wait(start, end.position)
