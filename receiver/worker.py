@@ -38,6 +38,7 @@ from receiver.intake.token import ResultTokens, result_url
 from receiver.logs import about
 from receiver.model import SubmissionKey
 from receiver.queueing.drafts import forget_drafts
+from receiver.relay.delivery import Relay
 from receiver.release.answer import printable_line
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.deployment_cancel import abandon_cancels, claim_cancel, list_asking, record_cancel
@@ -59,6 +60,9 @@ from receiver.results.settler import Settler
 
 SENDERS = 4
 """Submissions sent at the same time. A slow answer to one must not delay the others."""
+
+RELAY_CONNECTIONS = 4
+"""Connections for the endpoints that the worker serves. Each needs one for a few milliseconds at a time."""
 
 HEARTBEAT_SECONDS = 5.0
 PRESENCE_SECONDS = 1.0
@@ -112,13 +116,21 @@ class Worker:
         """
         presence = self._connect("receiver worker")
         self._worker_id = register_worker(presence, socket.gethostname(), os.getpid(), self._signing_key)
-        pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + 7, name="receiver worker")
+        pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + RELAY_CONNECTIONS + 5, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
         settler = Settler(pool, self._measurements, self._config.suppress_statuses)
         # One thread settles. Two threads would not be faster: they would wait for Python's lock.
         steps: list[tuple[str, Callable[[], float]]] = [("settle", lambda: self._settle(settler))]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps.append(("mark", MarkRaiser(pool).step))
+        relay = Relay(
+            pool,
+            lambda: self._connect("receiver relay"),
+            self._config.relay_networks,
+            self._measurements,
+            self._stop,
+        )
+        steps.append(("relay", relay.run))
         steps.append(("cancel", lambda: self._cancel_deployment(pool)))
         steps += Maintenance(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()

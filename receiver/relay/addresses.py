@@ -28,9 +28,11 @@ class AddressRefused(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an endpoint is: its scheme is `http` or `https`, `target` its path with the query."""
+    """Where an endpoint is: its scheme is `http` or `https`, `netloc` the host and the port as they were written,
+    `target` the path with the query."""
 
     scheme: str
+    netloc: str
     host: str
     port: int
     target: str
@@ -50,7 +52,7 @@ def read_url(url: str) -> Place:
     if "#" in url or not re.fullmatch("[!-~]+", url):
         raise ValueError(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Place(parts.scheme, parts.hostname, port, target)
+    return Place(parts.scheme, parts.netloc, parts.hostname, port, target)
 
 
 def check_url(url: str, networks: Sequence[Network]) -> None:
@@ -80,7 +82,8 @@ def connect(place: Place, networks: Sequence[Network], until: float) -> socket.s
         except OSError as error:
             failure = error
             continue
-        connected.settimeout(seconds_left(until))  # for the handshake and for sending
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.settimeout(seconds_left(until))  # for the handshake
         return connected
     raise failure
 

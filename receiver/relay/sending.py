@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import os
 import random
+import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from receiver import __version__
 from receiver.config import Network
 from receiver.logs import mask_digits
 from receiver.model import rfc3339
-from receiver.relay.addresses import Place, connect, read_url, seconds_left
+from receiver.relay.addresses import connect, read_url, seconds_left
 from receiver.release.connection import BoundedResponse
 
 ANSWER_SECONDS = 15.0
@@ -98,28 +100,40 @@ def next_wait(failures: int, retry_after: timedelta) -> timedelta | None:
 
 
 class Sender:
-    """Sends to one endpoint. Threads may share it; each request has a connection, which the next one uses again."""
+    """Sends to one endpoint. Threads may share it. A request uses an idle connection, or makes one.
+
+    It follows no redirects, and uses no proxy and no credentials of the environment.
+    """
 
     def __init__(self, url: str, networks: Sequence[Network]) -> None:
         self.url = url
         self._place = read_url(url)
         self._networks = networks
-        self._idle: deque[_Connection] = deque()
+        self._idle: deque[socket.socket] = deque()
 
     def send(self, message_id: str, body: str, secrets: Sequence[str]) -> Attempt:
         """Send an event. Never raises. `secrets`: each of them signs."""
         at, began = datetime.now(UTC), monotonic()
         status, error, wait = None, None, timedelta()
+        content = body.encode()
         headers = {
-            "Content-Type": "application/json",
+            "Host": self._place.netloc,
             "User-Agent": f"result-url-receiver/{__version__}",
             "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
             "webhook-id": message_id,
             "webhook-timestamp": str(int(at.timestamp())),
             "webhook-signature": " ".join(Webhook(secret).sign(message_id, at, body) for secret in secrets),
         }
+        lines = [
+            f"POST {self._place.target} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in headers.items()),
+            "",
+            "",
+        ]
         try:
-            answer, excerpt = self._post(body.encode(), headers, began + ANSWER_SECONDS)
+            answer, excerpt = self._post("\r\n".join(lines).encode() + content, began + ANSWER_SECONDS)
             status, wait = answer.status, _retry_after(answer.getheader("Retry-After"), at)
             if not 200 <= status < 300:
                 error = excerpt or f"It answered {status} {answer.reason}".strip()
@@ -132,59 +146,35 @@ class Sender:
         while self._idle:
             self._idle.pop().close()
 
-    def _post(self, body: bytes, headers: dict[str, str], until: float) -> tuple[http.client.HTTPResponse, str]:
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            return self._post_on(_Connection(self._place, self._networks), body, headers, until)
-        try:
-            return self._post_on(connection, body, headers, until)
-        except (ConnectionError, http.client.BadStatusLine):
-            # The endpoint closed the connection while it was idle. It may get the event twice, with the same id.
-            return self._post_on(_Connection(self._place, self._networks), body, headers, until)
-
-    def _post_on(
-        self, connection: _Connection, body: bytes, headers: dict[str, str], until: float
-    ) -> tuple[http.client.HTTPResponse, str]:
+    def _post(self, request: bytes, until: float) -> tuple[http.client.HTTPResponse, str]:
         """The answer, and the first characters of its body."""
+        with contextlib.suppress(IndexError, ConnectionError, http.client.BadStatusLine):
+            # The endpoint may have closed an idle connection. If it got the event all the same, it gets it twice.
+            return self._exchange(self._idle.pop(), request, until)
+        connected = connect(self._place, self._networks, until)
+        if self._place.scheme == "https":
+            connected = _trust().wrap_socket(connected, server_hostname=self._place.host)
+        return self._exchange(connected, request, until)
+
+    def _exchange(
+        self, connection: socket.socket, request: bytes, until: float
+    ) -> tuple[http.client.HTTPResponse, str]:
         try:
-            connection.begin(until)
-            connection.request("POST", self._place.target, body, headers)
-            answer = connection.getresponse()
-            excerpt = answer.read(4 * EXCERPT_CHARACTERS)
-            if not answer.read(1) and not answer.will_close:
-                self._idle.append(connection)
-                return answer, _printable(excerpt)
+            connection.settimeout(seconds_left(until))
+            connection.sendall(request)
+            answer = BoundedResponse(connection, method="POST", limits=lambda: (ANSWER_SECONDS, until))
+            with answer:
+                answer.begin()
+                excerpt = answer.read(4 * EXCERPT_CHARACTERS)
+                is_complete = not answer.read(1)
         except BaseException:
             connection.close()
             raise
-        connection.close()
+        if is_complete and not answer.will_close:
+            self._idle.append(connection)
+        else:
+            connection.close()
         return answer, _printable(excerpt)
-
-
-class _Connection(http.client.HTTPSConnection):
-    """A connection to an allowed address, with or without TLS. It follows no redirects, and uses no proxy."""
-
-    def __init__(self, place: Place, networks: Sequence[Network]) -> None:
-        super().__init__(place.host, place.port, context=_trust())
-        self._place = place
-        self._networks = networks
-        self._until = 0.0
-        self.default_port = 443 if place.scheme == "https" else 80  # another one is named in the header `Host`
-        self.response_class = functools.partial(  # type: ignore[assignment]  # it is only ever called
-            BoundedResponse, limits=lambda: (ANSWER_SECONDS, self._until)
-        )
-
-    def begin(self, until: float) -> None:
-        """The next request must be over at `until`, on the monotonic clock."""
-        self._until = until
-        if self.sock is not None:
-            self.sock.settimeout(seconds_left(until))
-
-    def connect(self) -> None:
-        self.sock = connect(self._place, self._networks, self._until)
-        if self._place.scheme == "https":
-            self.sock = _trust().wrap_socket(self.sock, server_hostname=self._place.host)
 
 
 @functools.cache
