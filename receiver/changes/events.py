@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from receiver.database.arrays import bigints, integers
+from receiver.database.arrays import bigints, integers, smallints
 from receiver.database.pool import Connection
+from receiver.model import OUTCOMES
 
 EventType = Literal[
     "call.result",
@@ -27,12 +28,16 @@ EventType = Literal[
 ]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 
+REMAINING = "c.rows - c.skipped - c.refused - c.withdrawn - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
+"""SQL: calls of a batch that are pending or overdue, from its counters `c`. A batch ends when they become 0."""
+
 
 class Events:
     """What a transaction causes. Collect, then `write` once, before the commit (`receiver.database.locks`)."""
 
     def __init__(self) -> None:
         self._subjects: defaultdict[EventType, list[tuple[int, int | None]]] = defaultdict(list)
+        self._remaining: dict[int, tuple[int, int]] = {}
 
     def add(self, event: EventType, batch_id: int, subject: int | None = None) -> None:
         """Something happened to a batch. `subject`: the row, the number of the submission, or the callback's id."""
@@ -42,17 +47,30 @@ class Events:
         """The results of these calls, (batch_id, row), were settled or changed."""
         self._subjects["call.result"] += calls
 
+    def replace(self, event: EventType, subjects: Iterable[tuple[int, int | None]]) -> None:
+        """Of these events, only these, (batch_id, subject), happened. For what is undone and done again."""
+        self._subjects[event] = list(subjects)
+
+    def add_remaining(self, batch_id: int, change: int, after: int) -> None:
+        """A batch's remaining calls changed, and how many that are now. It ended if they were more than 0 before the
+        transaction, and are 0 after it."""
+        before, _ = self._remaining.get(batch_id, (after - change, 0))
+        self._remaining[batch_id] = before, after
+
     def write(self, conn: Connection) -> None:
         """Write everything. Locks the counters of the endpoints until the commit."""
+        for batch_id, (before, after) in self._remaining.items():
+            if before > 0 and after == 0:
+                self.add("batch.ended", batch_id)
         if results := self._subjects.get("call.result"):
             batch_ids, rows = zip(*results, strict=True)
             conn.execute(_CHANGED, (bigints(batch_ids), integers(rows)), prepare=True)
-        if not self._subjects or conn.execute("select from endpoint limit 1", prepare=True).fetchone() is None:
+        owed = [(EVENT_TYPES.index(event) + 1, *each) for event, its in self._subjects.items() for each in its]
+        if not owed or conn.execute("select from endpoint limit 1", prepare=True).fetchone() is None:
             return
-        for event in EVENT_TYPES:
-            if subjects := self._subjects.get(event):
-                batch_ids, numbers = zip(*subjects, strict=True)
-                conn.execute(_OWE, {"event": event, "b": bigints(batch_ids), "s": bigints(numbers)}, prepare=True)
+        types, batch_ids, subjects = zip(*owed, strict=True)
+        values = {"names": list(EVENT_TYPES), "e": smallints(types), "b": bigints(batch_ids), "s": bigints(subjects)}
+        conn.execute(_OWE, values, prepare=True)
 
 
 # At most 250 calls in an entry of the feed: Postgres stores a larger row in pieces, which are slower to read.
@@ -63,13 +81,15 @@ from unnest(%b::bigint[], %b::integer[]) with ordinality as g (batch_id, row, nu
 group by batch_id, (number - 1) / 250
 """
 
-# An endpoint can be deleted meanwhile. What is then owed to it is never looked at, and goes with its slot.
+# One statement for all events, so that the counters are locked in order. An endpoint can be deleted meanwhile. What is
+# then owed to it is never looked at, and goes with its slot.
 _OWE = """
 with owed as (
     insert into owed_event (endpoint_id, event, batch_id, subject)
-    select e.endpoint_id, %(event)s, g.batch_id, g.subject
-    from unnest(%(b)b::bigint[], %(s)b::bigint[]) as g (batch_id, subject)
-    join endpoint e on %(event)s = any(e.events) left join batch b on b.batch_id = g.batch_id
+    select e.endpoint_id, g.event, g.batch_id, g.subject
+    from (select (%(names)s::text[])[type] as event, batch_id, subject
+        from unnest(%(e)b::smallint[], %(b)b::bigint[], %(s)b::bigint[]) as u (type, batch_id, subject)) g
+    join endpoint e on g.event = any(e.events) left join batch b on b.batch_id = g.batch_id
     where (e.application_id is null or e.application_id = b.application_id)
         and (e.deployment_id is null or e.deployment_id = b.deployment_id)
         and (e.label_name is null or b.labels ->> e.label_name = e.label_value)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 
+from receiver.changes.events import Events
 from receiver.database.pool import Connection
 from receiver.queueing.follow_ups import list_answered
 from receiver.release.calls import withdraw_rows
 from receiver.release.states import refresh_state
 
 
-def withdraw_answered(conn: Connection, batch_id: int, rows: Collection[int]) -> int:
+def withdraw_answered(conn: Connection, batch_id: int, rows: Collection[int], events: Events) -> int:
     """Of these calls of a batch, which is locked, withdraw those that are unreleased, and of which an earlier call is
     completed. Returns how many calls the caller must count as withdrawn. A claim does the same for what it releases.
     """
@@ -24,5 +25,5 @@ def withdraw_answered(conn: Connection, batch_id: int, rows: Collection[int]) ->
         rows_of[submission_no].append(row)
     counted = sum(withdraw_rows(conn, batch_id, number, found, "answered") for number, found in rows_of.items())
     if rows_of:
-        refresh_state(conn, [batch_id])
+        refresh_state(conn, [batch_id], events)
     return counted

@@ -6,7 +6,9 @@ The batch is locked. Its counters change in the same transaction. Calls that hav
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Literal
 
+from receiver.changes.events import REMAINING, Events
 from receiver.database.arrays import integers
 from receiver.database.pool import Connection
 from receiver.model import SubmissionState
@@ -21,7 +23,20 @@ def state_if_unsent(conn: Connection, batch_id: int) -> SubmissionState:
     return "pending" if canceled is None else "withdrawn"
 
 
-def refuse_calls(conn: Connection, batch_id: int, submissions: Sequence[int], *, erased_only: bool = False) -> None:
+def count_calls(
+    conn: Connection, batch_id: int, counter: Literal["refused", "withdrawn"], calls: int, events: Events
+) -> None:
+    """Count calls as refused or withdrawn, or no longer if the number is negative."""
+    for (remaining,) in conn.execute(
+        f"update batch_count c set {counter} = {counter} + %s where batch_id = %s returning {REMAINING}",
+        (calls, batch_id),
+    ):
+        events.add_remaining(batch_id, -calls, remaining)
+
+
+def refuse_calls(
+    conn: Connection, batch_id: int, submissions: Sequence[int], events: Events, *, erased_only: bool = False
+) -> None:
     """Count calls of these submissions as refused: all, or those whose numbers were erased. None will be made."""
     if not erased_only:
         clear_overdue(conn, batch_id, submissions)
@@ -32,26 +47,28 @@ def refuse_calls(conn: Connection, batch_id: int, submissions: Sequence[int], *,
         " and o.batch_id = call.batch_id and not o.refused and o.row = call.row",
         {"batch_id": batch_id, "submissions": list(submissions), "erased_only": erased_only},
     ).rowcount
-    conn.execute("update batch_count set refused = refused + %s where batch_id = %s", (refused, batch_id))
+    count_calls(conn, batch_id, "refused", refused, events)
 
 
-def withdraw_calls(conn: Connection, batch_id: int, submissions: Sequence[int]) -> int:
+def withdraw_calls(conn: Connection, batch_id: int, submissions: Sequence[int], events: Events) -> int:
     """Count all calls of these submissions, which are `withdrawn`, as withdrawn; returns how many were pending.
 
     Their rows stay in `outstanding`, so that a million calls are withdrawn in a moment, and pending again in another.
     """
     clear_overdue(conn, batch_id, submissions)
-    return _count_withdrawn(conn, batch_id, submissions, 1)
+    calls = count_open(conn, batch_id, submissions)
+    count_calls(conn, batch_id, "withdrawn", calls, events)
+    return calls
 
 
-def withdraw_pending(conn: Connection, batch_id: int) -> int:
+def withdraw_pending(conn: Connection, batch_id: int, events: Events) -> int:
     """Withdraw everything unreleased of a batch; returns how many calls that were. The caller refreshes its state."""
     pending = conn.execute(
         "update submission set state = 'withdrawn', answered_at = now() where batch_id = %s and state = 'pending'"
         " returning submission_no",
         (batch_id,),
     ).fetchall()
-    return withdraw_calls(conn, batch_id, [submission_no for (submission_no,) in pending]) if pending else 0
+    return withdraw_calls(conn, batch_id, [number for (number,) in pending], events) if pending else 0
 
 
 NOTHING_LEFT = "Nothing was sent, because all of its calls were withdrawn: suppressed, or answered meanwhile."
@@ -89,16 +106,10 @@ def withdraw_rows(conn: Connection, batch_id: int, submission_no: int, rows: Col
     return counted
 
 
-def reopen_calls(conn: Connection, batch_id: int, submissions: Sequence[int]) -> None:
+def reopen_calls(conn: Connection, batch_id: int, submissions: Sequence[int], events: Events) -> None:
     """Make the calls of withdrawn submissions pending again: the provider has them after all. Those that were withdrawn
     one by one were not in what it got."""
-    _count_withdrawn(conn, batch_id, submissions, -1)
-
-
-def _count_withdrawn(conn: Connection, batch_id: int, submissions: Sequence[int], sign: int) -> int:
-    calls = count_open(conn, batch_id, submissions)
-    conn.execute("update batch_count set withdrawn = withdrawn + %s where batch_id = %s", (sign * calls, batch_id))
-    return calls
+    count_calls(conn, batch_id, "withdrawn", -count_open(conn, batch_id, submissions), events)
 
 
 def count_open(conn: Connection, batch_id: int, submissions: Sequence[int]) -> int:

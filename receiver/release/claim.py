@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
 
+from receiver.changes.events import Events
 from receiver.database.pool import Connection
 from receiver.logs import about
 from receiver.queueing.batches import get_now
 from receiver.queueing.follow_ups import list_answered
 from receiver.queueing.suppressions import find_suppressed
-from receiver.release.calls import refuse_calls, withdraw_pending, withdraw_rows
+from receiver.release.calls import count_calls, refuse_calls, withdraw_pending, withdraw_rows
 from receiver.release.resolution import SENT_SINCE
 from receiver.release.states import refresh_state
 from receiver.schedule import TERMS, WINDOW, Gates, RefusalCode, Refuse, Release, Released, Terms, Wait, decide, due_at
@@ -117,13 +118,15 @@ def claim_submission(
     First, what is unreleased in a batch whose time window has ended is refused. A transaction that refused or withdrew
     calls claims nothing from a further batch: it already holds the counters of one (lock order).
     """
-    if _refuse_ended(conn):
-        return None
-    for batch_id in _list_candidates(conn, simulated):
-        found = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace)
+    events = Events()
+    outgoing = None
+    for batch_id in () if _refuse_ended(conn, events) else _list_candidates(conn, simulated):
+        found = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace, events)
         if found is not None:
-            return _get_outgoing(conn, batch_id, found) if found != COUNTED else None
-    return None
+            outgoing = _get_outgoing(conn, batch_id, found) if found != COUNTED else None
+            break
+    events.write(conn)
+    return outgoing
 
 
 def _list_candidates(conn: Connection, simulated: bool) -> list[int]:
@@ -155,7 +158,13 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
 
 
 def _claim_of(
-    conn: Connection, batch_id: int, simulated: bool, worker_id: int, signing_key: str | None, grace: timedelta
+    conn: Connection,
+    batch_id: int,
+    simulated: bool,
+    worker_id: int,
+    signing_key: str | None,
+    grace: timedelta,
+    events: Events,
 ) -> int | None:
     """The number of the batch's submission that was claimed, COUNTED, or None if nothing is open."""
     nothing = None
@@ -164,8 +173,8 @@ def _claim_of(
         if batch is None:
             return nothing
         if batch.canceled:
-            withdraw_pending(conn, batch_id)
-            refresh_state(conn, [batch_id])
+            withdraw_pending(conn, batch_id, events)
+            refresh_state(conn, [batch_id], events)
             return COUNTED
         now = get_now(conn)  # after the lock: the claim that held it before released earlier
         pending = _get_pending(conn, batch_id, now)
@@ -188,14 +197,14 @@ def _claim_of(
             case Wait(until):
                 _postpone(conn, batch_id, pending, until)
             case Refuse(code, next_release_at):
-                refuse_unsent(conn, batch_id, [pending.submission_no], code)
+                refuse_unsent(conn, batch_id, [pending.submission_no], code, events)
                 conn.execute(
                     "update batch set next_release_at = coalesce(%s, next_release_at) where batch_id = %s",
                     (next_release_at, batch_id),
                 )
                 nothing = COUNTED
             case Release():
-                if _withdraw_unwanted(conn, batch, pending):
+                if _withdraw_unwanted(conn, batch, pending, events):
                     _mark_sending(conn, batch, pending, decision, worker_id, signing_key, now, grace)
                     return pending.submission_no
                 nothing = COUNTED
@@ -234,7 +243,7 @@ def _postpone(conn: Connection, batch_id: int, pending: _Pending, until: datetim
     )
 
 
-def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending) -> bool:
+def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending, events: Events) -> bool:
     """Withdraw the calls whose numbers are suppressed or whose earlier calls were answered. True: some are left."""
     key = (batch.batch_id, pending.submission_no)
     number_of: dict[int, int] = dict(
@@ -250,13 +259,10 @@ def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending) -> bo
     answered = list_answered(conn, batch.batch_id, number_of) - suppressed if batch.is_follow_up else set()
     for reason, rows in (("suppressed", suppressed), ("answered", answered)):
         if rows:
-            withdrawn = withdraw_rows(conn, *key, rows, reason)
-            conn.execute(
-                "update batch_count set withdrawn = withdrawn + %s where batch_id = %s", (withdrawn, batch.batch_id)
-            )
+            count_calls(conn, batch.batch_id, "withdrawn", withdraw_rows(conn, *key, rows, reason), events)
     if not number_of or len(suppressed) + len(answered) < len(number_of):
         return True
-    refresh_state(conn, [batch.batch_id])
+    refresh_state(conn, [batch.batch_id], events)
     return False
 
 
@@ -310,7 +316,7 @@ def _get_outgoing(conn: Connection, batch_id: int, submission_no: int) -> Outgoi
     return outgoing
 
 
-def _refuse_ended(conn: Connection) -> bool:
+def _refuse_ended(conn: Connection, events: Events) -> bool:
     """Refuse what is unreleased in one batch whose window is over, whatever holds it back, and for any provider.
 
     Returns whether there was one.
@@ -329,12 +335,14 @@ def _refuse_ended(conn: Connection) -> bool:
             pending = conn.execute(
                 "select submission_no from submission where batch_id = %s and state = 'pending'", (batch_id,)
             ).fetchall()
-            refuse_unsent(conn, batch_id, [submission_no for (submission_no,) in pending], "window_over")
+            refuse_unsent(conn, batch_id, [number for (number,) in pending], "window_over", events)
             return True
     return False
 
 
-def refuse_unsent(conn: Connection, batch_id: int, submissions: Sequence[int], code: RefusalCode) -> None:
+def refuse_unsent(
+    conn: Connection, batch_id: int, submissions: Sequence[int], code: RefusalCode, events: Events
+) -> None:
     """Refuse those of these submissions that are pending. Their batch is locked."""
     found = conn.execute(
         "update submission set state = 'refused', answered_at = now(), error_code = %s,"
@@ -343,8 +351,10 @@ def refuse_unsent(conn: Connection, batch_id: int, submissions: Sequence[int], c
         (code, REASONS[code], batch_id, list(submissions)),
     ).fetchall()
     submissions = [submission_no for (submission_no,) in found]
-    refuse_calls(conn, batch_id, submissions)
-    refresh_state(conn, [batch_id])
+    for submission_no in submissions:
+        events.add("submission.refused", batch_id, submission_no)
+    refuse_calls(conn, batch_id, submissions, events)
+    refresh_state(conn, [batch_id], events)
     log.warning(
         "batch %d: %d submissions were not sent and are refused, because it is too late to send them",
         batch_id, len(submissions),

@@ -15,6 +15,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from receiver.changes.audit import record_change
+from receiver.changes.events import REMAINING, Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
@@ -22,9 +23,6 @@ from receiver.queueing.batches import get_now, set_external_id
 from receiver.release.calls import withdraw_pending
 from receiver.release.states import refresh_state
 from receiver.schedule import TERMS, Gates, Terms, earliest, estimate_due_at, has_common_hours
-
-PENDING_CALLS = "rows - skipped - refused - withdrawn - completed - failed - canceled - rejected - other"
-"""SQL: calls that were not withdrawn and have no result, overdue ones included, of a row of batch_count."""
 
 
 class NothingUnreleased(ReceiverError):
@@ -74,15 +72,24 @@ def resume_batch(conn: Connection, batch_id: int, *, by: str, note: str | None =
 def cancel_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> Canceled:
     """Withdraw everything unreleased; nothing of the batch becomes pending again. Raises NotFound."""
     _lock(conn, batch_id)
-    withdrawn = withdraw_pending(conn, batch_id)
+    events = Events()
+    canceled = cancel_locked(conn, batch_id, events, by=by, note=note)
+    events.write(conn)
+    return canceled
+
+
+def cancel_locked(conn: Connection, batch_id: int, events: Events, *, by: str, note: str | None = None) -> Canceled:
+    """`cancel_batch` of a batch that is locked. The caller writes the events."""
+    withdrawn = withdraw_pending(conn, batch_id, events)
     first = conn.execute(
         "update batch set canceled_at = now(), paused_at = null where batch_id = %s and canceled_at is null",
         (batch_id,),
     ).rowcount
-    refresh_state(conn, [batch_id])
+    refresh_state(conn, [batch_id], events)
     if first:
+        events.add("batch.canceled", batch_id)
         record_change(conn, by, "cancel", batch_id=batch_id, details={"withdrawn": withdrawn}, note=note)
-    row = conn.execute(f"select {PENDING_CALLS} from batch_count where batch_id = %s", (batch_id,)).fetchall()[0]
+    row = conn.execute(f"select {REMAINING} from batch_count c where batch_id = %s", (batch_id,)).fetchall()[0]
     return Canceled(withdrawn, row[0])
 
 

@@ -13,13 +13,14 @@ from datetime import datetime, timedelta
 from psycopg.rows import class_row
 
 from receiver.changes.audit import record_change
+from receiver.changes.events import REMAINING, Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.release.answer import Answer
 from receiver.release.calls import count_open
 from receiver.release.claim import HELD
-from receiver.release.control import PENDING_CALLS, cancel_batch
+from receiver.release.control import cancel_locked
 
 ABANDONED = "The worker that asked the provider did not record the answer."
 
@@ -74,11 +75,11 @@ def list_affected(
 ) -> list[AffectedBatch]:
     """What canceling the deployment, or only one batch of it, would affect now: the dry run."""
     found = conn.execute(
-        f"select b.batch_id, b.name, {PENDING_CALLS}, coalesce(s.pending, '{{}}'), coalesce(b.simulated, false)"
+        f"select b.batch_id, b.name, {REMAINING}, coalesce(s.pending, '{{}}'), coalesce(b.simulated, false)"
         " from batch b join batch_count c using (batch_id) cross join lateral ("
         " select array_agg(submission_no) as pending from submission s"
         " where s.batch_id = b.batch_id and s.state = 'pending') s"
-        f" where (b.state = 'queueing' or {PENDING_CALLS} > 0)"
+        f" where (b.state = 'queueing' or {REMAINING} > 0)"
         " and b.application_id = %s and b.deployment_id = %s and b.batch_id = coalesce(%s, b.batch_id)"
         " order by b.batch_id",
         (application_id, deployment_id, batch_id),
@@ -105,10 +106,11 @@ def request_cancel(
     record_change(conn, by, "cancel_deployment", details=details, note=note)
     affected = list_affected(conn, application_id, deployment_id)
     lock_batches(conn, [batch.id for batch in affected])
-    done = []
+    done, events = [], Events()
     for batch in affected:
-        canceled = cancel_batch(conn, batch.id, by=by, note=note)
+        canceled = cancel_locked(conn, batch.id, events, by=by, note=note)
         done.append(AffectedBatch(batch.id, batch.name, canceled.at_provider, canceled.withdrawn, batch.simulated))
+    events.write(conn)
     return row[0], _of_one_kind(done)
 
 

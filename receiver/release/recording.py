@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from psycopg.rows import class_row
 
 from receiver.changes.audit import SYSTEM, record_change
+from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.model import SubmissionState
@@ -72,6 +73,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
     known = _get_known(conn, outgoing, answer)
     if known is None:
         return None
+    events = Events()
     decided = next_state(outgoing, answer, known)
     state, is_pending = decided.state, decided.state == "pending"
     # The number of the try must match, so that a late answer is not used for a later request.
@@ -98,7 +100,7 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
         ),
     )
     if updated.rowcount == 0:
-        late = record_late_answer(conn, outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer)
+        late = record_late_answer(conn, outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer, events)
         if late is None:
             return None
         state = late
@@ -110,11 +112,15 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
             prepare=True,
         )
     elif state == "refused":
-        refuse_calls(conn, outgoing.batch_id, [outgoing.submission_no])
+        refuse_calls(conn, outgoing.batch_id, [outgoing.submission_no], events)
+        events.add("submission.refused", outgoing.batch_id, outgoing.submission_no)
         _pause_rest(conn, outgoing.batch_id)
     elif state == "withdrawn":
-        withdraw_calls(conn, outgoing.batch_id, [outgoing.submission_no])
-    refresh_state(conn, [outgoing.batch_id])
+        withdraw_calls(conn, outgoing.batch_id, [outgoing.submission_no], events)
+    elif state == "unknown" and not known.in_doubt:
+        events.add("submission.unknown", outgoing.batch_id, outgoing.submission_no)
+    refresh_state(conn, [outgoing.batch_id], events)
+    events.write(conn)
     return state
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from psycopg.rows import class_row
 
 from receiver.changes.audit import record_change
+from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
@@ -111,8 +112,17 @@ def resolve_submission(
     ended, or if all of its calls were erased. If this decision is wrong, everybody is called twice. Raises NotFound.
     Raises NotInDoubt, also if a callback shows that the provider has it. Raises InvalidInput without a note.
     """
-    note, by = _text("note", note), _text("by", by)
     lock_batches(conn, [batch_id])
+    events = Events()
+    state = _resolve(conn, batch_id, submission_no, events, queued=queued, note=note, by=by)
+    events.write(conn)
+    return state
+
+
+def _resolve(
+    conn: Connection, batch_id: int, submission_no: int, events: Events, *, queued: bool, note: str, by: str
+) -> SubmissionState:
+    note, by = _text("note", note), _text("by", by)
     doubt = get_doubt(conn, batch_id, submission_no)
     key = (batch_id, submission_no)
     if not queued and _was_called_back(conn, batch_id, submission_no):
@@ -129,21 +139,22 @@ def resolve_submission(
     details = {"queued": queued}
     record_change(conn, by, "resolve", batch_id=batch_id, submission_no=submission_no, details=details, note=note)
     if queued:
-        return _set_state(conn, doubt, "accepted")
+        return _set_state(conn, doubt, "accepted", events)
     state = state_if_unsent(conn, batch_id)
     left = _count_left(conn, batch_id, submission_no)
     if state == "withdrawn" or not (left.callable or left.erased_only):
-        withdraw_calls(conn, batch_id, [submission_no])
-        return _set_state(conn, doubt, "withdrawn")
+        withdraw_calls(conn, batch_id, [submission_no], events)
+        return _set_state(conn, doubt, "withdrawn", events)
     if _is_over(conn, batch_id) or left.erased_only:
-        refuse_calls(conn, batch_id, [submission_no])
+        refuse_calls(conn, batch_id, [submission_no], events)
         if left.erased_only:
-            return _set_state(conn, doubt, "refused", NOBODY_LEFT, "erased")
-        return _set_state(conn, doubt, "refused", f"It was not queued, says {by}; its window is over.", "window_over")
+            return _set_state(conn, doubt, "refused", events, NOBODY_LEFT, "erased")
+        error = f"It was not queued, says {by}; its window is over."
+        return _set_state(conn, doubt, "refused", events, error, "window_over")
     # Erased numbers are not sent.
-    refuse_calls(conn, batch_id, [submission_no], erased_only=True)
+    refuse_calls(conn, batch_id, [submission_no], events, erased_only=True)
     clear_overdue(conn, batch_id, [submission_no])
-    return _set_state(conn, doubt, "pending")
+    return _set_state(conn, doubt, "pending", events)
 
 
 def resolve_batch(conn: Connection, batch_id: int, *, queued: bool, note: str, by: str) -> int:
@@ -155,15 +166,16 @@ def resolve_batch(conn: Connection, batch_id: int, *, queued: bool, note: str, b
     lock_batches(conn, [batch_id])
     if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
         raise NotFound(f"Batch {batch_id} does not exist.")
-    resolved = 0
+    resolved, events = 0, Events()
     for (submission_no,) in conn.execute(
         "select submission_no from submission where batch_id = %s and state = 'unknown' order by 1", (batch_id,)
     ).fetchall():
         with contextlib.suppress(NotInDoubt):
-            resolve_submission(conn, batch_id, submission_no, queued=queued, note=note, by=by)
+            _resolve(conn, batch_id, submission_no, events, queued=queued, note=note, by=by)
             resolved += 1
     if not resolved:
         raise NotInDoubt(f"Batch {batch_id} has no submission that needs a decision.")
+    events.write(conn)
     return resolved
 
 
@@ -178,7 +190,7 @@ def list_resolutions(conn: Connection, batch_id: int) -> list[Resolution]:
 
 
 def record_late_answer(
-    conn: Connection, batch_id: int, submission_no: int, tries: int, answer: Answer
+    conn: Connection, batch_id: int, submission_no: int, tries: int, answer: Answer, events: Events
 ) -> SubmissionState | None:
     """Record a late answer to a try that was given up, and return the submission's state if the answer changed it.
 
@@ -203,7 +215,7 @@ def record_late_answer(
             key,
         ).rowcount
     ):
-        reopen_calls(conn, batch_id, [submission_no])
+        reopen_calls(conn, batch_id, [submission_no], events)
     # Without a decision, only a callback can have accepted it. Then the answer only adds its details.
     changed = conn.execute(
         "update submission s set state = %s, answered_at = now(), provider_status = %s, calls_queued = %s,"
@@ -217,7 +229,12 @@ def record_late_answer(
 
 
 def _set_state(
-    conn: Connection, doubt: Doubt, state: SubmissionState, error: str | None = None, error_code: str | None = None
+    conn: Connection,
+    doubt: Doubt,
+    state: SubmissionState,
+    events: Events,
+    error: str | None = None,
+    error_code: str | None = None,
 ) -> SubmissionState:
     key = (doubt.batch_id, doubt.submission_no)
     if state == "pending":
@@ -233,7 +250,9 @@ def _set_state(
             " where batch_id = %s and submission_no = %s",
             (state, error, error_code, *key),
         )
-    refresh_state(conn, [doubt.batch_id])
+    if state == "refused":
+        events.add("submission.refused", *key)
+    refresh_state(conn, [doubt.batch_id], events)
     return state
 
 

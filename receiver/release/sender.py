@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from psycopg.rows import class_row
 
+from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.queueing.submissions import header_line
@@ -112,7 +113,10 @@ def abandon_submissions(
         " where state = 'sending' and worker_id = any(%s) returning batch_id, submission_no",
         (ABANDONED, gone),
     ).fetchall()
-    refresh_state(conn, [batch_id for batch_id, _ in abandoned])
+    events = Events()
+    events.replace("submission.unknown", abandoned)
+    refresh_state(conn, [batch_id for batch_id, _ in abandoned], events)
+    events.write(conn)
     return abandoned
 
 
@@ -125,7 +129,9 @@ def accept_proven_lately(conn: Connection) -> None:
         f" where s.state = 'unknown' and s.answered_at > now() - %s and c.applied > 0 and {PROVEN}",
         (DOUBT_AGE,),
     ).fetchall()
-    accept_proven(conn, proven)
+    events = Events()
+    accept_proven(conn, proven, events)
+    events.write(conn)
 
 
 def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
@@ -140,6 +146,7 @@ def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
 def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) -> None:
     """Take back what this worker took without hearing that it had: its connection broke in that commit."""
     lock_batches(conn, [taken.batch_id for taken in untold])
+    events = Events()
     for taken in untold:
         state = state_if_unsent(conn, taken.batch_id)
         returned = conn.execute(
@@ -149,8 +156,9 @@ def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) 
             (state, taken.batch_id, taken.submission_no, taken.tries, worker_id),
         ).rowcount
         if returned and state == "withdrawn":
-            withdraw_calls(conn, taken.batch_id, [taken.submission_no])
-            refresh_state(conn, [taken.batch_id])
+            withdraw_calls(conn, taken.batch_id, [taken.submission_no], events)
+            refresh_state(conn, [taken.batch_id], events)
+    events.write(conn)
 
 
 def note_waiting(conn: Connection, simulated: bool) -> None:

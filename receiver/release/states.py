@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
+from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.release.calls import reopen_calls
@@ -22,7 +23,7 @@ PROVEN = """exists (select from call join result using (batch_id, row)
 """SQL: a callback contained one of the calls of submission `s`, so the provider has them."""
 
 
-def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
+def refresh_state(conn: Connection, batch_ids: Iterable[int], events: Events) -> None:
     """Derive the states of batches, which are locked, from their submissions'.
 
     Once nothing is unreleased, `due_at` is that of the last submission.
@@ -44,7 +45,7 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
         )
     released = [batch_id for batch_id in wanted if batch_id not in unreleased]
     if released:
-        conn.execute(
+        refused = conn.execute(
             f"""
             update batch b set state = s.state, queued_at = s.queued_at, decided_at = s.decided_at,
                 due_at = coalesce(s.due_at, b.due_at)
@@ -54,15 +55,22 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int]) -> None:
                     case when not bool_or(state = 'sending') then max(answered_at) end as decided_at,
                     case when not bool_or(state = 'sending')
                          then max(answered_at) filter (where state = 'accepted') end as queued_at
-                from submission where batch_id = any(%s) group by batch_id
-            ) s where b.batch_id = s.batch_id and (b.state, b.queued_at, b.decided_at, b.due_at)
+                from submission where batch_id = any(%(ids)s) group by batch_id
+            ) s join (select batch_id, state from batch where batch_id = any(%(ids)s)) before using (batch_id)
+            where b.batch_id = s.batch_id and (b.state, b.queued_at, b.decided_at, b.due_at)
                 is distinct from (s.state, s.queued_at, s.decided_at, coalesce(s.due_at, b.due_at))
+            returning b.batch_id, b.state = 'refused' and before.state <> 'refused'
             """,
-            (released,),
-        )
+            {"ids": released},
+        ).fetchall()
+        for batch_id, became_refused in refused:
+            if became_refused:
+                events.add("batch.refused", batch_id)
 
 
-def accept_proven(conn: Connection, keys: Collection[tuple[int, int]], also_lock: Collection[int] = ()) -> None:
+def accept_proven(
+    conn: Connection, keys: Collection[tuple[int, int]], events: Events, also_lock: Collection[int] = ()
+) -> None:
     """Mark these submissions (batch_id, submission_no) accepted, because a callback contained one of their calls.
 
     This includes unknown ones, withdrawn ones, and pending ones that a person resolved as not queued. Locks the batches
@@ -93,7 +101,7 @@ def accept_proven(conn: Connection, keys: Collection[tuple[int, int]], also_lock
     ):
         withdrawn[batch_id].append(submission_no)
     for batch_id, submissions in withdrawn.items():
-        reopen_calls(conn, batch_id, submissions)
+        reopen_calls(conn, batch_id, submissions, events)
     # What was to be sent again has neither of these times any more; it is due with its batch.
     conn.execute(
         "update submission s set state = 'accepted', error = null, answered_at = coalesce(answered_at, now()),"
@@ -103,4 +111,4 @@ def accept_proven(conn: Connection, keys: Collection[tuple[int, int]], also_lock
         " and s.state in ('unknown', 'pending', 'withdrawn')",
         given,
     )
-    refresh_state(conn, batch_ids)
+    refresh_state(conn, batch_ids, events)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from receiver.changes.events import Events
 from receiver.database.pool import Connection
 from receiver.results.bodies import read_bodies
 from receiver.results.counters import Deltas
@@ -70,6 +71,7 @@ def decide_again(
     candidates_of: Mapping[CallKey, Sequence[Candidate]],
     details: Mapping[int, CallDetails],
     deltas: Deltas,
+    events: Events,
 ) -> list[NotApplied]:
     """Decide calls again, among their new and earlier callbacks. Returns the rows of `set_aside` that must be written.
 
@@ -77,7 +79,7 @@ def decide_again(
     """
     changes = [_decide(contest) for contest in _load(conn, candidates_of, details)]
     for change in changes:
-        _count(change, deltas)
+        _count(change, deltas, events)
     _replace_results(conn, changes)
     return [each for change in changes for each in change.not_applied]
 
@@ -122,8 +124,8 @@ def _decide(contest: _Contest) -> _Change:
     return _Change(contest, verdict, not_applied)
 
 
-def _count(change: _Change, deltas: Deltas) -> None:
-    """Count the change in the counters of its batch."""
+def _count(change: _Change, deltas: Deltas, events: Events) -> None:
+    """Count the change in the counters of its batch. Another winner is an event if it is a result."""
     (result, _, details, earlier), winner = change.contest, change.verdict.winner
     deltas.add_state(result.batch_id, "applied", result.polled, -1)
     deltas.add_state(result.batch_id, "applied", winner.polled)
@@ -137,6 +139,8 @@ def _count(change: _Change, deltas: Deltas) -> None:
     if winner.callback_id != result.callback_id:
         deltas.add_result(result.batch_id, result.received_at, result.polled, result.details, -1)
         deltas.add_result(result.batch_id, winner.received_at, winner.polled, details[winner.callback_id])
+        if winner.outcome is not None:
+            events.add("call.result", *result.call)
 
 
 def _replace_results(conn: Connection, changes: Sequence[_Change]) -> None:

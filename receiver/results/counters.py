@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from receiver.changes.events import REMAINING, Events
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, CallbackState
 from receiver.results.reading.call_details import CallDetails
@@ -32,6 +33,8 @@ _BATCH_COLUMNS = (
     "duration_seconds",
 )
 RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
+
+_NOT_REMAINING = ("skipped", "refused", "withdrawn", *OUTCOMES)
 
 
 class Deltas:
@@ -74,8 +77,9 @@ class Deltas:
         """Record the time at which a callback or a fetched body with a final status was received."""
         self._received[batch_id].append(received_at)
 
-    def write(self, conn: Connection) -> None:
-        """Add everything to the tables, once. Locks the batches' counters, in order, until the commit."""
+    def write(self, conn: Connection, events: Events) -> None:
+        """Add everything to the tables, once. Locks the batches' counters, in order, until the commit. A batch may end
+        by it."""
         for (batch_id, _), counter in self._quarters.items():
             self._batches[batch_id].update(counter)
         batch_ids = sorted(self._batches.keys() | self._received.keys())
@@ -90,7 +94,7 @@ class Deltas:
         )
         conn.execute("select from batch_count where batch_id = any(%s) order by batch_id for update", (batch_ids,))
         received = [self._received.get(batch_id, ()) for batch_id in batch_ids]
-        conn.execute(
+        for batch_id, remaining in conn.execute(
             _UPDATE_BATCHES,
             {
                 "batch_id": batch_ids,
@@ -98,7 +102,10 @@ class Deltas:
                 "last": [max(moments, default=None) for moments in received],
                 **_columns(_BATCH_COLUMNS, [self._batches[batch_id] for batch_id in batch_ids]),
             },
-        )
+        ):
+            counter = self._batches[batch_id]
+            change = counter["rows"] - sum(counter[name] for name in _NOT_REMAINING)
+            events.add_remaining(batch_id, change, remaining)
         # The lock on the batch also protects its quarter hours.
         quarters = sorted(key for key, counter in self._quarters.items() if any(counter.values()))
         if quarters:
@@ -131,6 +138,7 @@ update batch_count c set {_added(_BATCH_COLUMNS)},
 from unnest(%(batch_id)s::bigint[], %(first)s::timestamptz[], %(last)s::timestamptz[], {_unnested(_BATCH_COLUMNS)})
     as d (batch_id, first, last, {", ".join(_BATCH_COLUMNS)})
 where c.batch_id = d.batch_id
+returning c.batch_id, {REMAINING}
 """
 
 _UPDATE_QUARTERS = f"""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from receiver.changes.audit import record_change
+from receiver.changes.events import Events
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
@@ -184,14 +185,16 @@ class _Erasure:
                 (blank_line(line), -row, batch_id, row),
             )
         callbacks = erase_bodies(conn, batch_id, [callback_id for (callback_id,) in received])
+        events = Events()
         for submission_no, state in states.items():
             if state == "pending":
-                refuse_calls(conn, batch_id, [submission_no], erased_only=True)
-        self._update_unsent(batch_id, states)
+                refuse_calls(conn, batch_id, [submission_no], events, erased_only=True)
+        self._update_unsent(batch_id, states, events)
         conn.execute("delete from poll where batch_id = %(batch_id)s and row = any(%(rows)s)", given)
         awaited = conn.execute(
             "select from outstanding where batch_id = %(batch_id)s and not refused and row = any(%(rows)s)", given
         ).rowcount
+        events.write(conn)
         return Erased(calls=len(rows), callbacks=callbacks, awaited=awaited)
 
     def _lock_submissions(self, batch_id: int, numbers: Iterable[int] | None = None) -> dict[int, str]:
@@ -205,7 +208,7 @@ class _Erasure:
             ).fetchall()
         )
 
-    def _update_unsent(self, batch_id: int, states: dict[int, str]) -> None:
+    def _update_unsent(self, batch_id: int, states: dict[int, str], events: Events) -> None:
         """Recompute the size of unsent submissions, and refuse those without calls."""
         conn = self._conn
         numbers = [number for number, state in states.items() if state in ("pending", "unknown")]
@@ -232,7 +235,8 @@ class _Erasure:
                     " where batch_id = %s and submission_no = %s",
                     (NOBODY_LEFT, batch_id, number),
                 )
-                refresh_state(conn, [batch_id])
+                events.add("submission.refused", batch_id, number)
+                refresh_state(conn, [batch_id], events)
 
     def _erase_texts(self, table: Table) -> Iterator[Erased]:
         """Erase the number from all texts of a table."""
@@ -262,20 +266,21 @@ class _Erasure:
         for key in keys:
             by_batch[key[0]].append(key)
         lock_batches(self._conn, by_batch)
-        total = Erased()
+        total, events = Erased(), Events()
         for batch_id, its_keys in by_batch.items():
             match table.name:
                 case "call":
-                    total += Erased(contacts=self._change_lines(table, batch_id, its_keys))
+                    total += Erased(contacts=self._change_lines(table, batch_id, its_keys, events))
                 case "skipped":
                     total += Erased(skipped=self._write(table, its_keys))
                 case "batch":
-                    total += Erased(texts=self._change_batch(table, batch_id))
+                    total += Erased(texts=self._change_batch(table, batch_id, events))
                 case _:
                     total += Erased(texts=self._write(table, its_keys))
+        events.write(self._conn)
         return total
 
-    def _change_lines(self, table: Table, batch_id: int, keys: Sequence[Key]) -> int:
+    def _change_lines(self, table: Table, batch_id: int, keys: Sequence[Key], events: Events) -> int:
         """Change rows of other calls, unless they are being sent."""
         found = self._conn.execute(
             "select row, submission_no from call where batch_id = %s and row = any(%s)",
@@ -287,17 +292,17 @@ class _Erasure:
         if len(still) < len(keys):
             self._in_use.add(batch_id)
         changed = self._write(table, still)
-        self._update_unsent(batch_id, states)
+        self._update_unsent(batch_id, states, events)
         return changed
 
-    def _change_batch(self, table: Table, batch_id: int) -> int:
+    def _change_batch(self, table: Table, batch_id: int, events: Events) -> int:
         """Change the name of a batch and its names of columns, which are sent with each submission."""
         states = self._lock_submissions(batch_id)
         if "sending" in states.values():
             self._in_use.add(batch_id)
             return 0
         changed = self._write(table, [(batch_id,)])
-        self._update_unsent(batch_id, states)
+        self._update_unsent(batch_id, states, events)
         return changed
 
     def _write(self, table: Table, keys: Sequence[Key]) -> int:

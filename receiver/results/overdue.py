@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from psycopg.rows import class_row
 
+from receiver.changes.events import Events
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
 
@@ -45,7 +46,11 @@ def mark_overdue(conn: Connection) -> tuple[list[OverdueBatch], bool]:
     lock_batches(conn, [batch_id for batch_id, *_ in due])
     given = {"batches": [batch_id for batch_id, *_ in due], "submissions": [number for _, number, _ in due]}
     with conn.cursor(row_factory=class_row(OverdueBatch)) as cursor:
-        return cursor.execute(_MARK, given).fetchall(), len(due) == MOST_AT_ONCE
+        noticed = cursor.execute(_MARK, given).fetchall()
+    events = Events()
+    events.replace("batch.overdue", [(batch.batch_id, None) for batch in noticed])
+    events.write(conn)
+    return noticed, len(due) == MOST_AT_ONCE
 
 
 def _list_due(conn: Connection) -> list[tuple[int, int, bool]]:

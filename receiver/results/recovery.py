@@ -13,15 +13,17 @@ from enum import Enum
 from typing import TypeVar
 from urllib.parse import quote
 
+from receiver.changes.events import Events
 from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, Pool, connection
 from receiver.intake.journal import BODY_BYTES
 from receiver.intake.packing import pack
 from receiver.release.provider import Got, NoAnswer, Provider, get, read_error
+from receiver.results.bodies import read_bodies
 from receiver.results.polls import Poll, claim_poll, end_poll, pause_polls, put_off
 from receiver.results.reading.call_details import UnreadableBody, read_call_details
 from receiver.results.reading.field_values import storable
-from receiver.results.settlement import settle
+from receiver.results.settlement import settle_read
 from receiver.results.stored import get_stored
 
 SHORTEST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(hours=1)
@@ -92,21 +94,29 @@ def _settle_answer(pool: Pool, poll: Poll, got: Got, suppress_statuses: Collecti
             " values (%s, %s, %s, true, %s, %s, %s) returning callback_id",
             (poll.batch_id, poll.submission_no, received_at, content_type, *pack(got.body)),
         ).fetchall()[0]
-        settle(conn, get_stored(conn, [(poll.batch_id, row[0])]), suppress_statuses)
-        if not _is_outstanding(conn, poll):
-            end_poll(conn, poll)
-            return Polled.RESULT, ""
-        aside = conn.execute(
-            "select state from set_aside where batch_id = %s and callback_id = %s", (poll.batch_id, row[0])
-        ).fetchone()
-        if aside == ("unmatched",):
-            put_off(conn, poll, 200, "the id belongs to another call", again=False)
-            return Polled.NEVER, "the id belongs to another call"
-        put_off(conn, poll, 200, "the call has not ended")
-        return Polled.LATER, "the call has not ended"
+        events = Events()
+        settle_read(conn, read_bodies(get_stored(conn, [(poll.batch_id, row[0])])), events, suppress_statuses)
+        ended = _end(conn, poll, row[0])
+        events.write(conn)
+        return ended
 
     polled, reason = _in_transaction(pool, record)
     return poll, polled, reason
+
+
+def _end(conn: Connection, poll: Poll, callback_id: int) -> tuple[Polled, str]:
+    """End a poll whose body is settled, or put it off."""
+    if not _is_outstanding(conn, poll):
+        end_poll(conn, poll)
+        return Polled.RESULT, ""
+    aside = conn.execute(
+        "select state from set_aside where batch_id = %s and callback_id = %s", (poll.batch_id, callback_id)
+    ).fetchone()
+    if aside == ("unmatched",):
+        put_off(conn, poll, 200, "the id belongs to another call", again=False)
+        return Polled.NEVER, "the id belongs to another call"
+    put_off(conn, poll, 200, "the call has not ended")
+    return Polled.LATER, "the call has not ended"
 
 
 def _put_off(

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from receiver.changes.audit import record_change
+from receiver.changes.events import Events
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
 from receiver.intake.journal import ERASED_BODY
 from receiver.model import CallbackState
+from receiver.results.bodies import read_bodies
 from receiver.results.counters import Deltas
 from receiver.results.reading.call_details import DETAILS, UnreadableBody, read_call_details, stored_details
-from receiver.results.settlement import find_rows, settle
+from receiver.results.settlement import find_rows, settle_read
 from receiver.results.stored import get_stored
 
 REPLAY_CALLBACKS = 1000
@@ -145,11 +147,14 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses:
         by_batch[batch_id].add(callback_id)
     lock_batches(conn, by_batch)
     changes: list[Change] = []
+    calls: set[tuple[int, int]] = set()
+    events = Events()
     for batch_id, callback_ids in sorted(by_batch.items()):
         together = _decided_together(conn, batch_id, callback_ids)
         before = _read_settled(conn, batch_id, together)
-        _undo(conn, batch_id, before)
-        settle(conn, get_stored(conn, [(batch_id, callback_id) for callback_id in before]), suppress_statuses)
+        _undo(conn, batch_id, before, events)
+        stored = get_stored(conn, [(batch_id, callback_id) for callback_id in before])
+        settle_read(conn, read_bodies(stored), events, suppress_statuses)
         after = _read_settled(conn, batch_id, list(before))
         changed = [(callback_id, old, after[callback_id]) for callback_id, old in sorted(before.items())]
         changed = [(callback_id, old, new) for callback_id, old, new in changed if old != new]
@@ -159,6 +164,12 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses:
             Change(callback_id, batch_id, old.state, new.state, new.reason, old.row, new.row)
             for callback_id, old, new in changed
         ]
+        calls |= {(batch_id, row) for _, *both in changed for each in both if (row := each.row_of_result) is not None}
+    events.replace("call.result", sorted(calls))
+    events.replace("callback.unreadable", [
+        (each.batch_id, each.callback_id) for each in changes if each.state_before != each.state_after == "unreadable"
+    ])  # fmt: skip
+    events.write(conn)
     return changes
 
 
@@ -180,6 +191,11 @@ class _Settled(NamedTuple):
     row: int | None
     polled: bool
     result: tuple[object, ...] | None = None
+
+    @property
+    def row_of_result(self) -> int | None:
+        """The call whose result this is. A status that is not final is none."""
+        return self.row if self.result and self.result[0] is not None else None
 
 
 def _decided_together(conn: Connection, batch_id: int, callback_ids: set[int]) -> list[int]:
@@ -226,7 +242,7 @@ def _read_settled(conn: Connection, batch_id: int, callback_ids: list[int]) -> d
     return states
 
 
-def _undo(conn: Connection, batch_id: int, states: dict[int, _Settled]) -> None:
+def _undo(conn: Connection, batch_id: int, states: dict[int, _Settled], events: Events) -> None:
     """Undo the effects of these callbacks: results, rows of `set_aside`, and counts."""
     deltas = Deltas()
     for settled in states.values():
@@ -254,7 +270,7 @@ def _undo(conn: Connection, batch_id: int, states: dict[int, _Settled]) -> None:
     if counted is not None:
         deltas.add(batch_id, "refused", counted[0])
         deltas.add(batch_id, "overdue", counted[1])
-    deltas.write(conn)
+    deltas.write(conn, events)
 
 
 def _recount_times(conn: Connection, batch_id: int) -> None:

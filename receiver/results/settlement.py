@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from receiver.changes.audit import SYSTEM
+from receiver.changes.events import Events
 from receiver.database.arrays import bigints, integers
 from receiver.database.pool import Connection
 from receiver.model import CallbackState
@@ -40,11 +41,15 @@ def settle(conn: Connection, stored: Sequence[Stored], suppress_statuses: Collec
 
     `suppress_statuses`: in lower case; a result with one of them suppresses the call's number.
     """
-    settle_read(conn, read_bodies(stored), suppress_statuses)
+    events = Events()
+    settle_read(conn, read_bodies(stored), events, suppress_statuses)
+    events.write(conn)
 
 
-def settle_read(conn: Connection, group: Sequence[Read], suppress_statuses: Collection[str] = ()) -> None:
-    """Settle callbacks whose bodies were read, as `settle` does. The caller commits."""
+def settle_read(
+    conn: Connection, group: Sequence[Read], events: Events, suppress_statuses: Collection[str] = ()
+) -> None:
+    """Settle callbacks whose bodies were read, as `settle` does. The caller writes the events, and commits."""
     deltas = Deltas()
     not_applied: list[NotApplied] = []
     details: dict[int, CallDetails] = {}
@@ -67,13 +72,15 @@ def settle_read(conn: Connection, group: Sequence[Read], suppress_statuses: Coll
         if details[callback.callback_id].outcome is not None:
             deltas.add_result_time(callback.batch_id, callback.received_at)
     follow_ups = _list_follow_ups(conn, named, details)
-    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows}, follow_ups)
+    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows}, events, follow_ups)
     verdicts = {call: _decide(named[call], details) for call in sorted(named)}
     inserted = insert_results(conn, verdicts, details)
     for call in inserted:
         winner, others = verdicts[call]
         deltas.add_state(call[0], "applied", winner.polled)
         deltas.add_result(call[0], winner.received_at, winner.polled, details[winner.callback_id])
+        if winner.outcome is not None:
+            events.add("call.result", *call)
         if others:
             not_applied += [
                 not_applied_to(call, each, details[each.callback_id], *others[each.callback_id])
@@ -82,14 +89,16 @@ def settle_read(conn: Connection, group: Sequence[Read], suppress_statuses: Coll
             ]
     for each in not_applied:
         deltas.add_state(each.batch_id, each.state, each.polled)
+        if each.state == "unreadable":
+            events.add("callback.unreadable", each.batch_id, each.callback_id)
     contested = {call: _candidates(named[call], details) for call in verdicts if call not in inserted}
     if contested:
-        not_applied += decide_again(conn, contested, details, deltas)
+        not_applied += decide_again(conn, contested, details, deltas, events)
     _close_calls(conn, verdicts, {call: callbacks[0].submission_no for call, callbacks in named.items()}, deltas)
     upsert_set_aside(conn, not_applied)
     for batch_id, follow_up_rows in follow_ups.items():
-        deltas.add(batch_id, "withdrawn", withdraw_answered(conn, batch_id, follow_up_rows))
-    deltas.write(conn)
+        deltas.add(batch_id, "withdrawn", withdraw_answered(conn, batch_id, follow_up_rows, events))
+    deltas.write(conn, events)
     if suppress_statuses:
         _suppress(conn, named, details, suppress_statuses)
 
@@ -166,11 +175,13 @@ def _decide(callbacks: Sequence[Stored], details: Mapping[int, CallDetails]) -> 
 
 def set_aside_unsettled(conn: Connection, stored: Sequence[Stored]) -> None:
     """Mark callbacks on which `settle` failed as unreadable. The fault is ours, so they can be replayed later."""
-    deltas = Deltas()
+    deltas, events = Deltas(), Events()
     for callback in stored:
         deltas.add_state(callback.batch_id, "unreadable", callback.polled)
+        events.add("callback.unreadable", callback.batch_id, callback.callback_id)
     upsert_set_aside(conn, [_without_call(callback, "unreadable", SETTLING_FAILED) for callback in stored])
-    deltas.write(conn)
+    deltas.write(conn, events)
+    events.write(conn)
 
 
 def find_rows(conn: Connection, named: Iterable[tuple[Stored, str]]) -> dict[int, int]:

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from receiver.changes.events import Events
 from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable, Pool, connection, reading
 from receiver.database.worker_metrics import Measurements
@@ -98,7 +99,9 @@ class Settler:
         stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
         with _end_if_stuck():
             read = read_bodies(stored, GROUP_BYTES)
-        settle_read(conn, read, self._suppress_statuses)
+        events = Events()
+        settle_read(conn, read, events, self._suppress_statuses)
+        events.write(conn)
         unread = {each.callback_id for each in stored[len(read) :]}
         remove_waiting(conn, [waiting.callback_id for waiting in found if waiting.callback_id not in unread])
         return read

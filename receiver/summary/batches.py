@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from receiver.changes.events import REMAINING
 from receiver.database.conditions import all_given
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
@@ -133,9 +134,6 @@ class BatchFilter:
     not_sent_by: bool | None = None
     """Batches with unsent submissions that were not made for this kind of provider (True: a simulator)."""
 
-
-REMAINING = "c.rows - c.skipped - c.refused - c.withdrawn - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
-"""SQL: calls of a batch that are pending or overdue, from its counters."""
 
 UNRELEASED = """(b.state = 'queueing' and exists (select from submission u
     where u.batch_id = b.batch_id and u.state = 'pending'))"""

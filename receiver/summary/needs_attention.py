@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
+from receiver.changes.events import REMAINING
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES
-from receiver.summary.batches import REMAINING, BatchFilter, sum_balances, where_of
+from receiver.summary.batches import BatchFilter, sum_balances, where_of
 
 
 @dataclass(frozen=True, slots=True)

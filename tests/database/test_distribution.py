@@ -13,15 +13,17 @@ from psycopg import sql
 
 from receiver.database.pool import Connection
 
-NOT_PARTITIONED = {"audit", "draft", "external_id", "idempotency"}
+NOT_PARTITIONED = {"audit", "changed_results", "draft", "external_id", "idempotency"}
 """They have a batch_id, but another key: a draft and an idempotency key exist before their batch, an external id is
-unique over all batches, and an entry of the audit trail can be about no batch. They do not grow with the calls."""
+unique over all batches, an entry of the audit trail can be about no batch, and the feed has one order over all batches.
+They do not grow with the calls: `changed_results` is a queue. What is owed to endpoints is partitioned by time."""
 
 
 def list_tables(conn: Connection, column: str) -> set[str]:
     found = conn.execute(
         "select c.relname::text from pg_class c join pg_attribute a on a.attrelid = c.oid"
-        " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attname = %s",
+        " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and not c.relispartition"
+        " and a.attname = %s",
         (column,),
     )
     return {name for (name,) in found}

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from receiver.changes.events import Events
 from receiver.database.pool import GAVE_WAY, Connection, connect
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.follow_ups import FollowUp, follow_up_parameters
@@ -130,9 +131,9 @@ def test_settlement_and_the_recording_of_an_answer(
         journal(conn, make_callback(batch_id, result_body(phone_number(place)), submission_no=place + 1))
     gate, write = Gate(), Deltas.write
 
-    def write_and_wait(self: Deltas, mine: Connection) -> None:
+    def write_and_wait(self: Deltas, mine: Connection, events: Events) -> None:
         gate.pass_through()
-        write(self, mine)
+        write(self, mine, events)
 
     monkeypatch.setattr(Deltas, "write", write_and_wait)
     settling = Beside(database_url, "settler", lambda mine: settle(mine, claim_waiting(mine, 10)))
@@ -164,9 +165,9 @@ def test_settlement_of_an_answer_and_the_claim_of_its_follow_up(
     conn.commit()
     gate, write = Gate(), Deltas.write
 
-    def write_and_wait(self: Deltas, mine: Connection) -> None:
+    def write_and_wait(self: Deltas, mine: Connection, events: Events) -> None:
         gate.pass_through()
-        write(self, mine)
+        write(self, mine, events)
 
     monkeypatch.setattr(Deltas, "write", write_and_wait)
     settling = Beside(database_url, "settler", lambda mine: settle(mine, claim_waiting(mine, 10)))

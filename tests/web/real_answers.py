@@ -38,7 +38,7 @@ from tests.factories import (
     result_body,
     settle_all,
 )
-from tests.feeding import change, give_all
+from tests.feeding import give_all
 from tests.web.asking import post_csv
 
 EXAMPLES = Path(__file__).parents[2] / "receiver" / "web" / "reference" / "examples.json"
@@ -94,7 +94,7 @@ def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connectio
     answers = Answers()
     batch_id = _queue(answers, clients["queue"], conn)
     _read(answers, clients["admin"], batch_id)
-    _follow(answers, clients["read"], conn, batch_id)
+    _follow(answers, clients["read"], conn)
     _control(answers, clients, conn)
     _deliver_events(answers, clients["admin"], conn)
     _fail(answers, app, without_database, clients)
@@ -178,9 +178,8 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
     answers.keep("replay_callbacks", 200, replay)
 
 
-def _follow(answers: Answers, client: FlaskClient, conn: Connection, batch_id: int) -> None:
+def _follow(answers: Answers, client: FlaskClient, conn: Connection) -> None:
     conn.execute("update feed set epoch = 1")  # it is random, and a part of each cursor
-    change(conn, (batch_id, 1))
     conn.commit()
     give_all(conn)
     answers.keep("list_results", 200, client.get("/api/v1/results?limit=1"))
