@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,13 +19,17 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
-from tests.acceptance.service import Service, free_port
+from tests.acceptance.service import DEFAULT_RUNNER, Service
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
 ROWS = 20_000
+OWN_WORKER_SECONDS = 20.0
+"""Interval between two kills of the service's own worker."""
+
 DEAD_SECONDS = 8.0
 """How long the third endpoint refuses connections after the batch was queued."""
 
@@ -106,17 +111,37 @@ def create_endpoint(service: Service, url: str) -> tuple[int, Webhook]:
 
 @contextlib.contextmanager
 def dying_workers(service: Service) -> Iterator[list[int]]:
-    """Kill a worker every second or so. Yields the list of those that were killed."""
+    """Run two more workers, and kill one of them, or the service's own, every second or so. Yields those killed.
+
+    The service gives up after five deaths of its own worker within a minute, so that one is killed less often.
+    """
     killed: list[int] = []
     stop = threading.Event()
     seeded = random.Random(5)
 
+    def start() -> subprocess.Popen[bytes]:
+        return DEFAULT_RUNNER.start(
+            "work", env=service.environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+
     def kill() -> None:
+        workers = [start(), start()]
+        own_at = time.monotonic()
         while not stop.wait(seeded.uniform(0.5, 2)):
-            with contextlib.suppress(StopIteration, ProcessLookupError):
-                worker = service.process("receiver work")
-                os.kill(worker.pid, signal.SIGKILL)
-                killed.append(worker.pid)
+            if time.monotonic() - own_at > OWN_WORKER_SECONDS:
+                own_at = time.monotonic()
+                with contextlib.suppress(StopIteration, ProcessLookupError):
+                    pid = service.process("receiver work", parent=service.pid).pid
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+            place = seeded.randrange(len(workers))
+            workers[place].kill()
+            workers[place].wait()
+            killed.append(workers[place].pid)
+            workers[place] = start()
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -171,7 +196,7 @@ def test_every_endpoint_gets_every_result_while_workers_die(server_dir: Path) ->
                 PLUM_KEY="simulator",
                 SUBMISSION_ROWS="2000",
                 RELAY_NETWORKS="127.0.0.0/8",
-                RELAY_SPEED="5000",
+                TEST_RELAY_SPEED="5000",
             ) as service,
         ):
             eventually(service.is_ready)
