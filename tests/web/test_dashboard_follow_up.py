@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -81,7 +83,7 @@ def test_calls_are_chosen_checked_and_queued_again(queuer_at: Browser, conn: Con
     page = check(queuer_at, batch_id)
     assert button(page) == "Make 3 calls again"
     completed, not_chosen = "Completed, by this call or an earlier one", "Ended with an outcome that was not chosen"
-    assert table_of(page) == {"Called again": 3, completed: 1, "Pending": 1, not_chosen: 1, "All": 6}
+    assert table_of(page) == {"Chosen": 3, completed: 1, "Pending": 1, not_chosen: 1, "All": 6}
     assert count(conn, "batch") == 1
     answer = confirm(queuer_at, batch_id, page)
     assert (answer.status_code, answer.location) == (303, "/batches/2")
@@ -228,6 +230,10 @@ def test_pages_show_what_the_list_came_to_in_the_end(queuer_at: Browser, conn: C
             assert sum(table_of(left_out).values()) == 2 * get_batch(conn, each - 1).counts["rows"]
         page = queuer_at.get(f"/batches/{each}/lineage")
         assert broken_rules(page) == [] and table_of(page.partition("</tfoot>")[0]) == expected
+    path = f"/batches/{batch_id}/calls.csv?latest=1"
+    assert f'href="{path}"' in queuer_at.get(f"/batches/{batch_id}") and path not in queuer_at.get(f"/batches/{third}")
+    outcomes = [row["outcome"] for row in csv.DictReader(StringIO(queuer_at.get(path).lstrip("\ufeff")))]
+    assert outcomes == ["completed", "completed", "", "", "canceled", ""]
     text = text_of(queuer_at.get(f"/batches/{third}"))
     assert "This batch calls again those who were not reached by batch 2." in text
     assert "was not followed up" in queuer_at.get(f"/batches/{make_batch(conn)}/lineage")

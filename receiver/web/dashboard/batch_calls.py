@@ -108,8 +108,9 @@ def switch_numbers() -> AnyResponse:
 
 @page("/batches/<int:batch_id>/calls.csv", scope="read")
 def download_calls_csv(batch_id: int) -> Response:
-    """All calls with their results, as CSV."""
-    return csv_file(export_calls_csv(reader(), batch_id), batch_id, "calls", with_mark=True)
+    """All calls with their results, as CSV. `latest`: each with the result of its last follow-up."""
+    blocks = export_calls_csv(reader(), batch_id, latest=request.args.get("latest") == "1")
+    return csv_file(blocks, batch_id, "calls", with_mark=True)
 
 
 @page("/batches/<int:batch_id>/calls.ndjson", scope="read")

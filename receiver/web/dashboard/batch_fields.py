@@ -65,7 +65,7 @@ def read_form(given: MultiDict[str, str], before: Mapping[str, str] | None = Non
     return form
 
 
-def for_reading(form: Mapping[str, str]) -> dict[str, str]:
+def for_schema(form: Mapping[str, str]) -> dict[str, str]:
     """The form for `read_parameters`. Days mean nothing without hours; and people are asked about recent numbers."""
     given = {"on_recent": "refuse"} | {name: text for name, text in form.items() if text or name != "on_recent"}
     if not given.get("calling_hours"):

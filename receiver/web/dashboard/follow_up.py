@@ -27,15 +27,7 @@ from receiver.queueing.follow_ups import (
 from receiver.queueing.parameters import BatchForm, BatchParameters, days_text
 from receiver.summary.batches import get_batch
 from receiver.web.auth import current_key
-from receiver.web.dashboard.batch_fields import (
-    FIELDS,
-    by_field,
-    field_words,
-    for_reading,
-    labels_json,
-    read_form,
-    shown,
-)
+from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_schema, labels_json, read_form, shown
 from receiver.web.dashboard.new_batch import blocked
 from receiver.web.dashboard.pages import page
 from receiver.web.services import services
@@ -44,14 +36,9 @@ from receiver.web.services import services
 @page("/batches/<int:batch_id>/follow-up", scope="queue", methods=("GET", "POST"))
 def follow_up(batch_id: int) -> Response | tuple[str, int]:
     """Show the form, then a preview, then queue."""
-    is_get = request.method == "GET"
-    wanted = FollowUp(
-        batch_id,
-        DEFAULT_OUTCOMES
-        if is_get
-        else [name for name in FOLLOWED_OUTCOMES if name in request.form.getlist("outcomes")],
-        [name for name in INCLUDABLE if name in request.form.getlist("include")],
-    )
+    is_get, ticked = request.method == "GET", request.form.getlist
+    outcomes = DEFAULT_OUTCOMES if is_get else [name for name in FOLLOWED_OUTCOMES if name in ticked("outcomes")]
+    wanted = FollowUp(batch_id, outcomes, [name for name in INCLUDABLE if name in ticked("include")])
     with connection(services().pool) as conn:
         batch = get_batch(conn, batch_id, with_submissions=False)
         form = _form(follow_up_parameters(conn, batch_id, {}))
@@ -59,10 +46,10 @@ def follow_up(batch_id: int) -> Response | tuple[str, int]:
     parameters, seen, calls, has_changed, faults = None, None, None, False, dict[str, str]()
     try:
         with connection(services().pool) as conn:
-            parameters = None if is_get else follow_up_parameters(conn, batch_id, for_reading(form))
-            if parameters is not None and "once" in request.form:
-                return redirect(url_for("dashboard.batch", batch_id=_queue(conn, wanted, parameters)), 303)
-            if parameters is not None:
+            if not is_get:
+                parameters = follow_up_parameters(conn, batch_id, for_schema(form))
+                if "once" in request.form:
+                    return redirect(url_for("dashboard.batch", batch_id=_queue(conn, wanted, parameters)), 303)
                 if parameters.external_id is not None:
                     check_external_id(conn, parameters.external_id)
                 seen, calls = preview_follow_up(conn, wanted, parameters, services().limits)
@@ -78,7 +65,6 @@ def follow_up(batch_id: int) -> Response | tuple[str, int]:
         batch=batch,
         wanted=wanted,
         outcomes=FOLLOWED_OUTCOMES,
-        includable=INCLUDABLE,
         form=shown(form),
         checked=form,
         once=token_hex(16),

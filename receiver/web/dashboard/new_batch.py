@@ -36,7 +36,7 @@ from receiver.queueing.workbook import opened_csv
 from receiver.web.api.batches import number_lookups
 from receiver.web.api.exports import faulty_rows
 from receiver.web.auth import current_key
-from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_reading, read_form, shown
+from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_schema, read_form, shown
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.services import services
 
@@ -175,7 +175,7 @@ def blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
 
 def _parameters(form: Mapping[str, str], file_name: str = "") -> BatchParameters:
     """The parameters in the form. Raises InvalidInput."""
-    return read_parameters(for_reading(form), services().config.default_region, file_name)
+    return read_parameters(for_schema(form), services().config.default_region, file_name)
 
 
 def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParameters | None, dict[str, str]]:
