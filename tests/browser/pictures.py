@@ -67,21 +67,32 @@ def take_picture(page: Page, name: str, path: str | None = None, *, until: str |
     assert file.stat().st_size < MAX_BYTES, f"{file} is too large for a page of documentation"
 
 
-def take_all_pictures(page: Page, service: Service, folder: Path) -> None:
-    sign_in(page, service.key)
+def upload(page: Page, file: Path) -> None:
     page.goto("/batches/new")
-    take_picture(page, "new-batch")
-    file = folder / "contacts.csv"
     page.get_by_label("File of the numbers to call").set_input_files(file)
     page.get_by_label("Application", exact=True).fill("7")
     page.get_by_label("Deployment").fill("3")
     page.get_by_role("button", name="Upload and check").click()
     page.get_by_role("heading", name="Check before calling").wait_for()
+
+
+def take_all_pictures(page: Page, service: Service, folder: Path) -> None:
+    sign_in(page, service.key)
+    page.goto("/batches/new")
+    take_picture(page, "new-batch")
+    file = folder / "contacts.csv"
+    upload(page, file)
     take_picture(page, "preview", until="section[aria-labelledby=go]")
     batch_id = queue(service, folder, "December reminders", contacts(), max_attempts="3", reattempt_wait="60")
     eventually(lambda: progress(service, batch_id) > 0.6, 300)
     take_picture(page, "batch", f"/batches/{batch_id}", until="#results-section")
     take_picture(page, "overview", "/", until="#live")
+    upload(page, file)
+    take_picture(page, "recent", until="#recent")
+    page.goto(f"/batches/{batch_id}/follow-up")
+    page.get_by_role("button", name="Check", exact=True).click()
+    page.get_by_role("heading", name="Check before calling again").wait_for()
+    take_picture(page, "follow-up", until="section[aria-labelledby=go]")
     take_picture(page, "batches", "/batches", until="#live")
     calls = service.ask(f"/api/v1/batches/{batch_id}/calls?state=final&limit=400").json["calls"]
     row = max(calls, key=lambda call: (call["outcome"] == "completed", call["attempts"] or 0))["row"]

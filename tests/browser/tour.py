@@ -85,6 +85,7 @@ def _new_batch(page: Page) -> Iterator[str]:
     page.get_by_label("Deployment").fill("3")
     page.get_by_label("Calls per minute").fill("600")
     page.locator("#calling-hours").fill("09:00-20:00")
+    page.get_by_label("Numbers that were queued recently").select_option("allow")
     page.locator("#labels").fill("campaign: spring\nteam: north")
     page.get_by_role("button", name="Upload and check").click()
     expect(page.get_by_role("region", name="Time zones", exact=True)).to_contain_text("America/New_York")
