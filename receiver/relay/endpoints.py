@@ -84,6 +84,17 @@ def list_endpoints(conn: Connection, limit: int | None = None, before: int | Non
         ).fetchall()
 
 
+def list_debts(conn: Connection) -> dict[int, tuple[dict[str, int], float]]:
+    """By endpoint: its events by state, and the age of the oldest that waits, in seconds; 0: none."""
+    ages: dict[int, float] = dict(
+        conn.execute(
+            "select e.endpoint_id, extract(epoch from now() - o.owed_at)::float from endpoint e cross join lateral"
+            " (select owed_at from owed_event where endpoint_id = e.endpoint_id order by event_id limit 1) o"
+        ).fetchall()
+    )
+    return {each.id: (each.events_owed, ages.get(each.id, 0.0)) for each in list_endpoints(conn)}
+
+
 def get_endpoint(conn: Connection, endpoint_id: int) -> Endpoint:
     """One endpoint. Raises NotFound."""
     with conn.cursor(row_factory=class_row(Endpoint)) as cursor:

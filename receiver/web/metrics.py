@@ -26,6 +26,7 @@ from receiver.counts import counts
 from receiver.database import worker_metrics
 from receiver.database.pool import DatabaseUnavailable, connection
 from receiver.intake.metrics import exposition, spool_metrics
+from receiver.relay.endpoints import list_debts
 from receiver.summary.gauges import Gauges, get_gauges
 from receiver.web.problems import Problem
 from receiver.web.services import Services, services
@@ -81,6 +82,7 @@ class _Collector:
         if found is not None:
             yield from _of_service(found[0])
             yield from _of_workers(found[1], found[2])
+            yield from _of_endpoints(found[3])
 
 
 def _of_web(held: Services) -> Iterable[Metric]:
@@ -131,14 +133,31 @@ def _of_workers(times: dict[str, worker_metrics.Times], counted: dict[str, dict[
         yield _histogram(metric, help_text, times.get(name, _NO_TIMES))
     sends = CounterMetricFamily("receiver_sends", "bulk_queue requests by result.", labels=["result"])
     yield _labelled(sends, counted["send_result"])
+    attempts = CounterMetricFamily("receiver_deliveries", "Requests to endpoints by result.", labels=["result"])
+    yield _labelled(attempts, counted["delivery"])
     help_text = "Steps of workers that failed and are tried again."
     failures = CounterMetricFamily("receiver_worker_failures", help_text, labels=["step"])
     yield _labelled(failures, counted["failure"])
 
 
+def _of_endpoints(debts: _Debts) -> Iterable[Metric]:
+    events = GaugeMetricFamily("receiver_endpoint_events", "Events by state.", labels=["endpoint", "state"])
+    help_text = "Age of the oldest event that waits; 0: none."
+    ages = GaugeMetricFamily("receiver_endpoint_oldest_waiting_seconds", help_text, labels=["endpoint"])
+    for endpoint_id, (owed, age) in debts.items():
+        ages.add_metric([str(endpoint_id)], age)
+        for state, count in owed.items():
+            events.add_metric([str(endpoint_id), state], count)
+    yield from (events, ages)
+
+
 _NO_TIMES = worker_metrics.Times((0,) * (len(worker_metrics.BOUNDS_SECONDS) + 1), 0.0)
 
-_Found = tuple[Gauges, dict[str, worker_metrics.Times], dict[str, dict[str, int]]]
+_Debts = dict[int, tuple[dict[str, int], float]]
+_Found = tuple[Gauges, dict[str, worker_metrics.Times], dict[str, dict[str, int]], _Debts]
+
+
+_COUNTED = ("send_result", "failure", "delivery")
 
 
 class _Cache:
@@ -156,8 +175,9 @@ class _Cache:
                 try:
                     with connection(held.pool) as conn:
                         conn.execute("set local statement_timeout = '3s'")
-                        counted = {name: worker_metrics.get_counts(conn, name) for name in ("send_result", "failure")}
-                        self._found = get_gauges(conn), worker_metrics.get_times(conn), counted
+                        counted = {name: worker_metrics.get_counts(conn, name) for name in _COUNTED}
+                        times = worker_metrics.get_times(conn)
+                        self._found = get_gauges(conn), times, counted, list_debts(conn)
                 except DatabaseUnavailable:
                     return None
                 self._until = time.monotonic() + CACHE_SECONDS

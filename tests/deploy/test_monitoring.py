@@ -18,7 +18,15 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 METRIC = re.compile(r"\breceiver_[a-z_]+")
 
 # These are in the metrics only after a worker has counted something.
-OF_WORKERS = {"receiver_sends_total", "receiver_worker_failures_total", "receiver_worker_heartbeat_age_seconds"}
+OF_WORKERS = {
+    "receiver_sends_total",
+    "receiver_worker_failures_total",
+    "receiver_worker_heartbeat_age_seconds",
+    "receiver_deliveries_total",
+}
+
+# Only with an endpoint: tests/web/test_metrics.py checks them.
+OF_ENDPOINTS = {"receiver_endpoint_events", "receiver_endpoint_oldest_waiting_seconds"}
 
 
 # Only with a replica: tests/web/test_replica.py checks each of them.
@@ -40,7 +48,12 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 def metric_names(stranger: FlaskClient) -> set[str]:
     """The names of all samples in the service's metrics."""
     lines = stranger.get("/metrics").text.splitlines()
-    return {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")} | OF_WORKERS | OF_A_REPLICA
+    return (
+        {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+        | OF_WORKERS
+        | OF_A_REPLICA
+        | OF_ENDPOINTS
+    )
 
 
 def alerts() -> list[dict[str, Any]]:

@@ -63,14 +63,15 @@ RUN_ELSEWHERE = {
     ("docs/backups.md", "FOLDER="),
     ("docs/backups.md", ". /etc/receiver/migrate"),
     ("docs/deployment.md", "receiver keys create"),
+    ("docs/receiving.md", "sign()"),
 }
-"""Blocks that tests/documents/test_backups.py runs, identified by their first words."""
+"""Blocks that test_backups.py and test_receiving.py run, identified by their first words."""
 
 
 def reason_not_to_run(block: Block) -> str | None:
     """Why this test does not run the block. None: it does."""
     if is_run_elsewhere(block):
-        return "tests/documents/test_backups.py runs it"
+        return "another test of tests/documents runs it"
     found = (
         why
         for (document, start), why in NOT_RUN.items()

@@ -19,10 +19,12 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from receiver import metric_files
+from receiver.changes.events import Events
 from receiver.config import Config
 from receiver.counts import Counts
 from receiver.database.pool import Connection
 from receiver.database.worker_metrics import Measurements, add_measured
+from receiver.relay.endpoints import create_endpoint
 from receiver.release.presence import register_worker
 from tests.factories import (
     UNKNOWN,
@@ -119,6 +121,25 @@ def test_workers_times_are_histograms(stranger: FlaskClient, conn: Connection) -
     assert said["receiver_settle_seconds_sum", ""] == pytest.approx(9.24)
     assert said["receiver_sends_total", "accepted"] == 1
     assert said["receiver_worker_failures_total", "settle"] == 1
+
+
+def test_debt_to_each_endpoint_is_shown(stranger: FlaskClient, conn: Connection) -> None:
+    made, _ = create_endpoint(conn, {"url": "https://93.184.215.14/"}, (), by="test")
+    idle, _ = create_endpoint(conn, {"url": "https://93.184.215.14/", "events": ["batch.ended"]}, (), by="test")
+    events = Events()
+    events.add_results([(make_batch(conn), 1)])
+    events.write(conn)
+    conn.execute("update owed_event set owed_at = now() - interval '1 hour'")
+    measurements = Measurements()
+    measurements.count("delivery", "failed")
+    add_measured(conn, measurements.take())
+    conn.commit()
+    text = stranger.get("/metrics").text
+    assert f'receiver_endpoint_events{{endpoint="{made.id}",state="waiting"}} 1.0' in text
+    assert f'receiver_endpoint_events{{endpoint="{idle.id}",state="waiting"}} 0.0' in text
+    assert f'receiver_endpoint_oldest_waiting_seconds{{endpoint="{made.id}"}} 36' in text
+    assert f'receiver_endpoint_oldest_waiting_seconds{{endpoint="{idle.id}"}} 0.0' in text
+    assert 'receiver_deliveries_total{result="failed"} 1.0' in text
 
 
 def test_metrics_answer_while_the_database_is_away(app_without_database: Flask) -> None:
