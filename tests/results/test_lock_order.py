@@ -14,6 +14,7 @@ from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.follow_ups import FollowUp, follow_up_parameters
 from receiver.queueing.suppressions import suppress
 from receiver.release import claim as claim_module
+from receiver.release.calls import withdraw_rows
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
@@ -190,7 +191,7 @@ def test_claim_of_a_follow_up_and_the_settlement_of_an_answer(
     suppress(conn, phone_number(1), by="Ana")
     worker_id = register_worker(conn, "test", 1)
     conn.commit()
-    gate, withdraw_rows = Gate(), claim_module.withdraw_rows
+    gate = Gate()
 
     def wait_and_withdraw(*given: object) -> int:
         gate.pass_through()
