@@ -36,34 +36,46 @@ class RecentCalls:
     def find(self, conn: Connection, phone_numbers: Sequence[int]) -> Mapping[int, Sequence[RecentBatch]]:
         """Those of the numbers that have such calls, with their batches, the oldest first."""
         if self._batches is None:
-            listed = conn.execute(_BATCHES, self._given)
-            self._batches = {batch_id: RecentBatch(batch_id, *shown) for batch_id, *shown in listed}
+            listed = conn.execute(_BATCHES, self._given).fetchall()
+            self._batches = {batch_id: RecentBatch(batch_id, *shown) for batch_id, *shown, _ in listed}
+            self._whole = [batch_id for batch_id, *_, is_whole in listed if is_whole]
         if not self._batches or not phone_numbers:
             return {}
         found: dict[int, list[RecentBatch]] = {}
-        numbers, batches = bigints(phone_numbers), bigints(self._batches)
-        for number, batch_id in conn.execute(_CALLS, {"numbers": numbers, "batches": batches, **self._given}):
+        given = {"numbers": bigints(phone_numbers), "whole": bigints(self._whole), "batches": bigints(self._batches)}
+        for number, batch_id in conn.execute(_CALLS, given | self._given):
             found.setdefault(number, []).append(self._batches[batch_id])
         return found
 
 
-_BATCHES = """
-select b.batch_id, b.name, b.created_at from batch b
+_IS_RECENT = """(s.state = 'pending' or s.state not in ('refused', 'withdrawn')
+    and s.released_at > now() - make_interval(hours => %(hours)s))"""
+"""SQL: whether the calls of submission `s` count, unless they are withdrawn."""
+
+_BATCHES = f"""
+select b.batch_id, b.name, b.created_at,
+    not exists (select from submission s where s.batch_id = b.batch_id and {_IS_RECENT} is not true)
+    and not exists (select from withdrawn w where w.batch_id = b.batch_id) as is_whole
+from batch b
 where (%(simulated)s or not coalesce(b.simulated, false))
     and coalesce(b.first_batch_id, b.batch_id) is distinct from %(first_batch_id)s
     and (b.state = 'queueing' or exists (select from submission s where s.batch_id = b.batch_id
         and s.released_at > now() - make_interval(hours => %(hours)s)))
 """
+"""`is_whole`: all calls of the batch count."""
 
-# A number may have been called often. Its batches are in the index, so only the calls in recent ones are read.
-_CALLS = """
+# The index has the batches of a number, however often it was called. Only calls of batches in part are read.
+_CALLS = f"""
 with seen as materialized (
     select distinct phone_number, batch_id from call where phone_number = any(%(numbers)b)
-), in_recent as materialized (select * from seen where batch_id = any(%(batches)b))
-select distinct phone_number, batch_id
-from in_recent join call c using (phone_number, batch_id) join submission s using (batch_id, submission_no)
-where (s.state = 'pending' or s.state not in ('refused', 'withdrawn')
-        and s.released_at > now() - make_interval(hours => %(hours)s))
+), in_part as materialized (
+    select * from seen where batch_id = any(%(batches)b) and batch_id <> all(%(whole)b)
+)
+select phone_number, batch_id from seen where batch_id = any(%(whole)b)
+union
+select phone_number, batch_id
+from in_part join call c using (phone_number, batch_id) join submission s using (batch_id, submission_no)
+where {_IS_RECENT}
     and not exists (select from withdrawn w where w.batch_id = c.batch_id and w.row = c.row)
 order by batch_id
 """

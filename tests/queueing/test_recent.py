@@ -14,8 +14,10 @@ from receiver.queueing.acceptance import Limits, accept, preview, preview_follow
 from receiver.queueing.follow_ups import FollowUp, follow_up_parameters
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.recent import RecentCalls
+from receiver.queueing.suppressions import suppress
 from receiver.release.control import cancel_batch, pause_batch
 from tests.factories import (
+    ACCEPTED,
     REFUSED,
     answer_submissions,
     deliver,
@@ -79,6 +81,28 @@ def test_number_that_was_not_called_is_not_recent(conn: Connection) -> None:
     make_batch(conn, NUMBERS[1:2], send=False)
     answer_submissions(conn, lambda _: REFUSED)
     assert recent(conn) == {}
+
+
+def test_only_the_recent_calls_of_a_batch_count(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS[:4], submission_rows=1, send=False)
+    suppress(conn, NUMBERS[3], by="Ana")
+    conn.commit()
+    answer_submissions(conn, lambda outgoing: REFUSED if outgoing.submission_no == 2 else ACCEPTED)
+    whole = make_batch(conn, [*NUMBERS[:2], NUMBERS[0]])
+    conn.execute(
+        "update submission set released_at = now() - interval '2 days' where batch_id = %s and submission_no = 3",
+        (batch_id,),
+    )
+    conn.commit()
+    assert recent(conn) == {NUMBERS[0]: [batch_id, whole], NUMBERS[1]: [whole]}
+
+
+def test_withdrawn_call_of_a_recent_submission_does_not_count(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS[:2], send=False)
+    suppress(conn, NUMBERS[1], by="Ana")
+    conn.commit()
+    answer_submissions(conn)
+    assert recent(conn) == {NUMBERS[0]: [batch_id]}
 
 
 def test_simulated_batches_count_only_for_simulated_ones(conn: Connection) -> None:
