@@ -101,6 +101,22 @@ def test_events_are_those_of_the_api_whatever_the_body(fields: dict[str, Any], s
     assert written(body) == listed(body)
 
 
+DIGITS = st.text("0123456789", max_size=26)
+
+
+SECONDS = DIGITS | st.integers(10**9, 2 * 10**9).map(str)
+
+
+@given(st.lists(st.tuples(DIGITS | st.just(""), st.just("") | DIGITS, SECONDS), min_size=1, max_size=3), DIGITS)
+def test_events_are_those_of_the_api_wherever_there_are_digits(events: list[tuple[str, ...]], more: str) -> None:
+    listed_events = ",".join(f'{{"event":"q{name}","times{key}tamp":{at}}}' for name, key, at in events)
+    for body in (
+        f'{{"status":"failed","events":[{listed_events}]}}',
+        f'{{"status":"failed{more}","eve{more}nts":[{listed_events}],"x":{more or 0}}}',
+    ):
+        assert written(body.encode()) == listed(body.encode())
+
+
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=4))
 def test_cells_are_written_as_json(cells: list[str]) -> None:
     columns = [f"%s {place} \\ é" for place in range(len(cells) - 1)]
