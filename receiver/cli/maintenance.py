@@ -96,14 +96,14 @@ def _confirm(doubt: Doubt, *, queued: bool) -> None:
         file=sys.stderr,
     )
     if queued:
-        print("If it was not queued, nobody is called and its calls become overdue.", file=sys.stderr)
+        ask("If it was not queued, nobody is called and its calls become overdue.")
     else:
-        print(f"IF IT WAS QUEUED AFTER ALL, ALL {doubt.calls} PEOPLE ARE DIALED TWICE.", file=sys.stderr)
-    _ask()
+        ask(f"IF IT WAS QUEUED AFTER ALL, ALL {doubt.calls} PEOPLE ARE DIALED TWICE.")
 
 
-def _ask() -> None:
-    """Continue only if a person types yes. Otherwise raises InvalidInput."""
+def ask(consequence: str) -> None:
+    """Say what happens, and continue only if a person types yes. Otherwise raises InvalidInput."""
+    print(consequence, file=sys.stderr)
     if not sys.stdin.isatty():
         raise InvalidInput(
             "This needs your confirmation.",
@@ -164,12 +164,10 @@ def _erase(parsed: argparse.Namespace) -> int:
         if not (parsed.dry_run or parsed.yes):
             calls, batches = count_calls(conn, phone_number)
             conn.rollback()
-            print(
+            ask(
                 f"{calls} calls in {batches} batches are to {shown}. The number is erased permanently from them and"
-                " from everything else that contains it. Counts and outcomes do not change.",
-                file=sys.stderr,
+                " from everything else that contains it. Counts and outcomes do not change."
             )
-            _ask()
         pieces = erase(conn, phone_number, spool.callbacks(), by=COMMAND_LINE)
         total = _erase_pieces(conn, pieces, dry_run=parsed.dry_run)
         renewed = parsed.dry_run or total == Erased() or renew_statistics(conn)

@@ -61,6 +61,12 @@ class Endpoint:
         return self.disabled_at is None
 
     @property
+    def state(self) -> Literal["disabled", "failing", "enabled"]:
+        if self.disabled_at is not None:
+            return "disabled"
+        return "enabled" if self.failing_since is None else "failing"
+
+    @property
     def events_owed(self) -> dict[str, int]:
         return {"delivered": self.delivered, "waiting": self.waiting, "given_up": self.given_up}
 

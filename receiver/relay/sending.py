@@ -66,6 +66,13 @@ class Attempt:
         """Whether the endpoint wants no events any more."""
         return self.status == _GONE
 
+    @property
+    def outcome(self) -> str:
+        """What came of it, in words."""
+        answer = "no answer" if self.status is None else f"status {self.status}"
+        took = f"{answer} after {self.duration_seconds} s"
+        return f"Delivered: {took}" if self.delivered else f"Not delivered: {took}: {self.error}"
+
     def members(self) -> dict[str, Any]:
         """As it is stored, and as the API shows it."""
         return {

@@ -31,6 +31,8 @@ COMMANDS = [
     ("keys", "create"),
     ("keys", "list"),
     ("keys", "revoke"),
+    ("endpoints",),
+    *(("endpoints", action) for action in ("create", "list", "test", "rotate", "disable", "enable", "retry", "delete")),
 ]
 NEEDING_A_DATABASE = [
     ("status", "1"),
@@ -42,6 +44,9 @@ NEEDING_A_DATABASE = [
     ("keys", "list"),
     ("keys", "create", "k", "--scope", "read"),
     ("keys", "revoke", "k"),
+    ("endpoints", "list"),
+    ("endpoints", "create", "https://crm.example/"),
+    ("endpoints", "enable", "1"),
 ]
 
 
