@@ -17,6 +17,7 @@ from receiver.queueing.suppressions import erase_suppression, suppress, unsuppre
 from receiver.release.claim import claim_submission
 from receiver.release.control import cancel_batch, pause_batch
 from receiver.results.overdue import mark_overdue
+from tests.changes.owed import Owed
 from tests.factories import (
     ACCEPTED,
     answer_submissions,
@@ -68,6 +69,21 @@ OLD_CLAIM = """update submission s set state = 'sending', worker_id = 1, sent_at
     where batch_id = %s and submission_no = %s"""
 OLD_ANSWER = """update submission set state = 'accepted', answered_at = now(), provider_status = 200
     where batch_id = %s and submission_no = %s"""
+
+OLD_SETTLEMENT = """with stored as (
+    insert into callback (batch_id, submission_no, received_at, content_type, packing, body)
+    values (%s, 1, now(), '', 0, '') returning *
+), settled as (
+    insert into result (batch_id, row, callback_id, received_at, polled, outcome, provider_status)
+    select batch_id, 1, callback_id, received_at, false, 'failed', 'failed' from stored
+), closed as (
+    delete from outstanding o using stored where o.batch_id = stored.batch_id and o.row = 1
+), counted as (
+    update batch_count c set failed = failed + 1, applied = applied + 1, first_result_at = received_at,
+        last_result_at = received_at from stored where c.batch_id = stored.batch_id
+)
+insert into result_count (batch_id, at, failed)
+select batch_id, date_bin('15 minutes', received_at, 'epoch'), 1 from stored"""
 
 
 @pytest.mark.parametrize("last", [pytest.param(6, id="1.0.0"), pytest.param(22, id="1.1.0")])
@@ -181,3 +197,13 @@ def test_what_an_older_release_makes_pending_again_in_a_canceled_batch_is_withdr
     assert (batch.state, present(batch.counts)) == ("canceled", {"rows": 1, "withdrawn": 1})
     conn.commit()
     assert differences(conn, batch_id) == []
+
+
+def test_what_an_older_release_settles_owes_nothing_and_what_this_one_settles_then_does(conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1)])
+    owed = Owed(conn)
+    conn.execute(OLD_SETTLEMENT, (batch_id,))
+    assert owed.new() == []
+    deliver(conn, batch_id, result_body(phone_number(1)))
+    assert owed.new() == [("batch.ended", batch_id, None), ("call.result", batch_id, 2)]
+    assert differences(conn) == []
