@@ -62,23 +62,28 @@ class Events:
         for batch_id, (before, after) in self._remaining.items():
             if before > 0 and after == 0:
                 self.add("batch.ended", batch_id)
-        if results := self._subjects.get("call.result"):
-            batch_ids, rows = zip(*results, strict=True)
-            conn.execute(_CHANGED, (bigints(batch_ids), integers(rows)), prepare=True)
-        owed = [(EVENT_TYPES.index(event) + 1, *each) for event, its in self._subjects.items() for each in its]
-        if not owed or conn.execute("select from endpoint limit 1", prepare=True).fetchone() is None:
+        if not any(self._subjects.values()):
             return
+        results = self._subjects["call.result"]
+        given = bigints([batch_id for batch_id, _ in results]), integers([row for _, row in results])
+        if conn.execute(_CHANGED, given, prepare=True).fetchone() is None:
+            return
+        owed = [(EVENT_TYPES.index(event) + 1, *each) for event, its in self._subjects.items() for each in its]
         types, batch_ids, subjects = zip(*owed, strict=True)
         values = {"names": list(EVENT_TYPES), "e": smallints(types), "b": bigints(batch_ids), "s": bigints(subjects)}
         conn.execute(_OWE, values, prepare=True)
 
 
-# At most 250 calls in an entry of the feed: Postgres stores a larger row in pieces, which are slower to read.
+# At most 250 calls in an entry of the feed: Postgres stores a larger row in pieces, which are slower to read. It
+# returns a row if there is an endpoint.
 _CHANGED = """
-insert into changed_results (batch_id, rows)
-select batch_id, array_agg(row order by row)
-from unnest(%b::bigint[], %b::integer[]) with ordinality as g (batch_id, row, number)
-group by batch_id, (number - 1) / 250
+with changed as (
+    insert into changed_results (batch_id, rows)
+    select batch_id, array_agg(row order by row)
+    from unnest(%b::bigint[], %b::integer[]) with ordinality as g (batch_id, row, number)
+    group by batch_id, (number - 1) / 250
+)
+select from endpoint limit 1
 """
 
 # One statement for all events, so that the counters are locked in order. An endpoint can be deleted meanwhile. What is
