@@ -10,7 +10,8 @@ from benchmarks.settling import journal, settled_callbacks
 from benchmarks.world import World
 from receiver.database.pool import connect
 
-TABLES = ("callback", "call", "result", "outstanding", "waiting", "set_aside", "batch_count", "result_count")
+TABLES = ("callback", "call", "result", "outstanding", "waiting", "set_aside", "batch_count", "result_count",
+          "changed_results", "feed_entry")  # fmt: skip
 
 
 def measure(world: World, *, calls: int) -> list[Figure]:
@@ -26,7 +27,11 @@ def measure(world: World, *, calls: int) -> list[Figure]:
     with connect(url, name="benchmark", autocommit=True) as conn:
         conn.execute("vacuum")
         for table in TABLES:
-            row = conn.execute("select pg_table_size(%s), pg_indexes_size(%s)", (table, table)).fetchone()
+            row = conn.execute(
+                "select sum(pg_table_size(relid))::bigint, sum(pg_indexes_size(relid))::bigint"
+                " from (select %(table)s::regclass as relid union select relid from pg_partition_tree(%(table)s)) each",
+                {"table": table},
+            ).fetchone()
             assert row is not None  # noqa: S101 a select without from returns a row
             taken += sum(row)
             figures.append(
