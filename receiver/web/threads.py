@@ -97,7 +97,7 @@ class Threads:
             await self._send(answer, receive, send)
 
     async def _send(self, answer: _Answer, receive: Receive, send: Send) -> None:
-        gone: asyncio.Future[dict[str, Any]] | None = None
+        gone: asyncio.Future[None] | None = None
         try:
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.raw_headers()})
             while True:
@@ -106,7 +106,7 @@ class Threads:
                 if ended:
                     return
                 # Done when the client disconnects. Then the rest of the answer is not needed.
-                gone = gone or asyncio.ensure_future(receive())
+                gone = gone or asyncio.ensure_future(_disconnect(receive))
                 if gone.done():
                     return
                 await answer.run(self._long, answer.more)
@@ -173,6 +173,12 @@ class Threads:
                 for (done, _), is_ready in zip(waiting, found, strict=True):
                     if is_ready and not done.done():
                         done.set_result(None)
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Return when the client disconnects. The first message of a request without a body is its end."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _run(pool: ThreadPoolExecutor, function: Callable[..., _T], *args: Any) -> _T:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import http.client
 import json
 import re
 import socket
-from io import StringIO
+from contextlib import closing
+from io import BytesIO, StringIO
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,6 +17,8 @@ from flask.testing import FlaskClient
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
+from receiver.queueing.acceptance import Limits, accept
+from receiver.queueing.parameters import BatchParameters
 from receiver.web.api.exports import content_disposition
 from tests.factories import answer_submissions, deliver, make_batch, phone_number, result_body
 from tests.waiting import eventually
@@ -170,6 +174,21 @@ def test_disconnected_reader_leaves_no_connection_busy(conn: Connection, databas
         with socket.create_connection(("127.0.0.1", port), timeout=60) as again:
             again.sendall(requests[0])
             assert again.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("file", ["calls.csv", "calls.csv?latest=1", "calls.ndjson"])
+def test_file_of_many_pieces_is_complete(conn: Connection, database_url: str, tmp_path: Path, file: str) -> None:
+    lines = "".join(f"{phone_number(index)},{'x' * 100_000}\n" for index in range(80))
+    csv_file = BytesIO(f"destination,note\n{lines}".encode())
+    batch_id = accept(conn, csv_file, BatchParameters(7, 3), Limits(10_000, 3600)).batch_id
+    key = create_key(conn, "reader", "read")
+    conn.commit()
+    with gunicorn(tmp_path, database_url) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        with closing(connection):
+            path = f"/api/v1/batches/{batch_id}/{file}"
+            connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
+            assert connection.getresponse().read().count(b"\n") == 80 + file.startswith("calls.csv")
 
 
 def lines_of(client: FlaskClient, path: str) -> list[list[str]]:
