@@ -9,16 +9,17 @@ import subprocess
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bodies import contact_rows
 from benchmarks.figures import Figure
 from benchmarks.filling import fill
-from benchmarks.world import SUBMISSION_ROWS, Peak, World, memory_mib, web_pids
+from benchmarks.world import SUBMISSION_ROWS, Peak, World, cpu_of, cpu_seconds, family, memory_mib, web_pids
 from receiver.database.api_keys import create_key
 from receiver.database.pool import connect
 from receiver.embedded_postgres.account import account_for
 from receiver.embedded_postgres.installation import programs_for
-from receiver.queueing.acceptance import Limits, preview
+from receiver.queueing.acceptance import Limits, preview, recent_calls
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import FindSuppressed
 from receiver.queueing.suppressions import find_suppressed
@@ -43,12 +44,20 @@ def measure(world: World, *, rows: int) -> list[Figure]:
         before = sum(memory_mib(pid) for pid in pids)
         with Peak(pids) as export_peak:
             exported = _download(port, key, f"/api/v1/batches/{filled}/calls.csv")
+        dearer = _ndjson_cost(world, port, key, filled)
         alone = _psql_copy(world, url, filled)
     return [
         Figure(f"accepting {rows:,} rows", taken, "s", at_most=20 * rows / 1_000_000),
         Figure("memory growth over that of 10,000 rows", growth, "MiB", at_most=64),
         Figure(f"exporting {rows:,} joined rows as CSV / psql \\copy", alone / exported, "x", at_least=0.6),
         Figure("memory growth of an export", export_peak.mib - before, "MiB", at_most=32),
+        Figure(f"exporting {rows:,} calls as NDJSON / as CSV: CPU time with Postgres", dearer, "x", at_most=2),
+        Figure(
+            f"previewing {rows // 10:,} rows that are all in a recent batch of {rows:,} / without the check",
+            _recent(url, filled, rows // 10),
+            "s",
+            at_most=3,
+        ),
         Figure(
             f"previewing {rows // 10:,} rows with {rows:,} suppressions / without",
             _suppressed(url, rows),
@@ -56,6 +65,39 @@ def measure(world: World, *, rows: int) -> list[Figure]:
             at_most=1.2,
         ),
     ]
+
+
+def _ndjson_cost(world: World, port: int, key: str, batch_id: int) -> float:
+    """The median of three pairs. The bodies of `fill` are all alike."""
+    postmaster = world.server.postmaster_pid()
+    assert postmaster is not None  # noqa: S101 it runs
+
+    def cost(file: str) -> float:
+        before = cpu_seconds(port) + cpu_of(family(postmaster))
+        _download(port, key, f"/api/v1/batches/{batch_id}/{file}")
+        return cpu_seconds(port) + cpu_of(family(postmaster)) - before
+
+    return statistics.median(cost("calls.ndjson") / cost("calls.csv") for _ in range(3))
+
+
+def _recent(url: str, batch_id: int, rows: int) -> float:
+    """How many seconds a preview takes longer that looks for recent numbers, if it finds each: the median of five."""
+    csv = "".join(contact_rows(rows)).encode()
+    parameters, limits = BatchParameters(1, 1), Limits(SUBMISSION_ROWS, 3600)
+    with connect(url, name="benchmark", autocommit=True) as conn:
+        conn.execute("update submission set released_at = now() where batch_id = %s", (batch_id,))
+        conn.execute("update batch set simulated = false where batch_id = %s", (batch_id,))
+
+        def seconds(**more: Any) -> float:
+            began = time.perf_counter()
+            seen = preview(io.BytesIO(csv), parameters, limits, **more)
+            assert not more or seen.recent["rows"] == rows  # noqa: S101 else nothing is measured
+            return time.perf_counter() - began
+
+        pairs = [
+            (seconds(), seconds(find_recent=partial(recent_calls(parameters, limits).find, conn))) for _ in range(5)
+        ]
+    return statistics.median(slower - plain for plain, slower in pairs)
 
 
 def _suppressed(url: str, suppressions: int) -> float:

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -232,7 +232,12 @@ def web_pids(port: int) -> list[int]:
 
 def cpu_seconds(port: int) -> float:
     """CPU time that the processes which serve this port have taken."""
-    times = [_stat(Path(f"/proc/{pid}"))[11:13] for pid in web_pids(port)]
+    return cpu_of(web_pids(port))
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """CPU time that these processes have taken."""
+    times = [_stat(Path(f"/proc/{pid}"))[11:13] for pid in pids]
     return sum(int(time) for pair in times for time in pair) / _TICKS
 
 
