@@ -154,7 +154,7 @@ def dying_workers(service: Service) -> Iterator[list[int]]:
 
 def list_calls(service: Service, batch_id: int) -> dict[Key, dict[str, Any]]:
     calls: dict[Key, dict[str, Any]] = {}
-    cursor = ""
+    cursor: str | None = ""
     while cursor is not None:
         page = service.ask(f"/api/v1/batches/{batch_id}/calls?limit=1000{cursor and '&cursor=' + cursor}").json
         calls.update({(call["batch_id"], call["row"]): call for call in page["calls"]})

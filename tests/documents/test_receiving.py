@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -72,7 +73,13 @@ def source(language: str) -> str:
 
 
 def run(
-    language: str, folder: Path, request: Request, *, secret: str = SECRET, body: bytes | None = None, **headers: str
+    language: str,
+    folder: Path,
+    request: Request,
+    *,
+    secret: str = SECRET,
+    body: bytes | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
     (folder / "body").write_bytes(request.body if body is None else body)
     (folder / "headers").write_text(json.dumps({**request.headers, **headers}))
@@ -93,8 +100,8 @@ def test_sample_refuses_what_was_changed(language: str, sent: Request, tmp_path:
     refused = [
         run(language, tmp_path, sent, secret=other),
         run(language, tmp_path, sent, body=sent.body + b" "),
-        run(language, tmp_path, sent, **{"webhook-id": "msg_2"}),
-        run(language, tmp_path, sent, **{"webhook-timestamp": "1700000000"}),
+        run(language, tmp_path, sent, headers={"webhook-id": "msg_2"}),
+        run(language, tmp_path, sent, headers={"webhook-timestamp": "1700000000"}),
     ]
     assert [ran.returncode != 0 and "endpoint.test" not in ran.stdout for ran in refused] == [True] * 4
 

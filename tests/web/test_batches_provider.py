@@ -21,6 +21,7 @@ from receiver.simulator.server import Simulator
 from receiver.simulator.settings import Settings
 from receiver.web.api import batches
 from receiver.web.services import Services
+from receiver.web.waiting import preferred_wait
 from receiver.worker import Worker
 from tests.waiting import eventually
 from tests.web.asking import CSV, count_batches, post_csv, problem_of
@@ -104,7 +105,7 @@ def test_unknown_submission_is_202(queuer: FlaskClient, start_provider: StartPro
 
 def test_prefer_sets_how_long_to_wait(queuer: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    preferred = batches.preferred_wait
+    preferred = preferred_wait
 
     def note(*given: Any) -> float:
         waits.append(preferred(*given))
