@@ -44,6 +44,10 @@ class Config:
     submission_rows: int = 10_000
     result_grace_seconds: int = 3600
     retention_days: int | None = None
+    notify_urls: tuple[str, ...] = field(default=(), repr=False)
+    """Apprise addresses of people who are notified."""
+    notify_events: tuple[str, ...] = ()
+    """Empty: all but `call.result`."""
     relay_networks: tuple[Network, ...] = ()
     """Private networks in which endpoints are allowed, also with plain http and on any port."""
     suppress_statuses: frozenset[str] = frozenset()
@@ -71,7 +75,7 @@ class Config:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The values that no log may contain."""
-        return tuple(secret for secret in (*self.secret_keys, self.plum_key, self.metrics_key) if secret)
+        return tuple(filter(None, (*self.secret_keys, self.plum_key, self.metrics_key, *self.notify_urls)))
 
     @property
     def has_provider(self) -> bool:

@@ -18,6 +18,7 @@ import phonenumbers
 from receiver.config import Config, Network
 from receiver.errors import ConfigurationError, Fault
 from receiver.logs import FORMATS, LEVELS
+from receiver.model import EVENT_TYPES
 from receiver.secret_key import SECRET_LENGTH
 
 RESULT_URL_LENGTH = 255
@@ -74,6 +75,8 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         submission_rows=env.integer("SUBMISSION_ROWS", Config.submission_rows, 1, 1_000_000),
         result_grace_seconds=env.integer("RESULT_GRACE", Config.result_grace_seconds, 0, 30 * 86400),
         retention_days=env.integer("RETENTION_DAYS", None, 1, 36500),
+        notify_urls=env.checked("NOTIFY_URLS", _notify_urls) or Config.notify_urls,
+        notify_events=env.checked("NOTIFY_EVENTS", _events) or Config.notify_events,
         relay_networks=env.checked("RELAY_NETWORKS", _networks) or Config.relay_networks,
         suppress_statuses=env.checked("SUPPRESS_STATUSES", _statuses) or Config.suppress_statuses,
         result_poll_rate=env.integer("RESULT_POLL_RATE", Config.result_poll_rate, 0, 100),
@@ -209,6 +212,24 @@ def _statuses(value: str) -> frozenset[str]:
     if not found:
         raise ValueError(f"is {value[:40]!r}; it must be a list of words separated by commas")
     return found
+
+
+def _notify_urls(value: str) -> tuple[str, ...]:
+    from apprise import Apprise  # it is slow to import
+
+    urls = tuple(value.split())
+    wrong = [str(number) for number, url in enumerate(urls, 1) if Apprise.instantiate(url) is None]
+    if wrong:
+        # An address contains secrets, so it is not repeated.
+        raise ValueError(f"must be Apprise addresses, separated by spaces; not valid: number {', '.join(wrong)}")
+    return urls
+
+
+def _events(value: str) -> tuple[str, ...]:
+    named = value.replace(",", " ").split()
+    if unknown := [name[:40] for name in named if name not in EVENT_TYPES]:
+        raise ValueError(f"contains {', '.join(map(repr, unknown[:5]))}; the events are {', '.join(EVENT_TYPES)}")
+    return tuple(named)
 
 
 def _networks(value: str) -> tuple[Network, ...]:

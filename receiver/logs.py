@@ -206,6 +206,8 @@ def logging_config(level: str, form: str | None, secrets: Sequence[str] = ()) ->
             "psycopg.pool": {"level": "ERROR"},
             # It logs complete addresses, and a query may contain a number.
             "urllib3": {"level": "WARNING"},
+            # It logs addresses with their secrets.
+            "apprise": {"level": "CRITICAL"},
             "gunicorn.error": {
                 "level": level.upper() if level == "debug" else "WARNING",
                 "handlers": [],

@@ -33,6 +33,20 @@ CALL_STATES: tuple[CallState, ...] = get_args(CallState)
 WITHDRAWN_REASONS = ("canceled", "suppressed", "answered")
 """Why a call is withdrawn."""
 
+EventType = Literal[
+    "call.result",
+    "batch.ended",
+    "batch.overdue",
+    "batch.refused",
+    "batch.canceled",
+    "submission.unknown",
+    "submission.refused",
+    "callback.unreadable",
+    "endpoint.disabled",
+]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+"""What endpoints and people are told (`receiver.changes.events`)."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class SubmissionKey:

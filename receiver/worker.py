@@ -39,6 +39,7 @@ from receiver.logs import about
 from receiver.model import SubmissionKey
 from receiver.queueing.drafts import forget_drafts
 from receiver.relay.delivery import Relay
+from receiver.relay.people import ALL_BUT_RESULTS, People, set_people
 from receiver.release.answer import printable_line
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.deployment_cancel import abandon_cancels, claim_cancel, list_asking, record_cancel
@@ -116,7 +117,7 @@ class Worker:
         """
         presence = self._connect("receiver worker")
         self._worker_id = register_worker(presence, socket.gethostname(), os.getpid(), self._signing_key)
-        pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + RELAY_CONNECTIONS + 5, name="receiver worker")
+        pool = open_pool(self._database_url, max_size=SENDERS + POLLERS + RELAY_CONNECTIONS + 8, name="receiver worker")
         log.info("worker %d started", self._worker_id, extra=about("worker_started", worker_id=self._worker_id))
         settler = Settler(pool, self._measurements, self._config.suppress_statuses)
         # One thread settles. Two threads would not be faster: they would wait for Python's lock.
@@ -131,6 +132,11 @@ class Worker:
             self._stop,
         )
         steps.append(("relay", relay.run))
+        with connection(pool) as conn:
+            set_people(conn, self._config.notify_urls and (self._config.notify_events or ALL_BUT_RESULTS))
+        if self._config.notify_urls:
+            people = People(pool, self._config.notify_urls, self._config.public_url)
+            steps.append(("notify", people.step))
         steps.append(("cancel", lambda: self._cancel_deployment(pool)))
         steps += Maintenance(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()

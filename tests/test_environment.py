@@ -258,3 +258,21 @@ def test_suppress_statuses_are_a_list_in_any_case() -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_config({"SUPPRESS_STATUSES": " , "})
     assert [fault.where for fault in caught.value.faults] == ["SUPPRESS_STATUSES"]
+
+
+def test_people_are_notified_of_everything_but_results() -> None:
+    assert read_config({}).notify_urls == ()
+    config = read_config({"NOTIFY_URLS": " json://host/a\n  mailto://user:hush@example.com "})
+    assert config.notify_urls == ("json://host/a", "mailto://user:hush@example.com")
+    assert config.notify_events == (), "all but call.result"
+    assert "hush" not in repr(config) and "mailto://user:hush@example.com" in config.secrets
+    chosen = read_config({"NOTIFY_EVENTS": "batch.ended, call.result endpoint.disabled"})
+    assert chosen.notify_events == ("batch.ended", "call.result", "endpoint.disabled")
+
+
+def test_wrong_addresses_and_unknown_events_are_reported_without_the_addresses() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_config({"NOTIFY_URLS": "json://host hush://token mailto://hush", "NOTIFY_EVENTS": "batch.end"})
+    assert [fault.where for fault in caught.value.faults] == ["NOTIFY_URLS", "NOTIFY_EVENTS"]
+    assert "number 2, 3" in str(caught.value) and "hush" not in str(caught.value)
+    assert "'batch.end'" in str(caught.value) and "batch.ended" in str(caught.value)

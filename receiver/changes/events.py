@@ -9,24 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal, get_args
 
 from receiver.database.arrays import bigints, integers, smallints
 from receiver.database.pool import Connection
-from receiver.model import OUTCOMES
-
-EventType = Literal[
-    "call.result",
-    "batch.ended",
-    "batch.overdue",
-    "batch.refused",
-    "batch.canceled",
-    "submission.unknown",
-    "submission.refused",
-    "callback.unreadable",
-    "endpoint.disabled",
-]
-EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+from receiver.model import EVENT_TYPES, OUTCOMES, EventType
 
 REMAINING = "c.rows - c.skipped - c.refused - c.withdrawn - " + " - ".join(f"c.{outcome}" for outcome in OUTCOMES)
 """SQL: calls of a batch that are pending or overdue, from its counters `c`. A batch ends when they become 0."""

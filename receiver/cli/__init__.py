@@ -13,7 +13,19 @@ import sys
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.cli import batches, calls, doctor, endpoints, journal, keys, maintenance, release, running, suppressions
+from receiver.cli import (
+    batches,
+    calls,
+    doctor,
+    endpoints,
+    journal,
+    keys,
+    maintenance,
+    notify,
+    release,
+    running,
+    suppressions,
+)
 from receiver.errors import ConfigurationError, InvalidInput, ReceiverError
 
 _UNUSABLE = ("invalid_parameters", "database_url")
@@ -31,7 +43,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (running, batches, calls, release, journal, keys, endpoints, maintenance, suppressions, doctor):
+    for module in (
+        running,
+        batches,
+        calls,
+        release,
+        journal,
+        keys,
+        endpoints,
+        maintenance,
+        suppressions,
+        notify,
+        doctor,
+    ):
         module.add_commands(commands)
     return parser
 

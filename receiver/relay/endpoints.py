@@ -14,10 +14,11 @@ from psycopg.rows import class_row
 from psycopg.sql import SQL, Identifier
 
 from receiver.changes.audit import SYSTEM, record_change
-from receiver.changes.events import EVENT_TYPES, Events
+from receiver.changes.events import Events
 from receiver.config import Network
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
+from receiver.model import EVENT_TYPES
 from receiver.relay.addresses import check_url
 
 URL_CHARACTERS = 2000

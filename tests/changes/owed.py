@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from receiver.changes.events import EVENT_TYPES, REMAINING
+from receiver.changes.events import REMAINING
 from receiver.database.pool import Connection
+from receiver.model import EVENT_TYPES
 
 Event = tuple[str, int, int | None]
 """The event, the batch, and its subject."""

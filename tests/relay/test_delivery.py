@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from receiver.changes.events import Events, EventType
+from receiver.changes.events import Events
 from receiver.database.pool import Connection, Pool, connect, open_pool
 from receiver.database.worker_metrics import Measurements
+from receiver.model import EventType
 from receiver.relay import delivery, sending
 from receiver.relay.deliveries import Delivery, list_deliveries, retry_deliveries
 from receiver.relay.delivery import Relay

@@ -11,10 +11,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from receiver.changes.audit import ChangeFilter, list_changes
-from receiver.changes.events import EVENT_TYPES, Events
+from receiver.changes.events import Events
 from receiver.config import Config
 from receiver.database.pool import Connection
 from receiver.logs import redact
+from receiver.model import EVENT_TYPES
 from tests.factories import make_batch
 from tests.relay.endpoint_server import EndpointServer, receiving
 from tests.web.asking import faults_of

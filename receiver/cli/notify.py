@@ -1,0 +1,27 @@
+"""`notify --test`: send a test message to each address of NOTIFY_URLS."""
+
+from __future__ import annotations
+
+import argparse
+
+from receiver.cli.running import Commands
+from receiver.environment import read_config
+from receiver.errors import ConfigurationError, Fault
+from receiver.relay.people import send
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("notify", help="test the notification of people")
+    parser.add_argument("--test", action="store_true", required=True, help="send a message to each of NOTIFY_URLS")
+    parser.set_defaults(run=_notify)
+
+
+def _notify(_: argparse.Namespace) -> int:
+    config = read_config()
+    if not config.notify_urls:
+        raise ConfigurationError([Fault("NOTIFY_URLS", "missing", "is not set; give it Apprise addresses")])
+    text = f"The result_url receiver at {config.public_url} can notify you."
+    sent = [send(url, "Test", text) for url in config.notify_urls]
+    for number, (url, is_sent) in enumerate(zip(config.notify_urls, sent, strict=True), 1):
+        print(f"Address {number} ({url.partition(':')[0]}): {'sent' if is_sent else 'FAILED'}")
+    return 0 if all(sent) else 1
