@@ -39,7 +39,7 @@ from receiver.logs import about
 from receiver.model import SubmissionKey
 from receiver.queueing.drafts import forget_drafts
 from receiver.relay.delivery import Relay
-from receiver.relay.people import ALL_BUT_RESULTS, People, set_people
+from receiver.relay.people import People
 from receiver.release.answer import printable_line
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.deployment_cancel import abandon_cancels, claim_cancel, list_asking, record_cancel
@@ -132,11 +132,7 @@ class Worker:
             self._stop,
         )
         steps.append(("relay", relay.run))
-        with connection(pool) as conn:
-            set_people(conn, self._config.notify_urls and (self._config.notify_events or ALL_BUT_RESULTS))
-        if self._config.notify_urls:
-            people = People(pool, self._config.notify_urls, self._config.public_url)
-            steps.append(("notify", people.step))
+        steps.append(("notify", People(pool, self._config).step))
         steps.append(("cancel", lambda: self._cancel_deployment(pool)))
         steps += Maintenance(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()

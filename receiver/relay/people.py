@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from psycopg.rows import class_row
 
+from receiver.config import Config
 from receiver.database.pool import Connection, Pool, connection, reading
 from receiver.errors import NotFound
 from receiver.logs import mask_digits
@@ -87,14 +88,22 @@ class _Told:
 class People:
     """A step of a worker. It remembers which addresses were told: only those that failed get a message again."""
 
-    def __init__(self, pool: Pool, urls: Sequence[str], public_url: str) -> None:
+    def __init__(self, pool: Pool, config: Config) -> None:
         self._pool = pool
-        self._urls = urls
-        self._public_url = public_url
+        self._urls = config.notify_urls
+        self._events = config.notify_urls and (config.notify_events or ALL_BUT_RESULTS)
+        self._public_url = config.public_url
+        self._is_set = False
         self._told: defaultdict[tuple[str, str], _Told] = defaultdict(_Told)
 
     def step(self) -> float:
-        """Send one message, if it is time for one."""
+        """Send one message, if it is time for one. At first, make or remove the queue."""
+        if not self._is_set:
+            with connection(self._pool) as conn:
+                set_people(conn, self._events)
+            self._is_set = True
+        if not self._urls:
+            return HOUR.total_seconds()
         with connection(self._pool) as conn:
             found = conn.execute(_READY, {"events": list(EVENT_TYPES), "gather": GATHER}).fetchone()
             if found is None or not conn.execute(_CLAIM, (found[1], SENDING)).rowcount:

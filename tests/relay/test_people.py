@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from receiver.changes.events import Events
+from receiver.config import Config
 from receiver.database.pool import Connection, Pool, open_pool
 from receiver.model import EVENT_TYPES, EventType
 from receiver.relay import people, sending
@@ -65,6 +66,12 @@ def ask_people(conn: Connection) -> None:
     conn.commit()
 
 
+def notifier(pool: Pool, *addresses: str) -> People:
+    """As in a worker that notifies of everything."""
+    config = Config(Path(), URL, 8000, notify_urls=addresses, notify_events=EVENT_TYPES)
+    return People(pool, config)
+
+
 def an_hour_later(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     conn.execute("update upkeep set next_at = next_at - interval '61 minutes'")
     conn.commit()
@@ -85,7 +92,7 @@ def test_one_message_names_all_batches_that_ended_with_their_figures(
     conn.execute("delete from owed_event where event = 'call.result'")
     conn.execute("update endpoint_count set owed = 2")
     conn.commit()
-    run_all(People(pool, [address(phone)], URL))
+    run_all(notifier(pool, address(phone)))
     figures = "rows 2, final 2, completed 1, failed 1"
     lines = [f"Batch {batch_id} (Batch {n}): {figures}. {URL}/batches/{batch_id}" for n, batch_id in enumerate(batches)]
     assert read(phone) == [("Batches ended: 2", "\n".join(lines))]
@@ -98,7 +105,7 @@ def test_there_is_one_message_for_each_type_and_hour(
 ) -> None:
     ask_people(conn)
     batch_id = make_batch(conn)
-    workers = [People(pool, [address(phone)], URL) for _ in range(2)]
+    workers = [notifier(pool, address(phone)) for _ in range(2)]
     for _ in range(3):
         happen(conn, "batch.overdue", batch_id)
         happen(conn, "callback.unreadable", batch_id, 5, 6)
@@ -106,7 +113,7 @@ def test_there_is_one_message_for_each_type_and_hour(
             run_all(worker)
     assert sorted(title for title, _ in read(phone)) == ["Callbacks could not be read: 2", "Results are overdue: 1"]
     an_hour_later(conn, monkeypatch)
-    run_all(People(pool, [address(phone)], URL))
+    run_all(notifier(pool, address(phone)))
     assert sorted(title for title, _ in read(phone)[2:]) == ["Callbacks could not be read: 4", "Results are overdue: 2"]
 
 
@@ -120,7 +127,7 @@ def test_no_message_contains_a_phone_number(
     purged = make_batch(conn)
     happen(conn, event, purged, 1)
     purge_batch(conn, purged)
-    run_all(People(pool, [address(phone)], URL))
+    run_all(notifier(pool, address(phone)))
     ((title, text),) = read(phone)
     assert title.endswith(": 13") and "which was purged" in text
     assert not re.search(r"\d[\d ().-]{5,}\d", text.replace(f"{URL}/batches/", ""))
@@ -132,7 +139,7 @@ def test_disabled_endpoint_is_named_by_its_host(conn: Connection, pool: Pool, ph
     made, _ = create_endpoint(conn, {"url": "https://example.com/hook?key=secret"}, (), by="Ana")
     disable_endpoint(conn, made.id, "gone")
     conn.commit()
-    run_all(People(pool, [address(phone)], URL))
+    run_all(notifier(pool, address(phone)))
     assert read(phone) == [
         (
             "Endpoints were disabled: 1",
@@ -145,7 +152,7 @@ def test_many_batches_are_counted_beyond_the_first(conn: Connection, pool: Pool,
     ask_people(conn)
     for _ in range(people.LINES + 3):
         happen(conn, "batch.canceled", make_batch(conn))
-    run_all(People(pool, [address(phone)], URL))
+    run_all(notifier(pool, address(phone)))
     lines = read(phone)[0][1].splitlines()
     assert (len(lines), lines[-1]) == (people.LINES + 1, "And 3 more.")
 
@@ -164,7 +171,7 @@ def test_only_the_address_that_failed_gets_the_message_again(
 
     with receiving() as flaky:
         flaky.answer = answer
-        run_all(People(pool, [address(phone), address(flaky)], URL))
+        run_all(notifier(pool, address(phone), address(flaky)))
         assert (len(phone.requests), len(flaky.requests)) == (1, 3)
     ((attempts, state),) = conn.execute("select attempts, state from delivery").fetchall()
     assert ([each["error"] for each in attempts], state) == (
@@ -181,7 +188,7 @@ def test_message_that_always_fails_is_given_up_and_the_next_one_is_sent(
     ask_people(conn)
     phone.answer = lambda _: (503, {}, b"")
     happen(conn, "batch.ended", make_batch(conn))
-    reader = People(pool, [address(phone)], URL)
+    reader = notifier(pool, address(phone))
     run_all(reader)
     assert len(phone.requests) == 10
     assert conn.execute("select state from delivery").fetchall() == [("given_up",)]
@@ -192,6 +199,14 @@ def test_message_that_always_fails_is_given_up_and_the_next_one_is_sent(
     run_all(reader)
     assert read(phone)[-1][0] == "Batches ended: 1"
     assert differences(conn) == []
+
+
+def test_worker_makes_and_removes_the_queue_of_people(conn: Connection, pool: Pool) -> None:
+    for addresses, events in ((("json://127.0.0.1:1/",), set(EVENT_TYPES[1:])), ((), None)):
+        config = Config(Path(), URL, 8000, notify_urls=addresses)
+        assert People(pool, config).step() > 0
+        found = conn.execute("select events from endpoint").fetchone()
+        assert (None if found is None else set(found[0])) == events
 
 
 def test_queue_of_people_is_made_changed_and_removed(conn: Connection) -> None:
