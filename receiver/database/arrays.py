@@ -6,8 +6,10 @@ The format is described by `array_send` and the `_send` functions of the types, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Any
 
@@ -33,34 +35,52 @@ class Array:
 
 def bigints(values: Iterable[int | None]) -> Array:
     """A `bigint[]`. Raises struct.error if a number does not fit."""
-    return _array("int8", Struct("!iq").pack, 8, values)
+    return _array("int8", "q", 8, values)
 
 
 def integers(values: Iterable[int | None]) -> Array:
     """An `integer[]`. Raises struct.error if a number does not fit."""
-    return _array("int4", Struct("!ii").pack, 4, values)
+    return _array("int4", "i", 4, values)
 
 
 def smallints(values: Iterable[int | None]) -> Array:
     """A `smallint[]`. Raises struct.error if a number does not fit."""
-    return _array("int2", Struct("!ih").pack, 2, values)
+    return _array("int2", "h", 2, values)
 
 
 def booleans(values: Iterable[bool | None]) -> Array:
     """A `boolean[]`."""
-    return _array("bool", Struct("!i?").pack, 1, values)
+    return _array("bool", "b", 1, values)
 
 
 def digests(values: Iterable[bytes]) -> Array:
     """A `bytea[]` of SHA-256 digests."""
-    return _array("bytea", Struct("!i32s").pack, 32, values)
+    return _array("bytea", "32s", 32, values)
 
 
-def _array(item_type: str, pack: Any, width: int, values: Iterable[Any]) -> Array:
-    items = [_NULL if value is None else pack(width, value) for value in values]
+PIECE = 512
+"""Items that are packed with one call: a fourth of the time of one call for each."""
+
+
+def _array(item_type: str, item_format: str, width: int, values: Iterable[Any]) -> Array:
+    items = list(values)
     info = types[item_type]
+    pairs = [width] * (2 * len(items))
+    pairs[1::2] = items
+    pieces = [pairs[at : at + 2 * PIECE] for at in range(0, len(pairs), 2 * PIECE)]
+    try:
+        content = b"".join([_packer(item_format, len(piece) // 2)(*piece) for piece in pieces])
+    except struct.error:  # there are nulls, or a number does not fit
+        pack = _packer(item_format, 1)
+        content = b"".join([_NULL if value is None else pack(width, value) for value in items])
     head = _HEAD(1, 1, info.oid, len(items), 1) if items else _EMPTY(0, 0, info.oid)
-    return Array(info.array_oid, head + b"".join(items))
+    return Array(info.array_oid, head + content)
+
+
+@lru_cache(maxsize=256)
+def _packer(item_format: str, items: int) -> Callable[..., bytes]:
+    """Packs this many items, each behind its width."""
+    return Struct("!" + f"i{item_format}" * items).pack
 
 
 class _ArrayDumper(Dumper):
