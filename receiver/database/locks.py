@@ -14,7 +14,8 @@ writer follows this order, and skips the steps that it does not need:
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
 5. `suppression` rows, in the order of the numbers.
 6. `poll` and `upkeep`.
-7. `endpoint_count` rows, in the order of their keys: `Events.write`, just before the commit.
+7. One `endpoint` row, which also protects its rows of `owed_event` and `delivery` from all but new ones.
+8. `endpoint_count` rows, in the order of their keys: `Events.write`, just before the commit.
 
 Rows that are claimed with `skip locked` are outside this order, because nobody waits for them: `waiting`, the
 batch that a worker claims from, the submission that it plans polls for, `deployment_cancel` and `purge`.

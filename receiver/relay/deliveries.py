@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from receiver.changes.audit import record_change
 from receiver.database.arrays import bigints
 from receiver.database.pool import Connection
-from receiver.relay.endpoints import get_endpoint
+from receiver.relay.endpoints import get_endpoint, lock_endpoint
 
 DeliveryState = Literal["waiting", "delivered", "given_up"]
 DELIVERY_STATES: tuple[DeliveryState, ...] = get_args(DeliveryState)
@@ -80,7 +80,7 @@ def retry_deliveries(
     `ids`: these, also if they were delivered. `state`: all in this state. `since`: all that were owed then or later and
     were not delivered. What waits becomes due; what was given up is owed again. Events older than 30 days are gone.
     """
-    get_endpoint(conn, endpoint_id)
+    lock_endpoint(conn, endpoint_id)
     values = {"endpoint_id": endpoint_id, "ids": None if ids is None else bigints(ids), "state": state, "since": since}
     due = 0 if state == "given_up" else conn.execute(_DUE, values).rowcount
     row = None if state == "waiting" else conn.execute(_OWED_AGAIN, values).fetchone()

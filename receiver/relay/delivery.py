@@ -7,7 +7,6 @@ again with the same id. The lock never decides what is recorded (`receiver.relay
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -71,7 +70,7 @@ class Relay:
         """Serve endpoints until the worker stops, or the connection that holds the locks breaks (an error)."""
         ended = threading.Event()
         serving: dict[int, threading.Thread] = {}
-        with contextlib.closing(self._connect()) as locks:
+        with self._connect() as locks:
             try:
                 while not self._stop.is_set():
                     over = {each for each, thread in serving.items() if not thread.is_alive()}
@@ -157,8 +156,7 @@ class _Window:
         """Record outcomes, and send more events."""
         due: list[Owed] = []
         with connection(self._pool) as conn:
-            if outcomes:
-                record_outcomes(conn, self._endpoint_id, outcomes)
+            record_outcomes(conn, self._endpoint_id, outcomes)
             room = IN_PROGRESS + (0 if self._struggles else AHEAD) - len(self._taken) + len(outcomes)
             target = get_target(conn, self._endpoint_id) if more and room > 0 else None
             if target is not None:

@@ -133,14 +133,20 @@ def create_endpoint(
 def change_endpoint(
     conn: Connection, endpoint_id: int, changes: Mapping[str, Any], networks: Sequence[Network], *, by: str
 ) -> Endpoint:
-    """Change an endpoint. `changes`: as for `create_endpoint`, and `enabled`. Raises NotFound, InvalidInput."""
-    before = _lock(conn, endpoint_id)
+    """Change an endpoint. `changes`: as for `create_endpoint`, and `enabled`. Raises NotFound, InvalidInput.
+
+    Once it is enabled again, everything that waits is due.
+    """
+    before = lock_endpoint(conn, endpoint_id)
     if "url" in changes:
         check_url(changes["url"], networks)
     columns = _columns(changes)
     enabled = columns.pop("enabled", before.enabled)
     if enabled and not before.enabled:
         columns |= {"disabled_at": None, "disabled_reason": None, "failing_since": None}
+        conn.execute(
+            "update owed_event set next_try_at = now() where endpoint_id = %s and next_try_at > now()", (endpoint_id,)
+        )
     if columns:
         assigned = SQL(", ").join(SQL("{} = %s").format(Identifier(name)) for name in columns)
         conn.execute(
@@ -159,7 +165,7 @@ def delete_endpoint(conn: Connection, endpoint_id: int, *, by: str) -> None:
     The rows of `owed_event` and `delivery` go with their slots: there can be millions, and without the endpoint they
     are never read.
     """
-    _lock(conn, endpoint_id)
+    lock_endpoint(conn, endpoint_id)
     conn.execute("delete from endpoint where endpoint_id = %s", (endpoint_id,))
     conn.execute("delete from endpoint_count where endpoint_id = %s", (endpoint_id,))
     record_change(conn, by, "delete_endpoint", details={"endpoint_id": endpoint_id})
@@ -167,7 +173,7 @@ def delete_endpoint(conn: Connection, endpoint_id: int, *, by: str) -> None:
 
 def rotate_secret(conn: Connection, endpoint_id: int, *, by: str) -> str:
     """Give an endpoint a new secret and return it. The previous one signs too for BOTH_SIGN. Raises NotFound."""
-    _lock(conn, endpoint_id)
+    lock_endpoint(conn, endpoint_id)
     secret = _new_secret()
     conn.execute(
         "update endpoint set previous_secret = secret, previous_until = now() + %s, secret = %s where endpoint_id = %s",
@@ -203,7 +209,8 @@ def disable_endpoint(conn: Connection, endpoint_id: int, reason: DisabledReason)
         events.write(conn)
 
 
-def _lock(conn: Connection, endpoint_id: int) -> Endpoint:
+def lock_endpoint(conn: Connection, endpoint_id: int) -> Endpoint:
+    """One endpoint, which nobody else changes until the end of the transaction. Raises NotFound."""
     conn.execute("select from endpoint where endpoint_id = %s for update", (endpoint_id,))
     return get_endpoint(conn, endpoint_id)
 

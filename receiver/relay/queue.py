@@ -92,6 +92,9 @@ def list_due(conn: Connection, endpoint_id: int, limit: int, besides: Collection
 
 def record_outcomes(conn: Connection, endpoint_id: int, outcomes: Sequence[Outcome]) -> None:
     """Record attempts. An event that was recorded by another worker meanwhile stays as it is."""
+    if not outcomes:
+        return
+    conn.execute("select from endpoint where endpoint_id = %s for update", (endpoint_id,), prepare=True)
     ended, later = list[tuple[Owed, str, str]](), list[tuple[Owed, datetime, str]]()
     attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
     for outcome in outcomes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from receiver.queueing.parameters import Flag, WholeNumber
+from receiver.queueing.parameters import Flag, Timestamp, WholeNumber
 
 
 class JsonFlag(Flag):
@@ -24,3 +25,11 @@ class JsonNumber(WholeNumber):
         if type(value) not in (int, float) or value != int(value):
             raise self.make_error("invalid", input=str(value)[:40])
         return super()._deserialize(int(value), attr, data, **kwargs)
+
+
+class JsonTimestamp(Timestamp):
+    """Unix seconds, which may be written as 7.0, or RFC 3339."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
+        is_whole = isinstance(value, float) and value.is_integer()
+        return super()._deserialize(int(value) if is_whole else value, attr, data, **kwargs)

@@ -144,12 +144,15 @@ def test_endpoint_is_changed_disabled_and_enabled(admin: FlaskClient, conn: Conn
     assert (changed["description"], changed["label"], changed["enabled"]) == ("CRM", None, False)
     assert changed["disabled_reason"] == "user" and changed["disabled_at"]
     assert admin.patch(path, json={"enabled": False}).json == changed
+    owe(conn, (make_batch(conn), 1))
     conn.execute("update endpoint set failing_since = now()")
+    conn.execute("update owed_event set next_try_at = now() + interval '1 day'")
     conn.commit()
     enabled = admin.patch(path, json={"enabled": True}).json
     assert enabled is not None and enabled["enabled"] is True
     assert (enabled["disabled_at"], enabled["disabled_reason"], enabled["failing_since"]) == (None, None, None)
     assert admin.patch(path, json={}).json == enabled == admin.get(path).json
+    assert conn.execute("select from owed_event where next_try_at > now()").fetchall() == []
 
 
 def test_deleted_endpoint_is_gone_with_what_is_owed_to_it(admin: FlaskClient, conn: Connection) -> None:

@@ -12,7 +12,7 @@ from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import connection, reading
-from receiver.queueing.parameters import Coded, Timestamp, says, short_text
+from receiver.queueing.parameters import Coded, says, short_text
 from receiver.relay.deliveries import DELIVERY_STATES, Delivery, list_deliveries, retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,
@@ -34,7 +34,7 @@ from receiver.web.api.replay import MOST_IDS, Ids
 from receiver.web.auth import STORED, Stored, current_key
 from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
-from receiver.web.json_fields import JsonFlag, JsonNumber
+from receiver.web.json_fields import JsonFlag, JsonNumber, JsonTimestamp
 from receiver.web.services import services
 from receiver.web.waiting import WAIT, Wait
 
@@ -77,7 +77,7 @@ class RetryRequest(Schema):
 
     ids = Ids(f"These deliveries, at most {MOST_IDS}, also if they were delivered.")
     state = schemas.one_of(["waiting", "given_up"], "All deliveries in this state.")
-    since = Timestamp(metadata=says("All that were owed at this time or later, and were not delivered."))
+    since = JsonTimestamp(metadata=says("All that were owed at this time or later, and were not delivered."))
 
     @validates_schema
     def _check_one(self, values: dict[str, Any], **_: Any) -> None:
