@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from receiver.changes.slots import rotate
 from receiver.database.pool import connect
 from receiver.intake.signing_keys import fingerprint
 from receiver.release.claim import claim_submission
@@ -64,12 +65,17 @@ def check_rights(server: Postgres) -> None:
         app.execute("update of_a_later_migration set word = 'b'")
         assert app.execute("select id, word from of_a_later_migration for update").fetchall() == [(1, "b")]
         app.execute("delete from of_a_later_migration")
+        app.execute("select nextval('event_id')")
+        app.execute("update upkeep set next_at = now() - interval '5 days' where task = 'slots'")
+        with app.transaction():
+            assert rotate(app), "it may empty the partitions of old events"
         for forbidden in (
             "create table mine ()",
             "create temporary table mine ()",
             "alter table batch add column mine text",
             "create index on batch (name)",
             "truncate callback",
+            "truncate feed_entry",
             "drop table batch",
             "create function mine() returns int language sql as 'select 1'",
         ):
