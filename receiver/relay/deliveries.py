@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 from psycopg.rows import class_row
@@ -16,6 +16,12 @@ from receiver.relay.endpoints import get_endpoint, lock_endpoint
 
 DeliveryState = Literal["waiting", "delivered", "given_up"]
 DELIVERY_STATES: tuple[DeliveryState, ...] = get_args(DeliveryState)
+
+SEARCHED = 200_000
+"""How many ids are searched at once for an event or a batch: no index has them, and there can be millions."""
+
+LATE = timedelta(hours=1)
+"""An endpoint is behind if an event has been waiting for longer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +52,112 @@ class Delivery:
 
 
 _COLUMNS = "event_id as id, event, batch_id, subject, owed_at, coalesce(attempts, '[]') as attempts"
-_WAITING = f"""select {_COLUMNS}, 'waiting' as state, next_try_at, null::timestamptz as ended_at from owed_event
-    where endpoint_id = %(endpoint_id)s and event_id < %(before)s order by event_id desc limit %(limit)s"""
-_ENDED = f"""select {_COLUMNS}, state, null::timestamptz as next_try_at, ended_at from delivery
-    where endpoint_id = %(endpoint_id)s and state = '{{state}}' and event_id < %(before)s
+_WANTED = """endpoint_id = %(endpoint_id)s and event_id < %(before)s and event_id > %(after)s
+    and (%(event)s::text is null or event = %(event)s) and (%(batch_id)s::bigint is null or batch_id = %(batch_id)s)
     order by event_id desc limit %(limit)s"""
+_WAITING = f"""select {_COLUMNS}, 'waiting' as state, next_try_at, null::timestamptz as ended_at from owed_event
+    where {_WANTED}"""
+_ENDED = f"""select {_COLUMNS}, state, null::timestamptz as next_try_at, ended_at from delivery
+    where state = '{{state}}' and {_WANTED}"""
 
 
 def list_deliveries(
-    conn: Connection, endpoint_id: int, limit: int, *, state: DeliveryState | None = None, before: int | None = None
+    conn: Connection,
+    endpoint_id: int,
+    limit: int,
+    *,
+    state: DeliveryState | None = None,
+    event: str | None = None,
+    batch_id: int | None = None,
+    before: int | None = None,
+    after: int = 0,
 ) -> list[Delivery]:
-    """Deliveries, newest event first, those with an id below `before`. Raises NotFound."""
+    """Deliveries, newest event first, those with an id below `before` and above `after`. Raises NotFound."""
     get_endpoint(conn, endpoint_id)
     queries = {each: _WAITING if each == "waiting" else _ENDED.format(state=each) for each in DELIVERY_STATES}
     wanted = queries.values() if state is None else [queries[state]]
     union = " union all ".join(f"({query})" for query in wanted)
-    values = {"endpoint_id": endpoint_id, "before": before or 2**62, "limit": limit}
+    values: dict[str, Any] = {"endpoint_id": endpoint_id, "before": before or 2**62, "after": after, "limit": limit}
+    values |= {"event": event, "batch_id": batch_id}
     with conn.cursor(row_factory=class_row(Delivery)) as cursor:
         return cursor.execute(f"select * from ({union}) u order by id desc limit %(limit)s", values).fetchall()
+
+
+def search_deliveries(
+    conn: Connection,
+    endpoint_id: int,
+    limit: int,
+    *,
+    state: DeliveryState | None = None,
+    event: str | None = None,
+    batch_id: int | None = None,
+    before: int | None = None,
+) -> tuple[list[Delivery], int | None]:
+    """A page of `list_deliveries`, and the `before` of the next page, or None. Raises NotFound.
+
+    A page of an event or a batch ends after SEARCHED ids, also if nothing was found.
+    """
+    after = 0
+    if event is not None or batch_id is not None:
+        newest = list_deliveries(conn, endpoint_id, 1, state=state, before=before)
+        after = max(newest[0].id - SEARCHED, 0) if newest else 0
+    found = list_deliveries(
+        conn, endpoint_id, limit + 1, state=state, event=event, batch_id=batch_id, before=before, after=after
+    )
+    if len(found) > limit:
+        return found[:limit], found[limit - 1].id
+    older = after and list_deliveries(conn, endpoint_id, 1, state=state, before=after + 1)
+    return found, after + 1 if older else None
+
+
+def list_failures(conn: Connection, endpoint_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The last failed attempt at the event of each endpoint that is tried again last, or was given up last."""
+    found = conn.execute(_FAILURES, (bigints(endpoint_ids),)).fetchall()
+    return {endpoint_id: read_attempt(attempt) for endpoint_id, attempt in found}
+
+
+def read_attempt(stored: dict[str, Any]) -> dict[str, Any]:
+    """An attempt with its time."""
+    return stored | {"at": datetime.fromisoformat(stored["at"])}
+
+
+_FAILURES = """
+select e.id, coalesce(w.attempts -> -1, g.attempts -> -1) from unnest(%b::bigint[]) e (id)
+left join lateral (
+    select attempts from owed_event where endpoint_id = e.id order by next_try_at desc limit 1
+) w on true left join lateral (
+    select attempts from delivery where endpoint_id = e.id and state = 'given_up' order by event_id desc limit 1
+) g on true where coalesce(w.attempts -> -1, g.attempts -> -1) is not null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """What waits for those endpoints that are disabled, or for those that are behind (LATE)."""
+
+    disabled: bool
+    endpoints: int
+    waiting: int
+    oldest_at: datetime | None
+
+
+def list_debts(conn: Connection) -> list[Debt]:
+    """The debts that need attention: of disabled endpoints, and of those that are behind."""
+    with conn.cursor(row_factory=class_row(Debt)) as cursor:
+        return cursor.execute(_DEBTS, (LATE,)).fetchall()
+
+
+_DEBTS = """
+select e.disabled_at is not null as disabled, count(*) as endpoints, sum(c.waiting)::bigint as waiting,
+    min(o.owed_at) as oldest_at
+from endpoint e left join lateral (
+    select owed_at from owed_event where endpoint_id = e.endpoint_id order by event_id limit 1
+) o on true cross join lateral (
+    select coalesce(sum(owed - delivered - given_up), 0) as waiting from endpoint_count
+    where endpoint_id = e.endpoint_id
+) c where e.url is not null and (e.disabled_at is not null or o.owed_at < now() - %s)
+group by 1 order by 1 desc
+"""
 
 
 def retry_deliveries(

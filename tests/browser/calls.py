@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from receiver.supervisor.ports import free_port
 from tests.acceptance.service import Service, ask
 from tests.waiting import eventually
 
@@ -48,6 +49,10 @@ class Populated:
     hostile_number: str
     reader: str
     """A key of scope `read`."""
+    endpoint: int
+    """An endpoint with a hostile description, at which nothing listens."""
+    disabled: int
+    """An endpoint that is disabled."""
 
 
 def populate(service: Service, folder: Path) -> Populated:
@@ -56,6 +61,8 @@ def populate(service: Service, folder: Path) -> Populated:
     hostile, number = folder / "hostile.csv", NUMBERS[0]
     hostile.write_bytes(hostile_contacts(NUMBERS[:2]))
     policies = {"on_invalid": "skip", "on_duplicate": "skip"}
+    endpoint, disabled = _make_endpoint(service, PICTURE + BIDI), _make_endpoint(service, "Disabled")
+    assert service.run("endpoints", "disable", str(disabled)).returncode == 0
     settled = _queue(service, contacts, name="December reminders", **policies)
     # The simulated provider answers these deployments with 500 and 404.
     unknown = _queue(service, contacts, name="Unknown", deployment_id="500", on_invalid="skip", on_duplicate="keep")
@@ -78,7 +85,17 @@ def populate(service: Service, folder: Path) -> Populated:
     eventually(lambda: service.batch(queued)["callbacks"]["waiting"] == 0)
     eventually(lambda: {each["state"] for each in service.batch(unknown)["submissions"]} == {"unknown"})
     made = service.run("keys", "create", f"reader {PICTURE}", "--scope", "read")
-    return Populated(service, settled, unknown, paced, unwanted, queued, number, made.stdout.split()[-1])
+    reader = made.stdout.split()[-1]
+    return Populated(
+        service, settled, unknown, paced, unwanted, queued, number, reader, endpoint=endpoint, disabled=disabled
+    )
+
+
+def _make_endpoint(service: Service, description: str) -> int:
+    body = json.dumps({"url": f"http://127.0.0.1:{free_port()}/", "description": description}).encode()
+    answer = service.ask("/api/v1/endpoints", "POST", body, {"Content-Type": "application/json"})
+    assert answer.status == 201, answer.body
+    return int(answer.json["id"])
 
 
 def hostile_contacts(numbers: list[str]) -> bytes:

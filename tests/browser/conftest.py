@@ -25,7 +25,7 @@ def service(browser: Browser, session_folder: Path) -> Iterator[Service]:
     """
     folder = Path(tempfile.mkdtemp(prefix="s", dir=session_folder))
     folder.chmod(0o711)
-    with Service(folder) as service:
+    with Service(folder, RELAY_NETWORKS="127.0.0.0/8") as service:
         yield service
 
 

@@ -79,7 +79,9 @@ def test_hostile_texts_are_shown_and_do_nothing(admin_page: Page, populated: Pop
 
     batch = f"/batches/{populated.hostile}"
     callbacks = populated.service.ask(f"/api/v1/callbacks?batch_id={populated.hostile}").json["callbacks"]
+    endpoint = f"/endpoints/{populated.endpoint}"
     paths = ["/", "/batches", "/keys", "/callbacks?state=any", batch, f"{batch}/calls/1"]
+    paths += ["/endpoints", endpoint, f"{endpoint}/change", f"{endpoint}/delete"]
     for path in (*paths, *(f"/callbacks/{callback['id']}" for callback in callbacks)):
         page.goto(path)
         check_is_harmless(page)
@@ -134,7 +136,7 @@ def test_keyboard_reaches_everything_and_the_focus_is_visible(page: Page, popula
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     names = focusable(page)
     assert names[0] == "Skip to content"
-    assert names[2:8] == ["Overview", "Batches", "Callbacks", "Suppressions", "Keys", "Audit"]
+    assert names[2:9] == ["Overview", "Batches", "Callbacks", "Suppressions", "Endpoints", "Keys", "Audit"]
     assert {"New batch", "Sign out", "Show", "API reference"} <= set(names)
     for path, main in [
         ("/batches/new", {"Upload and check"}),
@@ -146,6 +148,9 @@ def test_keyboard_reaches_everything_and_the_focus_is_visible(page: Page, popula
         ("/keys", {"Create the key"}),
         ("/suppressions", {"Suppress the number", "Suppress the numbers", "Find"}),
         ("/audit", {"Show"}),
+        ("/endpoints", {"New endpoint"}),
+        ("/endpoints/new", {"call.result", "Create the endpoint"}),
+        (f"/endpoints/{populated.endpoint}", {"Send a test event", "Change", "Rotate the secret", "Disable", "Delete"}),
     ]:
         page.goto(path)
         assert main <= set(focusable(page)), path

@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, FilePayload, Page, Request, TimeoutErro
 
 from tests.acceptance.service import Service
 from tests.browser.calls import CONTACTS, NUMBERS, Populated
-from tests.browser.chromium import sign_in, watched
+from tests.browser.chromium import PATIENCE_SECONDS, sign_in, watched
+from tests.relay.endpoint_server import receiving
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -239,3 +240,57 @@ def test_without_scripts_a_batch_is_uploaded_queued_and_seen(browser: Browser, s
         page.goto("/batches")
         page.locator(f"a[href='/batches/{batch_id}']").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("reminders.csv")
+
+
+def test_without_scripts_an_endpoint_is_created_tested_enabled_again_and_deleted(
+    browser: Browser, service: Service, tmp_path: Path
+) -> None:
+    contacts = tmp_path / "contacts.csv"
+    contacts.write_bytes(CONTACTS)
+    with (
+        receiving(lambda _: (410, {}, b"moved away")) as hook,
+        watched(browser, service.url, java_script_enabled=False) as page,
+    ):
+        sign_in(page, service.key)
+        page.get_by_role("link", name="Endpoints", exact=True).click()
+        page.get_by_role("link", name="New endpoint").click()
+        page.get_by_label("Address").fill(hook.url)
+        page.get_by_label("Description").fill("CRM of the story")
+        page.get_by_label("batch.ended").uncheck()
+        page.get_by_label("Application").fill("77")
+        page.get_by_label("Your API key").fill(service.key)
+        page.get_by_role("button", name="Create the endpoint").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("The new secret")
+        secret = page.locator("#new-secret").inner_text()
+        page.get_by_role("link", name="Done").click()
+        assert secret not in page.content()
+
+        page.get_by_role("button", name="Send a test event").click()
+        expect(page.get_by_role("status")).to_contain_text("Not delivered: status 410")
+        assert hook.requests[0].verified(secret)["type"] == "endpoint.test"
+        service.queue(contacts, "Prefer: wait=0", application_id="77", on_invalid="skip", on_duplicate="skip")
+        log = page.get_by_role("region", name="Deliveries")
+
+        def shows(text: str) -> bool:
+            page.reload()
+            return page.get_by_text(text).first.is_visible()
+
+        eventually(lambda: shows("your service answered 410 (gone)"), PATIENCE_SECONDS)
+        page.goto("/")
+        page.get_by_role("region", name="Needs attention").get_by_role("link", name="disabled").click()
+        page.get_by_role("link", name="CRM of the story").click()
+        failed = log.locator("tbody tr", has=page.locator("details"))
+        failed.locator("summary").first.click()
+        expect(failed.get_by_text("moved away").first).to_be_visible()
+
+        hook.answer = lambda _: (200, {}, b"")
+        failed.get_by_role("button", name="again").first.click()
+        expect(page.get_by_role("status")).to_have_text("1 event will be sent again now.")
+        page.get_by_role("button", name="Enable").click()
+        eventually(lambda: shows("8 events owed: 8 delivered, 0 waiting, 0 given up."), PATIENCE_SECONDS)
+        page.get_by_label("Batch", exact=True).fill("999999")
+        page.get_by_role("button", name="Show").click()
+        expect(log).to_contain_text("Nothing matches.")
+        page.get_by_role("link", name="Delete").click()
+        page.get_by_role("button", name="Delete the endpoint").click()
+        expect(page.get_by_role("link", name="CRM of the story")).to_have_count(0)

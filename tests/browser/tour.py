@@ -53,6 +53,14 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         ("suppressions filtered to none", "/suppressions?reason=nothing", 200),
         ("audit trail", "/audit", 200),
         ("audit trail with a faulty filter", "/audit?action=dance", 200),
+        ("endpoints", "/endpoints", 200),
+        ("new endpoint", "/endpoints/new", 200),
+        ("endpoint", f"/endpoints/{populated.endpoint}", 200),
+        ("disabled endpoint", f"/endpoints/{populated.disabled}", 200),
+        ("deliveries with a faulty filter", f"/endpoints/{populated.endpoint}?batch_id=x&state=x", 200),
+        ("change of an endpoint", f"/endpoints/{populated.endpoint}/change", 200),
+        ("rotation of a secret", f"/endpoints/{populated.endpoint}/rotate", 200),
+        ("deletion of an endpoint", f"/endpoints/{populated.endpoint}/delete", 200),
         ("time zone", "/time-zone", 200),
         ("not found", "/batches/999999", 404),
     ]:
@@ -144,6 +152,17 @@ def _forms(page: Page, key: str) -> Iterator[str]:
     expect(page.get_by_role("heading", level=1)).to_have_text("Call this number again?")
     yield "suppression removed"
     page.get_by_role("button", name="Remove the suppression").click()
+    page.goto("/endpoints/new")
+    page.get_by_label("Address").fill("https://10.0.0.1/")
+    page.get_by_label("Your API key").fill(key)
+    page.get_by_role("button", name="Create the endpoint").click()
+    expect(page.locator("#url-fault")).to_be_visible()
+    yield "endpoint refused"
+    page.get_by_label("Address").fill("http://127.0.0.1:9/made-on-a-tour")
+    page.get_by_label("Your API key").fill(key)
+    page.get_by_role("button", name="Create the endpoint").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("The new secret")
+    yield "endpoint created"
     page.goto("/callbacks")
     page.get_by_role("button", name="Preview replay").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Preview of a replay")

@@ -32,6 +32,12 @@ PAGES = {
     "/cancellations/1": "admin",
     "/keys": "admin",
     "/keys/abcdefgh/revoke": "admin",
+    "/endpoints": "admin",
+    "/endpoints/new": "admin",
+    "/endpoints/1": "admin",
+    "/endpoints/1/change": "admin",
+    "/endpoints/1/rotate": "admin",
+    "/endpoints/1/delete": "admin",
 }
 FORMS = {
     "/time-zone": "read",
@@ -44,6 +50,8 @@ FORMS = {
     "/batches/1/change": "queue",
     "/keys": "admin",
     "/keys/abcdefgh/revoke": "admin",
+    "/endpoints/new": "admin",
+    **{f"/endpoints/1/{form}": "admin" for form in ("change", "test", "enabled", "retry", "rotate", "delete")},
 }
 
 
@@ -114,7 +122,7 @@ def test_form_without_a_token_does_nothing_on_any_route(app: Flask, conn: Connec
 def test_pages_have_no_inline_script_or_style_and_are_not_cached(app: Flask, conn: Connection) -> None:
     make_batch(conn)
     browser = visitor(app, conn, "admin")
-    for path in ("/", "/batches", "/batches/new", "/keys", "/time-zone", "/nowhere", "/login"):
+    for path in ("/", "/batches", "/batches/new", "/keys", "/endpoints/new", "/time-zone", "/nowhere", "/login"):
         answer = browser.client.get(path, follow_redirects=True)
         assert not re.search(r"<[^>]*\s(style|on[a-z]+)\s*=", answer.text), path
         assert not re.search(r"<style|<script(?![^>]* src=)|javascript:|https?://", answer.text), path
@@ -129,7 +137,7 @@ def test_pages_have_no_inline_script_or_style_and_are_not_cached(app: Flask, con
 
 def test_every_field_has_a_label_and_every_description_exists(app: Flask, conn: Connection) -> None:
     browser = visitor(app, conn, "admin")
-    for path in ("/", "/batches", "/batches/new", "/keys", "/time-zone"):
+    for path in ("/", "/batches", "/batches/new", "/keys", "/endpoints/new", "/time-zone"):
         page = browser.get(path)
         ids = re.findall(r'\sid="([^"]+)"', page)
         assert len(ids) == len(set(ids)), path

@@ -239,14 +239,9 @@ class Test(MethodView):
         It is an event of type `endpoint.test`, whose `data` is `{"endpoint_id": …}`. It is sent once and not recorded,
         also if the endpoint is disabled. The answer shows what came of it.
         """
-        stored: Stored | None = request.environ.get(STORED)
-        if stored is None:
-            with reading(services().pool) as conn:
-                url, secrets = get_endpoint(conn, endpoint_id).url, get_secrets(conn, endpoint_id)
-            return _begin_test(endpoint_id, url, secrets)
-        began, attempts = stored.subject
-        too_long = Attempt(began, None, round(TEST_SECONDS), "The name could not be resolved in time.")
-        attempt: Attempt = attempts[0] if attempts else too_long
+        attempt = run_test(endpoint_id)
+        if attempt is None:
+            return {}
         return {**{name: getattr(attempt, name) for name in attempt.__slots__}, "delivered": attempt.delivered}
 
 
@@ -284,8 +279,14 @@ def _members(endpoint: Endpoint) -> dict[str, Any]:
     return {name: getattr(endpoint, name) for name in EndpointAnswer().fields}
 
 
-def _begin_test(endpoint_id: int, url: str, secrets: list[str]) -> dict[str, Any]:
-    """Send it in a thread of its own, and let the request wait without one."""
+def run_test(endpoint_id: int) -> Attempt | None:
+    """What came of a test event. None: it is being sent, and the request waits for it without a thread."""
+    stored: Stored | None = request.environ.get(STORED)
+    if stored is not None:
+        began, attempts = stored.subject
+        return attempts[0] if attempts else Attempt(began, None, round(TEST_SECONDS), _TOO_LONG)
+    with reading(services().pool) as conn:
+        url, secrets = get_endpoint(conn, endpoint_id).url, get_secrets(conn, endpoint_id)
     began, attempts = datetime.now(UTC), list[Attempt]()
     networks = services().config.relay_networks
 
@@ -295,4 +296,7 @@ def _begin_test(endpoint_id: int, url: str, secrets: list[str]) -> dict[str, Any
     threading.Thread(target=send, daemon=True).start()
     resumed = {STORED: Stored(current_key(), (began, attempts)), "CONTENT_LENGTH": "0"}
     request.environ[WAIT] = Wait(lambda: bool(attempts), time.monotonic() + TEST_SECONDS, resumed)
-    return {}
+    return None
+
+
+_TOO_LONG = "The name could not be resolved in time."

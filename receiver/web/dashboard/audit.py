@@ -28,6 +28,12 @@ ACTIONS = {
     "purge": "purged a batch",
     "make_key": "created a key",
     "revoke_key": "revoked a key",
+    "create_endpoint": "created an endpoint",
+    "change_endpoint": "changed an endpoint",
+    "rotate_endpoint": "rotated an endpoint's secret",
+    "retry_deliveries": "sent events again",
+    "disable_endpoint": "disabled an endpoint",
+    "delete_endpoint": "deleted an endpoint",
 }
 """What each action is called on the page. An action that is not here is shown by its name."""
 

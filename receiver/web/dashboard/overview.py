@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
+from receiver.relay.deliveries import Debt, list_debts
 from receiver.summary.batches import Batch, BatchFilter, list_batches
 from receiver.summary.health import WORKER_SECONDS, Health, get_health
 from receiver.summary.needs_attention import Attention, get_attention
@@ -58,7 +59,7 @@ def overview() -> str:
     )
     simulated = services().config.batch_kind
 
-    def read(conn: Connection) -> tuple[Health, Attention, Attention, list[Batch], list[dict[str, Any]]]:
+    def read(conn: Connection) -> tuple[Health, list[Debt], Attention, Attention, list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
@@ -68,9 +69,9 @@ def overview() -> str:
         running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
         attention = get_attention(conn, asked_for, simulated=simulated)
         figures = attention if shown == asked_for else get_attention(conn, shown)
-        return get_health(conn), attention, figures, running, points
+        return get_health(conn), list_debts(conn), attention, figures, running, points
 
-    alive, attention, figures, running, points = reader().read_at_one_moment(read)
+    alive, debts, attention, figures, running, points = reader().read_at_one_moment(read)
     if "interval" in filters.faults:
         chart = Markup('<p class="chart-empty">Not drawn: see “Results by” above.</p>')
     else:
@@ -84,6 +85,7 @@ def overview() -> str:
         asked_for_query=asked_for_query,
         attention=attention,
         chart=chart,
+        debts=debts,
         filters=filters,
         interval=interval,
         figures=figures,
