@@ -214,10 +214,14 @@ def test_log_names_what_each_event_is_about(admin_at: Browser, conn: Connection)
 
 def test_log_has_pages(admin_at: Browser, conn: Connection) -> None:
     endpoint_id = make(conn)
-    owe_calls(conn, 60)
+    owe_calls(conn, 30)
+    tries = [{**ATTEMPTS[0], "error": f"{number} {'x' * 498}"} for number in range(10)]
+    conn.execute("update owed_event set attempts = %s", (Json(tries),))
+    conn.commit()
     page = admin_at.get(f"/endpoints/{endpoint_id}?state=waiting")
     newest = numbers_of(page)
-    assert len(newest) == 50
+    assert len(newest) == 20 and broken_rules(page) == []
+    assert f"9 {'x' * 498}" in page and "440 more characters" in page
     (older,) = [part.partition('"')[0] for part in page.split('href="') if "before=" in part.partition('"')[0]]
     rest = numbers_of(admin_at.get(older.replace("&amp;", "&").partition("#")[0]))
     assert len(rest) == 10 and max(rest) < min(newest)

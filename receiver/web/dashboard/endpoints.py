@@ -44,7 +44,7 @@ from receiver.web.dashboard.session import zone
 from receiver.web.services import services
 
 PAGE_ENDPOINTS = 25
-PAGE_DELIVERIES = 50
+PAGE_DELIVERIES = 20
 
 FIELDS = ("url", "description", "application_id", "deployment_id", "label", "events")
 
