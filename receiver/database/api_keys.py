@@ -138,8 +138,9 @@ def list_keys(conn: Connection) -> list[ApiKey]:
 
 def revoke_key(conn: Connection, name: str) -> None:
     """Revoke a key at once. Raises NotFound."""
-    ended = conn.execute("update api_key set revoked_at = now() where name = %s and revoked_at is null", (name,))
-    if ended.rowcount == 0:
+    update = "update api_key set revoked_at = now() where name = %s and revoked_at is null"
+    # Postgres does not accept every text that a path can contain.
+    if not name.isprintable() or conn.execute(update, (name,)).rowcount == 0:
         raise NotFound(f"Key {name!r} does not exist.")
 
 

@@ -20,6 +20,7 @@ from receiver.web.api import (
     exports,
     feed,
     follow_ups,
+    keys,
     release,
     replay,
     submissions,
@@ -78,7 +79,7 @@ def create_app(config: Config, database_url: str) -> Flask:
     )
     api = open_api(app)
     queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
-    for subject in (*queueing, *results, endpoints, suppressions, audit):
+    for subject in (*queueing, *results, endpoints, suppressions, keys, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     app.register_blueprint(health.blueprint)
     metrics.register(app)

@@ -17,6 +17,7 @@ from flask import Flask
 from flask_smorest import Api
 from marshmallow import fields
 
+from receiver.database.api_keys import NAME_LENGTH
 from receiver.queueing.parameters import (
     LATEST,
     MOST_LABELS,
@@ -89,7 +90,7 @@ def describe(app: Flask) -> Description:
                 _describe_queueing(operation)
             if name == "list_results":
                 operation["parameters"].append(FEED_PREFER)
-            if name == "create_endpoint":
+            if name in ("create_endpoint", "create_key"):
                 operation["responses"]["201"]["headers"] = _headers("Location")
             if name == "suppress":
                 _describe_suppressing(operation)
@@ -239,7 +240,10 @@ def _headers(*names: str) -> Description:
 
 def _describe_path_parameter(parameter: Description) -> None:
     parameter["description"] = PATH_PARAMETERS[parameter["name"]]
-    parameter["schema"] |= {"minimum": 1, "maximum": LARGEST_ID}
+    whole = parameter["schema"]["type"] == "integer"
+    parameter["schema"] |= (
+        {"minimum": 1, "maximum": LARGEST_ID} if whole else {"minLength": 1, "maxLength": NAME_LENGTH}
+    )
 
 
 def _views(app: Flask) -> Iterator[tuple[tuple[str, str], Any]]:

@@ -34,11 +34,10 @@ log = logging.getLogger(__name__)
 STATUS_OF_CODE = {code: known.status for code, known in CODES.items()} | {
     "conflict": 409,
     "invalid_cursor": 422,
-    "key_name_taken": 409,
     "request_timeout": 408,
     "unavailable": 503,
 }
-"""The API's codes, and those of the dashboards and of werkzeug's errors."""
+"""The API's codes, and those of cursors and of werkzeug's errors."""
 
 _TITLES = {
     400: "Bad request",

@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from receiver.changes.events import Events
+from receiver.database import api_keys
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from receiver.relay import endpoints
@@ -97,6 +98,7 @@ def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connectio
     _follow(answers, clients["read"], conn)
     _control(answers, clients, conn)
     _deliver_events(answers, clients["admin"], conn)
+    _make_keys(answers, clients["admin"])
     _fail(answers, app, without_database, clients)
     client = limited.test_client()
     client.environ_base["HTTP_AUTHORIZATION"] = clients["read"].environ_base["HTTP_AUTHORIZATION"]
@@ -238,6 +240,16 @@ def _suppress(answers: Answers, client: FlaskClient) -> None:
     answers.keep("list_suppressions", 200, client.get(f"{path}?limit=1"))
     assert client.delete(f"{path}/{(suppressed.json or {})['id']}").status_code == 204
     answers.keep("list_audit", 200, client.get("/api/v1/audit?limit=2"))
+
+
+def _make_keys(answers: Answers, client: FlaskClient) -> None:
+    given = {"name": "dashboard", "scope": "read", "expires_at": "2099-12-01T22:00:00Z"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api_keys.secrets, "choice", lambda letters: letters[0])
+        patch.setattr(api_keys.secrets, "token_urlsafe", lambda _: "A" * 43)
+        answers.keep("create_key", 201, client.post("/api/v1/keys", json=given))
+    answers.keep_problem(409, "key_name_taken", client.post("/api/v1/keys", json=given))
+    answers.keep("list_keys", 200, client.get("/api/v1/keys?limit=1"))
 
 
 def _deliver_events(answers: Answers, client: FlaskClient, conn: Connection) -> None:

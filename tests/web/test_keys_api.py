@@ -1,4 +1,4 @@
-"""Keys that the command line creates and the API accepts."""
+"""Keys that the command line and the API create and the API accepts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from receiver.changes.audit import ChangeFilter, list_changes
 from receiver.cli import main
 from receiver.database.api_keys import list_keys
 from receiver.database.pool import Connection
-from tests.web.asking import SECRET, problem_of
+from tests.web.asking import SECRET, faults_of, problem_of
+from tests.web.conftest import ClientFor
 
 Keys = Callable[..., tuple[int, str]]
 
@@ -93,3 +95,48 @@ def test_use_is_recorded_once_a_minute(keys: Keys, stranger: FlaskClient, conn: 
     (stored,) = list_keys(conn)
     assert stored.last_used_at is not None
     assert datetime.now(UTC) - stored.last_used_at < timedelta(minutes=1)
+
+
+PATH = "/api/v1/keys"
+
+
+def test_key_made_over_rest_is_listed_works_and_ends_when_it_is_revoked(
+    client_for: ClientFor, stranger: FlaskClient, conn: Connection
+) -> None:
+    admin = client_for("admin")
+    made = admin.post(PATH, json={"name": "nightly job/1", "scope": "read", "expires_at": "2099-12-01T22:00:00Z"})
+    assert made.status_code == 201, made.text
+    content = made.get_json()
+    key = content.pop("key")
+    assert key.startswith(f"rr_{content['prefix']}_")
+    assert content.pop("created_at").endswith("Z")
+    shown = {"name": "nightly job/1", "scope": "read", "expires_at": "2099-12-01T22:00:00Z", "last_used_at": None}
+    assert content == shown | {"prefix": content["prefix"]}
+    assert ask(stranger, key) == 200
+
+    listed = admin.get(PATH).get_json()
+    assert [each["name"] for each in listed["keys"]] == ["nightly job/1", "admin key"]
+    assert listed["keys"][0]["last_used_at"] is not None and "key" not in listed["keys"][0]
+    first = admin.get(f"{PATH}?limit=1").get_json()
+    rest = admin.get(f"{PATH}?limit=1&cursor={first['next_cursor']}").get_json()
+    assert first["keys"] + rest["keys"] == listed["keys"] and rest["next_cursor"] is None
+
+    assert admin.delete(made.headers["Location"]).status_code == 204
+    assert ask(stranger, key) == 401
+    problem_of(admin.delete(made.headers["Location"]), 404, "not_found")
+    problem_of(admin.delete(f"{PATH}/a%00b"), 404, "not_found")
+    changes = [
+        (change.actor, change.action, change.details["name"]) for change in list_changes(conn, ChangeFilter(), 9)
+    ]
+    assert changes == [("admin key", "revoke_key", "nightly job/1"), ("admin key", "make_key", "nightly job/1")]
+
+
+def test_key_over_rest_needs_a_free_name_a_scope_and_a_later_expiry(client_for: ClientFor) -> None:
+    admin = client_for("admin")
+    problem_of(admin.post(PATH, json={"name": "admin key", "scope": "read"}), 409, "key_name_taken")
+    faults = faults_of(admin.post(PATH, json={"name": "\u200b", "scope": "root", "owner": "Ana"}))
+    assert sorted(faults) == [("owner", "unknown_field"), ("scope", "invalid")]
+    assert faults_of(admin.post(PATH, json={"name": "\u200b", "scope": "read"})) == [("name", "invalid")]
+    late = admin.post(PATH, json={"name": "late", "scope": "read", "expires_at": "2020-01-01T00:00:00Z"})
+    assert faults_of(late) == [("expires_at", "in_the_past")]
+    problem_of(client_for("queue").get(PATH), 403, "forbidden")

@@ -28,13 +28,12 @@ from tests.web.test_auth import api_views
 Description = dict[str, Any]
 
 ELSEWHERE = {
-    "key_name_taken": 409,
     "invalid_cursor": 422,
     "request_timeout": 408,
     "conflict": 409,
     "unavailable": 503,
 }
-"""Codes that no API operation answers: those of the dashboards, of single faults, and of werkzeug's errors."""
+"""Codes that no API operation answers: those of faults, and of werkzeug's errors."""
 
 
 @pytest.fixture

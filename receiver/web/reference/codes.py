@@ -26,6 +26,7 @@ CODES = {
     "external_id_used": Code(
         409, "Another batch has this `external_id`; `batch_id` names it.", "Use another one, or use that batch."
     ),
+    "key_name_taken": Code(409, "Another key in use has this name.", "Revoke that key, or choose another name."),
     "nothing_unreleased": Code(
         409,
         "Everything in the batch was released, refused or withdrawn.",
@@ -125,6 +126,7 @@ OF_OPERATION = {
     "replay_callbacks": _OF_JSON,
     "list_results": ("cursor_expired",),
     "create_endpoint": _OF_JSON,
+    "create_key": (*_OF_JSON, "key_name_taken"),
     "change_endpoint": _OF_JSON,
     "retry_deliveries": _OF_JSON,
 }

@@ -17,6 +17,7 @@ TAGS = {
     "deployments": "The provider's deployments, each with the calls of many batches.",
     "suppressions": "Numbers that must not be called, whichever batch they are in.",
     "endpoints": "Your own services, to which results and other events are delivered, signed and retried.",
+    "keys": "API keys: who may use this API, and for what.",
     "audit": "Who changed what, when, and with which note.",
     "summary": "Totals and series over many batches, for dashboards.",
     "results": "The endpoint to which the provider posts results. It needs no key: the token in the URL is signed.",
@@ -31,7 +32,7 @@ SECURITY_SCHEME = {
         "Each operation names the scope it needs.\n\n"
         "| scope | allows |\n| --- | --- |\n| `read` | reading everything |\n"
         "| `queue` | reading, and queueing and controlling batches |\n"
-        "| `admin` | everything, including endpoints, replay of callbacks and canceling a deployment |"
+        "| `admin` | everything, including keys, endpoints, replay of callbacks and canceling a deployment |"
     ),
 }
 
@@ -124,6 +125,7 @@ PATH_PARAMETERS = {
     "callback_id": "The callback's `id`.",
     "suppression_id": "The suppression's `id`.",
     "endpoint_id": "The endpoint's `id`.",
+    "name": "The key's name.",
 }
 
 CSV_FIELD = {
