@@ -61,11 +61,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request that may be repeated: the API key, the idempotency key, and the digest of its content."""
+    """A request that may be repeated: the API key, the idempotency key, and the digest of its content.
+
+    `digest_as_sent`: the digest that earlier releases stored, if defaults are written out in the request.
+    """
 
     key_id: int
     idempotency_key: str
     digest: bytes
+    digest_as_sent: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +208,6 @@ def find_accepted(conn: Connection, request: IdempotentRequest) -> Accepted | No
     if earlier is None:
         return None
     batch_id, digest = earlier
-    if digest != request.digest:
+    if digest not in (request.digest, request.digest_as_sent):
         raise IdempotencyKeyReused(batch_id)
     return Accepted(batch_id, replayed=True)

@@ -394,6 +394,22 @@ class BatchForm(Schema):
         return values
 
 
+_DEFAULT_TEXTS = {
+    name: ("", *Flag.falsy, "False") if isinstance(field, Flag) else ("", str(field.metadata.get("default", "")))
+    for name, field in BatchForm().fields.items()
+} | {"labels": ("", "{}")}
+"""What can be written instead of leaving a field out."""
+
+
+def without_defaults(form: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """The fields of a form that change something. `defaults`: further defaults, which depend on the request."""
+    return {
+        name: text
+        for name, text in form.items()
+        if text not in _DEFAULT_TEXTS.get(name, ()) and text != defaults.get(name)
+    }
+
+
 def read_parameters(form: Mapping[str, Any], default_region: str, default_name: str = "") -> BatchParameters:
     """Read the parameters of a form. An empty text and None count as absent. Raises InvalidInput with each wrong field.
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta, tzinfo
+from io import BytesIO
 
 import pytest
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
 from receiver.queueing import parameters
+from receiver.queueing.acceptance import request_digest
 from tests.waiting import eventually
-from tests.web.asking import CSV, count_batches, faults_of, post_csv, problem_of
+from tests.web.asking import CSV, WANTED, count_batches, faults_of, post_csv, problem_of
 from tests.web.conftest import ClientFor
 
 
@@ -31,6 +33,33 @@ def test_same_idempotency_key_with_other_content_is_refused(queuer: FlaskClient,
     for answer in (post_csv(queuer, CSV + "6175551298,Cid\n", headers=key), post_csv(queuer, headers=key, is_pci="1")):
         problem_of(answer, 422, "idempotency_key_reused")
     assert count_batches(conn) == 1
+
+
+DEFAULTS = {
+    **{"on_invalid": "refuse", "on_duplicate": "refuse", "on_recent": "allow", "recent_hours": "24", "is_pci": "false"},
+    **{"dry_run": "0", "default_region": "US", "labels": "{}", "name": "contacts.csv", "external_id": ""},
+}
+
+
+def test_same_request_may_write_out_defaults(queuer: FlaskClient, conn: Connection) -> None:
+    for key, fields in (("short first", [{}, DEFAULTS]), ("long first", [DEFAULTS, {}])):
+        first, second = (post_csv(queuer, headers={"Idempotency-Key": key}, **each) for each in fields)
+        assert "Idempotency-Replayed" not in first.headers
+        assert second.headers["Idempotency-Replayed"] == "true", second.text
+        for name, text in (("name", "{}"), ("on_invalid", "skip"), ("is_pci", "1"), ("default_region", "GB")):
+            answer = post_csv(queuer, headers={"Idempotency-Key": key}, **{name: text})
+            problem_of(answer, 422, "idempotency_key_reused")
+    assert count_batches(conn) == 2
+
+
+def test_request_matches_the_digest_that_an_earlier_release_stored(queuer: FlaskClient, conn: Connection) -> None:
+    key = {"Idempotency-Key": "before the upgrade"}
+    post_csv(queuer, headers=key, on_invalid="refuse")
+    # Earlier releases hashed the fields as they were sent.
+    as_sent = request_digest(BytesIO(CSV.encode()), {**WANTED, "on_invalid": "refuse"})
+    conn.execute("update idempotency set digest = %s", (as_sent,))
+    conn.commit()
+    assert post_csv(queuer, headers=key, on_invalid="refuse").headers["Idempotency-Replayed"] == "true"
 
 
 def test_idempotency_keys_of_two_api_keys_are_independent(client_for: ClientFor, conn: Connection) -> None:

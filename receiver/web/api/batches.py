@@ -37,6 +37,7 @@ from receiver.queueing.parameters import (
     read_parameters,
     says,
     short_text,
+    without_defaults,
 )
 from receiver.queueing.recent import FindRecent
 from receiver.queueing.submissions import FindSuppressed
@@ -170,7 +171,7 @@ def queue_batch() -> Response:
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
     csv, form = read_form()
     is_dry = form.get("dry_run", "").lower() in Flag.truthy
-    repeatable = None if is_dry else repeatable_request(csv.stream, form)
+    repeatable = None if is_dry else repeatable_request(csv.stream, form, csv.filename or "")
     if repeatable is not None:
         # Before any check: a repeated request must get the same answer, even if its times are in the past now.
         with reading(services().pool) as conn:
@@ -213,14 +214,16 @@ def _looked_up(find: Callable[[Connection, Sequence[int]], _Found]) -> Callable[
     return look_up
 
 
-def repeatable_request(content: IO[bytes], form: Mapping[str, str]) -> IdempotentRequest | None:
+def repeatable_request(content: IO[bytes], form: Mapping[str, str], file_name: str = "") -> IdempotentRequest | None:
     """The request, if it has an Idempotency-Key. Raises InvalidInput."""
     idempotency_key = request.headers.get("Idempotency-Key")
     if idempotency_key is None:
         return None
     if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
         raise invalid_parameter("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")
-    return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(content, form))
+    plain = without_defaults(form, {"default_region": services().config.default_region, "name": file_name})
+    as_sent = None if plain == form else request_digest(content, form)
+    return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(content, plain), as_sent)
 
 
 def answer_stored(stored: Stored, schema: Schema = _batch) -> Response:
