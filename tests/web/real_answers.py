@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,6 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from receiver.changes.events import Events
-from receiver.database import api_keys
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from receiver.relay import endpoints
@@ -245,8 +245,8 @@ def _suppress(answers: Answers, client: FlaskClient) -> None:
 def _make_keys(answers: Answers, client: FlaskClient) -> None:
     given = {"name": "dashboard", "scope": "read", "expires_at": "2099-12-01T22:00:00Z"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api_keys.secrets, "choice", lambda letters: letters[0])
-        patch.setattr(api_keys.secrets, "token_urlsafe", lambda _: "A" * 43)
+        patch.setattr(secrets, "choice", lambda letters: letters[0])
+        patch.setattr(secrets, "token_urlsafe", lambda _: "A" * 43)
         answers.keep("create_key", 201, client.post("/api/v1/keys", json=given))
     answers.keep_problem(409, "key_name_taken", client.post("/api/v1/keys", json=given))
     answers.keep("list_keys", 200, client.get("/api/v1/keys?limit=1"))
