@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,15 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.intake.packing import unpack
 from receiver.model import CallbackState
+from receiver.results.bodies import read_bodies
+from receiver.results.reading.call_details import UnreadableBody
+from receiver.results.settlement import find_rows
+from receiver.results.stored import get_stored
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One callback. `row` is the call that it names, if it was found and the callback was not applied."""
+    """One callback. `row` is the call that it names, if it is settled, and the call was found and is not erased."""
 
     id: int
     batch_id: int
@@ -85,11 +89,24 @@ def list_callbacks(
     if before is not None:
         conditions.append(f"{key}.callback_id < %(before)s")
     with conn.cursor(row_factory=class_row(Callback)) as cursor:
-        return cursor.execute(
+        found = cursor.execute(
             f"select {_COLUMNS} from callback c {_JOINS} where {' and '.join(conditions)}"
             f" order by {key}.callback_id desc limit %(limit)s",
             values,
         ).fetchall()
+    return _with_rows(conn, found)
+
+
+def _with_rows(conn: Connection, found: list[Callback]) -> list[Callback]:
+    """Find the rows of applied callbacks, from their bodies: an index for this would cost too much in settlement."""
+    applied = get_stored(conn, [(each.batch_id, each.id) for each in found if each.state == "applied"])
+    numbers = [
+        (stored, details.phone_number)
+        for stored, details, _ in read_bodies(applied)
+        if not isinstance(details, UnreadableBody)
+    ]
+    rows = find_rows(conn, numbers)
+    return [replace(each, row=rows.get(each.id, each.row)) for each in found]
 
 
 def count_by_reason(conn: Connection, state: CallbackState) -> dict[str, int]:
@@ -124,4 +141,5 @@ def get_callback(conn: Connection, callback_id: int) -> CallbackBody:
     if found is None:
         raise NotFound(f"Callback {callback_id} does not exist.")
     content_encoding, packing, body, *callback = found
-    return CallbackBody(Callback(*callback), content_encoding, unpack(packing, body))
+    (with_row,) = _with_rows(conn, [Callback(*callback)])
+    return CallbackBody(with_row, content_encoding, unpack(packing, body))

@@ -12,7 +12,7 @@ from flask import Flask, Response, g, render_template, request
 from gunicorn.http.errors import ParseException
 from marshmallow import ValidationError
 from werkzeug.datastructures import MIMEAccept
-from werkzeug.exceptions import HTTPException, NotAcceptable
+from werkzeug.exceptions import HTTPException, NotAcceptable, UnsupportedMediaType
 from werkzeug.http import parse_accept_header
 
 from receiver.database.pool import DatabaseUnavailable
@@ -118,6 +118,8 @@ def _refuse_unacceptable() -> None:
         offered = _REPRESENTATIONS.get(request.path.rpartition(".")[2], "application/json")
         if not _accepts(request.headers.get("Accept", ""), offered):
             raise NotAcceptable(f"The answer is {offered}, which your Accept header excludes.")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType("Send the body without a Content-Encoding: it is not decompressed.")
 
 
 @lru_cache(maxsize=100)

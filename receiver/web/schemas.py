@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.model import (
     BATCH_PHASES,
@@ -20,7 +20,7 @@ from receiver.model import (
     rfc3339,
 )
 from receiver.queueing.follow_ups import LEFT_OUT
-from receiver.queueing.parameters import Timestamp, WholeNumber, says, short_text, storable, whole_number
+from receiver.queueing.parameters import Coded, Timestamp, WholeNumber, says, short_text, storable, whole_number
 from receiver.web.json_answer import ReadyJson
 
 _Field = TypeVar("_Field", bound=fields.Field[Any])
@@ -107,6 +107,17 @@ class PageQuery(Schema):
     )
 
 
+class PeriodQuery(Schema):
+    """Refuses a period that ends before it begins."""
+
+    @validates_schema
+    def _check_period(self, values: dict[str, Any], **_: Any) -> None:
+        for start, end in (("from_", "to"), ("created_from", "created_to")):
+            if start in values and end in values and values[start] > values[end]:
+                message = f"It must not be earlier than `{start.rstrip('_')}`."
+                raise ValidationError({end: [Coded("out_of_order", message)]})
+
+
 class Label(fields.String):
     """`key:value`, split at the first colon."""
 
@@ -132,7 +143,7 @@ def by_label(**options: Any) -> Label:
     )
 
 
-class BatchesQuery(PageQuery):
+class BatchesQuery(PageQuery, PeriodQuery):
     state = one_of(BATCH_STATES, "Only batches in this state.")
     phase = one_of(BATCH_PHASES, "Only batches in this phase.")
     application_id = id_of("Only batches of this application.")
@@ -536,7 +547,10 @@ class Callback(CallbackOfCall):
     batch_id = whole("The batch whose `result_url` it was posted to.")
     submission_id = whole("The submission's number in the batch, from 1.")
     reason = text("Why it was not applied; null if it was.", allow_none=True)
-    row = whole("The row of its call, if it was not applied but belongs to a call.", allow_none=True)
+    row = whole(
+        "The row of its call; null if it belongs to no call, is not settled yet, or its call was erased.",
+        allow_none=True,
+    )
     content_type = text("The `Content-Type` header of the request.")
 
 

@@ -86,7 +86,7 @@ def test_callback_that_is_not_applied_shows_the_reason_and_its_call(conn: Connec
     }
     assert found == {
         "waiting": (None, None),
-        "applied": (None, None),
+        "applied": (None, 1),
         "duplicate": ("same_result", 1),
         "conflict": ("other_result_stands", 1),
         "unmatched": ("number_not_in_submission", None),

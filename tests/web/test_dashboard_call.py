@@ -32,7 +32,7 @@ def test_page_shows_the_timeline_the_facts_and_the_callbacks(queuer_at: Browser,
     received = page.split('class="received"')[1].split("</ol>")[0]
     assert re.findall(r"badge-(\w+)", received) == ["applied", "duplicate", "conflict"]
     assert "It repeats an earlier callback." in text_of(received)
-    assert [f"/callbacks/{callback_id}?row=1" in received for callback_id in ids] == [True] * 3
+    assert [f"/callbacks/{callback_id}" in received for callback_id in ids] == [True] * 3
     assert f'href="/batches/{batch_id}"' in page
 
 

@@ -98,7 +98,7 @@ def test_filters_combine(reader: FlaskClient, conn: Connection) -> None:
     assert finals(f"batch_id={first}") == finals("deployment_id=1") == finals("label=city:K:ln") == (1, 1)
     assert finals("label=city:K") == finals("label=team:a&deployment_id=2") == (0, 0)
     assert faults_of(reader.get("/api/v1/summary?label=city")) == [("label", "invalid")]
-    assert finals(f"batch_id={first}&deployment_id=2") == finals("batch_id=99") == (0, 0)
+    assert finals(f"batch_id={first}&deployment_id=2") == (0, 0)
 
 
 def test_totals_balance_while_results_come_in(reader: FlaskClient, conn: Connection) -> None:

@@ -20,7 +20,7 @@ from receiver.web.services import services
 blueprint = Blueprint("audit", __name__, description="The audit trail: who changed what, when, and with which note")
 
 
-class AuditQuery(schemas.PageQuery):
+class AuditQuery(schemas.PageQuery, schemas.PeriodQuery):
     actor = short_text(200, "Only changes by this actor: an API key's name, `command line`, or `system`.", least=1)
     action = short_text(200, "Only this action, such as `cancel`.", least=1)
     from_ = Timestamp(data_key="from", metadata=says("Only changes at this time or later, to the microsecond."))

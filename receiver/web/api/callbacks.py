@@ -10,6 +10,7 @@ from flask import Response
 from flask.views import MethodView
 
 from receiver.database.pool import reading
+from receiver.summary.batches import get_batch
 from receiver.summary.callbacks import Callback, get_callback, list_callbacks
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -17,6 +18,9 @@ from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.reading import reader
 from receiver.web.services import services
+
+CALLBACKS_AT_ONCE = 100
+"""Callbacks that one query reads: the bodies of those that were applied are read for their rows."""
 
 blueprint = Blueprint("callbacks", __name__, description="Callbacks: each POST to a result_url, byte for byte")
 
@@ -29,9 +33,14 @@ class Callbacks(MethodView):
         state, batch_id = query.get("state"), query.get("batch_id")
 
         def read(limit: int, before: int | None) -> list[Callback]:
-            return reader().read(list_callbacks, limit, state=state, batch_id=batch_id, before=before)
+            found = reader().read(list_callbacks, limit, state=state, batch_id=batch_id, before=before)
+            if (
+                batch_id is not None and before is None and not found
+            ):  # a batch that was purged can have later callbacks
+                reader().read(get_batch, batch_id, with_submissions=False)
+            return found
 
-        return answer_list("callbacks", query, read, json_writer(schemas.Callback()))
+        return answer_list("callbacks", query, read, json_writer(schemas.Callback()), at_once=CALLBACKS_AT_ONCE)
 
 
 @blueprint.route("/callbacks/<int:callback_id>")

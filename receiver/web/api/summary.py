@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from flask.views import MethodView
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from receiver.queueing.parameters import Timestamp, says
+from receiver.summary.batches import get_batch
 from receiver.summary.series import INTERVALS, Summary, SummaryFilter, get_summary
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -16,7 +17,7 @@ from receiver.web.reading import reader
 blueprint = Blueprint("summary", __name__, description="Totals and series over many batches")
 
 
-class SummaryQuery(Schema):
+class SummaryQuery(schemas.PeriodQuery):
     from_ = Timestamp(
         data_key="from",
         metadata=says(
@@ -78,4 +79,6 @@ class SummaryOfBatches(MethodView):
         the results received from `from` until before `to`, one point for every hour or day of `time_zone`. A day or
         hour that a clock change makes longer or shorter is one point. At most 10,000 points.
         """
+        if "batch_id" in query:
+            reader().read(get_batch, query["batch_id"], with_submissions=False)  # 404 if it does not exist
         return reader().read(get_summary, SummaryFilter(**query))

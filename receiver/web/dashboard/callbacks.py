@@ -87,8 +87,6 @@ def callback(callback_id: int) -> str:
         "callback.html",
         callback=found.callback,
         is_step=_is_step(found),
-        row=found.callback.row
-        or Filters.read(request.args, zone()).whole_number("row"),  # the row of the page that has the link
         content_encoding=found.content_encoding,
         size=len(found.body),
         body=body_text(found.body, found.content_encoding, as_received=as_received),
