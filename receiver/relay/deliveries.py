@@ -160,6 +160,10 @@ group by 1 order by 1 desc
 """
 
 
+RETRIED_AT_ONCE = 20_000
+"""How many deliveries one transaction sends again."""
+
+
 def retry_deliveries(
     conn: Connection,
     endpoint_id: int,
@@ -169,33 +173,51 @@ def retry_deliveries(
     state: Literal["waiting", "given_up"] | None = None,
     since: datetime | None = None,
 ) -> int:
-    """Send events again now; returns how many. Raises NotFound.
+    """Send events again now; returns how many. Commits after each RETRIED_AT_ONCE. Raises NotFound.
 
     `ids`: these, also if they were delivered. `state`: all in this state. `since`: all that were owed then or later and
     were not delivered. What waits becomes due; what was given up is owed again. Events older than 30 days are gone.
     """
-    lock_endpoint(conn, endpoint_id)
-    values = {"endpoint_id": endpoint_id, "ids": None if ids is None else bigints(ids), "state": state, "since": since}
-    due = 0 if state == "given_up" else conn.execute(_DUE, values).rowcount
-    row = None if state == "waiting" else conn.execute(_OWED_AGAIN, values).fetchone()
-    retried = due + (row[0] if row is not None else 0)
+    chosen = {"ids": None if ids is None else bigints(ids), "since": since}
+    values = {"endpoint_id": endpoint_id, "most": RETRIED_AT_ONCE, **chosen}
     given = {"ids": None if ids is None else len(ids), "state": state, "since": None if since is None else str(since)}
-    details = {name: value for name, value in given.items() if value is not None}
-    record_change(conn, by, "retry_deliveries", details={"endpoint_id": endpoint_id, "retried": retried, **details})
-    return retried
+    details = {"endpoint_id": endpoint_id, **{name: value for name, value in given.items() if value is not None}}
+    statements = [_OWED_AGAIN] * (state != "waiting") + [_DUE] * (state != "given_up")
+    total = 0
+    for statement in statements:
+        retried = RETRIED_AT_ONCE
+        while retried == RETRIED_AT_ONCE:
+            lock_endpoint(conn, endpoint_id)
+            retried = conn.execute(statement, values).fetchall()[0][0]
+            if retried:
+                record_change(conn, by, "retry_deliveries", details=details | {"retried": retried})
+            conn.commit()
+            total += retried
+    return total
 
 
-_CHOSEN = """(%(ids)b::bigint[] is null or event_id = any(%(ids)b::bigint[]))
-    and (%(since)s::timestamptz is null or owed_at >= %(since)s)"""
+_CHOSEN = """endpoint_id = %(endpoint_id)s
+    and (%(ids)b::bigint[] is null or event_id = any(%(ids)b::bigint[]))
+    and (%(since)s::timestamptz is null or owed_at >= %(since)s) limit %(most)s"""
 
-_DUE = f"""update owed_event set next_try_at = now()
-where endpoint_id = %(endpoint_id)s and next_try_at > now() and {_CHOSEN}"""
+_DUE = f"""
+with chosen as (
+    select event_id, slot from owed_event where next_try_at > now() and {_CHOSEN}
+), due as (
+    update owed_event o set next_try_at = now() from chosen c
+    where o.endpoint_id = %(endpoint_id)s and o.event_id = c.event_id and o.slot = c.slot returning 1
+)
+select count(*) from due
+"""
 
 _OWED_AGAIN = f"""
-with again as (
-    delete from delivery where endpoint_id = %(endpoint_id)s and {_CHOSEN}
-        and (state = 'given_up' or state = 'delivered' and %(ids)b::bigint[] is not null)
-    returning *
+with chosen as (
+    select state, event_id, slot from delivery
+    where (state = 'given_up' or state = 'delivered' and %(ids)b::bigint[] is not null) and {_CHOSEN}
+), again as (
+    delete from delivery d using chosen c
+    where d.endpoint_id = %(endpoint_id)s and d.state = c.state and d.event_id = c.event_id and d.slot = c.slot
+    returning d.*
 ), owed as (
     insert into owed_event (endpoint_id, event_id, slot, event, batch_id, subject, owed_at, attempts)
     select endpoint_id, event_id, slot, event, batch_id, subject, owed_at, attempts from again returning slot

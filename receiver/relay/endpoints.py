@@ -137,9 +137,9 @@ def change_endpoint(
 
     Once it is enabled again, everything that waits is due.
     """
-    before = lock_endpoint(conn, endpoint_id)
     if "url" in changes:
-        check_url(changes["url"], networks)
+        check_url(changes["url"], networks)  # before the lock: looking up a name can take long
+    before = lock_endpoint(conn, endpoint_id)
     columns = _columns(changes)
     enabled = columns.pop("enabled", before.enabled)
     if enabled and not before.enabled:

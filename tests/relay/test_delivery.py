@@ -6,16 +6,18 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
+from receiver.changes.audit import ChangeFilter, list_changes
 from receiver.changes.events import Events
 from receiver.database.pool import Connection, Pool, connect, open_pool
 from receiver.database.worker_metrics import Measurements
 from receiver.model import EventType
+from receiver.relay import deliveries as deliveries_module
 from receiver.relay import delivery, sending
 from receiver.relay.deliveries import Delivery, list_deliveries, retry_deliveries
 from receiver.relay.delivery import Relay
@@ -190,6 +192,28 @@ def test_event_is_given_up_after_ten_attempts_and_can_be_retried(conn: Connectio
         settled(conn, endpoint_id)
     assert read(conn, endpoint_id).events_owed == {"delivered": 2, "waiting": 0, "given_up": 0}
     assert len(set(server.ids)) == 2
+
+
+def test_many_events_are_retried_in_several_transactions(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = create_endpoint(conn, {"url": "https://93.184.215.14/"}, (), by="test")
+    owe_results(conn, 12)
+    conn.execute("update owed_event set next_try_at = now() + interval '1 day' where event_id % 2 = 0")
+    waiting = [each.id for each in deliveries(conn, made.id) if each.id % 2]
+    for event_id in waiting:
+        conn.execute(
+            "with gone as (delete from owed_event where event_id = %s returning *) insert into delivery (endpoint_id,"
+            " event_id, slot, event, batch_id, subject, owed_at, state) select endpoint_id, event_id, slot, event,"
+            " batch_id, subject, owed_at, 'given_up' from gone",
+            (event_id,),
+        )
+    conn.execute("update endpoint_count set given_up = %s", (len(waiting),))
+    conn.commit()
+    monkeypatch.setattr(deliveries_module, "RETRIED_AT_ONCE", 4)
+    assert retry_deliveries(conn, made.id, by="test", since=datetime(2026, 1, 1, tzinfo=UTC)) == 12
+    assert read(conn, made.id).events_owed == {"delivered": 0, "waiting": 12, "given_up": 0}
+    retries = [each.details["retried"] for each in list_changes(conn, ChangeFilter(action="retry_deliveries"), 10)]
+    assert retries == [2, 4, 2, 4]
+    assert retry_deliveries(conn, made.id, by="test", state="waiting") == 0
 
 
 def test_retry_after_is_obeyed(conn: Connection, database_url: str) -> None:
