@@ -184,14 +184,14 @@ def retry_deliveries(
     details = {"endpoint_id": endpoint_id, **{name: value for name, value in given.items() if value is not None}}
     statements = [_OWED_AGAIN] * (state != "waiting") + [_DUE] * (state != "given_up")
     total = 0
+    lock_endpoint(conn, endpoint_id)
+    record_change(conn, by, "retry_deliveries", details=details)
     for statement in statements:
         retried = RETRIED_AT_ONCE
         while retried == RETRIED_AT_ONCE:
-            lock_endpoint(conn, endpoint_id)
             retried = conn.execute(statement, values).fetchall()[0][0]
-            if retried:
-                record_change(conn, by, "retry_deliveries", details=details | {"retried": retried})
             conn.commit()
+            lock_endpoint(conn, endpoint_id)
             total += retried
     return total
 

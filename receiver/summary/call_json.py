@@ -80,6 +80,7 @@ MOST_SHAPES, MOST_MOMENTS = 1_000, 100_000
 
 _DIGITS = b"0123456789"
 _EVENT = rb'\{"event": ?"([A-Za-z_]{1,200})", ?"timestamp": ?\}'
+_list_events = re.compile(_EVENT).finditer
 _is_usual = re.compile(rb'\{[^][{}\\<]*"events": ?\[((?:%s, ?)*%s)\][^][{}\\<]*\}' % (_EVENT, _EVENT)).fullmatch
 
 
@@ -94,7 +95,7 @@ class _Shapes(dict[bytes, tuple[str, list[slice], int] | None]):
         usual, found = None, _is_usual(shape)
         if found is not None and shape.lower().count(b"events") == 1:
             begin = shape.index(b'"events"')
-            events = list(re.finditer(_EVENT, shape))
+            events = list(_list_events(shape))
             if len(events) <= LISTED_EVENTS:
                 ends = [each.end() - 1 - begin + 10 * place for place, each in enumerate(events)]
                 members = ",".join([f'{{"event":"{each[1].decode()}","at":"%s"}}' for each in events])

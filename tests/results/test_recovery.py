@@ -338,7 +338,14 @@ def test_maintenance_reports_overdue_calls_and_polls_them(
         conn.execute("update batch set overdue_noticed = false")
         conn.commit()
         maintenance = Maintenance(pool, provider_at(simulator.url), config, threading.Event())
-        assert [name for name, _ in maintenance.steps()] == ["overdue", "plan-polls", "poll-1", "poll-2"]
+        assert [name for name, _ in maintenance.steps()] == [
+            "overdue",
+            "feed",
+            "slots",
+            "plan-polls",
+            "poll-1",
+            "poll-2",
+        ]
         for _ in range(2):
             maintenance.check_overdue()
             maintenance.plan_polls()

@@ -24,7 +24,7 @@ from tests.web.browsing import Browser, text_of, visitor
 from tests.web.page_rules import HOSTILE, broken_rules
 from tests.web.test_endpoints_api import PUBLIC, end, owe
 
-ATTEMPTS = [
+ATTEMPTS: list[dict[str, Any]] = [
     {"at": "2026-11-01T10:00:00Z", "status": 500, "duration_seconds": 2, "error": "<b>busy</b>"},
     {"at": "2026-11-01T10:00:05.500000Z", "status": None, "duration_seconds": 15, "error": "It took too long."},
 ]
@@ -362,6 +362,12 @@ def test_disabled_endpoints_and_growing_debts_need_attention(
 
 def test_changes_on_pages_are_in_the_audit_trail(admin_at: Browser, conn: Connection) -> None:
     endpoint_id = make(conn)
+    conn.execute(
+        "insert into delivery (endpoint_id, event_id, slot, event, batch_id, owed_at, state)"
+        " values (%s, 1, 1, 'batch.ended', 1, now(), 'given_up')",
+        (endpoint_id,),
+    )
+    conn.commit()
     here = f"/endpoints/{endpoint_id}"
     admin_at.post(f"{here}/enabled", form_at=here, enabled="0")
     admin_at.post(f"{here}/retry", form_at=here)
