@@ -198,12 +198,17 @@ def test_unusable_idempotency_key_is_a_fault(ask: Ask, key: str) -> None:
         "Accept-Encoding: gzip;q=NaN",
         "Range: bytes=9-1",
         "X-Forwarded-For: ',\xff",
-        "Content-Encoding: nonsense",
     ],
 )
 def test_nonsense_in_other_headers_is_ignored(ask: Ask, header: str) -> None:
     assert ask("GET", "/api/v1/batches", header).status == 200
     assert ask("POST", "/api/v1/batches", *FORM, header, body=WHOLE).status == 200
+
+
+def test_encoded_body_is_415(ask: Ask) -> None:
+    assert ask("GET", "/api/v1/batches", "Content-Encoding: nonsense").status == 200
+    answer = ask("POST", "/api/v1/batches", *FORM, "Content-Encoding: gzip", body=WHOLE)
+    problem_of(answer, 415, "unsupported_media_type")
 
 
 def test_unusable_accept_is_406(ask: Ask) -> None:
