@@ -8,7 +8,8 @@ writer follows this order, and skips the steps that it does not need:
    change the columns by which results are found. The count must not change during a settlement, which corrects it.
 2. `batch` rows, in the order of their ids (`lock_batches`). A batch's lock also protects its rows of `submission`, the
    rows of `outstanding` of a submission that was not accepted, `resolution` and the batch row itself. Accepting a new
-   batch takes no lock: no other transaction can see it yet.
+   batch takes no lock: no other transaction can see it yet. One that looks for recent numbers takes an advisory lock
+   first (`own_recent`), so that of the same list, handed in twice, the second sees the first.
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
@@ -30,6 +31,7 @@ from collections.abc import Iterable
 from receiver.database.pool import Connection
 
 RESULTS_LOCK = 0x7265706C
+RECENT_LOCK = 0x72656365
 
 
 def share_results(conn: Connection) -> None:
@@ -40,6 +42,11 @@ def share_results(conn: Connection) -> None:
 def own_results(conn: Connection) -> None:
     """Take the results lock exclusively. Waits for settlements that are in progress."""
     conn.execute("select pg_advisory_xact_lock(%s)", (RESULTS_LOCK,))
+
+
+def own_recent(conn: Connection) -> None:
+    """Take the lock of those that accept a batch after a look for recent numbers. Waits for the others."""
+    conn.execute("select pg_advisory_xact_lock(%s)", (RECENT_LOCK,))
 
 
 def lock_batches(conn: Connection, batch_ids: Iterable[int]) -> None:

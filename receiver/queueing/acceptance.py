@@ -10,6 +10,7 @@ from functools import partial
 from typing import IO
 
 from receiver.changes.audit import SYSTEM, record_change
+from receiver.database.locks import own_recent
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput, ReceiverError
 from receiver.queueing.batches import (
@@ -81,7 +82,7 @@ class Accepted:
 
 def recent_calls(parameters: BatchParameters, limits: Limits, first_batch_id: int | None = None) -> RecentCalls:
     """Which calls count as recent for a batch, which belongs to the lineage of `first_batch_id`."""
-    simulated = bool(limits.simulated)
+    simulated = limits.simulated is not False  # None: the first worker decides
     return RecentCalls(parameters.recent_hours, simulated=simulated, first_batch_id=first_batch_id)
 
 
@@ -158,17 +159,19 @@ def accept(
     """
     if request is not None and (earlier := find_accepted(conn, request)) is not None:
         return earlier
+    if parameters.on_recent != "allow":
+        own_recent(conn)
     now = get_now(conn)
     contacts: ContactReader | ChosenCalls
+    simulated = limits.simulated
     if isinstance(source, FollowUp):
         contacts = ChosenCalls(conn, source)
+        simulated = contacts.simulated  # what a simulator made up is never followed up by a real call
     else:
         contacts = ContactReader(source, parameters.default_region, parameters.destination_column)
     plan = _plan(conn, contacts, parameters, limits, now, find_recent=False)
     try:
-        batch_id = insert_batch(
-            conn, plan, parameters, now, limits.grace, simulated=limits.simulated, created_by=created_by
-        )
+        batch_id = insert_batch(conn, plan, parameters, now, limits.grace, simulated=simulated, created_by=created_by)
     except ExternalIdUsed:
         # Perhaps by the same request, which was sent twice at the same time.
         conn.rollback()

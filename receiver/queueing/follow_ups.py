@@ -98,6 +98,7 @@ class ChosenCalls:
         self._stored = get_stored_rows(conn, wanted.batch_id)
         self.columns: tuple[str, ...] = tuple(self._stored.columns)
         self.first_batch_id = self._stored.first_batch_id
+        self.simulated = self._stored.simulated
         self._rows = array("i")
         self.left_out = dict.fromkeys(LEFT_OUT, 0)
 
@@ -248,4 +249,4 @@ def follow_up_parameters(conn: Connection, batch_id: int, given: Mapping[str, An
     if not given.get("calling_hours", True):
         for name in ("calling_days", "time_zone", "time_zone_column"):
             earlier.pop(name, None)
-    return read_parameters(earlier | {"on_duplicate": "keep"} | dict(given), earlier["default_region"])
+    return read_parameters(earlier | dict(given) | {"on_duplicate": "keep"}, earlier["default_region"])

@@ -21,6 +21,7 @@ class StoredRows:
     columns: list[str]
     first_batch_id: int
     """The first batch of its lineage."""
+    simulated: bool | None
     last_row: int
     skipped: int
     block_rows: int
@@ -34,13 +35,13 @@ class StoredRows:
 def get_stored_rows(conn: Connection, batch_id: int) -> StoredRows:
     """Raises NotFound."""
     row = conn.execute(
-        "select b.columns, coalesce(b.first_batch_id, b.batch_id), c.rows, c.skipped,"
+        "select b.columns, coalesce(b.first_batch_id, b.batch_id), b.simulated, c.rows, c.skipped,"
         " (select max(s.csv_bytes / s.calls) from submission s where s.batch_id = b.batch_id)"
         " from batch b join batch_count c using (batch_id) where b.batch_id = %s",
         (batch_id,),
     ).fetchone()
     if row is None:
         raise NotFound(f"Batch {batch_id} does not exist.")
-    columns, first_batch_id, last_row, skipped, line_bytes = row
+    columns, first_batch_id, simulated, last_row, skipped, line_bytes = row
     block_rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // max(line_bytes, 1)))
-    return StoredRows(batch_id, columns, first_batch_id, last_row, skipped, block_rows)
+    return StoredRows(batch_id, columns, first_batch_id, simulated, last_row, skipped, block_rows)

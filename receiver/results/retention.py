@@ -167,6 +167,17 @@ with gone as (
 select from gone
 """
 
+# An earlier call is linked with what followed the purged one, so that a chain does not end there.
+_DELETE_LINKS = """
+with gone as (
+    delete from follow_up where batch_id = %(batch_id)s and row > %(after)s and row <= %(to)s returning *
+), linked as (
+    update follow_up f set next_batch_id = gone.next_batch_id, next_row = gone.next_row from gone
+    where f.next_batch_id = %(batch_id)s and f.next_row = gone.row
+)
+select from gone
+"""
+
 
 def _remove(conn: Connection, batch_id: int) -> Iterator[Removed]:
     for table, key, condition in _TABLES:
@@ -206,7 +217,8 @@ def _remove_range(
         f"delete from {table} where batch_id = %(batch_id)s and {condition} and {key} > %(after)s and {key} <= %(to)s"
     )
     values["to"] = row[0]
-    return row[0], conn.execute(_DELETE_CALLBACKS if table == "callback" else delete, values).rowcount
+    delete = {"callback": _DELETE_CALLBACKS, "follow_up": _DELETE_LINKS}.get(table, delete)
+    return row[0], conn.execute(delete, values).rowcount
 
 
 def _end(conn: Connection, batch_id: int) -> None:

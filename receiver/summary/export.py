@@ -89,15 +89,17 @@ def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> 
     def blocks(each_batch: Iterator[tuple[Batch, StoredRows]]) -> Iterator[bytes]:
         yield (",".join((*BATCH_COLUMNS, *RESULT_COLUMNS)) + END).encode()
         for batch, source in each_batch:
-            of_batch = csv_line((str(batch.id), batch.name, batch.external_id or "", _json(batch.labels)))
+            names = (str(batch.id), batch.name, batch.external_id or "", _json(batch.labels))
+            of_batch = csv_line([defuse(name) for name in names])
             for values in _blocks(source, wanted):
-                lines = []
+                lines: list[bytes] = []
                 for line, results in _read(reader, batch.id, partial(_get_rows, query=query, values=values)):
                     destination, *cells = read_csv_line(line)
                     variables = _json(dict(zip(source.columns, cells, strict=True)))
-                    lines.append(f"{of_batch},{csv_line((destination, variables))},{results}{END}")
+                    own = csv_line((defuse(destination), defuse(variables)))
+                    lines += (f"{of_batch},{own},".encode(), defuse_csv(f"{results}{END}".encode()))
                 if lines:
-                    yield defuse_csv("".join(lines).encode())
+                    yield b"".join(lines)
 
     return blocks(_each_batch(reader, batches))
 

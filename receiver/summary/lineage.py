@@ -38,7 +38,11 @@ def get_lineage(conn: Connection, batch_id: int, most_rows: int | None = None) -
         raise NotFound(f"Batch {batch_id} does not exist.")
     first = row[0]
     known = {each.id: each for each in list_batches(conn, BatchFilter(lineage=first), MOST_BATCHES)}
-    purged = {first, *(each.follows for each in known.values() if each.follows is not None)} - known.keys()
+    named = {first, *(each.follows for each in known.values() if each.follows is not None)}
+    followed = conn.execute(
+        "select distinct next_batch_id from follow_up where batch_id = any(%s)", (list(known),)
+    ).fetchall()
+    purged = {*named, *(each for (each,) in followed)} - known.keys()
     batches = tuple(known.get(each, each) for each in sorted({*known, *purged}))
     rows = sum(each.counts["rows"] for each in known.values() if each.id != first)
     is_counted = first in known and (most_rows is None or rows <= most_rows)

@@ -327,3 +327,39 @@ def test_lineage_names_purged_batches(conn: Connection) -> None:
     assert lineage(conn, third).latest is None
     assert conn.execute("select from follow_up").rowcount == 0
     assert differences(conn) == []
+
+
+def test_follow_up_is_for_the_same_kind_of_provider(conn: Connection) -> None:
+    """What a simulator made up must never lead to a real call."""
+    batch_id = make_batch(conn, NUMBERS[:2])
+    deliver(conn, batch_id, *(result_body(number, "failed") for number in NUMBERS[:2]))
+    conn.execute("update batch set simulated = true where batch_id = %s", (batch_id,))
+    conn.commit()
+    assert read_batch(conn, follow(conn, batch_id, send=False)).simulated
+
+
+def test_repeated_numbers_are_kept_whatever_is_said(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS[:1])
+    assert follow_up_parameters(conn, batch_id, {"on_duplicate": None}).on_duplicate == "keep"
+
+
+def test_late_answer_withdraws_a_follow_up_beyond_a_purged_batch(conn: Connection) -> None:
+    first = make_batch(conn, NUMBERS[:2])
+    deliver(conn, first, *(result_body(number, "failed") for number in NUMBERS[:2]))
+    second = follow(conn, first)
+    deliver(conn, second, *(result_body(number, "failed") for number in NUMBERS[:2]))
+    third = follow(conn, second, send=False)
+    purge_old(conn, second)
+    assert [each if isinstance(each, int) else each.id for each in get_lineage(conn, first).batches] == [
+        first, second, third,
+    ]  # fmt: skip
+    deliver(conn, first, result_body(NUMBERS[0], "completed", last_event=120))
+    assert (get_call(conn, third, 1).withdrawn_reason, get_call(conn, third, 2).state) == ("answered", "pending")
+
+
+def test_lineage_names_a_last_batch_that_was_purged(conn: Connection) -> None:
+    first = make_batch(conn, NUMBERS[:1])
+    deliver(conn, first, result_body(NUMBERS[0], "failed"))
+    second = follow(conn, first)
+    purge_old(conn, second)
+    assert get_lineage(conn, first).batches[1] == second

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
 from functools import partial
 from typing import Any
 
 import pytest
 
-from receiver.database.pool import Connection
+from receiver.database.pool import Connection, connect
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview, preview_follow_up, recent_calls
 from receiver.queueing.follow_ups import FollowUp, follow_up_parameters
@@ -28,6 +29,7 @@ from tests.factories import (
     read_batch,
     result_body,
 )
+from tests.waiting import eventually, waits_for_lock
 
 NUMBERS = [phone_number(index) for index in range(6)]
 LIMITS = Limits(10_000, 3600)
@@ -154,3 +156,31 @@ def test_calls_of_its_own_lineage_are_not_recent_for_a_follow_up(conn: Connectio
         accept(conn, FollowUp(batch_id), refused, LIMITS)
     conn.rollback()
     assert [(fault.where, fault.code) for fault in caught.value.faults] == [(3, "recent")]
+
+
+def test_list_that_is_queued_twice_at_the_same_time_is_stopped(conn: Connection, database_url: str) -> None:
+    refused: list[InvalidInput] = []
+
+    def queue_again() -> None:
+        with connect(database_url, name="second upload") as other, pytest.raises(InvalidInput) as raised:
+            queue(other, NUMBERS, on_recent="refuse")
+        refused.append(raised.value)
+
+    csv = "destination\n" + "".join(f"{number}\n" for number in NUMBERS)
+    accept(conn, io.BytesIO(csv.encode()), BatchParameters(7, 3, on_recent="refuse"), LIMITS)
+    second = threading.Thread(target=queue_again)
+    second.start()
+    with connect(database_url, name="watching", autocommit=True) as watching:
+        eventually(lambda: waits_for_lock(watching, "second upload"))
+    conn.commit()
+    second.join(60)
+    assert {fault.code for fault in refused[0].faults} == {"recent"}
+
+
+def test_batch_of_an_unknown_kind_considers_simulated_ones(conn: Connection) -> None:
+    """Without a provider in the configuration, the first worker decides whether a batch is simulated."""
+    batch_id = make_batch(conn, NUMBERS[:1])
+    conn.execute("update batch set simulated = true where batch_id = %s", (batch_id,))
+    for simulated, found in ((None, 1), (True, 1), (False, 0)):
+        calls = recent_calls(BatchParameters(7, 3), Limits(10_000, 3600, simulated))
+        assert len(calls.find(conn, NUMBERS)) == found

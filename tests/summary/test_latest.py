@@ -190,8 +190,8 @@ def test_withdrawn_refused_and_overdue_follow_ups_count(conn: Connection, reader
     assert check(conn, reader, first) == ["completed", "completed", *["withdrawn"] * 6]
 
 
-@pytest.mark.parametrize(("purged", "expected"), [(1, "ffffffff"), (2, "cffffffp"), (3, "ccfffffp")])
-def test_rows_whose_follow_up_was_purged_have_their_earlier_result(
+@pytest.mark.parametrize(("purged", "expected"), [(1, "fccppppf"), (2, "cfcppppp"), (3, "ccfffffp")])
+def test_purged_batch_leaves_the_results_before_and_after_it(
     conn: Connection, reader: Reader, purged: int, expected: str
 ) -> None:
     batches = [made(conn, "ffffffff")]

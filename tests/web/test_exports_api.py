@@ -279,3 +279,17 @@ def test_calls_of_all_batches_are_in_one_file(queuer: FlaskClient, conn: Connect
         assert len(lines_of(queuer, f"calls.csv?{query}")) == count + 1, query
         assert queuer.get(f"/api/v1/calls.ndjson?{query}").text.count("\n") == count, query
     assert len(faults_of(queuer.get("/api/v1/calls.csv?state=final&bom=x"))) == 2
+
+
+def test_file_of_all_batches_has_cells_of_any_size(reader: FlaskClient, conn: Connection) -> None:
+    text = ";=1" + 70_000 * "x"
+    rows = f"destination,first,second\n{phone_number(0)},{text},{text}\n".encode()
+    accept(conn, BytesIO(rows), BatchParameters(7, 3), Limits(10_000, 3600))
+    conn.commit()
+    file = reader.get("/api/v1/calls.csv").data.decode()
+    csv.field_size_limit(1 << 20)
+    try:
+        (row,) = csv.DictReader(StringIO(file, newline=""))
+    finally:
+        csv.field_size_limit(1 << 17)
+    assert row["variables"].count("x") == 140_000 and row["variables"].count(";'=1") == 2

@@ -80,6 +80,14 @@ def test_null_means_without_the_parameter(queuer: FlaskClient, batch_id: int) ->
     assert (answer.status_code, answer.get_json()["labels"]) == (202, {}), answer.text
 
 
+def test_null_is_other_content_than_an_absent_field(queuer: FlaskClient, batch_id: int) -> None:
+    key = {"Idempotency-Key": "one"}
+    ask(queuer, batch_id, key)
+    replayed = ask(queuer, batch_id, key, external_id=None, on_duplicate="keep", recent_hours=24)
+    assert replayed.headers["Idempotency-Replayed"] == "true"
+    problem_of(ask(queuer, batch_id, key, max_attempts=None), 422, "idempotency_key_reused")
+
+
 def test_repeated_request_gets_the_same_batch_and_figures(queuer: FlaskClient, conn: Connection, batch_id: int) -> None:
     key = {"Idempotency-Key": "one"}
     first = ask(queuer, batch_id, key)

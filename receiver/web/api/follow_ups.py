@@ -73,7 +73,11 @@ _DEFAULTS = {
     "on_duplicate": "keep",
     "on_recent": "allow",
     "recent_hours": 24,
+    "start_timestamp": None,
+    "end_timestamp": None,
+    "external_id": None,
 }
+"""What is the same as leaving the field out. Elsewhere null means to do without what the earlier batch has."""
 
 
 @blueprint.route("/batches/<int:batch_id>/follow-ups")
@@ -100,7 +104,9 @@ class FollowUps(MethodView):
         if said.get("dry_run"):
             return _preview(batch_id, given)
         written_out = {name: sorted(set(value)) if isinstance(value, list) else value for name, value in given.items()}
-        content = {name: value for name, value in written_out.items() if value != _DEFAULTS.get(name)}
+        content = {
+            name: value for name, value in written_out.items() if name not in _DEFAULTS or value != _DEFAULTS[name]
+        }
         canonical = json.dumps({"follows": batch_id, **content}, sort_keys=True).encode()
         repeatable = repeatable_request(BytesIO(canonical), {})
         if repeatable is not None:
