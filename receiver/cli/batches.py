@@ -69,7 +69,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "csv",
         metavar="CSV",
         type=Path,
-        help="CSV, .xlsx or .ods file whose first column is `destination`; - for standard input",
+        help="CSV, .xlsx or .ods file with a column `destination`, or see --destination-column; - for standard input",
     )
     add_parameters(queue, required=True)
     queue.add_argument("--watch", action="store_true", help="keep running and show results as they arrive")

@@ -293,7 +293,7 @@ class Counts(Answer):
         )
 
     rows = whole("Rows of the CSV; blank lines are not counted.")
-    skipped = whole("Rows that were skipped as invalid, duplicate or suppressed.")
+    skipped = whole("Rows that were skipped as invalid, duplicate, suppressed or recent.")
     refused = whole("Calls that the provider refused to queue, or that could not be sent in time.")
     withdrawn = whole("Calls that were not sent and will not be sent.")
     pending = whole("Calls without a result that are not due yet.")

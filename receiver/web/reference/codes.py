@@ -63,7 +63,9 @@ CODES = {
         "Correct it, or leave invalid rows out with `on_invalid=skip`. Nothing was stored or sent.",
     ),
     "nothing_to_follow_up": Code(
-        422, "No call of the batch was chosen; `left_out` counts the reasons.", "Choose other outcomes, or wait."
+        422,
+        "No call of the batch was chosen; `left_out` counts the reasons.",
+        "Choose other `outcomes`, add states with `include`, or wait.",
     ),
     "idempotency_key_reused": Code(
         422, "This `Idempotency-Key` was used before with other content.", "Use a new key for a new batch."
