@@ -16,7 +16,7 @@ _TIMES = {"owed_event": "owed_at", "delivery": "owed_at", "feed_entry": "given_a
 
 
 def rotate(conn: Connection) -> bool:
-    """Once an hour: empty the slot of the next period, and those of the periods that began since the last time.
+    """Check once an hour, and empty the slots of the next period and of those that began since the last time.
 
     False: it is not time yet. Raises LockNotAvailable if a long transaction reads such a slot. Try again later.
     """

@@ -101,9 +101,9 @@ class Settler:
             read = read_bodies(stored, GROUP_BYTES)
         events = Events()
         settle_read(conn, read, events, self._suppress_statuses)
-        events.write(conn)
         unread = {each.callback_id for each in stored[len(read) :]}
         remove_waiting(conn, [waiting.callback_id for waiting in found if waiting.callback_id not in unread])
+        events.write(conn)
         return read
 
     def _settle_left(self, group: LeftGroup) -> int:

@@ -209,7 +209,9 @@ from endpoint join (endpoint_count k full join counted c using (endpoint_id, slo
 where (coalesce(k.owed, 0), coalesce(k.delivered, 0), coalesce(k.given_up, 0))
     <> (coalesce(c.owed, 0), coalesce(c.delivered, 0), coalesce(c.given_up, 0))
 union all select 'entries of the feed', given::text, found::text from (
-    select last_position - expired_position as given, (select count(distinct position) from feed_entry) as found
+    select last_position - expired_position as given, (
+        select count(distinct position) from feed_entry where position > expired_position
+    ) as found
     from feed
 ) entries where given <> found
 """

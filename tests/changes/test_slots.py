@@ -97,6 +97,14 @@ def test_events_are_kept_for_30_days_also_by_a_service_that_slept(conn: Connecti
     assert not rotate(conn), "only once an hour"
 
 
+def test_entries_that_are_still_to_be_removed_are_no_difference(conn: Connection) -> None:
+    change(conn, (make_batch(conn), 1))
+    conn.commit()
+    give_all(conn)
+    conn.execute("update feed set expired_position = last_position")
+    assert differences(conn) == []
+
+
 def test_slot_that_is_being_read_is_emptied_later(conn: Connection, database_url: str) -> None:
     current = value(conn, "select floor(extract(epoch from now()) / %s)::bigint", PERIOD_SECONDS)
     make_events(conn, range(current + 1 - SLOTS, current))
