@@ -13,6 +13,9 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.summary.stored_calls import StoredCall, list_stored_calls
 
+ROUNDS = 10
+"""How often one page reads on if it found only calls of purged batches."""
+
 
 class CursorExpired(NotFound):
     """The feed no longer has what follows this place. For `Reader` it is not found: a replica may lack the place."""
@@ -61,9 +64,10 @@ def list_given(conn: Connection, positions: Collection[int]) -> set[int]:
 def list_entries(conn: Connection, after: Place, limit: int) -> FeedPage:
     """Up to `limit` entries from this place on, and whether more follow. Raises CursorExpired.
 
-    The calls are read after their entries, so they are at least as new. Calls of purged batches are left out.
+    The calls are read after their entries, so they are at least as new. Calls of purged batches are left out; after
+    ROUNDS times `limit` of them, the page ends without an entry.
     """
-    while True:
+    for _ in range(ROUNDS):
         values = {"position": after.position, "read": after.read, "limit": limit}
         rows = conn.execute(_ENTRIES, values, prepare=True).fetchall()
         # After the entries, because they may be removed before they are read.
@@ -78,7 +82,8 @@ def list_entries(conn: Connection, after: Place, limit: int) -> FeedPage:
         entries = [Entry(call, place) for call, place in zip(calls, places, strict=True) if call is not None]
         more, after = more or len(calls) < len(rows), places[-1]
         if entries or not more:
-            return FeedPage(entries, more, after)
+            break
+    return FeedPage(entries, more, after)
 
 
 def _get_feed(conn: Connection) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
+from receiver.summary import feed as entries
 from receiver.web.api import feed
 from receiver.web.waiting import BESIDE_LOOP, WAIT, SharedCheck, Wait
 from tests.factories import deliver, make_batch, phone_number, purge_batch, result_body
@@ -83,6 +84,31 @@ def test_page_of_purged_calls_only_has_the_same_cursor(reader: FlaskClient, conn
     began = time.monotonic()
     get(reader, f"{FEED}?cursor={start}", Prefer="wait=1")
     assert time.monotonic() - began >= 1
+
+
+def test_many_purged_calls_are_passed_in_several_pages(
+    reader: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((purged, _), *_) = settle(conn, 5)
+    keys = settle(conn)
+    purge_batch(conn, purged)
+    monkeypatch.setattr(entries, "ROUNDS", 2)
+    page = get(reader, f"{FEED}?limit=1")
+    assert page["results"] == []
+    page = get(reader, f"{FEED}?limit=1&cursor={page['next_cursor']}", Prefer="wait=30")
+    assert page["results"] == []
+    assert keys_of(get(reader, f"{FEED}?limit=1&cursor={page['next_cursor']}")) == keys
+
+
+def test_cursor_is_after_the_purged_calls_that_were_read(reader: FlaskClient, conn: Connection) -> None:
+    keys = settle(conn)
+    ((purged, _), *_) = settle(conn, 3)
+    purge_batch(conn, purged)
+    page = get(reader)
+    assert keys_of(page) == keys
+    conn.execute("update feed set expired_position = last_position")
+    conn.commit()
+    assert get(reader, f"{FEED}?cursor={page['next_cursor']}") == {**page, "results": []}
 
 
 def test_call_that_lost_its_result_is_pending(reader: FlaskClient, conn: Connection) -> None:

@@ -41,19 +41,23 @@ class Results(MethodView):
         if waited is not None:
             setattr(g, OWN_CHANGE, True)  # a replica may not have yet what this request has waited for
         start: Place = waited.subject if waited is not None else _read_place(query.get("cursor"))
-        end = start
+        end = last = start
+        more = False
 
         def read(limit: int, after: tuple[int, ...] | None) -> Found[Entry]:
-            nonlocal end
-            entries, more, end = reader().read(list_entries, Place(*after or start), limit)
-            return Found(entries, more)
+            nonlocal end, last, more
+            entries, more, end = reader().read(list_entries, end, limit)
+            last = entries[-1].next if entries else last
+            return Found(entries, more and bool(entries))
 
         texts, after, _ = read_texts(
             query["limit"], start, read, lambda entry: entry.next, lambda entry: entry.call.json()
         )
-        if not texts and waited is None:
+        if not texts and not more and waited is None:
             _wait(start, end.position)
-        return answer_texts("results", texts, write_cursor("results", after or start))
+        # Purged calls are passed too, unless the page ended before all that was read, or nothing follows them.
+        place = end if after == last and (texts or more) else after or start
+        return answer_texts("results", texts, write_cursor("results", place))
 
 
 def _read_place(cursor: str | None) -> Place:
