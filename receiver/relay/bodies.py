@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
+from receiver.logs import about
 from receiver.relay.sending import event_body
 from receiver.summary.batches import Submission, get_batch
 from receiver.summary.call_json import batch_json, encode
@@ -18,9 +22,23 @@ from receiver.summary.submissions import get_submission
 if TYPE_CHECKING:
     from receiver.relay.queue import Owed
 
+log = logging.getLogger(__name__)
 
-def make_bodies(conn: Connection, owed: Sequence[Owed]) -> dict[int, str]:
-    """The bodies by the event's id. An event whose subject was purged has none."""
+
+def make_bodies(conn: Connection, owed: Sequence[Owed]) -> dict[int, str | None]:
+    """The bodies by the event's id; None after an error. An event whose subject was purged has none."""
+    try:
+        return _make(conn, owed)
+    except psycopg.Error:
+        raise
+    except Exception:
+        if len(owed) > 1:
+            return {event_id: body for each in owed for event_id, body in make_bodies(conn, [each]).items()}
+        log.exception("the body of event %d could not be made", owed[0].id, extra=about("step_failed"))
+        return {owed[0].id: None}
+
+
+def _make(conn: Connection, owed: Sequence[Owed]) -> dict[int, str | None]:
     results = {each.id: (each.batch_id, each.subject or 0) for each in owed if each.event == "call.result"}
     calls = _read_calls(conn, list(results.values()))
     subjects = {event_id: calls[key] for event_id, key in results.items() if key in calls}

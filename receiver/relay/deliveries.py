@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from receiver.changes.audit import record_change
 from receiver.database.arrays import bigints
 from receiver.database.pool import Connection
-from receiver.relay.endpoints import get_endpoint, lock_endpoint
+from receiver.relay.endpoints import CHOSEN, DUE, change_in_parts, get_endpoint, lock_endpoint
 
 DeliveryState = Literal["waiting", "delivered", "given_up"]
 DELIVERY_STATES: tuple[DeliveryState, ...] = get_args(DeliveryState)
@@ -160,10 +160,6 @@ group by 1 order by 1 desc
 """
 
 
-RETRIED_AT_ONCE = 20_000
-"""How many deliveries one transaction sends again."""
-
-
 def retry_deliveries(
     conn: Connection,
     endpoint_id: int,
@@ -173,47 +169,24 @@ def retry_deliveries(
     state: Literal["waiting", "given_up"] | None = None,
     since: datetime | None = None,
 ) -> int:
-    """Send events again now; returns how many. Commits after each RETRIED_AT_ONCE. Raises NotFound.
+    """Send events again now; returns how many. Commits after each AT_ONCE. Raises NotFound.
 
     `ids`: these, also if they were delivered. `state`: all in this state. `since`: all that were owed then or later and
     were not delivered. What waits becomes due; what was given up is owed again. Events older than 30 days are gone.
     """
     chosen = {"ids": None if ids is None else bigints(ids), "since": since}
-    values = {"endpoint_id": endpoint_id, "most": RETRIED_AT_ONCE, **chosen}
     given = {"ids": None if ids is None else len(ids), "state": state, "since": None if since is None else str(since)}
     details = {"endpoint_id": endpoint_id, **{name: value for name, value in given.items() if value is not None}}
-    statements = [_OWED_AGAIN] * (state != "waiting") + [_DUE] * (state != "given_up")
-    total = 0
+    statements = [_OWED_AGAIN] * (state != "waiting") + [DUE] * (state != "given_up")
     lock_endpoint(conn, endpoint_id)
     record_change(conn, by, "retry_deliveries", details=details)
-    for statement in statements:
-        retried = RETRIED_AT_ONCE
-        while retried == RETRIED_AT_ONCE:
-            retried = conn.execute(statement, values).fetchall()[0][0]
-            conn.commit()
-            lock_endpoint(conn, endpoint_id)
-            total += retried
-    return total
+    return sum(change_in_parts(conn, endpoint_id, statement, chosen) for statement in statements)
 
-
-_CHOSEN = """endpoint_id = %(endpoint_id)s
-    and (%(ids)b::bigint[] is null or event_id = any(%(ids)b::bigint[]))
-    and (%(since)s::timestamptz is null or owed_at >= %(since)s) limit %(most)s"""
-
-_DUE = f"""
-with chosen as (
-    select event_id, slot from owed_event where next_try_at > now() and {_CHOSEN}
-), due as (
-    update owed_event o set next_try_at = now() from chosen c
-    where o.endpoint_id = %(endpoint_id)s and o.event_id = c.event_id and o.slot = c.slot returning 1
-)
-select count(*) from due
-"""
 
 _OWED_AGAIN = f"""
 with chosen as (
     select state, event_id, slot from delivery
-    where (state = 'given_up' or state = 'delivered' and %(ids)b::bigint[] is not null) and {_CHOSEN}
+    where (state = 'given_up' or state = 'delivered' and %(ids)b::bigint[] is not null) and {CHOSEN}
 ), again as (
     delete from delivery d using chosen c
     where d.endpoint_id = %(endpoint_id)s and d.state = c.state and d.event_id = c.event_id and d.slot = c.slot

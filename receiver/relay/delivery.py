@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
 from receiver.config import Network
@@ -33,6 +34,12 @@ AHEAD = 2 * IN_PROGRESS
 
 FRESH_SECONDS = 1.0
 """A body that waited longer is not sent, but made again."""
+
+SERVED = 64
+"""Most endpoints that a worker serves at a time. Each needs threads."""
+
+KEPT = timedelta(days=30)
+"""An event that is older is given up."""
 
 TURN_SECONDS = 60.0
 """A worker serves an endpoint for so long; then any worker can have it."""
@@ -78,12 +85,13 @@ class Relay:
                         del serving[endpoint_id]
                         locks.execute("select pg_advisory_unlock(%s, %s)", (ENDPOINT_LOCK, endpoint_id))
                     for endpoint_id in list_targets(locks):
+                        if len(serving) >= SERVED:
+                            break
                         if endpoint_id not in serving and endpoint_id not in over and _lock(locks, endpoint_id):
                             name, args = f"endpoint-{endpoint_id}", (endpoint_id, ended)
-                            serving[endpoint_id] = threading.Thread(
-                                target=self._serve, args=args, name=name, daemon=True
-                            )
-                            serving[endpoint_id].start()
+                            thread = threading.Thread(target=self._serve, args=args, name=name, daemon=True)
+                            thread.start()
+                            serving[endpoint_id] = thread
                     # The worker that serves the fewest is the first to see the next one.
                     self._stop.wait(min(CHECK_SECONDS * (1 + len(serving)), 1.0))
             finally:
@@ -115,7 +123,9 @@ class _Window:
         self._sender: Sender | None = None
         self._taken: set[int] = set()
         self._finished: SimpleQueue[tuple[Owed, Attempt | None]] = SimpleQueue()
-        """Without an attempt: its body was too old."""
+        """Without an attempt: its body was too old, or the endpoint wants no more."""
+        self._unmade: set[int] = set()
+        """Events whose bodies could not be made. They wait until the next turn."""
         self._failures = 0
 
     def run(self, ended: threading.Event) -> None:
@@ -128,7 +138,6 @@ class _Window:
                 more = not ended.is_set() and now < min(until, busy_at + KEEP_SECONDS)
                 try:
                     self._turn(outcomes, more=more)
-                    outcomes = []
                 except (DatabaseUnavailable, *GAVE_WAY) as error:
                     log.warning(
                         "endpoint %d: %d outcomes are not recorded yet: %s", self._endpoint_id, len(outcomes), error,
@@ -152,34 +161,41 @@ class _Window:
     def _struggles(self) -> bool:
         return self._failures >= STRUGGLES_AFTER
 
-    def _turn(self, outcomes: Sequence[Outcome], *, more: bool) -> None:
-        """Record outcomes, and send more events."""
-        due: list[Owed] = []
+    def _turn(self, outcomes: list[Outcome], *, more: bool) -> None:
+        """Record outcomes, remove them from the list, and send more events."""
         with connection(self._pool) as conn:
             record_outcomes(conn, self._endpoint_id, outcomes)
-            room = IN_PROGRESS + (0 if self._struggles else AHEAD) - len(self._taken) + len(outcomes)
-            target = get_target(conn, self._endpoint_id) if more and room > 0 else None
-            if target is not None:
-                due = list_due(conn, self._endpoint_id, room, self._taken)
-            bodies = make_bodies(conn, due)
+            target = get_target(conn, self._endpoint_id)
+            conn.commit()  # settlements wait for the counters, and making bodies takes time
+            self._taken.difference_update(outcome.owed.id for outcome in outcomes)
+            outcomes.clear()
+            if self._sender is not None and (target is None or self._sender.url != target.url):
+                self._sender.close()
+                self._sender = None
+            room = IN_PROGRESS + (0 if self._struggles else AHEAD) - len(self._taken)
+            if target is None or not more or room <= 0:
+                return
+            due = list_due(conn, self._endpoint_id, room, self._taken | self._unmade)
+            oldest = datetime.now(UTC) - KEPT
+            bodies = make_bodies(conn, [owed for owed in due if owed.owed_at > oldest])
+            self._unmade.update(event_id for event_id, body in bodies.items() if body is None)
             record_outcomes(conn, self._endpoint_id, [Outcome(owed, None) for owed in due if owed.id not in bodies])
-        self._taken.difference_update(outcome.owed.id for outcome in outcomes)
-        if target is None:
-            return
-        if self._sender is not None and self._sender.url != target.url:
-            self._sender.close()
-            self._sender = None
         if self._sender is None:
             self._sender = Sender(target.url, self._networks)
         made_at = time.monotonic()
         for owed in due:
-            if owed.id in bodies:
+            if body := bodies.get(owed.id):
                 self._taken.add(owed.id)
-                self._senders.submit(self._send, self._sender, owed, bodies[owed.id], target.secrets, made_at)
+                self._senders.submit(self._send, self._sender, owed, body, target.secrets, made_at)
 
     def _send(self, sender: Sender, owed: Owed, body: str, secrets: Sequence[str], made_at: float) -> None:
-        is_fresh = time.monotonic() - made_at <= FRESH_SECONDS
-        self._finished.put((owed, sender.send(owed.message_id, body, secrets) if is_fresh else None))
+        attempt = None
+        try:
+            if time.monotonic() - made_at <= FRESH_SECONDS and not sender.closed:
+                attempt = sender.send(owed.message_id, body, secrets)
+                sender.closed = sender.closed or attempt.gone
+        finally:
+            self._finished.put((owed, attempt))
 
     def _collect(self) -> list[Outcome]:
         """Wait for something to record, for a short time; returns all that is there."""

@@ -1,4 +1,4 @@
-"""The endpoints to which events are delivered. Functions take a connection and never commit."""
+"""The endpoints to which events are delivered. Functions take a connection, and commit only if they say so."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ ENDPOINT_EVENTS = tuple(event for event in EVENT_TYPES if event != "endpoint.dis
 
 BOTH_SIGN = timedelta(hours=24)
 """How long the previous secret signs too, after a rotation."""
+
+AT_ONCE = 20_000
+"""How many events one transaction makes due, or owes again."""
 
 DisabledReason = Literal["user", "gone", "failing"]
 
@@ -135,7 +138,7 @@ def change_endpoint(
 ) -> Endpoint:
     """Change an endpoint. `changes`: as for `create_endpoint`, and `enabled`. Raises NotFound, InvalidInput.
 
-    Once it is enabled again, everything that waits is due.
+    Once it is enabled again, everything that waits is due. Then this commits after each AT_ONCE events.
     """
     if "url" in changes:
         check_url(changes["url"], networks)  # before the lock: looking up a name can take long
@@ -144,9 +147,6 @@ def change_endpoint(
     enabled = columns.pop("enabled", before.enabled)
     if enabled and not before.enabled:
         columns |= {"disabled_at": None, "disabled_reason": None, "failing_since": None}
-        conn.execute(
-            "update owed_event set next_try_at = now() where endpoint_id = %s and next_try_at > now()", (endpoint_id,)
-        )
     if columns:
         assigned = SQL(", ").join(SQL("{} = %s").format(Identifier(name)) for name in columns)
         conn.execute(
@@ -156,6 +156,10 @@ def change_endpoint(
         record_change(conn, by, "change_endpoint", details=_about(endpoint_id, columns) | {"enabled": enabled})
     if before.enabled and not enabled:
         disable_endpoint(conn, endpoint_id, "user")
+    if enabled and not before.enabled:
+        conn.commit()  # a transaction of millions of events would stop settlements for too long
+        lock_endpoint(conn, endpoint_id)
+        change_in_parts(conn, endpoint_id, DUE, {"ids": None, "since": None})
     return get_endpoint(conn, endpoint_id)
 
 
@@ -213,6 +217,36 @@ def lock_endpoint(conn: Connection, endpoint_id: int) -> Endpoint:
     """One endpoint, which nobody else changes until the end of the transaction. Raises NotFound."""
     conn.execute("select from endpoint where endpoint_id = %s for update", (endpoint_id,))
     return get_endpoint(conn, endpoint_id)
+
+
+def change_in_parts(conn: Connection, endpoint_id: int, statement: str, values: Mapping[str, Any]) -> int:
+    """Run a statement that changes up to `most` events of a locked endpoint, and commit, until no more are left.
+
+    Returns how many were changed. The endpoint is locked again after each commit. Raises NotFound.
+    """
+    total, changed = 0, AT_ONCE
+    while changed == AT_ONCE:
+        values = {**values, "endpoint_id": endpoint_id, "most": AT_ONCE}
+        changed = conn.execute(statement, values).fetchall()[0][0]
+        conn.commit()
+        lock_endpoint(conn, endpoint_id)
+        total += changed
+    return total
+
+
+CHOSEN = """endpoint_id = %(endpoint_id)s
+    and (%(ids)b::bigint[] is null or event_id = any(%(ids)b::bigint[]))
+    and (%(since)s::timestamptz is null or owed_at >= %(since)s) limit %(most)s"""
+
+DUE = f"""
+with chosen as (
+    select event_id, slot from owed_event where next_try_at > now() and {CHOSEN}
+), due as (
+    update owed_event o set next_try_at = now() from chosen c
+    where o.endpoint_id = %(endpoint_id)s and o.event_id = c.event_id and o.slot = c.slot returning 1
+)
+select count(*) from due
+"""
 
 
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,11 +57,11 @@ class Target:
 
 
 def list_targets(conn: Connection) -> list[int]:
-    """Endpoints to which something can be sent now."""
+    """Endpoints to which something can be sent now, the one that waits longest first."""
     found = conn.execute(
-        "select e.endpoint_id from endpoint e cross join lateral (select from owed_event o"
+        "select e.endpoint_id from endpoint e cross join lateral (select next_try_at from owed_event o"
         " where o.endpoint_id = e.endpoint_id and o.next_try_at <= now() order by o.next_try_at limit 1) o"
-        " where e.url is not null and e.disabled_at is null",
+        " where e.url is not null and e.disabled_at is null order by o.next_try_at",
         prepare=True,
     )
     return [endpoint_id for (endpoint_id,) in found]
@@ -104,7 +104,9 @@ def record_outcomes(conn: Connection, endpoint_id: int, outcomes: Sequence[Outco
             continue
         tried = [*json.loads(owed.attempts), attempt.members()]
         text = json.dumps(tried, ensure_ascii=False, separators=(",", ":"))
-        wait = None if attempt.delivered else next_wait(len(tried), attempt.retry_after)
+        # A person can send a delivered event again. Its waits begin again then.
+        failures = next((number for number, each in enumerate(reversed(tried)) if each["error"] is None), len(tried))
+        wait = None if attempt.delivered else next_wait(failures, attempt.retry_after)
         if wait is not None:
             later.append((owed, datetime.now(UTC) + wait, text))
         else:

@@ -114,6 +114,8 @@ class Sender:
 
     def __init__(self, url: str, networks: Sequence[Network]) -> None:
         self.url = url
+        self.closed = False
+        """Whether no more requests should begin."""
         self._place = read_url(url)
         self._networks = networks
         self._idle: deque[socket.socket] = deque()
@@ -122,6 +124,25 @@ class Sender:
         """Send an event. Never raises. `secrets`: each of them signs."""
         at, began = datetime.now(UTC), monotonic()
         status, error, wait = None, None, timedelta()
+        try:
+            request = self._request(message_id, at, body, secrets)
+            answer, excerpt, failure = self._post(request, began + ANSWER_SECONDS)
+            status, wait = answer.status, _retry_after(answer.getheader("Retry-After"), at)
+            if failure is not None:
+                raise failure
+            if not 200 <= status < 300:
+                error = excerpt or f"It answered {status} {answer.reason}".strip()
+        except Exception as caught:  # whatever an event or an answer causes: an event must not get stuck
+            error = str(caught) or type(caught).__name__
+        shown = None if error is None else mask_digits(error)[:EXCERPT_CHARACTERS]
+        return Attempt(at, status, round(monotonic() - began), shown, wait)
+
+    def close(self) -> None:
+        self.closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _request(self, message_id: str, at: datetime, body: str, secrets: Sequence[str]) -> bytes:
         content = body.encode()
         headers = {
             "Host": self._place.netloc,
@@ -139,22 +160,10 @@ class Sender:
             "",
             "",
         ]
-        try:
-            answer, excerpt = self._post("\r\n".join(lines).encode() + content, began + ANSWER_SECONDS)
-            status, wait = answer.status, _retry_after(answer.getheader("Retry-After"), at)
-            if not 200 <= status < 300:
-                error = excerpt or f"It answered {status} {answer.reason}".strip()
-        except Exception as failure:  # whatever an answer causes: an event must not get stuck
-            error = str(failure) or type(failure).__name__
-        shown = None if error is None else mask_digits(error)[:EXCERPT_CHARACTERS]
-        return Attempt(at, status, round(monotonic() - began), shown, wait)
+        return "\r\n".join(lines).encode() + content
 
-    def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
-
-    def _post(self, request: bytes, until: float) -> tuple[http.client.HTTPResponse, str]:
-        """The answer, and the first characters of its body."""
+    def _post(self, request: bytes, until: float) -> tuple[http.client.HTTPResponse, str, Exception | None]:
+        """The answer, the first characters of its body, and why the body could not be read."""
         with contextlib.suppress(IndexError, ConnectionError, http.client.BadStatusLine):
             # The endpoint may have closed an idle connection. If it got the event all the same, it gets it twice.
             return self._exchange(self._idle.pop(), request, until)
@@ -165,23 +174,27 @@ class Sender:
 
     def _exchange(
         self, connection: socket.socket, request: bytes, until: float
-    ) -> tuple[http.client.HTTPResponse, str]:
+    ) -> tuple[http.client.HTTPResponse, str, Exception | None]:
+        excerpt, is_complete, failure = b"", False, None
         try:
             connection.settimeout(seconds_left(until))
             connection.sendall(request)
             answer = BoundedResponse(connection, method="POST", limits=lambda: (ANSWER_SECONDS, until))
             with answer:
                 answer.begin()
-                excerpt = answer.read(4 * EXCERPT_CHARACTERS)
-                is_complete = not answer.read(1)
+                try:
+                    excerpt = answer.read(4 * EXCERPT_CHARACTERS)
+                    is_complete = not answer.read(1)
+                except Exception as broken:  # the status counts all the same
+                    failure = broken
         except BaseException:
             connection.close()
             raise
-        if is_complete and not answer.will_close:
+        if is_complete and not answer.will_close and not self.closed:
             self._idle.append(connection)
         else:
             connection.close()
-        return answer, _printable(excerpt)
+        return answer, _printable(excerpt), failure
 
 
 @functools.cache

@@ -16,11 +16,12 @@ from receiver.changes.events import Events
 from receiver.database.pool import Connection, Pool, connect, open_pool
 from receiver.database.worker_metrics import Measurements
 from receiver.model import EventType
-from receiver.relay import deliveries as deliveries_module
-from receiver.relay import delivery, sending
+from receiver.relay import bodies, delivery, sending
+from receiver.relay import endpoints as endpoints_module
 from receiver.relay.deliveries import Delivery, list_deliveries, retry_deliveries
 from receiver.relay.delivery import Relay
 from receiver.relay.endpoints import Endpoint, change_endpoint, create_endpoint, delete_endpoint, get_endpoint
+from receiver.relay.queue import list_targets
 from receiver.summary.call_json import batch_json, call_json
 from receiver.summary.calls import get_call
 from receiver.web.schemas import Batch
@@ -207,10 +208,51 @@ def test_many_events_are_retried_in_several_transactions(conn: Connection, monke
         )
     conn.execute("update endpoint_count set given_up = %s", (len(waiting),))
     conn.commit()
-    monkeypatch.setattr(deliveries_module, "RETRIED_AT_ONCE", 4)
+    monkeypatch.setattr(endpoints_module, "AT_ONCE", 4)
     assert retry_deliveries(conn, made.id, by="test", since=datetime(2026, 1, 1, tzinfo=UTC)) == 12
     assert read(conn, made.id).events_owed == {"delivered": 0, "waiting": 12, "given_up": 0}
     assert retry_deliveries(conn, made.id, by="test", state="waiting") == 0
+
+
+def test_enabled_endpoint_gets_what_waits_in_several_transactions(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = create_endpoint(conn, {"url": "https://93.184.215.14/"}, (), by="test")
+    owe_results(conn, 12)
+    change_endpoint(conn, made.id, {"enabled": False}, (), by="test")
+    conn.execute("update owed_event set next_try_at = now() + interval '1 day'")
+    conn.commit()
+    monkeypatch.setattr(endpoints_module, "AT_ONCE", 5)
+    assert change_endpoint(conn, made.id, {"enabled": True}, (), by="test").enabled
+    conn.commit()
+    counted = "select count(distinct xmin::text), count(*) from owed_event where next_try_at <= now()"
+    assert conn.execute(counted).fetchall() == [(3, 12)]
+
+
+def test_delivered_event_that_is_sent_again_has_all_its_attempts(conn: Connection, database_url: str) -> None:
+    with receiving() as server, relaying(database_url):
+        endpoint_id, _ = endpoint(conn, server)
+        owe_results(conn, 1)
+        settled(conn, endpoint_id)
+        server.answer = lambda _: (500, {}, b"")
+        assert retry_deliveries(conn, endpoint_id, by="test", ids=[deliveries(conn, endpoint_id)[0].id]) == 1
+        conn.commit()
+        settled(conn, endpoint_id)
+    [given_up] = deliveries(conn, endpoint_id)
+    assert [attempt["status"] for attempt in given_up.attempts] == [200] + [500] * 10
+
+
+def test_endpoint_that_waits_longest_is_the_first(conn: Connection) -> None:
+    ids = [create_endpoint(conn, {"url": "https://93.184.215.14/"}, (), by="test")[0].id for _ in range(4)]
+    owe_results(conn, 2)
+    ordered = [ids[place] for place in (2, 0, 3, 1)]
+    for place, endpoint_id in enumerate(ordered):
+        conn.execute(
+            "update owed_event set next_try_at = now() - interval '1 day' + make_interval(mins => %s)"
+            " where endpoint_id = %s",
+            (place, endpoint_id),
+        )
+    assert list_targets(conn) == ordered
 
 
 def test_retry_after_is_obeyed(conn: Connection, database_url: str) -> None:
@@ -239,6 +281,16 @@ def test_410_disables_the_endpoint_and_people_are_notified(conn: Connection, dat
     assert read(conn, endpoint_id).events_owed == {"delivered": 4, "waiting": 0, "given_up": 0}
     owed = conn.execute("select event, subject from owed_event").fetchall()
     assert owed == [("endpoint.disabled", endpoint_id)]
+
+
+def test_nothing_more_is_sent_after_410(conn: Connection, database_url: str) -> None:
+    with receiving(lambda _: (410, {}, b"")) as server:
+        endpoint_id, _ = endpoint(conn, server)
+        owe_results(conn, 100)
+        with relaying(database_url):
+            eventually(lambda: not read(conn, endpoint_id).enabled)
+    assert len(server.requests) <= delivery.IN_PROGRESS
+    assert read(conn, endpoint_id).waiting == 100
 
 
 def test_week_of_only_failures_disables_the_endpoint(conn: Connection, database_url: str) -> None:
@@ -278,6 +330,42 @@ def test_events_of_a_purged_batch_are_given_up(conn: Connection, database_url: s
             settled(conn, endpoint_id)
     assert read(conn, endpoint_id).events_owed == {"delivered": 2, "waiting": 0, "given_up": 5}
     assert {request.json["data"]["batch_id"] for request in server.requests} == {kept}
+
+
+def test_events_of_more_than_30_days_ago_are_given_up(conn: Connection, database_url: str) -> None:
+    with receiving() as server:
+        endpoint_id, _ = endpoint(conn, server)
+        owe_results(conn, 3)
+        conn.execute("update owed_event set owed_at = now() - interval '31 days' where subject = 2")
+        conn.commit()
+        with relaying(database_url):
+            settled(conn, endpoint_id)
+    assert read(conn, endpoint_id).events_owed == {"delivered": 2, "waiting": 0, "given_up": 1}
+    assert sorted(request.json["data"]["row"] for request in server.requests) == [1, 3]
+
+
+def test_event_whose_body_cannot_be_made_stops_no_other(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = make_batch(conn)
+
+    def break_one(batch: Any) -> str:
+        if batch.id == broken:
+            raise ValueError("a batch that cannot be written")
+        return batch_json(batch)
+
+    with receiving() as server:
+        endpoint_id, _ = endpoint(conn, server)
+        owe(conn, "batch.overdue", (broken, None))
+        owe_results(conn, 5)
+        with monkeypatch.context() as patched:
+            patched.setattr(bodies, "batch_json", break_one)
+            with relaying(database_url):
+                eventually(lambda: read(conn, endpoint_id).delivered == 5)
+        assert read(conn, endpoint_id).events_owed == {"delivered": 5, "waiting": 1, "given_up": 0}
+        with relaying(database_url):
+            settled(conn, endpoint_id)
+    assert read(conn, endpoint_id).delivered == 6
 
 
 def test_slow_endpoint_delays_no_other(conn: Connection, database_url: str) -> None:

@@ -159,6 +159,23 @@ def test_broken_answer_is_a_failure(answer: bytes) -> None:
     assert not attempt.delivered and attempt.error
 
 
+def test_status_of_an_answer_with_a_broken_body_counts() -> None:
+    def script(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 410 Gone\r\nRetry-After: 60\r\nTransfer-Encoding: chunked\r\n\r\nzz")
+
+    with scripted(script) as url:
+        attempt = post(url)
+    assert attempt.gone and attempt.error and attempt.retry_after == timedelta(minutes=1)
+
+
+def test_event_that_cannot_be_written_is_a_failure() -> None:
+    with receiving() as server, closing(Sender(server.url, LOCAL)) as sender:
+        attempts = [post(server.url, "\ud800"), sender.send("msg_7_1", "{}", ["whsec_x"])]
+    assert [attempt.status for attempt in attempts] == [None, None] and all(attempt.error for attempt in attempts)
+    assert server.requests == []
+
+
 def test_refused_connection_is_a_failure() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
