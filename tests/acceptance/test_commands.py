@@ -40,7 +40,7 @@ def test_dry_run_reports_the_counts_without_a_database(tmp_path: Path) -> None:
     nowhere = clean_environment(DATABASE_URL="postgresql://127.0.0.1:9/none", SECRET_KEY="a secret that is long enough")
     ran = run_command("queue", str(faulty), *IDS, "--on-duplicate", "keep", "--dry-run", environment=nowhere)
     assert ran.returncode == 0
-    assert ran.stderr.startswith("receiver: suppressed numbers are not checked: The database is unavailable")
+    assert ran.stderr.startswith("receiver: suppressed and recent numbers are not checked: The database is unavailable")
     assert ran.stdout.splitlines()[0] == "3 rows: 2 valid, 1 invalid, 1 duplicates"
     assert "row 2: " in ran.stdout
 

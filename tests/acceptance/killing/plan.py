@@ -62,6 +62,9 @@ WORKER_STEPS = [
     *_commits("worker.Worker._write_measurements"),
     *_commits("results.maintenance.Maintenance.check_overdue", after="worker"),
     *_commits("results.maintenance.Maintenance.plan_polls", after="worker"),
+    *_commits("results.maintenance.Maintenance.give_positions", times=2),
+    *_commits("results.maintenance.Maintenance.rotate", after="worker"),
+    *_commits("relay.people.People.step", after="worker"),
     *_commits("results.recovery.poll_once", times=3),
 ]
 SERVE_STEPS = [
