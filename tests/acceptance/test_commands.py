@@ -42,7 +42,7 @@ def test_dry_run_reports_the_counts_without_a_database(tmp_path: Path) -> None:
     assert ran.returncode == 0
     assert ran.stderr.startswith("receiver: suppressed and recent numbers are not checked: The database is unavailable")
     assert ran.stdout.splitlines()[0] == "3 rows: 2 valid, 1 invalid, 1 duplicates"
-    assert "row 2: " in ran.stdout
+    assert "row 2, line 3: " in ran.stdout
 
 
 def test_refused_contacts_exit_1_and_name_their_rows(environment: dict[str, str], tmp_path: Path) -> None:
