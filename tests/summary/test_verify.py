@@ -149,7 +149,7 @@ def test_verify_cannot_write(conn: Connection, batch_id: int) -> None:
         ("insert into endpoint_count (endpoint_id, slot, owed) values (1, -1, 1)",
          "endpoint 1, slot -1: owed, delivered, given up"),
         ("update feed set last_position = last_position + 1", "entries of the feed"),
-        ("update feed set expired_position = 1", "entries of the feed"),
+        ("update feed set expired_position = -1", "entries of the feed"),
         ("delete from feed_entry where position = 1", "entries of the feed"),
     ],
 )  # fmt: skip
