@@ -319,7 +319,9 @@ class World:
         return latest.state, latest.outcome
 
     def finish(self) -> None:
+        # A check after each transaction: two of them can change the same call, and then its event is owed twice.
         self.settler.commit()
+        self.check()
         settle_all(self.looker)
         accept_proven_lately(self.looker)
         self.looker.commit()

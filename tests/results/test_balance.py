@@ -175,8 +175,10 @@ class World:
             self.looker.commit()
 
     def finish(self) -> None:
+        # A check after each transaction: two of them can change the same call, and then its event is owed twice.
         for conn in self.settlers:
             conn.commit()
+            self.check()
         settle_all(self.looker)
         # As the worker's next check does, for a submission that became unknown while its result was settled.
         accept_proven_lately(self.looker)

@@ -80,7 +80,10 @@ def described() -> BaseSchema:
                         "include-operation-id": operation,
                         "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "404", "422"]}},
                     }
-                    for operation in ("list_calls", "find_calls", "export_calls_csv", "export_calls_ndjson")
+                    for operation in (
+                        *("list_calls", "find_calls", "export_calls_csv", "export_calls_ndjson"),
+                        *("list_callbacks", "get_summary"),
+                    )
                 ),
                 *(
                     {

@@ -127,6 +127,8 @@ OF_OPERATION = {
     "suppress": (*_OF_JSON, "invalid_csv"),
     "replay_callbacks": _OF_JSON,
     "list_results": ("cursor_expired",),
+    "list_callbacks": ("not_found",),
+    "get_summary": ("not_found",),
     "create_endpoint": _OF_JSON,
     "create_key": (*_OF_JSON, "key_name_taken"),
     "change_endpoint": _OF_JSON,
