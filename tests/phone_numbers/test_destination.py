@@ -301,7 +301,7 @@ def test_refusal_names_the_wrong_character_on_one_line() -> None:
         "é" * 65536,
     ],
 )
-def test_64_kib_of_junk_is_refused_within_milliseconds(junk: str) -> None:
+def test_64_kib_of_junk_is_refused_within_a_millisecond(junk: str) -> None:
     def once() -> float:
         start = time.thread_time()
         refusal(junk)
@@ -309,7 +309,7 @@ def test_64_kib_of_junk_is_refused_within_milliseconds(junk: str) -> None:
         return time.thread_time() - start
 
     once()
-    assert min(once() for _ in range(20)) < 0.005  # one is usual; quadratic time would be seconds
+    assert min(once() for _ in range(20)) < 0.001
 
 
 @settings(max_examples=300, deadline=None)
