@@ -8,8 +8,8 @@ writer follows this order, and skips the steps that it does not need:
    change the columns by which results are found. The count must not change during a settlement, which corrects it.
 2. `batch` rows, in the order of their ids (`lock_batches`). A batch's lock also protects its rows of `submission`, the
    rows of `outstanding` of a submission that was not accepted, `resolution` and the batch row itself. Accepting a new
-   batch takes no lock: no other transaction can see it yet. One that looks for recent numbers takes an advisory lock
-   first (`own_recent`), so that of the same list, handed in twice, the second sees the first.
+   batch takes no lock: no other transaction can see it yet. If it must not repeat recent numbers, it first takes
+   an advisory lock (`own_recent`). So if a list is queued twice at the same time, the second batch sees the first.
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
@@ -45,7 +45,7 @@ def own_results(conn: Connection) -> None:
 
 
 def own_recent(conn: Connection) -> None:
-    """Take the lock of those that accept a batch after a look for recent numbers. Waits for the others."""
+    """Let only one batch at a time check for recent numbers, until the end of the transaction."""
     conn.execute("select pg_advisory_xact_lock(%s)", (RECENT_LOCK,))
 
 
