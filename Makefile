@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # One process more than cores: many tests wait. A process that has no test left takes some from the others.
 PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal
 
-test: $(VENV)/.development ## Run the tests, in five minutes on two cores
+test: $(VENV)/.development ## Run the tests, in seven minutes on two cores
 	@tests/tools
 	@exec $(PYTEST) -m "not long" $(PYTEST_ARGS)
 
