@@ -23,6 +23,7 @@ from receiver.queueing import stored_rows
 from receiver.web.services import Services
 from tests.acceptance.postgres import Postgres
 from tests.acceptance.service import ask
+from tests.changes.owed import make_endpoint
 from tests.factories import deliver, make_batch, phone_number, result_body
 from tests.replication import (
     LONG,
@@ -287,15 +288,16 @@ def test_etag_is_the_same_from_replica_and_primary(
 def test_description_lists_the_answers_with_replica_headers(
     config: Config, conn: Connection, standby: Postgres
 ) -> None:
-    batch_id = with_results(conn)
+    batch_id, endpoint_id = with_results(conn), make_endpoint(conn)
     with serving(config, conn, standby.url) as held:
         callback_id = held.get(f"/api/v1/batches/{batch_id}/calls/1").json["callbacks"][0]["id"]  # type: ignore[index]
+        ids = {"batch_id": batch_id, "row": 1, "callback_id": callback_id, "endpoint_id": endpoint_id}
         description: dict[str, Any] = held.get("/openapi.json").json or {}
         looked = 0
         for path, item in description["paths"].items():
             if not path.startswith("/api/") or "get" not in item:
                 continue
-            address = path.format(batch_id=batch_id, row=1, callback_id=callback_id)
+            address = path.format_map(ids)
             answer = held.get(address + ("?phone_number=6175550000" if address.endswith("v1/calls") else ""))
             described = item["get"]["responses"]["200"].get("headers", {})
             assert ("Read-From" in answer.headers) == ("Read-From" in described) == ("Replica-Lag" in described), path
