@@ -1,8 +1,8 @@
 """Old events are removed by emptying partitions, which form a ring of `SLOTS` slots (migration 0042).
 
 A period of two days uses the slot with its number modulo `SLOTS`. Before a period begins, its slot is emptied. It then
-has the events of 30 to 34 days ago. If no worker ran in that time, the slot may already be in use: then only the old
-rows are deleted from it.
+has the events of 30 to 34 days ago. If no worker ran in that time, the slot may already be in use: then its new rows
+are written again.
 """
 
 from __future__ import annotations
@@ -32,22 +32,27 @@ def rotate(conn: Connection) -> bool:
     # Others queue behind a lock that waits, so it must not wait long.
     conn.execute("set local lock_timeout = '200ms'")
     for period in range(max(previous + 2, current + 2 - SLOTS), current + 2):
-        _empty(conn, period % SLOTS, period * PERIOD_SECONDS, in_use=period <= current)
+        _empty(conn, period % SLOTS, period * PERIOD_SECONDS)
     conn.execute("update upkeep set next_at = now() + interval '1 hour' where task = 'slots'")
     return True
 
 
-def _empty(conn: Connection, slot: int, before: int, *, in_use: bool) -> None:
+def _empty(conn: Connection, slot: int, before: int) -> None:
     """Remove the rows from before this time, and move their counts to the sums. What was still owed is given up."""
-    partitions = {f"{table}_{slot}": f"{column} < to_timestamp({before})" for table, column in _TIMES.items()}
-    conn.execute(f"lock table {', '.join(partitions)} in access exclusive mode")
+    conn.execute(f"lock table {', '.join(f'{table}_{slot}' for table in _TIMES)} in access exclusive mode")
     conn.execute(
         f"update feed set expired_position = greatest(expired_position,"
         f" (select max(position) from feed_entry_{slot} where given_at < to_timestamp({before})))"
     )
     conn.execute(_COUNT.format(slot=slot, before=f"to_timestamp({before})"))
-    for partition, is_old in partitions.items():
-        conn.execute(f"delete from {partition} where {is_old}" if in_use else f"truncate {partition}")
+    for table, column in _TIMES.items():
+        # There are few new rows, if any. To delete millions of old ones would take too long under the lock.
+        newer = f"copy (select * from {table}_{slot} where {column} >= to_timestamp({before})) to stdout"
+        with conn.cursor().copy(newer.encode()) as copy:
+            kept = b"".join(copy)
+        conn.execute(f"truncate {table}_{slot}")
+        with conn.cursor().copy(f"copy {table} from stdin".encode()) as copy:
+            copy.write(kept)
 
 
 _COUNT = """

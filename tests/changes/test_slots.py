@@ -68,8 +68,11 @@ def test_events_are_kept_for_30_days_also_by_a_service_that_slept(conn: Connecti
     before = sum_counts(conn)
 
     conn.execute("update upkeep set next_at = least(next_at, now()) where task = 'slots'")
+    in_use = f"select pg_relation_filenode('delivery_{current % SLOTS}')"
+    file_before = value(conn, in_use)
     assert rotate(conn)
     conn.commit()
+    assert (value(conn, in_use) != file_before) == (current - last > 1), "millions of old rows are truncated"
 
     oldest = (current - 15) * PERIOD_SECONDS
     for table, at in (("owed_event", "owed_at"), ("delivery", "owed_at"), ("feed_entry", "given_at")):
