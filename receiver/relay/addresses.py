@@ -76,9 +76,12 @@ def check_url(url: str, networks: Sequence[Network]) -> None:
 def connect(place: Place, networks: Sequence[Network], until: float) -> socket.socket:
     """A connection to an allowed address, before `until` on the monotonic clock. Raises AddressRefused, OSError."""
     failure = OSError("The name has no address.")
-    for address in _resolve(place, networks):
+    addresses = _resolve(place, networks)
+    for number, address in enumerate(addresses):
         try:
-            connected = socket.create_connection((address, place.port), seconds_left(until))
+            # An address that does not answer leaves time for the others.
+            patience = seconds_left(until) / (len(addresses) - number)
+            connected = socket.create_connection((address, place.port), patience)
         except OSError as error:
             failure = error
             continue

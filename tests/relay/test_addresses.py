@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from ipaddress import ip_address, ip_network
+from time import monotonic
 from typing import Any
 
 import pytest
 
-from receiver.relay.addresses import is_allowed
+from receiver.relay.addresses import connect, is_allowed, read_url
 from receiver.relay.sending import Attempt, Sender
 from tests.relay.endpoint_server import EndpointServer, receiving
 
@@ -96,6 +98,26 @@ def test_name_with_one_private_address_among_others_is_refused(monkeypatch: pyte
     with receiving() as server:
         attempt = sent(server, "mixed.example")
     assert attempt.status is None and "not allowed" in str(attempt.error) and server.requests == []
+
+
+def test_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    Names(monkeypatch, slow=["127.0.0.2 127.0.0.1"])
+    with receiving() as server, silent("127.0.0.2", server.port):
+        place = read_url(f"http://slow.example:{server.port}/")
+        with connect(place, LOCAL, monotonic() + 4) as connected:
+            assert connected.getpeername()[0] == "127.0.0.1"
+
+
+@contextmanager
+def silent(host: str, port: int) -> Iterator[None]:
+    """A port whose connections are not accepted, so that further ones get no answer."""
+    with closing(socket.create_server((host, port), backlog=0)), ExitStack() as waiting:
+        for _ in range(3):
+            each = waiting.enter_context(closing(socket.socket()))
+            each.setblocking(False)
+            with suppress(BlockingIOError):
+                each.connect((host, port))
+        yield
 
 
 def test_address_is_checked_at_each_connection_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
