@@ -186,7 +186,8 @@ def retry_deliveries(
 _OWED_AGAIN = f"""
 with chosen as (
     select state, event_id, slot from delivery
-    where (state = 'given_up' or state = 'delivered' and %(ids)b::bigint[] is not null) and {CHOSEN}
+    where state = any(case when %(ids)b::bigint[] is null then '{{given_up}}' else '{{given_up,delivered}}'::text[] end)
+        and {CHOSEN}
 ), again as (
     delete from delivery d using chosen c
     where d.endpoint_id = %(endpoint_id)s and d.state = c.state and d.event_id = c.event_id and d.slot = c.slot

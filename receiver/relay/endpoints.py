@@ -152,7 +152,7 @@ def change_endpoint(
         conn.execute(
             SQL("update endpoint set {} where endpoint_id = %s").format(assigned), [*columns.values(), endpoint_id]
         )
-    if columns or not enabled:
+    if columns or enabled != before.enabled:
         record_change(conn, by, "change_endpoint", details=_about(endpoint_id, columns) | {"enabled": enabled})
     if before.enabled and not enabled:
         disable_endpoint(conn, endpoint_id, "user")
