@@ -13,7 +13,7 @@ from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
 from receiver.model import masked
 from receiver.phone_numbers.destination import DestinationError, parse
-from receiver.queueing.suppression_files import suppress_file
+from receiver.queueing.suppression_files import read_numbers, suppress_file
 from receiver.queueing.suppressions import REASON_CHARACTERS, suppress, unsuppress
 
 
@@ -65,15 +65,10 @@ def _suppress_file(parsed: argparse.Namespace, config: Config, error: Destinatio
             "This is neither a valid number nor a file that can be read.",
             [Fault("NUMBER|FILE", error.code, str(error))],
         ) from None
-    with csv, opened_database("suppress", config) as conn:
-        done = suppress_file(
-            conn,
-            csv,
-            config.default_region,
-            by=COMMAND_LINE,
-            reason=parsed.reason or None,
-            note=parsed.note or None,
-        )
+    with csv:
+        file = read_numbers(csv, config.default_region, parsed.reason or None)
+    with opened_database("suppress", config) as conn:
+        done = suppress_file(conn, file, by=COMMAND_LINE, note=parsed.note or None)
     for fault in done.errors:
         print(f"  row {fault.where}: {fault.message} ({fault.code})", file=sys.stderr)
     if done.invalid > len(done.errors):

@@ -30,6 +30,16 @@ locked."""
 
 
 @dataclass(frozen=True, slots=True)
+class NumberFile:
+    """A file's distinct valid numbers, each with its reason, and counts of its rows. `errors`: the first faults."""
+
+    reasons: dict[int, str | None]
+    valid: int
+    invalid: int
+    errors: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Imported:
     """Counts of a file's rows. `present`: suppressed before, or in an earlier row. `errors`: the first faults."""
 
@@ -39,19 +49,10 @@ class Imported:
     errors: tuple[Fault, ...]
 
 
-def suppress_file(
-    conn: Connection,
-    stream: IO[bytes],
-    region: str,
-    *,
-    by: str,
-    reason: str | None = None,
-    note: str | None = None,
-) -> Imported:
-    """Suppress a file's valid numbers. Commits after each block of them. `reason`: of rows that name none.
+def read_numbers(stream: IO[bytes], region: str, reason: str | None = None) -> NumberFile:
+    """Read a file. `reason`: of rows that name none. Raises InvalidInput (`invalid_csv`) if it cannot be read.
 
-    Raises InvalidInput (`invalid_csv`) if the file cannot be read; then nothing is stored. Raises DatabaseUnavailable
-    with the numbers that were added until then; the same file again adds the others.
+    It can take minutes, so no connection is needed yet.
     """
     reasons: dict[int, str | None] = {}
     shared: dict[str, str] = {}
@@ -85,17 +86,25 @@ def suppress_file(
             reasons.setdefault(number, shared.setdefault(given, given) or reason)
             if len(reasons) > MOST_NUMBERS:
                 raise invalid_csv("too_many_rows", f"The file has more than {MOST_NUMBERS:,} numbers. Split it.")
-    added, numbers = 0, sorted(reasons)
+    return NumberFile(reasons, valid, invalid, tuple(errors))
+
+
+def suppress_file(conn: Connection, file: NumberFile, *, by: str, note: str | None = None) -> Imported:
+    """Suppress a file's numbers. Commits after each block of them.
+
+    Raises DatabaseUnavailable with the numbers that were added until then; the same file again adds the others.
+    """
+    added, numbers = 0, sorted(file.reasons)
     try:
         with naming_outages():
             for at in range(0, len(numbers), STORED_AT_ONCE):
-                block = {number: reasons[number] for number in numbers[at : at + STORED_AT_ONCE]}
+                block = {number: file.reasons[number] for number in numbers[at : at + STORED_AT_ONCE]}
                 in_block = suppress_all(conn, block, by=by, note=note)
                 conn.commit()
                 added += in_block
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(f"{error} {added} numbers were added before. Import the file again.") from error
-    return Imported(added, valid - added, invalid, tuple(errors))
+    return Imported(added, file.valid - added, file.invalid, file.errors)
 
 
 def _check_reason(reason: str) -> None:

@@ -12,7 +12,7 @@ from receiver.changes.audit import ChangeFilter, list_changes
 from receiver.database.pool import Connection, DatabaseUnavailable, connect
 from receiver.errors import InvalidInput, NotFound
 from receiver.queueing import suppression_files
-from receiver.queueing.suppression_files import Imported, suppress_file
+from receiver.queueing.suppression_files import Imported, read_numbers, suppress_file
 from receiver.queueing.suppressions import (
     delete_suppression,
     erase_suppression,
@@ -28,9 +28,9 @@ from tests.results.test_erasure import erase_all
 NUMBER, OTHER, THIRD = (phone_number(index) for index in range(3))
 
 
-def imported(conn: Connection, csv: str | bytes, **given: str) -> Imported:
+def imported(conn: Connection, csv: str | bytes, reason: str | None = None, note: str | None = None) -> Imported:
     content = csv.encode() if isinstance(csv, str) else csv
-    done = suppress_file(conn, io.BytesIO(content), "US", by="Ana", **given)
+    done = suppress_file(conn, read_numbers(io.BytesIO(content), "US", reason), by="Ana", note=note)
     conn.commit()
     return done
 
@@ -165,7 +165,7 @@ def test_import_that_fails_keeps_its_blocks_and_says_how_many_it_added(
         pytest.raises(DatabaseUnavailable, match=r" 2 numbers were added before\."),
         closing(connect(database_url, name="test")) as theirs,
     ):
-        suppress_file(theirs, io.BytesIO(csv), "US", by="Ana")
+        suppress_file(theirs, read_numbers(io.BytesIO(csv), "US"), by="Ana")
     assert set(reasons(conn)) == {NUMBER, OTHER}
     assert [each.details for each in list_changes(conn, ChangeFilter(), 10)] == [{"added": 2, "present": 0}]
     conn.execute("drop trigger lose_connection on suppression")

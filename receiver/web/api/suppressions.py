@@ -15,7 +15,7 @@ from receiver.errors import Fault, InvalidInput
 from receiver.model import e164
 from receiver.phone_numbers.destination import DestinationError, candidates, parse
 from receiver.queueing.parameters import faults, short_text
-from receiver.queueing.suppression_files import suppress_file
+from receiver.queueing.suppression_files import read_numbers, suppress_file
 from receiver.queueing.suppressions import (
     REASON_CHARACTERS,
     Suppression,
@@ -119,8 +119,8 @@ class Suppressions(MethodView):
 
         From now on the number is called by no batch: its rows are skipped when a batch is queued, and its calls that
         are not released yet are withdrawn when their submission is released. Calls that were sent already continue.
-        If the number was suppressed before, the answer is 200 with its entry, which stays as it is. A file is one
-        transaction; its invalid rows are left out and listed.
+        If the number was suppressed before, the answer is 200 with its entry, which stays as it is. The
+        numbers of a file are stored in blocks; its invalid rows are left out and listed.
         """
         if request.mimetype == "application/json":
             return _suppress_number()
@@ -162,8 +162,9 @@ def _suppress_file() -> Response:
         given = SuppressionForm().load({name: text for name, text in form.items() if text})
     except ValidationError as error:
         raise InvalidInput("Some parameters are not valid.", faults(error)) from None
+    file = read_numbers(csv.stream, services().config.default_region, given.get("reason"))
     with connection(services().pool) as conn:
-        done = suppress_file(conn, csv.stream, services().config.default_region, by=current_key().name, **given)
+        done = suppress_file(conn, file, by=current_key().name, note=given.get("note"))
     return jsonify(
         {name: getattr(done, name) for name in ("added", "present", "invalid")} | {"errors": errors_of(done.errors)}
     )

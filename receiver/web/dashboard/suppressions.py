@@ -12,7 +12,7 @@ from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.model import e164
 from receiver.phone_numbers.destination import candidates
-from receiver.queueing.suppression_files import Imported, suppress_file
+from receiver.queueing.suppression_files import Imported, read_numbers, suppress_file
 from receiver.queueing.suppressions import (
     REASON_CHARACTERS,
     delete_suppression,
@@ -79,14 +79,9 @@ def add_suppression_file() -> str | tuple[str, int]:
     if csv is None or faults:
         return _page(form={"file_reason": reason}, faults=faults), 422
     try:
+        file = read_numbers(csv.stream, services().config.default_region, reason or None)
         with connection(services().pool) as conn:
-            done = suppress_file(
-                conn,
-                csv.stream,
-                services().config.default_region,
-                by=current_key().name,
-                reason=reason or None,
-            )
+            done = suppress_file(conn, file, by=current_key().name)
     except InvalidInput as error:
         return _page(form={"file_reason": reason}, faults={"csv": " ".join(each.message for each in error.faults)}), 422
     # Not a redirect: the rows that are left out are shown here and nowhere else. To send it again adds nothing.
