@@ -12,6 +12,9 @@ from receiver.summary.batches import Batch, BatchFilter, list_batches
 
 MOST_BATCHES = 1_000
 
+MOST_ROWS = 500_000
+"""Of follow-ups with more rows than this (about 20 s), `latest` is not counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
@@ -26,7 +29,7 @@ class Lineage:
     latest: dict[str, int] | None
 
 
-def get_lineage(conn: Connection, batch_id: int, most_rows: int | None = None) -> Lineage:
+def get_lineage(conn: Connection, batch_id: int, most_rows: int = MOST_ROWS) -> Lineage:
     """The lineage of a batch. Read it at one moment, so that it balances. Raises NotFound.
 
     `most_rows`: `latest` is counted only if the follow-ups have no more rows than this.
@@ -45,7 +48,7 @@ def get_lineage(conn: Connection, batch_id: int, most_rows: int | None = None) -
     purged = {*named, *(each for (each,) in followed)} - known.keys()
     batches = tuple(known.get(each, each) for each in sorted({*known, *purged}))
     rows = sum(each.counts["rows"] for each in known.values() if each.id != first)
-    is_counted = first in known and (most_rows is None or rows <= most_rows)
+    is_counted = first in known and rows <= most_rows
     return Lineage(batches, _count_latest(conn, known[first]) if is_counted else None)
 
 

@@ -21,6 +21,7 @@ from receiver.model import (
 )
 from receiver.queueing.follow_ups import LEFT_OUT
 from receiver.queueing.parameters import Coded, Timestamp, WholeNumber, says, short_text, storable, whole_number
+from receiver.summary.lineage import MOST_ROWS
 from receiver.web.json_answer import ReadyJson
 
 _Field = TypeVar("_Field", bound=fields.Field[Any])
@@ -410,7 +411,10 @@ class LineageBatch(Batch):
 class Lineage(Answer):
     batches = several(LineageBatch, "In the order of their ids.")
     latest = nested(
-        Counts, "The rows of the first batch by what they came to. Null if that batch was purged.", allow_none=True
+        Counts,
+        "The rows of the first batch by what they came to. Null if that batch was purged, or if its follow-ups have"
+        f" more than {MOST_ROWS:,} rows.",
+        allow_none=True,
     )
 
 

@@ -19,6 +19,7 @@ from receiver.queueing.suppressions import suppress
 from receiver.release.control import cancel_batch, pause_batch, resume_batch
 from receiver.release.sender import csv_blocks
 from receiver.results.erasure import erase
+from receiver.summary.batches import Batch
 from receiver.summary.calls import get_call
 from receiver.summary.lineage import Lineage, get_lineage
 from tests.factories import (
@@ -363,3 +364,12 @@ def test_lineage_names_a_last_batch_that_was_purged(conn: Connection) -> None:
     second = follow(conn, first)
     purge_old(conn, second)
     assert get_lineage(conn, first).batches[1] == second
+
+
+def test_lineage_with_too_many_rows_is_not_counted(conn: Connection) -> None:
+    first = make_batch(conn, NUMBERS[:2])
+    deliver(conn, first, *(result_body(number, "failed") for number in NUMBERS[:2]))
+    second = follow(conn, first)
+    counted, listed = get_lineage(conn, first, 2), get_lineage(conn, first, 1)
+    assert counted.latest is not None and listed.latest is None
+    assert [each.id for each in listed.batches if isinstance(each, Batch)] == [first, second]
