@@ -47,12 +47,10 @@ def _empty(conn: Connection, slot: int, before: int) -> None:
     conn.execute(_COUNT.format(slot=slot, before=f"to_timestamp({before})"))
     for table, column in _TIMES.items():
         # There are few new rows, if any. To delete millions of old ones would take too long under the lock.
-        newer = f"copy (select * from {table}_{slot} where {column} >= to_timestamp({before})) to stdout"
-        with conn.cursor().copy(newer.encode()) as copy:
-            kept = b"".join(copy)
+        conn.execute(f"create temp table kept as select * from {table}_{slot} where {column} >= to_timestamp({before})")
         conn.execute(f"truncate {table}_{slot}")
-        with conn.cursor().copy(f"copy {table} from stdin".encode()) as copy:
-            copy.write(kept)
+        conn.execute(f"insert into {table} select * from kept")
+        conn.execute("drop table kept")
 
 
 _COUNT = """
