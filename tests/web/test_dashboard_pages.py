@@ -23,6 +23,7 @@ PAGES = {
     "/": "read",
     "/batches": "read",
     "/time-zone": "read",
+    "/search": "read",
     "/batches/new": "queue",
     "/batches/new/00000000-0000-0000-0000-000000000000": "queue",
     "/batches/1/cancel": "queue",
@@ -207,6 +208,8 @@ def test_browser_gets_a_page_for_a_failure_and_a_program_a_problem(app: Flask, c
     browser = visitor(app, conn, "read")
     page = browser.get("/nowhere", 404)
     assert "<h1>Not found</h1>" in page and 'href="/"' in page
+    assert "Sign out" in page and 'href="/login"' not in page, "the frame of a viewer who is signed in"
+    assert "Sign out" not in Browser(app).get("/nowhere", 404)
     assert "<h1>" in browser.get("/keys", 403) and "admin" in text_of(browser.get("/keys", 403))
     answer = browser.client.post("/batches", data={"csrf_token": browser.token("/")})
     assert answer.status_code == 405 and "GET" in answer.headers["Allow"] and "<h1>" in answer.text

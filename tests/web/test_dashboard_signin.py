@@ -140,6 +140,35 @@ def test_session_ends_after_a_working_day(browser: Browser, key: str, monkeypatc
     assert browser.client.get("/").location == "/login"
 
 
+def test_ended_session_returns_to_the_same_page_and_says_why(
+    app: Flask, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = visitor(app, conn, "admin", "Ada")
+    assert "You were signed out" not in Browser(app).get("/login?next=/keys")
+    token = browser.token("/keys")
+    now = time.time()
+    with monkeypatch.context() as later:
+        later.setattr("receiver.web.dashboard.session.time.time", lambda: now + 12 * 3600 + 1)
+        answer = browser.client.get("/batches?state=queued")
+        assert answer.location == "/login?next=/batches?state%3Dqueued"
+        page = text_of(browser.get(answer.location))
+        assert "You were signed out, because a session ends after 12 hours. After the sign-in you return to" in page
+        # A form returns to its page, and a part of a page to the whole page.
+        for path, onward in (
+            ("/batches/7/pause", "?next=/batches/7"),
+            ("/callbacks/replay", "?next=/callbacks"),
+            ("/endpoints/3/test", "?next=/endpoints/3"),
+            ("/numbers", ""),
+        ):
+            assert browser.client.post(path, data={"csrf_token": token}).location == f"/login{onward}", path
+        htmx = {"HX-Request": "true", "HX-Current-URL": "http://localhost/batches/7?state=final"}
+        answer = browser.client.get("/batches/7/live", headers=htmx)
+        assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login?next=/batches/7?state%3Dfinal")
+    revoke_key(conn, "Ada")
+    conn.commit()
+    assert "your key was revoked or has expired" in browser.get(str(browser.client.get("/keys").location))
+
+
 def test_use_of_a_session_is_recorded_for_its_key(browser: Browser, key: str, conn: Connection) -> None:
     browser.sign_in(key)
     conn.execute("update api_key set last_used_at = now() - interval '2 hours'")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, redirect, request, url_for
+from flask import Blueprint, Response, current_app, redirect, request, url_for
 from markupsafe import Markup, escape
+from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
 from receiver.database.api_keys import Scope
+from receiver.errors import ReceiverError
 from receiver.model import rfc3339
 from receiver.web.auth import STORED, current_key
 from receiver.web.dashboard import wording
@@ -20,6 +24,7 @@ from receiver.web.dashboard.session import (
     check_csrf,
     csrf_token,
     note_change,
+    own_path,
     read_own_changes,
     signed_in_key,
     time_zone,
@@ -81,13 +86,36 @@ def page(
 
 
 def _to_sign_in() -> Response:
-    returns = request.method in ("GET", "HEAD") or "GET" in ((request.url_rule and request.url_rule.methods) or ())
-    path = request.full_path.rstrip("?") if request.method in ("GET", "HEAD") else request.path
-    address = url_for("dashboard.login", next=path if returns and path != "/" else None)
+    path = _path_of_page()
+    address = url_for("dashboard.login", next=path if path != "/" else None)
     if "HX-Request" in request.headers:
         # htmx would follow a redirect, and insert the sign-in form into the page.
-        return Response(status=401, headers={"HX-Redirect": url_for("dashboard.login")})
+        return Response(status=401, headers={"HX-Redirect": address})
     return cast(Response, redirect(address, 303))
+
+
+def _path_of_page() -> str:
+    """The page to return to after the sign-in: the one that was requested, or that the form belongs to."""
+    if "HX-Current-URL" in request.headers:
+        shown = urlsplit(request.headers["HX-Current-URL"])
+        return own_path(shown.path + (f"?{shown.query}" if shown.query else ""))
+    if request.method in ("GET", "HEAD"):
+        return request.full_path.rstrip("?")
+    path, routes = request.path, current_app.create_url_adapter(request)
+    while path and routes is not None:
+        with suppress(HTTPException):
+            routes.match(path, method="GET")
+            return path
+        path = path.rpartition("/")[0]
+    return "/"
+
+
+@blueprint.before_app_request
+def _recognise_viewer() -> None:
+    """Keep the frame of a viewer who is signed in on the page about an unknown address."""
+    if request.routing_exception is not None:
+        with suppress(ReceiverError):
+            signed_in_key()
 
 
 @blueprint.app_context_processor

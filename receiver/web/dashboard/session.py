@@ -28,6 +28,9 @@ from receiver.web.services import serializer, services
 SESSION_SECONDS = 12 * 3600
 """Lifetime of a session after the sign-in: a working day."""
 
+COOKIE_SECONDS = 3 * 24 * 3600
+"""Lifetime of the cookie. It outlives the session, so that the next sign-in can say why it is needed."""
+
 TOKEN_BYTES = 24
 
 CLOCKS_SECONDS = 3
@@ -66,7 +69,7 @@ def keep_sessions(app: Flask, config: Config) -> None:
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_PATH="/",
         SESSION_REFRESH_EACH_REQUEST=False,
-        PERMANENT_SESSION_LIFETIME=SESSION_SECONDS,
+        PERMANENT_SESSION_LIFETIME=COOKIE_SECONDS,
     )
 
 
@@ -138,6 +141,15 @@ def signed_in_key() -> ApiKey | None:
     services().rate_limits.count_request(digest)
     g.api_key = key
     return key
+
+
+def why_ended() -> str | None:
+    """Why the browser's session is not valid any more. None: it has none."""
+    if not isinstance(session.get("id"), str):
+        return None
+    if session.get("until", 0) <= time.time():
+        return f"You were signed out, because a session ends after {SESSION_SECONDS // 3600} hours."
+    return "You were signed out: your key was revoked or has expired, or you signed out in another window."
 
 
 def viewer() -> ApiKey | None:

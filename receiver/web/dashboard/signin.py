@@ -11,7 +11,7 @@ from receiver.database.pool import DatabaseUnavailable, connection
 from receiver.web.dashboard.assets import answer_asset
 from receiver.web.dashboard.own_key import find_entered_key
 from receiver.web.dashboard.pages import page
-from receiver.web.dashboard.session import own_path, sign_in, sign_out, signed_in_key, zones, zones_of
+from receiver.web.dashboard.session import own_path, sign_in, sign_out, signed_in_key, why_ended, zones, zones_of
 from receiver.web.dashboard.wording import counted
 from receiver.web.problems import Problem
 from receiver.web.rate_limit import client_address
@@ -76,5 +76,5 @@ def asset(digest: str, name: str) -> Response:
 
 
 def _form(onward: str, fault: str | None = None, status: int = 200) -> Response:
-    content = render_template("login.html", onward=onward, fault=fault)
+    content = render_template("login.html", onward=onward, fault=fault, why_ended=why_ended())
     return current_app.make_response((content, status))
