@@ -119,6 +119,8 @@ class BatchFilter:
     created_to: datetime | None = None
     name: str | None = None
     """Any part of the name, case aside."""
+    text: str | None = None
+    """Any part of the name, the external id, or a label as `name: value` or `name:value`, case aside."""
     external_id: str | None = None
     idempotency_key: str | None = None
     label: tuple[str, str] | None = None
@@ -232,6 +234,8 @@ def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
         "b.created_at >= %s": wanted.created_from,
         "b.created_at < %s": wanted.created_to,
         "position(lower(%s) in lower(b.name)) > 0": wanted.name,
+        "position(lower(%s) in lower(concat_ws(e'\\n', b.name, x.external_id, (select string_agg(concat(l.key, ': ',"
+        " l.value, e'\\n', l.key, ':', l.value), e'\\n') from jsonb_each_text(b.labels) l)))) > 0": wanted.text,
         f"(b.state = 'queueing' or {REMAINING} > c.overdue) = %s": wanted.running,
         f"(c.overdue > 0 and {REMAINING} > 0) = %s": wanted.overdue,
         f"{PHASE} = %s": wanted.phase,
@@ -305,6 +309,12 @@ def sum_balances(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     nothing = dict.fromkeys(("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES), 0)
     balances = [balance(row) for row in (nothing, *rows)]
     return {name: sum(each[name] for each in balances) for name in balances[0]}
+
+
+def get_names(conn: Connection, batch_ids: Collection[int]) -> dict[int, str]:
+    """The names of these batches."""
+    found = conn.execute("select batch_id, name from batch where batch_id = any(%s)", (list(batch_ids),))
+    return dict(found.fetchall())
 
 
 def list_decided(conn: Connection, batch_ids: Collection[int]) -> set[int]:

@@ -29,6 +29,9 @@ from receiver.text.csv_line import read_csv_line
 PAGE_BYTES = 1 << 20
 """A page ends after the call that reaches this many stored bytes: rows, column names and callbacks."""
 
+SEARCHED_CALLS = 500_000
+"""How many calls a search for the last digits of a number reads. This takes well under a second."""
+
 SMALL_BODY = 512
 """A body of this many packed bytes is parsed in well under a millisecond. Usual bodies have 200."""
 
@@ -226,6 +229,34 @@ def list_calls_of_number(
     )
     values = {"numbers": list(phone_numbers), "batch_id": before_batch, "row": after_row}
     return _read_page(conn, picked, values, limit, with_events=True)
+
+
+def list_calls_ending_in(
+    conn: Connection, last_four: int, limit: int, after: tuple[int, int] | None = None
+) -> tuple[list[Call], tuple[int, int] | None]:
+    """Calls whose number ends in these four digits, the newest batch first, after the key (batch_id, row).
+
+    No index has the last digits, so only batches of about `SEARCHED_CALLS` calls are searched. Returns the calls, and
+    the key after which the search can continue; None: all batches were searched.
+    """
+    before_batch, after_row = after if after is not None else (2**62, 0)
+    newest = (
+        "select batch_id, sum(rows) over (order by batch_id desc) - rows as newer from batch_count where batch_id <= %s"
+    )
+    oldest, is_last = conn.execute(
+        f"select coalesce(min(batch_id) filter (where newer < %s), 0), coalesce(max(newer), 0) < %s from ({newest}) n",
+        (SEARCHED_CALLS, SEARCHED_CALLS, before_batch),
+    ).fetchall()[0]
+    picked = (
+        "select batch_id, row from call where batch_id between %(oldest)s and %(batch_id)s"
+        " and (batch_id < %(batch_id)s or row > %(row)s) and phone_number > 0"
+        " and phone_number %% 10000 = %(last_four)s order by batch_id desc, row limit %(limit)s"
+    )
+    values = {"oldest": oldest, "batch_id": before_batch, "row": after_row, "last_four": last_four}
+    found, more = _read_page(conn, picked, values, limit, with_events=False)
+    if more:
+        return found, (found[-1].batch_id, found[-1].row)
+    return found, None if is_last else (oldest - 1, 0)
 
 
 def get_call(conn: Connection, batch_id: int, row: int) -> Call:

@@ -23,6 +23,7 @@ from receiver.web.dashboard import (
     overview,
     release,
     resolve,
+    search,
     signin,
     suppressions,
 )
@@ -45,6 +46,7 @@ PAGES = (
     overview,
     release,
     resolve,
+    search,
     signin,
     suppressions,
 )

@@ -1,5 +1,5 @@
-"""Numbers that a viewer searched for. A number never stands in an address, which proxies and browsers write down: it is
-POSTed, kept in the signed session under a name made up for it, and the address has that name.
+"""What a viewer searched for. An address never contains a phone number, because proxies and browsers store addresses:
+the text is POSTed and kept in the signed session under a random name, and the address contains this name.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import secrets
 from flask import session
 
 MOST_SEARCHES = 5
-"""Numbers a session remembers: as many tabs may show what was found for one."""
+"""Searches that a session remembers: this many windows can show a result."""
 
-LONGEST_NUMBER = 100
+LONGEST_SEARCH = 100
 
 _SEARCHES = "searches"
 
 
 def remember_search(text: str) -> str | None:
     """The name under which the session keeps what was typed; None if that was nothing."""
-    number = text.strip()[:LONGEST_NUMBER]
+    number = text.strip()[:LONGEST_SEARCH]
     if not number:
         return None
     name = secrets.token_urlsafe(6)
