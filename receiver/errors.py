@@ -7,7 +7,7 @@ so that each is decided in one place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class ReceiverError(Exception):
@@ -36,6 +36,8 @@ class Fault:
     message: str
     line: int | None = None
     """The row's line in a spreadsheet, where the header has line 1."""
+    cell: str | None = field(default=None, compare=False, repr=False)
+    """The row's destination as the user wrote it, for the dashboards. It may be a phone number: never log it."""
 
 
 class InvalidInput(ReceiverError):

@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from receiver.database.pool import Connection
 from receiver.errors import Fault, ReceiverError
 from receiver.queueing.contacts import Contacts
+from receiver.queueing.header import PhoneColumn
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.recent import FindRecent
 from receiver.queueing.row_zones import RowZones
@@ -68,6 +69,8 @@ class Preview:
     warnings: tuple[Fault, ...]
     errors: tuple[Fault, ...]
     errors_total: int
+    columns: tuple[PhoneColumn, ...] = ()
+    """For the dashboards: the columns of the file that look like phone numbers."""
 
 
 def get_now(conn: Connection) -> datetime:

@@ -120,7 +120,7 @@ class ContactReader:
         try:
             self._header = read_header(record, added, destination_column)
         except MissingDestination as error:
-            raise MissingDestination(str(error), self._find_phone_columns(names)) from None
+            raise MissingDestination(str(error), self.find_phone_columns()) from None
         self._is_export = bool(added)
         self.columns = self._header.columns
         self.warnings = (_export_warning(len(added)),) if self._is_export else ()
@@ -178,8 +178,9 @@ class ContactReader:
     def _invalid(self, row: int, code: str, message: str, record: list[str]) -> InvalidRow:
         return InvalidRow(row, code, message, record[0], tuple(record[1:]), self._text.line_no)
 
-    def _find_phone_columns(self, names: list[str]) -> list[PhoneColumn]:
+    def find_phone_columns(self) -> list[PhoneColumn]:
         """The columns that look like phone numbers, the most likely ones first."""
+        names = [trimmed(name) for name in next(self._records())]
         valid, filled = [0] * len(names), [0] * len(names)
         rows = islice(self._records(), 1, min(SAMPLE_ROWS, SAMPLE_CELLS // len(names)) + 1)
         # A fault in the file is reported when a column is chosen.

@@ -24,6 +24,7 @@ from receiver.errors import Fault, InvalidInput, NotFound
 from receiver.model import rfc3339
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept, request_digest
 from receiver.queueing.batches import Preview, list_zones
+from receiver.queueing.header import PhoneColumn
 from receiver.queueing.parameters import BatchParameters
 from receiver.schedule import estimate_due_at
 
@@ -102,6 +103,16 @@ def get_draft(conn: Connection, key_id: int, draft_id: UUID, *, lock: bool = Fal
     return draft
 
 
+def list_drafts(conn: Connection, key_id: int) -> list[Draft]:
+    """The drafts of this key that are not queued yet, newest first."""
+    with conn.cursor(row_factory=class_row(Draft)) as cursor:
+        return cursor.execute(
+            f"select {_COLUMNS} from draft where key_id = %s and batch_id is null"
+            " and created_at > now() - make_interval(hours => %s) order by created_at desc, draft_id",
+            (key_id, DRAFT_HOURS),
+        ).fetchall()
+
+
 def change_draft(conn: Connection, draft: Draft, form: Mapping[str, str]) -> None:
     """Store a new form for the file."""
     conn.execute("update draft set form = %s where draft_id = %s and batch_id is null", (_texts(form), draft.draft_id))
@@ -131,6 +142,7 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
         warnings=tuple(Fault(**fault) for fault in draft.preview["warnings"]),
         errors=errors,
         errors_total=draft.preview["errors_total"],
+        columns=tuple(PhoneColumn(**column) for column in draft.preview["columns"]),
     )
 
 
@@ -212,7 +224,7 @@ def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
     gates = parameters.gates
     window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
     zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]
-    matters: list[Any] = [5, parameters.on_recent == "allow", parameters.recent_hours, parameters.destination_column]
+    matters: list[Any] = [6, parameters.on_recent == "allow", parameters.recent_hours, parameters.destination_column]
     matters += [parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
     matters += [parameters.calls_per_minute, zones, window, parameters.retries.total_seconds()]
     return cast(list[Any], json.loads(json.dumps(matters)))

@@ -187,7 +187,7 @@ class Plan:
         self.faults_total += 1
         self.refused += policy == "refuse"
         if len(self.faults) < FAULTS_NAMED:
-            self.faults.append(Fault(row.row, code, message, row.line_no))
+            self.faults.append(Fault(row.row, code, message, row.line_no, row.destination))
         return SkippedRow(row.row, code, message, csv_line((row.destination, *row.cells)), row.line_no)
 
     def check(self) -> None:

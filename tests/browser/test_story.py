@@ -128,7 +128,7 @@ def test_list_uploaded_a_second_time_is_stopped_by_a_question(admin_page: Page) 
     question.get_by_role("button", name="Call these recent numbers again instead").click()
     page.get_by_role("button", name="Call once", exact=True).click()
     expect(call).to_have_text("Call 8 people")
-    question.get_by_role("button", name="Discard the upload").click()
+    page.get_by_role("button", name="Discard the upload").click()
     expect(page.get_by_text("The upload was discarded. Nobody was called.")).to_be_visible()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from html import escape
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
@@ -65,7 +66,8 @@ def test_invalid_rows_are_listed_and_block_the_batch_until_they_are_skipped(brow
     reasons = {"2": "is not a valid US phone number", "4": "emergency", "3": "Same destination as an earlier row"}
     for row, reason in reasons.items():
         assert re.search(
-            rf'<th scope="row" class="figure">{row}</th><td class="figure">{int(row) + 1}</td><td>[^<]*{reason}', page
+            rf'class="figure">{row}</th><td class="figure">{int(row) + 1}</td><td><bdi>\d+</bdi></td><td>[^<]*{reason}',
+            page,
         ), row
     assert browser.post(path, on_invalid="skip").location == path
     page = browser.get(path)
@@ -122,7 +124,14 @@ def test_column_of_the_numbers_is_chosen_on_the_page(browser: Browser, conn: Con
     assert '<button name="destination_column" value="office"><bdi>office</bdi> (1 of 2 cells are valid)' in page
     browser.post(path, destination_column="mobile")
     page = browser.get(path)
-    assert button(page) == "Call 2 people" and "<bdi>Björn</bdi>" in page
+    assert button(page) == "Call 2 people" and "<bdi>Björn</bdi>" in page and broken_rules(page) == []
+    assert re.search(r"Numbers column mobile ?, change", text_of(page))
+    chosen = '<option value="mobile" selected>mobile (2 of 2 cells are valid)</option>'
+    assert chosen in page and '<option value="office">office (1 of 2 cells are valid)</option>' in page
+    # A column that cannot be the numbers is not a dead end.
+    browser.post(path, destination_column="no such column")
+    browser.post(path, destination_column="")
+    browser.post(path, destination_column="mobile")
     assert conn.execute("select content from draft_chunk").fetchall() == [
         (b"sep=,\r\nname,mobile,office\r\nBj\xc3\xb6rn,6175551234,555\r\nAna,6175551299,6175550188\r\n",)
     ]
@@ -188,6 +197,63 @@ def test_faulty_rows_are_downloaded(browser: Browser) -> None:
         ["6175551234", "Chloé", "3", "4", "duplicate"],
         ["911", "Dev", "4", "5", "destination_emergency"],
     ]
+
+
+def test_nothing_typed_is_lost_when_another_file_is_chosen(browser: Browser, conn: Connection) -> None:
+    first = drafted(browser, FAULTY, name="December", calls_per_minute="60", labels="team: north")
+    assert "change=1#change" in browser.get(first)
+    page = browser.get(f"{first}?change=1")
+    assert broken_rules(page) == [] and '<details id="change" open>' in page
+    answer = browser.post(first, csv=(BytesIO(CSV.encode()), "better.csv"), name="January", labels="a: b", fields="1")
+    second = str(answer.location)
+    assert answer.status_code == 303 and second != first
+    browser.get(first, 404)
+    page = browser.get(second)
+    assert "better.csv" in page and button(page) == "Call 2 people"
+    for kept in ('name="name" type="text" value="January"', 'value="60"', "a: b</textarea>"):
+        assert kept in page, kept
+    # A file that cannot be read does not replace the one before it.
+    answer = browser.post(second, csv=(BytesIO(b"PK\x03\x04" + b"\0" * 100), "broken.xlsx"), name="February")
+    assert answer.location == second
+    page = browser.get(second)
+    assert "The other file was not taken over." in page and "not a complete .xlsx or .ods" in page
+    assert 'value="February"' in page and button(page) == "Call 2 people"
+    assert count(conn, "draft") == 1
+
+
+def test_uploads_that_are_not_queued_can_be_continued_or_discarded(browser: Browser) -> None:
+    assert "Uploads that are not queued yet" not in browser.get("/batches/new")
+    path = drafted(browser, name="December")
+    page = browser.get("/batches/new")
+    assert broken_rules(page) == [] and f'<a href="{path}"><bdi>December</bdi></a>' in page
+    assert "Discard the upload" in browser.get(path)
+    browser.post(path, discard="1")
+    assert path not in browser.get("/batches/new")
+
+
+def test_sample_file_can_be_queued_as_it_is(browser: Browser) -> None:
+    assert 'href="/batches/new/sample.csv"' in browser.get("/batches/new")
+    assert button(browser.get(drafted(browser, browser.get("/batches/new/sample.csv")))) == "Call 4 people"
+
+
+def test_usual_hours_and_pace_are_one_click_away(browser: Browser, conn: Connection) -> None:
+    path = drafted(browser)
+    browser.post(path, calling_hours="09:00-20:00", calling_days="mon,tue,wed,thu,fri")
+    page = browser.get(path)
+    assert broken_rules(page) == [] and "America/New_York" in page and "Call at any time" in page
+    browser.post(path, calls_per_minute="60")
+    assert "60 calls a minute" in text_of(browser.get(path))
+    for removed in ("calling_hours", "calls_per_minute"):
+        browser.post(path, **{removed: ""})
+    assert "Pace no limit Calling hours at any time" in text_of(browser.get(path))
+
+
+def test_cells_of_faulty_rows_are_hidden_from_those_who_do_not_see_numbers(browser: Browser) -> None:
+    path = drafted(browser, "destination\n6175551234x\n")
+    assert "<td><bdi>6175551234x</bdi></td>" in browser.get(path)
+    browser.post("/numbers", form_at="/", whole="0")
+    page = browser.get(path)
+    assert "6175551234" not in page and "<td><bdi>••••••1234x</bdi></td>" in page
 
 
 def test_file_whose_rows_are_all_skipped_calls_nobody(browser: Browser) -> None:

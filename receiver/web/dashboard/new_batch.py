@@ -7,6 +7,7 @@ without another upload, and it becomes only one batch, even if it is confirmed r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,8 @@ from werkzeug.wrappers import Response
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import preview
-from receiver.queueing.batches import ExternalIdUsed, check_external_id
+from receiver.queueing.batches import ExternalIdUsed, Preview, check_external_id
+from receiver.queueing.contacts import ContactReader
 from receiver.queueing.drafts import (
     DRAFT_BYTES,
     Draft,
@@ -27,14 +29,15 @@ from receiver.queueing.drafts import (
     insert_draft,
     keep_preview,
     kept_preview,
+    list_drafts,
     open_csv,
     queue_draft,
 )
-from receiver.queueing.header import MissingDestination
+from receiver.queueing.header import DESTINATION, MissingDestination, PhoneColumn
 from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.workbook import opened_csv
 from receiver.web.api.batches import number_lookups
-from receiver.web.api.exports import faulty_rows
+from receiver.web.api.exports import CSV, faulty_rows, streamed_file
 from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_schema, read_form, shown
 from receiver.web.dashboard.pages import FORM_BYTES, page
@@ -43,31 +46,55 @@ from receiver.web.services import services
 LAST_USED = "last_batch"
 """In the session: application and deployment of the last batch, the defaults of the next one."""
 
+SAMPLE = """destination,first_name,appointment
++16175550101,Ana,2026-12-01 09:30
++16175550102,Björn,2026-12-01 10:00
++16175550103,Chloé,2026-12-02 14:15
++16175550104,Dev,2026-12-02 15:45
+"""
+"""A file to begin with. The numbers are reserved for fiction: they reach nobody."""
+
 
 @page("/batches/new", scope="queue", methods=("GET", "POST"), request_bytes=DRAFT_BYTES + FORM_BYTES)
 def new_batch() -> Response | tuple[str, int] | str:
     """Upload a CSV."""
     if request.method == "GET":
         application_id, deployment_id = session.get(LAST_USED) or ("", "")
-        form = {"application_id": application_id, "deployment_id": deployment_id}
-        return render_template("new_batch.html", form=form, faults={}, **_words())
+        return _upload_form({"application_id": application_id, "deployment_id": deployment_id}, {})
     form = read_form(request.form)
-    csv = request.files.get("csv")
-    faults = {} if csv is not None and csv.filename else {"csv": "Choose a CSV file with the numbers to call."}
-    if csv is not None and not faults:
-        try:
-            with opened_csv(csv.stream) as text, connection(services().pool) as conn:
-                draft_id = insert_draft(conn, current_key().key_id, text, csv.filename or "", form)
+    faults = {"csv": "Choose a CSV file or a workbook with the numbers to call."}
+    try:
+        if (draft_id := _store_file(form)) is not None:
             return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
-        except InvalidInput as error:
-            faults = by_field(error.faults)
-    faults |= _faults_of(form)[1]
-    return render_template("new_batch.html", form=shown(form), faults=faults, **_words()), 422
+    except InvalidInput as error:
+        faults = by_field(error.faults)
+    return _upload_form(form, faults | _faults_of(form)[1]), 422
 
 
-@page("/batches/new/<uuid:draft_id>", scope="queue", methods=("GET", "POST"))
+def _upload_form(form: Mapping[str, str], faults: Mapping[str, str]) -> str:
+    with connection(services().pool) as conn:
+        drafts = list_drafts(conn, current_key().key_id)
+    return render_template("new_batch.html", form=shown(form), faults=faults, drafts=drafts, **_words())
+
+
+def _store_file(form: Mapping[str, str]) -> UUID | None:
+    """Store the uploaded file with a form as a new draft. None: no file was chosen. Raises InvalidInput."""
+    csv = request.files.get("csv")
+    if csv is None or not csv.filename:
+        return None
+    with opened_csv(csv.stream) as text, connection(services().pool) as conn:
+        return insert_draft(conn, current_key().key_id, text, csv.filename, form)
+
+
+@page("/batches/new/sample.csv", scope="queue")
+def sample_file() -> Response:
+    """Download a file to begin with."""
+    return streamed_file([SAMPLE.encode()], CSV, "sample.csv")
+
+
+@page("/batches/new/<uuid:draft_id>", scope="queue", methods=("GET", "POST"), request_bytes=DRAFT_BYTES + FORM_BYTES)
 def draft(draft_id: UUID) -> Response | str:
-    """Show the preview of an upload, and change its parameters."""
+    """Show the preview of an upload, and change its parameters or its file."""
     if request.method == "POST":
         with connection(services().pool) as conn:
             found = get_draft(conn, current_key().key_id, draft_id, lock=True)
@@ -77,6 +104,13 @@ def draft(draft_id: UUID) -> Response | str:
                 return redirect(url_for("dashboard.new_batch"), 303)
             form = {**found.form, **read_form(request.form, found.form)}
             change_draft(conn, found, form)
+        try:
+            if (replacement := _store_file(form)) is not None:
+                with connection(services().pool) as conn:
+                    discard_draft(conn, found)
+                draft_id = replacement
+        except InvalidInput as error:
+            flash(f"The other file was not taken over. {' '.join(by_field(error.faults).values())}", "warn")
         return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
     with connection(services().pool) as conn:
         found = get_draft(conn, current_key().key_id, draft_id)
@@ -101,8 +135,8 @@ def draft(draft_id: UUID) -> Response | str:
         seen=seen,
         simulated=services().config.simulated,
         unreadable=unreadable,
-        columns=unreadable.columns if isinstance(unreadable, MissingDestination) else (),
         blocked=blocked(seen, parameters),
+        choosable=_choosable(seen, unreadable),
         **_words(),
     )
 
@@ -142,7 +176,7 @@ def queue(draft_id: UUID) -> Response:
     return redirect(_batch_path(batch_id), 303)
 
 
-def _preview(found: Draft, parameters: BatchParameters) -> Any:
+def _preview(found: Draft, parameters: BatchParameters) -> Preview:
     """The draft's preview: the stored one, or a new one from its file. Raises InvalidInput, ExternalIdUsed."""
     limits = services().limits
     if parameters.external_id is not None:
@@ -155,12 +189,20 @@ def _preview(found: Draft, parameters: BatchParameters) -> Any:
         # Return the connection first: reading a million rows takes long.
         with csv:
             seen = preview(csv, parameters, limits, *number_lookups(parameters))
+            contacts = ContactReader(csv, parameters.default_region, parameters.destination_column)
+            seen = replace(seen, columns=tuple(contacts.find_phone_columns()))
         with connection(services().pool) as conn:
             keep_preview(conn, found, parameters, limits, seen)
     return seen
 
 
-def blocked(seen: Any, parameters: BatchParameters | None) -> str | None:
+def _choosable(seen: Preview | None, unreadable: InvalidInput | None) -> tuple[PhoneColumn, ...]:
+    """The columns that can be the numbers. If one is named `destination`, no other column can be."""
+    columns = unreadable.columns if isinstance(unreadable, MissingDestination) else seen.columns if seen else ()
+    return () if any(column.name.lower() == DESTINATION for column in columns) else columns
+
+
+def blocked(seen: Preview | None, parameters: BatchParameters | None) -> str | None:
     """Why the draft cannot be queued; None if it can."""
     if seen is None or parameters is None:
         return "faulty"

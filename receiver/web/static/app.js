@@ -44,6 +44,32 @@
     }
   });
 
+  // A file can be dropped anywhere on the page that has a box for it.
+  var box = document.querySelector("[data-drop-zone] input");
+  function carriesFile(event) { return event.dataTransfer && Array.from(event.dataTransfer.types).indexOf("Files") >= 0; }
+  if (box) {
+    ["dragover", "dragleave", "drop"].forEach(function (kind) {
+      document.addEventListener(kind, function (event) {
+        if (!carriesFile(event)) { return; }
+        event.preventDefault();
+        box.parentNode.classList.toggle("over", kind === "dragover");
+        if (kind !== "drop" || !event.dataTransfer.files.length) { return; }
+        var folded = box.closest("details");
+        if (folded) { folded.open = true; }
+        box.files = event.dataTransfer.files;
+        box.focus();
+      });
+    });
+  }
+
+  document.querySelectorAll("[data-presets]").forEach(function (presets) {
+    presets.hidden = false;
+    presets.addEventListener("click", function (event) {
+      var button = event.target.closest("button");
+      if (button) { document.getElementById(presets.dataset.presets).value = button.value; }
+    });
+  });
+
   document.addEventListener("click", function (event) {
     var button = event.target.closest("[data-copies]");
     if (!button) { return; }
