@@ -21,6 +21,7 @@ from tests.factories import (
     result_body,
 )
 from tests.web.browsing import Browser, text_of, visitor
+from tests.web.page_rules import broken_rules
 
 NUMBERS = [phone_number(index) for index in range(4)]
 
@@ -44,9 +45,16 @@ def rows_of(page: str) -> list[str]:
 def test_empty_service_says_what_to_do(browser: Browser, app: Flask, conn: Connection) -> None:
     page = browser.get("/")
     assert attention_of(page) == "Needs attention Nothing needs attention. Every call is in progress or has a result."
-    assert "No results yet." in page and "No calls are being made." in page
+    assert broken_rules(page) == [] and "you need a key of scope queue" in text_of(page)
+    queuer = visitor(app, conn, "queue")
+    page = queuer.get("/")
+    assert "First steps" in page and 'href="/batches/new/sample.csv"' in page
+    assert '<dl class="figures">' not in page and 'aria-label="Filter the overview"' not in page
     assert "No batch has been queued yet." in browser.get("/batches")
-    assert "Queue the first one" in visitor(app, conn, "queue").get("/batches")
+    assert "Queue the first one" in queuer.get("/batches")
+    assert "No results yet." in browser.get("/?from=2026-01-01")
+    make_batch(conn, NUMBERS)
+    assert "First steps" not in browser.get("/")
 
 
 def test_what_needs_attention_links_to_the_right_page(browser: Browser, conn: Connection) -> None:

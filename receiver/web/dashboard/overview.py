@@ -59,6 +59,8 @@ def overview() -> str:
     )
     simulated = services().config.batch_kind
 
+    is_new = False
+
     def read(conn: Connection) -> tuple[Health, list[Debt], Attention, Attention, list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
@@ -69,6 +71,8 @@ def overview() -> str:
         running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
         attention = get_attention(conn, asked_for, simulated=simulated)
         figures = attention if shown == asked_for else get_attention(conn, shown)
+        nonlocal is_new
+        is_new = not filters.texts and not running and not list_batches(conn, BatchFilter(), 1, with_submissions=False)
         return get_health(conn), list_debts(conn), attention, figures, running, points
 
     alive, debts, attention, figures, running, points = reader().read_at_one_moment(read)
@@ -88,6 +92,7 @@ def overview() -> str:
         debts=debts,
         filters=filters,
         interval=interval,
+        is_new=is_new,
         figures=figures,
         running=running[:RUNNING],
         more_running=len(running) > RUNNING,
