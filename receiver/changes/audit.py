@@ -45,6 +45,7 @@ class ChangeFilter:
     action: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    batch_id: int | None = None
 
 
 def record_change(
@@ -76,6 +77,7 @@ def list_changes(conn: Connection, wanted: ChangeFilter, limit: int, before: int
             "action = %s": wanted.action,
             "at >= %s": wanted.since,
             "at < %s": wanted.until,
+            "batch_id = %s": wanted.batch_id,
             "audit_id < %s": before,
         }
     )

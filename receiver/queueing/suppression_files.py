@@ -80,7 +80,7 @@ def read_numbers(stream: IO[bytes], region: str, reason: str | None = None) -> N
             except ReceiverError as error:
                 invalid += 1
                 if len(errors) < FAULTS_NAMED:
-                    errors.append(Fault(row, error.code, str(error)))
+                    errors.append(Fault(row, error.code, str(error), text.line_no, _cell(record, number_at)))
                 continue
             valid += 1
             reasons.setdefault(number, shared.setdefault(given, given) or reason)

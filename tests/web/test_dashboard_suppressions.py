@@ -70,7 +70,7 @@ def test_file_is_added_and_its_faults_are_shown(queuer_at: Browser, conn: Connec
     answer = queuer_at.post("/suppressions/file", form_at="/suppressions", file_reason="May", csv=(csv, "numbers.csv"))
     page = text_of(answer.text)
     assert answer.status_code == 200
-    assert "1 number added. 1 row already suppressed. 1 row not valid" in page and "Row 2:" in page
+    assert "1 number added. 1 row already suppressed. 1 row not valid" in page and "Row 2 3 555 " in page
     (entry,) = list_suppressions(conn, 10)
     conn.rollback()
     assert (entry.phone_number, entry.reason, entry.created_by) == (NUMBER, "May", "queue of a person")
@@ -136,10 +136,12 @@ def test_audit_page_shows_changes_and_narrows_them(admin_at: Browser, conn: Conn
     assert "too loud" in text and "labels" not in text
     text = text_of(admin_at.get("/audit?action=change"))
     assert "labels" in text and "too loud" not in text
-    assert "No change matches." in text_of(admin_at.get("/audit?to=2020-01-01"))
+    text = text_of(admin_at.get(f"/audit?batch_id={batch_id}"))
+    assert "too loud" in text and "a later action" not in text
+    assert "No change matches. Show all" in text_of(admin_at.get("/audit?to=2020-01-01"))
 
 
-@pytest.mark.parametrize("query", ["action=dance", "from=soon", "to=x", "before=x", "actor=%00"])
+@pytest.mark.parametrize("query", ["action=dance", "batch_id=x", "from=soon", "to=x", "before=x", "actor=%00"])
 def test_audit_page_says_what_it_does_not_understand(admin_at: Browser, conn: Connection, query: str) -> None:
     record_change(conn, "Ana", "pause", note="too loud")
     conn.commit()

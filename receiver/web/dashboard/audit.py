@@ -22,6 +22,7 @@ ACTIONS = {
     "cancel_deployment": "canceled a deployment",
     "resolve": "resolved a submission",
     "replay": "replayed callbacks",
+    "acknowledge": "marked as seen",
     "suppress": "suppressed numbers",
     "unsuppress": "removed a suppression",
     "erase": "erased a number",
@@ -46,7 +47,8 @@ def audit() -> str:
     actor = filters.texts.get("actor") or None
     if actor is not None and not actor.isprintable():
         filters.faults["actor"] = "Enter a name without control characters."
-    wanted = ChangeFilter(actor, action, filters.starts_at, filters.ends_at)
+    batch_id = filters.whole_number("batch_id")
+    wanted = ChangeFilter(actor, action, filters.starts_at, filters.ends_at, batch_id)
     found = []
     if not filters.faults:
         with connection(services().pool) as conn:
@@ -57,7 +59,7 @@ def audit() -> str:
         more=len(found) > PAGE_CHANGES,
         before=before,
         filters=filters,
-        kept={name: filters.texts.get(name) or None for name in ("actor", "action", "from", "to")},
+        kept={name: filters.texts.get(name) or None for name in ("actor", "action", "batch_id", "from", "to")},
         actions=list(ACTIONS.items()),
         words=ACTIONS,
     )

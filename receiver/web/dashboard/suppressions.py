@@ -75,7 +75,7 @@ def add_suppression_file() -> str | tuple[str, int]:
     reason, csv = request.form.get("file_reason", "").strip(), request.files.get("csv")
     faults = {f"file_{name}": text for name, text in _faults({"reason": reason}).items()}
     if csv is None or not csv.filename:
-        faults["csv"] = "Choose a CSV file with a column named phone_number."
+        faults["csv"] = "Choose a CSV file or a workbook with a column named phone_number."
     if csv is None or faults:
         return _page(form={"file_reason": reason}, faults=faults), 422
     try:
