@@ -98,6 +98,19 @@ def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
     return _points(_rows(conn, *_series(wanted)))
 
 
+def get_quarter_hours(conn: Connection, batch_id: int) -> list[dict[str, Any]]:
+    """The points of one batch, one for each quarter hour from its first to its last result."""
+    of_batch = "from result_count where batch_id = %(batch_id)s"
+    sums = ", ".join(f"coalesce(sum(r.{name}), 0)::bigint as {name}" for name in _OF_RESULTS)
+    query = f"""
+        select quarter as at, {sums}
+        from generate_series((select min(at) {of_batch}), (select max(at) {of_batch}), interval '15 minutes') quarter
+            left join result_count r on r.batch_id = %(batch_id)s and r.at = quarter
+        group by quarter
+    """
+    return _points(_rows(conn, query, {"batch_id": batch_id}))
+
+
 def _rows(conn: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(query, values).fetchall()

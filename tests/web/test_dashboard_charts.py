@@ -73,7 +73,11 @@ def test_states_that_have_not_ended_differ_in_height() -> None:
         counts_of(completed=5, pending=5, overdue=5, refused=5, withdrawn=5, skipped=5), key="b", label="Batch"
     )
     places = re.findall(r'y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', bar)
-    assert len(places) == len(set(places)) == 6
+    assert len(places) == len(set(places)) == 5
+
+
+def test_skipped_rows_take_no_part_of_the_bar() -> None:
+    assert widths_of(split_bar(counts_of(completed=1, skipped=5), key="b", label="Batch 1")) == {"completed": 99.8}
 
 
 def test_split_bar_of_no_rows_is_an_empty_track() -> None:
@@ -143,6 +147,15 @@ def test_any_length_of_hours_becomes_few_bars_of_the_same_total(days: int) -> No
     assert sum(bar.final for bar in bars) == sum(point["final"] for point in points)
     assert sum(bar.counts["failed"] for bar in bars) == len(points)
     assert len({bar.name for bar in bars}) == len(bars)
+
+
+def test_quarter_hours_are_bars_of_their_own() -> None:
+    points = points_of(*({"completed": part} for part in range(1, 6)), every=timedelta(minutes=15))
+    bars, unit = bars_of(points, "quarter hour", ZoneInfo("Asia/Kathmandu"))
+    assert unit == "quarter hour"
+    assert [(bar.short_name, bar.final) for bar in bars] == [
+        ("17:45", 1), ("18:00", 2), ("18:15", 3), ("18:30", 4), ("18:45", 5)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("days", "unit"), [(1, "day"), (40, "day"), (100, "week"), (1000, "month"), (3650, "year")])

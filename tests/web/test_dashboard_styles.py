@@ -10,7 +10,7 @@ from receiver.model import OUTCOMES
 from receiver.web.dashboard.assets import STATIC
 
 CSS = (STATIC / "app.css").read_text()
-MARKS = [*OUTCOMES, "pending", "overdue", "refused", "withdrawn", "skipped"]
+MARKS = [*OUTCOMES, "pending", "overdue", "refused", "withdrawn"]
 
 
 def tokens(scheme: str) -> dict[str, str]:
@@ -63,5 +63,5 @@ def test_every_outcome_and_state_has_its_colour_and_no_two_the_same() -> None:
     for name in OUTCOMES:
         assert f".outcome-{name} {{ fill: var(--{name}); }}" in CSS
         assert f".badge-{name}::before {{ --mark: var(--{name});" in CSS
-    for state in ("pending", "overdue", "refused", "withdrawn", "skipped"):
+    for state in ("pending", "overdue", "refused", "withdrawn"):
         assert f".state-{state} {{ fill: var(--{state}); }}" in CSS

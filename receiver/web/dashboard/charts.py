@@ -1,6 +1,6 @@
 """Charts as inline SVG: `split_bar` and `stacked_series`. See also `receiver.web.dashboard.timeline`.
 
-    split_bar(counts, *, key, label)                              one batch's rows by state and outcome
+    split_bar(counts, *, key, label)                              one batch's calls by state and outcome
     stacked_series(points, *, interval, time_zone, key, title)    results by time, outcomes stacked
     timeline(events, *, time_zone, key, title)                    one call: its attempts and waits, to scale
 
@@ -20,8 +20,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from receiver.model import OUTCOMES, Outcome
-from receiver.summary.series import Interval
-from receiver.web.dashboard.intervals import MOST_BARS, Bar, bars_of
+from receiver.web.dashboard.intervals import MOST_BARS, Bar, ChartInterval, bars_of
 from receiver.web.dashboard.wording import balance_sentence, counted, duration, number, outcomes_sentence
 
 # A separate environment, so that a chart can be drawn without an application.
@@ -37,7 +36,6 @@ _SEGMENTS: dict[str, tuple[str, float, float]] = {
     "pending": ("state-pending", 3.5, 3),
     "refused": ("state-refused", 6, 4),
     "withdrawn": ("state-withdrawn", 7, 3),
-    "skipped": ("state-skipped", 8, 2),
 }
 
 _LEAST_WIDTH = 0.8
@@ -56,7 +54,7 @@ _TEXTURES: dict[Outcome, Markup] = {
 
 
 def split_bar(counts: Mapping[str, int], *, key: str, label: str) -> Markup:
-    """A bar of one batch's rows: final by outcome, overdue, pending, refused, withdrawn, skipped.
+    """A bar of one batch's calls: final by outcome, overdue, pending, refused, withdrawn. Skipped rows are left out.
 
     `counts` is a batch's (`receiver.summary.batches`); `label` names it ("Batch 42"). The page must also show the
     figures as text.
@@ -77,7 +75,7 @@ def split_bar(counts: Mapping[str, int], *, key: str, label: str) -> Markup:
 
 
 def stacked_series(
-    points: Sequence[Mapping[str, Any]], *, interval: Interval, time_zone: str, key: str, title: str
+    points: Sequence[Mapping[str, Any]], *, interval: ChartInterval, time_zone: str, key: str, title: str
 ) -> Markup:
     """Results by time as stacked bars, with a legend, and a table of the same figures to open.
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from receiver.model import OUTCOMES
-from receiver.summary.series import Interval
 
 MOST_BARS = 48
 """One bar for each hour of two days."""
+
+ChartInterval = Literal["quarter hour", "hour", "day"]
+"""The length of time of each point of a series."""
+
+_LENGTH: dict[ChartInterval, float] = {"quarter hour": 1 / 96, "hour": 1 / 24, "day": 1}
+"""In days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class _Step:
 _CLOCK, _SHORT_CLOCK, _DAY = "%-d %b %Y, %H:%M", "%-d %b %H:%M", "%-d %b %Y"
 
 _STEPS = (
+    _Step("quarter hour", 1 / 96, lambda local: local.replace(minute=local.minute // 15 * 15), _CLOCK, "%H:%M"),
     _Step("hour", 1 / 24, _hour, _CLOCK, _SHORT_CLOCK),
     _Step("3 hours", 1 / 8, _hours(3), _CLOCK, _SHORT_CLOCK),
     _Step("6 hours", 1 / 4, _hours(6), _CLOCK, _SHORT_CLOCK),
@@ -72,14 +78,14 @@ _STEPS = (
 )
 
 
-def bars_of(points: Sequence[Mapping[str, Any]], interval: Interval, time_zone: ZoneInfo) -> tuple[list[Bar], str]:
+def bars_of(points: Sequence[Mapping[str, Any]], interval: ChartInterval, time_zone: ZoneInfo) -> tuple[list[Bar], str]:
     """At most about `MOST_BARS` bars, in order, and the length of time of each.
 
-    `points`: as in `receiver.summary.series`, each with `at` and the counts of the outcomes, one for each hour or day
-    of the time zone without gaps, at least one.
+    `points`: as in `receiver.summary.series`, each with `at` and the counts of the outcomes, one for each interval of
+    the time zone without gaps, at least one.
     """
     span = (points[-1]["at"] - points[0]["at"]).total_seconds() / 86400
-    steps = _STEPS if interval == "hour" else [step for step in _STEPS if step.days >= 1]
+    steps = [step for step in _STEPS if step.days >= _LENGTH[interval]]
     step = next((step for step in steps if span / step.days <= MOST_BARS), steps[-1])
     gathered: dict[tuple[datetime, int], dict[str, int]] = {}
     for point in points:
