@@ -113,6 +113,7 @@ class BatchFilter:
 
     state: str | None = None
     phase: str | None = None
+    """One phase, or several with commas between them."""
     application_id: int | None = None
     deployment_id: int | None = None
     created_from: datetime | None = None
@@ -238,7 +239,7 @@ def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
         " l.value, e'\\n', l.key, ':', l.value), e'\\n') from jsonb_each_text(b.labels) l)))) > 0": wanted.text,
         f"(b.state = 'queueing' or {REMAINING} > c.overdue) = %s": wanted.running,
         f"(c.overdue > 0 and {REMAINING} > 0) = %s": wanted.overdue,
-        f"{PHASE} = %s": wanted.phase,
+        f"{PHASE} = any(string_to_array(%s, ','))": wanted.phase,
         "x.external_id = %s": wanted.external_id,
         "b.batch_id in (select batch_id from idempotency where idempotency_key = %s)": wanted.idempotency_key,
         "b.labels @> %s": None if wanted.label is None else Jsonb(dict([wanted.label])),

@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from receiver.database.pool import Connection
+from receiver.release.control import pause_batch
 from receiver.release.presence import register_worker
 from tests.factories import (
     REFUSED,
@@ -159,6 +160,27 @@ def test_filters_are_in_the_address_and_in_the_form(browser: Browser, conn: Conn
     page = browser.get("/batches?name=%22Flu%22&state=queueing&application_id=2&from=2026-01-01")
     for shown in ('value="&#34;Flu&#34;"', '<option value="queueing" selected>', 'value="2026-01-01"', 'value="2"'):
         assert shown in page
+
+
+def test_list_is_narrowed_to_what_batches_are_doing(browser: Browser, conn: Connection) -> None:
+    ended = make_batch(conn, send=False, name="First list")
+    calling = make_batch(conn, send=False, name="Second list")
+    answer_submissions(conn)
+    deliver(conn, ended, result_body(phone_number(0)))
+    paused, scheduled = (make_batch(conn, send=False, calls_per_minute=1) for _ in range(2))
+    pause_batch(conn, paused, by="Ana")
+    conn.commit()
+    listed = {"": [scheduled, paused, calling, ended], "scheduled": [scheduled], "running": [calling]}
+    listed |= {"paused": [paused], "overdue": [], "ended": [ended], "calling": [calling]}
+    for phase, ids in listed.items():
+        page = browser.get(f"/batches?phase={phase}")
+        assert broken_rules(page) == []
+        assert [int(batch_id) for batch_id in rows_of(page)] == ids, phase
+    assert re.search(r'href="/batches\?name=list&amp;phase=running">', browser.get("/batches?name=list&phase=ended"))
+    page = browser.get("/batches?name=list&phase=ended")
+    assert 'name="phase" value="ended"' in page and re.search(r'phase=ended" aria-current="page">Ended', page)
+    badges = [re.findall(r'badge-(\w+)"', row) for row in browser.get("/batches").split("<tr>")[2:]]
+    assert badges == [["scheduled"], ["paused"], ["calling"], ["ended"]]
 
 
 def test_list_is_paged_by_signed_cursors(browser: Browser, conn: Connection) -> None:

@@ -19,6 +19,9 @@ from receiver.web.services import services
 
 PAGE_BATCHES = 25
 
+RUNNING = "running"
+"""A choice beside the phases: batches whose calls are being released or made."""
+
 NEEDS = {
     "running": "that are running",
     "overdue": "with overdue calls",
@@ -34,6 +37,7 @@ def batches() -> str:
     """All batches, newest first."""
     filters = Filters.read(request.args, zone())
     state = filters.one_of("state", BATCH_STATES)
+    phase = filters.one_of("phase", (*BATCH_PHASES, RUNNING))
     needs = filters.one_of("needs", tuple(NEEDS))
     texts: dict[str, str | None] = {}
     for field, most in (("name", 200), ("external_id", 255), ("label", 320)):
@@ -45,7 +49,7 @@ def batches() -> str:
         filters.faults["label"] = "Enter a name, a colon and a value."
     wanted = BatchFilter(
         state=state,
-        phase=filters.one_of("phase", BATCH_PHASES),
+        phase="releasing,calling" if phase == RUNNING else phase,
         application_id=filters.application_id,
         deployment_id=filters.deployment_id,
         created_from=filters.starts_at,
@@ -68,6 +72,11 @@ def batches() -> str:
     if not filters.faults:  # a list that ignores a wrong filter would be misleading
         found = reader().read(list_batches, wanted, PAGE_BATCHES + 1, before, with_submissions=False)
     query = {key: text for key, text in filters.texts.items() if text and key != "cursor"}
+
+    def phase_address(value: str) -> str:
+        others = {key: text for key, text in query.items() if key != "phase"} | ({"phase": value} if value else {})
+        return "/batches" + ("?" + urlencode(others) if others else "")
+
     older = None
     if len(found) > PAGE_BATCHES:
         found = found[:PAGE_BATCHES]
@@ -83,5 +92,5 @@ def batches() -> str:
         paged=position is not None,
         split_bar=split_bar,
         states=[(state, state) for state in BATCH_STATES],
-        phases=[(phase, phase) for phase in BATCH_PHASES],
+        phase_address=phase_address,
     )
