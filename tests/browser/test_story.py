@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, FilePayload, Page, Request, TimeoutError, expect
+from playwright.sync_api import Browser, FilePayload, Page, Request, TimeoutError, ViewportSize, expect
 
 from tests.acceptance.service import Service
 from tests.browser.calls import CONTACTS, NUMBERS, Populated
@@ -226,6 +226,64 @@ def test_last_of_several_quick_choices_wins(admin_page: Page, populated: Populat
     page.wait_for_url("**state=pending**")
     page.wait_for_url("**state=final**")
     expect(calls).to_have_count(8)
+
+
+RECORD_NOTIFICATIONS = """
+window.shown = [];
+window.Notification = class { constructor(title, {body}) { window.shown.push(`${title}: ${body}`); } };
+window.Notification.requestPermission = async () => "granted";
+"""
+
+
+def test_batch_is_stopped_continued_and_watched_from_its_page(
+    browser: Browser, service: Service, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("destination\n" + "".join(f"61755516{last:02}\n" for last in range(60)))
+    batch_id = int(service.queue(file, "Prefer: wait=0", name="Spring", calls_per_minute="1").json["id"])
+    narrow = ViewportSize(width=390, height=844)
+    with watched(browser, service.url, viewport=narrow) as page:
+        page.add_init_script(RECORD_NOTIFICATIONS)
+        sign_in(page, service.key)
+        page.goto(f"/batches/{batch_id}")
+        pause = page.locator("#pause-now")
+        pause.scroll_into_view_if_needed()
+        pause.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("The batch is paused.", exact=True)).to_be_in_viewport()
+        expect(pause).to_have_text("Resume")
+        expect(pause).to_be_focused()
+        expect(page).to_have_title("Paused · Spring · result_url receiver")
+
+        # The figures come first, filters are folded, and a call is short.
+        expect(page.get_by_label("State")).to_be_hidden()
+        assert page.locator("#calls tbody").bounding_box()["height"] < 50 * 70  # type: ignore[index]  # it is visible
+        page.get_by_text("Filter and find").click()
+        page.get_by_label("State").focus()
+        page.get_by_label("State").select_option("final")
+        expect(page.locator("#calls-list")).to_have_attribute("data-shown", "state=final")
+        expect(page.get_by_label("State")).to_be_focused()
+        menu = page.locator("#downloads")
+        page.get_by_text("Download", exact=True).click()
+        expect(menu.get_by_role("link", name="Only calls that match, with results, CSV")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(menu).not_to_have_attribute("open", "")
+        expect(menu.locator("summary")).to_be_focused()
+        page.get_by_text("Download", exact=True).click()
+        page.get_by_role("heading", level=1).click()
+        expect(menu).not_to_have_attribute("open", "")
+
+        notify = page.get_by_role("button", name="Notify me when it ends")
+        notify.click()
+        expect(notify).to_have_attribute("aria-pressed", "true")
+        canceled = service.ask(
+            f"/api/v1/batches/{batch_id}/cancel", "POST", b"{}", {"Content-Type": "application/json"}
+        )
+        assert canceled.status == 200, canceled.body
+        expect(notify).to_be_hidden()
+        expect(page).to_have_title(re.compile("^(Canceled|Ended) · Spring · result_url receiver$"))
+        (shown,) = page.evaluate("window.shown")
+        assert re.fullmatch(r"\w+ · Spring · result_url receiver: 60 rows: .* withdrawn\b.*", shown)
 
 
 def test_without_scripts_a_batch_is_uploaded_queued_and_seen(browser: Browser, service: Service) -> None:

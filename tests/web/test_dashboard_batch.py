@@ -46,6 +46,29 @@ def test_page_shows_the_balance_the_outcomes_and_the_attempts(queuer_at: Browser
     assert rows_on(page) == [1, 2, 3, 4, 5]
 
 
+def test_page_says_what_the_batch_is_doing_and_what_the_words_mean(queuer_at: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn, [*numbers(3), "555"], on_invalid="skip", name="December \u202ereminders")
+
+    def head() -> tuple[str, list[str]]:
+        page = queuer_at.get(f"/batches/{batch_id}")
+        title = re.search(r"<title>(.*?) · result_url receiver</title>", page)
+        assert title and f'data-title="{title[1]} · result_url receiver"' in page
+        return title[1], re.findall(r'badge-(\w+)">', page.split('class="balance"')[1].split("</p>")[0])
+
+    assert head() == ("0% · December \ufffdreminders", ["calling"])
+    deliver(conn, batch_id, result_body(phone_number(0)), result_body(phone_number(1), "rejected"))
+    assert head()[0].startswith("67% ·")
+    deliver(conn, batch_id, result_body(phone_number(2), "failed"))
+    assert head() == ("Ended · December \ufffdreminders", ["ended"])
+    page = queuer_at.get(f"/batches/{batch_id}")
+    meanings = text_of(page.split('id="meanings"')[1].split("</details>")[0])
+    for word in ("Rejected The provider queued", "Refused The provider did not accept", "Skipped The row"):
+        assert word in meanings
+    assert "Withdrawn" not in meanings
+    assert re.search(r"Ended \d+ \w+ \d{4}, [\d:]{8}, \d+ s after it was queued\.", text_of(page))
+    assert "One bar for each quarter hour, UTC." in text_of(page)
+
+
 def test_missing_batch_is_a_404_page(reader_at: Browser) -> None:
     assert "Batch 99 does not exist." in reader_at.get("/batches/99", 404)
     for part in ("live", "attempts", "submissions", "calls.csv", "calls.ndjson", "skipped.csv"):
@@ -75,6 +98,7 @@ def test_live_region_is_polled_until_nothing_more_can_change(reader_at: Browser,
     assert re.findall(r"badge-(\w+)", live.partition('id="calls-list"')[2]) == ["completed", "pending"]
     deliver(conn, batch_id, result_body(phone_number(1)))
     last = reader_at.get(f"/batches/{batch_id}/live", 286)
+    assert 'data-phase="ended"' in last
     assert "2 calls, 2 ended." in last and "hx-trigger" not in last
     assert re.findall(r"badge-(\w+)", last.partition('id="calls-list"')[2]) == ["completed", "completed"]
     narrowed = reader_at.get(f"/batches/{batch_id}/live?outcome=failed", 286)

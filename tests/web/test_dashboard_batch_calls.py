@@ -102,6 +102,16 @@ def test_number_is_found_in_any_format_and_never_part_of_an_address(queuer_at: B
         assert not re.search(r'(?:href|action|hx-get)="[^"]*5550001', page)
 
 
+def test_downloads_of_a_search_have_only_its_calls(queuer_at: Browser, mixed: int) -> None:
+    answer = queuer_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number="(617) 555-0001")
+    page = queuer_at.get(answer.location.removesuffix("#calls"))
+    menu = page.split('id="downloads"')[1].split("</details>")[0]
+    path = re.findall(r'href="([^"]*calls\.csv\?search[^"]*)"', menu)[0].replace("&amp;", "&")
+    rows = list(csv.DictReader(StringIO(queuer_at.client.get(path).data.decode("utf-8-sig"))))
+    assert [row["phone_number"] for row in rows] == ["+16175550001"]
+    assert "calls that match" not in queuer_at.get(f"/batches/{mixed}")
+
+
 def test_number_without_calls_finds_nothing(reader_at: Browser, mixed: int) -> None:
     for number in ("+442079460000", "nonsense", "\u0661\u0662", "9" * 5000, HOSTILE):
         answer = reader_at.post(f"/batches/{mixed}/search", form_at=f"/batches/{mixed}", number=number)
@@ -195,6 +205,14 @@ def test_downloads_equal_those_of_the_api(reader_at: Browser, conn: Connection) 
     ]
     lines = reader_at.client.get(f"/batches/{batch_id}/calls.ndjson").text.splitlines()
     assert [json.loads(line)["outcome"] for line in lines] == [None, "completed"]
+    only = reader_at.client.get(f"/batches/{batch_id}/calls.csv?state=final&outcome=completed").data.decode("utf-8-sig")
+    assert [row["phone_number"] for row in csv.DictReader(StringIO(only))] == ["+16175550001"]
+    (line,) = reader_at.client.get(f"/batches/{batch_id}/calls.ndjson?state=pending").text.splitlines()
+    assert json.loads(line)["row"] == 1
+    own = reader_at.client.get(f"/batches/{batch_id}/calls.csv?state=pending&columns=own").text
+    assert own == "destination,name\r\n16175550000,Ana\r\n"
+    for faulty in ("state=odd", "search=unknown"):
+        assert reader_at.client.get(f"/batches/{batch_id}/calls.csv?{faulty}").status_code == 404
     skipped = list(
         csv.DictReader(StringIO(reader_at.client.get(f"/batches/{batch_id}/skipped.csv").data.decode("utf-8-sig")))
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from flask import Response, make_response, render_template, request
 
@@ -22,20 +22,24 @@ from receiver.release.resolution import list_resolutions
 from receiver.summary.attempts import count_by_attempts
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.lineage import get_lineage
-from receiver.summary.series import Interval, SummaryFilter, get_series
+from receiver.summary.series import SummaryFilter, get_quarter_hours, get_series
 from receiver.summary.submissions import (
     count_submissions,
     get_next_release,
     list_submissions,
     list_submissions_in_doubt,
 )
+from receiver.web.dashboard import wording
 from receiver.web.dashboard.batch_calls import read_calls
 from receiver.web.dashboard.charts import split_bar, stacked_series
+from receiver.web.dashboard.intervals import ChartInterval
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone
 from receiver.web.reading import reader
 
-POLL_SECONDS = 2
+POLL_SECONDS, LATE_POLL_SECONDS = 2, 30
+"""How often the page asks for changes; and if only results are missing that were due already."""
+
 NO_MORE_POLLS = 286
 """The HTTP status that ends htmx' polling."""
 
@@ -44,8 +48,9 @@ MOST_IN_DOUBT = 3
 
 PAGE_SUBMISSIONS, PAGE_IN_DOUBT = 50, 20
 
-LONGEST_HOURS = timedelta(days=2)
-"""Results are shown by hour if they were received within this time, otherwise by day."""
+YOUNG, LONGEST_HOURS = timedelta(hours=12), timedelta(days=2)
+"""Results are shown by quarter hour if they were received within the first of these times, by hour within the second,
+otherwise by day."""
 
 FEW_CALLS = 20_000
 """Up to this many ended calls, attempts are counted on this page (4 ms). For more, they are counted on a separate page
@@ -75,7 +80,7 @@ def batch_live(batch_id: int) -> Response:
     def read(conn: Connection) -> dict[str, Any] | None:
         found = get_batch(conn, batch_id, with_submissions=False)
         submissions = count_submissions(conn, batch_id)
-        if _is_live(found) and request.args.get("seen") == _digest(found, submissions, is_held(conn, batch_id)):
+        if _poll_seconds(found) and request.args.get("seen") == _digest(found, submissions, is_held(conn, batch_id)):
             return None
         return _read_page(conn, found, submissions)
 
@@ -83,7 +88,7 @@ def batch_live(batch_id: int) -> Response:
     if shown is None:
         return Response(status=204)
     content = render_template("batch_live.html", **shown) + render_template("batch_calls_list.html", **shown)
-    return make_response(content, 200 if _is_live(shown["batch"]) else NO_MORE_POLLS)
+    return make_response(content, 200 if _poll_seconds(shown["batch"]) else NO_MORE_POLLS)
 
 
 @page("/batches/<int:batch_id>/attempts", scope="read")
@@ -133,35 +138,41 @@ def batch_lineage(batch_id: int) -> str:
 def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState, int]) -> dict[str, Any]:
     """The values for the templates."""
     ended = found.counts["final"]
-    interval = _interval(found.first_result_at, found.last_result_at)
-    wanted = SummaryFilter(batch_id=found.id, interval=interval, time_zone=time_zone())
-    series = get_series(conn, wanted) if ended else []
-    title = f"Batch {found.id}: results by {interval}"
+    interval, series = _read_series(conn, found)
+    name = wording.title(found.name, found.id, found.phase, found.state, found.counts)
     held = is_held(conn, found.id)
     return {
         "batch": found,
         "progress": {
-            "is_live": _is_live(found),
+            "poll_seconds": _poll_seconds(found),
             "seen": _digest(found, submissions, held),
             "is_held": held,
             "submissions": submissions,
             "next_release_at": get_next_release(conn, found.id),
             "in_doubt": list_submissions_in_doubt(conn, found.id, MOST_IN_DOUBT),
             "bar": split_bar(found.counts, key="progress", label=f"Batch {found.id}: progress"),
-            "chart": stacked_series(series, interval=interval, time_zone=time_zone(), key="results", title=title),
+            "chart": stacked_series(
+                series,
+                interval=interval,
+                time_zone=time_zone(),
+                key="results",
+                title=f"Batch {found.id}: results by {interval}",
+            ),
+            "title": name,
         },
         "attempts": count_by_attempts(conn, found.id) if ended <= FEW_CALLS else None,
         "calls": read_calls(conn, found.id),
         "call_states": CALL_STATES,
         "now": datetime.now(UTC),
         "outcomes": OUTCOMES,
-        "poll_seconds": POLL_SECONDS,
     }
 
 
-def _is_live(found: Batch) -> bool:
-    """Whether something may change soon: it is being queued, calls are pending, or callbacks wait."""
-    return found.state == "queueing" or found.counts["pending"] > 0 or found.callbacks["waiting"] > 0
+def _poll_seconds(found: Batch) -> int | None:
+    """How often something may change: soon if it is being queued, calls are pending, or callbacks wait. None: never."""
+    if found.state == "queueing" or found.counts["pending"] or found.callbacks["waiting"]:
+        return POLL_SECONDS
+    return LATE_POLL_SECONDS if found.counts["overdue"] else None
 
 
 def _digest(found: Batch, submissions: dict[SubmissionState, int], held: bool) -> str:
@@ -179,5 +190,10 @@ def _digest(found: Batch, submissions: dict[SubmissionState, int], held: bool) -
     return hashlib.sha256(repr((shown, time_zone())).encode()).hexdigest()[:16]
 
 
-def _interval(first: datetime | None, last: datetime | None) -> Interval:
-    return "day" if first is not None and last is not None and last - first > LONGEST_HOURS else "hour"
+def _read_series(conn: Connection, found: Batch) -> tuple[ChartInterval, list[dict[str, Any]]]:
+    """The results by time, and the length of time of each point."""
+    first, last = found.first_result_at, found.last_result_at
+    if first is None or last is None or last - first < YOUNG:
+        return "quarter hour", get_quarter_hours(conn, found.id)
+    interval: Literal["hour", "day"] = "hour" if last - first <= LONGEST_HOURS else "day"
+    return interval, get_series(conn, SummaryFilter(batch_id=found.id, interval=interval, time_zone=time_zone()))

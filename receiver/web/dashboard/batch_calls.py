@@ -6,18 +6,20 @@ is kept in the signed session under a random name, and the address contains this
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.database.pool import Connection
-from receiver.model import CALL_STATES, OUTCOMES, CallState, Outcome
+from receiver.errors import NotFound
+from receiver.model import CALL_STATES, OUTCOMES
 from receiver.phone_numbers.destination import candidates
 from receiver.summary.batches import get_default_region
 from receiver.summary.calls import Call, CallFilter, list_calls
-from receiver.summary.export import export_calls_csv, export_calls_ndjson, export_skipped_csv
+from receiver.summary.export import EVERY_CALL, export_calls_csv, export_calls_ndjson, export_skipped_csv
 from receiver.web.api.exports import NDJSON, batch_file, csv_file
 from receiver.web.dashboard.number_masking import choose_numbers, shown_text
 from receiver.web.dashboard.pages import page
@@ -32,34 +34,47 @@ PAGE_CALLS = 50
 class CallsPage:
     """A page of calls and its filters. `number`: the searched number, hidden if the viewer sees no complete numbers."""
 
-    calls: list[Call]
-    state: CallState | None
-    outcome: Outcome | None
-    search: str | None
-    number: str | None
-    after: int
-    next_after: int | None
+    calls: Sequence[Call] = ()
+    wanted: CallFilter = EVERY_CALL
+    search: str | None = None
+    number: str | None = None
+    after: int = 0
+    next_after: int | None = None
     not_understood: tuple[str, ...] = ()
     """Sentences about wrong filters in the address. Then no calls are shown, because all calls would be misleading."""
 
     @property
     def filtered(self) -> bool:
-        return self.state is not None or self.outcome is not None or self.number is not None
+        return self.wanted != EVERY_CALL
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The query of an address that selects the same calls."""
+        parts = {"state": self.wanted.state, "outcome": self.wanted.outcome, "search": self.search}
+        return {name: value for name, value in parts.items() if value}
 
     @property
     def query(self) -> dict[str, str | int]:
         """The query of this page's address."""
-        parts = {"state": self.state, "outcome": self.outcome, "search": self.search, "after": self.after}
-        return {name: value for name, value in parts.items() if value}
+        return {**self.filters, **({"after": self.after} if self.after else {})}
 
     def address(self, batch_id: int, **changed: str | int | None) -> str:
         """This page's address with some filters changed. None removes a filter."""
-        kept: dict[str, Any] = {"state": self.state, "outcome": self.outcome, "search": self.search, **changed}
+        kept: dict[str, Any] = {**self.filters, **changed}
         return url_for("dashboard.batch", batch_id=batch_id, _anchor="calls", **kept)
 
 
 def read_calls(conn: Connection, batch_id: int) -> CallsPage:
     """The calls that this request's query selects; none if it is not valid. The batch must exist."""
+    chosen = _choose(conn, batch_id)
+    if chosen.not_understood:
+        return chosen
+    found, more = list_calls(conn, batch_id, chosen.wanted, PAGE_CALLS, chosen.after, with_events=False)
+    return replace(chosen, calls=found, next_after=found[-1].row if more else None)
+
+
+def _choose(conn: Connection, batch_id: int) -> CallsPage:
+    """This request's filters, without calls."""
     state = next((name for name in CALL_STATES if name == request.args.get("state")), None)
     outcome = next((name for name in OUTCOMES if name == request.args.get("outcome")), None)
     search = request.args.get("search") or None
@@ -78,17 +93,13 @@ def read_calls(conn: Connection, batch_id: int) -> CallsPage:
             " searched for it knows it, while it is signed in. Search for the number again."
         )
     if not_understood or after is None:
-        return CallsPage([], None, None, None, None, 0, None, tuple(not_understood))
+        return CallsPage(not_understood=tuple(not_understood))
     numbers = None if number is None else candidates(number, get_default_region(conn, batch_id))
-    found, more = list_calls(conn, batch_id, CallFilter(state, outcome, numbers), PAGE_CALLS, after, with_events=False)
     return CallsPage(
-        calls=found,
-        state=state,
-        outcome=outcome,
+        wanted=CallFilter(state, outcome, numbers),
         search=search,
         number=None if number is None else shown_text(number),
         after=after,
-        next_after=found[-1].row if more else None,
     )
 
 
@@ -108,15 +119,25 @@ def switch_numbers() -> AnyResponse:
 
 @page("/batches/<int:batch_id>/calls.csv", scope="read")
 def download_calls_csv(batch_id: int) -> Response:
-    """All calls with their results, as CSV. `latest`: each with the result of its last follow-up."""
-    blocks = export_calls_csv(reader(), batch_id, latest=request.args.get("latest") == "1")
-    return csv_file(blocks, batch_id, "calls", with_mark=True)
+    """The calls that the query selects, with their results, as CSV. `latest`: each with the result of its last
+    follow-up. `columns=own`: only the user's own columns."""
+    own, latest = request.args.get("columns") == "own", request.args.get("latest") == "1"
+    blocks = export_calls_csv(reader(), batch_id, _wanted(batch_id), own=own, latest=latest)
+    return csv_file(blocks, batch_id, "calls", with_mark=not own)
 
 
 @page("/batches/<int:batch_id>/calls.ndjson", scope="read")
 def download_calls_ndjson(batch_id: int) -> Response:
-    """All calls with their results, one JSON object in each line, as in the API."""
-    return batch_file(export_calls_ndjson(reader(), batch_id), NDJSON, batch_id, "calls.ndjson")
+    """The calls that the query selects, with their results, one JSON object in each line, as in the API."""
+    return batch_file(export_calls_ndjson(reader(), batch_id, _wanted(batch_id)), NDJSON, batch_id, "calls.ndjson")
+
+
+def _wanted(batch_id: int) -> CallFilter:
+    """The calls for a download. A file of other calls would be misleading, so a wrong filter is an error."""
+    chosen = reader().read(_choose, batch_id)
+    if chosen.not_understood:
+        raise NotFound(" ".join(chosen.not_understood))
+    return chosen.wanted
 
 
 @page("/batches/<int:batch_id>/skipped.csv", scope="read")

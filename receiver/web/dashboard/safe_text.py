@@ -43,6 +43,12 @@ def visible(text: str, characters: int = CELL_CHARACTERS) -> Markup:
 
 
 @blueprint.app_template_filter()
+def plain(text: str) -> str:
+    """A text for a page's title, where no markup is possible: each run of a hidden character is one sign."""
+    return _HIDDEN.sub(_SIGN, _STACKED.sub(r"\1…", text))
+
+
+@blueprint.app_template_filter()
 def disclosed(text: str, codes: int = MOST_CODES) -> Markup:
     """An escaped text with codes for its hidden characters. Tabs and line feeds stay."""
     text = _STACKED.sub(r"\1…", text)

@@ -65,6 +65,33 @@ def _named(counts: Mapping[str, int], *names: str) -> list[str]:
     return [f"{number(counts[name])} {name}" for name in names if counts[name]]
 
 
+def title(name: str, batch_id: int, phase: str, state: str, counts: Mapping[str, int]) -> str:
+    """A batch's state and name for the title of its page: `61% · December reminders`."""
+    callable_rows = counts["rows"] - counts["skipped"] - counts["refused"] - counts["withdrawn"]
+    said = percent(counts["final"], callable_rows) if phase in ("releasing", "calling") else phase.capitalize()
+    if state in ("canceled", "refused", "unknown") and phase in ("calling", "overdue", "ended"):
+        said = state.capitalize()
+    return f"{said} · {name.strip() or f'Batch {batch_id}'}"
+
+
+MEANINGS = {
+    "completed": "The call was answered.",
+    "failed": "The provider called, but reached nobody: for example, nobody answered, or the line was busy.",
+    "canceled": "The call was canceled at the provider.",
+    "rejected": "The provider queued the call, but the person or the phone network declined it.",
+    "other": "The provider reported a final status that its documentation does not list.",
+    "pending": "The call has no result yet. It waits for its release, or is at the provider.",
+    "overdue": "No result was received in time. A late result is still recorded.",
+    "refused": "The provider did not accept the submission with this call, or it could not be sent in time. Nobody was"
+    " called.",
+    "withdrawn": "The call was not sent and will not be sent: its batch was canceled, its number was suppressed, or its"
+    " earlier call was answered in the meantime. Nobody was called.",
+    "skipped": "The row was left out when the batch was queued: it is invalid or repeats a number, or its number is"
+    " suppressed or was queued recently.",
+}
+"""What became of a row, in the order of the figures on a batch's page."""
+
+
 def withdrawn_sentence(reason: str | None) -> str:
     """Why a call is withdrawn (contract: `withdrawn_reason`)."""
     return {

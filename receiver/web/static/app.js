@@ -1,12 +1,23 @@
-// Pages work without this file. With it: the browser's time zone is offered at sign-in, a page that
-// cannot be brought up to date says so, a form is sent once, and a new key can be copied.
+// Pages work without this file. With it: the browser's time zone is offered first, a page that is out of date
+// says so, menus close by Esc and by clicks outside, a form is sent once and keeps the focus, and a new key
+// can be copied.
 (function () {
   "use strict";
 
   var zone = document.querySelector("[data-browser-time-zone]");
   if (zone) {
-    zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
+    zone.value = browserZone();
   }
+  function browserZone() { return Intl.DateTimeFormat().resolvedOptions().timeZone || ""; }
+  document.querySelectorAll("select[data-time-zones]").forEach(function (list) {
+    var own = Array.from(list.options).find(function (option) { return option.value === browserZone(); });
+    if (own) {
+      var group = document.createElement("optgroup");
+      group.label = "This browser's time zone";
+      group.append(own);
+      list.prepend(group);
+    }
+  });
 
   var stale = document.getElementById("stale");
   function isStale() {
@@ -16,6 +27,17 @@
       stale.hidden = false;
     }
   }
+  // A list that is not kept up to date says so after a minute.
+  if (document.querySelector("[data-ages]")) {
+    var read = new Date().toLocaleTimeString();
+    setTimeout(function () {
+      var again = document.createElement("a");
+      again.href = location.href;
+      again.textContent = "Update it";
+      stale.append("This list may be out of date. It was read at " + read + ". ", again);
+      stale.hidden = false;
+    }, 60000);
+  }
   document.addEventListener("htmx:responseError", isStale);
   document.addEventListener("htmx:sendError", isStale);
   document.addEventListener("htmx:timeout", isStale);
@@ -23,14 +45,61 @@
   // A hidden page makes no requests.
   document.addEventListener("htmx:beforeRequest", function (event) {
     var source = event.detail.elt;
-    if (document.hidden && source.getAttribute("hx-trigger")) {
+    if (document.hidden && source.getAttribute("hx-trigger") && !("notifies" in document.body.dataset)) {
       event.preventDefault();
     }
   });
 
+  function closeMenus(remains) {
+    document.querySelectorAll("details.menu[open]").forEach(function (menu) {
+      if (!remains(menu)) { menu.open = false; }
+    });
+  }
+  document.addEventListener("click", function (event) {
+    closeMenus(function (menu) { return menu.contains(event.target) && !event.target.closest("a"); });
+  });
+  document.addEventListener("keydown", function (event) {
+    if (event.key !== "Escape") { return; }
+    var menu = document.activeElement.closest("details.menu[open]");
+    if (menu) { menu.querySelector("summary").focus(); }
+    closeMenus(function () { return false; });
+  });
+
+  // A form that leads back to its page: the focus and the scroll position stay where they were.
+  function describe(element, form) {
+    if (element.id) { return "#" + CSS.escape(element.id); }
+    return "form[action=\"" + CSS.escape(form.getAttribute("action") || "") + "\"] " + element.localName +
+      (element.name ? "[name=\"" + CSS.escape(element.name) + "\"]" : "");
+  }
+  function remember(form, submitter) {
+    var focused = form.contains(document.activeElement) ? document.activeElement : submitter;
+    if (!focused) { return; }
+    var place = {path: location.pathname, focus: describe(focused, form), top: scrollY, at: Date.now()};
+    try { sessionStorage.setItem("place", JSON.stringify(place)); } catch (_) { /* not allowed to store */ }
+  }
+  function recall() {
+    var place = null;
+    try {
+      place = JSON.parse(sessionStorage.getItem("place"));
+      sessionStorage.removeItem("place");
+    } catch (_) { return; }
+    if (!place || place.path !== location.pathname || Date.now() - place.at > 30000) { return; }
+    var faulty = document.querySelector("[aria-invalid=true]");
+    if (faulty) { faulty.focus(); return; }
+    var focused = document.querySelector(place.focus);
+    if (!focused) { return; }
+    focused.focus({preventScroll: true});
+    if (!location.hash) {
+      scrollTo(0, place.top);
+      document.querySelectorAll(".flash").forEach(function (note) { note.classList.add("stays"); });
+    }
+  }
+  recall();
+
   // Ignore a second click while the first request runs. The server would treat it as a repetition anyway.
   document.addEventListener("submit", function (event) {
     var form = event.target;
+    if (!form.hasAttribute("hx-get")) { remember(form, event.submitter); }
     if (form.method !== "post" || form.hasAttribute("hx-post")) { return; }
     if (form.dataset.sent) { event.preventDefault(); return; }
     form.dataset.sent = "1";

@@ -70,6 +70,33 @@
     }
   });
 
+  // The title of the page names the state, too. Where it was asked for, the browser tells when the calls have ended.
+  var live = document.getElementById("live"), notify = document.getElementById("notify");
+  document.addEventListener("htmx:afterSwap", function () {
+    if (live && live.dataset.title) { document.title = live.dataset.title; }
+    if (notify && notify.getAttribute("aria-pressed") === "true" && hasEnded()) {
+      choose(false);
+      var shown = new Notification(document.title, {body: document.querySelector(".balance strong").textContent});
+      shown.onclick = function () { window.focus(); };
+    }
+    if (notify && hasEnded()) { notify.hidden = true; }
+  });
+  function hasEnded() { return ["ended", "overdue"].includes(live.dataset.phase); }
+  function choose(wanted) {
+    notify.setAttribute("aria-pressed", wanted);
+    if (wanted) { document.body.dataset.notifies = ""; } else { delete document.body.dataset.notifies; }
+  }
+  if (notify && "Notification" in window && Notification.permission !== "denied" && !hasEnded()) {
+    notify.hidden = false;
+    notify.addEventListener("click", function () {
+      var wanted = notify.getAttribute("aria-pressed") !== "true";
+      Notification.requestPermission().then(function (answer) {
+        choose(wanted && answer === "granted");
+        if (answer === "denied") { notify.textContent = "This browser blocks notifications"; }
+      });
+    });
+  }
+
   // Nothing new is news, too: the page is up to date.
   document.addEventListener("htmx:afterOnLoad", function (event) {
     if (event.detail.xhr.status === 204) { document.getElementById("stale").hidden = true; }
