@@ -65,6 +65,8 @@ class Config:
     """The only networks that may request `/results/…`. Empty: everybody may."""
     metrics_key: str | None = field(default=None, repr=False)
     """The key that `/metrics` requires. None: anybody may read it."""
+    security_contact: str | None = None
+    """Where people report a vulnerability of this installation, for `/.well-known/security.txt`."""
     bind: str = "0.0.0.0"  # noqa: S104 containers and platforms connect from outside
     stop_seconds: int = 5
     """How long a stopping process may continue its work in progress."""

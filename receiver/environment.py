@@ -86,6 +86,7 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         trusted_proxies=env.checked("TRUSTED_PROXIES", _networks) or Config.trusted_proxies,
         result_sources=env.checked("RESULT_SOURCES", _networks) or Config.result_sources,
         metrics_key=env.text("METRICS_KEY"),
+        security_contact=env.checked("SECURITY_CONTACT", _contact),
         bind=env.checked("BIND", _address) or Config.bind,
         stop_seconds=env.integer("STOP_SECONDS", Config.stop_seconds, 3, 3600),
         log_level=env.choice("LOG_LEVEL", LEVELS) or Config.log_level,
@@ -205,6 +206,12 @@ def _address(value: str) -> str:
         return str(ip_address(value))
     except ValueError:
         raise ValueError("must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::") from None
+
+
+def _contact(value: str) -> str:
+    if not re.fullmatch(r"(https://|mailto:)[!-~]+", value):
+        raise ValueError("must be an address such as mailto:security@example.com or https://example.com/security")
+    return value
 
 
 def _statuses(value: str) -> frozenset[str]:

@@ -276,3 +276,10 @@ def test_wrong_addresses_and_unknown_events_are_reported_without_the_addresses()
     assert [fault.where for fault in caught.value.faults] == ["NOTIFY_URLS", "NOTIFY_EVENTS"]
     assert "number 2, 3" in str(caught.value) and "hush" not in str(caught.value)
     assert "'batch.end'" in str(caught.value) and "batch.ended" in str(caught.value)
+
+
+def test_security_contact_is_an_address() -> None:
+    assert read_config({"SECURITY_CONTACT": "mailto:a@example.com"}).security_contact == "mailto:a@example.com"
+    for wrong in ("a@example.com", "http://example.com", "https://example.com/ x"):
+        with pytest.raises(ConfigurationError):
+            read_config({"SECURITY_CONTACT": wrong})

@@ -1,17 +1,20 @@
-"""`/healthz`: the process is alive. `/readyz`: whether it can do its work, and if not, why."""
+"""`/healthz`: the process is alive. `/readyz`: whether it can do its work, and if not, why. And whom to ask about the
+security of this installation (`/.well-known/security.txt`)."""
 
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Flask, Response, jsonify
+from flask import Blueprint, Flask, Response, abort, jsonify
 
 from receiver.database.migrations import SchemaError, check
 from receiver.database.pool import DatabaseUnavailable, connect, connection, describe
 from receiver.errors import ReceiverError
 from receiver.intake.spool import SpoolFailed
 from receiver.logs import about
+from receiver.model import rfc3339
 from receiver.summary.health import WORKER_SECONDS, get_health
 from receiver.web.services import services
 
@@ -56,6 +59,14 @@ def readyz() -> tuple[Response, int]:
     if content["database"] == content["worker"] == "ok":
         return jsonify(content), 200
     return jsonify({**content, "status": "not ready"}), 503
+
+
+@blueprint.get("/.well-known/security.txt")
+def security_txt() -> Response:
+    """As in RFC 9116. It must expire within a year, so that nobody uses an outdated one."""
+    contact = services().config.security_contact or abort(404)
+    expires = rfc3339(datetime.now(UTC).replace(microsecond=0) + timedelta(days=90))
+    return Response(f"Contact: {contact}\nExpires: {expires}\n", content_type="text/plain; charset=utf-8")
 
 
 def log_database(app: Flask) -> None:

@@ -70,7 +70,8 @@ def test_every_page_is_a_route_of_the_dashboards(app: Flask) -> None:
         for rule in app.url_map.iter_rules()
         if not rule.endpoint.startswith("dashboard.") and not rule.rule.startswith("/api/")
     }
-    assert others <= {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/<path:name>"}
+    checks = {"/healthz", "/readyz", "/metrics", "/.well-known/security.txt"}
+    assert others <= checks | {"/openapi.json", "/docs", "/docs/<path:name>"}
 
 
 def test_each_scope_allows_only_its_pages_and_forms(app: Flask, conn: Connection) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from receiver.config import Config
 from receiver.database.pool import Connection
 from receiver.release.presence import register_worker, see_worker
 from receiver.web.app import close_app, create_app
@@ -101,3 +104,18 @@ def test_unusable_spool_is_reported_without_failing_the_check(
     with_worker(conn)
     (tmp_path / "spool.sqlite3").mkdir()
     assert "cannot be used" in readiness(stranger, 200)["spooled"]
+
+
+def test_security_contact_is_published_only_if_it_is_set(config: Config, database_url: str) -> None:
+    found = []
+    for contact in (None, "mailto:security@example.com"):
+        app = create_app(replace(config, security_contact=contact), database_url)
+        try:
+            found.append(app.test_client().get("/.well-known/security.txt"))
+        finally:
+            close_app(app)
+    missing, answer = found
+    assert (missing.status_code, answer.status_code) == (404, 200)
+    fields = dict(line.split(": ", 1) for line in answer.text.splitlines())
+    assert fields["Contact"] == "mailto:security@example.com" and answer.content_type.startswith("text/plain")
+    assert timedelta(days=1) < datetime.fromisoformat(fields["Expires"]) - datetime.now(UTC) < timedelta(days=365)
