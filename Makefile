@@ -85,7 +85,10 @@ release: $(VENV)/.development ## Check everything, and build a package in dist/
 	git archive --format=tar.gz --prefix=result-url-receiver-$(VERSION)/ -o $(ARCHIVE) HEAD
 	@rm -rf dist/seen && mkdir dist/seen && tar -xzf $(ARCHIVE) -C dist/seen --strip-components=1
 	@cd dist/seen && test "$$(../../$(BIN)/python -m receiver --version)" = "$(VERSION)"
-	@rm -rf dist/seen && echo "$(ARCHIVE) is made and starts."
+	@rm -rf dist/seen
+	$(BIN)/python -m tests.sbom > $(ARCHIVE:.tar.gz=.cdx.json)
+	cd dist && sha256sum $(notdir $(ARCHIVE) $(ARCHIVE:.tar.gz=.cdx.json)) > SHA256SUMS
+	@echo "$(ARCHIVE) is made and starts. Publish it with its bill of materials and SHA256SUMS."
 
 clean: ## Remove everything that these commands created, except your data in var/
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
