@@ -10,6 +10,7 @@ writer follows this order, and skips the steps that it does not need:
    rows of `outstanding` of a submission that was not accepted, `resolution` and the batch row itself. Accepting a new
    batch takes no lock: no other transaction can see it yet. If it must not repeat recent numbers, it first takes
    an advisory lock (`own_recent`). So if a list is queued twice at the same time, the second batch sees the first.
+   A follow-up, which copies rows, takes another one shared (`share_copies`), for which an erasure waits.
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
@@ -32,6 +33,7 @@ from receiver.database.pool import Connection
 
 RESULTS_LOCK = 0x7265706C
 RECENT_LOCK = 0x72656365
+COPY_LOCK = 0x636F7079
 
 
 def share_results(conn: Connection) -> None:
@@ -47,6 +49,17 @@ def own_results(conn: Connection) -> None:
 def own_recent(conn: Connection) -> None:
     """Let only one batch at a time check for recent numbers, until the end of the transaction."""
     conn.execute("select pg_advisory_xact_lock(%s)", (RECENT_LOCK,))
+
+
+def share_copies(conn: Connection) -> None:
+    """Take the lock of transactions that copy rows, before they read any."""
+    conn.execute("select pg_advisory_xact_lock_shared(%s)", (COPY_LOCK,))
+
+
+def wait_for_copies(conn: Connection) -> None:
+    """Wait until the copies that were begun are committed. Those that begin later read what is committed now. End the
+    transaction at once, because they wait for it."""
+    conn.execute("select pg_advisory_xact_lock(%s)", (COPY_LOCK,))
 
 
 def lock_batches(conn: Connection, batch_ids: Iterable[int]) -> None:

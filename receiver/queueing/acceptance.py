@@ -10,7 +10,7 @@ from functools import partial
 from typing import IO
 
 from receiver.changes.audit import SYSTEM, record_change
-from receiver.database.locks import own_recent
+from receiver.database.locks import own_recent, share_copies
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput, ReceiverError
 from receiver.queueing.batches import (
@@ -165,6 +165,7 @@ def accept(
     contacts: ContactReader | ChosenCalls
     simulated = limits.simulated
     if isinstance(source, FollowUp):
+        share_copies(conn)
         contacts = ChosenCalls(conn, source)
         simulated = contacts.simulated  # what a simulator made up is never followed up by a real call
     else:

@@ -20,7 +20,7 @@ import psycopg
 
 from receiver.changes.audit import record_change
 from receiver.changes.events import Events
-from receiver.database.locks import lock_batches, own_results
+from receiver.database.locks import lock_batches, own_results, wait_for_copies
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Callback
@@ -101,8 +101,8 @@ class _Erasure:
         self._mentions = Mentions(phone_number)
         self._in_use: set[int] = set()
         """Batches that could not be changed."""
-        self._erased: set[tuple[str, int, int]] = set()
-        """Rows of `call` and `callback` erased with their call: a dry run would find them a second time."""
+        self._erased: set[tuple[Any, ...]] = set()
+        """Rows that were searched and changed: a dry run would find them a second time."""
         self._seen_waiting = 0
         """Callbacks up to this id do not mention the number, or are settled."""
 
@@ -118,11 +118,19 @@ class _Erasure:
                 yield Erased(drafts=deleted)
         called = self._list_called()
         yield from map(self._erase_calls, called)
+        copied = []
         for table in list_tables(self._conn):
-            yield from self._erase_texts(table)
+            for erased in self._erase_texts(table):
+                if table.name in ("batch", "call") and erased.contacts + erased.texts and table not in copied:
+                    copied.append(table)
+                yield erased
         yield from self._erase_bodies()
-        # Batches that were queued in the meantime.
+        # Batches that were queued in the meantime. A follow-up may have copied rows before they were erased.
+        wait_for_copies(self._conn)
+        yield Erased()
         yield from map(self._erase_calls, sorted(set(self._list_called()) - set(called)))
+        for table in copied:
+            yield from self._erase_texts(table)
         if self._in_use:
             batches = ", ".join(map(str, sorted(self._in_use)))
             raise NotErasable(
@@ -252,6 +260,7 @@ class _Erasure:
                 ]
                 for some in _pieces(keys):
                     erased = self._change(table, some)
+                    self._erased.update((table.name, *key) for key in some)
                     # If a text is part of the key, a concurrent erasure may have changed the key.
                     again = again or (erased.texts < len(some) and not table.columns.keys().isdisjoint(table.key))
                     yield erased
