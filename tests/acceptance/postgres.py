@@ -42,10 +42,13 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 class Postgres:
     """The server of `folder`/postgres, reached over TCP. A context manager: it is stopped at the end in any state."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder / "postgres"
         self.port = free_port()
         self._settings = {**FAST_SETTINGS, **(settings or {})}
+        self._environment = {**_ENVIRONMENT, **(environment or {})}
         self._home = folder
 
     @property
@@ -156,8 +159,8 @@ class Postgres:
         command = [str(self._programs / program), *map(str, arguments)]
         with tempfile.TemporaryFile("w+") as output:  # no pipe, because a server that it starts would keep it open
             status = subprocess.run(
-                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=_ENVIRONMENT, cwd="/", timeout=120,
-                **self._account_options(),
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self._environment, cwd="/",
+                timeout=120, **self._account_options(),
             ).returncode  # fmt: skip
             output.seek(0)
             assert status == 0, f"{command} printed:\n{output.read()}"
