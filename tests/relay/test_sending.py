@@ -228,8 +228,8 @@ def test_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_waits_grow_as_described_and_then_end() -> None:
-    hours = [0, 0, 0, 2, 5, 10, 14, 20, 24]
-    assert [wait // timedelta(hours=1) for wait in SCHEDULE] == hours
+    minutes = [5 / 60, 5, 30, *(60 * hours for hours in (2, 5, 10, 14, 20, 24))]  # as docs/receiving.md says
+    assert [wait / timedelta(minutes=1) for wait in SCHEDULE] == minutes
     for failures, wait in enumerate(SCHEDULE, 1):
         waits = [next_wait(failures, timedelta()) or timedelta() for _ in range(50)]
         assert wait <= min(waits) < max(waits) <= 1.2 * wait
