@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ParserCreate
 from zipfile import ZipFile
 
 LOST_DIGITS = "\uffff"
@@ -60,6 +61,9 @@ def _find_fault() -> str | None:
         names = archive.namelist()
         if any(entry.flag_bits & 1 for entry in archive.infolist()):
             return ENCRYPTED
+        if "content.xml" in names:
+            with archive.open("content.xml") as file:
+                ParserCreate().ParseFile(file)  # the library can read the broken XML of an .ods without an end
         kinds = b""
         for name in {"[Content_Types].xml", "META-INF/manifest.xml"}.intersection(names):
             with archive.open(name) as file:

@@ -16,6 +16,7 @@ from tests.fuzz.envelope import join_input
 from tests.fuzz.forms import NAMES
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.tokens import TOKENS
+from tests.fuzz.workbooks import CELL, ROW
 from tests.results.reading.samples import CONTENT_TYPES, form_fields, renderings
 
 Inputs = st.SearchStrategy[bytes]
@@ -167,6 +168,22 @@ _answers = st.tuples(
     ),
 ).map(lambda drawn: join_input(*drawn))
 
+_hosts = st.one_of(
+    st.ip_addresses().map(lambda address: f"[{address}]" if address.version == 6 else str(address)),
+    st.integers(0, 2**33).map(str) | st.integers(0, 2**33).map(hex),
+    st.from_regex(r"[a-z0-9.%:@\[\]-]{0,20}", fullmatch=True),
+)
+_addresses = st.tuples(
+    st.sampled_from(["https://", "http://", "HTTPS://", "ftp://", ""]),
+    _hosts,
+    st.sampled_from([":443", ":0", ":x", ""]),
+    _line,
+).map(lambda drawn: "".join(drawn).encode("utf-8", "surrogatepass"))
+_zones = st.sampled_from(["America/New_York", "Europe/Berlin", "UTC", "Etc/GMT+12", "Mars/Olympus", ""])
+_sheets = st.lists(
+    st.sampled_from([*ROW.replace("><", ">\n<").splitlines(), CELL, "<sheetData>", "</sheetData>", "&", "<"]) | _line
+).map("".join)
+
 _GENERATED: dict[str, Inputs] = {
     "callback_body": st.tuples(
         st.sampled_from([word for word in CONTENT_TYPES if "\n" not in word]) | _line,
@@ -179,6 +196,12 @@ _GENERATED: dict[str, Inputs] = {
     "multipart_sent": st.tuples(*(_line for _ in NAMES), st.binary(max_size=400)).map(lambda drawn: join_input(*drawn)),
     "form_received": _forms,
     "answer": _answers,
+    "endpoint_address": _addresses,
+    "json_body": _any_json.map(lambda value: json.dumps(value).encode()),
+    "time_zone_column": st.tuples(
+        st.sampled_from(["zone", "name", "none"]), st.from_regex("[0-9]{7,15}", fullmatch=True), _zones | _line
+    ).map(lambda drawn: join_input(*drawn)),
+    "workbook": st.tuples(st.sampled_from(["xlsx", "ods"]), _sheets).map(lambda drawn: join_input(*drawn)),
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz import answers, callbacks, csv_files, destinations, forms, tokens
+from tests.fuzz import answers, callbacks, csv_files, destinations, forms, requests, tokens, workbooks
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUT_BYTES = 65_536
@@ -26,6 +26,8 @@ class Target:
     check: Callable[[bytes], None]
     samples: Callable[[], Iterable[bytes]]
     words: tuple[str, ...] = ()
+    examples: int = 100
+    """How many inputs `make test` generates."""
 
     def corpus(self) -> list[Path]:
         """Stored inputs: those that cover the code, and every one that has failed."""
@@ -98,6 +100,38 @@ TARGETS = {
                 "617-555-1234",
                 "&amp;",
             ),
+        ),
+        Target(
+            "endpoint_address",
+            requests.check_endpoint_address,
+            requests.endpoint_addresses,
+            ("https://", "http://", "@", "[::ffff:", "127.0.0.1", "0x7f", ":443", "%2e", "\\", "#", "?"),
+        ),
+        Target(
+            "json_body", requests.check_json_body, requests.json_bodies, ("1e999", "NaN", "\\u0000", "\\ud800", "null")
+        ),
+        Target(
+            "time_zone_column",
+            requests.check_time_zone_column,
+            requests.time_zone_columns,
+            ("America/New_York", "Etc/GMT+12", "zone\n", "16175551234\n", "18005551234\n"),
+        ),
+        Target(
+            "workbook",
+            workbooks.check_workbook,
+            workbooks.samples,
+            (
+                "xlsx\n",
+                "ods\n",
+                "<row",
+                "<c ",
+                "<v>",
+                "<is><t>",
+                "<table:table-row",
+                "table:number-columns-repeated",
+                "1e300",
+            ),
+            examples=10,  # each starts a process
         ),
     )
 }

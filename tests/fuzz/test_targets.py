@@ -43,7 +43,7 @@ def _once(name: str, chosen: settings) -> Callable[[], None]:
 @pytest.mark.skipif(LONG_RUN_SECONDS > 0, reason="the long run includes these inputs")
 @pytest.mark.parametrize("name", TARGETS)
 def test_promises_hold_for_generated_inputs(name: str) -> None:
-    _once(name, SHORT)()
+    _once(name, settings(SHORT, max_examples=TARGETS[name].examples))()
 
 
 @pytest.mark.skipif(LONG_RUN_SECONDS == 0, reason="FUZZ_SECONDS is not set; `make fuzz` sets it")

@@ -118,6 +118,7 @@ def test_file_that_is_no_workbook_is_left_as_it_is() -> None:
         (archive({"letter.txt": "destination\n6175551234\n"}), "broken_workbook"),
         (xlsx_of("<sheetData><row><c></row>"), "broken_workbook"),
         (ods_of("<table:table-row><table:table-cell>"), "broken_workbook"),
+        (ods_of("<"), "broken_workbook"),  # the library reads this without an end
         # Seventeen thousand million cells.
         (
             ods_of(
