@@ -53,7 +53,7 @@ def licence_of(package: str) -> str:
     declared = metadata(package)
     named = [each.rpartition(" :: ")[2] for each in declared.get_all("Classifier") or () if each.startswith("License")]
     found = declared.get_all("License-Expression") or declared.get_all("License") or [" OR ".join(named)]
-    return SPDX.get(found[0], found[0])
+    return SPDX.get(str(found[0]), str(found[0]))
 
 
 def describe() -> dict[str, Any]:
