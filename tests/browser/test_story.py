@@ -161,7 +161,7 @@ def test_calls_that_reached_nobody_are_followed_up(
         later = service.batch(follow_up)["counts"]
         assert service.batch(batch_id)["follow_ups"] == [follow_up] and later["rows"] == unreached
         page.goto(f"/batches/{batch_id}")
-        latest = page.get_by_role("table", name="What each row of this batch came to in the end.")
+        latest = page.get_by_role("table", name="The latest result of each row of this batch.")
         for row in (f"Completed {counts['completed'] + later['completed']}", "All 60"):
             expect(latest.get_by_role("row", name=row, exact=True)).to_be_visible()
         page.get_by_role("link", name=f"Batch {follow_up}", exact=True).click()

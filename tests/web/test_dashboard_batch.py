@@ -117,8 +117,9 @@ def test_poll_without_changes_is_204(reader_at: Browser, conn: Connection) -> No
 
 def test_ended_session_redirects_htmx_to_the_sign_in(app: Flask, conn: Connection) -> None:
     batch_id = make_batch(conn)
-    answer = Browser(app).client.get(f"/batches/{batch_id}/live", headers={"HX-Request": "true"})
-    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")
+    htmx = {"HX-Request": "true", "HX-Current-URL": f"http://localhost/batches/{batch_id}"}
+    answer = Browser(app).client.get(f"/batches/{batch_id}/live", headers=htmx)
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, f"/login?next=/batches/{batch_id}")
     assert answer.data == b""
 
 
@@ -242,6 +243,23 @@ def test_submission_that_was_not_queued_is_sent_again_once_confirmed(
     assert answer.status_code == 303
     assert state_of(conn, in_doubt) == "pending"
     queuer_at.get(f"/batches/{in_doubt}/submissions/1/resolve", 409)
+
+
+def test_every_try_of_a_submission_is_shown_with_its_decision(
+    queuer_at: Browser, in_doubt: int, conn: Connection
+) -> None:
+    queuer_at.post(f"/batches/{in_doubt}/submissions/1/resolve", queued="no", sure="1", note="Not there")
+    answer_submissions(conn, lambda _: REFUSED)
+    page = queuer_at.get(f"/batches/{in_doubt}/submissions")
+    assert broken_rules(page) == []
+    tries = page.split('<details id="tries-1" open>')[1].split("</details>")[0]
+    assert text_of(tries.split("</summary>")[0]) == "2 tries, 1 decision"
+    first, second = (text_of(each) for each in re.findall(r'<li value="\d">(.*?)</li>', tries, re.DOTALL))
+    assert first.startswith("It was not queued. Decided by queue of a person,") and "Not there" in first
+    assert "What happened: No answer came." in first
+    assert second.startswith("Refused, status 400,") and "data improperly formatted or invalid" in second
+    assert "did not reach the provider" not in tries
+    assert "Submissions · Batch" in page.split("</title>")[0]
 
 
 def test_resolving_needs_the_scope_queue(reader_at: Browser, in_doubt: int) -> None:

@@ -246,10 +246,11 @@ def test_large_follow_ups_are_counted_on_their_own_page(
     monkeypatch.setattr("receiver.web.dashboard.batch.FEW_FOLLOWED", 2)
     page = queuer_at.get(f"/batches/{batch_id}")
     assert (
-        f'href="/batches/{batch_id}/lineage">Count what each row came to' in page and "came to in the end." not in page
+        f'href="/batches/{batch_id}/lineage">Count the latest result of each row' in page
+        and "The latest result of" not in page
     )
     assert broken_rules(page) == []
-    assert "came to in the end." in queuer_at.get(f"/batches/{batch_id}/lineage")
+    assert "The latest result of each row of" in queuer_at.get(f"/batches/{batch_id}/lineage")
 
 
 def test_purged_batches_are_shown_as_purged(queuer_at: Browser, conn: Connection, batch_id: int) -> None:
@@ -267,7 +268,7 @@ def test_purged_batches_are_shown_as_purged(queuer_at: Browser, conn: Connection
     assert broken_rules(page) == [] and f'href="/batches/{batch_id}"' not in page
     text = text_of(page)
     assert "not reached by batch 1, which is purged." in text and "Batch 1 purged" in text
-    assert "Batch 1 is purged, so it is not known what its rows came to." in text
+    assert "Batch 1 is purged, so the latest results of its rows are not known." in text
 
 
 def test_call_links_to_its_earlier_and_its_later_call(queuer_at: Browser, conn: Connection, batch_id: int) -> None:

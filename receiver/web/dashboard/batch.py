@@ -115,7 +115,7 @@ def batch_submissions(batch_id: int) -> str:
             "in_doubt": [] if after else list_submissions_in_doubt(conn, batch_id, PAGE_IN_DOUBT),
             "submissions": submissions[:PAGE_SUBMISSIONS],
             "more": len(submissions) > PAGE_SUBMISSIONS,
-            "resolutions": [] if after else list_resolutions(conn, batch_id),
+            "resolutions": list_resolutions(conn, batch_id),
         }
 
     return render_template("batch_submissions.html", **reader().read_at_one_moment(read), after=after)
@@ -123,7 +123,7 @@ def batch_submissions(batch_id: int) -> str:
 
 @page("/batches/<int:batch_id>/lineage", scope="read")
 def batch_lineage(batch_id: int) -> str:
-    """A batch with its follow-ups, and what its rows came to in the end."""
+    """A batch with its follow-ups, and the latest results of its rows."""
 
     def read(conn: Connection) -> dict[str, Any]:
         return {

@@ -190,7 +190,7 @@ def refusal_advice(provider_status: int | None) -> str:
 
 
 def cancel_sentence(state: str, provider_status: int | None) -> str:
-    """What a request to cancel a deployment came to (`receiver.release.deployment_cancel.CancelRequest`)."""
+    """The result of a request to cancel a deployment (`receiver.release.deployment_cancel.CancelRequest`)."""
     status = f" (status {provider_status})" if provider_status is not None else ""
     return {
         "waiting": "The provider is asked as soon as no submission of this deployment is being sent.",

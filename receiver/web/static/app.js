@@ -9,14 +9,16 @@
     zone.value = browserZone();
   }
   function browserZone() { return Intl.DateTimeFormat().resolvedOptions().timeZone || ""; }
-  document.querySelectorAll("select[data-time-zones]").forEach(function (list) {
+  document.querySelectorAll("[data-time-zones]").forEach(function (list) {
     var own = Array.from(list.options).find(function (option) { return option.value === browserZone(); });
-    if (own) {
-      var group = document.createElement("optgroup");
+    if (!own) { return; }
+    var group = list;
+    if (list.localName === "select") {
+      group = document.createElement("optgroup");
       group.label = "This browser's time zone";
-      group.append(own);
       list.prepend(group);
     }
+    group.prepend(own);
   });
 
   var stale = document.getElementById("stale");
@@ -68,13 +70,15 @@
   // A form that leads back to its page: the focus and the scroll position stay where they were.
   function describe(element, form) {
     if (element.id) { return "#" + CSS.escape(element.id); }
-    return "form[action=\"" + CSS.escape(form.getAttribute("action") || "") + "\"] " + element.localName +
+    var action = form.getAttribute("action");
+    return (action ? "form[action=\"" + CSS.escape(action) + "\"] " : "form:not([action]) ") + element.localName +
       (element.name ? "[name=\"" + CSS.escape(element.name) + "\"]" : "");
   }
+  function page() { return location.pathname + " " + document.querySelector("h1").textContent; }
   function remember(form, submitter) {
     var focused = form.contains(document.activeElement) ? document.activeElement : submitter;
     if (!focused) { return; }
-    var place = {path: location.pathname, focus: describe(focused, form), top: scrollY, at: Date.now()};
+    var place = {page: page(), focus: describe(focused, form), top: scrollY, at: Date.now()};
     try { sessionStorage.setItem("place", JSON.stringify(place)); } catch (_) { /* not allowed to store */ }
   }
   function recall() {
@@ -83,7 +87,7 @@
       place = JSON.parse(sessionStorage.getItem("place"));
       sessionStorage.removeItem("place");
     } catch (_) { return; }
-    if (!place || place.path !== location.pathname || Date.now() - place.at > 30000) { return; }
+    if (!place || place.page !== page() || Date.now() - place.at > 30000) { return; }
     var faulty = document.querySelector("[aria-invalid=true]");
     if (faulty) { faulty.focus(); return; }
     var focused = document.querySelector(place.focus);
@@ -99,7 +103,7 @@
   // Ignore a second click while the first request runs. The server would treat it as a repetition anyway.
   document.addEventListener("submit", function (event) {
     var form = event.target;
-    if (!form.hasAttribute("hx-get")) { remember(form, event.submitter); }
+    if (!form.hasAttribute("hx-get") && !("startsOver" in form.dataset)) { remember(form, event.submitter); }
     if (form.method !== "post" || form.hasAttribute("hx-post")) { return; }
     if (form.dataset.sent) { event.preventDefault(); return; }
     form.dataset.sent = "1";

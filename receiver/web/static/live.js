@@ -70,7 +70,7 @@
     }
   });
 
-  // The title of the page names the state, too. Where it was asked for, the browser tells when the calls have ended.
+  // Update the title, which contains the progress. Show a notification when the calls have ended, if it was requested.
   var live = document.getElementById("live"), notify = document.getElementById("notify");
   document.addEventListener("htmx:afterSwap", function () {
     if (live && live.dataset.title) { document.title = live.dataset.title; }
@@ -97,7 +97,7 @@
     });
   }
 
-  // Nothing new is news, too: the page is up to date.
+  // An answer without changes also shows that the page is up to date.
   document.addEventListener("htmx:afterOnLoad", function (event) {
     if (event.detail.xhr.status === 204) { document.getElementById("stale").hidden = true; }
   });
