@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any
 from urllib.parse import urlsplit
 
 import phonenumbers
@@ -27,127 +27,70 @@ RESULT_URL_LENGTH = 255
 TOKEN_LENGTH = 80
 """Longest token: two numbers of at most 19 and 10 digits, two separators, and a signature of 43 characters."""
 
-_Value = TypeVar("_Value")
-
 
 def read_config(environ: Mapping[str, str] | None = None) -> Config:
     """Read and check all variables. Raises ConfigurationError with all faults."""
-    env = _Environment(os.environ if environ is None else environ)
-    port = env.integer("PORT", 8000, 1, 65535)
-    database_url = env.checked("DATABASE_URL", _postgres_url)
-    database_replica_url = env.checked("DATABASE_REPLICA_URL", _postgres_url)
-    if database_replica_url is not None and env.text("DATABASE_URL") is None:
-        env.fault("DATABASE_REPLICA_URL", "needless", "needs DATABASE_URL: the embedded Postgres has no standby")
-    plum_user, plum_key = env.text("PLUM_USER"), env.text("PLUM_KEY")
-    if (plum_user is None) != (plum_key is None):
-        missing = "PLUM_KEY" if plum_key is None else "PLUM_USER"
-        env.fault(
-            missing,
-            "missing",
-            "is not set, although the other of the two is; set both, or neither for the simulator",
-        )
-    secret_keys = tuple(key.strip() for key in (env.text("SECRET_KEY") or "").split(",") if key.strip())
-    if env.text("DATABASE_URL") is not None and not secret_keys:
-        env.fault(
-            "SECRET_KEY",
-            "missing",
-            "is required with DATABASE_URL, and must be the same for every process; "
-            'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"',
-        )
+    read = os.environ if environ is None else environ
+    texts = {variable: read.get(variable, "").strip() for variable in VARIABLES}
+    given: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for variable, check in VARIABLES.items():
+        if text := texts[variable]:
+            try:
+                given[_FIELDS.get(variable, variable.lower())] = check(text)
+            except ValueError as error:
+                faults.append(Fault(variable, "invalid", str(error)))
+    if texts["DATABASE_REPLICA_URL"] and not texts["DATABASE_URL"]:
+        message = "needs DATABASE_URL: the embedded Postgres has no standby"
+        faults.append(Fault("DATABASE_REPLICA_URL", "needless", message))
+    if ("plum_user" in given) != ("plum_key" in given):
+        message = "is not set, although the other of the two is; set both, or neither for the simulator"
+        faults.append(Fault("PLUM_USER" if "plum_key" in given else "PLUM_KEY", "missing", message))
+    secret_keys = given.get("secret_keys", ())
+    if texts["DATABASE_URL"] and not secret_keys:
+        message = "is required with DATABASE_URL, and must be the same for every process; "
+        message += 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+        faults.append(Fault("SECRET_KEY", "missing", message))
     if any(len(key) < SECRET_LENGTH for key in secret_keys):
-        env.fault("SECRET_KEY", "too_short", f"has a key of fewer than {SECRET_LENGTH} characters; use at least 32")
-    config = Config(
-        data_dir=Path(env.checked("DATA_DIR", _data_dir) or "var").absolute(),
-        public_url=env.checked("PUBLIC_URL", _public_url) or f"http://127.0.0.1:{port}",
-        port=port,
-        database_url=database_url,
-        database_replica_url=database_replica_url,
-        replica_max_lag_seconds=env.integer("REPLICA_MAX_LAG", Config.replica_max_lag_seconds, 2, 3600),
-        secret_keys=secret_keys,
-        accepts_key_loss=env.choice("SECRET_KEY_LOSS", ("accept",)) is not None,
-        plum_url=env.checked("PLUM_URL", _http_url) or Config.plum_url,
-        plum_user=plum_user,
-        plum_key=plum_key,
-        plum_simulated=env.choice("PLUM_SIMULATED", ("0", "1", "false", "true")) in ("1", "true"),
-        web_concurrency=env.integer("WEB_CONCURRENCY", os.cpu_count() or 1, 1, 256),
-        web_threads=env.integer("WEB_THREADS", Config.web_threads, 1, 64),
-        default_region=env.checked("DEFAULT_REGION", _region) or Config.default_region,
-        submission_rows=env.integer("SUBMISSION_ROWS", Config.submission_rows, 1, 1_000_000),
-        result_grace_seconds=env.integer("RESULT_GRACE", Config.result_grace_seconds, 0, 30 * 86400),
-        retention_days=env.integer("RETENTION_DAYS", None, 1, 36500),
-        notify_urls=env.checked("NOTIFY_URLS", _notify_urls) or Config.notify_urls,
-        notify_events=env.checked("NOTIFY_EVENTS", _events) or Config.notify_events,
-        relay_networks=env.checked("RELAY_NETWORKS", _networks) or Config.relay_networks,
-        suppress_statuses=env.checked("SUPPRESS_STATUSES", _statuses) or Config.suppress_statuses,
-        result_poll_rate=env.integer("RESULT_POLL_RATE", Config.result_poll_rate, 0, 100),
-        rate_limit=env.integer("RATE_LIMIT", Config.rate_limit, 0, 1_000_000),
-        spool_max_bytes=env.integer("SPOOL_MAX_BYTES", Config.spool_max_bytes, 1 << 20, 1 << 50),
-        callback_budget=env.integer("CALLBACK_BUDGET", Config.callback_budget, 1, 1_000_000),
-        trusted_proxies=env.checked("TRUSTED_PROXIES", _networks) or Config.trusted_proxies,
-        result_sources=env.checked("RESULT_SOURCES", _networks) or Config.result_sources,
-        metrics_key=env.text("METRICS_KEY"),
-        security_contact=env.checked("SECURITY_CONTACT", _contact),
-        bind=env.checked("BIND", _address) or Config.bind,
-        stop_seconds=env.integer("STOP_SECONDS", Config.stop_seconds, 3, 3600),
-        log_level=env.choice("LOG_LEVEL", LEVELS) or Config.log_level,
-        log_format=env.choice("LOG_FORMAT", FORMATS),
-    )
-    if env.faults:
-        raise ConfigurationError(env.faults)
-    return config
+        message = f"has a key of fewer than {SECRET_LENGTH} characters; use at least 32"
+        faults.append(Fault("SECRET_KEY", "too_short", message))
+    if faults:
+        raise ConfigurationError(faults)
+    port = given.setdefault("port", 8000)
+    given.setdefault("data_dir", Path("var").absolute())
+    given.setdefault("public_url", f"http://127.0.0.1:{port}")
+    given.setdefault("web_concurrency", os.cpu_count() or 1)
+    return Config(**given)
 
 
-class _Environment:
-    """Reads variables, and collects all faults."""
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def check(value: str) -> int:
+        if value.isascii() and value.isdigit() and len(value) <= 18 and low <= int(value) <= high:
+            return int(value)
+        raise ValueError(f"is {value[:40]!r}; it must be a whole number from {low} to {high}")
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.faults: list[Fault] = []
-
-    def fault(self, name: str, code: str, message: str) -> None:
-        self.faults.append(Fault(name, code, message))
-
-    def text(self, name: str) -> str | None:
-        value = self._environ.get(name, "").strip()
-        return value or None
-
-    @overload
-    def integer(self, name: str, default: int, low: int, high: int) -> int: ...
-    @overload
-    def integer(self, name: str, default: None, low: int, high: int) -> int | None: ...
-    def integer(self, name: str, default: int | None, low: int, high: int) -> int | None:
-        value = self.text(name)
-        if value is None:
-            return default
-        if not value.isascii() or not value.isdigit() or len(value) > 18 or not low <= int(value) <= high:
-            self.fault(name, "invalid", f"is {value[:40]!r}; it must be a whole number from {low} to {high}")
-            return default
-        return int(value)
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
-        value = (self.text(name) or "").lower()
-        if value and value not in choices:
-            self.fault(name, "invalid", f"is {value[:40]!r}; it must be one of {', '.join(choices)}")
-        return value or None
-
-    def checked(self, name: str, check: Callable[[str], _Value]) -> _Value | None:
-        """The variable's value after `check`. A ValueError of `check` becomes a fault."""
-        value = self.text(name)
-        if value is None:
-            return None
-        try:
-            return check(value)
-        except ValueError as error:
-            self.fault(name, "invalid", str(error))
-            return None
+    return check
 
 
-def _data_dir(value: str) -> str:
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value.lower() in choices:
+            return value.lower()
+        raise ValueError(f"is {value[:40]!r}; it must be one of {', '.join(choices)}")
+
+    return check
+
+
+def _secret_keys(value: str) -> tuple[str, ...]:
+    return tuple(key.strip() for key in value.split(",") if key.strip())
+
+
+def _data_dir(value: str) -> Path:
     path = Path(value).absolute()
     existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not os.path.isdir(existing):
         raise ValueError(f"cannot be made: {existing} is no folder")
-    return value
+    return path
 
 
 def _postgres_url(value: str) -> str:
@@ -265,3 +208,51 @@ def _region(value: str) -> str:
     if region not in phonenumbers.SUPPORTED_REGIONS:
         raise ValueError(f"is {value[:20]!r}; it must be a two-letter country code such as US or GB")
     return region
+
+
+VARIABLES: dict[str, Callable[[str], Any]] = {
+    "PORT": _whole(1, 65535),
+    "DATABASE_URL": _postgres_url,
+    "DATABASE_REPLICA_URL": _postgres_url,
+    "DATA_DIR": _data_dir,
+    "PUBLIC_URL": _public_url,
+    "REPLICA_MAX_LAG": _whole(2, 3600),
+    "SECRET_KEY": _secret_keys,
+    "SECRET_KEY_LOSS": lambda value: _one_of("accept")(value) == "accept",
+    "PLUM_URL": _http_url,
+    "PLUM_USER": str,
+    "PLUM_KEY": str,
+    "PLUM_SIMULATED": lambda value: _one_of("0", "1", "false", "true")(value) in ("1", "true"),
+    "WEB_CONCURRENCY": _whole(1, 256),
+    "WEB_THREADS": _whole(1, 64),
+    "DEFAULT_REGION": _region,
+    "SUBMISSION_ROWS": _whole(1, 1_000_000),
+    "RESULT_GRACE": _whole(0, 30 * 86400),
+    "RETENTION_DAYS": _whole(1, 36500),
+    "NOTIFY_URLS": _notify_urls,
+    "NOTIFY_EVENTS": _events,
+    "RELAY_NETWORKS": _networks,
+    "SUPPRESS_STATUSES": _statuses,
+    "RESULT_POLL_RATE": _whole(0, 100),
+    "RATE_LIMIT": _whole(0, 1_000_000),
+    "SPOOL_MAX_BYTES": _whole(1 << 20, 1 << 50),
+    "CALLBACK_BUDGET": _whole(1, 1_000_000),
+    "TRUSTED_PROXIES": _networks,
+    "RESULT_SOURCES": _networks,
+    "METRICS_KEY": str,
+    "SECURITY_CONTACT": _contact,
+    "BIND": _address,
+    "STOP_SECONDS": _whole(3, 3600),
+    "LOG_LEVEL": _one_of(*LEVELS),
+    "LOG_FORMAT": _one_of(*FORMATS),
+}
+"""Each variable, and the function that checks and converts it. A variable that is not set, or empty, has the default of
+`Config`."""
+
+_FIELDS = {
+    "REPLICA_MAX_LAG": "replica_max_lag_seconds",
+    "SECRET_KEY": "secret_keys",
+    "SECRET_KEY_LOSS": "accepts_key_loss",
+    "RESULT_GRACE": "result_grace_seconds",
+}
+"""The fields of `Config` that do not have the name of their variable."""
