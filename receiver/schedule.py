@@ -13,7 +13,7 @@ known about the last minute, and the spacing alone keeps the pace to within one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache, reduce
 from itertools import pairwise, takewhile
@@ -243,6 +243,8 @@ class Terms:
     opens_minute: int | None
     closes_minute: int | None
     calling_days: int | None
+    next_release_at: datetime | None
+    last_release_at: datetime | None
 
     @property
     def hours(self) -> Hours | None:
@@ -250,8 +252,13 @@ class Terms:
             return None
         return Hours(self.opens_minute, self.closes_minute, self.calling_days or EVERY_DAY)
 
+    @property
+    def gates(self) -> Gates:
+        pace = (self.calls_per_minute, self.next_release_at, self.last_release_at)
+        return Gates(self.start_at, self.end_at, self.hours, *pace)
 
-TERMS = "b.start_at, b.end_at, b.calls_per_minute, b.opens_minute, b.closes_minute, b.calling_days"
+
+TERMS = ", ".join(f"b.{each.name}" for each in fields(Terms))
 """SQL: the columns of `Terms`, of batch `b`."""
 
 

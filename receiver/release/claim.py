@@ -23,7 +23,7 @@ from receiver.queueing.suppressions import find_suppressed
 from receiver.release.calls import count_calls, refuse_calls, withdraw_pending, withdraw_rows
 from receiver.release.resolution import SENT_SINCE
 from receiver.release.states import refresh_state
-from receiver.schedule import TERMS, WINDOW, Gates, RefusalCode, Refuse, Release, Released, Terms, Wait, decide, due_at
+from receiver.schedule import TERMS, WINDOW, RefusalCode, Refuse, Release, Released, Terms, Wait, decide, due_at
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,12 @@ class _Batch(Terms):
     """A batch with something to send, locked."""
 
     batch_id: int
-    next_release_at: datetime | None
-    last_release_at: datetime | None
     canceled: bool
     """Only release 1.0.0 or 1.1.0 can have made something of it pending again."""
     is_follow_up: bool
     waits_since: datetime
     max_attempts: int | None
     reattempt_wait_seconds: int | None
-
-    @property
-    def gates(self) -> Gates:
-        pace = (self.calls_per_minute, self.next_release_at, self.last_release_at)
-        return Gates(self.start_at, self.end_at, self.hours, *pace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +141,7 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
     """The batch, locked. None: another transaction has its lock, or it may not be released any more."""
     with conn.cursor(row_factory=class_row(_Batch)) as cursor:
         return cursor.execute(
-            f"select b.batch_id, {TERMS}, b.next_release_at, b.last_release_at, b.canceled_at is not null as canceled,"
+            f"select b.batch_id, {TERMS}, b.canceled_at is not null as canceled,"
             f" b.follows is not null as is_follow_up, {SENT_SINCE} as waits_since, b.max_attempts,"
             " b.reattempt_wait_seconds from batch b where b.batch_id = %s and b.state = 'queueing'"
             f" and b.simulated = %s and b.paused_at is null and not {HELD} for update of b skip locked",

@@ -22,7 +22,7 @@ from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.queueing.batches import get_now, set_external_id
 from receiver.release.calls import withdraw_pending
 from receiver.release.states import refresh_state
-from receiver.schedule import TERMS, Gates, Terms, earliest, estimate_due_at, has_common_hours
+from receiver.schedule import TERMS, Terms, earliest, estimate_due_at, has_common_hours
 
 
 class NothingUnreleased(ReceiverError):
@@ -47,25 +47,21 @@ class Canceled:
 
 def pause_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> bool:
     """Release nothing further; False if that changes nothing. A request in progress is finished. Raises NotFound."""
-    _lock(conn, batch_id)
-    changed = conn.execute(
-        "update batch set paused_at = now() where batch_id = %s and paused_at is null and state = 'queueing'",
-        (batch_id,),
-    ).rowcount
-    if changed:
-        record_change(conn, by, "pause", batch_id=batch_id, note=note)
-    return changed == 1
+    change = "paused_at = now() where paused_at is null and state = 'queueing'"
+    return _change_pause(conn, batch_id, change, by, "pause", note)
 
 
 def resume_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> bool:
     """Go on releasing at the previous pace; False if that changes nothing. Raises NotFound."""
+    change = "paused_at = null, resumed_at = now() where paused_at is not null"
+    return _change_pause(conn, batch_id, change, by, "resume", note)
+
+
+def _change_pause(conn: Connection, batch_id: int, change: str, by: str, action: str, note: str | None) -> bool:
     _lock(conn, batch_id)
-    changed = conn.execute(
-        "update batch set paused_at = null, resumed_at = now() where batch_id = %s and paused_at is not null",
-        (batch_id,),
-    ).rowcount
+    changed = conn.execute(f"update batch set {change} and batch_id = %s", (batch_id,)).rowcount
     if changed:
-        record_change(conn, by, "resume", batch_id=batch_id, note=note)
+        record_change(conn, by, action, batch_id=batch_id, note=note)
     return changed == 1
 
 
@@ -124,10 +120,6 @@ class _Terms(Terms):
 
     retries: timedelta
     largest: int | None
-
-    @property
-    def gates(self) -> Gates:
-        return Gates(self.start_at, self.end_at, self.hours, self.calls_per_minute)
 
 
 def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any], grace: timedelta) -> None:
