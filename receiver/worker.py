@@ -40,11 +40,11 @@ from receiver.model import SubmissionKey
 from receiver.queueing.drafts import forget_drafts
 from receiver.relay.delivery import Relay
 from receiver.relay.people import People
-from receiver.release.answer import printable_line
+from receiver.release.answer import Answer, printable_line
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.deployment_cancel import abandon_cancels, claim_cancel, list_asking, record_cancel
 from receiver.release.presence import find_gone, hold_worker_lock, register_worker, see_worker
-from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue, cancel_deployment
+from receiver.release.provider import Provider, QueueRequest, bulk_queue, cancel_deployment
 from receiver.release.recording import record_answer
 from receiver.release.sender import (
     Taken,

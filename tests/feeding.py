@@ -15,7 +15,7 @@ Keys = list[tuple[int, int]]
 def change(conn: Connection, *calls: tuple[int, int]) -> None:
     """Note in this transaction that the results of these calls, (batch_id, row), changed."""
     events = Events()
-    events.add_results(calls)
+    events.replace("call.result", calls)
     events.write(conn)
 
 

@@ -29,10 +29,6 @@ class Events:
         """Something happened to a batch. `subject`: the row, the number of the submission, or the callback's id."""
         self._subjects[event].append((batch_id, subject))
 
-    def add_results(self, calls: Iterable[tuple[int, int]]) -> None:
-        """The results of these calls, (batch_id, row), were settled or changed."""
-        self._subjects["call.result"] += calls
-
     def replace(self, event: EventType, subjects: Iterable[tuple[int, int | None]]) -> None:
         """Of these events, only these, (batch_id, subject), happened. For what is undone and done again."""
         self._subjects[event] = list(subjects)

@@ -34,8 +34,6 @@ from receiver.phone_numbers.numbering_plan import (
 from receiver.text.cells import trimmed
 from receiver.text.quoting import quoted
 
-__all__ = ["Destination", "DestinationError", "candidates", "parse", "valid_region"]
-
 MAX_LENGTH = 200
 """Characters of a destination, including parameters. Longer text is refused before it is parsed."""
 

@@ -19,7 +19,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 
 from receiver.errors import Fault, InvalidInput
 from receiver.model import rfc3339
-from receiver.phone_numbers.destination import valid_region
+from receiver.phone_numbers.numbering_plan import valid_region
 from receiver.schedule import DAY_MINUTES, EVERY_DAY, LEAST_HOURS, Gates, Hours, due_at, earliest
 
 CLOCK_TOLERANCE = timedelta(minutes=5)

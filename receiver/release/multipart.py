@@ -22,7 +22,7 @@ class Multipart:
     The name of the file is always `contacts.csv`, because the user's file name may contain the name of a customer.
     """
 
-    def __init__(self, fields: dict[str, str], csv: Iterable[bytes], csv_bytes: int | None) -> None:
+    def __init__(self, fields: dict[str, str], csv: Iterable[bytes], csv_bytes: int) -> None:
         self.boundary = secrets.token_hex(24)
         parts = [
             f'--{self.boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -32,13 +32,13 @@ class Multipart:
             f'--{self.boundary}\r\nContent-Disposition: form-data; name="csv"; filename="contacts.csv"\r\n'
             "Content-Type: text/csv; charset=utf-8\r\n\r\n"
         )
-        self._opening = "".join(parts).encode()
+        opening = "".join(parts).encode()
         self._closing = f"\r\n--{self.boundary}--\r\n".encode()
         self._csv = iter(csv)
         self._csv_bytes = csv_bytes
         self._csv_taken = 0
-        self._pending = bytearray(self._opening)
-        self.length = None if csv_bytes is None else len(self._opening) + csv_bytes + len(self._closing)
+        self._pending = bytearray(opening)
+        self.length = len(opening) + csv_bytes + len(self._closing)
 
     def read_first_block(self) -> None:
         """Read the beginning of the CSV, so that its errors are raised before anything was sent."""
@@ -73,8 +73,6 @@ class Multipart:
         return more
 
     def _check_length(self, *, ended: bool) -> None:
-        if self._csv_bytes is None:
-            return
         if self._csv_taken > self._csv_bytes or (ended and self._csv_taken < self._csv_bytes):
             raise CsvError(f"the contacts are not {self._csv_bytes:,} bytes long, as announced")
 

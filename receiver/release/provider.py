@@ -32,21 +32,6 @@ from receiver.release.answer import ANSWER_BYTES, Answer, AnswerState, error_wor
 from receiver.release.connection import Passage, PlainConnection, TlsConnection
 from receiver.release.multipart import CsvError, Multipart, described
 
-__all__ = [
-    "Answer",
-    "AnswerState",
-    "CsvError",
-    "Got",
-    "NoAnswer",
-    "Provider",
-    "QueueRequest",
-    "bulk_queue",
-    "cancel_deployment",
-    "get",
-    "parse_answer",
-    "read_error",
-]
-
 _READ_BYTES = 64 << 10
 
 _NO_ANSWER = (CsvError, requests.RequestException, HTTPError, http.client.HTTPException, OSError)
@@ -132,12 +117,12 @@ class QueueRequest:
         return {name: str(value) for name, value in given.items() if value is not None}
 
 
-def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], csv_bytes: int | None = None) -> Answer:
+def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], csv_bytes: int) -> Answer:
     """Send the contacts of one submission, once, and return the result.
 
     `csv`: the file in pieces of any size. They are read while they are sent, which saves memory.
-    `csv_bytes`: its exact length. Without it the body would be chunked. The provider does not document this, and some
-    servers in front of PHP refuse it (411) or pass it on as an empty form.
+    `csv_bytes`: its exact length. Without it the body would have to be chunked. The provider does not document this,
+    and some servers in front of PHP refuse it (411) or pass it on as an empty form.
 
     Never raises for errors of the provider or the network. While nothing has been sent, an exception of `csv` is raised
     unchanged, and a wrong `csv_bytes` as CsvError. Later the answer is `unknown`, and the connection is closed before
@@ -147,9 +132,7 @@ def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], 
     body.read_first_block()
     path = f"/api/apps/{request.application_id}/{request.deployment_id}/bulk_queue"
     prepared = _prepared(provider, "POST", path, {"Content-Type": f"multipart/form-data; boundary={body.boundary}"})
-    del prepared.headers["Content-Length"]  # the 0 of a request without body
-    if body.length is not None:
-        prepared.headers["Content-Length"] = str(body.length)
+    prepared.headers["Content-Length"] = str(body.length)
     prepared.body = body  # type: ignore[assignment]  # an iterable; declared too narrowly
 
     passage = Passage(provider.read_timeout, provider.send_timeout, provider.connect_timeout)

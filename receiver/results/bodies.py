@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from receiver.results.reading.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
-from receiver.results.reading.call_details import CallDetails, UnreadableBody, read_call_details
+from receiver.results.reading.call_details import CallDetails, read_call_details
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.stored import Stored
 
 _FEW_EVENTS = 32

@@ -21,8 +21,9 @@ from receiver.intake.packing import pack
 from receiver.release.provider import Got, NoAnswer, Provider, get, read_error
 from receiver.results.bodies import read_bodies
 from receiver.results.polls import Poll, claim_poll, end_poll, pause_polls, put_off
-from receiver.results.reading.call_details import UnreadableBody, read_call_details
+from receiver.results.reading.call_details import read_call_details
 from receiver.results.reading.field_values import storable
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.settlement import settle_read
 from receiver.results.stored import get_stored
 

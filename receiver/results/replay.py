@@ -21,7 +21,8 @@ from receiver.intake.journal import ERASED_BODY
 from receiver.model import CallbackState
 from receiver.results.bodies import read_bodies
 from receiver.results.counters import Deltas
-from receiver.results.reading.call_details import DETAILS, UnreadableBody, read_call_details, stored_details
+from receiver.results.reading.call_details import DETAILS, read_call_details, stored_details
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.settlement import find_rows, settle_read
 from receiver.results.stored import get_stored
 

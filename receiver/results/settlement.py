@@ -27,7 +27,8 @@ from receiver.results.contested import decide_again
 from receiver.results.counters import Deltas
 from receiver.results.decision import Candidate, Verdict, candidate, decide
 from receiver.results.not_applied import NotApplied, not_applied_to, upsert_set_aside
-from receiver.results.reading.call_details import CallDetails, UnreadableBody
+from receiver.results.reading.call_details import CallDetails
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.result_rows import CallKey, insert_results
 from receiver.results.stored import Stored
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from receiver.intake.packing import unpack
 from receiver.model import rfc3339
-from receiver.results.reading.call_details import Event, UnreadableBody, read_call_events
+from receiver.results.reading.call_details import read_call_events
+from receiver.results.reading.call_events import Event
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.summary.batches import Batch
 from receiver.summary.calls import Call
 from receiver.text.csv_line import read_csv_line

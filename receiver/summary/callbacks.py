@@ -14,7 +14,7 @@ from receiver.errors import NotFound
 from receiver.intake.packing import unpack
 from receiver.model import CallbackState
 from receiver.results.bodies import read_bodies
-from receiver.results.reading.call_details import UnreadableBody
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.settlement import find_rows
 from receiver.results.stored import get_stored
 

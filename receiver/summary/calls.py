@@ -22,7 +22,9 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.intake.packing import unpack
 from receiver.model import CallState, Outcome, e164
-from receiver.results.reading.call_details import Event, UnreadableBody, read_call_events
+from receiver.results.reading.call_details import read_call_events
+from receiver.results.reading.call_events import Event
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.summary.batches import balance
 from receiver.text.csv_line import read_csv_line
 

@@ -8,7 +8,8 @@ from datetime import UTC
 
 from receiver.intake.journal import BODY_BYTES
 from receiver.model import OUTCOMES
-from receiver.results.reading.call_details import REASONS, CallDetails, UnreadableBody, read_call_details
+from receiver.results.reading.call_details import CallDetails, read_call_details
+from receiver.results.reading.unreadable import REASONS, UnreadableBody
 from tests.fuzz.envelope import join_input, split_input
 from tests.results.reading.samples import SAMPLES, XML_CANNOT_HOLD, renderings
 

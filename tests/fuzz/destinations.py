@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import phonenumbers
 
 from receiver.model import e164
-from receiver.phone_numbers.destination import Destination, DestinationError, candidates, parse, valid_region
-from receiver.phone_numbers.numbering_plan import numbering_plan
+from receiver.phone_numbers.destination import Destination, DestinationError, candidates, parse
+from receiver.phone_numbers.numbering_plan import numbering_plan, valid_region
 from tests.fuzz.envelope import join_input, split_input
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{7}")

@@ -109,9 +109,8 @@ def samples_sent() -> Iterator[bytes]:
 
 def samples_received() -> Iterator[bytes]:
     for csv in ("destination,a\n6175551234,b\n", 'destination;a\r\n6175551234;"b\r\n--b"\r\n'):
-        body = Multipart(
-            {"application_id": "7", "deployment_id": "3", "name": "ä", "on_invalid": "skip"}, [csv.encode()], None
-        )
+        fields = {"application_id": "7", "deployment_id": "3", "name": "ä", "on_invalid": "skip"}
+        body = Multipart(fields, [csv.encode()], len(csv.encode()))
         whole = b"".join(body).replace(body.boundary.encode(), b"B")  # so that the sample is the same in every run
         yield join_input("multipart/form-data; boundary=B", whole)
     part = '--b\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n{}\r\n'

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
 from phonenumbers.phonemetadata import PhoneNumberDesc
 
-from receiver.phone_numbers.destination import Destination, DestinationError, candidates, parse, valid_region
-from receiver.phone_numbers.numbering_plan import LONGEST_EMERGENCY_NUMBER, numbering_plan
+from receiver.phone_numbers.destination import Destination, DestinationError, candidates, parse
+from receiver.phone_numbers.numbering_plan import LONGEST_EMERGENCY_NUMBER, numbering_plan, valid_region
 from tests.fuzz.destinations import check_agreement, library_number
 
 REGIONS = sorted(phonenumbers.SUPPORTED_REGIONS)

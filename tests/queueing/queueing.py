@@ -13,8 +13,8 @@ from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.contacts import ContactReader
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import Plan
+from receiver.release.answer import Answer
 from receiver.release.claim import Outgoing, claim_submission
-from receiver.release.provider import Answer
 from receiver.release.recording import record_answer
 
 LIMITS = Limits(submission_rows=10_000, result_grace_seconds=3600)

@@ -15,7 +15,8 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
-from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue
+from receiver.release.answer import Answer
+from receiver.release.provider import Provider, QueueRequest, bulk_queue
 
 USER, KEY = "björn@example.com", "schlüssel-☎-1f2e3d"
 REQUEST = QueueRequest(7, 3, "https://calls.example.com/results/abc.def")

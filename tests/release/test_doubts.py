@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from receiver.database.pool import Connection, connect
+from receiver.release.answer import Answer
 from receiver.release.presence import find_gone, register_worker
-from receiver.release.provider import Answer
 from receiver.release.recording import NOTHING_SENT
 from receiver.release.sender import Taken, abandon_submissions, accept_proven_lately, list_taken, release_untold
 from receiver.results.settlement import settle

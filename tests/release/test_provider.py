@@ -13,8 +13,8 @@ import pytest
 
 from receiver import __version__
 from receiver.errors import ConfigurationError
-from receiver.release.answer import ANSWER_BYTES
-from receiver.release.provider import Answer, Provider, QueueRequest, bulk_queue
+from receiver.release.answer import ANSWER_BYTES, Answer
+from receiver.release.provider import Provider, QueueRequest, bulk_queue
 from tests.release.provider_server import (
     CSV,
     KEY,
@@ -67,15 +67,6 @@ def test_credentials_outside_latin_1_are_sent_as_utf_8() -> None:
         queue(server.url)
     header = parsed(server.requests[0]).headers["Authorization"]
     assert base64.b64decode(header.removeprefix("Basic ")).decode() == f"{USER}:{KEY}"
-
-
-def test_a_csv_of_unknown_length_goes_out_chunked_and_whole() -> None:
-    csv = [b"destination\n", *(b"%010d\n" % n for n in range(100_000))]
-    with answering(http(200, b'{"calls_queued": 100000}')) as server:
-        answer = bulk_queue(provider(server.url), REQUEST, iter(csv))
-    assert answer.state == "accepted"
-    assert b"\r\nTransfer-Encoding: chunked\r\n" in server.requests[0]
-    assert parsed(server.requests[0]).files["csv"][2] == b"".join(csv)
 
 
 @pytest.mark.parametrize("size", [0, 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, 3 << 20])

@@ -9,8 +9,8 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.queueing.batches import get_now
+from receiver.release.answer import Answer
 from receiver.release.claim import Outgoing, claim_submission
-from receiver.release.provider import Answer
 from receiver.release.recording import Known, next_state
 from tests.factories import differences, read_batch
 from tests.queueing.queueing import (

@@ -12,8 +12,8 @@ import pytest
 
 from receiver.database.pool import Connection, connect
 from receiver.release import sender
+from receiver.release.answer import Answer
 from receiver.release.claim import REASONS, Outgoing, claim_submission
-from receiver.release.provider import Answer
 from receiver.release.sender import csv_blocks
 from tests.factories import differences, read_batch
 from tests.queueing.queueing import (

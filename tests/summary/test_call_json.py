@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.intake.packing import pack
-from receiver.results.reading.call_details import UnreadableBody, read_call_events
+from receiver.results.reading.call_details import read_call_events
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.summary.call_json import LISTED_EVENTS, OwnMembers, _find_usual_events, events_of_body
 from receiver.text.csv_line import csv_line
 from tests.factories import result_body

@@ -10,7 +10,7 @@ from receiver.errors import NotFound
 from receiver.model import CallState
 from receiver.phone_numbers.destination import candidates
 from receiver.results.overdue import mark_overdue
-from receiver.results.reading.call_details import Event
+from receiver.results.reading.call_events import Event
 from receiver.summary.calls import CallFilter, get_call, list_calls, list_calls_of_number
 from tests.factories import (
     ACCEPTED,

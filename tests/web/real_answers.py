@@ -263,7 +263,7 @@ def _deliver_events(answers: Answers, client: FlaskClient, conn: Connection) -> 
         patch.setattr(endpoints_api, "send_test", lambda *_: attempt)
         answers.keep("create_endpoint", 201, client.post(path, json=given))
         events = Events()
-        events.add_results([(1, 1)])
+        events.replace("call.result", [(1, 1)])
         events.write(conn)
         conn.commit()
         answers.keep("list_endpoints", 200, client.get(path))

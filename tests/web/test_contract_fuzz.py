@@ -165,7 +165,7 @@ def key(conn: Connection) -> str:
     for _ in range(4):
         create_endpoint(conn, {"url": ENDPOINT}, (), by="fuzz")
     events = Events()
-    events.add_results((1, row) for row in (1, 2))
+    events.replace("call.result", [(1, 1), (1, 2)])
     events.write(conn)
     key = create_key(conn, "fuzz", "admin")
     conn.commit()

@@ -13,7 +13,7 @@ import pytest
 from markupsafe import Markup
 
 from receiver.model import OUTCOMES
-from receiver.results.reading.call_details import Event
+from receiver.results.reading.call_events import Event
 from receiver.summary.series import Interval
 from receiver.web.dashboard.charts import split_bar, stacked_series
 from receiver.web.dashboard.intervals import MOST_BARS, bars_of

@@ -44,7 +44,7 @@ def made(client: FlaskClient, **fields: Any) -> dict[str, Any]:
 
 def owe(conn: Connection, *calls: tuple[int, int]) -> None:
     events = Events()
-    events.add_results(calls)
+    events.replace("call.result", calls)
     events.write(conn)
     conn.commit()
 

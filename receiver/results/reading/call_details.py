@@ -25,9 +25,7 @@ from receiver.results.reading.field_values import (
     text_of,
     time_of,
 )
-from receiver.results.reading.unreadable import REASONS, UnreadableBody
-
-__all__ = ["REASONS", "CallDetails", "Event", "UnreadableBody", "read_call_details", "read_call_events"]
+from receiver.results.reading.unreadable import UnreadableBody
 
 MAX_WRAPPERS = 8
 """The most wrappers around the details of a call, including texts in fields."""

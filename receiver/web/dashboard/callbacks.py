@@ -10,7 +10,8 @@ from werkzeug.wrappers import Response as AnyResponse
 from receiver.database.pool import Connection, connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import CALLBACK_STATES, CallbackState
-from receiver.results.reading.call_details import UnreadableBody, read_call_details
+from receiver.results.reading.call_details import read_call_details
+from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.replay import REPLAY_CALLBACKS, Change, replay_all
 from receiver.summary.callbacks import (
     NEWEST_COUNTED,

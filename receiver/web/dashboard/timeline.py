@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
 
-from receiver.results.reading.call_details import Event
+from receiver.results.reading.call_events import Event
 from receiver.results.reading.field_values import canonical
 from receiver.web.dashboard.charts import at_moment, drawings
 from receiver.web.dashboard.safe_text import visible

@@ -12,7 +12,9 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from receiver.results.reading.call_details import REASONS, CallDetails, Event, UnreadableBody, read_call_details
+from receiver.results.reading.call_details import CallDetails, read_call_details
+from receiver.results.reading.call_events import Event
+from receiver.results.reading.unreadable import REASONS, UnreadableBody
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "callbacks"
 CONTENT_TYPES = (

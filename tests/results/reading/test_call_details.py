@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from receiver.results.reading.call_details import CallDetails, Event, UnreadableBody, read_call_details
+from receiver.results.reading.call_details import CallDetails, read_call_details
+from receiver.results.reading.call_events import Event
+from receiver.results.reading.unreadable import UnreadableBody
 from tests.results.reading.samples import CONTENT_TYPES, SAMPLES, at, events, read, reason
 
 
