@@ -13,7 +13,7 @@ from receiver.cli.database import opened_database
 from receiver.cli.maintenance import ask
 from receiver.cli.running import Commands
 from receiver.environment import read_config
-from receiver.queueing.parameters import Timestamp
+from receiver.queueing.form_fields import Timestamp
 from receiver.relay.deliveries import retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,

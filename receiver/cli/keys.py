@@ -12,7 +12,7 @@ from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.database.api_keys import SCOPES, create_key, list_keys, revoke_key
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.parameters import Timestamp
+from receiver.queueing.form_fields import Timestamp
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:

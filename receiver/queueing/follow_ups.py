@@ -20,7 +20,8 @@ from receiver.errors import Fault, NotFound, ReceiverError
 from receiver.model import OUTCOMES
 from receiver.queueing.batches import PARAMETER_COLUMNS
 from receiver.queueing.contacts import Contact
-from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
+from receiver.queueing.form_fields import days_text, hours_text
+from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.recent import FindRecent
 from receiver.queueing.stored_rows import BLOCK_ROWS, OF_BLOCK, get_stored_rows
 from receiver.queueing.suppressions import find_suppressed

@@ -7,7 +7,8 @@ from datetime import datetime
 
 from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.queueing.contacts import Contact
-from receiver.queueing.parameters import BatchParameters, known_zones
+from receiver.queueing.form_fields import known_zones
+from receiver.queueing.parameters import BatchParameters
 from receiver.schedule import earliest, has_common_hours
 from receiver.text.cells import trimmed
 from receiver.text.quoting import quoted

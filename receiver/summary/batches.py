@@ -17,7 +17,7 @@ from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import CALLBACK_STATES, OUTCOMES, BatchPhase, BatchState, SubmissionState
-from receiver.queueing.parameters import days_text, hours_text
+from receiver.queueing.form_fields import days_text, hours_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.queueing.parameters import Flag, Timestamp, WholeNumber
+from receiver.queueing.form_fields import Flag, Timestamp, WholeNumber
 
 
 class JsonFlag(Flag):

@@ -18,16 +18,8 @@ from flask_smorest import Api
 from marshmallow import fields
 
 from receiver.database.api_keys import NAME_LENGTH
-from receiver.queueing.parameters import (
-    LATEST,
-    MOST_LABELS,
-    BatchForm,
-    CallingDays,
-    CallingHours,
-    Flag,
-    Labels,
-    Timestamp,
-)
+from receiver.queueing.form_fields import LATEST, MOST_LABELS, CallingDays, CallingHours, Flag, Labels, Timestamp
+from receiver.queueing.parameters import BatchForm
 from receiver.web.api.suppressions import SuppressionForm, SuppressionRequest
 from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_OPERATION
 from receiver.web.reference.outside import operations_paths, results_path

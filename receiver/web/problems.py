@@ -21,8 +21,8 @@ from receiver.logs import about
 from receiver.queueing.acceptance import IdempotencyKeyReused
 from receiver.queueing.batches import ExternalIdUsed
 from receiver.queueing.follow_ups import NothingToFollowUp
+from receiver.queueing.form_fields import faults
 from receiver.queueing.header import MissingDestination
-from receiver.queueing.parameters import faults
 from receiver.web.reference.codes import CODES
 
 FAULTS_NAMED = 100

@@ -20,7 +20,7 @@ from receiver.model import (
     rfc3339,
 )
 from receiver.queueing.follow_ups import LEFT_OUT
-from receiver.queueing.parameters import Coded, Timestamp, WholeNumber, says, short_text, storable, whole_number
+from receiver.queueing.form_fields import Coded, Timestamp, WholeNumber, says, short_text, storable, whole_number
 from receiver.summary.lineage import MOST_ROWS
 from receiver.web.json_answer import ReadyJson
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 
 from receiver.errors import InvalidInput
-from receiver.queueing.parameters import BatchParameters, Coded, read_parameters
-from receiver.queueing.parameters import faults as faults_of
+from receiver.queueing.form_fields import Coded
+from receiver.queueing.form_fields import faults as faults_of
+from receiver.queueing.parameters import BatchParameters, read_parameters
 
 NEEDED = {"application_id": "7", "deployment_id": "3"}
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)

@@ -12,7 +12,8 @@ from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Limits, accept, preview
 from receiver.queueing.batches import ExternalIdUsed, Preview
-from receiver.queueing.parameters import BatchParameters, days_text, hours_text, read_parameters
+from receiver.queueing.form_fields import days_text, hours_text
+from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.submissions import BLOCK_ROWS
 from receiver.queueing.suppressions import digest_of, get_key
 from tests.factories import differences, read_batch

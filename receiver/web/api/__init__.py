@@ -12,7 +12,7 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.database.api_keys import Scope
-from receiver.queueing.parameters import Coded
+from receiver.queueing.form_fields import Coded
 from receiver.web.auth import View, requires
 from receiver.web.conditional import revalidated
 from receiver.web.json_body import JSON_BYTES, read_json

@@ -10,7 +10,7 @@ from marshmallow import fields
 
 from receiver.changes.audit import Change, ChangeFilter, list_changes
 from receiver.database.pool import reading
-from receiver.queueing.parameters import Timestamp, says, short_text
+from receiver.queueing.form_fields import Timestamp, says, short_text
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.cursors import answer_list

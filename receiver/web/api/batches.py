@@ -25,20 +25,18 @@ from receiver.queueing.acceptance import (
     request_digest,
 )
 from receiver.queueing.batches import Preview, check_external_id
-from receiver.queueing.parameters import (
+from receiver.queueing.form_fields import (
     DAYS_PATTERN,
     HOURS_PATTERN,
-    BatchParameters,
     CallingDays,
     CallingHours,
     Flag,
     Labels,
     WholeSecond,
-    read_parameters,
     says,
     short_text,
-    without_defaults,
 )
+from receiver.queueing.parameters import BatchParameters, read_parameters, without_defaults
 from receiver.queueing.recent import FindRecent
 from receiver.queueing.submissions import FindSuppressed
 from receiver.queueing.suppressions import find_suppressed

@@ -12,7 +12,7 @@ from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import connection, reading
-from receiver.queueing.parameters import Coded, says, short_text
+from receiver.queueing.form_fields import Coded, says, short_text
 from receiver.relay.deliveries import DELIVERY_STATES, Delivery, list_deliveries, retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,

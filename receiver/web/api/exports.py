@@ -17,7 +17,8 @@ from flask.views import MethodView
 from marshmallow import Schema
 
 from receiver.queueing.acceptance import plan_file
-from receiver.queueing.parameters import BatchParameters, Flag, read_parameters, says
+from receiver.queueing.form_fields import Flag, says
+from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.workbook import opened_csv
 from receiver.summary.batches import BatchFilter, get_batch
 from receiver.summary.calls import CallFilter

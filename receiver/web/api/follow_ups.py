@@ -21,7 +21,8 @@ from receiver.queueing.follow_ups import (
     FollowUp,
     follow_up_parameters,
 )
-from receiver.queueing.parameters import BatchForm, Flag, Labels, WholeNumber, says
+from receiver.queueing.form_fields import Flag, Labels, WholeNumber, says
+from receiver.queueing.parameters import BatchForm
 from receiver.summary.batches import Batch
 from receiver.summary.lineage import get_lineage
 from receiver.web import schemas

@@ -13,7 +13,7 @@ from receiver.changes.audit import record_change
 from receiver.database.api_keys import NAME_LENGTH, SCOPES, ApiKey, create_key, list_keys, revoke_key
 from receiver.database.pool import connection, reading
 from receiver.errors import invalid_parameter
-from receiver.queueing.parameters import says, short_text
+from receiver.queueing.form_fields import says, short_text
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key

@@ -14,7 +14,7 @@ from marshmallow import validate
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import DatabaseUnavailable, Pool, connection, reading
 from receiver.errors import NotFound
-from receiver.queueing.parameters import says
+from receiver.queueing.form_fields import says
 from receiver.release.control import cancel_batch, pause_batch, resume_batch
 from receiver.release.deployment_cancel import (
     WAITS_FOR_SENDING,

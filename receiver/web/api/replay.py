@@ -10,7 +10,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from receiver.database.pool import connection
 from receiver.model import CALLBACK_STATES
-from receiver.queueing.parameters import Coded, WholeNumber, says
+from receiver.queueing.form_fields import Coded, WholeNumber, says
 from receiver.results.replay import Change, replay_all
 from receiver.web import schemas
 from receiver.web.api import Blueprint

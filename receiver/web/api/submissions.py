@@ -10,7 +10,7 @@ from marshmallow import RAISE, Schema, validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
-from receiver.queueing.parameters import says
+from receiver.queueing.form_fields import says
 from receiver.release.resolution import resolve_batch, resolve_submission
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.submissions import SubmissionProgress, list_submissions

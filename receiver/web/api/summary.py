@@ -7,7 +7,7 @@ from typing import Any
 from flask.views import MethodView
 from marshmallow import fields, validate
 
-from receiver.queueing.parameters import Timestamp, says
+from receiver.queueing.form_fields import Timestamp, says
 from receiver.summary.batches import get_batch
 from receiver.summary.series import INTERVALS, Summary, SummaryFilter, get_summary
 from receiver.web import schemas

@@ -14,7 +14,7 @@ from receiver.database.pool import connection, reading
 from receiver.errors import Fault, InvalidInput
 from receiver.model import e164
 from receiver.phone_numbers.destination import DestinationError, candidates, parse
-from receiver.queueing.parameters import faults, short_text
+from receiver.queueing.form_fields import faults, short_text
 from receiver.queueing.suppression_files import read_numbers, suppress_file
 from receiver.queueing.suppressions import (
     REASON_CHARACTERS,

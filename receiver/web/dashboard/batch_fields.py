@@ -10,7 +10,8 @@ from werkzeug.datastructures import MultiDict
 
 from receiver.errors import Fault
 from receiver.model import rfc3339
-from receiver.queueing.parameters import DAYS, NOT_A_TIME, BatchForm, days_text, hours_text
+from receiver.queueing.form_fields import DAYS, NOT_A_TIME, days_text, hours_text
+from receiver.queueing.parameters import BatchForm
 from receiver.web.dashboard.session import time_zone, zone
 
 FIELDS = tuple(name for name in BatchForm().fields if name != "dry_run")

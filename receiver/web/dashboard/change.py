@@ -12,8 +12,8 @@ from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.model import rfc3339
 from receiver.queueing.batches import ExternalIdUsed
-from receiver.queueing.parameters import DAYS
-from receiver.queueing.parameters import faults as faults_in
+from receiver.queueing.form_fields import DAYS
+from receiver.queueing.form_fields import faults as faults_in
 from receiver.release.control import change_batch
 from receiver.summary.batches import Batch, get_batch
 from receiver.web.api.batches import BatchChanges

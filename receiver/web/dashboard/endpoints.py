@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response
 
 from receiver.database.pool import Connection, connection
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.parameters import faults as faults_in
+from receiver.queueing.form_fields import faults as faults_in
 from receiver.relay.deliveries import (
     DELIVERY_STATES,
     Delivery,

@@ -24,7 +24,8 @@ from receiver.queueing.follow_ups import (
     NothingToFollowUp,
     follow_up_parameters,
 )
-from receiver.queueing.parameters import BatchForm, BatchParameters, days_text
+from receiver.queueing.form_fields import days_text
+from receiver.queueing.parameters import BatchForm, BatchParameters
 from receiver.summary.batches import get_batch
 from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_schema, labels_json, read_form, shown
