@@ -28,6 +28,7 @@ from receiver.database.migrations import migrate
 from receiver.database.pool import Connection, connect
 from receiver.embedded_postgres.account import EmbeddedPostgresError
 from receiver.embedded_postgres.server import EmbeddedPostgres
+from receiver.gc_tuning import spare_long_lived
 from tests import factories
 from tests.acceptance.postgres import Postgres
 from tests.leftovers import remove
@@ -90,6 +91,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """`make test` does not collect this file: schemathesis needs seconds in each worker to generate cases."""
     return True if collection_path.name == "test_contract_fuzz.py" and config.option.markexpr == "not long" else None
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector need not search what was imported and collected: that is used until the end."""
+    spare_long_lived()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
