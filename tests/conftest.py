@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -156,11 +157,11 @@ def server_dir(session_folder: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server_url(session_folder: Path) -> Iterator[str]:
     """The run's server, with the name of a database that no test changes."""
-    if given := os.environ.get("TEST_DATABASE_URL"):
-        yield given
-        return
-    with EmbeddedPostgres(session_folder / "shared", HURRIED) as server:
-        yield server.conninfo
+    with contextlib.ExitStack() as stack:
+        if not (url := os.environ.get("TEST_DATABASE_URL")):
+            url = stack.enter_context(EmbeddedPostgres(session_folder / "shared", HURRIED)).conninfo
+        yield url
+        _administration(url).close()
 
 
 @pytest.fixture(scope="session")
@@ -204,16 +205,21 @@ def conn(database_url: str) -> Iterator[Connection]:
 @contextlib.contextmanager
 def fresh_database(server_url: str, template: str) -> Iterator[str]:
     name = f"{_prefix()}{secrets.token_hex(6)}"
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
-        if conn.info.server_version >= 150000:
-            create += sql.SQL(" strategy file_copy")
-        _execute_when_unused(conn, create)
+    conn = _administration(server_url)
+    create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+    if conn.info.server_version >= 150000:
+        create += sql.SQL(" strategy file_copy")
+    _execute_when_unused(conn, create)
     try:
         yield make_conninfo(server_url, dbname=name)
     finally:
-        with psycopg.connect(server_url, autocommit=True) as conn:
-            _drop(conn, name)
+        _drop(conn, name)
+
+
+@cache
+def _administration(server_url: str) -> psycopg.Connection:
+    """This process's connection for creating and dropping databases. A new one would take a third of that time."""
+    return psycopg.connect(server_url, autocommit=True)
 
 
 def _prefix() -> str:
