@@ -27,6 +27,7 @@ from receiver.web.api import (
     summary,
     suppressions,
 )
+from receiver.web.dashboard.session import keep_sessions
 from receiver.web.json_answer import JSONProvider
 from receiver.web.openapi import open_api
 from receiver.web.reference import page
@@ -63,11 +64,16 @@ class _Id(IntegerConverter):
 
 def create_app(config: Config, database_url: str) -> Flask:
     """The WSGI app on a migrated database. It owns threads and connections; `close_app` ends them."""
+    app = build_app()
+    open_app(app, config, database_url)
+    return app
+
+
+def build_app() -> Flask:
+    """An app with all routes. It answers after `open_app`."""
     app = Flask("receiver.web", static_folder=None)  # see receiver.web.dashboard.assets
     app.request_class = UploadRequest
     app.url_map.converters["int"] = _Id
-    services = Services.start(config, database_url)
-    app.extensions["receiver"] = services
     app.json = JSONProvider(app)
     app.config.update(
         API_TITLE="result_url receiver",
@@ -81,22 +87,27 @@ def create_app(config: Config, database_url: str) -> Flask:
     queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
     for subject in (*queueing, *results, endpoints, suppressions, keys, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
-    app.register_blueprint(health.blueprint)
-    metrics.register(app)
-    app.register_blueprint(page.blueprint)
-    dashboard.register(app, config)
+    for blueprint in (health.blueprint, metrics.blueprint, dashboard.blueprint, page.blueprint):
+        app.register_blueprint(blueprint)
     problems.register(app)
     compression.register(app)
     app.after_request(_secure)
     access.register(app)
     turns.register(app)
     reading.register(app)
+    return app
+
+
+def open_app(app: Flask, config: Config, database_url: str) -> None:
+    """Open what the app needs to answer."""
+    services = Services.start(config, database_url)
+    app.extensions["receiver"] = services
+    keep_sessions(app, config)
     start_telemetry(app, config.secrets)  # before the callback endpoint is added, which is not traced
     # Flask's own way to wrap an application.
     opened = services.opened_intake
     inner = WaitInThread(Forwarded(app.wsgi_app, opened.senders.proxies))
     app.wsgi_app = Endpoint(inner, opened.rules, opened.senders, opened.writer)  # type: ignore[method-assign]
-    return app
 
 
 def close_app(app: Flask) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from itertools import accumulate
 
-from flask import Blueprint, Flask, Response, current_app, request
+from flask import Blueprint, Response, current_app, request
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -39,17 +39,11 @@ _CACHE = "receiver.metrics"
 blueprint = Blueprint("metrics", __name__)
 
 
-def register(app: Flask) -> None:
-    """Serve the metrics of this app."""
-    app.extensions[_CACHE] = _Cache()
-    app.register_blueprint(blueprint)
-
-
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Counts and times only. They contain no name, number, address or token, so no key is needed by default."""
     found = exposition(
-        _Collector(services(), current_app.extensions[_CACHE]),
+        _Collector(services(), current_app.extensions.setdefault(_CACHE, _Cache())),
         services().config.metrics_key,
         request.headers.get("Authorization", ""),
         request.headers.get("Accept", ""),

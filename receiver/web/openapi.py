@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def open_api(app: Flask) -> Api:
 
 def describe(app: Flask) -> Description:
     """The complete description of an app whose blueprints are registered."""
-    generated = app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict()
+    generated = deepcopy(app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec.to_dict())
     views = dict(_views(app))
     examples = _examples()
     paths: Description = {}

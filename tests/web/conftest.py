@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,14 @@ from receiver.config import Config
 from receiver.database.api_keys import Scope, create_key
 from receiver.database.pool import Connection
 from receiver.intake import writer
-from receiver.web.app import close_app, create_app
+from receiver.web.app import build_app, close_app, open_app
 from receiver.web.services import Services
 from tests.waiting import PATIENCE_SECONDS, eventually
 from tests.web.asking import config_for
 from tests.web.browsing import Browser, visitor
 
 ClientFor = Callable[[Scope], FlaskClient]
+CreateApp = Callable[[Config, str], Flask]
 
 
 @pytest.fixture
@@ -56,12 +60,26 @@ class CompiledTemplates(BytecodeCache):
 COMPILED_TEMPLATES = CompiledTemplates()
 
 
+_build_once = cache(build_app)
+
+
+def quick_app(config: Config, database_url: str) -> Flask:
+    """Like `create_app`, with the routes of this process's other apps: registering them takes longer than most tests.
+
+    A test that adds a route uses `create_app`.
+    """
+    app = copy(_build_once())
+    app.extensions, app.config = dict(app.extensions), copy(app.config)
+    open_app(app, config, database_url)
+    return app
+
+
 @contextmanager
-def patient_app(config: Config, database_url: str) -> Iterator[Flask]:
+def patient_app(config: Config, database_url: str, create: CreateApp = quick_app) -> Iterator[Flask]:
     """The app with a working database, which it does not give up when the machine is busy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "COMMIT_SECONDS", PATIENCE_SECONDS)
-        app = create_app(config, database_url)
+        app = create(config, database_url)
         app.test_client_class = ReadToTheEnd
         app.jinja_env.bytecode_cache = COMPILED_TEMPLATES
         try:
@@ -80,15 +98,24 @@ def app(config: Config, database_url: str) -> Iterator[Flask]:
         yield app
 
 
-@pytest.fixture
-def app_without_database(tmp_path: Path) -> Iterator[Flask]:
-    """The app while Postgres is unavailable."""
-    nowhere = f"postgresql://receiver@/receiver?host={tmp_path}"
-    app = create_app(config_for(tmp_path, nowhere), nowhere)
+@contextmanager
+def app_that_has_no_database(folder: Path, create: CreateApp = quick_app, **settings: Any) -> Iterator[Flask]:
+    """The app while Postgres is unavailable. It does not wait for Postgres: not in a request, and not at its end."""
+    nowhere = f"postgresql://receiver@/receiver?host={folder}"
+    app = create(replace(config_for(folder, nowhere), **settings), nowhere)
+    services: Services = app.extensions["receiver"]
+    services.pool.timeout = 0.01
     try:
         yield app
     finally:
+        services.pool.close(timeout=0)
         close_app(app)
+
+
+@pytest.fixture
+def app_without_database(tmp_path: Path) -> Iterator[Flask]:
+    with app_that_has_no_database(tmp_path) as app:
+        yield app
 
 
 @pytest.fixture

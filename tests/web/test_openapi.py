@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +19,11 @@ from receiver.config import Config
 from receiver.database.pool import Connection
 from receiver.queueing.parameters import BatchForm
 from receiver.web import problems
+from receiver.web.app import create_app
 from receiver.web.openapi import describe
 from receiver.web.rate_limit import TokenBuckets
 from receiver.web.reference.codes import CODES
-from tests.web.conftest import patient_app
+from tests.web.conftest import app_that_has_no_database, patient_app
 from tests.web.real_answers import EXAMPLES, collect, timeless
 from tests.web.test_auth import api_views
 
@@ -170,6 +172,13 @@ def limited(config: Config, database_url: str, monkeypatch: pytest.MonkeyPatch) 
     """An app that allows one request per minute, with a stopped clock."""
     monkeypatch.setattr(TokenBuckets.__init__, "__defaults__", (lambda: 1000.0,))
     with patient_app(replace(config, rate_limit=1), database_url) as app:
+        yield app
+
+
+@pytest.fixture
+def app_without_database(tmp_path: Path) -> Iterator[Flask]:
+    """With its own routes, because the test adds one."""
+    with app_that_has_no_database(tmp_path, create_app) as app:
         yield app
 
 

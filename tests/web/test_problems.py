@@ -7,7 +7,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from receiver.config import Config
+from receiver.database.pool import WAIT_SECONDS
+from receiver.web.app import create_app
 from tests.web.asking import faults_of, post_csv, problem_of
+from tests.web.conftest import patient_app
 
 LISTS = ["/api/v1/batches", "/api/v1/calls?phone_number=1", "/api/v1/callbacks"]
 
@@ -138,6 +142,7 @@ def test_times_at_the_end_of_the_calendar_are_no_internal_error(reader: FlaskCli
 
 def test_missing_database_is_503_with_retry_after(app_without_database: Flask) -> None:
     client = app_without_database.test_client()
+    app_without_database.extensions["receiver"].pool.timeout = WAIT_SECONDS
     began = time.monotonic()
     answer = client.get("/api/v1/batches", headers={"Authorization": "Bearer rr_abcdefgh_" + "A" * 43})
     problem_of(answer, 503, "database_unavailable")
@@ -146,12 +151,13 @@ def test_missing_database_is_503_with_retry_after(app_without_database: Flask) -
     assert "host" not in answer.text  # the address of the database is not revealed
 
 
-def test_internal_error_is_a_problem_without_its_cause(app: Flask, stranger: FlaskClient) -> None:
+def test_internal_error_is_a_problem_without_its_cause(config: Config, database_url: str) -> None:
     def fail() -> str:
         raise RuntimeError("a secret of ours")
 
-    app.add_url_rule("/api/v1/fail", "fail", fail)
-    answer = stranger.get("/api/v1/fail")
+    with patient_app(config, database_url, create_app) as app:
+        app.add_url_rule("/api/v1/fail", "fail", fail)
+        answer = app.test_client().get("/api/v1/fail")
     problem_of(answer, 500, "internal_error")
     assert "secret" not in answer.text
 

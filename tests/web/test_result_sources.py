@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -21,10 +22,10 @@ from receiver.database.pool import connect
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError
 from receiver.intake.proxies import Proxies, Sources
-from receiver.web.app import close_app, create_app
 from tests.test_doctor import only, served
 from tests.waiting import eventually
-from tests.web.asking import config_for, results_path
+from tests.web.asking import results_path
+from tests.web.conftest import app_that_has_no_database
 from tests.web.gunicorn import EACH, OURS, ROOT, Sender, gunicorn_process
 
 PROVIDER = tuple(ip_network(text) for text in ("192.0.2.0/28", "198.51.100.7/32", "2001:db8:1::/48"))
@@ -48,17 +49,13 @@ AppWith = Callable[..., Flask]
 
 @pytest.fixture
 def app_with(tmp_path: Path) -> Iterator[AppWith]:
-    """Create apps without a database. A query would take two seconds and fail."""
-    made: list[Flask] = []
+    """Create apps without a database."""
+    with ExitStack() as apps:
 
-    def make(sources: tuple[IPv4Network | IPv6Network, ...] = PROVIDER) -> Flask:
-        nowhere = f"postgresql://receiver@/receiver?host={tmp_path}"
-        made.append(create_app(replace(config_for(tmp_path, nowhere), result_sources=sources), nowhere))
-        return made[-1]
+        def make(sources: tuple[IPv4Network | IPv6Network, ...] = PROVIDER) -> Flask:
+            return apps.enter_context(app_that_has_no_database(tmp_path, result_sources=sources))
 
-    yield make
-    for app in made:
-        close_app(app)
+        yield make
 
 
 def post(client: FlaskClient, peer: str, path: str = "", method: str = "POST", **headers: str) -> tuple[int, bytes]:

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-from flask import Flask
-
-from receiver.config import Config
 from receiver.web.dashboard import (
     audit,
     batch,
@@ -28,7 +25,8 @@ from receiver.web.dashboard import (
     suppressions,
 )
 from receiver.web.dashboard.pages import blueprint
-from receiver.web.dashboard.session import keep_sessions
+
+__all__ = ["PAGES", "blueprint"]
 
 # Importing a module of pages declares its routes.
 PAGES = (
@@ -50,9 +48,3 @@ PAGES = (
     signin,
     suppressions,
 )
-
-
-def register(app: Flask, config: Config) -> None:
-    """Serve the dashboards from this app."""
-    keep_sessions(app, config)
-    app.register_blueprint(blueprint)
