@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long
 
 FIRST_SEED = int(os.environ.get("KILL_SEED", "1"))
 KILLS = int(os.environ.get("KILLS", str(PLAN_KILLS)))
-GROUP_KILLS = 17
+GROUP_KILLS = 30
 """Kills between two checks."""
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import time
 from collections import Counter
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
 from tests.acceptance.killing.load import POSTED_NUMBERS, Load, Record, application_id
-from tests.acceptance.killing.plan import WEB_STEPS, Kill, Volley
+from tests.acceptance.killing.plan import Kill, Volley
 from tests.acceptance.killing.steps import Steps
 from tests.acceptance.service import Process, Service, ask
 from tests.waiting import eventually
@@ -26,17 +24,11 @@ LIMIT_SECONDS = 180.0
 
 PROVOKE_SECONDS = 10.0
 
-MAX_DEATHS, DEATHS_SECONDS = 3, 75.0
-"""No child of `serve` is killed more often in this time, because then `serve` gives up, which is correct."""
-
 PROVIDER = (
     *("--speed", "3600", "--no-check", "--senders", "8"),
     *("--duplicate", "0.2", "--delay", "0.2", "--drop", "0.1", "--reorder", "0.1", "--step", "0.1"),
     *("--unknown-status", "0.1", "--error-after-acceptance", "0.1"),
 )
-CHILDREN = ("web", "worker", "database")
-
-_WEB_NAMES = frozenset(step.name for step in WEB_STEPS)
 
 
 def has_ended(service: Service) -> bool:
@@ -57,10 +49,11 @@ class World:
         self.posted_batch = 0
         self._folder = folder
         self._draws = random.Random(f"{seed} victims")
-        self._log_start = 0
         port = free_port()
         variables: dict[str, Any] = {
             **self.steps.environment,
+            # `serve` must not give up, however often a child is killed. test_giving_up.py tests when it does.
+            "KILLING_DEATHS_SECONDS": "0.1",
             "PLUM_URL": f"http://127.0.0.1:{port}",
             "PLUM_USER": "simulator",
             "PLUM_KEY": "simulator",
@@ -100,7 +93,6 @@ class World:
 
     def kill(self, volley: Volley) -> None:
         """Perform all kills of a volley. Return when all of its steps were reached and `serve` is running."""
-        self._restart_early(volley)
         named = [kill for kill in volley if kill.step is not None]
         for kill in named:
             self._arm(kill)
@@ -146,7 +138,6 @@ class World:
         if has_ended(self.service):
             status, _ = self.service.stop(signal.SIGKILL)
             assert status == -signal.SIGKILL, f"serve ended with {status}: {self._log_tail()}"
-            self._log_start = self.service.log.stat().st_size
             self.service.start()
 
     def settle(self) -> None:
@@ -184,14 +175,6 @@ class World:
             batch["state"] != "queueing" and batch["callbacks"]["waiting"] == 0 for batch in listed.json["batches"]
         )
 
-    def _restart_early(self, volley: Volley) -> None:
-        """Kill and restart `serve` if this volley would make it give up a child."""
-        planned = Counter(self._dying(kill) for kill in volley)
-        deaths = self._deaths()
-        if any(deaths[child] and deaths[child] + planned[child] > MAX_DEATHS for child in CHILDREN):
-            self.kill_now(self._draws.choice(("serve", "everything")))
-            self.restart_if_killed()
-
     def _arm(self, kill: Kill) -> None:
         assert kill.step is not None
         victim: str | int = kill.victim
@@ -204,23 +187,6 @@ class World:
                 time.sleep(0.02)
             victim = found[0].pid
         self.steps.arm(kill.step, kill.times, victim)
-
-    def _dying(self, kill: Kill) -> str:
-        """The name in the log of the child that `serve` starts again after this kill, if any."""
-        if kill.victim == "self":
-            return "a web process" if kill.step in _WEB_NAMES else "worker"
-        return {"gunicorn": "web", "postmaster": "database"}.get(kill.victim, kill.victim)
-
-    def _deaths(self) -> Counter[str]:
-        """The recent deaths of children that `serve` has logged."""
-        deaths: Counter[str] = Counter()
-        before = datetime.now(UTC) - timedelta(seconds=DEATHS_SECONDS)
-        for line in self.service.log.read_bytes()[self._log_start :].splitlines():
-            if b'"child_ended"' in line or b'"database_ended"' in line:
-                entry = json.loads(line)
-                if datetime.fromisoformat(entry["time"]) > before:
-                    deaths[entry.get("child", "database")] += 1
-        return deaths
 
     def _find(self, victim: str) -> list[Process]:
         everything = self.service.processes()

@@ -8,6 +8,8 @@ a send to the provider; an answer to a callback.
 reaches the step this many times. The victim `hang`: the process that reaches the step waits until `reached/STEP` is
 removed. A process that reaches an armed step first moves the file to `reached/STEP`, so that only one process acts.
 `seen/STEP` is created when a process reaches the step for the first time.
+
+`KILLING_DEATHS_SECONDS` is the time in which `serve` counts the deaths of a child.
 """
 
 from __future__ import annotations
@@ -203,11 +205,16 @@ def _wrap_wsgi(module: ModuleType) -> None:
     module.Endpoint.__call__ = call_or_die
 
 
+def _wrap_children(module: ModuleType) -> None:
+    module.DEATHS_SECONDS = float(os.environ.get("KILLING_DEATHS_SECONDS", module.DEATHS_SECONDS))  # type: ignore[attr-defined]
+
+
 WRAPS: dict[str, Callable[[ModuleType], None]] = {
     "psycopg.connection": _wrap_postgres,
     "psycopg.transaction": _wrap_transactions,
     "receiver.intake.spool": _wrap_spool,
     "receiver.worker": _wrap_worker,
+    "receiver.supervisor.children": _wrap_children,
     "receiver.release.connection": _wrap_sends,
     "receiver.intake.endpoint": _wrap_endpoint,
     "receiver.intake.wsgi": _wrap_wsgi,
