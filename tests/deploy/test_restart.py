@@ -20,7 +20,7 @@ from receiver.supervisor.ports import free_port
 from tests.deploy.serving import Senders, ask, count_stored, nginx, trusting
 from tests.waiting import eventually
 from tests.web.asking import results_path
-from tests.web.gunicorn import EACH, Sender, gunicorn_process
+from tests.web.gunicorn import OURS, Sender, gunicorn_process
 
 pytestmark = pytest.mark.long
 
@@ -29,7 +29,7 @@ def children(parent: subprocess.Popen[bytes]) -> set[str]:
     return set(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
 
 
-@pytest.mark.parametrize("entry_point", EACH)
+@pytest.mark.parametrize("entry_point", OURS)
 def test_hup_loses_no_callback_and_fails_no_request(session_folder: Path, database_url: str, entry_point: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=session_folder))
     variables = {"WEB_CONCURRENCY": "2", "STOP_SECONDS": "60"}
@@ -69,7 +69,7 @@ def test_idle_connection_is_closed_without_an_answer(session_folder: Path, datab
     assert [line for line in errors if "was sent SIGKILL" not in line] == []
 
 
-@pytest.mark.parametrize("entry_point", EACH)
+@pytest.mark.parametrize("entry_point", OURS)
 def test_instances_behind_nginx_are_replaced_one_by_one_without_a_failed_request(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:

@@ -33,7 +33,7 @@ OURS = ("whole service", "intake alone")
 """The two ways of deployment, both with our own server."""
 
 EACH = (*OURS, "another WSGI server")
-"""Both ways of deployment and both entry points, for long tests."""
+"""Both ways of deployment and both entry points, for tests of what the entry points do differently."""
 
 
 @dataclass(frozen=True, slots=True)

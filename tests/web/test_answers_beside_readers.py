@@ -21,7 +21,7 @@ from tests.conftest import fresh_database
 from tests.factories import deliver, make_batch, phone_number, result_body
 from tests.waiting import PATIENCE_SECONDS
 from tests.web.asking import results_path
-from tests.web.gunicorn import EACH, gunicorn_process
+from tests.web.gunicorn import OURS, gunicorn_process
 from tests.web.test_long_answers import EVENTS
 
 pytestmark = pytest.mark.long
@@ -92,7 +92,7 @@ def post_until(over: threading.Event, port: int) -> tuple[list[float], int]:
     return durations, len(unanswered)
 
 
-@pytest.mark.parametrize("entry_point", EACH)
+@pytest.mark.parametrize("entry_point", OURS)
 def test_every_callback_beside_heavy_reads_is_answered_or_closed_in_time(
     session_folder: Path, read: Read, entry_point: str
 ) -> None:

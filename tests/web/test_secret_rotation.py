@@ -13,14 +13,14 @@ from receiver.supervisor.ports import free_port
 from tests.deploy.serving import Senders, ask, nginx, trusting
 from tests.waiting import eventually
 from tests.web.asking import SECRET, results_path
-from tests.web.gunicorn import EACH, gunicorn_process
+from tests.web.gunicorn import OURS, gunicorn_process
 
 pytestmark = pytest.mark.long
 
 NEW = "the secret that signs from now on and is longer"
 
 
-@pytest.mark.parametrize("entry_point", EACH)
+@pytest.mark.parametrize("entry_point", OURS)
 def test_no_callback_is_refused_while_the_secret_key_is_renewed_in_three_steps(
     session_folder: Path, database_url: str, entry_point: str
 ) -> None:

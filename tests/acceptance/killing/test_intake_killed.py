@@ -30,7 +30,7 @@ from tests.database.proxy import Proxy
 from tests.deploy.test_restart import children
 from tests.waiting import eventually
 from tests.web.asking import results_path
-from tests.web.gunicorn import EACH, gunicorn_process
+from tests.web.gunicorn import EACH, OURS, gunicorn_process
 
 pytestmark = pytest.mark.long
 
@@ -140,7 +140,7 @@ def answered(posted: list[Posted]) -> set[int]:
     return {each.status for each in posted}
 
 
-@pytest.mark.parametrize("entry_point", EACH)
+@pytest.mark.parametrize("entry_point", OURS)
 def test_disk_that_hangs_delays_only_callbacks_that_the_database_cannot_store(
     session_folder: Path, conn: Connection, database_url: str, entry_point: str
 ) -> None:
