@@ -3,10 +3,9 @@
     6175551234   16175551234   tel:+16175551234   16175551234;ani=8009957586
     16175551234;postd=2   tel:+16175551234;ani=8009957586;postd=2
 
-Spaces, dots, brackets and dashes are allowed between the digits, and apostrophes around the text, as spreadsheets
-write them. The provider receives the destination as the user wrote it. So this refuses, row by row, what the provider
-may not understand: letters, digits of other scripts, extensions, undocumented parameters. The provider would refuse
-the complete CSV or call a wrong number.
+Spaces, dots, brackets and dashes are allowed between the digits. The provider receives the destination as the user
+wrote it, trimmed. So this refuses, row by row, what the provider may not understand: letters, digits of other scripts,
+extensions, undocumented parameters. The provider would refuse the complete CSV or call a wrong number.
 
 A spreadsheet may treat a phone number as an amount. Then it adds a decimal part (`6175551234.0`), which must not be
 read as further digits, or shortens the number (`6.17556E+09`). `_has_decimal_part` distinguishes a decimal point from a
@@ -31,7 +30,7 @@ from receiver.phone_numbers.numbering_plan import (
     numbering_plan,
     valid_region,
 )
-from receiver.text.cells import trimmed
+from receiver.text.cells import MARGIN
 from receiver.text.quoting import quoted
 
 MAX_LENGTH = 200
@@ -42,11 +41,15 @@ MAX_DIGITS = 15
 
 _SPACES = " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+_AROUND = MARGIN + "'"
 _WITHOUT_SPACES = str.maketrans("", "", _SPACES)
 _PUNCTUATION = _SPACES + _DASHES + ".()[]"
 _WITHOUT_PUNCTUATION = str.maketrans("", "", _PUNCTUATION)
 
 _plain = re.compile(r"(?:[Tt][Ee][Ll]:)?(\+?)([0-9]{1,32})").fullmatch
+usually_spelled = re.compile(r"(?:tel:)?\s*+\+?[0-9\s().-]+(?:;[a-z]+=[!-:<-~ ]*)*", re.I | re.A).fullmatch
+"""Whether a destination has only the characters of the provider page, and spaces, dots, round brackets and hyphens. The
+provider may leave out others. The `*+` is possessive: without it, a long cell of spaces would take a minute."""
 _caller_id = re.compile(r"\+?[0-9]{3,15}").fullmatch
 _keys = re.compile(r"[0-9*#a-d,pw]{1,64}").fullmatch
 _digits_only = re.compile(r"[0-9]+").fullmatch
@@ -85,6 +88,12 @@ class Destination:
     phone_number: int
     ani: str | None = None
     postd: str | None = None
+
+
+def trimmed_destination(text: str) -> str:
+    """The text as the provider gets it: without white space, invisible marks and apostrophes around it. Spreadsheets
+    write the apostrophes, and the provider may not accept them."""
+    return text.strip(_AROUND)
 
 
 def parse(text: str, region: str) -> Destination:
@@ -135,18 +144,17 @@ def candidates(text: str, region: str) -> tuple[int, ...]:
 
 def _parse_any(text: str, plan: NumberingPlan) -> Destination:
     """Read any spelling. A refusal explains the fault."""
-    text = trimmed(text)
+    text = trimmed_destination(text)
     if len(text) > MAX_LENGTH:
         raise DestinationError(
             f"The destination has {len(text)} characters; at most {MAX_LENGTH} are allowed.",
             code="destination_too_long",
         )
-    written = text.removeprefix("'").removesuffix("'").strip(_SPACES)
-    if not written:
+    if not text:
         raise DestinationError("The destination is empty; every row needs a phone number.", code="destination_empty")
-    if written[:4].lower() == "tel:":
-        written = written[4:]
-    number, *parameters = written.split(";")
+    if text[:4].lower() == "tel:":
+        text = text[4:]
+    number, *parameters = text.split(";")
     ani, postd = _parameters(parameters, plan)
     _refuse_calculated(number, plan)
     bare = number.translate(_WITHOUT_PUNCTUATION)

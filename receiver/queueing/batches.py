@@ -130,7 +130,7 @@ def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace:
             }
             for each in plan.sample
         ),
-        warnings=plan.contacts.warnings + warn_of_retries(parameters, calls_of, now),
+        warnings=plan.contacts.warnings + warn_of_spelling(plan) + warn_of_retries(parameters, calls_of, now),
         errors=tuple(plan.faults),
         errors_total=plan.faults_total,
     )
@@ -146,6 +146,18 @@ def list_zones(
             span = earliest(parameters.gates, zones, now)
             found.append(ZoneRows(",".join(zones), calls, None if span is None else span.opens))
     return tuple(sorted(found, key=lambda each: (-each.rows, each.time_zone)))
+
+
+def warn_of_spelling(plan: Plan) -> tuple[Fault, ...]:
+    """What to know if numbers are valid, but the provider may not accept how they are written."""
+    first = plan.first_unusual
+    if first is None:
+        return ()
+    message = (
+        f"Numbers with characters that the provider may not accept: {plan.unusual:,}, the first in row {first.row}. It may"
+        " leave them out. Write them with digits, +, spaces, dots, hyphens and round brackets only."
+    )
+    return (Fault(first.row, "unusual_characters", message, first.line_no),)
 
 
 def warn_of_retries(

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import IO, Protocol
 
 from receiver.errors import Fault, InvalidInput
-from receiver.phone_numbers.destination import DestinationError, parse
+from receiver.phone_numbers.destination import DestinationError, parse, trimmed_destination
 from receiver.phone_numbers.numbering_plan import numbering_plan
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD, RECORD_TOO_LONG, CsvText
 from receiver.queueing.exported import CODE_PLACE, REASON_COLUMNS, RESULT_COLUMNS, SKIPPED_CODES, find_added
@@ -164,7 +164,7 @@ class ContactReader:
                 message = f"The row has {len(record) + len(beyond)} cells, {len(beyond)} more than the header."
                 yield self._invalid(row, "too_many_cells", message, record + beyond)
                 continue
-            written = trimmed(record[0])
+            written = trimmed_destination(record[0])
             try:
                 destination = parse(written, region)
             except DestinationError as error:

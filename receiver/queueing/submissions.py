@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Literal
 
 from receiver.errors import Fault, InvalidInput
+from receiver.phone_numbers.destination import usually_spelled
 from receiver.queueing.contacts import Contact, Contacts, InvalidRow
 from receiver.queueing.recent import FindRecent, RecentBatch
 from receiver.queueing.row_zones import NoCommonHours, RowZones
@@ -102,6 +103,9 @@ class Plan:
     faults_total: int = 0
     sample: list[Contact | InvalidRow] = field(default_factory=list)
     """The first rows."""
+    unusual: int = 0
+    """Calls whose destination has characters that the provider may not accept."""
+    first_unusual: Contact | None = None
 
     def __iter__(self) -> Iterator[PlannedCall | SkippedRow]:
         for block in self.blocks():
@@ -165,6 +169,9 @@ class Plan:
                 draft = SubmissionDraft(len(self.submissions) + 1, contact.row, header_bytes, zones)
                 self.submissions.append(draft)
                 open_drafts[zones, layer] = draft
+            if not usually_spelled(contact.destination):
+                self.unusual += 1
+                self.first_unusual = self.first_unusual or contact
             line = csv_line((contact.destination, *contact.cells))
             draft.calls += 1
             draft.last_row = contact.row

@@ -14,11 +14,10 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from receiver.errors import ReceiverError
+from receiver.phone_numbers.destination import usually_spelled
 from receiver.simulator.bodies import Parameters, dialed_digits
 
 RESULT_URL_LENGTH = 255
-# The first `*+` is possessive: without it, a long cell of spaces would take a minute (backtracking).
-DESTINATION = re.compile(r"(tel:)?\s*+\+?[\d\s().-]+(;[A-Za-z]+=[^;]*)*", re.IGNORECASE | re.ASCII)
 
 
 class Refused(ReceiverError):
@@ -79,9 +78,9 @@ def read_contacts(stream: IO[bytes]) -> Contacts:
 
 
 def is_destination(text: str) -> bool:
-    """Whether it can be dialed. Spaces, dots, brackets and dashes are accepted, as nothing forbids them."""
+    """Whether it can be dialed. Spaces, dots, round brackets and hyphens are accepted, as nothing forbids them."""
     text = text.strip()
-    return bool(DESTINATION.fullmatch(text)) and 8 <= len(dialed_digits(text)) <= 15
+    return bool(usually_spelled(text)) and 8 <= len(dialed_digits(text)) <= 15
 
 
 def _integer(form: Mapping[str, str], name: str, lowest: int, highest: int) -> int | None:

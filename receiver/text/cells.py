@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-_MARGIN = (
+MARGIN = (
     # White space, including line ends.
     " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
@@ -16,7 +16,7 @@ _MARGIN = (
 
 def trimmed(cell: str) -> str:
     """The cell without white space, line ends and invisible marks around it."""
-    return cell.strip(_MARGIN)
+    return cell.strip(MARGIN)
 
 
 def is_blank(cells: Iterable[str]) -> bool:
