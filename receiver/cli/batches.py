@@ -31,6 +31,7 @@ from receiver.queueing.suppressions import find_suppressed
 from receiver.queueing.workbook import opened_csv
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.export import export_calls_csv, export_calls_ndjson
+from receiver.summary.submissions import describe_missing
 from receiver.summary.verify import verify
 
 WATCH_SECONDS = 0.5
@@ -198,7 +199,7 @@ def _status(parsed: argparse.Namespace) -> int:
     with opened_database("status") as conn:
         if parsed.watch:
             return _watch(conn, parsed.batch)
-        _show(get_batch(conn, parsed.batch))
+        _show(conn, get_batch(conn, parsed.batch))
     return 0
 
 
@@ -216,15 +217,18 @@ def _export(parsed: argparse.Namespace) -> int:
 
 def _watch(conn: Connection, batch_id: int) -> int:
     """Wait for the end of the batch and show it. On a terminal, also show the progress."""
+    missing = None
     with progress() as show:
         while True:
             batch = get_batch(conn, batch_id)
-            conn.rollback()
             show(_line(batch))
             if batch.state != "queueing" and not batch.counts["pending"] and not batch.callbacks["waiting"]:
                 break
+            if missing is None and (missing := _missing(conn, batch)):
+                print(f"\n{missing}", file=sys.stderr, flush=True)
+            conn.rollback()
             time.sleep(WATCH_SECONDS)
-    _show(batch)
+    _show(conn, batch)
     return 1 if batch.state == "refused" else 0
 
 
@@ -236,7 +240,12 @@ def _line(batch: Batch) -> str:
     )
 
 
-def _show(batch: Batch) -> None:
+def _missing(conn: Connection, batch: Batch) -> str | None:
+    missing = describe_missing(conn, batch.id) if batch.counts["pending"] or batch.counts["overdue"] else None
+    return missing and f"{missing} Calls without a result are overdue at {batch.due_at:%Y-%m-%dT%H:%M:%SZ}."
+
+
+def _show(conn: Connection, batch: Batch) -> None:
     print(_line(batch))
     print(f"{'phase':<10}{batch.phase}")
     for title, numbers in (("calls", batch.counts), ("callbacks", batch.callbacks)):
@@ -245,6 +254,8 @@ def _show(batch: Batch) -> None:
         if submission.state in ("refused", "unknown"):
             said = f", provider status {submission.provider_status}" if submission.provider_status else ""
             print(f"submission {submission.id} {submission.state}{said}: {submission.error}")
+    if missing := _missing(conn, batch):
+        print(missing)
 
 
 def _verify(parsed: argparse.Namespace) -> int:

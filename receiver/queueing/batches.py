@@ -154,8 +154,8 @@ def warn_of_spelling(plan: Plan) -> tuple[Fault, ...]:
     if first is None:
         return ()
     message = (
-        f"Numbers with characters that the provider may not accept: {plan.unusual:,}, the first in row {first.row}. It may"
-        " leave them out. Write them with digits, +, spaces, dots, hyphens and round brackets only."
+        f"Numbers with characters that the provider may not accept: {plan.unusual:,}, the first in row {first.row}."
+        " The provider may leave them out. Use only digits, +, spaces, dots, hyphens and round brackets."
     )
     return (Fault(first.row, "unusual_characters", message, first.line_no),)
 

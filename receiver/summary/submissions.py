@@ -51,6 +51,19 @@ def count_submissions(conn: Connection, batch_id: int) -> dict[SubmissionState, 
     return {state: counted[state] for state in SUBMISSION_STATES if state in counted}
 
 
+def describe_missing(conn: Connection, batch_id: int) -> str | None:
+    """A sentence if the provider queued fewer calls than it was sent; it does not say which ones."""
+    sent, queued, first, submissions = conn.execute(
+        "select sum(calls - withdrawn_calls), sum(calls_queued), min(submission_no), count(*) from submission"
+        " where batch_id = %s and state = 'accepted' and calls_queued < calls - withdrawn_calls",
+        (batch_id,),
+    ).fetchall()[0]
+    if not submissions:
+        return None
+    where = f"submission {first}" if submissions == 1 else f"{submissions:,} submissions"
+    return f"The provider queued {queued:,} of {sent:,} calls of {where}. {sent - queued:,} may get no result."
+
+
 def get_next_release(conn: Connection, batch_id: int) -> datetime | None:
     """The earliest time when something of a batch can be released. None: it is paused, or nothing is unreleased."""
     row = conn.execute(

@@ -12,6 +12,7 @@ import pytest
 from receiver.cli import batches
 from receiver.database.pool import Connection
 from receiver.queueing.suppressions import digest_of, get_key
+from receiver.release.answer import Answer
 from tests.cli.conftest import Run
 from tests.factories import REFUSED, answer_submissions, deliver, make_batch, phone_number, read_batch, result_body
 
@@ -276,3 +277,14 @@ def test_export_as_ndjson_has_one_call_on_each_line(run: Run, conn: Connection, 
 def test_export_of_a_missing_batch_is_refused(run: Run, conn: Connection) -> None:
     ran = run("export", "4711")
     assert (ran.status, ran.out) == (1, "") and "Batch 4711 does not exist" in ran.err
+
+
+def test_status_says_that_the_provider_queued_fewer_calls(run: Run, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(0), phone_number(1), phone_number(2)], send=False)
+    answer_submissions(conn, lambda _: Answer("accepted", 200, calls_queued=1))
+    said = (
+        "The provider queued 1 of 3 calls of submission 1. 2 may get no result. Calls without a result are overdue at 2"
+    )
+    assert run("status", str(batch_id)).lines[-1].startswith(said)
+    deliver(conn, batch_id, *(result_body(phone_number(index)) for index in range(3)))
+    assert "queued 1 of 3" not in run("status", str(batch_id)).out

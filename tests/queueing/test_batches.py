@@ -153,3 +153,12 @@ def test_memory_does_not_grow_with_the_file(conn: Connection, tmp_path: Path, mo
     finally:
         tracemalloc.stop()
     assert conn.execute("select (select count(*) from call), (select count(*) from skipped)").fetchone() == (2000, 2000)
+
+
+def test_preview_warns_of_numbers_that_the_provider_may_leave_out() -> None:
+    unusual = ["[617] 555 0001", "617\u2013555\u20130002", "617\u00a0555\u00a00003", "(+1) 617 555 0004"]
+    usual = ["'6175550005", " (617) 555-0006 ", "tel:+1.617.555.0007;ani=8009957586", "6175550008;postd=2"]
+    content = csv_of((text, "Ana") for text in [*usual, *unusual])
+    (warning,) = preview(io.BytesIO(content), BatchParameters(7, 3), LIMITS).warnings
+    assert (warning.where, warning.line, warning.code) == (5, 6, "unusual_characters")
+    assert "may not accept: 4, the first in row 5." in warning.message

@@ -62,7 +62,7 @@ def test_excel_unicode_text_is_utf16_with_tabs() -> None:
     reader, rows = sample("csv/excel-unicode-text-utf16.csv")
     assert (reader.encoding, reader.delimiter) == ("utf-16-le", "\t")
     assert [row.cells for row in valid(rows)] == [("Зоя", "Boston"), ("Chloé", 'a "quoted" word')]
-    assert valid(rows)[1].destination == "'16175551299'"
+    assert valid(rows)[1].destination == "16175551299"
 
 
 def test_quoted_newlines_are_kept_and_blank_lines_not_counted() -> None:
@@ -369,3 +369,10 @@ def test_delimiter_is_seen_behind_a_header_of_one_name(delimiter: str) -> None:
     reader = ContactReader(io.BytesIO(f"destination{delimiter}\n6175551234{delimiter}\n".encode()), "US")
     assert (reader.delimiter, reader.columns) == (delimiter, ())
     assert len(valid(list(reader))) == 1
+
+
+@pytest.mark.parametrize("text", ["'6175551234", "'6175551234'", " '+1 617 555 1234 ' ", "''6175551234''"])
+def test_apostrophes_around_a_number_are_not_sent(text: str) -> None:
+    """A spreadsheet writes them to keep a number as text. The provider may not know them."""
+    (contact,) = valid(read(f"destination\n{text}\n".encode()))
+    assert contact.destination == text.strip("' ") and contact.phone_number == BOSTON

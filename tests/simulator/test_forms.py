@@ -80,7 +80,18 @@ def test_documented_destination_is_dialed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "911", "call me", "5551234", "1234567890123456", "\u0666175551234", "6175551234x"]
+    "text",
+    [
+        "",
+        "911",
+        "call me",
+        "5551234",
+        "1234567890123456",
+        "\u0666175551234",
+        "6175551234x",
+        "'6175551234",
+        "(+1) 6175551234",
+    ],
 )
 def test_bad_destination_is_not_dialed(text: str) -> None:
     assert not is_destination(text)

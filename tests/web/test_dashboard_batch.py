@@ -144,6 +144,13 @@ def test_submissions_that_need_attention_come_first_with_advice(queuer_at: Brows
     assert "8 submissions: 3 accepted, 3 refused, 2 unknown." in text_of(everything)
 
 
+def test_page_says_that_the_provider_queued_fewer_calls(reader_at: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn, numbers(5), send=False, submission_rows=2)
+    answer_submissions(conn, lambda sent: Answer("accepted", 200, calls_queued=0 if sent.submission_no < 3 else 1))
+    said = "The provider queued 0 of 4 calls of 2 submissions. 4 may get no result."
+    assert said in text_of(reader_at.get(f"/batches/{batch_id}"))
+
+
 def test_provider_messages_are_shown_safely_and_with_hidden_numbers_to_a_reader(
     reader_at: Browser, conn: Connection
 ) -> None:

@@ -25,6 +25,7 @@ from receiver.summary.lineage import get_lineage
 from receiver.summary.series import SummaryFilter, get_quarter_hours, get_series
 from receiver.summary.submissions import (
     count_submissions,
+    describe_missing,
     get_next_release,
     list_submissions,
     list_submissions_in_doubt,
@@ -150,6 +151,7 @@ def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState
             "submissions": submissions,
             "next_release_at": get_next_release(conn, found.id),
             "in_doubt": list_submissions_in_doubt(conn, found.id, MOST_IN_DOUBT),
+            "missing": describe_missing(conn, found.id) if found.counts["pending"] + found.counts["overdue"] else None,
             "bar": split_bar(found.counts, key="progress", label=f"Batch {found.id}: progress"),
             "chart": stacked_series(
                 series,
