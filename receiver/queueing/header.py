@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.exported import ADDED_LATER, CODE_PLACE, RESULT_COLUMNS, begins_as_added
 from receiver.queueing.workbook_child import LOST_DIGITS
-from receiver.text.cells import is_blank, trimmed
+from receiver.text.cells import in_one_line, is_blank, trimmed
 from receiver.text.formulas import restored
 from receiver.text.quoting import quoted
 
@@ -61,7 +61,7 @@ def find_destination(names: Sequence[str], chosen: str | None) -> int | None:
     if chosen is None:
         place = next((place for place, name in enumerate(names) if name), None)
         return place if place is not None and names[place].lower() == DESTINATION else None
-    wanted = trimmed(chosen)
+    names, wanted = list(map(in_one_line, names)), in_one_line(chosen)
     if wanted and wanted in names:
         return names.index(wanted)
     similar = [place for place, name in enumerate(names) if name and name.lower() == wanted.lower()]
@@ -118,7 +118,7 @@ def read_header(record: Sequence[str], added: Places = (), chosen: str | None = 
     """
     names = [trimmed(restored(name) if added else name) for name in record]
     named = [place for place, name in enumerate(names) if name]
-    own = ["" if place in added and name != chosen else name for place, name in enumerate(names)]
+    own = ["" if place in added and in_one_line(name) != chosen else name for place, name in enumerate(names)]
     destination = find_destination(own, chosen)
     if destination is None:
         first = quoted(next(filter(None, own), ""), 40)

@@ -34,6 +34,7 @@ from receiver.queueing.form_fields import (
     whole_number,
 )
 from receiver.schedule import EVERY_DAY, Gates, Hours, due_at, earliest
+from receiver.text.cells import in_one_line
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """A start in the past is accepted within this time: filling in the form takes time, and clocks differ."""
@@ -113,7 +114,7 @@ class BatchForm(Schema):
     destination_column = short_text(
         1000,
         "The column that contains the numbers, if it is not `destination`. It is sent as the first column, named"
-        " `destination`.",
+        " `destination`. White space and line breaks in it count as one space.",
         least=1,
     )
     on_recent = policy(
@@ -217,6 +218,8 @@ def read_parameters(form: Mapping[str, Any], default_region: str, default_name: 
     replaced.
     """
     given = {name: text for name, text in form.items() if text not in ("", None)}
+    for name in {"destination_column", "time_zone_column"} & given.keys():
+        given[name] = in_one_line(str(given[name]))
     try:
         values = BatchForm().load(given)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from receiver.queueing.contacts import Contact
 from receiver.queueing.form_fields import known_zones
 from receiver.queueing.parameters import BatchParameters
 from receiver.schedule import earliest, has_common_hours
-from receiver.text.cells import trimmed
+from receiver.text.cells import in_one_line, trimmed
 from receiver.text.quoting import quoted
 
 
@@ -31,13 +31,14 @@ class RowZones:
         self._of_all = (parameters.time_zone,) if parameters.time_zone is not None else None
         self._place: int | None = None
         if parameters.time_zone_column is not None:
-            names = [trimmed(name) for name in columns]
-            if trimmed(parameters.time_zone_column) not in names:
+            names = list(map(in_one_line, columns))
+            wanted = in_one_line(parameters.time_zone_column)
+            if wanted not in names:
                 message = f'The file has no column "{quoted(parameters.time_zone_column, 40)}".'
                 raise InvalidInput(
                     "Some parameters cannot be taken.", [Fault("time_zone_column", "unknown_column", message)]
                 )
-            self._place = names.index(trimmed(parameters.time_zone_column))
+            self._place = names.index(wanted)
         self._of_number: Callable[[int], tuple[str, ...]] | None = None
         self._faults: dict[tuple[str, ...], str | None] = {}
         """What is wrong with a set of zones, None if nothing is."""

@@ -19,6 +19,11 @@ def trimmed(cell: str) -> str:
     return cell.strip(MARGIN)
 
 
+def in_one_line(name: str) -> str:
+    """The name of a column, trimmed, with each white space as one space. In spreadsheets, it can have line breaks."""
+    return " ".join(trimmed(name).split())
+
+
 def is_blank(cells: Iterable[str]) -> bool:
     """Whether the cells contain only white space, as in a line of delimiters."""
     return not any(map(str.strip, cells))

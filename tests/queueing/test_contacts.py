@@ -14,6 +14,7 @@ from receiver.errors import InvalidInput
 from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD
 from receiver.queueing.header import MAX_COLUMNS
+from receiver.queueing.parameters import read_parameters
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 BOSTON = 16175551234
@@ -376,3 +377,12 @@ def test_apostrophes_around_a_number_are_not_sent(text: str) -> None:
     """A spreadsheet writes them to keep a number as text. The provider may not know them."""
     (contact,) = valid(read(f"destination\n{text}\n".encode()))
     assert contact.destination == text.strip("' ") and contact.phone_number == BOSTON
+
+
+@pytest.mark.parametrize("chosen", ["Phone\nnumber", "Phone\r\nnumber", "phone number", " Phone  number "])
+def test_column_with_a_line_break_in_its_name_can_be_chosen(chosen: str) -> None:
+    """In a workbook, a header cell is often broken into lines. A form sends a line break as two characters."""
+    content = io.BytesIO(b'name,"Phone\nnumber"\nAna,6175551234\n')
+    form = {"application_id": "7", "deployment_id": "3", "destination_column": chosen}
+    reader = ContactReader(content, "US", read_parameters(form, "US").destination_column)
+    assert reader.columns == ("name",) and valid(list(reader))[0].phone_number == BOSTON

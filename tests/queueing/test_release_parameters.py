@@ -109,6 +109,13 @@ def test_column_that_does_not_exist_is_named() -> None:
     assert refused.value.faults[0].where == "time_zone_column"
 
 
+def test_time_zone_column_can_have_a_line_break_in_its_name() -> None:
+    seen = previewed(
+        'destination,"time\nzone"\n+16175550000,Asia/Tokyo\n', calling_hours=(540, 1020), time_zone_column="time zone"
+    )
+    assert [zone.time_zone for zone in seen.zones] == ["Asia/Tokyo"]
+
+
 def test_preview_counts_suppressed_rows_and_warns_of_retries() -> None:
     seen = previewed(
         "destination\n+16175550000\n+16175550001\n", suppressed={16175550001}, calling_hours=(540, 660),
