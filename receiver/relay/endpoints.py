@@ -175,12 +175,17 @@ def delete_endpoint(conn: Connection, endpoint_id: int, *, by: str) -> None:
     record_change(conn, by, "delete_endpoint", details={"endpoint_id": endpoint_id})
 
 
+SECRETS = "concat_ws(' ', secret, case when previous_until > now() then previous_secret end)"
+"""SQL: the secrets that sign now, the newest first, with spaces between them."""
+
+
 def rotate_secret(conn: Connection, endpoint_id: int, *, by: str) -> str:
-    """Give an endpoint a new secret and return it. The previous one signs too for BOTH_SIGN. Raises NotFound."""
+    """Give an endpoint a new secret and return it. Those that sign now sign too, for BOTH_SIGN. Raises NotFound."""
     lock_endpoint(conn, endpoint_id)
     secret = _new_secret()
     conn.execute(
-        "update endpoint set previous_secret = secret, previous_until = now() + %s, secret = %s where endpoint_id = %s",
+        f"update endpoint set previous_secret = {SECRETS}, previous_until = now() + %s, secret = %s"
+        " where endpoint_id = %s",
         (BOTH_SIGN, secret, endpoint_id),
     )
     record_change(conn, by, "rotate_endpoint", details={"endpoint_id": endpoint_id})
@@ -190,14 +195,13 @@ def rotate_secret(conn: Connection, endpoint_id: int, *, by: str) -> str:
 def get_secrets(conn: Connection, endpoint_id: int) -> list[str]:
     """The secrets that sign now, the newest first. Raises NotFound."""
     row = conn.execute(
-        "select secret, case when previous_until > now() then previous_secret end from endpoint"
-        " where endpoint_id = %s and url is not null",
+        f"select {SECRETS} from endpoint where endpoint_id = %s and url is not null",
         (endpoint_id,),
         prepare=True,
     ).fetchone()
     if row is None:
         raise NotFound(f"Endpoint {endpoint_id} does not exist.")
-    return [secret for secret in row if secret is not None]
+    return str(row[0]).split()
 
 
 def disable_endpoint(conn: Connection, endpoint_id: int, reason: DisabledReason) -> None:

@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 
 from receiver.database.arrays import bigints, smallints
 from receiver.database.pool import Connection
-from receiver.relay.endpoints import disable_endpoint
+from receiver.relay.endpoints import SECRETS, disable_endpoint
 from receiver.relay.sending import SPEED, Attempt, next_wait
 
 FAILING = timedelta(days=7) / SPEED
@@ -70,8 +70,8 @@ def list_targets(conn: Connection) -> list[int]:
 def get_target(conn: Connection, endpoint_id: int) -> Target | None:
     """None: the endpoint is disabled or deleted."""
     row = conn.execute(
-        "select url, array_remove(array[secret, case when previous_until > now() then previous_secret end], null),"
-        " failing_since from endpoint where endpoint_id = %s and disabled_at is null",
+        f"select url, string_to_array({SECRETS}, ' '), failing_since from endpoint"
+        " where endpoint_id = %s and disabled_at is null",
         (endpoint_id,),
         prepare=True,
     ).fetchone()

@@ -249,7 +249,7 @@ def test_test_event_is_sent_at_once_and_signed(admin: FlaskClient, service: Endp
     assert (failed["delivered"], failed["status"], failed["error"]) == (False, 500, "no number ********34 here")
 
 
-def test_both_secrets_sign_for_a_day_after_a_rotation(
+def test_earlier_secrets_sign_for_a_day_after_a_rotation(
     admin: FlaskClient, service: EndpointServer, conn: Connection
 ) -> None:
     endpoint = made(admin, url=service.url)
@@ -260,11 +260,16 @@ def test_both_secrets_sign_for_a_day_after_a_rotation(
     admin.post(f"{path}/test")
     for secret in (endpoint["secret"], rotated.json["secret"]):
         service.requests[0].verified(secret)
+    again = admin.post(f"{path}/rotate")
+    admin.post(f"{path}/test")
+    assert again.json is not None
+    for secret in (endpoint["secret"], rotated.json["secret"], again.json["secret"]):
+        service.requests[1].verified(secret)
     conn.execute("update endpoint set previous_until = now()")
     conn.commit()
     admin.post(f"{path}/test")
-    service.requests[1].verified(rotated.json["secret"])
-    assert len(service.requests[1].headers["webhook-signature"].split()) == 1
+    service.requests[2].verified(again.json["secret"])
+    assert len(service.requests[2].headers["webhook-signature"].split()) == 1
 
 
 def test_people_are_no_endpoint(admin: FlaskClient, conn: Connection) -> None:

@@ -223,7 +223,8 @@ class Rotate(MethodView):
     def post(self, endpoint_id: int) -> dict[str, Any]:
         """Give an endpoint a new secret
 
-        For 24 hours, each event is signed with the new and with the previous secret.
+        For 24 hours, each event is signed with the new and with the previous secret. If it is rotated again in this
+        time, all of them sign.
         """
         with connection(services().pool) as conn:
             secret = rotate_secret(conn, endpoint_id, by=current_key().name)
