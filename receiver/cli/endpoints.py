@@ -13,8 +13,9 @@ from receiver.cli.database import opened_database
 from receiver.cli.maintenance import ask
 from receiver.cli.running import Commands
 from receiver.environment import read_config
+from receiver.errors import NotFound
 from receiver.queueing.form_fields import Timestamp
-from receiver.relay.deliveries import retry_deliveries
+from receiver.relay.deliveries import list_deliveries, retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,
     ENDPOINT_EVENTS,
@@ -66,7 +67,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         if run is _retry:
             chosen = command.add_mutually_exclusive_group()
             chosen.add_argument("--state", choices=("waiting", "given_up"), help="all events in this state")
-            chosen.add_argument("--since", metavar="TIME", type=_time, help="all that were owed then or later")
+            chosen.add_argument(
+                "--since", metavar="TIME", type=_time, help="all that were owed then or later, and were not delivered"
+            )
             chosen.add_argument(
                 "--id", metavar="N", type=_id, action="append", dest="ids", help="this event; can be repeated"
             )
@@ -132,8 +135,12 @@ def _retry(parsed: argparse.Namespace) -> int:
     names = ("state", "since", "ids")
     chosen = {name: getattr(parsed, name) for name in names if getattr(parsed, name)} or {"state": "given_up"}
     with opened_database("endpoints") as conn:
+        for event_id in parsed.ids or ():
+            if not list_deliveries(conn, parsed.endpoint, 1, before=event_id + 1, after=event_id - 1):
+                raise NotFound(f"Endpoint {parsed.endpoint} has no event {event_id} in its log. Nothing is sent again.")
         retried = retry_deliveries(conn, parsed.endpoint, by=COMMAND_LINE, **chosen)
-    print(f"{retried} events will be sent again now.")
+        is_enabled = get_endpoint(conn, parsed.endpoint).enabled
+    print(f"{retried} events will be sent again {'now' if is_enabled else 'once the endpoint is enabled'}.")
     return 0
 
 

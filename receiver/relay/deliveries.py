@@ -13,6 +13,7 @@ from receiver.changes.audit import record_change
 from receiver.database.arrays import bigints
 from receiver.database.pool import Connection
 from receiver.relay.endpoints import CHOSEN, DUE, change_in_parts, get_endpoint, lock_endpoint
+from receiver.relay.queue import NOT_SENT
 
 DeliveryState = Literal["waiting", "delivered", "given_up"]
 DELIVERY_STATES: tuple[DeliveryState, ...] = get_args(DeliveryState)
@@ -172,9 +173,9 @@ def retry_deliveries(
     """Send events again now; returns how many. Commits after each AT_ONCE. Raises NotFound.
 
     `ids`: these, also if they were delivered. `state`: all in this state. `since`: all that were owed then or later and
-    were not delivered. What waits becomes due; what was given up is owed again. Events older than 30 days are gone.
+    were not delivered. What waits becomes due; what was given up is owed again, unless it cannot be sent any more.
     """
-    chosen = {"ids": None if ids is None else bigints(ids), "since": since}
+    chosen = {"ids": None if ids is None else bigints(ids), "since": since, "not_sent": NOT_SENT}
     given = {"ids": None if ids is None else len(ids), "state": state, "since": None if since is None else str(since)}
     details = {"endpoint_id": endpoint_id, **{name: value for name, value in given.items() if value is not None}}
     statements = [_OWED_AGAIN] * (state != "waiting") + [DUE] * (state != "given_up")
@@ -187,7 +188,7 @@ _OWED_AGAIN = f"""
 with chosen as (
     select state, event_id, slot from delivery
     where state = any(case when %(ids)b::bigint[] is null then '{{given_up}}' else '{{given_up,delivered}}'::text[] end)
-        and {CHOSEN}
+        and attempts -> -1 ->> 'error' is distinct from %(not_sent)s and {CHOSEN}
 ), again as (
     delete from delivery d using chosen c
     where d.endpoint_id = %(endpoint_id)s and d.state = c.state and d.event_id = c.event_id and d.slot = c.slot

@@ -18,6 +18,9 @@ from receiver.relay.sending import SPEED, Attempt, next_wait
 FAILING = timedelta(days=7) / SPEED
 """An endpoint is disabled after so long without a success."""
 
+NOT_SENT = "It was not sent: its batch was purged, or the event is older than 30 days."
+"""The error of an event that cannot be sent any more."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -98,15 +101,13 @@ def record_outcomes(conn: Connection, endpoint_id: int, outcomes: Sequence[Outco
     ended, later = list[tuple[Owed, str, str]](), list[tuple[Owed, datetime, str]]()
     attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
     for outcome in outcomes:
-        owed, attempt = outcome.owed, outcome.attempt
-        if attempt is None:
-            ended.append((owed, "given_up", owed.attempts))
-            continue
+        owed, attempt = outcome.owed, outcome.attempt or Attempt(datetime.now(UTC), None, 0, NOT_SENT)
         tried = [*json.loads(owed.attempts), attempt.members()]
         text = json.dumps(tried, ensure_ascii=False, separators=(",", ":"))
         # A person can send a delivered event again. Its waits begin again then.
         failures = next((number for number, each in enumerate(reversed(tried)) if each["error"] is None), len(tried))
-        wait = None if attempt.delivered else next_wait(failures, attempt.retry_after)
+        is_over = attempt.delivered or outcome.attempt is None
+        wait = None if is_over else next_wait(failures, attempt.retry_after)
         if wait is not None:
             later.append((owed, datetime.now(UTC) + wait, text))
         else:

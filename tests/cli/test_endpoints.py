@@ -112,6 +112,11 @@ def test_events_are_sent_again(run: Run, conn: Connection) -> None:
         ran = run("endpoints", "retry", made, *arguments)
         assert (ran.status, ran.out) == (0, f"{count} events will be sent again now.\n"), arguments
     assert get_endpoint(conn, int(made)).events_owed == {"delivered": 1, "waiting": 5, "given_up": 0}
+    conn.rollback()
+    unknown = run("endpoints", "retry", made, "--id", "99")
+    assert (unknown.status, unknown.out) == (1, "") and "has no event 99" in unknown.err
+    run("endpoints", "disable", made)
+    assert "once the endpoint is enabled" in run("endpoints", "retry", made).out
 
 
 def test_endpoint_is_deleted_after_a_confirmation(run: Run, conn: Connection) -> None:

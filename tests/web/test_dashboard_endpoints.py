@@ -17,7 +17,14 @@ from receiver.config import Config
 from receiver.database.pool import Connection
 from receiver.relay import deliveries
 from receiver.relay.deliveries import LATE
-from receiver.relay.endpoints import ENDPOINT_EVENTS, create_endpoint, get_endpoint, get_secrets, list_endpoints
+from receiver.relay.endpoints import (
+    ENDPOINT_EVENTS,
+    change_endpoint,
+    create_endpoint,
+    get_endpoint,
+    get_secrets,
+    list_endpoints,
+)
 from tests.factories import make_batch, phone_number
 from tests.relay.endpoint_server import EndpointServer, receiving
 from tests.web.browsing import Browser, text_of, visitor
@@ -302,8 +309,10 @@ def test_given_up_events_are_retried_together_or_one_by_one(admin_at: Browser, c
     for wrong in ("x", "999999", "9" * 40):
         admin_at.post(path, form_at=here, id=wrong)
         assert "There is nothing to retry." in text_of(admin_at.get(here)), wrong
+    change_endpoint(conn, endpoint_id, {"enabled": False}, (), by="Ana")
+    conn.commit()
     admin_at.post(path, form_at=here)
-    assert "2 events will be sent again now." in text_of(admin_at.get(here))
+    assert "2 events will be sent again once it is enabled." in text_of(admin_at.get(here))
     assert get_endpoint(conn, endpoint_id).events_owed == {"delivered": 1, "waiting": 3, "given_up": 0}
 
 

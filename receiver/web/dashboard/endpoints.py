@@ -147,7 +147,9 @@ def retry_endpoint(endpoint_id: int) -> Response:
     chosen: dict[str, Any] = {"ids": [one or 0]} if "id" in request.form else {"state": "given_up"}
     with connection(services().pool) as conn:
         retried = retry_deliveries(conn, endpoint_id, by=current_key().name, **chosen)
-    flash(f"{wording.counted(retried, 'event')} will be sent again now." if retried else "There is nothing to retry.")
+    when = "now" if _get(endpoint_id).enabled else "once it is enabled"
+    events = wording.counted(retried, "event")
+    flash(f"{events} will be sent again {when}." if retried else "There is nothing to retry.")
     return _to_endpoint(endpoint_id)
 
 
