@@ -132,7 +132,7 @@ class Worker:
             self._stop,
         )
         steps.append(("relay", relay.run))
-        steps.append(("notify", People(pool, self._config).step))
+        steps.append(("notify", People(pool, self._config, self._measurements).step))
         steps.append(("cancel", lambda: self._cancel_deployment(pool)))
         steps += Maintenance(pool, self._provider, self._config, self._stop).steps()
         spare_long_lived()

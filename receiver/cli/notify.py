@@ -21,7 +21,7 @@ def _notify(_: argparse.Namespace) -> int:
     if not config.notify_urls:
         raise ConfigurationError([Fault("NOTIFY_URLS", "missing", "is not set; give it Apprise addresses")])
     text = f"The result_url receiver at {config.public_url} can notify you."
-    sent = [send(url, "Test", text) for url in config.notify_urls]
-    for number, (url, is_sent) in enumerate(zip(config.notify_urls, sent, strict=True), 1):
-        print(f"Address {number} ({url.partition(':')[0]}): {'sent' if is_sent else 'FAILED'}")
-    return 0 if all(sent) else 1
+    faults = [send(url, "Test", text) for url in config.notify_urls]
+    for number, (url, fault) in enumerate(zip(config.notify_urls, faults, strict=True), 1):
+        print(f"Address {number} ({url.partition(':')[0]}): {'sent' if fault is None else f'FAILED: {fault}'}")
+    return 1 if any(faults) else 0

@@ -7,24 +7,30 @@ endpoint, and failures are retried by the same schedule. No message contains a p
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from psycopg.rows import class_row
 
 from receiver.config import Config
 from receiver.database.pool import Connection, Pool, connection, reading
+from receiver.database.worker_metrics import Measurements
 from receiver.errors import NotFound
-from receiver.logs import mask_digits
+from receiver.logs import about, mask_digits
 from receiver.model import EVENT_TYPES
 from receiver.relay.endpoints import get_endpoint
 from receiver.relay.queue import Outcome, Owed, record_outcomes
 from receiver.relay.sending import SPEED, Attempt, next_wait
+from receiver.release.answer import printable_line
 from receiver.summary.batches import get_batch
+
+log = logging.getLogger(__name__)
 
 HOUR = timedelta(hours=1) / SPEED
 GATHER = timedelta(seconds=10) / SPEED
@@ -69,12 +75,17 @@ def set_people(conn: Connection, events: Sequence[str]) -> None:
         )
 
 
-def send(url: str, title: str, body: str) -> bool:
-    """Send a message to one Apprise address; returns whether it was accepted."""
-    from apprise import Apprise  # it is slow to import
+def send(url: str, title: str, body: str) -> str | None:
+    """Send a message to one Apprise address; returns why it failed, without any part of the address."""
+    from apprise import Apprise, LogCapture  # it is slow to import
 
     address = Apprise()
-    return bool(address.add(url) and address.notify(body=body, title=title, body_format="text"))
+    with LogCapture(level=logging.WARNING, fmt="%(message)s") as said:  # type: ignore[no-untyped-call]
+        if address.add(url) and address.notify(body=body, title=title, body_format="text"):
+            return None
+    rest = url.partition(":")[2]
+    parts = [part for part in re.split(r"[^\w.-]+", f"{rest} {unquote(rest)}") if len(part) > 3]
+    return printable_line(said.getvalue(), [url, *parts]) or "no reason was given"
 
 
 @dataclass(slots=True)
@@ -88,8 +99,9 @@ class _Told:
 class People:
     """A step of a worker. It remembers which addresses were told: only those that failed get a message again."""
 
-    def __init__(self, pool: Pool, config: Config) -> None:
+    def __init__(self, pool: Pool, config: Config, measurements: Measurements) -> None:
         self._pool = pool
+        self._measurements = measurements
         self._urls = config.notify_urls
         self._events = config.notify_urls and (config.notify_events or ALL_BUT_RESULTS)
         self._public_url = config.public_url
@@ -132,10 +144,15 @@ class People:
                 continue
             with reading(self._pool) as conn:
                 message = write_message(conn, event, news, self._public_url)
-            if send(url, *message):
+            if (fault := send(url, *message)) is None:
                 told.ids.update(each.id for each in news)
                 told.quiet_until = time.monotonic() + HOUR.total_seconds()
             else:
+                log.warning(
+                    "address %d of NOTIFY_URLS (%s) failed: %s", number, url.partition(":")[0], fault,
+                    extra=about("notify_failed", type=event),
+                )  # fmt: skip
+                self._measurements.count("failure", "notify")
                 failed |= dict.fromkeys((each.id for each in news), f"Address {number} of NOTIFY_URLS failed.")
         seconds = round(time.monotonic() - began)
         everywhere = set.intersection(*(self._told[url, event].ids for url in self._urls))

@@ -13,6 +13,7 @@ import pytest
 from receiver.changes.events import Events
 from receiver.config import Config
 from receiver.database.pool import Connection, Pool, open_pool
+from receiver.database.worker_metrics import Measurements
 from receiver.model import EVENT_TYPES, EventType
 from receiver.relay import people, sending
 from receiver.relay.endpoints import create_endpoint, disable_endpoint
@@ -69,7 +70,7 @@ def ask_people(conn: Connection) -> None:
 def notifier(pool: Pool, *addresses: str) -> People:
     """As in a worker that notifies of everything."""
     config = Config(Path(), URL, 8000, notify_urls=addresses, notify_events=EVENT_TYPES)
-    return People(pool, config)
+    return People(pool, config, Measurements())
 
 
 def an_hour_later(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +182,21 @@ def test_only_the_address_that_failed_gets_the_message_again(
     assert differences(conn) == []
 
 
+def test_failure_is_logged_without_the_address(
+    conn: Connection, pool: Pool, phone: EndpointServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask_people(conn)
+    phone.answer = lambda _: (401, {}, b"")
+    happen(conn, "batch.ended", make_batch(conn))
+    reader = notifier(pool, f"json://ana:password@127.0.0.1:{phone.port}/token")
+    reader.step()
+    reader.step()
+    (logged,) = [each.getMessage() for each in caplog.records if each.name == "receiver.relay.people"]
+    assert logged.startswith("address 1 of NOTIFY_URLS (json) failed: Failed to send JSON")
+    assert not any(secret in logged for secret in ("ana:", "password", "token", "127.0.0.1"))
+    assert reader._measurements.take()["failure", "notify"] == 1
+
+
 def test_message_that_always_fails_is_given_up_and_the_next_one_is_sent(
     conn: Connection, pool: Pool, phone: EndpointServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +220,7 @@ def test_message_that_always_fails_is_given_up_and_the_next_one_is_sent(
 def test_worker_makes_and_removes_the_queue_of_people(conn: Connection, pool: Pool) -> None:
     for addresses, events in ((("json://127.0.0.1:1/",), set(EVENT_TYPES[1:])), ((), None)):
         config = Config(Path(), URL, 8000, notify_urls=addresses)
-        assert People(pool, config).step() > 0
+        assert People(pool, config, Measurements()).step() > 0
         found = conn.execute("select events from endpoint").fetchone()
         assert (None if found is None else set(found[0])) == events
 
@@ -246,7 +262,7 @@ def test_command_sends_a_test_message(tmp_path: Path, phone: EndpointServer) -> 
     assert [title for title, _ in read(phone)] == ["Test"]
     phone.answer = lambda _: (500, {}, b"")
     failed = run_command("notify", "--test", environment=environment)
-    assert (failed.returncode, failed.stdout) == (1, "Address 1 (json): FAILED\n")
+    assert failed.returncode == 1 and failed.stdout.startswith("Address 1 (json): FAILED: Failed to send JSON POST")
     missing = run_command("notify", "--test", environment={**environment, "NOTIFY_URLS": ""})
     assert missing.returncode == 2 and "NOTIFY_URLS" in missing.stderr
     wrong = run_command(
