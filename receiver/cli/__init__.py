@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, InvalidInput):
             for fault in error.faults:
                 where = f"row {fault.where}" if isinstance(fault.where, int) else fault.where
+                where += f", line {fault.line}" if fault.line is not None else ""
                 print(f"  {where}: {fault.message} ({fault.code})", file=sys.stderr)
             if error.faults_total > len(error.faults):
                 print(f"  and {error.faults_total - len(error.faults)} more", file=sys.stderr)

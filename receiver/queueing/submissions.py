@@ -32,6 +32,8 @@ SAMPLE_ROWS = 10
 
 DUPLICATE, SUPPRESSED, RECENT = "duplicate", "suppressed", "recent"
 
+_OPTIONS = {DUPLICATE: "on_duplicate", RECENT: "on_recent"}
+
 BLOCK_ROWS, BLOCK_CHARACTERS = 5_000, 2 << 20
 """Rows whose numbers are looked up among the suppressed ones at once: so many, or as many as are about so long."""
 
@@ -97,7 +99,9 @@ class Plan:
     """Of each recent batch, how many rows have a number of it."""
     duplicates: int = 0
     refused: int = 0
-    """Faults for which the complete batch is refused."""
+    """Rows for which the complete batch is refused."""
+    refusals: list[Fault] = field(default_factory=list)
+    """These rows, at most `FAULTS_NAMED`."""
     submissions: list[SubmissionDraft] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     faults_total: int = 0
@@ -148,7 +152,8 @@ class Plan:
                 self.recent += 1
                 self.recent_batches.update(recent[contact.phone_number])
                 if self.on_recent != "allow":
-                    yield self._skip(contact, RECENT, "This number was queued recently.", self.on_recent)
+                    found = " and ".join(f"batch {each.id}" for each in recent[contact.phone_number][:3])
+                    yield self._skip(contact, RECENT, f"This number was queued recently, in {found}.", self.on_recent)
                     continue
             zones: tuple[str, ...] = ()
             if self.zones is not None:
@@ -191,19 +196,24 @@ class Plan:
         return header_line(self.contacts.columns)
 
     def _skip(self, row: Contact | InvalidRow, code: str, message: str, policy: str) -> SkippedRow:
+        fault = Fault(row.row, code, message, row.line_no, row.destination)
         self.faults_total += 1
-        self.refused += policy == "refuse"
         if len(self.faults) < FAULTS_NAMED:
-            self.faults.append(Fault(row.row, code, message, row.line_no, row.destination))
+            self.faults.append(fault)
+        if policy == "refuse":
+            self.refused += 1
+            if len(self.refusals) < FAULTS_NAMED:
+                self.refusals.append(fault)
         return SkippedRow(row.row, code, message, csv_line((row.destination, *row.cells)), row.line_no)
 
     def check(self) -> None:
         """Call this after the last row. Raises InvalidInput if the batch cannot be queued."""
         if self.refused:
+            options = sorted({_OPTIONS.get(fault.code, "on_invalid") for fault in self.refusals})
             raise InvalidInput(
-                "Some rows cannot be called. Correct them, or choose to skip them.",
-                self.faults,
-                faults_total=self.faults_total,
+                f"Some rows cannot be called. Correct them, or leave them out ({', '.join(options)}: skip).",
+                self.refusals,
+                faults_total=self.refused,
                 code="invalid_csv",
             )
         if not self.submissions:

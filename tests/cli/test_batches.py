@@ -133,8 +133,22 @@ def test_refused_csv_is_status_1_with_each_fault(run: Run, conn: Connection, con
     Path(contacts).write_text("destination\n" + "12\n" * 150)
     ran = run("queue", contacts, *TO)
     assert (ran.status, ran.out) == (1, "")
-    assert "  row 1: " in ran.err and "  row 100: " in ran.err and "and 50 more" in ran.err
+    assert "  row 1, line 2: " in ran.err and "  row 100, line 101: " in ran.err and "and 50 more" in ran.err
     assert count_batches(conn) == 0
+
+
+def test_refusal_names_lines_options_and_recent_batches_but_no_skipped_rows(
+    run: Run, conn: Connection, contacts: str
+) -> None:
+    recent = make_batch(conn, [6175551234])
+    Path(contacts).write_text("destination\n12\n6175551234\n6175551299\n6175551299\n")
+    ran = run("queue", contacts, *TO, "--on-invalid", "skip", "--on-recent", "refuse")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.splitlines() == [
+        "receiver: Some rows cannot be called. Correct them, or leave them out (on_duplicate, on_recent: skip).",
+        f"  row 2, line 3: This number was queued recently, in batch {recent}. (recent)",
+        "  row 4, line 5: Same destination as an earlier row. (duplicate)",
+    ]
 
 
 def test_invalid_parameters_are_status_2_with_each_field(run: Run, conn: Connection, contacts: str) -> None:

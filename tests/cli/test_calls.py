@@ -31,7 +31,9 @@ def test_failed_calls_are_followed_up_once(run: Run, conn: Connection) -> None:
     assert [json.loads(line)["state"] for line in latest.out.splitlines()] == ["final", "pending", "pending", "pending"]
     again = run("follow-up", str(batch_id))
     assert (again.status, again.out) == (1, "")
-    assert again.err.startswith("receiver: No call of this batch can be followed up")
+    assert again.err == (
+        "receiver: No call of this batch can be followed up. Left out: 1 completed, 1 pending, 2 followed up.\n"
+    )
     assert conn.execute("select name, calls_per_minute, created_by from batch order by 1 desc limit 1").fetchall() == [
         ("May again", 60, "command line")
     ]
