@@ -42,7 +42,7 @@ STANDARD_INPUT = Path("-")
 _EXPORTS = {"csv": export_calls_csv, "ndjson": export_calls_ndjson}
 
 _OPTIONS = {
-    "name": "name shown in lists; default: the file's name",
+    "name": "name shown in lists; default: the file's name, or of a follow-up the earlier batch's",
     "start-timestamp": "when dialing may begin: Unix seconds or RFC 3339; default: now",
     "end-timestamp": "when dialing must stop",
     "max-attempts": "attempts per number, 1 to 10",

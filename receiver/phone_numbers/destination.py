@@ -291,7 +291,9 @@ def _refuse_number(digits: str, international: bool, plan: NumberingPlan) -> NoR
         )
     region = "" if international else f"{plan.region} "
     reason = f"{masked(digits)} is not a valid {region}phone number"
-    if not international:
+    if digits.startswith("00"):
+        reason += "; write + in place of 00"
+    elif not international:
         reason += "; add the area code, or + and the country code"
     elif reading is None or reading.country_code not in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
         reason += "; it does not begin with a known country code"

@@ -192,8 +192,11 @@ class ContactReader:
         found = [
             PhoneColumn(name, valid[place], filled[place])
             for place, name in enumerate(names)
-            # A column whose name is a number has no header.
-            if name and valid[place] > filled[place] * LEAST_VALID and not self._is_number(name)
+            # A column whose name is a number has no header. One of two columns with the same name cannot be chosen.
+            if names.count(name) == 1
+            and name
+            and valid[place] > filled[place] * LEAST_VALID
+            and not self._is_number(name)
         ]
         return sorted(found, key=lambda column: -column.valid)
 

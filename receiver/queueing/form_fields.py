@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import chain
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -249,7 +250,8 @@ def faults(error: ValidationError) -> list[Fault]:
     """The messages of marshmallow, each as a fault with a code of our own."""
     found: list[Fault] = []
     for where, messages in error.normalized_messages().items():  # type: ignore[no-untyped-call]
-        for message in messages if isinstance(messages, list) else [str(messages)]:
+        # Those of a list are numbered by its items.
+        for message in dict.fromkeys(messages if isinstance(messages, list) else chain(*messages.values())):
             coded = _OF_MARSHMALLOW.get(message, message)
             found.append(Fault(where, coded.code if isinstance(coded, Coded) else _code(coded), str(coded)))
     return found

@@ -48,8 +48,9 @@ class MissingDestination(InvalidInput):
     def __init__(self, message: str, columns: Sequence[PhoneColumn] = ()) -> None:
         if columns:
             shown = (f'"{quoted(each.name, 40)}" ({each.valid:,} of {each.cells:,} cells)' for each in columns[:5])
-            message += f" Columns with valid numbers: {', '.join(shown)}. Choose one with destination_column."
-        super().__init__(message, [Fault("csv", "missing_destination", message)], code="invalid_csv")
+            message += f" Columns with valid numbers: {', '.join(shown)}."
+        what_to_do = f"{message} Choose one with destination_column." if columns else message
+        super().__init__(message, [Fault("csv", "missing_destination", what_to_do)], code="invalid_csv")
         self.columns = tuple(columns)
 
 
@@ -121,11 +122,13 @@ def read_header(record: Sequence[str], added: Places = (), chosen: str | None = 
     own = ["" if place in added and in_one_line(name) != chosen else name for place, name in enumerate(names)]
     destination = find_destination(own, chosen)
     if destination is None:
-        first = quoted(next(filter(None, own), ""), 40)
+        first = next(filter(None, own), "")
+        if "\0" in first:
+            raise MissingDestination("The file seems to be UTF-16 without a byte order mark. Save it as UTF-8.")
         raise MissingDestination(
-            f'The first column must be named "{DESTINATION}", but the file begins with "{first}".'
+            f'The first column must be named "{DESTINATION}", but the first row begins with "{quoted(first, 40)}".'
             if chosen is None
-            else f'The file has no column "{quoted(chosen, 40)}".'
+            else f'The first row has no column "{quoted(chosen, 40)}".'
         )
     others = [place for place in named if own[place] and place != destination]
     width = named[-1] + 1

@@ -63,7 +63,7 @@ def check_url(url: str, networks: Sequence[Network]) -> None:
     try:
         place = read_url(url)
     except ValueError:
-        message = "It must be an https:// address in plain ASCII, without spaces, a user, a password and #."
+        message = "It must be an https:// address in ASCII with a valid port, without spaces, a user, a password and #."
         raise invalid_parameter("url", "invalid", message) from None
     try:
         _resolve(place, networks)

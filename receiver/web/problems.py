@@ -174,6 +174,11 @@ def _answer_http_error(error: HTTPException) -> Response:
         errors = {"errors": errors_of(found), "errors_total": len(found)}
         return problem(422, "invalid_parameters", "Some parameters are not valid.", **errors)
     detail = error.description or _TITLES.get(status, "Failure")
+    if status == 413:
+        detail = (
+            f"The body is too large. At most {request.max_content_length:,} bytes are allowed; for the fields of a form"
+            f" besides its file, {request.max_form_memory_size:,} bytes and {request.max_form_parts} parts."
+        )
     answer = problem(status, _CODE_OF_STATUS.get(status, "bad_request"), detail)
     for name, value in error.get_headers(request.environ):
         # Such as `Allow` of a 405, and `Location` of a redirect.

@@ -483,3 +483,7 @@ def test_region_is_two_capital_letters_of_a_known_country() -> None:
     assert not any(map(valid_region, ["us", "", "ZZ", "001", "USA"]))
     with pytest.raises(ValueError, match="ZZ"):
         parse("6175551234", "ZZ")
+
+
+def test_number_that_begins_with_00_is_told_to_begin_with_plus() -> None:
+    assert str(refusal("0049 30 1234567")).endswith("; write + in place of 00.")

@@ -386,3 +386,22 @@ def test_column_with_a_line_break_in_its_name_can_be_chosen(chosen: str) -> None
     form = {"application_id": "7", "deployment_id": "3", "destination_column": chosen}
     reader = ContactReader(content, "US", read_parameters(form, "US").destination_column)
     assert reader.columns == ("name",) and valid(list(reader))[0].phone_number == BOSTON
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Our customers\nphone,name\n6175551234,Ana\n", 'the first row begins with "Our customers". '),
+        (b"name,Phone,Phone\nAna,6175551234,6175551299\n", 'the first row begins with "name".'),
+        (
+            b"name,Phone\nAna,6175551234\n",
+            'Columns with valid numbers: "Phone" (1 of 1 cells). Choose one with destination_column.',
+        ),
+        ("destination,a\n6175551234,b".encode("utf-16-le"), "Save it as UTF-8."),
+    ],
+)
+def test_missing_destination_says_what_to_do(content: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(content)
+    assert message in f"{caught.value.faults[0].message} " and "Choose" not in str(caught.value)
+    assert message.startswith("Columns") or '"Phone" (' not in caught.value.faults[0].message

@@ -92,7 +92,8 @@ def test_incomplete_form_is_refused(queuer: FlaskClient) -> None:
 
 def test_too_large_request_is_413(app: Flask, queuer: FlaskClient) -> None:
     app.config["MAX_CONTENT_LENGTH"] = 1000
-    problem_of(post_csv(queuer, CSV + "6175551298,x\n" * 100), 413, "too_large")
+    problem = problem_of(post_csv(queuer, CSV + "6175551298,x\n" * 100), 413, "too_large")
+    assert "At most 1,000 bytes are allowed" in problem["detail"]
 
 
 def test_too_large_field_is_413(queuer: FlaskClient) -> None:

@@ -49,7 +49,7 @@ class EndpointChanges(OptionalBody):
     description = short_text(DESCRIPTION_CHARACTERS, "A note for people. null: none.", allow_none=True)
     events = fields.List(
         fields.String(validate=validate.OneOf(ENDPOINT_EVENTS)),
-        validate=validate.Length(min=1),
+        validate=validate.Length(min=1, error="Name at least one event."),
         metadata=says("The events that it gets; default: all of them.", minItems=1),
     )
     application_id = JsonNumber(
