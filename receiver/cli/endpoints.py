@@ -104,7 +104,7 @@ def _test(parsed: argparse.Namespace) -> int:
     with opened_database("endpoints", config) as conn:
         url, secrets = get_endpoint(conn, parsed.endpoint).url, get_secrets(conn, parsed.endpoint)
     attempt = send_test(parsed.endpoint, url, secrets, config.relay_networks)
-    print(f"{attempt.outcome}.")
+    print(f"{attempt.outcome.removesuffix('.')}.")
     return 0 if attempt.delivered else 1
 
 

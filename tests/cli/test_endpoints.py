@@ -42,10 +42,10 @@ def test_secret_is_the_last_line_and_signs(run: Run, conn: Connection) -> None:
         tested = run("endpoints", "test", str(made.id))
         assert tested.status == 0 and tested.out.startswith("Delivered: status 200 after ")
         service.requests[0].verified(ran.lines[-1])
-        service.answer = lambda _: (503, {}, b"closed")
+        service.answer = lambda _: (503, {}, b"It is closed.")
         tested = run("endpoints", "test", str(made.id))
         assert tested.status == 1 and tested.out.startswith("Not delivered: status 503 after ")
-        assert tested.out.endswith(": closed.\n")
+        assert tested.out.endswith(": It is closed.\n")
 
 
 def test_refused_addresses_and_unusable_arguments_are_status_2(run: Run, conn: Connection) -> None:
