@@ -188,19 +188,16 @@ class Worker:
         seconds = time.monotonic() - began
         self._measurements.count("send_result", answer.state)
         self._measurements.observe("send", [seconds])
-        log.info(
-            "submission sent: batch %d, submission %d, try %d: %s, provider status %s",
+        calls = outgoing.calls - outgoing.withdrawn_calls
+        queued = calls if answer.calls_queued is None else answer.calls_queued
+        log.log(
+            logging.WARNING if queued < calls else logging.INFO,
+            "submission sent: batch %d, submission %d, try %d: %s, provider status %s, calls_queued %s of %d",
             outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer.state, answer.provider_status,
+            answer.calls_queued, calls,
             extra=about("submission_sent", batch_id=outgoing.batch_id, submission=outgoing.submission_no,
                         result=answer.state, provider_status=answer.provider_status, seconds=round(seconds, 3)),
         )  # fmt: skip
-        calls = outgoing.calls - outgoing.withdrawn_calls
-        if answer.state == "accepted" and answer.calls_queued is not None and answer.calls_queued < calls:
-            log.warning(
-                "batch %d, submission %d: the provider queued %d of %d calls",
-                outgoing.batch_id, outgoing.submission_no, answer.calls_queued, calls,
-                extra=about("calls_missing", batch_id=outgoing.batch_id, submission=outgoing.submission_no),
-            )  # fmt: skip
         state = self._record(pool, lambda conn: record_answer(conn, outgoing, answer))
         if state is None:
             log.warning(

@@ -65,6 +65,16 @@ def test_every_submission_is_sent_once_and_accepted(database_url: str, conn: Con
     assert [each.calls_queued for each in read_batch(conn, batch_id).submissions] == [4] * 6 + [1]
 
 
+def test_worker_warns_of_calls_that_the_provider_did_not_queue(
+    database_url: str, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch_id = queue(conn, b"destination\n6175550001\n[617] 555 0002\n")
+    with running_simulator() as simulator, running_worker(database_url, simulator.url):
+        await_state(conn, batch_id, "queued")
+    warned = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert any(message.endswith("calls_queued 1 of 2") for message in warned), warned
+
+
 def test_request_contains_the_parameters_of_the_batch(database_url: str, conn: Connection) -> None:
     start, end = from_now(hours=1), from_now(hours=2)
     rules: dict[str, Any] = {"start_timestamp": start, "end_timestamp": end, "max_attempts": 2, "reattempt_wait": 90}

@@ -10,7 +10,7 @@ from receiver.cli.batches import add_parameters, given_parameters, limits_of, sh
 from receiver.cli.database import opened_database
 from receiver.cli.running import Commands
 from receiver.environment import read_config
-from receiver.errors import Fault, InvalidInput, ReceiverError
+from receiver.errors import Fault, InvalidInput
 from receiver.model import rfc3339
 from receiver.phone_numbers.destination import candidates
 from receiver.queueing.acceptance import accept, preview_follow_up
@@ -19,8 +19,8 @@ from receiver.queueing.follow_ups import (
     FOLLOWED_OUTCOMES,
     INCLUDABLE,
     FollowUp,
-    NothingToFollowUp,
     follow_up_parameters,
+    list_reasons,
 )
 from receiver.summary.batches import get_batch
 from receiver.summary.calls import Call, list_calls_of_number
@@ -67,10 +67,7 @@ def _follow_up(parsed: argparse.Namespace) -> int:
             _show_choice(calls.chosen, calls.left_out)
             show_preview(seen)
             return 0
-        try:
-            accepted = accept(conn, wanted, parameters, limits_of(config), created_by=COMMAND_LINE)
-        except NothingToFollowUp as error:
-            raise ReceiverError(f"No call of this batch can be followed up. {_left_out(error.left_out)}") from None
+        accepted = accept(conn, wanted, parameters, limits_of(config), created_by=COMMAND_LINE)
         conn.commit()
         batch = get_batch(conn, accepted.batch_id)
     where = " to the simulator" if config.plum_simulated else ""
@@ -80,12 +77,7 @@ def _follow_up(parsed: argparse.Namespace) -> int:
 
 
 def _show_choice(chosen: int, left_out: Mapping[str, int]) -> None:
-    print(f"{chosen} calls are called again. {_left_out(left_out)}")
-
-
-def _left_out(left_out: Mapping[str, int]) -> str:
-    reasons = ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in left_out.items() if rows)
-    return f"Left out: {reasons or 'none'}."
+    print(f"{chosen} calls are called again. Left out: {list_reasons(left_out) or 'none'}.")
 
 
 def _calls(parsed: argparse.Namespace) -> int:

@@ -54,13 +54,17 @@ CALL_STATE = """case when r.outcome is not null then 'final' when o.row is not n
 refused ones in `outstanding` `o`."""
 
 
+def list_reasons(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{rows} {reason.replace('_', ' ')}" for reason, rows in left_out.items() if rows)
+
+
 class NothingToFollowUp(ReceiverError):
     """No call was chosen."""
 
     code = "nothing_to_follow_up"
 
     def __init__(self, left_out: Mapping[str, int]) -> None:
-        super().__init__("No call of this batch can be followed up. `left_out` counts the reasons.")
+        super().__init__(f"No call of this batch can be followed up. Left out: {list_reasons(left_out)}.")
         self.left_out = left_out
 
 
