@@ -112,6 +112,7 @@ def test_repeated_request_gets_the_same_batch_and_figures(queuer: FlaskClient, c
         ({"recent_hours": "24"}, "recent_hours", "invalid"),
         ({"is_pci": "1"}, "is_pci", "invalid"),
         ({"dry_run": "true"}, "dry_run", "invalid"),
+        ({"dry_run": "maybe"}, "dry_run", "invalid"),
         ({"labels": '{"team": "a"}'}, "labels", "invalid"),
     ],
 )
