@@ -185,3 +185,11 @@ def compiled_pattern(description: PhoneNumberDesc | None, *, lengths: bool = Fal
         sizes = "|".join(rf"\d{{{size}}}" if size > 0 else "(?!)" for size in description.possible_length)
         pattern = rf"(?:(?=(?:{sizes})\Z){pattern})"
     return re.compile(pattern)
+
+
+def area_of_prefix(prefix: int) -> str:
+    """The area of a number as `+1617`, or its country as `+44`. `prefix`: the first four digits of a number of +1, the
+    first three of another."""
+    digits = str(prefix)
+    found = (digits[:length] for length in (1, 2, 3) if int(digits[:length]) in COUNTRY_CODE_TO_REGION_CODE)
+    return f"+{digits if digits.startswith('1') else next(found, digits)}"

@@ -198,6 +198,7 @@ class _Erasure:
             if state == "pending":
                 refuse_calls(conn, batch_id, [submission_no], events, erased_only=True)
         self._update_unsent(batch_id, states, events)
+        conn.execute("update result set area = null where batch_id = %(batch_id)s and row = any(%(rows)s)", given)
         conn.execute("delete from poll where batch_id = %(batch_id)s and row = any(%(rows)s)", given)
         awaited = conn.execute(
             "select from outstanding where batch_id = %(batch_id)s and not refused and row = any(%(rows)s)", given

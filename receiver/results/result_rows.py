@@ -31,10 +31,18 @@ _ARRAYS: Mapping[str, Callable[[Iterable[Any]], object]] = {
     "boolean": booleans,
 }
 _NAMES = ", ".join(_COLUMNS)
+
+AREA = """case when c.phone_number between 10000000000 and 19999999999 then (c.phone_number / 10000000)::integer
+    when c.phone_number > 0 then left(c.phone_number::text, 3)::integer end"""
+"""SQL: `area` of a call `c`. Null: its number is erased."""
+
 _INSERT = f"""
-insert into result ({_NAMES})
-select {_NAMES.replace("last_event_at", f"coalesce(last_event_at, {NO_TIME})")}
+insert into result ({_NAMES}, area)
+select {_NAMES.replace("last_event_at", f"coalesce(last_event_at, {NO_TIME})")},
+    {AREA}
 from unnest({", ".join(f"%b::{type}[]" for type in _COLUMNS.values())}) as g ({_NAMES})
+join call c using (batch_id, row)
+order by batch_id, row
 on conflict (batch_id, row) do {{action}}
 returning batch_id, row
 """

@@ -60,6 +60,9 @@ class Summary:
     series_json: str
 
 
+QUARTER_HOUR_OF = "date_bin('15 minutes', %({})s::timestamptz, timestamptz 'epoch')"
+"""SQL: the beginning of the quarter hour that contains the time with this name."""
+
 _COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, "attempts", "duration_seconds")
 _OF_RESULTS = (*OUTCOMES, "attempts", "duration_seconds")
 """The counters that are also kept by time."""
@@ -67,7 +70,7 @@ _OF_RESULTS = (*OUTCOMES, "attempts", "duration_seconds")
 
 def get_summary(conn: Connection, wanted: SummaryFilter) -> Summary:
     """Totals and series of the same moment. Raises InvalidInput as `get_series`."""
-    _check(conn, wanted)
+    check_filter(conn, wanted)
     (totals, totals_values), (series, series_values) = _totals(wanted), _series(wanted)
     final = " + ".join(OUTCOMES)
     # In one statement: a second one would cost as much as the totals.
@@ -94,7 +97,7 @@ def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
     `duration_seconds`. Without `from_` the series begins with the first result, without `to` it ends with the last.
     Raises InvalidInput for an unknown time zone, bounds out of order, or a series that is too long.
     """
-    _check(conn, wanted)
+    check_filter(conn, wanted)
     return _points(_rows(conn, *_series(wanted)))
 
 
@@ -118,17 +121,17 @@ def _rows(conn: Connection, query: str, values: dict[str, Any]) -> list[dict[str
 
 def _totals(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
     """The query and its values. It returns one row."""
-    where, values = _batches(wanted)
+    where, values = batches_where(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
     return f"select {sums} from batch b join batch_count c using (batch_id) where {where}", values
 
 
 def _series(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
     """The query, and its values: one row for each point, in any order."""
-    where, values = _batches(wanted)
+    where, values = batches_where(wanted)
     first, last = "earliest", "latest"
     if wanted.from_ is not None:
-        first = "date_bin('15 minutes', %(from_)s::timestamptz, timestamptz 'epoch')"
+        first = QUARTER_HOUR_OF.format("from_")
         where += f" and r.at >= {first}"
     if wanted.to is not None:
         last = "%(to)s::timestamptz - interval '1 microsecond'"
@@ -193,7 +196,8 @@ _QUARTERS: dict[Interval, str] = {
 """SQL: quarter hours, among them the first one of each point."""
 
 
-def _batches(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
+def batches_where(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
+    """The condition that chooses the batches, and the values of all conditions."""
     given = {
         "b.application_id = %(application_id)s": wanted.application_id,
         "b.deployment_id = %(deployment_id)s": wanted.deployment_id,
@@ -205,7 +209,8 @@ def _batches(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
     return " and ".join(conditions) or "true", {**asdict(wanted), "label": label}
 
 
-def _check(conn: Connection, wanted: SummaryFilter) -> None:
+def check_filter(conn: Connection, wanted: SummaryFilter) -> None:
+    """Raises InvalidInput as `get_series`."""
     if wanted.time_zone not in time_zones(conn):
         raise invalid_parameter("time_zone", "invalid", "Enter an IANA name such as America/New_York.")
     for name, moment in (("from", wanted.from_), ("to", wanted.to)):

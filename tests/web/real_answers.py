@@ -171,6 +171,7 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
         "export_every_call_csv": "/calls.csv?outcome=failed",
         "export_every_call_ndjson": "/calls.ndjson?outcome=failed",
         "get_summary": f"/summary?batch_id={batch_id}&interval=hour",
+        "get_breakdown": f"/summary/breakdown?by=area&batch_id={batch_id}",
     }.items():
         answers.keep(operation, 200, client.get(f"/api/v1{path}"))
     oldest = client.get(f"/api/v1/callbacks?batch_id={batch_id}").json["callbacks"][-1]["id"]  # type: ignore[index]  # if it is missing, the test fails

@@ -107,7 +107,7 @@ def described() -> BaseSchema:
                         "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "3xx", "422"]}},
                     }
                     for operation in (
-                        *("get_summary", "list_batches", "list_audit"),
+                        *("get_summary", "get_breakdown", "list_batches", "list_audit"),
                         *("export_every_call_csv", "export_every_call_ndjson"),
                     )
                 ),

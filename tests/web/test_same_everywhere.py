@@ -32,8 +32,8 @@ def test_unknown_batch_is_404_everywhere(admin: FlaskClient, app: Flask) -> None
                 problem_of(admin.open(path, method=method, json=body), 404, "not_found")
                 asked += 1
     assert asked > 12
-    for path in ("/api/v1/callbacks?batch_id=99", "/api/v1/summary?batch_id=99"):
-        problem_of(admin.get(path), 404, "not_found")
+    for path in ("callbacks?batch_id=99", "summary?batch_id=99", "summary/breakdown?by=weekday&batch_id=99"):
+        problem_of(admin.get(f"/api/v1/{path}"), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,13 @@ def test_unknown_batch_is_404_everywhere(admin: FlaskClient, app: Flask) -> None
         ("calls.ndjson", "created_from", "created_to"),
         ("audit", "from", "to"),
         ("summary", "from", "to"),
+        ("summary/breakdown?by=area", "from", "to"),
     ],
 )
 def test_period_that_ends_before_it_begins_is_refused(admin: FlaskClient, path: str, start: str, end: str) -> None:
-    answer = admin.get(f"/api/v1/{path}?{start}=2026-03-02T00:00:00Z&{end}=2026-03-01T00:00:00Z")
+    answer = admin.get(
+        f"/api/v1/{path}{'&' if '?' in path else '?'}{start}=2026-03-02T00:00:00Z&{end}=2026-03-01T00:00:00Z"
+    )
     assert faults_of(answer) == [(end, "out_of_order")]
 
 

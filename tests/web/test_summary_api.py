@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
+from receiver.results.erasure import erase
 from tests.factories import NOON, deliver, journal, make_batch, make_callback, phone_number, result_body, settle_all
 from tests.web.asking import faults_of, shape_of
 
@@ -131,3 +133,79 @@ def test_totals_balance_while_results_come_in(reader: FlaskClient, conn: Connect
 )
 def test_wrong_parameters_are_faults(reader: FlaskClient, query: str, fault: tuple[str, str]) -> None:
     assert faults_of(reader.get(f"/api/v1/summary?{query}")) == [fault]
+
+
+def breakdown(reader: FlaskClient, query: str) -> dict[str | None, tuple[int, int, float | None]]:
+    """(results, completed ones, their share) of the values that have results."""
+    rows = reader.get(f"/api/v1/summary/breakdown?{query}").get_json()["rows"]
+    assert all(row["final"] == sum(row[outcome] for outcome in OUTCOMES) for row in rows)
+    return {row["value"]: (row["final"], row["completed"], row["completed_share"]) for row in rows if row["final"]}
+
+
+@pytest.fixture
+def broken_down(conn: Connection) -> int:
+    """A batch: two calls at noon, one of them failed; one a day and an hour later; one of another country."""
+    numbers = [phone_number(0), phone_number(1), "+12125550100", "+442079460018"]
+    batch_id = make_batch(conn, numbers, labels={"team": "a"})
+    results = [("completed", "1", NOON), ("failed", "3", NOON), ("completed", "1", NOON + timedelta(hours=25))]
+    bodies = [
+        make_callback(batch_id, result_body(number, status, attempts=attempts), received_at=at)
+        for number, (status, attempts, at) in zip(numbers, [*results, ("rejected", None, NOON)], strict=True)
+    ]
+    journal(conn, *bodies)
+    settle_all(conn)
+    return batch_id
+
+
+def test_breakdown_by_hour_weekday_attempt_and_area(reader: FlaskClient, broken_down: int) -> None:
+    assert breakdown(reader, "by=hour_of_day") == {"12": (3, 1, 0.3333), "13": (1, 1, 1.0)}
+    assert breakdown(reader, "by=hour_of_day&time_zone=Asia/Kolkata") == {"17": (3, 1, 0.3333), "18": (1, 1, 1.0)}
+    assert breakdown(reader, "by=weekday") == {"sun": (3, 1, 0.3333), "mon": (1, 1, 1.0)}
+    assert breakdown(reader, "by=weekday&time_zone=Pacific/Auckland") == {"mon": (3, 1, 0.3333), "tue": (1, 1, 1.0)}
+    assert breakdown(reader, "by=attempt") == {"1": (2, 2, 1.0), "3": (1, 0, 0.0), None: (1, 0, 0.0)}
+    areas = {"+1212": (1, 1, 1.0), "+1617": (2, 1, 0.5), "+44": (1, 0, 0.0)}
+    assert breakdown(reader, "by=area") == areas
+    values = [
+        [row["value"] for row in reader.get(f"/api/v1/summary/breakdown?by={by}").get_json()["rows"]]
+        for by in ("hour_of_day", "weekday", "attempt")
+    ]
+    assert values == [
+        [f"{hour:02}" for hour in range(24)],
+        ["mon", "tue", "wed", "thu", "fri", "sat", "sun"],
+        ["1", "3", None],
+    ]
+
+
+def test_breakdown_takes_the_filters_of_the_summary(reader: FlaskClient, conn: Connection, broken_down: int) -> None:
+    receive(conn, application_id=9)
+    for by in ("hour_of_day", "weekday", "attempt", "area"):
+        for query, results in {
+            "": 5,
+            "label=team:a": 4,
+            "application_id=9": 1,
+            f"batch_id={broken_down}": 4,
+            # Whole quarter hours, as in the series.
+            "from=2026-03-01T12:14:59Z": 5,
+            "from=2026-03-01T12:15:00Z": 1,
+            "to=2026-03-01T12:00:00Z": 0,
+            "to=2026-03-01T12:00:01Z": 4,
+            "from=2026-03-02T13:00:00Z&to=2026-03-02T13:15:00Z": 1,
+        }.items():
+            found = breakdown(reader, f"by={by}&{query}")
+            assert sum(final for final, *_ in found.values()) == results, (by, query)
+    assert faults_of(reader.get("/api/v1/summary/breakdown")) == [("by", "required")]
+    assert faults_of(reader.get("/api/v1/summary/breakdown?by=area&interval=day")) == [("interval", "unknown_field")]
+
+
+def test_area_of_results_that_an_earlier_release_wrote_and_of_erased_numbers(
+    reader: FlaskClient, conn: Connection, broken_down: int
+) -> None:
+    before = breakdown(reader, "by=area")
+    conn.execute("update result set area = null")  # earlier releases do not write it
+    conn.commit()
+    assert breakdown(reader, "by=area") == before
+    conn.execute("update result set area = 1617 where row = 1")
+    conn.commit()
+    for _ in erase(conn, phone_number(0), by="test"):
+        conn.commit()
+    assert breakdown(reader, "by=area") == before | {"+1617": (1, 0, 0.0), None: (1, 1, 1.0)}

@@ -9,6 +9,7 @@ from marshmallow import fields, validate
 
 from receiver.queueing.form_fields import Timestamp, says
 from receiver.summary.batches import get_batch
+from receiver.summary.breakdown import BREAKDOWNS, get_breakdown
 from receiver.summary.series import INTERVALS, Summary, SummaryFilter, get_summary
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -69,6 +70,55 @@ class SummaryAnswer(schemas.Answer):
     )
 
 
+class BreakdownQuery(SummaryQuery):
+    class Meta:
+        exclude = ("interval",)
+
+    by = schemas.one_of(BREAKDOWNS, "What the results are counted by.", required=True)
+
+
+class BreakdownRow(schemas.Answer):
+    value = schemas.text(
+        "The hour as two digits, the day as `mon`, the number of attempts, or the area: `+1` with the area code, or"
+        " another country's calling code. Null: unknown, or the number was erased.",
+        allow_none=True,
+    )
+    final = schemas.whole("Results: the sum of the outcomes.")
+    completed = schemas.whole("Ended `completed`.")
+    failed = schemas.whole("Ended `failed`.")
+    canceled = schemas.whole("Ended `canceled`.")
+    rejected = schemas.whole("Ended `rejected`.")
+    other = schemas.whole("Ended with an undocumented status.")
+    completed_share = fields.Float(
+        validate=validate.Range(0, 1),
+        allow_none=True,
+        metadata=says("The share that ended `completed`; null without results."),
+    )
+
+
+class BreakdownAnswer(schemas.Answer):
+    rows = schemas.several(BreakdownRow, "All hours or weekdays; of attempts and areas those that have results.")
+
+
+@blueprint.route("/summary/breakdown")
+class BreakdownOfResults(MethodView):
+    @blueprint.operation("get_breakdown", "read", BreakdownAnswer, query=BreakdownQuery)
+    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+        """Results by hour of day, weekday, number of attempts or area of the number
+
+        Hours and weekdays are those of `time_zone` in which results were received. `from` and `to` have the same effect
+        as for the series of the summary.
+        """
+        _check_batch(query)
+        return {"rows": reader().read(get_breakdown, query.pop("by"), SummaryFilter(**query))}
+
+
+def _check_batch(query: dict[str, Any]) -> None:
+    """Raises NotFound if the query names a batch that does not exist."""
+    if "batch_id" in query:
+        reader().read(get_batch, query["batch_id"], with_submissions=False)
+
+
 @blueprint.route("/summary")
 class SummaryOfBatches(MethodView):
     @blueprint.operation("get_summary", "read", SummaryAnswer, query=SummaryQuery, conditional=True)
@@ -79,6 +129,5 @@ class SummaryOfBatches(MethodView):
         the results received from `from` until before `to`, one point for every hour or day of `time_zone`. A day or
         hour that a clock change makes longer or shorter is one point. At most 10,000 points.
         """
-        if "batch_id" in query:
-            reader().read(get_batch, query["batch_id"], with_submissions=False)  # 404 if it does not exist
+        _check_batch(query)
         return reader().read(get_summary, SummaryFilter(**query))

@@ -76,6 +76,7 @@ READ_AT_REPLICA = (
     "list_results",
     "list_callbacks",
     "get_summary",
+    "get_breakdown",
     "export_calls_csv",
     "export_calls_ndjson",
     "export_every_call_csv",
