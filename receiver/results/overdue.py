@@ -76,7 +76,8 @@ with marked as (
     select s.batch_id, sum(calls)::integer as calls
     from marked s cross join lateral (select count(*) as calls {_OUTSTANDING}) each group by s.batch_id
 ), added as (
-    update batch_count c set overdue = c.overdue + counted.calls from counted
+    update batch_count c set overdue = c.overdue + counted.calls,
+        acknowledged_overdue = least(c.acknowledged_overdue, c.overdue) from counted
     where c.batch_id = counted.batch_id and counted.calls > 0
     returning c.batch_id, c.overdue, c.rows - c.skipped - c.refused - c.withdrawn as calls
 ), noticed as (

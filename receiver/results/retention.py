@@ -163,6 +163,8 @@ with gone as (
     returning callback_id
 ), aside as (
     delete from set_aside s using gone where s.batch_id = %(batch_id)s and s.callback_id = gone.callback_id
+), seen as (
+    delete from acknowledged a using gone where a.batch_id = %(batch_id)s and a.callback_id = gone.callback_id
 )
 select from gone
 """

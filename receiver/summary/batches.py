@@ -238,13 +238,14 @@ def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
         "position(lower(%s) in lower(concat_ws(e'\\n', b.name, x.external_id, (select string_agg(concat(l.key, ': ',"
         " l.value, e'\\n', l.key, ':', l.value), e'\\n') from jsonb_each_text(b.labels) l)))) > 0": wanted.text,
         f"(b.state = 'queueing' or {REMAINING} > c.overdue) = %s": wanted.running,
-        f"(c.overdue > 0 and {REMAINING} > 0) = %s": wanted.overdue,
+        f"(c.overdue > c.acknowledged_overdue and {REMAINING} > 0) = %s": wanted.overdue,
         f"{PHASE} = any(string_to_array(%s, ','))": wanted.phase,
         "x.external_id = %s": wanted.external_id,
         "b.batch_id in (select batch_id from idempotency where idempotency_key = %s)": wanted.idempotency_key,
         "b.labels @> %s": None if wanted.label is None else Jsonb(dict([wanted.label])),
         "%s in (b.batch_id, b.first_batch_id)": wanted.lineage,
-        "exists (select from submission s where s.batch_id = b.batch_id and s.state = %s)": wanted.submission_state,
+        "exists (select from submission s where s.batch_id = b.batch_id and s.state = %s"
+        " and s.acknowledged_at is null)": wanted.submission_state,
         "b.simulated <> %s and exists (select from submission s"
         " where s.batch_id = b.batch_id and s.state = 'pending')": wanted.not_sent_by,
     }

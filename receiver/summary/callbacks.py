@@ -13,6 +13,7 @@ from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.intake.packing import unpack
 from receiver.model import CallbackState
+from receiver.results.acknowledgement import IS_ACKNOWLEDGED
 from receiver.results.bodies import read_bodies
 from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.settlement import find_rows
@@ -29,6 +30,7 @@ class Callback:
     state: CallbackState
     reason: str | None
     row: int | None
+    acknowledged_at: datetime | None
     received_at: datetime
     content_type: str
 
@@ -45,10 +47,11 @@ class CallbackBody:
 # In the order of the fields of `Callback`.
 _COLUMNS = """c.callback_id as id, c.batch_id, c.submission_no as submission_id,
     case when w.callback_id is not null then 'waiting' else coalesce(s.state, 'applied') end as state,
-    s.reason, s.row, c.received_at, c.content_type"""
+    s.reason, s.row, a.acknowledged_at, c.received_at, c.content_type"""
 
 _JOINS = """left join set_aside s on s.batch_id = c.batch_id and s.callback_id = c.callback_id
-    left join waiting w on w.callback_id = c.callback_id"""
+    left join waiting w on w.callback_id = c.callback_id
+    left join acknowledged a on a.batch_id = s.batch_id and a.callback_id = s.callback_id and a.state = s.state"""
 
 NEWEST_COUNTED = 10_000
 """Of each state, only this many of the newest callbacks are counted by reason, so that a page stays fast."""
@@ -66,10 +69,12 @@ def list_callbacks(
     reason: str | None = None,
     batch_id: int | None = None,
     before: int | None = None,
+    unseen: bool = False,
 ) -> list[Callback]:
     """Callbacks, newest first, with ids below `before`. Results that were fetched by polling are not callbacks.
 
-    A `reason` needs a `state`, and is searched only among the callbacks that `count_by_reason` counts.
+    `unseen`: only those that were not acknowledged. A `reason` needs a `state`, and is searched only among the
+    callbacks that `count_by_reason` counts.
     """
     conditions = ["not c.polled"]
     values: dict[str, Any] = {"limit": limit, "state": state, "batch_id": batch_id, "before": before}
@@ -84,6 +89,8 @@ def list_callbacks(
     if reason is not None:
         conditions.append(f"s.reason = %(reason)s and s.callback_id >= ({_OLDEST_COUNTED})")
         values |= {"reason": reason, "newest": NEWEST_COUNTED}
+    if unseen:
+        conditions.append("a.callback_id is null")
     if batch_id is not None:
         conditions.append(f"{key}.batch_id = %(batch_id)s")
     if before is not None:
@@ -110,11 +117,13 @@ def _with_rows(conn: Connection, found: list[Callback]) -> list[Callback]:
 
 
 def count_by_reason(conn: Connection, state: CallbackState) -> dict[str, int]:
-    """The number of callbacks by reason, among the newest `NEWEST_COUNTED` in this state, the most frequent first."""
+    """The number of callbacks by reason, among the newest `NEWEST_COUNTED` in this state, the most frequent first.
+    Callbacks that were acknowledged are not counted."""
     return dict(
         conn.execute(
-            "select reason, count(*) from (select reason from set_aside where state = %s and not polled"
-            " order by callback_id desc limit %s) newest group by reason order by count(*) desc, reason",
+            "select reason, count(*) from (select reason from set_aside s where state = %s and not polled"
+            f" and not {IS_ACKNOWLEDGED} order by callback_id desc limit %s) newest"
+            " group by reason order by count(*) desc, reason",
             (state, NEWEST_COUNTED),
         ).fetchall()
     )

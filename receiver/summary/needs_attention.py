@@ -9,12 +9,14 @@ from psycopg.rows import dict_row
 from receiver.changes.events import REMAINING
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES
+from receiver.results.acknowledgement import NEED_ATTENTION
 from receiver.summary.batches import BatchFilter, sum_balances, where_of
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """How many objects of each kind need attention. `totals` is the balance of the chosen batches."""
+    """How many objects of each kind need attention: those that were not acknowledged. `totals` is the balance of the
+    chosen batches."""
 
     totals: dict[str, int]
     overdue_calls: int
@@ -48,7 +50,7 @@ class Attention:
         )
 
 
-_COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, "unreadable", "unmatched", "conflict")
+_COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, *NEED_ATTENTION)
 
 
 def get_attention(conn: Connection, wanted: BatchFilter, *, simulated: bool | None = False) -> Attention:
@@ -62,14 +64,22 @@ def get_attention(conn: Connection, wanted: BatchFilter, *, simulated: bool | No
     with conn.cursor(row_factory=dict_row) as cursor:
         parts = cursor.execute(
             f"select coalesce(b.simulated, false) as simulated, {sums}, count(*) as batches,"
-            f" count(*) filter (where c.overdue > 0 and {REMAINING} > 0) as overdue_batches"
+            f" sum(greatest(least(c.overdue, {REMAINING}) - c.acknowledged_overdue, 0))::bigint as overdue_calls,"
+            f" count(*) filter (where c.overdue > c.acknowledged_overdue and {REMAINING} > 0) as overdue_batches"
             f" from batch_count c left join batch b using (batch_id) where {where} group by 1",
             values,
         ).fetchall()
         in_doubt = cursor.execute(
             "select s.state, count(*) as submissions, sum(s.calls)::bigint as calls"
             " from submission s join batch b using (batch_id)"
-            f" where s.state in ('unknown', 'refused') and {where} group by s.state",
+            f" where s.state in ('unknown', 'refused') and s.acknowledged_at is null and {where} group by s.state",
+            values,
+        ).fetchall()
+        seen = cursor.execute(
+            "select s.state, count(*) as callbacks from acknowledged a"
+            " join set_aside s using (batch_id, callback_id, state) join batch_count c using (batch_id)"
+            " left join batch b using (batch_id)"
+            f" where {where} group by s.state",
             values,
         ).fetchall()
         waiting = cursor.execute(
@@ -80,16 +90,19 @@ def get_attention(conn: Connection, wanted: BatchFilter, *, simulated: bool | No
         ).fetchall()[0]
     totals = sum_balances(parts)
     simulated_parts = [part for part in parts if part["simulated"]]
+    unseen = {state: sum(part[state] for part in parts) for state in NEED_ATTENTION}
+    for row in seen:
+        unseen[row["state"]] -= row["callbacks"]
     doubts = {row["state"]: (row["submissions"], row["calls"]) for row in in_doubt}
     return Attention(
         totals,
-        totals["overdue"],
+        sum(part["overdue_calls"] for part in parts),
         sum(part["overdue_batches"] for part in parts),
         *doubts.get("unknown", (0, 0)),
         *doubts.get("refused", (0, 0)),
-        sum(part["unreadable"] for part in parts),
-        sum(part["unmatched"] for part in parts),
-        sum(part["conflict"] for part in parts),
+        unseen["unreadable"],
+        unseen["unmatched"],
+        unseen["conflict"],
         waiting["batches"],
         waiting["calls"],
         sum(part["batches"] for part in simulated_parts),

@@ -12,6 +12,7 @@ from receiver.intake.wsgi import Endpoint
 from receiver.telemetry import start_telemetry
 from receiver.web import access, compression, dashboard, health, metrics, problems, reading, turns
 from receiver.web.api import (
+    acknowledge,
     audit,
     batches,
     callbacks,
@@ -85,7 +86,7 @@ def build_app() -> Flask:
     )
     api = open_api(app)
     queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
-    for subject in (*queueing, *results, endpoints, suppressions, keys, audit):
+    for subject in (*queueing, *results, acknowledge, endpoints, suppressions, keys, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     for blueprint in (health.blueprint, metrics.blueprint, dashboard.blueprint, page.blueprint):
         app.register_blueprint(blueprint)

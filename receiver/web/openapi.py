@@ -103,7 +103,8 @@ def describe(app: Flask) -> Description:
     form["properties"] = {"csv": CSV_FIELD, **form["properties"]}
     form["required"] = ["csv", *form["required"]]
     # Rules of its `validates_schema`, which apispec cannot see.
-    schemas["ReplayRequest"]["oneOf"] = [{"required": ["ids"]}, {"required": ["state"]}]
+    for chosen in ("ReplayRequest", "AcknowledgeRequest"):
+        schemas[chosen]["oneOf"] = [{"required": ["ids"]}, {"required": ["state"]}]
     schemas["RetryRequest"] |= {"minProperties": 1, "maxProperties": 1}
     return {
         "openapi": "3.1.0",

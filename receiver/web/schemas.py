@@ -556,6 +556,7 @@ class Callback(CallbackOfCall):
         "The row of its call; null if it belongs to no call, is not settled yet, or its call was erased.",
         allow_none=True,
     )
+    acknowledged_at = moment("When a person marked it as seen; null: never, or not in its state.", allow_none=True)
     content_type = text("The `Content-Type` header of the request.")
 
 

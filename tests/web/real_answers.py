@@ -177,6 +177,8 @@ def _read(answers: Answers, client: FlaskClient, batch_id: int) -> None:
     oldest = client.get(f"/api/v1/callbacks?batch_id={batch_id}").json["callbacks"][-1]["id"]  # type: ignore[index]  # if it is missing, the test fails
     answers.keep("get_callback", 200, client.get(f"/api/v1/callbacks/{oldest}"))
     _suppress(answers, client)
+    acknowledged = client.post("/api/v1/callbacks/acknowledge", json={"state": "unreadable", "note": "A test."})
+    answers.keep("acknowledge_callbacks", 200, acknowledged)
     replay = client.post("/api/v1/callbacks/replay", json={"state": "duplicate", "dry_run": True})
     answers.keep("replay_callbacks", 200, replay)
 
@@ -220,6 +222,7 @@ def _control(answers: Answers, clients: dict[str, FlaskClient], conn: Connection
     answers.keep_problem(409, "not_in_doubt", queuer.post(f"{path}/submissions/1/resolve", json=said))
     path_of_deployment = "/api/v1/deployments/8/3/cancel"
     answers.keep("cancel_deployment", 200, admin.post(path_of_deployment, json={"dry_run": True}))
+    answers.keep("acknowledge_batch", 200, queuer.post(f"{path}/acknowledge", json={"note": "Seen."}))
     answers.keep("cancel_batch", 200, queuer.post(f"{path}/cancel", json={"note": "Wrong file."}))
     answers.keep_problem(409, "nothing_unreleased", queuer.patch(path, json={"calls_per_minute": 1}))
 

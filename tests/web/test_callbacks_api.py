@@ -16,6 +16,7 @@ CALLBACK_SHAPE = {
     "submission_id": "int",
     "reason": "str",
     "row": "int",
+    "acknowledged_at": "NoneType",
     "content_type": "str",
 }
 

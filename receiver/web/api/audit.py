@@ -33,8 +33,9 @@ class AuditEntry(schemas.Answer):
     actor = schemas.text("An API key's name, `command line`, or `system`.")
     action = schemas.text(
         "What was done: `queue`, `pause`, `resume`, `cancel`, `change`, `cancel_deployment`, `resolve`, `replay`,"
-        " `suppress`, `unsuppress`, `erase`, `purge`, `make_key`, `revoke_key`, `create_endpoint`, `change_endpoint`,"
-        " `delete_endpoint`, `rotate_endpoint`, `disable_endpoint` or `retry_deliveries`. Others may be added."
+        " `acknowledge`, `suppress`, `unsuppress`, `erase`, `purge`, `make_key`, `revoke_key`, `create_endpoint`,"
+        " `change_endpoint`, `delete_endpoint`, `rotate_endpoint`, `disable_endpoint` or `retry_deliveries`. Others may"
+        " be added."
     )
     batch_id = schemas.whole("The batch; null if it is about none.", allow_none=True)
     submission_id = schemas.whole("The submission's number in the batch.", allow_none=True)

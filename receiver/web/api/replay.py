@@ -44,6 +44,12 @@ def _is_id(item: Any) -> bool:
     return type(item) in (int, float) and item == int(item) and 1 <= item <= schemas.LARGEST_ID
 
 
+@validates_schema
+def check_ids_or_state(_: Schema, values: dict[str, Any], **__: Any) -> None:
+    if ("ids" in values) == ("state" in values):
+        raise ValidationError({"ids": [Coded("required", "Either ids or state is required, not both.")]})
+
+
 class ReplayRequest(Schema):
     class Meta:
         unknown = RAISE
@@ -54,10 +60,7 @@ class ReplayRequest(Schema):
     )
     dry_run = JsonFlag(load_default=False, metadata=says("Only return what would change."))
 
-    @validates_schema
-    def _check_one(self, values: dict[str, Any], **_: Any) -> None:
-        if ("ids" in values) == ("state" in values):
-            raise ValidationError({"ids": [Coded("required", "Either ids or state is required, not both.")]})
+    _check_one = check_ids_or_state
 
 
 class ChangeAnswer(schemas.Answer):

@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from receiver.database.pool import Connection, connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import CALLBACK_STATES, CallbackState
+from receiver.results.acknowledgement import NEED_ATTENTION
 from receiver.results.reading.call_details import read_call_details
 from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.replay import REPLAY_CALLBACKS, Change, replay_all
@@ -31,8 +32,6 @@ from receiver.web.dashboard.session import zone
 from receiver.web.problems import Problem
 from receiver.web.reading import reader
 from receiver.web.services import services
-
-NEED_ATTENTION: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
 
 ANY = "any"
 """Used instead of a state: all callbacks, including those that were applied."""
@@ -56,7 +55,13 @@ def callbacks() -> str:
         found: list[Callback] = []
         for name in () if filters.faults else states:
             found += list_callbacks(
-                conn, PAGE_CALLBACKS + 1, state=name, reason=reason or None, batch_id=batch_id, before=before
+                conn,
+                PAGE_CALLBACKS + 1,
+                state=name,
+                reason=reason or None,
+                batch_id=batch_id,
+                before=before,
+                unseen=name in NEED_ATTENTION,
             )
         return {name: count_by_reason(conn, name) for name in NEED_ATTENTION}, found
 
@@ -154,7 +159,7 @@ def _found(conn: Connection) -> list[int]:
     if (state := _as_state(request.form.get("state"))) is None:
         return []
     reason = request.form.get("reason", "")[:100] or None
-    return [found.id for found in list_callbacks(conn, REPLAY_CALLBACKS, state=state, reason=reason)]
+    return [found.id for found in list_callbacks(conn, REPLAY_CALLBACKS, state=state, reason=reason, unseen=True)]
 
 
 def _ids() -> list[int]:

@@ -126,6 +126,8 @@ OF_OPERATION = {
     "cancel_deployment": (*_OF_JSON, "sending"),
     "suppress": (*_OF_JSON, "invalid_csv"),
     "replay_callbacks": _OF_JSON,
+    "acknowledge_callbacks": _OF_JSON,
+    "acknowledge_batch": _OF_JSON,
     "list_results": ("cursor_expired",),
     "list_callbacks": ("not_found",),
     "get_summary": ("not_found",),
