@@ -13,19 +13,28 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from receiver.changes.audit import record_change
-from receiver.database.locks import own_results
+from receiver.changes.events import REMAINING
+from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import Connection
+from receiver.errors import NotFound, ReceiverError
 
 PURGE_ROWS = 5_000
 """The most rows of one table that a transaction deletes."""
 
 _OLD = "greatest(b.created_at, b.due_at) < now() - %(age)s and b.state <> 'queueing'"
 _SIMULATED = "b.simulated"
+_ONE = "b.batch_id = %(batch_id)s"
 
 # Late callbacks of a batch that was purged, or never existed. Those that wait are settled first.
 _LATE = """not exists (select from batch b where b.batch_id = c.batch_id)
     and not exists (select from purge p where p.batch_id = c.batch_id)
     and exists (select from callback k where k.batch_id = c.batch_id and k.received_at < now() - %(age)s)"""
+
+
+class NotEnded(ReceiverError):
+    """The batch has unreleased or pending calls."""
+
+    code = "not_ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,12 @@ def count_old(conn: Connection, age: timedelta) -> Old:
         "select count(*) from batch_count c join callback k using (batch_id)"
         f" where {_LATE} and k.received_at < now() - %(age)s"
     )
-    return _count(conn, _OLD, late, age)
+    return _count(conn, _OLD, late, age=age)
+
+
+def count_batch(conn: Connection, batch_id: int) -> Old:
+    """What `purge_batch` would delete, from counters. Nothing if the batch does not exist."""
+    return _count(conn, _ONE, "select 0", batch_id=batch_id)
 
 
 def count_simulated(conn: Connection) -> Old:
@@ -62,12 +76,12 @@ def count_simulated(conn: Connection) -> Old:
     return _count(conn, _SIMULATED, "select 0")
 
 
-def _count(conn: Connection, chosen: str, late_callbacks: str, age: timedelta | None = None) -> Old:
+def _count(conn: Connection, chosen: str, late_callbacks: str, **values: object) -> Old:
     row = conn.execute(
         "select count(*), coalesce(sum(c.rows - c.skipped), 0)::bigint,"
         " coalesce(sum(c.applied + c.duplicate + c.conflict + c.unmatched + c.unreadable), 0)::bigint,"
         f" ({late_callbacks}) from batch b join batch_count c using (batch_id) where {chosen}",
-        {"age": age},
+        values,
     ).fetchall()[0]
     return Old(*row)
 
@@ -82,7 +96,7 @@ def purge(conn: Connection, age: timedelta, *, by: str) -> Iterator[Removed]:
         yield from _remove(conn, batch_id)
     # A batch that is locked now is left to the next purge.
     oldest = f"{_OLD} order by b.batch_id limit 1 for update skip locked"
-    while (marked := _mark_batch(conn, oldest, by, age)) is not None:
+    while (marked := _mark_batch(conn, oldest, by, age=age)) is not None:
         yield Removed(marked, 0)
         yield from _remove(conn, marked)
     for batch_id in _mark_late(conn, age):
@@ -94,6 +108,24 @@ def purge_simulated(conn: Connection, *, by: str) -> Iterator[Removed]:
     while (marked := _mark_batch(conn, f"{_SIMULATED} order by b.batch_id limit 1 for update", by)) is not None:
         yield Removed(marked, 0)
         yield from _remove(conn, marked)
+
+
+def purge_batch(conn: Connection, batch_id: int, *, by: str, force: bool = False) -> Iterator[Removed]:
+    """Delete one batch. Yields as `purge`. Raises NotFound, and NotEnded unless `force`."""
+    own_results(conn)
+    lock_batches(conn, [batch_id])
+    row = conn.execute(
+        f"select b.state = 'queueing' or {REMAINING} > c.overdue from batch b join batch_count c using (batch_id)"
+        " where b.batch_id = %s",
+        (batch_id,),
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"Batch {batch_id} does not exist.")
+    if row[0] and not force:
+        raise NotEnded(f"Batch {batch_id} has unreleased or pending calls.")
+    if _mark_batch(conn, _ONE, by, batch_id=batch_id) is not None:
+        yield Removed(batch_id, 0)
+        yield from _remove(conn, batch_id)
 
 
 def claim_purge(conn: Connection) -> bool:
@@ -109,12 +141,12 @@ def _list_begun(conn: Connection) -> list[int]:
     return [batch_id for (batch_id,) in conn.execute("select batch_id from purge order by batch_id")]
 
 
-def _mark_batch(conn: Connection, chosen: str, by: str, age: timedelta | None = None) -> int | None:
+def _mark_batch(conn: Connection, chosen: str, by: str, **values: object) -> int | None:
     """Remove the batch that matches `chosen` (SQL after `where`) from lists and totals. Returns its id, or None if no
     batch matches."""
     # No settlement may run at the same time: it may have read the batch, and would write rows for it.
     own_results(conn)
-    row = conn.execute(f"select b.batch_id from batch b where {chosen}", {"age": age}).fetchone()
+    row = conn.execute(f"select b.batch_id from batch b where {chosen}", values).fetchone()
     if row is None:
         return None
     batch_id: int = row[0]

@@ -23,6 +23,7 @@ from receiver.web.api import (
     follow_ups,
     keys,
     release,
+    removals,
     replay,
     submissions,
     summary,
@@ -86,7 +87,7 @@ def build_app() -> Flask:
     )
     api = open_api(app)
     queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
-    for subject in (*queueing, *results, acknowledge, endpoints, suppressions, keys, audit):
+    for subject in (*queueing, *results, acknowledge, endpoints, suppressions, removals, keys, audit):
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     for blueprint in (health.blueprint, metrics.blueprint, dashboard.blueprint, page.blueprint):
         app.register_blueprint(blueprint)

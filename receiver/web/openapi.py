@@ -85,6 +85,10 @@ def describe(app: Flask) -> Description:
                 operation["parameters"].append(FEED_PREFER)
             if name in ("create_endpoint", "create_key"):
                 operation["responses"]["201"]["headers"] = _headers("Location")
+            if name in ("erase_number", "purge"):
+                operation["parameters"] = [*operation.get("parameters", []), REQUEST_HEADERS[1]]
+                for status in ("200", "202"):
+                    operation["responses"][status]["headers"] = _headers("Location")
             if name == "suppress":
                 _describe_suppressing(operation)
             if hasattr(view, "revalidated"):

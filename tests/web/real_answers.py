@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import threading
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from receiver.database.pool import Connection
 from receiver.relay import endpoints
 from receiver.relay.sending import Attempt
 from receiver.release.answer import Answer
+from receiver.web import jobs
 from receiver.web.api import endpoints as endpoints_api
 from receiver.web.api import release
 from tests.factories import (
@@ -98,6 +100,7 @@ def collect(app: Flask, limited: Flask, without_database: Flask, conn: Connectio
     _follow(answers, clients["read"], conn)
     _control(answers, clients, conn)
     _deliver_events(answers, clients["admin"], conn)
+    _remove(answers, clients["admin"], conn)
     _make_keys(answers, clients["admin"])
     _fail(answers, app, without_database, clients)
     client = limited.test_client()
@@ -244,6 +247,28 @@ def _suppress(answers: Answers, client: FlaskClient) -> None:
     answers.keep("list_suppressions", 200, client.get(f"{path}?limit=1"))
     assert client.delete(f"{path}/{(suppressed.json or {})['id']}").status_code == 204
     answers.keep("list_audit", 200, client.get("/api/v1/audit?limit=2"))
+
+
+def _remove(answers: Answers, client: FlaskClient, conn: Connection) -> None:
+    batch_id = make_batch(conn, [phone_number(77)])
+    erased = client.post("/api/v1/erasures", json={"phone_number": f"+{phone_number(77)}"})
+    answers.keep("erase_number", 200, erased)
+    answers.keep("get_erasure", 200, client.get(erased.headers["Location"]))
+    purge = {"batch_id": batch_id}
+    answers.keep_problem(409, "not_ended", client.post("/api/v1/purges", json=purge))
+    purged = client.post("/api/v1/purges", json={**purge, "force": True})
+    answers.keep("purge", 200, purged)
+    answers.keep("get_purge", 200, client.get(purged.headers["Location"]))
+    journal(conn, make_callback(1, result_body(phone_number(78))))
+    answers.keep_problem(409, "in_use", client.post("/api/v1/erasures", json={"phone_number": f"+{phone_number(78)}"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "LONGEST_WAIT_SECONDS", 0)
+        patch.setattr(threading.Thread, "start", lambda _: None)
+        for operation, path, body in (
+            ("erase_number", "erasures", {"phone_number": "+16175550199"}),
+            ("purge", "purges", {"batch_id": batch_id}),
+        ):
+            answers.keep(operation, 202, client.post(f"/api/v1/{path}", json=body))
 
 
 def _make_keys(answers: Answers, client: FlaskClient) -> None:

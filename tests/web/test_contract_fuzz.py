@@ -93,7 +93,7 @@ def described() -> BaseSchema:
                     for operation in (
                         *("change_batch", "resolve_submission", "resolve_batch", "cancel_deployment"),
                         *("create_endpoint", "change_endpoint"),  # not every text is an address that is allowed
-                        "create_key",
+                        *("create_key", "erase_number", "purge"),
                     )
                 ),
                 {

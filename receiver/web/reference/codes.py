@@ -42,6 +42,12 @@ CODES = {
         "No submission is `unknown`, or a callback proves that it was queued.",
         "Read the batch. Nothing needs a decision.",
     ),
+    "in_use": Code(
+        409,
+        "Callbacks with the number are not settled yet, or calls to it are being sent.",
+        "Send the request again in a moment. `detail` says what was erased.",
+    ),
+    "not_ended": Code(409, "The batch has unreleased or pending calls.", "Cancel it and wait, or send `force`."),
     "sending": Code(
         409,
         "A submission is still being sent, or no worker is running, so the provider was not asked.",
@@ -132,6 +138,8 @@ OF_OPERATION = {
     "list_callbacks": ("not_found",),
     "get_summary": ("not_found",),
     "create_endpoint": _OF_JSON,
+    "erase_number": (*_OF_JSON, "in_use"),
+    "purge": (*_OF_JSON, "not_found", "not_ended"),
     "create_key": (*_OF_JSON, "key_name_taken"),
     "change_endpoint": _OF_JSON,
     "retry_deliveries": _OF_JSON,

@@ -17,6 +17,7 @@ TAGS = {
     "deployments": "The provider's deployments, each with the calls of many batches.",
     "suppressions": "Numbers that must not be called, whichever batch they are in.",
     "endpoints": "Your own services, to which results and other events are delivered, signed and retried.",
+    "removals": "Erasures of one number, and purges of batches. Both can take minutes, and cannot be undone.",
     "keys": "API keys: who may use this API, and for what.",
     "audit": "Who changed what, when, and with which note.",
     "summary": "Totals and series over many batches, for dashboards.",
@@ -127,6 +128,7 @@ PATH_PARAMETERS = {
     "suppression_id": "The suppression's `id`.",
     "endpoint_id": "The endpoint's `id`.",
     "name": "The key's name.",
+    "job_id": "The `id` of the erasure or purge.",
 }
 
 CSV_FIELD = {
