@@ -19,9 +19,9 @@ from flask_smorest import Api
 from marshmallow import fields
 
 from receiver.database.api_keys import NAME_LENGTH
-from receiver.queueing.form_fields import LATEST, MOST_LABELS, CallingDays, CallingHours, Flag, Labels, Timestamp
+from receiver.queueing.form_fields import MOST_LABELS, CallingDays, CallingHours, Flag, Labels, Timestamp
 from receiver.queueing.parameters import BatchForm
-from receiver.web.api.suppressions import SuppressionForm, SuppressionRequest
+from receiver.web.api.suppressions import SuppressionRequest
 from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_OPERATION
 from receiver.web.reference.outside import operations_paths, results_path
 from receiver.web.reference.samples import SAMPLES
@@ -36,7 +36,6 @@ from receiver.web.reference.shared import (
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     SECURITY_SCHEME,
-    SUPPRESSION_CSV_FIELD,
     TAGS,
     Description,
 )
@@ -60,7 +59,6 @@ def open_api(app: Flask) -> Api:
         api.spec.components.schema(schema.__name__, schema=schema())
     api.spec.components.schema("BatchForm", schema=BatchForm())
     api.spec.components.schema("SuppressionRequest", schema=SuppressionRequest())
-    api.spec.components.schema("SuppressionForm", schema=SuppressionForm())
     return api
 
 
@@ -100,16 +98,14 @@ def describe(app: Flask) -> Description:
     paths |= {"/results/{token}": results_path(), **operations_paths()}
     used = {tag for item in paths.values() for _, operation in _operations(item) for tag in operation["tags"]}
     schemas = generated["components"]["schemas"]
-    numbers = schemas["SuppressionForm"]
-    numbers["properties"] = {"csv": SUPPRESSION_CSV_FIELD, **numbers["properties"]}
-    numbers["required"] = ["csv"]
     form = schemas["BatchForm"]
     form["properties"] = {"csv": CSV_FIELD, **form["properties"]}
     form["required"] = ["csv", *form["required"]]
-    # Rules of its `validates_schema`, which apispec cannot see.
-    for chosen in ("ReplayRequest", "AcknowledgeRequest"):
-        schemas[chosen]["oneOf"] = [{"required": ["ids"]}, {"required": ["state"]}]
-    schemas["RetryRequest"] |= {"minProperties": 1, "maxProperties": 1}
+    for schema in schemas.values():
+        for field in schema.get("properties", {}).values():
+            if "default" in field:  # generated clients would require the field
+                field["description"] += f" Default: `{json.dumps(field.pop('default'))}`."
+    used_responses = set(re.findall(r"#/components/responses/(\w+)", json.dumps(paths)))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -117,6 +113,7 @@ def describe(app: Flask) -> Description:
             "version": app.config["API_VERSION"],
             "summary": "Queue phone calls and see the result of each.",
             "description": INTRODUCTION,
+            "contact": {"name": "The operators of this installation"},
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/", "description": "This installation."}],
@@ -125,7 +122,7 @@ def describe(app: Flask) -> Description:
         "components": {
             "securitySchemes": {"ApiKey": SECURITY_SCHEME, "MetricsKey": METRICS_SECURITY_SCHEME},
             "headers": RESPONSE_HEADERS,
-            "responses": {code: _problem((code,), examples["problems"]) for code in CODES},
+            "responses": {code: _problem((code,), examples["problems"]) for code in CODES if code in used_responses},
             "schemas": {name: schema for name, schema in sorted(schemas.items()) if name not in _UNUSED},
         },
     }
@@ -138,7 +135,7 @@ _UNUSED = ("Error", "PaginationMetadata")
 def _complete(operation: Description, scope: str, codes: set[str], examples: Description) -> None:
     """Add to an operation under `/api/v1` its scope, its problems and recorded answers."""
     name = operation["operationId"]
-    operation["security"] = [{"ApiKey": [scope]}]
+    operation["security"] = [{"ApiKey": []}]
     operation["description"] = f"{operation.get('description', '')}\n\nNeeds a key of scope `{scope}`.".strip()
     del operation["responses"]["422"]  # flask-smorest's own, which has another schema
     of_status: dict[int, list[str]] = {}
@@ -207,17 +204,9 @@ def _describe_batch_form(operation: Description) -> None:
 
 
 def _describe_suppressing(operation: Description) -> None:
-    named = {name: {"$ref": f"#/components/schemas/{name}"} for name in ("SuppressionRequest", "SuppressionForm")}
-    operation["requestBody"] = {
-        "required": True,
-        "content": {
-            "application/json": {"schema": named["SuppressionRequest"]},
-            "multipart/form-data": {
-                "schema": named["SuppressionForm"],
-                "encoding": {"csv": {"contentType": "text/csv"}},
-            },
-        },
-    }
+    # Without the form for a file: generators cannot express two content types of one body.
+    schema = {"$ref": "#/components/schemas/SuppressionRequest"}
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     entry = operation["responses"]["201"]["content"]["application/json"]["schema"]
     media_type = operation["responses"]["200"]["content"]["application/json"]
     media_type["schema"] = {"anyOf": [media_type["schema"], entry]}
@@ -260,13 +249,10 @@ def _operations(item: Description) -> list[tuple[str, Description]]:
 def _own_field(_: Any, field: fields.Field[Any], **__: Any) -> Description:
     """The description of our own fields (an attribute function of apispec's converter)."""
     if isinstance(field, Timestamp):
-        seconds = {"type": "integer", "minimum": 0, "maximum": int(LATEST.timestamp())}
-        # Only years that `Timestamp` accepts: not before the first one, and none that begins with 9.
-        moment = {"type": "string", "format": "date-time", "pattern": "^(?!0000)[0-8][0-9]{3}-"}
-        return {"anyOf": [moment, seconds]}
+        # Unix seconds, too, but generated clients need one type.
+        return {"type": ["string", "null"] if field.allow_none else "string", "format": "date-time"}
     if isinstance(field, Flag):
-        choices = {"type": ["integer", "boolean"], "enum": [0, 1, True, False]}
-        return choices if field.required else {**choices, "default": 0}
+        return {"type": "boolean"}  # 0 and 1, too
     if isinstance(field, CallingHours | CallingDays):
         return {"type": "string"}
     if isinstance(field, Labels):

@@ -126,9 +126,10 @@ def _refuse_unacceptable() -> None:
 @lru_cache(maxsize=100)
 def _accepts(header: str, offered: str) -> bool:
     """Whether an Accept header allows this type. Cached, because most clients send the same few headers."""
-    ranges = parse_accept_header(header, MIMEAccept)
     # Without parameters such as charset: werkzeug would compare them, too.
-    return not ranges or MIMEAccept((text.partition(";")[0].strip(), quality) for text, quality in ranges)[offered] > 0
+    ranges = [(text.partition(";")[0].strip(), quality) for text, quality in parse_accept_header(header, MIMEAccept)]
+    # Of several types, some generated clients name only the one that looks like JSON.
+    return all(text == "application/problem+json" for text, _ in ranges) or MIMEAccept(ranges)[offered] > 0
 
 
 def _answer_receiver_error(error: ReceiverError) -> Response:

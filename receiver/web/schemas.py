@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.model import (
     BATCH_PHASES,
@@ -37,7 +37,10 @@ class Moment(fields.Field[datetime]):
 
 
 class Answer(Schema):
-    """An answer. Every field is present unless its metadata has `optional`."""
+    """An answer. Every field is present unless its metadata has `optional`. Later releases may add fields."""
+
+    class Meta:
+        unknown = EXCLUDE  # the description says nothing about other fields
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         field_obj.required = not field_obj.metadata.get("optional", False)
@@ -61,6 +64,13 @@ def flag(description: str, **options: Any) -> fields.Boolean:
 
 def one_of(choices: Sequence[str], description: str, **options: Any) -> fields.String:
     return text(description, validate=validate.OneOf(choices), **options)
+
+
+def word(choices: Sequence[str], description: str, **options: Any) -> fields.String:
+    """One of these words, in an answer. It is no enum, because later releases may add words."""
+    field = text(description, **options)
+    field.metadata["x-extensible-enum"] = list(choices)
+    return field
 
 
 def nested(schema: type[Schema], description: str, **options: Any) -> fields.Nested:
@@ -236,7 +246,7 @@ class RefusedProblem(Problem):
     provider_error = text("The provider's error message.", allow_none=True, optional=True)
 
 
-class Parameters(Answer):
+class BatchParameters(Answer):
     start_timestamp = moment("When dialing may begin; null means at once.", allow_none=True)
     end_timestamp = moment("When dialing must stop; null means a day after the start.", allow_none=True)
     max_attempts = whole("Maximum attempts per number; null means the provider's default.", allow_none=True)
@@ -260,7 +270,7 @@ class ReadyList(fields.List[Any]):
 
 class Submission(Answer):
     id = whole("The submission's number in the batch, from 1.")
-    state = one_of(
+    state = word(
         SUBMISSION_STATES,
         "`pending` → `sending` → `accepted`, `refused` or `unknown`; an `unknown` one is not sent again automatically."
         " `withdrawn`: it was not sent and will not be sent.",
@@ -282,7 +292,7 @@ class Submission(Answer):
     )
 
 
-class Submissions(Answer):
+class SubmissionPage(Answer):
     submissions = several(Submission, "In the order of their numbers.")
     next_cursor = _next_cursor()
 
@@ -327,12 +337,12 @@ class Batch(Answer):
     labels = texts("Your own labels for the batch.")
     application_id = whole("The provider's id of the application.")
     deployment_id = whole("The provider's id of the deployment.")
-    state = one_of(
+    state = word(
         BATCH_STATES,
         "`queueing`: something is unreleased or being sent. `queued`: the provider accepted it, with or without"
         " withdrawn calls. `canceled`: everything was withdrawn. `partial`: any other mixture.",
     )
-    phase = one_of(
+    phase = word(
         BATCH_PHASES,
         "The first that applies. `paused`: something is unreleased, and the batch is paused. `scheduled`: nothing is"
         " released yet. `releasing`: something is unreleased. `calling`: some call is pending. `overdue`: some call is"
@@ -342,7 +352,7 @@ class Batch(Answer):
     follows = whole("The earlier batch whose calls it follows up.", allow_none=True)
     follow_ups = fields.List(fields.Integer(), metadata=says("The batches that follow up calls of this one."))
     created_by = text("The name of the API key that queued it, or `command line`.", allow_none=True)
-    parameters = nested(Parameters, "The parameters of the batch.")
+    parameters = nested(BatchParameters, "The parameters of the batch.")
     created_at = moment("When the batch was created.")
     queued_at = moment("When the provider had accepted all submissions.", allow_none=True)
     due_at = moment("The latest `due_at` of its submissions. After it, calls without a result are overdue.")
@@ -418,7 +428,7 @@ class Lineage(Answer):
     )
 
 
-class Batches(Answer):
+class BatchPage(Answer):
     batches = several(Batch, "Newest first.")
     next_cursor = _next_cursor()
 
@@ -492,11 +502,11 @@ class Call(Answer):
     phone_number = text("The phone number in E.164 format.")
     destination = text("The destination as written in the CSV.")
     variables = texts("The other cells of the row, by column name.")
-    state = one_of(
+    state = word(
         CALL_STATES,
         "`final`: the call has a result. `withdrawn`: it was not sent and will not be sent.",
     )
-    outcome = one_of(OUTCOMES, "How the call ended; null while it has no result.", allow_none=True)
+    outcome = word(OUTCOMES, "How the call ended; null while it has no result.", allow_none=True)
     provider_status = text("The status as the provider reported it.", allow_none=True)
     attempts = whole("Attempts made.", allow_none=True)
     max_attempts = whole("Maximum attempts, as reported in the result.", allow_none=True)
@@ -509,8 +519,8 @@ class Call(Answer):
     )
     events_total = whole("How many events the provider reported.")
     result_received_at = moment("When the result was received.", allow_none=True)
-    result_source = one_of(["callback", "poll"], "How the result was received.", allow_none=True)
-    withdrawn_reason = one_of(
+    result_source = word(["callback", "poll"], "How the result was received.", allow_none=True)
+    withdrawn_reason = word(
         WITHDRAWN_REASONS,
         "Why the call was withdrawn. `canceled`: its batch was canceled. `suppressed`: its number was suppressed."
         " `answered`: its earlier call was answered in the meantime.",
@@ -523,14 +533,14 @@ class Call(Answer):
 class CallbackOfCall(Answer):
     id = whole("The id.")
     received_at = moment("When it was received.")
-    state = one_of(CALLBACK_STATES, "Its state after settlement.")
+    state = word(CALLBACK_STATES, "Its state after settlement.")
 
 
 class CallWithCallbacks(Call):
     callbacks = several(CallbackOfCall, "All callbacks for this call, in the order received.")
 
 
-class Calls(Answer):
+class CallPage(Answer):
     calls = fields.List(fields.Nested(Call))
     next_cursor = _next_cursor()
 
@@ -543,7 +553,7 @@ class ResultsQuery(PageQuery):
     )
 
 
-class Results(Answer):
+class ResultPage(Answer):
     results = fields.List(fields.Nested(Call))
     next_cursor = text("`cursor` of the next request. Never null; the same again if there is nothing new.")
 
@@ -565,6 +575,6 @@ class CallbackWithBody(Callback):
     body_base64 = text("The body in base64, if it is not UTF-8 text.", optional=True)
 
 
-class Callbacks(Answer):
+class CallbackPage(Answer):
     callbacks = several(Callback, "Newest first.")
     next_cursor = _next_cursor()

@@ -26,6 +26,7 @@ from receiver.changes.events import Events
 from receiver.config import Config
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
+from receiver.queueing.parameters import LATEST
 from receiver.relay.endpoints import create_endpoint
 from receiver.relay.sending import Attempt
 from receiver.web.api import endpoints, release
@@ -55,7 +56,7 @@ def described() -> BaseSchema:
         nowhere = f"postgresql://receiver@/receiver?host={folder}"
         app = create_app(config_for(Path(folder), nowhere), nowhere)
         try:
-            description = describe(app)
+            description = sharpened(describe(app))
         finally:
             close_app(app)
     config = schemathesis.Config.from_dict(
@@ -120,6 +121,32 @@ def described() -> BaseSchema:
         }
     )
     return schemathesis.openapi.from_dict(description, config=config)
+
+
+def sharpened(description: Any) -> Any:
+    """The description with what is accepted, too, and with the rules of bodies. Without them, because of what generated
+    clients do: a union of types becomes a class of its own in some languages, and an alternative of required members
+    does not compile in others."""
+    for chosen in ("ReplayRequest", "AcknowledgeRequest"):
+        description["components"]["schemas"][chosen]["oneOf"] = [{"required": ["ids"]}, {"required": ["state"]}]
+    description["components"]["schemas"]["RetryRequest"] |= {"minProperties": 1, "maxProperties": 1}
+    requests = [schema for schema in description["components"]["schemas"].values() if "additionalProperties" in schema]
+    operations = [operation for item in description["paths"].values() for operation in item.values()]
+    fields = [field for schema in requests for field in schema["properties"].values()]
+    for operation in operations:
+        if isinstance(operation, dict):
+            fields += [parameter["schema"] for parameter in operation.get("parameters", []) if "schema" in parameter]
+    for field in fields:
+        if field.get("type") == "boolean":
+            field |= {"type": ["integer", "boolean"], "enum": [0, 1, True, False]}
+        elif field.get("format") == "date-time":
+            # Only years that are accepted: not before the first one, and none that begins with 9.
+            del field["format"]
+            others = [{"type": "null"}] if "null" in field.pop("type") else []
+            moment = {"type": "string", "format": "date-time", "pattern": "^(?!0000)[0-8][0-9]{3}-"}
+            seconds = {"type": "integer", "minimum": 0, "maximum": int(LATEST.timestamp())}
+            field["anyOf"] = [moment, seconds, *others]
+    return description
 
 
 contract = described()

@@ -111,7 +111,7 @@ def queueing(
 
 @blueprint.route("/batches")
 class Batches(MethodView):
-    @blueprint.operation("list_batches", "read", schemas.Batches, query=schemas.BatchesQuery, conditional=True)
+    @blueprint.operation("list_batches", "read", schemas.BatchPage, query=schemas.BatchesQuery, conditional=True)
     def get(self, query: dict[str, Any]) -> Response:
         """List batches, newest first
 

@@ -27,7 +27,7 @@ blueprint = Blueprint("callbacks", __name__, description="Callbacks: each POST t
 
 @blueprint.route("/callbacks")
 class Callbacks(MethodView):
-    @blueprint.operation("list_callbacks", "read", schemas.Callbacks, query=schemas.CallbacksQuery)
+    @blueprint.operation("list_callbacks", "read", schemas.CallbackPage, query=schemas.CallbacksQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """List callbacks, newest first"""
         state, batch_id = query.get("state"), query.get("batch_id")

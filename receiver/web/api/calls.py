@@ -25,7 +25,7 @@ blueprint = Blueprint("calls", __name__, description="Calls: rows of the CSV and
 
 @blueprint.route("/batches/<int:batch_id>/calls")
 class BatchCalls(MethodView):
-    @blueprint.operation("list_calls", "read", schemas.Calls, query=schemas.CallsQuery)
+    @blueprint.operation("list_calls", "read", schemas.CallPage, query=schemas.CallsQuery)
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """List a batch's calls, in the order of its rows"""
         wanted = call_filter(query)
@@ -51,7 +51,7 @@ class OneCall(MethodView):
 
 @blueprint.route("/calls")
 class NumberCalls(MethodView):
-    @blueprint.operation("find_calls", "read", schemas.Calls, query=schemas.NumberQuery)
+    @blueprint.operation("find_calls", "read", schemas.CallPage, query=schemas.NumberQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """List all calls to a number, newest batch first"""
         numbers = _numbers(query["phone_number"])

@@ -106,7 +106,7 @@ class EndpointAnswer(schemas.Answer):
     enabled = schemas.flag("Whether events are sent. While it is disabled, they wait.")
     created_at = schemas.moment("When it was made.")
     disabled_at = schemas.moment("When it was disabled.", allow_none=True)
-    disabled_reason = schemas.one_of(
+    disabled_reason = schemas.word(
         ["user", "gone", "failing"],
         "Why it is disabled. `gone`: it answered 410. `failing`: for a week, nothing could be delivered.",
         allow_none=True,
@@ -141,12 +141,12 @@ class TestAnswer(AttemptAnswer):
 
 class DeliveryAnswer(schemas.Answer):
     id = schemas.whole("The id.")
-    event = schemas.one_of(ENDPOINT_EVENTS, "The type of the event.")
+    event = schemas.word(ENDPOINT_EVENTS, "The type of the event.")
     batch_id = schemas.whole("Its batch.")
     row = schemas.whole("The row of the call; null for other events.", allow_none=True)
     submission_id = schemas.whole("The submission's number in the batch; null for other events.", allow_none=True)
     callback_id = schemas.whole("The callback; null for other events.", allow_none=True)
-    state = schemas.one_of(DELIVERY_STATES, "Its state.")
+    state = schemas.word(DELIVERY_STATES, "Its state.")
     owed_at = schemas.moment("When the event happened.")
     next_try_at = schemas.moment("When it is sent next; null if it does not wait.", allow_none=True)
     ended_at = schemas.moment("When it was delivered or given up; null while it waits.", allow_none=True)

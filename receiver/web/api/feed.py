@@ -27,7 +27,7 @@ blueprint = Blueprint("feed", __name__, description="Results, as they come")
 
 @blueprint.route("/results")
 class Results(MethodView):
-    @blueprint.operation("list_results", "read", schemas.Results, query=schemas.ResultsQuery)
+    @blueprint.operation("list_results", "read", schemas.ResultPage, query=schemas.ResultsQuery)
     def get(self, query: dict[str, Any]) -> Response:
         """Follow all results, as they come
 

@@ -36,7 +36,7 @@ class KeyRequest(Schema):
 
 class KeyAnswer(schemas.Answer):
     name = schemas.text("Its name.")
-    scope = schemas.one_of(SCOPES, "What it allows.")
+    scope = schemas.word(SCOPES, "What it allows.")
     prefix = schemas.text("Its public part: the key begins with `rr_` and this.")
     created_at = schemas.moment("When it was created.")
     expires_at = schemas.moment("When it expires; null: never.", allow_none=True)

@@ -62,7 +62,7 @@ class DeploymentCancelAnswer(schemas.Answer):
     calls_pending = schemas.whole("The sum over these batches.")
     withdrawn = schemas.whole("The sum over these batches.")
     provider_status = schemas.whole("The HTTP status of the provider's answer; null if there is none.", allow_none=True)
-    provider_state = schemas.one_of(
+    provider_state = schemas.word(
         ["accepted", "refused", "unknown"],
         "`accepted`: the provider cancels the calls; their results follow. `unknown`: its answer was lost. Null for"
         " a dry run.",

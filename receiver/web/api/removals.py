@@ -73,7 +73,7 @@ class PurgeRequest(Schema):
 
 class JobAnswer(schemas.Answer):
     id = schemas.whole("The id.")
-    state = schemas.one_of(
+    state = schemas.word(
         ["running", "done", "failed", "interrupted"],
         "`failed`: see `error`. `interrupted`: the process that did the work has ended; send the request again.",
     )

@@ -66,8 +66,8 @@ class ReplayRequest(Schema):
 class ChangeAnswer(schemas.Answer):
     callback_id = schemas.whole("The callback.")
     batch_id = schemas.whole("Its batch.")
-    state_before = schemas.one_of(CALLBACK_STATES, "Its state before the replay.")
-    state_after = schemas.one_of(CALLBACK_STATES, "Its state after the replay.")
+    state_before = schemas.word(CALLBACK_STATES, "Its state before the replay.")
+    state_after = schemas.word(CALLBACK_STATES, "Its state after the replay.")
     reason_after = schemas.text("Why it was not applied; null if it was.", allow_none=True)
     row_before = schemas.whole("The row of its call before the replay.", allow_none=True)
     row_after = schemas.whole("The row of its call after the replay.", allow_none=True)

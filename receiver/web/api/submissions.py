@@ -43,7 +43,7 @@ class Resolution(Schema):
 
 @blueprint.route("/batches/<int:batch_id>/submissions")
 class Submissions(MethodView):
-    @blueprint.operation("list_submissions", "read", schemas.Submissions, query=schemas.PageQuery, tag="batches")
+    @blueprint.operation("list_submissions", "read", schemas.SubmissionPage, query=schemas.PageQuery, tag="batches")
     def get(self, query: dict[str, Any], batch_id: int) -> Response:
         """List all submissions of a batch, in the order of their numbers"""
 

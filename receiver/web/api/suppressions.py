@@ -119,8 +119,11 @@ class Suppressions(MethodView):
 
         From now on the number is called by no batch: its rows are skipped when a batch is queued, and its calls that
         are not released yet are withdrawn when their submission is released. Calls that were sent already continue.
-        If the number was suppressed before, the answer is 200 with its entry, which stays as it is. The
-        numbers of a file are stored in blocks; its invalid rows are left out and listed.
+        If the number was suppressed before, the answer is 200 with its entry, which stays as it is.
+
+        A file is sent as `multipart/form-data`: `csv`, a CSV with a column `phone_number` and perhaps a column
+        `reason`, in the encodings and with the delimiters of a batch, at most 1,000,000 numbers; and `reason` and
+        `note` for all of them. Its numbers are stored in blocks; its invalid rows are left out and listed.
         """
         if request.mimetype == "application/json":
             return _suppress_number()

@@ -81,8 +81,13 @@ def operations_paths() -> Description:
             "spooled": {"type": ["integer", "string"], "description": "Callbacks on local disk, or the problem."},
         },
     }
-    health = {"200": _status("The process is alive.", "ok")}
-    ready = {"200": _json("The service is ready.", readiness), "503": _json("The service is not ready.", readiness)}
+    wrong_method = {"405": {"$ref": "#/components/responses/method_not_allowed"}}
+    health = {"200": _status("The process is alive.", "ok")} | wrong_method
+    alive = {"description": "It reads nothing. For a load balancer, use `/readyz`."}
+    ready = {
+        "200": _json("The service is ready.", readiness),
+        "503": _json("The service is not ready.", readiness),
+    } | wrong_method
     metrics = {
         "200": {
             "description": "The metrics.",
@@ -93,11 +98,12 @@ def operations_paths() -> Description:
         "401": {"$ref": "#/components/responses/unauthorized"},
     }
     return {
-        "/healthz": {"get": _operation("get_health", "operations", "Liveness check", health)},
+        "/healthz": {"get": _operation("get_health", "operations", "Liveness check", health) | alive},
         "/readyz": {
             "get": _operation(
                 "get_readiness", "operations", "Readiness check, with the problem if it is not ready", ready
             )
+            | {"description": "Whether the database is reachable and migrated, and a worker is alive."}
         },
         "/metrics": {
             "get": _operation("get_metrics", "operations", "Metrics for Prometheus", metrics)

@@ -140,12 +140,3 @@ CSV_FIELD = {
         "`destination`, unless `destination_column` names another one."
     ),
 }
-
-SUPPRESSION_CSV_FIELD = {
-    "type": "string",
-    "format": "binary",
-    "description": (
-        "A CSV with a column `phone_number`, and perhaps a column `reason`; other columns are ignored. "
-        "Encodings and delimiters as for a batch. At most 1,000,000 numbers."
-    ),
-}
