@@ -74,7 +74,12 @@ def test_samples_are_shown_in_three_languages(reference: Page) -> None:
     block = reference.locator("#operations-batches-queue_batch")
     block.locator(".opblock-summary-control").click()
     samples = block.locator(".samples")
-    for language, text in {"curl": "-F csv=@contacts.csv", "Python": "requests.post(", "PHP": "new CURLFile("}.items():
+    for language, text in {
+        "curl": "-F csv=@contacts.csv",
+        "Python": "requests.post(",
+        "PHP": "new CURLFile(",
+        "JavaScript": "new FormData(",
+    }.items():
         samples.get_by_role("button", name=language, exact=True).click()
         expect(samples.locator("pre")).to_contain_text(text)
     samples.get_by_role("button", name="Copy").click()

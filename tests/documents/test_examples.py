@@ -144,13 +144,17 @@ def test_each_block_that_is_not_run_exists_and_names_existing_files() -> None:
 
 
 def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
-    (tmp_path / "contacts.csv").write_text("destination,first_name\n6175551234,Ana\n")
-    languages = [language for language in SAMPLES["queue_batch"] if language != "PHP" or runs_php()]
+    numbers = ["6175551234", *(f"617555{row:04}" for row in range(100, 130))]
+    (tmp_path / "contacts.csv").write_text("destination,first_name\n" + "".join(f"{each},Ana\n" for each in numbers))
+    languages = [language for language in SAMPLES["queue_batch"] if runs(language)]
     queued = {language: _run(language, SAMPLES["queue_batch"][language], service, tmp_path) for language in languages}
     # The same Idempotency-Key, and the same content except for the order of fields: one batch for all languages.
     ids = {json.loads(printed)["id"] if language == "curl" else int(printed) for language, printed in queued.items()}
     (batch_id,) = ids
     eventually(lambda: service.batch(batch_id)["progress"] == 1)
+    counts, follow_ups = service.batch(batch_id)["counts"], set()
+    chosen = counts["failed"] + counts["rejected"]
+    assert chosen > 0
     for language in languages:
         source = SAMPLES["get_call"][language].replace("/batches/1/", f"/batches/{batch_id}/")
         printed = _run(language, source, service, tmp_path)
@@ -158,15 +162,25 @@ def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
             call = json.loads(printed)
             printed = f"{call['phone_number']} {call['state']} {call['outcome']}"
         assert re.fullmatch(r"\+16175551234 final (completed|failed|canceled|rejected)", printed.strip()), language
+        printed = _run(language, SAMPLES["list_results"][language], service, tmp_path)
+        expected = re.escape(f'"batch_id":{batch_id},"row":1') if language == "curl" else f"^{batch_id} 1 final "
+        assert re.search(expected, printed), (language, printed)
+        (tmp_path / "cursor").unlink(missing_ok=True)
+        source = SAMPLES["follow_up"][language].replace("/batches/1/", f"/batches/{batch_id}/")
+        printed = _run(language, source, service, tmp_path)
+        if language == "curl":
+            printed = "{id} {chosen}".format(**json.loads(printed))
+        follow_ups.add(printed.strip())
+    assert follow_ups == {f"{batch_id + 1} {chosen}"}
 
 
 @pytest.mark.parametrize("operation", SAMPLES)
-@pytest.mark.parametrize("language", ["curl", "Python", "PHP"])
+@pytest.mark.parametrize("language", SAMPLES["get_call"])
 def test_samples_of_the_reference_fail_if_they_are_refused_or_not_answered(
     operation: str, language: str, tmp_path: Path
 ) -> None:
-    if language == "PHP" and not runs_php():
-        pytest.skip("needs php with its curl extension")
+    if not runs(language):
+        pytest.skip("needs php with its curl extension, or node")
     (tmp_path / "contacts.csv").write_text("destination\n6175551234\n")
     with refusing() as refused:
         for address in (refused, f"http://127.0.0.1:{free_port()}"):
@@ -175,8 +189,12 @@ def test_samples_of_the_reference_fail_if_they_are_refused_or_not_answered(
             assert ran.returncode != 0 and ran.stderr, (address, ran)
 
 
-def runs_php() -> bool:
-    """Whether the samples in PHP can be run: on Debian, the packages php-cli and php-curl."""
+def runs(language: str) -> bool:
+    """Whether the samples in a language can be run. In PHP they need the Debian packages php-cli and php-curl."""
+    if language == "JavaScript":
+        return shutil.which("node") is not None
+    if language != "PHP":
+        return True
     if (php := shutil.which("php")) is None:
         return False
     return subprocess.run([php, "-r", "exit(extension_loaded('curl') ? 0 : 1);"], timeout=60).returncode == 0
@@ -242,6 +260,7 @@ def _run_sample(
         "curl": ["bash", "-c", source],
         "Python": [sys.executable, "-c", source],
         "PHP": ["php", "-r", source.removeprefix("<?php\n")],
+        "JavaScript": ["node", "--input-type=module", "-e", source],
     }[language]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
 
