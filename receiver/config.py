@@ -50,6 +50,8 @@ class Config:
     """Empty: all but `call.result`."""
     relay_networks: tuple[Network, ...] = ()
     """Private networks in which endpoints are allowed, also with plain http and on any port."""
+    cors_origins: frozenset[str] = frozenset()
+    """Origins whose pages may use the API with a key."""
     suppress_statuses: frozenset[str] = frozenset()
     """In lower case; a result with one of these statuses of the provider suppresses the number."""
     result_poll_rate: int = 5

@@ -157,6 +157,14 @@ def _contact(value: str) -> str:
     return value
 
 
+def _origins(value: str) -> frozenset[str]:
+    """In the form that browsers send: in lower case, without a path and without the scheme's own port."""
+    found = frozenset(part.lower().rstrip("/") for part in re.split(r"[,\s]+", value) if part)
+    if not found or not all(re.fullmatch(r"(?!http:.*:80$|https:.*:443$)https?://[^/?#@*]+", each) for each in found):
+        raise ValueError("must be a list of origins such as https://crm.example.com,http://localhost:3000")
+    return found
+
+
 def _statuses(value: str) -> frozenset[str]:
     found = frozenset(filter(None, (part.strip().lower() for part in value.split(","))))
     if not found:
@@ -232,6 +240,7 @@ VARIABLES: dict[str, Callable[[str], Any]] = {
     "NOTIFY_URLS": _notify_urls,
     "NOTIFY_EVENTS": _events,
     "RELAY_NETWORKS": _networks,
+    "CORS_ORIGINS": _origins,
     "SUPPRESS_STATUSES": _statuses,
     "RESULT_POLL_RATE": _whole(0, 100),
     "RATE_LIMIT": _whole(0, 1_000_000),

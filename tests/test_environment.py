@@ -249,6 +249,15 @@ def test_kind_of_a_batch_is_open_if_the_worker_may_have_other_settings() -> None
     assert config.simulated and config.batch_kind is None
 
 
+def test_cors_origins_are_a_list_without_paths() -> None:
+    assert read_config({"CORS_ORIGINS": " https://CRM.example.com/ http://localhost:3000,"}).cors_origins == {
+        "https://crm.example.com",
+        "http://localhost:3000",
+    }
+    for wrong in ("*", "https://a.example/path", "crm.example.com", "https://a.example:443", "null", ","):
+        assert faults(CORS_ORIGINS=wrong) == [("CORS_ORIGINS", "invalid")], wrong
+
+
 def test_suppress_statuses_are_a_list_in_any_case() -> None:
     assert read_config({"SUPPRESS_STATUSES": " Do-Not-Call,,disconnected "}).suppress_statuses == {
         "do-not-call",

@@ -10,7 +10,7 @@ from receiver.config import Config
 from receiver.intake.proxies import Forwarded
 from receiver.intake.wsgi import Endpoint
 from receiver.telemetry import start_telemetry
-from receiver.web import access, compression, dashboard, health, metrics, problems, reading, turns
+from receiver.web import access, compression, cors, dashboard, health, metrics, problems, reading, turns
 from receiver.web.api import (
     acknowledge,
     audit,
@@ -91,6 +91,7 @@ def build_app() -> Flask:
         api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
     for blueprint in (health.blueprint, metrics.blueprint, dashboard.blueprint, page.blueprint):
         app.register_blueprint(blueprint)
+    cors.register(app)
     problems.register(app)
     compression.register(app)
     app.after_request(_secure)

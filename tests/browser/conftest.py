@@ -11,6 +11,9 @@ from tests.acceptance.service import Service
 from tests.browser.calls import Populated, populate
 from tests.browser.chromium import launched, sign_in, watched
 
+FOREIGN_ORIGIN = "http://localhost:3999"
+"""Its pages may use the service's API."""
+
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
@@ -25,7 +28,7 @@ def service(browser: Browser, session_folder: Path) -> Iterator[Service]:
     """
     folder = Path(tempfile.mkdtemp(prefix="s", dir=session_folder))
     folder.chmod(0o711)
-    with Service(folder, RELAY_NETWORKS="127.0.0.0/8") as service:
+    with Service(folder, RELAY_NETWORKS="127.0.0.0/8", CORS_ORIGINS=FOREIGN_ORIGIN) as service:
         yield service
 
 
