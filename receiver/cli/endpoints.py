@@ -14,7 +14,7 @@ from receiver.cli.maintenance import ask
 from receiver.cli.running import Commands
 from receiver.environment import read_config
 from receiver.errors import NotFound
-from receiver.queueing.form_fields import Timestamp
+from receiver.queueing.form_fields import LARGEST_ID, Timestamp
 from receiver.relay.deliveries import list_deliveries, retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,
@@ -157,7 +157,7 @@ def _delete(parsed: argparse.Namespace) -> int:
 
 
 def _id(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= 2**53:
+    if text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= LARGEST_ID:
         return int(text)
     raise argparse.ArgumentTypeError("it must be a whole number from 1")
 

@@ -171,6 +171,9 @@ def check_time_zone(text: str) -> None:
 
 MOST_LABELS = 10
 
+LARGEST_ID = 2**53
+"""Beyond it, many JSON parsers lose digits."""
+
 
 class Labels(fields.Dict):
     """A JSON object of texts, in a form field as its text."""

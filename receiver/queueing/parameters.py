@@ -17,6 +17,7 @@ from receiver.errors import InvalidInput
 from receiver.queueing.form_fields import (
     DAYS_PATTERN,
     HOURS_PATTERN,
+    LARGEST_ID,
     MOST_LABELS,
     CallingDays,
     CallingHours,
@@ -94,8 +95,8 @@ class BatchForm(Schema):
     class Meta:
         unknown = RAISE
 
-    application_id = whole_number(1, 2**53, "The provider's id of the application.", required=True, examples=[7])
-    deployment_id = whole_number(1, 2**53, "The provider's id of the deployment.", required=True, examples=[3])
+    application_id = whole_number(1, LARGEST_ID, "The provider's id of the application.", required=True, examples=[7])
+    deployment_id = whole_number(1, LARGEST_ID, "The provider's id of the deployment.", required=True, examples=[3])
     name = short_text(200, "A name for lists; default: the file's name.")
     start_timestamp = WholeSecond(metadata=says("When dialing may begin; default: at once."))
     end_timestamp = WholeSecond(metadata=says("When dialing must stop."))
@@ -206,7 +207,7 @@ def without_defaults(form: Mapping[str, str], defaults: Mapping[str, str]) -> di
     """The fields of a form that change something. `defaults`: further defaults, which depend on the request."""
     return {
         name: text
-        for name, text in form.items()
+        for name, text in {**form, "default_region": form.get("default_region", "").upper()}.items()
         if text not in _DEFAULT_TEXTS.get(name, ()) and text != defaults.get(name)
     }
 

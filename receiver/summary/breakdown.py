@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES
 from receiver.phone_numbers.numbering_plan import area_of_prefix
-from receiver.queueing.parameters import DAYS
+from receiver.queueing.form_fields import DAYS
 from receiver.results.result_rows import AREA
 from receiver.summary.series import QUARTER_HOUR_OF, SummaryFilter, batches_where, check_filter
 

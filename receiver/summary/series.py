@@ -217,8 +217,8 @@ def check_filter(conn: Connection, wanted: SummaryFilter) -> None:
         if moment is not None and not _EARLIEST <= moment <= _LATEST:
             raise invalid_parameter(name, "out_of_range", "It must be between the years 1970 and 9000.")
     if wanted.from_ is not None and wanted.to is not None:
-        if wanted.from_ >= wanted.to:
-            raise invalid_parameter("to", "out_of_order", "It must be later than `from`.")
+        if wanted.from_ > wanted.to:
+            raise invalid_parameter("to", "out_of_order", "It must not be earlier than `from`.")
         if (wanted.to - wanted.from_) / _LENGTH[wanted.interval] > MOST_POINTS:
             raise _too_long()
 

@@ -19,7 +19,7 @@ from flask_smorest import Api
 from marshmallow import fields
 
 from receiver.database.api_keys import NAME_LENGTH
-from receiver.queueing.form_fields import MOST_LABELS, CallingDays, CallingHours, Flag, Labels, Timestamp
+from receiver.queueing.form_fields import LARGEST_ID, MOST_LABELS, CallingDays, CallingHours, Flag, Labels, Timestamp
 from receiver.queueing.parameters import BatchForm
 from receiver.web.api.suppressions import SuppressionRequest
 from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_OPERATION
@@ -39,7 +39,7 @@ from receiver.web.reference.shared import (
     TAGS,
     Description,
 )
-from receiver.web.schemas import LARGEST_ID, ConflictProblem, InvalidProblem, Moment, Problem, RefusedProblem
+from receiver.web.schemas import ConflictProblem, InvalidProblem, Moment, Problem, RefusedProblem
 
 API = "/api/v1"
 

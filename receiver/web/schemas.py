@@ -20,13 +20,20 @@ from receiver.model import (
     rfc3339,
 )
 from receiver.queueing.follow_ups import LEFT_OUT
-from receiver.queueing.form_fields import Coded, Timestamp, WholeNumber, says, short_text, storable, whole_number
+from receiver.queueing.form_fields import (
+    LARGEST_ID,
+    Coded,
+    Timestamp,
+    WholeNumber,
+    says,
+    short_text,
+    storable,
+    whole_number,
+)
 from receiver.summary.lineage import MOST_ROWS
 from receiver.web.json_answer import ReadyJson
 
 _Field = TypeVar("_Field", bound=fields.Field[Any])
-
-LARGEST_ID = 10**18 - 1
 
 
 class Moment(fields.Field[datetime]):

@@ -26,7 +26,7 @@ from receiver.changes.events import Events
 from receiver.config import Config
 from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
-from receiver.queueing.parameters import LATEST
+from receiver.queueing.form_fields import LATEST
 from receiver.relay.endpoints import create_endpoint
 from receiver.relay.sending import Attempt
 from receiver.web.api import endpoints, release

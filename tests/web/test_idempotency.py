@@ -46,6 +46,7 @@ def test_same_request_may_write_out_defaults(queuer: FlaskClient, conn: Connecti
         first, second = (post_csv(queuer, headers={"Idempotency-Key": key}, **each) for each in fields)
         assert "Idempotency-Replayed" not in first.headers
         assert second.headers["Idempotency-Replayed"] == "true", second.text
+        assert post_csv(queuer, headers={"Idempotency-Key": key}, default_region="us").headers["Idempotency-Replayed"]
         for name, text in (("name", "{}"), ("on_invalid", "skip"), ("is_pci", "1"), ("default_region", "GB")):
             answer = post_csv(queuer, headers={"Idempotency-Key": key}, **{name: text})
             problem_of(answer, 422, "idempotency_key_reused")

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from receiver.database.pool import Connection
 from receiver.results.erasure import erase
 from tests.factories import deliver, make_batch, phone_number, result_body
-from tests.web.asking import faults_of, problem_of
+from tests.web.asking import faults_of, post_csv, problem_of
 from tests.web.conftest import ClientFor
 
 
@@ -80,3 +80,36 @@ def test_applied_callback_names_its_row(admin: FlaskClient, conn: Connection) ->
         conn.commit()
     erased = admin.get(f"/api/v1/callbacks/{listed[-1]['id']}").get_json()
     assert (erased["state"], erased["row"]) == ("applied", None)
+
+
+@pytest.mark.parametrize(
+    "path", ["batches?created_from={0}&created_to={0}", "audit?from={0}&to={0}", "summary?from={0}&to={0}"]
+)
+def test_period_of_no_length_is_empty(admin: FlaskClient, conn: Connection, path: str) -> None:
+    deliver(conn, make_batch(conn, [phone_number(0)]), result_body(phone_number(0)))
+    content = admin.get(f"/api/v1/{path.format('2026-03-02T00:00:00Z')}").get_json()
+    assert (content.get("batches") or content.get("audit") or content.get("series") or []) == []
+
+
+def test_ids_have_one_limit_everywhere(admin: FlaskClient) -> None:
+    """Beyond 2^53, JavaScript loses digits."""
+    largest, too_large = 2**53, 2**53 + 1
+    for path in ("batches?application_id={}", "batches?deployment_id={}", "calls.csv?application_id={}"):
+        assert admin.get(f"/api/v1/{path.format(largest)}").status_code == 200
+        assert [code for _, code in faults_of(admin.get(f"/api/v1/{path.format(too_large)}"))] == ["out_of_range"]
+    for name in ("application_id", "deployment_id"):
+        assert faults_of(post_csv(admin, headers=None, **{name: str(too_large)})) == [(name, "out_of_range")]
+    for path, body in (
+        ("callbacks/replay", {"ids": [too_large]}),
+        ("callbacks/acknowledge", {"ids": [too_large]}),
+        ("purges", {"batch_id": too_large}),
+        ("endpoints", {"url": "https://crm.example.com/", "application_id": too_large}),
+    ):
+        assert admin.post(f"/api/v1/{path}", json=body).status_code == 422, path
+    problem_of(admin.get(f"/api/v1/batches/{too_large}"), 404, "not_found")
+
+
+def test_path_that_does_not_exist_is_answered_with_a_problem(admin: FlaskClient) -> None:
+    for path in ("/nothing", "/api", "/api/v1", "/api/v1/", "/api/v1/nothing", "/api/v1/batches/", "/api/v1/batches/x"):
+        answer = problem_of(admin.get(path), 404, "not_found")
+        assert answer["status"] == 404

@@ -9,7 +9,7 @@ from marshmallow import RAISE, Schema, fields, validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
-from receiver.queueing.parameters import says
+from receiver.queueing.form_fields import says
 from receiver.results.acknowledgement import (
     ACKNOWLEDGED_AT_ONCE,
     NEED_ATTENTION,

@@ -12,7 +12,7 @@ from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import connection, reading
-from receiver.queueing.form_fields import Coded, says, short_text
+from receiver.queueing.form_fields import LARGEST_ID, Coded, says, short_text
 from receiver.relay.deliveries import DELIVERY_STATES, Delivery, list_deliveries, retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,
@@ -53,10 +53,10 @@ class EndpointChanges(OptionalBody):
         metadata=says("The events that it gets; default: all of them.", minItems=1),
     )
     application_id = JsonNumber(
-        allow_none=True, validate=validate.Range(1, 2**53), metadata=says("Only events of this application.")
+        allow_none=True, validate=validate.Range(1, LARGEST_ID), metadata=says("Only events of this application.")
     )
     deployment_id = JsonNumber(
-        allow_none=True, validate=validate.Range(1, 2**53), metadata=says("Only events of this deployment.")
+        allow_none=True, validate=validate.Range(1, LARGEST_ID), metadata=says("Only events of this deployment.")
     )
     label = schemas.by_label(allow_none=True)
     enabled = JsonFlag(metadata=says("false: send nothing; what is owed waits. true: send again."))

@@ -17,7 +17,7 @@ from receiver.database.pool import Connection, reading
 from receiver.errors import Fault, InvalidInput
 from receiver.intake.spool import Spool
 from receiver.phone_numbers.destination import DestinationError, parse
-from receiver.queueing.parameters import Coded, says
+from receiver.queueing.form_fields import LARGEST_ID, Coded, says
 from receiver.results.erasure import Erased, erase
 from receiver.results.retention import (
     count_batch,
@@ -59,7 +59,7 @@ class PurgeRequest(Schema):
     older_than_days = JsonNumber(
         validate=validate.Range(0, MOST_DAYS), metadata=says("Batches that were created, and due, longer ago.")
     )
-    batch_id = JsonNumber(validate=validate.Range(1, schemas.LARGEST_ID), metadata=says("This batch."))
+    batch_id = JsonNumber(validate=validate.Range(1, LARGEST_ID), metadata=says("This batch."))
     simulated = JsonFlag(metadata=says("true: all simulated batches, even if they have not ended."))
     dry_run = JsonFlag(load_default=False, metadata=says("Only count what would be deleted."))
     force = JsonFlag(load_default=False, metadata=says("Delete the batch although its calls have not ended."))

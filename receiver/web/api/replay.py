@@ -10,7 +10,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from receiver.database.pool import connection
 from receiver.model import CALLBACK_STATES
-from receiver.queueing.form_fields import Coded, WholeNumber, says
+from receiver.queueing.form_fields import LARGEST_ID, Coded, WholeNumber, says
 from receiver.results.replay import Change, replay_all
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -28,7 +28,7 @@ class Ids(fields.List[int]):
     """A list of ids. Any wrong id is reported as one fault of the whole list."""
 
     def __init__(self, description: str) -> None:
-        ids = WholeNumber(validate=validate.Range(1, schemas.LARGEST_ID))
+        ids = WholeNumber(validate=validate.Range(1, LARGEST_ID))
         super().__init__(ids, metadata=says(description, minItems=1, maxItems=MOST_IDS))
 
     def _deserialize(
@@ -41,7 +41,7 @@ class Ids(fields.List[int]):
 
 def _is_id(item: Any) -> bool:
     """Whether a JSON value is a valid id. 7.0 is the same as 7."""
-    return type(item) in (int, float) and item == int(item) and 1 <= item <= schemas.LARGEST_ID
+    return type(item) in (int, float) and item == int(item) and 1 <= item <= LARGEST_ID
 
 
 @validates_schema

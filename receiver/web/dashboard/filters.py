@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from receiver.queueing.form_fields import LARGEST_ID
+
 FIRST_YEAR, LAST_YEAR = 1971, 8999
 """Years that every part of the service can compute with."""
-
-LARGEST_ID = 2**53
 
 
 @dataclass(slots=True)

@@ -10,11 +10,12 @@ from werkzeug.wrappers import Response
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
 from receiver.errors import NotFound
+from receiver.queueing.form_fields import LARGEST_ID
 from receiver.release.control import cancel_batch, pause_batch, resume_batch
 from receiver.release.deployment_cancel import WAITS_FOR_SENDING, get_cancel, list_affected, request_cancel
 from receiver.summary.batches import get_batch
 from receiver.web.auth import current_key
-from receiver.web.dashboard.filters import LARGEST_ID, text_fault
+from receiver.web.dashboard.filters import text_fault
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.wording import counted
 from receiver.web.services import services
