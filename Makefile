@@ -31,7 +31,7 @@ test: $(VENV)/.development ## Run the tests, in seven minutes on two cores
 	@$(REWRITTEN)
 	@exec $(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-test-long: $(VENV)/.development ## Run the long tests: kills, outages, load, upgrades, browsers and documents
+test-long: $(VENV)/.development $(VENV)/.clients ## Run the long tests: kills, outages, load, upgrades, browsers and documents
 	@tests/tools
 	@exec $(PYTEST) -m long $(PYTEST_ARGS)
 
@@ -79,6 +79,9 @@ pin: ## Update the pinned requirements from pyproject.toml (needs uv)
 		--custom-compile-command "make pin" --extra bench -c requirements-dev.txt pyproject.toml -o requirements-bench.txt
 	printf 'bandit\npip-audit\n' | uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --custom-compile-command "make pin" - -o requirements-audit.txt
+	printf '%s\n' datamodel-code-generator mypy openapi-generator-cli openapi-python-client pydantic python-dateutil \
+		types-python-dateutil urllib3 | uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --custom-compile-command "make pin" - -o requirements-clients.txt
 
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' receiver/__init__.py)
 ARCHIVE = dist/result-url-receiver-$(VERSION).tar.gz
@@ -122,6 +125,14 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.development
 $(VENV)/.fuzz: requirements-fuzz.txt $(VENV)/.development
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
 	@touch $@
+
+# Generators of clients, and linters of the API's description: tests/clients. Without them those tests are skipped.
+$(VENV)/.clients: requirements-clients.txt tests/clients/package-lock.json | $(BIN)/python
+	@{ $(BIN)/python -m venv $(VENV)/clients && \
+	$(VENV)/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-clients.txt && \
+	cp tests/clients/package.json tests/clients/package-lock.json $(VENV)/clients && \
+	npm ci --prefix $(VENV)/clients --ignore-scripts --no-audit --no-fund --silent && touch $@; } || \
+		echo "Generators of clients could not all be installed. The tests that need them are skipped." >&2
 
 # A separate virtualenv, so that its requirements do not affect our versions.
 $(VENV)/.audit: requirements-audit.txt $(VENV)/.development

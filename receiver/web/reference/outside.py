@@ -37,7 +37,7 @@ def results_path() -> Description:
                 "description": f"Any body from the provider, at most {BODY_BYTES} bytes.",
                 "content": {
                     "application/json": {
-                        "schema": {"type": "object"},
+                        "schema": {"type": "object", "additionalProperties": True},
                         "example": {
                             "phone_number": "'6175551234'",
                             "status": "completed",
