@@ -71,6 +71,8 @@ class Preview:
     errors_total: int
     columns: tuple[PhoneColumn, ...] = ()
     """For the dashboards: the columns of the file that look like phone numbers."""
+    places: tuple[tuple[str, int], ...] = ()
+    """For the dashboards, without calling hours: the zones of the first rows' numbers, as in `zones`, and the rows."""
 
 
 def get_now(conn: Connection) -> datetime:

@@ -143,6 +143,7 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
         errors=errors,
         errors_total=draft.preview["errors_total"],
         columns=tuple(PhoneColumn(**column) for column in draft.preview["columns"]),
+        places=tuple((zone, rows) for zone, rows in draft.preview["places"]),
     )
 
 

@@ -236,6 +236,20 @@ def test_sample_file_can_be_queued_as_it_is(browser: Browser) -> None:
     assert button(browser.get(drafted(browser, browser.get("/batches/new/sample.csv")))) == "Call 4 people"
 
 
+def test_time_zones_are_shown_without_calling_hours_too(browser: Browser) -> None:
+    csv = "destination\n6175551234\n6175551235\n3105551234\n+18005551234\n"
+    path = drafted(browser, csv)
+    for _ in ("a new preview", "the stored one"):
+        page = browser.get(path)
+        assert broken_rules(page) == []
+        zones = re.findall(r'<th scope="row">([\w/, ]+)</th><td class="figure"[^>]*>(\d)</td><td[^>]*>(.*?)</td>', page)
+        assert [zone[:2] for zone in zones[:2]] == [("America/New_York", "2"), ("America/Los_Angeles", "1")]
+        assert re.fullmatch(r"\d\d:\d\d", zones[0][2])
+        assert "everybody is called at once, at any local time" in text_of(page)
+    browser.post(path, calling_hours="09:00-20:00", time_zone="UTC")
+    assert "at any local time" not in browser.get(path)
+
+
 def test_usual_hours_and_pace_are_one_click_away(browser: Browser, conn: Connection) -> None:
     path = drafted(browser)
     browser.post(path, calling_hours="09:00-20:00", calling_days="mon,tue,wed,thu,fri")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from werkzeug.datastructures import MultiDict
 
 from receiver.errors import Fault
 from receiver.model import rfc3339
-from receiver.queueing.form_fields import DAYS, NOT_A_TIME, days_text, hours_text
+from receiver.queueing.form_fields import DAYS, NOT_A_TIME, days_text, hours_text, known_zones
 from receiver.queueing.parameters import BatchForm
 from receiver.web.dashboard.session import time_zone, zone
 
@@ -44,11 +45,19 @@ def field_words() -> dict[str, object]:
     form = {"presets": PRESETS, "days": DAYS, "zone": time_zone()}
     return {
         **form,
+        "clock": clock,
         "days_text": days_text,
         "hours_text": hours_text,
         "most_zones": MOST_ZONES,
         "now": datetime.now(UTC),
     }
+
+
+def clock(zones: str) -> str:
+    """The local time now in zones that are joined by commas: `09:30`, or `09:30 to 11:30`. Empty if none is known."""
+    times = [datetime.now(ZoneInfo(name)) for name in zones.split(",") if name in known_zones()]
+    times.sort(key=lambda at: at.utcoffset() or timedelta())
+    return " to ".join(dict.fromkeys(f"{at:%H:%M}" for at in (*times[:1], *times[-1:])))
 
 
 def read_form(given: MultiDict[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -6,8 +6,10 @@ without another upload, and it becomes only one batch, even if it is confirmed r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +20,7 @@ from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import preview
 from receiver.queueing.batches import ExternalIdUsed, Preview, check_external_id
-from receiver.queueing.contacts import ContactReader
+from receiver.queueing.contacts import SAMPLE_ROWS, Contact, ContactReader
 from receiver.queueing.drafts import (
     DRAFT_BYTES,
     Draft,
@@ -39,7 +41,15 @@ from receiver.queueing.workbook import opened_csv
 from receiver.web.api.batches import number_lookups
 from receiver.web.api.exports import CSV, faulty_rows, streamed_file
 from receiver.web.auth import current_key
-from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_schema, read_form, shown
+from receiver.web.dashboard.batch_fields import (
+    FIELDS,
+    MOST_ZONES,
+    by_field,
+    field_words,
+    for_schema,
+    read_form,
+    shown,
+)
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.services import services
 
@@ -190,10 +200,23 @@ def _preview(found: Draft, parameters: BatchParameters) -> Preview:
         with csv:
             seen = preview(csv, parameters, limits, *number_lookups(parameters))
             contacts = ContactReader(csv, parameters.default_region, parameters.destination_column)
-            seen = replace(seen, columns=tuple(contacts.find_phone_columns()))
+            seen = replace(
+                seen,
+                columns=tuple(contacts.find_phone_columns()),
+                places=() if parameters.hours else tuple(_count_zones(contacts).most_common(MOST_ZONES)),
+            )
         with connection(services().pool) as conn:
             keep_preview(conn, found, parameters, limits, seen)
     return seen
+
+
+def _count_zones(contacts: ContactReader) -> Counter[str]:
+    """The time zones of the first rows' numbers, several joined by commas."""
+    # The library's table of zones takes megabytes.
+    from receiver.phone_numbers.time_zones import zones_of
+
+    first = islice(contacts, SAMPLE_ROWS)
+    return Counter(",".join(zones_of(each.phone_number)) for each in first if isinstance(each, Contact))
 
 
 def _choosable(seen: Preview | None, unreadable: InvalidInput | None) -> tuple[PhoneColumn, ...]:
@@ -234,4 +257,4 @@ def _batch_path(batch_id: int) -> str:
 
 def _words() -> dict[str, Any]:
     most = {"default_region": services().config.default_region, "most_megabytes": DRAFT_BYTES >> 20}
-    return {**field_words(), **most}
+    return {**field_words(), **most, "sample_rows_counted": SAMPLE_ROWS}
