@@ -47,7 +47,9 @@ def test_upload_is_previewed_and_then_queued(browser: Browser, conn: Connection)
     ]
     assert browser.client.get(path).location == "/batches/1"
     assert count(conn, "draft_chunk") == 0
-    assert 'value="7"' in browser.get("/batches/new")
+    page = browser.get("/batches/new")
+    assert broken_rules(page) == [] and 'value="7"' in page
+    assert '<option value="3" label="3: of application 7, last for December reminders"></option>' in page
 
 
 def test_batch_without_a_name_gets_the_file_name(browser: Browser, conn: Connection) -> None:

@@ -38,6 +38,7 @@ from receiver.queueing.drafts import (
 from receiver.queueing.header import DESTINATION, MissingDestination, PhoneColumn
 from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.workbook import opened_csv
+from receiver.summary.batches import BatchFilter, list_batches
 from receiver.web.api.batches import number_lookups
 from receiver.web.api.exports import CSV, faulty_rows, streamed_file
 from receiver.web.auth import current_key
@@ -55,6 +56,9 @@ from receiver.web.services import services
 
 LAST_USED = "last_batch"
 """In the session: application and deployment of the last batch, the defaults of the next one."""
+
+EARLIER_BATCHES = 25
+"""The newest batches, whose applications and deployments are suggested."""
 
 SAMPLE = """destination,first_name,appointment
 +16175550101,Ana,2026-12-01 09:30
@@ -84,7 +88,20 @@ def new_batch() -> Response | tuple[str, int] | str:
 def _upload_form(form: Mapping[str, str], faults: Mapping[str, str]) -> str:
     with connection(services().pool) as conn:
         drafts = list_drafts(conn, current_key().key_id)
-    return render_template("new_batch.html", form=shown(form), faults=faults, drafts=drafts, **_words())
+        earlier = list_batches(conn, BatchFilter(), EARLIER_BATCHES, with_submissions=False)
+    return render_template(
+        "new_batch.html",
+        form=shown(form),
+        faults=faults,
+        drafts=drafts,
+        applications={batch.application_id: f"last for {batch.name}" for batch in reversed(earlier)},
+        deployments={
+            batch.deployment_id: f"of application {batch.application_id}, last for {batch.name}"
+            for batch in reversed(earlier)
+        },
+        simulated=services().config.simulated,
+        **_words(),
+    )
 
 
 def _store_file(form: Mapping[str, str]) -> UUID | None:
