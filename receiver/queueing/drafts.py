@@ -168,8 +168,8 @@ def forget_preview(conn: Connection, draft: Draft) -> None:
 
 
 def discard_draft(conn: Connection, draft: Draft) -> None:
-    """Delete a draft with its file."""
-    conn.execute("delete from draft where draft_id = %s", (draft.draft_id,))
+    """Delete a draft with its file, unless it was queued."""
+    conn.execute("delete from draft where draft_id = %s and batch_id is null", (draft.draft_id,))
 
 
 def queue_draft(

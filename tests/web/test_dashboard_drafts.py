@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from uuid import UUID
 
 import pytest
@@ -13,7 +14,7 @@ from receiver.errors import NotFound
 from receiver.queueing import drafts
 from receiver.queueing.drafts import MOST_DRAFTS, forget_drafts, get_draft, open_csv
 from receiver.summary.batches import get_batch
-from tests.web.asking import config_for
+from tests.web.asking import CSV, config_for
 from tests.web.browsing import Browser, text_of, visitor
 from tests.web.conftest import patient_app
 from tests.web.drafting import FAULTY, button, confirm, count, drafted, key_id, upload
@@ -99,7 +100,8 @@ def test_queued_draft_cannot_be_discarded(browser: Browser, conn: Connection) ->
     path = drafted(browser)
     token = browser.token(path)
     confirm(browser, path)
-    assert browser.client.post(path, data={"csrf_token": token, "discard": "1"}).location == path
+    for data in ({"discard": "1"}, {"csv": (BytesIO(CSV.encode()), "other.csv")}):
+        assert browser.client.post(path, data={"csrf_token": token, **data}).location == path
     assert browser.client.get(path).location == "/batches/1"
     assert count(conn, "draft") == 1
 

@@ -132,7 +132,7 @@ def draft(draft_id: UUID) -> Response | str:
             form = {**found.form, **read_form(request.form, found.form)}
             change_draft(conn, found, form)
         try:
-            if (replacement := _store_file(form)) is not None:
+            if found.batch_id is None and (replacement := _store_file(form)) is not None:
                 with connection(services().pool) as conn:
                     discard_draft(conn, found)
                 draft_id = replacement
