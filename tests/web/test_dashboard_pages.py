@@ -209,6 +209,7 @@ def test_browser_gets_a_page_for_a_failure_and_a_program_a_problem(app: Flask, c
     browser = visitor(app, conn, "read")
     page = browser.get("/nowhere", 404)
     assert "<h1>Not found</h1>" in page and 'href="/"' in page
+    assert "There is no page at this address." in page and "was not found on the server" not in page
     assert "Sign out" in page and 'href="/login"' not in page, "the frame of a viewer who is signed in"
     assert "Sign out" not in Browser(app).get("/nowhere", 404)
     assert "<h1>" in browser.get("/keys", 403) and "admin" in text_of(browser.get("/keys", 403))
