@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -125,6 +126,16 @@ def count_by_reason(conn: Connection, state: CallbackState) -> dict[str, int]:
             f" and not {IS_ACKNOWLEDGED} order by callback_id desc limit %s) newest"
             " group by reason order by count(*) desc, reason",
             (state, NEWEST_COUNTED),
+        ).fetchall()
+    )
+
+
+def count_reasons(conn: Connection, ids: Sequence[int]) -> dict[str, int]:
+    """Why these callbacks were not applied, the most frequent reason first."""
+    return dict(
+        conn.execute(
+            "select reason, count(*) from set_aside where callback_id = any(%s) group by reason order by count(*) desc",
+            (list(ids),),
         ).fetchall()
     )
 

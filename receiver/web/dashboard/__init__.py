@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from receiver.web.dashboard import (
+    attention,
     audit,
     batch,
     batch_calls,
@@ -30,6 +31,7 @@ __all__ = ["PAGES", "blueprint"]
 
 # Importing a module of pages declares its routes.
 PAGES = (
+    attention,
     audit,
     batch,
     batch_calls,

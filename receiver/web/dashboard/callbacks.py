@@ -7,6 +7,7 @@ from collections import Counter
 from flask import Response, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import Connection, connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import CALLBACK_STATES, CallbackState
@@ -19,6 +20,7 @@ from receiver.summary.callbacks import (
     Callback,
     CallbackBody,
     count_by_reason,
+    count_reasons,
     get_callback,
     list_callbacks,
 )
@@ -77,6 +79,7 @@ def callbacks() -> str:
         reason=reason,
         batch_id=batch_id,
         not_understood=[f"The value of {name} in this address is not valid." for name in filters.faults],
+        most_note=NOTE_CHARACTERS,
         states=(*CALLBACK_STATES, ANY),
         newest_counted=NEWEST_COUNTED,
         counted_in_part=any(sum(counted.values()) >= NEWEST_COUNTED for counted in reasons.values()),
@@ -97,6 +100,8 @@ def callback(callback_id: int) -> str:
         size=len(found.body),
         body=body_text(found.body, found.content_encoding, as_received=as_received),
         as_received=as_received,
+        most_note=NOTE_CHARACTERS,
+        needs_attention=found.callback.state in NEED_ATTENTION,
     )
 
 
@@ -136,12 +141,13 @@ def replay_callbacks() -> AnyResponse | str:
             replay_all(
                 conn,
                 by=current_key().name,
-                ids=_ids() or _found(conn),
+                ids=chosen_callbacks(conn),
                 dry_run=not confirmed,
                 suppress_statuses=services().config.suppress_statuses,
             )
         )
-    ids = [callback_id for piece in done for callback_id in piece.callback_ids]
+        ids = [callback_id for piece in done for callback_id in piece.callback_ids]
+        unchanged = count_reasons(conn, ids) if not confirmed else {}
     changes = [change for piece in done for change in piece.changes]
     if confirmed:
         flash(f"{wording.counted(len(ids), 'callback')} settled again: {_changed(changes)}")
@@ -151,11 +157,16 @@ def replay_callbacks() -> AnyResponse | str:
         ids=ids,
         changes=changes[:MOST_CHANGES_SHOWN],
         more_changes=max(len(changes) - MOST_CHANGES_SHOWN, 0),
+        most_note=NOTE_CHARACTERS,
+        unchanged={} if changes else unchanged,
         sentence=_changed(changes),
     )
 
 
-def _found(conn: Connection) -> list[int]:
+def chosen_callbacks(conn: Connection) -> list[int]:
+    """The `ids` of the form, or the newest callbacks with its `state` and `reason`. Raises InvalidInput."""
+    if ids := _ids():
+        return ids
     if (state := _as_state(request.form.get("state"))) is None:
         return []
     reason = request.form.get("reason", "")[:100] or None

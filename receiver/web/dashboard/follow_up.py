@@ -37,7 +37,8 @@ from receiver.web.services import services
 @page("/batches/<int:batch_id>/follow-up", scope="queue", methods=("GET", "POST"))
 def follow_up(batch_id: int) -> Response | tuple[str, int]:
     """Show the form, then a preview, then queue."""
-    is_get, ticked = request.method == "GET", request.form.getlist
+    is_get = request.method == "GET"
+    ticked = (request.args if is_get else request.form).getlist
     outcomes = DEFAULT_OUTCOMES if is_get else [name for name in FOLLOWED_OUTCOMES if name in ticked("outcomes")]
     wanted = FollowUp(batch_id, outcomes, [name for name in INCLUDABLE if name in ticked("include")])
     with connection(services().pool) as conn:

@@ -235,6 +235,32 @@ REASONS = {
 """Why a callback was not applied, by the stable code that is stored with it."""
 
 
+_UNREADABLE_ADVICE = (
+    "The body is the same, and this release cannot read it either. Open a callback to see its body. If the provider has"
+    " changed its format, update this service and replay then. A call that gets no other result becomes overdue, and"
+    " can be followed up."
+)
+_REPLAY_ADVICE = {
+    UNKNOWN_BATCH: "The batch still does not exist, so there is no call that it could be the result of.",
+    NUMBER_NOT_IN_SUBMISSION: (
+        "The submission still has no call to this number. Compare the number in the body with the batch's calls: if the"
+        " provider spells one of them in another way, report the spelling; else no call of yours is concerned."
+    ),
+    SETTLING_FAILED: "It failed again. The log names the error; replay after it is corrected.",
+    SAME_RESULT: "It is still the same result as that of its call, so nothing is missing.",
+    OTHER_RESULT_WINS: (
+        "The same rules choose the same winner again. The call's page shows both results. If the provider confirms that"
+        " the other one is right, write it into the note when you mark the callback as seen."
+    ),
+    STEP_SUPERSEDED: "Its call still has a result or a later status, so nothing is missing.",
+}
+
+
+def replay_advice(code: str | None) -> str:
+    """Why a replay does not change a callback that was set aside for this reason, and what else to do."""
+    return _REPLAY_ADVICE.get(code or "", _UNREADABLE_ADVICE)
+
+
 def reason_sentence(code: str | None) -> str:
     """The reason in words. An unknown code is shown unchanged."""
     return REASONS.get(code, code.replace("_", " ")) if code else ""
