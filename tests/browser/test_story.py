@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, Request, TimeoutError, ViewportSize, expect
 
 from tests.acceptance.service import Service
 from tests.browser.calls import CONTACTS, NUMBERS, Populated
-from tests.browser.chromium import PATIENCE_SECONDS, sign_in, watched
+from tests.browser.chromium import PATIENCE_SECONDS, sideways_scroll, sign_in, watched
+from tests.browser.test_every_page import violations
+from tests.queueing.workbooks import xlsx
 from tests.relay.endpoint_server import receiving
 from tests.waiting import eventually
 
@@ -110,6 +113,120 @@ def test_csv_becomes_calls_whose_results_are_watched_found_and_exported(
     page.wait_for_url("**/login")
     page.goto(f"/batches/{batch_id}")
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+MESSY: list[list[object]] = [
+    ["Customer", "Mobile", "Landline"],
+    *(["Ana", f"(617) 555-{last}", f"212555{last}" if last % 2 else "none"] for last in range(1900, 1912)),
+    ["Ben", "n/a", "2125551800"],
+    ["Björn", 6175551912, "ask"],
+]
+
+DROP = """
+(bytes) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "messy.xlsx"));
+  for (const kind of ["dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
+  }
+}
+"""
+
+COLORS: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+PHONE, DESK = ViewportSize(width=390, height=844), ViewportSize(width=1440, height=900)
+
+
+def check_looks(page: Page) -> None:
+    """The page as it is now, in both themes and at both widths."""
+    for size in (PHONE, DESK):
+        page.set_viewport_size(size)
+        for scheme in COLORS:
+            page.emulate_media(color_scheme=scheme)
+            found = violations(page)
+            assert found == [], (page.url, size, scheme, found)
+        assert sideways_scroll(page) == 0, (page.url, size)
+
+
+def test_messy_workbook_is_imported_corrected_and_discarded(browser: Browser, service: Service) -> None:
+    with watched(browser, service.url, reduced_motion="reduce") as page:
+        sign_in(page, service.key)
+        page.goto("/batches/new")
+        page.evaluate(DROP, list(xlsx(MESSY)))
+        expect(page.get_by_label("File of the numbers to call")).to_have_value(re.compile(r"messy\.xlsx$"))
+        page.get_by_label("Application", exact=True).fill("7")
+        page.get_by_label("Deployment").fill("3")
+        page.get_by_label("Name").fill("Messy list")
+        page.get_by_role("button", name="09:00-20:00").click()
+        expect(page.locator("#calling-hours")).to_have_value("09:00-20:00")
+        expect(page.get_by_role("button", name="Upload and check")).to_be_in_viewport()
+        check_looks(page)
+        page.get_by_role("button", name="Upload and check").click()
+        expect(page.get_by_role("button", name="Landline (7 of 14 cells are valid)")).to_be_visible()
+        check_looks(page)
+        page.get_by_role("button", name="Mobile (13 of 14 cells are valid)").click()
+        faulty = page.get_by_role("region", name="Rows with problems").get_by_role("row", name="13 14 n/a")
+        expect(faulty).to_contain_text("cannot be dialed")
+        expect(page.get_by_role("region", name="The first rows").locator("tbody tr")).to_have_count(10)
+        expect(page.get_by_role("region", name="Time zones", exact=True)).to_contain_text("America/New_York")
+        page.get_by_role("button", name="Leave it out").click()
+        expect(page.get_by_role("button", name="Call 13 people")).to_be_in_viewport()
+        check_looks(page)
+
+        # What was entered is kept when another file is chosen.
+        page.get_by_text("Change the parameters or the file").click()
+        page.get_by_label("Calls per minute").fill("60")
+        page.get_by_label("Another file, instead of messy.xlsx").set_input_files(UPLOAD)
+        page.get_by_role("button", name="Save and check again").click()
+        expect(page.get_by_text("reminders.csv").first).to_be_visible()
+        parameters = page.get_by_role("region", name="Parameters")
+        for kept in ("Messy list", "60 calls a minute", "09:00-20:00"):
+            expect(parameters).to_contain_text(kept)
+        page.goto("/batches/new")
+        page.get_by_role("link", name="Messy list").click()
+        page.get_by_role("button", name="Discard the upload").click()
+        expect(page.get_by_text("The upload was discarded.")).to_be_visible()
+        expect(page.get_by_role("link", name="Messy list")).to_have_count(0)
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_trouble_is_found_acted_on_and_marked_as_seen(
+    browser: Browser, service: Service, populated: Populated, tmp_path: Path, scripts: bool
+) -> None:
+    file = tmp_path / "refused.csv"
+    file.write_text("destination\n6175551950\n")
+    refused = service.queue(file, "Prefer: wait=0", name=f"Refused {scripts}", deployment_id="404", on_recent="allow")
+    batch_id = refused.json["batch_id" if refused.status == 502 else "id"]
+    eventually(lambda: service.batch(batch_id)["state"] == "refused")
+    with watched(browser, service.url, java_script_enabled=scripts, reduced_motion="reduce") as page:
+        sign_in(page, service.key)
+        page.get_by_role("link", name="Work through the entries").click()
+        row = page.get_by_role("region", name="Refused by the provider").get_by_role("row", name=f"Refused {scripts}")
+        expect(row.get_by_role("link", name="Follow up")).to_be_visible()
+        row.get_by_text("Mark as seen").first.click()
+        row.get_by_label("Note").fill(f"Wrong deployment {scripts}")
+        if scripts:
+            check_looks(page)
+        row.get_by_role("button", name="Mark as seen").click()
+        expect(page.get_by_role("row", name=f"Refused {scripts} #")).to_have_count(0)
+        expect(page.get_by_role("region", name="Seen before")).to_contain_text(f"Wrong deployment {scripts}")
+        page.get_by_role("region", name="Callbacks that were not applied").get_by_role("button").first.click()
+        expect(page.get_by_text("Why nothing changes, and what else you can do")).to_be_visible()
+        if scripts:
+            check_looks(page)
+
+        # From there, a number in another spelling, its last digits, a batch, and nonsense.
+        for text, shown in (
+            ("+1 (617) 555.1950", f"Batch {batch_id}"),
+            ("1950", "+16175551950"),
+            (f"refused {scripts}", f"Refused {scripts}"),
+            ("12345", "is not a phone number"),
+        ):
+            page.get_by_role("searchbox", name="Search").fill(text)
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("main")).to_contain_text(shown)
+            assert "1950" not in page.url
+            if scripts:
+                check_looks(page)
 
 
 def test_list_uploaded_a_second_time_is_stopped_by_a_question(admin_page: Page) -> None:

@@ -23,6 +23,8 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
     submission = populated.service.batch(populated.unknown)["submissions"][0]
     for name, path, status in [
         ("overview", "/", 200),
+        ("needs attention", "/attention", 200),
+        ("search", "/search", 200),
         ("overview with a faulty filter", "/?application_id=x", 200),
         ("batches", "/batches", 200),
         ("batches filtered to none", "/batches?name=nothing+has+this+name", 200),
