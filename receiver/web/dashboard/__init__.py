@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from receiver.web.dashboard import (
     attention,
+    answer_rates,
     audit,
     batch,
     batch_calls,
@@ -32,6 +33,7 @@ __all__ = ["PAGES", "blueprint"]
 # Importing a module of pages declares its routes.
 PAGES = (
     attention,
+    answer_rates,
     audit,
     batch,
     batch_calls,

@@ -40,13 +40,10 @@ def batches() -> str:
     phase = filters.one_of("phase", (*BATCH_PHASES, RUNNING))
     needs = filters.one_of("needs", tuple(NEEDS))
     texts: dict[str, str | None] = {}
-    for field, most in (("name", 200), ("external_id", 255), ("label", 320)):
+    for field, most in (("name", 200), ("external_id", 255)):
         texts[field] = filters.texts.get(field) or None
         if (fault := text_fault(texts[field] or "", most)) is not None:
             filters.faults[field] = fault
-    label, colon, value = (texts["label"] or "").partition(":")
-    if label and not colon:
-        filters.faults["label"] = "Enter a name, a colon and a value."
     wanted = BatchFilter(
         state=state,
         phase="releasing,calling" if phase == RUNNING else phase,
@@ -56,7 +53,7 @@ def batches() -> str:
         created_to=filters.ends_at,
         name=texts["name"],
         external_id=texts["external_id"],
-        label=(label.strip(), value.strip()) if label else None,
+        label=filters.label(),
         running=True if needs == "running" else None,
         overdue=True if needs == "overdue" else None,
         not_sent_by=services().config.batch_kind if needs == "provider" else None,

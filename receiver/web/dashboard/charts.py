@@ -21,11 +21,11 @@ from markupsafe import Markup
 
 from receiver.model import OUTCOMES, Outcome
 from receiver.web.dashboard.intervals import MOST_BARS, Bar, ChartInterval, bars_of
-from receiver.web.dashboard.wording import balance_sentence, counted, duration, number, outcomes_sentence
+from receiver.web.dashboard.wording import balance_sentence, counted, duration, number, outcomes_sentence, percent
 
 # A separate environment, so that a chart can be drawn without an application.
 _environment = Environment(loader=FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=True)
-_environment.filters |= {"counted": counted, "duration": duration, "number": number}
+_environment.filters |= {"counted": counted, "duration": duration, "number": number, "percent": percent}
 drawings: Any = _environment.get_template("charts.html").module
 
 # The outcomes and states of a row in drawing order: CSS class, top and height. States that have not ended are lower, so

@@ -65,6 +65,14 @@ class Filters:
         self.faults[name] = "Choose one from the list."
         return None
 
+    def label(self) -> tuple[str, str] | None:
+        """A label's name and its value."""
+        text = self.texts.get("label", "")
+        name, colon, value = text.partition(":")
+        if text and (fault := text_fault(text, 320) or (None if colon else "Enter a name, a colon and a value.")):
+            self.faults["label"] = fault
+        return (name.strip(), value.strip()) if text else None
+
     def whole_number(self, name: str) -> int | None:
         text = self.texts.get(name, "")
         if not text:

@@ -3,6 +3,12 @@
 
 const description = document.currentScript.dataset.description;
 
+// Swagger UI's own dark colours, if the browser asks for them.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const applyTheme = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", applyTheme);
+applyTheme();
+
 // Shows an operation's x-codeSamples above its answers.
 const Samples = ({ React }) => ({
   wrapComponents: {
