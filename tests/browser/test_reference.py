@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from tests.acceptance.service import Service
 from tests.browser.calls import Populated
-from tests.browser.chromium import watched
+from tests.browser.chromium import sideways_scroll, watched
+from tests.browser.test_every_page import PHONE, WIDE, violations
 
 pytestmark = pytest.mark.long
 
@@ -33,6 +35,23 @@ def test_reference_shows_every_operation_and_needs_no_other_host(reference: Page
         section.locator(".opblock-summary-control").first.click()
         expect(section.locator(".opblock.is-open .responses-wrapper")).to_be_visible()
         section.locator(".opblock-summary-control").first.click()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_reference_is_accessible_in_both_themes(
+    browser: Browser, service: Service, theme: Literal["light", "dark"]
+) -> None:
+    settings: dict[str, Any] = {"color_scheme": theme, "reduced_motion": "reduce"}
+    with watched(browser, service.url, **settings, viewport=WIDE) as page:
+        page.goto("/docs")
+        for operation in ("batches-queue_batch", "calls-list_calls"):
+            page.locator(f"#operations-{operation} .opblock-summary-control").click()
+            expect(page.locator(f"#operations-{operation} .responses-wrapper")).to_be_visible()
+        assert violations(page) == []
+        page.set_viewport_size(PHONE)
+        assert (violations(page), sideways_scroll(page)) == ([], 0)
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(28, 32, 34)") == (theme == "dark")
 
 
 def enter_key(page: Page, key: str) -> None:

@@ -45,6 +45,8 @@ def tour(page: Page, populated: Populated) -> Iterator[str]:
         ("cancellation of a deployment", "/deployments/7/5/cancel", 200),
         ("batches with a faulty filter", "/batches?label=x&phase=x", 200),
         ("attempts", f"/batches/{populated.settled}/attempts", 200),
+        ("answer rates", f"/answer-rates?batch_id={populated.settled}", 200),
+        ("two answer rates", f"/answer-rates?batch_id={populated.settled}&with={populated.hostile}", 200),
         ("call", f"/batches/{populated.settled}/calls/1", 200),
         ("hostile call", f"/batches/{populated.hostile}/calls/1", 200),
         ("callbacks", "/callbacks", 200),
