@@ -4,12 +4,10 @@ two batches beside each other."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import render_template, request
-from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
@@ -27,7 +25,9 @@ DAYS = 30
 FEW_RESULTS = 100_000
 """Up to this many results, those by attempt and by area are counted at once. Hours and weekdays have counters."""
 
-MOST_AREAS = 20
+MOST_ROWS = 24
+"""The hours of a day. Of the areas, those with the most calls are shown."""
+
 OFFERED_BATCHES = 25
 
 TITLES: dict[Breakdown, str] = {
@@ -38,23 +38,15 @@ TITLES: dict[Breakdown, str] = {
 }
 
 
-@dataclass(slots=True)
-class Rate:
-    """Calls and how many of them were completed."""
+class Rate(NamedTuple):
+    """Calls, and how many of them were completed."""
 
     calls: int = 0
     completed: int = 0
 
 
-@dataclass(slots=True)
-class Section:
-    """One picture with its table: by name, the rate in each selection. None: not counted yet."""
-
-    by: Breakdown
-    rates: dict[str, list[Rate]] | None = None
-    left_out: int = 0
-    """Areas beyond `MOST_AREAS`."""
-    picture: Markup = field(default_factory=Markup)
+Rates = dict[str, list[Rate]]
+"""By name, the rate in each selection."""
 
 
 @page("/answer-rates", scope="read")
@@ -64,12 +56,11 @@ def answer_rates() -> str:
     first_id, second_id = filters.whole_number("batch_id"), filters.whole_number("with")
     if second_id and not first_id:
         filters.faults.setdefault("batch_id", "Choose a batch to compare with.")
-    chosen = filters.one_of("by", BREAKDOWNS)
-    label = filters.label()
+    chosen, label = filters.one_of("by", BREAKDOWNS), filters.label()
     if not first_id and "from" not in filters.texts and "to" not in filters.texts:
         filters.first_day = datetime.now(zone()).date() - timedelta(days=DAYS - 1)
     ids = [first_id, second_id] if second_id else [first_id]
-    wanted = [
+    selections = [
         SummaryFilter(
             application_id=filters.application_id,
             deployment_id=filters.deployment_id,
@@ -82,47 +73,46 @@ def answer_rates() -> str:
         for batch_id in ids
     ]
 
-    def read(conn: Connection) -> tuple[list[Batch], list[Batch], list[Section]]:
+    def read(conn: Connection) -> tuple[list[Batch], list[Batch], dict[Breakdown, Rates], int]:
         offered = list_batches(conn, BatchFilter(), OFFERED_BATCHES, with_submissions=False)
         if filters.faults:  # rates that ignore a wrong filter would be misleading
-            return [], offered, []
+            return [], offered, {}, 0
         batches = [get_batch(conn, batch_id, with_submissions=False) for batch_id in ids if batch_id]
-        return batches, offered, _read_sections(conn, wanted, chosen)
+        hours = _count(conn, "hour_of_day", selections)
+        results = sum(rate.calls for rates in hours.values() for rate in rates)
+        counted = {
+            by: hours if by == "hour_of_day" else _count(conn, by, selections)
+            for by in TITLES
+            if by in ("hour_of_day", "weekday", chosen) or results <= FEW_RESULTS
+        }
+        return batches, offered, counted, results
 
-    batches, offered, sections = reader().read_at_one_moment(read)
+    batches, offered, counted, results = reader().read_at_one_moment(read)
     names = [f"Batch {batch.id}" for batch in batches] or ["All calls"]
-    for section in sections:
-        if section.rates:
-            section.picture = _draw(section, names)
+    shown = {by: dict(list(rates.items())[:MOST_ROWS]) for by, rates in counted.items()}
     return render_template(
         "answer_rates.html",
         batches=batches,
+        counted=counted,
         filters=filters,
         names=names,
         offered=offered,
-        sections=sections,
+        pictures={
+            by: drawings.rates(f"rates-{by}", f"Answer rates {TITLES[by].lower()}", names, rates)
+            for by, rates in shown.items()
+        },
+        results=results,
+        shown=shown,
         titles=TITLES,
-        total=sum(rate.calls for rates in _of(sections, "hour_of_day").values() for rate in rates),
     )
 
 
-def _read_sections(conn: Connection, wanted: Sequence[SummaryFilter], chosen: str | None) -> list[Section]:
-    sections = [Section("hour_of_day"), Section("weekday"), Section("attempt"), Section("area")]
-    for section in sections:
-        results = sum(rate.calls for rates in _of(sections, "hour_of_day").values() for rate in rates)
-        if section.by in ("hour_of_day", "weekday", chosen) or results <= FEW_RESULTS:
-            counted = [_rates(section.by, get_breakdown(conn, section.by, each)) for each in wanted]
-            named = list(dict.fromkeys(name for rates in counted for name in rates))
-            section.rates = {name: [rates.get(name, Rate()) for rates in counted] for name in named}
-            if section.by == "area":
-                largest = sorted(named, key=lambda name: -sum(rate.calls for rate in section.rates[name]))  # type: ignore[index]  # was just set
-                section.left_out = max(len(named) - MOST_AREAS, 0)
-                section.rates = {name: section.rates[name] for name in largest[:MOST_AREAS]}
-    return sorted(sections, key=lambda section: list(TITLES).index(section.by))
-
-
-def _of(sections: Sequence[Section], by: Breakdown) -> dict[str, list[Rate]]:
-    return next((section.rates for section in sections if section.by == by and section.rates), {})
+def _count(conn: Connection, by: Breakdown, selections: Sequence[SummaryFilter]) -> Rates:
+    counted = [_rates(by, get_breakdown(conn, by, each)) for each in selections]
+    named = {name: [rates.get(name, Rate()) for rates in counted] for each in counted for name in each}
+    if by != "area":
+        return named
+    return dict(sorted(named.items(), key=lambda item: -sum(rate.calls for rate in item[1])))
 
 
 def _rates(by: Breakdown, rows: Sequence[dict[str, Any]]) -> dict[str, Rate]:
@@ -140,10 +130,3 @@ def _name(by: Breakdown, value: str | None) -> str:
     if value is None:
         return "unknown"
     return {"hour_of_day": f"{value}:00", "weekday": value.capitalize()}.get(by, value)
-
-
-def _draw(section: Section, names: Sequence[str]) -> Markup:
-    drawn: Markup = drawings.rates(
-        f"rates-{section.by}", f"Answer rates {TITLES[section.by].lower()}", names, section.rates
-    )
-    return drawn
