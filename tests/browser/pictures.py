@@ -18,6 +18,7 @@ from tests.acceptance.calling import simulator
 from tests.acceptance.service import ROOT, Service
 from tests.browser.calls import CONTACTS
 from tests.browser.chromium import launched, sign_in, watched
+from tests.relay.endpoint_server import EndpointServer, receiving
 from tests.waiting import eventually
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -76,8 +77,25 @@ def upload(page: Page, file: Path) -> None:
     page.get_by_role("heading", name="Check before calling").wait_for()
 
 
-def take_all_pictures(page: Page, service: Service, folder: Path) -> None:
+def make_endpoint(page: Page, key: str, hook: EndpointServer) -> str:
+    """An endpoint that was tested twice: first in vain, then with success. Returns its path."""
+    page.goto("/endpoints/new")
+    page.get_by_label("Address").fill(hook.url)
+    page.get_by_label("Description").fill("CRM")
+    page.get_by_label("Your API key").fill(key)
+    page.get_by_role("button", name="Create the endpoint").click()
+    page.get_by_role("link", name="Done").click()
+    path = page.url.removeprefix(page.url.partition("/endpoints")[0])
+    for answer in ((503, {}, b"maintenance until 06:00"), (200, {}, b"")):
+        hook.answer = lambda _, answer=answer: answer  # type: ignore[misc]  # of this turn of the loop
+        page.get_by_role("button", name="Send a test event").click()
+        page.get_by_role("status").wait_for()
+    return path
+
+
+def take_all_pictures(page: Page, service: Service, folder: Path, hook: EndpointServer) -> None:
     sign_in(page, service.key)
+    endpoint = make_endpoint(page, service.key, hook)
     page.goto("/batches/new")
     take_picture(page, "new-batch")
     file = folder / "contacts.csv"
@@ -93,12 +111,14 @@ def take_all_pictures(page: Page, service: Service, folder: Path) -> None:
     page.get_by_role("button", name="Check", exact=True).click()
     page.get_by_role("heading", name="Check before calling again").wait_for()
     take_picture(page, "follow-up", until="section[aria-labelledby=go]")
+    take_picture(page, "answer-rates", f"/answer-rates?batch_id={batch_id}", until="#by-attempt")
     take_picture(page, "batches", "/batches", until="#live")
     calls = service.ask(f"/api/v1/batches/{batch_id}/calls?state=final&limit=400").json["calls"]
     row = max(calls, key=lambda call: (call["outcome"] == "completed", call["attempts"] or 0))["row"]
     take_picture(page, "call", f"/batches/{batch_id}/calls/{row}", until="section[aria-labelledby=facts-title]")
     take_picture(page, "callbacks", "/callbacks?state=any")
     take_picture(page, "callback", "/callbacks/1")
+    take_picture(page, "endpoint", endpoint)
     take_picture(page, "keys", "/keys", until="section[aria-labelledby=another]")
 
 
@@ -113,16 +133,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pictures-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # Postgres, started by root, runs as another account, which needs access
-        service = Service(folder, **login)
+        service = Service(folder, RELAY_NETWORKS="127.0.0.0/8", **login)
         service.environment["PUBLIC_URL"] = service.url
-        with simulator(provider, *PACE), service, launched() as browser:
+        with simulator(provider, *PACE), service, launched() as browser, receiving() as hook:
             earlier = queue(service, folder, "November follow-up", contacts()[:4000], application_id="5")
             eventually(lambda: progress(service, earlier) == 1, 300)
             queue(service, folder, "Clinic, Tuesday", CONTACTS, deployment_id="404")
             with watched(browser, service.url, viewport=VIEW) as page:
                 page.goto("/login")
                 take_picture(page, "sign-in", until="main .card")
-                take_all_pictures(page, service, folder)
+                take_all_pictures(page, service, folder, hook)
     return 0
 
 
