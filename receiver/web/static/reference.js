@@ -63,3 +63,34 @@ SwaggerUIBundle({
   tryItOutEnabled: true,
   validatorUrl: null,
 });
+
+// Swagger UI leaves out what screen readers and keyboards need. It draws again at any time, so each change is repaired.
+const reference = document.getElementById("reference");
+const textOf = (element) => element?.textContent.trim().split(/\s/)[0];
+
+function repair() {
+  const each = (selector, change) => reference.querySelectorAll(selector).forEach(change);
+  const name = (element, words) => { if (!element.hasAttribute("aria-label")) { element.setAttribute("aria-label", words); } };
+  // What is beside its main element is a region, too.
+  Object.entries({ ".information-container": "Introduction", ".scheme-container": "Access", "section.models": "Schemas" })
+    .forEach(([selector, words]) => each(selector, (part) => {
+      part.setAttribute("role", "region");
+      name(part, words);
+    }));
+  // The title is the first level of the headings.
+  each("h3, h4, h5", (heading) => {
+    heading.setAttribute("role", "heading");
+    heading.setAttribute("aria-level", Number(heading.localName[1]) - 1);
+  });
+  // The button around the link does the same.
+  each(".opblock-summary-control a[href]", (link) => link.removeAttribute("href"));
+  each("pre.microlight", (example) => { example.tabIndex = 0; });
+  each("#servers", (list) => name(list, "Server"));
+  each(".examples-select-element", (list) => name(list, "Example"));
+  each("tr select, tr input, tr textarea", (field) => {
+    if (!field.placeholder) { name(field, textOf(field.closest("tr").querySelector(".parameter__name")) || "Value"); }
+  });
+  each(".body-param textarea", (body) => name(body, "Request body"));
+  each("table[role=region]", (answers) => name(answers, `Responses of ${answers.closest(".opblock").id.split("-").pop()}`));
+}
+new MutationObserver(repair).observe(reference, { childList: true, subtree: true });
