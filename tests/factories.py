@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
+from receiver.changes.events import Events
 from receiver.database.pool import Connection
 from receiver.intake.journal import Callback, Group, write_group
 from receiver.model import CALLBACK_STATES, OUTCOMES, SubmissionKey
@@ -20,9 +21,10 @@ from receiver.release.answer import Answer
 from receiver.release.claim import Outgoing, claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
+from receiver.results.bodies import read_bodies
 from receiver.results.overdue import mark_overdue
 from receiver.results.retention import purge
-from receiver.results.settlement import settle
+from receiver.results.settlement import settle_read
 from receiver.results.stored import Stored, get_stored, lock_waiting, remove_waiting
 from receiver.summary.batches import Batch, get_batch
 from receiver.summary.verify import verify
@@ -158,6 +160,13 @@ def claim_waiting(conn: Connection, limit: int) -> list[Stored]:
     claimed = lock_waiting(conn, limit)
     remove_waiting(conn, [waiting.callback_id for waiting in claimed])
     return get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in claimed])
+
+
+def settle(conn: Connection, claimed: Sequence[Stored], suppress_statuses: Collection[str] = ()) -> None:
+    """Settle callbacks. The caller commits."""
+    events = Events()
+    settle_read(conn, read_bodies(claimed), events, suppress_statuses)
+    events.write(conn)
 
 
 def settle_all(conn: Connection, group: int = 500) -> int:

@@ -2,7 +2,8 @@
 
 A body that kills the process that reads it would kill the next process, too. So each settler first commits which
 callbacks it is going to read. If callbacks of a recorded group wait and no process has locked them, their settler died.
-Then the group is halved until the fatal callback is alone, and this callback is marked as unreadable.
+Then the group is halved until the fatal callback is alone, and this callback is marked as unreadable. The same is done
+with a group that causes an error.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def poll_once(
 ) -> tuple[Poll, Polled, str] | None:
     """Request one result, if one is due at `rate` per second; returns the poll, how it ended, and the reason in words.
 
-    `suppress_statuses`: as for `settle`.
+    `suppress_statuses`: as for `settle_read`.
     """
     with connection(pool) as conn:
         poll = claim_poll(conn, rate, simulated=provider.simulated)

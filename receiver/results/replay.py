@@ -76,7 +76,7 @@ def replay_all(
 ) -> Iterator[Replayed]:
     """Settle callbacks again, by id or state, for the API, the dashboard and the command.
 
-    `by`: for the audit trail, which gets an entry for each transaction. `suppress_statuses`: as for `settle`.
+    `by`: for the audit trail, which gets an entry for each transaction. `suppress_statuses`: as for `settle_read`.
     Commits each transaction, or rolls it back if `dry_run`, and yields what it did. A replay that was interrupted can
     be started again. Raises DatabaseUnavailable if other processes blocked every attempt.
     """

@@ -22,7 +22,7 @@ from receiver.queueing.follow_ups import list_unreleased
 from receiver.queueing.suppressions import suppress_results
 from receiver.release.answered import withdraw_answered
 from receiver.release.states import accept_proven
-from receiver.results.bodies import Read, read_bodies
+from receiver.results.bodies import Read
 from receiver.results.contested import decide_again
 from receiver.results.counters import Deltas
 from receiver.results.decision import Candidate, Verdict, candidate, decide
@@ -37,20 +37,13 @@ NUMBER_NOT_IN_SUBMISSION = "number_not_in_submission"
 SETTLING_FAILED = "settling_failed"
 
 
-def settle(conn: Connection, stored: Sequence[Stored], suppress_statuses: Collection[str] = ()) -> None:
-    """Settle callbacks that are not settled yet. The caller commits.
-
-    `suppress_statuses`: in lower case; a result with one of them suppresses the call's number.
-    """
-    events = Events()
-    settle_read(conn, read_bodies(stored), events, suppress_statuses)
-    events.write(conn)
-
-
 def settle_read(
     conn: Connection, group: Sequence[Read], events: Events, suppress_statuses: Collection[str] = ()
 ) -> None:
-    """Settle callbacks whose bodies were read, as `settle` does. The caller writes the events, and commits."""
+    """Settle callbacks that are not settled yet, and whose bodies were read. The caller writes the events, and commits.
+
+    `suppress_statuses`: in lower case; a result with one of them suppresses the call's number.
+    """
     deltas = Deltas()
     not_applied: list[NotApplied] = []
     details: dict[int, CallDetails] = {}
@@ -175,7 +168,7 @@ def _decide(callbacks: Sequence[Stored], details: Mapping[int, CallDetails]) -> 
 
 
 def set_aside_unsettled(conn: Connection, stored: Sequence[Stored]) -> None:
-    """Mark callbacks on which `settle` failed as unreadable. The fault is ours, so they can be replayed later."""
+    """Mark callbacks on which `settle_read` failed as unreadable. The fault is ours, so they can be replayed later."""
     deltas, events = Deltas(), Events()
     for callback in stored:
         deltas.add_state(callback.batch_id, "unreadable", callback.polled)

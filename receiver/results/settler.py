@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-import psycopg
-
 from receiver.changes.events import Events
 from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable, Pool, connection, reading
@@ -20,7 +18,7 @@ from receiver.logs import about
 from receiver.results.bodies import Read, read_bodies
 from receiver.results.groups import LeftGroup, forget_group, halve_group, list_left_groups, mark_group
 from receiver.results.lanes import GROUP_BYTES, Lanes
-from receiver.results.settlement import set_aside_unsettled, settle, settle_read
+from receiver.results.settlement import set_aside_unsettled, settle_read
 from receiver.results.stored import Stored, Waiting, count_waiting, get_stored, lock_waiting_ids, remove_waiting
 
 SETTLE = "settle"
@@ -49,14 +47,15 @@ class Settler:
         self._measurements = measurements
         self._group_id = uuid4()
         self._lanes = Lanes()
-        self._current: list[Waiting] = []
+        self._current = self._group_id, list[int]()
+        """The group that is being settled: its id and its callbacks."""
         self.behind = False
-        """Whether more callbacks waited than fitted into the latest group."""
+        """Whether more callbacks waited than were settled at last."""
 
     def settle_group(self) -> int:
         """Settle the next group; returns how many callbacks it had. Raises DatabaseUnavailable."""
         for _ in range(_TRIES):
-            self._current, self.behind = [], False
+            self._current, self.behind = (self._group_id, []), False
             try:
                 return self._settle_next()
             except GAVE_WAY:
@@ -65,14 +64,12 @@ class Settler:
                 self._lanes = Lanes()
                 raise
             except Exception:
-                if not self._current:
+                if not self._current[1]:
                     raise
-                log.exception(
-                    "a group of callbacks could not be settled; settling them one by one",
-                    extra=about("settle_group_failed"),
-                )
-                self._lanes = Lanes()
-                return self._settle_one_by_one([waiting.callback_id for waiting in self._current])
+                message = "a group of callbacks could not be settled; settling smaller groups"
+                log.exception(message, extra=about("settle_group_failed"))
+                self._lanes, self.behind = Lanes(), True
+                return self._divide(*self._current)
         return 0
 
     def _settle_next(self) -> int:
@@ -88,14 +85,15 @@ class Settler:
             if group.due:
                 settled += self._settle_left(group)
                 break
-        self.behind = more and settled > 0
+        self.behind = settled > 0 and (more or bool(left))
         return settled
 
     def _settle(self, conn: Connection, found: list[Waiting], group_id: UUID, tries: int = 1) -> list[Read]:
         """Settle callbacks that this transaction has locked, up to the size of a group; returns these."""
-        self._current = found
+        callback_ids = [waiting.callback_id for waiting in found]
+        self._current = group_id, callback_ids
         with reading(self._pool) as other:
-            mark_group(other, group_id, [waiting.callback_id for waiting in found], tries)
+            mark_group(other, group_id, callback_ids, tries)
         stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
         with _end_if_stuck():
             read = read_bodies(stored, GROUP_BYTES)
@@ -137,25 +135,18 @@ class Settler:
         self._observe(read)
         return len(read)
 
-    def _settle_one_by_one(self, callback_ids: Sequence[int]) -> int:
-        """Settle each callback alone, so that one that cannot be settled does not block the others."""
-        settled = 0
-        for callback_id in callback_ids:
-            with connection(self._pool) as conn:
-                share_results(conn)
-                found = lock_waiting_ids(conn, [callback_id])
-                stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
-                try:
-                    with conn.transaction():
-                        settle(conn, stored, self._suppress_statuses)
-                        remove_waiting(conn, [callback_id])
-                except psycopg.OperationalError:
-                    raise
-                except Exception:
-                    log.exception("callback %d: the error was", callback_id)
-                    self._set_aside(conn, stored)
-            settled += len(found)
-        return settled
+    def _divide(self, group_id: UUID, callback_ids: list[int]) -> int:
+        """Halve a group that cannot be settled, or set its only callback aside. Returns the number of settled
+        callbacks."""
+        with connection(self._pool) as conn:
+            share_results(conn)
+            if len(callback_ids) > 1:
+                halve_group(conn, group_id, callback_ids)
+                return 0
+            found = lock_waiting_ids(conn, callback_ids)
+            self._set_aside(conn, get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found]))
+            forget_group(conn, group_id)
+            return len(found)
 
     def _set_aside(self, conn: Connection, stored: Sequence[Stored]) -> None:
         """Mark callbacks that cannot be settled as unreadable. They can be replayed once the fault is fixed."""

@@ -35,7 +35,6 @@ from receiver.release.resolution import NotInDoubt, resolve_submission
 from receiver.release.sender import Taken, accept_proven_lately, release_untold
 from receiver.results.overdue import mark_overdue
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import settle
 from receiver.summary.batches import get_batch
 from receiver.summary.calls import CallFilter, get_call, list_calls
 from receiver.summary.lineage import get_lineage
@@ -52,6 +51,7 @@ from tests.factories import (
     make_batch,
     make_callback,
     phone_number,
+    settle,
     settle_all,
 )
 from tests.queueing.queueing import NOT_SENT

@@ -13,7 +13,6 @@ from receiver.release.answer import Answer
 from receiver.release.presence import find_gone, register_worker
 from receiver.release.recording import NOTHING_SENT
 from receiver.release.sender import Taken, abandon_submissions, accept_proven_lately, list_taken, release_untold
-from receiver.results.settlement import settle
 from tests.factories import (
     claim_waiting,
     deliver,
@@ -22,6 +21,7 @@ from tests.factories import (
     make_callback,
     read_batch,
     result_body,
+    settle,
     settle_all,
 )
 from tests.queueing.queueing import (

@@ -22,7 +22,6 @@ from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
 from receiver.release.sender import accept_proven_lately
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import settle
 from receiver.summary.verify import verify
 from tests.changes.owed import Owed
 from tests.factories import (
@@ -38,6 +37,7 @@ from tests.factories import (
     make_callback,
     phone_number,
     read_batch,
+    settle,
     settle_all,
 )
 from tests.results.reading.samples import renderings

@@ -21,7 +21,6 @@ from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.sender import csv_blocks
 from receiver.results.erasure import Erased, erase
-from receiver.results.settlement import settle
 from tests.factories import (
     answer_submissions,
     claim_waiting,
@@ -31,6 +30,7 @@ from tests.factories import (
     make_callback,
     phone_number,
     result_body,
+    settle,
 )
 from tests.queueing.queueing import queue
 from tests.results.traces import traces_in_tables

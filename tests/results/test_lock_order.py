@@ -21,7 +21,6 @@ from receiver.release.recording import record_answer
 from receiver.results import replay as replay_module
 from receiver.results.counters import Deltas
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import settle
 from tests.factories import (
     ACCEPTED,
     REFUSED,
@@ -35,6 +34,7 @@ from tests.factories import (
     phone_number,
     read_batch,
     result_body,
+    settle,
 )
 from tests.waiting import eventually, waits_for_lock
 

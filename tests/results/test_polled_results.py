@@ -8,7 +8,6 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import settle
 from receiver.results.stored import get_stored
 from receiver.summary.callbacks import list_callbacks, list_callbacks_of_call
 from receiver.summary.calls import get_call
@@ -24,6 +23,7 @@ from tests.factories import (
     present,
     read_batch,
     result_body,
+    settle,
     states,
 )
 

@@ -24,7 +24,6 @@ from receiver.results import retention
 from receiver.results.acknowledgement import acknowledge_callbacks
 from receiver.results.replay import find_settled, replay
 from receiver.results.retention import Removed, claim_purge, count_old, count_simulated, purge, purge_simulated
-from receiver.results.settlement import settle
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
 from receiver.summary.needs_attention import get_attention
 from receiver.summary.series import SummaryFilter, get_summary
@@ -42,6 +41,7 @@ from tests.factories import (
     present,
     read_batch,
     result_body,
+    settle,
     settle_all,
     states,
 )

@@ -47,6 +47,11 @@ def fail_on(conn: Connection, status: str, error: str = "raise_exception") -> No
     conn.commit()
 
 
+def settle_until_nothing_waits(settler: Settler) -> int:
+    """A callback that cannot be settled is found by halving its group, step by step."""
+    return sum(settler.settle_group() for _ in range(20))
+
+
 def test_without_waiting_callbacks_nothing_is_settled(pool: Pool) -> None:
     assert Settler(pool).settle_group() == 0
 
@@ -68,8 +73,7 @@ def test_callback_that_cannot_be_settled_does_not_block_the_others(
     ids = journal(conn, *(make_callback(batch_id, body) for body in [*bodies, b"?"]))
     fail_on(conn, "poison")
     settler = Settler(pool)
-    assert settler.settle_group() == 6
-    assert settler.settle_group() == 0
+    assert settle_until_nothing_waits(settler) == 6
     assert states(conn, ids) == [APPLIED, APPLIED, SET_ASIDE, APPLIED, APPLIED, ("unreadable", "not_recognised")]
     assert differences(conn) == []
     counts = read_batch(conn, batch_id).counts
@@ -82,7 +86,7 @@ def test_replay_settles_it_once_the_fault_is_fixed(conn: Connection, pool: Pool)
     batch_id = make_batch(conn)
     ids = journal(conn, *(make_callback(batch_id, result_body(phone_number(0), "poison")) for _ in range(2)))
     fail_on(conn, "poison")
-    Settler(pool).settle_group()
+    assert settle_until_nothing_waits(Settler(pool)) == 2
     assert states(conn, ids) == [SET_ASIDE, SET_ASIDE]
     conn.execute("drop trigger fail on result")
     conn.commit()

@@ -20,7 +20,6 @@ from receiver.release.recording import record_answer
 from receiver.results.decision import Candidate, candidate, decide
 from receiver.results.reading.call_details import read_call_details
 from receiver.results.replay import find_settled, replay
-from receiver.results.settlement import settle
 from receiver.results.settler import Settler
 from tests.factories import (
     REFUSED,
@@ -33,6 +32,7 @@ from tests.factories import (
     phone_number,
     read_batch,
     result_body,
+    settle,
 )
 
 CALLS = 12

@@ -27,7 +27,6 @@ from receiver.results import retention
 from receiver.results.erasure import erase
 from receiver.results.replay import find_settled, replay
 from receiver.results.retention import purge
-from receiver.results.settlement import settle
 from tests.factories import (
     ACCEPTED,
     REFUSED,
@@ -38,6 +37,7 @@ from tests.factories import (
     make_callback,
     phone_number,
     result_body,
+    settle,
     settle_all,
 )
 

@@ -6,8 +6,7 @@ from receiver.changes.audit import ChangeFilter, list_changes
 from receiver.database.pool import Connection
 from receiver.queueing.suppressions import list_suppressions, unsuppress
 from receiver.results.replay import replay_all
-from receiver.results.settlement import settle
-from tests.factories import claim_waiting, journal, make_batch, make_callback, phone_number, result_body
+from tests.factories import claim_waiting, journal, make_batch, make_callback, phone_number, result_body, settle
 
 NUMBERS = [phone_number(index) for index in range(4)]
 STATUSES = frozenset({"do-not-call", "failed"})

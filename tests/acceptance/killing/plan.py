@@ -79,8 +79,9 @@ NO_STEPS = frozenset(
     for where in (
         "cli.running._work",
         "database.api_keys._record_use",
-        # Reached only if a settler died while it read a group, or if a migration builds an index concurrently.
+        # Reached only if a settler died or failed with a group, or if a migration builds an index concurrently.
         "database.migrations._insert_applied",
+        "results.settler.Settler._divide",
         "results.settler.Settler._settle_left",
         "intake.spool.Spool.depth",
         "intake.spool.Spool.oldest",
