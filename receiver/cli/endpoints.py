@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from marshmallow import ValidationError
 
@@ -56,8 +57,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     for name, run, words in (
         ("test", _test, "send a test event; exit status 1 if it is not delivered"),
         ("rotate", _rotate, "give an endpoint a new secret, which is the last line printed and is shown only once"),
-        ("disable", _disable, "send nothing; events wait, for 30 days in total"),
-        ("enable", _enable, "send what waits, and further events"),
+        ("disable", partial(_change, enabled=False), "send nothing; events wait, for 30 days in total"),
+        ("enable", partial(_change, enabled=True), "send what waits, and further events"),
         ("retry", _retry, "send events again; default: all that were given up"),
         ("delete", _delete, "delete an endpoint with its log and what was not delivered"),
     ):
@@ -114,14 +115,6 @@ def _rotate(parsed: argparse.Namespace) -> int:
     print("For 24 hours, both secrets sign. Store the new one safely: it is not shown again.")
     print(secret)
     return 0
-
-
-def _enable(parsed: argparse.Namespace) -> int:
-    return _change(parsed, enabled=True)
-
-
-def _disable(parsed: argparse.Namespace) -> int:
-    return _change(parsed, enabled=False)
 
 
 def _change(parsed: argparse.Namespace, *, enabled: bool) -> int:

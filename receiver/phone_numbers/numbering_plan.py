@@ -11,14 +11,12 @@ tests/phone_numbers/test_destination.py compares both in every region.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import phonenumbers
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata, PhoneNumber
 from phonenumbers.phonemetadata import PhoneNumberDesc
-
-_Matches = Callable[[str], re.Match[str] | None]
 
 _LONGEST_CALLING_CODE = 3
 LONGEST_EMERGENCY_NUMBER = 6
@@ -100,34 +98,41 @@ def valid_region(region: str) -> bool:
     return region in phonenumbers.SUPPORTED_REGIONS
 
 
+class Region:
+    """One region of a country. `valid` matches its valid numbers."""
+
+    def __init__(self, metadata: PhoneMetadata) -> None:
+        self.metadata = metadata
+        self.valid = _valid_pattern(metadata).fullmatch
+        self.claims = re.compile(metadata.leading_digits).match if metadata.leading_digits else self.valid
+
+
 class Country:
     """All regions that share a calling code."""
 
     def __init__(self, calling_code: str) -> None:
         self.calling_code = calling_code
-        self._regions: list[tuple[_Matches | None, _Matches]] = []
+        self._regions: list[Region] = []
         for region in COUNTRY_CODE_TO_REGION_CODE[int(calling_code)]:
             metadata = PhoneMetadata.metadata_for_region_or_calling_code(int(calling_code), region)
             if metadata is None:
                 continue
             if not self._regions:
                 self.strip = _prefix_stripper(metadata)
-            leading = re.compile(metadata.leading_digits).match if metadata.leading_digits else None
-            self._regions.append((leading, _valid_pattern(metadata).fullmatch))
+            self._regions.append(Region(metadata))
+
+    def region_of(self, national: str) -> Region | None:
+        """The first region whose leading digits the number has (242 for the Bahamas), even if it is invalid there. For
+        a region without leading digits, it must be valid in it."""
+        for region in self._regions:
+            if region.claims(national):
+                return region
+        return None
 
     def is_valid(self, national: str) -> bool:
-        """Whether the number is valid in its region, as phonenumbers.is_valid_number decides it.
-
-        A number belongs to the first region whose leading digits it has (242 for the Bahamas), even if it is invalid
-        there. For a region without leading digits, it must be valid in it.
-        """
-        for leading, valid in self._regions:
-            if leading is None:
-                if valid(national):
-                    return True
-            elif leading(national):
-                return valid(national) is not None
-        return False
+        """Whether the number is valid in its region, as phonenumbers.is_valid_number decides it."""
+        region = self.region_of(national)
+        return region is not None and (region.claims is region.valid or region.valid(national) is not None)
 
 
 @cache
@@ -169,10 +174,19 @@ def _valid_pattern(metadata: PhoneMetadata) -> re.Pattern[str]:
     types = [metadata.fixed_line]
     if not metadata.same_mobile_and_fixed_line_pattern:
         types.append(metadata.mobile)
-    types += [metadata.toll_free, metadata.premium_rate, metadata.shared_cost, metadata.voip]
-    types += [metadata.personal_number, metadata.pager, metadata.uan, metadata.voicemail]
-    any_type = "|".join(compiled_pattern(description, lengths=True).pattern for description in types)
-    return re.compile(f"(?={compiled_pattern(metadata.general_desc, lengths=True).pattern}\\Z)(?:{any_type})")
+    return any_type(metadata, [*types, *other_types(metadata)])
+
+
+def other_types(metadata: PhoneMetadata) -> list[PhoneNumberDesc | None]:
+    """All types of numbers but fixed lines and mobile phones."""
+    types = [metadata.toll_free, metadata.premium_rate, metadata.shared_cost, metadata.voip]
+    return [*types, metadata.personal_number, metadata.pager, metadata.uan, metadata.voicemail]
+
+
+def any_type(metadata: PhoneMetadata, types: Iterable[PhoneNumberDesc | None]) -> re.Pattern[str]:
+    """A pattern for the possible numbers of a region that are of one of these types."""
+    patterns = "|".join(compiled_pattern(each, lengths=True).pattern for each in types)
+    return re.compile(f"(?={compiled_pattern(metadata.general_desc, lengths=True).pattern}\\Z)(?:{patterns})")
 
 
 def compiled_pattern(description: PhoneNumberDesc | None, *, lengths: bool = False) -> re.Pattern[str]:

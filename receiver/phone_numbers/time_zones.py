@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
 from phonenumbers.phonenumberutil import _GEO_MOBILE_COUNTRIES
 from phonenumbers.tzdata import TIMEZONE_DATA, TIMEZONE_LONGEST_PREFIX
 
-from receiver.phone_numbers.numbering_plan import Country, compiled_pattern, country_of
+from receiver.phone_numbers.numbering_plan import Country, Region, any_type, country_of, other_types
 
 UNKNOWN_ZONE = "Etc/Unknown"
 
@@ -42,44 +41,16 @@ def _of_prefix(prefix: str) -> tuple[str, ...]:
 
 def _is_of_a_place(country: Country, national: str) -> bool:
     """As phonenumbers.is_number_type_geographical: a fixed line, or in some countries a mobile phone."""
-    for types in _types(country.calling_code):
-        if types.claims(national):
-            return types.is_of_a_place(national)
-    return False
-
-
-class _Types:
-    """The types of one region's numbers."""
-
-    def __init__(self, metadata: PhoneMetadata, calling_code: str) -> None:
-        self._leading = re.compile(metadata.leading_digits).match if metadata.leading_digits else None
-        self._general = compiled_pattern(metadata.general_desc, lengths=True).fullmatch
-        # In this order: the first type that fits is the number's.
-        others = [metadata.premium_rate, metadata.toll_free, metadata.shared_cost, metadata.voip]
-        others += [metadata.personal_number, metadata.pager, metadata.uan, metadata.voicemail]
-        self._other = re.compile("|".join(compiled_pattern(each, lengths=True).pattern for each in others)).fullmatch
-        places = [metadata.fixed_line]
-        if int(calling_code) in _GEO_MOBILE_COUNTRIES:
-            places.append(metadata.mobile)
-        self._place = re.compile("|".join(compiled_pattern(each, lengths=True).pattern for each in places)).fullmatch
-        self._mobile = compiled_pattern(metadata.mobile, lengths=True).fullmatch
-
-    def claims(self, national: str) -> bool:
-        if self._leading is not None:
-            return self._leading(national) is not None
-        return self._general(national) is not None and bool(
-            self._other(national) or self._place(national) or self._mobile(national)
-        )
-
-    def is_of_a_place(self, national: str) -> bool:
-        return bool(self._general(national) and not self._other(national) and self._place(national))
+    region = country.region_of(national)
+    if region is None:
+        return False
+    places, others = _patterns(region, int(country.calling_code) in _GEO_MOBILE_COUNTRIES)
+    return places.fullmatch(national) is not None and others.fullmatch(national) is None
 
 
 @cache
-def _types(calling_code: str) -> list[_Types]:
-    found = []
-    for region in COUNTRY_CODE_TO_REGION_CODE[int(calling_code)]:
-        metadata = PhoneMetadata.metadata_for_region_or_calling_code(int(calling_code), region)
-        if metadata is not None:
-            found.append(_Types(metadata, calling_code))
-    return found
+def _patterns(region: Region, has_mobile_places: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """The numbers of a region that belong to a place, except those that the second pattern matches, too."""
+    metadata = region.metadata
+    places = [metadata.fixed_line, *([metadata.mobile] if has_mobile_places else [])]
+    return any_type(metadata, places), any_type(metadata, other_types(metadata))

@@ -8,42 +8,28 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from psycopg.rows import class_row
+from psycopg.rows import args_row
 
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.intake.journal import ERASED_BODY, Callback
-from receiver.intake.packing import PLAIN, pack, unpack
+from receiver.intake.packing import PLAIN, pack
 from receiver.phone_numbers.masking import Mentions
 from receiver.results.reading.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
 from receiver.results.reading.call_details import CallDetails, read_call_details
 from receiver.results.reading.unreadable import UnreadableBody
+from receiver.results.stored import Stored
 
 BODIES_AT_ONCE = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBody:
-    """A callback's stored body and headers."""
-
-    batch_id: int
-    callback_id: int
-    content_type: str
-    content_encoding: str
-    packing: int
-    packed_body: bytes
-
-    @property
-    def body(self) -> bytes:
-        return unpack(self.packing, self.packed_body)
+_COLUMNS = """c.batch_id, c.callback_id, c.submission_no, c.received_at, c.polled, c.content_type, c.content_encoding,
+    c.packing, c.body as packed_body, null as default_region"""
+"""SQL: the columns of `Stored`. No batch is read."""
 
 
-_COLUMNS = "c.batch_id, c.callback_id, c.content_type, c.content_encoding, c.packing, c.body as packed_body"
-
-
-def list_bodies(conn: Connection) -> Iterator[list[StoredBody]]:
+def list_bodies(conn: Connection) -> Iterator[list[Stored]]:
     """All callbacks, in pieces."""
     after = (0, 0)
     while piece := _fetch(
@@ -56,7 +42,7 @@ def list_bodies(conn: Connection) -> Iterator[list[StoredBody]]:
         after = (piece[-1].batch_id, piece[-1].callback_id)
 
 
-def list_waiting(conn: Connection, after: int = 0, batch_id: int | None = None) -> Iterator[list[StoredBody]]:
+def list_waiting(conn: Connection, after: int = 0, batch_id: int | None = None) -> Iterator[list[Stored]]:
     """Callbacks that wait to be settled, of all batches or of one, with ids above `after`, in pieces."""
     of_batch = "" if batch_id is None else " and w.batch_id = %s"
     given = () if batch_id is None else (batch_id,)
@@ -70,12 +56,15 @@ def list_waiting(conn: Connection, after: int = 0, batch_id: int | None = None) 
         after = piece[-1].callback_id
 
 
-def spooled_body(callback: Callback) -> StoredBody:
+def spooled_body(callback: Callback) -> Stored:
     """A callback that is not in the database yet."""
-    return StoredBody(callback.key.batch_id, 0, callback.content_type, callback.content_encoding, PLAIN, callback.body)
+    return Stored(
+        callback.key.batch_id, 0, callback.key.submission_no, callback.received_at, False, callback.content_type,
+        callback.content_encoding, PLAIN, callback.body, None,
+    )  # fmt: skip
 
 
-def mentions_number(mentions: Mentions, stored: StoredBody) -> bool:
+def mentions_number(mentions: Mentions, stored: Stored) -> bool:
     """Whether the body, or one of its headers, mentions the number."""
     if mentions.within(stored.content_type) or mentions.within(stored.content_encoding):
         return True
@@ -134,7 +123,7 @@ def erase_mentions(conn: Connection, mentions: Mentions, batch_id: int, callback
     return len(found), len(waiting)
 
 
-def _without(mentions: Mentions, stored: StoredBody) -> tuple[str, bytes] | None:
+def _without(mentions: Mentions, stored: Stored) -> tuple[str, bytes] | None:
     """(content type, body) without the number. None if the details of the call would then be different."""
     before = _details(stored.body, stored.content_type, stored.content_encoding)
     if before is None:
@@ -151,7 +140,7 @@ def _details(body: bytes, content_type: str, content_encoding: str) -> CallDetai
         return None
 
 
-def _readings(stored: StoredBody, body: bytes) -> Iterator[str]:
+def _readings(stored: Stored, body: bytes) -> Iterator[str]:
     """The texts that a body may contain, also if it is compressed without a header, or broken."""
     text, readable = body.decode("latin-1"), True
     try:
@@ -181,6 +170,6 @@ def _inflated(body: bytes, wbits: int) -> bytes:
     return bytes(out)
 
 
-def _fetch(conn: Connection, query: str, values: Sequence[object]) -> list[StoredBody]:
-    with conn.cursor(row_factory=class_row(StoredBody), binary=True) as cursor:
+def _fetch(conn: Connection, query: str, values: Sequence[object]) -> list[Stored]:
+    with conn.cursor(row_factory=args_row(Stored), binary=True) as cursor:
         return cursor.execute(query, values).fetchall()
