@@ -13,19 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.cli import (
-    batches,
-    calls,
-    doctor,
-    endpoints,
-    journal,
-    keys,
-    maintenance,
-    notify,
-    release,
-    running,
-    suppressions,
-)
+from receiver.cli import batches, calls, doctor, endpoints, keys, maintenance, release, running, suppressions
 from receiver.errors import ConfigurationError, InvalidInput, ReceiverError
 
 _UNUSABLE = ("invalid_parameters", "database_url")
@@ -43,19 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (
-        running,
-        batches,
-        calls,
-        release,
-        journal,
-        keys,
-        endpoints,
-        maintenance,
-        suppressions,
-        notify,
-        doctor,
-    ):
+    for module in (running, batches, calls, release, keys, endpoints, maintenance, suppressions, doctor):
         module.add_commands(commands)
     return parser
 

@@ -69,7 +69,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
             chosen = command.add_mutually_exclusive_group()
             chosen.add_argument("--state", choices=("waiting", "given_up"), help="all events in this state")
             chosen.add_argument(
-                "--since", metavar="TIME", type=_time, help="all that were owed then or later, and were not delivered"
+                "--since", metavar="TIME", type=timestamp, help="all that were owed then or later, and were not delivered"
             )
             chosen.add_argument(
                 "--id", metavar="N", type=_id, action="append", dest="ids", help="this event; can be repeated"
@@ -171,7 +171,8 @@ def _label(text: str) -> tuple[str, str]:
     raise argparse.ArgumentTypeError("write a name, a colon and a value")
 
 
-def _time(text: str) -> datetime:
+def timestamp(text: str) -> datetime:
+    """An argument that is a time. Raises ArgumentTypeError."""
     try:
         return Timestamp().deserialize(text)
     except ValidationError as error:

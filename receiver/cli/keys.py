@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime
 
-from marshmallow import ValidationError
-
 from receiver.changes.audit import COMMAND_LINE, record_change
 from receiver.cli.database import opened_database
+from receiver.cli.endpoints import timestamp
 from receiver.cli.running import Commands
 from receiver.database.api_keys import SCOPES, create_key, list_keys, revoke_key
 from receiver.errors import Fault, InvalidInput
-from receiver.queueing.form_fields import Timestamp
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -22,7 +20,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     create.add_argument("name", metavar="NAME", help="name of the key in lists")
     create.add_argument("--scope", required=True, choices=SCOPES, help="each scope includes the scopes before it")
     create.add_argument(
-        "--expires-at", metavar="TIME", help="when the key expires: Unix seconds or RFC 3339; default: never"
+        "--expires-at",
+        metavar="TIME",
+        type=timestamp,
+        help="when the key expires: Unix seconds or RFC 3339; default: never",
     )
     create.set_defaults(run=_create)
     actions.add_parser("list", help="list the keys in use").set_defaults(run=_list)
@@ -32,7 +33,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _create(parsed: argparse.Namespace) -> int:
-    expires_at = None if parsed.expires_at is None else _expiry(parsed.expires_at)
+    expires_at: datetime | None = parsed.expires_at
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise InvalidInput("The key was not created.", [Fault("--expires-at", "in_the_past", "It is in the past.")])
     with opened_database("keys") as conn:
         key = create_key(conn, parsed.name, parsed.scope, expires_at)
         record_change(conn, COMMAND_LINE, "make_key", details={"name": parsed.name, "scope": parsed.scope})
@@ -58,18 +61,6 @@ def _revoke(parsed: argparse.Namespace) -> int:
         record_change(conn, COMMAND_LINE, "revoke_key", details={"name": parsed.name})
     print(f"Key {parsed.name!r} is revoked.")
     return 0
-
-
-def _expiry(text: str) -> datetime:
-    try:
-        moment = Timestamp().deserialize(text)
-    except ValidationError as error:
-        raise InvalidInput(
-            "The key was not created.", [Fault("--expires-at", "invalid", str(error.messages[0]))]
-        ) from None
-    if moment <= datetime.now(UTC):
-        raise InvalidInput("The key was not created.", [Fault("--expires-at", "in_the_past", "It is in the past.")])
-    return moment
 
 
 def _time(moment: datetime | None) -> str:

@@ -1,4 +1,4 @@
-"""Commands that maintain batches: resolve, purge, erase."""
+"""Commands that maintain what is stored: resolve, replay, purge, erase."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ from receiver.model import masked
 from receiver.phone_numbers.destination import DestinationError, parse
 from receiver.release.resolution import Doubt, get_doubt, resolve_submission
 from receiver.results.erasure import Erased, count_calls, erase
+from receiver.results.replay import replay_all
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
 from receiver.results.stored_texts import renew_statistics
 from receiver.simulator.store import STATE_FILE, forget_all, forget_number
+
+_REPLAYED = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
+"""The states of callbacks that can be settled again."""
 
 _COUNTED = ("calls", "contacts", "skipped", "callbacks", "texts", "drafts", "suppressions")
 
@@ -52,6 +56,12 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     resolve.add_argument("--by", metavar="NAME", help="your name; default: the name of your account")
     resolve.add_argument("--yes", action="store_true", help="do not ask")
     resolve.set_defaults(run=_resolve)
+
+    parser = commands.add_parser("replay", help="settle stored callbacks again")
+    parser.add_argument("ids", metavar="ID", nargs="*", type=int, help="callbacks to settle again")
+    parser.add_argument("--state", choices=_REPLAYED, help="all callbacks in this state")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
+    parser.set_defaults(run=_replay)
 
     removal = commands.add_parser("purge", help="delete old or simulated batches with all their data")
     chosen = removal.add_mutually_exclusive_group()
@@ -119,6 +129,34 @@ def _account() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # the account of a container may have no name
         return f"uid {os.getuid()}"
+
+
+def _replay(parsed: argparse.Namespace) -> int:
+    if bool(parsed.ids) == bool(parsed.state):
+        raise InvalidInput("Choose the callbacks: give either ids or --state.", [Fault("ID", "required", "or --state")])
+    seen = changed = 0
+    config = read_config()
+    with opened_database("replay", config) as conn:
+        for done in replay_all(
+            conn,
+            by=COMMAND_LINE,
+            ids=parsed.ids or None,
+            state=parsed.state,
+            dry_run=parsed.dry_run,
+            suppress_statuses=config.suppress_statuses,
+        ):
+            for change in done.changes:
+                why = change.reason_after or change.difference
+                reason = f" ({why})" if why else ""
+                row = f", row {change.row_after}" if change.row_after is not None else ""
+                print(
+                    f"callback {change.callback_id}, batch {change.batch_id}{row}: "
+                    f"{change.state_before} -> {change.state_after}{reason}"
+                )
+            seen, changed = seen + len(done.callback_ids), changed + len(done.changes)
+    verb = "would change" if parsed.dry_run else "changed"
+    print(f"{seen} callbacks settled again; {changed} {verb}.")
+    return 0
 
 
 def _purge(parsed: argparse.Namespace) -> int:

@@ -29,7 +29,10 @@ def keys(
         monkeypatch.setenv(name, text)
 
     def run(*arguments: str) -> tuple[int, str]:
-        status = main(["keys", *arguments])
+        try:
+            status = main(["keys", *arguments])
+        except SystemExit as ended:  # a wrong argument
+            status = int(ended.code or 0)
         printed = capsys.readouterr()
         return status, printed.out + "".join(printed.err.splitlines(keepends=True)[1:])
 
