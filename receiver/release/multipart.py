@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
 
 from receiver.errors import ReceiverError
 
@@ -16,65 +18,57 @@ class CsvError(ReceiverError):
     code = "csv_unreadable"
 
 
-class Multipart:
-    """A `multipart/form-data` body (RFC 7578) in blocks of 256 KiB: parameters first, `csv` last.
+class Multipart(NamedTuple):
+    """A `multipart/form-data` body (RFC 7578): its boundary, its length in bytes, and its blocks of 256 KiB."""
 
-    The name of the file is always `contacts.csv`, because the user's file name may contain the name of a customer.
+    boundary: str
+    length: int
+    blocks: Iterator[bytes]
+
+
+def multipart(fields: dict[str, str], csv: Iterable[bytes], csv_bytes: int) -> Multipart:
+    """A form with these parameters first, and `csv` last. `csv_bytes`: its length.
+
+    The name of the file is always `contacts.csv`, because the user's file name may contain the name of a customer. The
+    first block is read now, so that its errors are raised before anything was sent.
     """
+    boundary = secrets.token_hex(24)
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    parts.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="csv"; filename="contacts.csv"\r\n'
+        "Content-Type: text/csv; charset=utf-8\r\n\r\n"
+    )
+    opening, closing = "".join(parts).encode(), f"\r\n--{boundary}--\r\n".encode()
+    blocks = _blocks(opening, csv, csv_bytes, closing)
+    return Multipart(boundary, len(opening) + csv_bytes + len(closing), chain([next(blocks)], _with_csv_errors(blocks)))
 
-    def __init__(self, fields: dict[str, str], csv: Iterable[bytes], csv_bytes: int) -> None:
-        self.boundary = secrets.token_hex(24)
-        parts = [
-            f'--{self.boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
-        ]
-        parts.append(
-            f'--{self.boundary}\r\nContent-Disposition: form-data; name="csv"; filename="contacts.csv"\r\n'
-            "Content-Type: text/csv; charset=utf-8\r\n\r\n"
-        )
-        opening = "".join(parts).encode()
-        self._closing = f"\r\n--{self.boundary}--\r\n".encode()
-        self._csv = iter(csv)
-        self._csv_bytes = csv_bytes
-        self._csv_taken = 0
-        self._pending = bytearray(opening)
-        self.length = len(opening) + csv_bytes + len(self._closing)
 
-    def read_first_block(self) -> None:
-        """Read the beginning of the CSV, so that its errors are raised before anything was sent."""
-        more = self._fill()
-        self._check_length(ended=not more)
+def _blocks(opening: bytes, csv: Iterable[bytes], csv_bytes: int, closing: bytes) -> Iterator[bytes]:
+    pending, left = bytearray(opening), csv_bytes
+    for piece in csv:
+        pending += piece
+        left -= len(piece)
+        if left < 0:
+            break
+        while len(pending) >= _BLOCK_BYTES:
+            yield bytes(memoryview(pending)[:_BLOCK_BYTES])
+            del pending[:_BLOCK_BYTES]
+    if left:
+        raise CsvError(f"the contacts are not {csv_bytes:,} bytes long, as announced")
+    yield bytes(pending) + closing
 
-    def __iter__(self) -> Iterator[bytes]:
-        while self._fill_or_stop():
-            while len(self._pending) >= _BLOCK_BYTES:
-                yield bytes(memoryview(self._pending)[:_BLOCK_BYTES])
-                del self._pending[:_BLOCK_BYTES]
-        yield bytes(self._pending) + self._closing
 
-    def _fill(self) -> bool:
-        """Collect at least one block. False: the CSV has ended."""
-        if len(self._pending) >= _BLOCK_BYTES:
-            return True
-        for piece in self._csv:
-            self._pending += piece
-            self._csv_taken += len(piece)
-            if len(self._pending) >= _BLOCK_BYTES:
-                return True
-        return False
-
-    def _fill_or_stop(self) -> bool:
-        try:
-            more = self._fill()
-        except Exception as error:
-            # An OSError must be converted: urllib3 mistakes some for errors of the peer, and waits for an answer.
-            raise CsvError(f"the contacts could not be read completely ({described(error)})") from error
-        self._check_length(ended=not more)
-        return more
-
-    def _check_length(self, *, ended: bool) -> None:
-        if self._csv_taken > self._csv_bytes or (ended and self._csv_taken < self._csv_bytes):
-            raise CsvError(f"the contacts are not {self._csv_bytes:,} bytes long, as announced")
+def _with_csv_errors(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks. Errors become CsvError: urllib3 mistakes some for errors of the peer, and waits for an answer."""
+    try:
+        yield from blocks
+    except CsvError:
+        raise
+    except Exception as error:
+        raise CsvError(f"the contacts could not be read completely ({described(error)})") from error
 
 
 def described(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from receiver import __version__
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.release.answer import ANSWER_BYTES, Answer, AnswerState, error_words, parse_answer, printable_line
 from receiver.release.connection import Passage, PlainConnection, TlsConnection
-from receiver.release.multipart import CsvError, Multipart, described
+from receiver.release.multipart import CsvError, described, multipart
 
 _READ_BYTES = 64 << 10
 
@@ -128,12 +128,11 @@ def bulk_queue(provider: Provider, request: QueueRequest, csv: Iterable[bytes], 
     unchanged, and a wrong `csv_bytes` as CsvError. Later the answer is `unknown`, and the connection is closed before
     the announced end, so that a part cannot be mistaken for the complete file.
     """
-    body = Multipart(request.fields(), csv, csv_bytes)
-    body.read_first_block()
+    body = multipart(request.fields(), csv, csv_bytes)
     path = f"/api/apps/{request.application_id}/{request.deployment_id}/bulk_queue"
     prepared = _prepared(provider, "POST", path, {"Content-Type": f"multipart/form-data; boundary={body.boundary}"})
     prepared.headers["Content-Length"] = str(body.length)
-    prepared.body = body  # type: ignore[assignment]  # an iterable; declared too narrowly
+    prepared.body = body.blocks  # type: ignore[assignment]  # an iterable; declared too narrowly
 
     passage = Passage(provider.read_timeout, provider.send_timeout, provider.connect_timeout)
     try:

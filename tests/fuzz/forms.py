@@ -15,7 +15,7 @@ from werkzeug.formparser import parse_form_data
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import Limits, preview, request_digest
 from receiver.queueing.parameters import read_parameters
-from receiver.release.multipart import CsvError, Multipart
+from receiver.release.multipart import CsvError, multipart
 from receiver.web.api.batches import read_form
 from receiver.web.app import FORM_FIELD_BYTES, UPLOAD_BYTES
 from receiver.web.uploads import UploadRequest
@@ -33,9 +33,8 @@ def check_multipart_sent(inputs: bytes) -> None:
     }
     size = len(content) % 97 + 1
     pieces = [content[at : at + size] for at in range(0, len(content), size)]
-    body = Multipart(fields, iter(pieces), len(content))
-    body.read_first_block()
-    blocks = list(body)
+    body = multipart(fields, iter(pieces), len(content))
+    blocks = list(body.blocks)
     whole = b"".join(blocks)
     assert len(whole) == body.length and max(map(len, blocks)) <= _MAX_BLOCK
     content_type = f"multipart/form-data; boundary={body.boundary}"
@@ -55,7 +54,7 @@ def check_multipart_sent(inputs: bytes) -> None:
     for wrong in (len(content) + 1, len(content) - 1):
         if wrong >= 0:
             try:
-                b"".join(Multipart(fields, iter(pieces), wrong))
+                b"".join(multipart(fields, iter(pieces), wrong).blocks)
             except CsvError:
                 continue
             raise AssertionError(f"{len(content)} bytes were accepted as {wrong}")
@@ -110,8 +109,10 @@ def samples_sent() -> Iterator[bytes]:
 def samples_received() -> Iterator[bytes]:
     for csv in ("destination,a\n6175551234,b\n", 'destination;a\r\n6175551234;"b\r\n--b"\r\n'):
         fields = {"application_id": "7", "deployment_id": "3", "name": "ä", "on_invalid": "skip"}
-        body = Multipart(fields, [csv.encode()], len(csv.encode()))
-        whole = b"".join(body).replace(body.boundary.encode(), b"B")  # so that the sample is the same in every run
+        body = multipart(fields, [csv.encode()], len(csv.encode()))
+        whole = b"".join(body.blocks).replace(
+            body.boundary.encode(), b"B"
+        )  # so that the sample is the same in every run
         yield join_input("multipart/form-data; boundary=B", whole)
     part = '--b\r\nContent-Disposition: form-data; name="{}"{}\r\n\r\n{}\r\n'
     yield join_input(
