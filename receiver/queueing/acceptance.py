@@ -20,7 +20,6 @@ from receiver.queueing.batches import (
     get_now,
     insert_batch,
     insert_idempotent,
-    plan_batch,
     preview_batch,
 )
 from receiver.queueing.contacts import ContactReader
@@ -95,9 +94,7 @@ def preview(
 ) -> Preview:
     """What queueing this file would do. Stores nothing. Raises InvalidInput if the file is not a CSV of contacts."""
     now = datetime.now(UTC).replace(microsecond=0)
-    return preview_batch(
-        plan_file(csv, parameters, limits, now, find_suppressed, find_recent), parameters, now, limits.grace
-    )
+    return preview_batch(plan_file(csv, parameters, limits, now, find_suppressed, find_recent), limits.grace)
 
 
 def plan_file(
@@ -110,7 +107,7 @@ def plan_file(
 ) -> Plan:
     """The plan for a file. Raises InvalidInput if it is not a CSV of contacts."""
     contacts = ContactReader(csv, parameters.default_region, parameters.destination_column)
-    return plan_batch(contacts, parameters, limits.submission_rows, now, find_suppressed, find_recent)
+    return Plan(contacts, parameters, limits.submission_rows, now, find_suppressed, find_recent)
 
 
 def preview_follow_up(
@@ -120,7 +117,7 @@ def preview_follow_up(
     now = get_now(conn).replace(microsecond=0)
     contacts = ChosenCalls(conn, wanted)
     plan = _plan(conn, contacts, parameters, limits, now, find_recent=True)
-    return preview_batch(plan, parameters, now, limits.grace), contacts
+    return preview_batch(plan, limits.grace), contacts
 
 
 def _plan(
@@ -138,7 +135,7 @@ def _plan(
         recent = partial(recent_calls(parameters, limits, first_batch_id).find, conn)
     if isinstance(contacts, ChosenCalls) and parameters.on_recent == "skip":
         contacts.leave_out_recent = recent
-    return plan_batch(contacts, parameters, limits.submission_rows, now, partial(find_suppressed, conn), recent)
+    return Plan(contacts, parameters, limits.submission_rows, now, partial(find_suppressed, conn), recent)
 
 
 def accept(
@@ -172,7 +169,7 @@ def accept(
         contacts = ContactReader(source, parameters.default_region, parameters.destination_column)
     plan = _plan(conn, contacts, parameters, limits, now, find_recent=False)
     try:
-        batch_id = insert_batch(conn, plan, parameters, now, limits.grace, simulated=simulated, created_by=created_by)
+        batch_id = insert_batch(conn, plan, limits.grace, simulated=simulated, created_by=created_by)
     except ExternalIdUsed:
         # Perhaps by the same request, which was sent twice at the same time.
         conn.rollback()

@@ -11,13 +11,10 @@ from psycopg.types.json import Jsonb
 
 from receiver.database.pool import Connection
 from receiver.errors import Fault, ReceiverError
-from receiver.queueing.contacts import Contacts
 from receiver.queueing.header import PhoneColumn
 from receiver.queueing.parameters import BatchParameters
-from receiver.queueing.recent import FindRecent
-from receiver.queueing.row_zones import RowZones
-from receiver.queueing.submissions import FindSuppressed, Plan, PlannedCall, SkippedRow
-from receiver.schedule import earliest, estimate_due_at, next_opening, slice_rows
+from receiver.queueing.submissions import Plan, PlannedCall, SkippedRow
+from receiver.schedule import earliest, estimate_due_at, next_opening
 
 PARAMETER_COLUMNS = (
     "application_id, deployment_id, name, max_attempts, is_pci, default_region, calls_per_minute, calling_days,"
@@ -81,32 +78,11 @@ def get_now(conn: Connection) -> datetime:
     return now
 
 
-def plan_batch(
-    contacts: Contacts,
-    parameters: BatchParameters,
-    submission_rows: int,
-    now: datetime,
-    find_suppressed: FindSuppressed,
-    find_recent: FindRecent,
-) -> Plan:
-    """The plan for `preview_batch` and `insert_batch`."""
-    return Plan(
-        contacts,
-        slice_rows(parameters.calls_per_minute, submission_rows),
-        parameters.on_invalid,
-        parameters.on_duplicate,
-        None if parameters.hours is None else RowZones(parameters, contacts.columns, now),
-        find_suppressed,
-        find_recent,
-        parameters.on_recent,
-    )
-
-
-def preview_batch(plan: Plan, parameters: BatchParameters, now: datetime, grace: timedelta) -> Preview:
+def preview_batch(plan: Plan, grace: timedelta) -> Preview:
     """Read the complete CSV and return the result that queueing would have. Raises InvalidInput if it is not a CSV."""
     for _ in plan:
         pass
-    calls_of = plan.calls_of
+    parameters, now, calls_of = plan.parameters, plan.now, plan.calls_of
     return Preview(
         rows=plan.rows,
         valid=plan.rows - plan.invalid - plan.suppressed,
@@ -178,8 +154,6 @@ def warn_of_retries(
 def insert_batch(
     conn: Connection,
     plan: Plan,
-    parameters: BatchParameters,
-    now: datetime,
     grace: timedelta,
     *,
     simulated: bool | None = False,
@@ -191,6 +165,7 @@ def insert_batch(
 
     Raises InvalidInput naming rows, or ExternalIdUsed; the caller then rolls back, and nothing was written.
     """
+    parameters = plan.parameters
     opens, closes = parameters.calling_hours or (None, None)
     columns = {
         **{name: getattr(parameters, name) for name in PARAMETER_COLUMNS.split(", ")},
@@ -201,8 +176,8 @@ def insert_batch(
         "closes_minute": closes,
         "labels": Jsonb(dict(parameters.labels)),
         "columns": list(plan.contacts.columns),
-        "created_at": now,
-        "due_at": estimate_due_at(parameters.gates, {}, parameters.retries, now, grace),
+        "created_at": plan.now,
+        "due_at": estimate_due_at(parameters.gates, {}, parameters.retries, plan.now, grace),
         "simulated": simulated,
         "created_by": created_by,
     }
@@ -214,7 +189,7 @@ def insert_batch(
     set_external_id(conn, batch_id, parameters.external_id)
     skipped = _copy_rows(conn, batch_id, plan)
     plan.check()
-    _copy_submissions(conn, batch_id, plan, parameters, now, grace)
+    _copy_submissions(conn, batch_id, plan, grace)
     conn.execute(
         "insert into outstanding (batch_id, row) select batch_id, row from call where batch_id = %s order by row",
         (batch_id,),
@@ -253,10 +228,8 @@ def _copy_rows(conn: Connection, batch_id: int, plan: Plan) -> int:
     return skipped_rows
 
 
-def _copy_submissions(
-    conn: Connection, batch_id: int, plan: Plan, parameters: BatchParameters, now: datetime, grace: timedelta
-) -> None:
-    gates, calls_of = parameters.gates, plan.calls_of
+def _copy_submissions(conn: Connection, batch_id: int, plan: Plan, grace: timedelta) -> None:
+    gates, now, calls_of = plan.parameters.gates, plan.now, plan.calls_of
     opens_at = {zones: span.opens for zones in calls_of if (span := earliest(gates, zones, now)) is not None}
     with conn.cursor().copy(
         "copy submission (batch_id, submission_no, calls, first_row, last_row, csv_bytes, time_zones, next_try_at)"
@@ -268,7 +241,7 @@ def _copy_submissions(
             copy.write_row((batch_id, draft.submission_no, *size, zones, opens_at.get(draft.zones, now)))
     conn.execute(
         "update batch set due_at = %s where batch_id = %s",
-        (estimate_due_at(gates, calls_of, parameters.retries, now, grace), batch_id),
+        (estimate_due_at(gates, calls_of, plan.parameters.retries, now, grace), batch_id),
     )
 
 

@@ -14,14 +14,16 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
-from typing import Literal
 
 from receiver.errors import Fault, InvalidInput
 from receiver.phone_numbers.destination import usually_spelled
 from receiver.queueing.contacts import Contact, Contacts, InvalidRow
+from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.recent import FindRecent, RecentBatch
 from receiver.queueing.row_zones import NoCommonHours, RowZones
+from receiver.schedule import slice_rows
 from receiver.text.csv_line import csv_line
 
 FAULTS_NAMED = 100
@@ -83,14 +85,14 @@ class Plan:
     """
 
     contacts: Contacts
+    parameters: BatchParameters
     submission_rows: int
-    on_invalid: Literal["refuse", "skip"]
-    on_duplicate: Literal["refuse", "skip", "keep"]
-    zones: RowZones | None = None
-    """If there are calling hours."""
+    """Most rows of a submission. With a pace, they are fewer."""
+    now: datetime
     find_suppressed: FindSuppressed = lambda _: ()
     find_recent: FindRecent = lambda _: {}
-    on_recent: Literal["allow", "skip", "refuse"] = "allow"
+    zones: RowZones | None = None
+    """If there are calling hours."""
     rows: int = 0
     invalid: int = 0
     suppressed: int = 0
@@ -110,6 +112,11 @@ class Plan:
     unusual: int = 0
     """Calls whose destination has characters that the provider may not accept."""
     first_unusual: Contact | None = None
+
+    def __post_init__(self) -> None:
+        self.submission_rows = slice_rows(self.parameters.calls_per_minute, self.submission_rows)
+        if self.parameters.hours is not None:
+            self.zones = RowZones(self.parameters, self.contacts.columns, self.now)
 
     def __iter__(self) -> Iterator[PlannedCall | SkippedRow]:
         for block in self.blocks():
@@ -135,14 +142,14 @@ class Plan:
         open_drafts: dict[tuple[tuple[str, ...], int], SubmissionDraft],
         numbers: _Numbers,
     ) -> Iterator[PlannedCall | SkippedRow]:
-        header_bytes = len(self.header.encode()) + 2
+        header_bytes, policies = len(self.header.encode()) + 2, self.parameters
         for contact in block:
             self.rows += 1
             if self.rows <= SAMPLE_ROWS:
                 self.sample.append(contact)
             if isinstance(contact, InvalidRow):
                 self.invalid += 1
-                yield self._skip(contact, contact.code, contact.message, self.on_invalid)
+                yield self._skip(contact, contact.code, contact.message, policies.on_invalid)
                 continue
             if suppressed and contact.phone_number in suppressed:
                 self.suppressed += 1
@@ -151,9 +158,10 @@ class Plan:
             if contact.phone_number in recent:
                 self.recent += 1
                 self.recent_batches.update(recent[contact.phone_number])
-                if self.on_recent != "allow":
+                if policies.on_recent != "allow":
                     found = " and ".join(f"batch {each.id}" for each in recent[contact.phone_number][:3])
-                    yield self._skip(contact, RECENT, f"This number was queued recently, in {found}.", self.on_recent)
+                    message = f"This number was queued recently, in {found}."
+                    yield self._skip(contact, RECENT, message, policies.on_recent)
                     continue
             zones: tuple[str, ...] = ()
             if self.zones is not None:
@@ -161,13 +169,13 @@ class Plan:
                     zones = self.zones.of(contact)
                 except NoCommonHours as error:
                     self.invalid += 1
-                    yield self._skip(contact, error.code, str(error), self.on_invalid)
+                    yield self._skip(contact, error.code, str(error), policies.on_invalid)
                     continue
-            layer, repeated = numbers.add(contact.phone_number, contact.postd, self.on_duplicate == "keep")
+            layer, repeated = numbers.add(contact.phone_number, contact.postd, policies.on_duplicate == "keep")
             if repeated:
                 self.duplicates += 1
-                if self.on_duplicate != "keep":
-                    yield self._skip(contact, DUPLICATE, "Same destination as an earlier row.", self.on_duplicate)
+                if policies.on_duplicate != "keep":
+                    yield self._skip(contact, DUPLICATE, "Same destination as an earlier row.", policies.on_duplicate)
                     continue
             draft = open_drafts.get((zones, layer))
             if draft is None or draft.calls == self.submission_rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from unittest.mock import patch
@@ -13,6 +14,7 @@ from receiver.errors import InvalidInput
 from receiver.queueing import csv_text
 from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
 from receiver.queueing.header import MAX_COLUMNS
+from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import Plan, PlannedCall
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -57,7 +59,8 @@ def _check_rows(columns: tuple[str, ...], rows: list[Row]) -> None:
 
 def _check_written_csv(inputs: bytes, columns: tuple[str, ...], contacts: list[Contact]) -> None:
     """Check that the provider's CSV has the same cells, read according to RFC 4180 and by ContactReader."""
-    plan = Plan(ContactReader(BytesIO(inputs), REGION), 3, "skip", "keep")
+    parameters = BatchParameters(7, 3, on_invalid="skip", on_duplicate="keep")
+    plan = Plan(ContactReader(BytesIO(inputs), REGION), parameters, 3, datetime.now(UTC))
     lines: dict[int, list[PlannedCall]] = defaultdict(list)
     for planned in plan:
         if isinstance(planned, PlannedCall):

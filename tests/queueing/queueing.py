@@ -49,7 +49,8 @@ def plan(
     content: bytes, submission_rows: int = 10_000, *, on_invalid: Any = "refuse", on_duplicate: Any = "refuse"
 ) -> Plan:
     """A plan that was not read yet."""
-    return Plan(ContactReader(io.BytesIO(content), "US"), submission_rows, on_invalid, on_duplicate)
+    parameters = BatchParameters(7, 3, on_invalid=on_invalid, on_duplicate=on_duplicate)
+    return Plan(ContactReader(io.BytesIO(content), "US"), parameters, submission_rows, datetime.now(UTC))
 
 
 def queue(conn: Connection, content: bytes, submission_rows: int = 10_000, **parameters: Any) -> int:
