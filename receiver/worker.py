@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -124,14 +125,8 @@ class Worker:
         steps: list[tuple[str, Callable[[], float]]] = [("settle", lambda: self._settle(settler))]
         steps += [(f"send-{number}", lambda: self._send(pool)) for number in range(1, SENDERS + 1)]
         steps.append(("mark", MarkRaiser(pool).step))
-        relay = Relay(
-            pool,
-            lambda: self._connect("receiver relay"),
-            self._config.relay_networks,
-            self._measurements,
-            self._stop,
-        )
-        steps.append(("relay", relay.run))
+        connect_relay, networks = partial(self._connect, "receiver relay"), self._config.relay_networks
+        steps.append(("relay", Relay(pool, connect_relay, networks, self._measurements, self._stop).run))
         steps.append(("notify", People(pool, self._config, self._measurements).step))
         steps.append(("cancel", lambda: self._cancel_deployment(pool)))
         steps += Maintenance(pool, self._provider, self._config, self._stop).steps()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
@@ -56,30 +57,23 @@ STRUGGLES_AFTER = 16
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class Relay:
     """Delivers events in a worker. `connect` makes the connection that holds the locks."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        connect: Callable[[], Connection],
-        networks: Sequence[Network],
-        measurements: Measurements,
-        stop: threading.Event,
-    ) -> None:
-        self._pool = pool
-        self._connect = connect
-        self._networks = networks
-        self._measurements = measurements
-        self._stop = stop
+    pool: Pool
+    connect: Callable[[], Connection]
+    networks: Sequence[Network]
+    measurements: Measurements
+    stop: threading.Event
 
     def run(self) -> float:
         """Serve endpoints until the worker stops, or the connection that holds the locks breaks (an error)."""
         ended = threading.Event()
         serving: dict[int, threading.Thread] = {}
-        with self._connect() as locks:
+        with self.connect() as locks:
             try:
-                while not self._stop.is_set():
+                while not self.stop.is_set():
                     over = {each for each, thread in serving.items() if not thread.is_alive()}
                     for endpoint_id in over:
                         del serving[endpoint_id]
@@ -93,7 +87,7 @@ class Relay:
                             thread.start()
                             serving[endpoint_id] = thread
                     # The worker that serves the fewest is the first to see the next one.
-                    self._stop.wait(min(CHECK_SECONDS * (1 + len(serving)), 1.0))
+                    self.stop.wait(min(CHECK_SECONDS * (1 + len(serving)), 1.0))
             finally:
                 ended.set()
                 for thread in serving.values():
@@ -102,23 +96,21 @@ class Relay:
 
     def _serve(self, endpoint_id: int, ended: threading.Event) -> None:
         try:
-            _Window(endpoint_id, self._pool, self._networks, self._measurements).run(ended)
+            _Window(endpoint_id, self).run(ended)
         except DatabaseUnavailable as error:
             log.warning("endpoint %d: %s", endpoint_id, error, extra=about("database_away", step="relay"))
         except Exception:
             log.exception("endpoint %d: delivery failed; trying again", endpoint_id, extra=about("step_failed"))
-            self._measurements.count("failure", "relay")
+            self.measurements.count("failure", "relay")
             ended.wait(ERROR_SECONDS)
 
 
 class _Window:
     """The requests to one endpoint that are in progress, those that come next, and those that are not recorded."""
 
-    def __init__(self, endpoint_id: int, pool: Pool, networks: Sequence[Network], measurements: Measurements) -> None:
+    def __init__(self, endpoint_id: int, relay: Relay) -> None:
         self._endpoint_id = endpoint_id
-        self._pool = pool
-        self._networks = networks
-        self._measurements = measurements
+        self._relay = relay
         self._senders = ThreadPoolExecutor(IN_PROGRESS, f"send-{endpoint_id}")
         self._sender: Sender | None = None
         self._taken: set[int] = set()
@@ -163,7 +155,7 @@ class _Window:
 
     def _turn(self, outcomes: list[Outcome], *, more: bool) -> None:
         """Record outcomes, remove them from the list, and send more events."""
-        with connection(self._pool) as conn:
+        with connection(self._relay.pool) as conn:
             record_outcomes(conn, self._endpoint_id, outcomes)
             target = get_target(conn, self._endpoint_id)
             conn.commit()  # settlements wait for the counters, and making bodies takes time
@@ -181,7 +173,7 @@ class _Window:
             self._unmade.update(event_id for event_id, body in bodies.items() if body is None)
             record_outcomes(conn, self._endpoint_id, [Outcome(owed, None) for owed in due if owed.id not in bodies])
         if self._sender is None:
-            self._sender = Sender(target.url, self._networks)
+            self._sender = Sender(target.url, self._relay.networks)
         made_at = time.monotonic()
         for owed in due:
             if body := bodies.get(owed.id):
@@ -209,7 +201,7 @@ class _Window:
                 else:
                     self._failures = 0 if attempt.delivered else self._failures + 1
                     outcomes.append(Outcome(owed, attempt))
-                    self._measurements.count("delivery", "delivered" if attempt.delivered else "failed")
+                    self._relay.measurements.count("delivery", "delivered" if attempt.delivered else "failed")
                 found = self._finished.get_nowait()
         except Empty:
             return outcomes
