@@ -62,52 +62,44 @@ _ENDED = f"""select {_COLUMNS}, state, null::timestamptz as next_try_at, ended_a
     where state = '{{state}}' and {_WANTED}"""
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """Which deliveries are listed: those that match all that is given."""
+
+    state: DeliveryState | None = None
+    event: str | None = None
+    batch_id: int | None = None
+
+
 def list_deliveries(
-    conn: Connection,
-    endpoint_id: int,
-    limit: int,
-    *,
-    state: DeliveryState | None = None,
-    event: str | None = None,
-    batch_id: int | None = None,
-    before: int | None = None,
-    after: int = 0,
+    conn: Connection, endpoint_id: int, limit: int, wanted: DeliveryFilter, before: int | None = None, after: int = 0
 ) -> list[Delivery]:
     """Deliveries, newest event first, those with an id below `before` and above `after`. Raises NotFound."""
     get_endpoint(conn, endpoint_id)
-    queries = {each: _WAITING if each == "waiting" else _ENDED.format(state=each) for each in DELIVERY_STATES}
-    wanted = queries.values() if state is None else [queries[state]]
-    union = " union all ".join(f"({query})" for query in wanted)
+    states = DELIVERY_STATES if wanted.state is None else (wanted.state,)
+    queries = [_WAITING if state == "waiting" else _ENDED.format(state=state) for state in states]
+    union = " union all ".join(f"({query})" for query in queries)
     values: dict[str, Any] = {"endpoint_id": endpoint_id, "before": before or 2**62, "after": after, "limit": limit}
-    values |= {"event": event, "batch_id": batch_id}
+    values |= {"event": wanted.event, "batch_id": wanted.batch_id}
     with conn.cursor(row_factory=class_row(Delivery)) as cursor:
         return cursor.execute(f"select * from ({union}) u order by id desc limit %(limit)s", values).fetchall()
 
 
 def search_deliveries(
-    conn: Connection,
-    endpoint_id: int,
-    limit: int,
-    *,
-    state: DeliveryState | None = None,
-    event: str | None = None,
-    batch_id: int | None = None,
-    before: int | None = None,
+    conn: Connection, endpoint_id: int, limit: int, wanted: DeliveryFilter, before: int | None = None
 ) -> tuple[list[Delivery], int | None]:
     """A page of `list_deliveries`, and the `before` of the next page, or None. Raises NotFound.
 
     A page of an event or a batch ends after SEARCHED ids, also if nothing was found.
     """
-    after = 0
-    if event is not None or batch_id is not None:
-        newest = list_deliveries(conn, endpoint_id, 1, state=state, before=before)
+    after, any_of_state = 0, DeliveryFilter(wanted.state)
+    if wanted != any_of_state:
+        newest = list_deliveries(conn, endpoint_id, 1, any_of_state, before)
         after = max(newest[0].id - SEARCHED, 0) if newest else 0
-    found = list_deliveries(
-        conn, endpoint_id, limit + 1, state=state, event=event, batch_id=batch_id, before=before, after=after
-    )
+    found = list_deliveries(conn, endpoint_id, limit + 1, wanted, before, after)
     if len(found) > limit:
         return found[:limit], found[limit - 1].id
-    older = after and list_deliveries(conn, endpoint_id, 1, state=state, before=after + 1)
+    older = after and list_deliveries(conn, endpoint_id, 1, any_of_state, after + 1)
     return found, after + 1 if older else None
 
 

@@ -155,10 +155,7 @@ def cancel_deployment(provider: Provider, application_id: int, deployment_id: in
     try:
         got = _exchange(provider, _prepared(provider, "DELETE", path), passage)
     except _NO_ANSWER as error:
-        words = printable_line(described(error), provider._secrets())
-        if passage.begun:
-            return Answer("unknown", error=f"no answer that could be read, so calls may have been canceled ({words})")
-        return Answer("not_sent", error=f"nothing was sent: no connection to the provider ({words})")
+        return _without_answer(error, passage, provider, "canceled")
     if got.status == 202:
         return Answer("accepted", got.status)
     refused = parse_answer(got.status, got.content_type, got.body).state == "refused"
@@ -269,7 +266,7 @@ def _read(response: requests.Response) -> tuple[bytes, Exception | None]:
     return bytes(body), None
 
 
-def _without_answer(error: Exception, passage: Passage, provider: Provider) -> Answer:
+def _without_answer(error: Exception, passage: Passage, provider: Provider, done: str = "queued") -> Answer:
     if not passage.begun:
         state: AnswerState = "not_sent"
         words = f"nothing was sent: no connection to the provider ({described(error)})"
@@ -277,6 +274,6 @@ def _without_answer(error: Exception, passage: Passage, provider: Provider) -> A
         state = "unknown"
         words = (
             f"no readable answer after {passage.sent_bytes:,} bytes of the request were sent, so "
-            f"calls may have been queued ({described(error)})"
+            f"calls may have been {done} ({described(error)})"
         )
     return Answer(state, error=printable_line(words, provider._secrets()))

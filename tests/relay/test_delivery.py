@@ -18,7 +18,7 @@ from receiver.database.worker_metrics import Measurements
 from receiver.model import EventType
 from receiver.relay import bodies, delivery, sending
 from receiver.relay import endpoints as endpoints_module
-from receiver.relay.deliveries import Delivery, list_deliveries, retry_deliveries
+from receiver.relay.deliveries import Delivery, DeliveryFilter, list_deliveries, retry_deliveries
 from receiver.relay.delivery import Relay
 from receiver.relay.endpoints import Endpoint, change_endpoint, create_endpoint, delete_endpoint, get_endpoint
 from receiver.relay.queue import list_targets
@@ -93,7 +93,7 @@ def read(conn: Connection, endpoint_id: int) -> Endpoint:
 
 
 def deliveries(conn: Connection, endpoint_id: int) -> list[Delivery]:
-    found = list_deliveries(conn, endpoint_id, 1000)
+    found = list_deliveries(conn, endpoint_id, 1000, DeliveryFilter())
     conn.commit()
     return found
 

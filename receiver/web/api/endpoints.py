@@ -13,7 +13,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from receiver.database.pool import connection, reading
 from receiver.queueing.form_fields import LARGEST_ID, Coded, says, short_text
-from receiver.relay.deliveries import DELIVERY_STATES, Delivery, list_deliveries, retry_deliveries
+from receiver.relay.deliveries import DELIVERY_STATES, Delivery, DeliveryFilter, list_deliveries, retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,
     ENDPOINT_EVENTS,
@@ -270,7 +270,7 @@ class Deliveries(MethodView):
 
         def read(limit: int, before: int | None) -> list[Delivery]:
             with reading(services().pool) as conn:
-                return list_deliveries(conn, endpoint_id, limit, state=query.get("state"), before=before)
+                return list_deliveries(conn, endpoint_id, limit, DeliveryFilter(query.get("state")), before)
 
         name = f"deliveries {endpoint_id}"
         return answer_list(name, query, read, json_writer(DeliveryAnswer()), of="deliveries")

@@ -16,6 +16,7 @@ from receiver.queueing.form_fields import faults as faults_in
 from receiver.relay.deliveries import (
     DELIVERY_STATES,
     Delivery,
+    DeliveryFilter,
     DeliveryState,
     list_failures,
     read_attempt,
@@ -104,9 +105,8 @@ def endpoint(endpoint_id: int) -> str:
         shown = get_endpoint(conn, endpoint_id)
         failure = list_failures(conn, [endpoint_id]).get(endpoint_id)
         if not filters.faults:
-            found, older = search_deliveries(
-                conn, endpoint_id, PAGE_DELIVERIES, state=state, event=event, batch_id=batch_id, before=before
-            )
+            wanted = DeliveryFilter(state, event, batch_id)
+            found, older = search_deliveries(conn, endpoint_id, PAGE_DELIVERIES, wanted, before)
     return render_template(
         "endpoint.html",
         endpoint=shown,
