@@ -7,7 +7,7 @@ afterwards that the change holds back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -142,21 +142,15 @@ def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any], gr
     now = get_now(conn)
     calls_of = _count_unreleased(conn, batch_id)
     moments = _next_moments(before, after, calls_of, now)
+    due_at = estimate_due_at(after.gates, calls_of, after.retries, now, grace)
     conn.execute(
-        "update batch b set calls_per_minute = %s, opens_minute = %s, closes_minute = %s, calling_days = %s,"
-        " next_release_at = case when %s then next_release_at end, end_at = %s, due_at = greatest(%s,"
-        " (select max(s.due_at) from submission s where s.batch_id = b.batch_id and s.state <> 'pending'))"
-        " where batch_id = %s",
-        (
-            after.calls_per_minute,
-            after.opens_minute,
-            after.closes_minute,
-            after.calling_days,
-            after.calls_per_minute is not None,
-            after.end_at,
-            estimate_due_at(after.gates, calls_of, after.retries, now, grace),
-            batch_id,
-        ),
+        "update batch b set calls_per_minute = %(calls_per_minute)s, opens_minute = %(opens_minute)s,"
+        " closes_minute = %(closes_minute)s, calling_days = %(calling_days)s, end_at = %(end_at)s,"
+        " next_release_at = case when %(calls_per_minute)s::integer is not null then next_release_at end,"
+        " due_at = greatest(%(due_at)s,"
+        "  (select max(s.due_at) from submission s where s.batch_id = b.batch_id and s.state <> 'pending'))"
+        " where batch_id = %(batch_id)s",
+        {**asdict(after), "batch_id": batch_id, "due_at": due_at},
     )
     for zones, moment in moments.items():
         conn.execute(

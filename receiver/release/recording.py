@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from psycopg.rows import class_row
@@ -78,26 +78,14 @@ def record_answer(conn: Connection, outgoing: Outgoing, answer: Answer) -> Submi
     state, is_pending = decided.state, decided.state == "pending"
     # The number of the try must match, so that a late answer is not used for a later request.
     updated = conn.execute(
-        "update submission set state = %s, next_try_at = %s, answered_at = %s, provider_status = %s,"
-        " calls_queued = %s, error = %s, answer = %s, polls_planned = false,"
-        " sent_at = case when %s then next_try_at else sent_at end, released_at = case when not %s then released_at end"
-        " where batch_id = %s and submission_no = %s and worker_id = %s and tries = %s"
-        " and state in ('sending', 'unknown')",
-        (
-            state,
-            decided.next_try_at,
-            None if is_pending else known.now,
-            answer.provider_status,
-            answer.calls_queued,
-            decided.error,
-            answer.answer_text,
-            is_pending,
-            is_pending,
-            outgoing.batch_id,
-            outgoing.submission_no,
-            outgoing.worker_id,
-            outgoing.tries,
-        ),
+        "update submission set state = %(state)s, next_try_at = %(next_try_at)s, provider_status = %(provider_status)s,"
+        " calls_queued = %(calls_queued)s, error = %(error)s, answer = %(answer_text)s, polls_planned = false,"
+        " answered_at = case when not %(is_pending)s then %(now)s::timestamptz end,"
+        " sent_at = case when %(is_pending)s then next_try_at else sent_at end,"
+        " released_at = case when not %(is_pending)s then released_at end"
+        " where batch_id = %(batch_id)s and submission_no = %(submission_no)s and worker_id = %(worker_id)s"
+        " and tries = %(tries)s and state in ('sending', 'unknown')",
+        asdict(outgoing) | asdict(answer) | asdict(decided) | {"is_pending": is_pending, "now": known.now},
     )
     if updated.rowcount == 0:
         late = record_late_answer(conn, outgoing.batch_id, outgoing.submission_no, outgoing.tries, answer, events)
