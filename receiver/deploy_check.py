@@ -21,12 +21,7 @@ from receiver.doctor import Finding, Level, check_configuration, check_public_ur
 from receiver.errors import ReceiverError
 from receiver.intake.draining import cut_after
 from receiver.intake.journal import try_write
-from receiver.intake.signing_keys import (
-    describe_loss,
-    has_earlier_release,
-    list_expecting,
-    list_unverifiable,
-)
+from receiver.intake.signing_keys import describe_loss, has_earlier_release, list_expecting, list_unverifiable
 from receiver.intake.spool import Spool, SpoolFailed
 
 STORE_SECONDS = 30.0

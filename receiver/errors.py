@@ -49,12 +49,7 @@ class InvalidInput(ReceiverError):
     code = "invalid_parameters"
 
     def __init__(
-        self,
-        message: str,
-        faults: Sequence[Fault] = (),
-        *,
-        faults_total: int | None = None,
-        code: str | None = None,
+        self, message: str, faults: Sequence[Fault] = (), *, faults_total: int | None = None, code: str | None = None
     ) -> None:
         super().__init__(message, code=code)
         self.faults = tuple(faults)

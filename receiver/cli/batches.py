@@ -116,8 +116,7 @@ def _queue(parsed: argparse.Namespace) -> int:
         csv = _standard_input() if from_input else parsed.csv.open("rb")
     except OSError as error:
         raise InvalidInput(
-            "The CSV cannot be read.",
-            [Fault(str(parsed.csv), "unreadable", error.strerror or "cannot be read")],
+            "The CSV cannot be read.", [Fault(str(parsed.csv), "unreadable", error.strerror or "cannot be read")]
         ) from None
     with csv, opened_csv(csv) as text:
         if parsed.dry_run:

@@ -26,14 +26,7 @@ from typing import IO, Self
 from urllib.parse import quote
 
 from receiver.embedded_postgres.account import Account, EmbeddedPostgresError, account_for, error_in
-from receiver.embedded_postgres.cluster import (
-    PORT,
-    SOCKET,
-    create_cluster,
-    make_private,
-    socket_folder,
-    write_settings,
-)
+from receiver.embedded_postgres.cluster import PORT, SOCKET, create_cluster, make_private, socket_folder, write_settings
 from receiver.embedded_postgres.installation import MAJOR_VERSION, make_folders, programs_for
 from receiver.embedded_postgres.postmaster import is_postmaster_of, read_pid
 

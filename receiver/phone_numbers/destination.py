@@ -24,12 +24,7 @@ from phonenumbers import shortnumberinfo
 
 from receiver.errors import ReceiverError
 from receiver.model import masked
-from receiver.phone_numbers.numbering_plan import (
-    LONGEST_EMERGENCY_NUMBER,
-    NumberingPlan,
-    numbering_plan,
-    valid_region,
-)
+from receiver.phone_numbers.numbering_plan import LONGEST_EMERGENCY_NUMBER, NumberingPlan, numbering_plan, valid_region
 from receiver.text.cells import MARGIN
 from receiver.text.quoting import quoted
 
@@ -286,8 +281,7 @@ def _refuse_number(digits: str, international: bool, plan: NumberingPlan) -> NoR
     reading = plan.library_reading(digits, international)
     if reading is not None and shortnumberinfo.is_valid_short_number_for_region(reading, plan.region):
         raise DestinationError(
-            f"{masked(digits)} is a short code; only full phone numbers can be called.",
-            code="destination_short_code",
+            f"{masked(digits)} is a short code; only full phone numbers can be called.", code="destination_short_code"
         )
     region = "" if international else f"{plan.region} "
     reason = f"{masked(digits)} is not a valid {region}phone number"

@@ -152,12 +152,7 @@ def warn_of_retries(
 
 
 def insert_batch(
-    conn: Connection,
-    plan: Plan,
-    grace: timedelta,
-    *,
-    simulated: bool | None = False,
-    created_by: str | None = None,
+    conn: Connection, plan: Plan, grace: timedelta, *, simulated: bool | None = False, created_by: str | None = None
 ) -> int:
     """Write a batch, its submissions, calls and counters; returns the batch id.
 
@@ -272,8 +267,7 @@ def check_external_id(conn: Connection, external_id: str) -> None:
 def find_idempotent(conn: Connection, key_id: int, idempotency_key: str) -> tuple[int, bytes] | None:
     """The batch id and the digest of an earlier request with this key."""
     row: tuple[int, bytes] | None = conn.execute(
-        "select batch_id, digest from idempotency where key_id = %s and idempotency_key = %s",
-        (key_id, idempotency_key),
+        "select batch_id, digest from idempotency where key_id = %s and idempotency_key = %s", (key_id, idempotency_key)
     ).fetchone()
     return row
 

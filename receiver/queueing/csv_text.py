@@ -31,11 +31,7 @@ RECORD_TOO_LONG = "record too long"
 _BLOCK = 1 << 16
 _VALIDATION_BLOCK = 1 << 18
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 _DELIMITERS = ",;\t|"
 _BLANKS = ' \u00a0\v\f\r\n"' + _DELIMITERS

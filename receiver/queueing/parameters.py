@@ -109,8 +109,7 @@ class BatchForm(Schema):
     )
     on_invalid = policy(["refuse", "skip"], "invalid rows: refuse the batch, or skip them.")
     on_duplicate = policy(
-        ["refuse", "skip", "keep"],
-        "repeated destinations: refuse the batch, skip the later ones, or keep them all.",
+        ["refuse", "skip", "keep"], "repeated destinations: refuse the batch, skip the later ones, or keep them all."
     )
     destination_column = short_text(
         1000,

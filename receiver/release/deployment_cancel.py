@@ -171,8 +171,7 @@ def claim_cancel(conn: Connection, worker_id: int, *, simulated: bool = False) -
     cancel_id, waited, *deployment = waiting
     # A claim that began before the request holds its batch's lock. After that, its submission is `sending`.
     queueing = conn.execute(
-        "select batch_id from batch where state = 'queueing' and application_id = %s and deployment_id = %s",
-        deployment,
+        "select batch_id from batch where state = 'queueing' and application_id = %s and deployment_id = %s", deployment
     ).fetchall()
     lock_batches(conn, [batch_id for (batch_id,) in queueing])
     sending = conn.execute(

@@ -104,8 +104,7 @@ def abandon_submissions(
     if not gone:
         return []
     left = conn.execute(
-        "select batch_id, submission_no from submission where state = 'sending' and worker_id = any(%s)",
-        (gone,),
+        "select batch_id, submission_no from submission where state = 'sending' and worker_id = any(%s)", (gone,)
     ).fetchall()
     lock_batches(conn, [batch_id for batch_id, _ in left])
     abandoned = conn.execute(

@@ -105,12 +105,7 @@ def call_details(call: Call, parameters: Parameters, queued_at: int, spelling: S
 
 def with_extra_fields(details: Mapping[str, object], call_id: str) -> dict[str, object]:
     """The details with additional undocumented fields, one of them nested."""
-    return {
-        **details,
-        "call_id": call_id,
-        "carrier": {"name": "Example Telecom", "hops": ["a", "b"]},
-        "cost": None,
-    }
+    return {**details, "call_id": call_id, "carrier": {"name": "Example Telecom", "hops": ["a", "b"]}, "cost": None}
 
 
 def with_inconsistency(details: Mapping[str, object], inconsistency: str) -> dict[str, object]:

@@ -20,8 +20,7 @@ _SIGNS = "=@\uff1d\uff0b\uff0d\uff20"
 _FORMULA = re.compile(rf"('*+)(?=[{_SIGNS}\t\r\n]|[+-](?![0-9.,]*$))", re.ASCII)
 
 _FORMULA_WITHIN = re.compile(
-    rf"""([;\t\r\n][ "]*+)('*+)(?=[{_SIGNS}]|[+-](?![0-9.,]*+[ "]*+(?:[;\t\r\n]|\Z)))""",
-    re.ASCII,
+    rf"""([;\t\r\n][ "]*+)('*+)(?=[{_SIGNS}]|[+-](?![0-9.,]*+[ "]*+(?:[;\t\r\n]|\Z)))""", re.ASCII
 )
 """A formula after a separator within a cell. Spaces and quotation marks may come before it."""
 
