@@ -34,13 +34,8 @@ def _try(variable: str, extra: str, start: Callable[[], None]) -> None:
     try:
         start()
     except ImportError as error:
-        log.warning(
-            "%s is set, but %s is not installed: run pip install -e '.[%s]', or unset the variable",
-            variable,
-            error.name,
-            extra,
-            extra=about("telemetry_missing", variable=variable),
-        )
+        message = "%s is set, but %s is not installed: run pip install -e '.[%s]', or unset the variable"
+        log.warning(message, variable, error.name, extra, extra=about("telemetry_missing", variable=variable))
     except Exception as error:
         log.warning("%s cannot be used: %s", variable, error, extra=about("telemetry_unusable", variable=variable))
 

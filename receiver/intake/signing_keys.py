@@ -85,10 +85,10 @@ def list_unverifiable(conn: Connection, secret_keys: Sequence[str]) -> list[Expe
 
 def has_earlier_release(conn: Connection) -> bool:
     """Whether this database was used, but never by a worker of a release that stores fingerprints."""
-    row = conn.execute(
+    used = conn.execute(
         "select not exists (select from signing_key) and (exists (select from worker) or exists (select from batch))"
-    ).fetchone()
-    return row is not None and bool(row[0])
+    ).fetchall()[0][0]
+    return bool(used)
 
 
 def describe_loss(unverifiable: Sequence[Expecting]) -> str:

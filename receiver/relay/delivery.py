@@ -208,5 +208,4 @@ class _Window:
 
 
 def _lock(conn: Connection, endpoint_id: int) -> bool:
-    row = conn.execute("select pg_try_advisory_lock(%s, %s)", (ENDPOINT_LOCK, endpoint_id)).fetchone()
-    return row is not None and row[0]
+    return bool(conn.execute("select pg_try_advisory_lock(%s, %s)", (ENDPOINT_LOCK, endpoint_id)).fetchall()[0][0])

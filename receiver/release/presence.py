@@ -13,21 +13,19 @@ def register_worker(conn: Connection, host: str, pid: int, signing_key: str | No
 
     `signing_key`: the fingerprint of the key with which the worker signs. It is recorded as used.
     """
-    row = conn.execute(
+    worker_id: int = conn.execute(
         "with used as (insert into signing_key (fingerprint) select %(signing_key)s::text"
         " where %(signing_key)s::text is not null on conflict do nothing)"
         " insert into worker (host, pid, counts_overdue) values (%(host)s, %(pid)s, true) returning worker_id",
         {"host": host, "pid": pid, "signing_key": signing_key},
-    ).fetchall()[0]
-    hold_worker_lock(conn, row[0])
-    worker_id: int = row[0]
+    ).fetchall()[0][0]
+    hold_worker_lock(conn, worker_id)
     return worker_id
 
 
 def hold_worker_lock(conn: Connection, worker_id: int) -> bool:
     """Take the lock that shows that the worker is alive. False: its previous, lost session still has it."""
-    row = conn.execute("select pg_try_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
-    return row is not None and row[0]
+    return bool(conn.execute("select pg_try_advisory_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchall()[0][0])
 
 
 def see_worker(conn: Connection, worker_id: int) -> None:
@@ -49,5 +47,4 @@ def find_gone(conn: Connection, worker_id: int) -> set[int]:
 
 
 def _is_gone(conn: Connection, worker_id: int) -> bool:
-    row = conn.execute("select pg_try_advisory_xact_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchone()
-    return row is not None and row[0]
+    return bool(conn.execute("select pg_try_advisory_xact_lock(%s, %s)", (WORKER_LOCK, worker_id)).fetchall()[0][0])

@@ -260,7 +260,7 @@ def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> boo
     """Whether a callback contains its token: it waits, could not be read, or gave a call its result at the moment when
     the submission became unknown, so that it is not accepted yet.
     """
-    row = conn.execute(
+    found = conn.execute(
         "select where exists (select from callback c join ("
         f"  select callback_id from waiting where batch_id = %(batch_id)s and callback_id >= {LOW_WATER_MARK}"
         "  union all select callback_id from set_aside where batch_id = %(batch_id)s) seen using (callback_id)"
@@ -268,13 +268,12 @@ def _was_called_back(conn: Connection, batch_id: int, submission_no: int) -> boo
         " or exists (select from submission s where s.batch_id = %(batch_id)s"
         f" and s.submission_no = %(submission_no)s and {PROVEN})",
         {"batch_id": batch_id, "submission_no": submission_no},
-    ).fetchone()
-    return row is not None
+    )
+    return found.rowcount == 1
 
 
 def _is_over(conn: Connection, batch_id: int) -> bool:
-    row = conn.execute("select from batch where batch_id = %s and end_at <= now()", (batch_id,)).fetchone()
-    return row is not None
+    return conn.execute("select from batch where batch_id = %s and end_at <= now()", (batch_id,)).rowcount == 1
 
 
 class _Left(NamedTuple):

@@ -77,10 +77,9 @@ class Erased:
 
 def count_calls(conn: Connection, phone_number: int) -> tuple[int, int]:
     """How many calls to the number there are, and in how many batches. Fast, because there is an index."""
-    row = conn.execute(
-        "select count(*), count(distinct batch_id) from call where phone_number = %s", (phone_number,)
-    ).fetchone()
-    return (0, 0) if row is None else (row[0], row[1])
+    counted = "select count(*), count(distinct batch_id) from call where phone_number = %s"
+    calls, batches = conn.execute(counted, (phone_number,)).fetchall()[0]
+    return calls, batches
 
 
 def erase(conn: Connection, phone_number: int, spooled: Iterable[Callback] = (), *, by: str) -> Iterator[Erased]:

@@ -267,10 +267,9 @@ def _undo(conn: Connection, batch_id: int, states: dict[int, _Settled], events: 
         " select count(*) filter (where refused), count(*) filter (where not refused and overdue_at is not null)"
         " from reopened",
         (batch_id, reopened),
-    ).fetchone()
-    if counted is not None:
-        deltas.add(batch_id, "refused", counted[0])
-        deltas.add(batch_id, "overdue", counted[1])
+    ).fetchall()[0]
+    deltas.add(batch_id, "refused", counted[0])
+    deltas.add(batch_id, "overdue", counted[1])
     deltas.write(conn, events)
 
 

@@ -240,19 +240,19 @@ def _remove_range(
     conn: Connection, table: str, key: str, condition: str, values: dict[str, int]
 ) -> tuple[int | None, int]:
     """Delete the next rows after the key `after`; returns (the last key, rows deleted), or (None, 0) at the end."""
-    row = conn.execute(
+    last: int | None = conn.execute(
         f"select max({key}) from (select {key} from {table} where batch_id = %(batch_id)s and {condition}"
         f" and {key} > %(after)s order by {key} limit %(most)s) next",
         values,
-    ).fetchone()
-    if row is None or row[0] is None:
+    ).fetchall()[0][0]
+    if last is None:
         return None, 0
     delete = (
         f"delete from {table} where batch_id = %(batch_id)s and {condition} and {key} > %(after)s and {key} <= %(to)s"
     )
-    values["to"] = row[0]
+    values["to"] = last
     delete = {"callback": _DELETE_CALLBACKS, "follow_up": _DELETE_LINKS}.get(table, delete)
-    return row[0], conn.execute(delete, values).rowcount
+    return last, conn.execute(delete, values).rowcount
 
 
 def _end(conn: Connection, batch_id: int) -> None:

@@ -153,14 +153,9 @@ def _after_acceptance(settings: Settings, submission: Submission, stopping: thre
 
 
 def _log(submission: Submission, what: str) -> None:
-    log.info(
-        "%s application %d deployment %d: %s, result_url %s",
-        submission.request.kind,
-        submission.request.application_id,
-        submission.request.deployment_id,
-        what,
-        redacted(submission.result_url),
-    )
+    request, url = submission.request, redacted(submission.result_url)
+    where = f"{request.kind} application {request.application_id} deployment {request.deployment_id}"
+    log.info("%s: %s, result_url %s", where, what, url)
 
 
 def redacted(url: str | None) -> str:
