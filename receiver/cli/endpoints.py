@@ -69,7 +69,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
             chosen = command.add_mutually_exclusive_group()
             chosen.add_argument("--state", choices=("waiting", "given_up"), help="all events in this state")
             chosen.add_argument(
-                "--since", metavar="TIME", type=timestamp, help="all that were owed then or later, and were not delivered"
+                "--since",
+                metavar="TIME",
+                type=timestamp,
+                help="all that were owed then or later, and were not delivered",
             )
             chosen.add_argument(
                 "--id", metavar="N", type=_id, action="append", dest="ids", help="this event; can be repeated"

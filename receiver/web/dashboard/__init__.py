@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from receiver.web.dashboard import (
-    attention,
     answer_rates,
+    attention,
     audit,
     batch,
     batch_calls,
