@@ -16,7 +16,7 @@ from receiver.cli.running import Commands
 from receiver.environment import read_config
 from receiver.errors import NotFound
 from receiver.queueing.form_fields import LARGEST_ID, Timestamp
-from receiver.relay.deliveries import list_deliveries, retry_deliveries
+from receiver.relay.deliveries import DeliveryFilter, list_deliveries, retry_deliveries
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,
     ENDPOINT_EVENTS,
@@ -72,7 +72,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
                 "--since",
                 metavar="TIME",
                 type=timestamp,
-                help="all that were owed then or later, and were not delivered",
+                help="all that were owed then or later and not delivered",
             )
             chosen.add_argument(
                 "--id", metavar="N", type=_id, action="append", dest="ids", help="this event; can be repeated"
@@ -132,7 +132,7 @@ def _retry(parsed: argparse.Namespace) -> int:
     chosen = {name: getattr(parsed, name) for name in names if getattr(parsed, name)} or {"state": "given_up"}
     with opened_database("endpoints") as conn:
         for event_id in parsed.ids or ():
-            if not list_deliveries(conn, parsed.endpoint, 1, before=event_id + 1, after=event_id - 1):
+            if not list_deliveries(conn, parsed.endpoint, 1, DeliveryFilter(), event_id + 1, event_id - 1):
                 raise NotFound(f"Endpoint {parsed.endpoint} has no event {event_id} in its log. Nothing is sent again.")
         retried = retry_deliveries(conn, parsed.endpoint, by=COMMAND_LINE, **chosen)
         is_enabled = get_endpoint(conn, parsed.endpoint).enabled

@@ -76,7 +76,7 @@ def one_of(choices: Sequence[str], description: str, **options: Any) -> fields.S
 def word(choices: Sequence[str], description: str, **options: Any) -> fields.String:
     """One of these words, in an answer. It is no enum, because later releases may add words."""
     field = text(description, **options)
-    field.metadata["x-extensible-enum"] = list(choices)
+    field.metadata = {**field.metadata, "x-extensible-enum": list(choices)}
     return field
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.acceptance.calling import simulator
 from tests.acceptance.service import ROOT, Service
 from tests.browser.calls import CONTACTS
 from tests.browser.chromium import launched, sign_in, watched
-from tests.relay.endpoint_server import EndpointServer, receiving
+from tests.relay.endpoint_server import EndpointServer, Request, receiving
 from tests.waiting import eventually
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -77,6 +78,10 @@ def upload(page: Page, file: Path) -> None:
     page.get_by_role("heading", name="Check before calling").wait_for()
 
 
+def _always(status: int, body: bytes, _: Request) -> tuple[int, dict[str, str], bytes]:
+    return status, {}, body
+
+
 def make_endpoint(page: Page, key: str, hook: EndpointServer) -> str:
     """An endpoint that was tested twice: first in vain, then with success. Returns its path."""
     page.goto("/endpoints/new")
@@ -86,8 +91,8 @@ def make_endpoint(page: Page, key: str, hook: EndpointServer) -> str:
     page.get_by_role("button", name="Create the endpoint").click()
     page.get_by_role("link", name="Done").click()
     path = page.url.removeprefix(page.url.partition("/endpoints")[0])
-    for answer in ((503, {}, b"maintenance until 06:00"), (200, {}, b"")):
-        hook.answer = lambda _, answer=answer: answer  # type: ignore[misc]  # of this turn of the loop
+    for status, body in ((503, b"maintenance until 06:00"), (200, b"")):
+        hook.answer = partial(_always, status, body)
         page.get_by_role("button", name="Send a test event").click()
         page.get_by_role("status").wait_for()
     return path

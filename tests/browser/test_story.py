@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, Request, TimeoutError, ViewportSize, expect
@@ -115,7 +115,7 @@ def test_csv_becomes_calls_whose_results_are_watched_found_and_exported(
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
-MESSY: list[list[object]] = [
+MESSY: list[list[Any]] = [
     ["Customer", "Mobile", "Landline"],
     *(["Ana", f"(617) 555-{last}", f"212555{last}" if last % 2 else "none"] for last in range(1900, 1912)),
     ["Ben", "n/a", "2125551800"],

@@ -164,7 +164,7 @@ def test_samples_of_the_reference_run(service: Service, tmp_path: Path) -> None:
         assert re.fullmatch(r"\+16175551234 final (completed|failed|canceled|rejected)", printed.strip()), language
         printed = _run(language, SAMPLES["list_results"][language], service, tmp_path)
         expected = re.escape(f'"batch_id":{batch_id},"row":1') if language == "curl" else f"^{batch_id} 1 final "
-        assert re.search(expected, printed), (language, printed)
+        assert re.search(expected, printed, re.MULTILINE), (language, printed)
         (tmp_path / "cursor").unlink(missing_ok=True)
         source = SAMPLES["follow_up"][language].replace("/batches/1/", f"/batches/{batch_id}/")
         printed = _run(language, source, service, tmp_path)

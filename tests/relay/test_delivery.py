@@ -330,7 +330,7 @@ def test_events_of_a_purged_batch_are_given_up(conn: Connection, database_url: s
             settled(conn, endpoint_id)
     assert read(conn, endpoint_id).events_owed == {"delivered": 2, "waiting": 0, "given_up": 5}
     assert {request.json["data"]["batch_id"] for request in server.requests} == {kept}
-    errors = {each.attempts[-1]["error"] for each in list_deliveries(conn, endpoint_id, 9, state="given_up")}
+    errors = {each.attempts[-1]["error"] for each in list_deliveries(conn, endpoint_id, 9, DeliveryFilter("given_up"))}
     assert errors == {"It was not sent: its batch was purged, or the event is older than 30 days."}
     assert retry_deliveries(conn, endpoint_id, by="Ana", state="given_up") == 0
 

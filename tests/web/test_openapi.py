@@ -135,7 +135,9 @@ def is_bounded(schema: Description) -> bool:
         return all(is_bounded(choice) for choice in schema["anyOf"])
     if schema["type"] == "integer":
         return "enum" in schema or {"minimum", "maximum"} <= set(schema)
-    return bool({"enum", "maxLength", "pattern", "format", "maxProperties"} & set(schema))
+    return schema["type"] == "boolean" or bool(
+        {"enum", "maxLength", "pattern", "format", "maxProperties"} & set(schema)
+    )
 
 
 def test_every_answered_field_is_described(description: Description) -> None:
@@ -236,7 +238,8 @@ def unknown_fields(description: Description, schema: Description, value: Any, wh
     if not isinstance(value, dict) or "additionalProperties" in schema:
         return []
     if "anyOf" in schema:  # of several shapes, the one that it fits best
-        return min((unknown_fields(description, each, value, where) for each in schema["anyOf"]), key=len)
+        shapes = [each for each in schema["anyOf"] if each != {"type": "null"}]
+        return min((unknown_fields(description, each, value, where) for each in shapes), key=len)
     unknown = [f"{where}.{name}" for name in value if name not in schema["properties"]]
     return unknown + [
         found

@@ -145,7 +145,7 @@ def breakdown(reader: FlaskClient, query: str) -> dict[str | None, tuple[int, in
 @pytest.fixture
 def broken_down(conn: Connection) -> int:
     """A batch: two calls at noon, one of them failed; one a day and an hour later; one of another country."""
-    numbers = [phone_number(0), phone_number(1), "+12125550100", "+442079460018"]
+    numbers: list[int | str] = [phone_number(0), phone_number(1), "+12125550100", "+442079460018"]
     batch_id = make_batch(conn, numbers, labels={"team": "a"})
     results = [("completed", "1", NOON), ("failed", "3", NOON), ("completed", "1", NOON + timedelta(hours=25))]
     bodies = [
