@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg.rows import class_row
 
@@ -74,11 +75,36 @@ def get_next_release(conn: Connection, batch_id: int) -> datetime | None:
     return row[0] if row is not None else None
 
 
+_NEEDS_ATTENTION = "(s.state = 'unknown' or (s.state = 'refused' and s.acknowledged_at is null))"
+
+
+class Unseen(NamedTuple):
+    """What of a batch needs attention: `submissions`, unknown or refused ones; and whether a person can acknowledge
+    something."""
+
+    submissions: int
+    can_be_acknowledged: bool
+
+
+def get_unseen(conn: Connection, batch_id: int) -> Unseen:
+    """What of a batch needs attention. Raises NotFound."""
+    row = conn.execute(
+        f"select count(*) filter (where {_NEEDS_ATTENTION}), bool_or(s.state = 'refused' and s.acknowledged_at is null)"
+        " or c.overdue > c.acknowledged_overdue from submission s join batch_count c using (batch_id)"
+        " where s.batch_id = %s group by c.overdue, c.acknowledged_overdue",
+        (batch_id,),
+    ).fetchone()
+    if row is None:  # every batch has a submission
+        raise NotFound(f"Batch {batch_id} does not exist.")
+    return Unseen(*row)
+
+
 def list_submissions_in_doubt(conn: Connection, batch_id: int, limit: int) -> list[SubmissionProgress]:
-    """The first `limit` submissions that need attention: first the unknown ones, then the refused ones."""
+    """The first `limit` submissions that need attention: first the unknown ones, then the refused ones that nobody
+    acknowledged."""
     with conn.cursor(row_factory=class_row(SubmissionProgress)) as cursor:
         return cursor.execute(
-            f"{_SELECT} and s.state in ('unknown', 'refused') order by s.state = 'refused', s.submission_no limit %s",
+            f"{_SELECT} and {_NEEDS_ATTENTION} order by s.state = 'refused', s.submission_no limit %s",
             (batch_id, limit),
         ).fetchall()
 

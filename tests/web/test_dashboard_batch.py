@@ -151,6 +151,23 @@ def test_page_says_that_the_provider_queued_fewer_calls(reader_at: Browser, conn
     assert said in text_of(reader_at.get(f"/batches/{batch_id}"))
 
 
+def test_refused_calls_that_were_seen_need_no_attention(queuer_at: Browser, conn: Connection) -> None:
+    batch_id = make_batch(conn, numbers(2), submission_rows=1, send=False)
+    answer_submissions(conn, lambda outgoing: REFUSED if outgoing.submission_no == 1 else UNKNOWN)
+    path = f"/batches/{batch_id}"
+    page = queuer_at.get(path)
+    assert broken_rules(page) == []
+    assert page.count('badge-refused"') == 2 and 'id="note-batch"' in page
+    seen = re.search(r'"seen": "(\w+)"', page)
+    assert seen is not None
+    answer = queuer_at.post(f"{path}/acknowledge", form_at=path, note="Wrong deployment", next=path)
+    assert (answer.status_code, answer.location) == (303, path)
+    page = queuer_at.get(path)
+    assert re.findall(r"<strong>Submission (\d)</strong>", page.split('id="doubts"')[1]) == ["2"]
+    assert 'id="note-batch"' not in page
+    assert queuer_at.get(f"{path}/live?seen={seen[1]}") != ""  # other open pages follow
+
+
 def test_provider_messages_are_shown_safely_and_with_hidden_numbers_to_a_reader(
     reader_at: Browser, conn: Connection
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from flask import Response, make_response, render_template, request
 
+from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import Connection
 from receiver.model import CALL_STATES, OUTCOMES, SubmissionState
 from receiver.release.deployment_cancel import is_held
@@ -24,9 +25,11 @@ from receiver.summary.batches import Batch, get_batch
 from receiver.summary.lineage import get_lineage
 from receiver.summary.series import SummaryFilter, get_quarter_hours, get_series
 from receiver.summary.submissions import (
+    Unseen,
     count_submissions,
     describe_missing,
     get_next_release,
+    get_unseen,
     list_submissions,
     list_submissions_in_doubt,
 )
@@ -81,7 +84,8 @@ def batch_live(batch_id: int) -> Response:
     def read(conn: Connection) -> dict[str, Any] | None:
         found = get_batch(conn, batch_id, with_submissions=False)
         submissions = count_submissions(conn, batch_id)
-        if _poll_seconds(found) and request.args.get("seen") == _digest(found, submissions, is_held(conn, batch_id)):
+        shown = _digest(found, submissions, get_unseen(conn, batch_id), is_held(conn, batch_id))
+        if _poll_seconds(found) and request.args.get("seen") == shown:
             return None
         return _read_page(conn, found, submissions)
 
@@ -114,6 +118,7 @@ def batch_submissions(batch_id: int) -> str:
             "batch": get_batch(conn, batch_id, with_submissions=False),
             "counted": count_submissions(conn, batch_id),
             "in_doubt": [] if after else list_submissions_in_doubt(conn, batch_id, PAGE_IN_DOUBT),
+            "unseen": get_unseen(conn, batch_id),
             "submissions": submissions[:PAGE_SUBMISSIONS],
             "more": len(submissions) > PAGE_SUBMISSIONS,
             "resolutions": list_resolutions(conn, batch_id),
@@ -141,12 +146,13 @@ def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState
     ended = found.counts["final"]
     interval, series = _read_series(conn, found)
     name = wording.title(found.name, found.id, found.phase, found.state, found.counts)
-    held = is_held(conn, found.id)
+    held, unseen = is_held(conn, found.id), get_unseen(conn, found.id)
     return {
         "batch": found,
         "progress": {
             "poll_seconds": _poll_seconds(found),
-            "seen": _digest(found, submissions, held),
+            "seen": _digest(found, submissions, unseen, held),
+            "unseen": unseen,
             "is_held": held,
             "submissions": submissions,
             "next_release_at": get_next_release(conn, found.id),
@@ -167,6 +173,7 @@ def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState
         "call_states": CALL_STATES,
         "now": datetime.now(UTC),
         "outcomes": OUTCOMES,
+        "most_note": NOTE_CHARACTERS,
     }
 
 
@@ -177,7 +184,7 @@ def _poll_seconds(found: Batch) -> int | None:
     return LATE_POLL_SECONDS if found.counts["overdue"] else None
 
 
-def _digest(found: Batch, submissions: dict[SubmissionState, int], held: bool) -> str:
+def _digest(found: Batch, submissions: dict[SubmissionState, int], unseen: Unseen, held: bool) -> str:
     """Changes whenever the content of the live region changes."""
     shown = (
         found.state,
@@ -187,6 +194,7 @@ def _digest(found: Batch, submissions: dict[SubmissionState, int], held: bool) -
         found.attempts,
         found.duration_seconds,
         submissions,
+        unseen,
         held,
     )
     return hashlib.sha256(repr((shown, time_zone())).encode()).hexdigest()[:16]
