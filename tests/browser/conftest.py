@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from receiver.supervisor.ports import free_port
 from tests.acceptance.service import Service
 from tests.browser.calls import Populated, populate
 from tests.browser.chromium import launched, sign_in, watched
 
-FOREIGN_ORIGIN = "http://localhost:3999"
+FOREIGN_ORIGIN = f"http://localhost:{free_port()}"
 """Its pages may use the service's API."""
 
 
