@@ -50,7 +50,7 @@ def test_refused_contacts_exit_1_and_name_their_rows(environment: dict[str, str]
     faulty.write_text("destination\nnobody\n")
     refused = run_command("queue", str(faulty), *IDS, environment=environment)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "row 1: " in refused.stderr
+    assert "row 1, line 2: " in refused.stderr
 
 
 def test_missing_file_and_wrong_parameters_exit_2(environment: dict[str, str], tmp_path: Path) -> None:

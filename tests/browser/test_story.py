@@ -468,7 +468,7 @@ def test_without_scripts_an_endpoint_is_created_tested_enabled_again_and_deleted
 
         hook.answer = lambda _: (200, {}, b"")
         failed.get_by_role("button", name="again").first.click()
-        expect(page.get_by_role("status")).to_have_text("1 event will be sent again now.")
+        expect(page.get_by_role("status")).to_have_text("1 event will be sent again once it is enabled.")
         page.get_by_role("button", name="Enable").click()
         eventually(lambda: shows("8 events owed: 8 delivered, 0 waiting, 0 given up."), PATIENCE_SECONDS)
         page.get_by_label("Batch", exact=True).fill("999999")
