@@ -115,7 +115,7 @@ def _test(parsed: argparse.Namespace) -> int:
 def _rotate(parsed: argparse.Namespace) -> int:
     with opened_database("endpoints") as conn:
         secret = rotate_secret(conn, parsed.endpoint, by=COMMAND_LINE)
-    print("For 24 hours, both secrets sign. Store the new one safely: it is not shown again.")
+    print("For 24 hours, earlier secrets sign, too. Store the new one safely: it is not shown again.")
     print(secret)
     return 0
 
