@@ -53,7 +53,7 @@ def test_batch_page_shows_the_phase_and_what_decides_the_release(queuer_at: Brow
     page = queuer_at.get(f"/batches/{batch_id}")
     assert broken_rules(page) == []
     text = text_of(page)
-    assert "queueing releasing 3 rows" in text and "by Ana" in text
+    assert "Balance releasing 3 rows" in text and "by Ana" in text
     assert re.search(r"Next release: \d", text) and "The last results are due about" in text
     assert "Pace 1 call a minute" in text and f"00:00-24:00, every day, in {OPEN_HOURS['time_zone']}" in text
     assert "Your id crm 7" in text and "Label team <script>alert(1)" in text
@@ -105,7 +105,7 @@ def test_cancel_says_before_and_after_how_many_calls_continue(queuer_at: Browser
     text = text_of(page)
     assert "The batch is canceled: 2 calls withdrawn. 1 call already at the provider, not canceled." in text
     assert "3 rows: 3 calls, 2 withdrawn, none ended yet, 1 pending." in text
-    assert "Withdrawn 2 67% of rows" in text and "0 of 1 call" in text and "queued calling" in text
+    assert "Withdrawn 2 67% of rows" in text and "0 of 1 call" in text and "Balance calling" in text
     assert actions_on(page) == ["Follow up", "Cancel at the provider"]
     assert changes(conn) == [("queue of a person", "cancel", batch_id, "wrong file")]
     deliver(conn, batch_id, result_body(phone_number(0)))
@@ -355,6 +355,8 @@ def test_batches_are_found_by_phase_own_id_and_label(queuer_at: Browser, conn: C
     for query in ("phase=paused", "external_id=crm+7", "label=team:+north:+a"):
         assert found(query) == [str(held)], query
     assert found("label=team:east") == []
-    for query, field in (("phase=x", "phase"), ("label=team", "label"), ("external_id=%00", "external-id")):
+    for query, field in (("label=team", "label"), ("external_id=%00", "external-id")):
         assert found(query) == []
         assert f'id="{field}-fault"' in queuer_at.get(f"/batches?{query}")
+    assert found("phase=x") == []
+    assert '<p class="note warn">Choose one from the list.' in queuer_at.get("/batches?phase=x")

@@ -17,6 +17,7 @@ from receiver.database.api_keys import create_key, get_key_of_session, list_keys
 from receiver.database.pool import Connection
 from receiver.web.dashboard.session import own_path
 from receiver.web.services import FAILED_SIGN_INS_PER_MINUTE, Services
+from tests.waiting import eventually
 from tests.web.asking import SECRET
 from tests.web.browsing import Browser, text_of, token_in, visitor
 from tests.web.conftest import patient_app
@@ -125,8 +126,12 @@ def test_failed_sign_out_is_reported(browser: Browser, app: Flask, key: str, con
     browser.get("/")
     conn.execute("set default_transaction_read_only = off")
     conn.execute(f'alter database "{name}" reset default_transaction_read_only')
-    services.pool.drain()
-    assert browser.client.post("/logout", data={"csrf_token": token}).location == "/login"
+
+    def sign_out() -> bool:
+        services.pool.drain()  # again, because a connection that was being opened may still be read-only
+        return browser.client.post("/logout", data={"csrf_token": token}).location == "/login"
+
+    eventually(sign_out)
     assert browser.client.get("/").location == "/login"
 
 

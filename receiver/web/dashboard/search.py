@@ -32,7 +32,7 @@ SHORTEST_NUMBER = 7
 """Digits. Fewer are no phone number in any country, but the last four are searched."""
 
 _last_four = re.compile(r"\W*([0-9]{4})").fullmatch
-_batch_id = re.compile(r"(?:batch\s*)?#?\s*([0-9]{1,15})", re.IGNORECASE).fullmatch
+_batch_id = re.compile(r"(?:batch)?[\s#]*([0-9]{1,15})", re.IGNORECASE).fullmatch
 _letter = re.compile(r"[^\W\d_]").search
 
 
