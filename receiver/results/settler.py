@@ -81,11 +81,10 @@ class Settler:
         more = self._lanes.note_settled(read)
         self._observe(read)
         settled = len(read)
-        for group in left:
-            if group.due:
-                settled += self._settle_left(group)
-                break
-        self.behind = settled > 0 and (more or bool(left))
+        due = [group for group in left if group.due]
+        if due:
+            settled += self._settle_left(due[0])
+        self.behind = settled > 0 and (more or len(due) > 1)
         return settled
 
     def _settle(self, conn: Connection, found: list[Waiting], group_id: UUID, tries: int = 1) -> list[Read]:
