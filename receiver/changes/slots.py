@@ -7,10 +7,14 @@ are written again.
 
 from __future__ import annotations
 
+from tempfile import TemporaryFile
+
 from receiver.database.pool import Connection
 
 PERIOD_SECONDS, SLOTS = 172_800, 17
 """As in the function `slot_of`."""
+
+COPIED_BYTES = 1 << 20
 
 _TIMES = {"owed_event": "owed_at", "delivery": "owed_at", "feed_entry": "given_at"}
 
@@ -47,10 +51,16 @@ def _empty(conn: Connection, slot: int, before: int) -> None:
     conn.execute(_COUNT.format(slot=slot, before=f"to_timestamp({before})"))
     for table, column in _TIMES.items():
         # There are few new rows, if any. To delete millions of old ones would take too long under the lock.
-        conn.execute(f"create temp table kept as select * from {table}_{slot} where {column} >= to_timestamp({before})")
-        conn.execute(f"truncate {table}_{slot}")
-        conn.execute(f"insert into {table} select * from kept")
-        conn.execute("drop table kept")
+        newer = f"copy (select * from {table}_{slot} where {column} >= to_timestamp({before})) to stdout"
+        with TemporaryFile() as kept:
+            with conn.cursor().copy(newer.encode()) as copy:
+                for block in copy:
+                    kept.write(block)
+            conn.execute(f"truncate {table}_{slot}")
+            kept.seek(0)
+            with conn.cursor().copy(f"copy {table} from stdin".encode()) as copy:
+                while block := kept.read(COPIED_BYTES):
+                    copy.write(block)
 
 
 _COUNT = """

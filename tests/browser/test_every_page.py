@@ -120,7 +120,7 @@ FOCUSED = """
 """
 
 
-def focusable(page: Page, limit: int = 80) -> list[str]:
+def focusable(page: Page, limit: int = 120) -> list[str]:
     """The names of the elements that Tab reaches. Checks that each is visible and shows that it has the focus."""
     names: list[str] = []
     for _ in range(limit):

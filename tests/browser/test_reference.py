@@ -103,4 +103,4 @@ def test_samples_are_shown_in_three_languages(reference: Page) -> None:
         expect(samples.locator("pre")).to_contain_text(text)
     samples.get_by_role("button", name="Copy").click()
     expect(samples.get_by_role("button", name="Copied")).to_be_visible()
-    assert "new CURLFile(" in reference.evaluate("navigator.clipboard.readText()")
+    assert "new FormData(" in reference.evaluate("navigator.clipboard.readText()")

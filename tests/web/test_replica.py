@@ -291,14 +291,15 @@ def test_description_lists_the_answers_with_replica_headers(
     batch_id, endpoint_id = with_results(conn), make_endpoint(conn)
     with serving(config, conn, standby.url) as held:
         callback_id = held.get(f"/api/v1/batches/{batch_id}/calls/1").json["callbacks"][0]["id"]  # type: ignore[index]
-        ids = {"batch_id": batch_id, "row": 1, "callback_id": callback_id, "endpoint_id": endpoint_id}
+        ids = {"batch_id": batch_id, "row": 1, "callback_id": callback_id, "endpoint_id": endpoint_id, "job_id": 1}
         description: dict[str, Any] = held.get("/openapi.json").json or {}
         looked = 0
         for path, item in description["paths"].items():
             if not path.startswith("/api/") or "get" not in item:
                 continue
             address = path.format_map(ids)
-            answer = held.get(address + ("?phone_number=6175550000" if address.endswith("v1/calls") else ""))
+            required = {"/api/v1/calls": "?phone_number=6175550000", "/api/v1/summary/breakdown": "?by=attempt"}
+            answer = held.get(address + required.get(address, ""))
             described = item["get"]["responses"]["200"].get("headers", {})
             assert ("Read-From" in answer.headers) == ("Read-From" in described) == ("Replica-Lag" in described), path
             looked += 1

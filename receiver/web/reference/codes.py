@@ -137,6 +137,7 @@ OF_OPERATION = {
     "list_results": ("cursor_expired",),
     "list_callbacks": ("not_found",),
     "get_summary": ("not_found",),
+    "get_breakdown": ("not_found",),
     "create_endpoint": _OF_JSON,
     "erase_number": (*_OF_JSON, "in_use"),
     "purge": (*_OF_JSON, "not_found", "not_ended"),

@@ -88,6 +88,7 @@
       sessionStorage.removeItem("place");
     } catch (_) { return; }
     if (!place || place.page !== page() || Date.now() - place.at > 30000) { return; }
+    if (document.querySelector("[autofocus]")) { return; }
     var faulty = document.querySelector("[aria-invalid=true]");
     if (faulty) { faulty.focus(); return; }
     var focused = document.querySelector(place.focus);
