@@ -28,7 +28,7 @@ QUICK, LONG = 300, 5_000
 PARTS = 3
 """So that several processes share the quick form."""
 
-LONG_SECONDS = 120.0
+LONG_SECONDS = 60.0
 
 CUTS = 12
 """A race must be found if one of its writers is interrupted once, before one of its first locks, writes and commits."""
