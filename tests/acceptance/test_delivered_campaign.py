@@ -1,7 +1,4 @@
-"""A campaign with faults and dying workers: every endpoint gets every result, and the feed shows what the API shows.
-
-With 20,000 rows: `CAMPAIGN_ROWS=20000 .venv/bin/python -m pytest tests/acceptance/test_delivered_campaign.py`.
-"""
+"""A campaign with faults and dying workers: every endpoint gets every result, and the feed shows what the API shows."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
-ROWS = int(os.environ.get("CAMPAIGN_ROWS", "6000"))
+ROWS = 20_000
 OWN_WORKER_SECONDS = 20.0
 """Interval between two kills of the service's own worker."""
 
