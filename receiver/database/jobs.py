@@ -43,7 +43,7 @@ def insert_job(conn: Connection, kind: JobKind, by: str, content: Mapping[str, A
     return int(row[0])
 
 
-def see_job(conn: Connection, job_id: int, content: Mapping[str, Any] = {}) -> None:
+def record_progress(conn: Connection, job_id: int, content: Mapping[str, Any] = {}) -> None:
     """Show that a job is alive, and how far it is."""
     conn.execute("update job set seen_at = now(), content = content || %s where job_id = %s", (Jsonb(content), job_id))
 

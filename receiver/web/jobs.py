@@ -16,7 +16,7 @@ from typing import Any
 from flask import Response, jsonify, request, url_for
 from marshmallow import Schema
 
-from receiver.database.jobs import SEEN_SECONDS, Job, JobKind, end_job, get_job, insert_job, see_job
+from receiver.database.jobs import SEEN_SECONDS, Job, JobKind, end_job, get_job, insert_job, record_progress
 from receiver.database.pool import Connection, DatabaseUnavailable, Pool, connect, connection, reading
 from receiver.errors import ReceiverError
 from receiver.web.auth import STORED, Stored, current_key
@@ -84,7 +84,7 @@ def _do(url: str, pool: Pool, job_id: int, work: Work) -> None:
         with connect(url, name="receiver job") as conn:
             for done in work(conn):
                 if time.monotonic() - shown_at >= SHOWN_SECONDS:
-                    see_job(conn, job_id, done)
+                    record_progress(conn, job_id, done)
                     conn.commit()
                     shown_at = time.monotonic()
     except ReceiverError as error:
@@ -94,7 +94,7 @@ def _do(url: str, pool: Pool, job_id: int, work: Work) -> None:
         code, message = "internal_error", "An unexpected error occurred. Its details are in the log."
     ended.set()
     with connection(pool) as conn:
-        see_job(conn, job_id, done)
+        record_progress(conn, job_id, done)
         end_job(conn, job_id, code, message)
 
 
@@ -103,6 +103,6 @@ def _stay_seen(pool: Pool, job_id: int, ended: threading.Event) -> None:
     while not ended.wait(SEEN_SECONDS / 4):
         try:
             with connection(pool) as conn:
-                see_job(conn, job_id)
+                record_progress(conn, job_id)
         except DatabaseUnavailable:
             continue
