@@ -65,6 +65,8 @@ def take_picture(page: Page, name: str, path: str | None = None, *, until: str |
         assert box is not None
         clip = FloatRect(x=0, y=0, width=VIEW["width"], height=box["y"] + box["height"] + MARGIN)
     file = PICTURES / f"{name}.png"
+    # A picture of more than one screen must not show the buttons that stay at the end of the screen.
+    page.evaluate("for (const bar of document.querySelectorAll('.main-actions')) bar.style.position = 'static'")
     page.screenshot(path=file, clip=clip, full_page=clip is not None, animations="disabled", caret="hide")
     assert file.stat().st_size < MAX_BYTES, f"{file} is too large for a page of documentation"
 
@@ -105,7 +107,7 @@ def take_all_pictures(page: Page, service: Service, folder: Path, hook: Endpoint
     take_picture(page, "new-batch")
     file = folder / "contacts.csv"
     upload(page, file)
-    take_picture(page, "preview", until="section[aria-labelledby=go]")
+    take_picture(page, "preview", until="section[aria-labelledby=comes-to]")
     batch_id = queue(service, folder, "December reminders", contacts(), max_attempts="3", reattempt_wait="60")
     eventually(lambda: progress(service, batch_id) > 0.6, 300)
     take_picture(page, "batch", f"/batches/{batch_id}", until="#results-section")
