@@ -2,7 +2,7 @@
 
 A period of two days uses the slot with its number modulo `SLOTS`. Before a period begins, its slot is emptied. It then
 has the events of 30 to 34 days ago. If no worker ran in that time, the slot may already be in use: then its new rows
-are written again.
+are kept.
 """
 
 from __future__ import annotations

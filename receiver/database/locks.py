@@ -10,7 +10,7 @@ writer follows this order, and skips the steps that it does not need:
    rows of `outstanding` of a submission that was not accepted, `resolution` and the batch row itself. Accepting a new
    batch takes no lock: no other transaction can see it yet. If it must not repeat recent numbers, it first takes
    an advisory lock (`own_recent`). So if a list is queued twice at the same time, the second batch sees the first.
-   A follow-up, which copies rows, takes another one shared (`share_copies`), for which an erasure waits.
+   A follow-up copies rows, so it takes another advisory lock shared (`share_copies`). An erasure waits for that lock.
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.

@@ -79,8 +79,8 @@ _NEEDS_ATTENTION = "(s.state = 'unknown' or (s.state = 'refused' and s.acknowled
 
 
 class Unseen(NamedTuple):
-    """What of a batch needs attention: `submissions`, unknown or refused ones; and whether a person can acknowledge
-    something."""
+    """`submissions`: how many are unknown, or refused and not acknowledged. `can_be_acknowledged`: whether a person can
+    acknowledge refused or overdue calls."""
 
     submissions: int
     can_be_acknowledged: bool

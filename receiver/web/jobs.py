@@ -73,7 +73,7 @@ def _is_over(pool: Pool, job_id: int, kind: JobKind) -> bool:
 
 
 def _do(url: str, pool: Pool, job_id: int, work: Work) -> None:
-    """Do the work on a connection of its own, because a step may take any time."""
+    """Do the work on a connection of its own: a step can take minutes, and the pool is small."""
     ended = threading.Event()
     threading.Thread(target=_stay_seen, args=(pool, job_id, ended), daemon=True).start()
     code: str | None = None
