@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import IO, Protocol
 
 from receiver.errors import Fault, InvalidInput
@@ -23,6 +23,7 @@ from receiver.queueing.header import (
     MissingDestination,
     PhoneColumn,
     Places,
+    count_titles,
     invalid_csv,
     may_be_header,
     no_header,
@@ -40,6 +41,10 @@ SAMPLE_ROWS, SAMPLE_CELLS = 10_000, 100_000
 
 LEAST_VALID = 0.1
 """The part of its cells that must be valid numbers."""
+
+
+TITLE_ROWS = 20
+"""The header is searched in so many rows: a workbook often begins with titles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +114,14 @@ class ContactReader:
         self._text = CsvText(stream, partial(may_be_header, chosen=destination_column))
         self.encoding = self._text.encoding
         self.delimiter = self._text.delimiter
-        record = next(self._records(), None)
-        if record is None:  # white space that `CsvText` does not recognize
+        self._titles = 0
+        first = list(islice(self._records(), 1))
+        if not first:  # white space that `CsvText` does not recognize
             raise no_header()
+        if not may_be_header(first[0], destination_column):
+            first = self._first_records()
+            self._titles = count_titles(first, destination_column)
+        record = first[self._titles]
         names = [trimmed(name) for name in record]
         reasons = [places for columns in REASON_COLUMNS for places in find_added(names, columns)]
         found = [*find_added(names, RESULT_COLUMNS), *self._with_codes_of_ours(reasons)]
@@ -120,10 +130,15 @@ class ContactReader:
         try:
             self._header = read_header(record, added, destination_column)
         except MissingDestination as error:
+            # Above the first number, the row with the most names is the header: titles have few.
+            above = takewhile(lambda record: not any(map(self._is_number, record)), first)
+            widths = [sum(map(bool, map(trimmed, record))) for record in above]
+            self._titles = widths.index(max(widths)) if widths else 0
             raise MissingDestination(str(error), self.find_phone_columns()) from None
         self._is_export = bool(added)
         self.columns = self._header.columns
         self.warnings = (_export_warning(len(added)),) if self._is_export else ()
+        self.warnings += (_titles_warning(self._titles),) if self._titles else ()
 
     def __iter__(self) -> Iterator[Contact | InvalidRow]:
         region, text, header = self._region, self._text, self._header
@@ -220,12 +235,19 @@ class ContactReader:
                     break
         return found
 
+    def _first_records(self) -> list[list[str]]:
+        """The rows in which the header is searched. A fault after the first one is reported when the rows are read."""
+        first: list[list[str]] = []
+        with suppress(InvalidInput):
+            first.extend(islice(self._records(), TITLE_ROWS))
+        return first
+
     def _records(self) -> Iterator[list[str]]:
-        return read_records(self._text)
+        return read_records(self._text, self._titles)
 
 
-def read_records(text: CsvText) -> Iterator[list[str]]:
-    """The header, then the rows, without blank lines and lines of delimiters only.
+def read_records(text: CsvText, titles: int = 0) -> Iterator[list[str]]:
+    """The header, then the rows, without blank lines and lines of delimiters only. `titles`: rows above the header.
 
     Raises `InvalidInput` with one of the fault codes `malformed_quotes`, `unclosed_quote`, `cell_too_long`,
     `row_too_long`.
@@ -233,16 +255,22 @@ def read_records(text: CsvText) -> Iterator[list[str]]:
     # Strict, because the lenient reader reports no fault: it joins the texts around a stray quotation mark, and
     # with an unclosed one it reads the rest of the file as one cell.
     reader = csv.reader(text.lines(), delimiter=text.delimiter, strict=True)
-    row = 0
+    row = -titles
     try:
         for record in reader:
             text.records += 1
             if not (record and record[0].strip()) and is_blank(record):
                 continue
-            yield record
+            if row >= 0:
+                yield record
             row += 1
     except csv.Error as error:
         raise _unreadable(row, text.line_no + 1, str(error)) from None
+
+
+def _titles_warning(titles: int) -> Fault:
+    rows = "1 row" if titles == 1 else f"{titles} rows"
+    return Fault("csv", "title_rows", f"The header was found below {rows} of titles, which are left out.")
 
 
 def _export_warning(columns: int) -> Fault:

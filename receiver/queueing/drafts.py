@@ -225,7 +225,7 @@ def _matters(parameters: BatchParameters, limits: Limits) -> list[Any]:
     gates = parameters.gates
     window = [None if at is None else at.timestamp() for at in (gates.start_at, gates.end_at)] if gates.hours else []
     zones = [parameters.calling_hours, parameters.calling_days, parameters.time_zone, parameters.time_zone_column]
-    matters: list[Any] = [7, parameters.on_recent == "allow", parameters.recent_hours, parameters.destination_column]
+    matters: list[Any] = [8, parameters.on_recent == "allow", parameters.recent_hours, parameters.destination_column]
     matters += [parameters.default_region, parameters.on_duplicate == "keep", limits.submission_rows]
     matters += [parameters.calls_per_minute, zones, window, parameters.retries.total_seconds()]
     return cast(list[Any], json.loads(json.dumps(matters)))

@@ -75,6 +75,12 @@ def may_be_header(record: Sequence[str], chosen: str | None) -> bool:
     return find_destination(names, chosen) is not None or begins_as_added(next(filter(None, names), ""))
 
 
+def count_titles(records: Sequence[Sequence[str]], chosen: str | None) -> int:
+    """How many of the first records are titles above the header. 0 if no record has the destination."""
+    destinations = (find_destination([trimmed(name) for name in record], chosen) for record in records)
+    return next((place for place, found in enumerate(destinations) if found is not None), 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """Where a record of the file contains the destination and the variables.

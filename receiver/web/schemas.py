@@ -480,9 +480,10 @@ class Preview(Answer):
     sample = several(SampleRow, "The first 10 rows as they were read.")
     warnings = several(
         RowFault,
-        "What you should know. `exported_file`: columns that an export added are left out. `retries_do_not_fit`:"
-        " the waits between attempts are longer than the calling hours of a day. `unusual_characters`: numbers are"
-        " written with characters that the provider may not accept; with the first such row.",
+        "What you should know. `exported_file`: columns that an export added are left out. `title_rows`:"
+        " rows above the header are left out. `retries_do_not_fit`: the waits between attempts are longer than the"
+        " calling hours of a day. `unusual_characters`: numbers are written with characters that the provider may not"
+        " accept; with the first such row.",
     )
     errors = several(RowFault, "The first 100 errors, each with its row.")
     errors_total = whole("How many errors there are.")

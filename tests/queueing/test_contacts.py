@@ -13,7 +13,7 @@ import pytest
 from receiver.errors import InvalidInput
 from receiver.queueing.contacts import Contact, ContactReader, InvalidRow
 from receiver.queueing.csv_text import MAX_CELL, MAX_RECORD
-from receiver.queueing.header import MAX_COLUMNS
+from receiver.queueing.header import MAX_COLUMNS, MissingDestination, PhoneColumn
 from receiver.queueing.parameters import read_parameters
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -405,3 +405,42 @@ def test_missing_destination_says_what_to_do(content: bytes, message: str) -> No
         read(content)
     assert message in f"{caught.value.faults[0].message} " and "Choose" not in str(caught.value)
     assert message.startswith("Columns") or '"Phone" (' not in caught.value.faults[0].message
+
+
+TITLED = b"""Riverside Clinic,,
+exported by Pat,2026-11-28,
+
+Patient,Mobile,Notes
+Ana,6175551234,"likes mornings
+and has a dog"
+Dev,555,
+"""
+
+
+def test_header_is_found_below_titles() -> None:
+    reader = ContactReader(io.BytesIO(TITLED), "US", "mobile")
+    assert reader.columns == ("Patient", "Notes")
+    assert [(warning.where, warning.code) for warning in reader.warnings] == [("csv", "title_rows")]
+    ana, dev = list(reader)
+    assert isinstance(ana, Contact) and isinstance(dev, InvalidRow)
+    assert (ana.row, ana.line_no, ana.phone_number) == (1, 5, BOSTON)
+    assert (dev.row, dev.line_no) == (2, 6)
+    assert [row.row for row in read(b"A title\n" + b"destination\n6175551234\n")] == [1]
+
+
+def test_columns_of_numbers_are_found_below_titles() -> None:
+    with pytest.raises(MissingDestination) as caught:
+        read(TITLED)
+    assert caught.value.columns == (PhoneColumn("Mobile", 1, 2),)
+
+
+def test_a_header_that_is_too_short_is_not_taken_for_a_title() -> None:
+    with pytest.raises(MissingDestination) as caught:
+        read(b"Mobile\n6175551234,Ana,,a note\n")
+    assert caught.value.columns == (PhoneColumn("Mobile", 1, 1),)
+
+
+def test_rows_below_titles_are_numbered_from_the_header() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        list(ContactReader(io.BytesIO(TITLED + b'Erin,"6175551234'), "US", "Mobile"))
+    assert [(fault.where, fault.code) for fault in caught.value.faults] == [(3, "unclosed_quote")]
