@@ -13,19 +13,21 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from queue import Empty, SimpleQueue
 from random import Random
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg._preparing import PrepareManager
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 
 from receiver.database.pool import GAVE_WAY, Connection
 from receiver.errors import ReceiverError
 
-QUICK_SECONDS = 0.002
-"""A statement that takes longer may wait for a lock, so Postgres is asked."""
+QUICK_SECONDS, SLOW_SECONDS = 0.002, 0.03
+"""A statement that takes longer may wait for a lock, so Postgres is asked, and again after twice the time."""
 
 STUCK_SECONDS = 60.0
 INTERRUPTIONS = (0.02, 0.05, 0.15, 0.5, 1.0)
@@ -33,6 +35,7 @@ INTERRUPTIONS = (0.02, 0.05, 0.15, 0.5, 1.0)
 `cut`. Few interruptions let one writer do much in a gap of another one."""
 
 _PLAIN_READ = re.compile("select(?!.*(lock|for update))", re.IGNORECASE | re.DOTALL)
+_KEEPS_LOCKS = re.compile("(select|insert|update|delete|with)(?!.*unlock)", re.IGNORECASE | re.DOTALL)
 
 _Result = TypeVar("_Result")
 
@@ -41,10 +44,30 @@ class Stuck(Exception):
     """A writer neither ends nor waits for a lock that Postgres shows."""
 
 
+class _Kept(PrepareManager):
+    """Prepares each statement, and keeps it after a rollback, too. Else the planning takes most of the time."""
+
+    prepare_threshold, prepared_max = 1, 10_000
+
+    def clear(self) -> bool:
+        return False
+
+
+def keep_plans(conn: Connection) -> None:
+    """Plan each statement once on this connection."""
+    conn.execute("deallocate all")
+    conn._prepared = _Kept()
+    conn.execute("set plan_cache_mode = force_generic_plan")
+    conn.commit()
+
+
 class _Cursor(psycopg.Cursor[TupleRow]):
     def execute(self, query: Any, *given: Any, **options: Any) -> Any:
         self.connection.statement = query  # type: ignore[attr-defined]
-        return super().execute(query, *given, **options)
+        try:
+            return super().execute(query, *given, **options)
+        finally:
+            self.connection.statement = "savepoint"  # type: ignore[attr-defined]
 
 
 class Stepped(psycopg.Connection[TupleRow]):
@@ -106,17 +129,26 @@ class Writer:
         self.conns = conns
         self.pool = OwnPool(conns)
         self.state = "new"  # then "running", "ready", "blocked", "ended"
-        self.statement = ""
+        self.statement = self.granted = ""
         self.failure: str | None = None
         self.gave_way: Exception | None = None
         self._allowed = allowed
         self._conn = conns[0]
-        self._grant = threading.Semaphore(0)
+        self._grant: SimpleQueue[None] = SimpleQueue()
         self._reports: SimpleQueue[tuple[Writer, str]] = SimpleQueue()
 
     @property
     def pid(self) -> int:
         return self._conn.info.backend_pid
+
+    @property
+    def is_plain_read(self) -> bool:
+        return _matches(_PLAIN_READ, self.statement)
+
+    @property
+    def keeps_locks(self) -> bool:
+        """Whether the granted statement ends no wait of another writer."""
+        return self.gave_way is None and _matches(_KEEPS_LOCKS, self.granted)
 
     def start(self, run: Callable[[Writer], None], reports: SimpleQueue[tuple[Writer, str]]) -> threading.Thread:
         self._reports, self.state = reports, "running"
@@ -145,11 +177,16 @@ class Writer:
         """Wait for the grant of the connection's next statement."""
         self._conn, self.statement = conn, " ".join(str(conn.statement).split())
         self._reports.put((self, "ready"))
-        self._grant.acquire()
+        self._grant.get()
 
     def grant(self) -> None:
-        self.state = "running"
-        self._grant.release()
+        self.state, self.granted = "running", self.statement
+        self._grant.put(None)
+
+
+@cache
+def _matches(expression: re.Pattern[str], statement: str) -> bool:
+    return expression.match(statement) is not None
 
 
 class Schedule:
@@ -170,7 +207,7 @@ class Schedule:
         threads = []
         for writer in writers:  # one after the other, because the first statements are in the order of the writers
             threads.append(writer.start(run, self._reports))
-            self._come_to_rest(writers)
+            self._come_to_rest(writers, freed=False)
         last: Writer | None = None
         while any(writer.state != "ended" for writer in writers):
             ready = [writer for writer in writers if writer.state == "ready"]
@@ -184,7 +221,7 @@ class Schedule:
                 last = self._choose(ready, last)
                 self.steps.append(f"{last.name}: {last.statement[:200]}")
                 last.grant()
-            self._come_to_rest(writers)
+            self._come_to_rest(writers, freed=not ready or last is None or not last.keeps_locks)
         for thread in threads:
             thread.join()
 
@@ -198,27 +235,28 @@ class Schedule:
 
     def _is_interrupted(self, writer: Writer) -> bool:
         if self._cut is None:
-            rate = 0.0 if _PLAIN_READ.match(writer.statement) and self._interruption < 1 else self._interruption
+            rate = 0.0 if writer.is_plain_read and self._interruption < 1 else self._interruption
             return self._random.random() < rate
-        self._cut -= not _PLAIN_READ.match(writer.statement)
-        return self._cut == 0 and not _PLAIN_READ.match(writer.statement)
+        self._cut -= not writer.is_plain_read
+        return self._cut == 0 and not writer.is_plain_read
 
-    def _come_to_rest(self, writers: Sequence[Writer]) -> None:
-        """Wait until each writer is ready, has ended, or waits for a lock."""
+    def _come_to_rest(self, writers: Sequence[Writer], *, freed: bool) -> None:
+        """Wait until each writer is ready, has ended, or waits for a lock. `freed`: a wait may have ended."""
         while True:
-            for writer in [each for each in writers if each.state == "blocked"]:
+            for writer in [each for each in writers if freed and each.state == "blocked"]:
                 if not self._blockers(writer):
                     writer.state = "running"
             moving = [each for each in writers if each.state == "running"]
             if not moving:
                 return
-            until = time.monotonic() + STUCK_SECONDS
+            until, patience = time.monotonic() + STUCK_SECONDS, QUICK_SECONDS
             while any(each.state == "running" for each in moving):
                 if time.monotonic() > until:
                     raise Stuck
                 try:
-                    self._receive(QUICK_SECONDS)
+                    self._receive(patience)
                 except Empty:
+                    patience = min(2 * patience, SLOW_SECONDS)
                     for writer in moving:
                         if writer.state == "running" and (pids := self._blockers(writer)):
                             names = [each.name for each in writers if each.pid in pids]
@@ -226,6 +264,7 @@ class Schedule:
                             writer.state = "blocked"
             if not any(each.state == "blocked" for each in writers):
                 return
+            freed = freed or any(each.gave_way for each in moving)
 
     def _receive(self, seconds: float) -> None:
         writer, state = self._reports.get(timeout=seconds)

@@ -20,12 +20,12 @@ import pytest
 from receiver.database.pool import connect, full_conninfo
 from receiver.results import erasure, lanes, overdue, replay
 from receiver.results.stored_texts import Row, find_rows
-from tests.interleavings.scheduler import Schedule, Stepped, Stuck, Writer
+from tests.interleavings.scheduler import Schedule, Stepped, Stuck, Writer, keep_plans
 from tests.interleavings.world import Saved, list_faults, make_world
 from tests.interleavings.writers import WRITERS, Part
 
 QUICK, LONG = 300, 5_000
-PARTS = 3
+PARTS = 2
 """So that several processes share the quick form."""
 
 LONG_SECONDS = 60.0
@@ -44,6 +44,7 @@ class Explorer:
         self._observer = stack.enter_context(closing(connect(url, name="observer", autocommit=True)))
         self._world = make_world(self._conn)
         self._saved = Saved(self._conn)
+        keep_plans(self._conn)
         self._conns = [stack.enter_context(closing(_connect(url))) for _ in range(2 * MOST_WRITERS)]
         self._schedules = 0
 
@@ -81,7 +82,7 @@ def _connect(url: str) -> Stepped:
     conn = Stepped.connect(full_conninfo(url, name="writer"))
     conn.execute("set timezone = 'UTC'")
     conn.execute("set deadlock_timeout = '20ms'")
-    conn.commit()
+    keep_plans(conn)
     return conn
 
 

@@ -161,8 +161,8 @@ def list_faults(conn: Connection, world: World) -> list[str]:
         faults += [f"another replay would change {each}" for each in replayed.changes]
     faults += [f"sent twice: {call}" for call, times in world.sent.items() if times > 1]
     faults += [f"sent after the cancellation: {call}" for call in world.late]
-    for number in world.erased:
-        faults += [f"{number} is in {place}" for place in traces_in_tables(conn, str(number))]
+    if world.erased:
+        faults += [f"an erased number is in {place}" for place in traces_in_tables(conn, *map(str, world.erased))]
     kept = {(batch_id, row) for batch_id, row in conn.execute(_FINAL).fetchall()}
     batches = {batch_id for (batch_id,) in conn.execute("select batch_id from batch").fetchall()}
     faults += [f"lost its result: {call}" for call in world.final if call not in kept and call[0] in batches]
