@@ -173,7 +173,22 @@ def retry_deliveries(
     statements = [_OWED_AGAIN] * (state != "waiting") + [DUE] * (state != "given_up")
     lock_endpoint(conn, endpoint_id)
     record_change(conn, by, "retry_deliveries", details=details)
-    return sum(change_in_parts(conn, endpoint_id, statement, chosen) for statement in statements)
+    retried = sum(change_in_parts(conn, endpoint_id, statement, chosen) for statement in statements)
+    # What is given up once more needs attention again.
+    conn.execute(
+        "update endpoint set seen_given_up = least(seen_given_up, %s) where endpoint_id = %s",
+        (get_endpoint(conn, endpoint_id).given_up, endpoint_id),
+    )
+    return retried
+
+
+def acknowledge_given_up(conn: Connection, endpoint_id: int, *, by: str, note: str | None = None) -> None:
+    """Mark the events that were given up as seen. Later ones need attention. Raises NotFound."""
+    found = lock_endpoint(conn, endpoint_id)
+    conn.execute("update endpoint set seen_given_up = %s where endpoint_id = %s", (found.given_up, endpoint_id))
+    if found.unseen_given_up:
+        details = {"endpoint_id": endpoint_id, "given_up_events": found.unseen_given_up}
+        record_change(conn, by, "acknowledge", details=details, note=note)
 
 
 _OWED_AGAIN = f"""

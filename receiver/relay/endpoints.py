@@ -55,6 +55,8 @@ class Endpoint:
     delivered: int
     waiting: int
     given_up: int
+    unseen_given_up: int
+    """Of those that were given up, how many nobody has marked as seen."""
 
     @property
     def label(self) -> str | None:
@@ -77,7 +79,8 @@ class Endpoint:
 
 _SELECT = """
 select e.endpoint_id as id, e.url, e.description, e.events, e.application_id, e.deployment_id, e.label_name,
-    e.label_value, e.created_at, e.disabled_at, e.disabled_reason, e.failing_since, c.*
+    e.label_value, e.created_at, e.disabled_at, e.disabled_reason, e.failing_since, c.*,
+    greatest(c.given_up - e.seen_given_up, 0) as unseen_given_up
 from endpoint e cross join lateral (
     select coalesce(sum(delivered), 0)::bigint as delivered, coalesce(sum(given_up), 0)::bigint as given_up,
         coalesce(sum(owed - delivered - given_up), 0)::bigint as waiting
@@ -92,6 +95,11 @@ def list_endpoints(conn: Connection, limit: int | None = None, before: int | Non
         return cursor.execute(
             f"{_SELECT} and e.endpoint_id < %s order by e.endpoint_id desc limit %s", (before or 2**62, limit)
         ).fetchall()
+
+
+def list_unseen(conn: Connection) -> list[Endpoint]:
+    """The endpoints for which events were given up that nobody has seen."""
+    return [each for each in list_endpoints(conn) if each.unseen_given_up]
 
 
 def list_debts(conn: Connection) -> dict[int, tuple[dict[str, int], float]]:

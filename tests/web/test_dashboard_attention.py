@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 
 from receiver.database.pool import Connection
+from receiver.relay.deliveries import retry_deliveries
 from receiver.release.presence import register_worker
 from tests.factories import (
     REFUSED,
@@ -18,6 +19,8 @@ from tests.factories import (
 )
 from tests.web.browsing import text_of, visitor
 from tests.web.page_rules import broken_rules
+from tests.web.test_dashboard_endpoints import make, owe_calls
+from tests.web.test_endpoints_api import end
 
 
 @pytest.fixture
@@ -103,6 +106,33 @@ def test_replay_that_changes_nothing_explains_why_and_what_else_to_do(
     assert f'name="ids" value="{ids}"' in answer.text and 'action="/callbacks/acknowledge"' in answer.text
     answer = browser.post("/callbacks/replay", form_at="/callbacks", state="unmatched")
     assert "The submission still has no call to this number." in text_of(answer.text)
+
+
+def test_given_up_events_are_retried_or_marked_as_seen(app: Flask, conn: Connection) -> None:
+    register_worker(conn, "test", 1)
+    browser, reader = visitor(app, conn, "admin"), visitor(app, conn, "read")
+    endpoint_id = make(conn, description="CRM")
+    owe_calls(conn, 3)
+    end(conn, "given_up", 2)
+    conn.commit()
+    assert "2 events given up: 1 endpoint did not accept them in time." in section(browser.get("/"), "attention-title")
+    page = browser.get("/attention")
+    assert broken_rules(page) == [] and "CRM" in section(page, "given-up")
+    assert f"Retry the given-up events of endpoint {endpoint_id}" in section(page, "given-up")
+    page = reader.get("/attention")
+    assert broken_rules(page) == [] and "You need a key of scope admin." in section(page, "given-up")
+    assert "CRM" not in page
+    path = f"/endpoints/{endpoint_id}/acknowledge"
+    assert browser.post(path, form_at="/attention", note="Its outage.", next="/attention").location == "/attention"
+    page = browser.get("/attention")
+    assert 'id="given-up"' not in page
+    assert f"endpoint {endpoint_id}: 2 given up events" in section(page, "history") and "Its outage." in page
+    assert "given up" not in section(browser.get("/"), "attention-title")
+    # Those that are retried in vain, and later ones, need attention again.
+    retry_deliveries(conn, endpoint_id, by="Ana", state="given_up")
+    end(conn, "given_up", 3)
+    conn.commit()
+    assert "3 events given up" in section(browser.get("/"), "attention-title")
 
 
 def test_page_says_that_nothing_needs_attention(app: Flask, conn: Connection) -> None:

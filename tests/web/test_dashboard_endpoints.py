@@ -161,7 +161,7 @@ def test_list_shows_state_balance_and_last_failure(admin_at: Browser, conn: Conn
     assert f"Endpoint {idle}" in rows[0] and f"{PUBLIC} disabled 0 0 0" in rows[0]
     assert re.search(rf"^CRM {re.escape(PUBLIC)} failing 1 2 1 .* ago, no answer: It took too long. ", rows[1]), rows
     assert rows[0].endswith(f"Enable endpoint {idle}") and rows[1].endswith(f"Test endpoint {endpoint_id}")
-    assert f"Retry what was given up of endpoint {endpoint_id}" in rows[1]
+    assert f"Retry the given-up events of endpoint {endpoint_id}" in rows[1]
     page = text_of(admin_at.get(f"/endpoints/{endpoint_id}"))
     assert "4 events owed: 1 delivered, 2 waiting, 1 given up." in page and "Every attempt since" in page
     assert "your service answered 410 (gone)" in text_of(admin_at.get(f"/endpoints/{idle}"))

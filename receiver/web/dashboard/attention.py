@@ -10,7 +10,8 @@ from werkzeug.wrappers import Response
 
 from receiver.changes.audit import NOTE_CHARACTERS, ChangeFilter, list_changes
 from receiver.database.pool import Connection, connection
-from receiver.relay.deliveries import list_debts
+from receiver.relay.deliveries import acknowledge_given_up, list_debts
+from receiver.relay.endpoints import list_unseen
 from receiver.results.acknowledgement import NEED_ATTENTION, acknowledge_batch, acknowledge_callbacks
 from receiver.summary.batches import BatchFilter, list_batches
 from receiver.summary.callbacks import count_by_reason
@@ -46,6 +47,7 @@ def attention() -> str:
         return {
             "alive": get_health(conn),
             "debts": list_debts(conn),
+            "given_up": list_unseen(conn),
             "batches": {
                 kind: list_batches(conn, wanted, MOST_BATCHES + 1, with_submissions=False)
                 for kind, wanted in kinds.items()
@@ -84,6 +86,15 @@ def mark_callbacks_as_seen() -> Response:
         if seen
         else "Nothing was changed: these callbacks were marked as seen before, or need no attention."
     )
+    return redirect(own_path(request.form.get("next")), 303)
+
+
+@page("/endpoints/<int:endpoint_id>/acknowledge", scope="admin", methods=("POST",))
+def mark_given_up_as_seen(endpoint_id: int) -> Response:
+    """Mark the events of an endpoint that were given up as seen."""
+    with connection(services().pool) as conn:
+        acknowledge_given_up(conn, endpoint_id, by=current_key().name, note=_note())
+    flash(f"The given-up events of endpoint {endpoint_id} are marked as seen. Later ones need attention again.")
     return redirect(own_path(request.form.get("next")), 303)
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
 from receiver.relay.deliveries import Debt, list_debts
+from receiver.relay.endpoints import Endpoint, list_unseen
 from receiver.summary.batches import Batch, BatchFilter, list_batches
 from receiver.summary.health import WORKER_SECONDS, Health, get_health
 from receiver.summary.needs_attention import Attention, get_attention
@@ -61,7 +62,9 @@ def overview() -> str:
 
     is_new = False
 
-    def read(conn: Connection) -> tuple[Health, list[Debt], Attention, Attention, list[Batch], list[dict[str, Any]]]:
+    def read(
+        conn: Connection,
+    ) -> tuple[Health, list[Debt], list[Endpoint], Attention, Attention, list[Batch], list[dict[str, Any]]]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
@@ -73,9 +76,9 @@ def overview() -> str:
         figures = attention if shown == asked_for else get_attention(conn, shown)
         nonlocal is_new
         is_new = not filters.texts and not running and not list_batches(conn, BatchFilter(), 1, with_submissions=False)
-        return get_health(conn), list_debts(conn), attention, figures, running, points
+        return get_health(conn), list_debts(conn), list_unseen(conn), attention, figures, running, points
 
-    alive, debts, attention, figures, running, points = reader().read_at_one_moment(read)
+    alive, debts, given_up, attention, figures, running, points = reader().read_at_one_moment(read)
     if "interval" in filters.faults:
         chart = Markup('<p class="chart-empty">Not drawn: see “Results by” above.</p>')
     else:
@@ -94,6 +97,7 @@ def overview() -> str:
         interval=interval,
         is_new=is_new,
         figures=figures,
+        given_up=given_up,
         running=running[:RUNNING],
         more_running=len(running) > RUNNING,
         simulated=simulated,
