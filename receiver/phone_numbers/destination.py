@@ -203,7 +203,7 @@ def _has_decimal_part(number: str, plan: NumberingPlan) -> bool:
     after = runs.pop()
     before, dot, between = number.rpartition(after)[0].rpartition(".")
     digits = "".join(runs)
-    if not dot or any(map(str.isdigit, between)) or len(digits) > 2 * MAX_DIGITS:
+    if not dot or any(map(str.isdigit, between)) or any(map(str.isalpha, before)) or len(digits) > 2 * MAX_DIGITS:
         return False
     only_zeros = not after.strip("0")
     is_only_dot, many = "." not in before, len(digits) >= _MANY_DIGITS
@@ -284,7 +284,7 @@ def _refuse_number(digits: str, international: bool, plan: NumberingPlan) -> NoR
             f"{masked(digits)} is a short code; only full phone numbers can be called.", code="destination_short_code"
         )
     region = "" if international else f"{plan.region} "
-    reason = f"{masked(digits)} is not a valid {region}phone number"
+    reason = f"The number (ending in {digits[-2:]}) is not a valid {region}phone number"
     if digits.startswith("00"):
         reason += "; write + in place of 00"
     elif not international:

@@ -181,6 +181,14 @@ def test_possible_decimal_part_is_refused_and_explained(text: str, region: str) 
     assert "decimal part" in str(error)
 
 
+def test_extension_is_not_taken_for_a_decimal_part() -> None:
+    assert "without words and extensions" in str(refusal("617-555-1234 ext. 22", "US"))
+
+
+def test_message_about_an_invalid_number_is_readable() -> None:
+    assert str(refusal("555-0199", "US")).startswith("The number (ending in 99) is not a valid US phone number;")
+
+
 def test_caller_id_with_a_decimal_part_is_refused() -> None:
     assert parse("6175551234;ani=800.995.7586", "US").ani == "8009957586"
     assert refusal("6175551234;ani=8009957586.0").code == "destination_parameter"
