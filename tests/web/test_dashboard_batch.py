@@ -62,6 +62,7 @@ def test_page_says_what_the_batch_is_doing_and_what_the_words_mean(queuer_at: Br
     assert head() == ("Ended · December \ufffdreminders", ["ended"])
     page = queuer_at.get(f"/batches/{batch_id}")
     meanings = text_of(page.split('id="meanings"')[1].split("</details>")[0])
+    assert f'href="/batches/{batch_id}/skipped.csv"' in page.split('id="balance"')[1].split("</dl>")[0]
     for word in ("Rejected The provider queued", "Refused The provider did not accept", "Skipped The row"):
         assert word in meanings
     assert "Withdrawn" not in meanings

@@ -79,7 +79,7 @@ def test_calls_are_chosen_checked_and_queued_again(queuer_at: Browser, conn: Con
     page = queuer_at.get(f"{here}/follow-up")
     assert broken_rules(page) == [] and button(page) is None
     assert re.findall(r'name="(?:outcomes|include)" value="(\w+)" checked', page) == ["failed", "rejected"]
-    assert "Failed 2 calls" in text_of(page) and 'value="May &amp; June"' in page
+    assert "Failed 2 calls" in text_of(page) and 'value="May &amp; June, follow-up"' in page
     page = check(queuer_at, batch_id)
     assert button(page) == "Make 3 calls again"
     completed, not_chosen = "Completed, by this call or an earlier one", "Ended with an outcome that was not chosen"
@@ -88,7 +88,7 @@ def test_calls_are_chosen_checked_and_queued_again(queuer_at: Browser, conn: Con
     answer = confirm(queuer_at, batch_id, page)
     assert (answer.status_code, answer.location) == (303, "/batches/2")
     batch = get_batch(conn, 2)
-    assert (batch.follows, batch.name, batch.labels) == (batch_id, "May & June", {"team": HOSTILE})
+    assert (batch.follows, batch.name, batch.labels) == (batch_id, "May & June, follow-up", {"team": HOSTILE})
     assert (batch.counts["rows"], batch.created_by) == (3, "queue of a person")
     assert differences(conn) == []
 

@@ -121,7 +121,7 @@ def test_column_of_the_numbers_is_chosen_on_the_page(browser: Browser, conn: Con
     table: list[list[Any]] = [["name", "mobile", "office"], ["Björn", 6175551234, 555], ["Ana", 6175551299, 6175550188]]
     path = drafted(browser, xlsx(table))
     page = browser.get(path)
-    assert button(page) is None and "Which column contains the numbers?" in page
+    assert button(page) is None and "Which column contains the numbers?" in page and "cannot be read" not in page
     assert '<button name="destination_column" value="mobile"><bdi>mobile</bdi> (2 of 2 cells are valid)' in page
     assert '<button name="destination_column" value="office"><bdi>office</bdi> (1 of 2 cells are valid)' in page
     browser.post(path, destination_column="mobile")
@@ -250,6 +250,21 @@ def test_time_zones_are_shown_without_calling_hours_too(browser: Browser) -> Non
         assert "everybody is called at once, at any local time" in text_of(page)
     browser.post(path, calling_hours="09:00-20:00", time_zone="UTC")
     assert "at any local time" not in browser.get(path)
+
+
+def test_preview_warns_before_people_are_called_at_night(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = drafted(browser, "destination\n6175551234\n6175551235\n3105551234\n")
+    times = {"America/New_York": "23:30", "America/Los_Angeles": "20:30"}
+    monkeypatch.setattr("receiver.web.dashboard.batch_fields.clock", times.get)
+    page = browser.get(path)
+    assert broken_rules(page) == []
+    assert "It is night for 2 numbers: 23:30 in America/New_York." in text_of(page)
+    times["America/New_York"] = "08:00"
+    assert "It is night" not in text_of(browser.get(path))
+    times["America/Los_Angeles"] = "06:30 to 08:30"
+    assert "It is night for 1 number:" in text_of(browser.get(path))
+    browser.post(path, calling_hours="09:00-20:00")
+    assert "It is night" not in text_of(browser.get(path))
 
 
 def test_usual_hours_and_pace_are_one_click_away(browser: Browser, conn: Connection) -> None:

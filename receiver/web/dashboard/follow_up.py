@@ -33,6 +33,9 @@ from receiver.web.dashboard.new_batch import blocked
 from receiver.web.dashboard.pages import page
 from receiver.web.services import services
 
+FOLLOW_UP = ", follow-up"
+"""The end of a follow-up's name."""
+
 
 @page("/batches/<int:batch_id>/follow-up", scope="queue", methods=("GET", "POST"))
 def follow_up(batch_id: int) -> Response | tuple[str, int]:
@@ -94,6 +97,8 @@ def _form(parameters: BatchParameters) -> dict[str, str]:
     """Parameters as the form's texts. The answers to the preview's questions are not taken over."""
     values = BatchForm(exclude=("dry_run", "on_recent", "recent_hours")).dump(parameters)
     values |= {"labels": labels_json(parameters.labels), "is_pci": int(parameters.is_pci)}
+    if parameters.name.strip():  # so that lists show which of the two it is
+        values["name"] = f"{parameters.name[:180].removesuffix(FOLLOW_UP)}{FOLLOW_UP}"
     if parameters.hours is not None:
         values["calling_days"] = days_text(parameters.hours.days)
     return {name: str(value) for name, value in values.items() if value is not None}

@@ -50,10 +50,8 @@ def cancel(batch_id: int) -> str | Response | tuple[str, int]:
     if request.method == "POST" and not faults:
         with connection(services().pool) as conn:
             done = cancel_batch(conn, batch_id, by=current_key().name, note=note or None)
-        flash(
-            f"The batch is canceled: {counted(done.withdrawn, 'call')} withdrawn."
-            f" {counted(done.at_provider, 'call')} already at the provider, not canceled."
-        )
+        there = f" {counted(done.at_provider, 'call')} already at the provider, not canceled."
+        flash(f"The batch is canceled: {counted(done.withdrawn, 'call')} withdrawn.{there if done.at_provider else ''}")
         return _to_batch(batch_id)
     with connection(services().pool) as conn:
         batch = get_batch(conn, batch_id, with_submissions=False)
