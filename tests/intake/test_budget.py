@@ -93,6 +93,20 @@ def test_largest_counts_of_many_submissions_are_reported_first() -> None:
     assert budget.list_unreported(2) == {SubmissionKey(5, 1): 5, SubmissionKey(4, 1): 4}
 
 
+def test_only_more_submissions_than_are_kept_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_module, "KEPT_SUBMISSIONS", 2)
+    budget = Budget(64, 10_000)
+    others = [SubmissionKey(number, 1) for number in (2, 3)]
+    for key in (KEY, others[0]):
+        budget.reserve(key)
+    update(budget, 10_000, 1)
+    budget.list_unreported(10)
+    assert not budget.reserve(KEY), "its budget is known to be used up"
+    budget.reserve(others[1])
+    assert budget.list_unreported(10) == {others[1]: 1}
+    assert budget.reserve(KEY), "its budget must be read again"
+
+
 @pytest.fixture
 def pool(database_url: str) -> Iterator[Pool]:
     with closing(open_pool(database_url, max_size=2, name="budget")) as pool:

@@ -232,6 +232,7 @@ def test_late_answer_withdraws_the_unreleased_follow_up(conn: Connection) -> Non
     assert calls(conn, followed) == [
         ("pending", None, None), ("withdrawn", None, "answered"), ("pending", None, None),
     ]  # fmt: skip
+    deliver(conn, batch_id, result_body(NUMBERS[1], "completed", last_event=95))  # it is withdrawn already
     assert latest(conn, batch_id) == {"rows": 3, "final": 1, "completed": 1, "pending": 2}
     assert differences(conn) == []
     resume_batch(conn, followed, by="Ana")

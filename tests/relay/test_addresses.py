@@ -43,9 +43,10 @@ def test_public_address_is_allowed_only_with_tls_on_the_usual_port(address: str)
     assert not is_allowed(ip_address(address), (), plain=True)
 
 
-@pytest.mark.parametrize("address", ["10.1.2.3", "::ffff:10.1.2.3"])
+@pytest.mark.parametrize("address", ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::"])
 def test_named_network_is_allowed_without_tls(address: str) -> None:
-    assert is_allowed(ip_address(address), (ip_network("10.1.0.0/16"),), plain=True)
+    for network in ("10.1.0.0/16", "10.1.2.3/32"):
+        assert is_allowed(ip_address(address), (ip_network(network),), plain=True)
     assert not is_allowed(ip_address(address), (ip_network("10.2.0.0/16"),), plain=True)
 
 

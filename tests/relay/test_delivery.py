@@ -21,7 +21,7 @@ from receiver.relay import endpoints as endpoints_module
 from receiver.relay.deliveries import Delivery, DeliveryFilter, list_deliveries, retry_deliveries
 from receiver.relay.delivery import Relay
 from receiver.relay.endpoints import Endpoint, change_endpoint, create_endpoint, delete_endpoint, get_endpoint
-from receiver.relay.queue import list_targets
+from receiver.relay.queue import Owed, list_targets
 from receiver.summary.call_json import batch_json, call_json
 from receiver.summary.calls import get_call
 from receiver.web.schemas import Batch
@@ -369,6 +369,27 @@ def test_event_whose_body_cannot_be_made_stops_no_other(
         with relaying(database_url):
             settled(conn, endpoint_id)
     assert read(conn, endpoint_id).delivered == 6
+
+
+def test_step_that_fails_is_counted_and_repeated(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> dict[int, str | None]:
+        raise ValueError("a fault of ours")
+
+    with receiving() as server:
+        endpoint_id, _ = endpoint(conn, server)
+        owe_results(conn, 1)
+        with monkeypatch.context() as patched, relaying(database_url) as [relay]:
+            patched.setattr(delivery, "make_bodies", fail)
+            eventually(lambda: relay.measurements.take()["failure", "relay"] > 0)
+            patched.undo()
+            settled(conn, endpoint_id)
+
+
+def test_id_of_an_event_stays_the_same_after_an_upgrade() -> None:
+    owed = Owed(7, 0, "call.result", 1, 1, datetime(2026, 11, 30, 6, 41, 2, 345678, tzinfo=UTC), "[]")
+    assert owed.message_id == "msg_7_1796020862345678"
 
 
 def test_slow_endpoint_delays_no_other(conn: Connection, database_url: str) -> None:

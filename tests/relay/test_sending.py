@@ -169,6 +169,21 @@ def test_status_of_an_answer_with_a_broken_body_counts() -> None:
     assert attempt.gone and attempt.error and attempt.retry_after == timedelta(minutes=1)
 
 
+def test_connection_with_a_broken_answer_is_not_used_again() -> None:
+    requests = list[int]()
+
+    def script(connection: socket.socket) -> None:
+        requests.append(0)
+        while connection.recv(65536):
+            requests[-1] += 1
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+
+    with scripted(script) as url, closing(Sender(url, LOCAL)) as sender:
+        for _ in range(2):
+            sender.send("msg_1", "{}", [SECRET])
+    assert requests[:2] == [1, 1]
+
+
 def test_event_that_cannot_be_written_is_a_failure() -> None:
     with receiving() as server, closing(Sender(server.url, LOCAL)) as sender:
         attempts = [post(server.url, "\ud800"), sender.send("msg_7_1", "{}", ["whsec_x"])]

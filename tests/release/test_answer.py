@@ -47,6 +47,10 @@ def test_nothing_queued_is_an_accepted_answer_too() -> None:
     assert parse_answer(200, JSON, b'{"calls_queued": 0}').calls_queued == 0
 
 
+def test_largest_count_that_the_database_can_store_is_read() -> None:
+    assert parse_answer(200, JSON, b'{"calls_queued": 2147483647}').calls_queued == 2**31 - 1
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -60,12 +64,14 @@ def test_nothing_queued_is_an_accepted_answer_too() -> None:
         b'{"calls_queued": 4.5}',
         b'{"calls_queued": "4 calls"}',
         b'{"calls_queued": "\xd9\xa4"}',
+        b'{"calls_queued": 2147483648}',
         b'{"calls_queued": 99999999999}',
         b'{"calls_queued": ' + b"9" * 6000 + b"}",
         b'{"calls_queued": 4',
         b'[{"calls_queued": 4}]',
         b"<result><calls_queued>4</calls_queued>",
         b"<result><calls_queued></calls_queued></result>",
+        b"<a><b><result><calls_queued>4</calls_queued></result></b></a>",
         b"<html><body><calls_queued>4</calls_queued></body></html>",
         b'<!DOCTYPE r [<!ENTITY n "4">]><result><calls_queued>&n;</calls_queued></result>',
         b'<!DOCTYPE r [<!ENTITY n SYSTEM "file:///etc/hostname">]><result><calls_queued>&n;</calls_queued></result>',
@@ -125,11 +131,11 @@ def test_a_redirect_is_unknown_and_names_the_setting_to_check(status: int) -> No
 def test_a_gateways_page_is_trimmed_to_what_a_person_would_see() -> None:
     page = (
         b"<html>\r\n<head><title>502 Bad Gateway</title><style>h1 {color: red}</style></head>\r\n"
-        b"<body><script>if (a < b) { go() }</script><center><h1>502 Bad Gateway</h1></center>\r\n"
+        b"<body><script>if (a < b) { go('<b>') }</script>Sorry<center><h1>502 Bad Gateway</h1></center>\r\n"
         b"<hr><center>nginx &amp; friends</center>\r\n</body></html>\r\n"
         b"<!-- a padding to disable MSIE and Chrome friendly error page -->\r\n"
     )
-    assert parse_answer(502, "text/html", page).error == "502 Bad Gateway nginx & friends"
+    assert parse_answer(502, "text/html", page).error == "502 Bad Gateway Sorry nginx & friends"
 
 
 def test_a_less_than_sign_in_plain_words_is_no_tag() -> None:

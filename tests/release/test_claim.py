@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from receiver.changes.audit import SYSTEM
+from receiver.changes.events import Events
 from receiver.database.pool import Connection, connect
 from receiver.queueing.suppressions import digest_of, get_key
 from receiver.release.answer import Answer
-from receiver.release.claim import REASONS, Outgoing, claim_submission
+from receiver.release.claim import REASONS, Outgoing, claim_submission, refuse_unsent
 from receiver.release.control import (
     NotCutByZone,
     NothingUnreleased,
@@ -237,6 +238,22 @@ def test_what_a_worker_of_an_earlier_release_is_claiming_is_not_claimed_again(
         assert claim(conn) is None
     assert claim(conn) is None
     assert conn.execute("select worker_id from submission where submission_no = 1").fetchone() == (99,)
+
+
+def test_submission_that_waits_longest_is_claimed_first(conn: Connection) -> None:
+    make_batch(conn, NUMBERS, submission_rows=2, send=False)
+    conn.execute(
+        "update submission set next_try_at = now() - interval '1 minute' * case submission_no when 2 then 9 else 1 end"
+    )
+    conn.commit()
+    assert [claimed(conn).submission_no for _ in range(3)] == [2, 1, 3]
+
+
+def test_what_is_being_sent_is_not_refused_as_unsent(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS, submission_rows=3, send=False)
+    claimed(conn)
+    refuse_unsent(conn, batch_id, [1, 2], "window_over", Events())
+    assert states(read_batch(conn, batch_id)) == ["sending", "refused"]
 
 
 def test_short_outage_does_not_count_against_what_was_tried_in_it(conn: Connection) -> None:
