@@ -113,7 +113,7 @@ class World:
         assert answer.status == 201, answer.body
         self.batch_id = int(answer.json["id"])
         self.results.result_url = self.provider.result_urls[-1]
-        self._cookie = self._sign_in()
+        self._cookie = sign_in(self.service)
 
     def queue(self, numbers: Sequence[str] = NUMBERS[:5]) -> Answer:
         self._contacts.write_text("\n".join(("destination", *numbers, "")))
@@ -122,20 +122,6 @@ class World:
     def page(self, path: str) -> Answer:
         """Request a dashboard like a browser that is signed in."""
         return ask(self.service.url + path, headers={"Accept": "text/html", "Cookie": self._cookie})
-
-    def _sign_in(self) -> str:
-        form = ask(f"{self.service.url}/login")
-        token = re.search(rb'name="csrf_token" value="([^"]+)"', form.body)
-        assert token is not None, form.body
-        address = urlsplit(self.service.url)
-        connection = http.client.HTTPConnection(address.netloc, timeout=30)
-        with contextlib.closing(connection):
-            fields = {"csrf_token": token[1].decode(), "key": self.service.key}
-            headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": _cookie(form.headers)}
-            connection.request("POST", "/login", urlencode(fields), headers)
-            answer = connection.getresponse()
-            assert answer.status in (302, 303), answer.read()
-            return _cookie(dict(answer.headers))
 
     def web_processes(self) -> list[Process]:
         running = [each for each in self.service.processes() if "gunicorn" in each.command]
@@ -264,6 +250,22 @@ def median(posted: Sequence[Posted]) -> float:
 
 def worst(posted: Sequence[Posted]) -> float:
     return max(each.seconds for each in posted)
+
+
+def sign_in(service: Service) -> str:
+    """The cookie of a session on the pages."""
+    form = ask(f"{service.url}/login")
+    token = re.search(rb'name="csrf_token" value="([^"]+)"', form.body)
+    assert token is not None, form.body
+    address = urlsplit(service.url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=30)
+    with contextlib.closing(connection):
+        fields = {"csrf_token": token[1].decode(), "key": service.key}
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Cookie": _cookie(form.headers)}
+        connection.request("POST", "/login", urlencode(fields), headers)
+        answer = connection.getresponse()
+        assert answer.status in (302, 303), answer.read()
+        return _cookie(dict(answer.headers))
 
 
 def _cookie(headers: Mapping[str, str]) -> str:

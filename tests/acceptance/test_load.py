@@ -1,12 +1,20 @@
-"""Constant load and a burst: nothing grows, nothing is lost. LOAD_SECONDS: the duration (make load-long)."""
+"""Constant load and a burst: nothing grows, nothing is lost. LOAD_SECONDS: the duration (make load-long).
+
+In a long run, an endpoint gets each result, and people look at the pages.
+"""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -15,7 +23,9 @@ import pytest
 
 from tests.acceptance.calling import AcceptingProvider
 from tests.acceptance.load import Load
-from tests.acceptance.service import Service
+from tests.acceptance.outages import sign_in
+from tests.acceptance.service import Service, ask
+from tests.relay.endpoint_server import Request, receiving
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -72,12 +82,86 @@ def called(folder: Path) -> Iterator[tuple[Service, str]]:
             "PLUM_USER": "u",
             "PLUM_KEY": "k",
             "SUBMISSION_ROWS": str(ROWS),
+            "RELAY_NETWORKS": "127.0.0.0/8",
         }
         with Service(folder, WEB_CONCURRENCY="2", **login) as service:
             assert service.queue(contacts, "Prefer: wait=0").status in (201, 202)
             eventually(lambda: len(provider.result_urls) == 1, 120)
             eventually(lambda: service.batch(1)["state"] == "queued")
             yield service, provider.result_urls[0]
+
+
+PAGES = (
+    "/ /attention /batches /batches/1 /batches/1/calls/1 /callbacks?state=any /answer-rates?batch_id=1 /endpoints"
+    " /endpoints/1 /keys /audit /api/v1/batches/1/calls?limit=200 /api/v1/results"
+).split()
+LOOK_SECONDS = 0.25
+
+
+@dataclass(slots=True)
+class Looks:
+    """What people saw who looked at the pages."""
+
+    seconds: list[float]
+    failures: list[str]
+
+
+@contextmanager
+def in_use(service: Service) -> Iterator[Looks]:
+    """An endpoint gets each result until the end of the block, and people look at one page after the other."""
+    here, there = multiprocessing.Pipe()
+    # In its own process, so that it does not slow down the sender of the callbacks.
+    endpoint = multiprocessing.get_context("spawn").Process(target=_receive, args=(there,))
+    endpoint.start()
+    looks, over = Looks([], []), threading.Event()
+    headers = {"Cookie": sign_in(service), "Authorization": f"Bearer {service.key}"}
+
+    def look() -> None:
+        for page in cycle(PAGES):
+            if over.wait(LOOK_SECONDS):
+                return
+            began = time.monotonic()
+            answer = ask(service.url + page, headers=headers)
+            looks.seconds.append(time.monotonic() - began)
+            if answer.status != 200:
+                looks.failures.append(f"{page}: {answer.status}")
+
+    people = threading.Thread(target=look)
+    try:
+        made = service.ask(
+            "/api/v1/endpoints",
+            "POST",
+            json.dumps({"url": here.recv(), "events": ["call.result"]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        assert made.status == 201, made
+        people.start()
+        yield looks
+        over.set()
+        people.join()
+        eventually(lambda: _owed(service)["waiting"] == 0, 120 + 2 * SECONDS, lambda: _owed(service))
+        assert _owed(service)["given_up"] == 0
+    finally:
+        over.set()
+        endpoint.kill()
+        endpoint.join()
+
+
+def _owed(service: Service) -> dict[str, int]:
+    owed: dict[str, int] = service.ask("/api/v1/endpoints/1").json["events_owed"]
+    return owed
+
+
+def _receive(told: Connection) -> None:
+    """Accept each event, and forget it."""
+
+    def answer(_: Request) -> tuple[int, dict[str, str], bytes]:
+        server.requests.clear()
+        return 200, {}, b""
+
+    with receiving(answer) as server:
+        told.send(server.url)
+        threading.Event().wait()
 
 
 def all_settled(service: Service, stored: int, seconds: float) -> None:
@@ -110,7 +194,7 @@ def print_figures(top_rate: float, load: Load, samples: list[Sample], began: flo
 
 
 def test_nothing_grows_at_four_fifths_of_the_top_rate(server_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with called(server_dir) as (service, result_url):
+    with called(server_dir) as (service, result_url), in_use(service) if LONG else nullcontext() as looks:
         began = time.monotonic()
         with Load(result_url, NUMBERS, rate=0) as top:
             time.sleep(max(4.0, SECONDS / 20))
@@ -130,6 +214,10 @@ def test_nothing_grows_at_four_fifths_of_the_top_rate(server_dir: Path, capsys: 
         all_settled(service, top.stored + load.stored, 120 + 2 * SECONDS)
         with capsys.disabled():
             print(f"{'verify':<12} passed; all settled {time.monotonic() - settled_at:.0f} s after the last callback")
+            if looks is not None:
+                print(f"{'pages':<12} {len(looks.seconds):,} opened, {milliseconds(looks.seconds)}")
+                print(f"{'events':<12} {_owed(service)}")
+                assert looks.failures == []
     assert (top.failures, load.failures) == ([], [])
 
     # The first third fills caches and pools; what grows later would grow without a limit.
