@@ -20,19 +20,22 @@ Breakdown = Literal["hour_of_day", "weekday", "attempt", "area"]
 BREAKDOWNS: tuple[Breakdown, ...] = get_args(Breakdown)
 
 _SUMS = ", ".join(f"sum(r.{name})::bigint" for name in OUTCOMES)
-_COUNTS = ", ".join(f"count(*) filter (where r.outcome = '{name}')" for name in OUTCOMES)
 
-_QUERIES: dict[Breakdown, str] = {
-    "hour_of_day": f"select extract(hour from r.at at time zone %(time_zone)s)::integer, {_SUMS}"
-    " from result_count r join batch b using (batch_id) where {where} group by 1",
-    "weekday": f"select extract(isodow from r.at at time zone %(time_zone)s)::integer - 1, {_SUMS}"
-    " from result_count r join batch b using (batch_id) where {where} group by 1",
-    "attempt": f"select r.attempts, {_COUNTS} from result r join batch b using (batch_id)"
-    " where r.outcome is not null and {where} group by 1",
-    "area": f"select r.area, {_COUNTS} from result r join batch b using (batch_id)"
-    " where r.outcome is not null and r.area is not null and {where} group by 1 union all"
-    f" select {AREA}, {_COUNTS} from result r join batch b using (batch_id) join call c using (batch_id, row)"
-    " where r.outcome is not null and r.area is null and {where} group by 1",
+_BY_TIME = f"select {{value}}, {_SUMS} from result_count r join batch b using (batch_id) where {{where}} group by 1"
+
+# Counted for each batch before the batches are joined: joining every result would take as long as counting it. The join
+# leaves out the results of batches that are being purged.
+_BY_CALL = (
+    "select r.value, r.outcome, sum(r.calls)::bigint from (select r.batch_id, {value} as value, r.outcome,"
+    " count(*) as calls from result r {join} where r.outcome is not null and {where} group by 1, 2, 3) r"
+    " join batch b using (batch_id) group by 1, 2"
+)
+
+_VALUES: dict[Breakdown, str] = {
+    "hour_of_day": "extract(hour from r.at at time zone %(time_zone)s)::integer",
+    "weekday": "extract(isodow from r.at at time zone %(time_zone)s)::integer - 1",
+    "attempt": "r.attempts",
+    "area": "r.area",
 }
 
 
@@ -42,7 +45,10 @@ def get_breakdown(conn: Connection, by: Breakdown, wanted: SummaryFilter) -> lis
     """
     check_filter(conn, wanted)
     where, values = batches_where(wanted)
-    at = "r.at" if by in ("hour_of_day", "weekday") else "r.received_at"
+    by_time = by in ("hour_of_day", "weekday")
+    if not by_time and where != "true":
+        where = f"r.batch_id in (select b.batch_id from batch b where {where})"
+    at = "r.at" if by_time else "r.received_at"
     if wanted.from_ is not None:
         where += f" and {at} >= {QUARTER_HOUR_OF.format('from_')}"
     if wanted.to is not None:
@@ -50,10 +56,22 @@ def get_breakdown(conn: Connection, by: Breakdown, wanted: SummaryFilter) -> lis
         before = f"{QUARTER_HOUR_OF.format('to')} + case when {QUARTER_HOUR_OF.format('to')} = %(to)s"
         where += f" and {at} < {before} then interval '0' else interval '15 minutes' end"
     counted: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
-    for every in {"hour_of_day": range(24), "weekday": range(7)}.get(by, ()):
-        counted[_name(by, every)] = Counter()
-    for value, *numbers in conn.execute(_QUERIES[by].format(where=where), values):
-        counted[_name(by, value)].update(dict(zip(OUTCOMES, numbers, strict=True)))
+    if by_time:
+        for every in range(24 if by == "hour_of_day" else 7):
+            counted[_name(by, every)] = Counter()
+        for value, *numbers in conn.execute(_BY_TIME.format(value=_VALUES[by], where=where), values):
+            counted[_name(by, value)].update(dict(zip(OUTCOMES, numbers, strict=True)))
+    else:
+        for value, outcome, calls in conn.execute(_BY_CALL.format(value=_VALUES[by], join="", where=where), values):
+            counted[_name(by, value)][outcome] += calls
+    if by == "area" and None in counted:
+        # An earlier release wrote these results, or the numbers were erased.
+        del counted[None]
+        unknown = _BY_CALL.format(
+            value=AREA, join="join call c using (batch_id, row)", where=f"r.area is null and {where}"
+        )
+        for value, outcome, calls in conn.execute(unknown, values):
+            counted[_name(by, value)][outcome] += calls
     return [
         {
             "value": value,

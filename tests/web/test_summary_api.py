@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
 from receiver.results.erasure import erase
+from receiver.results.retention import purge_batch
 from tests.factories import NOON, deliver, journal, make_batch, make_callback, phone_number, result_body, settle_all
 from tests.web.asking import faults_of, shape_of
 
@@ -195,6 +196,16 @@ def test_breakdown_takes_the_filters_of_the_summary(reader: FlaskClient, conn: C
             assert sum(final for final, *_ in found.values()) == results, (by, query)
     assert faults_of(reader.get("/api/v1/summary/breakdown")) == [("by", "required")]
     assert faults_of(reader.get("/api/v1/summary/breakdown?by=area&interval=day")) == [("interval", "unknown_field")]
+
+
+def test_breakdown_leaves_out_a_batch_that_is_being_purged(
+    reader: FlaskClient, conn: Connection, broken_down: int
+) -> None:
+    next(iter(purge_batch(conn, broken_down, by="test", force=True)))  # its results are deleted later
+    conn.commit()
+    assert conn.execute("select count(*) from result").fetchone() == (4,)
+    for by in ("hour_of_day", "weekday", "attempt", "area"):
+        assert breakdown(reader, f"by={by}") == {}, by
 
 
 def test_area_of_results_that_an_earlier_release_wrote_and_of_erased_numbers(
