@@ -176,6 +176,9 @@ def test_first_hundred_faults_are_listed_and_all_are_counted(queuer: FlaskClient
     content = problem_of(post_csv(queuer, "destination\n" + "12\n" * 250), 422, "invalid_csv")
     assert [error["row"] for error in content["errors"]] == list(range(1, 101))
     assert content["errors_total"] == 250
+    query = "&".join(f"unknown_{index}=1" for index in range(150))
+    content = problem_of(queuer.get(f"/api/v1/batches?{query}"), 422, "invalid_parameters")
+    assert (len(content["errors"]), content["errors_total"]) == (100, 150)
 
 
 @pytest.mark.parametrize(

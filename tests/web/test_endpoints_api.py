@@ -268,11 +268,12 @@ def test_earlier_secrets_sign_for_a_day_after_a_rotation(
     assert again.json is not None
     for secret in (endpoint["secret"], rotated.json["secret"], again.json["secret"]):
         service.requests[1].verified(secret)
-    conn.execute("update endpoint set previous_until = now()")
-    conn.commit()
-    admin.post(f"{path}/test")
-    service.requests[2].verified(again.json["secret"])
-    assert len(service.requests[2].headers["webhook-signature"].split()) == 1
+    for later, signing in (("23 hours 30 minutes", 3), ("30 minutes", 1)):
+        conn.execute("update endpoint set previous_until = previous_until - %s::interval", (later,))
+        conn.commit()
+        admin.post(f"{path}/test")
+        service.requests[-1].verified(again.json["secret"])
+        assert len(service.requests[-1].headers["webhook-signature"].split()) == signing, later
 
 
 def test_people_are_no_endpoint(admin: FlaskClient, conn: Connection) -> None:
