@@ -11,6 +11,8 @@ writer follows this order, and skips the steps that it does not need:
    batch takes no lock: no other transaction can see it yet. If it must not repeat recent numbers, it first takes
    an advisory lock (`own_recent`). So if a list is queued twice at the same time, the second batch sees the first.
    A follow-up copies rows, so it takes another advisory lock shared (`share_copies`). An erasure waits for that lock.
+   At its end, it also locks the batch that it follows, so that no purge removes that before the links are stored
+   (`keep_batch`).
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
@@ -65,3 +67,8 @@ def wait_for_copies(conn: Connection) -> None:
 def lock_batches(conn: Connection, batch_ids: Iterable[int]) -> None:
     """Lock the batches, in order. Every change of a submission's state locks its batch first."""
     conn.execute("select from batch where batch_id = any(%s) order by batch_id for update", (sorted(set(batch_ids)),))
+
+
+def keep_batch(conn: Connection, batch_id: int) -> bool:
+    """Let no purge remove the batch until the end of the transaction. False: it is removed already."""
+    return conn.execute("select from batch where batch_id = %s for key share", (batch_id,)).rowcount == 1

@@ -184,7 +184,8 @@ def accept(
     if is_first and request is not None:
         is_first = insert_idempotent(conn, request.key_id, request.idempotency_key, request.digest, batch_id)
     if not is_first:
-        # At the same time, some of these calls were followed up, or the same request was sent a second time.
+        # At the same time, some of these calls were followed up, their batch was purged, or the same request was sent a
+        # second time.
         conn.rollback()
         return accept(conn, source, parameters, limits, request, created_by=created_by)
     record_change(conn, created_by or SYSTEM, "queue", batch_id=batch_id)

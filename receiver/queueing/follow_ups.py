@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
 from receiver.database.arrays import bigints, integers
+from receiver.database.locks import keep_batch
 from receiver.database.pool import Connection
 from receiver.errors import Fault, NotFound, ReceiverError
 from receiver.model import OUTCOMES
@@ -148,7 +149,7 @@ class ChosenCalls:
         return "not_chosen" if call.state == "final" and call.outcome not in self._wanted.outcomes else None
 
     def link(self, batch_id: int) -> bool:
-        """Store that the batch is made of the chosen calls. False: another follow-up was faster; roll back.
+        """Store that the batch is made of the chosen calls. False: another follow-up or a purge was faster; roll back.
 
         A chosen row that was skipped has no call, and is not linked.
         """
@@ -156,6 +157,8 @@ class ChosenCalls:
             "update batch set follows = %s, first_batch_id = %s, left_out = %s where batch_id = %s",
             (self._wanted.batch_id, self.first_batch_id, Json(self.left_out), batch_id),
         )
+        if not keep_batch(self._conn, self._wanted.batch_id):
+            return False
         for at in range(0, len(self._rows), BLOCK_ROWS):
             rows = self._rows[at : at + BLOCK_ROWS]
             linked, queued = self._conn.execute(

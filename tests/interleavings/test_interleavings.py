@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from receiver.database.pool import connect, full_conninfo
+from receiver.queueing import follow_ups
 from receiver.results import erasure, lanes, overdue, replay
 from receiver.results.stored_texts import Row, find_rows
 from tests.interleavings.scheduler import Schedule, Stepped, Stuck, Writer, keep_plans
@@ -150,11 +151,16 @@ def erasure_that_does_not_wait_for_copies(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(erasure, "wait_for_copies", lambda _: None)
 
 
+def follow_up_of_a_batch_that_is_purged(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(follow_ups, "keep_batch", lambda *_: True)
+
+
 RACES: dict[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]] = {
     replay_without_a_second_search: ("replay", "erase"),
     erasure_of_what_it_found_before_its_locks: ("erase texts", "erase other texts"),
     count_of_overdue_calls_beside_settlements: ("settler", "overdue"),
     erasure_that_does_not_wait_for_copies: ("follow-up", "erase"),
+    follow_up_of_a_batch_that_is_purged: ("follow-up", "purge"),
 }
 """Faults that the service had, or that its locks prevent, and the writers between which they show."""
 

@@ -9,16 +9,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg.errors import LockNotAvailable
 
 from receiver.database.pool import Connection, connect
 from receiver.errors import InvalidInput, NotFound
 from receiver.queueing.acceptance import Limits, accept, preview_follow_up
-from receiver.queueing.follow_ups import LEFT_OUT, FollowUp, NothingToFollowUp, follow_up_parameters
+from receiver.queueing.follow_ups import LEFT_OUT, ChosenCalls, FollowUp, NothingToFollowUp, follow_up_parameters
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.suppressions import suppress
 from receiver.release.control import cancel_batch, pause_batch, resume_batch
 from receiver.release.sender import csv_blocks
 from receiver.results.erasure import erase
+from receiver.results.retention import purge_batch
 from receiver.summary.batches import Batch
 from receiver.summary.calls import get_call
 from receiver.summary.lineage import Lineage, get_lineage
@@ -218,6 +220,35 @@ def test_two_follow_ups_at_once_share_the_calls_between_them(conn: Connection, d
     assert isinstance(error, NothingToFollowUp)
     assert error.left_out["followed_up"] == 6
     assert read_batch(conn, batch_id).follow_ups == [first]
+
+
+def test_batch_that_is_purged_while_it_is_followed_up_is_not_found(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = made_of("failed", conn=conn)
+    conn.commit()
+    link = ChosenCalls.link
+
+    def purged(chosen: ChosenCalls, next_batch_id: int) -> bool:
+        with connect(database_url, name="purge") as other:
+            for _ in purge_batch(other, batch_id, by="Ana"):
+                other.commit()
+        return link(chosen, next_batch_id)
+
+    monkeypatch.setattr(ChosenCalls, "link", purged)
+    with pytest.raises(NotFound):
+        accept(conn, FollowUp(batch_id), BatchParameters(7, 3), LIMITS)
+    conn.rollback()
+    assert conn.execute("select from follow_up").rowcount == 0
+    assert differences(conn) == []
+
+
+def test_batch_cannot_be_purged_until_its_follow_up_is_stored(conn: Connection, database_url: str) -> None:
+    batch_id = made_of("failed", conn=conn)
+    conn.commit()
+    accept(conn, FollowUp(batch_id), BatchParameters(7, 3), LIMITS)
+    with connect(database_url, name="purge") as other, pytest.raises(LockNotAvailable):
+        other.execute("select from batch where batch_id = %s for update nowait", (batch_id,))
 
 
 # A late answer
