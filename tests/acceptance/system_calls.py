@@ -6,8 +6,8 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,24 +57,44 @@ class Trace:
 
 
 @contextmanager
-def traced(folder: Path, pids: Sequence[int]) -> Iterator[Trace]:
+def traced(folder: Path, list_pids: Callable[[], Sequence[int]]) -> Iterator[Trace]:
     """Trace these processes, and those that they start meanwhile."""
     program = shutil.which("strace")
     if program is None:
         pytest.skip("strace is needed to see the order of system calls (Debian: apt-get install strace)")
     output = folder / "strace.txt"
+    with ExitStack() as stack:
+        while True:
+            strace = stack.enter_context(_attached(program, output, list_pids()))
+            if all(_tracer(pid) in (strace.pid, None) for pid in list_pids()):
+                break
+            stack.close()  # one of them was started just before its parent was traced
+        yield Trace(output)
+
+
+@contextmanager
+def _attached(program: str, output: Path, pids: Sequence[int]) -> Iterator[subprocess.Popen[str]]:
     attached = [option for pid in pids for option in ("-p", str(pid))]
-    # -y names the files.
-    command = [program, "-f", "-y", "-s", "70000", "-e", f"trace={TRACED}", "-o", str(output), *attached]
+    # -y names the files. -s: Postgres writes its log in pieces of any length, because it first stores whole pages.
+    command = [program, "-f", "-y", "-s", "4000000", "-e", f"trace={TRACED}", "-o", str(output), *attached]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as strace:
         try:
             assert strace.stderr is not None
             for _ in pids:
                 line = strace.stderr.readline()
-                if "attached" not in line:
+                if "attached" not in line and "No such process" not in line:
                     pytest.skip(f"processes cannot be traced here: {line.strip()}")
             eventually(output.exists)
-            yield Trace(output)
+            yield strace
         finally:
             strace.send_signal(signal.SIGINT)
             strace.communicate(timeout=60)
+
+
+def _tracer(pid: int) -> int | None:
+    """The process that traces this one. 0: none. None: it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(re.search(r"^TracerPid:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,15 +54,26 @@ class Traced:
 
     def check_synced_before_answered(self, mark: str, file: str) -> Call:
         """That the bytes with this mark were written to such a file, which was then synced before the next answer began
-        to be sent. Returns the write."""
+        to be sent. Returns the write.
+
+        The mark must have been sent twice in a row: Postgres puts a header between two pages of its log, and that may
+        divide one of them.
+        """
         # strace writes a line when the call has ended, which the client may see first.
-        eventually(lambda: bool(self._answers_after(mark, file)), otherwise=lambda: f"{mark} in {file}")
+        eventually(lambda: bool(self._answers_after(mark, file)), otherwise=lambda: self._seen_of(mark, file))
         (written, answer), calls = self._answers_after(mark, file)[0], self.trace.calls()
         synced = [
             each for each in calls if each.name in SYNCS and each.path == written.path and each.began > written.ended
         ]
         assert synced and synced[0].ended < answer.began, (written, synced[:1], answer)
         return written
+
+    def _seen_of(self, mark: str, file: str) -> str:
+        """For the message of a failed test."""
+        calls = self.trace.calls()
+        writes = [f"{each.name} {each.path} at {each.began}" for each in calls if mark in each.arguments]
+        answers = [each.began for each in calls if "HTTP/1.1" in each.arguments and each.name in SENDS]
+        return f"{mark} in {file}, then an answer; of {len(calls)} calls, these have it: {writes}; answers at {answers}"
 
     def _answers_after(self, mark: str, file: str) -> list[tuple[Call, Call]]:
         """The first write of the mark, and each answer that began to be sent after it began."""
@@ -72,6 +84,11 @@ class Traced:
             for each in self.trace.find("HTTP/1.1 2", SENDS)
             if _is_socket(each.path) and each.began > first.began
         ]
+
+
+def new_mark() -> str:
+    """Without digits: a long run of them is taken for a phone number, and is masked in notes."""
+    return "".join(secrets.choice(string.ascii_lowercase) for _ in range(16))
 
 
 def _is_socket(path: str) -> bool:
@@ -92,9 +109,12 @@ def service(folder: Path, entry_point: str = "whole service") -> Iterator[tuple[
         data = folder / "data"
         data.mkdir()
         with gunicorn_process(data, postgres.url, entry_point=entry_point) as (parent, port):
-            web = [process.pid for process in list_processes() if process.parent == parent.pid]
-            pids = [*web, *(process.pid for process in postgres.processes())]
-            with traced(folder, pids) as trace:
+
+            def list_pids() -> list[int]:
+                web = [process.pid for process in list_processes() if process.parent == parent.pid]
+                return [*web, *(process.pid for process in postgres.processes())]
+
+            with traced(folder, list_pids) as trace:
                 yield postgres, Traced(port, key, trace), batch_id
 
 
@@ -102,13 +122,13 @@ def service(folder: Path, entry_point: str = "whole service") -> Iterator[tuple[
 def test_callback_is_on_disk_before_it_is_answered(server_dir: Path, entry_point: str) -> None:
     with service(server_dir, entry_point) as (postgres, web, batch_id):
         for _ in range(3):
-            mark = secrets.token_hex(8)
-            answer = web.ask("POST", results_path(batch_id), f"text/{mark}", result_body(phone_number(1)))
+            mark = new_mark()
+            answer = web.ask("POST", results_path(batch_id), f"text/{mark * 2}", result_body(phone_number(1)))
             assert answer.status == 200
             web.check_synced_before_answered(mark, "/pg_wal/")
         postgres.stop("immediate")
-        mark = secrets.token_hex(8)
-        answer = web.ask("POST", results_path(batch_id), f"text/{mark}", result_body(phone_number(1)))
+        mark = new_mark()
+        answer = web.ask("POST", results_path(batch_id), f"text/{mark * 2}", result_body(phone_number(1)))
         assert answer.status == 200
         written = web.check_synced_before_answered(mark, "/spool.sqlite3")
         check_folder_is_synced(web.trace, written)
@@ -142,8 +162,8 @@ REQUESTS: dict[str, Callable[[int, str], Request]] = {
 
 def test_whatever_the_api_changes_is_on_disk_before_it_is_answered(server_dir: Path) -> None:
     with service(server_dir) as (_, web, batch_id):
-        mark = secrets.token_hex(8)
-        fields = {"application_id": "7", "deployment_id": "3", "name": mark}
+        mark = new_mark()
+        fields = {"application_id": "7", "deployment_id": "3", "name": mark * 2}
         parts = [f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}' for name, text in fields.items()]
         csv = '--B\r\nContent-Disposition: form-data; name="csv"; filename="a.csv"\r\n\r\ndestination\n6175550123\n'
         body = "\r\n".join([*parts, csv, "--B--\r\n"]).encode()
@@ -151,8 +171,8 @@ def test_whatever_the_api_changes_is_on_disk_before_it_is_answered(server_dir: P
         assert answer.status == 202, answer.body
         web.check_synced_before_answered(mark, "/pg_wal/")
         for name, request in REQUESTS.items():
-            mark = secrets.token_hex(8)
-            method, path, members = request(batch_id, mark)
+            mark = new_mark()
+            method, path, members = request(batch_id, mark * 2)
             answer = web.ask(method, f"/api/v1{path}", "application/json", json.dumps(members).encode())
             assert 200 <= answer.status < 300, (name, answer.body)
             web.check_synced_before_answered(mark, "/pg_wal/")
