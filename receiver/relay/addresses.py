@@ -49,7 +49,7 @@ def read_url(url: str) -> Place:
     port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
     if not parts.hostname or port == 0 or parts.scheme not in ("http", "https") or "@" in parts.netloc:
         raise ValueError(url)
-    if "#" in url or not re.fullmatch("[!-~]+", url):
+    if "#" in url or not re.fullmatch("[!-~]+", url) or not re.fullmatch("[0-9a-z._:-]+", parts.hostname):
         raise ValueError(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Place(parts.scheme, parts.netloc, parts.hostname, port, target)

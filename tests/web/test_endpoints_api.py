@@ -123,8 +123,12 @@ def test_address_in_a_private_network_is_refused(admin: FlaskClient, url: str) -
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://a.example/", "https://", "hook", "https://u:p@a.example/", "https://a.example/#a", "https://a b/"]
-)
+    "url",
+    [
+        "ftp://a.example/", "https://", "hook", "https://u:p@a.example/", "https://a.example/#a", "https://a b/",
+        "https://a.example\\.b.example/", "https://a%2eexample/", "https://a(b)/",
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_refused(admin: FlaskClient, url: str) -> None:
     assert faults_of(admin.post(PATH, json={"url": url})) == [("url", "invalid")]
 
