@@ -304,6 +304,31 @@ def test_drain_that_was_cut_off_continues_where_it_was(
     assert journaled(conn) == {b"first": 1, b"held": 1, b"last": 1}
 
 
+def test_what_is_spooled_while_the_database_returns_is_drained_at_once(
+    conn: Connection, database_url: str, spool_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_probe, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(database_probe, "SPOOL_CHECK_SECONDS", 10 * STUCK_SECONDS)
+    append, clean, checks = Spool.append, Spool.clean, list[int]()
+
+    def returned(spool: Spool, group: Group) -> int:
+        proxy.open()
+        eventually(lambda: len(checks) >= 2)  # its last check before this group found an empty spool
+        return append(spool, group)
+
+    def checked(spool: Spool) -> None:
+        clean(spool)
+        checks.append(0)
+
+    monkeypatch.setattr(Spool, "append", returned)
+    monkeypatch.setattr(Spool, "clean", checked)
+    with Proxy(database_url) as proxy:
+        proxy.close()
+        with running_intake(proxy.url, spool_path, up=False) as intake:
+            assert intake.add(make_callback(1, b"late")).stored.result(STUCK_SECONDS) is True
+            eventually(lambda: journaled(conn) == {b"late": 1})
+
+
 def test_processes_that_drain_the_same_spool_store_each_group_once(
     conn: Connection, database_url: str, spool_path: Path
 ) -> None:

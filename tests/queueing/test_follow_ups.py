@@ -304,6 +304,17 @@ def test_claim_withdraws_what_was_answered_while_it_could_not_be_withdrawn(conn:
     assert differences(conn) == []
 
 
+def test_nothing_is_sent_of_which_one_call_is_suppressed_and_the_other_answered(conn: Connection) -> None:
+    batch_id = made_of("failed", "failed", conn=conn)
+    followed = follow(conn, batch_id, send=False)
+    suppress(conn, NUMBERS[0], by="Ana")
+    conn.execute("update result set outcome = 'completed' where batch_id = %s and row = 2", (batch_id,))
+    conn.commit()
+    assert answer_submissions(conn) == []
+    assert calls(conn, followed) == [("withdrawn", None, "suppressed"), ("withdrawn", None, "answered")]
+    assert read_batch(conn, followed).state == "canceled"
+
+
 def test_answer_of_the_first_call_withdraws_the_last_follow_up_of_its_chain(conn: Connection) -> None:
     first = made_of("failed", "failed", conn=conn)
     second = follow(conn, first)

@@ -195,6 +195,7 @@ def test_answer_text_is_cut_at_one_mebibyte_of_utf_8() -> None:
     assert text is not None
     assert set(text) == {"é"}
     assert len(text.encode()) == ANSWER_BYTES
+    assert parse_answer(500, "text/plain", b"e" * ANSWER_BYTES).answer_text == "e" * ANSWER_BYTES
 
 
 def test_answer_text_does_not_show_in_a_repr() -> None:

@@ -109,6 +109,13 @@ def test_paced_batch_is_released_in_small_slices_that_keep_their_distance(conn: 
     assert claim(conn) is None
 
 
+def test_slice_is_released_at_the_very_moment(conn: Connection) -> None:
+    make_batch(conn, NUMBERS, send=False, calls_per_minute=40)
+    worker_id = register_worker(conn, "test", 1)
+    conn.execute("update batch set next_release_at = now()")  # in one transaction, in which it stays now
+    assert claim_submission(conn, worker_id) is not None
+
+
 def test_no_minute_gets_more_than_the_pace_even_if_the_gate_is_lost(conn: Connection) -> None:
     make_batch(conn, [phone_number(index) for index in range(30)], send=False, calls_per_minute=20)
     released = 0

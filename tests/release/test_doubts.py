@@ -115,6 +115,17 @@ def test_submission_in_doubt_that_has_a_result_was_accepted(conn: Connection, le
     assert differences(conn) == []
 
 
+def test_result_of_another_submission_proves_nothing(conn: Connection) -> None:
+    batch_id = queue(conn, contacts_csv(2), 1)
+    record(conn, claim(conn, NOBODY), ACCEPTED)
+    doubted = claim(conn, NOBODY)
+    deliver(conn, batch_id, result_body(number(0)))
+    assert record(conn, doubted, UNKNOWN) == "unknown"
+    accept_proven_lately(conn)
+    conn.commit()
+    assert submission_states(conn, batch_id) == ["accepted", "unknown"]
+
+
 def test_lost_answer_waits_for_a_result_that_is_being_settled(conn: Connection, database_url: str) -> None:
     batch_id = queue(conn, contacts_csv(1))
     outgoing = claim(conn)

@@ -10,17 +10,23 @@ import pytest
 
 from receiver.config import Config
 from receiver.database.pool import Connection, connect, open_pool
+from receiver.release.claim import claim_submission
+from receiver.release.presence import register_worker
 from receiver.release.provider import Provider
+from receiver.release.recording import record_answer
 from receiver.results import overdue
 from receiver.results.maintenance import OVERDUE_CHECK_SECONDS, Maintenance
 from receiver.results.overdue import OverdueBatch, mark_overdue
 from tests.factories import (
+    REFUSED,
+    UNKNOWN,
     answer_submissions,
     deliver,
     differences,
     make_batch,
     make_overdue,
     phone_number,
+    present,
     read_batch,
     result_body,
 )
@@ -76,6 +82,19 @@ def make_three_due(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> int:
     conn.execute("update submission set due_at = now() - interval '1 second'")
     conn.commit()
     return batch_id
+
+
+def test_overdue_calls_that_are_refused_after_all_are_overdue_no_longer(conn: Connection) -> None:
+    batch_id = make_batch(conn, NUMBERS, send=False)
+    outgoing = claim_submission(conn, register_worker(conn, "test", 1))
+    assert outgoing is not None and record_answer(conn, outgoing, UNKNOWN) == "unknown"
+    conn.commit()
+    make_overdue(conn)
+    assert read_batch(conn, batch_id).counts["overdue"] == 5
+    assert record_answer(conn, outgoing, REFUSED) == "refused"
+    conn.commit()
+    assert present(read_batch(conn, batch_id).counts) == {"rows": 5, "refused": 5}
+    assert differences(conn) == []
 
 
 def test_check_is_repeated_at_once_while_more_submissions_are_due(
