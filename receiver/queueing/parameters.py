@@ -195,18 +195,25 @@ class BatchForm(Schema):
         return values
 
 
-_DEFAULT_TEXTS = {
-    name: ("", *Flag.falsy, "False") if isinstance(field, Flag) else ("", str(field.metadata.get("default", "")))
-    for name, field in BatchForm().fields.items()
-} | {"labels": ("", "{}")}
+_DEFAULT_TEXTS = {name: ("", str(field.metadata.get("default", ""))) for name, field in BatchForm().fields.items()} | {
+    "labels": ("", "{}")
+}
 """What can be written instead of leaving a field out."""
+
+_FLAG_TEXTS = dict.fromkeys(Flag.truthy, "1") | dict.fromkeys(Flag.falsy, "")
 
 
 def without_defaults(form: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
-    """The fields of a form that change something. `defaults`: further defaults, which depend on the request."""
+    """The fields of a form that change something, each in one spelling. `defaults`: further defaults, which depend on
+    the request."""
+    one_spelling = {
+        "default_region": form.get("default_region", "").upper(),
+        "is_pci": _FLAG_TEXTS.get(form.get("is_pci", "").lower(), form.get("is_pci", "")),
+        "dry_run": "",
+    }
     return {
         name: text
-        for name, text in {**form, "default_region": form.get("default_region", "").upper()}.items()
+        for name, text in {**form, **one_spelling}.items()
         if text not in _DEFAULT_TEXTS.get(name, ()) and text != defaults.get(name)
     }
 

@@ -88,6 +88,13 @@ def test_null_is_other_content_than_an_absent_field(queuer: FlaskClient, batch_i
     problem_of(ask(queuer, batch_id, key, max_attempts=None), 422, "idempotency_key_reused")
 
 
+def test_flag_may_be_spelled_differently_in_a_repeated_request(queuer: FlaskClient, batch_id: int) -> None:
+    key = {"Idempotency-Key": "one"}
+    ask(queuer, batch_id, key, is_pci=True)
+    assert ask(queuer, batch_id, key, is_pci=1).headers["Idempotency-Replayed"] == "true"
+    problem_of(ask(queuer, batch_id, key, is_pci=0), 422, "idempotency_key_reused")
+
+
 def test_repeated_request_gets_the_same_batch_and_figures(queuer: FlaskClient, conn: Connection, batch_id: int) -> None:
     key = {"Idempotency-Key": "one"}
     first = ask(queuer, batch_id, key)

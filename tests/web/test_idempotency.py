@@ -53,14 +53,25 @@ def test_same_request_may_write_out_defaults(queuer: FlaskClient, conn: Connecti
     assert count_batches(conn) == 2
 
 
+@pytest.mark.parametrize("stored", ["1", "true", "True"])
+def test_same_request_may_spell_a_flag_differently(queuer: FlaskClient, conn: Connection, stored: str) -> None:
+    key = {"Idempotency-Key": "once"}
+    post_csv(queuer, headers=key, is_pci=stored)
+    for text in ("true", "1", "True"):
+        assert post_csv(queuer, headers=key, is_pci=text).headers["Idempotency-Replayed"] == "true", text
+    problem_of(post_csv(queuer, headers=key, is_pci="0"), 422, "idempotency_key_reused")
+    assert count_batches(conn) == 1
+
+
 def test_request_matches_the_digest_that_an_earlier_release_stored(queuer: FlaskClient, conn: Connection) -> None:
     key = {"Idempotency-Key": "before the upgrade"}
-    post_csv(queuer, headers=key, on_invalid="refuse")
+    sent = {"on_invalid": "refuse", "is_pci": "true"}
+    post_csv(queuer, headers=key, **sent)
     # Earlier releases hashed the fields as they were sent.
-    as_sent = request_digest(BytesIO(CSV.encode()), {**WANTED, "on_invalid": "refuse"})
+    as_sent = request_digest(BytesIO(CSV.encode()), {**WANTED, **sent})
     conn.execute("update idempotency set digest = %s", (as_sent,))
     conn.commit()
-    assert post_csv(queuer, headers=key, on_invalid="refuse").headers["Idempotency-Replayed"] == "true"
+    assert post_csv(queuer, headers=key, **sent).headers["Idempotency-Replayed"] == "true"
 
 
 def test_idempotency_keys_of_two_api_keys_are_independent(client_for: ClientFor, conn: Connection) -> None:

@@ -105,6 +105,8 @@ class FollowUps(MethodView):
         if said.get("dry_run"):
             return _preview(batch_id, given)
         written_out = {name: sorted(set(value)) if isinstance(value, list) else value for name, value in given.items()}
+        if given.get("is_pci") is not None:
+            written_out["is_pci"] = bool(given["is_pci"])  # 1 and true are the same
         content = {
             name: value for name, value in written_out.items() if name not in _DEFAULTS or value != _DEFAULTS[name]
         }
