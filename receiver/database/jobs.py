@@ -18,6 +18,11 @@ JobKind = Literal["erasure", "purge"]
 SEEN_SECONDS = 60
 """Interval between two signs of life after which the process that did the work has ended."""
 
+MOST_JOBS = 8
+"""Jobs that run at a time, in all processes: each has two threads and a connection."""
+
+_SEEN = f"seen_at >= now() - interval '{SEEN_SECONDS} seconds'"
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -34,13 +39,15 @@ class Job:
     content: dict[str, Any]
 
 
-def insert_job(conn: Connection, kind: JobKind, by: str, content: Mapping[str, Any]) -> int:
-    """Insert a job, and delete those that ended more than 30 days ago."""
+def insert_job(conn: Connection, kind: JobKind, by: str, content: Mapping[str, Any]) -> int | None:
+    """Insert a job, and delete those that ended more than 30 days ago. None: MOST_JOBS are running."""
     conn.execute("delete from job where ended_at < now() - interval '30 days'")
     row = conn.execute(
-        "insert into job (kind, requested_by, content) values (%s, %s, %s) returning job_id", (kind, by, Jsonb(content))
-    ).fetchall()[0]
-    return int(row[0])
+        "insert into job (kind, requested_by, content) select %s, %s, %s where"
+        f" (select count(*) from job where ended_at is null and {_SEEN}) < %s returning job_id",
+        (kind, by, Jsonb(content), MOST_JOBS),
+    ).fetchone()
+    return None if row is None else int(row[0])
 
 
 def record_progress(conn: Connection, job_id: int, content: Mapping[str, Any] = {}) -> None:
@@ -59,10 +66,10 @@ def get_job(conn: Connection, job_id: int, kind: JobKind) -> Job:
     with conn.cursor(row_factory=class_row(Job)) as cursor:
         found = cursor.execute(
             "select job_id as id, case when error_code is not null then 'failed' when ended_at is not null then 'done'"
-            " when seen_at < now() - make_interval(secs => %s) then 'interrupted' else 'running' end as state,"
+            f" when {_SEEN} then 'running' else 'interrupted' end as state,"
             " requested_by, requested_at, ended_at, error_code, error, content from job"
             " where job_id = %s and kind = %s",
-            (SEEN_SECONDS, job_id, kind),
+            (job_id, kind),
         ).fetchone()
     if found is None:
         raise NotFound(f"There is no {kind} {job_id}.")

@@ -16,7 +16,7 @@ from typing import Any
 from flask import Response, jsonify, request, url_for
 from marshmallow import Schema
 
-from receiver.database.jobs import SEEN_SECONDS, Job, JobKind, end_job, get_job, insert_job, record_progress
+from receiver.database.jobs import MOST_JOBS, SEEN_SECONDS, Job, JobKind, end_job, get_job, insert_job, record_progress
 from receiver.database.pool import Connection, DatabaseUnavailable, Pool, connect, connection, reading
 from receiver.errors import ReceiverError
 from receiver.web.auth import STORED, Stored, current_key
@@ -36,11 +36,19 @@ log = logging.getLogger(__name__)
 
 
 def run_job(kind: JobKind, asked: Mapping[str, Any], work: Work, schema: Schema) -> Response:
-    """Begin the work and wait for its end, or answer a request that has waited. Raises Problem if the work failed."""
+    """Begin the work and wait for its end, or answer a request that has waited. Raises Problem if the work failed, or
+    if too many other jobs are running."""
     stored: Stored | None = request.environ.get(STORED)
     if stored is None:
         with connection(services().pool) as conn:
-            job_id = insert_job(conn, kind, current_key().name, asked)
+            inserted = insert_job(conn, kind, current_key().name, asked)
+        if inserted is None:
+            raise Problem(
+                "rate_limited",
+                f"{MOST_JOBS} erasures and purges are running. Send the request again when one has ended.",
+                headers={"Retry-After": "10"},
+            )
+        job_id = inserted
         url, pool = services().database_url, services().pool
         threading.Thread(target=_do, args=(url, pool, job_id, work), name=f"job-{job_id}", daemon=True).start()
         seconds = preferred_wait(request.headers.get("Prefer", ""), WAIT_SECONDS, LONGEST_WAIT_SECONDS)

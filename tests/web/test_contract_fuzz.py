@@ -94,8 +94,18 @@ def described() -> BaseSchema:
                     for operation in (
                         *("change_batch", "resolve_submission", "resolve_batch", "cancel_deployment"),
                         *("create_endpoint", "change_endpoint"),  # not every text is an address that is allowed
-                        *("create_key", "erase_number", "purge"),
+                        "create_key",
                     )
+                ),
+                *(
+                    {
+                        # They continue after their answer, and only some may run at a time.
+                        "include-operation-id": operation,
+                        "checks": {
+                            "positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422", "429"]}
+                        },
+                    }
+                    for operation in ("erase_number", "purge")
                 ),
                 {
                     "include-operation-id": "suppress",

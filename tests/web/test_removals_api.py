@@ -118,6 +118,19 @@ def test_work_whose_process_has_ended_is_interrupted(admin: FlaskClient, conn: C
     problem_of(admin.get(where.replace("purges", "erasures")), 404, "not_found")
 
 
+def test_only_eight_removals_run_at_a_time(admin: FlaskClient, conn: Connection) -> None:
+    running = "insert into job (kind, requested_by, content) select 'purge', 'test', '{}' from generate_series(1, 8)"
+    conn.execute(running)
+    conn.commit()
+    for path, body in ((ERASURES, {"phone_number": "+16175551234"}), (PURGES, {"simulated": True})):
+        answer = admin.post(path, json=body)
+        problem_of(answer, 429, "rate_limited")
+        assert int(answer.headers["Retry-After"]) > 0
+    conn.execute("update job set seen_at = now() - interval '2 minutes' where job_id = 1")  # its process has ended
+    conn.commit()
+    assert admin.post(PURGES, json={"simulated": True}).status_code == 200
+
+
 def test_wrong_removals_are_refused(admin: FlaskClient, client_for: ClientFor) -> None:
     assert faults_of(admin.post(ERASURES, json={"phone_number": "12"})) == [("phone_number", "destination_invalid")]
     assert faults_of(admin.post(ERASURES, json={})) == [("phone_number", "required")]
