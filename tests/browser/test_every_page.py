@@ -60,6 +60,20 @@ def test_no_page_violates_a_rule_of_axe_or_scrolls_sideways_on_a_small_screen(
     assert len(found) > 20
 
 
+def test_header_is_one_line_on_a_laptop_and_folded_on_a_phone(admin_page: Page) -> None:
+    page = admin_page
+    page.set_viewport_size(ViewportSize(width=1280, height=800))
+    header = page.get_by_role("banner")
+    box = header.bounding_box()
+    assert box is not None and box["height"] < 70
+    expect(page.get_by_role("link", name="result_url receiver")).to_be_visible()
+    page.set_viewport_size(PHONE)
+    sign_out = page.get_by_role("button", name="Sign out")
+    expect(sign_out).to_be_hidden()
+    page.get_by_text("Menu", exact=True).click()
+    expect(sign_out).to_be_visible()
+
+
 def check_is_harmless(page: Page) -> None:
     """No hostile text became an element. `watched` checks that no script ran and no dialog opened."""
     for kind in ("script", "img", "iframe", "[onerror]", "a[href*='evil']"):

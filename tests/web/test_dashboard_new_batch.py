@@ -122,6 +122,7 @@ def test_column_of_the_numbers_is_chosen_on_the_page(browser: Browser, conn: Con
     path = drafted(browser, xlsx(table))
     page = browser.get(path)
     assert button(page) is None and "Which column contains the numbers?" in page and "cannot be read" not in page
+    assert '<details id="change">' in page, "the other parameters need no decision"
     assert '<button name="destination_column" value="mobile"><bdi>mobile</bdi> (2 of 2 cells are valid)' in page
     assert '<button name="destination_column" value="office"><bdi>office</bdi> (1 of 2 cells are valid)' in page
     browser.post(path, destination_column="mobile")

@@ -108,6 +108,8 @@ def test_cancel_says_before_and_after_how_many_calls_continue(queuer_at: Browser
     assert "Withdrawn 2 67% of rows" in text and "0 of 1 call" in text and "Balance calling" in text
     assert actions_on(page) == ["Follow up", "Cancel at the provider"]
     assert changes(conn) == [("queue of a person", "cancel", batch_id, "wrong file")]
+    # The percentage is of the calls that can end.
+    assert "0% of 1 call · 1 pending · 2 withdrawn" in text_of(queuer_at.get("/batches"))
     deliver(conn, batch_id, result_body(phone_number(0)))
     page = queuer_at.get(here)
     assert "Ended 100% 1 of 1 call" in text_of(page) and actions_on(page) == ["Follow up"]
@@ -118,6 +120,10 @@ def test_cancel_says_before_and_after_how_many_calls_continue(queuer_at: Browser
     assert "The batch was canceled before this call was sent. Nobody was called." in text_of(page)
     for path in ("/", "/batches"):
         assert "2 withdrawn" in text_of(queuer_at.get(path)) or "Withdrawn 2" in text_of(queuer_at.get(path))
+    unsent = paced(conn, send=False)
+    queuer_at.post(f"/batches/{unsent}/cancel")
+    text = text_of(queuer_at.get(f"/batches/{unsent}"))
+    assert "The batch is canceled: 3 calls withdrawn." in text and "already at the provider" not in text
 
 
 def test_batch_of_which_everything_is_withdrawn_is_shown_as_such(queuer_at: Browser, conn: Connection) -> None:
