@@ -476,7 +476,9 @@ def test_without_scripts_an_endpoint_is_created_tested_enabled_again_and_deleted
 
         hook.answer = lambda _: (200, {}, b"")
         failed.get_by_role("button", name="again").first.click()
-        expect(page.get_by_role("status")).to_have_text("1 event will be sent again once it is enabled.")
+        # On a busy machine, its next attempt may be due already.
+        retried = re.compile("^(1 event will be sent again once it is enabled|There is nothing to retry).$")
+        expect(page.get_by_role("status")).to_have_text(retried)
         page.get_by_role("button", name="Enable").click()
         eventually(lambda: shows("8 events owed: 8 delivered, 0 waiting, 0 given up."), PATIENCE_SECONDS)
         page.get_by_label("Batch", exact=True).fill("999999")
