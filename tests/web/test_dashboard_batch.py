@@ -101,6 +101,7 @@ def test_live_region_is_polled_until_nothing_more_can_change(reader_at: Browser,
     last = reader_at.get(f"/batches/{batch_id}/live", 286)
     assert 'data-phase="ended"' in last
     assert "2 calls, 2 ended." in last and "hx-trigger" not in last
+    assert 'hx-ext="merge" hx-swap="merge">' in last, "an answer that arrives after this one is merged, too"
     assert re.findall(r"badge-(\w+)", last.partition('id="calls-list"')[2]) == ["completed", "completed"]
     narrowed = reader_at.get(f"/batches/{batch_id}/live?outcome=failed", 286)
     assert 'data-shown="outcome=failed"' in narrowed and "No call matches." in narrowed

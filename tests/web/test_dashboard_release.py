@@ -315,6 +315,8 @@ def test_answer_of_the_provider_is_shown_also_if_it_was_lost(
     page = admin_at.get("/cancellations/1")
     assert broken_rules(page) == []
     assert words in text_of(page) and "hx-trigger" not in page
+    # An answer that arrives after this one is merged, too.
+    assert '<div id="live" hx-select="#live" hx-ext="merge" hx-swap="merge">' in page
     assert ("Cancel the deployment again" in page) == (answer.state != "accepted")
 
 
