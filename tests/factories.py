@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from receiver.changes.events import Events
+from receiver.database.locks import share_results
 from receiver.database.pool import Connection
 from receiver.intake.journal import Callback, Group, write_group
 from receiver.model import CALLBACK_STATES, OUTCOMES, SubmissionKey
@@ -158,6 +159,7 @@ def deliver(conn: Connection, batch_id: int, *bodies: bytes, submission_no: int 
 def claim_waiting(conn: Connection, limit: int) -> list[Stored]:
     """Lock up to `limit` waiting callbacks, the oldest first, and remove them from the queue."""
     claimed = lock_waiting(conn, limit)
+    share_results(conn, {waiting.batch_id for waiting in claimed})
     remove_waiting(conn, [waiting.callback_id for waiting in claimed])
     return get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in claimed])
 

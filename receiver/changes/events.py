@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from receiver.changes.counters import SLOTS
 from receiver.database.arrays import bigints, integers, smallints
 from receiver.database.pool import Connection
 from receiver.model import EVENT_TYPES, OUTCOMES, EventType
@@ -48,16 +49,22 @@ class Events:
             return
         results = self._subjects["call.result"]
         given = bigints([batch_id for batch_id, _ in results]), integers([row for _, row in results])
-        if conn.execute(_CHANGED, given, prepare=True).fetchone() is None:
+        (choosy,) = conn.execute(_CHANGED, given, prepare=True).fetchall()[0]
+        if choosy is None:
             return
         owed = [(EVENT_TYPES.index(event) + 1, *each) for event, its in self._subjects.items() for each in its]
         types, batch_ids, subjects = zip(*owed, strict=True)
-        values = {"names": list(EVENT_TYPES), "e": smallints(types), "b": bigints(batch_ids), "s": bigints(subjects)}
+        batches = conn.execute(_BATCHES, (list(set(batch_ids)),), prepare=True).fetchall() if choosy else []
+        of_batches = ("ids", "applications", "deployments", "labels")
+        values = {
+            **{"names": list(EVENT_TYPES), "e": smallints(types), "b": bigints(batch_ids), "s": bigints(subjects)},
+            **{name: [batch[place] for batch in batches] for place, name in enumerate(of_batches)},
+        }
         conn.execute(_OWE, values, prepare=True)
 
 
 # At most 250 calls in an entry of the feed: Postgres stores a larger row in pieces, which are slower to read. It
-# returns a row if there is an endpoint.
+# returns whether an endpoint wants the events of some batches only; null if there is no endpoint.
 _CHANGED = """
 with changed as (
     insert into changed_results (batch_id, rows)
@@ -65,24 +72,28 @@ with changed as (
     from unnest(%b::bigint[], %b::integer[]) with ordinality as g (batch_id, row, number)
     group by batch_id, (number - 1) / 250
 )
-select from endpoint limit 1
+select bool_or(num_nonnulls(application_id, deployment_id, label_name) > 0) from endpoint
 """
+
+_BATCHES = "select batch_id, application_id, deployment_id, labels::text from batch where batch_id = any(%s)"
 
 # One statement for all events, so that the counters are locked in order. An endpoint can be deleted meanwhile. What is
 # then owed to it is never looked at, and goes with its slot.
-_OWE = """
+_OWE = f"""
 with owed as (
     insert into owed_event (endpoint_id, event, batch_id, subject)
     select e.endpoint_id, g.event, g.batch_id, g.subject
     from (select (%(names)s::text[])[type] as event, batch_id, subject
         from unnest(%(e)b::smallint[], %(b)b::bigint[], %(s)b::bigint[]) as u (type, batch_id, subject)) g
-    join endpoint e on g.event = any(e.events) left join batch b on b.batch_id = g.batch_id
+    join endpoint e on g.event = any(e.events)
+    left join unnest(%(ids)s::bigint[], %(applications)s::bigint[], %(deployments)s::bigint[], %(labels)s::jsonb[])
+        as b (batch_id, application_id, deployment_id, labels) on b.batch_id = g.batch_id
     where (e.application_id is null or e.application_id = b.application_id)
         and (e.deployment_id is null or e.deployment_id = b.deployment_id)
         and (e.label_name is null or b.labels ->> e.label_name = e.label_value)
     returning endpoint_id, slot
 )
-insert into endpoint_count as c (endpoint_id, slot, owed)
-select endpoint_id, slot, count(*) from owed group by 1, 2 order by 1, 2
-on conflict (endpoint_id, slot) do update set owed = c.owed + excluded.owed
+insert into endpoint_count as c (endpoint_id, slot, part, owed)
+select endpoint_id, slot, pg_backend_pid() %% {SLOTS}, count(*) from owed group by 1, 2 order by 1, 2
+on conflict (endpoint_id, slot, part) do update set owed = c.owed + excluded.owed
 """

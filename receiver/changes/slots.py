@@ -71,13 +71,10 @@ with gone as (
         union all select endpoint_id, state from delivery_{slot} where owed_at < {before}) each
         join endpoint using (endpoint_id)
     group by endpoint_id
-), taken as (
-    update endpoint_count c set owed = c.owed - gone.owed, delivered = c.delivered - gone.delivered,
-        given_up = c.given_up - gone.given_up
-    from gone where c.endpoint_id = gone.endpoint_id and c.slot = {slot}
 )
 insert into endpoint_count as c (endpoint_id, slot, owed, delivered, given_up)
-select endpoint_id, -1, owed, delivered, owed - delivered from gone
-on conflict (endpoint_id, slot) do update set owed = c.owed + excluded.owed,
+select endpoint_id, {slot}, -owed, -delivered, -given_up from gone
+union all select endpoint_id, -1, owed, delivered, owed - delivered from gone
+on conflict (endpoint_id, slot, part) do update set owed = c.owed + excluded.owed,
     delivered = c.delivered + excluded.delivered, given_up = c.given_up + excluded.given_up
 """

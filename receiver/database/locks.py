@@ -1,11 +1,12 @@
-"""The lock order of all writers, and the functions that take the first two locks.
+"""The lock order of all writers, and the functions that take the locks of batches.
 
 Two transactions that take the same locks in different orders deadlock, and Postgres aborts one of them. So every
 writer follows this order, and skips the steps that it does not need:
 
-1. The results lock, an advisory lock. Settlement and the result of a poll take it shared (`share_results`). Replay,
-   erasure, purge and the count of overdue calls take it exclusively (`own_results`). The first three delete results, or
-   change the columns by which results are found. The count must not change during a settlement, which corrects it.
+1. The results lock of batches. Settlement and the result of a poll take it shared (`share_results`). Replay,
+   erasure, purge and the count of overdue calls take it exclusively (`own_results`), each of its own batches. The first
+   three delete results, or change the columns by which results are found. The count must not change during a
+   settlement, which corrects it.
 2. `batch` rows, in the order of their ids (`lock_batches`). A batch's lock also protects its rows of `submission`, the
    rows of `outstanding` of a submission that was not accepted, `resolution` and the batch row itself. Accepting a new
    batch takes no lock: no other transaction can see it yet. If it must not repeat recent numbers, it first takes
@@ -15,16 +16,23 @@ writer follows this order, and skips the steps that it does not need:
    (`keep_batch`).
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
-4. `batch_count` rows, in the order of their ids. A batch's counters also protect its rows of `result_count`.
+4. The counters of batches (`lock_counters`): `batch_count`, `batch_count_part` and `result_count`. A settlement may
+   share those of one busy batch (`receiver.changes.counters`). A transaction that changes several batches one after the
+   other takes the counters of all of them after their locks (2).
 5. `suppression` rows, in the order of the numbers.
 6. `poll` and `upkeep`.
 7. One `endpoint` row, which also protects its rows of `owed_event` and `delivery` from all but new ones.
-8. `endpoint_count` rows, in the order of their keys: `Events.write`, just before the commit.
+8. `endpoint_count` rows, in the order of their keys: `Events.write`, just before the commit. Each transaction adds to
+   one of several rows of an endpoint.
 
 Rows that are claimed with `skip locked` are outside this order, because nobody waits for them: `waiting`, the
 batch that a worker claims from, the submission that it plans polls for, `deployment_cancel` and `purge`.
 
 If Postgres still aborts a transaction (`GAVE_WAY`), it wrote nothing and is retried.
+
+The locks of 1 and 4 are advisory locks, because on several servers a statement cannot lock rows of several batches. A
+lock belongs to every `STRIPES`th batch. So a transaction never has too many locks for Postgres' memory, and two batches
+rarely have the same. A transaction takes all locks of one kind at once, in order.
 """
 
 from __future__ import annotations
@@ -33,19 +41,55 @@ from collections.abc import Iterable
 
 from receiver.database.pool import Connection
 
-RESULTS_LOCK = 0x7265706C
+RESULTS_OF_ALL = 0x7265706C
+"""The results lock of releases 1.0.0 and 1.1.0."""
+
+RESULTS_LOCK, COUNTERS_LOCK = 0x72657370, 0x72657371
 RECENT_LOCK = 0x72656365
 COPY_LOCK = 0x636F7079
+STRIPES = 256
+
+OLD_WORKERS = "select from worker where not counts_overdue and seen_at > now() - interval '1 minute'"
+"""SQL: finds workers of releases 1.0.0 and 1.1.0 that are alive."""
+
+_SHARE_RESULTS = """
+select pg_advisory_xact_lock_shared(%s)
+union all select pg_advisory_xact_lock_shared(%s, stripe) from unnest(%s::integer[]) as u (stripe)
+"""
+
+# An old worker settles with the lock of all batches.
+_OWN_RESULTS = f"""
+select case when exists ({OLD_WORKERS}) then pg_advisory_xact_lock(%s) else pg_advisory_xact_lock_shared(%s) end
+union all select pg_advisory_xact_lock(%s, stripe) from unnest(%s::integer[]) as u (stripe)
+"""
+
+_COUNTERS = """
+select case when stripe = any(%s::integer[]) then pg_advisory_xact_lock_shared(%s, stripe)
+    else pg_advisory_xact_lock(%s, stripe) end
+from unnest(%s::integer[]) as u (stripe)
+"""
 
 
-def share_results(conn: Connection) -> None:
-    """Take the results lock shared, to settle. Waits while a replay, an erasure or a purge holds it."""
-    conn.execute("select pg_advisory_xact_lock_shared(%s)", (RESULTS_LOCK,), prepare=True)
+def share_results(conn: Connection, batch_ids: Iterable[int]) -> None:
+    """Take the results lock of these batches shared, to settle. Waits while a replay, an erasure or a purge has it."""
+    conn.execute(_SHARE_RESULTS, (RESULTS_OF_ALL, RESULTS_LOCK, _stripes(batch_ids)), prepare=True)
 
 
-def own_results(conn: Connection) -> None:
-    """Take the results lock exclusively. Waits for settlements that are in progress."""
-    conn.execute("select pg_advisory_xact_lock(%s)", (RESULTS_LOCK,))
+def own_results(conn: Connection, batch_ids: Iterable[int]) -> None:
+    """Take the results lock of these batches exclusively. Waits for settlements that are in progress."""
+    conn.execute(_OWN_RESULTS, (RESULTS_OF_ALL, RESULTS_OF_ALL, RESULTS_LOCK, _stripes(batch_ids)))
+
+
+def lock_counters(conn: Connection, batch_ids: Iterable[int], *, share: int | None = None) -> None:
+    """Lock the counters of these batches exclusively, and those of the batch `share` shared."""
+    owned = _stripes(batch_ids)
+    shared = set() if share is None else {share % STRIPES}.difference(owned)
+    given = (list(shared), COUNTERS_LOCK, COUNTERS_LOCK, sorted({*owned, *shared}))
+    conn.execute(_COUNTERS, given, prepare=True)
+
+
+def _stripes(batch_ids: Iterable[int]) -> list[int]:
+    return sorted({batch_id % STRIPES for batch_id in batch_ids})
 
 
 def own_recent(conn: Connection) -> None:
@@ -66,7 +110,8 @@ def wait_for_copies(conn: Connection) -> None:
 
 def lock_batches(conn: Connection, batch_ids: Iterable[int]) -> None:
     """Lock the batches, in order. Every change of a submission's state locks its batch first."""
-    conn.execute("select from batch where batch_id = any(%s) order by batch_id for update", (sorted(set(batch_ids)),))
+    for batch_id in sorted(set(batch_ids)):
+        conn.execute("select from batch where batch_id = %s for update", (batch_id,))
 
 
 def keep_batch(conn: Connection, batch_id: int) -> bool:

@@ -207,8 +207,10 @@ with chosen as (
     select slot, count(*) filter (where state = 'delivered') as delivered,
         count(*) filter (where state = 'given_up') as given_up from again group by slot
 ), less as (
-    update endpoint_count c set delivered = c.delivered - n.delivered, given_up = c.given_up - n.given_up
-    from counted n where c.endpoint_id = %(endpoint_id)s and c.slot = n.slot returning 1
+    insert into endpoint_count as c (endpoint_id, slot, delivered, given_up)
+    select %(endpoint_id)s, slot, -delivered, -given_up from counted
+    on conflict (endpoint_id, slot, part) do update set delivered = c.delivered + excluded.delivered,
+        given_up = c.given_up + excluded.given_up
 )
 select count(*) from owed
 """

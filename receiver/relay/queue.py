@@ -174,6 +174,8 @@ with n as (
         count(*) filter (where state = 'given_up') as given_up
     from ended group by slot order by slot
 )
-update endpoint_count c set delivered = c.delivered + n.delivered, given_up = c.given_up + n.given_up
-from counted n where c.endpoint_id = %(endpoint_id)s and c.slot = n.slot
+insert into endpoint_count as c (endpoint_id, slot, delivered, given_up)
+select endpoint_id, slot, delivered, given_up from counted join endpoint on endpoint_id = %(endpoint_id)s
+on conflict (endpoint_id, slot, part) do update set delivered = c.delivered + excluded.delivered,
+    given_up = c.given_up + excluded.given_up
 """

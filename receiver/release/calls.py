@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
+from receiver.changes.counters import own_counters
 from receiver.changes.events import REMAINING, Events
 from receiver.database.arrays import integers
 from receiver.database.pool import Connection
@@ -27,6 +28,7 @@ def count_calls(
     conn: Connection, batch_id: int, counter: Literal["refused", "withdrawn"], calls: int, events: Events
 ) -> None:
     """Count calls as refused or withdrawn, or no longer if the number is negative."""
+    own_counters(conn, [batch_id])
     for (remaining,) in conn.execute(
         f"update batch_count c set {counter} = {counter} + %s where batch_id = %s returning {REMAINING}",
         (calls, batch_id),
@@ -96,13 +98,16 @@ def withdraw_rows(conn: Connection, batch_id: int, submission_no: int, rows: Col
     conn.execute(
         "update submission set withdrawn_calls = withdrawn_calls + cardinality(%(rows)b), csv_bytes = csv_bytes"
         "  - (select coalesce(sum(octet_length(line) + 2), 0) from call where batch_id = %(batch_id)s"
-        "   and row = any(%(rows)b)),"
-        " state = case when %(is_left)s then state else 'withdrawn' end,"
-        " answered_at = case when not %(is_left)s then now() end,"
-        " error = case when %(is_left)s then error else %(error)s end"
+        "   and row = any(%(rows)b))"
         " where batch_id = %(batch_id)s and submission_no = %(submission_no)s",
-        {**given, "is_left": is_left, "error": NOTHING_LEFT},
+        given,
     )
+    if not is_left:
+        conn.execute(
+            "update submission set state = 'withdrawn', answered_at = now(), error = %s"
+            " where batch_id = %s and submission_no = %s",
+            (NOTHING_LEFT, batch_id, submission_no),
+        )
     return counted
 
 
@@ -134,6 +139,7 @@ def clear_overdue(conn: Connection, batch_id: int, submissions: Sequence[int]) -
         {"batch_id": batch_id, "submissions": list(submissions)},
     ).fetchall()
     if marked:
+        own_counters(conn, [batch_id])
         conn.execute(
             "update batch_count set overdue = overdue - (select count(*) from outstanding o join call c"
             "  using (batch_id, row) where o.batch_id = %(batch_id)s and not o.refused"

@@ -44,9 +44,8 @@ REASONS: dict[RefusalCode, str] = {
 }
 """Why something was refused without being sent."""
 
-HELD = """exists (select from deployment_cancel d where d.application_id = b.application_id
-    and d.deployment_id = b.deployment_id and d.state in ('waiting', 'asking'))"""
-"""SQL: the deployment of batch `b` is being canceled."""
+HELD = "select application_id, deployment_id from deployment_cancel where state in ('waiting', 'asking')"
+"""SQL: the deployments that are being canceled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +124,13 @@ def claim_submission(
 def _list_candidates(conn: Connection, simulated: bool) -> list[int]:
     """Batches that may have something to send now. The one that has waited longest is first."""
     found = conn.execute(
-        "select b.batch_id from batch b cross join lateral (select s.next_try_at from submission s"
-        "  where s.batch_id = b.batch_id and s.state = 'pending' order by s.next_try_at, s.submission_no limit 1) s"
-        " where b.state = 'queueing' and b.simulated = %s and b.paused_at is null and s.next_try_at <= now()"
+        "select b.batch_id from batch b where b.state = 'queueing' and b.simulated = %s and b.paused_at is null"
         " and (b.next_release_at is null or b.next_release_at <= now() or b.last_release_at > now())"
-        f" and (b.end_at is null or b.end_at > now()) and not {HELD}"
-        " order by greatest(s.next_try_at, b.next_release_at), b.batch_id limit %s",
+        " and (b.end_at is null or b.end_at > now())"
+        " and exists (select from submission s where s.batch_id = b.batch_id and s.state = 'pending'"
+        "  and s.next_try_at <= now())"
+        f" and (b.application_id, b.deployment_id) not in ({HELD})"
+        " order by greatest(b.created_at, b.next_release_at), b.batch_id limit %s",
         (simulated, CANDIDATES),
         prepare=True,
     ).fetchall()
@@ -144,7 +144,8 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
             f"select b.batch_id, {TERMS}, b.canceled_at is not null as canceled,"
             f" b.follows is not null as is_follow_up, {SENT_SINCE} as waits_since, b.max_attempts,"
             " b.reattempt_wait_seconds from batch b where b.batch_id = %s and b.state = 'queueing'"
-            f" and b.simulated = %s and b.paused_at is null and not {HELD} for update of b skip locked",
+            f" and b.simulated = %s and b.paused_at is null and (b.application_id, b.deployment_id) not in ({HELD})"
+            " for update of b skip locked",
             (batch_id, simulated),
             prepare=True,
         ).fetchone()

@@ -85,7 +85,7 @@ def cancel_locked(conn: Connection, batch_id: int, events: Events, *, by: str, n
     if first:
         events.add("batch.canceled", batch_id)
         record_change(conn, by, "cancel", batch_id=batch_id, details={"withdrawn": withdrawn}, note=note)
-    row = conn.execute(f"select {REMAINING} from batch_count c where batch_id = %s", (batch_id,)).fetchall()[0]
+    row = conn.execute(f"select {REMAINING} from batch_total c where batch_id = %s", (batch_id,)).fetchall()[0]
     return Canceled(withdrawn, row[0])
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from psycopg.rows import class_row
 
 from receiver.changes.audit import record_change
+from receiver.changes.counters import own_counters
 from receiver.changes.events import REMAINING, Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
@@ -36,7 +37,8 @@ OTHER_KIND = {
 LEFT_TO_THEIR_KIND = timedelta(seconds=5)
 """How long a worker leaves a request to workers whose kind of provider has the calls. Then it ends the request."""
 
-_SENDING = "select from submission s join batch b using (batch_id) where s.state = 'sending'"
+_SENDING = """select b.application_id, b.deployment_id from submission s join batch b using (batch_id)
+    where s.state = 'sending'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def list_affected(
     """What canceling the deployment, or only one batch of it, would affect now: the dry run."""
     found = conn.execute(
         f"select b.batch_id, b.name, {REMAINING}, coalesce(s.pending, '{{}}'), coalesce(b.simulated, false)"
-        " from batch b join batch_count c using (batch_id) cross join lateral ("
+        " from batch b join batch_total c using (batch_id) cross join lateral ("
         " select array_agg(submission_no) as pending from submission s"
         " where s.batch_id = b.batch_id and s.state = 'pending') s"
         f" where (b.state = 'queueing' or {REMAINING} > 0)"
@@ -106,6 +108,7 @@ def request_cancel(
     record_change(conn, by, "cancel_deployment", details=details, note=note)
     affected = list_affected(conn, application_id, deployment_id)
     lock_batches(conn, [batch.id for batch in affected])
+    own_counters(conn, [batch.id for batch in affected])
     done, events = [], Events()
     for batch in affected:
         canceled = cancel_locked(conn, batch.id, events, by=by, note=note)
@@ -135,7 +138,12 @@ def get_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
 
 def is_held(conn: Connection, batch_id: int) -> bool:
     """Whether the batch's releases wait because its deployment is being canceled."""
-    return conn.execute(f"select from batch b where batch_id = %s and {HELD}", (batch_id,)).fetchone() is not None
+    return (
+        conn.execute(
+            f"select from batch where batch_id = %s and (application_id, deployment_id) in ({HELD})", (batch_id,)
+        ).fetchone()
+        is not None
+    )
 
 
 def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
@@ -160,9 +168,8 @@ def claim_cancel(conn: Connection, worker_id: int, *, simulated: bool = False) -
         prepare=True,
     )
     waiting = conn.execute(
-        "select cancel_id, now() - requested_at, application_id, deployment_id from deployment_cancel d"
-        f" where state = 'waiting' and not exists ({_SENDING}"
-        " and b.application_id = d.application_id and b.deployment_id = d.deployment_id)"
+        "select cancel_id, now() - requested_at, application_id, deployment_id from deployment_cancel"
+        f" where state = 'waiting' and (application_id, deployment_id) not in ({_SENDING})"
         " order by cancel_id limit 1 for update skip locked",
         prepare=True,
     ).fetchone()

@@ -124,7 +124,7 @@ def accept_proven_lately(conn: Connection) -> None:
     the moment when they became unknown. Another callback may never arrive.
     """
     proven = conn.execute(
-        "select s.batch_id, s.submission_no from submission s join batch_count c using (batch_id)"
+        "select s.batch_id, s.submission_no from submission s join batch_total c using (batch_id)"
         f" where s.state = 'unknown' and s.answered_at > now() - %s and c.applied > 0 and {PROVEN}",
         (DOUBT_AGE,),
     ).fetchall()
@@ -164,12 +164,16 @@ def note_waiting(conn: Connection, simulated: bool) -> None:
     """Record that batches for the other kind of provider still wait. The hour in which a batch without an end must be
     sent begins only when they can be sent.
     """
-    waiting = conn.execute(
-        f"select batch_id from batch b where state = 'queueing' and simulated <> %s and {_UNRELEASED}"
-        f" and {SENT_SINCE} < now() - %s",
-        (simulated, WAITING_NOTED),
+    unreleased = conn.execute(
+        f"select batch_id from batch b where state = 'queueing' and simulated <> %s and {_UNRELEASED}", (simulated,)
     ).fetchall()
-    if waiting:
-        batch_ids = [batch_id for (batch_id,) in waiting]
+    batch_ids = [
+        batch_id
+        for (batch_id,) in unreleased
+        if conn.execute(
+            f"select from batch b where batch_id = %s and {SENT_SINCE} < now() - %s", (batch_id, WAITING_NOTED)
+        ).rowcount
+    ]
+    if batch_ids:
         lock_batches(conn, batch_ids)
         conn.execute("update batch set waited_until = now() where batch_id = any(%s)", (batch_ids,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from receiver.changes.audit import record_change
+from receiver.changes.counters import own_counters
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
@@ -50,6 +51,7 @@ def acknowledge_batch(conn: Connection, batch_id: int, *, by: str, note: str | N
     """Acknowledge the refused submissions and the overdue calls of a batch. Later ones need attention again. Raises
     NotFound."""
     lock_batches(conn, [batch_id])
+    own_counters(conn, [batch_id])
     refused = conn.execute(
         "update submission set acknowledged_at = now()"
         " where batch_id = %s and state = 'refused' and acknowledged_at is null",

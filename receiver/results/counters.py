@@ -1,22 +1,32 @@
-"""The counters of a batch: what a settlement adds to them, and the only code that changes them.
+"""The counters of a batch: what a settlement adds to them.
 
-Changes are collected while a group is settled, and written at the end of its transaction. So the row of a busy batch is
-locked only for a short time before the commit.
+Changes are collected while a group is settled, and written at the end of its transaction. So a busy batch is locked
+only for a short time before the commit, and workers that settle the same large batch do not wait for each other at all
+(`receiver.changes.counters`).
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+import psycopg
+
+from receiver.changes.counters import COUNTED_STATES, PART_COLUMNS, RESULT_COLUMNS, SLOTS, add_parts
 from receiver.changes.events import REMAINING, Events
+from receiver.database.locks import OLD_WORKERS, lock_counters
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, CallbackState
 from receiver.results.reading.call_details import CallDetails
 
-COUNTED_STATES = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
-"""Callback states with a counter. Waiting callbacks are counted in the table `waiting`."""
+BUSY_RESULTS = 100
+"""The counters of a batch are spread if a group has so many of its results."""
+
+SPREAD_ABOVE = 16_000
+"""The counters of a batch are spread while more of its calls remain. Each of the groups that share the lock has at most
+500 of them (`GROUP_CALLBACKS`). So up to 32 workers cannot reach its end together without any of them noticing it."""
 
 QUARTER_HOUR = timedelta(minutes=15)
 
@@ -32,8 +42,6 @@ _BATCH_COLUMNS = (
     "attempts",
     "duration_seconds",
 )
-RESULT_COLUMNS = (*OUTCOMES, "attempts", "duration_seconds")
-
 _NOT_REMAINING = ("skipped", "refused", "withdrawn", *OUTCOMES)
 
 
@@ -78,36 +86,45 @@ class Deltas:
         self._received[batch_id].append(received_at)
 
     def write(self, conn: Connection, events: Events) -> None:
-        """Add everything to the tables, once. Locks the batches' counters, in order, until the commit. A batch may end
-        by it."""
+        """Add everything to the tables, once. Locks the batches' counters until the commit. A batch may end by it."""
+        spread = self._find_spread(conn)
         for (batch_id, _), counter in self._quarters.items():
-            self._batches[batch_id].update(counter)
-        batch_ids = sorted(self._batches.keys() | self._received.keys())
-        if not batch_ids:
+            if batch_id != spread:
+                self._batches[batch_id].update(counter)
+        batch_ids = sorted((self._batches.keys() | self._received.keys()) - {spread})
+        if not batch_ids and spread is None:
             return
-        # A purged batch has no counters, but its late callbacks are counted.
-        conn.execute(
-            "insert into batch_count (batch_id) select * from unnest(%s::bigint[]) as b (batch_id)"
-            " where not exists (select from batch_count c where c.batch_id = b.batch_id)"
-            " on conflict do nothing",
-            (batch_ids,),
-        )
-        conn.execute("select from batch_count where batch_id = any(%s) order by batch_id for update", (batch_ids,))
-        received = [self._received.get(batch_id, ()) for batch_id in batch_ids]
-        for batch_id, remaining in conn.execute(
-            _UPDATE_BATCHES,
-            {
-                "batch_id": batch_ids,
-                "first": [min(moments, default=None) for moments in received],
-                "last": [max(moments, default=None) for moments in received],
-                **_columns(_BATCH_COLUMNS, [self._batches[batch_id] for batch_id in batch_ids]),
-            },
-        ):
+        lock_counters(conn, batch_ids, share=spread)
+        if batch_ids:
+            add_parts(conn, batch_ids)
+            self._update(conn, batch_ids, events)
+        if spread is not None:
+            self._add_part(conn, spread)
+
+    def _find_spread(self, conn: Connection) -> int | None:
+        """The batch whose counters are spread: it is busy, far from its end, and no old worker counts beside."""
+        busiest = max(self._batches, key=lambda batch_id: self._batches[batch_id]["applied"], default=None)
+        if busiest is None or self._batches[busiest]["applied"] < BUSY_RESULTS:
+            return None
+        # Twice: in the meantime, others may settle more of it.
+        return None if conn.execute(_IS_FAR, (busiest, 2 * SPREAD_ABOVE), prepare=True).fetchone() is None else busiest
+
+    def _update(self, conn: Connection, batch_ids: list[int], events: Events) -> None:
+        given = self._given(batch_ids)
+        found = conn.execute(_UPDATE_BATCHES, given).fetchall()
+        if len(found) < len(batch_ids):  # a purged batch has no counters, but its late callbacks are counted
+            missing = sorted(set(batch_ids).difference(batch_id for batch_id, _ in found))
+            conn.execute(
+                "insert into batch_count (batch_id) select * from unnest(%s::bigint[]) on conflict do nothing",
+                (missing,),
+            )
+            found += conn.execute(_UPDATE_BATCHES, self._given(missing)).fetchall()
+        for batch_id, remaining in found:
             counter = self._batches[batch_id]
             change = counter["rows"] - sum(counter[name] for name in _NOT_REMAINING)
             events.add_remaining(batch_id, change, remaining)
-        # The lock on the batch also protects its quarter hours.
-        quarters = sorted(key for key, counter in self._quarters.items() if any(counter.values()))
+        own = set(batch_ids)
+        quarters = sorted(key for key, counter in self._quarters.items() if key[0] in own and any(counter.values()))
         if quarters:
             conn.execute(
                 _UPDATE_QUARTERS,
@@ -117,6 +134,35 @@ class Deltas:
                     **_columns(RESULT_COLUMNS, [self._quarters[key] for key in quarters]),
                 },
             )
+
+    def _given(self, batch_ids: list[int]) -> dict[str, object]:
+        received = [self._received.get(batch_id, ()) for batch_id in batch_ids]
+        return {
+            "batch_id": batch_ids,
+            "first": [min(moments, default=None) for moments in received],
+            "last": [max(moments, default=None) for moments in received],
+            **_columns(_BATCH_COLUMNS, [self._batches[batch_id] for batch_id in batch_ids]),
+        }
+
+    def _add_part(self, conn: Connection, batch_id: int) -> None:
+        """Add a batch's changes to one of its parts."""
+        quarters = sorted(at for of_batch, at in self._quarters if of_batch == batch_id)
+        received = self._received.get(batch_id, ())
+        added = conn.execute(
+            _ADD_PART,
+            {
+                "batch_id": batch_id,
+                "slot": random.randrange(SLOTS),  # noqa: S311 any one
+                "above": SPREAD_ABOVE,
+                "at": [None, *quarters],
+                "first": min(received, default=None),
+                "last": max(received, default=None),
+                **_columns(PART_COLUMNS, [self._batches[batch_id], *(self._quarters[batch_id, at] for at in quarters)]),
+            },
+            prepare=True,
+        ).rowcount
+        if not added:
+            raise psycopg.errors.SerializationFailure("other workers have settled most of this batch meanwhile")
 
 
 def _columns(names: tuple[str, ...], counters: list[Counter[str]]) -> Mapping[str, list[int]]:
@@ -130,6 +176,21 @@ def _unnested(names: tuple[str, ...]) -> str:
 def _added(names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} = c.{name} + d.{name}" for name in names)
 
+
+_IS_FAR = f"select from batch_total c where batch_id = %s and {REMAINING} > %s and not exists ({OLD_WORKERS})"
+
+_ADD_PART = f"""
+insert into batch_count_part as c (batch_id, slot, at, first_result_at, last_result_at, {", ".join(PART_COLUMNS)})
+select %(batch_id)s, %(slot)s, coalesce(d.at, '-infinity'), %(first)s, %(last)s,
+    {", ".join(f"d.{name}" for name in PART_COLUMNS)}
+from unnest(%(at)s::timestamptz[], {_unnested(PART_COLUMNS)}) as d (at, {", ".join(PART_COLUMNS)})
+where (select {REMAINING} from batch_total c where batch_id = %(batch_id)s) > %(above)s
+order by d.at nulls first
+on conflict (batch_id, slot, at) do update set
+    {", ".join(f"{name} = c.{name} + excluded.{name}" for name in PART_COLUMNS)},
+    first_result_at = least(c.first_result_at, excluded.first_result_at),
+    last_result_at = greatest(c.last_result_at, excluded.last_result_at)
+"""
 
 # These statements contain only names that are constants of this module. All values are parameters.
 _UPDATE_BATCHES = f"""

@@ -20,7 +20,7 @@ import psycopg
 
 from receiver.changes.audit import record_change
 from receiver.changes.events import Events
-from receiver.database.locks import lock_batches, own_results, wait_for_copies
+from receiver.database.locks import STRIPES, lock_batches, own_results, wait_for_copies
 from receiver.database.pool import Connection
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Callback
@@ -162,7 +162,7 @@ class _Erasure:
         """Erase the calls to the number in one batch, and their callbacks. Unsent calls are refused."""
         conn = self._conn
         # No settlement may run at the same time: it may already have found the call by its number.
-        own_results(conn)
+        own_results(conn, [batch_id])
         lock_batches(conn, [batch_id])
         called = conn.execute(
             "select submission_no, row, line from call where batch_id = %s and phone_number = %s order by row",
@@ -268,12 +268,13 @@ class _Erasure:
                     yield Erased(searched=searched)
 
     def _change(self, table: Table, keys: Sequence[Key]) -> Erased:
-        own_results(self._conn)
         if table.key[0] != "batch_id":
+            own_results(self._conn, range(STRIPES))  # a settlement may suppress a number
             return Erased(texts=self._write(table, keys))
         by_batch: defaultdict[int, list[Key]] = defaultdict(list)
         for key in keys:
             by_batch[key[0]].append(key)
+        own_results(self._conn, by_batch)
         lock_batches(self._conn, by_batch)
         total, events = Erased(), Events()
         for batch_id, its_keys in by_batch.items():
@@ -334,7 +335,7 @@ class _Erasure:
                     by_batch[body.batch_id].append(body.callback_id)
             for batch_id, callback_ids in by_batch.items():
                 for some in _pieces(callback_ids):
-                    own_results(self._conn)
+                    own_results(self._conn, [batch_id])
                     lock_batches(self._conn, [batch_id])
                     changed, waiting = erase_mentions(self._conn, self._mentions, batch_id, some)
                     if waiting:

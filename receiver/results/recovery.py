@@ -87,7 +87,7 @@ def _settle_answer(pool: Pool, poll: Poll, got: Got, suppress_statuses: Collecti
         return _put_off(pool, poll, 200, str(unreadable))
 
     def record(conn: Connection) -> tuple[Polled, str]:
-        share_results(conn)
+        share_results(conn, [poll.batch_id])
         if not _exists(conn, poll):
             return Polled.NEVER, "the call was purged or erased"
         row = conn.execute(

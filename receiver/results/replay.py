@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from receiver.changes.audit import record_change
+from receiver.changes.counters import own_counters
 from receiver.changes.events import Events
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
@@ -122,7 +123,7 @@ def find_settled(
         query = (
             "select batch_id, callback_id from callback c where callback_id > %(after)s and not polled"
             " and body <> %(erased)s"
-            " and not exists (select from waiting w where w.callback_id = c.callback_id)"
+            " and callback_id not in (select callback_id from waiting where callback_id > %(after)s)"
         )
         if state == "applied":
             query += (
@@ -142,11 +143,12 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses:
 
     Returns what changed for each callback, also for the other callbacks of the same calls.
     """
-    own_results(conn)
+    own_results(conn, {batch_id for batch_id, _ in keys})
     by_batch: defaultdict[int, set[int]] = defaultdict(set)
     for batch_id, callback_id in _replayable(conn, keys):
         by_batch[batch_id].add(callback_id)
     lock_batches(conn, by_batch)
+    own_counters(conn, by_batch)
     changes: list[Change] = []
     calls: set[tuple[int, int]] = set()
     events = Events()
@@ -179,7 +181,7 @@ def _replayable(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tuple
     return conn.execute(
         "select batch_id, callback_id from callback"
         " join unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id) using (batch_id, callback_id)"
-        " where body <> %s and not exists (select from purge p where p.batch_id = callback.batch_id)",
+        " where body <> %s and batch_id not in (select batch_id from purge)",
         ([batch_id for batch_id, _ in keys], [callback_id for _, callback_id in keys], ERASED_BODY),
     ).fetchall()
 
@@ -279,6 +281,7 @@ def _recount_times(conn: Connection, batch_id: int) -> None:
 
     For a duplicate that release 1.0.0 settled, the status is unknown: it counts if its call has a result.
     """
+    own_counters(conn, [batch_id])
     conn.execute(
         "update batch_count set (first_result_at, last_result_at) = (select min(c.received_at), max(c.received_at)"
         " from callback c join (select callback_id from result where batch_id = %(batch_id)s and outcome is not null"

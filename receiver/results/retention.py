@@ -27,7 +27,7 @@ _ONE = "b.batch_id = %(batch_id)s"
 
 # Late callbacks of a batch that was purged, or never existed. Those that wait are settled first.
 _LATE = """not exists (select from batch b where b.batch_id = c.batch_id)
-    and not exists (select from purge p where p.batch_id = c.batch_id)
+    and c.batch_id not in (select batch_id from purge)
     and exists (select from callback k where k.batch_id = c.batch_id and k.received_at < now() - %(age)s)"""
 
 
@@ -80,7 +80,7 @@ def _count(conn: Connection, chosen: str, late_callbacks: str, **values: object)
     row = conn.execute(
         "select count(*), coalesce(sum(c.rows - c.skipped), 0)::bigint,"
         " coalesce(sum(c.applied + c.duplicate + c.conflict + c.unmatched + c.unreadable), 0)::bigint,"
-        f" ({late_callbacks}) from batch b join batch_count c using (batch_id) where {chosen}",
+        f" ({late_callbacks}) from batch b join batch_total c using (batch_id) where {chosen}",
         values,
     ).fetchall()[0]
     return Old(*row)
@@ -94,28 +94,23 @@ def purge(conn: Connection, age: timedelta, *, by: str) -> Iterator[Removed]:
     """
     for batch_id in _list_begun(conn):
         yield from _remove(conn, batch_id)
-    # A batch that is locked now is left to the next purge.
-    oldest = f"{_OLD} order by b.batch_id limit 1 for update skip locked"
-    while (marked := _mark_batch(conn, oldest, by, age=age)) is not None:
-        yield Removed(marked, 0)
-        yield from _remove(conn, marked)
+    yield from _purge_batches(conn, _OLD, by, age)
     for batch_id in _mark_late(conn, age):
         yield from _remove(conn, batch_id)
 
 
 def purge_simulated(conn: Connection, *, by: str) -> Iterator[Removed]:
     """Delete all batches made for the simulator, even if their calls have not ended. Yields as `purge`."""
-    while (marked := _mark_batch(conn, f"{_SIMULATED} order by b.batch_id limit 1 for update", by)) is not None:
-        yield Removed(marked, 0)
-        yield from _remove(conn, marked)
+    yield from _purge_batches(conn, _SIMULATED, by)
 
 
 def purge_batch(conn: Connection, batch_id: int, *, by: str, force: bool = False) -> Iterator[Removed]:
     """Delete one batch. Yields as `purge`. Raises NotFound, and NotEnded unless `force`."""
-    own_results(conn)
+    # No settlement may run at the same time: it may have read the batch, and would write rows for it.
+    own_results(conn, [batch_id])
     lock_batches(conn, [batch_id])
     row = conn.execute(
-        f"select b.state = 'queueing' or {REMAINING} > c.overdue from batch b join batch_count c using (batch_id)"
+        f"select b.state = 'queueing' or {REMAINING} > c.overdue from batch b join batch_total c using (batch_id)"
         " where b.batch_id = %s",
         (batch_id,),
     ).fetchone()
@@ -123,9 +118,9 @@ def purge_batch(conn: Connection, batch_id: int, *, by: str, force: bool = False
         raise NotFound(f"Batch {batch_id} does not exist.")
     if row[0] and not force:
         raise NotEnded(f"Batch {batch_id} has unreleased or pending calls.")
-    if _mark_batch(conn, _ONE, by, batch_id=batch_id) is not None:
-        yield Removed(batch_id, 0)
-        yield from _remove(conn, batch_id)
+    _remove_from_lists(conn, batch_id, by)
+    yield Removed(batch_id, 0)
+    yield from _remove(conn, batch_id)
 
 
 def claim_purge(conn: Connection) -> bool:
@@ -141,36 +136,68 @@ def _list_begun(conn: Connection) -> list[int]:
     return [batch_id for (batch_id,) in conn.execute("select batch_id from purge order by batch_id")]
 
 
-def _mark_batch(conn: Connection, chosen: str, by: str, **values: object) -> int | None:
-    """Remove the batch that matches `chosen` (SQL after `where`) from lists and totals. Returns its id, or None if no
-    batch matches."""
-    # No settlement may run at the same time: it may have read the batch, and would write rows for it.
-    own_results(conn)
-    row = conn.execute(f"select b.batch_id from batch b where {chosen}", values).fetchone()
-    if row is None:
-        return None
-    batch_id: int = row[0]
+def _purge_batches(conn: Connection, chosen: str, by: str, age: timedelta | None = None) -> Iterator[Removed]:
+    """Delete the batches that match `chosen` (SQL). With an age, locked ones are left to the next purge."""
+    after = 0
+    while True:
+        row = conn.execute(
+            f"select b.batch_id from batch b where {chosen} and b.batch_id > %(after)s order by b.batch_id limit 1",
+            {"age": age, "after": after},
+        ).fetchone()
+        if row is None:
+            return
+        after = row[0]
+        # No settlement may run at the same time: it may have read the batch, and would write rows for it.
+        own_results(conn, [after])
+        locked = conn.execute(
+            f"select from batch b where b.batch_id = %(batch_id)s and {chosen} for update"
+            + (" skip locked" if age is not None else ""),
+            {"age": age, "batch_id": after},
+        ).rowcount
+        if locked:
+            _remove_from_lists(conn, after, by)
+        yield Removed(after, 0)  # the caller commits: no transaction takes the results lock twice
+        if locked:
+            yield from _remove(conn, after)
+
+
+def _remove_from_lists(conn: Connection, batch_id: int, by: str) -> None:
+    """Remove a locked batch from lists and totals. What is left of it is deleted later."""
     record_change(conn, by, "purge", batch_id=batch_id)
     conn.execute(
         "insert into purge (batch_id, last_callback_id) select %(batch_id)s, coalesce((select callback_id"
         " from callback where batch_id = %(batch_id)s order by callback_id desc limit 1), 0)",
         {"batch_id": batch_id},
     )
-    conn.execute("delete from batch where batch_id = %s", (batch_id,))
-    conn.execute("delete from batch_count where batch_id = %s", (batch_id,))
-    conn.execute("delete from result_count where batch_id = %s", (batch_id,))
-    return batch_id
+    for table in ("external_id", "idempotency", "draft", "batch"):
+        conn.execute(f"delete from {table} where batch_id = %s", (batch_id,))
+    _delete_counters(conn, batch_id)
+
+
+def _delete_counters(conn: Connection, batch_id: int) -> None:
+    for table in ("batch_count", "batch_count_part", "result_count"):
+        conn.execute(f"delete from {table} where batch_id = %s", (batch_id,))
 
 
 def _mark_late(conn: Connection, age: timedelta) -> list[int]:
-    marked = conn.execute(
-        # Stop at the first callback that is not old. Callbacks from a spool may have higher ids than newer callbacks.
-        "insert into purge (batch_id, last_callback_id) select c.batch_id, (select coalesce("
-        "  min(k.callback_id) filter (where k.received_at >= now() - %(age)s) - 1, max(k.callback_id))"
-        "  from callback k where k.batch_id = c.batch_id)"
-        f" from batch_count c where {_LATE} order by c.batch_id on conflict do nothing returning batch_id",
-        {"age": age},
-    )
+    late = f"select c.batch_id from batch_count c where {_LATE}"
+    owned = [batch_id for (batch_id,) in conn.execute(late, {"age": age})]
+    # No replay may run at the same time: it would miss callbacks that are deleted.
+    own_results(conn, owned)
+    found = conn.execute(
+        f"{late} and c.batch_id = any(%(owned)s) order by c.batch_id", {"age": age, "owned": owned}
+    ).fetchall()
+    # Stop at the first callback that is not old. Callbacks from a spool may have higher ids than newer callbacks.
+    marked = [
+        row
+        for (batch_id,) in found
+        for row in conn.execute(
+            "insert into purge (batch_id, last_callback_id) select %(batch_id)s, coalesce("
+            " min(callback_id) filter (where received_at >= now() - %(age)s) - 1, max(callback_id))"
+            " from callback where batch_id = %(batch_id)s on conflict do nothing returning batch_id",
+            {"batch_id": batch_id, "age": age},
+        )
+    ]
     return [batch_id for (batch_id,) in marked]
 
 
@@ -190,8 +217,8 @@ _TABLES = (
 # Waiting callbacks stay: they are settled first.
 _DELETE_CALLBACKS = """
 with gone as (
-    delete from callback c where batch_id = %(batch_id)s and callback_id > %(after)s and callback_id <= %(to)s
-        and not exists (select from waiting w where w.callback_id = c.callback_id)
+    delete from callback where batch_id = %(batch_id)s and callback_id > %(after)s and callback_id <= %(to)s
+        and callback_id not in (select callback_id from waiting where batch_id = %(batch_id)s)
     returning callback_id
 ), aside as (
     delete from set_aside s using gone where s.batch_id = %(batch_id)s and s.callback_id = gone.callback_id
@@ -222,8 +249,8 @@ def _remove(conn: Connection, batch_id: int) -> Iterator[Removed]:
             values = {"batch_id": batch_id, "after": after, "last": last, "most": PURGE_ROWS}
             after, rows = _remove_range(conn, table, key, condition, values)
             yield Removed(batch_id, rows)
-    own_results(conn)
     if _lock_purge(conn, batch_id) is not None:
+        own_results(conn, [batch_id])
         _end(conn, batch_id)
         yield Removed(batch_id, 0, ended=True)
 
@@ -258,8 +285,7 @@ def _remove_range(
 def _end(conn: Connection, batch_id: int) -> None:
     """End a purge: count the callbacks that were received after the batch was deleted."""
     conn.execute("delete from callback_budget where batch_id = %s", (batch_id,))
-    conn.execute("delete from batch_count where batch_id = %s", (batch_id,))
-    conn.execute("delete from result_count where batch_id = %s", (batch_id,))
+    _delete_counters(conn, batch_id)
     conn.execute(
         "insert into batch_count (batch_id, unmatched, unreadable)"
         " select batch_id, count(*) filter (where state = 'unmatched'), count(*) filter (where state = 'unreadable')"

@@ -74,7 +74,6 @@ class Settler:
 
     def _settle_next(self) -> int:
         with connection(self._pool) as conn:
-            share_results(conn)
             left = list_left_groups(conn, self._group_id)
             found = self._lanes.lock_next(conn, [callback_id for group in left for callback_id in group.callback_ids])
             read = self._settle(conn, found, self._group_id) if found else []
@@ -91,6 +90,7 @@ class Settler:
         """Settle callbacks that this transaction has locked, up to the size of a group; returns these."""
         callback_ids = [waiting.callback_id for waiting in found]
         self._current = group_id, callback_ids
+        share_results(conn, {waiting.batch_id for waiting in found})
         with reading(self._pool) as other:
             mark_group(other, group_id, callback_ids, tries)
         stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
@@ -107,7 +107,6 @@ class Settler:
         """Settle a group that another settler has begun, if that settler died. Returns the number of settled
         callbacks."""
         with connection(self._pool) as conn:
-            share_results(conn)
             found = lock_waiting_ids(conn, group.callback_ids)
             waiting = count_waiting(conn, group.callback_ids)
             if len(found) < waiting:
@@ -123,6 +122,7 @@ class Settler:
                 )  # fmt: skip
                 return 0
             if group.tries >= ALONE_TRIES:
+                share_results(conn, [found[0].batch_id])
                 self._set_aside(conn, get_stored(conn, [(found[0].batch_id, found[0].callback_id)]))
                 forget_group(conn, group.group_id)
                 return 1
@@ -138,11 +138,11 @@ class Settler:
         """Halve a group that cannot be settled, or set its only callback aside. Returns the number of settled
         callbacks."""
         with connection(self._pool) as conn:
-            share_results(conn)
             if len(callback_ids) > 1:
                 halve_group(conn, group_id, callback_ids)
                 return 0
             found = lock_waiting_ids(conn, callback_ids)
+            share_results(conn, [waiting.batch_id for waiting in found])
             self._set_aside(conn, get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found]))
             forget_group(conn, group_id)
             return len(found)

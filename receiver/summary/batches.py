@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -152,9 +152,10 @@ PAST_DUE = "b.due_at < now() and b.state <> 'queueing'"
 
 _SELECT = f"""
 select b.batch_id as id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
-    coalesce(b.simulated, false) as simulated, b.follows, array(select f.batch_id from batch f
-        where f.first_batch_id = coalesce(b.first_batch_id, b.batch_id) and f.follows = b.batch_id order by 1)
-        as follow_ups, b.left_out, b.created_by, b.start_at as start_timestamp, b.end_at as end_timestamp,
+    coalesce(b.simulated, false) as simulated, b.follows, array(select f.batch_id from batch f where f.first_batch_id =
+        (select coalesce(o.first_batch_id, o.batch_id) from batch o where o.batch_id = {{batch_id}})
+        and f.follows = {{batch_id}} order by 1) as follow_ups,
+    b.left_out, b.created_by, b.start_at as start_timestamp, b.end_at as end_timestamp,
     b.max_attempts, b.reattempt_wait_seconds as reattempt_wait, b.is_pci, b.calls_per_minute, b.opens_minute,
     b.closes_minute, b.calling_days, b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at,
     {UNRELEASED} as due_at_estimated, {PAST_DUE} as past_due,
@@ -162,9 +163,9 @@ select b.batch_id as id, b.name, x.external_id, b.labels, b.application_id, b.de
     c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
     c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
     (select max(submission_no) from submission s where s.batch_id = b.batch_id) as submissions_total,
-    (select count(*) from waiting w where w.batch_id = b.batch_id and w.callback_id >= {LOW_WATER_MARK})
+    (select count(*) from waiting w where w.batch_id = {{batch_id}} and w.callback_id >= {LOW_WATER_MARK})
         as waiting{{submissions}}
-from batch b join batch_count c using (batch_id) left join external_id x using (batch_id)
+from batch b join batch_total c using (batch_id) left join external_id x using (batch_id)
 """
 
 
@@ -180,20 +181,18 @@ RELEASE_AT = """case when s.released_at is not null then s.released_at
 DUE_AT = "case when s.released_at is not null then s.due_at end"
 """SQL: the due time of submission `s`; null if it is sent again, because its last try was not queued."""
 
+_LISTED = f"""submission_no as id, state, calls, calls_queued, provider_status, error, error_code,
+            array_to_string(time_zones, ',') as time_zone, {sql_time(RELEASE_AT)} as release_at,
+            {sql_time(DUE_AT)} as due_at"""
+
 # In the same statement: another one would cost as much again. Both lists end early, however many submissions there are.
 _SUBMISSIONS = f""",
     (select json_agg(each)::text from (
-        select submission_no as id, state, calls, calls_queued, provider_status, error, error_code,
-            array_to_string(time_zones, ',') as time_zone, {sql_time(RELEASE_AT)} as release_at,
-            {sql_time(DUE_AT)} as due_at
-        from submission s where s.batch_id = b.batch_id and s.submission_no in (
-            (select d.submission_no from submission d where d.batch_id = b.batch_id
-                and d.state in ('unknown', 'refused') order by d.state = 'refused', d.submission_no
-                limit {SUBMISSIONS_LISTED})
-            union all
-            (select o.submission_no from submission o where o.batch_id = b.batch_id
-                and o.state not in ('unknown', 'refused') order by o.submission_no limit {SUBMISSIONS_LISTED}))
-        order by case state when 'unknown' then 0 when 'refused' then 1 else 2 end, submission_no
+        (select {_LISTED} from submission s where s.batch_id = b.batch_id and state in ('unknown', 'refused')
+            order by state = 'refused', submission_no limit {SUBMISSIONS_LISTED})
+        union all
+        (select {_LISTED} from submission s where s.batch_id = b.batch_id and state not in ('unknown', 'refused')
+            order by submission_no limit {SUBMISSIONS_LISTED})
         limit {SUBMISSIONS_LISTED}
     ) as each) as submissions_json
 """
@@ -201,7 +200,8 @@ _SUBMISSIONS = f""",
 
 def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True) -> Batch:
     """One batch; without its submissions the cost does not depend on their number. Raises NotFound."""
-    found = _read(conn, "where b.batch_id = %s", (batch_id,), with_submissions)
+    query = _select("%(batch_id)s", with_submissions) + "where b.batch_id = %(batch_id)s"
+    found = _read(conn, query, {"batch_id": batch_id})
     if not found:
         raise NotFound(f"Batch {batch_id} does not exist.")
     return found[0]
@@ -222,8 +222,8 @@ def list_batches(
     """Batches, newest first, with ids below `before`."""
     where, values = where_of(wanted)
     older = "true" if before is None else "b.batch_id < %s"
-    condition = f"where {where} and {older} order by b.batch_id desc limit %s"
-    return _read(conn, condition, [*values, *([] if before is None else [before]), limit], with_submissions)
+    query = f"{_select('b.batch_id', with_submissions)} where {where} and {older} order by b.batch_id desc limit %s"
+    return _read(conn, query, [*values, *([] if before is None else [before]), limit])
 
 
 def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
@@ -252,10 +252,14 @@ def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
     return all_given(conditions)
 
 
-def _read(conn: Connection, condition: str, parameters: Sequence[Any], with_submissions: bool) -> list[Batch]:
-    query = _SELECT.format(submissions=_SUBMISSIONS if with_submissions else "") + condition
+def _select(batch_id: str, with_submissions: bool) -> str:
+    """`batch_id`: SQL. The parameter if only one batch is read: then no subquery depends on another row."""
+    return _SELECT.format(batch_id=batch_id, submissions=_SUBMISSIONS if with_submissions else "")
+
+
+def _read(conn: Connection, query: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Batch]:
     with conn.cursor(row_factory=dict_row) as cursor:
-        return [_batch(row) for row in cursor.execute(query, parameters)]
+        return [_batch(row) for row in cursor.execute(query, values)]
 
 
 def _batch(row: dict[str, Any]) -> Batch:

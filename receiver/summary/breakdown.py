@@ -21,7 +21,7 @@ BREAKDOWNS: tuple[Breakdown, ...] = get_args(Breakdown)
 
 _SUMS = ", ".join(f"sum(r.{name})::bigint" for name in OUTCOMES)
 
-_BY_TIME = f"select {{value}}, {_SUMS} from result_count r join batch b using (batch_id) where {{where}} group by 1"
+_BY_TIME = f"select {{value}}, {_SUMS} from result_total r join batch b using (batch_id) where {{where}} group by 1"
 
 # Counted for each batch before the batches are joined: joining every result would take as long as counting it. The join
 # leaves out the results of batches that are being purged.

@@ -162,7 +162,7 @@ def list_calls(
     """A batch's calls in the order of its rows, those after `after_row`. Raises NotFound."""
     with conn.cursor(row_factory=dict_row) as cursor:
         counted = cursor.execute(
-            "select * from batch_count join batch using (batch_id) where batch_id = %s", (batch_id,)
+            "select * from batch_total join batch using (batch_id) where batch_id = %s", (batch_id,)
         ).fetchone()
     if counted is None:
         raise NotFound(f"Batch {batch_id} does not exist.")

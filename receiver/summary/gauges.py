@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
+from receiver.changes.counters import COUNTED_STATES
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SUBMISSION_STATES
 from receiver.release.presence import WORKER_LOCK
-from receiver.results.counters import COUNTED_STATES
 from receiver.summary.batches import PAST_DUE, Loss, balance, sum_balances
 from receiver.summary.health import WORKER_SECONDS
 
@@ -43,7 +43,7 @@ _COUNTERS = ("rows", "skipped", "refused", "withdrawn", "overdue", *OUTCOMES, *C
 _SUMS = f"""
 select coalesce({PAST_DUE}, false) as past_due,
     {", ".join(f"sum(c.{name})::bigint as {name}" for name in _COUNTERS)}
-from batch_count c left join batch b using (batch_id) group by past_due
+from batch_total c left join batch b using (batch_id) group by past_due
 """
 
 # Partial indexes count all states except `accepted`, which is the remainder. A batch's submissions are numbered from 1,

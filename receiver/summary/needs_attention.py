@@ -66,7 +66,7 @@ def get_attention(conn: Connection, wanted: BatchFilter, *, simulated: bool | No
             f"select coalesce(b.simulated, false) as simulated, {sums}, count(*) as batches,"
             f" sum(greatest(least(c.overdue, {REMAINING}) - c.acknowledged_overdue, 0))::bigint as overdue_calls,"
             f" count(*) filter (where c.overdue > c.acknowledged_overdue and {REMAINING} > 0) as overdue_batches"
-            f" from batch_count c left join batch b using (batch_id) where {where} group by 1",
+            f" from batch_total c left join batch b using (batch_id) where {where} group by 1",
             values,
         ).fetchall()
         in_doubt = cursor.execute(
@@ -77,7 +77,7 @@ def get_attention(conn: Connection, wanted: BatchFilter, *, simulated: bool | No
         ).fetchall()
         seen = cursor.execute(
             "select s.state, count(*) as callbacks from acknowledged a"
-            " join set_aside s using (batch_id, callback_id, state) join batch_count c using (batch_id)"
+            " join set_aside s using (batch_id, callback_id, state) join batch_total c using (batch_id)"
             " left join batch b using (batch_id)"
             f" where {where} group by s.state",
             values,

@@ -103,12 +103,12 @@ def get_series(conn: Connection, wanted: SummaryFilter) -> list[dict[str, Any]]:
 
 def get_quarter_hours(conn: Connection, batch_id: int) -> list[dict[str, Any]]:
     """The points of one batch, one for each quarter hour from its first to its last result."""
-    of_batch = "from result_count where batch_id = %(batch_id)s"
+    of_batch = "from result_total where batch_id = %(batch_id)s"
     sums = ", ".join(f"coalesce(sum(r.{name}), 0)::bigint as {name}" for name in _OF_RESULTS)
     query = f"""
         select quarter as at, {sums}
         from generate_series((select min(at) {of_batch}), (select max(at) {of_batch}), interval '15 minutes') quarter
-            left join result_count r on r.batch_id = %(batch_id)s and r.at = quarter
+            left join result_total r on r.batch_id = %(batch_id)s and r.at = quarter
         group by quarter
     """
     return _points(_rows(conn, query, {"batch_id": batch_id}))
@@ -123,7 +123,7 @@ def _totals(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
     """The query and its values. It returns one row."""
     where, values = batches_where(wanted)
     sums = ", ".join(f"coalesce(sum(c.{name}), 0)::bigint as {name}" for name in _COUNTERS)
-    return f"select {sums} from batch b join batch_count c using (batch_id) where {where}", values
+    return f"select {sums} from batch b join batch_total c using (batch_id) where {where}", values
 
 
 def _series(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
@@ -144,7 +144,7 @@ def _series(wanted: SummaryFilter) -> tuple[str, dict[str, Any]]:
         with counted as materialized (
             -- Summed before they are truncated, which is slower: many batches share a quarter hour.
             select r.at, {", ".join(f"sum(r.{name})::bigint as {name}" for name in _OF_RESULTS)}
-            from result_count r join batch b using (batch_id) where {where} group by r.at
+            from result_total r join batch b using (batch_id) where {where} group by r.at
         ), bounds as materialized (
             select {first} as first, {last} as last
             from (select min(at) as earliest, max(at) as latest from counted) as results

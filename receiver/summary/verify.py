@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from psycopg import Cursor
 from psycopg.rows import dict_row
 
+from receiver.changes.counters import COUNTED_STATES, RESULT_COLUMNS
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
 from receiver.model import OUTCOMES
 from receiver.release.states import BATCH_STATE
-from receiver.results.counters import COUNTED_STATES, RESULT_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ def verify(conn: Connection, batch_id: int | None = None) -> Iterator[Difference
 def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
     with conn.cursor(row_factory=dict_row) as cursor:
         counted = cursor.execute(_COUNTED, {"batch_id": batch_id}).fetchone() or {}
-        kept = cursor.execute("select * from batch_count where batch_id = %s", (batch_id,)).fetchone()
+        kept = cursor.execute("select * from batch_total where batch_id = %s", (batch_id,)).fetchone()
         broken = cursor.execute(_BROKEN, {"batch_id": batch_id}).fetchone() or {}
+        broken |= _count_broken_links(cursor, batch_id)
         states = cursor.execute(_STATE, {"batch_id": batch_id}).fetchone()
     if kept is None:
         # A purged batch has no counters until one of its late callbacks is settled.
@@ -90,6 +93,10 @@ def _verify_batch(conn: Connection, batch_id: int) -> Iterator[Difference]:
             yield Difference(batch_id, name, number, 0)
     if states is not None and states["kept"] != states["counted"]:
         yield Difference(batch_id, "state", states["kept"], states["counted"])
+
+
+def _count_broken_links(cursor: Cursor[dict[str, Any]], batch_id: int) -> dict[str, Any]:
+    return cursor.execute(_BROKEN_LINKS, {"batch_id": batch_id}).fetchone() or {}
 
 
 def _count_each(column: str, values: Sequence[str]) -> str:
@@ -150,10 +157,6 @@ select
     ) as "calls that are not in exactly one state",
     (select count(*) from withdrawn w left join call c using (batch_id, row)
         where w.batch_id = %(batch_id)s and c.row is null) as "withdrawn without a call",
-    (select count(*) from follow_up f left join call c using (batch_id, row)
-        left join call n on n.batch_id = f.next_batch_id and n.row = f.next_row
-        where f.batch_id = %(batch_id)s and (c.row is null or n.row is null
-            and exists (select from batch b where b.batch_id = f.next_batch_id))) as "follow-ups without a call",
     (select count(*) from submission s join batch b using (batch_id)
         where batch_id = %(batch_id)s and s.state = 'pending' and b.canceled_at is not null
     ) as "submissions of a canceled batch that wait to be sent",
@@ -189,23 +192,37 @@ select
             sum(attempts) as attempts, sum(duration_seconds) as duration_seconds
         from result where batch_id = %(batch_id)s and outcome is not null group by 1
     ) c
-    full join (select * from result_count where batch_id = %(batch_id)s) k using (at)
+    full join (
+        select at, {", ".join(f"sum({name}) as {name}" for name in RESULT_COLUMNS)}
+        from result_total where batch_id = %(batch_id)s group by at
+    ) k using (at)
     where {" or ".join(f"coalesce(c.{name}, 0) <> coalesce(k.{name}, 0)" for name in RESULT_COLUMNS)}
     ) as "quarter hours whose counts differ from their results"
 """
 
+# In another statement: it is about two batches.
+_BROKEN_LINKS = """
+select count(*) as "follow-ups without a call" from follow_up f left join call c using (batch_id, row)
+    left join call n on n.batch_id = f.next_batch_id and n.row = f.next_row
+    left join batch b on b.batch_id = f.next_batch_id
+where f.batch_id = %(batch_id)s and (c.row is null or (n.row is null and b.batch_id is not null))
+"""
+
 _EVENTS = """
-with counted as (
+with kept as (
+    select endpoint_id, slot, sum(owed) as owed, sum(delivered) as delivered, sum(given_up) as given_up
+    from endpoint_count group by 1, 2
+), counted as (
     select endpoint_id, slot, count(*) as owed, count(*) filter (where state = 'delivered') as delivered,
         count(*) filter (where state = 'given_up') as given_up
     from (select endpoint_id, slot, 'waiting' as state from owed_event
         union all select endpoint_id, slot, state from delivery) each group by 1, 2
     -- Of the removed events only the counts are kept.
-    union all select endpoint_id, slot, delivered + given_up, delivered, given_up from endpoint_count where slot = -1
+    union all select endpoint_id, slot, delivered + given_up, delivered, given_up from kept where slot = -1
 )
 select format('endpoint %s, slot %s: owed, delivered, given up', endpoint_id, slot),
     concat_ws(', ', k.owed, k.delivered, k.given_up), concat_ws(', ', c.owed, c.delivered, c.given_up)
-from endpoint join (endpoint_count k full join counted c using (endpoint_id, slot)) using (endpoint_id)
+from endpoint join (kept k full join counted c using (endpoint_id, slot)) using (endpoint_id)
 where (coalesce(k.owed, 0), coalesce(k.delivered, 0), coalesce(k.given_up, 0))
     <> (coalesce(c.owed, 0), coalesce(c.delivered, 0), coalesce(c.given_up, 0))
 union all select 'entries of the feed', given::text, found::text from (

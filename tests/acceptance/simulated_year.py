@@ -459,9 +459,9 @@ def _calls_of(conn: Connection, outgoing: Outgoing) -> dict[int, int]:
 _FINAL = " + ".join(OUTCOMES)
 _OUTSIDE = f"rows - skipped - refused - withdrawn - overdue - ({_FINAL}) < 0"
 _UNBALANCED = (
-    f"select batch_id from batch_count where {_OUTSIDE} or"  # noqa: S608 names of ours
+    f"select batch_id from batch_total where {_OUTSIDE} or"  # noqa: S608 names of ours
     " least(skipped, refused, withdrawn, overdue, applied, duplicate, conflict, unmatched, unreadable) < 0"
-    " union all select batch_id from batch_count c where applied + duplicate + conflict + unmatched + unreadable"
+    " union all select batch_id from batch_total c where applied + duplicate + conflict + unmatched + unreadable"
     " + (select count(*) from waiting w where w.batch_id = c.batch_id)"
     " <> (select count(*) from callback k where k.batch_id = c.batch_id and not polled)"
     " and not exists (select from purge p where p.batch_id = c.batch_id)"

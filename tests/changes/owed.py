@@ -84,7 +84,7 @@ class Owed:
         keyed = {
             "result": "select batch_id, row, callback_id, outcome, provider_status, attempts, max_attempts, queued_at,"
             " started_at, ended_at, duration_seconds from result where outcome is not null",
-            "remaining": f"select batch_id, {REMAINING} from batch_count c join batch using (batch_id)",  # noqa: S608 names of ours
+            "remaining": f"select batch_id, {REMAINING} from batch_total c join batch using (batch_id)",  # noqa: S608 names of ours
             "batch.overdue": "select batch_id, 0 from batch where overdue_noticed",
             "batch.refused": "select batch_id, 0 from batch where state = 'refused'",
             "batch.canceled": "select batch_id, 0 from batch where canceled_at is not null",

@@ -202,7 +202,7 @@ def test_database_that_had_0006_in_a_transaction_is_current(empty_database_url: 
     assert fetch(empty_database_url, f"select sha256 from schema_migration where name = '{path.name}'") == [(digest,)]  # noqa: S608
 
 
-SMALL_TABLES = {"api_key", "worker", "upkeep", "measured", "purge", "schema_migration"}
+SMALL_TABLES = {"api_key", "worker", "upkeep", "measured", "purge", "schema_migration", "endpoint_count"}
 """Tables with few rows, independent of the number of calls. An index of them is built in a moment."""
 
 

@@ -144,7 +144,7 @@ def erasure_of_what_it_found_before_its_locks(patch: pytest.MonkeyPatch) -> None
 
 
 def count_of_overdue_calls_beside_settlements(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(overdue, "own_results", lambda _: None)
+    patch.setattr(overdue, "own_results", lambda *_: None)
 
 
 def erasure_that_does_not_wait_for_copies(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
-from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.model import CALL_STATES, OUTCOMES
 from receiver.queueing.acceptance import Limits, accept
@@ -267,8 +266,8 @@ class World:
             journal(self.looker, make_callback(batch_id, body, submission_no=submission_no, received_at=received_at))
 
     def _begin_to_settle(self) -> None:
-        share_results(self.settler)
-        settle(self.settler, claim_waiting(self.settler, CALLS))
+        claimed = claim_waiting(self.settler, CALLS)
+        settle(self.settler, claimed)
 
     def _end_settling(self, well: bool) -> None:
         if well:

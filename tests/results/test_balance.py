@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Callback
 from receiver.release.claim import Outgoing, claim_submission
@@ -146,8 +145,8 @@ class World:
 
     def _begin_to_settle(self, settler: int, group: int) -> None:
         conn = self.settlers[settler]
-        share_results(conn)
-        settle(conn, claim_waiting(conn, group))
+        claimed = claim_waiting(conn, group)
+        settle(conn, claimed)
 
     def _end_settling(self, settler: int, well: bool) -> None:
         if well:

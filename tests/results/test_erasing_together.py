@@ -11,7 +11,6 @@ from uuid import uuid4
 import pytest
 
 from receiver.changes.audit import SYSTEM
-from receiver.database.locks import share_results
 from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Group, write_group
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
@@ -151,7 +150,6 @@ def test_callback_that_is_being_settled_when_an_erasure_begins_is_erased(conn: C
         finished.set()
 
     with closing(connect(database_url, name="settler")) as settler:
-        share_results(settler)
         callbacks = (make_callback(batch_id, result_body(FIRST)), make_callback(batch_id, result_body(FIRST, "failed")))
         write_group(settler, Group(uuid4(), 1, callbacks))
         settle(settler, claim_waiting(settler, 500))

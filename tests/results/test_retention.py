@@ -11,9 +11,10 @@ from io import BytesIO
 from itertools import islice
 
 import pytest
+from psycopg.errors import LockNotAvailable
 
 from receiver.changes.audit import SYSTEM
-from receiver.database.locks import share_results
+from receiver.database.locks import RESULTS_LOCK, own_results
 from receiver.database.pool import Connection, connect
 from receiver.errors import NotFound
 from receiver.queueing.batches import set_external_id
@@ -80,6 +81,7 @@ def make_full_batch(conn: Connection) -> int:
     conn.execute("delete from outstanding where batch_id = %s and row = 6", (batch_id,))
     conn.execute("update batch_count set withdrawn = 1 where batch_id = %s", (batch_id,))
     acknowledge_callbacks(conn, by=SYSTEM, state="unreadable")
+    conn.execute("insert into batch_count_part (batch_id, slot, at) values (%s, 0, '-infinity')", (batch_id,))
     conn.execute("insert into follow_up values (%s, 1, %s, 1)", (batch_id, 10**9))  # its follow-up is purged
     conn.commit()
     return batch_id
@@ -273,7 +275,6 @@ def test_late_callbacks_are_purged_when_they_are_old(conn: Connection) -> None:
 def test_purge_waits_for_a_settlement(conn: Connection, database_url: str) -> None:
     old = age(conn, make_full_batch(conn))
     journal(conn, make_callback(old, result_body(NUMBERS[6])))
-    share_results(conn)
     settle(conn, claim_waiting(conn, 10))
     with closing(connect(database_url, name="another")) as other:
         other.execute("set lock_timeout = '100ms'")
@@ -282,6 +283,37 @@ def test_purge_waits_for_a_settlement(conn: Connection, database_url: str) -> No
     conn.commit()
     assert purge_all(conn) == [old]
     assert rows_of(conn, old) == {}
+
+
+def test_purge_of_late_callbacks_waits_for_their_replay(conn: Connection, database_url: str) -> None:
+    old = age(conn, make_full_batch(conn))
+    purge_all(conn)
+    long_ago = datetime.now(UTC) - timedelta(days=31)
+    journal(conn, make_callback(old, result_body(NUMBERS[1]), received_at=long_ago))
+    settle_all(conn)
+    own_results(conn, [old])
+    with closing(connect(database_url, name="another")) as other:
+        other.execute("set lock_timeout = '100ms'")
+        with pytest.raises(LockNotAvailable):
+            next(purge(other, MONTH, by=SYSTEM))
+    conn.commit()
+    assert purge_all(conn) == [old]
+
+
+def test_batch_that_is_locked_is_left_to_the_next_purge_with_its_results(conn: Connection, database_url: str) -> None:
+    """Two results locks in one transaction would not be in order."""
+    busy, old = (age(conn, make_full_batch(conn)) for _ in range(2))
+    with closing(connect(database_url, name="another")) as other:
+        other.execute("select from batch where batch_id = %s for update", (busy,))
+        purged = []
+        for removed in purge(conn, MONTH, by=SYSTEM):
+            held = "select from pg_locks where classid = %s and mode = 'ExclusiveLock' and pid = pg_backend_pid()"
+            assert conn.execute(held, (RESULTS_LOCK,)).rowcount <= 1
+            conn.commit()
+            purged += [removed.batch_id] * removed.ended
+        assert purged == [old]
+        other.rollback()
+    assert purge_all(conn) == [busy]
 
 
 def test_two_concurrent_purges_delete_once(conn: Connection, database_url: str) -> None:

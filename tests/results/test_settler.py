@@ -154,12 +154,15 @@ def test_settler_skips_callbacks_that_another_has_locked(conn: Connection, pool:
     assert differences(conn) == []
 
 
-def test_settling_waits_for_a_replay(conn: Connection, database_url: str) -> None:
+def test_settling_waits_only_for_a_replay_of_its_batch(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn)
     journal(conn, make_callback(batch_id, result_body(phone_number(0))))
     impatient = open_pool(f"{database_url} options='-c lock_timeout=50ms'", max_size=2, name="settler")
     try:
-        own_results(conn)
+        own_results(conn, [batch_id + 1])
+        assert Settler(impatient).settle_group() == 1, "of another batch"
+        journal(conn, make_callback(batch_id, result_body(phone_number(0))))
+        own_results(conn, [batch_id])
         with pytest.raises(psycopg.errors.LockNotAvailable):
             Settler(impatient).settle_group()
         conn.rollback()

@@ -10,7 +10,6 @@ from random import Random
 
 import pytest
 
-from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect, open_pool
 from receiver.intake.journal import Callback
 from receiver.intake.packing import unpack
@@ -143,8 +142,8 @@ def test_concurrent_workers_and_replays_keep_every_count(conn: Connection, datab
     def settle_shared() -> None:
         with closing(connect(database_url, name="settler")) as mine:
             for _ in range(60):
-                share_results(mine)
-                settle(mine, claim_waiting(mine, 10))
+                claimed = claim_waiting(mine, 10)
+                settle(mine, claimed)
                 mine.commit()
 
     at_once(replay_all, settle_shared)

@@ -13,7 +13,6 @@ from uuid import uuid4
 import pytest
 
 from receiver.changes.audit import SYSTEM
-from receiver.database.locks import share_results
 from receiver.database.pool import GAVE_WAY, Connection, connect
 from receiver.errors import ReceiverError
 from receiver.intake.journal import Group, write_group
@@ -82,7 +81,6 @@ def storm(database_url: str, writers: Sequence[Work]) -> None:
 
 
 def settling(conn: Connection, _: Random) -> None:
-    share_results(conn)
     if claimed := claim_waiting(conn, 20):
         settle(conn, claimed)
 

@@ -56,7 +56,8 @@ def end(conn: Connection, state: str, rows: int) -> None:
         " returning *), ended as (insert into delivery (endpoint_id, event_id, slot, event, batch_id, subject,"
         " owed_at, state) select endpoint_id, event_id, slot, event, batch_id, subject, owed_at, %s from gone"
         " returning state) update endpoint_count set delivered = delivered + (select count(*) from ended"
-        " where state = 'delivered'), given_up = given_up + (select count(*) from ended where state = 'given_up')",
+        " where state = 'delivered'), given_up = given_up + (select count(*) from ended where state = 'given_up')"
+        " where part = (select min(part) from endpoint_count)",
         (rows, state),
     )
     conn.commit()

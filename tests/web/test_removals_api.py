@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from receiver.database.jobs import end_job
-from receiver.database.locks import own_results
+from receiver.database.locks import STRIPES, own_results
 from receiver.database.pool import Connection, connect
 from tests.factories import deliver, differences, journal, make_batch, make_callback, phone_number, result_body
 from tests.waiting import eventually
@@ -98,7 +98,7 @@ def test_work_that_takes_long_continues_after_the_answer(
 ) -> None:
     make_batch(conn, [phone_number(0)])
     with connect(database_url, name="test") as other:
-        own_results(other)  # the erasure waits for this lock
+        own_results(other, range(STRIPES))  # the erasure waits for these locks
         answer = admin.post(ERASURES, json={"phone_number": f"+{phone_number(0)}"}, headers={"Prefer": "wait=0"})
         assert (answer.status_code, answer.get_json()["state"]) == (202, "running")
         other.rollback()
