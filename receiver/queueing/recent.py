@@ -37,8 +37,9 @@ class RecentCalls:
         """Those of the numbers that have such calls, with their batches, the oldest first."""
         if self._batches is None:
             listed = conn.execute(_BATCHES, self._given).fetchall()
-            self._batches = {batch_id: RecentBatch(batch_id, *shown) for batch_id, *shown, _ in listed}
-            self._whole = [batch_id for batch_id, *_, is_whole in listed if is_whole]
+            self._batches = {batch_id: RecentBatch(batch_id, *shown) for batch_id, *shown in listed}
+            in_part = conn.execute(_IN_PART, {"batches": bigints(self._batches)} | self._given).fetchall()
+            self._whole = sorted(self._batches.keys() - {batch_id for (batch_id,) in in_part})
         if not self._batches or not phone_numbers:
             return {}
         found: dict[int, list[RecentBatch]] = {}
@@ -52,17 +53,24 @@ _IS_RECENT = """(s.state = 'pending' or s.state not in ('refused', 'withdrawn')
     and s.released_at > now() - make_interval(hours => %(hours)s))"""
 """SQL: whether the calls of submission `s` count, unless they are withdrawn."""
 
+_OF_OTHERS = """(%(simulated)s or not coalesce(b.simulated, false))
+    and coalesce(b.first_batch_id, b.batch_id) is distinct from %(first_batch_id)s"""
+
 _BATCHES = f"""
-select b.batch_id, b.name, b.created_at,
-    not exists (select from submission s where s.batch_id = b.batch_id and {_IS_RECENT} is not true)
-    and not exists (select from withdrawn w where w.batch_id = b.batch_id) as is_whole
-from batch b
-where (%(simulated)s or not coalesce(b.simulated, false))
-    and coalesce(b.first_batch_id, b.batch_id) is distinct from %(first_batch_id)s
-    and (b.state = 'queueing' or exists (select from submission s where s.batch_id = b.batch_id
-        and s.released_at > now() - make_interval(hours => %(hours)s)))
+select b.batch_id, b.name, b.created_at from batch b where {_OF_OTHERS} and b.state = 'queueing'
+union
+select b.batch_id, b.name, b.created_at from batch b where {_OF_OTHERS} and exists (select from submission s
+    where s.batch_id = b.batch_id and s.released_at > now() - make_interval(hours => %(hours)s))
 """
-"""`is_whole`: all calls of the batch count."""
+
+_IN_PART = f"""
+select b.batch_id from batch b where b.batch_id = any(%(batches)b)
+    and exists (select from submission s where s.batch_id = b.batch_id and {_IS_RECENT} is not true)
+union
+select b.batch_id from batch b where b.batch_id = any(%(batches)b)
+    and exists (select from withdrawn w where w.batch_id = b.batch_id)
+"""
+"""The batches of which not all calls count."""
 
 # The index has the batches of a number, however often it was called. Only calls of batches in part are read.
 _CALLS = f"""

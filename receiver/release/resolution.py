@@ -20,6 +20,7 @@ from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
 from receiver.model import SubmissionState
+from receiver.queueing.batches import get_now
 from receiver.release.answer import Answer
 from receiver.release.calls import clear_overdue, refuse_calls, reopen_calls, state_if_unsent, withdraw_calls
 from receiver.release.states import PROVEN, refresh_state
@@ -219,11 +220,11 @@ def record_late_answer(
     # Without a decision, only a callback can have accepted it. Then the answer only adds its details.
     changed = conn.execute(
         "update submission s set state = %s, answered_at = now(), provider_status = %s, calls_queued = %s,"
-        " error = %s, answer = %s, polls_planned = false, released_at = coalesce(released_at, now())"
+        " error = %s, answer = %s, polls_planned = false, released_at = coalesce(released_at, %s)"
         " where batch_id = %s and submission_no = %s and tries = %s"
         " and (state in ('pending', 'accepted') or state = 'withdrawn' and %s)"
         f" and (%s or state <> 'pending') and (%s or %s and not {PROVEN})",
-        (state, *known, *key, state == "accepted", resolved == 1, state == "accepted", resolved == 1),
+        (state, *known, get_now(conn), *key, state == "accepted", resolved == 1, state == "accepted", resolved == 1),
     ).rowcount
     return state if changed else None
 
@@ -246,9 +247,9 @@ def _set_state(
         )
     else:
         conn.execute(
-            "update submission set state = %s, answered_at = coalesce(answered_at, now()), error = %s, error_code = %s"
+            "update submission set state = %s, answered_at = coalesce(answered_at, %s), error = %s, error_code = %s"
             " where batch_id = %s and submission_no = %s",
-            (state, error, error_code, *key),
+            (state, get_now(conn), error, error_code, *key),
         )
     if state == "refused":
         events.add("submission.refused", *key)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
+from receiver.queueing.batches import get_now
 from receiver.release.calls import reopen_calls
 
 BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) then 'queueing'
@@ -31,7 +32,7 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int], events: Events) ->
     wanted = sorted(set(batch_ids))
     # A batch can have a hundred thousand slices. While one is pending, the others need not be read.
     queueing = conn.execute(
-        "select b.batch_id from unnest(%s::bigint[]) as b (batch_id) where exists (select from submission s"
+        "select b.batch_id from batch b where b.batch_id = any(%s) and exists (select from submission s"
         " where s.batch_id = b.batch_id and s.state = 'pending')",
         (wanted,),
         prepare=True,
@@ -91,7 +92,7 @@ def accept_proven(
         lock_batches(conn, [*batch_ids, *also_lock])
     if not unaccepted:
         return
-    given = (batch_ids, [submission_no for _, submission_no in unaccepted])
+    given = [batch_ids, [submission_no for _, submission_no in unaccepted]]
     withdrawn: defaultdict[int, list[int]] = defaultdict(list)
     for batch_id, submission_no in conn.execute(
         "select s.batch_id, s.submission_no from submission s"
@@ -102,13 +103,14 @@ def accept_proven(
         withdrawn[batch_id].append(submission_no)
     for batch_id, submissions in withdrawn.items():
         reopen_calls(conn, batch_id, submissions, events)
+    now = get_now(conn)
     # What was to be sent again has neither of these times any more; it is due with its batch.
     conn.execute(
-        "update submission s set state = 'accepted', error = null, answered_at = coalesce(answered_at, now()),"
-        " released_at = coalesce(released_at, sent_at, now()), due_at = coalesce(s.due_at, b.due_at)"
+        "update submission s set state = 'accepted', error = null, answered_at = coalesce(answered_at, %s),"
+        " released_at = coalesce(released_at, sent_at, %s), due_at = coalesce(s.due_at, b.due_at)"
         " from unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) join batch b using (batch_id)"
         " where s.batch_id = g.batch_id and s.submission_no = g.submission_no"
         " and s.state in ('unknown', 'pending', 'withdrawn')",
-        given,
+        [now, now, *given],
     )
     refresh_state(conn, batch_ids, events)

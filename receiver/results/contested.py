@@ -156,13 +156,20 @@ def _replace_results(conn: Connection, changes: Sequence[_Change]) -> None:
 
 
 def _lock_applied(conn: Connection, calls: Sequence[CallKey]) -> list[_Applied]:
-    rows = conn.execute(
-        f"select batch_id, row, callback_id, received_at, polled, last_event_at is not null, {_DETAILS} from result"
-        " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, row) using (batch_id, row)"
-        " order by batch_id, row for update of result",
-        ([batch_id for batch_id, _ in calls], [row for _, row in calls]),
-    ).fetchall()
-    return [_Applied._make((*row[:6], stored_details(row[6:]))) for row in rows]
+    rows_of = defaultdict[int, list[int]](list)
+    for batch_id, row in calls:
+        rows_of[batch_id].append(row)
+    found = [
+        row
+        for batch_id, rows in sorted(rows_of.items())
+        for row in conn.execute(
+            f"select batch_id, row, callback_id, received_at, polled, last_event_at is not null, {_DETAILS}"
+            " from result where batch_id = %s and row = any(%s) order by row for update",
+            (batch_id, rows),
+            prepare=True,
+        )
+    ]
+    return [_Applied._make((*row[:6], stored_details(row[6:]))) for row in found]
 
 
 def _completed(conn: Connection, result: _Applied) -> _Applied:

@@ -18,7 +18,7 @@ from receiver.database.pool import Pool, connection
 from receiver.logs import about
 from receiver.release.provider import Provider
 from receiver.results.overdue import mark_overdue
-from receiver.results.polls import forget_settled_polls, plan_polls
+from receiver.results.polls import plan_polls
 from receiver.results.recovery import Polled, poll_once
 from receiver.results.retention import claim_purge, purge
 
@@ -96,8 +96,6 @@ class Maintenance:
 
     def plan_polls(self) -> float:
         """Plan which overdue calls are asked about."""
-        with connection(self._pool) as conn:
-            forget_settled_polls(conn)
         while not self._stop.is_set():
             with connection(self._pool) as conn:
                 planned = plan_polls(conn, simulated=self._provider.simulated)

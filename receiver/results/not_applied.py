@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from psycopg import Cursor
 from psycopg.rows import args_row
 
 from receiver.database.pool import Connection
@@ -83,18 +84,16 @@ _JOIN_CALLBACK = "join callback c on c.batch_id = s.batch_id and c.callback_id =
 _CONFLICTING = f"s.reason = '{OTHER_RESULT_WINS}' and s.result_key is not null"
 """SQL: the condition of the indexes `set_aside_best` and `set_aside_key`."""
 
-_LATEST = f"""select {_COLUMNS} from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[]) as g (batch_id, row)
-    cross join lateral (select s.* from set_aside s where s.batch_id = g.batch_id and s.row = g.row
+_LATEST = f"""select {_COLUMNS} from unnest(%(rows)s::integer[]) as g (row)
+    cross join lateral (select s.* from set_aside s where s.batch_id = %(batch_id)s and s.row = g.row
         and s.reason <> '{SAME_RESULT}' order by s.callback_id desc limit %(compared)s) s {_JOIN_CALLBACK}"""
 
-_REPEATED = f"""select {_COLUMNS}
-    from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[], %(keys)s::bytea[]) as g (batch_id, row, result_key)
-    join set_aside s using (batch_id, row, result_key) {_JOIN_CALLBACK} where {_CONFLICTING}"""
+_REPEATED = f"""select {_COLUMNS} from unnest(%(rows)s::integer[], %(keys)s::bytea[]) as g (row, result_key)
+    join set_aside s using (row, result_key) {_JOIN_CALLBACK} where s.batch_id = %(batch_id)s and {_CONFLICTING}"""
 
 _BEST = " union all ".join(
-    f"""select {_COLUMNS}
-    from unnest(%(batch_ids)s::bigint[], %(rows)s::integer[], %(keys)s::bytea[]) as g (batch_id, row, keys)
-    cross join lateral (select s.* from set_aside s where s.batch_id = g.batch_id and s.row = g.row
+    f"""select {_COLUMNS} from unnest(%(rows)s::integer[], %(keys)s::bytea[]) as g (row, keys)
+    cross join lateral (select s.* from set_aside s where s.batch_id = %(batch_id)s and s.row = g.row
         and {_CONFLICTING} and s.possible_at is {possible} and position(s.result_key in g.keys) = 0
         order by s.possible_at desc nulls last, (s.outcome = 'other'), (s.last_event_at is not null), s.received_at,
             s.callback_id limit 1) s {_JOIN_CALLBACK}"""
@@ -110,27 +109,24 @@ def list_earlier(conn: Connection, keys_of: Mapping[tuple[int, int], Collection[
     different final results, these matter: those with one of the keys, the best one with a possible time, and the best
     one without.
     """
+    rows_of = defaultdict[int, dict[int, Collection[bytes]]](dict)
+    for (batch_id, row), keys in keys_of.items():
+        rows_of[batch_id][row] = keys
     with conn.cursor(row_factory=args_row(_earlier)) as cursor:
-        found = cursor.execute(
-            _LATEST,
-            {"batch_ids": [call[0] for call in keys_of], "rows": [call[1] for call in keys_of], "compared": COMPARED},
-        ).fetchall()
-        listed = Counter((each.batch_id, each.row) for each in found)
-        more = [call for call, count in listed.items() if count >= COMPARED]
-        if more:
-            repeated = [(*call, key) for call in more for key in set(keys_of[call])]
-            batch_ids, rows, keys = zip(*repeated, strict=True)
-            found += cursor.execute(
-                _REPEATED, {"batch_ids": list(batch_ids), "rows": list(rows), "keys": list(keys)}
-            ).fetchall()
-            found += cursor.execute(
-                _BEST,
-                {
-                    "batch_ids": [call[0] for call in more],
-                    "rows": [call[1] for call in more],
-                    "keys": [b"".join(keys_of[call]) for call in more],
-                },
-            ).fetchall()
+        return [each for batch_id, rows in rows_of.items() for each in _list_of_batch(cursor, batch_id, rows)]
+
+
+def _list_of_batch(cursor: Cursor[Earlier], batch_id: int, keys_of: Mapping[int, Collection[bytes]]) -> list[Earlier]:
+    given = {"batch_id": batch_id, "compared": COMPARED}
+    found = cursor.execute(_LATEST, {**given, "rows": list(keys_of)}).fetchall()
+    listed = Counter(each.row for each in found)
+    more = [row for row, count in listed.items() if count >= COMPARED]
+    if more:
+        repeated = [(row, key) for row in more for key in set(keys_of[row])]
+        rows, keys = zip(*repeated, strict=True)
+        found += cursor.execute(_REPEATED, {**given, "rows": list(rows), "keys": list(keys)}).fetchall()
+        best = {**given, "rows": more, "keys": [b"".join(keys_of[row]) for row in more]}
+        found += cursor.execute(_BEST, best).fetchall()
     return found
 
 

@@ -46,16 +46,25 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
 
     `simulated`: the provider is a simulator. Each kind of provider is asked only about its own calls.
     """
-    row = conn.execute(
-        "select s.batch_id, s.submission_no, s.answer, b.default_region from submission s join batch b using (batch_id)"
+    found = conn.execute(
+        "select s.batch_id, s.submission_no, b.default_region from submission s join batch b using (batch_id)"
         " where s.answer is not null and not s.polls_planned and s.overdue_at is not null"
-        " and coalesce(b.simulated, false) = %s order by s.batch_id, s.submission_no limit 1"
-        " for update of s skip locked",
-        (simulated,),
-    ).fetchone()
-    if row is None:
-        return None
-    batch_id, submission_no, answer, region = row
+        " and coalesce(b.simulated, false) = %s order by s.batch_id, s.submission_no limit %s",
+        (simulated, _DUE_AT_ONCE),
+    ).fetchall()
+    for batch_id, submission_no, region in found:
+        row = conn.execute(
+            "select answer from submission where batch_id = %s and submission_no = %s and not polls_planned"
+            " for update skip locked",
+            (batch_id, submission_no),
+        ).fetchone()
+        if row is not None:
+            return _plan(conn, batch_id, submission_no, row[0], region)
+    return None
+
+
+def _plan(conn: Connection, batch_id: int, submission_no: int, answer: str, region: str) -> Planned:
+    """Plan the polls of a submission, which is locked."""
     conn.execute(
         "update submission set polls_planned = true where batch_id = %s and submission_no = %s",
         (batch_id, submission_no),
@@ -89,38 +98,56 @@ def plan_polls(conn: Connection, *, simulated: bool = False) -> Planned | None:
     return Planned(batch_id, submission_no, len(asked))
 
 
-def forget_settled_polls(conn: Connection) -> None:
-    """Delete the polls of calls that are not outstanding any more."""
-    conn.execute(
-        "delete from poll where ctid = any(array(select ctid from poll p where p.next_try_at <= now() and not exists"
-        " (select from outstanding o where o.batch_id = p.batch_id and not o.refused and o.row = p.row)"
-        " for update skip locked))"
-    )
-
-
 def claim_poll(conn: Connection, rate: float, *, simulated: bool = False) -> Poll | None:
     """Claim the next poll, at most `rate` per second among all workers. The caller commits before the request.
 
-    `simulated`: as for `plan_polls`. For the other kind of provider, the same id is a different call.
+    `simulated`: as for `plan_polls`. For the other kind of provider, the same id is a different call. Polls of calls
+    that are not outstanding any more are deleted.
     """
+    if conn.execute("select from upkeep where task = 'poll' and next_at <= now()", prepare=True).fetchone() is None:
+        return None
+    others, most = 0, _DUE_AT_ONCE
+    while due := conn.execute(_DUE, (others, most), prepare=True).fetchall():
+        keys = [batch_id for batch_id, _ in due], [row for _, row in due]
+        kinds = {(batch_id, row): kind for batch_id, row, kind in conn.execute(_OUTSTANDING, keys, prepare=True)}
+        if len(kinds) < len(due):
+            settled = [key for key in due if key not in kinds]
+            conn.execute(_FORGET, ([batch_id for batch_id, _ in settled], [row for _, row in settled]))
+        of_kind = next((key for key in due if kinds.get(key) == simulated), None)
+        if of_kind is not None:
+            return _claim(conn, of_kind, rate)
+        others, most = others + len(kinds), 10 * most
+    return None
+
+
+_DUE_AT_ONCE = 10
+
+_DUE = """select batch_id, row from poll where next_try_at <= now() order by next_try_at, batch_id, row
+    offset %s limit %s for update skip locked"""
+
+_OUTSTANDING = """
+select batch_id, row, coalesce(b.simulated, false) from unnest(%s::bigint[], %s::integer[]) as g (batch_id, row)
+join outstanding o using (batch_id, row) join batch b using (batch_id) where not o.refused
+"""
+
+_FORGET = """delete from poll p using unnest(%s::bigint[], %s::integer[]) as g (batch_id, row)
+    where p.batch_id = g.batch_id and p.row = g.row"""
+
+
+def _claim(conn: Connection, key: tuple[int, int], rate: float) -> Poll | None:
+    """The poll, which is locked, as claimed. None: another worker has claimed one just now."""
+    paced = conn.execute(
+        "update upkeep set next_at = now() + %s where task = 'poll' and next_at <= now()",
+        (timedelta(seconds=1 / rate),),
+        prepare=True,
+    ).rowcount
+    if not paced:
+        return None
     with conn.cursor(row_factory=class_row(Poll)) as cursor:
         return cursor.execute(
-            """
-            with due as (
-                select batch_id, row from poll p where next_try_at <= now() and exists (select from outstanding o
-                    where o.batch_id = p.batch_id and not o.refused and o.row = p.row)
-                and exists (select from batch b
-                    where b.batch_id = p.batch_id and coalesce(b.simulated, false) = %(simulated)s)
-                order by next_try_at limit 1 for update skip locked
-            ), paced as (
-                update upkeep set next_at = now() + %(interval)s
-                where task = 'poll' and next_at <= now() and exists (select from due) returning task
-            )
-            update poll p set tries = p.tries + 1, next_try_at = now() + %(lease)s from due, paced
-            where p.batch_id = due.batch_id and p.row = due.row
-            returning p.batch_id, p.row, p.submission_no, p.call_id, p.tries
-            """,
-            {"interval": timedelta(seconds=1 / rate), "lease": LEASE, "simulated": simulated},
+            "update poll set tries = tries + 1, next_try_at = now() + %s where batch_id = %s and row = %s"
+            " returning batch_id, row, submission_no, call_id, tries",
+            (LEASE, *key),
             prepare=True,
         ).fetchone()
 

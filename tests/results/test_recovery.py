@@ -22,7 +22,7 @@ from receiver.release.provider import Got, Provider, QueueRequest, bulk_queue, g
 from receiver.release.sender import csv_blocks
 from receiver.results import polls
 from receiver.results.maintenance import Maintenance
-from receiver.results.polls import MOST_TRIES, claim_poll, forget_settled_polls, plan_polls
+from receiver.results.polls import MOST_TRIES, claim_poll, plan_polls
 from receiver.results.recovery import Polled, poll_once
 from receiver.simulator.faults import Rates
 from receiver.simulator.server import Simulator
@@ -291,7 +291,6 @@ def test_calls_that_ended_meanwhile_are_not_polled(conn: Connection) -> None:
     batch_id = make_poll(conn, "1-1")
     deliver(conn, batch_id, result_body(NUMBERS[0]))
     assert claim_poll(conn, FAST) is None
-    forget_settled_polls(conn)
     conn.commit()
     assert poll_row(conn) is None
 
