@@ -30,7 +30,7 @@ from receiver.database.pool import Connection, connect
 from receiver.embedded_postgres.account import EmbeddedPostgresError
 from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.gc_tuning import spare_long_lived
-from tests import factories
+from tests import factories, statements
 from tests.acceptance.postgres import Postgres
 from tests.leftovers import remove
 from tests.replication import migrated_primary, standby_of
@@ -78,6 +78,7 @@ _guard = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    statements.install()
     if hasattr(config, "workerinput"):
         return
     folder = tempfile.mkdtemp(prefix="receiver-tests-", dir=_memory())
@@ -139,6 +140,14 @@ def from_noon() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(factories, "_received", count())
         yield
+
+
+@pytest.fixture(autouse=True)
+def distributable() -> Iterator[None]:
+    """Fails a test in which the service ran a statement that a distributed Postgres refuses."""
+    yield
+    if faults := statements.take_faults():
+        pytest.fail("\n".join(faults), pytrace=False)
 
 
 @pytest.fixture
