@@ -20,6 +20,8 @@ from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection, connect
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
+from receiver.release.claim import claim_submission
+from receiver.release.presence import register_worker
 
 SETTLED = 20_000
 """Callbacks of a fresh batch that are settled beside what lies there."""
@@ -30,6 +32,9 @@ READ = {
     "first_page_ms": "first page of 100 calls",
     "last_page_ms": "last page",
     "number_ms": "one number",
+    "search_ms": "a number in all batches",
+    "feed_ms": "page of 100 of the feed",
+    "claim_ms": "claiming a submission",
 }
 """What is read, and what its curve is called."""
 
@@ -46,6 +51,9 @@ class Size:
     first_page_ms: tuple[float, float]
     last_page_ms: tuple[float, float]
     number_ms: tuple[float, float]
+    search_ms: tuple[float, float]
+    feed_ms: tuple[float, float]
+    claim_ms: tuple[float, float]
     settled_per_second: float
     accept_seconds: float
     bytes_per_call: float
@@ -66,6 +74,9 @@ def measure(world: World, *, sizes: tuple[int, ...], count: int) -> list[Figure]
         "first page": lambda size: size.first_page_ms[0],
         "last page": lambda size: size.last_page_ms[0],
         "one number": lambda size: size.number_ms[0],
+        "a number in all batches": lambda size: size.search_ms[0],
+        "page of the feed": lambda size: size.feed_ms[0],
+        "claiming a submission": lambda size: size.claim_ms[0],
         "settled a second": lambda size: size.settled_per_second,
         "accepting, a call": lambda size: size.accept_seconds / size.calls,
         "disk, a call": lambda size: size.bytes_per_call,
@@ -88,12 +99,15 @@ def _measure(world: World, calls: int, count: int) -> Size:
         with world.web(url) as port, Reader(port, key) as reader:
             base = f"/api/v1/batches/{batch_id}"
             last = cursor(batch_id, calls - 150)
+            number = reader.number_of(base, calls // 2)
             read = {
                 "batch_ms": reader.times(base, count),
                 "summary_ms": reader.times(f"/api/v1/summary?batch_id={batch_id}", count),
                 "first_page_ms": reader.times(f"{base}/calls?limit=100", count),
                 "last_page_ms": reader.times(f"{base}/calls?limit=100&cursor={last}", count),
-                "number_ms": reader.times(f"{base}/calls?phone_number={reader.number_of(base, calls // 2)}", count),
+                "number_ms": reader.times(f"{base}/calls?phone_number={number}", count),
+                "search_ms": reader.times(f"/api/v1/calls?phone_number={number}", count),
+                "claim_ms": _claim(world, url, count),
             }
         before = settled_callbacks(conn)
         journal(url, world.batch(url, SETTLED), 1, SETTLED)
@@ -105,6 +119,8 @@ def _measure(world: World, calls: int, count: int) -> Size:
             while settled_callbacks(conn) < before + SETTLED:
                 time.sleep(0.01)
             settled = (before + SETTLED - first) / (time.monotonic() - began)
+        with world.web(url) as port, Reader(port, key) as reader:
+            read["feed_ms"] = reader.times("/api/v1/results?limit=100", count)
     contacts = world.folder / "contacts.csv"
     with contacts.open("w", newline="") as file:
         file.writelines(contact_rows(calls))
@@ -120,6 +136,22 @@ def _measure(world: World, calls: int, count: int) -> Size:
         accept_seconds=accepted,
         bytes_per_call=bytes_per_call,
     )
+
+
+def _claim(world: World, url: str, count: int) -> list[float]:
+    """Times of claiming a submission of a new batch, without sending it. Sorted."""
+    world.batch(url, SETTLED)
+    times = []
+    with connect(url, name="benchmark") as conn:
+        worker_id = register_worker(conn, "benchmark", 1)
+        conn.commit()
+        for _ in range(count):
+            began = time.perf_counter()
+            claimed = claim_submission(conn, worker_id)
+            times.append((time.perf_counter() - began) * 1000)
+            conn.rollback()
+            assert claimed is not None  # noqa: S101 its gates are open
+    return sorted(times)
 
 
 def _taken(conn: Connection) -> int:
