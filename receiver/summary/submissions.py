@@ -90,7 +90,7 @@ def get_unseen(conn: Connection, batch_id: int) -> Unseen:
     """What of a batch needs attention. Raises NotFound."""
     row = conn.execute(
         f"select count(*) filter (where {_NEEDS_ATTENTION}), bool_or(s.state = 'refused' and s.acknowledged_at is null)"
-        " or c.overdue > c.acknowledged_overdue from submission s join batch_count c using (batch_id)"
+        " or c.overdue > c.acknowledged_overdue from submission s join batch_total c using (batch_id)"
         " where s.batch_id = %s group by c.overdue, c.acknowledged_overdue",
         (batch_id,),
     ).fetchone()
