@@ -14,11 +14,12 @@ from datetime import timedelta
 
 from psycopg.rows import class_row
 
+from receiver.changes.counters import own_counters
 from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.queueing.submissions import header_line
-from receiver.release.calls import state_if_unsent, withdraw_calls
+from receiver.release.calls import count_calls, state_if_unsent, withdraw_calls
 from receiver.release.claim import Outgoing
 from receiver.release.presence import find_gone
 from receiver.release.resolution import SENT_SINCE
@@ -129,7 +130,10 @@ def accept_proven_lately(conn: Connection) -> None:
         (DOUBT_AGE,),
     ).fetchall()
     events = Events()
-    accept_proven(conn, proven, events)
+    reopened = accept_proven(conn, proven, events)
+    own_counters(conn, reopened)
+    for batch_id, calls in reopened.items():
+        count_calls(conn, batch_id, "withdrawn", -calls, events)
     events.write(conn)
 
 
@@ -144,7 +148,9 @@ def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
 
 def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) -> None:
     """Take back what this worker took without hearing that it had: its connection broke in that commit."""
-    lock_batches(conn, [taken.batch_id for taken in untold])
+    batch_ids = {taken.batch_id for taken in untold}
+    lock_batches(conn, batch_ids)
+    own_counters(conn, batch_ids)
     events = Events()
     for taken in untold:
         state = state_if_unsent(conn, taken.batch_id)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.queueing.batches import get_now
-from receiver.release.calls import reopen_calls
+from receiver.release.calls import count_open
 
 BATCH_STATE = """case when bool_or(submission.state in ('pending', 'sending')) then 'queueing'
     when bool_and(submission.state = 'withdrawn') then 'canceled'
@@ -71,15 +71,15 @@ def refresh_state(conn: Connection, batch_ids: Iterable[int], events: Events) ->
 
 def accept_proven(
     conn: Connection, keys: Collection[tuple[int, int]], events: Events, also_lock: Collection[int] = ()
-) -> None:
+) -> Mapping[int, int]:
     """Mark these submissions (batch_id, submission_no) accepted, because a callback contained one of their calls.
 
     This includes unknown ones, withdrawn ones, and pending ones that a person resolved as not queued. Locks the batches
     of all that are not accepted, and `also_lock`, so call it before anything is written about their calls
-    (`receiver.database.locks`).
+    (`receiver.database.locks`). Returns how many calls, by batch, the caller must count as withdrawn no longer.
     """
     if not keys:
-        return
+        return {}
     unaccepted = conn.execute(
         "select s.batch_id, s.submission_no from submission s"
         " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
@@ -91,18 +91,17 @@ def accept_proven(
     if batch_ids or also_lock:
         lock_batches(conn, [*batch_ids, *also_lock])
     if not unaccepted:
-        return
+        return {}
     given = [batch_ids, [submission_no for _, submission_no in unaccepted]]
     withdrawn: defaultdict[int, list[int]] = defaultdict(list)
     for batch_id, submission_no in conn.execute(
         "select s.batch_id, s.submission_no from submission s"
         " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
-        " where s.state = 'withdrawn' order by 1",
+        " where s.state = 'withdrawn'",
         given,
     ):
         withdrawn[batch_id].append(submission_no)
-    for batch_id, submissions in withdrawn.items():
-        reopen_calls(conn, batch_id, submissions, events)
+    reopened = {batch_id: count_open(conn, batch_id, submissions) for batch_id, submissions in withdrawn.items()}
     now = get_now(conn)
     # What was to be sent again has neither of these times any more; it is due with its batch.
     conn.execute(
@@ -114,3 +113,4 @@ def accept_proven(
         [now, now, *given],
     )
     refresh_state(conn, batch_ids, events)
+    return reopened

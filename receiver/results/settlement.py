@@ -66,7 +66,9 @@ def settle_read(
         if details[callback.callback_id].outcome is not None:
             deltas.add_result_time(callback.batch_id, callback.received_at)
     follow_ups = _list_follow_ups(conn, named, details)
-    accept_proven(conn, {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows}, events, follow_ups)
+    proven = {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows}
+    for batch_id, calls in accept_proven(conn, proven, events, follow_ups).items():
+        deltas.add(batch_id, "withdrawn", -calls)
     verdicts = {call: _decide(named[call], details) for call in sorted(named)}
     inserted = insert_results(conn, verdicts, details)
     for call in inserted:
