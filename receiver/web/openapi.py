@@ -78,7 +78,7 @@ def describe(app: Flask) -> Description:
             if name in ("queue_batch", "export_faulty_rows"):
                 _describe_batch_form(operation)
             if name in ("queue_batch", "follow_up"):
-                _describe_queueing(operation)
+                _describe_queueing(operation, generated["components"]["schemas"])
             if name == "list_results":
                 operation["parameters"].append(FEED_PREFER)
             if name in ("create_endpoint", "create_key"):
@@ -185,8 +185,15 @@ def _problem(codes: tuple[str, ...], examples: Description) -> Description:
     return answer | ({"headers": headers} if headers else {})
 
 
-def _describe_queueing(operation: Description) -> None:
+def _describe_queueing(operation: Description, schemas: Description) -> None:
     operation["parameters"] = [*operation.get("parameters", []), *REQUEST_HEADERS]
+    # One schema for all three: openapi-generator knows only that of the lowest status.
+    answers = [operation["responses"][status]["content"]["application/json"] for status in ("201", "200", "202")]
+    batch, preview, _ = (answer["schema"] for answer in answers)
+    name = f"{batch['$ref'].rpartition('/')[2]}OrPreview"
+    schemas[name] = {"oneOf": [batch, preview], "description": "The batch; with `dry_run`, a preview."}
+    for answer in answers:
+        answer["schema"] = {"$ref": f"#/components/schemas/{name}"}
     for status in ("201", "202"):
         operation["responses"][status]["headers"] = _headers("Location", "Idempotency-Replayed")
 

@@ -1,4 +1,4 @@
-import { BatchFromJSON, BatchesApi, CallsApi, Configuration, InvalidProblemFromJSON, ResponseError } from "./client/index";
+import { BatchesApi, CallsApi, Configuration, InvalidProblemFromJSON, ResponseError } from "./client/index";
 
 const { RECEIVER, KEY } = process.env;
 const configuration = new Configuration({ basePath: RECEIVER, accessToken: KEY });
@@ -13,8 +13,9 @@ const queue = (csv: string) =>
   batches.queueBatchRaw({ csv: new Blob([csv]), applicationId: 7, deploymentId: 3, isPci: false });
 
 async function main(): Promise<void> {
-  // The declared type of the answer is that of a preview, which has the lowest status.
-  const { id } = BatchFromJSON(await (await queue("destination,first_name\n6175551234,Ana\n")).raw.json());
+  const queued = await (await queue("destination,first_name\n6175551234,Ana\n")).value();
+  check("id" in queued, "queued");
+  const { id } = queued;
 
   const ids: number[] = [];
   let cursor: string | undefined;
