@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from receiver.config import Network
 from receiver.errors import invalid_parameter
 
+_NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:\d*)?", re.ASCII | re.IGNORECASE)
 _NAT64 = IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
@@ -47,9 +48,9 @@ def read_url(url: str) -> Place:
     """Raises ValueError if it cannot be the address of an endpoint."""
     parts = urlsplit(url)
     port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
-    if not parts.hostname or port == 0 or parts.scheme not in ("http", "https") or "@" in parts.netloc:
+    if not parts.hostname or port == 0 or parts.scheme not in ("http", "https") or not _NETLOC.fullmatch(parts.netloc):
         raise ValueError(url)
-    if "#" in url or not re.fullmatch("[!-~]+", url) or not re.fullmatch("[0-9a-z._:-]+", parts.hostname):
+    if "#" in url or not re.fullmatch("[!-~]+", url):
         raise ValueError(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Place(parts.scheme, parts.netloc, parts.hostname, port, target)

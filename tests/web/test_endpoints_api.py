@@ -127,7 +127,7 @@ def test_address_in_a_private_network_is_refused(admin: FlaskClient, url: str) -
     "url",
     [
         "ftp://a.example/", "https://", "hook", "https://u:p@a.example/", "https://a.example/#a", "https://a b/",
-        "https://a.example\\.b.example/", "https://a%2eexample/", "https://a(b)/",
+        "https://a.example\\.b.example/", "https://a%2eexample/", "https://a(b)/", "https://a[::1]/",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(admin: FlaskClient, url: str) -> None:
