@@ -166,7 +166,8 @@ def test_counters_of_several_batches_are_locked_in_order(
     with closing(connect(database_url, name="changing")) as other, ThreadPoolExecutor(1) as starter:
         changing = starter.submit(change, other)
         eventually(lambda: changing.done() or waits_for_lock(conn, "changing"))
-        assert conn.execute(held, (locks.COUNTERS_LOCK,)).fetchall() == []
-        conn.commit()
+        found = conn.execute(held, (locks.COUNTERS_LOCK,)).fetchall()
+        conn.commit()  # before it can fail: the other waits for this
         changing.result(60)
         other.rollback()
+    assert found == []
