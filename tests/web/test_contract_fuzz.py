@@ -95,6 +95,7 @@ def described() -> BaseSchema:
                         *("change_batch", "resolve_submission", "resolve_batch", "cancel_deployment"),
                         *("create_endpoint", "change_endpoint"),  # not every text is an address that is allowed
                         "create_key",
+                        *("acknowledge_callbacks", "acknowledge_batch", "cancel_batch"),  # no note contains a NUL
                     )
                 ),
                 *(
