@@ -140,7 +140,17 @@ class World:
         if has_ended(self.service):
             status, _ = self.service.stop(signal.SIGKILL)
             assert status == -signal.SIGKILL, f"serve ended with {status}: {self._log_tail()}"
-            self.service.start()
+            self._start()
+
+    def _start(self) -> None:
+        """Start `serve`, and again if its Postgres was killed meanwhile at a step: that ends `serve` until it runs."""
+        for tries_left in reversed(range(5)):
+            try:
+                self.service.start()
+                return
+            except AssertionError as error:
+                if not tries_left or "The database is unavailable" not in str(error):
+                    raise
 
     def settle(self) -> None:
         """Return when everything sent has been delivered and settled, and nothing waits."""
