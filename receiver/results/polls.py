@@ -7,8 +7,9 @@ of requests: each request moves a time in a row of `upkeep` forward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from psycopg.rows import class_row
 
@@ -106,32 +107,39 @@ def claim_poll(conn: Connection, rate: float, *, simulated: bool = False) -> Pol
     """
     if conn.execute("select from upkeep where task = 'poll' and next_at <= now()", prepare=True).fetchone() is None:
         return None
-    others, most = 0, _DUE_AT_ONCE
-    while due := conn.execute(_DUE, (others, most), prepare=True).fetchall():
-        keys = [batch_id for batch_id, _ in due], [row for _, row in due]
-        kinds = {(batch_id, row): kind for batch_id, row, kind in conn.execute(_OUTSTANDING, keys, prepare=True)}
-        if len(kinds) < len(due):
-            settled = [key for key in due if key not in kinds]
-            conn.execute(_FORGET, ([batch_id for batch_id, _ in settled], [row for _, row in settled]))
-        of_kind = next((key for key in due if kinds.get(key) == simulated), None)
-        if of_kind is not None:
-            return _claim(conn, of_kind, rate)
-        others, most = others + len(kinds), 10 * most
+    after, most = (datetime.min.replace(tzinfo=UTC), 0, 0), _DUE_AT_ONCE
+    while due := conn.execute(_DUE, (*after, most), prepare=True).fetchall():
+        keys = [(batch_id, row) for _, batch_id, row in due]
+        kinds = {(batch_id, row): kind for batch_id, row, kind in conn.execute(_OUTSTANDING, _columns(keys))}
+        if settled := [key for key in keys if key not in kinds]:
+            conn.execute(_FORGET, _columns(settled))
+        for key in keys:
+            if kinds.get(key) == simulated and conn.execute(_LOCK, key, prepare=True).rowcount:
+                return _claim(conn, key, rate)
+        after, most = due[-1], min(10 * most, _MOST_DUE_AT_ONCE)
     return None
 
 
-_DUE_AT_ONCE = 10
+def _columns(keys: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    return [batch_id for batch_id, _ in keys], [row for _, row in keys]
 
-_DUE = """select batch_id, row from poll where next_try_at <= now() order by next_try_at, batch_id, row
-    offset %s limit %s for update skip locked"""
+
+_DUE_AT_ONCE, _MOST_DUE_AT_ONCE = 10, 10_000
+
+_DUE = """select next_try_at, batch_id, row from poll
+    where next_try_at <= now() and (next_try_at, batch_id, row) > (%s, %s, %s)
+    order by next_try_at, batch_id, row limit %s"""
+
+_LOCK = "select from poll where batch_id = %s and row = %s and next_try_at <= now() for update skip locked"
 
 _OUTSTANDING = """
 select batch_id, row, coalesce(b.simulated, false) from unnest(%s::bigint[], %s::integer[]) as g (batch_id, row)
 join outstanding o using (batch_id, row) join batch b using (batch_id) where not o.refused
 """
 
-_FORGET = """delete from poll p using unnest(%s::bigint[], %s::integer[]) as g (batch_id, row)
-    where p.batch_id = g.batch_id and p.row = g.row"""
+# Another worker may forget the same polls at the same time.
+_FORGET = """delete from poll where ctid = any(array(select p.ctid from poll p
+    join unnest(%s::bigint[], %s::integer[]) as g (batch_id, row) using (batch_id, row) for update of p skip locked))"""
 
 
 def _claim(conn: Connection, key: tuple[int, int], rate: float) -> Poll | None:

@@ -103,7 +103,10 @@ def test_only_the_kind_of_provider_that_made_a_call_is_asked_about_it(conn: Conn
     assert plan_polls(conn, simulated=not simulated) is None
     planned = plan_polls(conn, simulated=simulated)
     assert planned is not None and planned.calls == 1
+    conn.commit()
     assert claim_poll(conn, 100, simulated=not simulated) is None
+    # Polls of the other kind are not even locked: there can be very many, and each worker looks again and again.
+    assert conn.execute("select from poll where xmax <> '0'").fetchall() == []
     assert claim_poll(conn, 100, simulated=simulated) is not None
 
 
