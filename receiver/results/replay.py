@@ -113,7 +113,8 @@ def find_settled(
 
     Erased callbacks are left out: they would become unreadable, and the results of their calls would be lost.
     """
-    if state is not None and state != "applied":
+    may_wait = state is None or state == "applied"
+    if not may_wait:
         query = (
             "select batch_id, callback_id from set_aside s where state = %(state)s and callback_id > %(after)s"
             " and not polled and not exists (select from callback c where c.batch_id = s.batch_id"
@@ -123,7 +124,6 @@ def find_settled(
         query = (
             "select batch_id, callback_id from callback c where callback_id > %(after)s and not polled"
             " and body <> %(erased)s"
-            " and callback_id not in (select callback_id from waiting where callback_id > %(after)s)"
         )
         if state == "applied":
             query += (
@@ -132,10 +132,19 @@ def find_settled(
             )
     if ids is not None:
         query += " and callback_id = any(%(ids)s)"
-    return conn.execute(
-        query + " order by callback_id limit %(limit)s",
-        {"state": state, "after": after, "ids": list(ids or ()), "limit": REPLAY_CALLBACKS, "erased": ERASED_BODY},
-    ).fetchall()
+    query += " order by callback_id limit %(limit)s"
+    values = {"state": state, "ids": list(ids or ()), "limit": REPLAY_CALLBACKS, "erased": ERASED_BODY}
+    while found := conn.execute(query, {**values, "after": after}).fetchall():
+        waiting = _list_waiting(conn, [callback_id for _, callback_id in found]) if may_wait else set()
+        if settled := [key for key in found if key[1] not in waiting]:
+            return settled
+        after = found[-1][1]
+    return []
+
+
+def _list_waiting(conn: Connection, ids: Sequence[int]) -> set[int]:
+    found = conn.execute("select callback_id from waiting where callback_id = any(%s)", (list(ids),))
+    return {callback_id for (callback_id,) in found}
 
 
 def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses: Collection[str] = ()) -> list[Change]:

@@ -218,7 +218,8 @@ _TABLES = (
 _DELETE_CALLBACKS = """
 with gone as (
     delete from callback where batch_id = %(batch_id)s and callback_id > %(after)s and callback_id <= %(to)s
-        and callback_id not in (select callback_id from waiting where batch_id = %(batch_id)s)
+        and callback_id not in (select callback_id from waiting
+            where batch_id = %(batch_id)s and callback_id > %(after)s and callback_id <= %(to)s)
     returning callback_id
 ), aside as (
     delete from set_aside s using gone where s.batch_id = %(batch_id)s and s.callback_id = gone.callback_id

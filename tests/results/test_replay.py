@@ -82,6 +82,19 @@ def test_replay_of_everything_changes_nothing(conn: Connection) -> None:
     assert differences(conn) == []
 
 
+def test_settled_callbacks_are_found_behind_many_that_wait(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "REPLAY_CALLBACKS", 2)
+    batch_id = make_batch(conn, [NUMBER])
+    (settled,) = deliver(conn, batch_id, result_body(NUMBER))
+    late = [make_callback(batch_id, result_body(NUMBER)) for _ in range(5)]
+    waiting = journal(conn, *late)
+    conn.execute("update waiting set callback_id = -callback_id")
+    conn.execute("update callback set callback_id = -callback_id where callback_id = any(%s)", (waiting,))
+    conn.commit()
+    assert find_settled(conn, after=-10_000_000) == [(batch_id, settled)]
+    assert find_settled(conn, after=settled) == []
+
+
 @pytest.mark.parametrize("page", [1, 2, 5])
 def test_size_of_its_transactions_does_not_matter(conn: Connection, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     monkeypatch.setattr(replay_module, "REPLAY_CALLBACKS", page)
