@@ -33,6 +33,9 @@ LINES_AT_ONCE = 2000
 WAITING_NOTED = timedelta(minutes=1)
 """Interval at which it is recorded that a batch still waits for its kind of provider."""
 
+MOST_NOTED = 1_000
+"""Batches for which that is recorded in one transaction."""
+
 _UNRELEASED = "exists (select from submission s where s.batch_id = b.batch_id and s.state = 'pending')"
 
 ABANDONED = "The process that sent this ended before the provider's answer was recorded."
@@ -171,7 +174,9 @@ def note_waiting(conn: Connection, simulated: bool) -> None:
     sent begins only when they can be sent.
     """
     unreleased = conn.execute(
-        f"select batch_id from batch b where state = 'queueing' and simulated <> %s and {_UNRELEASED}", (simulated,)
+        f"select batch_id from batch b where state = 'queueing' and simulated <> %s and {_UNRELEASED}"
+        " and coalesce(b.waited_until, b.created_at) < now() - %s order by batch_id limit %s",
+        (simulated, WAITING_NOTED, MOST_NOTED),
     ).fetchall()
     batch_ids = [
         batch_id

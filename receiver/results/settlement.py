@@ -93,7 +93,9 @@ def settle_read(
     _close_calls(conn, verdicts, {call: callbacks[0].submission_no for call, callbacks in named.items()}, deltas)
     upsert_set_aside(conn, not_applied)
     for batch_id, follow_up_rows in follow_ups.items():
-        deltas.add(batch_id, "withdrawn", withdraw_answered(conn, batch_id, follow_up_rows, events))
+        # None if the follow-up was released or purged meanwhile.
+        if withdrawn := withdraw_answered(conn, batch_id, follow_up_rows, events):
+            deltas.add(batch_id, "withdrawn", withdrawn)
     deltas.write(conn, events)
     if suppress_statuses:
         _suppress(conn, named, details, suppress_statuses)
