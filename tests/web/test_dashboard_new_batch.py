@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -16,6 +16,8 @@ from receiver.database.pool import Connection
 from receiver.queueing.drafts import get_draft
 from receiver.queueing.suppressions import suppress
 from receiver.summary.batches import get_batch
+from receiver.web.dashboard import batch_fields
+from receiver.web.dashboard.batch_fields import clock, is_night
 from tests.factories import answer_submissions
 from tests.queueing.workbooks import xlsx
 from tests.web.asking import CSV, WANTED
@@ -255,17 +257,40 @@ def test_time_zones_are_shown_without_calling_hours_too(browser: Browser) -> Non
 
 def test_preview_warns_before_people_are_called_at_night(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     path = drafted(browser, "destination\n6175551234\n6175551235\n3105551234\n")
-    times = {"America/New_York": "23:30", "America/Los_Angeles": "20:30"}
-    monkeypatch.setattr("receiver.web.dashboard.batch_fields.clock", times.get)
+    set_time(monkeypatch, "2026-07-02T03:30:00Z")
     page = browser.get(path)
     assert broken_rules(page) == []
     assert "It is night for 2 numbers: 23:30 in America/New_York." in text_of(page)
-    times["America/New_York"] = "08:00"
+    set_time(monkeypatch, "2026-07-02T00:59:00Z")
     assert "It is night" not in text_of(browser.get(path))
-    times["America/Los_Angeles"] = "06:30 to 08:30"
-    assert "It is night for 1 number:" in text_of(browser.get(path))
+    set_time(monkeypatch, "2026-07-02T15:00:00Z")
+    assert "It is night" not in text_of(browser.get(path))
+    set_time(monkeypatch, "2026-07-02T14:59:00Z")
+    assert "It is night for 1 number: 07:59 in America/Los_Angeles." in text_of(browser.get(path))
     browser.post(path, calling_hours="09:00-20:00")
     assert "It is night" not in text_of(browser.get(path))
+
+
+def test_preview_warns_if_midnight_is_between_the_zones_of_a_number(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = drafted(browser, "destination\n+79161234567\n")
+    set_time(monkeypatch, "2026-07-02T19:30:00Z")
+    assert "It is night for 1 number: 22:30 to 07:30 in " in text_of(browser.get(path))
+    # Midnight is between these zones, and it is day in the first and the last of them.
+    set_time(monkeypatch, "2026-07-02T00:00:00Z")
+    assert clock("Etc/GMT+8,UTC,Etc/GMT-8") == "16:00 to 08:00" and is_night("Etc/GMT+8,UTC,Etc/GMT-8")
+
+
+def set_time(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let the form's clock show this moment."""
+
+    class At(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> At:
+            return cls.fromtimestamp(datetime.fromisoformat(text).timestamp(), tz)
+
+    monkeypatch.setattr(batch_fields, "datetime", At)
 
 
 def test_usual_hours_and_pace_are_one_click_away(browser: Browser, conn: Connection) -> None:

@@ -48,6 +48,7 @@ def field_words() -> dict[str, object]:
         "clock": clock,
         "days_text": days_text,
         "hours_text": hours_text,
+        "is_night": is_night,
         "most_zones": MOST_ZONES,
         "now": datetime.now(UTC),
     }
@@ -55,9 +56,17 @@ def field_words() -> dict[str, object]:
 
 def clock(zones: str) -> str:
     """The local time now in zones that are joined by commas: `09:30`, or `09:30 to 11:30`. Empty if none is known."""
-    times = [datetime.now(ZoneInfo(name)) for name in zones.split(",") if name in known_zones()]
-    times.sort(key=lambda at: at.utcoffset() or timedelta())
+    times = sorted(_local_times(zones), key=lambda at: at.utcoffset() or timedelta())
     return " to ".join(dict.fromkeys(f"{at:%H:%M}" for at in (*times[:1], *times[-1:])))
+
+
+def is_night(zones: str) -> bool:
+    """Whether it is before 8:00, or 21:00 or later, in one of these zones now."""
+    return any(not 8 <= at.hour < 21 for at in _local_times(zones))
+
+
+def _local_times(zones: str) -> list[datetime]:
+    return [datetime.now(ZoneInfo(name)) for name in zones.split(",") if name in known_zones()]
 
 
 def read_form(given: MultiDict[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
