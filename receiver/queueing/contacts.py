@@ -44,7 +44,7 @@ LEAST_VALID = 0.1
 
 
 TITLE_ROWS = 20
-"""The header is searched in so many rows: a workbook often begins with titles."""
+"""The header is searched in the first rows, this many: a workbook often begins with titles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +269,8 @@ def read_records(text: CsvText, titles: int = 0) -> Iterator[list[str]]:
 
 
 def _titles_warning(titles: int) -> Fault:
-    rows = "1 row" if titles == 1 else f"{titles} rows"
-    return Fault("csv", "title_rows", f"The header was found below {rows} of titles, which are left out.")
+    above = "1 row above the header is" if titles == 1 else f"{titles} rows above the header are"
+    return Fault("csv", "title_rows", f"{above} left out.")
 
 
 def _export_warning(columns: int) -> Fault:

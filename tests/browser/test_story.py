@@ -167,7 +167,7 @@ def test_messy_workbook_is_imported_corrected_and_discarded(browser: Browser, se
         expect(page.get_by_text("The file cannot be read")).to_have_count(0)
         check_looks(page)
         page.get_by_role("button", name="Mobile (13 of 14 cells are valid)").click()
-        expect(page.get_by_text("The header was found below 2 rows of titles")).to_be_visible()
+        expect(page.get_by_text("2 rows above the header are left out.")).to_be_visible()
         faulty = page.get_by_role("region", name="Rows with problems").get_by_role("row", name="13 16 n/a")
         expect(faulty).to_contain_text("cannot be dialed")
         expect(page.get_by_role("region", name="The first rows").locator("tbody tr")).to_have_count(10)

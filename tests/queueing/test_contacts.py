@@ -421,11 +421,14 @@ def test_header_is_found_below_titles() -> None:
     reader = ContactReader(io.BytesIO(TITLED), "US", "mobile")
     assert reader.columns == ("Patient", "Notes")
     assert [(warning.where, warning.code) for warning in reader.warnings] == [("csv", "title_rows")]
+    assert reader.warnings[0].message == "2 rows above the header are left out."
     ana, dev = list(reader)
     assert isinstance(ana, Contact) and isinstance(dev, InvalidRow)
     assert (ana.row, ana.line_no, ana.phone_number) == (1, 5, BOSTON)
     assert (dev.row, dev.line_no) == (2, 6)
-    assert [row.row for row in read(b"A title\n" + b"destination\n6175551234\n")] == [1]
+    reader = ContactReader(io.BytesIO(b"A title\ndestination\n6175551234\n"), "US")
+    assert [row.row for row in reader] == [1]
+    assert reader.warnings[0].message == "1 row above the header is left out."
 
 
 def test_columns_of_numbers_are_found_below_titles() -> None:
