@@ -49,12 +49,12 @@ class Events:
             return
         results = self._subjects["call.result"]
         given = bigints([batch_id for batch_id, _ in results]), integers([row for _, row in results])
-        (choosy,) = conn.execute(_CHANGED, given, prepare=True).fetchall()[0]
-        if choosy is None:
+        (has_filters,) = conn.execute(_CHANGED, given, prepare=True).fetchall()[0]
+        if has_filters is None:
             return
         owed = [(EVENT_TYPES.index(event) + 1, *each) for event, its in self._subjects.items() for each in its]
         types, batch_ids, subjects = zip(*owed, strict=True)
-        batches = conn.execute(_BATCHES, (list(set(batch_ids)),), prepare=True).fetchall() if choosy else []
+        batches = conn.execute(_BATCHES, (list(set(batch_ids)),), prepare=True).fetchall() if has_filters else []
         of_batches = ("ids", "applications", "deployments", "labels")
         values = {
             **{"names": list(EVENT_TYPES), "e": smallints(types), "b": bigints(batch_ids), "s": bigints(subjects)},
@@ -63,8 +63,8 @@ class Events:
         conn.execute(_OWE, values, prepare=True)
 
 
-# At most 250 calls in an entry of the feed: Postgres stores a larger row in pieces, which are slower to read. It
-# returns whether an endpoint wants the events of some batches only; null if there is no endpoint.
+# At most 250 calls in an entry of the feed: Postgres stores a larger row in pieces, which are slower to read. The
+# statement returns whether an endpoint wants only the events of some batches; null: there is no endpoint.
 _CHANGED = """
 with changed as (
     insert into changed_results (batch_id, rows)
@@ -78,7 +78,7 @@ select bool_or(num_nonnulls(application_id, deployment_id, label_name) > 0) from
 _BATCHES = "select batch_id, application_id, deployment_id, labels::text from batch where batch_id = any(%s)"
 
 # One statement for all events, so that the counters are locked in order. An endpoint can be deleted meanwhile. What is
-# then owed to it is never looked at, and goes with its slot.
+# then owed to it is never read, and goes with its slot.
 _OWE = f"""
 with owed as (
     insert into owed_event (endpoint_id, event, batch_id, subject)

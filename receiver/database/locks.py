@@ -12,13 +12,14 @@ writer follows this order, and skips the steps that it does not need:
    batch takes no lock: no other transaction can see it yet. If it must not repeat recent numbers, it first takes
    an advisory lock (`own_recent`). So if a list is queued twice at the same time, the second batch sees the first.
    A follow-up copies rows, so it takes another advisory lock shared (`share_copies`). An erasure waits for that lock.
-   At its end, it also locks the batch that it follows, so that no purge removes that before the links are stored
-   (`keep_batch`).
+   Before it stores its links, it locks the earlier batch (`keep_batch`), so that no purge removes that batch until they
+   are committed.
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. The counters of batches (`lock_counters`): `batch_count`, `batch_count_part` and `result_count`. A settlement may
-   share those of one busy batch (`receiver.changes.counters`). A transaction that changes several batches one after the
-   other takes the counters of all of them after their locks (2).
+   share those of one busy batch (`receiver.changes.counters`). A transaction that changes several batches in turn first
+   locks all of these batches (2), then the counters of all of them. A replay is an exception: it can lock unreleased
+   follow-ups and their counters after the counters of its own batches. If it deadlocks, it is retried.
 5. `suppression` rows, in the order of the numbers.
 6. `poll` and `upkeep`.
 7. One `endpoint` row, which also protects its rows of `owed_event` and `delivery` from all but new ones.
@@ -30,9 +31,10 @@ batch that a worker claims from, the submission that it plans polls for, `deploy
 
 If Postgres still aborts a transaction (`GAVE_WAY`), it wrote nothing and is retried.
 
-The locks of 1 and 4 are advisory locks, because on several servers a statement cannot lock rows of several batches. A
-lock belongs to every `STRIPES`th batch. So a transaction never has too many locks for Postgres' memory, and two batches
-rarely have the same. A transaction takes all locks of one kind at once, in order.
+The locks of 1 and 4 are advisory locks, because on several servers a statement cannot lock rows of several batches.
+Batches whose ids are equal modulo `STRIPES` share a lock. So a transaction never has too many locks for Postgres'
+memory, and two batches rarely share one. A transaction that changes several batches takes all of their locks of one
+kind at once, in order. Later it may take only those that it already has.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ COPY_LOCK = 0x636F7079
 STRIPES = 256
 
 OLD_WORKERS = "select from worker where not counts_overdue and seen_at > now() - interval '1 minute'"
-"""SQL: finds workers of releases 1.0.0 and 1.1.0 that are alive."""
+"""SQL: finds workers of releases 1.0.0 and 1.1.0 that are alive. The column says that a worker is of a later release:
+it counts overdue calls, takes the results lock of each batch, and adds parts of counters."""
 
 _SHARE_RESULTS = """
 select pg_advisory_xact_lock_shared(%s)

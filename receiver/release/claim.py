@@ -122,7 +122,8 @@ def claim_submission(
 
 
 def _list_candidates(conn: Connection, simulated: bool) -> list[int]:
-    """Batches that may have something to send now. The one that has waited longest is first."""
+    """Batches that may have something to send now. Ordered by when the batch was created, or when its pace next
+    allows a release, whichever is later."""
     found = conn.execute(
         "select b.batch_id from batch b where b.state = 'queueing' and b.simulated = %s and b.paused_at is null"
         " and (b.next_release_at is null or b.next_release_at <= now() or b.last_release_at > now())"

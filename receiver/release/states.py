@@ -76,7 +76,7 @@ def accept_proven(
 
     This includes unknown ones, withdrawn ones, and pending ones that a person resolved as not queued. Locks the batches
     of all that are not accepted, and `also_lock`, so call it before anything is written about their calls
-    (`receiver.database.locks`). Returns how many calls, by batch, the caller must count as withdrawn no longer.
+    (`receiver.database.locks`). Returns, by batch, how many calls the caller must subtract from `withdrawn`.
     """
     if not keys:
         return {}

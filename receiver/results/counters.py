@@ -1,7 +1,7 @@
 """The counters of a batch: what a settlement adds to them.
 
 Changes are collected while a group is settled, and written at the end of its transaction. So a busy batch is locked
-only for a short time before the commit, and workers that settle the same large batch do not wait for each other at all
+only for a short time before the commit, and workers that settle the same large batch rarely wait for each other
 (`receiver.changes.counters`).
 """
 
@@ -22,11 +22,12 @@ from receiver.model import OUTCOMES, CallbackState
 from receiver.results.reading.call_details import CallDetails
 
 BUSY_RESULTS = 100
-"""The counters of a batch are spread if a group has so many of its results."""
+"""The counters of a batch are spread if a group has at least this many of its results."""
 
 SPREAD_ABOVE = 16_000
-"""The counters of a batch are spread while more of its calls remain. Each of the groups that share the lock has at most
-500 of them (`GROUP_CALLBACKS`). So up to 32 workers cannot reach its end together without any of them noticing it."""
+"""Parts of a batch's counters are written only while more of its calls remain. Each of the groups that share the lock
+has at most 500 of them (`GROUP_CALLBACKS`). So up to 32 workers cannot reach its end together without any of them
+noticing it."""
 
 QUARTER_HOUR = timedelta(minutes=15)
 
@@ -102,7 +103,8 @@ class Deltas:
             self._add_part(conn, spread)
 
     def _find_spread(self, conn: Connection) -> int | None:
-        """The batch whose counters are spread: it is busy, far from its end, and no old worker counts beside."""
+        """The batch whose counters are spread: it is busy and far from its end, and no worker of 1.0.0 or 1.1.0 is
+        alive."""
         busiest = max(self._batches, key=lambda batch_id: self._batches[batch_id]["applied"], default=None)
         if busiest is None or self._batches[busiest]["applied"] < BUSY_RESULTS:
             return None

@@ -32,7 +32,8 @@ def mark_overdue(conn: Connection) -> tuple[list[OverdueBatch], bool]:
     """Mark submissions that are due, up to `MOST_AT_ONCE`, and count their calls without a result as overdue. Returns
     the batches that had none before, which the caller reports, and whether more submissions may be due.
 
-    Settling a call reads the mark of its submission. So while calls are counted, nothing is settled.
+    Settling a call reads the mark of its submission. So while calls of a batch are counted, nothing of this batch is
+    settled.
     """
     # 1.0.0 settles overdue calls without counting them. While one of its workers lives, none are marked.
     if conn.execute(OLD_WORKERS).fetchone() is not None:
