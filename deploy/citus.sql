@@ -1,6 +1,7 @@
 -- Distributes the tables of calls over the servers of a Citus cluster: all rows of a batch are on one server. Not tested
--- on Citus (docs/large-scale.md). Run it once on the coordinator, in the service's database, after `migrate` and before
--- the service starts, as the owner of the tables. No process of release 1.0.0 or 1.1.0 may run on this database.
+-- on Citus. Lists, exports, the feed, deliveries, `verify` and /metrics would fail there (docs/large-scale.md). Run it
+-- once on the coordinator, in the service's database, after `migrate` and before the service starts, as the owner of
+-- the tables. No process of release 1.0.0 or 1.1.0 may run on this database.
 --   psql --dbname=receiver --set=ON_ERROR_STOP=1 --file=deploy/citus.sql
 begin;
 
