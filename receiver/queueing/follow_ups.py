@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
 from receiver.database.arrays import bigints, integers
-from receiver.database.locks import keep_batch
+from receiver.database.locks import keep_batch, share_copies
 from receiver.database.pool import Connection
 from receiver.errors import Fault, NotFound, ReceiverError
 from receiver.model import OUTCOMES
@@ -239,8 +239,10 @@ def list_unreleased(conn: Connection, calls: Collection[tuple[int, int]]) -> lis
 def follow_up_parameters(conn: Connection, batch_id: int, given: Mapping[str, Any]) -> BatchParameters:
     """The parameters of a follow-up: those given (None, "": without it), else the earlier batch's, but not its window.
 
-    Raises NotFound, InvalidInput.
+    The follow-up is stored in the same transaction: what is read here, such as a name, can contain a number that an
+    erasure removes meanwhile. Raises NotFound, InvalidInput.
     """
+    share_copies(conn)
     with conn.cursor(row_factory=dict_row) as cursor:
         earlier = cursor.execute(
             f"select {PARAMETER_COLUMNS}, reattempt_wait_seconds as reattempt_wait, opens_minute,"

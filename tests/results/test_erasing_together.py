@@ -14,6 +14,7 @@ from receiver.changes.audit import SYSTEM
 from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Group, write_group
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
+from receiver.queueing.follow_ups import FollowUp, follow_up_parameters
 from receiver.queueing.parameters import BatchParameters
 from receiver.release.answer import Answer
 from receiver.release.claim import claim_submission
@@ -162,6 +163,31 @@ def test_callback_that_is_being_settled_when_an_erasure_begins_is_erased(conn: C
     assert finished.is_set()
     assert traces_in_tables(conn, str(FIRST)) == []
     assert differences(conn) == []
+
+
+def test_name_that_a_follow_up_has_read_when_an_erasure_begins_is_erased(conn: Connection, database_url: str) -> None:
+    batch_id = make_batch(conn, [OTHER], name=f"for {FIRST}")
+    deliver(conn, batch_id, result_body(OTHER, "failed"))
+    finished = threading.Event()
+
+    def erase_number() -> None:
+        with closing(connect(database_url, name="erasure")) as own:
+            for _ in erase(own, FIRST, by=SYSTEM):
+                own.commit()
+            own.commit()
+        finished.set()
+
+    with closing(connect(database_url, name="follow-up")) as own:
+        parameters = follow_up_parameters(own, batch_id, {})
+        thread = threading.Thread(target=erase_number)
+        thread.start()
+        eventually(lambda: finished.is_set() or waits_for_lock(conn, "erasure"))
+        conn.rollback()
+        accept(own, FollowUp(batch_id), parameters, Limits(10_000, 3600))
+        own.commit()
+    thread.join()
+    assert finished.is_set()
+    assert traces_in_tables(conn, str(FIRST)) == []
 
 
 def test_what_is_recorded_while_an_erasure_searches_is_not_overwritten(conn: Connection, database_url: str) -> None:
