@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from io import BytesIO
 from uuid import uuid4
 
@@ -102,34 +102,44 @@ PLACES = [
 ]
 
 
+@contextmanager
+def erasing(conn: Connection, database_url: str, number: int) -> Iterator[None]:
+    """Erase the number in another thread. The body begins when the erasure waits for a lock, or has ended; it must
+    release that lock. At the end, the erasure has succeeded."""
+    finished = threading.Event()
+
+    def erase_number() -> None:
+        with closing(connect(database_url, name="erasure")) as own:
+            for _ in erase(own, number, by=SYSTEM):
+                own.commit()
+            own.commit()
+        finished.set()
+
+    thread = threading.Thread(target=erase_number)
+    thread.start()
+    eventually(lambda: finished.is_set() or waits_for_lock(conn, "erasure"))
+    conn.rollback()
+    try:
+        yield
+    finally:
+        thread.join()
+    assert finished.is_set()
+
+
 @pytest.mark.parametrize("fill", PLACES, ids=lambda fill: fill.__name__)
 def test_no_erasure_restores_what_another_erased(
     conn: Connection, database_url: str, fill: Callable[[Connection], None]
 ) -> None:
     fill(conn)
-    finished = threading.Event()
-
-    def erase_second() -> None:
-        with closing(connect(database_url, name="second erasure")) as own:
-            for _ in erase(own, SECOND, by=SYSTEM):
-                own.commit()
-            own.commit()
-        finished.set()
-
     with closing(connect(database_url, name="first erasure")) as own:
         pieces = erase(own, FIRST, by=SYSTEM)
         assert next(piece for piece in pieces if piece != Erased()) != Erased()
-        thread = threading.Thread(target=erase_second)
-        thread.start()
         # The first change is not committed. The second erasure has found the row and waits for it.
-        eventually(lambda: finished.is_set() or waits_for_lock(conn, "second erasure"))
-        conn.rollback()
-        own.commit()
-        for _ in pieces:
+        with erasing(conn, database_url, SECOND):
             own.commit()
-        own.commit()
-    thread.join()
-    assert finished.is_set()
+            for _ in pieces:
+                own.commit()
+            own.commit()
     assert traces_in_tables(conn, str(FIRST), str(SECOND), "Zoe") == []
     assert differences(conn) == []
     outgoing = claim_submission(conn, register_worker(conn, "test", 1))
@@ -141,26 +151,12 @@ def test_no_erasure_restores_what_another_erased(
 
 def test_callback_that_is_being_settled_when_an_erasure_begins_is_erased(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn, [OTHER, FIRST])
-    finished = threading.Event()
-
-    def erase_number() -> None:
-        with closing(connect(database_url, name="erasure")) as own:
-            for _ in erase(own, FIRST, by=SYSTEM):
-                own.commit()
-            own.commit()
-        finished.set()
-
     with closing(connect(database_url, name="settler")) as settler:
         callbacks = (make_callback(batch_id, result_body(FIRST)), make_callback(batch_id, result_body(FIRST, "failed")))
         write_group(settler, Group(uuid4(), 1, callbacks))
         settle(settler, claim_waiting(settler, 500))
-        thread = threading.Thread(target=erase_number)
-        thread.start()
-        eventually(lambda: finished.is_set() or waits_for_lock(conn, "erasure"))
-        conn.rollback()
-        settler.commit()
-    thread.join()
-    assert finished.is_set()
+        with erasing(conn, database_url, FIRST):
+            settler.commit()
     assert traces_in_tables(conn, str(FIRST)) == []
     assert differences(conn) == []
 
@@ -168,25 +164,11 @@ def test_callback_that_is_being_settled_when_an_erasure_begins_is_erased(conn: C
 def test_name_that_a_follow_up_has_read_when_an_erasure_begins_is_erased(conn: Connection, database_url: str) -> None:
     batch_id = make_batch(conn, [OTHER], name=f"for {FIRST}")
     deliver(conn, batch_id, result_body(OTHER, "failed"))
-    finished = threading.Event()
-
-    def erase_number() -> None:
-        with closing(connect(database_url, name="erasure")) as own:
-            for _ in erase(own, FIRST, by=SYSTEM):
-                own.commit()
-            own.commit()
-        finished.set()
-
     with closing(connect(database_url, name="follow-up")) as own:
         parameters = follow_up_parameters(own, batch_id, {})
-        thread = threading.Thread(target=erase_number)
-        thread.start()
-        eventually(lambda: finished.is_set() or waits_for_lock(conn, "erasure"))
-        conn.rollback()
-        accept(own, FollowUp(batch_id), parameters, Limits(10_000, 3600))
-        own.commit()
-    thread.join()
-    assert finished.is_set()
+        with erasing(conn, database_url, FIRST):
+            accept(own, FollowUp(batch_id), parameters, Limits(10_000, 3600))
+            own.commit()
     assert traces_in_tables(conn, str(FIRST)) == []
 
 
