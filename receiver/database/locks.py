@@ -11,10 +11,9 @@ writer follows this order, and skips the steps that it does not need:
    rows of `outstanding` of a submission that was not accepted, `resolution` and the batch row itself. Accepting a new
    batch takes no lock: no other transaction can see it yet. If it must not repeat recent numbers, it first takes
    an advisory lock (`own_recent`). So if a list is queued twice at the same time, the second batch sees the first.
-   A follow-up copies rows and parameters, so it takes another advisory lock shared before that one (`share_copies`). An
-   erasure waits for that lock.
-   Before it stores its links, it locks the earlier batch (`keep_batch`), so that no purge removes that batch until they
-   are committed.
+   A follow-up copies rows and parameters. So it begins with another advisory lock, which follow-ups share
+   (`share_copies`). An erasure waits for that lock. Before a follow-up stores its links, it locks the earlier batch
+   (`keep_batch`), so that no purge removes that batch until they are committed.
 3. The rows of calls, in the order of (batch_id, row): `result` first. The lock on a call's `result` also protects its
    rows of `set_aside`, `outstanding`, `call` and `callback`.
 4. The counters of batches (`lock_counters`): `batch_count`, `batch_count_part` and `result_count`. A settlement may

@@ -143,7 +143,7 @@ class World:
             self._start()
 
     def _start(self) -> None:
-        """Start `serve`, and again if its Postgres was killed meanwhile at a step: that ends `serve` until it runs."""
+        """Start `serve`. If a step kills its Postgres before it has started, `serve` ends, and is started again."""
         for tries_left in reversed(range(5)):
             try:
                 self.service.start()
