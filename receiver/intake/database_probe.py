@@ -131,6 +131,7 @@ class DatabaseProbe:
             conn.close()
             return
         self.conn = conn
+        log.info("callbacks are stored in the database", extra=about("database_used"))
         self._on_return()
         self._check.set()
 

@@ -129,9 +129,15 @@ class World:
         return [each for each in running if each.parent in masters]
 
     def await_connections(self) -> None:
-        """Return when each web process has its connection for results."""
-        held = "select count(*) from pg_stat_activity where application_name = 'receiver journal'"
-        eventually(lambda: self.postgres.execute(held) == [(len(self.web_processes()),)], otherwise=self._describe)
+        """Return when each web process stores callbacks in the database. Sessions do not show it: a process that only
+        tries whether the database is back has one, too.
+        """
+
+        def all_use_it() -> bool:
+            last = self._last_logged(0)
+            return all(last.get(each.pid) == "database_used" for each in self.web_processes())
+
+        eventually(all_use_it, otherwise=self._describe)
 
     def post_until_all_know(self, log_start: int) -> list[Posted]:
         """Post until every web process has logged, after `log_start`, that the database is unavailable. Until then, a
@@ -140,8 +146,8 @@ class World:
         posted: list[Posted] = []
 
         def all_know() -> bool:
-            unavailable = self._found_away(log_start)
-            if all(each.pid in unavailable for each in self.web_processes()):
+            last = self._last_logged(log_start)
+            if all(last.get(each.pid) == "database_away" for each in self.web_processes()):
                 return True
             posted.extend(self.results.post(4, at_once=4))
             return False
@@ -149,11 +155,12 @@ class World:
         eventually(all_know, otherwise=self._describe)
         return posted
 
-    def _found_away(self, log_start: int) -> set[int]:
-        """The ids of the processes whose writer has logged it."""
+    def _last_logged(self, log_start: int) -> dict[int, str]:
+        """For each process that logged whether it uses the database: the last of these events."""
         lines = self.service.log.read_bytes()[log_start:].splitlines()
-        entries = [json.loads(line) for line in lines if b'"database_away"' in line and line.endswith(b"}")]
-        return {each["process"] for each in entries if each["logger"] == "receiver.intake.writer"}
+        entries = [json.loads(line) for line in lines if b'"receiver.intake.' in line and line.endswith(b"}")]
+        events = ("database_away", "database_used")
+        return {each["process"]: each["event"] for each in entries if each["event"] in events}
 
     def log_size(self) -> int:
         return self.service.log.stat().st_size
