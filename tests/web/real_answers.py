@@ -304,6 +304,7 @@ def _deliver_events(answers: Answers, client: FlaskClient, conn: Connection) -> 
         answers.keep("test_endpoint", 200, client.post(f"{path}/test"))
         answers.keep("list_deliveries", 200, client.get(f"{path}/deliveries?state=waiting"))
         answers.keep("retry_deliveries", 200, client.post(f"{path}/retry", json={"state": "given_up"}))
+        answers.keep("acknowledge_given_up", 200, client.post(f"{path}/acknowledge", json={"note": "Its outage."}))
 
 
 def _fail(answers: Answers, app: Flask, without_database: Flask, clients: dict[str, FlaskClient]) -> None:

@@ -83,7 +83,7 @@ def test_endpoint_is_made_and_its_secret_is_shown_only_once(admin: FlaskClient, 
         "events": [event for event in EVENT_TYPES if event != "endpoint.disabled"],
         "application_id": None, "deployment_id": None, "label": "team:north:west", "enabled": True,
         "disabled_at": None, "disabled_reason": None, "failing_since": None,
-        "events_owed": {"delivered": 0, "waiting": 0, "given_up": 0},
+        "unseen_given_up": 0, "events_owed": {"delivered": 0, "waiting": 0, "given_up": 0},
     }  # fmt: skip
     for text in (admin.get(PATH).text, admin.get(f"{PATH}/{endpoint['id']}").text):
         assert secret not in text and '"secret"' not in text
@@ -225,6 +225,21 @@ def test_events_are_sent_again(
     assert due == (retried,)
 
 
+def test_given_up_events_are_acknowledged(admin: FlaskClient, conn: Connection) -> None:
+    path = f"{PATH}/{made(admin)['id']}"
+    batch_id = make_batch(conn, range(16175550000, 16175550003))
+    owe(conn, *((batch_id, row) for row in range(1, 4)))
+    end(conn, "given_up", 2)
+    conn.commit()
+    for unseen in (2, 0):
+        endpoint = admin.get(path).json
+        assert endpoint and (endpoint["unseen_given_up"], endpoint["events_owed"]["given_up"]) == (unseen, 2)
+        answer = admin.post(f"{path}/acknowledge", json={"note": "Its outage."})
+        assert answer.json == endpoint | {"unseen_given_up": 0}, answer.text
+    [change] = list_changes(conn, ChangeFilter(action="acknowledge"), 10)  # the second time, nothing changed
+    assert (change.note, change.details["given_up_events"]) == ("Its outage.", 2)
+
+
 def test_retry_needs_exactly_one_choice(admin: FlaskClient) -> None:
     path = f"{PATH}/{made(admin)['id']}/retry"
     for said in ({}, {"ids": [1], "state": "waiting"}):
@@ -294,9 +309,9 @@ def test_only_an_admin_has_endpoints(client_for: ClientFor, stranger: FlaskClien
     for client, status in ((queuer, 403), (stranger, 401)):
         answers = [client.get(PATH), client.post(PATH, json={})]
         answers += [client.get(path), client.patch(path), client.delete(path)]
-        answers += [client.post(f"{path}/{each}") for each in ("rotate", "test", "retry")]
+        answers += [client.post(f"{path}/{each}") for each in ("rotate", "test", "retry", "acknowledge")]
         answers.append(client.get(f"{path}/deliveries"))
-        assert [answer.status_code for answer in answers] == [status] * 9
+        assert [answer.status_code for answer in answers] == [status] * 10
 
 
 def test_changes_are_in_the_audit_trail(admin: FlaskClient, conn: Connection) -> None:

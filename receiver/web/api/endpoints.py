@@ -13,7 +13,14 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate, valida
 
 from receiver.database.pool import connection, reading
 from receiver.queueing.form_fields import LARGEST_ID, Coded, says, short_text
-from receiver.relay.deliveries import DELIVERY_STATES, Delivery, DeliveryFilter, list_deliveries, retry_deliveries
+from receiver.relay.deliveries import (
+    DELIVERY_STATES,
+    Delivery,
+    DeliveryFilter,
+    acknowledge_given_up,
+    list_deliveries,
+    retry_deliveries,
+)
 from receiver.relay.endpoints import (
     DESCRIPTION_CHARACTERS,
     ENDPOINT_EVENTS,
@@ -30,6 +37,7 @@ from receiver.relay.endpoints import (
 from receiver.relay.sending import ANSWER_SECONDS, Attempt, send_test
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
+from receiver.web.api.release import Noted
 from receiver.web.api.replay import MOST_IDS, Ids
 from receiver.web.auth import STORED, Stored, current_key
 from receiver.web.cursors import answer_list
@@ -113,6 +121,7 @@ class EndpointAnswer(schemas.Answer):
     )
     failing_since = schemas.moment("The first failure since the last success.", allow_none=True)
     events_owed = schemas.nested(EventsOwed, "Its events by state. Their sum was owed.")
+    unseen_given_up = schemas.whole("Of those that were given up, how many nobody has acknowledged.")
 
 
 class EndpointWithSecret(EndpointAnswer):
@@ -257,6 +266,20 @@ class Retry(MethodView):
         """
         with connection(services().pool) as conn:
             return {"retried": retry_deliveries(conn, endpoint_id, by=current_key().name, **said)}
+
+
+@blueprint.route("/endpoints/<int:endpoint_id>/acknowledge")
+class AcknowledgeGivenUp(MethodView):
+    @blueprint.operation("acknowledge_given_up", "admin", EndpointAnswer, body=Noted)
+    def post(self, said: dict[str, Any], endpoint_id: int) -> Endpoint:
+        """Mark the given-up events of an endpoint as seen by a person
+
+        They are no longer listed as needing attention. They stay given up, and can still be sent again. Events that are
+        given up later are listed again.
+        """
+        with connection(services().pool) as conn:
+            acknowledge_given_up(conn, endpoint_id, by=current_key().name, note=said.get("note"))
+            return get_endpoint(conn, endpoint_id)
 
 
 @blueprint.route("/endpoints/<int:endpoint_id>/deliveries")

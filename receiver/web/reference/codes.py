@@ -144,6 +144,7 @@ OF_OPERATION = {
     "create_key": (*_OF_JSON, "key_name_taken"),
     "change_endpoint": _OF_JSON,
     "retry_deliveries": _OF_JSON,
+    "acknowledge_given_up": _OF_JSON,
 }
 """Further codes of single operations."""
 
