@@ -88,7 +88,7 @@ def build_app() -> Flask:
     api = open_api(app)
     queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
     for subject in (*queueing, *results, acknowledge, endpoints, suppressions, removals, keys, audit):
-        api.register_blueprint(subject.blueprint, url_prefix="/api/v1")
+        api.register_blueprint(subject.blueprint)
     for blueprint in (health.blueprint, metrics.blueprint, dashboard.blueprint, page.blueprint):
         app.register_blueprint(blueprint)
     cors.register(app)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from io import BytesIO
 from typing import Any, TypeVar, cast
 
 from flask import g, request
@@ -16,6 +18,7 @@ from receiver.web.problems import Problem
 from receiver.web.rate_limit import client_address
 from receiver.web.services import services
 from receiver.web.turns import take_turn
+from receiver.web.waiting import WAIT, Wait
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -50,7 +53,7 @@ def current_key() -> ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A request that was accepted and waits for the provider. `subject`: what its view needs for the final answer."""
+    """A request that was accepted and has waited. `subject`: what its view needs for the final answer."""
 
     key: ApiKey
     subject: Any
@@ -58,6 +61,19 @@ class Stored:
 
 STORED = "receiver.stored"
 """The name of the `Stored` in the WSGI environment of a resumed request (receiver.web.waiting)."""
+
+
+def answer_later(subject: Any, ready: Callable[[], bool], seconds: float) -> None:
+    """Resume this request, with the subject, when `ready` or after so many seconds. The present answer is discarded."""
+    body = request.get_data()  # without the parts of a form
+    resumed = {STORED: Stored(current_key(), subject), "wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+    request.environ[WAIT] = Wait(ready, time.monotonic() + seconds, resumed)
+
+
+def waited_for() -> Any:
+    """The subject of a resumed request; None: the request has not waited."""
+    stored: Stored | None = request.environ.get(STORED)
+    return None if stored is None else stored.subject
 
 
 def find_bearer_key() -> ApiKey | None:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from io import BytesIO
 from typing import Any
 
 from flask import Response, jsonify, request, url_for
@@ -19,10 +18,11 @@ from marshmallow import Schema
 from receiver.database.jobs import MOST_JOBS, SEEN_SECONDS, Job, JobKind, end_job, get_job, insert_job, record_progress
 from receiver.database.pool import Connection, DatabaseUnavailable, Pool, connect, connection, reading
 from receiver.errors import ReceiverError
-from receiver.web.auth import STORED, Stored, current_key
+from receiver.web.auth import answer_later, current_key, waited_for
 from receiver.web.problems import Problem
+from receiver.web.reading import primary
 from receiver.web.services import services
-from receiver.web.waiting import WAIT, Wait, preferred_wait
+from receiver.web.waiting import preferred_wait
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 
@@ -38,32 +38,26 @@ log = logging.getLogger(__name__)
 def run_job(kind: JobKind, asked: Mapping[str, Any], work: Work, schema: Schema) -> Response:
     """Begin the work and wait for its end, or answer a request that has waited. Raises Problem if the work failed, or
     if too many other jobs are running."""
-    stored: Stored | None = request.environ.get(STORED)
-    if stored is None:
+    job_id: int | None = waited_for()
+    if job_id is None:
         with connection(services().pool) as conn:
-            inserted = insert_job(conn, kind, current_key().name, asked)
-        if inserted is None:
+            job_id = insert_job(conn, kind, current_key().name, asked)
+        if job_id is None:
             raise Problem(
                 "rate_limited",
                 f"{MOST_JOBS} erasures and purges are running. Send the request again when one has ended.",
                 headers={"Retry-After": "10"},
             )
-        job_id = inserted
         url, pool = services().database_url, services().pool
         threading.Thread(target=_do, args=(url, pool, job_id, work), name=f"job-{job_id}", daemon=True).start()
         seconds = preferred_wait(request.headers.get("Prefer", ""), WAIT_SECONDS, LONGEST_WAIT_SECONDS)
-        body = request.get_data()  # for the resumed request
-        later = {STORED: Stored(current_key(), job_id), "wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-        request.environ[WAIT] = Wait(partial(_is_over, pool, job_id, kind), time.monotonic() + seconds, later)
-    else:
-        job_id = stored.subject
-    with reading(services().pool) as conn:
-        job = get_job(conn, job_id, kind)
+        answer_later(job_id, partial(_is_over, pool, job_id, kind), seconds)
+    job = primary().read(get_job, job_id, kind)
     if job.error_code is not None:
         raise Problem(job.error_code, job.error or "")
     answer = answer_job(job, schema)
     answer.status_code = 202 if job.state == "running" else 200
-    answer.headers["Location"] = url_for(f"removals.One{kind.capitalize()}", job_id=job_id)
+    answer.headers["Location"] = url_for(f"removals.get_{kind}", job_id=job_id)
     return answer
 
 

@@ -244,9 +244,8 @@ def _views(app: Flask) -> Iterator[tuple[tuple[str, str], Any]]:
     """The views under `/api/v1`, by their path as OpenAPI writes it and their method."""
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith(API):
-            view_class = getattr(app.view_functions[rule.endpoint], "view_class", None)
-            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield (_PATH_PARAMETER.sub(r"{\1}", rule.rule), method.lower()), getattr(view_class, method.lower())
+            (method,) = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+            yield (_PATH_PARAMETER.sub(r"{\1}", rule.rule), method.lower()), app.view_functions[rule.endpoint]
 
 
 def _operations(item: Description) -> list[tuple[str, Description]]:

@@ -29,6 +29,11 @@ def reader() -> Reader:
     return found
 
 
+def primary() -> Reader:
+    """A reader that never uses the replica."""
+    return Reader(services().pool)
+
+
 def register(app: Flask) -> None:
     """Add the name of the database that was read to each answer, and count it. Without a replica, nothing is added."""
     app.after_request(_add_headers)

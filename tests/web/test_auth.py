@@ -21,9 +21,7 @@ def api_views(app: Flask) -> Iterator[tuple[str, str, Scope | None]]:
         view = app.view_functions[rule.endpoint]
         _, path = rule.build({name: 1 for name in rule.arguments}) or ("", "")
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            view_class = getattr(view, "view_class", None)
-            shown = getattr(view_class, method.lower()) if view_class is not None else view
-            yield method, path, getattr(shown, "required_scope", None)
+            yield method, path, getattr(view, "required_scope", None)
 
 
 def test_every_view_of_the_api_declares_a_scope(app: Flask) -> None:

@@ -46,8 +46,7 @@ def list_routes(app: Flask) -> Iterator[Route]:
             view = app.view_functions[rule.endpoint]
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
                 path = adapter.build(rule.endpoint, given, method=method)
-                of_method = getattr(getattr(view, "view_class", None), method.lower(), view)
-                yield rule.rule, path, method, getattr(of_method, "required_scope", None)
+                yield rule.rule, path, method, getattr(view, "required_scope", None)
 
 
 def test_what_changes_something_needs_more_than_a_key_that_reads(app: Flask) -> None:

@@ -57,6 +57,11 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no typ
 
     ARGUMENTS_PARSER = _StrictParser()
 
+    def __init__(self, name: str, *, tag: str | None = None) -> None:
+        """`tag`: of its operations; default: its name."""
+        super().__init__(name, __name__, url_prefix="/api/v1")
+        self._tags = [tag or name]
+
     def arguments(self, schema: Schema | type[Schema], **given: Any) -> Any:
         """As in flask-smorest, but with one instance of the schema. From a class, webargs would create one for every
         request."""
@@ -65,7 +70,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no typ
 
     def operation(
         self,
-        name: str,
+        route: str,
         scope: Scope,
         answer: Any = None,
         *,
@@ -76,18 +81,21 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]  # it has no typ
         conditional: bool = False,
         **described: Any,
     ) -> Callable[[View], View]:
-        """Declare an operation: its id, the scope that its key needs, and its successful answer.
+        """Serve a view at a route, such as `GET /batches`: the scope that its key needs, and its successful answer.
 
-        The view gets what `query` and `body` read, in this order. They are read after the key is checked.
-        `conditional`: answers have ETags. `described`: more about the answer.
+        The view's name is the operation's id. It gets what `query` and `body` read, in this order. They are read after
+        the key is checked. `conditional`: answers have ETags. `described`: more about the answer.
         """
+        method, path = route.split()
 
         def declare(view: View) -> View:
-            view = self.doc(operationId=name, **({} if tag is None else {"tags": [tag]}))(view)
+            view = self.doc(operationId=view.__name__)(view)
             view = self.response(status, answer, **described)(view)
             if body is not None:
                 view = self.arguments(body)(view)
             view = self.arguments(query, location="query", as_kwargs=query is NoQuery)(view)
-            return requires(scope)(revalidated(view) if conditional else view)
+            view = requires(scope)(revalidated(view) if conditional else view)
+            self.add_url_rule(path, view_func=view, methods=[method], tags=[tag] if tag else self._tags)
+            return view
 
         return declare

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask.views import MethodView
 from marshmallow import RAISE, Schema, fields, validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
 from receiver.queueing.form_fields import says
-from receiver.results.acknowledgement import (
-    ACKNOWLEDGED_AT_ONCE,
-    NEED_ATTENTION,
-    acknowledge_batch,
-    acknowledge_callbacks,
-)
+from receiver.results import acknowledgement
 from receiver.summary.batches import Batch, get_batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -24,7 +18,7 @@ from receiver.web.api.replay import MOST_IDS, Ids, check_ids_or_state
 from receiver.web.auth import current_key
 from receiver.web.services import services
 
-blueprint = Blueprint("acknowledge", __name__)
+blueprint = Blueprint("acknowledge", tag="batches")
 
 
 class AcknowledgeRequest(Schema):
@@ -33,7 +27,8 @@ class AcknowledgeRequest(Schema):
 
     ids = Ids(f"These callbacks, at most {MOST_IDS}; or `state`.")
     state = schemas.one_of(
-        NEED_ATTENTION, f"All callbacks in this state, at most {ACKNOWLEDGED_AT_ONCE:,} at once; or `ids`."
+        acknowledgement.NEED_ATTENTION,
+        f"All callbacks in this state, at most {acknowledgement.ACKNOWLEDGED_AT_ONCE:,} at once; or `ids`.",
     )
     note = schemas.text("Why. It is stored with your key's name.", validate=validate.Length(max=NOTE_CHARACTERS))
 
@@ -49,33 +44,31 @@ class AcknowledgeAnswer(schemas.Answer):
     )
 
 
-@blueprint.route("/callbacks/acknowledge")
-class AcknowledgeCallbacks(MethodView):
-    @blueprint.operation("acknowledge_callbacks", "queue", AcknowledgeAnswer, body=AcknowledgeRequest, tag="callbacks")
-    def post(self, said: dict[str, Any]) -> dict[str, Any]:
-        """Mark callbacks as seen by a person
+@blueprint.operation(
+    "POST /callbacks/acknowledge", "queue", AcknowledgeAnswer, body=AcknowledgeRequest, tag="callbacks"
+)
+def acknowledge_callbacks(said: dict[str, Any]) -> dict[str, Any]:
+    """Mark callbacks as seen by a person
 
-        They are no longer listed as needing attention. Their state and all counts stay. If a replay gives a callback
-        another state that needs attention, it is listed again.
-        """
-        with connection(services().pool) as conn:
-            found = acknowledge_callbacks(conn, by=current_key().name, **said)
-        return {
-            "acknowledged": len(found),
-            "more": len(found) == ACKNOWLEDGED_AT_ONCE,
-            "passed_over": sorted(set(said.get("ids", ())) - set(found)),
-        }
+    They are no longer listed as needing attention. Their state and all counts stay. If a replay gives a callback
+    another state that needs attention, it is listed again.
+    """
+    with connection(services().pool) as conn:
+        found = acknowledgement.acknowledge_callbacks(conn, by=current_key().name, **said)
+    return {
+        "acknowledged": len(found),
+        "more": len(found) == acknowledgement.ACKNOWLEDGED_AT_ONCE,
+        "passed_over": sorted(set(said.get("ids", ())) - set(found)),
+    }
 
 
-@blueprint.route("/batches/<int:batch_id>/acknowledge")
-class AcknowledgeBatch(MethodView):
-    @blueprint.operation("acknowledge_batch", "queue", schemas.Batch, body=Noted, tag="batches")
-    def post(self, said: dict[str, Any], batch_id: int) -> Batch:
-        """Mark the refused and overdue calls of a batch as seen by a person
+@blueprint.operation("POST /batches/<int:batch_id>/acknowledge", "queue", schemas.Batch, body=Noted)
+def acknowledge_batch(said: dict[str, Any], batch_id: int) -> Batch:
+    """Mark the refused and overdue calls of a batch as seen by a person
 
-        They are no longer listed as needing attention. All counts stay. Calls that are refused or become overdue later
-        are listed again.
-        """
-        with connection(services().pool) as conn:
-            acknowledge_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
-            return get_batch(conn, batch_id)
+    They are no longer listed as needing attention. All counts stay. Calls that are refused or become overdue later
+    are listed again.
+    """
+    with connection(services().pool) as conn:
+        acknowledgement.acknowledge_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+        return get_batch(conn, batch_id)

@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response
-from flask.views import MethodView
 from marshmallow import fields
 
 from receiver.changes.audit import Change, ChangeFilter, list_changes
-from receiver.database.pool import reading
 from receiver.queueing.form_fields import Timestamp, says, short_text
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
-from receiver.web.services import services
+from receiver.web.reading import primary
 
-blueprint = Blueprint("audit", __name__, description="The audit trail: who changed what, when, and with which note")
+blueprint = Blueprint("audit")
 
 
 class AuditQuery(schemas.PageQuery, schemas.PeriodQuery):
@@ -51,19 +49,16 @@ class AuditAnswer(schemas.Answer):
     next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
-@blueprint.route("/audit")
-class Audit(MethodView):
-    @blueprint.operation("list_audit", "admin", AuditAnswer, query=AuditQuery)
-    def get(self, query: dict[str, Any]) -> Response:
-        """List changes, newest first
+@blueprint.operation("GET /audit", "admin", AuditAnswer, query=AuditQuery)
+def list_audit(query: dict[str, Any]) -> Response:
+    """List changes, newest first
 
-        Each entry was written in the transaction that made the change. Only an erasure changes entries: it removes the
-        erased number from their texts.
-        """
-        wanted = ChangeFilter(query.get("actor"), query.get("action"), query.get("from_"), query.get("to"))
+    Each entry was written in the transaction that made the change. Only an erasure changes entries: it removes the
+    erased number from their texts.
+    """
+    wanted = ChangeFilter(query.get("actor"), query.get("action"), query.get("from_"), query.get("to"))
 
-        def read(limit: int, before: int | None) -> list[Change]:
-            with reading(services().pool) as conn:
-                return list_changes(conn, wanted, limit, before)
+    def read(limit: int, before: int | None) -> list[Change]:
+        return primary().read(list_changes, wanted, limit, before)
 
-        return answer_list("audit", query, read, json_writer(AuditEntry()))
+    return answer_list("audit", query, read, json_writer(AuditEntry()))

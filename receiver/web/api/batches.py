@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import IO, Any, TypeVar
 
 from flask import Response, jsonify, request, url_for
-from flask.views import MethodView
 from marshmallow import Schema, validate
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import UnsupportedMediaType
@@ -41,18 +39,18 @@ from receiver.queueing.recent import FindRecent
 from receiver.queueing.submissions import FindSuppressed
 from receiver.queueing.suppressions import find_suppressed
 from receiver.queueing.workbook import opened_csv
-from receiver.release.control import change_batch
-from receiver.summary.batches import Batch, BatchFilter, get_batch, list_batches
+from receiver.release import control
+from receiver.summary import batches
 from receiver.summary.call_json import batch_json
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
-from receiver.web.auth import STORED, Stored, View, current_key
+from receiver.web.auth import View, answer_later, current_key, waited_for
 from receiver.web.cursors import answer_list
 from receiver.web.json_fields import JsonNumber
 from receiver.web.problems import Problem, errors_of
-from receiver.web.reading import reader
+from receiver.web.reading import primary, reader
 from receiver.web.services import services
-from receiver.web.waiting import WAIT, Wait, preferred_wait
+from receiver.web.waiting import preferred_wait
 
 WAIT_SECONDS, LONGEST_WAIT_SECONDS = 10, 60
 
@@ -89,7 +87,7 @@ class BatchChanges(OptionalBody):
     end_timestamp = WholeSecond(allow_none=True, metadata=says("When dialing of the rest must stop. null: no end."))
 
 
-blueprint = Blueprint("batches", __name__, description="Batches: a CSV and its parameters, as queued")
+blueprint = Blueprint("batches")
 
 
 def queueing(
@@ -109,62 +107,31 @@ def queueing(
     return declare
 
 
-@blueprint.route("/batches")
-class Batches(MethodView):
-    @blueprint.operation("list_batches", "read", schemas.BatchPage, query=schemas.BatchesQuery, conditional=True)
-    def get(self, query: dict[str, Any]) -> Response:
-        """List batches, newest first
+@blueprint.operation("GET /batches", "read", schemas.BatchPage, query=schemas.BatchesQuery, conditional=True)
+def list_batches(query: dict[str, Any]) -> Response:
+    """List batches, newest first
 
-        Each batch has its whole balance. A batch is listed if it matches all filters.
-        """
-        wanted = BatchFilter(**{name: value for name, value in query.items() if name not in ("limit", "cursor")})
+    Each batch has its whole balance. A batch is listed if it matches all filters.
+    """
+    wanted = batches.BatchFilter(**{name: value for name, value in query.items() if name not in ("limit", "cursor")})
 
-        def read(limit: int, before: int | None) -> list[Batch]:
-            return reader().read(list_batches, wanted, limit, before)
+    def read(limit: int, before: int | None) -> list[batches.Batch]:
+        return reader().read(batches.list_batches, wanted, limit, before)
 
-        return answer_list("batches", query, read, batch_json, at_once=BATCHES_AT_ONCE)
-
-    @queueing(blueprint, "queue_batch", schemas.Batch, schemas.Preview)
-    def post(self) -> Response:
-        """Queue a CSV
-
-        The first row is a header whose first cell is `destination`; every other column becomes a variable of its call.
-        If any row is invalid, or any destination appears twice, the whole file is refused unless `on_invalid` or
-        `on_duplicate` allow it. A submission is sent to the provider at most once. If the answer is lost, it becomes
-        `unknown` until a callback proves that it was queued, or a person resolves it.
-        """
-        stored: Stored | None = request.environ.get(STORED)
-        if stored is None:
-            return queue_batch()
-        return answer_stored(stored)
+    return answer_list("batches", query, read, batch_json, at_once=BATCHES_AT_ONCE)
 
 
-@blueprint.route("/batches/<int:batch_id>")
-class OneBatch(MethodView):
-    @blueprint.operation("get_batch", "read", schemas.Batch, conditional=True)
-    def get(self, batch_id: int) -> Batch:
-        """One batch with its balance
-
-        The balance is read from counters, so it costs the same for ten calls and for ten million.
-        """
-        with reading(services().pool) as conn:
-            return get_batch(conn, batch_id)
-
-    @blueprint.operation("change_batch", "queue", schemas.Batch, body=BatchChanges)
-    def patch(self, changes: dict[str, Any], batch_id: int) -> Batch:
-        """Change a batch
-
-        `name`, `external_id` and `labels` can always be changed. The other members change what is unreleased; if
-        nothing is unreleased, the answer is 409 `nothing_unreleased`. `calling_hours` and `calling_days` can be changed
-        only if the batch was queued with calling hours. What is not given stays as it is.
-        """
-        with connection(services().pool) as conn:
-            if changes:
-                change_batch(conn, batch_id, changes, by=current_key().name, grace=services().limits.grace)
-            return get_batch(conn, batch_id)
-
-
+@queueing(blueprint, "POST /batches", schemas.Batch, schemas.Preview)
 def queue_batch() -> Response:
+    """Queue a CSV
+
+    The first row is a header whose first cell is `destination`; every other column becomes a variable of its call.
+    If any row is invalid, or any destination appears twice, the whole file is refused unless `on_invalid` or
+    `on_duplicate` allow it. A submission is sent to the provider at most once. If the answer is lost, it becomes
+    `unknown` until a callback proves that it was queued, or a person resolves it.
+    """
+    if (stored := waited_for()) is not None:
+        return answer_stored(stored)
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
     csv, form = read_form()
@@ -172,8 +139,7 @@ def queue_batch() -> Response:
     repeatable = None if is_dry else repeatable_request(csv.stream, form, csv.filename or "")
     if repeatable is not None:
         # Before any check: a repeated request must get the same answer, even if its times are in the past now.
-        with reading(services().pool) as conn:
-            earlier = find_accepted(conn, repeatable)
+        earlier = primary().read(find_accepted, repeatable)
         if earlier is not None:
             return answer_accepted(earlier)
     parameters = read_parameters(form, services().config.default_region, csv.filename or "")
@@ -184,10 +150,32 @@ def queue_batch() -> Response:
         with opened_csv(csv.stream) as text:
             seen = preview(text, parameters, services().limits, *number_lookups(parameters))
         return jsonify(schemas.Preview().dump(preview_members(seen)))
-
     with opened_csv(csv.stream) as text, connection(services().pool) as conn:
         accepted = accept(conn, text, parameters, services().limits, repeatable, created_by=current_key().name)
     return answer_accepted(accepted)
+
+
+@blueprint.operation("GET /batches/<int:batch_id>", "read", schemas.Batch, conditional=True)
+def get_batch(batch_id: int) -> batches.Batch:
+    """One batch with its balance
+
+    The balance is read from counters, so it costs the same for ten calls and for ten million.
+    """
+    return primary().read(batches.get_batch, batch_id)
+
+
+@blueprint.operation("PATCH /batches/<int:batch_id>", "queue", schemas.Batch, body=BatchChanges)
+def change_batch(changes: dict[str, Any], batch_id: int) -> batches.Batch:
+    """Change a batch
+
+    `name`, `external_id` and `labels` can always be changed. The other members change what is unreleased; if
+    nothing is unreleased, the answer is 409 `nothing_unreleased`. `calling_hours` and `calling_days` can be changed
+    only if the batch was queued with calling hours. What is not given stays as it is.
+    """
+    with connection(services().pool) as conn:
+        if changes:
+            control.change_batch(conn, batch_id, changes, by=current_key().name, grace=services().limits.grace)
+        return batches.get_batch(conn, batch_id)
 
 
 def preview_members(seen: Preview) -> dict[str, Any]:
@@ -224,23 +212,21 @@ def repeatable_request(content: IO[bytes], form: Mapping[str, str], file_name: s
     return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(content, plain), as_sent)
 
 
-def answer_stored(stored: Stored, schema: Schema = _batch) -> Response:
+def answer_stored(stored: tuple[int, dict[str, str]], schema: Schema = _batch) -> Response:
     """The answer to a request that has waited for the provider."""
-    batch_id, headers = stored.subject
+    batch_id, headers = stored
     return _answer(_read(batch_id, headers), headers, schema)
 
 
 def answer_accepted(accepted: Accepted, schema: Schema = _batch) -> Response:
     """The answer with the batch. If the request waits for the provider, it is resumed with `answer_stored`."""
-    headers = {"Location": url_for("batches.OneBatch", batch_id=accepted.batch_id)}
+    headers = {"Location": url_for("batches.get_batch", batch_id=accepted.batch_id)}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
     batch = _read(accepted.batch_id, headers)
     wait_seconds = preferred_wait(request.headers.get("Prefer", ""), WAIT_SECONDS, LONGEST_WAIT_SECONDS)
     if batch.state == "queueing" and wait_seconds:
-        stored = Stored(current_key(), (batch.id, headers))
-        ready = partial(services().decisions.is_met, batch.id)
-        request.environ[WAIT] = Wait(ready, time.monotonic() + wait_seconds, {STORED: stored, "CONTENT_LENGTH": "0"})
+        answer_later((batch.id, headers), partial(services().decisions.is_met, batch.id), wait_seconds)
     return _answer(batch, headers, schema)
 
 
@@ -270,10 +256,9 @@ def read_form() -> tuple[FileStorage, dict[str, str]]:
     return csv, form
 
 
-def _read(batch_id: int, headers: dict[str, str]) -> Batch:
+def _read(batch_id: int, headers: dict[str, str]) -> batches.Batch:
     try:
-        with reading(services().pool) as conn:
-            return get_batch(conn, batch_id)
+        return primary().read(batches.get_batch, batch_id)
     except DatabaseUnavailable:
         # After a plain "try again" a client would queue the batch twice.
         raise Problem(
@@ -284,7 +269,7 @@ def _read(batch_id: int, headers: dict[str, str]) -> Batch:
         ) from None
 
 
-def _answer(batch: Batch, headers: dict[str, str], schema: Schema) -> Response:
+def _answer(batch: batches.Batch, headers: dict[str, str], schema: Schema) -> Response:
     if batch.state == "refused":
         refused = next(submission for submission in batch.submissions if submission.state == "refused")
         raise Problem(

@@ -6,68 +6,61 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Response
-from flask.views import MethodView
 
 from receiver.database.pool import at_one_moment
 from receiver.errors import invalid_parameter
 from receiver.phone_numbers.destination import candidates
+from receiver.summary import calls
 from receiver.summary.call_json import call_json
 from receiver.summary.callbacks import list_callbacks_of_call
-from receiver.summary.calls import Call, CallFilter, get_call, list_calls, list_calls_of_number
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.cursors import Found, answer_page
 from receiver.web.reading import reader
 from receiver.web.services import services
 
-blueprint = Blueprint("calls", __name__, description="Calls: rows of the CSV and their results")
+blueprint = Blueprint("calls")
 
 
-@blueprint.route("/batches/<int:batch_id>/calls")
-class BatchCalls(MethodView):
-    @blueprint.operation("list_calls", "read", schemas.CallPage, query=schemas.CallsQuery)
-    def get(self, query: dict[str, Any], batch_id: int) -> Response:
-        """List a batch's calls, in the order of its rows"""
-        wanted = call_filter(query)
+@blueprint.operation("GET /batches/<int:batch_id>/calls", "read", schemas.CallPage, query=schemas.CallsQuery)
+def list_calls(query: dict[str, Any], batch_id: int) -> Response:
+    """List a batch's calls, in the order of its rows"""
+    wanted = call_filter(query)
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[Call]:
-            return Found(*reader().read(list_calls, batch_id, wanted, limit, after[0] if after else 0))
+    def read(limit: int, after: tuple[int, ...] | None) -> Found[calls.Call]:
+        return Found(*reader().read(calls.list_calls, batch_id, wanted, limit, after[0] if after else 0))
 
-        return answer_page(f"calls {batch_id}", query, read, lambda call: (call.row,), call_json, of="calls")
+    return answer_page(f"calls {batch_id}", query, read, lambda call: (call.row,), call_json, of="calls")
 
 
-@blueprint.route("/batches/<int:batch_id>/calls/<int:row>")
-class OneCall(MethodView):
-    @blueprint.operation("get_call", "read", schemas.CallWithCallbacks)
-    def get(self, batch_id: int, row: int) -> Response:
-        """One call with all its events and callbacks"""
-        with at_one_moment(services().pool) as conn:
-            call = get_call(conn, batch_id, row)
-            callbacks = list_callbacks_of_call(conn, batch_id, row)
-        received = [{name: getattr(each, name) for name in ("id", "received_at", "state")} for each in callbacks]
-        text = call_json(call, most_events=None, callbacks=received)
-        return Response(text + "\n", content_type="application/json")
+@blueprint.operation("GET /batches/<int:batch_id>/calls/<int:row>", "read", schemas.CallWithCallbacks)
+def get_call(batch_id: int, row: int) -> Response:
+    """One call with all its events and callbacks"""
+    with at_one_moment(services().pool) as conn:
+        call = calls.get_call(conn, batch_id, row)
+        callbacks = list_callbacks_of_call(conn, batch_id, row)
+    received = [{name: getattr(each, name) for name in ("id", "received_at", "state")} for each in callbacks]
+    text = call_json(call, most_events=None, callbacks=received)
+    return Response(text + "\n", content_type="application/json")
 
 
-@blueprint.route("/calls")
-class NumberCalls(MethodView):
-    @blueprint.operation("find_calls", "read", schemas.CallPage, query=schemas.NumberQuery)
-    def get(self, query: dict[str, Any]) -> Response:
-        """List all calls to a number, newest batch first"""
-        numbers = _numbers(query["phone_number"])
+@blueprint.operation("GET /calls", "read", schemas.CallPage, query=schemas.NumberQuery)
+def find_calls(query: dict[str, Any]) -> Response:
+    """List all calls to a number, newest batch first"""
+    numbers = _numbers(query["phone_number"])
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[Call]:
-            return Found(*reader().read(list_calls_of_number, numbers, limit, (after[0], after[1]) if after else None))
-
-        return answer_page(
-            "number", query, read, lambda call: (call.batch_id, call.row), call_json, length=2, of="calls"
+    def read(limit: int, after: tuple[int, ...] | None) -> Found[calls.Call]:
+        return Found(
+            *reader().read(calls.list_calls_of_number, numbers, limit, (after[0], after[1]) if after else None)
         )
 
+    return answer_page("number", query, read, lambda call: (call.batch_id, call.row), call_json, length=2, of="calls")
 
-def call_filter(query: Mapping[str, Any]) -> CallFilter:
+
+def call_filter(query: Mapping[str, Any]) -> calls.CallFilter:
     """The filter of a query with the fields of `schemas.CallFilters`."""
     number = query.get("phone_number")
-    return CallFilter(query.get("state"), query.get("outcome"), None if number is None else _numbers(number))
+    return calls.CallFilter(query.get("state"), query.get("outcome"), None if number is None else _numbers(number))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

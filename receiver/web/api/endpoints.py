@@ -3,60 +3,40 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Response, request, url_for
-from flask.views import MethodView
+from flask import Response, url_for
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import connection, reading
 from receiver.queueing.form_fields import LARGEST_ID, Coded, says, short_text
-from receiver.relay.deliveries import (
-    DELIVERY_STATES,
-    Delivery,
-    DeliveryFilter,
-    acknowledge_given_up,
-    list_deliveries,
-    retry_deliveries,
-)
-from receiver.relay.endpoints import (
-    DESCRIPTION_CHARACTERS,
-    ENDPOINT_EVENTS,
-    URL_CHARACTERS,
-    Endpoint,
-    change_endpoint,
-    create_endpoint,
-    delete_endpoint,
-    get_endpoint,
-    get_secrets,
-    list_endpoints,
-    rotate_secret,
-)
+from receiver.relay import deliveries, endpoints
 from receiver.relay.sending import ANSWER_SECONDS, Attempt, send_test
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.api.release import Noted
 from receiver.web.api.replay import MOST_IDS, Ids
-from receiver.web.auth import STORED, Stored, current_key
+from receiver.web.auth import answer_later, current_key, waited_for
 from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonFlag, JsonNumber, JsonTimestamp
+from receiver.web.reading import primary
 from receiver.web.services import services
-from receiver.web.waiting import WAIT, Wait
 
 TEST_SECONDS = 2 * ANSWER_SECONDS
 """Longest wait for a test: only a look-up of the name can take longer than ANSWER_SECONDS."""
 
-blueprint = Blueprint("endpoints", __name__)
+blueprint = Blueprint("endpoints")
 
 
 class EndpointChanges(OptionalBody):
-    url = short_text(URL_CHARACTERS, "Where events are posted: a public address with https on port 443.", least=1)
-    description = short_text(DESCRIPTION_CHARACTERS, "A note for people. null: none.", allow_none=True)
+    url = short_text(
+        endpoints.URL_CHARACTERS, "Where events are posted: a public address with https on port 443.", least=1
+    )
+    description = short_text(endpoints.DESCRIPTION_CHARACTERS, "A note for people. null: none.", allow_none=True)
     events = fields.List(
-        fields.String(validate=validate.OneOf(ENDPOINT_EVENTS)),
+        fields.String(validate=validate.OneOf(endpoints.ENDPOINT_EVENTS)),
         validate=validate.Length(min=1, error="Name at least one event."),
         metadata=says("The events that it gets; default: all of them.", minItems=1),
     )
@@ -94,7 +74,7 @@ class RetryRequest(Schema):
 
 
 class DeliveriesQuery(schemas.PageQuery):
-    state = schemas.one_of(DELIVERY_STATES, "Only deliveries in this state.")
+    state = schemas.one_of(deliveries.DELIVERY_STATES, "Only deliveries in this state.")
 
 
 class EventsOwed(schemas.Answer):
@@ -150,12 +130,12 @@ class TestAnswer(AttemptAnswer):
 
 class DeliveryAnswer(schemas.Answer):
     id = schemas.whole("The id.")
-    event = schemas.word(ENDPOINT_EVENTS, "The type of the event.")
+    event = schemas.word(endpoints.ENDPOINT_EVENTS, "The type of the event.")
     batch_id = schemas.whole("Its batch.")
     row = schemas.whole("The row of the call; null for other events.", allow_none=True)
     submission_id = schemas.whole("The submission's number in the batch; null for other events.", allow_none=True)
     callback_id = schemas.whole("The callback; null for other events.", allow_none=True)
-    state = schemas.word(DELIVERY_STATES, "Its state.")
+    state = schemas.word(deliveries.DELIVERY_STATES, "Its state.")
     owed_at = schemas.moment("When the event happened.")
     next_try_at = schemas.moment("When it is sent next; null if it does not wait.", allow_none=True)
     ended_at = schemas.moment("When it was delivered or given up; null while it waits.", allow_none=True)
@@ -173,144 +153,133 @@ class RetryAnswer(schemas.Answer):
     retried = schemas.whole("How many events are sent again now.")
 
 
-@blueprint.route("/endpoints")
-class Endpoints(MethodView):
-    @blueprint.operation("list_endpoints", "admin", EndpointsAnswer, query=schemas.PageQuery)
-    def get(self, query: dict[str, Any]) -> Response:
-        """List endpoints, newest first"""
+@blueprint.operation("GET /endpoints", "admin", EndpointsAnswer, query=schemas.PageQuery)
+def list_endpoints(query: dict[str, Any]) -> Response:
+    """List endpoints, newest first"""
 
-        def read(limit: int, before: int | None) -> list[Endpoint]:
-            with reading(services().pool) as conn:
-                return list_endpoints(conn, limit, before)
+    def read(limit: int, before: int | None) -> list[endpoints.Endpoint]:
+        return primary().read(endpoints.list_endpoints, limit, before)
 
-        return answer_list("endpoints", query, read, json_writer(EndpointAnswer()))
-
-    @blueprint.operation("create_endpoint", "admin", EndpointWithSecret, status=201, body=EndpointRequest)
-    def post(self, said: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, str]]:
-        """Make an endpoint, to which events are delivered from now on
-
-        Each event is posted as in Standard Webhooks, signed with the secret in the answer. The address is refused if it
-        resolves to a private network that `RELAY_NETWORKS` does not name. An operation `test` sends a first event.
-        """
-        with connection(services().pool) as conn:
-            made, secret = create_endpoint(conn, said, services().config.relay_networks, by=current_key().name)
-        location = {"Location": url_for("endpoints.OneEndpoint", endpoint_id=made.id)}
-        return _members(made) | {"secret": secret}, 201, location
+    return answer_list("endpoints", query, read, json_writer(EndpointAnswer()))
 
 
-@blueprint.route("/endpoints/<int:endpoint_id>")
-class OneEndpoint(MethodView):
-    @blueprint.operation("get_endpoint", "admin", EndpointAnswer)
-    def get(self, endpoint_id: int) -> Endpoint:
-        """One endpoint with its balance of events"""
-        with reading(services().pool) as conn:
-            return get_endpoint(conn, endpoint_id)
+@blueprint.operation("POST /endpoints", "admin", EndpointWithSecret, status=201, body=EndpointRequest)
+def create_endpoint(said: dict[str, Any]) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Make an endpoint, to which events are delivered from now on
 
-    @blueprint.operation("change_endpoint", "admin", EndpointAnswer, body=EndpointChanges)
-    def patch(self, said: dict[str, Any], endpoint_id: int) -> Endpoint:
-        """Change, disable or enable an endpoint
-
-        While it is disabled, events are owed to it, and wait. Once it is enabled, they are sent.
-        """
-        with connection(services().pool) as conn:
-            return change_endpoint(conn, endpoint_id, said, services().config.relay_networks, by=current_key().name)
-
-    @blueprint.operation("delete_endpoint", "admin", status=204, description="The endpoint is deleted.")
-    def delete(self, endpoint_id: int) -> Response:
-        """Delete an endpoint, with the events that are owed to it
-
-        This cannot be undone.
-        """
-        with connection(services().pool) as conn:
-            delete_endpoint(conn, endpoint_id, by=current_key().name)
-        return Response(status=204)
+    Each event is posted as in Standard Webhooks, signed with the secret in the answer. The address is refused if it
+    resolves to a private network that `RELAY_NETWORKS` does not name. An operation `test` sends a first event.
+    """
+    with connection(services().pool) as conn:
+        made, secret = endpoints.create_endpoint(conn, said, services().config.relay_networks, by=current_key().name)
+    location = {"Location": url_for("endpoints.get_endpoint", endpoint_id=made.id)}
+    return _members(made) | {"secret": secret}, 201, location
 
 
-@blueprint.route("/endpoints/<int:endpoint_id>/rotate")
-class Rotate(MethodView):
-    @blueprint.operation("rotate_endpoint", "admin", EndpointWithSecret)
-    def post(self, endpoint_id: int) -> dict[str, Any]:
-        """Give an endpoint a new secret
-
-        For 24 hours, each event is signed with the new and with the previous secret. If it is rotated again in this
-        time, all of them sign.
-        """
-        with connection(services().pool) as conn:
-            secret = rotate_secret(conn, endpoint_id, by=current_key().name)
-            return _members(get_endpoint(conn, endpoint_id)) | {"secret": secret}
+@blueprint.operation("GET /endpoints/<int:endpoint_id>", "admin", EndpointAnswer)
+def get_endpoint(endpoint_id: int) -> endpoints.Endpoint:
+    """One endpoint with its balance of events"""
+    return primary().read(endpoints.get_endpoint, endpoint_id)
 
 
-@blueprint.route("/endpoints/<int:endpoint_id>/test")
-class Test(MethodView):
-    @blueprint.operation("test_endpoint", "admin", TestAnswer)
-    def post(self, endpoint_id: int) -> dict[str, Any]:
-        """Send a test event to an endpoint
+@blueprint.operation("PATCH /endpoints/<int:endpoint_id>", "admin", EndpointAnswer, body=EndpointChanges)
+def change_endpoint(said: dict[str, Any], endpoint_id: int) -> endpoints.Endpoint:
+    """Change, disable or enable an endpoint
 
-        It is an event of type `endpoint.test`, whose `data` is `{"endpoint_id": …}`. It is sent once and not recorded,
-        also if the endpoint is disabled. The answer shows what came of it.
-        """
-        attempt = run_test(endpoint_id)
-        if attempt is None:
-            return {}
-        return {**{name: getattr(attempt, name) for name in attempt.__slots__}, "delivered": attempt.delivered}
+    While it is disabled, events are owed to it, and wait. Once it is enabled, they are sent.
+    """
+    with connection(services().pool) as conn:
+        return endpoints.change_endpoint(
+            conn, endpoint_id, said, services().config.relay_networks, by=current_key().name
+        )
 
 
-@blueprint.route("/endpoints/<int:endpoint_id>/retry")
-class Retry(MethodView):
-    @blueprint.operation("retry_deliveries", "admin", RetryAnswer, body=RetryRequest)
-    def post(self, said: dict[str, Any], endpoint_id: int) -> dict[str, int]:
-        """Send events again
+@blueprint.operation("DELETE /endpoints/<int:endpoint_id>", "admin", status=204, description="The endpoint is deleted.")
+def delete_endpoint(endpoint_id: int) -> Response:
+    """Delete an endpoint, with the events that are owed to it
 
-        What waits is sent now. What was given up is owed again, with a new series of attempts. Each event keeps its
-        `webhook-id`.
-        """
-        with connection(services().pool) as conn:
-            return {"retried": retry_deliveries(conn, endpoint_id, by=current_key().name, **said)}
+    This cannot be undone.
+    """
+    with connection(services().pool) as conn:
+        endpoints.delete_endpoint(conn, endpoint_id, by=current_key().name)
+    return Response(status=204)
 
 
-@blueprint.route("/endpoints/<int:endpoint_id>/acknowledge")
-class AcknowledgeGivenUp(MethodView):
-    @blueprint.operation("acknowledge_given_up", "admin", EndpointAnswer, body=Noted)
-    def post(self, said: dict[str, Any], endpoint_id: int) -> Endpoint:
-        """Mark the given-up events of an endpoint as seen by a person
+@blueprint.operation("POST /endpoints/<int:endpoint_id>/rotate", "admin", EndpointWithSecret)
+def rotate_endpoint(endpoint_id: int) -> dict[str, Any]:
+    """Give an endpoint a new secret
 
-        They are no longer listed as needing attention. They stay given up, and can still be sent again. Events that are
-        given up later are listed again.
-        """
-        with connection(services().pool) as conn:
-            acknowledge_given_up(conn, endpoint_id, by=current_key().name, note=said.get("note"))
-            return get_endpoint(conn, endpoint_id)
+    For 24 hours, each event is signed with the new and with the previous secret. If it is rotated again in this
+    time, all of them sign.
+    """
+    with connection(services().pool) as conn:
+        secret = endpoints.rotate_secret(conn, endpoint_id, by=current_key().name)
+        return _members(endpoints.get_endpoint(conn, endpoint_id)) | {"secret": secret}
 
 
-@blueprint.route("/endpoints/<int:endpoint_id>/deliveries")
-class Deliveries(MethodView):
-    @blueprint.operation("list_deliveries", "admin", DeliveriesAnswer, query=DeliveriesQuery)
-    def get(self, query: dict[str, Any], endpoint_id: int) -> Response:
-        """List the deliveries of an endpoint with their attempts, newest event first
+@blueprint.operation("POST /endpoints/<int:endpoint_id>/test", "admin", TestAnswer)
+def test_endpoint(endpoint_id: int) -> dict[str, Any]:
+    """Send a test event to an endpoint
 
-        They are kept for 30 days.
-        """
-
-        def read(limit: int, before: int | None) -> list[Delivery]:
-            with reading(services().pool) as conn:
-                return list_deliveries(conn, endpoint_id, limit, DeliveryFilter(query.get("state")), before)
-
-        name = f"deliveries {endpoint_id}"
-        return answer_list(name, query, read, json_writer(DeliveryAnswer()), of="deliveries")
+    It is an event of type `endpoint.test`, whose `data` is `{"endpoint_id": …}`. It is sent once and not recorded,
+    also if the endpoint is disabled. The answer shows what came of it.
+    """
+    attempt = run_test(endpoint_id)
+    if attempt is None:
+        return {}
+    return {**{name: getattr(attempt, name) for name in attempt.__slots__}, "delivered": attempt.delivered}
 
 
-def _members(endpoint: Endpoint) -> dict[str, Any]:
+@blueprint.operation("POST /endpoints/<int:endpoint_id>/retry", "admin", RetryAnswer, body=RetryRequest)
+def retry_deliveries(said: dict[str, Any], endpoint_id: int) -> dict[str, int]:
+    """Send events again
+
+    What waits is sent now. What was given up is owed again, with a new series of attempts. Each event keeps its
+    `webhook-id`.
+    """
+    with connection(services().pool) as conn:
+        return {"retried": deliveries.retry_deliveries(conn, endpoint_id, by=current_key().name, **said)}
+
+
+@blueprint.operation("POST /endpoints/<int:endpoint_id>/acknowledge", "admin", EndpointAnswer, body=Noted)
+def acknowledge_given_up(said: dict[str, Any], endpoint_id: int) -> endpoints.Endpoint:
+    """Mark the given-up events of an endpoint as seen by a person
+
+    They are no longer listed as needing attention. They stay given up, and can still be sent again. Events that are
+    given up later are listed again.
+    """
+    with connection(services().pool) as conn:
+        deliveries.acknowledge_given_up(conn, endpoint_id, by=current_key().name, note=said.get("note"))
+        return endpoints.get_endpoint(conn, endpoint_id)
+
+
+@blueprint.operation("GET /endpoints/<int:endpoint_id>/deliveries", "admin", DeliveriesAnswer, query=DeliveriesQuery)
+def list_deliveries(query: dict[str, Any], endpoint_id: int) -> Response:
+    """List the deliveries of an endpoint with their attempts, newest event first
+
+    They are kept for 30 days.
+    """
+
+    def read(limit: int, before: int | None) -> list[deliveries.Delivery]:
+        return primary().read(
+            deliveries.list_deliveries, endpoint_id, limit, deliveries.DeliveryFilter(query.get("state")), before
+        )
+
+    name = f"deliveries {endpoint_id}"
+    return answer_list(name, query, read, json_writer(DeliveryAnswer()), of="deliveries")
+
+
+def _members(endpoint: endpoints.Endpoint) -> dict[str, Any]:
     return {name: getattr(endpoint, name) for name in EndpointAnswer().fields}
 
 
 def run_test(endpoint_id: int) -> Attempt | None:
     """What came of a test event. None: it is being sent, and the request waits for it without a thread."""
-    stored: Stored | None = request.environ.get(STORED)
-    if stored is not None:
-        began, attempts = stored.subject
+    if (stored := waited_for()) is not None:
+        began, attempts = stored
         return attempts[0] if attempts else Attempt(began, None, round(TEST_SECONDS), _TOO_LONG)
     with reading(services().pool) as conn:
-        url, secrets = get_endpoint(conn, endpoint_id).url, get_secrets(conn, endpoint_id)
+        url, secrets = endpoints.get_endpoint(conn, endpoint_id).url, endpoints.get_secrets(conn, endpoint_id)
     began, attempts = datetime.now(UTC), list[Attempt]()
     networks = services().config.relay_networks
 
@@ -318,8 +287,7 @@ def run_test(endpoint_id: int) -> Attempt | None:
         attempts.append(send_test(endpoint_id, url, secrets, networks))
 
     threading.Thread(target=send, daemon=True).start()
-    resumed = {STORED: Stored(current_key(), (began, attempts)), "CONTENT_LENGTH": "0"}
-    request.environ[WAIT] = Wait(lambda: bool(attempts), time.monotonic() + TEST_SECONDS, resumed)
+    answer_later((began, attempts), lambda: bool(attempts), TEST_SECONDS)
     return None
 
 

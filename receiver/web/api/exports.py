@@ -13,23 +13,15 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from flask import Response
-from flask.views import MethodView
 from marshmallow import Schema
 
 from receiver.queueing.acceptance import plan_file
 from receiver.queueing.form_fields import Flag, says
 from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.workbook import opened_csv
+from receiver.summary import export
 from receiver.summary.batches import BatchFilter, get_batch
 from receiver.summary.calls import CallFilter
-from receiver.summary.export import (
-    export_all_csv,
-    export_all_ndjson,
-    export_calls_csv,
-    export_calls_ndjson,
-    export_faulty_csv,
-    export_skipped_csv,
-)
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.api.batches import number_lookups, read_form
@@ -49,11 +41,11 @@ NAME_LENGTH = 100
 
 _TEXT = {"type": "string"}
 
-blueprint = Blueprint("exports", __name__)
+blueprint = Blueprint("exports", tag="calls")
 
 
 def _file(name: str, query: type[Schema], content_type: str = "text/csv") -> Callable[[View], View]:
-    return blueprint.operation(name, "read", _TEXT, query=query, tag="calls", content_type=content_type)
+    return blueprint.operation(name, "read", _TEXT, query=query, content_type=content_type)
 
 
 class BomQuery(Schema):
@@ -81,85 +73,73 @@ class EveryCallCsvQuery(schemas.EveryCallQuery, BomQuery):
     pass
 
 
-@blueprint.route("/batches/<int:batch_id>/calls.csv")
-class CallsCsv(MethodView):
-    @_file("export_calls_csv", CsvQuery)
-    def get(self, query: dict[str, Any], batch_id: int) -> Response:
-        """The calls of a batch as CSV
+@_file("GET /batches/<int:batch_id>/calls.csv", CsvQuery)
+def export_calls_csv(query: dict[str, Any], batch_id: int) -> Response:
+    """The calls of a batch as CSV
 
-        The columns of the uploaded CSV, then the result columns. UTF-8, streamed. A cell that a spreadsheet would run
-        as a formula gets an apostrophe in front. If a result column has the same name as an uploaded column, the result
-        column's name gets a prefix.
-        """
-        own, latest = query.get("columns") == "own", query["latest"]
-        blocks = export_calls_csv(reader(), batch_id, call_filter(query), own=own, latest=latest)
-        return csv_file(blocks, batch_id, "calls", with_mark=query["bom"])
+    The columns of the uploaded CSV, then the result columns. UTF-8, streamed. A cell that a spreadsheet would run
+    as a formula gets an apostrophe in front. If a result column has the same name as an uploaded column, the result
+    column's name gets a prefix.
+    """
+    own, latest = query.get("columns") == "own", query["latest"]
+    blocks = export.export_calls_csv(reader(), batch_id, call_filter(query), own=own, latest=latest)
+    return csv_file(blocks, batch_id, "calls", with_mark=query["bom"])
 
 
-@blueprint.route("/batches/<int:batch_id>/skipped.csv")
-class SkippedCsv(MethodView):
-    @_file("export_skipped_csv", BomQuery)
-    def get(self, query: dict[str, Any], batch_id: int) -> Response:
-        """The skipped rows of a batch as CSV
+@_file("GET /batches/<int:batch_id>/skipped.csv", BomQuery)
+def export_skipped_csv(query: dict[str, Any], batch_id: int) -> Response:
+    """The skipped rows of a batch as CSV
 
-        The columns of the uploaded CSV, then the row's number and the reason. Correct the rows and queue them as a new
-        batch.
-        """
-        blocks = export_skipped_csv(reader(), batch_id)
-        return csv_file(blocks, batch_id, "skipped", with_mark=query["bom"])
+    The columns of the uploaded CSV, then the row's number and the reason. Correct the rows and queue them as a new
+    batch.
+    """
+    blocks = export.export_skipped_csv(reader(), batch_id)
+    return csv_file(blocks, batch_id, "skipped", with_mark=query["bom"])
 
 
-@blueprint.route("/batches/<int:batch_id>/calls.ndjson")
-class CallsNdjson(MethodView):
-    @_file("export_calls_ndjson", NdjsonQuery, NDJSON)
-    def get(self, query: dict[str, Any], batch_id: int) -> Response:
-        """The calls of a batch as NDJSON
+@_file("GET /batches/<int:batch_id>/calls.ndjson", NdjsonQuery, NDJSON)
+def export_calls_ndjson(query: dict[str, Any], batch_id: int) -> Response:
+    """The calls of a batch as NDJSON
 
-        One call per line, with the same fields as in the list of calls. Streamed.
-        """
-        blocks = export_calls_ndjson(reader(), batch_id, call_filter(query), latest=query["latest"])
-        return batch_file(blocks, NDJSON, batch_id, "calls.ndjson")
+    One call per line, with the same fields as in the list of calls. Streamed.
+    """
+    blocks = export.export_calls_ndjson(reader(), batch_id, call_filter(query), latest=query["latest"])
+    return batch_file(blocks, NDJSON, batch_id, "calls.ndjson")
 
 
-@blueprint.route("/calls.csv")
-class EveryCallCsv(MethodView):
-    @_file("export_every_call_csv", EveryCallCsvQuery)
-    def get(self, query: dict[str, Any]) -> Response:
-        """The calls of all batches as CSV
+@_file("GET /calls.csv", EveryCallCsvQuery)
+def export_every_call_csv(query: dict[str, Any]) -> Response:
+    """The calls of all batches as CSV
 
-        The newest batch first: its id, name, external id and labels, the destination, the other columns of the uploaded
-        CSV as JSON in one column `variables`, and the result columns. Streamed.
-        """
-        blocks = export_all_csv(reader(), *_of_batches(query))
-        return streamed_file(_marked(blocks, with_mark=query["bom"]), CSV, "calls.csv")
+    The newest batch first: its id, name, external id and labels, the destination, the other columns of the uploaded
+    CSV as JSON in one column `variables`, and the result columns. Streamed.
+    """
+    blocks = export.export_all_csv(reader(), *_of_batches(query))
+    return streamed_file(_marked(blocks, with_mark=query["bom"]), CSV, "calls.csv")
 
 
-@blueprint.route("/calls.ndjson")
-class EveryCallNdjson(MethodView):
-    @_file("export_every_call_ndjson", schemas.EveryCallQuery, NDJSON)
-    def get(self, query: dict[str, Any]) -> Response:
-        """The calls of all batches as NDJSON
+@_file("GET /calls.ndjson", schemas.EveryCallQuery, NDJSON)
+def export_every_call_ndjson(query: dict[str, Any]) -> Response:
+    """The calls of all batches as NDJSON
 
-        One call per line, the newest batch first, with the same fields as in the list of calls, and with the batch's
-        `batch_name`, `external_id` and `labels`. Streamed.
-        """
-        return streamed_file(export_all_ndjson(reader(), *_of_batches(query)), NDJSON, "calls.ndjson")
+    One call per line, the newest batch first, with the same fields as in the list of calls, and with the batch's
+    `batch_name`, `external_id` and `labels`. Streamed.
+    """
+    return streamed_file(export.export_all_ndjson(reader(), *_of_batches(query)), NDJSON, "calls.ndjson")
 
 
-@blueprint.route("/batches/errors.csv")
-class FaultyRows(MethodView):
-    @blueprint.operation("export_faulty_rows", "queue", _TEXT, tag="batches", content_type="text/csv")
-    def post(self) -> Response:
-        """The rows of a CSV that cannot be queued
+@blueprint.operation("POST /batches/errors.csv", "queue", _TEXT, tag="batches", content_type="text/csv")
+def export_faulty_rows() -> Response:
+    """The rows of a CSV that cannot be queued
 
-        Takes what queueing takes, and stores and sends nothing. Answers all rows that a preview counts in
-        `errors_total`: their own columns, then the row, its line in a spreadsheet, and the reason. Correct the rows and
-        queue them.
-        """
-        csv, form = read_form()
-        parameters = read_parameters(form, services().config.default_region)
-        with opened_csv(csv.stream) as text:
-            return faulty_rows(text, parameters, csv.filename or "")
+    Takes what queueing takes, and stores and sends nothing. Answers all rows that a preview counts in
+    `errors_total`: their own columns, then the row, its line in a spreadsheet, and the reason. Correct the rows and
+    queue them.
+    """
+    csv, form = read_form()
+    parameters = read_parameters(form, services().config.default_region)
+    with opened_csv(csv.stream) as text:
+        return faulty_rows(text, parameters, csv.filename or "")
 
 
 def faulty_rows(csv: IO[bytes], parameters: BatchParameters, file_name: str) -> Response:
@@ -167,7 +147,7 @@ def faulty_rows(csv: IO[bytes], parameters: BatchParameters, file_name: str) -> 
     found = TemporaryFile()
     try:
         plan = plan_file(csv, parameters, services().limits, datetime.now(UTC), *number_lookups(parameters))
-        found.writelines(export_faulty_csv(plan))
+        found.writelines(export.export_faulty_csv(plan))
         found.seek(0)
     except BaseException:
         found.close()

@@ -2,62 +2,56 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
 from flask import Response, g, request
-from flask.views import MethodView
 
 from receiver.summary.feed import Entry, Place, get_start, list_entries
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.auth import STORED, Stored, current_key
+from receiver.web.auth import answer_later, waited_for
 from receiver.web.cursors import Found, answer_texts, read_cursor, read_texts, write_cursor
 from receiver.web.reading import OWN_CHANGE, reader
 from receiver.web.services import services
-from receiver.web.waiting import BESIDE_LOOP, WAIT, Wait, preferred_wait
+from receiver.web.waiting import BESIDE_LOOP, preferred_wait
 
 LONGEST_WAIT_SECONDS = 30
 MANY_WAITING = 100
 """If more requests wait in this process, they wait for less time."""
 
-blueprint = Blueprint("feed", __name__, description="Results, as they come")
+blueprint = Blueprint("feed")
 
 
-@blueprint.route("/results")
-class Results(MethodView):
-    @blueprint.operation("list_results", "read", schemas.ResultPage, query=schemas.ResultsQuery)
-    def get(self, query: dict[str, Any]) -> Response:
-        """Follow all results, as they come
+@blueprint.operation("GET /results", "read", schemas.ResultPage, query=schemas.ResultsQuery)
+def list_results(query: dict[str, Any]) -> Response:
+    """Follow all results, as they come
 
-        Each call whose result was settled or changed, oldest first, over all batches, as it is now. A call that lost
-        its result is `pending`. Store `next_cursor` together with what you read, and send it next time: no entry is
-        left out, and none appears before a cursor that was returned. A call whose result changes appears again.
-        Entries are kept for 30 days. `Prefer: wait=30`: if there is nothing new, wait for up to 30 seconds, less if
-        many requests wait.
-        """
-        waited: Stored | None = request.environ.get(STORED)
-        if waited is not None:
-            setattr(g, OWN_CHANGE, True)  # a replica may not have yet what this request has waited for
-        start: Place = waited.subject if waited is not None else _read_place(query.get("cursor"))
-        end = last = start
-        more = False
+    Each call whose result was settled or changed, oldest first, over all batches, as it is now. A call that lost
+    its result is `pending`. Store `next_cursor` together with what you read, and send it next time: no entry is
+    left out, and none appears before a cursor that was returned. A call whose result changes appears again.
+    Entries are kept for 30 days. `Prefer: wait=30`: if there is nothing new, wait for up to 30 seconds, less if
+    many requests wait.
+    """
+    waited: Place | None = waited_for()
+    if waited is not None:
+        setattr(g, OWN_CHANGE, True)  # a replica may not have yet what this request has waited for
+    start = waited or _read_place(query.get("cursor"))
+    end = last = start
+    more = False
 
-        def read(limit: int, after: tuple[int, ...] | None) -> Found[Entry]:
-            nonlocal end, last, more
-            entries, more, end = reader().read(list_entries, end, limit)
-            last = entries[-1].next if entries else last
-            return Found(entries, more and bool(entries))
+    def read(limit: int, after: tuple[int, ...] | None) -> Found[Entry]:
+        nonlocal end, last, more
+        entries, more, end = reader().read(list_entries, end, limit)
+        last = entries[-1].next if entries else last
+        return Found(entries, more and bool(entries))
 
-        texts, after, _ = read_texts(
-            query["limit"], start, read, lambda entry: entry.next, lambda entry: entry.call.json()
-        )
-        if not texts and not more and waited is None:
-            _wait(start, end.position)
-        # Purged calls are passed too, unless the page ended before all that was read, or nothing follows them.
-        place = end if after == last and (texts or more) else after or start
-        return answer_texts("results", texts, write_cursor("results", place))
+    texts, after, _ = read_texts(query["limit"], start, read, lambda entry: entry.next, lambda entry: entry.call.json())
+    if not texts and not more and waited is None:
+        _wait(start, end.position)
+    # Purged calls are passed too, unless the page ended before all that was read, or nothing follows them.
+    place = end if after == last and (texts or more) else after or start
+    return answer_texts("results", texts, write_cursor("results", place))
 
 
 def _read_place(cursor: str | None) -> Place:
@@ -72,5 +66,4 @@ def _wait(start: Place, position: int) -> None:
     share = max(1.0, environ.get(BESIDE_LOOP, 0) / MANY_WAITING)
     seconds = preferred_wait(environ.get("HTTP_PREFER", ""), 0, LONGEST_WAIT_SECONDS) / share
     if seconds:
-        ready = partial(services().positions.is_met, position)
-        environ[WAIT] = Wait(ready, time.monotonic() + seconds, {STORED: Stored(current_key(), start)})
+        answer_later(start, partial(services().positions.is_met, position), seconds)

@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import Any
 
 from flask import Response, jsonify, request
-from flask.views import MethodView
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import at_one_moment, connection, reading
@@ -23,16 +22,17 @@ from receiver.queueing.follow_ups import (
 )
 from receiver.queueing.form_fields import Flag, Labels, WholeNumber, says
 from receiver.queueing.parameters import BatchForm
+from receiver.summary import lineage
 from receiver.summary.batches import Batch
-from receiver.summary.lineage import get_lineage
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.api.batches import answer_accepted, answer_stored, preview_members, queueing, repeatable_request
-from receiver.web.auth import STORED, Stored, current_key
+from receiver.web.auth import current_key, waited_for
 from receiver.web.json_body import read_json
+from receiver.web.reading import primary
 from receiver.web.services import services
 
-blueprint = Blueprint("follow_ups", __name__)
+blueprint = Blueprint("follow_ups", tag="batches")
 
 _batch, _followed = schemas.Batch(), schemas.FollowUpBatch()
 
@@ -81,47 +81,45 @@ _DEFAULTS = {
 """What is the same as leaving the field out. Elsewhere null means to do without what the earlier batch has."""
 
 
-@blueprint.route("/batches/<int:batch_id>/follow-ups")
-class FollowUps(MethodView):
-    @queueing(
-        blueprint, "follow_up", schemas.FollowUpBatch, schemas.FollowUpPreview, body=FollowUpRequest, tag="batches"
-    )
-    def post(self, said: dict[str, Any], batch_id: int) -> Response:
-        """Call again those that were not reached
+@queueing(
+    blueprint,
+    "POST /batches/<int:batch_id>/follow-ups",
+    schemas.FollowUpBatch,
+    schemas.FollowUpPreview,
+    body=FollowUpRequest,
+)
+def follow_up(said: dict[str, Any], batch_id: int) -> Response:
+    """Call again those that were not reached
 
-        Queues a new batch of calls of this batch, chosen by outcome. Each call is followed up at most once; its
-        follow-up can be followed up in turn. Completed and pending calls, and calls in an `unknown` submission, are
-        never chosen. If the result of the earlier call is received after all and is `completed`, the unreleased
-        follow-up is withdrawn. The fields are those of a new batch; an absent field is taken from this batch, except
-        the window, `external_id` and `on_recent`. `destination_column` and `default_region` have no effect: the
-        numbers are those of the earlier calls.
-        """
-        stored: Stored | None = request.environ.get(STORED)
-        if stored is not None:
-            return answer_stored(stored, _followed)
-        body = request.get_data()
-        given = read_json(body) if body else {}
-        given.pop("dry_run", None)
-        if said.get("dry_run"):
-            return _preview(batch_id, given)
-        written_out = {name: sorted(set(value)) if isinstance(value, list) else value for name, value in given.items()}
-        if given.get("is_pci") is not None:
-            written_out["is_pci"] = bool(given["is_pci"])  # 1 and true are the same
-        content = {
-            name: value for name, value in written_out.items() if name not in _DEFAULTS or value != _DEFAULTS[name]
-        }
-        canonical = json.dumps({"follows": batch_id, **content}, sort_keys=True).encode()
-        repeatable = repeatable_request(BytesIO(canonical), {})
-        if repeatable is not None:
-            with reading(services().pool) as conn:
-                earlier = find_accepted(conn, repeatable)
-            if earlier is not None:
-                return answer_accepted(earlier, _followed)
-        wanted = _wanted(batch_id, given)
-        with connection(services().pool) as conn:
-            parameters = follow_up_parameters(conn, batch_id, given)
-            accepted = accept(conn, wanted, parameters, services().limits, repeatable, created_by=current_key().name)
-        return answer_accepted(accepted, _followed)
+    Queues a new batch of calls of this batch, chosen by outcome. Each call is followed up at most once; its
+    follow-up can be followed up in turn. Completed and pending calls, and calls in an `unknown` submission, are
+    never chosen. If the result of the earlier call is received after all and is `completed`, the unreleased
+    follow-up is withdrawn. The fields are those of a new batch; an absent field is taken from this batch, except
+    the window, `external_id` and `on_recent`. `destination_column` and `default_region` have no effect: the
+    numbers are those of the earlier calls.
+    """
+    if (stored := waited_for()) is not None:
+        return answer_stored(stored, _followed)
+    body = request.get_data()
+    given = read_json(body) if body else {}
+    given.pop("dry_run", None)
+    if said.get("dry_run"):
+        return _preview(batch_id, given)
+    written_out = {name: sorted(set(value)) if isinstance(value, list) else value for name, value in given.items()}
+    if given.get("is_pci") is not None:
+        written_out["is_pci"] = bool(given["is_pci"])  # 1 and true are the same
+    content = {name: value for name, value in written_out.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
+    canonical = json.dumps({"follows": batch_id, **content}, sort_keys=True).encode()
+    repeatable = repeatable_request(BytesIO(canonical), {})
+    if repeatable is not None:
+        earlier = primary().read(find_accepted, repeatable)
+        if earlier is not None:
+            return answer_accepted(earlier, _followed)
+    wanted = _wanted(batch_id, given)
+    with connection(services().pool) as conn:
+        parameters = follow_up_parameters(conn, batch_id, given)
+        accepted = accept(conn, wanted, parameters, services().limits, repeatable, created_by=current_key().name)
+    return answer_accepted(accepted, _followed)
 
 
 def _wanted(batch_id: int, given: dict[str, Any]) -> FollowUp:
@@ -139,19 +137,15 @@ def _preview(batch_id: int, given: dict[str, Any]) -> Response:
     return jsonify(schemas.FollowUpPreview().dump(content))
 
 
-@blueprint.route("/batches/<int:batch_id>/lineage")
-class LineageOfBatch(MethodView):
-    @blueprint.operation("get_lineage", "read", schemas.Lineage, tag="batches")
-    def get(self, batch_id: int) -> Response:
-        """A batch with its follow-ups, and what its rows came to in the end
+@blueprint.operation("GET /batches/<int:batch_id>/lineage", "read", schemas.Lineage)
+def get_lineage(batch_id: int) -> Response:
+    """A batch with its follow-ups, and what its rows came to in the end
 
-        `batches`: the first batch and all batches that follow from it. `latest`: the rows of the first batch. A row is
-        completed if any call of its chain is completed; else it counts by its last call that was not withdrawn as
-        `answered`.
-        """
-        with at_one_moment(services().pool) as conn:
-            found = get_lineage(conn, batch_id)
-        batches = [
-            _batch.dump(each) if isinstance(each, Batch) else {"id": each, "purged": True} for each in found.batches
-        ]
-        return jsonify({"batches": batches, "latest": found.latest})
+    `batches`: the first batch and all batches that follow from it. `latest`: the rows of the first batch. A row is
+    completed if any call of its chain is completed; else it counts by its last call that was not withdrawn as
+    `answered`.
+    """
+    with at_one_moment(services().pool) as conn:
+        found = lineage.get_lineage(conn, batch_id)
+    batches = [_batch.dump(each) if isinstance(each, Batch) else {"id": each, "purged": True} for each in found.batches]
+    return jsonify({"batches": batches, "latest": found.latest})

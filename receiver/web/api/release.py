@@ -5,41 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from flask import request
-from flask.views import MethodView
 from marshmallow import validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import DatabaseUnavailable, Pool, connection, reading
 from receiver.errors import NotFound
 from receiver.queueing.form_fields import says
-from receiver.release.control import cancel_batch, pause_batch, resume_batch
-from receiver.release.deployment_cancel import (
-    WAITS_FOR_SENDING,
-    AffectedBatch,
-    CancelRequest,
-    get_cancel,
-    give_up_cancel,
-    list_affected,
-    request_cancel,
-)
+from receiver.release import control, deployment_cancel
 from receiver.summary.batches import Batch, get_batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
-from receiver.web.auth import STORED, Stored, current_key
+from receiver.web.auth import answer_later, current_key, waited_for
 from receiver.web.json_fields import JsonFlag
 from receiver.web.problems import Problem
 from receiver.web.services import services
-from receiver.web.waiting import WAIT, Wait
 
-SENDING_SECONDS = WAITS_FOR_SENDING.total_seconds()
+SENDING_SECONDS = deployment_cancel.WAITS_FOR_SENDING.total_seconds()
 
 ANSWER_SECONDS = 130.0
 """How long the provider's answer is waited for after that: a little longer than the worker waits for it."""
 
-blueprint = Blueprint("release", __name__)
+blueprint = Blueprint("release", tag="batches")
 
 
 class Noted(OptionalBody):
@@ -71,47 +60,41 @@ class DeploymentCancelAnswer(schemas.Answer):
     error = schemas.text("The provider's message, or why it was not asked.", allow_none=True)
 
 
-@blueprint.route("/batches/<int:batch_id>/pause")
-class Pause(MethodView):
-    @blueprint.operation("pause_batch", "queue", schemas.Batch, body=Noted, tag="batches")
-    def post(self, said: dict[str, Any], batch_id: int) -> Batch:
-        """Pause a batch
+@blueprint.operation("POST /batches/<int:batch_id>/pause", "queue", schemas.Batch, body=Noted)
+def pause_batch(said: dict[str, Any], batch_id: int) -> Batch:
+    """Pause a batch
 
-        Nothing further is released until it is resumed. A request in progress is finished, and calls that were sent
-        continue. If the batch is paused already, or nothing is unreleased, nothing changes.
-        """
-        with connection(services().pool) as conn:
-            pause_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
-            return get_batch(conn, batch_id)
+    Nothing further is released until it is resumed. A request in progress is finished, and calls that were sent
+    continue. If the batch is paused already, or nothing is unreleased, nothing changes.
+    """
+    with connection(services().pool) as conn:
+        control.pause_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+        return get_batch(conn, batch_id)
 
 
-@blueprint.route("/batches/<int:batch_id>/resume")
-class Resume(MethodView):
-    @blueprint.operation("resume_batch", "queue", schemas.Batch, body=Noted, tag="batches")
-    def post(self, said: dict[str, Any], batch_id: int) -> Batch:
-        """Resume a paused batch
+@blueprint.operation("POST /batches/<int:batch_id>/resume", "queue", schemas.Batch, body=Noted)
+def resume_batch(said: dict[str, Any], batch_id: int) -> Batch:
+    """Resume a paused batch
 
-        Release continues at the previous pace. If the batch is not paused, nothing changes.
-        """
-        with connection(services().pool) as conn:
-            resume_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
-            return get_batch(conn, batch_id)
+    Release continues at the previous pace. If the batch is not paused, nothing changes.
+    """
+    with connection(services().pool) as conn:
+        control.resume_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+        return get_batch(conn, batch_id)
 
 
-@blueprint.route("/batches/<int:batch_id>/cancel")
-class Cancel(MethodView):
-    @blueprint.operation("cancel_batch", "queue", schemas.CanceledBatch, body=Noted, tag="batches")
-    def post(self, said: dict[str, Any], batch_id: int) -> dict[str, Any]:
-        """Cancel a batch: withdraw everything unreleased
+@blueprint.operation("POST /batches/<int:batch_id>/cancel", "queue", schemas.CanceledBatch, body=Noted)
+def cancel_batch(said: dict[str, Any], batch_id: int) -> dict[str, Any]:
+    """Cancel a batch: withdraw everything unreleased
 
-        This cannot be undone. Calls that were sent continue: the provider cannot cancel a single batch. To stop them,
-        cancel the whole deployment. If the batch is canceled already, nothing further changes.
-        """
-        with connection(services().pool) as conn:
-            canceled = cancel_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
-            batch = get_batch(conn, batch_id)
-        members = {name: getattr(batch, name) for name in batch.__slots__}
-        return members | {"withdrawn": canceled.withdrawn, "at_provider": canceled.at_provider}
+    This cannot be undone. Calls that were sent continue: the provider cannot cancel a single batch. To stop them,
+    cancel the whole deployment. If the batch is canceled already, nothing further changes.
+    """
+    with connection(services().pool) as conn:
+        canceled = control.cancel_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+        batch = get_batch(conn, batch_id)
+    members = {name: getattr(batch, name) for name in batch.__slots__}
+    return members | {"withdrawn": canceled.withdrawn, "at_provider": canceled.at_provider}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,44 +102,45 @@ class _Requested:
     """`since`: when the cancellation was requested, on the monotonic clock."""
 
     cancel_id: int
-    affected: Sequence[AffectedBatch]
+    affected: Sequence[deployment_cancel.AffectedBatch]
     since: float
 
 
-@blueprint.route("/deployments/<int:application_id>/<int:deployment_id>/cancel")
-class CancelDeployment(MethodView):
-    @blueprint.operation("cancel_deployment", "admin", DeploymentCancelAnswer, body=DeploymentCancel, tag="deployments")
-    def post(self, said: dict[str, Any], application_id: int, deployment_id: int) -> dict[str, Any]:
-        """Cancel every pending call of a deployment, in any batch
+@blueprint.operation(
+    "POST /deployments/<int:application_id>/<int:deployment_id>/cancel",
+    "admin",
+    DeploymentCancelAnswer,
+    body=DeploymentCancel,
+    tag="deployments",
+)
+def cancel_deployment(said: dict[str, Any], application_id: int, deployment_id: int) -> dict[str, Any]:
+    """Cancel every pending call of a deployment, in any batch
 
-        The provider can only cancel a whole deployment. Everything unreleased in it is withdrawn, nothing of it is
-        released meanwhile, and once nothing is being sent, the provider is asked to cancel all pending calls. Their
-        results follow later, as `canceled`. With `dry_run`, nothing changes: see first which batches are affected.
-        """
-        stored: Stored | None = request.environ.get(STORED)
-        if stored is not None:
-            return _finish(stored.subject)
-        if not (application_id and deployment_id):
-            raise NotFound("There is no such deployment.")
-        if said["dry_run"]:
-            with reading(services().pool) as conn:
-                return _answer(list_affected(conn, application_id, deployment_id))
-        with connection(services().pool) as conn:
-            by, note = current_key().name, said.get("note")
-            requested = _Requested(
-                *request_cancel(conn, application_id, deployment_id, by=by, note=note), time.monotonic()
-            )
-        pool, until = services().pool, requested.since + SENDING_SECONDS + ANSWER_SECONDS
-        later = {STORED: Stored(current_key(), requested), "CONTENT_LENGTH": "0"}
-        request.environ[WAIT] = Wait(lambda: _is_over(pool, requested), until, later)
-        return _answer(requested.affected)
+    The provider can only cancel a whole deployment. Everything unreleased in it is withdrawn, nothing of it is
+    released meanwhile, and once nothing is being sent, the provider is asked to cancel all pending calls. Their
+    results follow later, as `canceled`. With `dry_run`, nothing changes: see first which batches are affected.
+    """
+    if (stored := waited_for()) is not None:
+        return _finish(stored)
+    if not (application_id and deployment_id):
+        raise NotFound("There is no such deployment.")
+    if said["dry_run"]:
+        with reading(services().pool) as conn:
+            return _answer(deployment_cancel.list_affected(conn, application_id, deployment_id))
+    with connection(services().pool) as conn:
+        by, note = current_key().name, said.get("note")
+        requested = _Requested(
+            *deployment_cancel.request_cancel(conn, application_id, deployment_id, by=by, note=note), time.monotonic()
+        )
+    answer_later(requested, partial(_is_over, services().pool, requested), SENDING_SECONDS + ANSWER_SECONDS)
+    return _answer(requested.affected)
 
 
 def _is_over(pool: Pool, requested: _Requested) -> bool:
     """Whether there is nothing to wait for: there is an answer, or what is being sent took too long."""
     try:
         with reading(pool) as conn:
-            found = get_cancel(conn, requested.cancel_id)
+            found = deployment_cancel.get_cancel(conn, requested.cancel_id)
     except DatabaseUnavailable:
         return False
     return found.is_over or (found.state == "waiting" and time.monotonic() - requested.since >= SENDING_SECONDS)
@@ -164,7 +148,7 @@ def _is_over(pool: Pool, requested: _Requested) -> bool:
 
 def _finish(requested: _Requested) -> dict[str, Any]:
     with connection(services().pool) as conn:
-        found = give_up_cancel(conn, requested.cancel_id)
+        found = deployment_cancel.give_up_cancel(conn, requested.cancel_id)
     if found.state == "sending":
         raise Problem(
             "sending",
@@ -174,7 +158,9 @@ def _finish(requested: _Requested) -> dict[str, Any]:
     return _answer(requested.affected, found)
 
 
-def _answer(affected: Sequence[AffectedBatch], found: CancelRequest | None = None) -> dict[str, Any]:
+def _answer(
+    affected: Sequence[deployment_cancel.AffectedBatch], found: deployment_cancel.CancelRequest | None = None
+) -> dict[str, Any]:
     state = None
     if found is not None:
         state = found.state if found.is_over else "unknown"

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 from flask import Response
-from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, validate, validates_schema
 
 from receiver.database.jobs import get_job
@@ -18,15 +17,8 @@ from receiver.errors import Fault, InvalidInput
 from receiver.intake.spool import Spool
 from receiver.phone_numbers.destination import DestinationError, parse
 from receiver.queueing.form_fields import LARGEST_ID, Coded, says
+from receiver.results import retention
 from receiver.results.erasure import Erased, erase
-from receiver.results.retention import (
-    count_batch,
-    count_old,
-    count_simulated,
-    purge,
-    purge_batch,
-    purge_simulated,
-)
 from receiver.results.stored_texts import renew_statistics
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -35,7 +27,7 @@ from receiver.web.jobs import answer_job, run_job
 from receiver.web.json_fields import JsonFlag, JsonNumber
 from receiver.web.services import services
 
-blueprint = Blueprint("removals", __name__)
+blueprint = Blueprint("removals")
 
 MOST_DAYS = 36_500
 
@@ -111,91 +103,82 @@ class PurgeAnswer(JobAnswer):
 _erasure, _purge = ErasureAnswer(), PurgeAnswer()
 
 
-@blueprint.route("/erasures")
-class Erasures(MethodView):
-    @blueprint.operation("erase_number", "admin", ErasureAnswer, body=ErasureRequest, tag="removals")
-    @blueprint.alt_response(
-        202, schema=ErasureAnswer, success=True, description="It continues; `Location` shows how far."
-    )
-    def post(self, said: dict[str, Any]) -> Response:
-        """Erase one phone number everywhere
+@blueprint.operation("POST /erasures", "admin", ErasureAnswer, body=ErasureRequest)
+@blueprint.alt_response(202, schema=ErasureAnswer, success=True, description="It continues; `Location` shows how far.")
+def erase_number(said: dict[str, Any]) -> Response:
+    """Erase one phone number everywhere
 
-        All counts and outcomes stay. It can be repeated. The request waits for the end as long as `Prefer: wait=N`
-        says; then the answer is 202, and the work continues. Not erased: the file of a simulator.
-        """
-        config, by, dry_run = services().config, current_key().name, said["dry_run"]
-        try:
-            number = parse(said["phone_number"].strip(), config.default_region).phone_number
-        except DestinationError as error:
-            fault = Fault("phone_number", error.code, str(error))
-            raise InvalidInput("This number cannot be erased.", [fault]) from None
+    All counts and outcomes stay. It can be repeated. The request waits for the end as long as `Prefer: wait=N`
+    says; then the answer is 202, and the work continues. Not erased: the file of a simulator.
+    """
+    config, by, dry_run = services().config, current_key().name, said["dry_run"]
+    try:
+        number = parse(said["phone_number"].strip(), config.default_region).phone_number
+    except DestinationError as error:
+        fault = Fault("phone_number", error.code, str(error))
+        raise InvalidInput("This number cannot be erased.", [fault]) from None
 
-        def work(conn: Connection) -> Iterator[dict[str, Any]]:
-            total = Erased()
-            with closing(Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)) as spool:
-                for piece in erase(conn, number, spool.callbacks(), by=by):
-                    if dry_run:
-                        conn.rollback()
-                    else:
-                        conn.commit()
-                    total += piece
-                    yield asdict(total)
-            renewed = dry_run or total == Erased() or renew_statistics(conn)
-            yield {**asdict(total), "statistics_renewed": renewed}
-
-        asked = {"dry_run": dry_run, "statistics_renewed": False, **asdict(Erased())}
-        return run_job("erasure", asked, work, _erasure)
-
-
-@blueprint.route("/purges")
-class Purges(MethodView):
-    @blueprint.operation("purge", "admin", PurgeAnswer, body=PurgeRequest, tag="removals")
-    @blueprint.alt_response(
-        202, schema=PurgeAnswer, success=True, description="It continues; `Location` shows how far."
-    )
-    def post(self, said: dict[str, Any]) -> Response:
-        """Delete batches with all their data
-
-        This cannot be undone. The batches are in no list and no total at once. The request waits until their rows are
-        deleted, as long as `Prefer: wait=N` says; then the answer is 202, and the work continues.
-        """
-        age, batch_id, by = timedelta(days=said.get("older_than_days", 0)), said.get("batch_id"), current_key().name
-
-        def work(conn: Connection) -> Iterator[dict[str, Any]]:
-            if batch_id is not None:
-                old, removals = count_batch(conn, batch_id), purge_batch(conn, batch_id, by=by, force=said["force"])
-            elif said.get("simulated"):
-                old, removals = count_simulated(conn), purge_simulated(conn, by=by)
-            else:
-                old, removals = count_old(conn, age), purge(conn, age, by=by)
-            done = {**asdict(old), "rows_removed": 0, "batches_removed": 0}
-            yield done
-            for removed in removals:
-                if said["dry_run"]:
+    def work(conn: Connection) -> Iterator[dict[str, Any]]:
+        total = Erased()
+        with closing(Spool(config.data_dir / "spool.sqlite3", config.spool_max_bytes)) as spool:
+            for piece in erase(conn, number, spool.callbacks(), by=by):
+                if dry_run:
                     conn.rollback()
-                    break
-                conn.commit()
-                done["rows_removed"] += removed.rows
-                done["batches_removed"] += removed.ended
-                yield done
+                else:
+                    conn.commit()
+                total += piece
+                yield asdict(total)
+        renewed = dry_run or total == Erased() or renew_statistics(conn)
+        yield {**asdict(total), "statistics_renewed": renewed}
 
-        asked = dict.fromkeys(("batches", "calls", "callbacks", "late_callbacks", "rows_removed", "batches_removed"), 0)
-        return run_job("purge", {"dry_run": said["dry_run"], **asked}, work, _purge)
-
-
-@blueprint.route("/erasures/<int:job_id>")
-class OneErasure(MethodView):
-    @blueprint.operation("get_erasure", "admin", ErasureAnswer, tag="removals")
-    def get(self, job_id: int) -> Response:
-        """How far an erasure is"""
-        with reading(services().pool) as conn:
-            return answer_job(get_job(conn, job_id, "erasure"), _erasure)
+    asked = {"dry_run": dry_run, "statistics_renewed": False, **asdict(Erased())}
+    return run_job("erasure", asked, work, _erasure)
 
 
-@blueprint.route("/purges/<int:job_id>")
-class OnePurge(MethodView):
-    @blueprint.operation("get_purge", "admin", PurgeAnswer, tag="removals")
-    def get(self, job_id: int) -> Response:
-        """How far a purge is"""
-        with reading(services().pool) as conn:
-            return answer_job(get_job(conn, job_id, "purge"), _purge)
+@blueprint.operation("POST /purges", "admin", PurgeAnswer, body=PurgeRequest)
+@blueprint.alt_response(202, schema=PurgeAnswer, success=True, description="It continues; `Location` shows how far.")
+def purge(said: dict[str, Any]) -> Response:
+    """Delete batches with all their data
+
+    This cannot be undone. The batches are in no list and no total at once. The request waits until their rows are
+    deleted, as long as `Prefer: wait=N` says; then the answer is 202, and the work continues.
+    """
+    age, batch_id, by = timedelta(days=said.get("older_than_days", 0)), said.get("batch_id"), current_key().name
+
+    def work(conn: Connection) -> Iterator[dict[str, Any]]:
+        if batch_id is not None:
+            old, removals = (
+                retention.count_batch(conn, batch_id),
+                retention.purge_batch(conn, batch_id, by=by, force=said["force"]),
+            )
+        elif said.get("simulated"):
+            old, removals = retention.count_simulated(conn), retention.purge_simulated(conn, by=by)
+        else:
+            old, removals = retention.count_old(conn, age), retention.purge(conn, age, by=by)
+        done = {**asdict(old), "rows_removed": 0, "batches_removed": 0}
+        yield done
+        for removed in removals:
+            if said["dry_run"]:
+                conn.rollback()
+                break
+            conn.commit()
+            done["rows_removed"] += removed.rows
+            done["batches_removed"] += removed.ended
+            yield done
+
+    asked = dict.fromkeys(("batches", "calls", "callbacks", "late_callbacks", "rows_removed", "batches_removed"), 0)
+    return run_job("purge", {"dry_run": said["dry_run"], **asked}, work, _purge)
+
+
+@blueprint.operation("GET /erasures/<int:job_id>", "admin", ErasureAnswer)
+def get_erasure(job_id: int) -> Response:
+    """How far an erasure is"""
+    with reading(services().pool) as conn:
+        return answer_job(get_job(conn, job_id, "erasure"), _erasure)
+
+
+@blueprint.operation("GET /purges/<int:job_id>", "admin", PurgeAnswer)
+def get_purge(job_id: int) -> Response:
+    """How far a purge is"""
+    with reading(services().pool) as conn:
+        return answer_job(get_job(conn, job_id, "purge"), _purge)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import connection
@@ -21,7 +20,7 @@ from receiver.web.services import services
 MOST_IDS = 1000
 CHANGES_SHOWN = 1000
 
-blueprint = Blueprint("replay", __name__)
+blueprint = Blueprint("replay", tag="callbacks")
 
 
 class Ids(fields.List[int]):
@@ -83,29 +82,27 @@ class ReplayAnswer(schemas.Answer):
     )
 
 
-@blueprint.route("/callbacks/replay")
-class Replay(MethodView):
-    @blueprint.operation("replay_callbacks", "admin", ReplayAnswer, body=ReplayRequest, tag="callbacks")
-    def post(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Settle stored callbacks again
+@blueprint.operation("POST /callbacks/replay", "admin", ReplayAnswer, body=ReplayRequest)
+def replay_callbacks(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Settle stored callbacks again
 
-        They are settled as if they had just been received. Use this after an upgrade that reads more bodies, or after
-        an error was fixed. All other callbacks of the same calls are decided again too. Each thousand callbacks are one
-        transaction. If the request fails half-way, send it again: callbacks already settled again do not change.
-        """
-        replayed, changed, passed_over = 0, 0, set(wanted.get("ids", ()))
-        changes: list[Change] = []
-        with connection(services().pool) as conn:
-            statuses = services().config.suppress_statuses
-            for piece in replay_all(conn, by=current_key().name, suppress_statuses=statuses, **wanted):
-                replayed += len(piece.callback_ids)
-                changed += len(piece.changes)
-                changes += piece.changes[: CHANGES_SHOWN - len(changes)]
-                passed_over -= set(piece.callback_ids)
-        return {
-            "dry_run": wanted["dry_run"],
-            "replayed": replayed,
-            "changed": changed,
-            "changes": changes,
-            "passed_over": sorted(passed_over),
-        }
+    They are settled as if they had just been received. Use this after an upgrade that reads more bodies, or after
+    an error was fixed. All other callbacks of the same calls are decided again too. Each thousand callbacks are one
+    transaction. If the request fails half-way, send it again: callbacks already settled again do not change.
+    """
+    replayed, changed, passed_over = 0, 0, set(wanted.get("ids", ()))
+    changes: list[Change] = []
+    with connection(services().pool) as conn:
+        statuses = services().config.suppress_statuses
+        for piece in replay_all(conn, by=current_key().name, suppress_statuses=statuses, **wanted):
+            replayed += len(piece.callback_ids)
+            changed += len(piece.changes)
+            changes += piece.changes[: CHANGES_SHOWN - len(changes)]
+            passed_over -= set(piece.callback_ids)
+    return {
+        "dry_run": wanted["dry_run"],
+        "replayed": replayed,
+        "changed": changed,
+        "changes": changes,
+        "passed_over": sorted(passed_over),
+    }

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response
-from flask.views import MethodView
 from marshmallow import RAISE, Schema, validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
 from receiver.queueing.form_fields import says
-from receiver.release.resolution import resolve_batch, resolve_submission
+from receiver.release import resolution
+from receiver.summary import submissions
 from receiver.summary.batches import Batch, get_batch
-from receiver.summary.submissions import SubmissionProgress, list_submissions
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key
@@ -23,7 +22,7 @@ from receiver.web.json_fields import JsonFlag
 from receiver.web.reading import reader
 from receiver.web.services import services
 
-blueprint = Blueprint("submissions", __name__)
+blueprint = Blueprint("submissions", tag="batches")
 
 
 class Resolution(Schema):
@@ -41,41 +40,40 @@ class Resolution(Schema):
     )
 
 
-@blueprint.route("/batches/<int:batch_id>/submissions")
-class Submissions(MethodView):
-    @blueprint.operation("list_submissions", "read", schemas.SubmissionPage, query=schemas.PageQuery, tag="batches")
-    def get(self, query: dict[str, Any], batch_id: int) -> Response:
-        """List all submissions of a batch, in the order of their numbers"""
+@blueprint.operation("GET /batches/<int:batch_id>/submissions", "read", schemas.SubmissionPage, query=schemas.PageQuery)
+def list_submissions(query: dict[str, Any], batch_id: int) -> Response:
+    """List all submissions of a batch, in the order of their numbers"""
 
-        def read(limit: int, after: int | None) -> list[SubmissionProgress]:
-            return reader().read(list_submissions, batch_id, limit, after or 0)
+    def read(limit: int, after: int | None) -> list[submissions.SubmissionProgress]:
+        return reader().read(submissions.list_submissions, batch_id, limit, after or 0)
 
-        return answer_list(f"submissions {batch_id}", query, read, json_writer(schemas.Submission()), of="submissions")
+    return answer_list(f"submissions {batch_id}", query, read, json_writer(schemas.Submission()), of="submissions")
 
 
-@blueprint.route("/batches/<int:batch_id>/submissions/<int:submission_no>/resolve")
-class OneResolution(MethodView):
-    @blueprint.operation("resolve_submission", "queue", schemas.Batch, body=Resolution, tag="batches")
-    def post(self, said: dict[str, Any], batch_id: int, submission_no: int) -> Batch:
-        """State whether an `unknown` submission was queued
+@blueprint.operation(
+    "POST /batches/<int:batch_id>/submissions/<int:submission_no>/resolve",
+    "queue",
+    schemas.Batch,
+    body=Resolution,
+)
+def resolve_submission(said: dict[str, Any], batch_id: int, submission_no: int) -> Batch:
+    """State whether an `unknown` submission was queued
 
-        Check the provider's own pages first. If it was queued, it becomes `accepted`. If not, it becomes `pending` and
-        is sent again when its gates are open, or `withdrawn` or `refused` if it can no longer be sent. If you say that
-        it was not queued although it was, everybody in it is called twice.
-        """
-        with connection(services().pool) as conn:
-            resolve_submission(conn, batch_id, submission_no, **said, by=current_key().name)
-            return get_batch(conn, batch_id)
+    Check the provider's own pages first. If it was queued, it becomes `accepted`. If not, it becomes `pending` and
+    is sent again when its gates are open, or `withdrawn` or `refused` if it can no longer be sent. If you say that
+    it was not queued although it was, everybody in it is called twice.
+    """
+    with connection(services().pool) as conn:
+        resolution.resolve_submission(conn, batch_id, submission_no, **said, by=current_key().name)
+        return get_batch(conn, batch_id)
 
 
-@blueprint.route("/batches/<int:batch_id>/resolve")
-class AllResolutions(MethodView):
-    @blueprint.operation("resolve_batch", "queue", schemas.Batch, body=Resolution, tag="batches")
-    def post(self, said: dict[str, Any], batch_id: int) -> Batch:
-        """State for all `unknown` submissions of a batch whether they were queued
+@blueprint.operation("POST /batches/<int:batch_id>/resolve", "queue", schemas.Batch, body=Resolution)
+def resolve_batch(said: dict[str, Any], batch_id: int) -> Batch:
+    """State for all `unknown` submissions of a batch whether they were queued
 
-        The same as for one submission. A submission that a callback proves to be queued is not sent again.
-        """
-        with connection(services().pool) as conn:
-            resolve_batch(conn, batch_id, **said, by=current_key().name)
-            return get_batch(conn, batch_id)
+    The same as for one submission. A submission that a callback proves to be queued is not sent again.
+    """
+    with connection(services().pool) as conn:
+        resolution.resolve_batch(conn, batch_id, **said, by=current_key().name)
+        return get_batch(conn, batch_id)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask.views import MethodView
 from marshmallow import fields, validate
 
 from receiver.queueing.form_fields import Timestamp, says
+from receiver.summary import breakdown, series
 from receiver.summary.batches import get_batch
-from receiver.summary.breakdown import BREAKDOWNS, get_breakdown
-from receiver.summary.series import INTERVALS, Summary, SummaryFilter, get_summary
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.reading import reader
 
-blueprint = Blueprint("summary", __name__, description="Totals and series over many batches")
+blueprint = Blueprint("summary")
 
 
 class SummaryQuery(schemas.PeriodQuery):
@@ -32,7 +30,7 @@ class SummaryQuery(schemas.PeriodQuery):
             " quarter hour that begins before this time is included completely."
         )
     )
-    interval = schemas.one_of(INTERVALS, "The length of each point of the series.", load_default="day")
+    interval = schemas.one_of(series.INTERVALS, "The length of each point of the series.", load_default="day")
     time_zone = fields.String(
         load_default="UTC",
         validate=validate.Length(min=1, max=100),
@@ -74,7 +72,7 @@ class BreakdownQuery(SummaryQuery):
     class Meta:
         exclude = ("interval",)
 
-    by = schemas.one_of(BREAKDOWNS, "What the results are counted by.", required=True)
+    by = schemas.one_of(breakdown.BREAKDOWNS, "What the results are counted by.", required=True)
 
 
 class BreakdownRow(schemas.Answer):
@@ -100,17 +98,15 @@ class BreakdownAnswer(schemas.Answer):
     rows = schemas.several(BreakdownRow, "All hours or weekdays; of attempts and areas those that have results.")
 
 
-@blueprint.route("/summary/breakdown")
-class BreakdownOfResults(MethodView):
-    @blueprint.operation("get_breakdown", "read", BreakdownAnswer, query=BreakdownQuery)
-    def get(self, query: dict[str, Any]) -> dict[str, Any]:
-        """Results by hour of day, weekday, number of attempts or area of the number
+@blueprint.operation("GET /summary/breakdown", "read", BreakdownAnswer, query=BreakdownQuery)
+def get_breakdown(query: dict[str, Any]) -> dict[str, Any]:
+    """Results by hour of day, weekday, number of attempts or area of the number
 
-        Hours and weekdays are those of `time_zone` in which results were received. `from` and `to` have the same effect
-        as for the series of the summary.
-        """
-        _check_batch(query)
-        return {"rows": reader().read(get_breakdown, query.pop("by"), SummaryFilter(**query))}
+    Hours and weekdays are those of `time_zone` in which results were received. `from` and `to` have the same effect
+    as for the series of the summary.
+    """
+    _check_batch(query)
+    return {"rows": reader().read(breakdown.get_breakdown, query.pop("by"), series.SummaryFilter(**query))}
 
 
 def _check_batch(query: dict[str, Any]) -> None:
@@ -119,15 +115,13 @@ def _check_batch(query: dict[str, Any]) -> None:
         reader().read(get_batch, query["batch_id"], with_submissions=False)
 
 
-@blueprint.route("/summary")
-class SummaryOfBatches(MethodView):
-    @blueprint.operation("get_summary", "read", SummaryAnswer, query=SummaryQuery, conditional=True)
-    def get(self, query: dict[str, Any]) -> Summary:
-        """Totals of all batches, and their results by hour or day
+@blueprint.operation("GET /summary", "read", SummaryAnswer, query=SummaryQuery, conditional=True)
+def get_summary(query: dict[str, Any]) -> series.Summary:
+    """Totals of all batches, and their results by hour or day
 
-        `totals` are the current balance of the batches, regardless of when their results were received. `series` has
-        the results received from `from` until before `to`, one point for every hour or day of `time_zone`. A day or
-        hour that a clock change makes longer or shorter is one point. At most 10,000 points.
-        """
-        _check_batch(query)
-        return reader().read(get_summary, SummaryFilter(**query))
+    `totals` are the current balance of the batches, regardless of when their results were received. `series` has
+    the results received from `from` until before `to`, one point for every hour or day of `time_zone`. A day or
+    hour that a clock change makes longer or shorter is one point. At most 10,000 points.
+    """
+    _check_batch(query)
+    return reader().read(series.get_summary, series.SummaryFilter(**query))

@@ -5,24 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, jsonify, request
-from flask.views import MethodView
 from marshmallow import RAISE, Schema, ValidationError, post_dump, validate
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.changes.audit import NOTE_CHARACTERS
-from receiver.database.pool import connection, reading
+from receiver.database.pool import connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import e164
 from receiver.phone_numbers.destination import DestinationError, candidates, parse
+from receiver.queueing import suppressions
 from receiver.queueing.form_fields import faults, short_text
 from receiver.queueing.suppression_files import read_numbers, suppress_file
-from receiver.queueing.suppressions import (
-    REASON_CHARACTERS,
-    Suppression,
-    delete_suppression,
-    list_suppressions,
-    suppress,
-)
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.api.batches import read_form
@@ -31,9 +24,10 @@ from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
 from receiver.web.json_body import JSON_BYTES, read_json
 from receiver.web.problems import errors_of
+from receiver.web.reading import primary
 from receiver.web.services import services
 
-blueprint = Blueprint("suppressions", __name__, description="Suppressions: numbers that must not be called")
+blueprint = Blueprint("suppressions")
 
 
 class SuppressionsQuery(schemas.PageQuery):
@@ -41,7 +35,7 @@ class SuppressionsQuery(schemas.PageQuery):
         "Only this number, in any usual format. An erased number is found, too.",
         validate=validate.Length(min=1, max=200),
     )
-    reason = short_text(REASON_CHARACTERS, "Only entries with exactly this reason.", least=1)
+    reason = short_text(suppressions.REASON_CHARACTERS, "Only entries with exactly this reason.", least=1)
 
 
 _MAY_BE_ABSENT: dict[str, Any] = {"allow_none": True, "load_default": None}
@@ -52,7 +46,9 @@ class SuppressionForm(Schema):
         unknown = RAISE
 
     reason = short_text(
-        REASON_CHARACTERS, "Why the number must not be called, in a word such as `opted_out`.", **_MAY_BE_ABSENT
+        suppressions.REASON_CHARACTERS,
+        "Why the number must not be called, in a word such as `opted_out`.",
+        **_MAY_BE_ABSENT,
     )
     note = short_text(NOTE_CHARACTERS, "A note for people; kept in the audit trail, too.", **_MAY_BE_ABSENT)
 
@@ -94,55 +90,55 @@ class SuppressionFileAnswer(schemas.Answer):
 _suppression = SuppressionAnswer()
 
 
-@blueprint.route("/suppressions")
-class Suppressions(MethodView):
-    @blueprint.operation("list_suppressions", "read", SuppressionsAnswer, query=SuppressionsQuery)
-    def get(self, query: dict[str, Any]) -> Response:
-        """List suppressions, newest first"""
-        number = query.get("phone_number")
-        numbers = None if number is None else candidates(number, services().config.default_region)
+@blueprint.operation("GET /suppressions", "read", SuppressionsAnswer, query=SuppressionsQuery)
+def list_suppressions(query: dict[str, Any]) -> Response:
+    """List suppressions, newest first"""
+    number = query.get("phone_number")
+    numbers = None if number is None else candidates(number, services().config.default_region)
 
-        def read(limit: int, before: int | None) -> list[Suppression]:
-            with reading(services().pool) as conn:
-                return list_suppressions(conn, limit, phone_numbers=numbers, reason=query.get("reason"), before=before)
+    def read(limit: int, before: int | None) -> list[suppressions.Suppression]:
+        return primary().read(
+            suppressions.list_suppressions, limit, phone_numbers=numbers, reason=query.get("reason"), before=before
+        )
 
-        return answer_list("suppressions", query, read, json_writer(_suppression))
-
-    @blueprint.operation(
-        "suppress", "queue", SuppressionAnswer, status=201, description="The number is suppressed from now on."
-    )
-    @blueprint.alt_response(
-        200, schema=SuppressionFileAnswer, success=True, description="The file's numbers are suppressed."
-    )
-    def post(self) -> Response:
-        """Suppress a number, or a file of numbers
-
-        From now on the number is called by no batch: its rows are skipped when a batch is queued, and its calls that
-        are not released yet are withdrawn when their submission is released. Calls that were sent already continue.
-        If the number was suppressed before, the answer is 200 with its entry, which stays as it is.
-
-        A file is sent as `multipart/form-data`: `csv`, a CSV with a column `phone_number` and perhaps a column
-        `reason`, in the encodings and with the delimiters of a batch, at most 1,000,000 numbers; and `reason` and
-        `note` for all of them. Its numbers are stored in blocks; its invalid rows are left out and listed.
-        """
-        if request.mimetype == "application/json":
-            return _suppress_number()
-        if request.mimetype == "multipart/form-data":
-            return _suppress_file()
-        raise UnsupportedMediaType("Send a number as application/json, or a file as multipart/form-data.")
+    return answer_list("suppressions", query, read, json_writer(_suppression))
 
 
-@blueprint.route("/suppressions/<int:suppression_id>")
-class OneSuppression(MethodView):
-    @blueprint.operation("delete_suppression", "admin", status=204, description="The number can be called again.")
-    def delete(self, suppression_id: int) -> Response:
-        """Remove a suppression, so that the number can be called again
+@blueprint.operation(
+    "POST /suppressions", "queue", SuppressionAnswer, status=201, description="The number is suppressed from now on."
+)
+@blueprint.alt_response(
+    200, schema=SuppressionFileAnswer, success=True, description="The file's numbers are suppressed."
+)
+def suppress() -> Response:
+    """Suppress a number, or a file of numbers
 
-        Rows that were skipped and calls that were withdrawn stay so.
-        """
-        with connection(services().pool) as conn:
-            delete_suppression(conn, suppression_id, by=current_key().name)
-        return Response(status=204)
+    From now on the number is called by no batch: its rows are skipped when a batch is queued, and its calls that
+    are not released yet are withdrawn when their submission is released. Calls that were sent already continue.
+    If the number was suppressed before, the answer is 200 with its entry, which stays as it is.
+
+    A file is sent as `multipart/form-data`: `csv`, a CSV with a column `phone_number` and perhaps a column
+    `reason`, in the encodings and with the delimiters of a batch, at most 1,000,000 numbers; and `reason` and
+    `note` for all of them. Its numbers are stored in blocks; its invalid rows are left out and listed.
+    """
+    if request.mimetype == "application/json":
+        return _suppress_number()
+    if request.mimetype == "multipart/form-data":
+        return _suppress_file()
+    raise UnsupportedMediaType("Send a number as application/json, or a file as multipart/form-data.")
+
+
+@blueprint.operation(
+    "DELETE /suppressions/<int:suppression_id>", "admin", status=204, description="The number can be called again."
+)
+def delete_suppression(suppression_id: int) -> Response:
+    """Remove a suppression, so that the number can be called again
+
+    Rows that were skipped and calls that were withdrawn stay so.
+    """
+    with connection(services().pool) as conn:
+        suppressions.delete_suppression(conn, suppression_id, by=current_key().name)
+    return Response(status=204)
 
 
 def _suppress_number() -> Response:
@@ -153,7 +149,7 @@ def _suppress_number() -> Response:
         raise InvalidInput("Some parameters are not valid.", faults(error)) from None
     number = read_number(given.pop("phone_number"))
     with connection(services().pool) as conn:
-        found, is_new = suppress(conn, number, by=current_key().name, **given)
+        found, is_new = suppressions.suppress(conn, number, by=current_key().name, **given)
     answer = jsonify(_suppression.dump(found))
     answer.status_code = 201 if is_new else 200
     return answer

@@ -5,11 +5,10 @@ from __future__ import annotations
 from flask import render_template, request
 
 from receiver.changes.audit import ChangeFilter, list_changes
-from receiver.database.pool import connection
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
-from receiver.web.services import services
+from receiver.web.reading import primary
 
 PAGE_CHANGES = 50
 
@@ -51,8 +50,7 @@ def audit() -> str:
     wanted = ChangeFilter(actor, action, filters.starts_at, filters.ends_at, batch_id)
     found = []
     if not filters.faults:
-        with connection(services().pool) as conn:
-            found = list_changes(conn, wanted, PAGE_CHANGES + 1, before)
+        found = primary().read(list_changes, wanted, PAGE_CHANGES + 1, before)
     return render_template(
         "audit.html",
         changes=found[:PAGE_CHANGES],

@@ -32,7 +32,7 @@ from receiver.web.dashboard.number_masking import numbers_whole
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
 from receiver.web.problems import Problem
-from receiver.web.reading import reader
+from receiver.web.reading import primary, reader
 from receiver.web.services import services
 
 ANY = "any"
@@ -90,8 +90,7 @@ def callbacks() -> str:
 def callback(callback_id: int) -> str:
     """One callback with its body."""
     as_received = request.args.get("as") == "received"
-    with connection(services().pool) as conn:
-        found = get_callback(conn, callback_id)
+    found = primary().read(get_callback, callback_id)
     return render_template(
         "callback.html",
         callback=found.callback,
@@ -121,8 +120,7 @@ def download_body(callback_id: int) -> Response:
         raise Problem(
             "forbidden", "The body contains a phone number. Choose “Show whole numbers” first, then download it."
         )
-    with connection(services().pool) as conn:
-        found = get_callback(conn, callback_id)
+    found = primary().read(get_callback, callback_id)
     answer = Response(found.body, content_type="application/octet-stream")
     answer.headers["Content-Disposition"] = f'attachment; filename="callback-{callback_id}.bin"'
     return answer

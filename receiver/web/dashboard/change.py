@@ -20,14 +20,14 @@ from receiver.web.api.batches import BatchChanges
 from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import by_field, field_words, labels_json, read_form, shown
 from receiver.web.dashboard.pages import page
+from receiver.web.reading import primary
 from receiver.web.services import services
 
 
 @page("/batches/<int:batch_id>/change", scope="queue", methods=("GET", "POST"))
 def change(batch_id: int) -> Response | tuple[str, int]:
     """Show what can be changed, and change it."""
-    with connection(services().pool) as conn:
-        batch = get_batch(conn, batch_id, with_submissions=False)
+    batch = primary().read(get_batch, batch_id, with_submissions=False)
     before = _form(batch)
     form, faults = before, dict[str, str]()
     if request.method == "POST":

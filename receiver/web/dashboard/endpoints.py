@@ -42,6 +42,7 @@ from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.own_key import check_own_key
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
+from receiver.web.reading import primary
 from receiver.web.services import services
 
 PAGE_ENDPOINTS = 25
@@ -179,8 +180,7 @@ def remove_endpoint(endpoint_id: int) -> str | Response:
 
 
 def _get(endpoint_id: int) -> Endpoint:
-    with connection(services().pool) as conn:
-        return get_endpoint(conn, endpoint_id)
+    return primary().read(get_endpoint, endpoint_id)
 
 
 def _to_endpoint(endpoint_id: int) -> Response:

@@ -16,6 +16,7 @@ from receiver.web.dashboard.filters import end_of, parse_day
 from receiver.web.dashboard.own_key import check_own_key
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import zone
+from receiver.web.reading import primary
 from receiver.web.services import services
 
 SCOPE_WORDS: dict[Scope, str] = {
@@ -74,8 +75,7 @@ def revoke(prefix: str) -> str | Response | tuple[str, int]:
 
 
 def _list(form: dict[str, str], faults: dict[str, str]) -> str:
-    with connection(services().pool) as conn:
-        found = list_keys(conn)
+    found = primary().read(list_keys)
     return render_template(
         "keys.html",
         keys=found,

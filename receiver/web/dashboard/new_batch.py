@@ -52,6 +52,7 @@ from receiver.web.dashboard.batch_fields import (
     shown,
 )
 from receiver.web.dashboard.pages import FORM_BYTES, page
+from receiver.web.reading import primary
 from receiver.web.services import services
 
 LAST_USED = "last_batch"
@@ -139,8 +140,7 @@ def draft(draft_id: UUID) -> Response | str:
         except InvalidInput as error:
             flash(f"The other file was not taken over. {' '.join(by_field(error.faults).values())}", "warn")
         return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
-    with connection(services().pool) as conn:
-        found = get_draft(conn, current_key().key_id, draft_id)
+    found = primary().read(get_draft, current_key().key_id, draft_id)
     if found.batch_id is not None:
         return redirect(_batch_path(found.batch_id), 303)
     parameters, faults = _faults_of(found.form, found.file_name)

@@ -18,6 +18,7 @@ from receiver.web.auth import current_key
 from receiver.web.dashboard.filters import text_fault
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.wording import counted
+from receiver.web.reading import primary
 from receiver.web.services import services
 
 POLL_SECONDS = 2
@@ -81,8 +82,7 @@ def cancel_deployment(application_id: int, deployment_id: int) -> Response | tup
             )
         flash(f"{counted(sum(each.withdrawn for each in done), 'call')} withdrawn.")
         return redirect(url_for("dashboard.cancellation", cancel_id=cancel_id), 303)
-    with connection(services().pool) as conn:
-        affected = list_affected(conn, application_id, deployment_id)
+    affected = primary().read(list_affected, application_id, deployment_id)
     content = render_template(
         "deployment_cancel.html",
         application_id=application_id,

@@ -27,6 +27,7 @@ from receiver.web.dashboard.number_masking import shown_text
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.dashboard.searches import find_search, remember_search
 from receiver.web.dashboard.session import zone
+from receiver.web.reading import primary
 from receiver.web.services import services
 
 PAGE_SUPPRESSIONS = 50
@@ -110,8 +111,9 @@ def _page(
     missing = search is not None and number is None
     found = []
     if not missing and not filters.faults and "\0" not in (reason or ""):
-        with connection(services().pool) as conn:
-            found = list_suppressions(conn, PAGE_SUPPRESSIONS + 1, phone_numbers=numbers, reason=reason, before=before)
+        found = primary().read(
+            list_suppressions, PAGE_SUPPRESSIONS + 1, phone_numbers=numbers, reason=reason, before=before
+        )
     kept: dict[str, Any] = {"search": search, "reason": reason}
     return render_template(
         "suppressions.html",
