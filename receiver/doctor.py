@@ -30,9 +30,9 @@ from receiver.intake import callback_rules
 from receiver.intake.callback_rules import FORBIDDEN, NOT_FOUND, OK
 from receiver.intake.spool import Spool, SpoolFailed
 from receiver.intake.token import ResultTokens, result_url
+from receiver.release.presence import WORKER_SECONDS
 from receiver.release.provider import NoAnswer, Provider, get, read_error
 from receiver.summary.gauges import get_gauges
-from receiver.summary.health import WORKER_SECONDS
 
 Level = Literal["ok", "warning", "failure"]
 

@@ -8,13 +8,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.cli import batches, calls, doctor, endpoints, keys, maintenance, release, running, suppressions
 from receiver.errors import ConfigurationError, InvalidInput, ReceiverError
+
+_COMMANDS = {
+    "cli.running": ("serve", "migrate", "work"),
+    "simulator.command": ("simulate",),
+    "cli.batches": ("queue", "status", "export", "verify"),
+    "cli.calls": ("follow-up", "calls"),
+    "cli.release": ("pause", "resume", "cancel"),
+    "cli.keys": ("keys",),
+    "cli.endpoints": ("endpoints",),
+    "cli.maintenance": ("resolve", "replay", "purge", "erase"),
+    "cli.suppressions": ("suppress", "unsuppress"),
+    "cli.doctor": ("doctor", "notify"),
+}
+"""The commands of each module. Only the module of the given command is imported: all of them need half a second."""
 
 _UNUSABLE = ("invalid_parameters", "database_url")
 """Codes of errors in the arguments or the configuration."""
@@ -23,22 +37,23 @@ _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO,
 """Errors of a disk that is full, broken or not accessible. A traceback would not help the user."""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands. `run` in the parsed arguments is the command's function."""
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, or of one. `run` in the parsed arguments is the command's function."""
     parser = argparse.ArgumentParser(
         prog="python -m receiver",
         description="Queues phone calls, stores every result, and shows the state of every call.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (running, batches, calls, release, keys, endpoints, maintenance, suppressions, doctor):
-        module.add_commands(commands)
+    for module in [name for name, named in _COMMANDS.items() if command in named] or _COMMANDS:
+        importlib.import_module(f"receiver.{module}").add_commands(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
-    parsed = make_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = make_parser(*arguments[:1]).parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
         sys.stdout.flush()  # here, so that a BrokenPipeError is handled below

@@ -26,7 +26,8 @@ from receiver.results.erasure import Erased, count_calls, erase
 from receiver.results.replay import replay_all
 from receiver.results.retention import count_old, count_simulated, purge, purge_simulated
 from receiver.results.stored_texts import renew_statistics
-from receiver.simulator.store import STATE_FILE, forget_all, forget_number
+from receiver.simulator.settings import STATE_FILE
+from receiver.simulator.store import forget_all, forget_number
 
 _REPLAYED = ("applied", "duplicate", "conflict", "unmatched", "unreadable")
 """The states of callbacks that can be settled again."""

@@ -1,4 +1,4 @@
-"""Commands that run the service: serve, migrate, work, simulate."""
+"""Commands that run the service: serve, migrate, work."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from receiver.environment import read_config
 from receiver.errors import ConfigurationError, Fault, ReceiverError
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import start_logging
-from receiver.release.provider import Provider
-from receiver.simulator import command as simulator
-from receiver.summary.gauges import count_workers
-from receiver.supervisor.serve import serve
+from receiver.release.presence import count_workers
 from receiver.telemetry import start_telemetry
-from receiver.worker import Worker
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
@@ -36,12 +32,12 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_migrate)
     parser = commands.add_parser("work", help="send submissions and settle callbacks")
     parser.set_defaults(run=_work)
-    parser = commands.add_parser("simulate", help="run a simulated provider, or send one test callback")
-    simulator.add_arguments(parser)
-    parser.set_defaults(run=simulator.run)
 
 
 def _serve(_: argparse.Namespace) -> int:
+    # Imported here, like the worker below: the other commands of this module would only wait for it.
+    from receiver.supervisor.serve import serve
+
     config = read_config()
     start_logging(config.log_level, config.log_format, config.secrets)
     return serve(config)
@@ -74,6 +70,9 @@ def _prepare_restored(database_url: str) -> None:
 
 
 def _work(_: argparse.Namespace) -> int:
+    from receiver.release.provider import Provider
+    from receiver.worker import Worker
+
     config, database_url = existing_database(signs=True)
     if config.plum_user is None or config.plum_key is None:
         raise ConfigurationError(

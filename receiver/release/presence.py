@@ -7,6 +7,17 @@ from receiver.database.pool import Connection
 WORKER_LOCK = 0x72657375
 """The first half of the advisory lock of a worker. The second half is the worker's id."""
 
+WORKER_SECONDS = 30
+"""A worker that was not seen for this long counts as dead."""
+
+# A worker that has just ended was seen recently, too, but does not hold its lock (Postgres manual: 53.13, pg_locks).
+_WORKERS = f"""
+select count(*) from worker w join pg_locks l on l.objid::bigint = w.worker_id
+where w.seen_at > now() - make_interval(secs => {WORKER_SECONDS}) and l.granted and l.locktype = 'advisory'
+    and l.classid::bigint = {WORKER_LOCK} and l.objsubid = 2
+    and l.database = (select oid from pg_database where datname = current_database())
+"""
+
 
 def register_worker(conn: Connection, host: str, pid: int, signing_key: str | None = None) -> int:
     """Register a worker and return its id. The connection holds the worker's lock, so it must stay open.
@@ -32,6 +43,12 @@ def see_worker(conn: Connection, worker_id: int) -> None:
     """Record that the worker is alive, and delete workers that have been gone for a long time."""
     conn.execute("update worker set seen_at = now() where worker_id = %s", (worker_id,))
     conn.execute("delete from worker where seen_at < now() - interval '1 day'")
+
+
+def count_workers(conn: Connection) -> int:
+    """How many workers are alive: they hold their lock, and were seen within WORKER_SECONDS."""
+    row = conn.execute(_WORKERS).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def find_gone(conn: Connection, worker_id: int) -> set[int]:

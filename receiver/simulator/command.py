@@ -27,8 +27,9 @@ A deployment whose id is 401, 403, 404, 409 or 500 is answered with that status.
 GET /simulator/ledger shows what was queued and delivered, /simulator/ledger/calls the same for each call."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to its parser."""
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("simulate", help="run a simulated provider, or send one test callback")
+    parser.set_defaults(run=run)
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     server = parser.add_argument_group("the provider")
@@ -100,7 +101,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 
 def _serve(settings: Settings) -> int:
-    # Imported here: every command imports this module, and Flask takes a quarter of a second.
+    # Imported here, because `--send` does not need Flask, which takes a quarter of a second.
     from receiver.simulator.server import Simulator
 
     logging.basicConfig(level=logging.INFO, format="simulator: %(message)s", stream=sys.stderr)

@@ -13,6 +13,9 @@ from receiver.simulator.faults import Rates
 USUAL_OUTCOMES: Mapping[str, float] = MappingProxyType({"completed": 70, "failed": 20, "canceled": 5, "rejected": 5})
 DOCUMENTED_SHAPE: Mapping[str, float] = MappingProxyType({"bare": 1})
 
+STATE_FILE = "simulator.sqlite3"
+"""The name of the file in the DATA_DIR of `serve`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:

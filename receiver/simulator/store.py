@@ -23,9 +23,6 @@ from receiver.simulator.submission import Request
 
 log = logging.getLogger(__name__)
 
-STATE_FILE = "simulator.sqlite3"
-"""The name of the file in the DATA_DIR of `serve`."""
-
 BUSY_SECONDS = 10.0
 """How long one process waits for another one's change."""
 

@@ -10,9 +10,8 @@ from receiver.changes.counters import COUNTED_STATES
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, SUBMISSION_STATES
-from receiver.release.presence import WORKER_LOCK
+from receiver.release.presence import count_workers
 from receiver.summary.batches import PAST_DUE, Loss, balance, sum_balances
-from receiver.summary.health import WORKER_SECONDS
 
 WAITING_COUNTED = 100_000
 """Waiting callbacks are counted up to this number."""
@@ -72,21 +71,6 @@ select (select count(*) from
     (select extract(epoch from now() - changed_at)::float from changed_results order by change_id limit 1),
     (select extract(epoch from now() - max(seen_at))::float from worker)
 """
-
-
-# A worker that has just ended was seen recently, too, but does not hold its lock (Postgres manual: 53.13, pg_locks).
-_WORKERS = f"""
-select count(*) from worker w join pg_locks l on l.objid::bigint = w.worker_id
-where w.seen_at > now() - make_interval(secs => {WORKER_SECONDS}) and l.granted and l.locktype = 'advisory'
-    and l.classid::bigint = {WORKER_LOCK} and l.objsubid = 2
-    and l.database = (select oid from pg_database where datname = current_database())
-"""
-
-
-def count_workers(conn: Connection) -> int:
-    """How many workers are alive: they hold their lock, and were seen within WORKER_SECONDS."""
-    row = conn.execute(_WORKERS).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def get_gauges(conn: Connection) -> Gauges:

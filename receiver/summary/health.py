@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 
-WORKER_SECONDS = 30
-"""A worker that was not seen for this long counts as dead."""
-
 
 @dataclass(frozen=True, slots=True)
 class Health:

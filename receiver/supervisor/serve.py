@@ -31,10 +31,10 @@ from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.errors import NotFound
 from receiver.intake.signing_keys import check_signing_keys
 from receiver.logs import about
+from receiver.release.presence import count_workers
 from receiver.results.retention import count_simulated
 from receiver.server.startup_checks import check_address, check_data_dir
-from receiver.simulator.store import STATE_FILE
-from receiver.summary.gauges import count_workers
+from receiver.simulator.settings import STATE_FILE
 from receiver.supervisor.children import DEATHS, DEATHS_SECONDS, Child, is_one_too_many, lock_file, stop_all
 from receiver.supervisor.outage import Outage, is_unavailable
 from receiver.supervisor.ports import free_port

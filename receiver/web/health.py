@@ -15,7 +15,8 @@ from receiver.errors import ReceiverError
 from receiver.intake.spool import SpoolFailed
 from receiver.logs import about
 from receiver.model import rfc3339
-from receiver.summary.health import WORKER_SECONDS, get_health
+from receiver.release.presence import WORKER_SECONDS
+from receiver.summary.health import get_health
 from receiver.web.services import services
 
 blueprint = Blueprint("health", __name__)

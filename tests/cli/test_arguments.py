@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from receiver import __version__
+from receiver.cli import make_parser
 from receiver.database.pool import Connection
-from tests.acceptance.service import without_database_line
+from tests.acceptance.service import ROOT, without_database_line
 from tests.cli.conftest import Run
 from tests.factories import make_batch
 
@@ -157,6 +158,22 @@ def test_migrate_reports_its_changes_and_applies_them_once(
     assert run_anywhere("keys", "list").status == 0
 
 
+def test_the_parser_of_one_command_has_it() -> None:
+    """Otherwise a command that is not in the list of its module would be refused, although the help names it."""
+    (commands,) = (action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
+    for command in commands:
+        (own,) = (action.choices for action in make_parser(command)._actions if isinstance(action.choices, dict))
+        assert command in own and len(own) < len(commands)
+
+
+def test_serve_starts_without_the_code_of_its_children() -> None:
+    """Every start would take half a second longer. `serve` starts the others as processes of their own."""
+    code = "import sys; from receiver.cli import make_parser; make_parser('serve'); import receiver.supervisor.serve"
+    code += "; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert not {"flask", "marshmallow", "urllib3", "receiver.worker"} & set(loaded.split())
+
+
 def test_work_without_a_provider_is_status_2(run: Run) -> None:
     ran = run("work")
     assert (ran.status, ran.out) == (2, "")
@@ -185,7 +202,7 @@ def test_closed_output_is_status_1_without_a_traceback(run: Run, database_url: s
             [sys.executable, "-m", "receiver", "keys", "list"],
             stdout=write_end,
             stderr=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             env={**os.environ, "DATABASE_URL": database_url},
             timeout=120,
             check=False,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from receiver.database.pool import Connection
 from receiver.simulator.bodies import Parameters
-from receiver.simulator.store import STATE_FILE, Store
+from receiver.simulator.settings import STATE_FILE
+from receiver.simulator.store import Store
 from receiver.simulator.submission import Request
 from tests.cli.conftest import Run
 from tests.factories import deliver, make_batch, phone_number, read_batch, result_body

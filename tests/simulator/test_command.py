@@ -10,26 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from receiver.cli import make_parser
 from receiver.simulator.bodies import SHAPES
-from receiver.simulator.command import add_arguments, run, settings_from
+from receiver.simulator.command import run, settings_from
 from receiver.simulator.faults import Rates
 from receiver.simulator.settings import Settings
 from tests.simulator.receiving import BULK, CSV, ResultUrl, ask
 from tests.waiting import eventually
 
-ALONE = """
-import argparse, sys
-from receiver.simulator.command import add_arguments, run
-parser = argparse.ArgumentParser("simulate")
-add_arguments(parser)
-sys.exit(run(parser.parse_args()))
-"""
-
 
 def parsed(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("simulate")
-    add_arguments(parser)
-    return parser.parse_args(arguments)
+    return make_parser("simulate").parse_args(["simulate", *arguments])
 
 
 def test_without_arguments_there_are_no_faults() -> None:
@@ -128,7 +119,7 @@ def seconds_until_ended(stop: signal.Signals, folder: Path) -> float:
     arguments = ("--port", "0", "--speed", "1", "--timeout-after-acceptance", "1")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
-        [sys.executable, "-c", ALONE, *arguments],
+        [sys.executable, "-m", "receiver", "simulate", *arguments],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

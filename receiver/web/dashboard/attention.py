@@ -12,10 +12,11 @@ from receiver.changes.audit import NOTE_CHARACTERS, ChangeFilter, list_changes
 from receiver.database.pool import Connection, connection
 from receiver.relay.deliveries import acknowledge_given_up, list_debts
 from receiver.relay.endpoints import list_unseen
+from receiver.release.presence import WORKER_SECONDS
 from receiver.results.acknowledgement import NEED_ATTENTION, acknowledge_batch, acknowledge_callbacks
 from receiver.summary.batches import BatchFilter, list_batches
 from receiver.summary.callbacks import count_by_reason
-from receiver.summary.health import WORKER_SECONDS, get_health
+from receiver.summary.health import get_health
 from receiver.web.auth import current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.callbacks import chosen_callbacks

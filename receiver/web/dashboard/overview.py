@@ -12,8 +12,9 @@ from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
 from receiver.relay.deliveries import Debt, list_debts
 from receiver.relay.endpoints import Endpoint, list_unseen
+from receiver.release.presence import WORKER_SECONDS
 from receiver.summary.batches import Batch, BatchFilter, list_batches
-from receiver.summary.health import WORKER_SECONDS, Health, get_health
+from receiver.summary.health import Health, get_health
 from receiver.summary.needs_attention import Attention, get_attention
 from receiver.summary.series import Interval, SummaryFilter, get_series
 from receiver.web.dashboard.charts import split_bar, stacked_series
