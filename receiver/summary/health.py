@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
+from receiver.release.presence import WORKER_SECONDS
+
+WAITING_SECONDS = 60
+"""A callback that waits longer for its settlement needs attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,14 @@ class Health:
 
     worker_seen_seconds: int | None
     oldest_waiting_seconds: int | None
+
+    @property
+    def worker_gone(self) -> bool:
+        return self.worker_seen_seconds is None or self.worker_seen_seconds > WORKER_SECONDS
+
+    @property
+    def settles_late(self) -> bool:
+        return (self.oldest_waiting_seconds or 0) > WAITING_SECONDS
 
 
 def get_health(conn: Connection) -> Health:

@@ -15,7 +15,6 @@ from receiver.errors import ReceiverError
 from receiver.intake.spool import SpoolFailed
 from receiver.logs import about
 from receiver.model import rfc3339
-from receiver.release.presence import WORKER_SECONDS
 from receiver.summary.health import get_health
 from receiver.web.services import services
 
@@ -45,7 +44,7 @@ def readyz() -> tuple[Response, int]:
             # It is read-only, its disk is full, or a synchronous standby is gone: it answers queries, but cannot store.
             content["database"] = "can be read, but cannot store callbacks or is too slow; callbacks go to the spool"
         content["oldest_waiting_seconds"] = health.oldest_waiting_seconds
-        if health.worker_seen_seconds is None or health.worker_seen_seconds > WORKER_SECONDS:
+        if health.worker_gone:
             content["worker"] = "no worker is running; start one with `python -m receiver work`"
     except DatabaseUnavailable:
         content["database"] = "cannot be reached; callbacks go to the spool"

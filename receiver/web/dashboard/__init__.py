@@ -5,50 +5,13 @@
 
 from __future__ import annotations
 
-from receiver.web.dashboard import (
-    answer_rates,
-    attention,
-    audit,
-    batch,
-    batch_calls,
-    batches,
-    call,
-    callbacks,
-    change,
-    endpoints,
-    follow_up,
-    keys,
-    new_batch,
-    overview,
-    release,
-    resolve,
-    search,
-    signin,
-    suppressions,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from receiver.web.dashboard.pages import blueprint
 
-__all__ = ["PAGES", "blueprint"]
+__all__ = ["blueprint"]
 
 # Importing a module of pages declares its routes.
-PAGES = (
-    attention,
-    answer_rates,
-    audit,
-    batch,
-    batch_calls,
-    batches,
-    call,
-    callbacks,
-    change,
-    endpoints,
-    follow_up,
-    keys,
-    new_batch,
-    overview,
-    release,
-    resolve,
-    search,
-    signin,
-    suppressions,
-)
+for module in iter_modules(__path__):
+    import_module(f"{__name__}.{module.name}")

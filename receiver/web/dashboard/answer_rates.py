@@ -52,7 +52,7 @@ Rates = dict[str, list[Rate]]
 @page("/answer-rates", scope="read")
 def answer_rates() -> str:
     """The answer rates of all calls that the filters choose, or of one or two batches."""
-    filters = Filters.read(request.args, zone())
+    filters = Filters.read(request.args)
     first_id, second_id = filters.whole_number("batch_id"), filters.whole_number("with")
     if second_id and not first_id:
         filters.faults.setdefault("batch_id", "Choose a batch to compare with.")

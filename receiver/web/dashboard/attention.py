@@ -12,7 +12,6 @@ from receiver.changes.audit import NOTE_CHARACTERS, ChangeFilter, list_changes
 from receiver.database.pool import Connection, connection
 from receiver.relay.deliveries import acknowledge_given_up, list_debts
 from receiver.relay.endpoints import list_unseen
-from receiver.release.presence import WORKER_SECONDS
 from receiver.results.acknowledgement import NEED_ATTENTION, acknowledge_batch, acknowledge_callbacks
 from receiver.summary.batches import BatchFilter, list_batches
 from receiver.summary.callbacks import count_by_reason
@@ -20,7 +19,6 @@ from receiver.summary.health import get_health
 from receiver.web.auth import current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.callbacks import chosen_callbacks
-from receiver.web.dashboard.overview import WAITING_SECONDS
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import own_path
 from receiver.web.reading import reader
@@ -60,10 +58,7 @@ def attention() -> str:
     return render_template(
         "attention.html",
         most_batches=MOST_BATCHES,
-        most_note=NOTE_CHARACTERS,
         simulated=services().config.batch_kind,
-        waiting_seconds=WAITING_SECONDS,
-        worker_seconds=WORKER_SECONDS,
         **reader().read_at_one_moment(read),
     )
 

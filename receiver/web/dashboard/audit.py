@@ -7,7 +7,6 @@ from flask import render_template, request
 from receiver.changes.audit import ChangeFilter, list_changes
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
-from receiver.web.dashboard.session import zone
 from receiver.web.reading import primary
 
 PAGE_CHANGES = 50
@@ -41,7 +40,7 @@ ACTIONS = {
 @page("/audit", scope="admin")
 def audit() -> str:
     """All changes, newest first."""
-    filters = Filters.read(request.args, zone())
+    filters = Filters.read(request.args)
     action, before = filters.one_of("action", tuple(ACTIONS)), filters.whole_number("before")
     actor = filters.texts.get("actor") or None
     if actor is not None and not actor.isprintable():

@@ -10,12 +10,11 @@ the figures above it.
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
 from flask import Response, make_response, render_template, request
 
-from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import Connection
 from receiver.model import CALL_STATES, OUTCOMES, SubmissionState
 from receiver.release.deployment_cancel import is_held
@@ -135,7 +134,6 @@ def batch_lineage(batch_id: int) -> str:
         return {
             "batch": get_batch(conn, batch_id, with_submissions=False),
             "lineage": get_lineage(conn, batch_id),
-            "now": datetime.now(UTC),
         }
 
     return render_template("batch_lineage.html", **reader().read_at_one_moment(read))
@@ -171,9 +169,7 @@ def _read_page(conn: Connection, found: Batch, submissions: dict[SubmissionState
         "attempts": count_by_attempts(conn, found.id) if ended <= FEW_CALLS else None,
         "calls": read_calls(conn, found.id),
         "call_states": CALL_STATES,
-        "now": datetime.now(UTC),
         "outcomes": OUTCOMES,
-        "most_note": NOTE_CHARACTERS,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from werkzeug.datastructures import MultiDict
@@ -50,7 +50,6 @@ def field_words() -> dict[str, object]:
         "hours_text": hours_text,
         "is_night": is_night,
         "most_zones": MOST_ZONES,
-        "now": datetime.now(UTC),
     }
 
 

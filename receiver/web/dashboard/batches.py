@@ -10,10 +10,8 @@ from receiver.errors import InvalidInput
 from receiver.model import BATCH_PHASES, BATCH_STATES
 from receiver.summary.batches import BatchFilter, list_batches
 from receiver.web.cursors import read_cursor, write_cursor
-from receiver.web.dashboard.charts import split_bar
 from receiver.web.dashboard.filters import Filters, text_fault
 from receiver.web.dashboard.pages import page
-from receiver.web.dashboard.session import zone
 from receiver.web.reading import reader
 from receiver.web.services import services
 
@@ -35,7 +33,7 @@ NEEDS = {
 @page("/batches", scope="read")
 def batches() -> str:
     """All batches, newest first."""
-    filters = Filters.read(request.args, zone())
+    filters = Filters.read(request.args)
     state = filters.one_of("state", BATCH_STATES)
     phase = filters.one_of("phase", (*BATCH_PHASES, RUNNING))
     needs = filters.one_of("needs", tuple(NEEDS))
@@ -87,7 +85,6 @@ def batches() -> str:
         needs_words=NEEDS,
         older=older,
         paged=position is not None,
-        split_bar=split_bar,
         states=[(state, state) for state in BATCH_STATES],
         phase_address=phase_address,
     )

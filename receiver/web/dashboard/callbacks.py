@@ -7,7 +7,6 @@ from collections import Counter
 from flask import Response, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import Connection, connection
 from receiver.errors import Fault, InvalidInput
 from receiver.model import CALLBACK_STATES, CallbackState
@@ -30,7 +29,6 @@ from receiver.web.dashboard.body_text import body_text
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.number_masking import numbers_whole
 from receiver.web.dashboard.pages import page
-from receiver.web.dashboard.session import zone
 from receiver.web.problems import Problem
 from receiver.web.reading import primary, reader
 from receiver.web.services import services
@@ -46,7 +44,7 @@ MOST_CHANGES_SHOWN = 50
 @page("/callbacks", scope="read")
 def callbacks() -> str:
     """Callbacks that need attention, by reason, and a list of them."""
-    filters = Filters.read(request.args, zone())
+    filters = Filters.read(request.args)
     state = filters.one_of("state", (*CALLBACK_STATES, ANY))
     batch_id, before = filters.whole_number("batch_id"), filters.whole_number("before")
     wanted = _as_state(state)
@@ -79,7 +77,6 @@ def callbacks() -> str:
         reason=reason,
         batch_id=batch_id,
         not_understood=[f"The value of {name} in this address is not valid." for name in filters.faults],
-        most_note=NOTE_CHARACTERS,
         states=(*CALLBACK_STATES, ANY),
         newest_counted=NEWEST_COUNTED,
         counted_in_part=any(sum(counted.values()) >= NEWEST_COUNTED for counted in reasons.values()),
@@ -99,7 +96,6 @@ def callback(callback_id: int) -> str:
         size=len(found.body),
         body=body_text(found.body, found.content_encoding, as_received=as_received),
         as_received=as_received,
-        most_note=NOTE_CHARACTERS,
         needs_attention=found.callback.state in NEED_ATTENTION,
     )
 
@@ -155,7 +151,6 @@ def replay_callbacks() -> AnyResponse | str:
         ids=ids,
         changes=changes[:MOST_CHANGES_SHOWN],
         more_changes=max(len(changes) - MOST_CHANGES_SHOWN, 0),
-        most_note=NOTE_CHARACTERS,
         unchanged={} if changes else unchanged,
         sentence=_changed(changes),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import flash, redirect, render_template, request, url_for
+from flask import flash, request
 from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
@@ -19,7 +19,7 @@ from receiver.summary.batches import Batch, get_batch
 from receiver.web.api.batches import BatchChanges
 from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import by_field, field_words, labels_json, read_form, shown
-from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.pages import form_page, page, to_batch
 from receiver.web.reading import primary
 from receiver.web.services import services
 
@@ -39,17 +39,14 @@ def change(batch_id: int) -> Response | tuple[str, int]:
                 with connection(services().pool) as conn:
                     change_batch(conn, batch_id, changes, by=current_key().name, grace=services().limits.grace)
             flash("The batch is changed." if changed else "Nothing was changed.")
-            return redirect(url_for("dashboard.batch", batch_id=batch_id), 303)
+            return to_batch(batch_id)
         except ExternalIdUsed as error:
             faults = {"external_id": str(error)}
         except InvalidInput as error:
             faults = by_field(error.faults)
         except ValidationError as error:
             faults = by_field(faults_in(error))
-    content = render_template(
-        "batch_change.html", batch=batch, before=before, form=shown(form), faults=faults, **field_words()
-    )
-    return content, 422 if faults else 200
+    return form_page("batch_change.html", faults, batch=batch, before=before, form=shown(form), **field_words())
 
 
 def _form(batch: Batch) -> dict[str, str]:

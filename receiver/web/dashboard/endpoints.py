@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from flask import flash, redirect, render_template, request, url_for
@@ -39,9 +38,8 @@ from receiver.web.api.endpoints import EndpointChanges, run_test
 from receiver.web.auth import current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.filters import Filters
-from receiver.web.dashboard.own_key import check_own_key
-from receiver.web.dashboard.pages import page
-from receiver.web.dashboard.session import zone
+from receiver.web.dashboard.own_key import own_key_faults
+from receiver.web.dashboard.pages import form_page, page
 from receiver.web.reading import primary
 from receiver.web.services import services
 
@@ -56,7 +54,7 @@ Result = TypeVar("Result")
 @page("/endpoints", scope="admin")
 def endpoints() -> str:
     """All endpoints, newest first."""
-    before = Filters.read(request.args, zone()).whole_number("before")
+    before = Filters.read(request.args).whole_number("before")
     with connection(services().pool) as conn:
         found = list_endpoints(conn, PAGE_ENDPOINTS + 1, before)
         failures = list_failures(conn, [each.id for each in found])
@@ -98,7 +96,7 @@ def edit_endpoint(endpoint_id: int) -> str | Response | tuple[str, int]:
 @page("/endpoints/<int:endpoint_id>", scope="admin")
 def endpoint(endpoint_id: int) -> str:
     """One endpoint with its balance, and its deliveries."""
-    filters = Filters.read(request.args, zone())
+    filters = Filters.read(request.args)
     state = cast("DeliveryState | None", filters.one_of("state", DELIVERY_STATES))
     event, batch_id = filters.one_of("event", ENDPOINT_EVENTS), filters.whole_number("batch_id")
     before, found, older = filters.whole_number("before"), list[Delivery](), None
@@ -116,7 +114,6 @@ def endpoint(endpoint_id: int) -> str:
         older=older,
         before=before,
         filters=filters,
-        now=datetime.now(UTC),
         kept={"state": state, "event": event, "batch_id": batch_id},
         states=DELIVERY_STATES,
         events=ENDPOINT_EVENTS,
@@ -144,7 +141,7 @@ def enable_endpoint(endpoint_id: int) -> Response:
 @page("/endpoints/<int:endpoint_id>/retry", scope="admin", methods=("POST",))
 def retry_endpoint(endpoint_id: int) -> Response:
     """Send one event again, or all that were given up."""
-    one = Filters.read(request.form, zone()).whole_number("id")
+    one = Filters.read(request.form).whole_number("id")
     chosen: dict[str, Any] = {"ids": [one or 0]} if "id" in request.form else {"state": "given_up"}
     with connection(services().pool) as conn:
         retried = retry_deliveries(conn, endpoint_id, by=current_key().name, **chosen)
@@ -158,10 +155,9 @@ def retry_endpoint(endpoint_id: int) -> Response:
 def rotate_endpoint(endpoint_id: int) -> str | tuple[str, int]:
     """Ask once more, give an endpoint a new secret, and show it."""
     found = _get(endpoint_id)
-    fault = check_own_key(request.form.get("own_key", "")) if request.method == "POST" else None
-    if request.method == "GET" or fault is not None:
-        faults = {} if fault is None else {"own_key": fault}
-        return render_template("endpoint_rotate.html", endpoint=found, faults=faults), 422 if faults else 200
+    faults = own_key_faults() if request.method == "POST" else {}
+    if request.method == "GET" or faults:
+        return form_page("endpoint_rotate.html", faults, endpoint=found)
     with connection(services().pool) as conn:
         secret = rotate_secret(conn, endpoint_id, by=current_key().name)
     # Not a redirect: the secret would have to be stored until the next request.
@@ -193,13 +189,11 @@ def _entered() -> dict[str, Any]:
 
 def _submitted(save: Callable[[Connection, dict[str, Any]], Result]) -> tuple[Result | None, dict[str, str]]:
     """Save the form's values. Returns what `save` returns, or None and what is wrong, by field."""
-    filters = Filters.read(request.form, zone())
+    filters = Filters.read(request.form)
     said: dict[str, Any] = {name: filters.texts.get(name) or None for name in ("description", "label")}
     said |= {"url": filters.texts.get("url", ""), "events": request.form.getlist("events")}
     said |= {"application_id": filters.application_id, "deployment_id": filters.deployment_id}
-    faults, found = filters.faults, list[Fault]()
-    if (wrong_key := check_own_key(request.form.get("own_key", ""))) is not None:
-        faults["own_key"] = wrong_key
+    faults, found = filters.faults | own_key_faults(), list[Fault]()
     try:
         values = EndpointChanges().load(said)
         if not faults:

@@ -8,6 +8,7 @@ from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from receiver.queueing.form_fields import LARGEST_ID
+from receiver.web.dashboard.session import zone
 
 FIRST_YEAR, LAST_YEAR = 1971, 8999
 """Years that every part of the service can compute with."""
@@ -29,8 +30,8 @@ class Filters:
     last_day: date | None = None
 
     @classmethod
-    def read(cls, query: Mapping[str, str], zone: ZoneInfo) -> Filters:
-        filters = cls(zone, {name: text.strip() for name, text in query.items()})
+    def read(cls, query: Mapping[str, str]) -> Filters:
+        filters = cls(zone(), {name: text.strip() for name, text in query.items()})
         filters.application_id = filters.whole_number("application_id")
         filters.deployment_id = filters.whole_number("deployment_id")
         filters.first_day, filters.last_day = filters._day("from"), filters._day("to")

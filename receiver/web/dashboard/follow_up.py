@@ -9,7 +9,7 @@ from __future__ import annotations
 from io import BytesIO
 from secrets import token_hex
 
-from flask import redirect, render_template, request, url_for
+from flask import render_template, request
 from werkzeug.wrappers import Response
 
 from receiver.database.pool import Connection, connection
@@ -30,7 +30,7 @@ from receiver.summary.batches import get_batch
 from receiver.web.auth import current_key
 from receiver.web.dashboard.batch_fields import FIELDS, by_field, field_words, for_schema, labels_json, read_form, shown
 from receiver.web.dashboard.new_batch import blocked
-from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.pages import page, to_batch
 from receiver.web.services import services
 
 FOLLOW_UP = ", follow-up"
@@ -54,7 +54,7 @@ def follow_up(batch_id: int) -> Response | tuple[str, int]:
             if not is_get:
                 parameters = follow_up_parameters(conn, batch_id, for_schema(form))
                 if "once" in request.form:
-                    return redirect(url_for("dashboard.batch", batch_id=_queue(conn, wanted, parameters)), 303)
+                    return to_batch(_queue(conn, wanted, parameters))
                 if parameters.external_id is not None:
                     check_external_id(conn, parameters.external_id)
                 seen, calls = preview_follow_up(conn, wanted, parameters, services().limits)

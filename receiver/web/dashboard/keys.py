@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flask import flash, redirect, render_template, request
 from werkzeug.wrappers import Response
@@ -13,8 +13,8 @@ from receiver.database.pool import connection
 from receiver.errors import InvalidInput, NotFound
 from receiver.web.auth import current_key
 from receiver.web.dashboard.filters import end_of, parse_day
-from receiver.web.dashboard.own_key import check_own_key
-from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.own_key import own_key_faults
+from receiver.web.dashboard.pages import form_page, page
 from receiver.web.dashboard.session import zone
 from receiver.web.reading import primary
 from receiver.web.services import services
@@ -38,8 +38,7 @@ def keys() -> str | tuple[str, int]:
         faults["scope"] = "Choose a scope."
     if not form["name"]:
         faults["name"] = "Enter a name: who or what uses the key."
-    if (wrong_key := check_own_key(request.form.get("own_key", ""))) is not None:
-        faults["own_key"] = wrong_key
+    faults |= own_key_faults()
     if scope is None or faults:
         return _list(form, faults), 422
     try:
@@ -62,11 +61,9 @@ def revoke(prefix: str) -> str | Response | tuple[str, int]:
         key = next((key for key in list_keys(conn) if key.prefix == prefix), None)
         if key is None:
             raise NotFound("This key does not exist any more.")
-    fault = check_own_key(request.form.get("own_key", "")) if request.method == "POST" else None
-    if request.method == "GET" or fault is not None:
-        faults = {} if fault is None else {"own_key": fault}
-        own = key.key_id == current_key().key_id
-        return render_template("key_revoke.html", key=key, own=own, faults=faults), 422 if faults else 200
+    faults = own_key_faults() if request.method == "POST" else {}
+    if request.method == "GET" or faults:
+        return form_page("key_revoke.html", faults, key=key, own=key.key_id == current_key().key_id)
     with connection(services().pool) as conn:
         revoke_key(conn, key.name)
         record_change(conn, current_key().name, "revoke_key", details={"name": key.name})
@@ -82,7 +79,6 @@ def _list(form: dict[str, str], faults: dict[str, str]) -> str:
         form=form,
         faults=faults,
         scopes=list(SCOPE_WORDS.items()),
-        now=datetime.now(UTC),
         today=datetime.now(zone()).date(),
     )
 

@@ -51,7 +51,7 @@ from receiver.web.dashboard.batch_fields import (
     read_form,
     shown,
 )
-from receiver.web.dashboard.pages import FORM_BYTES, page
+from receiver.web.dashboard.pages import FORM_BYTES, page, to_batch
 from receiver.web.reading import primary
 from receiver.web.services import services
 
@@ -142,7 +142,7 @@ def draft(draft_id: UUID) -> Response | str:
         return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
     found = primary().read(get_draft, current_key().key_id, draft_id)
     if found.batch_id is not None:
-        return redirect(_batch_path(found.batch_id), 303)
+        return to_batch(found.batch_id)
     parameters, faults = _faults_of(found.form, found.file_name)
     seen, unreadable = None, None
     if parameters is not None:
@@ -187,7 +187,7 @@ def queue(draft_id: UUID) -> Response:
         with connection(services().pool) as conn:
             found = get_draft(conn, current_key().key_id, draft_id, lock=True)
             if found.batch_id is not None:
-                return redirect(_batch_path(found.batch_id), 303)
+                return to_batch(found.batch_id)
             if request.form.get("version") != found.version:
                 flash("The parameters were changed after this page was opened. Check them again. Nobody was called.")
                 return redirect(here, 303)
@@ -200,7 +200,7 @@ def queue(draft_id: UUID) -> Response:
         flash("Nobody was called. Check the batch again.")
         return redirect(here, 303)
     session[LAST_USED] = [str(parameters.application_id), str(parameters.deployment_id)]
-    return redirect(_batch_path(batch_id), 303)
+    return to_batch(batch_id)
 
 
 def _preview(found: Draft, parameters: BatchParameters) -> Preview:
@@ -266,10 +266,6 @@ def _faults_of(form: Mapping[str, str], file_name: str = "") -> tuple[BatchParam
         return _parameters(form, file_name), {}
     except InvalidInput as error:
         return None, by_field(error.faults)
-
-
-def _batch_path(batch_id: int) -> str:
-    return f"/batches/{batch_id}"
 
 
 def _words() -> dict[str, Any]:

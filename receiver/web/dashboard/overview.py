@@ -40,7 +40,7 @@ WAITING_SECONDS = 60
 @page("/", scope="read")
 def overview() -> str:
     """What needs attention, what is running, and the results."""
-    filters = Filters.read(request.args, zone())
+    filters = Filters.read(request.args)
     today = datetime.now(zone()).date()
     # The default period must not hide what needs attention, here or in linked lists.
     asked_for, asked_for_query = _batches(filters), filters.query

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from flask import request
+
 from receiver.database.api_keys import ApiKey, find_key
 from receiver.database.pool import connection
 from receiver.web.auth import current_key
@@ -22,8 +24,8 @@ def find_entered_key(text: str) -> ApiKey | None:
     return key
 
 
-def check_own_key(text: str) -> str | None:
-    """Check that the viewer entered their own key. Returns what is wrong, or None. Raises Problem (429).
+def own_key_faults() -> dict[str, str]:
+    """Check the form's `own_key`: the viewer's own key. Returns what is wrong, by field. Raises Problem (429).
 
     A person who copied a session does not know the key, and so cannot create a key that outlives the session.
     """
@@ -33,11 +35,12 @@ def check_own_key(text: str) -> str | None:
             f"Too many wrong keys were entered from your address. Try again in {counted(seconds, 'second')}.",
             headers={"Retry-After": str(seconds)},
         )
+    text = request.form.get("own_key", "")
     if not text.strip():
-        return "Enter the API key that you signed in with."
+        return {"own_key": "Enter the API key that you signed in with."}
     key = find_entered_key(text)
     if key is not None and key.key_id == current_key().key_id:
-        return None
+        return {}
     if key is not None:
         services().failed_sign_ins.take(client_address())
-    return "This is not the API key that you signed in with."
+    return {"own_key": "This is not the API key that you signed in with."}

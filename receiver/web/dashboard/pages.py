@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, current_app, redirect, request, url_for
+from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
 from markupsafe import Markup, escape
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from receiver import __version__
+from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.api_keys import Scope
 from receiver.errors import ReceiverError
-from receiver.model import rfc3339
+from receiver.model import e164, rfc3339
 from receiver.web.auth import STORED, current_key
 from receiver.web.dashboard import wording
 from receiver.web.dashboard.assets import asset_url
+from receiver.web.dashboard.charts import split_bar
 from receiver.web.dashboard.session import (
     check_csrf,
     csrf_token,
@@ -44,6 +47,8 @@ blueprint.add_app_template_filter(wording.number)
 blueprint.add_app_template_filter(wording.counted)
 blueprint.add_app_template_filter(wording.duration)
 blueprint.add_app_template_filter(wording.percent)
+blueprint.add_app_template_global(e164)
+blueprint.add_app_template_global(split_bar)
 
 
 def page(
@@ -85,6 +90,16 @@ def page(
     return decorate
 
 
+def form_page(template: str, faults: Mapping[str, str], **values: Any) -> tuple[str, int]:
+    """A page with a form; `faults`: what is wrong in it, by field."""
+    return render_template(template, faults=faults, **values), 422 if faults else 200
+
+
+def to_batch(batch_id: int) -> BaseResponse:
+    """Show a batch after a change."""
+    return redirect(url_for("dashboard.batch", batch_id=batch_id), 303)
+
+
 def _to_sign_in() -> Response:
     path = _path_of_page()
     address = url_for("dashboard.login", next=path if path != "/" else None)
@@ -123,6 +138,8 @@ def _names() -> dict[str, Any]:
     return {
         "asset": asset_url,
         "csrf_field": csrf_field,
+        "most_note": NOTE_CHARACTERS,
+        "now": datetime.now(UTC),
         "time_zone": time_zone,
         "version": __version__,
         "viewer": viewer(),

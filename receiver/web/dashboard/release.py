@@ -16,7 +16,7 @@ from receiver.release.deployment_cancel import WAITS_FOR_SENDING, get_cancel, li
 from receiver.summary.batches import get_batch
 from receiver.web.auth import current_key
 from receiver.web.dashboard.filters import text_fault
-from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.pages import form_page, page, to_batch
 from receiver.web.dashboard.wording import counted
 from receiver.web.reading import primary
 from receiver.web.services import services
@@ -32,7 +32,7 @@ def pause(batch_id: int) -> Response:
     flash(
         "The batch is paused." if changed else "Nothing was changed: it was paused already, or nothing is unreleased."
     )
-    return _to_batch(batch_id)
+    return to_batch(batch_id)
 
 
 @page("/batches/<int:batch_id>/resume", scope="queue", methods=("POST",))
@@ -41,7 +41,7 @@ def resume(batch_id: int) -> Response:
     with connection(services().pool) as conn:
         changed = resume_batch(conn, batch_id, by=current_key().name)
     flash("The batch is resumed." if changed else "Nothing was changed: the batch was not paused.")
-    return _to_batch(batch_id)
+    return to_batch(batch_id)
 
 
 @page("/batches/<int:batch_id>/cancel", scope="queue", methods=("GET", "POST"))
@@ -53,20 +53,18 @@ def cancel(batch_id: int) -> str | Response | tuple[str, int]:
             done = cancel_batch(conn, batch_id, by=current_key().name, note=note or None)
         there = f" {counted(done.at_provider, 'call')} already at the provider, not canceled."
         flash(f"The batch is canceled: {counted(done.withdrawn, 'call')} withdrawn.{there if done.at_provider else ''}")
-        return _to_batch(batch_id)
+        return to_batch(batch_id)
     with connection(services().pool) as conn:
         batch = get_batch(conn, batch_id, with_submissions=False)
         affected = list_affected(conn, batch.application_id, batch.deployment_id, batch_id)
-    content = render_template(
+    return form_page(
         "batch_cancel.html",
+        faults,
         batch=batch,
         withdrawn=sum(each.withdrawn for each in affected),
         at_provider=sum(each.calls_pending for each in affected),
         note=note,
-        faults=faults,
-        most_note=NOTE_CHARACTERS,
     )
-    return content, 422 if faults else 200
 
 
 @page("/deployments/<int:application_id>/<int:deployment_id>/cancel", scope="admin", methods=("GET", "POST"))
@@ -83,16 +81,14 @@ def cancel_deployment(application_id: int, deployment_id: int) -> Response | tup
         flash(f"{counted(sum(each.withdrawn for each in done), 'call')} withdrawn.")
         return redirect(url_for("dashboard.cancellation", cancel_id=cancel_id), 303)
     affected = primary().read(list_affected, application_id, deployment_id)
-    content = render_template(
+    return form_page(
         "deployment_cancel.html",
+        faults,
         application_id=application_id,
         deployment_id=deployment_id,
         affected=affected,
         note=note,
-        faults=faults,
-        most_note=NOTE_CHARACTERS,
     )
-    return content, 422 if faults else 200
 
 
 @page("/cancellations/<int:cancel_id>", scope="admin")
@@ -116,7 +112,3 @@ def _read_note() -> tuple[str, dict[str, str]]:
     note = request.form.get("note", "").strip()
     fault = text_fault(note, NOTE_CHARACTERS)
     return note, {} if fault is None else {"note": fault}
-
-
-def _to_batch(batch_id: int) -> Response:
-    return redirect(url_for("dashboard.batch", batch_id=batch_id), 303)

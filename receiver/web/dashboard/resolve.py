@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from flask import flash, redirect, render_template, request, url_for
+from flask import flash, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
-from receiver.release.resolution import NOTE_CHARACTERS, NotInDoubt, get_doubt, resolve_batch, resolve_submission
+from receiver.release.resolution import NotInDoubt, get_doubt, resolve_batch, resolve_submission
 from receiver.summary.batches import get_batch
 from receiver.summary.submissions import count_submissions
 from receiver.web.auth import current_key
-from receiver.web.dashboard.pages import page
+from receiver.web.dashboard.pages import form_page, page, to_batch
 from receiver.web.dashboard.wording import counted
 from receiver.web.services import services
 
@@ -48,7 +48,7 @@ def _resolve(batch_id: int, submission_no: int | None) -> AnyResponse | tuple[st
                     state = resolve_submission(conn, batch_id, submission_no, queued=queued, note=note, by=by)
                     done = f"Submission {submission_no:,} is {state} now. {_SAID.get(state, '')}"
             flash(done)
-            return redirect(url_for("dashboard.batch", batch_id=batch_id), 303)
+            return to_batch(batch_id)
         except InvalidInput as error:
             faults = {str(fault.where): fault.message for fault in error.faults}
     with connection(services().pool) as conn:
@@ -57,16 +57,7 @@ def _resolve(batch_id: int, submission_no: int | None) -> AnyResponse | tuple[st
         unknown = count_submissions(conn, batch_id).get("unknown", 0)
     if not unknown:
         raise NotInDoubt(f"Batch {batch_id} has no submission that needs a decision.")
-    content = render_template(
-        "batch_resolve.html",
-        batch=batch,
-        doubt=doubt,
-        unknown=unknown,
-        faults=faults,
-        form=request.form,
-        longest=NOTE_CHARACTERS,
-    )
-    return content, 422 if faults else 200
+    return form_page("batch_resolve.html", faults, batch=batch, doubt=doubt, unknown=unknown, form=request.form)
 
 
 def _faults() -> dict[str, str]:

@@ -11,13 +11,11 @@ from werkzeug.wrappers import Response
 
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput, NotFound
-from receiver.model import e164
 from receiver.phone_numbers.destination import candidates
 from receiver.queueing.suppressions import list_suppressions
 from receiver.summary.batches import BatchFilter, get_batch, get_names, list_batches
 from receiver.summary.calls import Call, list_calls_ending_in, list_calls_of_number
 from receiver.web.cursors import read_cursor, write_cursor
-from receiver.web.dashboard.charts import split_bar
 from receiver.web.dashboard.filters import text_fault
 from receiver.web.dashboard.number_masking import shown_text
 from receiver.web.dashboard.pages import page
@@ -60,12 +58,10 @@ def search() -> Response | str:
         found = reader().read_at_one_moment(lambda conn: _find(conn, text, after))
     return render_template(
         "search.html",
-        e164=e164,
         faults=faults,
         of=name,
         paged=after is not None,
         region=services().config.default_region,
-        split_bar=split_bar,
         text=None if text is None else shown_text(text),
         **found,
     )

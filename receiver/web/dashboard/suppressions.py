@@ -26,7 +26,6 @@ from receiver.web.dashboard.filters import Filters, text_fault
 from receiver.web.dashboard.number_masking import shown_text
 from receiver.web.dashboard.pages import FORM_BYTES, page
 from receiver.web.dashboard.searches import find_search, remember_search
-from receiver.web.dashboard.session import zone
 from receiver.web.reading import primary
 from receiver.web.services import services
 
@@ -95,7 +94,7 @@ def remove_suppression(suppression_id: int) -> str | Response:
     with connection(services().pool) as conn:
         found = get_suppression(conn, suppression_id)
         if request.method == "GET":
-            return render_template("suppression_remove.html", suppression=found, e164=e164)
+            return render_template("suppression_remove.html", suppression=found)
         delete_suppression(conn, suppression_id, by=current_key().name)
     flash("The suppression is removed. The number can be called again.")
     return redirect(url_for("dashboard.suppressions"), 303)
@@ -104,7 +103,7 @@ def remove_suppression(suppression_id: int) -> str | Response:
 def _page(
     form: dict[str, str] | None = None, faults: dict[str, str] | None = None, imported: Imported | None = None
 ) -> str:
-    filters = Filters.read(request.args, zone())
+    filters = Filters.read(request.args)
     search, reason = filters.texts.get("search") or None, filters.texts.get("reason") or None
     number, before = find_search(search), filters.whole_number("before")
     numbers = None if number is None else candidates(number, services().config.default_region)
@@ -130,10 +129,8 @@ def _page(
         imported=imported,
         suppress_statuses=sorted(services().config.suppress_statuses),
         default_region=services().config.default_region,
-        e164=e164,
         most_megabytes=FILE_BYTES >> 20,
         most_reason=REASON_CHARACTERS,
-        most_note=NOTE_CHARACTERS,
     )
 
 
