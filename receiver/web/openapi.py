@@ -22,7 +22,7 @@ from receiver.database.api_keys import NAME_LENGTH
 from receiver.queueing.form_fields import LARGEST_ID, MOST_LABELS, CallingDays, CallingHours, Flag, Labels, Timestamp
 from receiver.queueing.parameters import BatchForm
 from receiver.web.api.suppressions import SuppressionRequest
-from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_OPERATION
+from receiver.web.reference.codes import CODES, EVERYWHERE, HEADERS, OF_BODY, OF_OPERATION
 from receiver.web.reference.outside import operations_paths, results_path
 from receiver.web.reference.samples import SAMPLES
 from receiver.web.reference.shared import (
@@ -92,8 +92,9 @@ def describe(app: Flask) -> Description:
             if hasattr(view, "revalidated"):
                 _describe_revalidation(operation)
             codes = {*EVERYWHERE, *OF_OPERATION.get(name, ())}
-            codes |= {"not_found"} if item.get("parameters") else set()
-            codes |= {"forbidden"} if view.required_scope != "read" else set()
+            codes.update(OF_BODY if "requestBody" in operation else ())
+            codes.update(["not_found"] if item.get("parameters") else ())
+            codes.update(["forbidden"] if view.required_scope != "read" else ())
             _complete(operation, view.required_scope, codes, examples.get(name, {}))
     paths |= {"/results/{token}": results_path(), **operations_paths()}
     used = {tag for item in paths.values() for _, operation in _operations(item) for tag in operation["tags"]}

@@ -75,12 +75,12 @@ def new_endpoint() -> str | tuple[str, int]:
     networks, by = services().config.relay_networks, current_key().name
     made, faults = _submitted(lambda conn, values: create_endpoint(conn, values, networks, by=by))
     if made is None:
-        return _form_page(_entered(), faults), 422
+        return _form_page(_entered(), faults)
     return render_template("endpoint_secret.html", endpoint=made[0], secret=made[1])
 
 
 @page("/endpoints/<int:endpoint_id>/change", scope="admin", methods=("GET", "POST"))
-def edit_endpoint(endpoint_id: int) -> str | Response | tuple[str, int]:
+def edit_endpoint(endpoint_id: int) -> Response | tuple[str, int]:
     """Change an endpoint's address, description and events."""
     found = _get(endpoint_id)
     if request.method == "GET":
@@ -88,7 +88,7 @@ def edit_endpoint(endpoint_id: int) -> str | Response | tuple[str, int]:
     networks, by = services().config.relay_networks, current_key().name
     changed, faults = _submitted(lambda conn, values: change_endpoint(conn, endpoint_id, values, networks, by=by))
     if changed is None:
-        return _form_page(_entered(), faults, found), 422
+        return _form_page(_entered(), faults, found)
     flash("The endpoint is changed.")
     return _to_endpoint(endpoint_id)
 
@@ -209,12 +209,12 @@ def _submitted(save: Callable[[Connection, dict[str, Any]], Result]) -> tuple[Re
 _OWN_WORDS = {"events": "Choose at least one event."}
 
 
-def _form_page(form: dict[str, Any], faults: dict[str, str], endpoint: Endpoint | None = None) -> str:
-    return render_template(
+def _form_page(form: dict[str, Any], faults: dict[str, str], endpoint: Endpoint | None = None) -> tuple[str, int]:
+    return form_page(
         "endpoint_form.html",
+        faults,
         endpoint=endpoint,
         form=form,
-        faults=faults,
         events=ENDPOINT_EVENTS,
         most_url=URL_CHARACTERS,
         most_description=DESCRIPTION_CHARACTERS,

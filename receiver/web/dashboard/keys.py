@@ -40,16 +40,16 @@ def keys() -> str | tuple[str, int]:
         faults["name"] = "Enter a name: who or what uses the key."
     faults |= own_key_faults()
     if scope is None or faults:
-        return _list(form, faults), 422
+        return _list(form, faults)
     try:
         with connection(services().pool) as conn:
             key = create_key(conn, form["name"], scope, expires_at)
             details = {"name": form["name"], "scope": scope}
             record_change(conn, current_key().name, "make_key", details=details)
     except KeyNameTaken:
-        return _list(form, {"name": "A key with this name exists. Revoke it, or choose another name."}), 422
+        return _list(form, {"name": "A key with this name exists. Revoke it, or choose another name."})
     except InvalidInput as error:
-        return _list(form, {str(fault.where): fault.message for fault in error.faults}), 422
+        return _list(form, {str(fault.where): fault.message for fault in error.faults})
     # Not a redirect: the key would have to be stored until the next request.
     return render_template("key_made.html", key=key, name=form["name"], scope=scope, expires_at=expires_at)
 
@@ -71,16 +71,10 @@ def revoke(prefix: str) -> str | Response | tuple[str, int]:
     return redirect("/keys", 303)
 
 
-def _list(form: dict[str, str], faults: dict[str, str]) -> str:
+def _list(form: dict[str, str], faults: dict[str, str]) -> tuple[str, int]:
     found = primary().read(list_keys)
-    return render_template(
-        "keys.html",
-        keys=found,
-        form=form,
-        faults=faults,
-        scopes=list(SCOPE_WORDS.items()),
-        today=datetime.now(zone()).date(),
-    )
+    today = datetime.now(zone()).date()
+    return form_page("keys.html", faults, keys=found, form=form, scopes=list(SCOPE_WORDS.items()), today=today)
 
 
 def _expiry(text: str) -> tuple[datetime | None, dict[str, str]]:

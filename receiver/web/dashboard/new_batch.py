@@ -51,7 +51,7 @@ from receiver.web.dashboard.batch_fields import (
     read_form,
     shown,
 )
-from receiver.web.dashboard.pages import FORM_BYTES, page, to_batch
+from receiver.web.dashboard.pages import FORM_BYTES, form_page, page, to_batch
 from receiver.web.reading import primary
 from receiver.web.services import services
 
@@ -71,7 +71,7 @@ SAMPLE = """destination,first_name,appointment
 
 
 @page("/batches/new", scope="queue", methods=("GET", "POST"), request_bytes=DRAFT_BYTES + FORM_BYTES)
-def new_batch() -> Response | tuple[str, int] | str:
+def new_batch() -> Response | tuple[str, int]:
     """Upload a CSV."""
     if request.method == "GET":
         application_id, deployment_id = session.get(LAST_USED) or ("", "")
@@ -83,17 +83,17 @@ def new_batch() -> Response | tuple[str, int] | str:
             return redirect(url_for("dashboard.draft", draft_id=draft_id), 303)
     except InvalidInput as error:
         faults = by_field(error.faults)
-    return _upload_form(form, faults | _faults_of(form)[1]), 422
+    return _upload_form(form, faults | _faults_of(form)[1])
 
 
-def _upload_form(form: Mapping[str, str], faults: Mapping[str, str]) -> str:
+def _upload_form(form: Mapping[str, str], faults: Mapping[str, str]) -> tuple[str, int]:
     with connection(services().pool) as conn:
         drafts = list_drafts(conn, current_key().key_id)
         earlier = list_batches(conn, BatchFilter(), EARLIER_BATCHES, with_submissions=False)
-    return render_template(
+    return form_page(
         "new_batch.html",
+        faults,
         form=shown(form),
-        faults=faults,
         drafts=drafts,
         applications={batch.application_id: f"last for {batch.name}" for batch in reversed(earlier)},
         deployments={

@@ -24,7 +24,7 @@ from receiver.web.api.suppressions import read_number
 from receiver.web.auth import current_key
 from receiver.web.dashboard.filters import Filters, text_fault
 from receiver.web.dashboard.number_masking import shown_text
-from receiver.web.dashboard.pages import FORM_BYTES, page
+from receiver.web.dashboard.pages import FORM_BYTES, form_page, page
 from receiver.web.dashboard.searches import find_search, remember_search
 from receiver.web.reading import primary
 from receiver.web.services import services
@@ -36,7 +36,7 @@ FILE_BYTES = 64 << 20
 
 
 @page("/suppressions", scope="read")
-def suppressions() -> str:
+def suppressions() -> tuple[str, int]:
     """The list, newest first, with the forms that add to it."""
     return _page()
 
@@ -59,7 +59,7 @@ def add_suppression() -> Response | tuple[str, int]:
     except InvalidInput as error:
         faults |= {str(fault.where): fault.message for fault in error.faults}
     if faults:
-        return _page(form=form, faults=faults), 422
+        return _page(form, faults)
     with connection(services().pool) as conn:
         _, is_new = suppress(
             conn, number, by=current_key().name, reason=form["reason"] or None, note=form["note"] or None
@@ -70,20 +70,20 @@ def add_suppression() -> Response | tuple[str, int]:
 
 
 @page("/suppressions/file", scope="queue", methods=("POST",), request_bytes=FILE_BYTES + FORM_BYTES)
-def add_suppression_file() -> str | tuple[str, int]:
+def add_suppression_file() -> tuple[str, int]:
     """Suppress the numbers of a file, and show what became of its rows."""
     reason, csv = request.form.get("file_reason", "").strip(), request.files.get("csv")
     faults = {f"file_{name}": text for name, text in _faults({"reason": reason}).items()}
     if csv is None or not csv.filename:
         faults["csv"] = "Choose a CSV file or a workbook with a column named phone_number."
     if csv is None or faults:
-        return _page(form={"file_reason": reason}, faults=faults), 422
+        return _page({"file_reason": reason}, faults)
     try:
         file = read_numbers(csv.stream, services().config.default_region, reason or None)
         with connection(services().pool) as conn:
             done = suppress_file(conn, file, by=current_key().name)
     except InvalidInput as error:
-        return _page(form={"file_reason": reason}, faults={"csv": " ".join(each.message for each in error.faults)}), 422
+        return _page({"file_reason": reason}, {"csv": " ".join(each.message for each in error.faults)})
     # Not a redirect: the rows that are left out are shown here and nowhere else. To send it again adds nothing.
     return _page(imported=done)
 
@@ -102,7 +102,7 @@ def remove_suppression(suppression_id: int) -> str | Response:
 
 def _page(
     form: dict[str, str] | None = None, faults: dict[str, str] | None = None, imported: Imported | None = None
-) -> str:
+) -> tuple[str, int]:
     filters = Filters.read(request.args)
     search, reason = filters.texts.get("search") or None, filters.texts.get("reason") or None
     number, before = find_search(search), filters.whole_number("before")
@@ -114,8 +114,9 @@ def _page(
             list_suppressions, PAGE_SUPPRESSIONS + 1, phone_numbers=numbers, reason=reason, before=before
         )
     kept: dict[str, Any] = {"search": search, "reason": reason}
-    return render_template(
+    return form_page(
         "suppressions.html",
+        faults or {},
         suppressions=found[:PAGE_SUPPRESSIONS],
         more=len(found) > PAGE_SUPPRESSIONS,
         before=before,
@@ -125,7 +126,6 @@ def _page(
         lost_search=missing,
         lost_page="before" in filters.faults,
         form=form or {},
-        faults=faults or {},
         imported=imported,
         suppress_statuses=sorted(services().config.suppress_statuses),
         default_region=services().config.default_region,

@@ -102,49 +102,31 @@ EVERYWHERE = (
 )
 """Codes of every operation under `/api/v1`. `method_not_allowed` belongs to no operation."""
 
-_OF_JSON = ("bad_request", "too_large", "unsupported_media_type")
+OF_BODY = ("bad_request", "too_large", "unsupported_media_type")
+"""Codes of every operation that has a body."""
 
 OF_OPERATION = {
-    "queue_batch": (
-        "bad_request",
-        "too_large",
-        "unsupported_media_type",
-        "invalid_csv",
-        "external_id_used",
-        "idempotency_key_reused",
-        "provider_refused",
-    ),
-    "export_faulty_rows": ("bad_request", "too_large", "unsupported_media_type", "invalid_csv"),
+    "queue_batch": ("invalid_csv", "external_id_used", "idempotency_key_reused", "provider_refused"),
+    "export_faulty_rows": ("invalid_csv",),
     "follow_up": (
-        *_OF_JSON,
         "invalid_csv",
         "external_id_used",
         "idempotency_key_reused",
         "nothing_to_follow_up",
         "provider_refused",
     ),
-    "change_batch": (*_OF_JSON, "external_id_used", "nothing_unreleased", "not_cut_by_zone"),
-    "pause_batch": _OF_JSON,
-    "resume_batch": _OF_JSON,
-    "cancel_batch": _OF_JSON,
-    "resolve_submission": (*_OF_JSON, "not_in_doubt"),
-    "resolve_batch": (*_OF_JSON, "not_in_doubt"),
-    "cancel_deployment": (*_OF_JSON, "sending"),
-    "suppress": (*_OF_JSON, "invalid_csv"),
-    "replay_callbacks": _OF_JSON,
-    "acknowledge_callbacks": _OF_JSON,
-    "acknowledge_batch": _OF_JSON,
+    "change_batch": ("external_id_used", "nothing_unreleased", "not_cut_by_zone"),
+    "resolve_submission": ("not_in_doubt",),
+    "resolve_batch": ("not_in_doubt",),
+    "cancel_deployment": ("sending",),
+    "suppress": ("invalid_csv",),
     "list_results": ("cursor_expired",),
     "list_callbacks": ("not_found",),
     "get_summary": ("not_found",),
     "get_breakdown": ("not_found",),
-    "create_endpoint": _OF_JSON,
-    "erase_number": (*_OF_JSON, "in_use"),
-    "purge": (*_OF_JSON, "not_found", "not_ended"),
-    "create_key": (*_OF_JSON, "key_name_taken"),
-    "change_endpoint": _OF_JSON,
-    "retry_deliveries": _OF_JSON,
-    "acknowledge_given_up": _OF_JSON,
+    "erase_number": ("in_use",),
+    "purge": ("not_found", "not_ended"),
+    "create_key": ("key_name_taken",),
 }
 """Further codes of single operations."""
 
