@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class ReceiverError(Exception):
@@ -18,8 +19,10 @@ class ReceiverError(Exception):
 
     code = "error"
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
+    def __init__(self, message: str, *, code: str | None = None, **members: Any) -> None:
+        """`members`: what the API's answer has besides."""
         super().__init__(message)
+        self.members = members
         if code is not None:
             self.code = code
 
@@ -49,9 +52,15 @@ class InvalidInput(ReceiverError):
     code = "invalid_parameters"
 
     def __init__(
-        self, message: str, faults: Sequence[Fault] = (), *, faults_total: int | None = None, code: str | None = None
+        self,
+        message: str,
+        faults: Sequence[Fault] = (),
+        *,
+        faults_total: int | None = None,
+        code: str | None = None,
+        **members: Any,
     ) -> None:
-        super().__init__(message, code=code)
+        super().__init__(message, code=code, **members)
         self.faults = tuple(faults)
         self.faults_total = len(self.faults) if faults_total is None else faults_total
 

@@ -34,15 +34,15 @@ _BLOCK_BYTES = 128 << 10
 
 
 class IdempotencyKeyReused(ReceiverError):
-    """The key was used before with another CSV or other parameters, for the batch `batch_id`."""
+    """The key was used before with another CSV or other parameters."""
 
     code = "idempotency_key_reused"
 
     def __init__(self, batch_id: int) -> None:
         super().__init__(
-            "This Idempotency-Key was used before with another CSV or other parameters. Use a new key for a new batch."
+            "This Idempotency-Key was used before with another CSV or other parameters. Use a new key for a new batch.",
+            batch_id=batch_id,
         )
-        self.batch_id = batch_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from receiver.database.pool import Connection
-from receiver.errors import Fault, ReceiverError
+from receiver.errors import Fault, InvalidInput
 from receiver.queueing.header import PhoneColumn
 from receiver.queueing.parameters import BatchParameters
 from receiver.queueing.submissions import Plan, PlannedCall, SkippedRow
@@ -23,14 +23,14 @@ PARAMETER_COLUMNS = (
 """SQL: the columns of a batch that have the names of its parameters."""
 
 
-class ExternalIdUsed(ReceiverError):
-    """Another batch, `batch_id`, has this external id."""
+class ExternalIdUsed(InvalidInput):
+    """Another batch has this external id."""
 
     code = "external_id_used"
 
     def __init__(self, batch_id: int) -> None:
-        super().__init__(f"Batch {batch_id} has this external_id. Each batch needs its own.")
-        self.batch_id = batch_id
+        message = f"Batch {batch_id} has this external_id. Each batch needs its own."
+        super().__init__(message, [Fault("external_id", self.code, message)], batch_id=batch_id)
 
 
 @dataclass(frozen=True, slots=True)

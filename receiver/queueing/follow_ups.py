@@ -65,8 +65,8 @@ class NothingToFollowUp(ReceiverError):
     code = "nothing_to_follow_up"
 
     def __init__(self, left_out: Mapping[str, int]) -> None:
-        super().__init__(f"No call of this batch can be followed up. Left out: {list_reasons(left_out)}.")
-        self.left_out = left_out
+        message = f"No call of this batch can be followed up. Left out: {list_reasons(left_out)}."
+        super().__init__(message, left_out=left_out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from receiver.errors import Fault, InvalidInput
 from receiver.queueing.exported import ADDED_LATER, CODE_PLACE, RESULT_COLUMNS, begins_as_added
@@ -50,7 +50,8 @@ class MissingDestination(InvalidInput):
             shown = (f'"{quoted(each.name, 40)}" ({each.valid:,} of {each.cells:,} cells)' for each in columns[:5])
             message += f" Columns with valid numbers: {', '.join(shown)}."
         what_to_do = f"{message} Choose one with destination_column." if columns else message
-        super().__init__(message, [Fault("csv", "missing_destination", what_to_do)], code="invalid_csv")
+        faults = [Fault("csv", "missing_destination", what_to_do)]
+        super().__init__(message, faults, code="invalid_csv", columns=[asdict(column) for column in columns])
         self.columns = tuple(columns)
 
 

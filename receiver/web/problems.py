@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -18,11 +17,7 @@ from werkzeug.http import parse_accept_header
 from receiver.database.pool import DatabaseUnavailable
 from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.logs import about
-from receiver.queueing.acceptance import IdempotencyKeyReused
-from receiver.queueing.batches import ExternalIdUsed
-from receiver.queueing.follow_ups import NothingToFollowUp
 from receiver.queueing.form_fields import faults
-from receiver.queueing.header import MissingDestination
 from receiver.web.reference.codes import CODES
 
 FAULTS_NAMED = 100
@@ -69,11 +64,10 @@ _REPRESENTATIONS = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 
 
 class Problem(ReceiverError):
-    """A failure with further members besides its code and text. `headers`: headers of the answer."""
+    """A failure of a request. `headers`: headers of the answer."""
 
     def __init__(self, code: str, message: str, *, headers: dict[str, str] | None = None, **members: Any) -> None:
-        super().__init__(message, code=code)
-        self.members = members
+        super().__init__(message, code=code, **members)
         self.headers = headers or {}
 
 
@@ -136,17 +130,9 @@ def _answer_receiver_error(error: ReceiverError) -> Response:
     status = STATUS_OF_CODE.get(error.code, 500)
     if status == 500:
         return _answer_unexpected(error)
-    members: dict[str, Any] = {}
-    if isinstance(error, IdempotencyKeyReused | ExternalIdUsed):
-        members = {"batch_id": error.batch_id}
-    elif isinstance(error, InvalidInput):
-        members = {"errors": errors_of(error.faults), "errors_total": error.faults_total}
-        if isinstance(error, MissingDestination):
-            members["columns"] = [asdict(column) for column in error.columns]
-    elif isinstance(error, NothingToFollowUp):
-        members = {"left_out": error.left_out}
-    elif isinstance(error, Problem):
-        members = error.members
+    members = error.members
+    if isinstance(error, InvalidInput) and status == 422:
+        members = {"errors": errors_of(error.faults), "errors_total": error.faults_total, **members}
     detail = str(error)
     if isinstance(error, DatabaseUnavailable):
         log.warning("%s", error, extra=about("database_away"))

@@ -174,7 +174,7 @@ def test_nothing_chosen_stores_nothing(conn: Connection) -> None:
     with pytest.raises(NothingToFollowUp) as caught:
         follow(conn, batch_id)
     conn.rollback()
-    assert present(dict(caught.value.left_out)) == {"completed": 1, "pending": 1}
+    assert present(dict(caught.value.members["left_out"])) == {"completed": 1, "pending": 1}
     assert read_batch(conn, batch_id).follow_ups == []
     with pytest.raises(NotFound):
         follow(conn, batch_id + 100)
@@ -221,7 +221,7 @@ def test_two_follow_ups_at_once_share_the_calls_between_them(conn: Connection, d
     thread.join()
     (error,) = found
     assert isinstance(error, NothingToFollowUp)
-    assert error.left_out["followed_up"] == 6
+    assert error.members["left_out"]["followed_up"] == 6
     assert read_batch(conn, batch_id).follow_ups == [first]
 
 

@@ -156,7 +156,7 @@ def test_external_id_names_one_batch(conn: Connection) -> None:
     with pytest.raises(ExternalIdUsed) as used:
         queue()
     conn.rollback()
-    assert used.value.batch_id == first
+    assert used.value.members == {"batch_id": first}
 
 
 def test_suppressions_are_looked_up_while_a_large_file_is_copied(conn: Connection) -> None:

@@ -11,7 +11,6 @@ from werkzeug.wrappers import Response
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.model import rfc3339
-from receiver.queueing.batches import ExternalIdUsed
 from receiver.queueing.form_fields import DAYS
 from receiver.queueing.form_fields import faults as faults_in
 from receiver.release.control import change_batch
@@ -40,8 +39,6 @@ def change(batch_id: int) -> Response | tuple[str, int]:
                     change_batch(conn, batch_id, changes, by=current_key().name, grace=services().limits.grace)
             flash("The batch is changed." if changed else "Nothing was changed.")
             return to_batch(batch_id)
-        except ExternalIdUsed as error:
-            faults = {"external_id": str(error)}
         except InvalidInput as error:
             faults = by_field(error.faults)
         except ValidationError as error:

@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response
 from receiver.database.pool import Connection, connection
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import IdempotentRequest, accept, preview_follow_up, request_digest
-from receiver.queueing.batches import ExternalIdUsed, check_external_id
+from receiver.queueing.batches import check_external_id
 from receiver.queueing.follow_ups import (
     DEFAULT_OUTCOMES,
     FOLLOWED_OUTCOMES,
@@ -58,8 +58,6 @@ def follow_up(batch_id: int) -> Response | tuple[str, int]:
                 if parameters.external_id is not None:
                     check_external_id(conn, parameters.external_id)
                 seen, calls = preview_follow_up(conn, wanted, parameters, services().limits)
-    except ExternalIdUsed as error:
-        faults = {"external_id": str(error)}
     except InvalidInput as error:
         faults = by_field(fault for fault in error.faults if fault.where in FIELDS)
         has_changed = not faults

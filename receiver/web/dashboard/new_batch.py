@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import preview
-from receiver.queueing.batches import ExternalIdUsed, Preview, check_external_id
+from receiver.queueing.batches import Preview, check_external_id
 from receiver.queueing.contacts import SAMPLE_ROWS, Contact, ContactReader
 from receiver.queueing.drafts import (
     DRAFT_BYTES,
@@ -148,8 +148,6 @@ def draft(draft_id: UUID) -> Response | str:
     if parameters is not None:
         try:
             seen = _preview(found, parameters)
-        except ExternalIdUsed as error:
-            faults = {"external_id": str(error)}
         except InvalidInput as error:
             faults = by_field(fault for fault in error.faults if fault.where in FIELDS)
             unreadable = None if faults else error
@@ -193,7 +191,7 @@ def queue(draft_id: UUID) -> Response:
                 return redirect(here, 303)
             parameters = _parameters(found.form, found.file_name)
             batch_id = queue_draft(conn, found, parameters, services().limits, created_by=current_key().name)
-    except (InvalidInput, ExternalIdUsed):
+    except InvalidInput:
         # For example, its start time has passed, or its numbers were queued since the preview.
         with connection(services().pool) as conn:
             forget_preview(conn, found)
@@ -204,7 +202,7 @@ def queue(draft_id: UUID) -> Response:
 
 
 def _preview(found: Draft, parameters: BatchParameters) -> Preview:
-    """The draft's preview: the stored one, or a new one from its file. Raises InvalidInput, ExternalIdUsed."""
+    """The draft's preview: the stored one, or a new one from its file. Raises InvalidInput."""
     limits = services().limits
     if parameters.external_id is not None:
         with connection(services().pool) as conn:
