@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 
 from receiver.errors import InvalidInput
 from receiver.queueing.form_fields import (
@@ -91,9 +91,6 @@ class BatchParameters:
 
 class BatchForm(Schema):
     """The fields besides `csv`. An unknown one is refused, because a misspelt option must not be ignored."""
-
-    class Meta:
-        unknown = RAISE
 
     application_id = whole_number(1, LARGEST_ID, "The provider's id of the application.", required=True, examples=[7])
     deployment_id = whole_number(1, LARGEST_ID, "The provider's id of the deployment.", required=True, examples=[3])

@@ -108,8 +108,10 @@ def _number(**options: Any) -> fields.String:
     return fields.String(validate=validate.Length(min=1, max=200), metadata=says(description), **options)
 
 
-def _next_cursor() -> fields.String:
-    return text("`cursor` of the next page; null on the last page.", allow_none=True)
+class Page(Answer):
+    """A part of a list. A subclass has the items."""
+
+    next_cursor = text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 class NoQuery(Schema):
@@ -299,9 +301,8 @@ class Submission(Answer):
     )
 
 
-class SubmissionPage(Answer):
+class SubmissionPage(Page):
     submissions = several(Submission, "In the order of their numbers.")
-    next_cursor = _next_cursor()
 
 
 class Counts(Answer):
@@ -435,9 +436,8 @@ class Lineage(Answer):
     )
 
 
-class BatchPage(Answer):
+class BatchPage(Page):
     batches = several(Batch, "Newest first.")
-    next_cursor = _next_cursor()
 
 
 class ZoneRows(Answer):
@@ -548,9 +548,8 @@ class CallWithCallbacks(Call):
     callbacks = several(CallbackOfCall, "All callbacks for this call, in the order received.")
 
 
-class CallPage(Answer):
+class CallPage(Page):
     calls = fields.List(fields.Nested(Call))
-    next_cursor = _next_cursor()
 
 
 class ResultsQuery(PageQuery):
@@ -561,7 +560,7 @@ class ResultsQuery(PageQuery):
     )
 
 
-class ResultPage(Answer):
+class ResultPage(Page):
     results = fields.List(fields.Nested(Call))
     next_cursor = text("`cursor` of the next request. Never null; the same again if there is nothing new.")
 
@@ -583,6 +582,5 @@ class CallbackWithBody(Callback):
     body_base64 = text("The body in base64, if it is not UTF-8 text.", optional=True)
 
 
-class CallbackPage(Answer):
+class CallbackPage(Page):
     callbacks = several(Callback, "Newest first.")
-    next_cursor = _next_cursor()

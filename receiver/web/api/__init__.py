@@ -22,9 +22,6 @@ from receiver.web.schemas import NoQuery
 class OptionalBody(Schema):
     """A JSON body that may be left out, because none of its members is required."""
 
-    class Meta:
-        unknown = RAISE
-
 
 class _StrictParser(FlaskParser):
     """Refuses unknown and repeated parameters: if a misspelt filter were ignored, the answer would be wrong."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import RAISE, Schema, fields, validate
+from marshmallow import Schema, fields, validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
@@ -22,9 +22,6 @@ blueprint = Blueprint("acknowledge", tag="batches")
 
 
 class AcknowledgeRequest(Schema):
-    class Meta:
-        unknown = RAISE
-
     ids = Ids(f"These callbacks, at most {MOST_IDS}; or `state`.")
     state = schemas.one_of(
         acknowledgement.NEED_ATTENTION,

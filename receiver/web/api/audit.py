@@ -44,9 +44,8 @@ class AuditEntry(schemas.Answer):
     note = schemas.text("The note that was given. Numbers in it are masked.", allow_none=True)
 
 
-class AuditAnswer(schemas.Answer):
+class AuditAnswer(schemas.Page):
     audit = schemas.several(AuditEntry, "Newest first.")
-    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 @blueprint.operation("GET /audit", "admin", AuditAnswer, query=AuditQuery)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response, url_for
-from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import connection, reading
 from receiver.queueing.form_fields import LARGEST_ID, Coded, says, short_text
@@ -52,7 +52,6 @@ class EndpointChanges(OptionalBody):
 
 class EndpointRequest(EndpointChanges):
     class Meta:
-        unknown = RAISE
         exclude = ("enabled",)
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
@@ -60,9 +59,6 @@ class EndpointRequest(EndpointChanges):
 
 
 class RetryRequest(Schema):
-    class Meta:
-        unknown = RAISE
-
     ids = Ids(f"These deliveries, at most {MOST_IDS}, also if they were delivered.")
     state = schemas.one_of(["waiting", "given_up"], "All deliveries in this state.")
     since = JsonTimestamp(metadata=says("All that were owed at this time or later, and were not delivered."))
@@ -108,9 +104,8 @@ class EndpointWithSecret(EndpointAnswer):
     secret = schemas.text("The secret that signs, `whsec_…`. It cannot be shown again.")
 
 
-class EndpointsAnswer(schemas.Answer):
+class EndpointsAnswer(schemas.Page):
     endpoints = schemas.several(EndpointAnswer, "Newest first.")
-    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 class AttemptAnswer(schemas.Answer):
@@ -144,9 +139,8 @@ class DeliveryAnswer(schemas.Answer):
     )
 
 
-class DeliveriesAnswer(schemas.Answer):
+class DeliveriesAnswer(schemas.Page):
     deliveries = schemas.several(DeliveryAnswer, "Newest event first.")
-    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 class RetryAnswer(schemas.Answer):

@@ -40,9 +40,6 @@ _batch, _followed = schemas.Batch(), schemas.FollowUpBatch()
 class FollowUpRequest(BatchForm, OptionalBody):
     """Every field may be absent: then it is taken from the earlier batch. null: the follow-up does without it."""
 
-    class Meta(BatchForm.Meta, OptionalBody.Meta):
-        pass
-
     outcomes = fields.List(
         fields.String(validate=validate.OneOf(FOLLOWED_OUTCOMES)),
         metadata=says("Calls with these outcomes are called again.", default=list(DEFAULT_OUTCOMES)),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response, url_for
-from marshmallow import RAISE, Schema
+from marshmallow import Schema
 
 from receiver.changes.audit import record_change
 from receiver.database import api_keys
@@ -25,9 +25,6 @@ blueprint = Blueprint("keys")
 
 
 class KeyRequest(Schema):
-    class Meta:
-        unknown = RAISE
-
     name = short_text(
         api_keys.NAME_LENGTH, "Who or what uses the key. No other key in use has it.", least=1, required=True
     )
@@ -50,9 +47,8 @@ class KeyWithSecret(KeyAnswer):
     key = schemas.text("The key. It cannot be shown again.")
 
 
-class KeysAnswer(schemas.Answer):
+class KeysAnswer(schemas.Page):
     keys = schemas.several(KeyAnswer, "Newest first.")
-    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 def _position(key: api_keys.ApiKey) -> tuple[int]:

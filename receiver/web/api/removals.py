@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from flask import Response
-from marshmallow import RAISE, Schema, ValidationError, validate, validates_schema
+from marshmallow import Schema, ValidationError, validate, validates_schema
 
 from receiver.database.jobs import get_job
 from receiver.database.pool import Connection, reading
@@ -33,9 +33,6 @@ MOST_DAYS = 36_500
 
 
 class ErasureRequest(Schema):
-    class Meta:
-        unknown = RAISE
-
     phone_number = schemas.text(
         "The number in any usual format. Without a country code it is one of `DEFAULT_REGION`.",
         required=True,
@@ -45,9 +42,6 @@ class ErasureRequest(Schema):
 
 
 class PurgeRequest(Schema):
-    class Meta:
-        unknown = RAISE
-
     older_than_days = JsonNumber(
         validate=validate.Range(0, MOST_DAYS), metadata=says("Batches that were created, and due, longer ago.")
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import connection
 from receiver.model import CALLBACK_STATES
@@ -50,9 +50,6 @@ def check_ids_or_state(_: Schema, values: dict[str, Any], **__: Any) -> None:
 
 
 class ReplayRequest(Schema):
-    class Meta:
-        unknown = RAISE
-
     ids = Ids(f"These callbacks, at most {MOST_IDS}; or `state`.")
     state = schemas.one_of(
         [state for state in CALLBACK_STATES if state != "waiting"], "All callbacks in this state; or `ids`."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response
-from marshmallow import RAISE, Schema, validate
+from marshmallow import Schema, validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
@@ -26,9 +26,6 @@ blueprint = Blueprint("submissions", tag="batches")
 
 
 class Resolution(Schema):
-    class Meta:
-        unknown = RAISE
-
     queued = JsonFlag(
         required=True,
         metadata=says("Whether the provider queued it. If false, it is sent again: then nobody must have been called."),

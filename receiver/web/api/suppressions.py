@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, jsonify, request
-from marshmallow import RAISE, Schema, ValidationError, post_dump, validate
+from marshmallow import Schema, ValidationError, post_dump, validate
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.changes.audit import NOTE_CHARACTERS
@@ -42,9 +42,6 @@ _MAY_BE_ABSENT: dict[str, Any] = {"allow_none": True, "load_default": None}
 
 
 class SuppressionForm(Schema):
-    class Meta:
-        unknown = RAISE
-
     reason = short_text(
         suppressions.REASON_CHARACTERS,
         "Why the number must not be called, in a word such as `opted_out`.",
@@ -75,9 +72,8 @@ class SuppressionAnswer(schemas.Answer):
         return {**written, "phone_number": None if number is None else e164(int(number))}
 
 
-class SuppressionsAnswer(schemas.Answer):
+class SuppressionsAnswer(schemas.Page):
     suppressions = schemas.several(SuppressionAnswer, "Newest first.")
-    next_cursor = schemas.text("`cursor` of the next page; null on the last page.", allow_none=True)
 
 
 class SuppressionFileAnswer(schemas.Answer):
