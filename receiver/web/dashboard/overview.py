@@ -10,14 +10,13 @@ from markupsafe import Markup
 
 from receiver.database.pool import Connection
 from receiver.errors import InvalidInput
-from receiver.relay.deliveries import Debt, list_debts
-from receiver.relay.endpoints import Endpoint, list_unseen
-from receiver.release.presence import WORKER_SECONDS
-from receiver.summary.batches import Batch, BatchFilter, list_batches
-from receiver.summary.health import Health, get_health
-from receiver.summary.needs_attention import Attention, get_attention
+from receiver.relay.deliveries import list_debts
+from receiver.relay.endpoints import list_unseen
+from receiver.summary.batches import BatchFilter, list_batches
+from receiver.summary.health import get_health
+from receiver.summary.needs_attention import get_attention
 from receiver.summary.series import Interval, SummaryFilter, get_series
-from receiver.web.dashboard.charts import split_bar, stacked_series
+from receiver.web.dashboard.charts import stacked_series
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
 from receiver.web.dashboard.session import time_zone, zone
@@ -32,9 +31,6 @@ HOURLY_DAYS = 2
 
 RUNNING = 5
 """Running batches that are shown; the list of batches has all."""
-
-WAITING_SECONDS = 60
-"""A callback that waits longer for its settlement needs attention."""
 
 
 @page("/", scope="read")
@@ -61,11 +57,7 @@ def overview() -> str:
     )
     simulated = services().config.batch_kind
 
-    is_new = False
-
-    def read(
-        conn: Connection,
-    ) -> tuple[Health, list[Debt], list[Endpoint], Attention, Attention, list[Batch], list[dict[str, Any]]]:
+    def read(conn: Connection) -> dict[str, Any]:
         points: list[dict[str, Any]] = []
         if filters.starts_at is None or filters.starts_at < ends_at:
             try:
@@ -74,39 +66,37 @@ def overview() -> str:
                 filters.faults["interval"] = error.faults[0].message
         running = list_batches(conn, running_of, RUNNING + 1, with_submissions=False)
         attention = get_attention(conn, asked_for, simulated=simulated)
-        figures = attention if shown == asked_for else get_attention(conn, shown)
-        nonlocal is_new
-        is_new = not filters.texts and not running and not list_batches(conn, BatchFilter(), 1, with_submissions=False)
-        return get_health(conn), list_debts(conn), list_unseen(conn), attention, figures, running, points
+        has_any = filters.texts or running or list_batches(conn, BatchFilter(), 1, with_submissions=False)
+        return {
+            "alive": get_health(conn),
+            "attention": attention,
+            "debts": list_debts(conn),
+            "figures": attention if shown == asked_for else get_attention(conn, shown),
+            "given_up": list_unseen(conn),
+            "is_new": not has_any,
+            "more_running": len(running) > RUNNING,
+            "points": points,
+            "running": running[:RUNNING],
+        }
 
-    alive, debts, given_up, attention, figures, running, points = reader().read_at_one_moment(read)
+    found = reader().read_at_one_moment(read)
     if "interval" in filters.faults:
         chart = Markup('<p class="chart-empty">Not drawn: see “Results by” above.</p>')
     else:
         chart = stacked_series(
-            points, interval=interval, time_zone=time_zone(), key="results", title="Results by time received"
+            found["points"], interval=interval, time_zone=time_zone(), key="results", title="Results by time received"
         )
     return render_template(
         "overview.html",
-        alive=alive,
         asked_for=asked_for,
         asked_for_query=asked_for_query,
-        attention=attention,
         chart=chart,
-        debts=debts,
         filters=filters,
         interval=interval,
-        is_new=is_new,
-        figures=figures,
-        given_up=given_up,
-        running=running[:RUNNING],
-        more_running=len(running) > RUNNING,
         simulated=simulated,
-        split_bar=split_bar,
         today=today,
-        totals=figures.totals,
-        waiting_seconds=WAITING_SECONDS,
-        worker_seconds=WORKER_SECONDS,
+        totals=found["figures"].totals,
+        **found,
     )
 
 
