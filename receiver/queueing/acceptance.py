@@ -16,6 +16,7 @@ from receiver.errors import InvalidInput, ReceiverError
 from receiver.queueing.batches import (
     ExternalIdUsed,
     Preview,
+    check_external_id,
     find_idempotent,
     get_now,
     insert_batch,
@@ -113,7 +114,9 @@ def plan_file(
 def preview_follow_up(
     conn: Connection, wanted: FollowUp, parameters: BatchParameters, limits: Limits
 ) -> tuple[Preview, ChosenCalls]:
-    """What queueing this follow-up would do, and which calls it chooses. Stores nothing. Raises NotFound."""
+    """What queueing this follow-up would do, and which calls it chooses. Stores nothing. Raises NotFound and
+    ExternalIdUsed."""
+    check_external_id(conn, parameters)
     now = get_now(conn).replace(microsecond=0)
     contacts = ChosenCalls(conn, wanted)
     plan = _plan(conn, contacts, parameters, limits, now, find_recent=True)

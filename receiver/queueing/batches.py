@@ -257,9 +257,9 @@ def set_external_id(conn: Connection, batch_id: int, external_id: str | None) ->
         raise ExternalIdUsed(row[0])
 
 
-def check_external_id(conn: Connection, external_id: str) -> None:
+def check_external_id(conn: Connection, parameters: BatchParameters) -> None:
     """Raise ExternalIdUsed if a batch has this external id."""
-    row = conn.execute("select batch_id from external_id where external_id = %s", (external_id,)).fetchone()
+    row = conn.execute("select batch_id from external_id where external_id = %s", (parameters.external_id,)).fetchone()
     if row is not None:
         raise ExternalIdUsed(row[0])
 

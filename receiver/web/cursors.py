@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from flask import Response, jsonify
 from itsdangerous import BadData
@@ -22,17 +22,14 @@ ANSWER_SECONDS = 0.5
 """Maximum time for writing a page: it ends after the item that exceeds it. Reading one hostile callback takes 20 ms."""
 
 
-class Found(NamedTuple, Generic[Item]):
-    """Some items of a list, and whether more follow."""
-
-    items: Sequence[Item]
-    more: bool
+Read = Callable[[int, tuple[int, ...] | None], tuple[Sequence[Item], bool]]
+"""Reads at most so many items after a position; returns them, and whether more follow."""
 
 
 def answer_page(
     list_name: str,
     query: Mapping[str, Any],
-    read: Callable[[int, tuple[int, ...] | None], Found[Item]],
+    read: Read[Item],
     position: Callable[[Item], tuple[int, ...]],
     write: Callable[[Item], str],
     *,
@@ -42,10 +39,10 @@ def answer_page(
 ) -> Response:
     """The page of a list that a `schemas.PageQuery` requests: its items, and the cursor of the next page or null.
 
-    `read(limit, position)` returns at most `limit` items after a position, which has `length` numbers; `at_once` is the
-    largest limit. `position` returns an item's position, `write` its JSON text. `of` is the name of the items in the
-    answer; default: the list's name. A page ends early at `ANSWER_BYTES` and `ANSWER_SECONDS`, but has at least one
-    item. Raises InvalidInput for a cursor of another list, and what `read` raises.
+    A position has `length` numbers. `position` returns an item's position, `write` its JSON text. `at_once`: the most
+    items that are read at a time. `of` is the name of the items in the answer; default: the list's name. A page ends
+    early at `ANSWER_BYTES` and `ANSWER_SECONDS`, but has at least one item. Raises InvalidInput for a cursor of another
+    list, and what `read` raises.
     """
     after = read_cursor(list_name, query.get("cursor"), length)
     texts, after, more = read_texts(query["limit"], after, read, position, write, at_once)
@@ -55,7 +52,7 @@ def answer_page(
 def read_texts(
     limit: int,
     after: tuple[int, ...] | None,
-    read: Callable[[int, tuple[int, ...] | None], Found[Item]],
+    read: Read[Item],
     position: Callable[[Item], tuple[int, ...]],
     write: Callable[[Item], str],
     at_once: int = 1000,
@@ -64,9 +61,8 @@ def read_texts(
     texts: list[str] = []
     size, seconds, more = 0, 0.0, True
     while more and len(texts) < limit and seconds < ANSWER_SECONDS:
-        found = read(min(limit - len(texts), at_once), after)
-        more = found.more
-        for item in found.items:
+        items, more = read(min(limit - len(texts), at_once), after)
+        for item in items:
             began = perf_counter()
             text = write(item)
             size += len(text) if text.isascii() else len(text.encode())
@@ -87,9 +83,9 @@ def answer_list(
 ) -> Response:
     """As `answer_page`, of items with an `id`. `read(limit, id)` lists those after an id; None: the first ones."""
 
-    def found(limit: int, after: tuple[int, ...] | None) -> Found[Item]:
+    def found(limit: int, after: tuple[int, ...] | None) -> tuple[Sequence[Item], bool]:
         items = read(limit + 1, after[0] if after else None)
-        return Found(items[:limit], len(items) > limit)
+        return items[:limit], len(items) > limit
 
     return answer_page(list_name, query, found, lambda item: (item.id,), write, **more)  # type: ignore[attr-defined]
 

@@ -144,9 +144,7 @@ def queue_batch() -> Response:
             return answer_accepted(earlier)
     parameters = read_parameters(form, services().config.default_region, csv.filename or "")
     if parameters.dry_run:
-        if parameters.external_id is not None:
-            with reading(services().pool) as conn:
-                check_external_id(conn, parameters.external_id)
+        primary().read(check_external_id, parameters)
         with opened_csv(csv.stream) as text:
             seen = preview(text, parameters, services().limits, *number_lookups(parameters))
         return jsonify(schemas.Preview().dump(preview_members(seen)))

@@ -15,7 +15,7 @@ from receiver.summary.call_json import call_json
 from receiver.summary.callbacks import list_callbacks_of_call
 from receiver.web import schemas
 from receiver.web.api import Blueprint
-from receiver.web.cursors import Found, answer_page
+from receiver.web.cursors import answer_page
 from receiver.web.reading import reader
 from receiver.web.services import services
 
@@ -27,8 +27,8 @@ def list_calls(query: dict[str, Any], batch_id: int) -> Response:
     """List a batch's calls, in the order of its rows"""
     wanted = call_filter(query)
 
-    def read(limit: int, after: tuple[int, ...] | None) -> Found[calls.Call]:
-        return Found(*reader().read(calls.list_calls, batch_id, wanted, limit, after[0] if after else 0))
+    def read(limit: int, after: tuple[int, ...] | None) -> calls.CallPage:
+        return reader().read(calls.list_calls, batch_id, wanted, limit, after[0] if after else 0)
 
     return answer_page(f"calls {batch_id}", query, read, lambda call: (call.row,), call_json, of="calls")
 
@@ -49,10 +49,8 @@ def find_calls(query: dict[str, Any]) -> Response:
     """List all calls to a number, newest batch first"""
     numbers = _numbers(query["phone_number"])
 
-    def read(limit: int, after: tuple[int, ...] | None) -> Found[calls.Call]:
-        return Found(
-            *reader().read(calls.list_calls_of_number, numbers, limit, (after[0], after[1]) if after else None)
-        )
+    def read(limit: int, after: tuple[int, ...] | None) -> calls.CallPage:
+        return reader().read(calls.list_calls_of_number, numbers, limit, (after[0], after[1]) if after else None)
 
     return answer_page("number", query, read, lambda call: (call.batch_id, call.row), call_json, length=2, of="calls")
 

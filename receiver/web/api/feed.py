@@ -11,7 +11,7 @@ from receiver.summary.feed import Entry, Place, get_start, list_entries
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import answer_later, waited_for
-from receiver.web.cursors import Found, answer_texts, read_cursor, read_texts, write_cursor
+from receiver.web.cursors import answer_texts, read_cursor, read_texts, write_cursor
 from receiver.web.reading import OWN_CHANGE, reader
 from receiver.web.services import services
 from receiver.web.waiting import BESIDE_LOOP, preferred_wait
@@ -40,11 +40,11 @@ def list_results(query: dict[str, Any]) -> Response:
     end = last = start
     more = False
 
-    def read(limit: int, after: tuple[int, ...] | None) -> Found[Entry]:
+    def read(limit: int, after: tuple[int, ...] | None) -> tuple[list[Entry], bool]:
         nonlocal end, last, more
         entries, more, end = reader().read(list_entries, end, limit)
         last = entries[-1].next if entries else last
-        return Found(entries, more and bool(entries))
+        return entries, more and bool(entries)
 
     texts, after, _ = read_texts(query["limit"], start, read, lambda entry: entry.next, lambda entry: entry.call.json())
     if not texts and not more and waited is None:

@@ -12,7 +12,6 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 
 from receiver.database.pool import at_one_moment, connection, reading
 from receiver.queueing.acceptance import accept, find_accepted, preview_follow_up
-from receiver.queueing.batches import check_external_id
 from receiver.queueing.follow_ups import (
     DEFAULT_OUTCOMES,
     FOLLOWED_OUTCOMES,
@@ -127,8 +126,6 @@ def _preview(batch_id: int, given: dict[str, Any]) -> Response:
     wanted = _wanted(batch_id, given)
     with reading(services().pool) as conn:
         parameters = follow_up_parameters(conn, batch_id, given)
-        if parameters.external_id is not None:
-            check_external_id(conn, parameters.external_id)
         seen, calls = preview_follow_up(conn, wanted, parameters, services().limits)
     content = {**preview_members(seen), "chosen": calls.chosen, "left_out": calls.left_out}
     return jsonify(schemas.FollowUpPreview().dump(content))

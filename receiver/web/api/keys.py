@@ -16,7 +16,7 @@ from receiver.queueing.form_fields import says, short_text
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key
-from receiver.web.cursors import Found, answer_page
+from receiver.web.cursors import answer_page
 from receiver.web.json_answer import json_writer
 from receiver.web.json_fields import JsonTimestamp
 from receiver.web.services import services
@@ -59,11 +59,11 @@ def _position(key: api_keys.ApiKey) -> tuple[int]:
 def list_keys(query: dict[str, Any]) -> Response:
     """List the keys that are not revoked, newest first"""
 
-    def read(limit: int, before: tuple[int, ...] | None) -> Found[api_keys.ApiKey]:
+    def read(limit: int, before: tuple[int, ...] | None) -> tuple[list[api_keys.ApiKey], bool]:
         with reading(services().pool) as conn:
             found = [key for key in api_keys.list_keys(conn) if before is None or key.key_id < before[0]]
         found.sort(key=_position, reverse=True)
-        return Found(found[:limit], len(found) > limit)
+        return found[:limit], len(found) > limit
 
     return answer_page("keys", query, read, _position, json_writer(KeyAnswer()))
 

@@ -15,7 +15,6 @@ from werkzeug.wrappers import Response
 from receiver.database.pool import Connection, connection
 from receiver.errors import InvalidInput
 from receiver.queueing.acceptance import IdempotentRequest, accept, preview_follow_up, request_digest
-from receiver.queueing.batches import check_external_id
 from receiver.queueing.follow_ups import (
     DEFAULT_OUTCOMES,
     FOLLOWED_OUTCOMES,
@@ -55,8 +54,6 @@ def follow_up(batch_id: int) -> Response | tuple[str, int]:
                 parameters = follow_up_parameters(conn, batch_id, for_schema(form))
                 if "once" in request.form:
                     return to_batch(_queue(conn, wanted, parameters))
-                if parameters.external_id is not None:
-                    check_external_id(conn, parameters.external_id)
                 seen, calls = preview_follow_up(conn, wanted, parameters, services().limits)
     except InvalidInput as error:
         faults = by_field(fault for fault in error.faults if fault.where in FIELDS)

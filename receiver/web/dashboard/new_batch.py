@@ -204,9 +204,7 @@ def queue(draft_id: UUID) -> Response:
 def _preview(found: Draft, parameters: BatchParameters) -> Preview:
     """The draft's preview: the stored one, or a new one from its file. Raises InvalidInput."""
     limits = services().limits
-    if parameters.external_id is not None:
-        with connection(services().pool) as conn:
-            check_external_id(conn, parameters.external_id)
+    primary().read(check_external_id, parameters)
     seen = kept_preview(found, parameters, limits)
     if seen is None:
         with connection(services().pool) as conn:
