@@ -12,7 +12,6 @@ from receiver.intake.wsgi import Endpoint
 from receiver.telemetry import start_telemetry
 from receiver.web import access, compression, cors, dashboard, health, metrics, problems, reading, turns
 from receiver.web.api import (
-    acknowledge,
     audit,
     batches,
     callbacks,
@@ -24,7 +23,6 @@ from receiver.web.api import (
     keys,
     release,
     removals,
-    replay,
     submissions,
     summary,
     suppressions,
@@ -86,8 +84,8 @@ def build_app() -> Flask:
         MAX_FORM_PARTS=100,
     )
     api = open_api(app)
-    queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks, replay)
-    for subject in (*queueing, *results, acknowledge, endpoints, suppressions, removals, keys, audit):
+    queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks)
+    for subject in (*queueing, *results, endpoints, suppressions, removals, keys, audit):
         api.register_blueprint(subject.blueprint)
     for blueprint in (health.blueprint, metrics.blueprint, dashboard.blueprint, page.blueprint):
         app.register_blueprint(blueprint)

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.queueing.form_fields import Flag, Timestamp, WholeNumber
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from receiver.queueing.form_fields import LARGEST_ID, Coded, Flag, Timestamp, WholeNumber, says
+
+MOST_IDS = 1000
 
 
 class JsonFlag(Flag):
@@ -33,3 +37,35 @@ class JsonTimestamp(Timestamp):
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
         is_whole = isinstance(value, float) and value.is_integer()
         return super()._deserialize(int(value) if is_whole else value, attr, data, **kwargs)
+
+
+class Ids(fields.List[int]):
+    """A list of ids. Any wrong id is reported as one fault of the whole list."""
+
+    def __init__(self, description: str) -> None:
+        ids = WholeNumber(validate=validate.Range(1, LARGEST_ID))
+        super().__init__(ids, metadata=says(description, minItems=1, maxItems=MOST_IDS))
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> list[int | None]:
+        if isinstance(value, list) and 1 <= len(value) <= MOST_IDS and all(map(_is_id, value)):
+            return [int(item) for item in value]
+        raise ValidationError(f"It must be a list of 1 to {MOST_IDS} ids, which are whole numbers.")
+
+
+def _is_id(item: Any) -> bool:
+    """Whether a JSON value is a valid id. 7.0 is the same as 7."""
+    return type(item) in (int, float) and item == int(item) and 1 <= item <= LARGEST_ID
+
+
+def exactly_one(*names: str) -> Any:
+    """A rule of a schema: exactly one of these members is given. A member that is false counts as absent."""
+
+    @validates_schema
+    def check(_: Schema, values: dict[str, Any], **__: Any) -> None:
+        if sum(values.get(name, False) is not False for name in names) != 1:
+            message = f"Exactly one of {', '.join(names[:-1])} and {names[-1]} is required."
+            raise ValidationError({names[0]: [Coded("required", message)]})
+
+    return check

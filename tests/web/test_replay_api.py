@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from receiver.database.pool import Connection
 from receiver.results import replay as results_replay
-from receiver.web.api import replay
+from receiver.web.api import callbacks
 from tests.factories import (
     deliver,
     differences,
@@ -95,7 +95,7 @@ def test_more_callbacks_than_one_transaction_are_all_replayed(
     admin: FlaskClient, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results_replay, "REPLAY_CALLBACKS", 2)
-    monkeypatch.setattr(replay, "CHANGES_SHOWN", 3)
+    monkeypatch.setattr(callbacks, "CHANGES_SHOWN", 3)
     _, ids = file_wrongly(conn, 7)
     for dry_run in (True, False):
         report = settle_again(admin, state="unreadable", dry_run=dry_run)

@@ -7,20 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response, url_for
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, fields, validate
 
 from receiver.database.pool import connection, reading
-from receiver.queueing.form_fields import LARGEST_ID, Coded, says, short_text
+from receiver.queueing.form_fields import LARGEST_ID, says, short_text
 from receiver.relay import deliveries, endpoints
 from receiver.relay.sending import ANSWER_SECONDS, Attempt, send_test
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.api.release import Noted
-from receiver.web.api.replay import MOST_IDS, Ids
 from receiver.web.auth import answer_later, current_key, waited_for
 from receiver.web.cursors import answer_list
 from receiver.web.json_answer import json_writer
-from receiver.web.json_fields import JsonFlag, JsonNumber, JsonTimestamp
+from receiver.web.json_fields import MOST_IDS, Ids, JsonFlag, JsonNumber, JsonTimestamp, exactly_one
 from receiver.web.reading import primary
 from receiver.web.services import services
 
@@ -63,10 +62,7 @@ class RetryRequest(Schema):
     state = schemas.one_of(["waiting", "given_up"], "All deliveries in this state.")
     since = JsonTimestamp(metadata=says("All that were owed at this time or later, and were not delivered."))
 
-    @validates_schema
-    def _check_one(self, values: dict[str, Any], **_: Any) -> None:
-        if len(values) != 1:
-            raise ValidationError({"ids": [Coded("required", "Exactly one of ids, state and since is required.")]})
+    _check_one = exactly_one("ids", "state", "since")
 
 
 class DeliveriesQuery(schemas.PageQuery):

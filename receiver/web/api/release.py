@@ -1,4 +1,4 @@
-"""Release control over REST: pause, resume and cancel a batch, and cancel a deployment at the provider."""
+"""Actions on a batch over REST: pause, resume, cancel and acknowledge it; and cancel a deployment at the provider."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from receiver.database.pool import DatabaseUnavailable, Pool, connection, readin
 from receiver.errors import NotFound
 from receiver.queueing.form_fields import says
 from receiver.release import control, deployment_cancel
+from receiver.results import acknowledgement
 from receiver.summary.batches import Batch, get_batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
@@ -95,6 +96,18 @@ def cancel_batch(said: dict[str, Any], batch_id: int) -> dict[str, Any]:
         batch = get_batch(conn, batch_id)
     members = {name: getattr(batch, name) for name in batch.__slots__}
     return members | {"withdrawn": canceled.withdrawn, "at_provider": canceled.at_provider}
+
+
+@blueprint.operation("POST /batches/<int:batch_id>/acknowledge", "queue", schemas.Batch, body=Noted)
+def acknowledge_batch(said: dict[str, Any], batch_id: int) -> Batch:
+    """Mark the refused and overdue calls of a batch as seen by a person
+
+    They are no longer listed as needing attention. All counts stay. Calls that are refused or become overdue later
+    are listed again.
+    """
+    with connection(services().pool) as conn:
+        acknowledgement.acknowledge_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
+        return get_batch(conn, batch_id)
 
 
 @dataclass(frozen=True, slots=True)

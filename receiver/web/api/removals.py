@@ -9,14 +9,14 @@ from datetime import timedelta
 from typing import Any
 
 from flask import Response
-from marshmallow import Schema, ValidationError, validate, validates_schema
+from marshmallow import Schema, validate
 
 from receiver.database.jobs import get_job
 from receiver.database.pool import Connection, reading
 from receiver.errors import Fault, InvalidInput
 from receiver.intake.spool import Spool
 from receiver.phone_numbers.destination import DestinationError, parse
-from receiver.queueing.form_fields import LARGEST_ID, Coded, says
+from receiver.queueing.form_fields import LARGEST_ID, says
 from receiver.results import retention
 from receiver.results.erasure import Erased, erase
 from receiver.results.stored_texts import renew_statistics
@@ -24,7 +24,7 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key
 from receiver.web.jobs import answer_job, run_job
-from receiver.web.json_fields import JsonFlag, JsonNumber
+from receiver.web.json_fields import JsonFlag, JsonNumber, exactly_one
 from receiver.web.services import services
 
 blueprint = Blueprint("removals")
@@ -50,11 +50,7 @@ class PurgeRequest(Schema):
     dry_run = JsonFlag(load_default=False, metadata=says("Only count what would be deleted."))
     force = JsonFlag(load_default=False, metadata=says("Delete the batch although its calls have not ended."))
 
-    @validates_schema
-    def _check_one(self, values: dict[str, Any], **_: Any) -> None:
-        if ("older_than_days" in values) + ("batch_id" in values) + values.get("simulated", False) != 1:
-            message = "Exactly one of older_than_days, batch_id and simulated is required."
-            raise ValidationError({"older_than_days": [Coded("required", message)]})
+    _check_one = exactly_one("older_than_days", "batch_id", "simulated")
 
 
 class JobAnswer(schemas.Answer):
