@@ -166,6 +166,7 @@ def accept(
     simulated = limits.simulated
     if isinstance(source, FollowUp):
         share_copies(conn)
+        conn.execute("savepoint begun")
         contacts = ChosenCalls(conn, source)
         simulated = contacts.simulated  # what a simulator made up is never followed up by a real call
     else:
@@ -188,8 +189,8 @@ def accept(
         is_first = insert_idempotent(conn, request.key_id, request.idempotency_key, request.digest, batch_id)
     if not is_first:
         # At the same time, some of these calls were followed up, their batch was purged, or the same request was sent a
-        # second time.
-        conn.rollback()
+        # second time. A follow-up keeps its lock: an erasure must not come between reading parameters and storing them.
+        conn.execute("rollback to begun") if isinstance(source, FollowUp) else conn.rollback()
         return accept(conn, source, parameters, limits, request, created_by=created_by)
     record_change(conn, created_by or SYSTEM, "queue", batch_id=batch_id)
     return Accepted(batch_id)

@@ -14,7 +14,7 @@ from receiver.changes.audit import SYSTEM
 from receiver.database.pool import Connection, connect
 from receiver.intake.journal import Group, write_group
 from receiver.queueing.acceptance import IdempotentRequest, Limits, accept
-from receiver.queueing.follow_ups import FollowUp, follow_up_parameters
+from receiver.queueing.follow_ups import ChosenCalls, FollowUp, follow_up_parameters
 from receiver.queueing.parameters import BatchParameters
 from receiver.release.answer import Answer
 from receiver.release.claim import claim_submission
@@ -161,14 +161,49 @@ def test_callback_that_is_being_settled_when_an_erasure_begins_is_erased(conn: C
     assert differences(conn) == []
 
 
-def test_name_that_a_follow_up_has_read_when_an_erasure_begins_is_erased(conn: Connection, database_url: str) -> None:
-    batch_id = make_batch(conn, [OTHER], name=f"for {FIRST}")
-    deliver(conn, batch_id, result_body(OTHER, "failed"))
-    with closing(connect(database_url, name="follow-up")) as own:
-        parameters = follow_up_parameters(own, batch_id, {})
-        with erasing(conn, database_url, FIRST):
-            accept(own, FollowUp(batch_id), parameters, Limits(10_000, 3600))
+def test_name_that_a_follow_up_has_read_when_an_erasure_begins_is_erased(
+    conn: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the follow-up has to try again, because another one chose some of its calls."""
+    batch_id = make_batch(conn, [OTHER, SECOND], name=f"for {FIRST}")
+    deliver(conn, batch_id, result_body(OTHER, "failed"), result_body(SECOND, "rejected"))
+    limits = Limits(10_000, 3600)
+    link, tries = ChosenCalls.link, []
+    erased = threading.Event()
+
+    def erase_number() -> None:
+        with closing(connect(database_url, name="erasure")) as own:
+            for _ in erase(own, FIRST, by=SYSTEM):
+                own.commit()
             own.commit()
+        erased.set()
+
+    def erased_or_waiting() -> bool:
+        conn.rollback()
+        return erased.is_set() or waits_for_lock(conn, "erasure")
+
+    def link_late(chosen: ChosenCalls, next_batch_id: int) -> bool:
+        tries.append(next_batch_id)
+        if len(tries) == 2:
+            eventually(erased_or_waiting)
+        return link(chosen, next_batch_id)
+
+    with closing(connect(database_url, name="faster")) as faster, closing(connect(database_url, name="slower")) as own:
+        parameters = [follow_up_parameters(each, batch_id, {}) for each in (faster, own)]
+        erasing = threading.Thread(target=erase_number)
+        erasing.start()
+        eventually(erased_or_waiting)
+        accept(faster, FollowUp(batch_id, ["failed"]), parameters[0], limits)
+        monkeypatch.setattr(ChosenCalls, "link", link_late)
+        following = threading.Thread(target=accept, args=(own, FollowUp(batch_id), parameters[1], limits))
+        following.start()
+        eventually(lambda: waits_for_lock(conn, "slower"))
+        faster.commit()
+        following.join()
+        own.commit()
+    erasing.join()
+    assert len(tries) == 2
+    assert erased.is_set()
     assert traces_in_tables(conn, str(FIRST)) == []
 
 
