@@ -25,9 +25,9 @@ BUSY_RESULTS = 100
 """The counters of a batch are spread if a group has at least this many of its results."""
 
 SPREAD_ABOVE = 16_000
-"""Parts of a batch's counters are written only while more of its calls remain. Each of the groups that share the lock
-has at most 500 of them (`GROUP_CALLBACKS`). So up to 32 workers cannot reach its end together without any of them
-noticing it."""
+"""Parts of a batch's counters are written only while more of its calls remain. So groups that share the lock cannot
+reach its end together without any of them noticing it: each has at most 500 of its calls (`GROUP_CALLBACKS`), and at
+most `SLOTS` have written their part and are not committed yet."""
 
 QUARTER_HOUR = timedelta(minutes=15)
 
@@ -109,7 +109,10 @@ class Deltas:
         if busiest is None or self._batches[busiest]["applied"] < BUSY_RESULTS:
             return None
         # Twice: in the meantime, others may settle more of it.
-        return None if conn.execute(_IS_FAR, (busiest, 2 * SPREAD_ABOVE), prepare=True).fetchone() is None else busiest
+        return busiest if self._is_far(conn, busiest, 2 * SPREAD_ABOVE) else None
+
+    def _is_far(self, conn: Connection, batch_id: int, above: int) -> bool:
+        return conn.execute(_IS_FAR, (batch_id, above), prepare=True).fetchone() is not None
 
     def _update(self, conn: Connection, batch_ids: list[int], events: Events) -> None:
         given = self._given(batch_ids)
@@ -150,20 +153,20 @@ class Deltas:
         """Add a batch's changes to one of its parts."""
         quarters = sorted(at for of_batch, at in self._quarters if of_batch == batch_id)
         received = self._received.get(batch_id, ())
-        added = conn.execute(
+        conn.execute(
             _ADD_PART,
             {
                 "batch_id": batch_id,
                 "slot": random.randrange(SLOTS),  # noqa: S311 any one
-                "above": SPREAD_ABOVE,
                 "at": [None, *quarters],
                 "first": min(received, default=None),
                 "last": max(received, default=None),
                 **_columns(PART_COLUMNS, [self._batches[batch_id], *(self._quarters[batch_id, at] for at in quarters)]),
             },
             prepare=True,
-        ).rowcount
-        if not added:
+        )
+        # Only now: who uses the same slot was waited for, and is counted.
+        if not self._is_far(conn, batch_id, SPREAD_ABOVE):
             raise psycopg.errors.SerializationFailure("other workers have settled most of this batch meanwhile")
 
 
@@ -186,7 +189,6 @@ insert into batch_count_part as c (batch_id, slot, at, first_result_at, last_res
 select %(batch_id)s, %(slot)s, coalesce(d.at, '-infinity'), %(first)s, %(last)s,
     {", ".join(f"d.{name}" for name in PART_COLUMNS)}
 from unnest(%(at)s::timestamptz[], {_unnested(PART_COLUMNS)}) as d (at, {", ".join(PART_COLUMNS)})
-where (select {REMAINING} from batch_total c where batch_id = %(batch_id)s) > %(above)s
 order by d.at nulls first
 on conflict (batch_id, slot, at) do update set
     {", ".join(f"{name} = c.{name} + excluded.{name}" for name in PART_COLUMNS)},

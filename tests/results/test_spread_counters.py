@@ -141,12 +141,34 @@ def test_settlement_that_finds_the_batch_near_its_end_gives_way(
     conn: Connection, batch_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others settled most of it before it got the lock."""
-    monkeypatch.setattr(counters, "_IS_FAR", "select from batch_total where batch_id = %s and rows < %s + 1000")
-    settle_next(conn, 33)
+    settle_next(conn, 28)
     conn.commit()
+    monkeypatch.setattr(counters.Deltas, "_find_spread", lambda *_: batch_id)
     with pytest.raises(psycopg.errors.SerializationFailure):
-        settle_next(conn, 5)
+        settle_next(conn, 4)
     conn.rollback()
+
+
+def test_settlement_that_waited_for_others_at_the_same_counters_notices_the_end(
+    conn: Connection, database_url: str, batch_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many workers wait there, each sees what those before it have settled."""
+    monkeypatch.setattr(counters, "SLOTS", 1)
+    owed = Owed(conn)
+    settle_next(conn, 20)
+    conn.commit()
+    settle_next(conn, 10)
+    with closing(connect(database_url, name="another")) as other, ThreadPoolExecutor(1) as starter:
+        waiting = starter.submit(settle_next, other, 10)
+        eventually(lambda: waits_for_lock(conn, "another"))
+        conn.commit()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            waiting.result(60)
+        other.rollback()
+        settle_next(other, 10)
+        other.commit()
+    assert ("batch.ended", batch_id, None) in owed.check()
+    assert differences(conn) == []
 
 
 @pytest.mark.parametrize("change", [cancel_all, replay_all])
