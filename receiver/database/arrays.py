@@ -7,7 +7,7 @@ The format is described by `array_send` and the `_send` functions of the types, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
@@ -56,6 +56,12 @@ def booleans(values: Iterable[bool | None]) -> Array:
 def digests(values: Iterable[bytes]) -> Array:
     """A `bytea[]` of SHA-256 digests."""
     return _array("bytea", "32s", 32, values)
+
+
+def columns(rows: Iterable[Sequence[Any]], *kinds: Callable[[Iterable[Any]], object]) -> list[object]:
+    """The columns of these rows, each made by its kind: `bigints`, `integers`, …, or `list` for other types."""
+    listed = list(rows)
+    return [kind([row[place] for row in listed]) for place, kind in enumerate(kinds)]
 
 
 PIECE = 512

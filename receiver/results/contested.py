@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 from receiver.changes.events import Events
 from receiver.database.pool import Connection
 from receiver.results.bodies import read_bodies
 from receiver.results.counters import Deltas
-from receiver.results.decision import Candidate, Verdict, candidate, decide
+from receiver.results.decision import Candidate, Verdict, decide
 from receiver.results.not_applied import Earlier, NotApplied, delete_set_aside, list_earlier, not_applied_to
 from receiver.results.reading.call_details import DETAILS, CallDetails, stored_details
 from receiver.results.result_rows import NO_TIME, CallKey, replace_results
@@ -31,30 +30,18 @@ _DETAILS = ", ".join(DETAILS).replace("last_event_at", f"nullif(last_event_at, {
 class _Applied(NamedTuple):
     """The result that a call has. `is_complete`: the time of its last event is stored."""
 
-    batch_id: int
-    row: int
-    callback_id: int
-    received_at: datetime
-    polled: bool
+    call: CallKey
     is_complete: bool
-    details: CallDetails
-
-    @property
-    def call(self) -> CallKey:
-        return self.batch_id, self.row
-
-    @property
-    def candidate(self) -> Candidate:
-        return candidate(self.callback_id, self.received_at, self.polled, self.details)
+    candidate: Candidate
 
 
 class _Contest(NamedTuple):
-    """The data for a decision about one call: its result and, by callback id, the candidates, their details, and the
-    callbacks that were not applied before."""
+    """The data for a decision about one call: its result and, by callback id, all candidates, and the callbacks that
+    were not applied before."""
 
-    result: _Applied
+    call: CallKey
+    result: Candidate
     candidates: dict[int, Candidate]
-    details: dict[int, CallDetails]
     earlier: dict[int, Earlier]
 
 
@@ -67,44 +54,29 @@ class _Change(NamedTuple):
 
 
 def decide_again(
-    conn: Connection,
-    candidates_of: Mapping[CallKey, Sequence[Candidate]],
-    details: Mapping[int, CallDetails],
-    deltas: Deltas,
-    events: Events,
+    conn: Connection, candidates_of: Mapping[CallKey, Sequence[Candidate]], deltas: Deltas, events: Events
 ) -> list[NotApplied]:
-    """Decide calls again, among their new and earlier callbacks. Returns the rows of `set_aside` that must be written.
-
-    `details` are those of the new callbacks.
-    """
-    changes = [_decide(contest) for contest in _load(conn, candidates_of, details)]
+    """Decide calls again, among their new and earlier callbacks. Returns the rows of `set_aside` to write."""
+    changes = [_decide(contest) for contest in _load(conn, candidates_of)]
     for change in changes:
         _count(change, deltas, events)
     _replace_results(conn, changes)
     return [each for change in changes for each in change.not_applied]
 
 
-def _load(
-    conn: Connection, candidates_of: Mapping[CallKey, Sequence[Candidate]], details: Mapping[int, CallDetails]
-) -> list[_Contest]:
+def _load(conn: Connection, candidates_of: Mapping[CallKey, Sequence[Candidate]]) -> list[_Contest]:
     """Lock the results of these calls, and read what is known about earlier callbacks."""
-    applied = [_completed(conn, each) for each in _lock_applied(conn, list(candidates_of))]
-    keys_of = {result.call: [each.result_key for each in candidates_of[result.call]] for result in applied}
+    applied = [(each.call, _completed(conn, each)) for each in _lock_applied(conn, list(candidates_of))]
+    keys_of = {call: [each.details.result_key for each in candidates_of[call]] for call, _ in applied}
     earlier: defaultdict[CallKey, dict[int, Earlier]] = defaultdict(dict)
     for each in list_earlier(conn, keys_of):
         earlier[each.batch_id, each.row][each.callback_id] = each
-    known_of = _known_details(conn, [each for by_id in earlier.values() for each in by_id.values()])
+    known_of = _known_candidates(conn, [each for by_id in earlier.values() for each in by_id.values()])
     contests = []
-    for result in applied:
-        new = candidates_of[result.call]
-        details_of = {each.callback_id: details[each.callback_id] for each in new}
-        details_of[result.callback_id] = result.details
-        candidates = {each.callback_id: each for each in (*new, result.candidate)}
-        contest = _Contest(result, candidates, details_of, earlier[result.call])
-        for callback_id in contest.earlier:
-            if callback_id in known_of:
-                contest.candidates[callback_id], contest.details[callback_id] = known_of[callback_id]
-        contests.append(contest)
+    for call, result in applied:
+        candidates = {each.callback_id: each for each in (*candidates_of[call], result)}
+        candidates |= {callback_id: known_of[callback_id] for callback_id in earlier[call] if callback_id in known_of}
+        contests.append(_Contest(call, result, candidates, earlier[call]))
     return contests
 
 
@@ -114,44 +86,39 @@ def _decide(contest: _Contest) -> _Change:
     not_applied = []
     for callback_id, (state, reason) in verdict.not_applied.items():
         before = contest.earlier.get(callback_id)
-        if before is not None and (before.state, before.reason) == (state, reason) and before.known is not None:
-            continue
-        not_applied.append(
-            not_applied_to(
-                contest.result.call, contest.candidates[callback_id], contest.details[callback_id], state, reason
-            )
-        )
+        if before is None or (before.state, before.reason) != (state, reason) or before.known is None:
+            not_applied.append(not_applied_to(contest.call, contest.candidates[callback_id], state, reason))
     return _Change(contest, verdict, not_applied)
 
 
 def _count(change: _Change, deltas: Deltas, events: Events) -> None:
     """Count the change in the counters of its batch. Another winner is an event if it is a result."""
-    (result, _, details, earlier), winner = change.contest, change.verdict.winner
-    deltas.add_state(result.batch_id, "applied", result.polled, -1)
-    deltas.add_state(result.batch_id, "applied", winner.polled)
+    (call, result, _, earlier), winner = change.contest, change.verdict.winner
+    batch_id, _ = call
+    deltas.add_state(batch_id, "applied", result.polled, -1)
+    deltas.add_state(batch_id, "applied", winner.polled)
     if winner.callback_id in earlier:
-        deltas.add_state(result.batch_id, earlier[winner.callback_id].state, winner.polled, -1)
+        deltas.add_state(batch_id, earlier[winner.callback_id].state, winner.polled, -1)
     for each in change.not_applied:
         before = earlier.get(each.callback_id)
         if before is not None:
-            deltas.add_state(result.batch_id, before.state, before.polled, -1)
-        deltas.add_state(result.batch_id, each.state, each.polled)
+            deltas.add_state(batch_id, before.state, before.polled, -1)
+        deltas.add_state(batch_id, each.state, each.polled)
     if winner.callback_id != result.callback_id:
-        deltas.add_result(result.batch_id, result.received_at, result.polled, result.details, -1)
-        deltas.add_result(result.batch_id, winner.received_at, winner.polled, details[winner.callback_id])
+        deltas.add_result(batch_id, result, -1)
+        deltas.add_result(batch_id, winner)
         if winner.outcome is not None:
-            events.add("call.result", *result.call)
+            events.add("call.result", *call)
 
 
 def _replace_results(conn: Connection, changes: Sequence[_Change]) -> None:
     """Write the results of calls whose winner has changed."""
-    verdicts: dict[CallKey, Verdict] = {}
-    details: dict[int, CallDetails] = {}
-    for (result, _, details_of, _), verdict, _ in changes:
-        winner_id = verdict.winner.callback_id
-        if winner_id != result.callback_id:
-            verdicts[result.call], details[winner_id] = verdict, details_of[winner_id]
-    replace_results(conn, verdicts, details)
+    verdicts = {
+        contest.call: verdict
+        for contest, verdict, _ in changes
+        if verdict.winner.callback_id != contest.result.callback_id
+    }
+    replace_results(conn, verdicts)
     delete_set_aside(conn, [(batch_id, v.winner.callback_id) for (batch_id, _), v in verdicts.items()])
 
 
@@ -159,44 +126,40 @@ def _lock_applied(conn: Connection, calls: Sequence[CallKey]) -> list[_Applied]:
     rows_of = defaultdict[int, list[int]](list)
     for batch_id, row in calls:
         rows_of[batch_id].append(row)
-    found = [
-        row
+    return [
+        _Applied((batch_id, row), is_complete, Candidate(callback_id, received_at, polled, stored_details(stored)))
         for batch_id, rows in sorted(rows_of.items())
-        for row in conn.execute(
-            f"select batch_id, row, callback_id, received_at, polled, last_event_at is not null, {_DETAILS}"
+        for row, is_complete, callback_id, received_at, polled, *stored in conn.execute(
+            f"select row, last_event_at is not null, callback_id, received_at, polled, {_DETAILS}"
             " from result where batch_id = %s and row = any(%s) order by row for update",
             (batch_id, rows),
             prepare=True,
         )
     ]
-    return [_Applied._make((*row[:6], stored_details(row[6:]))) for row in found]
 
 
-def _completed(conn: Connection, result: _Applied) -> _Applied:
+def _completed(conn: Connection, applied: _Applied) -> Candidate:
     """The result with the time of its last event. If release 1.0.0 wrote it, its body is read, and the time stored."""
-    if result.is_complete:
+    (batch_id, row), is_complete, result = applied
+    if is_complete:
         return result
     details = result.details
     last_event_at = details.ended_at or details.started_at or details.queued_at  # if the body was erased
-    for _, read, _ in read_bodies(get_stored(conn, [(result.batch_id, result.callback_id)])):
+    for _, read, _ in read_bodies(get_stored(conn, [(batch_id, result.callback_id)])):
         if isinstance(read, CallDetails):
             last_event_at = read.last_event_at
     conn.execute(
         f"update result set last_event_at = coalesce(%s, {NO_TIME}) where batch_id = %s and row = %s",
-        (last_event_at, *result.call),
+        (last_event_at, batch_id, row),
     )
     return result._replace(details=details._replace(last_event_at=last_event_at))
 
 
-def _known_details(conn: Connection, earlier: Sequence[Earlier]) -> dict[int, tuple[Candidate, CallDetails]]:
+def _known_candidates(conn: Connection, earlier: Sequence[Earlier]) -> dict[int, Candidate]:
     """What is known about earlier callbacks. For rows of release 1.0.0, bodies are read, up to READ_AGAIN_BYTES."""
     known = {each.callback_id: each.known for each in earlier if each.known is not None}
     unknown = [(each.batch_id, each.callback_id) for each in earlier if each.known is None]
-    if unknown:
-        for stored, read, _ in read_bodies(get_stored(conn, unknown), READ_AGAIN_BYTES):
-            if isinstance(read, CallDetails):
-                known[stored.callback_id] = (
-                    candidate(stored.callback_id, stored.received_at, stored.polled, read),
-                    read,
-                )
+    for stored, read, _ in read_bodies(get_stored(conn, unknown), READ_AGAIN_BYTES) if unknown else ():
+        if isinstance(read, CallDetails):
+            known[stored.callback_id] = Candidate(stored.callback_id, stored.received_at, stored.polled, read)
     return known

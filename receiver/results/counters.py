@@ -19,7 +19,7 @@ from receiver.changes.events import REMAINING, Events
 from receiver.database.locks import OLD_WORKERS, lock_counters
 from receiver.database.pool import Connection
 from receiver.model import OUTCOMES, CallbackState
-from receiver.results.reading.call_details import CallDetails
+from receiver.results.decision import Candidate
 
 BUSY_RESULTS = 100
 """The counters of a batch are spread if a group has at least this many of its results."""
@@ -65,10 +65,9 @@ class Deltas:
         if not polled:
             self._batches[batch_id][state] += number
 
-    def add_result(
-        self, batch_id: int, received_at: datetime, polled: bool, details: CallDetails, sign: int = 1
-    ) -> None:
+    def add_result(self, batch_id: int, result: Candidate, sign: int = 1) -> None:
         """Count a call's final result (sign 1), or undo that (-1). A status that is not final counts nothing."""
+        received_at, details = result.received_at, result.details
         if details.outcome is None:
             return
         if not self._from <= received_at < self._to:
@@ -79,7 +78,7 @@ class Deltas:
         counter[details.outcome] += sign
         counter["attempts"] += sign * (details.attempts or 0)
         counter["duration_seconds"] += sign * (details.duration_seconds or 0)
-        if polled:
+        if result.polled:
             self._batches[batch_id]["polled"] += sign
 
     def add_result_time(self, batch_id: int, received_at: datetime) -> None:

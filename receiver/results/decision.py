@@ -37,16 +37,17 @@ LATEST_AHEAD = timedelta(days=1)
 
 
 class Candidate(NamedTuple):
-    """What the decision needs about one callback for the call."""
+    """A callback that names the call."""
 
     callback_id: int
     received_at: datetime
     polled: bool
-    result_key: bytes
-    """`CallDetails.result_key`."""
-    outcome: Outcome | None
-    """None: the status is not final."""
-    last_event_at: datetime | None
+    details: CallDetails
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """None: the status is not final."""
+        return self.details.outcome
 
     @property
     def documented(self) -> bool:
@@ -56,13 +57,13 @@ class Candidate(NamedTuple):
     @property
     def time_is_impossible(self) -> bool:
         """The time of the last event cannot be true."""
-        at = self.last_event_at
+        at = self.details.last_event_at
         return at is not None and (at < FIRST_POSSIBLE or at - self.received_at > LATEST_AHEAD)
 
     @property
     def possible_at(self) -> datetime | None:
         """The time of the last event, if it can be true."""
-        return None if self.time_is_impossible else self.last_event_at
+        return None if self.time_is_impossible else self.details.last_event_at
 
 
 class Verdict(NamedTuple):
@@ -72,11 +73,6 @@ class Verdict(NamedTuple):
     not_applied: dict[int, tuple[CallbackState, str]]
 
 
-def candidate(callback_id: int, received_at: datetime, polled: bool, details: CallDetails) -> Candidate:
-    """The candidate for a callback with these details."""
-    return Candidate(callback_id, received_at, polled, details.result_key, details.outcome, details.last_event_at)
-
-
 def decide(candidates: Sequence[Candidate]) -> Verdict:
     """Decide among all callbacks of one call; there is at least one."""
     if len(candidates) == 1:  # nearly always
@@ -84,7 +80,7 @@ def decide(candidates: Sequence[Candidate]) -> Verdict:
     represents: dict[bytes, Candidate] = {}
     not_applied: dict[int, tuple[CallbackState, str]] = {}
     for each in sorted(candidates, key=lambda each: (each.received_at, each.callback_id)):
-        if represents.setdefault(each.result_key, each) is not each:
+        if represents.setdefault(each.details.result_key, each) is not each:
             not_applied[each.callback_id] = ("duplicate", SAME_RESULT)
     different = list(represents.values())
     finals = [each for each in different if each.outcome is not None]

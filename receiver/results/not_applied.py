@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 from psycopg import Cursor
 from psycopg.rows import args_row
 
+from receiver.database.arrays import columns
 from receiver.database.pool import Connection
 from receiver.model import CallbackState
 from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, Candidate
-from receiver.results.reading.call_details import DETAILS, CallDetails, stored_details
+from receiver.results.reading.call_details import DETAILS, stored_details
 
 
 class NotApplied(NamedTuple):
-    """A row of `set_aside`. If no call was found, `row`, `candidate` and `details` are None."""
+    """A row of `set_aside`. If no call was found, `row` and `candidate` are None."""
 
     batch_id: int
     callback_id: int
@@ -26,7 +27,6 @@ class NotApplied(NamedTuple):
     polled: bool
     row: int | None = None
     candidate: Candidate | None = None
-    details: CallDetails | None = None
 
 
 class Earlier(NamedTuple):
@@ -41,7 +41,7 @@ class Earlier(NamedTuple):
     state: CallbackState
     reason: str
     polled: bool
-    known: tuple[Candidate, CallDetails] | None
+    known: Candidate | None
 
 
 COMPARED = 100
@@ -51,12 +51,10 @@ not compared.
 """
 
 
-def not_applied_to(
-    call: tuple[int, int], candidate: Candidate, details: CallDetails, state: CallbackState, reason: str
-) -> NotApplied:
+def not_applied_to(call: tuple[int, int], candidate: Candidate, state: CallbackState, reason: str) -> NotApplied:
     """The row for a callback that names this call, (batch_id, row)."""
     batch_id, row = call
-    return NotApplied(batch_id, candidate.callback_id, state, reason, candidate.polled, row, candidate, details)
+    return NotApplied(batch_id, candidate.callback_id, state, reason, candidate.polled, row, candidate)
 
 
 def _earlier(
@@ -72,8 +70,7 @@ def _earlier(
 ) -> Earlier:
     details, known = stored_details(stored), None
     if result_key is not None and details.provider_status is not None:
-        candidate = Candidate(callback_id, received_at, polled, result_key, details.outcome, details.last_event_at)
-        known = candidate, details
+        known = Candidate(callback_id, received_at, polled, details)
     return Earlier(batch_id, row, callback_id, state, reason, polled, known)
 
 
@@ -132,7 +129,7 @@ def _list_of_batch(cursor: Cursor[Earlier], batch_id: int, keys_of: Mapping[int,
 
 def upsert_set_aside(conn: Connection, rows: Sequence[NotApplied]) -> None:
     if rows:
-        conn.execute(_UPSERT, [list(column) for column in zip(*map(_values, rows), strict=True)])
+        conn.execute(_UPSERT, columns(map(_values, rows), *[list] * len(_TYPES)))
 
 
 _TYPES = {
@@ -158,10 +155,9 @@ _UPSERT = (
 
 
 def _values(row: NotApplied) -> tuple[object, ...]:
-    candidate, details = row.candidate, row.details
     of_call: Sequence[object] = [None] * (len(DETAILS) + 3)
-    if candidate is not None and details is not None:
-        of_call = (candidate.received_at, candidate.result_key, candidate.possible_at, *details.stored)
+    if (found := row.candidate) is not None:
+        of_call = (found.received_at, found.details.result_key, found.possible_at, *found.details.stored)
     return row.batch_id, row.callback_id, row.state, row.reason, row.row, row.polled, *of_call
 
 
@@ -170,5 +166,5 @@ def delete_set_aside(conn: Connection, keys: Sequence[tuple[int, int]]) -> None:
         conn.execute(
             "delete from set_aside s using unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id)"
             " where s.batch_id = g.batch_id and s.callback_id = g.callback_id",
-            [list(column) for column in zip(*keys, strict=True)],
+            columns(keys, list, list),
         )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
-
-from psycopg.rows import args_row, class_row
 
 from receiver.changes.counters import own_counters
 from receiver.changes.events import Events
+from receiver.database.arrays import columns
 from receiver.database.locks import OLD_WORKERS, lock_batches, own_results
 from receiver.database.pool import Connection
 
@@ -39,20 +36,20 @@ def mark_overdue(conn: Connection) -> tuple[list[OverdueBatch], bool]:
     if conn.execute(OLD_WORKERS).fetchone() is not None:
         return [], False
     listed = _list_due(conn)
-    batch_ids = {each.batch_id for each in listed}
+    batch_ids = {batch_id for batch_id, *_ in listed}
     own_results(conn, batch_ids)
     # Another worker may have marked some meanwhile, and of other batches the results are not locked.
-    due = [each for each in _list_due(conn) if each.batch_id in batch_ids]
+    due = [each for each in _list_due(conn) if each[0] in batch_ids]
     if not due:
         return [], len(listed) == MOST_AT_ONCE
     lock_batches(conn, batch_ids)
     own_counters(conn, batch_ids)
-    calls_of = _count_calls(conn, _mark(conn, due))
-    with conn.cursor(row_factory=class_row(OverdueBatch)) as cursor:
-        added = cursor.execute(_ADD, (list(calls_of), list(calls_of.values()))).fetchall()
+    marked = conn.execute(_MARK, columns(due, *[list] * 4)).fetchall()
+    calls_of = conn.execute(_OUTSTANDING, columns(marked, *[list] * 4)).fetchall()
+    added = [OverdueBatch(*row) for row in conn.execute(_ADD, columns(calls_of, list, list))]
     first = conn.execute(
         "update batch set overdue_noticed = true where batch_id = any(%s) and not overdue_noticed returning batch_id",
-        (list(calls_of),),
+        ([batch_id for batch_id, _ in calls_of],),
     ).fetchall()
     noticed = sorted((each for each in added if (each.batch_id,) in first), key=attrgetter("batch_id"))
     events = Events()
@@ -61,37 +58,13 @@ def mark_overdue(conn: Connection) -> tuple[list[OverdueBatch], bool]:
     return noticed, len(listed) == MOST_AT_ONCE
 
 
-class _Submission(NamedTuple):
-    batch_id: int
-    submission_no: int
-    first_row: int
-    last_row: int
-
-
-def _list_due(conn: Connection) -> list[_Submission]:
-    """The submissions that are due first."""
-    with conn.cursor(row_factory=args_row(_Submission)) as cursor:
-        return cursor.execute(
-            "select batch_id, submission_no, first_row, last_row from submission"
-            f" where {_DUE} order by due_at limit %s",
-            (MOST_AT_ONCE,),
-            prepare=True,
-        ).fetchall()
-
-
-def _count_calls(conn: Connection, submissions: Sequence[_Submission]) -> dict[int, int]:
-    """The calls of these submissions that have no result, by batch. Batches without such calls are left out."""
-    return dict(conn.execute(_OUTSTANDING, _columns(submissions)).fetchall()) if submissions else {}
-
-
-def _mark(conn: Connection, due: Sequence[_Submission]) -> list[_Submission]:
-    """Mark these submissions, except those that are not due any more."""
-    with conn.cursor(row_factory=args_row(_Submission)) as cursor:
-        return cursor.execute(_MARK, _columns(due)).fetchall()
-
-
-def _columns(submissions: Sequence[_Submission]) -> list[list[int]]:
-    return [list(column) for column in zip(*submissions, strict=True)]
+def _list_due(conn: Connection) -> list[tuple[int, int, int, int]]:
+    """(batch_id, submission_no, first_row, last_row) of the submissions that are due first."""
+    return conn.execute(
+        f"select batch_id, submission_no, first_row, last_row from submission where {_DUE} order by due_at limit %s",
+        (MOST_AT_ONCE,),
+        prepare=True,
+    ).fetchall()
 
 
 _GIVEN = """unnest(%s::bigint[], %s::integer[], %s::integer[], %s::integer[])

@@ -7,12 +7,12 @@ of requests: each request moves a time in a row of `upkeep` forward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from psycopg.rows import class_row
 
+from receiver.database.arrays import columns
 from receiver.database.pool import Connection
 from receiver.results.reading.call_ids import read_call_ids
 
@@ -94,7 +94,7 @@ def _plan(conn: Connection, batch_id: int, submission_no: int, answer: str, regi
         " select %s, %s, * from unnest(%s::integer[], %s::text[]) on conflict (batch_id, row) do update"
         " set call_id = excluded.call_id, tries = 0, next_try_at = now(), provider_status = null, error = null"
         " where poll.call_id <> excluded.call_id",
-        (batch_id, submission_no, [row for row, _ in asked], [call_id for _, call_id in asked]),
+        (batch_id, submission_no, *columns(asked, list, list)),
     )
     return Planned(batch_id, submission_no, len(asked))
 
@@ -110,18 +110,14 @@ def claim_poll(conn: Connection, rate: float, *, simulated: bool = False) -> Pol
     after, most = (datetime.min.replace(tzinfo=UTC), 0, 0), _DUE_AT_ONCE
     while due := conn.execute(_DUE, (*after, most), prepare=True).fetchall():
         keys = [(batch_id, row) for _, batch_id, row in due]
-        kinds = {(batch_id, row): kind for batch_id, row, kind in conn.execute(_OUTSTANDING, _columns(keys))}
+        kinds = {(batch_id, row): kind for batch_id, row, kind in conn.execute(_OUTSTANDING, columns(keys, list, list))}
         if settled := [key for key in keys if key not in kinds]:
-            conn.execute(_FORGET, _columns(settled))
+            conn.execute(_FORGET, columns(settled, list, list))
         for key in keys:
             if kinds.get(key) == simulated and conn.execute(_LOCK, key, prepare=True).rowcount:
                 return _claim(conn, key, rate)
         after, most = due[-1], min(10 * most, _MOST_DUE_AT_ONCE)
     return None
-
-
-def _columns(keys: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    return [batch_id for batch_id, _ in keys], [row for _, row in keys]
 
 
 _DUE_AT_ONCE, _MOST_DUE_AT_ONCE = 10, 10_000

@@ -16,12 +16,14 @@ from typing import NamedTuple
 from receiver.changes.audit import record_change
 from receiver.changes.counters import own_counters
 from receiver.changes.events import Events
+from receiver.database.arrays import columns
 from receiver.database.locks import lock_batches, own_results
 from receiver.database.pool import GAVE_WAY, Connection, DatabaseUnavailable
 from receiver.intake.journal import ERASED_BODY
 from receiver.model import CallbackState
 from receiver.results.bodies import read_bodies
 from receiver.results.counters import Deltas
+from receiver.results.decision import Candidate
 from receiver.results.reading.call_details import DETAILS, read_call_details, stored_details
 from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.settlement import find_rows, settle_read
@@ -191,7 +193,7 @@ def _replayable(conn: Connection, keys: Sequence[tuple[int, int]]) -> list[tuple
         "select batch_id, callback_id from callback"
         " join unnest(%s::bigint[], %s::bigint[]) as g (batch_id, callback_id) using (batch_id, callback_id)"
         " where body <> %s and batch_id not in (select batch_id from purge)",
-        ([batch_id for batch_id, _ in keys], [callback_id for _, callback_id in keys], ERASED_BODY),
+        (*columns(keys, list, list), ERASED_BODY),
     ).fetchall()
 
 
@@ -262,14 +264,14 @@ def _undo(conn: Connection, batch_id: int, states: dict[int, _Settled], events: 
     ids = list(states)
     conn.execute("delete from set_aside where batch_id = %s and callback_id = any(%s)", (batch_id, ids))
     reopened: list[int] = []
-    for row, received_at, polled, *stored in conn.execute(
+    for row, callback_id, received_at, polled, *stored in conn.execute(
         "delete from result where batch_id = %s and callback_id = any(%s)"
-        f" returning row, received_at, polled, {', '.join(DETAILS)}",
+        f" returning row, callback_id, received_at, polled, {', '.join(DETAILS)}",
         (batch_id, ids),
     ):
-        details = stored_details(stored)
-        deltas.add_result(batch_id, received_at, polled, details, -1)
-        if details.outcome is not None:
+        result = Candidate(callback_id, received_at, polled, stored_details(stored))
+        deltas.add_result(batch_id, result, -1)
+        if result.outcome is not None:
             reopened.append(row)
     counted = conn.execute(
         "with reopened as (select call.batch_id, call.row, s.state = 'refused' as refused, s.overdue_at from call"

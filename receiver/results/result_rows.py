@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from receiver.database.arrays import bigints, booleans, integers, smallints
+from receiver.database.arrays import bigints, booleans, columns, integers, smallints
 from receiver.database.pool import Connection
 from receiver.results.decision import Verdict
-from receiver.results.reading.call_details import DETAILS, CallDetails
+from receiver.results.reading.call_details import DETAILS
 
 CallKey = tuple[int, int]
 """(batch_id, row)"""
@@ -49,33 +49,25 @@ returning batch_id, row
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("batch_id", "row"))
 
 
-def insert_results(
-    conn: Connection, verdicts: Mapping[CallKey, Verdict], details_of: Mapping[int, CallDetails]
-) -> set[CallKey]:
+def insert_results(conn: Connection, verdicts: Mapping[CallKey, Verdict]) -> set[CallKey]:
     """Write the results of calls that have none yet, and return these calls.
 
     The calls must be in ascending order, so that two workers never wait for each other.
     """
-    return _write(conn, verdicts, details_of, "nothing")
+    return _write(conn, verdicts, "nothing")
 
 
-def replace_results(
-    conn: Connection, verdicts: Mapping[CallKey, Verdict], details_of: Mapping[int, CallDetails]
-) -> None:
+def replace_results(conn: Connection, verdicts: Mapping[CallKey, Verdict]) -> None:
     """Replace the results of calls whose results are locked."""
-    _write(conn, verdicts, details_of, f"update set {_REPLACED}")
+    _write(conn, verdicts, f"update set {_REPLACED}")
 
 
-def _write(
-    conn: Connection, verdicts: Mapping[CallKey, Verdict], details_of: Mapping[int, CallDetails], action: str
-) -> set[CallKey]:
+def _write(conn: Connection, verdicts: Mapping[CallKey, Verdict], action: str) -> set[CallKey]:
     if not verdicts:
         return set()
     rows = [
-        (*call, winner.callback_id, winner.received_at, winner.polled, *details_of[winner.callback_id].stored)
+        (*call, winner.callback_id, winner.received_at, winner.polled, *winner.details.stored)
         for call, (winner, _) in verdicts.items()
     ]
-    columns = [
-        _ARRAYS.get(type, list)(column) for type, column in zip(_COLUMNS.values(), zip(*rows, strict=True), strict=True)
-    ]
-    return set(conn.execute(_INSERT.format(action=action), columns, prepare=True).fetchall())
+    given = columns(rows, *(_ARRAYS.get(type, list) for type in _COLUMNS.values()))
+    return set(conn.execute(_INSERT.format(action=action), given, prepare=True).fetchall())

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from receiver.changes.audit import SYSTEM
 from receiver.changes.events import Events
-from receiver.database.arrays import bigints, integers
+from receiver.database.arrays import bigints, columns, integers
 from receiver.database.pool import Connection
 from receiver.model import CallbackState
 from receiver.phone_numbers.destination import candidates
@@ -25,7 +25,7 @@ from receiver.release.states import accept_proven
 from receiver.results.bodies import Read
 from receiver.results.contested import decide_again
 from receiver.results.counters import Deltas
-from receiver.results.decision import Candidate, Verdict, candidate, decide
+from receiver.results.decision import Candidate, Verdict, decide
 from receiver.results.not_applied import NotApplied, not_applied_to, upsert_set_aside
 from receiver.results.reading.call_details import CallDetails
 from receiver.results.reading.unreadable import UnreadableBody
@@ -46,51 +46,48 @@ def settle_read(
     """
     deltas = Deltas()
     not_applied: list[NotApplied] = []
-    details: dict[int, CallDetails] = {}
-    readable: list[Stored] = []
+    readable: list[tuple[Stored, CallDetails]] = []
     for callback, read, _ in group:
         if isinstance(read, UnreadableBody):
             not_applied.append(_without_call(callback, "unreadable", read.code))
         else:
-            details[callback.callback_id] = read
-            readable.append(callback)
-    rows = find_rows(conn, [(callback, details[callback.callback_id].phone_number) for callback in readable])
-    named: defaultdict[CallKey, list[Stored]] = defaultdict(list)
-    for callback in readable:
+            readable.append((callback, read))
+    rows = find_rows(conn, [(callback, details.phone_number) for callback, details in readable])
+    named: defaultdict[CallKey, list[Candidate]] = defaultdict(list)
+    submission_of: dict[CallKey, int] = {}
+    for callback, details in readable:
         row = rows.get(callback.callback_id)
         if row is None:
             reason = UNKNOWN_BATCH if callback.default_region is None else NUMBER_NOT_IN_SUBMISSION
             not_applied.append(_without_call(callback, "unmatched", reason))
             continue
-        named[callback.batch_id, row].append(callback)
-        if details[callback.callback_id].outcome is not None:
+        call = callback.batch_id, row
+        named[call].append(Candidate(callback.callback_id, callback.received_at, callback.polled, details))
+        submission_of[call] = callback.submission_no
+        if details.outcome is not None:
             deltas.add_result_time(callback.batch_id, callback.received_at)
-    follow_ups = _list_follow_ups(conn, named, details)
-    proven = {(c.batch_id, c.submission_no) for c in readable if c.callback_id in rows}
+    follow_ups = _list_follow_ups(conn, named)
+    proven = {(batch_id, submission_no) for (batch_id, _), submission_no in submission_of.items()}
     for batch_id, calls in accept_proven(conn, proven, events, follow_ups).items():
         deltas.add(batch_id, "withdrawn", -calls)
-    verdicts = {call: _decide(named[call], details) for call in sorted(named)}
-    inserted = insert_results(conn, verdicts, details)
+    verdicts = {call: decide(named[call]) for call in sorted(named)}
+    inserted = insert_results(conn, verdicts)
     for call in inserted:
         winner, others = verdicts[call]
         deltas.add_state(call[0], "applied", winner.polled)
-        deltas.add_result(call[0], winner.received_at, winner.polled, details[winner.callback_id])
+        deltas.add_result(call[0], winner)
         if winner.outcome is not None:
             events.add("call.result", *call)
-        if others:
-            not_applied += [
-                not_applied_to(call, each, details[each.callback_id], *others[each.callback_id])
-                for each in _candidates(named[call], details)
-                if each.callback_id in others
-            ]
+        not_applied += [
+            not_applied_to(call, each, *others[each.callback_id]) for each in named[call] if each.callback_id in others
+        ]
     for each in not_applied:
         deltas.add_state(each.batch_id, each.state, each.polled)
         if each.state == "unreadable":
             events.add("callback.unreadable", each.batch_id, each.callback_id)
-    contested = {call: _candidates(named[call], details) for call in verdicts if call not in inserted}
-    if contested:
-        not_applied += decide_again(conn, contested, details, deltas, events)
-    _close_calls(conn, verdicts, {call: callbacks[0].submission_no for call, callbacks in named.items()}, deltas)
+    if contested := {call: named[call] for call in verdicts if call not in inserted}:
+        not_applied += decide_again(conn, contested, deltas, events)
+    _close_calls(conn, verdicts, submission_of, deltas)
     upsert_set_aside(conn, not_applied)
     for batch_id, follow_up_rows in follow_ups.items():
         # None if the follow-up was released or purged meanwhile.
@@ -98,41 +95,28 @@ def settle_read(
             deltas.add(batch_id, "withdrawn", withdrawn)
     deltas.write(conn, events)
     if suppress_statuses:
-        _suppress(conn, named, details, suppress_statuses)
+        _suppress(conn, named, suppress_statuses)
 
 
-def _list_follow_ups(
-    conn: Connection, named: Mapping[CallKey, Sequence[Stored]], details: Mapping[int, CallDetails]
-) -> Mapping[int, Sequence[int]]:
+def _list_follow_ups(conn: Connection, named: Mapping[CallKey, Sequence[Candidate]]) -> Mapping[int, Sequence[int]]:
     """The unreleased follow-ups, by batch, of calls that can become completed now."""
-    answered = [
-        call
-        for call, callbacks in named.items()
-        if any(details[callback.callback_id].outcome == "completed" for callback in callbacks)
-    ]
-    found: defaultdict[int, list[int]] = defaultdict(list)
-    if answered:
-        for batch_id, row in list_unreleased(conn, answered):
-            found[batch_id].append(row)
-    return found
+    answered = [call for call, found in named.items() if any(each.outcome == "completed" for each in found)]
+    unreleased: defaultdict[int, list[int]] = defaultdict(list)
+    for batch_id, row in list_unreleased(conn, answered) if answered else ():
+        unreleased[batch_id].append(row)
+    return unreleased
 
 
-def _suppress(
-    conn: Connection,
-    named: Mapping[CallKey, Sequence[Stored]],
-    details: Mapping[int, CallDetails],
-    statuses: Collection[str],
-) -> None:
+def _suppress(conn: Connection, named: Mapping[CallKey, Sequence[Candidate]], statuses: Collection[str]) -> None:
     """Suppress the numbers of calls whose result, one of these callbacks, has one of the statuses.
 
     A simulated result says nothing about its number, which can be a real one.
     """
     said = {
-        (*call, callback.callback_id): details[callback.callback_id].provider_status
-        for call, callbacks in named.items()
-        for callback in callbacks
-        if details[callback.callback_id].outcome is not None
-        and details[callback.callback_id].provider_status.lower() in statuses
+        (*call, each.callback_id): each.details.provider_status
+        for call, found in named.items()
+        for each in found
+        if each.outcome is not None and each.details.provider_status.lower() in statuses
     }
     if not said:
         return
@@ -141,11 +125,7 @@ def _suppress(
         " from unnest(%b::bigint[], %b::integer[], %b::bigint[]) as g (batch_id, row, callback_id)"
         " join result r using (batch_id, row, callback_id) join call c using (batch_id, row)"
         " join batch b using (batch_id) where c.phone_number > 0 and b.simulated is not true",
-        (
-            bigints([batch_id for batch_id, *_ in said]),
-            integers([row for _, row, _ in said]),
-            bigints([callback_id for *_, callback_id in said]),
-        ),
+        columns(said, bigints, integers, bigints),
     ).fetchall()
     if results:
         by_number = {number: (said[batch_id, row, id_], batch_id) for batch_id, row, id_, number in results}
@@ -154,21 +134,6 @@ def _suppress(
 
 def _without_call(callback: Stored, state: CallbackState, reason: str) -> NotApplied:
     return NotApplied(callback.batch_id, callback.callback_id, state, reason, callback.polled)
-
-
-def _candidates(callbacks: Sequence[Stored], details: Mapping[int, CallDetails]) -> list[Candidate]:
-    return [candidate(each.callback_id, each.received_at, each.polled, details[each.callback_id]) for each in callbacks]
-
-
-def _decide(callbacks: Sequence[Stored], details: Mapping[int, CallDetails]) -> Verdict:
-    """Decide among the new callbacks of a call. Nearly always there is only one. Then no result key is computed."""
-    if len(callbacks) > 1:
-        return decide(_candidates(callbacks, details))
-    (only,) = callbacks
-    read = details[only.callback_id]
-    return Verdict(
-        Candidate(only.callback_id, only.received_at, only.polled, b"", read.outcome, read.last_event_at), {}
-    )
 
 
 def set_aside_unsettled(conn: Connection, stored: Sequence[Stored]) -> None:
@@ -196,16 +161,12 @@ def find_rows(conn: Connection, named: Iterable[tuple[Stored, str]]) -> dict[int
     ]
     attempt = 0
     while unknown := [(c, numbers) for c, numbers in unknown if c.callback_id not in rows and len(numbers) > attempt]:
+        wanted = [(c.callback_id, c.batch_id, c.submission_no, numbers[attempt]) for c, numbers in unknown]
         found = conn.execute(
             "select g.callback_id, call.row from unnest(%b::bigint[], %b::bigint[], %b::integer[], %b::bigint[])"
             " as g (callback_id, batch_id, submission_no, phone_number)"
             " join call using (batch_id, submission_no, phone_number)",
-            (
-                bigints([callback.callback_id for callback, _ in unknown]),
-                bigints([callback.batch_id for callback, _ in unknown]),
-                integers([callback.submission_no for callback, _ in unknown]),
-                bigints([numbers[attempt] for _, numbers in unknown]),
-            ),
+            columns(wanted, bigints, bigints, integers, bigints),
             prepare=True,
         )
         rows.update(found.fetchall())
@@ -217,19 +178,11 @@ def _close_calls(
     conn: Connection, verdicts: Mapping[CallKey, Verdict], submission_of: Mapping[CallKey, int], deltas: Deltas
 ) -> None:
     """Final calls are no longer outstanding, overdue, refused or withdrawn."""
-    closed = [call for call, verdict in verdicts.items() if verdict.winner.outcome is not None]
-    if not closed:
-        return
-    for batch_id, counter, calls in conn.execute(
-        _CLOSE,
-        (
-            bigints([batch_id for batch_id, _ in closed]),
-            integers([row for _, row in closed]),
-            integers([submission_of[call] for call in closed]),
-        ),
-        prepare=True,
-    ):
-        deltas.add(batch_id, counter, -calls)
+    closed = [(*call, submission_of[call]) for call, (winner, _) in verdicts.items() if winner.outcome is not None]
+    if closed:
+        given = columns(closed, bigints, integers, integers)
+        for batch_id, counter, calls in conn.execute(_CLOSE, given, prepare=True):
+            deltas.add(batch_id, counter, -calls)
 
 
 _CLOSE = """

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from psycopg.rows import args_row
 
-from receiver.database.arrays import bigints
+from receiver.database.arrays import bigints, columns
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.intake.packing import unpack
@@ -117,7 +117,7 @@ def get_stored(conn: Connection, keys: Iterable[tuple[int, int]]) -> list[Stored
             " c.content_encoding, c.packing, c.body as packed_body, b.default_region"
             " from unnest(%b::bigint[], %b::bigint[]) as g (batch_id, callback_id)"
             " join callback c using (batch_id, callback_id) left join batch b using (batch_id)",
-            (bigints([batch_id for batch_id, _ in keys]), bigints([callback_id for _, callback_id in keys])),
+            columns(keys, bigints, bigints),
             prepare=True,
         ).fetchall()
     places = {callback_id: place for place, (_, callback_id) in enumerate(keys)}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.model import Outcome
-from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, STEP_SUPERSEDED, Candidate, candidate, decide
+from receiver.results.decision import OTHER_RESULT_WINS, SAME_RESULT, STEP_SUPERSEDED, Candidate, decide
 from receiver.results.reading.call_details import CallDetails
 from tests.factories import NOON
 
@@ -47,7 +47,7 @@ def reading(
         events=(),
     )
     received_at = NOON + timedelta(seconds=callback_id if received is None else received)
-    return candidate(callback_id, received_at, False, details)
+    return Candidate(callback_id, received_at, False, details)
 
 
 def test_single_callback_wins_with_any_status() -> None:
@@ -208,7 +208,7 @@ def test_order_of_callbacks_does_not_matter(found: list[Candidate], random: Rand
 
 def _wins(one: Candidate, other: Candidate) -> bool:
     """Whether `one` wins against `other`, by the rules of the contract."""
-    times = [None if each.time_is_impossible else each.last_event_at for each in (one, other)]
+    times = [None if each.time_is_impossible else each.details.last_event_at for each in (one, other)]
     if times[0] is not None and times[1] is not None and times[0] != times[1]:
         return times[0] > times[1]
     if one.documented != other.documented:
@@ -223,7 +223,7 @@ def test_every_callback_has_a_state_and_the_best_one_wins(found: list[Candidate]
     verdict = decide(found)
     assert verdict.not_applied.keys() | {verdict.winner.callback_id} == {reading.callback_id for reading in found}
     assert verdict.winner.callback_id not in verdict.not_applied
-    results = {reading.result_key for reading in found}
+    results = {reading.details.result_key for reading in found}
     duplicates = [callback_id for callback_id, (_, reason) in verdict.not_applied.items() if reason == SAME_RESULT]
     assert len(duplicates) == len(found) - len(results)
     different = [reading for reading in found if reading.callback_id not in duplicates]

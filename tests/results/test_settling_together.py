@@ -16,7 +16,7 @@ from receiver.intake.packing import unpack
 from receiver.release.claim import claim_submission
 from receiver.release.presence import register_worker
 from receiver.release.recording import record_answer
-from receiver.results.decision import Candidate, candidate, decide
+from receiver.results.decision import Candidate, decide
 from receiver.results.reading.call_details import read_call_details
 from receiver.results.replay import find_settled, replay
 from receiver.results.settler import Settler
@@ -107,7 +107,7 @@ def expected_winners(callbacks: list[Callback]) -> dict[int, bytes]:
     for place, callback in enumerate(callbacks):
         details = read_call_details(callback.body, callback.content_type)
         row = int(details.phone_number) - phone_number(0) + 1
-        calls.setdefault(row, []).append(candidate(place, callback.received_at, False, details))
+        calls.setdefault(row, []).append(Candidate(place, callback.received_at, False, details))
     return {row: callbacks[decide(candidates).winner.callback_id].body for row, candidates in calls.items()}
 
 
