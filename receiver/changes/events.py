@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from receiver.changes.counters import SLOTS
-from receiver.database.arrays import bigints, integers, smallints
+from receiver.database.arrays import bigints, columns, integers, smallints
 from receiver.database.pool import Connection
 from receiver.model import EVENT_TYPES, OUTCOMES, EventType
 
@@ -48,8 +48,7 @@ class Events:
         if not any(self._subjects.values()):
             return
         results = self._subjects["call.result"]
-        given = bigints([batch_id for batch_id, _ in results]), integers([row for _, row in results])
-        (has_filters,) = conn.execute(_CHANGED, given, prepare=True).fetchall()[0]
+        (has_filters,) = conn.execute(_CHANGED, columns(results, bigints, integers), prepare=True).fetchall()[0]
         if has_filters is None:
             return
         owed = [(EVENT_TYPES.index(event) + 1, *each) for event, its in self._subjects.items() for each in its]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from psycopg.rows import dict_row
 from psycopg.types.json import Json
 
-from receiver.database.arrays import bigints, integers
+from receiver.database.arrays import bigints, columns, integers
 from receiver.database.locks import keep_batch, share_copies
 from receiver.database.pool import Connection
 from receiver.errors import Fault, NotFound, ReceiverError
@@ -231,7 +231,7 @@ def list_unreleased(conn: Connection, calls: Collection[tuple[int, int]]) -> lis
         from later join call using (batch_id, row) join submission s using (batch_id, submission_no)
         where s.state = 'pending' order by batch_id, row
         """,
-        (bigints([batch_id for batch_id, _ in calls]), integers([row for _, row in calls])),
+        columns(calls, bigints, integers),
         prepare=True,
     ).fetchall()
 

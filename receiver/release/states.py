@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from receiver.changes.events import Events
+from receiver.database.arrays import columns
 from receiver.database.locks import lock_batches
 from receiver.database.pool import Connection
 from receiver.queueing.batches import get_now
@@ -84,7 +85,7 @@ def accept_proven(
         "select s.batch_id, s.submission_no from submission s"
         " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)"
         " where s.state in ('pending', 'sending', 'unknown', 'withdrawn')",
-        ([batch_id for batch_id, _ in keys], [submission_no for _, submission_no in keys]),
+        columns(keys, list, list),
         prepare=True,
     ).fetchall()
     batch_ids = [batch_id for batch_id, _ in unaccepted]
@@ -92,7 +93,7 @@ def accept_proven(
         lock_batches(conn, [*batch_ids, *also_lock])
     if not unaccepted:
         return {}
-    given = [batch_ids, [submission_no for _, submission_no in unaccepted]]
+    given = columns(unaccepted, list, list)
     withdrawn: defaultdict[int, list[int]] = defaultdict(list)
     for batch_id, submission_no in conn.execute(
         "select s.batch_id, s.submission_no from submission s"

@@ -19,13 +19,12 @@ from receiver.phone_numbers.masking import Mentions
 from receiver.results.reading.body_formats import MAX_DECOMPRESSED_BYTES, decode_body
 from receiver.results.reading.call_details import CallDetails, read_call_details
 from receiver.results.reading.unreadable import UnreadableBody
-from receiver.results.stored import Stored
+from receiver.results.stored import COLUMNS, Stored, find_waiting
 
 BODIES_AT_ONCE = 1_000
 
 
-_COLUMNS = """c.batch_id, c.callback_id, c.submission_no, c.received_at, c.polled, c.content_type, c.content_encoding,
-    c.packing, c.body as packed_body, null as default_region"""
+_COLUMNS = f"{COLUMNS}, null"
 """SQL: the columns of `Stored`. No batch is read."""
 
 
@@ -56,16 +55,8 @@ def list_waiting(conn: Connection, after: int = 0, batch_id: int | None = None) 
         after = piece[-1].callback_id
 
 
-def spooled_body(callback: Callback) -> Stored:
-    """A callback that is not in the database yet."""
-    return Stored(
-        callback.key.batch_id, 0, callback.key.submission_no, callback.received_at, False, callback.content_type,
-        callback.content_encoding, PLAIN, callback.body, None,
-    )  # fmt: skip
-
-
-def mentions_number(mentions: Mentions, stored: Stored) -> bool:
-    """Whether the body, or one of its headers, mentions the number."""
+def mentions_number(mentions: Mentions, stored: Stored | Callback) -> bool:
+    """Whether the body, or one of its headers, mentions the number. A `Callback` is not in the database yet."""
     if mentions.within(stored.content_type) or mentions.within(stored.content_encoding):
         return True
     body = stored.body
@@ -92,19 +83,9 @@ def erase_mentions(conn: Connection, mentions: Mentions, batch_id: int, callback
         " order by c.callback_id for update",
         (batch_id, list(callback_ids)),
     )
-    waiting = {
-        callback_id
-        for (callback_id,) in conn.execute(
-            "select callback_id from waiting where callback_id = any(%s)", (list(callback_ids),)
-        )
-    }
-    without_call = {
-        callback_id
-        for (callback_id,) in conn.execute(
-            "select callback_id from set_aside where batch_id = %s and callback_id = any(%s) and row is null",
-            (batch_id, list(callback_ids)),
-        )
-    }
+    waiting = find_waiting(conn, callback_ids)
+    no_call = "select callback_id from set_aside where batch_id = %s and callback_id = any(%s) and row is null"
+    without_call = {callback_id for (callback_id,) in conn.execute(no_call, (batch_id, list(callback_ids)))}
     found = [each for each in stored if each.callback_id not in waiting and mentions_number(mentions, each)]
     marked = []
     for each in found:
@@ -140,7 +121,7 @@ def _details(body: bytes, content_type: str, content_encoding: str) -> CallDetai
         return None
 
 
-def _readings(stored: Stored, body: bytes) -> Iterator[str]:
+def _readings(stored: Stored | Callback, body: bytes) -> Iterator[str]:
     """The texts that a body may contain, also if it is compressed without a header, or broken."""
     text, readable = body.decode("latin-1"), True
     try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any, TypeVar
 
 import psycopg
@@ -31,14 +32,7 @@ from receiver.queueing.suppressions import erase_suppression
 from receiver.release.calls import refuse_calls
 from receiver.release.resolution import NOBODY_LEFT
 from receiver.release.states import refresh_state
-from receiver.results.erased_bodies import (
-    erase_bodies,
-    erase_mentions,
-    list_bodies,
-    list_waiting,
-    mentions_number,
-    spooled_body,
-)
+from receiver.results.erased_bodies import erase_bodies, erase_mentions, list_bodies, list_waiting, mentions_number
 from receiver.results.erased_texts import blank_line, is_in_draft, without_number
 from receiver.results.stored_texts import Key, Table, find_rows, list_tables, read_locked, write_texts
 
@@ -139,7 +133,7 @@ class _Erasure:
 
     def _check_unsettled(self, spooled: Iterable[Callback]) -> None:
         """Refuse if callbacks are not settled: an erased call would not be found for them, and would get no result."""
-        if any(mentions_number(self._mentions, spooled_body(callback)) for callback in spooled):
+        if any(mentions_number(self._mentions, callback) for callback in spooled):
             raise NotErasable(
                 "Nothing was erased, because callbacks in this machine's spool contain the number. Wait until they have"
                 " reached the database, then repeat the erasure."
@@ -169,12 +163,8 @@ class _Erasure:
             (batch_id, self._phone_number),
         ).fetchall()
         states = self._lock_submissions(batch_id, {submission_no for submission_no, *_ in called})
-        waiting = (
-            mentions_number(self._mentions, body)
-            for piece in list_waiting(conn, self._seen_waiting, batch_id)
-            for body in piece
-        )
-        if "sending" in states.values() or any(waiting):
+        waiting = chain.from_iterable(list_waiting(conn, self._seen_waiting, batch_id))
+        if "sending" in states.values() or any(mentions_number(self._mentions, body) for body in waiting):
             self._in_use.add(batch_id)
             return Erased()
         rows = [row for _, row, _ in called]
@@ -329,9 +319,8 @@ class _Erasure:
         for piece in list_bodies(self._conn):
             by_batch: defaultdict[int, list[int]] = defaultdict(list)
             for body in piece:
-                if ("callback", body.batch_id, body.callback_id) not in self._erased and mentions_number(
-                    self._mentions, body
-                ):
+                is_erased = ("callback", body.batch_id, body.callback_id) in self._erased
+                if not is_erased and mentions_number(self._mentions, body):
                     by_batch[body.batch_id].append(body.callback_id)
             for batch_id, callback_ids in by_batch.items():
                 for some in _pieces(callback_ids):

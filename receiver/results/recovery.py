@@ -142,18 +142,13 @@ def _in_transaction(pool: Pool, record: Callable[[Connection], _T]) -> _T:
 
 def _exists(conn: Connection, poll: Poll) -> bool:
     """Whether the poll still exists. We hold the shared results lock, so a purge or an erasure cannot delete it now."""
-    found = conn.execute(
-        "select from poll p join batch b using (batch_id) where p.batch_id = %s and p.row = %s",
-        (poll.batch_id, poll.row),
-    )
-    return found.rowcount == 1
+    exists = "select from poll p join batch b using (batch_id) where p.batch_id = %s and p.row = %s"
+    return conn.execute(exists, (poll.batch_id, poll.row)).rowcount == 1
 
 
 def _is_outstanding(conn: Connection, poll: Poll) -> bool:
-    found = conn.execute(
-        "select from outstanding where batch_id = %s and not refused and row = %s", (poll.batch_id, poll.row)
-    )
-    return found.rowcount == 1
+    is_outstanding = "select from outstanding where batch_id = %s and not refused and row = %s"
+    return conn.execute(is_outstanding, (poll.batch_id, poll.row)).rowcount == 1
 
 
 def _pause(retry_after: str) -> timedelta:

@@ -27,7 +27,7 @@ from receiver.results.decision import Candidate
 from receiver.results.reading.call_details import DETAILS, read_call_details, stored_details
 from receiver.results.reading.unreadable import UnreadableBody
 from receiver.results.settlement import find_rows, settle_read
-from receiver.results.stored import get_stored
+from receiver.results.stored import find_waiting, get_stored
 
 REPLAY_CALLBACKS = 1000
 """How many callbacks are settled again in one transaction."""
@@ -137,16 +137,11 @@ def find_settled(
     query += " order by callback_id limit %(limit)s"
     values = {"state": state, "ids": list(ids or ()), "limit": REPLAY_CALLBACKS, "erased": ERASED_BODY}
     while found := conn.execute(query, {**values, "after": after}).fetchall():
-        waiting = _list_waiting(conn, [callback_id for _, callback_id in found]) if may_wait else set()
+        waiting = find_waiting(conn, [callback_id for _, callback_id in found]) if may_wait else set()
         if settled := [key for key in found if key[1] not in waiting]:
             return settled
         after = found[-1][1]
     return []
-
-
-def _list_waiting(conn: Connection, ids: Sequence[int]) -> set[int]:
-    found = conn.execute("select callback_id from waiting where callback_id = any(%s)", (list(ids),))
-    return {callback_id for (callback_id,) in found}
 
 
 def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses: Collection[str] = ()) -> list[Change]:
@@ -170,8 +165,7 @@ def replay(conn: Connection, keys: Sequence[tuple[int, int]], suppress_statuses:
         stored = get_stored(conn, [(batch_id, callback_id) for callback_id in before])
         settle_read(conn, read_bodies(stored), events, suppress_statuses)
         after = _read_settled(conn, batch_id, list(before))
-        changed = [(callback_id, old, after[callback_id]) for callback_id, old in sorted(before.items())]
-        changed = [(callback_id, old, new) for callback_id, old, new in changed if old != new]
+        changed = [(each, old, new) for each, old in sorted(before.items()) if old != (new := after[each])]
         if any(old.row is not None for _, old, _ in changed):
             _recount_times(conn, batch_id)
         changes += [

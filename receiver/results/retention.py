@@ -188,17 +188,16 @@ def _mark_late(conn: Connection, age: timedelta) -> list[int]:
         f"{late} and c.batch_id = any(%(owned)s) order by c.batch_id", {"age": age, "owned": owned}
     ).fetchall()
     # Stop at the first callback that is not old. Callbacks from a spool may have higher ids than newer callbacks.
-    marked = [
-        row
+    return [
+        batch_id
         for (batch_id,) in found
-        for row in conn.execute(
+        if conn.execute(
             "insert into purge (batch_id, last_callback_id) select %(batch_id)s, coalesce("
             " min(callback_id) filter (where received_at >= now() - %(age)s) - 1, max(callback_id))"
-            " from callback where batch_id = %(batch_id)s on conflict do nothing returning batch_id",
+            " from callback where batch_id = %(batch_id)s on conflict do nothing",
             {"batch_id": batch_id, "age": age},
-        )
+        ).rowcount
     ]
-    return [batch_id for (batch_id,) in marked]
 
 
 # (table, key within the batch, condition). Rows are deleted in the order of the table's index.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from receiver.results.bodies import Read, read_bodies
 from receiver.results.groups import LeftGroup, forget_group, halve_group, list_left_groups, mark_group
 from receiver.results.lanes import GROUP_BYTES, Lanes
 from receiver.results.settlement import set_aside_unsettled, settle_read
-from receiver.results.stored import Stored, Waiting, count_waiting, get_stored, lock_waiting_ids, remove_waiting
+from receiver.results.stored import Waiting, find_waiting, get_stored, lock_waiting_ids, remove_waiting
 
 SETTLE = "settle"
 """The name of the measured times from receipt to settlement."""
@@ -32,6 +31,9 @@ ALONE_TRIES = 2
 """How often a callback that is alone in its group may kill its settler before it is marked as unreadable."""
 
 _TRIES = 5
+
+STANDARD_ERROR = 2
+"""Its file descriptor: `sys.stderr` may be replaced."""
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class Settler:
         share_results(conn, {waiting.batch_id for waiting in found})
         with reading(self._pool) as other:
             mark_group(other, group_id, callback_ids, tries)
-        stored = get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found])
+        stored = get_stored(conn, [waiting[:2] for waiting in found])
         with _end_if_stuck():
             read = read_bodies(stored, GROUP_BYTES)
         events = Events()
@@ -108,12 +110,8 @@ class Settler:
         callbacks."""
         with connection(self._pool) as conn:
             found = lock_waiting_ids(conn, group.callback_ids)
-            waiting = count_waiting(conn, group.callback_ids)
-            if len(found) < waiting:
+            if len(found) < len(find_waiting(conn, group.callback_ids)):
                 return 0  # it is being settled
-            if not found:
-                forget_group(conn, group.group_id)
-                return 0
             if group.tries > 0 and len(found) > 1:
                 halve_group(conn, group.group_id, [each.callback_id for each in found])
                 log.warning(
@@ -121,11 +119,8 @@ class Settler:
                     extra=about("settle_group_left", callbacks=len(found)),
                 )  # fmt: skip
                 return 0
-            if group.tries >= ALONE_TRIES:
-                share_results(conn, [found[0].batch_id])
-                self._set_aside(conn, get_stored(conn, [(found[0].batch_id, found[0].callback_id)]))
-                forget_group(conn, group.group_id)
-                return 1
+            if not found or group.tries >= ALONE_TRIES:
+                return self._give_up(conn, group.group_id, found)
             read = self._settle(conn, found, group.group_id, group.tries + 1)
             if len(read) == len(found):
                 forget_group(conn, group.group_id)
@@ -135,27 +130,27 @@ class Settler:
         return len(read)
 
     def _divide(self, group_id: UUID, callback_ids: list[int]) -> int:
-        """Halve a group that cannot be settled, or set its only callback aside. Returns the number of settled
+        """Halve a group that cannot be settled, or give up its only callback. Returns the number of settled
         callbacks."""
         with connection(self._pool) as conn:
             if len(callback_ids) > 1:
                 halve_group(conn, group_id, callback_ids)
                 return 0
-            found = lock_waiting_ids(conn, callback_ids)
-            share_results(conn, [waiting.batch_id for waiting in found])
-            self._set_aside(conn, get_stored(conn, [(waiting.batch_id, waiting.callback_id) for waiting in found]))
-            forget_group(conn, group_id)
-            return len(found)
+            return self._give_up(conn, group_id, lock_waiting_ids(conn, callback_ids))
 
-    def _set_aside(self, conn: Connection, stored: Sequence[Stored]) -> None:
-        """Mark callbacks that cannot be settled as unreadable. They can be replayed once the fault is fixed."""
-        for each in stored:
+    def _give_up(self, conn: Connection, group_id: UUID, found: Sequence[Waiting]) -> int:
+        """Mark callbacks that cannot be settled as unreadable, and forget their group; returns how many they are. They
+        can be replayed once the fault is fixed."""
+        share_results(conn, [waiting.batch_id for waiting in found])
+        for each in found:
             log.error(
                 "callback %d cannot be settled", each.callback_id,
                 extra=about("callback_not_settled", batch_id=each.batch_id, callback_id=each.callback_id),
             )  # fmt: skip
-        set_aside_unsettled(conn, stored)
-        remove_waiting(conn, [each.callback_id for each in stored])
+        set_aside_unsettled(conn, get_stored(conn, [waiting[:2] for waiting in found]))
+        remove_waiting(conn, [waiting.callback_id for waiting in found])
+        forget_group(conn, group_id)
+        return len(found)
 
     def _observe(self, read: Sequence[Read]) -> None:
         if self._measurements is not None:
@@ -169,10 +164,7 @@ def _end_if_stuck() -> Iterator[None]:
 
     A process has only one such timer.
     """
-    if sys.__stderr__ is None:
-        yield
-        return
-    faulthandler.dump_traceback_later(READING_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(READING_SECONDS, exit=True, file=STANDARD_ERROR)
     try:
         yield
     finally:

@@ -40,6 +40,11 @@ class Stored(NamedTuple):
         return unpack(self.packing, self.packed_body)
 
 
+COLUMNS = """c.batch_id, c.callback_id, c.submission_no, c.received_at, c.polled, c.content_type, c.content_encoding,
+    c.packing, c.body"""
+"""SQL: the fields of `Stored` but its last, of a callback `c`."""
+
+
 class Waiting(NamedTuple):
     """A callback that waits to be settled. `body_bytes` is the stored size of its body."""
 
@@ -97,10 +102,10 @@ def newest_callback(conn: Connection) -> int:
     return row[0] if row is not None else 0
 
 
-def count_waiting(conn: Connection, callback_ids: Sequence[int]) -> int:
-    """How many of these callbacks wait, also if others have locked them."""
-    row = conn.execute("select count(*) from waiting where callback_id = any(%b)", (bigints(callback_ids),)).fetchone()
-    return row[0] if row is not None else 0
+def find_waiting(conn: Connection, callback_ids: Sequence[int]) -> set[int]:
+    """Those of these callbacks that wait, also if others have locked them."""
+    waiting = "select callback_id from waiting where callback_id = any(%b)"
+    return {callback_id for (callback_id,) in conn.execute(waiting, (bigints(callback_ids),))}
 
 
 def remove_waiting(conn: Connection, callback_ids: Iterable[int]) -> None:
@@ -113,9 +118,7 @@ def get_stored(conn: Connection, keys: Iterable[tuple[int, int]]) -> list[Stored
     keys = list(keys)
     with conn.cursor(row_factory=args_row(Stored), binary=True) as cursor:
         found = cursor.execute(
-            "select c.batch_id, c.callback_id, c.submission_no, c.received_at, c.polled, c.content_type,"
-            " c.content_encoding, c.packing, c.body as packed_body, b.default_region"
-            " from unnest(%b::bigint[], %b::bigint[]) as g (batch_id, callback_id)"
+            f"select {COLUMNS}, b.default_region from unnest(%b::bigint[], %b::bigint[]) as g (batch_id, callback_id)"
             " join callback c using (batch_id, callback_id) left join batch b using (batch_id)",
             columns(keys, bigints, bigints),
             prepare=True,
