@@ -42,6 +42,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from receiver.database.pool import Connection
+from receiver.errors import NotFound
 
 RESULTS_OF_ALL = 0x7265706C
 """The results lock of releases 1.0.0 and 1.1.0."""
@@ -115,6 +116,12 @@ def lock_batches(conn: Connection, batch_ids: Iterable[int]) -> None:
     """Lock the batches, in order. Every change of a submission's state locks its batch first."""
     for batch_id in sorted(set(batch_ids)):
         conn.execute("select from batch where batch_id = %s for update", (batch_id,))
+
+
+def lock_batch(conn: Connection, batch_id: int) -> None:
+    """Lock one batch. Raises NotFound."""
+    if conn.execute("select from batch where batch_id = %s for update", (batch_id,)).rowcount == 0:
+        raise NotFound(f"Batch {batch_id} does not exist.")
 
 
 def keep_batch(conn: Connection, batch_id: int) -> bool:

@@ -87,13 +87,13 @@ def parse_answer(status: int, content_type: str, body: bytes, secrets: Sequence[
         text = _without(text, secrets)
         text = text[: len(text) - max(map(len, secrets), default=0)]
     calls_queued = _count(items.get("calls_queued"))
-    words = _readable(_words(items, text, content_type), secrets)
+    words = printable_line(_words(items, text, content_type), secrets)
     if status == 200 and calls_queued is not None:
         state: AnswerState = "accepted"
-        error = _readable(_stated_error(items), secrets)
+        error = printable_line(_stated_error(items), secrets)
     elif status == 200:
         state = "unknown"
-        error = _readable(_stated_error(items), secrets) or "the provider answered 200 without calls_queued"
+        error = printable_line(_stated_error(items), secrets) or "the provider answered 200 without calls_queued"
     elif status in _REFUSALS:
         state = "refused"
         error = words or f"the provider answered {status}: {_REFUSALS[status]}"
@@ -112,12 +112,7 @@ def error_words(content_type: str, body: bytes, secrets: Sequence[str] = ()) -> 
     if len(body) >= ANSWER_BYTES:
         return ""
     text = _decoded(body, content_type)
-    return _readable(_words(_items(text), text, content_type), secrets)
-
-
-def printable_line(text: str, secrets: Sequence[str] = ()) -> str:
-    """`text` as an `Answer.error`: one printable line of limited length, without `secrets`, numbers masked."""
-    return _readable(text, secrets)
+    return printable_line(_words(_items(text), text, content_type), secrets)
 
 
 def _decoded(body: bytes, content_type: str) -> str:
@@ -229,7 +224,8 @@ def _without(text: str, secrets: Sequence[str]) -> str:
     return re.sub(spellings, "[redacted]", text) if spellings else text
 
 
-def _readable(text: str, secrets: Sequence[str]) -> str:
+def printable_line(text: str, secrets: Sequence[str] = ()) -> str:
+    """`text` as an `Answer.error`: one printable line of limited length, without `secrets`, numbers masked."""
     # In this order: what is cut or spaced out first could no longer be recognised.
     text = _without(text, secrets)
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
 
 from psycopg.rows import class_row
 
@@ -32,9 +33,6 @@ CANDIDATES = 4
 
 DECISIONS = 100
 """Submissions that one claim postpones, refuses or withdraws at most."""
-
-COUNTED = 0
-"""In place of a submission's number: calls of the batch were refused or withdrawn, and nothing was claimed."""
 
 REASONS: dict[RefusalCode, str] = {
     "window_over": "Nothing was sent and nobody is called, because its time window ended before it could be sent. Check"
@@ -94,6 +92,15 @@ class _Pending:
     """Its first failed try."""
 
 
+class _Open(NamedTuple):
+    """A submission that can be sent now, and the decision about it."""
+
+    batch: _Batch
+    submission_no: int
+    release: Release
+    now: datetime
+
+
 def claim_submission(
     conn: Connection,
     worker_id: int,
@@ -113,9 +120,10 @@ def claim_submission(
     events = Events()
     outgoing = None
     for batch_id in () if _refuse_ended(conn, events) else _list_candidates(conn, simulated):
-        found = _claim_of(conn, batch_id, simulated, worker_id, signing_key, grace, events)
+        found = _find_open(conn, batch_id, simulated, events)
+        if isinstance(found, _Open):
+            outgoing = _mark_sending(conn, found, worker_id, signing_key, grace)
         if found is not None:
-            outgoing = _get_outgoing(conn, batch_id, found) if found != COUNTED else None
             break
     events.write(conn)
     return outgoing
@@ -152,17 +160,10 @@ def _lock_batch(conn: Connection, batch_id: int, simulated: bool) -> _Batch | No
         ).fetchone()
 
 
-def _claim_of(
-    conn: Connection,
-    batch_id: int,
-    simulated: bool,
-    worker_id: int,
-    signing_key: str | None,
-    grace: timedelta,
-    events: Events,
-) -> int | None:
-    """The number of the batch's submission that was claimed, COUNTED, or None if nothing is open."""
-    nothing = None
+def _find_open(conn: Connection, batch_id: int, simulated: bool, events: Events) -> _Open | Literal["counted"] | None:
+    """A submission of the batch whose gates are open. None: there is none. `counted`: there is none, but calls of the
+    batch were refused or withdrawn."""
+    nothing: Literal["counted"] | None = None
     for _ in range(DECISIONS):
         batch = _lock_batch(conn, batch_id, simulated)
         if batch is None:
@@ -170,7 +171,7 @@ def _claim_of(
         if batch.canceled:
             withdraw_pending(conn, batch_id, events)
             refresh_state(conn, [batch_id], events)
-            return COUNTED
+            return "counted"
         now = get_now(conn)  # after the lock: the claim that held it before released earlier
         pending = _get_pending(conn, batch_id, now)
         if pending is None:
@@ -197,12 +198,11 @@ def _claim_of(
                     "update batch set next_release_at = coalesce(%s, next_release_at) where batch_id = %s",
                     (next_release_at, batch_id),
                 )
-                nothing = COUNTED
+                nothing = "counted"
             case Release():
                 if _withdraw_unwanted(conn, batch, pending, events):
-                    _mark_sending(conn, batch, pending, decision, worker_id, signing_key, now, grace)
-                    return pending.submission_no
-                nothing = COUNTED
+                    return _Open(batch, pending.submission_no, decision, now)
+                nothing = "counted"
     return nothing
 
 
@@ -262,15 +262,9 @@ def _withdraw_unwanted(conn: Connection, batch: _Batch, pending: _Pending, event
 
 
 def _mark_sending(
-    conn: Connection,
-    batch: _Batch,
-    pending: _Pending,
-    release: Release,
-    worker_id: int,
-    signing_key: str | None,
-    now: datetime,
-    grace: timedelta,
-) -> None:
+    conn: Connection, found: _Open, worker_id: int, signing_key: str | None, grace: timedelta
+) -> Outgoing:
+    batch, submission_no, release, now = found
     retries = timedelta(seconds=((batch.max_attempts or 1) - 1) * (batch.reattempt_wait_seconds or 0))
     due = due_at(release.start_at, release.end_at, retries, now, grace)
     # The `sent_at` of a pending submission is its first failed try. While it is sent, `next_try_at` stores that time.
@@ -282,7 +276,7 @@ def _mark_sending(
         " where batch_id = %(batch_id)s and submission_no = %(submission_no)s",
         {
             "batch_id": batch.batch_id,
-            "submission_no": pending.submission_no,
+            "submission_no": submission_no,
             "worker_id": worker_id,
             "now": now,
             "signing_key": signing_key,
@@ -296,19 +290,15 @@ def _mark_sending(
         " where batch_id = %s",
         (now, release.next_release_at, due, batch.batch_id),
     )
-
-
-def _get_outgoing(conn: Connection, batch_id: int, submission_no: int) -> Outgoing:
     with conn.cursor(row_factory=class_row(Outgoing)) as cursor:
-        outgoing = cursor.execute(
+        return cursor.execute(
             "select s.batch_id, s.submission_no, s.worker_id, s.tries, s.calls, s.withdrawn_calls, s.first_row,"
             " s.last_row, s.csv_bytes, b.columns, b.application_id, b.deployment_id, s.request_start_at as start_at,"
             " s.request_end_at as end_at, b.max_attempts, b.reattempt_wait_seconds, b.is_pci"
             " from submission s join batch b using (batch_id) where s.batch_id = %s and s.submission_no = %s",
-            (batch_id, submission_no),
+            (batch.batch_id, submission_no),
             prepare=True,
         ).fetchall()[0]
-    return outgoing
 
 
 def _refuse_ended(conn: Connection, events: Events) -> bool:

@@ -16,9 +16,9 @@ from psycopg.types.json import Jsonb
 
 from receiver.changes.audit import record_change
 from receiver.changes.events import REMAINING, Events
-from receiver.database.locks import lock_batches
+from receiver.database.locks import lock_batch
 from receiver.database.pool import Connection
-from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
+from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.queueing.batches import get_now, set_external_id
 from receiver.release.calls import withdraw_pending
 from receiver.release.states import refresh_state
@@ -58,7 +58,7 @@ def resume_batch(conn: Connection, batch_id: int, *, by: str, note: str | None =
 
 
 def _change_pause(conn: Connection, batch_id: int, change: str, by: str, action: str, note: str | None) -> bool:
-    _lock(conn, batch_id)
+    lock_batch(conn, batch_id)
     changed = conn.execute(f"update batch set {change} and batch_id = %s", (batch_id,)).rowcount
     if changed:
         record_change(conn, by, action, batch_id=batch_id, note=note)
@@ -67,7 +67,7 @@ def _change_pause(conn: Connection, batch_id: int, change: str, by: str, action:
 
 def cancel_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> Canceled:
     """Withdraw everything unreleased; nothing of the batch becomes pending again. Raises NotFound."""
-    _lock(conn, batch_id)
+    lock_batch(conn, batch_id)
     events = Events()
     canceled = cancel_locked(conn, batch_id, events, by=by, note=note)
     events.write(conn)
@@ -102,7 +102,7 @@ def change_batch(
 
     Raises NotFound, NothingUnreleased, NotCutByZone, ExternalIdUsed, and InvalidInput for what does not fit together.
     """
-    _lock(conn, batch_id)
+    lock_batch(conn, batch_id)
     if any(name in changes for name in OF_THE_REST):
         _change_rest(conn, batch_id, changes, grace)
     if "name" in changes:
@@ -125,9 +125,8 @@ class _Terms(Terms):
 def _change_rest(conn: Connection, batch_id: int, changes: Mapping[str, Any], grace: timedelta) -> None:
     before = _get_terms(conn, batch_id)
     if before.largest is None:
-        raise NothingUnreleased(
-            "Everything in this batch was released, refused or withdrawn: nothing is left to change."
-        )
+        message = "Everything in this batch was released, refused or withdrawn: nothing is left to change."
+        raise NothingUnreleased(message)
     after = replace(
         before,
         calls_per_minute=changes.get("calls_per_minute", before.calls_per_minute),
@@ -178,11 +177,8 @@ def _next_moments(
     """When each set of zones opens after the change. Raises InvalidInput."""
     faults = []
     if after.calls_per_minute is not None and after.calls_per_minute < (before.largest or 0):
-        faults.append(
-            Fault(
-                "calls_per_minute", "out_of_range", f"The largest submission that is left has {before.largest} calls."
-            )
-        )
+        message = f"The largest submission that is left has {before.largest} calls."
+        faults.append(Fault("calls_per_minute", "out_of_range", message))
     if after.end_at is not None and after.end_at != before.end_at and after.end_at <= now:
         faults.append(Fault("end_timestamp", "in_the_past", "It is in the past: nobody would be called."))
     elif after.end_at is not None and after.start_at is not None and after.end_at <= after.start_at:
@@ -206,7 +202,7 @@ def _next_moments(
 
 def _get_terms(conn: Connection, batch_id: int) -> _Terms:
     with conn.cursor(row_factory=class_row(_Terms)) as cursor:
-        terms = cursor.execute(
+        return cursor.execute(
             f"select {TERMS},"
             " make_interval(secs => coalesce((max_attempts - 1) * reattempt_wait_seconds, 0)) as retries,"
             " (select max(s.calls - s.withdrawn_calls) from submission s"
@@ -214,10 +210,3 @@ def _get_terms(conn: Connection, batch_id: int) -> _Terms:
             " from batch b where batch_id = %s",
             (batch_id,),
         ).fetchall()[0]
-    return terms
-
-
-def _lock(conn: Connection, batch_id: int) -> None:
-    lock_batches(conn, [batch_id])
-    if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
-        raise NotFound(f"Batch {batch_id} does not exist.")

@@ -112,7 +112,7 @@ def request_cancel(
     done, events = [], Events()
     for batch in affected:
         canceled = cancel_locked(conn, batch.id, events, by=by, note=note)
-        done.append(AffectedBatch(batch.id, batch.name, canceled.at_provider, canceled.withdrawn, batch.simulated))
+        done.append(replace(batch, calls_pending=canceled.at_provider, withdrawn=canceled.withdrawn))
     events.write(conn)
     return row[0], _of_one_kind(done)
 
@@ -138,12 +138,8 @@ def get_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
 
 def is_held(conn: Connection, batch_id: int) -> bool:
     """Whether the batch's releases wait because its deployment is being canceled."""
-    return (
-        conn.execute(
-            f"select from batch where batch_id = %s and (application_id, deployment_id) in ({HELD})", (batch_id,)
-        ).fetchone()
-        is not None
-    )
+    held = f"select from batch where batch_id = %s and (application_id, deployment_id) in ({HELD})"
+    return conn.execute(held, (batch_id,)).rowcount == 1
 
 
 def give_up_cancel(conn: Connection, cancel_id: int) -> CancelRequest:
@@ -198,10 +194,8 @@ def claim_cancel(conn: Connection, worker_id: int, *, simulated: bool = False) -
 
 def list_asking(conn: Connection, worker_ids: Collection[int]) -> list[int]:
     """The requests that these workers are making, according to the database."""
-    found = conn.execute(
-        "select cancel_id from deployment_cancel where state = 'asking' and worker_id = any(%s)", (sorted(worker_ids),)
-    ).fetchall()
-    return [cancel_id for (cancel_id,) in found]
+    asking = "select cancel_id from deployment_cancel where state = 'asking' and worker_id = any(%s)"
+    return [cancel_id for (cancel_id,) in conn.execute(asking, (sorted(worker_ids),))]
 
 
 def abandon_cancels(conn: Connection, cancel_ids: Collection[int]) -> None:

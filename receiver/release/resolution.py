@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 
 from receiver.changes.audit import record_change
 from receiver.changes.events import Events
-from receiver.database.locks import lock_batches
+from receiver.database.locks import lock_batch, lock_batches
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.errors import Fault, InvalidInput, NotFound, ReceiverError
@@ -124,7 +124,7 @@ def _resolve(
     conn: Connection, batch_id: int, submission_no: int, events: Events, *, queued: bool, note: str, by: str
 ) -> SubmissionState:
     note, by = _text("note", note), _text("by", by)
-    doubt = get_doubt(conn, batch_id, submission_no)
+    get_doubt(conn, batch_id, submission_no)
     key = (batch_id, submission_no)
     if not queued and _was_called_back(conn, batch_id, submission_no):
         raise NotInDoubt(
@@ -140,22 +140,22 @@ def _resolve(
     details = {"queued": queued}
     record_change(conn, by, "resolve", batch_id=batch_id, submission_no=submission_no, details=details, note=note)
     if queued:
-        return _set_state(conn, doubt, "accepted", events)
+        return _set_state(conn, key, "accepted", events)
     state = state_if_unsent(conn, batch_id)
     left = _count_left(conn, batch_id, submission_no)
     if state == "withdrawn" or not (left.callable or left.erased_only):
         withdraw_calls(conn, batch_id, [submission_no], events)
-        return _set_state(conn, doubt, "withdrawn", events)
+        return _set_state(conn, key, "withdrawn", events)
     if _is_over(conn, batch_id) or left.erased_only:
         refuse_calls(conn, batch_id, [submission_no], events)
         if left.erased_only:
-            return _set_state(conn, doubt, "refused", events, NOBODY_LEFT, "erased")
+            return _set_state(conn, key, "refused", events, NOBODY_LEFT, "erased")
         error = f"It was not queued, says {by}; its window is over."
-        return _set_state(conn, doubt, "refused", events, error, "window_over")
+        return _set_state(conn, key, "refused", events, error, "window_over")
     # Erased numbers are not sent.
     refuse_calls(conn, batch_id, [submission_no], events, erased_only=True)
     clear_overdue(conn, batch_id, [submission_no])
-    return _set_state(conn, doubt, "pending", events)
+    return _set_state(conn, key, "pending", events)
 
 
 def resolve_batch(conn: Connection, batch_id: int, *, queued: bool, note: str, by: str) -> int:
@@ -164,9 +164,7 @@ def resolve_batch(conn: Connection, batch_id: int, *, queued: bool, note: str, b
     Those that callbacks prove to be queued are left out if `queued` is False. Raises NotFound; NotInDoubt if there is
     nothing to resolve; InvalidInput without a note.
     """
-    lock_batches(conn, [batch_id])
-    if conn.execute("select from batch where batch_id = %s", (batch_id,)).fetchone() is None:
-        raise NotFound(f"Batch {batch_id} does not exist.")
+    lock_batch(conn, batch_id)
     resolved, events = 0, Events()
     for (submission_no,) in conn.execute(
         "select submission_no from submission where batch_id = %s and state = 'unknown' order by 1", (batch_id,)
@@ -230,14 +228,10 @@ def record_late_answer(
 
 
 def _set_state(
-    conn: Connection,
-    doubt: Doubt,
-    state: SubmissionState,
-    events: Events,
-    error: str | None = None,
-    error_code: str | None = None,
+    conn: Connection, key: tuple[int, int], state: SubmissionState, events: Events, *reason: str | None
 ) -> SubmissionState:
-    key = (doubt.batch_id, doubt.submission_no)
+    """`reason`: the error and its code, if any."""
+    error, error_code = reason or (None, None)
     if state == "pending":
         conn.execute(
             "update submission set state = 'pending', next_try_at = now(), sent_at = null, answered_at = null,"
@@ -253,7 +247,7 @@ def _set_state(
         )
     if state == "refused":
         events.add("submission.refused", *key)
-    refresh_state(conn, [doubt.batch_id], events)
+    refresh_state(conn, key[:1], events)
     return state
 
 

@@ -6,9 +6,8 @@ from collections.abc import Collection
 
 from receiver.changes.audit import record_change
 from receiver.changes.counters import own_counters
-from receiver.database.locks import lock_batches
+from receiver.database.locks import lock_batch
 from receiver.database.pool import Connection
-from receiver.errors import NotFound
 from receiver.model import CallbackState
 
 NEED_ATTENTION: tuple[CallbackState, ...] = ("unreadable", "unmatched", "conflict")
@@ -50,7 +49,7 @@ def acknowledge_callbacks(
 def acknowledge_batch(conn: Connection, batch_id: int, *, by: str, note: str | None = None) -> None:
     """Acknowledge the refused submissions and the overdue calls of a batch. Later ones need attention again. Raises
     NotFound."""
-    lock_batches(conn, [batch_id])
+    lock_batch(conn, batch_id)
     own_counters(conn, [batch_id])
     refused = conn.execute(
         "update submission set acknowledged_at = now()"
@@ -58,12 +57,8 @@ def acknowledge_batch(conn: Connection, batch_id: int, *, by: str, note: str | N
         (batch_id,),
     ).rowcount
     overdue = conn.execute(
-        "select overdue - acknowledged_overdue from batch_count join batch using (batch_id) where batch_id = %s"
-        " for update of batch_count",
-        (batch_id,),
-    ).fetchone()
-    if overdue is None:
-        raise NotFound(f"Batch {batch_id} does not exist.")
+        "select overdue - acknowledged_overdue from batch_count where batch_id = %s for update", (batch_id,)
+    ).fetchall()[0]
     conn.execute("update batch_count set acknowledged_overdue = overdue where batch_id = %s", (batch_id,))
     if overdue[0] > 0 or refused:
         details = {"overdue_calls": max(overdue[0], 0), "refused_submissions": refused}

@@ -14,9 +14,9 @@ from datetime import timedelta
 
 from receiver.changes.audit import record_change
 from receiver.changes.events import REMAINING
-from receiver.database.locks import lock_batches, own_results
+from receiver.database.locks import lock_batch, own_results
 from receiver.database.pool import Connection
-from receiver.errors import NotFound, ReceiverError
+from receiver.errors import ReceiverError
 
 PURGE_ROWS = 5_000
 """The most rows of one table that a transaction deletes."""
@@ -108,15 +108,13 @@ def purge_batch(conn: Connection, batch_id: int, *, by: str, force: bool = False
     """Delete one batch. Yields as `purge`. Raises NotFound, and NotEnded unless `force`."""
     # No settlement may run at the same time: it may have read the batch, and would write rows for it.
     own_results(conn, [batch_id])
-    lock_batches(conn, [batch_id])
-    row = conn.execute(
+    lock_batch(conn, batch_id)
+    (works,) = conn.execute(
         f"select b.state = 'queueing' or {REMAINING} > c.overdue from batch b join batch_total c using (batch_id)"
         " where b.batch_id = %s",
         (batch_id,),
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"Batch {batch_id} does not exist.")
-    if row[0] and not force:
+    ).fetchall()[0]
+    if works and not force:
         raise NotEnded(f"Batch {batch_id} has unreleased or pending calls.")
     _remove_from_lists(conn, batch_id, by)
     yield Removed(batch_id, 0)
