@@ -61,10 +61,9 @@ def create_app(settings: Settings, exchange: Exchange, ledger: Ledger, stopping:
         if csv is None:
             raise Refused(400, "csv is missing")
         parameters = forms.read_parameters(request.form)
-        contacts = forms.read_contacts(csv.stream)
-        submission = exchange.accept("bulk_queue", application_id, deployment_id, parameters, contacts.destinations)
-        left_out = f", {contacts.left_out} left out" if contacts.left_out else ""
-        _log(submission, f"{len(submission.calls)} calls queued{left_out}")
+        destinations, left_out = forms.read_contacts(csv.stream)
+        submission = exchange.accept("bulk_queue", application_id, deployment_id, parameters, destinations)
+        _log(submission, f"{len(destinations)} calls queued" + (f", {left_out} left out" if left_out else ""))
         content: dict[str, object] = {"calls_queued": len(submission.calls)}
         if settings.call_ids == "list":
             content["call_ids"] = [submission.call_id(call) for call in submission.calls]

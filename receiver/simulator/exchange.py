@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -85,39 +85,31 @@ class Exchange:
             accepted_at = time.time()
             queued_at = int(accepted_at) if self._settings.epoch is None else self._settings.epoch
             request = Request(kind, application_id, deployment_id, parameters, queued_at, accepted_at, destinations)
-            submission = self._submission(self._store.accept(request), request, time.monotonic())
+            submission = self._submission(Stored(self._store.accept(request), request), time.monotonic())
             self._begin(submission, check=self._settings.check)
         return submission
 
     def _resume(self, stored: Stored) -> None:
         """Continue a submission of an earlier process as if there had been no gap."""
-        request = stored.request
-        started = time.monotonic() - (time.time() - request.accepted_at)
-        submission = self._submission(stored.number, request, started, stored.finished, stored.canceled)
+        submission = self._submission(stored, time.monotonic() - (time.time() - stored.request.accepted_at))
         self._begin(submission, check=self._settings.check and not stored.checked)
         left = submission.left - len(stored.finished)
         log.info("submission %d continues: %d of %d calls left", stored.number, left, submission.left)
 
-    def _submission(
-        self,
-        number: int,
-        request: Request,
-        started: float,
-        finished: Set[int] = frozenset(),
-        canceled: int | None = None,
-    ) -> Submission:
+    def _submission(self, stored: Stored, started: float) -> Submission:
+        number, request = stored.number, stored.request
         start, end = request.parameters.start_timestamp, request.parameters.end_timestamp
         window = Window(
             opens=1 if start is None else max(1, start - request.queued_at),
             closes=None if end is None else max(0, end - request.queued_at),
-            canceled=canceled,
+            canceled=stored.canceled,
             reattempt_wait=request.parameters.reattempt_wait or 0,
         )
         calls = [
             self._play(number, Call(row, destination), request, window)
             for row, destination in enumerate(request.destinations, start=1)
         ]
-        return Submission(number, request, window, calls, started, left=len(calls), finished=finished)
+        return Submission(number, request, window, calls, started, left=len(calls), finished=stored.finished)
 
     def _play(self, number: int, call: Call, request: Request, window: Window) -> Call:
         draws = _draws(self._settings.seed, number, call, "life")
@@ -239,19 +231,19 @@ class Exchange:
             self._ledger.delivered_before(submission, call)
             self._finish(submission, call)
             return
-        if submission.result_url is None or drawn.drop:
+        if submission.result_url is None or "drop" in drawn.occur:
             self._ledger.dropped(submission, call, "drop" if submission.result_url else "no_result_url")
             self._finish(submission, call)
             return
-        posts = ("step", "result") if drawn.step else ("result",)
-        again = drawn.duplicate_after
-        self._ledger.ended(submission, call, drawn.names, len(posts) + (again is not None))
-        if drawn.reorder:
+        posts = ("step", "result") if "step" in drawn.occur else ("result",)
+        is_repeated = "duplicate" in drawn.occur
+        self._ledger.ended(submission, call, drawn.names, len(posts) + is_repeated)
+        if "reorder" in drawn.occur:
             posts = posts[::-1]
         self._send(submission, call, drawn.delay, partial(self._deliver, submission, call, drawn, posts, 0))
-        if again is not None:
+        if is_repeated:
             duplicate = partial(self._deliver, submission, call, drawn, ("duplicate",), 0)
-            self._send(submission, call, drawn.delay + again, duplicate)
+            self._send(submission, call, drawn.delay + drawn.duplicate_after, duplicate)
 
     def _send(self, submission: Submission, call: Call, delay: int, job: Job) -> None:
         """Give the job to the senders `delay` simulated seconds after the call ended."""
@@ -264,7 +256,8 @@ class Exchange:
     def _deliver(self, submission: Submission, call: Call, drawn: CallFaults, posts: Sequence[str], tried: int) -> None:
         for what in posts:
             body, content_type = self._body(submission, call, drawn, step=what == "step")
-            answer = self._senders.client.post(submission.result_url or "", body, content_type, slow=drawn.slow_sender)
+            slow = "slow_sender" in drawn.occur
+            answer = self._senders.client.post(submission.result_url or "", body, content_type, slow=slow)
             again = answer.status != 200 and tried < self._settings.retry and not self._stopping
             delivery = Delivery(what, answer.status, time.time(), drawn.names, answer.error)
             was_last = self._ledger.posted(submission, call, delivery, again=again)
@@ -289,7 +282,7 @@ class Exchange:
 
     def _body(self, submission: Submission, call: Call, drawn: CallFaults, *, step: bool) -> tuple[bytes, str]:
         details = self._details(submission, call.until((call.ended or 0) - 1) if step else call)
-        if drawn.extra_fields:
+        if "extra_fields" in drawn.occur:
             details = bodies.with_extra_fields(details, submission.call_id(call))
         if drawn.inconsistency is not None:
             details = bodies.with_inconsistency(details, drawn.inconsistency)

@@ -47,25 +47,25 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class CallFaults:
-    """The faults of one call's callback. Delays are simulated seconds.
+    """The faults of one call's callback: the names of those that `occur`, and what they do. Delays are simulated
+    seconds.
 
-    `names` are the faults as the ledger shows them, joined by `+`; None without a fault. `keep` is the part of the
-    body that is sent, None for the whole body. A `content_type` of None: the correct one.
+    `keep` is the part of the body that is sent, None for the whole body. A `content_type` of None: the correct one.
     """
 
-    names: str | None
-    drop: bool
-    duplicate_after: int | None
-    delay: int
-    reorder: bool
-    step: bool
-    slow_sender: bool
+    occur: frozenset[str]
     shape: str
+    duplicate_after: int
+    delay: int
     content_type: str | None
     status: str | None
-    extra_fields: bool
     inconsistency: str | None
     keep: float | None
+
+    @property
+    def names(self) -> str | None:
+        """As the ledger shows them, joined by `+`; None without a fault."""
+        return "+".join(each.name for each in fields(Rates) if each.name in self.occur) or None
 
 
 def draw_call_faults(draws: random.Random, rates: Rates, shapes: Mapping[str, float]) -> CallFaults:
@@ -81,19 +81,14 @@ def draw_call_faults(draws: random.Random, rates: Rates, shapes: Mapping[str, fl
     if occurs["malformed"] and shape not in ("bare", "wrapped", "xml"):
         shape = "bare"
     occurs["wrong_content_type"] &= shape in ("bare", "wrapped")
-    faults_of_answers = ("error_after_acceptance", "timeout_after_acceptance")
+    faults_of_answers = {"error_after_acceptance", "timeout_after_acceptance"}
     return CallFaults(
-        names="+".join(name for name, hit in occurs.items() if hit and name not in faults_of_answers) or None,
-        drop=occurs["drop"],
-        duplicate_after=again if occurs["duplicate"] else None,
-        delay=(late if occurs["delay"] else 0) + (overtaken if occurs["reorder"] else 0),
-        reorder=occurs["reorder"],
-        step=occurs["step"],
-        slow_sender=occurs["slow_sender"],
+        occur=frozenset(name for name, hit in occurs.items() if hit) - faults_of_answers,
         shape=shape,
+        duplicate_after=again,
+        delay=(late if occurs["delay"] else 0) + (overtaken if occurs["reorder"] else 0),
         content_type=content_type if occurs["wrong_content_type"] else None,
         status=status if occurs["unknown_status"] else None,
-        extra_fields=occurs["extra_fields"],
         inconsistency=inconsistency if occurs["inconsistent"] else None,
         keep=keep if occurs["malformed"] else None,
     )

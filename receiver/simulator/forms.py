@@ -9,7 +9,6 @@ import csv
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -30,14 +29,6 @@ class Refused(ReceiverError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Contacts:
-    """The destinations of a CSV that can be dialed, and how many rows were left out."""
-
-    destinations: list[str]
-    left_out: int
-
-
 def read_parameters(form: Mapping[str, str]) -> Parameters:
     """The parameters of a request; raises `Refused` (400) at the first fault."""
     start = _integer(form, "start_timestamp", 0, 9_999_999_999)
@@ -52,8 +43,8 @@ def read_parameters(form: Mapping[str, str]) -> Parameters:
     return Parameters(start, end, max_attempts or 1, reattempt_wait, _result_url(form))
 
 
-def read_contacts(stream: IO[bytes]) -> Contacts:
-    """The destinations of a CSV; raises `Refused` (400). A row that cannot be dialed is left out."""
+def read_contacts(stream: IO[bytes]) -> tuple[list[str], int]:
+    """The destinations of a CSV, and how many rows were left out: they cannot be dialed. Raises `Refused` (400)."""
     rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
     destinations: list[str] = []
     left_out = 0
@@ -74,7 +65,7 @@ def read_contacts(stream: IO[bytes]) -> Contacts:
         raise Refused(400, f"csv cannot be read: {error}") from None
     if not destinations and not left_out:
         raise Refused(400, "csv has no contacts")
-    return Contacts(destinations, left_out)
+    return destinations, left_out
 
 
 def is_destination(text: str) -> bool:

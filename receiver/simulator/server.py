@@ -59,10 +59,6 @@ class Simulator:
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="simulator", daemon=True
         )
 
-    def start(self) -> None:
-        self._exchange.start()
-        self._thread.start()
-
     def stop(self) -> None:
         """Within two seconds: accept and dial nothing more."""
         self._stopping.set()
@@ -72,7 +68,8 @@ class Simulator:
         self._thread.join(0.2)
 
     def __enter__(self) -> Simulator:
-        self.start()
+        self._exchange.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:

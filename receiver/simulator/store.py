@@ -49,9 +49,9 @@ class Stored:
 
     number: int
     request: Request
-    checked: bool
-    canceled: int | None
-    finished: frozenset[int]
+    checked: bool = False
+    canceled: int | None = None
+    finished: frozenset[int] = frozenset()
 
 
 class Store:
