@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
@@ -87,9 +86,8 @@ class EmbeddedPostgres:
         pid = self.postmaster_pid()
         for how, seconds in ((signal.SIGINT, fast_seconds), (signal.SIGQUIT, 20.0)):
             if pid is not None and is_postmaster_of(pid, self.cluster):
-                with suppress(
-                    ProcessLookupError, PermissionError
-                ):  # it ended, and its id may belong to another account
+                # It ended, and its id may belong to another account.
+                with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, how)
                 ended_by = time.monotonic() + seconds
                 while is_postmaster_of(pid, self.cluster) and time.monotonic() < ended_by:
@@ -122,9 +120,7 @@ class EmbeddedPostgres:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def is_running(self) -> bool:

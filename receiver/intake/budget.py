@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import NamedTuple
 
+from receiver.database.arrays import columns
 from receiver.database.pool import Connection
 from receiver.model import SubmissionKey
 
@@ -114,28 +115,24 @@ class Total(NamedTuple):
 
 def add_stored(conn: Connection, unreported: Mapping[SubmissionKey, int]) -> dict[SubmissionKey, Total]:
     """Add what a process stored, in the order of the keys, so that two processes never deadlock."""
-    keys = sorted(unreported)
-    columns: dict[str, list[int]] = {
-        "batch_id": [key.batch_id for key in keys],
-        "submission_no": [key.submission_no for key in keys],
-        "stored": [unreported[key] for key in keys],
+    rows = [(key.batch_id, key.submission_no, unreported[key]) for key in sorted(unreported)]
+    batch_ids, numbers, stored = columns(rows, list, list, list)
+    calls_of = {
+        (batch_id, submission_no): calls
+        for batch_id, submission_no, calls in conn.execute(
+            "select s.batch_id, s.submission_no, s.calls from submission s"
+            " join unnest(%s::bigint[], %s::integer[]) as g (batch_id, submission_no) using (batch_id, submission_no)",
+            (batch_ids, numbers),
+        )
     }
-    calls: dict[SubmissionKey, int] = {}
-    for batch_id, submission_no, found in conn.execute(
-        "select s.batch_id, s.submission_no, s.calls from submission s"
-        " join unnest(%(batch_id)s::bigint[], %(submission_no)s::integer[]) as g (batch_id, submission_no)"
-        " using (batch_id, submission_no)",
-        columns,
-    ):
-        calls[SubmissionKey(batch_id, submission_no)] = found
-    totals = {}
-    for batch_id, submission_no, stored in conn.execute(
+    found = conn.execute(
         "insert into callback_budget as budget (batch_id, submission_no, stored)"
-        " select * from unnest(%(batch_id)s::bigint[], %(submission_no)s::integer[], %(stored)s::bigint[])"
+        " select * from unnest(%s::bigint[], %s::integer[], %s::bigint[])"
         " on conflict (batch_id, submission_no) do update set stored = budget.stored + excluded.stored"
         " returning batch_id, submission_no, stored",
-        columns,
-    ):
-        key = SubmissionKey(batch_id, submission_no)
-        totals[key] = Total(stored, calls.get(key, 0))
-    return totals
+        (batch_ids, numbers, stored),
+    )
+    return {
+        SubmissionKey(batch_id, submission_no): Total(total, calls_of.get((batch_id, submission_no), 0))
+        for batch_id, submission_no, total in found
+    }

@@ -6,13 +6,17 @@ The status of the answer only shows whether to send the callback again. It is no
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from receiver.intake.budget import Budget
 from receiver.intake.journal import BODY_BYTES, Callback
 from receiver.intake.token import ResultTokens, looks_like_probe
+from receiver.logs import about
 from receiver.model import SubmissionKey
+
+log = logging.getLogger(__name__)
 
 PREFIX = "/results/"
 
@@ -99,8 +103,7 @@ class CallbackRules:
     def after_body(
         self, key: SubmissionKey, body: bytes, content_type: str, content_encoding: str
     ) -> Answer | Callback:
-        """The final answer, or a callback that must be stored first. If it cannot be stored, the caller calls
-        `budget.release`."""
+        """The final answer, or a callback that must be stored first. If it cannot be, `not_stored` is the answer."""
         if len(body) > BODY_BYTES:
             return TOO_LARGE
         if not body:
@@ -110,6 +113,15 @@ class CallbackRules:
         if not self.budget.reserve(key):
             return OVER_BUDGET
         return Callback(key, datetime.now(UTC), storable_header(content_type), storable_header(content_encoding), body)
+
+    def not_stored(self, key: SubmissionKey) -> Answer:
+        """The answer if neither the database nor the spool could store a callback of `after_body`."""
+        self.budget.release(key)
+        log.error(
+            "callback not stored: both the database and the spool failed; it is lost unless it is sent again",
+            extra=about("callback_lost", batch_id=key.batch_id, submission=key.submission_no),
+        )
+        return UNAVAILABLE
 
 
 def is_too_long(announced: str) -> bool:

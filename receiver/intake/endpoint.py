@@ -16,13 +16,12 @@ from receiver.intake.callback_rules import (
     SPOOLED,
     STORED,
     TOO_LARGE,
-    UNAVAILABLE,
     Answer,
     CallbackRules,
     is_too_long,
 )
 from receiver.intake.journal import BODY_BYTES, Callback
-from receiver.intake.senders import Senders, log_lost
+from receiver.intake.senders import Senders
 from receiver.intake.writer import ANSWER_SECONDS, COMMIT_SECONDS, CannotStore, Pending, Writer
 from receiver.logs import request_id
 from receiver.model import SubmissionKey
@@ -90,9 +89,7 @@ class Endpoint:
         try:
             return SPOOLED if await self._store(callback) else STORED
         except CannotStore:
-            self._rules.budget.release(key)
-            log_lost(key)
-            return UNAVAILABLE
+            return self._rules.not_stored(key)
 
     async def _store(self, callback: Callback) -> bool:
         """Wait until the callback is durable: True if it is in the spool. Raises CannotStore."""

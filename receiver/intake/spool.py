@@ -176,14 +176,8 @@ class Spool:
         after = 0
         while True:
             with self._snapshot() as db:
-                rows: list[_Row] = (
-                    []
-                    if db is None
-                    else db.execute(
-                        f"select {_COLUMNS} from spooled where position > ? order by position limit ?",
-                        (after, REMOVED_AT_ONCE),
-                    ).fetchall()
-                )
+                next_rows = f"select {_COLUMNS} from spooled where position > ? order by position limit ?"
+                rows: list[_Row] = [] if db is None else db.execute(next_rows, (after, REMOVED_AT_ONCE)).fetchall()
             if not rows:
                 return
             yield from map(_callback, rows)

@@ -12,13 +12,12 @@ from receiver.intake.callback_rules import (
     SPOOLED,
     STORED,
     TOO_LARGE,
-    UNAVAILABLE,
     Answer,
     CallbackRules,
     is_too_long,
 )
 from receiver.intake.journal import BODY_BYTES
-from receiver.intake.senders import Senders, log_lost
+from receiver.intake.senders import Senders
 from receiver.intake.writer import CannotStore, Writer
 from receiver.logs import request_id
 from receiver.model import SubmissionKey
@@ -72,9 +71,7 @@ class Endpoint:
         try:
             return SPOOLED if self._writer.store(callback) else STORED
         except CannotStore:
-            self._rules.budget.release(key)
-            log_lost(key)
-            return UNAVAILABLE
+            return self._rules.not_stored(key)
 
 
 def _read_body(environ: WSGIEnvironment, announced: str) -> bytes | None:

@@ -34,7 +34,7 @@ from receiver.queueing.form_fields import (
     short_text,
     whole_number,
 )
-from receiver.schedule import EVERY_DAY, Gates, Hours, due_at, earliest
+from receiver.schedule import EVERY_DAY, Gates, Hours, earliest
 from receiver.text.cells import in_one_line
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -83,10 +83,6 @@ class BatchParameters:
     def retries(self) -> timedelta:
         """How long all waits between a call's attempts take."""
         return timedelta(seconds=((self.max_attempts or 1) - 1) * (self.reattempt_wait or 0))
-
-    def due_at(self, now: datetime, grace_seconds: int) -> datetime:
-        """When a call that is released now becomes overdue if it has no result."""
-        return due_at(self.start_timestamp, self.end_timestamp, self.retries, now, timedelta(seconds=grace_seconds))
 
 
 class BatchForm(Schema):

@@ -13,6 +13,7 @@ from receiver.errors import InvalidInput
 from receiver.queueing.form_fields import Coded
 from receiver.queueing.form_fields import faults as faults_of
 from receiver.queueing.parameters import BatchParameters, read_parameters
+from receiver.schedule import due_at
 
 NEEDED = {"application_id": "7", "deployment_id": "3"}
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -229,18 +230,24 @@ def test_window_must_end_after_it_begins() -> None:
     assert refused(start_timestamp=end, end_timestamp=end) == [("end_timestamp", "invalid")]
 
 
+def due(parameters: BatchParameters, grace_seconds: int = 0) -> datetime:
+    """When a call without a result is overdue that is released now."""
+    window = (parameters.start_timestamp, parameters.end_timestamp)
+    return due_at(*window, parameters.retries, NOW, timedelta(seconds=grace_seconds))
+
+
 def test_results_are_due_a_grace_after_the_window_ends() -> None:
     parameters = BatchParameters(7, 3, end_timestamp=NOW + timedelta(hours=2), max_attempts=10, reattempt_wait=86400)
-    assert parameters.due_at(NOW, 600) == NOW + timedelta(hours=2, seconds=600)
+    assert due(parameters, 600) == NOW + timedelta(hours=2, seconds=600)
 
 
 def test_without_an_end_results_are_due_a_day_and_every_wait_after_the_start() -> None:
     day = timedelta(hours=24)
-    assert BatchParameters(7, 3).due_at(NOW, 0) == NOW + day
-    assert BatchParameters(7, 3, max_attempts=1, reattempt_wait=600).due_at(NOW, 60) == NOW + day + timedelta(minutes=1)
+    assert due(BatchParameters(7, 3)) == NOW + day
+    assert due(BatchParameters(7, 3, max_attempts=1, reattempt_wait=600), 60) == NOW + day + timedelta(minutes=1)
     start = NOW + timedelta(days=2)
     later = BatchParameters(7, 3, start_timestamp=start, max_attempts=4, reattempt_wait=300)
-    assert later.due_at(NOW, 0) == start + day + timedelta(seconds=900)
+    assert due(later) == start + day + timedelta(seconds=900)
 
 
 @pytest.mark.parametrize("field", ["start_timestamp", "end_timestamp"])
@@ -263,4 +270,4 @@ def test_any_text_is_either_taken_or_refused_by_name(form: dict[str, str]) -> No
     except InvalidInput as error:
         assert {fault.where for fault in error.faults} <= {*form, "application_id", "deployment_id"}
     else:
-        parameters.due_at(NOW, 30 * 86400)
+        due(parameters, 30 * 86400)

@@ -21,7 +21,8 @@ from receiver.config import Config
 from receiver.database.pool import connect
 from receiver.environment import read_config
 from receiver.errors import ConfigurationError
-from receiver.intake.proxies import Proxies, Sources
+from receiver.intake.proxies import Proxies
+from receiver.intake.senders import Senders
 from tests.test_doctor import only, served
 from tests.waiting import eventually
 from tests.web.asking import results_path
@@ -128,12 +129,13 @@ def test_without_networks_everybody_may_post(app_with: AppWith) -> None:
 
 
 def test_memory_for_addresses_is_bounded() -> None:
-    sources = Sources(PROVIDER, Proxies([ip_network("127.0.0.1")]))
+    senders = Senders(Proxies([ip_network("127.0.0.1")]), PROVIDER)
+    assert senders._is_source is not None
     for number in range(5000):
         other_address = f"203.0.{number >> 8}.{number & 255}"
-        assert not sources.admit(other_address, "")
-        assert not sources.admit("127.0.0.1", f"{'x' * number}, {other_address}")
-    kept = sources._listed.cache_info()
+        assert not senders.admit(other_address, "")
+        assert not senders.admit("127.0.0.1", f"{'x' * number}, {other_address}")
+    kept = senders._is_source.cache_info()
     assert kept.currsize == kept.maxsize == 4096
 
 
