@@ -9,6 +9,8 @@ the rest (worker, provider, disk space), because a fault there must not prevent 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psycopg
@@ -83,21 +85,19 @@ def check_spool(config: Config) -> Finding:
     try:
         config.data_dir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _try_spool(Spool(path, config.spool_max_bytes))
+            _try_spool(path, config.spool_max_bytes)
         else:  # leave no spool: a web process must create it, because this may run as another account
             with TemporaryDirectory(prefix="spool-check-", dir=config.data_dir) as folder:
-                _try_spool(Spool(config.data_dir / folder / path.name, config.spool_max_bytes))
+                _try_spool(config.data_dir / folder / path.name, config.spool_max_bytes)
     except (OSError, SpoolFailed) as error:
         message = f"DATA_DIR {config.data_dir} cannot store a callback: {error}. Callbacks would be lost in an outage:"
         return Finding("spool", "failure", f"{message} make room, or set DATA_DIR to a folder that can be written")
     return Finding("spool", "ok", f"a callback was stored in {config.data_dir}, and removed again")
 
 
-def _try_spool(spool: Spool) -> None:
-    try:
+def _try_spool(path: Path, max_bytes: int) -> None:
+    with closing(Spool(path, max_bytes)) as spool:
         spool.try_write()
-    finally:
-        spool.close()
 
 
 def check_receiver(config: Config, *, expects: bool, earlier: bool) -> Iterator[Finding]:

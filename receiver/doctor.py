@@ -231,13 +231,11 @@ def check_disk(config: Config) -> Iterator[Finding]:
 
 
 def _spool(path: Path, max_bytes: int) -> Finding:
-    spool = Spool(path, max_bytes)
     try:
-        depth = spool.depth()
+        with closing(Spool(path, max_bytes)) as spool:
+            depth = spool.depth()
     except SpoolFailed as error:
         return Finding("spool", "failure", f"{error}. Move its file away and keep it: it may contain callbacks")
-    finally:
-        spool.close()
     if depth:
         return Finding(
             "spool", "warning", f"contains {depth} callbacks; it drains while a web process runs on this machine"
@@ -334,11 +332,8 @@ _MEANINGS: dict[int, tuple[Level, str]] = {
 def check_provider(config: Config) -> Iterator[Finding]:
     """Request a call that does not exist. The answer shows whether the credentials are right, and nobody is called."""
     if config.plum_user is None or config.plum_key is None:
-        yield Finding(
-            "provider",
-            "warning",
-            "PLUM_USER and PLUM_KEY are not set: `serve` starts a simulator, `work` refuses to start",
-        )
+        message = "PLUM_USER and PLUM_KEY are not set: `serve` starts a simulator, `work` refuses to start"
+        yield Finding("provider", "warning", message)
         return
     provider = Provider(config.plum_url, config.plum_user, config.plum_key, read_timeout=ASK_SECONDS)
     try:

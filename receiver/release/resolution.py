@@ -74,7 +74,7 @@ class Doubt:
 
     batch_id: int
     submission_no: int
-    tries: int
+    state: str
     calls: int
     application_id: int
     deployment_id: int
@@ -85,20 +85,16 @@ class Doubt:
 
 def get_doubt(conn: Connection, batch_id: int, submission_no: int) -> Doubt:
     """The submission, which is `unknown`. Raises NotFound, NotInDoubt."""
-    row = conn.execute(
-        "select state from submission where batch_id = %s and submission_no = %s", (batch_id, submission_no)
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"Batch {batch_id} has no submission {submission_no}.")
     with conn.cursor(row_factory=class_row(Doubt)) as cursor:
         doubt = cursor.execute(
-            "select s.batch_id, s.submission_no, s.tries, s.calls, b.application_id, b.deployment_id, s.sent_at,"
+            "select s.batch_id, s.submission_no, s.state, s.calls, b.application_id, b.deployment_id, s.sent_at,"
             " b.end_at, s.error from submission s join batch b using (batch_id)"
-            " where s.batch_id = %s and s.submission_no = %s and s.state = 'unknown'",
+            " where s.batch_id = %s and s.submission_no = %s",
             (batch_id, submission_no),
         ).fetchone()
     if doubt is None:
-        known = _STATES.get(row[0], "it is not unknown any more")
+        raise NotFound(f"Batch {batch_id} has no submission {submission_no}.")
+    if known := _STATES.get(doubt.state):
         raise NotInDoubt(f"Submission {submission_no} of batch {batch_id} needs no decision: {known}.")
     return doubt
 

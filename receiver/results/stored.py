@@ -5,13 +5,14 @@ One statement locks callbacks in the queue, which is small. A second one reads t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from psycopg.rows import args_row
 
 from receiver.database.arrays import bigints, columns
+from receiver.database.conditions import all_given
 from receiver.database.low_water_mark import LOW_WATER_MARK
 from receiver.database.pool import Connection
 from receiver.intake.packing import unpack
@@ -67,26 +68,23 @@ def lock_waiting(
 
     Callbacks with ids below `floor` and below the low-water mark are not searched.
     """
-    conditions = ["callback_id >= %(floor)s", f"callback_id >= {LOW_WATER_MARK}"]
-    values: dict[str, Any] = {"limit": limit, "floor": floor}
-    if batch_id is not None:
-        conditions.append("batch_id = %(batch_id)s")
-        values["batch_id"] = batch_id
-    if without_batches:
-        conditions.append("batch_id <> all(%(batch_ids)b)")
-        values["batch_ids"] = bigints(without_batches)
-    if without_ids:
-        conditions.append("callback_id <> all(%(ids)b)")
-        values["ids"] = bigints(without_ids)
-    return _lock(conn, f"{' and '.join(conditions)} order by callback_id limit %(limit)s", values)
+    where, values = all_given(
+        {
+            "callback_id >= %s": floor,
+            "batch_id = %s": batch_id,
+            "batch_id <> all(%b)": bigints(without_batches) if without_batches else None,
+            "callback_id <> all(%b)": bigints(without_ids) if without_ids else None,
+        }
+    )
+    return _lock(conn, f"callback_id >= {LOW_WATER_MARK} and {where} order by callback_id limit %s", [*values, limit])
 
 
 def lock_waiting_ids(conn: Connection, callback_ids: Sequence[int]) -> list[Waiting]:
     """Lock the callbacks among these that wait and are not locked by others, the oldest first."""
-    return _lock(conn, "callback_id = any(%(ids)b) order by callback_id", {"ids": bigints(callback_ids)})
+    return _lock(conn, "callback_id = any(%b) order by callback_id", [bigints(callback_ids)])
 
 
-def _lock(conn: Connection, which: str, values: Mapping[str, Any]) -> list[Waiting]:
+def _lock(conn: Connection, which: str, values: Sequence[object]) -> list[Waiting]:
     with conn.cursor(row_factory=args_row(Waiting), binary=True) as cursor:
         return cursor.execute(
             f"select batch_id, callback_id, coalesce(body_bytes, {UNKNOWN_BYTES}) from waiting where {which}"
