@@ -8,7 +8,7 @@ earlier callbacks. Rows of release 1.0.0 lack this, so their bodies are read aga
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from receiver.changes.events import Events
@@ -27,14 +27,6 @@ READ_AGAIN_BYTES = 1 << 20
 _DETAILS = ", ".join(DETAILS).replace("last_event_at", f"nullif(last_event_at, {NO_TIME})")
 
 
-class _Applied(NamedTuple):
-    """The result that a call has. `is_complete`: the time of its last event is stored."""
-
-    call: CallKey
-    is_complete: bool
-    candidate: Candidate
-
-
 class _Contest(NamedTuple):
     """The data for a decision about one call: its result and, by callback id, all candidates, and the callbacks that
     were not applied before."""
@@ -45,28 +37,27 @@ class _Contest(NamedTuple):
     earlier: dict[int, Earlier]
 
 
-class _Change(NamedTuple):
-    """What a decision changes. `not_applied`: the rows that differ from the stored ones."""
-
-    contest: _Contest
-    verdict: Verdict
-    not_applied: list[NotApplied]
-
-
 def decide_again(
     conn: Connection, candidates_of: Mapping[CallKey, Sequence[Candidate]], deltas: Deltas, events: Events
 ) -> list[NotApplied]:
     """Decide calls again, among their new and earlier callbacks. Returns the rows of `set_aside` to write."""
-    changes = [_decide(contest) for contest in _load(conn, candidates_of)]
-    for change in changes:
-        _count(change, deltas, events)
-    _replace_results(conn, changes)
-    return [each for change in changes for each in change.not_applied]
+    not_applied: list[NotApplied] = []
+    changed: dict[CallKey, Verdict] = {}
+    for contest in _load(conn, candidates_of):
+        verdict = decide(list(contest.candidates.values()))
+        different = _different_rows(contest, verdict)
+        _count(contest, verdict.winner, different, deltas, events)
+        not_applied += different
+        if verdict.winner.callback_id != contest.result.callback_id:
+            changed[contest.call] = verdict
+    replace_results(conn, changed)
+    delete_set_aside(conn, [(batch_id, verdict.winner.callback_id) for (batch_id, _), verdict in changed.items()])
+    return not_applied
 
 
 def _load(conn: Connection, candidates_of: Mapping[CallKey, Sequence[Candidate]]) -> list[_Contest]:
     """Lock the results of these calls, and read what is known about earlier callbacks."""
-    applied = [(each.call, _completed(conn, each)) for each in _lock_applied(conn, list(candidates_of))]
+    applied = _lock_applied(conn, candidates_of)
     keys_of = {call: [each.details.result_key for each in candidates_of[call]] for call, _ in applied}
     earlier: defaultdict[CallKey, dict[int, Earlier]] = defaultdict(dict)
     for each in list_earlier(conn, keys_of):
@@ -80,26 +71,26 @@ def _load(conn: Connection, candidates_of: Mapping[CallKey, Sequence[Candidate]]
     return contests
 
 
-def _decide(contest: _Contest) -> _Change:
-    """Decide one call, and find the rows that change. No I/O."""
-    verdict = decide(list(contest.candidates.values()))
-    not_applied = []
+def _different_rows(contest: _Contest, verdict: Verdict) -> list[NotApplied]:
+    """The rows of callbacks that were not applied, if they differ from the stored ones."""
+    different = []
     for callback_id, (state, reason) in verdict.not_applied.items():
         before = contest.earlier.get(callback_id)
         if before is None or (before.state, before.reason) != (state, reason) or before.known is None:
-            not_applied.append(not_applied_to(contest.call, contest.candidates[callback_id], state, reason))
-    return _Change(contest, verdict, not_applied)
+            different.append(not_applied_to(contest.call, contest.candidates[callback_id], state, reason))
+    return different
 
 
-def _count(change: _Change, deltas: Deltas, events: Events) -> None:
-    """Count the change in the counters of its batch. Another winner is an event if it is a result."""
-    (call, result, _, earlier), winner = change.contest, change.verdict.winner
-    batch_id, _ = call
+def _count(
+    contest: _Contest, winner: Candidate, different: Sequence[NotApplied], deltas: Deltas, events: Events
+) -> None:
+    """Count a decision in the counters of its batch. Another winner is an event if it is a result."""
+    (batch_id, row), result, _, earlier = contest
     deltas.add_state(batch_id, "applied", result.polled, -1)
     deltas.add_state(batch_id, "applied", winner.polled)
     if winner.callback_id in earlier:
         deltas.add_state(batch_id, earlier[winner.callback_id].state, winner.polled, -1)
-    for each in change.not_applied:
+    for each in different:
         before = earlier.get(each.callback_id)
         if before is not None:
             deltas.add_state(batch_id, before.state, before.polled, -1)
@@ -108,49 +99,37 @@ def _count(change: _Change, deltas: Deltas, events: Events) -> None:
         deltas.add_result(batch_id, result, -1)
         deltas.add_result(batch_id, winner)
         if winner.outcome is not None:
-            events.add("call.result", *call)
+            events.add("call.result", batch_id, row)
 
 
-def _replace_results(conn: Connection, changes: Sequence[_Change]) -> None:
-    """Write the results of calls whose winner has changed."""
-    verdicts = {
-        contest.call: verdict
-        for contest, verdict, _ in changes
-        if verdict.winner.callback_id != contest.result.callback_id
-    }
-    replace_results(conn, verdicts)
-    delete_set_aside(conn, [(batch_id, v.winner.callback_id) for (batch_id, _), v in verdicts.items()])
-
-
-def _lock_applied(conn: Connection, calls: Sequence[CallKey]) -> list[_Applied]:
+def _lock_applied(conn: Connection, calls: Iterable[CallKey]) -> list[tuple[CallKey, Candidate]]:
+    """Lock the results of these calls."""
     rows_of = defaultdict[int, list[int]](list)
     for batch_id, row in calls:
         rows_of[batch_id].append(row)
-    return [
-        _Applied((batch_id, row), is_complete, Candidate(callback_id, received_at, polled, stored_details(stored)))
-        for batch_id, rows in sorted(rows_of.items())
+    applied = []
+    for batch_id, rows in sorted(rows_of.items()):
         for row, is_complete, callback_id, received_at, polled, *stored in conn.execute(
             f"select row, last_event_at is not null, callback_id, received_at, polled, {_DETAILS}"
             " from result where batch_id = %s and row = any(%s) order by row for update",
             (batch_id, rows),
             prepare=True,
-        )
-    ]
+        ):
+            result = Candidate(callback_id, received_at, polled, stored_details(stored))
+            applied.append(((batch_id, row), result if is_complete else _completed(conn, (batch_id, row), result)))
+    return applied
 
 
-def _completed(conn: Connection, applied: _Applied) -> Candidate:
-    """The result with the time of its last event. If release 1.0.0 wrote it, its body is read, and the time stored."""
-    (batch_id, row), is_complete, result = applied
-    if is_complete:
-        return result
+def _completed(conn: Connection, call: CallKey, result: Candidate) -> Candidate:
+    """A result that release 1.0.0 wrote, with the time of its last event: its body is read, and the time stored."""
     details = result.details
     last_event_at = details.ended_at or details.started_at or details.queued_at  # if the body was erased
-    for _, read, _ in read_bodies(get_stored(conn, [(batch_id, result.callback_id)])):
+    for _, read, _ in read_bodies(get_stored(conn, [(call[0], result.callback_id)])):
         if isinstance(read, CallDetails):
             last_event_at = read.last_event_at
     conn.execute(
         f"update result set last_event_at = coalesce(%s, {NO_TIME}) where batch_id = %s and row = %s",
-        (last_event_at, batch_id, row),
+        (last_event_at, *call),
     )
     return result._replace(details=details._replace(last_event_at=last_event_at))
 

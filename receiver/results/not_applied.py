@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg import Cursor
@@ -57,17 +56,9 @@ def not_applied_to(call: tuple[int, int], candidate: Candidate, state: CallbackS
     return NotApplied(batch_id, candidate.callback_id, state, reason, candidate.polled, row, candidate)
 
 
-def _earlier(
-    batch_id: int,
-    row: int,
-    callback_id: int,
-    state: CallbackState,
-    reason: str,
-    polled: bool,
-    received_at: datetime,
-    result_key: bytes | None,
-    *stored: Any,
-) -> Earlier:
+def _earlier(*columns: Any) -> Earlier:
+    """A row of `_COLUMNS`."""
+    batch_id, row, callback_id, state, reason, polled, received_at, result_key, *stored = columns
     details, known = stored_details(stored), None
     if result_key is not None and details.provider_status is not None:
         known = Candidate(callback_id, received_at, polled, details)
