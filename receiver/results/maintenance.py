@@ -19,7 +19,7 @@ from receiver.logs import about
 from receiver.release.provider import Provider
 from receiver.results.overdue import mark_overdue
 from receiver.results.polls import plan_polls
-from receiver.results.recovery import Polled, poll_once
+from receiver.results.recovery import poll_once
 from receiver.results.retention import claim_purge, purge
 
 OVERDUE_CHECK_SECONDS = 2.0
@@ -115,11 +115,11 @@ class Maintenance:
         if polled_once is None:
             return min(IDLE_SECONDS, 1 / self._rate)
         poll, polled, reason = polled_once
-        level = logging.WARNING if polled is Polled.PAUSED else logging.INFO
+        level = logging.WARNING if polled == "paused" else logging.INFO
         log.log(
             level, "batch %d, row %d: fetched the result, try %d: %s%s",
-            poll.batch_id, poll.row, poll.tries, polled.value, f" ({reason})" if reason else "",
-            extra=about("call_polled", batch_id=poll.batch_id, row=poll.row, result=polled.value),
+            poll.batch_id, poll.row, poll.tries, polled, f" ({reason})" if reason else "",
+            extra=about("call_polled", batch_id=poll.batch_id, row=poll.row, result=polled),
         )  # fmt: skip
         return 0.0
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from enum import Enum
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote
 
 from receiver.changes.events import Events
@@ -34,17 +33,10 @@ _TRIES = 3
 _T = TypeVar("_T")
 
 
-class Polled(Enum):
-    """How a request for a result ended."""
-
-    RESULT = "result"
-    """The call has ended, and its result is settled."""
-    LATER = "later"
-    """Not known yet. It is requested again, up to MOST_TRIES times."""
-    NEVER = "never"
-    """The provider does not know this call, or it belongs to another user."""
-    PAUSED = "paused"
-    """All requests pause: the credentials were refused, or there were too many requests."""
+Polled = Literal["result", "later", "never", "paused"]
+"""How a request for a result ended. result: the call has ended, and its result is settled. later: not known yet; it is
+requested again, up to MOST_TRIES times. never: the provider does not know this call, or it belongs to another user.
+paused: all requests pause, because the credentials were refused, or there were too many requests."""
 
 
 def poll_once(
@@ -68,7 +60,7 @@ def poll_once(
     if got.status in (401, 429) or (got.status == 503 and got.retry_after):
         pause = _pause(got.retry_after)
         _in_transaction(pool, lambda conn: pause_polls(conn, poll, pause, got.status, error))
-        return poll, Polled.PAUSED, error
+        return poll, "paused", error
     # 403: another user's call; 404: unknown. Other faults of our request would occur again.
     again = not 400 <= got.status < 500 or got.status in (408, 425)
     return _put_off(pool, poll, got.status, error, again=again)
@@ -89,7 +81,7 @@ def _settle_answer(pool: Pool, poll: Poll, got: Got, suppress_statuses: Collecti
     def record(conn: Connection) -> tuple[Polled, str]:
         share_results(conn, [poll.batch_id])
         if not _exists(conn, poll):
-            return Polled.NEVER, "the call was purged or erased"
+            return "never", "the call was purged or erased"
         row = conn.execute(
             "insert into callback (batch_id, submission_no, received_at, polled, content_type, packing, body)"
             " values (%s, %s, %s, true, %s, %s, %s) returning callback_id",
@@ -109,22 +101,22 @@ def _end(conn: Connection, poll: Poll, callback_id: int) -> tuple[Polled, str]:
     """End a poll whose body is settled, or put it off."""
     if not _is_outstanding(conn, poll):
         end_poll(conn, poll)
-        return Polled.RESULT, ""
+        return "result", ""
     aside = conn.execute(
         "select state from set_aside where batch_id = %s and callback_id = %s", (poll.batch_id, callback_id)
     ).fetchone()
     if aside == ("unmatched",):
         put_off(conn, poll, 200, "the id belongs to another call", again=False)
-        return Polled.NEVER, "the id belongs to another call"
+        return "never", "the id belongs to another call"
     put_off(conn, poll, 200, "the call has not ended")
-    return Polled.LATER, "the call has not ended"
+    return "later", "the call has not ended"
 
 
 def _put_off(
     pool: Pool, poll: Poll, provider_status: int | None, error: str, *, again: bool = True
 ) -> tuple[Poll, Polled, str]:
     _in_transaction(pool, lambda conn: put_off(conn, poll, provider_status, error, again=again))
-    return poll, Polled.LATER if again else Polled.NEVER, error
+    return poll, "later" if again else "never", error
 
 
 def _in_transaction(pool: Pool, record: Callable[[Connection], _T]) -> _T:

@@ -103,7 +103,7 @@ def test_fetched_result_is_owed(conn: Connection, owed: Owed, database_url: str)
     conn.commit()
     pool = open_pool(database_url, max_size=1, name="poller")
     got = Got(200, "application/json", result_body(NUMBERS[0]))
-    assert recovery._settle_answer(pool, poll, got, ()) == (poll, recovery.Polled.RESULT, "")
+    assert recovery._settle_answer(pool, poll, got, ()) == (poll, "result", "")
     pool.close()
     assert owed.check() == [ENDED, ("call.result", batch_id, 1)]
 

@@ -124,7 +124,7 @@ def test_every_overdue_result_is_fetched(conn: Connection, pool: Pool, call_ids:
         while len(asked) < 5:
             if (one := poll_once(pool, provider_at(simulator.url), FAST)) is not None:
                 asked.append(one[1])
-    assert asked == [Polled.RESULT] * 5
+    assert asked == ["result"] * 5
     batch = read_batch(conn, batch_id)
     assert (batch.counts["overdue"], batch.counts["final"]) == (0, 6)
     assert present(batch.callbacks) == {"received": 1, "applied": 1}
@@ -137,7 +137,7 @@ def test_call_in_progress_stays_overdue_and_is_polled_later(conn: Connection, po
         batch_id = make_overdue(conn, simulator.url, NUMBERS[:1])
         plan_all(conn)
         asked = poll_once(pool, provider_at(simulator.url), FAST)
-    assert asked is not None and asked[1] is Polled.LATER
+    assert asked is not None and asked[1] == "later"
     assert present(read_batch(conn, batch_id).counts) == {"rows": 1, "overdue": 1}
     row = poll_row(conn)
     assert row is not None and row[1] is not None and timedelta(seconds=50) < row[1] <= timedelta(minutes=1)
@@ -147,7 +147,7 @@ def test_call_in_progress_stays_overdue_and_is_polled_later(conn: Connection, po
 
 @pytest.mark.parametrize(
     ("call_id", "polled", "status"),
-    [("404", Polled.NEVER, 404), ("403", Polled.NEVER, 403), ("9-9", Polled.NEVER, 404), ("500", Polled.LATER, 500)],
+    [("404", "never", 404), ("403", "never", 403), ("9-9", "never", 404), ("500", "later", 500)],
 )
 def test_refused_poll_is_repeated_only_if_that_can_help(
     conn: Connection, pool: Pool, call_id: str, polled: Polled, status: int
@@ -158,7 +158,7 @@ def test_refused_poll_is_repeated_only_if_that_can_help(
     assert asked is not None and asked[1] is polled
     row = poll_row(conn)
     assert row is not None and row[2] == status and row[3]
-    assert (row[1] is None) == (polled is Polled.NEVER)
+    assert (row[1] is None) == (polled == "never")
 
 
 def test_refused_credentials_pause_all_polls_without_counting_a_try(conn: Connection, pool: Pool) -> None:
@@ -166,7 +166,7 @@ def test_refused_credentials_pause_all_polls_without_counting_a_try(conn: Connec
     with silent_provider(None) as simulator:
         wrong = Provider(simulator.url, "simulator", "another key")
         asked = poll_once(pool, wrong, FAST)
-    assert asked is not None and asked[1] is Polled.PAUSED
+    assert asked is not None and asked[1] == "paused"
     assert "another key" not in asked[2]
     row = poll_row(conn)
     assert row is not None and (row[0], row[2]) == (0, 401)
@@ -184,7 +184,7 @@ def test_retry_after_of_the_provider_is_respected(conn: Connection, pool: Pool, 
     make_poll(conn, "1-1")
     with answering(http(429, b"{}", "application/json", f"Retry-After: {said}")) as server:
         asked = poll_once(pool, provider_at(server.url), FAST)
-    assert asked is not None and asked[1] is Polled.PAUSED
+    assert asked is not None and asked[1] == "paused"
     row = conn.execute("select next_at - now() from upkeep where task = 'poll'").fetchone()
     assert row is not None and abs(row[0].total_seconds() - seconds) < 10
 
@@ -206,7 +206,7 @@ def test_answer_without_details_is_not_stored_and_requested_again(conn: Connecti
     batch_id = make_poll(conn, "1-1")
     with answering(answer) as server:
         asked = poll_once(pool, provider_at(server.url), FAST)
-    assert asked is not None and asked[1] is Polled.LATER, asked
+    assert asked is not None and asked[1] == "later", asked
     assert conn.execute("select count(*) from callback").fetchone() == (0,)
     assert present(read_batch(conn, batch_id).counts) == {"rows": 1, "overdue": 1}
 
@@ -218,7 +218,7 @@ def test_unreachable_or_silent_provider_is_asked_again(conn: Connection, pool: P
     with serving(hold) as server:
         provider = Provider(server.url, "u", "k", read_timeout=0.2)
         asked = poll_once(pool, provider, FAST)
-    assert asked is not None and asked[1] is Polled.LATER
+    assert asked is not None and asked[1] == "later"
     row = poll_row(conn)
     assert row is not None and row[0] == 2 and row[1] is not None and row[1] > timedelta(seconds=100)
 
@@ -235,7 +235,7 @@ def test_id_of_another_call_is_not_polled_again(conn: Connection, pool: Pool) ->
     batch_id = make_poll(conn, "1-1")
     with answering(http(200, result_body(phone_number(77)))) as server:
         asked = poll_once(pool, provider_at(server.url), FAST)
-    assert asked is not None and asked[1] is Polled.NEVER
+    assert asked is not None and asked[1] == "never"
     assert present(read_batch(conn, batch_id).callbacks) == {}
     assert differences(conn) == []
 
@@ -318,7 +318,7 @@ def test_result_that_is_delivered_during_its_poll_wins(
     monkeypatch.setattr("receiver.results.recovery.get", get_slowly)
     with answering(http(200, result_body(NUMBERS[0], "failed"))) as server:
         asked = poll_once(pool, provider_at(server.url), FAST)
-    assert asked is not None and asked[1] is Polled.RESULT
+    assert asked is not None and asked[1] == "result"
     assert present(read_batch(conn, batch_id).callbacks) == {"received": 1, "applied": 1}
     assert poll_row(conn) is None
     assert differences(conn) == []
