@@ -122,29 +122,24 @@ def kept_preview(draft: Draft, parameters: BatchParameters, limits: Limits) -> P
     """The stored preview, if it was made for equivalent parameters."""
     if draft.preview is None or draft.preview["of"] != _matters(parameters, limits):
         return None
-    errors = tuple(Fault(**fault) for fault in draft.preview["errors"])
-    counted = {
-        name: draft.preview[name] for name in ("rows", "valid", "invalid", "duplicates", "suppressed", "submissions")
-    }
+    kept = {name: value for name, value in draft.preview.items() if name not in ("of", "calls_of")}
     recent = [
-        {**batch, "created_at": datetime.fromisoformat(batch["created_at"])}
-        for batch in draft.preview["recent"]["batches"]
+        batch | {"created_at": datetime.fromisoformat(batch["created_at"])} for batch in kept["recent"]["batches"]
     ]
     # When something opens and is due depends on the moment of asking.
     now = datetime.now(UTC).replace(microsecond=0)
     calls_of = {tuple(zones): calls for zones, calls in draft.preview["calls_of"]}
-    return Preview(
-        **counted,
-        recent={"rows": draft.preview["recent"]["rows"], "batches": recent},
-        zones=list_zones(parameters, calls_of, now),
-        due_at=estimate_due_at(parameters.gates, calls_of, parameters.retries, now, limits.grace),
-        sample=tuple(json.loads(draft.preview["sample"])),
-        warnings=tuple(Fault(**fault) for fault in draft.preview["warnings"]),
-        errors=errors,
-        errors_total=draft.preview["errors_total"],
-        columns=tuple(PhoneColumn(**column) for column in draft.preview["columns"]),
-        places=tuple((zone, rows) for zone, rows in draft.preview["places"]),
-    )
+    given: dict[str, Any] = {
+        "recent": kept["recent"] | {"batches": recent},
+        "zones": list_zones(parameters, calls_of, now),
+        "due_at": estimate_due_at(parameters.gates, calls_of, parameters.retries, now, limits.grace),
+        "sample": tuple(json.loads(kept["sample"])),
+        "warnings": tuple(Fault(**fault) for fault in kept["warnings"]),
+        "errors": tuple(Fault(**fault) for fault in kept["errors"]),
+        "columns": tuple(PhoneColumn(**column) for column in kept["columns"]),
+        "places": tuple(map(tuple, kept["places"])),
+    }
+    return Preview(**kept | given)
 
 
 def keep_preview(conn: Connection, draft: Draft, parameters: BatchParameters, limits: Limits, seen: Preview) -> None:

@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from psycopg.rows import class_row
-
 from receiver.changes.counters import own_counters
 from receiver.changes.events import Events
 from receiver.database.locks import lock_batches
@@ -142,11 +140,8 @@ def accept_proven_lately(conn: Connection) -> None:
 
 def list_taken(conn: Connection, worker_id: int) -> list[Taken]:
     """The submissions that this worker is sending, according to the database."""
-    with conn.cursor(row_factory=class_row(Taken)) as cursor:
-        return cursor.execute(
-            "select batch_id, submission_no, tries from submission where state = 'sending' and worker_id = %s",
-            (worker_id,),
-        ).fetchall()
+    taken = "select batch_id, submission_no, tries from submission where state = 'sending' and worker_id = %s"
+    return [Taken(*row) for row in conn.execute(taken, (worker_id,))]
 
 
 def release_untold(conn: Connection, worker_id: int, untold: Collection[Taken]) -> None:
