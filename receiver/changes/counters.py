@@ -36,8 +36,9 @@ def add_parts(conn: Connection, batch_ids: Collection[int]) -> None:
     conn.execute(_ADD_PARTS, (list(batch_ids),), prepare=True)
 
 
-def _added(names: tuple[str, ...]) -> str:
-    return ", ".join(f"{name} = c.{name} + p.{name}" for name in names)
+def added(names: tuple[str, ...], to_add: str) -> str:
+    """SQL: sets these counters of `c` to their sums with those of `to_add`."""
+    return ", ".join(f"{name} = c.{name} + {to_add}.{name}" for name in names)
 
 
 def _sums(names: tuple[str, ...]) -> str:
@@ -50,14 +51,14 @@ with parts as (
 ), quarters as (
     select batch_id, at, {_sums(RESULT_COLUMNS)} from parts where at > '-infinity' group by batch_id, at
 ), changed as (
-    update result_count c set {_added(RESULT_COLUMNS)} from quarters p
+    update result_count c set {added(RESULT_COLUMNS, "p")} from quarters p
     where c.batch_id = p.batch_id and c.at = p.at returning c.batch_id, c.at
 ), inserted as (
     insert into result_count (batch_id, at, {", ".join(RESULT_COLUMNS)})
     select q.batch_id, q.at, {", ".join(f"q.{name}" for name in RESULT_COLUMNS)}
     from quarters q left join changed c on c.batch_id = q.batch_id and c.at = q.at where c.at is null
 )
-update batch_count c set {_added(PART_COLUMNS)},
+update batch_count c set {added(PART_COLUMNS, "p")},
     first_result_at = least(c.first_result_at, p.first), last_result_at = greatest(c.last_result_at, p.last)
 from (select batch_id, min(first_result_at) as first, max(last_result_at) as last, {_sums(PART_COLUMNS)}
     from parts group by batch_id) p

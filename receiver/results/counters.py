@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from receiver.changes.counters import COUNTED_STATES, PART_COLUMNS, RESULT_COLUMNS, SLOTS, add_parts
+from receiver.changes.counters import COUNTED_STATES, PART_COLUMNS, RESULT_COLUMNS, SLOTS, add_parts, added
 from receiver.changes.events import REMAINING, Events
 from receiver.database.locks import OLD_WORKERS, lock_counters
 from receiver.database.pool import Connection
@@ -30,6 +30,7 @@ reach its end together without any of them noticing it: each has at most 500 of 
 most `SLOTS` have written their part and are not committed yet."""
 
 QUARTER_HOUR = timedelta(minutes=15)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _BATCH_COLUMNS = (
     "rows",
@@ -53,8 +54,6 @@ class Deltas:
         self._batches: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._quarters: defaultdict[tuple[int, datetime], Counter[str]] = defaultdict(Counter)
         self._received: defaultdict[int, list[datetime]] = defaultdict(list)
-        # The quarter hour of the latest result, and most likely of the next.
-        self._from = self._to = datetime.min.replace(tzinfo=UTC)
 
     def add(self, batch_id: int, counter: str, number: int = 1) -> None:
         """Add `number` to one column of batch_count."""
@@ -67,14 +66,10 @@ class Deltas:
 
     def add_result(self, batch_id: int, result: Candidate, sign: int = 1) -> None:
         """Count a call's final result (sign 1), or undo that (-1). A status that is not final counts nothing."""
-        received_at, details = result.received_at, result.details
+        details = result.details
         if details.outcome is None:
             return
-        if not self._from <= received_at < self._to:
-            minute = received_at.minute - received_at.minute % 15
-            self._from = received_at.replace(minute=minute, second=0, microsecond=0)
-            self._to = self._from + QUARTER_HOUR
-        counter = self._quarters[batch_id, self._from]
+        counter = self._quarters[batch_id, result.received_at - (result.received_at - _EPOCH) % QUARTER_HOUR]
         counter[details.outcome] += sign
         counter["attempts"] += sign * (details.attempts or 0)
         counter["duration_seconds"] += sign * (details.duration_seconds or 0)
@@ -177,10 +172,6 @@ def _unnested(names: tuple[str, ...]) -> str:
     return ", ".join(f"%({name})s::bigint[]" for name in names)
 
 
-def _added(names: tuple[str, ...]) -> str:
-    return ", ".join(f"{name} = c.{name} + d.{name}" for name in names)
-
-
 _IS_FAR = f"select from batch_total c where batch_id = %s and {REMAINING} > %s and not exists ({OLD_WORKERS})"
 
 _ADD_PART = f"""
@@ -197,7 +188,7 @@ on conflict (batch_id, slot, at) do update set
 
 # These statements contain only names that are constants of this module. All values are parameters.
 _UPDATE_BATCHES = f"""
-update batch_count c set {_added(_BATCH_COLUMNS)},
+update batch_count c set {added(_BATCH_COLUMNS, "d")},
     first_result_at = least(c.first_result_at, d.first), last_result_at = greatest(c.last_result_at, d.last)
 from unnest(%(batch_id)s::bigint[], %(first)s::timestamptz[], %(last)s::timestamptz[], {_unnested(_BATCH_COLUMNS)})
     as d (batch_id, first, last, {", ".join(_BATCH_COLUMNS)})
@@ -210,7 +201,7 @@ with d as (
     select * from unnest(%(batch_id)s::bigint[], %(at)s::timestamptz[], {_unnested(RESULT_COLUMNS)})
         as d (batch_id, at, {", ".join(RESULT_COLUMNS)})
 ), changed as (
-    update result_count c set {_added(RESULT_COLUMNS)} from d
+    update result_count c set {added(RESULT_COLUMNS, "d")} from d
     where c.batch_id = d.batch_id and c.at = d.at
     returning c.batch_id, c.at
 )
