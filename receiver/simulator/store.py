@@ -135,15 +135,9 @@ class Store:
         calls = self._db.execute(
             "select row, destination, told from call where number = ? order by row", (row["number"],)
         ).fetchall()
-        request = Request(
-            kind=row["kind"],
-            application_id=row["application_id"],
-            deployment_id=row["deployment_id"],
-            parameters=Parameters(**json.loads(row["terms"])),
-            queued_at=row["queued_at"],
-            accepted_at=row["accepted_at"],
-            destinations=[destination for _, destination, _ in calls],
-        )
+        same = {name: row[name] for name in ("kind", "application_id", "deployment_id", "queued_at", "accepted_at")}
+        destinations = [destination for _, destination, _ in calls]
+        request = Request(**same, parameters=Parameters(**json.loads(row["terms"])), destinations=destinations)
         finished = frozenset(row for row, _, told in calls if told)
         return Stored(row["number"], request, bool(row["checked"]), row["canceled"], finished)
 
