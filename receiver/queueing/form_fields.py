@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import chain
@@ -44,7 +44,7 @@ class Timestamp(fields.Field[datetime]):
 
     default_error_messages = {"invalid": NOT_A_TIME}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
         text = str(value).strip()
         try:
             if text.isascii() and text.isdigit() and len(text) <= 12:
@@ -59,15 +59,15 @@ class Timestamp(fields.Field[datetime]):
             raise self.make_error("invalid")
         return moment
 
-    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **_: Any) -> str | None:
+    def _serialize(self, value: datetime | None, *_: Any, **__: Any) -> str | None:
         return None if value is None else rfc3339(value)
 
 
 class WholeSecond(Timestamp):
     """A time that is sent to the provider in Unix seconds, so a fraction is removed."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> datetime:
-        return super()._deserialize(value, attr, data, **kwargs).replace(microsecond=0)
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> datetime:
+        return super()._deserialize(value, *args, **kwargs).replace(microsecond=0)
 
 
 class WholeNumber(fields.Integer):
@@ -75,7 +75,7 @@ class WholeNumber(fields.Integer):
 
     default_error_messages = {"invalid": "Enter a whole number."}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         text = str(value).strip()
         if not re.fullmatch(r"-?\d{1,18}", text, re.ASCII):
             raise self.make_error("invalid", input=text[:40])
@@ -89,8 +89,8 @@ class Flag(fields.Boolean):
     falsy = {"0", "false"}
     default_error_messages = {"invalid": "Enter 0, 1, true or false."}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
-        return super()._deserialize(str(value).lower(), attr, data, **kwargs)
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> bool:
+        return super()._deserialize(str(value).lower(), *args, **kwargs)
 
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -114,9 +114,7 @@ class CallingHours(fields.Field[tuple[int, int]]):
         "too_short": "They must be at least 30 minutes long.",
     }
 
-    def _deserialize(
-        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
-    ) -> tuple[int, int]:
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> tuple[int, int]:
         found = _HOURS.fullmatch(str(value).strip())
         if found is None:
             raise self.make_error("invalid")
@@ -127,7 +125,7 @@ class CallingHours(fields.Field[tuple[int, int]]):
             raise self.make_error("too_short")
         return opens, closes
 
-    def _serialize(self, value: tuple[int, int] | None, attr: str | None, obj: Any, **_: Any) -> str | None:
+    def _serialize(self, value: tuple[int, int] | None, *_: Any, **__: Any) -> str | None:
         return None if value is None else hours_text(*value)
 
 
@@ -141,7 +139,7 @@ class CallingDays(fields.Field[int]):
 
     default_error_messages = {"invalid": f"Write days with commas between them, some of {','.join(DAYS)}."}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> int:
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
         mask = 0
         for day in str(value).lower().split(","):
             if day.strip() not in DAYS:
@@ -149,7 +147,7 @@ class CallingDays(fields.Field[int]):
             mask |= 1 << DAYS.index(day.strip())
         return mask
 
-    def _serialize(self, value: int | None, attr: str | None, obj: Any, **_: Any) -> str | None:
+    def _serialize(self, value: int | None, *_: Any, **__: Any) -> str | None:
         return None if value is None else days_text(value)
 
 

@@ -7,7 +7,6 @@ becomes `unknown` when the worker's advisory lock is free.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,8 +21,6 @@ from receiver.release.claim import Outgoing
 from receiver.release.presence import find_gone
 from receiver.release.resolution import SENT_SINCE
 from receiver.release.states import PROVEN, accept_proven, refresh_state
-
-log = logging.getLogger(__name__)
 
 LINES_AT_ONCE = 2000
 """Rows that are read from the database at a time while a submission is sent."""
