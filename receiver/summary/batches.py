@@ -201,7 +201,12 @@ _SUBMISSIONS = f""",
 def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True) -> Batch:
     """One batch; without its submissions the cost does not depend on their number. Raises NotFound."""
     query = _select("%(batch_id)s", with_submissions) + "where b.batch_id = %(batch_id)s"
-    found = _read(conn, query, {"batch_id": batch_id})
+    # The view takes a seventh of the time, and only a busy batch has parts that it must add.
+    in_one_row = (
+        query.replace("batch_total", "batch_count") + " and not exists (select from batch_count_part"
+        " where batch_id = %(batch_id)s)"
+    )
+    found = _read(conn, in_one_row, {"batch_id": batch_id}) or _read(conn, query, {"batch_id": batch_id})
     if not found:
         raise NotFound(f"Batch {batch_id} does not exist.")
     return found[0]
