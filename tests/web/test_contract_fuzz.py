@@ -95,7 +95,8 @@ def described() -> BaseSchema:
                         *("change_batch", "resolve_submission", "resolve_batch", "cancel_deployment"),
                         *("create_endpoint", "change_endpoint"),  # not every text is an address that is allowed
                         "create_key",
-                        *("acknowledge_callbacks", "acknowledge_batch", "cancel_batch"),  # no note contains a NUL
+                        # No note contains a NUL.
+                        *("acknowledge_callbacks", "acknowledge_batch", "pause_batch", "resume_batch", "cancel_batch"),
                     )
                 ),
                 *(

@@ -47,6 +47,13 @@ def test_dry_run_says_who_is_called_again_and_stores_nothing(
     assert conn.execute("select from batch").rowcount == 1
 
 
+def test_unusable_idempotency_key_is_refused(queuer: FlaskClient, batch_id: int) -> None:
+    for dry_run in (False, True):
+        assert faults_of(ask(queuer, batch_id, {"Idempotency-Key": ""}, dry_run=dry_run)) == [
+            ("Idempotency-Key", "invalid")
+        ]
+
+
 def test_follow_up_is_queued_with_the_parameters_of_its_batch(
     queuer: FlaskClient, conn: Connection, batch_id: int
 ) -> None:

@@ -106,8 +106,9 @@ def test_concurrent_identical_requests_make_one_batch(queuer: FlaskClient, conn:
 
 def test_unusable_idempotency_keys_are_refused(queuer: FlaskClient, conn: Connection) -> None:
     for key in ("", "x" * 256, "tab\there", "\x85"):
-        answer = post_csv(queuer, headers={"Idempotency-Key": key})
-        assert faults_of(answer) == [("Idempotency-Key", "invalid")], key
+        for fields in ({}, {"dry_run": "1"}):
+            answer = post_csv(queuer, headers={"Idempotency-Key": key}, **fields)
+            assert faults_of(answer) == [("Idempotency-Key", "invalid")], key
     assert count_batches(conn) == 0
 
 

@@ -135,8 +135,9 @@ def queue_batch() -> Response:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaType("Send the CSV and its parameters as multipart/form-data.")
     csv, form = read_form()
+    key = idempotency_key()
     is_dry = form.get("dry_run", "").lower() in Flag.truthy
-    repeatable = None if is_dry else repeatable_request(csv.stream, form, csv.filename or "")
+    repeatable = None if key is None or is_dry else repeatable_request(key, csv.stream, form, csv.filename or "")
     if repeatable is not None:
         # Before any check: a repeated request must get the same answer, even if its times are in the past now.
         earlier = primary().read(find_accepted, repeatable)
@@ -198,16 +199,18 @@ def _looked_up(find: Callable[[Connection, Sequence[int]], _Found]) -> Callable[
     return look_up
 
 
-def repeatable_request(content: IO[bytes], form: Mapping[str, str], file_name: str = "") -> IdempotentRequest | None:
-    """The request, if it has an Idempotency-Key. Raises InvalidInput."""
-    idempotency_key = request.headers.get("Idempotency-Key")
-    if idempotency_key is None:
-        return None
-    if not 1 <= len(idempotency_key) <= 255 or not idempotency_key.isprintable():
+def idempotency_key() -> str | None:
+    """The value of the header, if there is one. Raises InvalidInput."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (1 <= len(key) <= 255 and key.isprintable()):
         raise invalid_parameter("Idempotency-Key", "invalid", "It must be 1 to 255 printable characters.")
+    return key
+
+
+def repeatable_request(key: str, content: IO[bytes], form: Mapping[str, str], file_name: str = "") -> IdempotentRequest:
     plain = without_defaults(form, {"default_region": services().config.default_region, "name": file_name})
     as_sent = None if plain == form else request_digest(content, form)
-    return IdempotentRequest(current_key().key_id, idempotency_key, request_digest(content, plain), as_sent)
+    return IdempotentRequest(current_key().key_id, key, request_digest(content, plain), as_sent)
 
 
 def answer_stored(stored: tuple[int, dict[str, str]], schema: Schema = _batch) -> Response:

@@ -25,7 +25,14 @@ from receiver.summary import lineage
 from receiver.summary.batches import Batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
-from receiver.web.api.batches import answer_accepted, answer_stored, preview_members, queueing, repeatable_request
+from receiver.web.api.batches import (
+    answer_accepted,
+    answer_stored,
+    idempotency_key,
+    preview_members,
+    queueing,
+    repeatable_request,
+)
 from receiver.web.auth import current_key, waited_for
 from receiver.web.json_body import read_json
 from receiver.web.reading import primary
@@ -99,6 +106,7 @@ def follow_up(said: dict[str, Any], batch_id: int) -> Response:
     body = request.get_data()
     given = read_json(body) if body else {}
     given.pop("dry_run", None)
+    key = idempotency_key()
     if said.get("dry_run"):
         return _preview(batch_id, given)
     written_out = {name: sorted(set(value)) if isinstance(value, list) else value for name, value in given.items()}
@@ -106,7 +114,7 @@ def follow_up(said: dict[str, Any], batch_id: int) -> Response:
         written_out["is_pci"] = bool(given["is_pci"])  # 1 and true are the same
     content = {name: value for name, value in written_out.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
     canonical = json.dumps({"follows": batch_id, **content}, sort_keys=True).encode()
-    repeatable = repeatable_request(BytesIO(canonical), {})
+    repeatable = None if key is None else repeatable_request(key, BytesIO(canonical), {})
     if repeatable is not None:
         earlier = primary().read(find_accepted, repeatable)
         if earlier is not None:
