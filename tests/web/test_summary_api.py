@@ -145,13 +145,16 @@ def breakdown(reader: FlaskClient, query: str) -> dict[str | None, tuple[int, in
 
 @pytest.fixture
 def broken_down(conn: Connection) -> int:
-    """A batch: two calls at noon, one of them failed; one a day and an hour later; one of another country."""
-    numbers: list[int | str] = [phone_number(0), phone_number(1), "+12125550100", "+442079460018"]
+    """A batch: two calls at noon, one of them failed; one a day and an hour later; one of another country; and one that
+    has not ended."""
+    numbers: list[int | str] = [phone_number(0), phone_number(1), "+12125550100", "+442079460018", phone_number(4)]
     batch_id = make_batch(conn, numbers, labels={"team": "a"})
     results = [("completed", "1", NOON), ("failed", "3", NOON), ("completed", "1", NOON + timedelta(hours=25))]
     bodies = [
         make_callback(batch_id, result_body(number, status, attempts=attempts), received_at=at)
-        for number, (status, attempts, at) in zip(numbers, [*results, ("rejected", None, NOON)], strict=True)
+        for number, (status, attempts, at) in zip(
+            numbers, [*results, ("rejected", None, NOON), ("dialing", "1", NOON)], strict=True
+        )
     ]
     journal(conn, *bodies)
     settle_all(conn)
@@ -203,7 +206,7 @@ def test_breakdown_leaves_out_a_batch_that_is_being_purged(
 ) -> None:
     next(iter(purge_batch(conn, broken_down, by="test", force=True)))  # its results are deleted later
     conn.commit()
-    assert conn.execute("select count(*) from result").fetchone() == (4,)
+    assert conn.execute("select count(*) from result").fetchone() == (5,)
     for by in ("hour_of_day", "weekday", "attempt", "area"):
         assert breakdown(reader, f"by={by}") == {}, by
 
