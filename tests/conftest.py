@@ -65,6 +65,35 @@ MEMORY_BYTES = 4 << 30
 GUARD_SECONDS = 300
 """How long pytest waits at its end for the guard to stop the servers and remove the folder."""
 
+SLOWEST = (
+    "acceptance/killing/test_kill_anywhere.py",
+    "acceptance/killing/test_intake_killed.py",
+    "deploy/test_wrong_settings.py",
+    "browser/test_every_page.py",
+    "acceptance/test_delivered_campaign.py",
+    "acceptance/killing/test_commands_killed.py",
+    "acceptance/test_simulated_year.py",
+    "acceptance/test_patroni.py",
+    "acceptance/test_outages.py",
+    "browser/test_reference.py",
+    "browser/test_story.py",
+    "interleavings/test_interleavings.py",
+    "web/test_contract_fuzz.py",
+    "documents/test_backups.py",
+    "acceptance/test_start_refused.py",
+    "deploy/test_roles.py",
+    "deploy/test_restart.py",
+    "documents/test_examples.py",
+    "clients/test_generated_clients.py",
+    "acceptance/test_simulated.py",
+    "acceptance/test_serve.py",
+    "acceptance/test_clocks.py",
+    "web/test_secret_rotation.py",
+    "web/test_injection.py",
+    "web/test_in_progress.py",
+)
+"""The modules whose long tests need most of a minute or more, the slowest first."""
+
 _GUARD = """
 import sys
 from pathlib import Path
@@ -91,8 +120,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`make test` does not collect this file: schemathesis needs seconds in each worker to generate cases."""
-    return True if collection_path.name == "test_contract_fuzz.py" and config.option.markexpr == "not long" else None
+    """`make test` and `make test-long` import only modules of which they run tests. Each process imports them all."""
+    if config.option.markexpr not in ("long", "not long") or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text()
+    wanted = "mark.long" in text if config.option.markexpr == "long" else "pytestmark = pytest.mark.long\n" not in text
+    return None if wanted else True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest modules first. Otherwise the last of them would run alone, while the other processes have nothing."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_collection_finish() -> None:

@@ -81,6 +81,7 @@ def rows_of(answer: Any) -> int:
     return max(len(answer.data.splitlines()) - 1, 0)
 
 
+@pytest.mark.long
 def test_no_api_parameter_is_executed_as_sql(client_for: ClientFor, batches: dict[str, int], conn: Connection) -> None:
     client = client_for("admin")
     asked = list(asked_with(client))
