@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import chain
@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from receiver.errors import Fault
+from receiver.errors import Fault, InvalidInput
 from receiver.model import rfc3339
 from receiver.phone_numbers.numbering_plan import valid_region
 from receiver.schedule import DAY_MINUTES, LEAST_HOURS
@@ -245,6 +245,14 @@ def policy(choices: Sequence[str], rows: str) -> fields.String:
     """What is done with some rows. The first choice is the default."""
     described = says(f"What to do with {rows}", default=choices[0])
     return fields.String(validate=validate.OneOf(choices), metadata=described)
+
+
+def read_fields(schema: Schema, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a schema reads. Raises InvalidInput with each fault."""
+    try:
+        return dict(schema.load(given))
+    except ValidationError as error:
+        raise InvalidInput("Some parameters are not valid.", faults(error)) from None
 
 
 def faults(error: ValidationError) -> list[Fault]:

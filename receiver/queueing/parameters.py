@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from marshmallow import Schema, ValidationError, fields, post_load, validate, validates_schema
 
-from receiver.errors import InvalidInput
 from receiver.queueing.form_fields import (
     DAYS_PATTERN,
     HOURS_PATTERN,
@@ -27,9 +26,9 @@ from receiver.queueing.form_fields import (
     WholeSecond,
     check_region,
     check_time_zone,
-    faults,
     made_storable,
     policy,
+    read_fields,
     says,
     short_text,
     whole_number,
@@ -220,9 +219,6 @@ def read_parameters(form: Mapping[str, Any], default_region: str, default_name: 
     given = {name: text for name, text in form.items() if text not in ("", None)}
     for name in {"destination_column", "time_zone_column"} & given.keys():
         given[name] = in_one_line(str(given[name]))
-    try:
-        values = BatchForm().load(given)
-    except ValidationError as error:
-        raise InvalidInput("Some parameters are not valid.", faults(error)) from None
+    values = read_fields(BatchForm(), given)
     name = values.pop("name", made_storable(default_name[:200]))
     return BatchParameters(**{"name": name, "default_region": default_region, **values})

@@ -9,7 +9,6 @@ from typing import Any
 
 from flask import Flask, Response, g, render_template, request
 from gunicorn.http.errors import ParseException
-from marshmallow import ValidationError
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException, NotAcceptable, UnsupportedMediaType
 from werkzeug.http import parse_accept_header
@@ -17,7 +16,6 @@ from werkzeug.http import parse_accept_header
 from receiver.database.pool import DatabaseUnavailable
 from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.logs import about
-from receiver.queueing.form_fields import faults
 from receiver.web.reference.codes import CODES
 
 FAULTS_NAMED = 100
@@ -150,16 +148,6 @@ def _answer_receiver_error(error: ReceiverError) -> Response:
 
 def _answer_http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    # The faults that webargs found, by field.
-    messages = (getattr(error, "data", None) or {}).get("messages")
-    if status == 422 and messages:
-        found = [
-            fault
-            for texts in messages.values()
-            for fault in faults(ValidationError(texts if isinstance(texts, dict) else {"body": texts}))
-        ]
-        errors = {"errors": errors_of(found), "errors_total": len(found)}
-        return problem(422, "invalid_parameters", "Some parameters are not valid.", **errors)
     detail = error.description or _TITLES.get(status, "Failure")
     if status == 413:
         detail = (

@@ -101,11 +101,21 @@ def id_of(description: str) -> WholeNumber:
     return whole_number(1, LARGEST_ID, description)
 
 
-def _number(**options: Any) -> fields.String:
-    description = (
-        "A phone number in any usual format. Without a country code it is also read as a number of `DEFAULT_REGION`."
+def number(description: str, **options: Any) -> fields.String:
+    return text(description, validate=validate.Length(min=1, max=200), **options)
+
+
+def searched_number(**options: Any) -> fields.String:
+    return number(
+        "A phone number in any usual format. Without a country code it is also read as a number of `DEFAULT_REGION`.",
+        **options,
     )
-    return fields.String(validate=validate.Length(min=1, max=200), metadata=says(description), **options)
+
+
+def one_number() -> fields.String:
+    return number(
+        "The number in any usual format. Without a country code it is one of `DEFAULT_REGION`.", required=True
+    )
 
 
 class Page(Answer):
@@ -181,7 +191,7 @@ class BatchesQuery(PageQuery, PeriodQuery):
 class CallFilters(Schema):
     state = one_of(CALL_STATES, "Only calls in this state.")
     outcome = one_of(OUTCOMES, "Only calls with this outcome.")
-    phone_number = _number()
+    phone_number = searched_number()
 
 
 class CallsQuery(CallFilters, PageQuery):
@@ -196,7 +206,7 @@ class EveryCallQuery(BatchesQuery):
 
 
 class NumberQuery(PageQuery):
-    phone_number = _number(required=True)
+    phone_number = searched_number(required=True)
 
 
 class CallbacksQuery(PageQuery):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import flask_smorest
 from flask import Request, request
@@ -12,7 +12,8 @@ from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.database.api_keys import Scope
-from receiver.queueing.form_fields import Coded
+from receiver.errors import InvalidInput
+from receiver.queueing.form_fields import Coded, faults
 from receiver.web.auth import View, requires
 from receiver.web.conditional import revalidated
 from receiver.web.json_body import JSON_BYTES, read_json
@@ -32,6 +33,10 @@ class _StrictParser(FlaskParser):
         if location == "query" and isinstance(argmap, Schema) and not argmap.fields and not request.query_string:
             return {}  # no parameters allowed, and none given
         return super().parse(argmap, req, location=location, **given)
+
+    def handle_error(self, error: ValidationError, *_: Any, **__: Any) -> NoReturn:
+        (messages,) = error.messages_dict.values()  # by location
+        raise InvalidInput("Some parameters are not valid.", faults(ValidationError(messages)))
 
     def load_querystring(self, req: Request, schema: Schema) -> Any:
         repeated = [name for name, texts in req.args.lists() if len(texts) > 1]

@@ -33,11 +33,7 @@ MOST_DAYS = 36_500
 
 
 class ErasureRequest(Schema):
-    phone_number = schemas.text(
-        "The number in any usual format. Without a country code it is one of `DEFAULT_REGION`.",
-        required=True,
-        validate=validate.Length(min=1, max=200),
-    )
+    phone_number = schemas.one_number()
     dry_run = JsonFlag(load_default=False, metadata=says("Only count what would be erased."))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, jsonify, request
-from marshmallow import Schema, ValidationError, post_dump, validate
+from marshmallow import Schema, post_dump
 from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.changes.audit import NOTE_CHARACTERS
@@ -14,7 +14,7 @@ from receiver.errors import Fault, InvalidInput
 from receiver.model import e164
 from receiver.phone_numbers.destination import DestinationError, candidates, parse
 from receiver.queueing import suppressions
-from receiver.queueing.form_fields import faults, short_text
+from receiver.queueing.form_fields import read_fields, short_text
 from receiver.queueing.suppression_files import read_numbers, suppress_file
 from receiver.web import schemas
 from receiver.web.api import Blueprint
@@ -31,10 +31,7 @@ blueprint = Blueprint("suppressions")
 
 
 class SuppressionsQuery(schemas.PageQuery):
-    phone_number = schemas.text(
-        "Only this number, in any usual format. An erased number is found, too.",
-        validate=validate.Length(min=1, max=200),
-    )
+    phone_number = schemas.number("Only this number, in any usual format. An erased number is found, too.")
     reason = short_text(suppressions.REASON_CHARACTERS, "Only entries with exactly this reason.", least=1)
 
 
@@ -51,11 +48,7 @@ class SuppressionForm(Schema):
 
 
 class SuppressionRequest(SuppressionForm):
-    phone_number = schemas.text(
-        "The number in any usual format. Without a country code it is one of `DEFAULT_REGION`.",
-        required=True,
-        validate=validate.Length(min=1, max=200),
-    )
+    phone_number = schemas.one_number()
 
 
 class SuppressionAnswer(schemas.Answer):
@@ -139,10 +132,7 @@ def delete_suppression(suppression_id: int) -> Response:
 
 def _suppress_number() -> Response:
     request.max_content_length = JSON_BYTES
-    try:
-        given = SuppressionRequest().load(read_json(request.get_data()))
-    except ValidationError as error:
-        raise InvalidInput("Some parameters are not valid.", faults(error)) from None
+    given = read_fields(SuppressionRequest(), read_json(request.get_data()))
     number = read_number(given.pop("phone_number"))
     with connection(services().pool) as conn:
         found, is_new = suppressions.suppress(conn, number, by=current_key().name, **given)
@@ -153,10 +143,7 @@ def _suppress_number() -> Response:
 
 def _suppress_file() -> Response:
     csv, form = read_form()
-    try:
-        given = SuppressionForm().load({name: text for name, text in form.items() if text})
-    except ValidationError as error:
-        raise InvalidInput("Some parameters are not valid.", faults(error)) from None
+    given = read_fields(SuppressionForm(), {name: text for name, text in form.items() if text})
     file = read_numbers(csv.stream, services().config.default_region, given.get("reason"))
     with connection(services().pool) as conn:
         done = suppress_file(conn, file, by=current_key().name, note=given.get("note"))

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from flask import flash, request
-from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.model import rfc3339
-from receiver.queueing.form_fields import DAYS
-from receiver.queueing.form_fields import faults as faults_in
+from receiver.queueing.form_fields import DAYS, read_fields
 from receiver.release.control import change_batch
 from receiver.summary.batches import Batch, get_batch
 from receiver.web.api.batches import BatchChanges
@@ -34,15 +32,13 @@ def change(batch_id: int) -> Response | tuple[str, int]:
         changed = {name: text for name, text in form.items() if name in before and text != before[name]}
         try:
             if changed:
-                changes = BatchChanges().load({name: _value(name, text) for name, text in changed.items()})
+                changes = read_fields(BatchChanges(), {name: _value(name, text) for name, text in changed.items()})
                 with connection(services().pool) as conn:
                     change_batch(conn, batch_id, changes, by=current_key().name, grace=services().limits.grace)
             flash("The batch is changed." if changed else "Nothing was changed.")
             return to_batch(batch_id)
         except InvalidInput as error:
             faults = by_field(error.faults)
-        except ValidationError as error:
-            faults = by_field(faults_in(error))
     return form_page("batch_change.html", faults, batch=batch, before=before, form=shown(form), **field_words())
 
 

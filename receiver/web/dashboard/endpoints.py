@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from flask import flash, redirect, render_template, request, url_for
-from marshmallow import ValidationError
 from werkzeug.wrappers import Response
 
 from receiver.database.pool import Connection, connection
-from receiver.errors import Fault, InvalidInput
-from receiver.queueing.form_fields import faults as faults_in
+from receiver.errors import InvalidInput
+from receiver.queueing.form_fields import read_fields
 from receiver.relay.deliveries import (
     DELIVERY_STATES,
     Delivery,
@@ -193,17 +192,15 @@ def _submitted(save: Callable[[Connection, dict[str, Any]], Result]) -> tuple[Re
     said: dict[str, Any] = {name: filters.texts.get(name) or None for name in ("description", "label")}
     said |= {"url": filters.texts.get("url", ""), "events": request.form.getlist("events")}
     said |= {"application_id": filters.application_id, "deployment_id": filters.deployment_id}
-    faults, found = filters.faults | own_key_faults(), list[Fault]()
+    faults = filters.faults | own_key_faults()
     try:
-        values = EndpointChanges().load(said)
+        values = read_fields(EndpointChanges(), said)
         if not faults:
             with connection(services().pool) as conn:
                 return save(conn, values), {}
-    except ValidationError as error:
-        found = faults_in(error)
     except InvalidInput as error:
-        found = list(error.faults)
-    return None, faults | {str(fault.where): _OWN_WORDS.get(str(fault.where), fault.message) for fault in found}
+        faults |= {str(each.where): _OWN_WORDS.get(str(each.where), each.message) for each in error.faults}
+    return None, faults
 
 
 _OWN_WORDS = {"events": "Choose at least one event."}
