@@ -20,7 +20,7 @@ from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
 from receiver.intake.spool import Spool
 from receiver.model import masked
-from receiver.phone_numbers.destination import DestinationError, parse
+from receiver.phone_numbers.destination import read_number
 from receiver.release.resolution import Doubt, get_doubt, resolve_submission
 from receiver.results.erasure import Erased, count_calls, erase
 from receiver.results.replay import replay_all
@@ -192,10 +192,7 @@ def _purge(parsed: argparse.Namespace) -> int:
 
 def _erase(parsed: argparse.Namespace) -> int:
     config = read_config()
-    try:
-        phone_number = parse(parsed.number, config.default_region).phone_number
-    except DestinationError as error:
-        raise InvalidInput("This number cannot be erased.", [Fault("NUMBER", error.code, str(error))]) from None
+    phone_number = read_number(parsed.number, config.default_region, "NUMBER")
     shown = masked(phone_number)
     config, _ = find_database(config)  # the spool is in the folder that is used instead of DATA_DIR
     spool_file = config.data_dir / "spool.sqlite3"

@@ -12,7 +12,7 @@ from receiver.config import Config
 from receiver.environment import read_config
 from receiver.errors import Fault, InvalidInput
 from receiver.model import masked
-from receiver.phone_numbers.destination import DestinationError, parse
+from receiver.phone_numbers.destination import DestinationError, parse, read_number
 from receiver.queueing.suppression_files import read_numbers, suppress_file
 from receiver.queueing.suppressions import REASON_CHARACTERS, suppress, unsuppress
 
@@ -79,10 +79,7 @@ def _suppress_file(parsed: argparse.Namespace, config: Config, error: Destinatio
 
 def _unsuppress(parsed: argparse.Namespace) -> int:
     config = read_config()
-    try:
-        number = parse(parsed.number, config.default_region).phone_number
-    except DestinationError as error:
-        raise InvalidInput("This number is not valid.", [Fault("NUMBER", error.code, str(error))]) from None
+    number = read_number(parsed.number, config.default_region, "NUMBER")
     with opened_database("unsuppress", config) as conn:
         unsuppress(conn, number, by=COMMAND_LINE)
     print(f"{masked(number)} can be called again.")

@@ -22,7 +22,7 @@ from typing import NoReturn
 import phonenumbers
 from phonenumbers import shortnumberinfo
 
-from receiver.errors import ReceiverError
+from receiver.errors import Fault, InvalidInput, ReceiverError
 from receiver.model import masked
 from receiver.phone_numbers.numbering_plan import LONGEST_EMERGENCY_NUMBER, NumberingPlan, numbering_plan, valid_region
 from receiver.text.cells import MARGIN
@@ -107,6 +107,15 @@ def parse(text: str, region: str) -> Destination:
     if number is not None and number < 10**MAX_DIGITS:
         return Destination(number)
     return _parse_any(text, plan)
+
+
+def read_number(text: str, region: str, field: str = "phone_number") -> int:
+    """The E.164 number that a person entered into this field. Raises InvalidInput."""
+    try:
+        return parse(text.strip(), region).phone_number
+    except DestinationError as error:
+        fault = Fault(field, error.code, str(error))
+        raise InvalidInput("This is not a valid phone number.", [fault]) from None
 
 
 def candidates(text: str, region: str) -> tuple[int, ...]:

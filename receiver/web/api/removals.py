@@ -13,9 +13,8 @@ from marshmallow import Schema, validate
 
 from receiver.database.jobs import get_job
 from receiver.database.pool import Connection, reading
-from receiver.errors import Fault, InvalidInput
 from receiver.intake.spool import Spool
-from receiver.phone_numbers.destination import DestinationError, parse
+from receiver.phone_numbers.destination import read_number
 from receiver.queueing.form_fields import LARGEST_ID, says
 from receiver.results import retention
 from receiver.results.erasure import Erased, erase
@@ -98,11 +97,7 @@ def erase_number(said: dict[str, Any]) -> Response:
     says; then the answer is 202, and the work continues. Not erased: the file of a simulator.
     """
     config, by, dry_run = services().config, current_key().name, said["dry_run"]
-    try:
-        number = parse(said["phone_number"].strip(), config.default_region).phone_number
-    except DestinationError as error:
-        fault = Fault("phone_number", error.code, str(error))
-        raise InvalidInput("This number cannot be erased.", [fault]) from None
+    number = read_number(said["phone_number"], config.default_region)
 
     def work(conn: Connection) -> Iterator[dict[str, Any]]:
         total = Erased()

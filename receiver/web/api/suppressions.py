@@ -10,9 +10,8 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
-from receiver.errors import Fault, InvalidInput
 from receiver.model import e164
-from receiver.phone_numbers.destination import DestinationError, candidates, parse
+from receiver.phone_numbers.destination import candidates, read_number
 from receiver.queueing import suppressions
 from receiver.queueing.form_fields import read_fields, short_text
 from receiver.queueing.suppression_files import read_numbers, suppress_file
@@ -133,7 +132,7 @@ def delete_suppression(suppression_id: int) -> Response:
 def _suppress_number() -> Response:
     request.max_content_length = JSON_BYTES
     given = read_fields(SuppressionRequest(), read_json(request.get_data()))
-    number = read_number(given.pop("phone_number"))
+    number = read_number(given.pop("phone_number"), services().config.default_region)
     with connection(services().pool) as conn:
         found, is_new = suppressions.suppress(conn, number, by=current_key().name, **given)
     answer = jsonify(_suppression.dump(found))
@@ -150,13 +149,3 @@ def _suppress_file() -> Response:
     return jsonify(
         {name: getattr(done, name) for name in ("added", "present", "invalid")} | {"errors": errors_of(done.errors)}
     )
-
-
-def read_number(text: str) -> int:
-    """A number that can be suppressed. Raises InvalidInput."""
-    try:
-        return parse(text.strip(), services().config.default_region).phone_number
-    except DestinationError as error:
-        raise InvalidInput(
-            "This number cannot be suppressed.", [Fault("phone_number", error.code, str(error))]
-        ) from None

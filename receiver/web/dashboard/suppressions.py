@@ -11,7 +11,7 @@ from receiver.changes.audit import NOTE_CHARACTERS
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput
 from receiver.model import e164
-from receiver.phone_numbers.destination import candidates
+from receiver.phone_numbers.destination import candidates, read_number
 from receiver.queueing.suppression_files import Imported, read_numbers, suppress_file
 from receiver.queueing.suppressions import (
     REASON_CHARACTERS,
@@ -20,7 +20,6 @@ from receiver.queueing.suppressions import (
     list_suppressions,
     suppress,
 )
-from receiver.web.api.suppressions import read_number
 from receiver.web.auth import current_key
 from receiver.web.dashboard.filters import Filters, text_fault
 from receiver.web.dashboard.number_masking import shown_text
@@ -55,7 +54,7 @@ def add_suppression() -> Response | tuple[str, int]:
     form = {name: request.form.get(name, "").strip() for name in ("phone_number", "reason", "note")}
     faults = _faults(form)
     try:
-        number = read_number(form["phone_number"])
+        number = read_number(form["phone_number"], services().config.default_region)
     except InvalidInput as error:
         faults |= {str(fault.where): fault.message for fault in error.faults}
     if faults:
