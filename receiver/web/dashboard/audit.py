@@ -41,7 +41,7 @@ ACTIONS = {
 def audit() -> str:
     """All changes, newest first."""
     filters = Filters.read(request.args)
-    action, before = filters.one_of("action", tuple(ACTIONS)), filters.whole_number("before")
+    action, before = filters.one_of("action", ACTIONS), filters.whole_number("before")
     actor = filters.texts.get("actor") or None
     if actor is not None and not actor.isprintable():
         filters.faults["actor"] = "Enter a name without control characters."

@@ -36,7 +36,7 @@ def batches() -> str:
     filters = Filters.read(request.args)
     state = filters.one_of("state", BATCH_STATES)
     phase = filters.one_of("phase", (*BATCH_PHASES, RUNNING))
-    needs = filters.one_of("needs", tuple(NEEDS))
+    needs = filters.one_of("needs", NEEDS)
     texts: dict[str, str | None] = {}
     for field, most in (("name", 200), ("external_id", 255)):
         texts[field] = filters.texts.get(field) or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from flask import flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
@@ -15,7 +15,6 @@ from receiver.relay.deliveries import (
     DELIVERY_STATES,
     Delivery,
     DeliveryFilter,
-    DeliveryState,
     list_failures,
     read_attempt,
     retry_deliveries,
@@ -96,7 +95,7 @@ def edit_endpoint(endpoint_id: int) -> Response | tuple[str, int]:
 def endpoint(endpoint_id: int) -> str:
     """One endpoint with its balance, and its deliveries."""
     filters = Filters.read(request.args)
-    state = cast("DeliveryState | None", filters.one_of("state", DELIVERY_STATES))
+    state = filters.one_of("state", DELIVERY_STATES)
     event, batch_id = filters.one_of("event", ENDPOINT_EVENTS), filters.whole_number("batch_id")
     before, found, older = filters.whole_number("before"), list[Delivery](), None
     with connection(services().pool) as conn:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from receiver.queueing.form_fields import LARGEST_ID
 from receiver.web.dashboard.session import zone
+
+Choice = TypeVar("Choice", bound=str)
 
 FIRST_YEAR, LAST_YEAR = 1971, 8999
 """Years that every part of the service can compute with."""
@@ -59,12 +62,12 @@ class Filters:
         """The end of the last day."""
         return None if self.last_day is None else end_of(self.last_day, self.zone)
 
-    def one_of(self, name: str, choices: tuple[str, ...]) -> str | None:
-        text = self.texts.get(name, "")
-        if not text or text in choices:
-            return text or None
-        self.faults[name] = "Choose one from the list."
-        return None
+    def one_of(self, name: str, choices: Iterable[Choice]) -> Choice | None:
+        text = self.texts.get(name)
+        chosen = next((choice for choice in choices if choice == text), None)
+        if text and chosen is None:
+            self.faults[name] = "Choose one from the list."
+        return chosen
 
     def label(self) -> tuple[str, str] | None:
         """A label's name and its value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from flask import render_template, request
 from markupsafe import Markup
@@ -15,7 +15,7 @@ from receiver.relay.endpoints import list_unseen
 from receiver.summary.batches import BatchFilter, list_batches
 from receiver.summary.health import get_health
 from receiver.summary.needs_attention import get_attention
-from receiver.summary.series import Interval, SummaryFilter, get_series
+from receiver.summary.series import INTERVALS, Interval, SummaryFilter, get_series
 from receiver.web.dashboard.charts import stacked_series
 from receiver.web.dashboard.filters import Filters
 from receiver.web.dashboard.pages import page
@@ -43,7 +43,7 @@ def overview() -> str:
     if "from" not in filters.texts and "to" not in filters.texts:
         filters.first_day = today - timedelta(days=DAYS - 1)
     shown = _batches(filters)
-    interval = cast(Interval, filters.one_of("interval", ("hour", "day")) or _interval(filters))
+    interval = filters.one_of("interval", INTERVALS) or _interval(filters)
     running_of = BatchFilter(application_id=filters.application_id, deployment_id=filters.deployment_id, running=True)
     # If the end is not in the past, the series ends now.
     ends_at = min(filters.ends_at or datetime.max.replace(tzinfo=UTC), datetime.now(UTC))
