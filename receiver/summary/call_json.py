@@ -33,10 +33,10 @@ def call_json(call: Call, *, most_events: int | None = LISTED_EVENTS, **more: An
     return encode(members | more)
 
 
-def batch_json(batch: Batch) -> str:
-    """A batch as JSON. `submissions` is JSON text already."""
+def batch_json(batch: Batch, **more: Any) -> str:
+    """A batch as JSON, and `more` members at the end. `submissions` is JSON text already."""
     members = {name: getattr(batch, name) for name in _BATCH_MEMBERS} | {"submissions_json": None}
-    return encode(members).replace('"submissions_json":null', f'"submissions":{batch.submissions_json}', 1)
+    return encode(members | more).replace('"submissions_json":null', f'"submissions":{batch.submissions_json}', 1)
 
 
 class OwnMembers:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
-from flask import Response, jsonify
+from flask import Response
 from itsdangerous import BadData
 
 from receiver.errors import invalid_parameter
-from receiver.web.json_answer import ReadyJson
+from receiver.web.json_answer import answer_json
 from receiver.web.services import serializer
 
 Item = TypeVar("Item")
@@ -91,7 +92,7 @@ def answer_list(
 
 
 def answer_texts(name: str, texts: list[str], next_cursor: str | None) -> Response:
-    return jsonify({name: ReadyJson(f"[{','.join(texts)}]"), "next_cursor": next_cursor})
+    return answer_json(f'{{"{name}":[{",".join(texts)}],"next_cursor":{json.dumps(next_cursor)}}}')
 
 
 def write_cursor(list_name: str, position: Sequence[int]) -> str:

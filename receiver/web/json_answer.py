@@ -1,26 +1,28 @@
-"""JSON answers. Parts of them may already be JSON text: written by Postgres, or by the code that also writes exports.
+"""JSON answers. Postgres, or the code that also writes exports, may have written parts of them as JSON text already.
 
 Parsing such a part and writing it again would make the answer slower: a batch can have a megabyte of submissions.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import chain, zip_longest
 from typing import Any
 
-from flask import current_app
+from flask import Response, current_app
 from flask.json.provider import DefaultJSONProvider
 from marshmallow import Schema
 
+from receiver.summary.batches import Batch
+from receiver.summary.call_json import batch_json
 
-@dataclass(frozen=True, slots=True)
-class ReadyJson:
-    """JSON text that becomes a part of an answer unchanged."""
 
-    text: str
+def answer_json(text: str) -> Response:
+    return Response(text + "\n", content_type="application/json")
+
+
+def answer_batch(batch: Batch, **more: Any) -> Response:
+    """A batch, and `more` members at the end."""
+    return answer_json(batch_json(batch, **more))
 
 
 def json_writer(schema: Schema) -> Callable[[Any], str]:
@@ -29,24 +31,7 @@ def json_writer(schema: Schema) -> Callable[[Any], str]:
 
 
 class JSONProvider(DefaultJSONProvider):
-    """Flask's provider, but members keep their order, text is not escaped to ASCII, and `ReadyJson` is inserted."""
+    """Flask's provider, but members keep their order, and text is not escaped to ASCII."""
 
     ensure_ascii = False
     sort_keys = False
-
-    _PLACEHOLDER = secrets.token_urlsafe(24)
-    """A placeholder for ready text while the rest is written. It is secret, so no text from outside can contain it."""
-
-    def dumps(self, obj: Any, **options: Any) -> str:
-        texts: list[str] = []
-
-        def default(value: Any) -> Any:
-            if not isinstance(value, ReadyJson):
-                return DefaultJSONProvider.default(value)
-            texts.append(value.text)
-            return self._PLACEHOLDER
-
-        around = super().dumps(obj, default=default, **options)
-        if not texts:
-            return around
-        return "".join(chain.from_iterable(zip_longest(around.split(f'"{self._PLACEHOLDER}"'), texts, fillvalue="")))

@@ -31,7 +31,6 @@ from receiver.queueing.form_fields import (
     whole_number,
 )
 from receiver.summary.lineage import MOST_ROWS
-from receiver.web.json_answer import ReadyJson
 
 _Field = TypeVar("_Field", bound=fields.Field[Any])
 
@@ -280,13 +279,6 @@ class BatchParameters(Answer):
     )
 
 
-class ReadyList(fields.List[Any]):
-    """A list whose value is already JSON text in the shape of the schema."""
-
-    def _serialize(self, value: str, *_: Any, **__: Any) -> ReadyJson:  # type: ignore[override]  # text, not a list
-        return ReadyJson(value)
-
-
 class Submission(Answer):
     id = whole("The submission's number in the batch, from 1.")
     state = word(
@@ -378,12 +370,9 @@ class Batch(Answer):
     paused_at = moment("Since when the batch is paused; null if its phase is not `paused`.", allow_none=True)
     ended_at = moment("When the batch ended; null until the phase is `ended`.", allow_none=True)
     submissions_total = whole("How many submissions the batch has.")
-    submissions = ReadyList(
-        fields.Nested(Submission),
-        attribute="submissions_json",
-        metadata=says(
-            "The requests to the provider that the batch is split into: at most 100, `unknown` and `refused` first."
-        ),
+    submissions = several(
+        Submission,
+        "The requests to the provider that the batch is split into: at most 100, `unknown` and `refused` first.",
     )
     counts = nested(Counts, "The number of calls in each state.")
     callbacks = nested(CallbackCounts, "The number of callbacks in each state.")
@@ -422,7 +411,7 @@ def _left_out() -> fields.Dict:
 
 
 class FollowUpBatch(Batch):
-    chosen = whole("How many calls of the earlier batch are called again.", attribute="counts.rows")
+    chosen = whole("How many calls of the earlier batch are called again.")
     left_out = _left_out()
 
 

@@ -46,6 +46,7 @@ from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.auth import View, answer_later, current_key, waited_for
 from receiver.web.cursors import answer_list
+from receiver.web.json_answer import answer_batch
 from receiver.web.json_fields import JsonNumber
 from receiver.web.problems import Problem, errors_of
 from receiver.web.reading import primary, reader
@@ -59,8 +60,6 @@ LABELS_BYTES = 64 << 10
 
 BATCHES_AT_ONCE = 25
 """Batches that one query reads: a batch with many repeated numbers can have a megabyte of submissions."""
-
-_batch = schemas.Batch()
 
 _Found = TypeVar("_Found")
 
@@ -155,16 +154,16 @@ def queue_batch() -> Response:
 
 
 @blueprint.operation("GET /batches/<int:batch_id>", "read", schemas.Batch, conditional=True)
-def get_batch(batch_id: int) -> batches.Batch:
+def get_batch(batch_id: int) -> Response:
     """One batch with its balance
 
     The balance is read from counters, so it costs the same for ten calls and for ten million.
     """
-    return primary().read(batches.get_batch, batch_id)
+    return answer_batch(primary().read(batches.get_batch, batch_id))
 
 
 @blueprint.operation("PATCH /batches/<int:batch_id>", "queue", schemas.Batch, body=BatchChanges)
-def change_batch(changes: dict[str, Any], batch_id: int) -> batches.Batch:
+def change_batch(changes: dict[str, Any], batch_id: int) -> Response:
     """Change a batch
 
     `name`, `external_id` and `labels` can always be changed. The other members change what is unreleased; if
@@ -174,7 +173,7 @@ def change_batch(changes: dict[str, Any], batch_id: int) -> batches.Batch:
     with connection(services().pool) as conn:
         if changes:
             control.change_batch(conn, batch_id, changes, by=current_key().name, grace=services().limits.grace)
-        return batches.get_batch(conn, batch_id)
+        return answer_batch(batches.get_batch(conn, batch_id))
 
 
 def preview_members(seen: Preview) -> dict[str, Any]:
@@ -213,13 +212,13 @@ def repeatable_request(key: str, content: IO[bytes], form: Mapping[str, str], fi
     return IdempotentRequest(current_key().key_id, key, request_digest(content, plain), as_sent)
 
 
-def answer_stored(stored: tuple[int, dict[str, str]], schema: Schema = _batch) -> Response:
+def answer_stored(stored: tuple[int, dict[str, str]]) -> Response:
     """The answer to a request that has waited for the provider."""
     batch_id, headers = stored
-    return _answer(_read(batch_id, headers), headers, schema)
+    return _answer(_read(batch_id, headers), headers)
 
 
-def answer_accepted(accepted: Accepted, schema: Schema = _batch) -> Response:
+def answer_accepted(accepted: Accepted) -> Response:
     """The answer with the batch. If the request waits for the provider, it is resumed with `answer_stored`."""
     headers = {"Location": url_for("batches.get_batch", batch_id=accepted.batch_id)}
     if accepted.replayed:
@@ -228,7 +227,7 @@ def answer_accepted(accepted: Accepted, schema: Schema = _batch) -> Response:
     wait_seconds = preferred_wait(request.headers.get("Prefer", ""), WAIT_SECONDS, LONGEST_WAIT_SECONDS)
     if batch.state == "queueing" and wait_seconds:
         answer_later((batch.id, headers), partial(services().decisions.is_met, batch.id), wait_seconds)
-    return _answer(batch, headers, schema)
+    return _answer(batch, headers)
 
 
 def read_form() -> tuple[FileStorage, dict[str, str]]:
@@ -270,7 +269,7 @@ def _read(batch_id: int, headers: dict[str, str]) -> batches.Batch:
         ) from None
 
 
-def _answer(batch: batches.Batch, headers: dict[str, str], schema: Schema) -> Response:
+def _answer(batch: batches.Batch, headers: dict[str, str]) -> Response:
     if batch.state == "refused":
         refused = next(submission for submission in batch.submissions if submission.state == "refused")
         raise Problem(
@@ -281,7 +280,8 @@ def _answer(batch: batches.Batch, headers: dict[str, str], schema: Schema) -> Re
             provider_status=refused.provider_status,
             provider_error=refused.error,
         )
-    answer = jsonify(schema.dump(batch))
+    chosen = {} if batch.follows is None else {"chosen": batch.counts["rows"], "left_out": batch.left_out}
+    answer = answer_batch(batch, **chosen)
     answer.status_code = 201 if batch.state == "queued" else 202
     answer.headers.update(headers)
     return answer

@@ -16,6 +16,7 @@ from receiver.summary.callbacks import list_callbacks_of_call
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.cursors import answer_page
+from receiver.web.json_answer import answer_json
 from receiver.web.reading import reader
 from receiver.web.services import services
 
@@ -40,8 +41,7 @@ def get_call(batch_id: int, row: int) -> Response:
         call = calls.get_call(conn, batch_id, row)
         callbacks = list_callbacks_of_call(conn, batch_id, row)
     received = [{name: getattr(each, name) for name in ("id", "received_at", "state")} for each in callbacks]
-    text = call_json(call, most_events=None, callbacks=received)
-    return Response(text + "\n", content_type="application/json")
+    return answer_json(call_json(call, most_events=None, callbacks=received))
 
 
 @blueprint.operation("GET /calls", "read", schemas.CallPage, query=schemas.NumberQuery)

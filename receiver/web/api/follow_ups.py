@@ -23,6 +23,7 @@ from receiver.queueing.form_fields import Flag, Labels, WholeNumber, says
 from receiver.queueing.parameters import BatchForm
 from receiver.summary import lineage
 from receiver.summary.batches import Batch
+from receiver.summary.call_json import batch_json
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.api.batches import (
@@ -34,13 +35,12 @@ from receiver.web.api.batches import (
     repeatable_request,
 )
 from receiver.web.auth import current_key, waited_for
+from receiver.web.json_answer import answer_json
 from receiver.web.json_body import read_json
 from receiver.web.reading import primary
 from receiver.web.services import services
 
 blueprint = Blueprint("follow_ups", tag="batches")
-
-_batch, _followed = schemas.Batch(), schemas.FollowUpBatch()
 
 
 class FollowUpRequest(BatchForm, OptionalBody):
@@ -102,7 +102,7 @@ def follow_up(said: dict[str, Any], batch_id: int) -> Response:
     numbers are those of the earlier calls.
     """
     if (stored := waited_for()) is not None:
-        return answer_stored(stored, _followed)
+        return answer_stored(stored)
     body = request.get_data()
     given = read_json(body) if body else {}
     given.pop("dry_run", None)
@@ -118,12 +118,12 @@ def follow_up(said: dict[str, Any], batch_id: int) -> Response:
     if repeatable is not None:
         earlier = primary().read(find_accepted, repeatable)
         if earlier is not None:
-            return answer_accepted(earlier, _followed)
+            return answer_accepted(earlier)
     wanted = _wanted(batch_id, given)
     with connection(services().pool) as conn:
         parameters = follow_up_parameters(conn, batch_id, given)
         accepted = accept(conn, wanted, parameters, services().limits, repeatable, created_by=current_key().name)
-    return answer_accepted(accepted, _followed)
+    return answer_accepted(accepted)
 
 
 def _wanted(batch_id: int, given: dict[str, Any]) -> FollowUp:
@@ -149,5 +149,8 @@ def get_lineage(batch_id: int) -> Response:
     """
     with at_one_moment(services().pool) as conn:
         found = lineage.get_lineage(conn, batch_id)
-    batches = [_batch.dump(each) if isinstance(each, Batch) else {"id": each, "purged": True} for each in found.batches]
-    return jsonify({"batches": batches, "latest": found.latest})
+    texts = [
+        batch_json(each) if isinstance(each, Batch) else json.dumps({"id": each, "purged": True})
+        for each in found.batches
+    ]
+    return answer_json(f'{{"batches":[{",".join(texts)}],"latest":{json.dumps(found.latest)}}}')

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from flask import Response
 from marshmallow import validate
 
 from receiver.changes.audit import NOTE_CHARACTERS
@@ -16,10 +17,11 @@ from receiver.errors import NotFound
 from receiver.queueing.form_fields import says
 from receiver.release import control, deployment_cancel
 from receiver.results import acknowledgement
-from receiver.summary.batches import Batch, get_batch
+from receiver.summary.batches import get_batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint, OptionalBody
 from receiver.web.auth import answer_later, current_key, waited_for
+from receiver.web.json_answer import answer_batch
 from receiver.web.json_fields import JsonFlag
 from receiver.web.problems import Problem
 from receiver.web.services import services
@@ -62,7 +64,7 @@ class DeploymentCancelAnswer(schemas.Answer):
 
 
 @blueprint.operation("POST /batches/<int:batch_id>/pause", "queue", schemas.Batch, body=Noted)
-def pause_batch(said: dict[str, Any], batch_id: int) -> Batch:
+def pause_batch(said: dict[str, Any], batch_id: int) -> Response:
     """Pause a batch
 
     Nothing further is released until it is resumed. A request in progress is finished, and calls that were sent
@@ -70,22 +72,22 @@ def pause_batch(said: dict[str, Any], batch_id: int) -> Batch:
     """
     with connection(services().pool) as conn:
         control.pause_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
-        return get_batch(conn, batch_id)
+        return answer_batch(get_batch(conn, batch_id))
 
 
 @blueprint.operation("POST /batches/<int:batch_id>/resume", "queue", schemas.Batch, body=Noted)
-def resume_batch(said: dict[str, Any], batch_id: int) -> Batch:
+def resume_batch(said: dict[str, Any], batch_id: int) -> Response:
     """Resume a paused batch
 
     Release continues at the previous pace. If the batch is not paused, nothing changes.
     """
     with connection(services().pool) as conn:
         control.resume_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
-        return get_batch(conn, batch_id)
+        return answer_batch(get_batch(conn, batch_id))
 
 
 @blueprint.operation("POST /batches/<int:batch_id>/cancel", "queue", schemas.CanceledBatch, body=Noted)
-def cancel_batch(said: dict[str, Any], batch_id: int) -> dict[str, Any]:
+def cancel_batch(said: dict[str, Any], batch_id: int) -> Response:
     """Cancel a batch: withdraw everything unreleased
 
     This cannot be undone. Calls that were sent continue: the provider cannot cancel a single batch. To stop them,
@@ -94,12 +96,11 @@ def cancel_batch(said: dict[str, Any], batch_id: int) -> dict[str, Any]:
     with connection(services().pool) as conn:
         canceled = control.cancel_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
         batch = get_batch(conn, batch_id)
-    members = {name: getattr(batch, name) for name in batch.__slots__}
-    return members | {"withdrawn": canceled.withdrawn, "at_provider": canceled.at_provider}
+    return answer_batch(batch, withdrawn=canceled.withdrawn, at_provider=canceled.at_provider)
 
 
 @blueprint.operation("POST /batches/<int:batch_id>/acknowledge", "queue", schemas.Batch, body=Noted)
-def acknowledge_batch(said: dict[str, Any], batch_id: int) -> Batch:
+def acknowledge_batch(said: dict[str, Any], batch_id: int) -> Response:
     """Mark the refused and overdue calls of a batch as seen by a person
 
     They are no longer listed as needing attention. All counts stay. Calls that are refused or become overdue later
@@ -107,7 +108,7 @@ def acknowledge_batch(said: dict[str, Any], batch_id: int) -> Batch:
     """
     with connection(services().pool) as conn:
         acknowledgement.acknowledge_batch(conn, batch_id, by=current_key().name, note=said.get("note"))
-        return get_batch(conn, batch_id)
+        return answer_batch(get_batch(conn, batch_id))
 
 
 @dataclass(frozen=True, slots=True)

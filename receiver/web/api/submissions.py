@@ -12,12 +12,12 @@ from receiver.database.pool import connection
 from receiver.queueing.form_fields import says
 from receiver.release import resolution
 from receiver.summary import submissions
-from receiver.summary.batches import Batch, get_batch
+from receiver.summary.batches import get_batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint
 from receiver.web.auth import current_key
 from receiver.web.cursors import answer_list
-from receiver.web.json_answer import json_writer
+from receiver.web.json_answer import answer_batch, json_writer
 from receiver.web.json_fields import JsonFlag
 from receiver.web.reading import reader
 from receiver.web.services import services
@@ -53,7 +53,7 @@ def list_submissions(query: dict[str, Any], batch_id: int) -> Response:
     schemas.Batch,
     body=Resolution,
 )
-def resolve_submission(said: dict[str, Any], batch_id: int, submission_no: int) -> Batch:
+def resolve_submission(said: dict[str, Any], batch_id: int, submission_no: int) -> Response:
     """State whether an `unknown` submission was queued
 
     Check the provider's own pages first. If it was queued, it becomes `accepted`. If not, it becomes `pending` and
@@ -62,15 +62,15 @@ def resolve_submission(said: dict[str, Any], batch_id: int, submission_no: int) 
     """
     with connection(services().pool) as conn:
         resolution.resolve_submission(conn, batch_id, submission_no, **said, by=current_key().name)
-        return get_batch(conn, batch_id)
+        return answer_batch(get_batch(conn, batch_id))
 
 
 @blueprint.operation("POST /batches/<int:batch_id>/resolve", "queue", schemas.Batch, body=Resolution)
-def resolve_batch(said: dict[str, Any], batch_id: int) -> Batch:
+def resolve_batch(said: dict[str, Any], batch_id: int) -> Response:
     """State for all `unknown` submissions of a batch whether they were queued
 
     The same as for one submission. A submission that a callback proves to be queued is not sent again.
     """
     with connection(services().pool) as conn:
         resolution.resolve_batch(conn, batch_id, **said, by=current_key().name)
-        return get_batch(conn, batch_id)
+        return answer_batch(get_batch(conn, batch_id))

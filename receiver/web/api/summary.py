@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from flask import Response
 from marshmallow import fields, validate
 
 from receiver.queueing.form_fields import Timestamp, says
@@ -11,6 +13,7 @@ from receiver.summary import breakdown, series
 from receiver.summary.batches import get_batch
 from receiver.web import schemas
 from receiver.web.api import Blueprint
+from receiver.web.json_answer import answer_json
 from receiver.web.reading import reader
 
 blueprint = Blueprint("summary")
@@ -61,11 +64,7 @@ class PointAnswer(schemas.Answer):
 
 class SummaryAnswer(schemas.Answer):
     totals = schemas.nested(TotalsAnswer, "The current balance of the batches.")
-    series = schemas.ReadyList(
-        fields.Nested(PointAnswer),
-        attribute="series_json",
-        metadata=says("Results by the time they were received, oldest first."),
-    )
+    series = schemas.several(PointAnswer, "Results by the time they were received, oldest first.")
 
 
 class BreakdownQuery(SummaryQuery):
@@ -116,7 +115,7 @@ def _check_batch(query: dict[str, Any]) -> None:
 
 
 @blueprint.operation("GET /summary", "read", SummaryAnswer, query=SummaryQuery, conditional=True)
-def get_summary(query: dict[str, Any]) -> series.Summary:
+def get_summary(query: dict[str, Any]) -> Response:
     """Totals of all batches, and their results by hour or day
 
     `totals` are the current balance of the batches, regardless of when their results were received. `series` has
@@ -124,4 +123,5 @@ def get_summary(query: dict[str, Any]) -> series.Summary:
     hour that a clock change makes longer or shorter is one point. At most 10,000 points.
     """
     _check_batch(query)
-    return reader().read(series.get_summary, series.SummaryFilter(**query))
+    found = reader().read(series.get_summary, series.SummaryFilter(**query))
+    return answer_json(f'{{"totals":{json.dumps(found.totals)},"series":{found.series_json}}}')
