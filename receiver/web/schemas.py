@@ -307,7 +307,16 @@ class SubmissionPage(Page):
     submissions = several(Submission, "In the order of their numbers.")
 
 
-class Counts(Answer):
+class Outcomes(Answer):
+    final = whole("Results: the sum of the outcomes.")
+    completed = whole("Ended `completed`.")
+    failed = whole("Ended `failed`.")
+    canceled = whole("Ended `canceled`.")
+    rejected = whole("Ended `rejected`.")
+    other = whole("Ended with an undocumented status.")
+
+
+class Counts(Outcomes):
     class Meta:
         description = (
             "`rows = skipped + refused + withdrawn + pending + overdue + final`; `final` is the sum of the outcomes."
@@ -320,11 +329,6 @@ class Counts(Answer):
     pending = whole("Calls without a result that are not due yet.")
     overdue = whole("Calls without a result after `due_at` of their submission.")
     final = whole("Calls with a result.")
-    completed = whole("Ended `completed`.")
-    failed = whole("Ended `failed`.")
-    canceled = whole("Ended `canceled`.")
-    rejected = whole("Ended `rejected`.")
-    other = whole("Ended with an undocumented status.")
 
 
 class CallbackCounts(Answer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Response
+from flask import Response, jsonify
 from marshmallow import fields, validate
 
 from receiver.queueing.form_fields import Timestamp, says
@@ -50,14 +50,8 @@ class TotalsAnswer(schemas.Counts):
     duration_seconds = schemas.whole("Total seconds of all completed calls.")
 
 
-class PointAnswer(schemas.Answer):
+class PointAnswer(schemas.Outcomes):
     at = schemas.moment("When the hour or day begins.")
-    final = schemas.whole("Results received in this hour or day: the sum of the outcomes.")
-    completed = schemas.whole("Ended `completed`.")
-    failed = schemas.whole("Ended `failed`.")
-    canceled = schemas.whole("Ended `canceled`.")
-    rejected = schemas.whole("Ended `rejected`.")
-    other = schemas.whole("Ended with an undocumented status.")
     attempts = schemas.whole("Attempts of these calls.")
     duration_seconds = schemas.whole("Total seconds of these calls.")
 
@@ -74,18 +68,12 @@ class BreakdownQuery(SummaryQuery):
     by = schemas.one_of(breakdown.BREAKDOWNS, "What the results are counted by.", required=True)
 
 
-class BreakdownRow(schemas.Answer):
+class BreakdownRow(schemas.Outcomes):
     value = schemas.text(
         "The hour as two digits, the day as `mon`, the number of attempts, or the area: `+1` with the area code, or"
         " another country's calling code. Null: unknown, or the number was erased.",
         allow_none=True,
     )
-    final = schemas.whole("Results: the sum of the outcomes.")
-    completed = schemas.whole("Ended `completed`.")
-    failed = schemas.whole("Ended `failed`.")
-    canceled = schemas.whole("Ended `canceled`.")
-    rejected = schemas.whole("Ended `rejected`.")
-    other = schemas.whole("Ended with an undocumented status.")
     completed_share = fields.Float(
         validate=validate.Range(0, 1),
         allow_none=True,
@@ -98,14 +86,14 @@ class BreakdownAnswer(schemas.Answer):
 
 
 @blueprint.operation("GET /summary/breakdown", "read", BreakdownAnswer, query=BreakdownQuery)
-def get_breakdown(query: dict[str, Any]) -> dict[str, Any]:
+def get_breakdown(query: dict[str, Any]) -> Response:
     """Results by hour of day, weekday, number of attempts or area of the number
 
     Hours and weekdays are those of `time_zone` in which results were received. `from` and `to` have the same effect
     as for the series of the summary.
     """
     _check_batch(query)
-    return {"rows": reader().read(breakdown.get_breakdown, query.pop("by"), series.SummaryFilter(**query))}
+    return jsonify(rows=reader().read(breakdown.get_breakdown, query.pop("by"), series.SummaryFilter(**query)))
 
 
 def _check_batch(query: dict[str, Any]) -> None:
