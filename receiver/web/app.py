@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from flask import Flask, Response, request
 from werkzeug.routing import IntegerConverter
 
@@ -11,22 +14,7 @@ from receiver.intake.proxies import Forwarded
 from receiver.intake.wsgi import Endpoint
 from receiver.telemetry import start_telemetry
 from receiver.web import access, compression, cors, dashboard, health, metrics, problems, reading, turns
-from receiver.web.api import (
-    audit,
-    batches,
-    callbacks,
-    calls,
-    endpoints,
-    exports,
-    feed,
-    follow_ups,
-    keys,
-    release,
-    removals,
-    submissions,
-    summary,
-    suppressions,
-)
+from receiver.web import api as subjects
 from receiver.web.dashboard.session import keep_sessions
 from receiver.web.json_answer import JSONProvider
 from receiver.web.openapi import open_api
@@ -84,9 +72,8 @@ def build_app() -> Flask:
         MAX_FORM_PARTS=100,
     )
     api = open_api(app)
-    queueing, results = (batches, follow_ups, submissions, release), (calls, feed, exports, summary, callbacks)
-    for subject in (*queueing, *results, endpoints, suppressions, removals, keys, audit):
-        api.register_blueprint(subject.blueprint)
+    for module in iter_modules(subjects.__path__):
+        api.register_blueprint(import_module(f"{subjects.__name__}.{module.name}").blueprint)
     for blueprint in (health.blueprint, metrics.blueprint, dashboard.blueprint, page.blueprint):
         app.register_blueprint(blueprint)
     cors.register(app)
