@@ -13,7 +13,6 @@ from receiver.config import Config
 from receiver.database.pool import Connection, DatabaseUnavailable, Pool, open_pool, reading
 from receiver.database.replica import Replica
 from receiver.intake.opened import OpenedIntake
-from receiver.intake.token import ResultTokens
 from receiver.intake.writer import Writer
 from receiver.queueing.acceptance import Limits
 from receiver.server.in_progress import Turns
@@ -38,7 +37,6 @@ class Services:
     pool: Pool
     replica: Replica | None
     opened_intake: OpenedIntake
-    tokens: ResultTokens
     rate_limits: RateLimits
     failed_sign_ins: TokenBuckets
     turns: Turns
@@ -65,7 +63,6 @@ class Services:
             pool=pool,
             replica=replica,
             opened_intake=OpenedIntake.open(config, database_url, pool),
-            tokens=ResultTokens(config.secret_keys),
             rate_limits=RateLimits.of(config.rate_limit),
             failed_sign_ins=TokenBuckets(FAILED_SIGN_INS_PER_MINUTE),
             turns=Turns(),
