@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, FilePayload, Page, ViewportSize, expect
 
 from tests.browser.calls import FORMULA, NUMBERS, PICTURE, SCRIPT, Populated, hostile_contacts
 from tests.browser.chromium import sideways_scroll, sign_in, watched
+from tests.browser.layout import layout_faults
 from tests.browser.tour import tour
 
 pytestmark = pytest.mark.long
@@ -38,7 +39,7 @@ def violations(page: Page, rules: Sequence[str] = RULES) -> list[Any]:
     return found
 
 
-def test_no_page_violates_a_rule_of_axe_or_scrolls_sideways_on_a_small_screen(
+def test_no_page_violates_a_rule_of_axe_breaks_its_layout_or_scrolls_sideways_on_a_small_screen(
     browser: Browser, populated: Populated
 ) -> None:
     found: dict[str, list[Any]] = {}
@@ -47,10 +48,10 @@ def test_no_page_violates_a_rule_of_axe_or_scrolls_sideways_on_a_small_screen(
     with watched(browser, populated.service.url, **settings) as page:
         for name in tour(page, populated):
             page.evaluate("for (const folded of document.querySelectorAll('details')) folded.open = true")
-            found[name] = violations(page)
+            found[name] = violations(page) + layout_faults(page)
             page.emulate_media(color_scheme="dark")
             page.set_viewport_size(PHONE)
-            found[name] += violations(page)
+            found[name] += violations(page) + layout_faults(page)
             page.emulate_media(color_scheme="light")
             page.set_viewport_size(NARROWEST)
             if pixels := sideways_scroll(page):

@@ -66,6 +66,10 @@ class _Rules(HTMLParser):
         elif tag not in ("p", "li") or self.open:
             self.open.pop()
 
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["textarea"] and ("\u202e" in data or "\u200b" in data):
+            self.faults.append(f"hidden characters are not shown as codes: {data[:60]!r}")
+
 
 def broken_rules(page: str, *, whole: bool = True) -> list[str]:
     """The faults of a page. In a part of a page, which htmx requests, the order of headings is not checked."""

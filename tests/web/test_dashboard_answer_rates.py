@@ -62,7 +62,7 @@ def test_two_batches_are_compared(reader_at: Browser, conn: Connection, called: 
         f"with={other}": "Choose a batch to compare with.",
         "batch_id=x": "Enter a whole number.",
         "label=x": "Enter a name, a colon and a value.",
-        "by=moon": "Choose one from the list.",
+        "by=moon": "The address names a breakdown that does not exist.",
     }.items():
         page = reader_at.get(f"/answer-rates?{query}")
         assert words in text_of(page) and 'id="by-' not in page, query

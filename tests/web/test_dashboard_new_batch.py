@@ -474,7 +474,7 @@ def test_hostile_text_in_the_form_is_shown_as_text_or_refused(browser: Browser, 
     path = drafted(browser, name="x" * 10_000)
     assert "Longer than maximum length 200" in browser.get(path)
     answer = upload(browser, file_name="<script>'\u202e" + "x" * 200 + ".csv")
-    assert "<bdi>&lt;script&gt;&#39;\u202e" + "x" * 200 + ".csv</bdi>" in browser.get(str(answer.location))
+    assert "<script>'U+202E" + "x" * 200 + ".csv" in text_of(browser.get(str(answer.location)))
 
 
 def button_and_name(page: str) -> str:

@@ -268,9 +268,9 @@ def test_hostile_names_are_shown_as_isolated_text(browser: Browser, conn: Connec
     page = browser.get("/batches")
     words = text_of(page)
     for name in NAMES[:-1]:
-        assert " ".join(name.split()) in words, name
+        assert " ".join(name.split()).replace("\u202e", "U+202E").replace("\u202c", "U+202C") in words, name
     assert "Batch 10" in words
-    assert page.count("<bdi>\u202egnp.exe\u202c</bdi>") == 1
+    assert "\u202e" not in page
 
 
 def test_live_region_polls_the_same_address(browser: Browser) -> None:

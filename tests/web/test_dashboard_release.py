@@ -367,4 +367,4 @@ def test_batches_are_found_by_phase_own_id_and_label(queuer_at: Browser, conn: C
         assert found(query) == []
         assert f'id="{field}-fault"' in queuer_at.get(f"/batches?{query}")
     assert found("phase=x") == []
-    assert '<p class="note warn">Choose one from the list.' in queuer_at.get("/batches?phase=x")
+    assert '<p class="note warn">The address names a phase that does not exist.' in queuer_at.get("/batches?phase=x")

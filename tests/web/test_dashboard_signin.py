@@ -36,7 +36,7 @@ def test_viewer_is_redirected_to_the_sign_in_and_back(browser: Browser, key: str
 def test_page_says_who_is_signed_in_and_with_which_scope(browser: Browser, key: str) -> None:
     browser.sign_in(key)
     page = browser.get("/")
-    assert '<bdi class="name" title="Ana">Ana</bdi>' in page
+    assert '<span class="name" title="Ana"><bdi>Ana</bdi></span>' in page
     assert '<span class="scope">read</span>' in page
 
 
@@ -85,7 +85,7 @@ def test_signing_out_ends_every_copy_of_the_session_on_every_machine(
         for copy, token in zip(copies, tokens, strict=True):
             assert copy.client.get("/").location == "/login"
             form = {"csrf_token": token, "name": "Eve", "scope": "admin", "own_key": browser.key}
-            assert copy.client.post("/keys", data=form).location == "/login?next=/keys"
+            assert copy.client.post("/keys", data=form).location == "/login?next=/keys&lost=1"
             # A cookie that it received later is not valid either, because it has the same session id.
             assert copy.client.get("/keys").location == "/login?next=/keys"
     other.get("/")
@@ -160,15 +160,26 @@ def test_ended_session_returns_to_the_same_page_and_says_why(
         assert "You were signed out, because a session ends after 12 hours. After the sign-in you return to" in page
         # A form returns to its page, and a part of a page to the whole page.
         for path, onward in (
-            ("/batches/7/pause", "?next=/batches/7"),
-            ("/callbacks/replay", "?next=/callbacks"),
-            ("/endpoints/3/test", "?next=/endpoints/3"),
+            ("/batches/7/pause", "next=/batches/7&"),
+            ("/callbacks/replay", "next=/callbacks&"),
+            ("/endpoints/3/test", "next=/endpoints/3&"),
             ("/numbers", ""),
         ):
-            assert browser.client.post(path, data={"csrf_token": token}).location == f"/login{onward}", path
+            assert browser.client.post(path, data={"csrf_token": token}).location == f"/login?{onward}lost=1", path
+        form = {"csrf_token": token, "next": "/batches/7?state=final"}
+        assert browser.client.post("/numbers", data=form).location == "/login?next=/batches/7?state%3Dfinal&lost=1"
+        assert "ends after 12 hours. So what you sent was not done. After the" in text_of(
+            browser.get("/login?next=/batches/7&lost=1")
+        )
         htmx = {"HX-Request": "true", "HX-Current-URL": "http://localhost/batches/7?state=final"}
         answer = browser.client.get("/batches/7/live", headers=htmx)
         assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login?next=/batches/7?state%3Dfinal")
+    # A browser that lost its cookie gets a reason, too, also after a wrong key.
+    stranger = Browser(app)
+    address = str(stranger.client.post("/numbers", data={"csrf_token": token}).location)
+    said = "You are not signed in any more. So what you sent was not done."
+    assert said in text_of(stranger.get(address))
+    assert said in text_of(stranger.post("/login", form_at=address, key="rr_wrong", lost="1").text)
     revoke_key(conn, "Ada")
     conn.commit()
     assert "your key was revoked or has expired" in browser.get(str(browser.client.get("/keys").location))

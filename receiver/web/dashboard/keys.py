@@ -8,7 +8,7 @@ from flask import flash, redirect, render_template, request
 from werkzeug.wrappers import Response
 
 from receiver.changes.audit import record_change
-from receiver.database.api_keys import SCOPES, KeyNameTaken, Scope, create_key, list_keys, revoke_key
+from receiver.database.api_keys import SCOPES, KeyNameTaken, create_key, list_keys, revoke_key
 from receiver.database.pool import connection
 from receiver.errors import InvalidInput, NotFound
 from receiver.web.auth import current_key
@@ -18,12 +18,6 @@ from receiver.web.dashboard.pages import form_page, page
 from receiver.web.dashboard.session import zone
 from receiver.web.reading import primary
 from receiver.web.services import services
-
-SCOPE_WORDS: dict[Scope, str] = {
-    "read": "read: see everything",
-    "queue": "queue: also queue batches, which calls people",
-    "admin": "admin: also create and revoke keys, and replay callbacks",
-}
 
 
 @page("/keys", scope="admin", methods=("GET", "POST"))
@@ -74,7 +68,9 @@ def revoke(prefix: str) -> str | Response | tuple[str, int]:
 def _list(form: dict[str, str], faults: dict[str, str]) -> tuple[str, int]:
     found = primary().read(list_keys)
     today = datetime.now(zone()).date()
-    return form_page("keys.html", faults, keys=found, form=form, scopes=list(SCOPE_WORDS.items()), today=today)
+    return form_page(
+        "keys.html", faults, keys=found, form=form, scopes=[(scope, scope) for scope in SCOPES], today=today
+    )
 
 
 def _expiry(text: str) -> tuple[datetime | None, dict[str, str]]:

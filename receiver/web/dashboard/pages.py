@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -102,7 +102,8 @@ def to_batch(batch_id: int) -> BaseResponse:
 
 def _to_sign_in() -> Response:
     path = _path_of_page()
-    address = url_for("dashboard.login", next=path if path != "/" else None)
+    lost = None if request.method in ("GET", "HEAD") else 1
+    address = url_for("dashboard.login", next=path if path != "/" else None, lost=lost)
     if "HX-Request" in request.headers:
         # htmx would follow a redirect, and insert the sign-in form into the page.
         return Response(status=401, headers={"HX-Redirect": address})
@@ -116,6 +117,9 @@ def _path_of_page() -> str:
         return own_path(shown.path + (f"?{shown.query}" if shown.query else ""))
     if request.method in ("GET", "HEAD"):
         return request.full_path.rstrip("?")
+    request.max_content_length = FORM_BYTES
+    with suppress(HTTPException, ValueError):
+        return own_path(request.form["next"])
     path, routes = request.path, current_app.create_url_adapter(request)
     while path and routes is not None:
         with suppress(HTTPException):
@@ -178,12 +182,6 @@ def _ago(at: datetime) -> str:
     step = 1 if abs(seconds) < 60 else 60 if abs(seconds) < 86400 else 3600
     span = wording.duration(abs(seconds) // step * step)
     return f"{span} ago" if seconds > 0 else f"in {span}"
-
-
-@blueprint.app_template_filter()
-def isolate(text: str) -> Markup:
-    """A user's text, isolated so that it cannot change the text direction around it."""
-    return Markup("<bdi>{}</bdi>").format(escape(text))
 
 
 @blueprint.after_app_request
