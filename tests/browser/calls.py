@@ -84,7 +84,7 @@ def populate(service: Service, folder: Path) -> Populated:
         assert ask(result_url, "POST", body.encode(), headers).status == 200
     eventually(lambda: service.batch(queued)["callbacks"]["waiting"] == 0)
     eventually(lambda: {each["state"] for each in service.batch(unknown)["submissions"]} == {"unknown"})
-    made = service.run("keys", "create", f"reader {PICTURE}{BIDI}", "--scope", "read")
+    made = service.run("keys", "create", f"reader {PICTURE}", "--scope", "read")
     reader = made.stdout.split()[-1]
     return Populated(
         service, settled, unknown, paced, unwanted, queued, number, reader, endpoint=endpoint, disabled=disabled
