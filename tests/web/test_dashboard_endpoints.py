@@ -261,7 +261,7 @@ def test_test_event_is_sent_and_its_answer_is_shown(
     [request] = service.requests
     assert request.json["type"] == "endpoint.test"
     page = admin_at.get(here)
-    assert re.search(r'<p class="flash note good" role="status"><bdi>Test event. Delivered: status 200 after \d+ s', page)
+    assert re.search(r'<p class="flash note good" role="status"><bdi>Test event. Delivered: status 200 after \d+', page)
     service.answer = lambda _: (503, {}, b"<b>closed</b>")
     admin_at.post(path, form_at=here)
     page = admin_at.get(here)
