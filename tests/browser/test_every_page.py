@@ -20,6 +20,8 @@ AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 NARROWEST = ViewportSize(width=320, height=640)
 PHONE = ViewportSize(width=390, height=844)
+TABLET = ViewportSize(width=965, height=700)
+"""The narrowest page whose tables have columns."""
 WIDE = ViewportSize(width=1440, height=900)
 
 
@@ -53,9 +55,10 @@ def test_no_page_violates_a_rule_of_axe_breaks_its_layout_or_scrolls_sideways_on
             page.set_viewport_size(PHONE)
             found[name] += violations(page) + layout_faults(page)
             page.emulate_media(color_scheme="light")
-            page.set_viewport_size(NARROWEST)
-            if pixels := sideways_scroll(page):
-                found[name].append(f"scrolls sideways by {pixels} pixels")
+            for size in (NARROWEST, TABLET):
+                page.set_viewport_size(size)
+                if pixels := sideways_scroll(page):
+                    found[name].append(f"scrolls sideways by {pixels} pixels at {size}")
             page.set_viewport_size(WIDE)
     assert {name: faults for name, faults in found.items() if faults} == {}
     assert len(found) > 20

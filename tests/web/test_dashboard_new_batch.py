@@ -411,7 +411,12 @@ def test_faulty_pace_hours_zone_or_label_is_shown_at_its_field_and_kept(browser:
         absent = {"calling_hours": "", "time_zone": "", "time_zone_column": "", "labels": "", "calls_per_minute": ""}
         page = typed(browser, path, days, **absent | fields)
         assert broken_rules(page) == [], fields
-        assert f'id="{field.replace("_", "-")}-fault"' in page and message in text_of(page), fields
+        fault = f"{field.replace('_', '-')}-fault"
+        assert f'id="{fault}"' in page and f'<a href="#{fault}">1 field</a> is not valid.' in page, fields
+        assert message in text_of(page), fields
+        # The only button to send it is in the bar that stays visible.
+        (main_button,) = re.findall(r"<button[^>]*>Save and check again", page.partition('class="main-actions"')[2])
+        assert 'form="parameters"' in main_button and page.count("Save and check again") == 1
         for value in fields.values():
             assert f'value="{value}"' in page or f">\n{escape(value)}</textarea>" in page, fields
         assert button(page) is None
