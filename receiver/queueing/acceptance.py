@@ -94,21 +94,16 @@ def preview(
     find_recent: FindRecent = lambda _: {},
 ) -> Preview:
     """What queueing this file would do. Stores nothing. Raises InvalidInput if the file is not a CSV of contacts."""
-    now = datetime.now(UTC).replace(microsecond=0)
-    return preview_batch(plan_file(csv, parameters, limits, now, find_suppressed, find_recent), limits.grace)
+    return preview_batch(plan_file(csv, parameters, limits, find_suppressed, find_recent), limits.grace)
 
 
 def plan_file(
-    csv: IO[bytes],
-    parameters: BatchParameters,
-    limits: Limits,
-    now: datetime,
-    find_suppressed: FindSuppressed,
-    find_recent: FindRecent,
+    csv: IO[bytes], parameters: BatchParameters, limits: Limits, suppressed: FindSuppressed, recent: FindRecent
 ) -> Plan:
     """The plan for a file. Raises InvalidInput if it is not a CSV of contacts."""
     contacts = ContactReader(csv, parameters.default_region, parameters.destination_column)
-    return Plan(contacts, parameters, limits.submission_rows, now, find_suppressed, find_recent)
+    now = datetime.now(UTC).replace(microsecond=0)
+    return Plan(contacts, parameters, limits.submission_rows, now, suppressed, recent)
 
 
 def preview_follow_up(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from tempfile import TemporaryFile
@@ -146,7 +145,7 @@ def faulty_rows(csv: IO[bytes], parameters: BatchParameters, file_name: str) -> 
     """A download of the file's faulty rows. It begins when all of them are found. Raises InvalidInput."""
     found = TemporaryFile()
     try:
-        plan = plan_file(csv, parameters, services().limits, datetime.now(UTC), *number_lookups(parameters))
+        plan = plan_file(csv, parameters, services().limits, *number_lookups(parameters))
         found.writelines(export.export_faulty_csv(plan))
         found.seek(0)
     except BaseException:
