@@ -128,9 +128,8 @@ def check_database(conn: Connection) -> Iterator[Finding]:
     ((now,),) = conn.execute("select clock_timestamp()").fetchall()
     apart = abs((datetime.now(UTC) - now).total_seconds()) - (time.monotonic() - asked)
     if apart > CLOCK_SECONDS:
-        yield Finding(
-            "clock", "failure", f"differs from the database's by {apart:.0f} s; run a time service on both machines"
-        )
+        message = f"differs from the database's by {apart:.0f} s; run a time service on both machines"
+        yield Finding("clock", "failure", message)
     else:
         yield Finding("clock", "ok", "agrees with the database's")
     check(conn)
@@ -147,9 +146,8 @@ def check_replica(primary: Connection, url: str, max_lag_seconds: int) -> Findin
         return Finding("replica", "warning", f"is not used; reads go to the primary: {error}")
     except (ReceiverError, psycopg.Error) as error:
         reason = str(error).strip().partition("\n")[0]
-        return Finding(
-            "replica", "warning", f"is not used; reads go to the primary: {reason}; correct DATABASE_REPLICA_URL"
-        )
+        message = f"is not used; reads go to the primary: {reason}; correct DATABASE_REPLICA_URL"
+        return Finding("replica", "warning", message)
     if behind_seconds is None:
         message = f"is more than {max_lag_seconds} s behind, so it is not used: check its load, disk and network"
         return Finding("replica", "warning", message)
@@ -237,9 +235,8 @@ def _spool(path: Path, max_bytes: int) -> Finding:
     except SpoolFailed as error:
         return Finding("spool", "failure", f"{error}. Move its file away and keep it: it may contain callbacks")
     if depth:
-        return Finding(
-            "spool", "warning", f"contains {depth} callbacks; it drains while a web process runs on this machine"
-        )
+        message = f"contains {depth} callbacks; it drains while a web process runs on this machine"
+        return Finding("spool", "warning", message)
     return Finding("spool", "ok", "empty")
 
 
@@ -262,9 +259,8 @@ def check_public_url(
         except (OSError, HTTPException) as error:
             reason = str(error) or type(error).__name__
             message = f"{config.public_url} cannot be reached from here ({reason}): start the web processes, or check"
-            yield Finding(
-                "PUBLIC_URL", if_absent, f"{message} the address, its DNS, its certificate and the proxy in front"
-            )
+            message += " the address, its DNS, its certificate and the proxy in front"
+            yield Finding("PUBLIC_URL", if_absent, message)
             return
         seconds, status = time.monotonic() - began, answer.status
         if answer.is_ours(FORBIDDEN) and config.result_sources:
@@ -292,9 +288,8 @@ def check_public_url(
             yield Finding("PUBLIC_URL", level, message + why)
             return
         if seconds > SLOW_SECONDS:
-            yield Finding(
-                "PUBLIC_URL", "warning", f"{method} took {seconds:.1f} s; the provider may not wait that long"
-            )
+            message = f"{method} took {seconds:.1f} s; the provider may not wait that long"
+            yield Finding("PUBLIC_URL", "warning", message)
     yield Finding("PUBLIC_URL", "ok", f"{config.public_url} answers as a result_url must")
 
 
