@@ -52,28 +52,24 @@ class Locked(NamedTuple):
 class Lane:
     """The callbacks of one busy batch, or of all other batches, and how far they were scanned."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_id: int | None = None) -> None:
+        self._batch_id = batch_id
         # (time of a scan, id below which nothing was left then)
         self._scans: deque[tuple[float, int]] = deque()
         self._full_scan_at = 0.0
         self._limit = GROUP_CALLBACKS
 
     def lock(
-        self,
-        conn: Connection,
-        limit: int,
-        *,
-        batch_id: int | None = None,
-        without_batches: Sequence[int] = (),
-        without_ids: Sequence[int] = (),
+        self, conn: Connection, limit: int, without_ids: Sequence[int], without_batches: Sequence[int] = ()
     ) -> Locked:
-        """Lock the next callbacks, of one batch or of all but some."""
+        """Lock the next callbacks, of the lane's batch or of all but some."""
         began = time.monotonic()
         is_full_scan = began >= self._full_scan_at
         # If the scan finds fewer callbacks than its limit, only locked and dead rows are left below this id.
         newest = newest_callback(conn) if is_full_scan or without_batches else None
         floor = 0 if is_full_scan else self._floor(began)
         limit = min(limit, self._limit)
+        batch_id = self._batch_id
         found = lock_waiting(
             conn, limit, floor=floor, batch_id=batch_id, without_batches=without_batches, without_ids=without_ids
         )
@@ -127,12 +123,12 @@ class Lanes:
     def lock_next(self, conn: Connection, without_ids: Sequence[int] = ()) -> list[Waiting]:
         """Lock the callbacks of the next group, in the order in which they will be read."""
         limit = GROUP_CALLBACKS // 2 if self._busy else GROUP_CALLBACKS
-        common = self._common.lock(conn, limit, without_batches=list(self._busy), without_ids=without_ids)
+        common = self._common.lock(conn, limit, without_ids, list(self._busy))
         busy = None
         if self._busy:
             self._turn = batch_id = next(iter(self._busy))
             lane = self._busy[batch_id] = self._busy.pop(batch_id)  # at the end of the turns
-            busy = lane.lock(conn, GROUP_CALLBACKS - len(common.found), batch_id=batch_id, without_ids=without_ids)
+            busy = lane.lock(conn, GROUP_CALLBACKS - len(common.found), without_ids)
         self._locked = common, busy
         return [*common.found, *(busy.found if busy else ())]
 
@@ -158,4 +154,4 @@ class Lanes:
             shares[stored.batch_id] += 1 / GROUP_CALLBACKS + share_of_bytes
         for batch_id, share in shares.items():
             if share >= BUSY_SHARE:
-                self._busy.setdefault(batch_id, Lane())
+                self._busy.setdefault(batch_id, Lane(batch_id))
