@@ -13,7 +13,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import acknowledging, disturbing, growing, purging, queueing, reading, sending, settling, storing
+from benchmarks import (
+    acknowledging,
+    disturbing,
+    growing,
+    purging,
+    queueing,
+    queues,
+    reading,
+    sending,
+    settling,
+    storing,
+)
 from benchmarks.figures import Figure, keep, table
 from benchmarks.world import ROOT, World, world
 
@@ -31,6 +42,7 @@ FULL: dict[str, Measurement] = {
     "storing": lambda w: storing.measure(w, calls=200_000),
     "purging": lambda w: purging.measure(w, calls=1_000_000, seconds=15, rounds=3),
     "growing": lambda w: growing.measure(w, sizes=(10_000, 100_000, 1_000_000, 10_000_000), count=200),
+    "queues": lambda w: queues.measure(w, rate=300, churn=3200, minutes=120),
 }
 
 QUICK: dict[str, Measurement] = {

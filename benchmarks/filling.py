@@ -20,8 +20,10 @@ def fill(conn: Connection, calls: int) -> int:
         " returning batch_id"
     ).fetchone()
     assert row is not None  # noqa: S101 an insert returns its row
+    last = conn.execute("select coalesce(max(callback_id), 0) from callback").fetchall()[0][0]
     values = {
         "batch_id": row[0],
+        "callback_id": last,
         "calls": calls,
         "size": SUBMISSION_ROWS,
         "area": AREA,
@@ -38,6 +40,8 @@ _OUTCOME = """case when g %% 100000 = 7 or g = %(calls)s then null when g %% 100
     when g %% 50 = 4 then 'rejected' when g %% 40 = 5 then 'canceled' when g %% 4 = 2 then 'failed'
     else 'completed' end"""
 
+_AT = "now() - interval '10 hours' * ((%(calls)s - g)::float / %(calls)s)"
+
 _STATEMENTS = (
     "insert into submission (batch_id, submission_no, state, calls, first_row, last_row, csv_bytes, answered_at,"
     " provider_status, calls_queued) select %(batch_id)s, no, 'accepted', last - first + 1, first, last,"
@@ -48,19 +52,16 @@ _STATEMENTS = (
     " (g - 1) / %(size)s + 1, (%(area)s + g) || ',Name' || g || ',Boston' from generate_series(1, %(calls)s) g",
     f"insert into outstanding (batch_id, row) select %(batch_id)s, g from generate_series(1, %(calls)s) g"
     f" where {_OUTCOME} is null",
-    f"""with posted as (
-        insert into callback (batch_id, received_at, submission_no, content_type, packing, body)
-        select %(batch_id)s, now() - interval '10 hours' * ((%(calls)s - g)::float / %(calls)s),
-            (g - 1) / %(size)s + 1, 'application/json', %(packing)s, %(body)s
-        from generate_series(1, %(calls)s) g where {_OUTCOME} is not null order by g
-        returning callback_id, received_at
-    ), numbered as (select callback_id, received_at, row_number() over (order by callback_id) as n from posted),
-    ended as (select g, {_OUTCOME} as outcome, row_number() over (order by g) as n from generate_series(1, %(calls)s) g
-        where {_OUTCOME} is not null)
-    insert into result (batch_id, row, callback_id, received_at, outcome, provider_status, attempts, max_attempts,
-        queued_at, started_at, ended_at, duration_seconds)
-    select %(batch_id)s, g, callback_id, received_at, outcome, outcome, 1 + g %% 3, 3, received_at, received_at,
-        received_at, g %% 90 from ended join numbered using (n)""",
+    "insert into callback (batch_id, callback_id, received_at, submission_no, content_type, packing, body)"
+    f" select %(batch_id)s, %(callback_id)s::bigint + g, {_AT}, (g - 1) / %(size)s + 1, 'application/json',"
+    f" %(packing)s, %(body)s from generate_series(1, %(calls)s) g where {_OUTCOME} is not null",
+    f"""insert into result (batch_id, row, callback_id, received_at, outcome, provider_status, attempts, max_attempts,
+        queued_at, started_at, ended_at, duration_seconds, area)
+    select %(batch_id)s, g, %(callback_id)s::bigint + g, at, outcome, outcome, 1 + g %% 3, 3, at, at, at, g %% 90,
+        201 + g %% 780
+    from generate_series(1, %(calls)s) g, lateral (select {_OUTCOME} as outcome, {_AT} as at) r
+    where outcome is not null""",
+    "select setval(pg_get_serial_sequence('callback', 'callback_id'), %(callback_id)s::bigint + %(calls)s)",
     """insert into batch_count (batch_id, rows, completed, failed, canceled, rejected, other, applied, attempts,
         duration_seconds, first_result_at, last_result_at)
     select %(batch_id)s, %(calls)s, count(*) filter (where outcome = 'completed'),
@@ -74,4 +75,12 @@ _STATEMENTS = (
         count(*) filter (where outcome = 'rejected'), count(*) filter (where outcome = 'other'),
         sum(attempts), sum(duration_seconds)
     from result where batch_id = %(batch_id)s group by 1, 2""",
+    # The feed, as groups of 500 leave it.
+    """with entry as (
+        insert into feed_entry (position, batch_id, rows)
+        select last_position + entry, %(batch_id)s, array_agg(g order by g)
+        from feed, generate_series(1, %(calls)s) g, lateral (select (g + 499) / 500 as entry) e
+        group by last_position, entry returning position
+    )
+    update feed set last_position = (select max(position) from entry)""",
 )
