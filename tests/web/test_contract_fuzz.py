@@ -35,7 +35,11 @@ from receiver.web.openapi import describe
 from tests.factories import NOON, deliver, make_batch, phone_number, result_body
 from tests.web.asking import CSV, config_for, results_path
 
-pytestmark = pytest.mark.long
+pytestmark = [
+    pytest.mark.long,
+    # Threads of the app use it while a case is generated.
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"),
+]
 
 LONG_RUN = "FUZZ_CASES" in os.environ
 """Random cases, which are counted. In the test suite the cases are the same each time."""
