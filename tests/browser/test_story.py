@@ -480,6 +480,7 @@ def test_without_scripts_an_endpoint_is_created_tested_enabled_again_and_deleted
         retried = re.compile("^(1 event will be sent again once it is enabled|There is nothing to retry).$")
         expect(page.get_by_role("status")).to_have_text(retried)
         page.get_by_role("button", name="Enable").click()
+        expect(page.get_by_role("status")).to_have_text("The endpoint is enabled. What waits is sent now.")
         eventually(lambda: shows("8 events owed: 8 delivered, 0 waiting, 0 given up."), PATIENCE_SECONDS)
         page.get_by_label("Batch", exact=True).fill("999999")
         page.get_by_role("button", name="Show").click()
