@@ -24,7 +24,7 @@ from receiver.queueing.contacts import Contact
 from receiver.queueing.form_fields import days_text, hours_text
 from receiver.queueing.parameters import BatchParameters, read_parameters
 from receiver.queueing.recent import FindRecent
-from receiver.queueing.stored_rows import BLOCK_ROWS, OF_BLOCK, get_stored_rows
+from receiver.queueing.stored_rows import BLOCK_ROWS, OF_BLOCK, get_stored_rows, read_block
 from receiver.queueing.suppressions import find_suppressed
 from receiver.text.csv_line import read_csv_line
 
@@ -116,8 +116,7 @@ class ChosenCalls:
         self._rows = array("i")
         self.left_out = dict.fromkeys(LEFT_OUT, 0) | {"skipped": self._stored.skipped}
         for block in self._stored.blocks():
-            # Not prepared: a plan for all blocks might read the whole batch.
-            calls = [_Call(*row) for row in self._conn.execute(_BLOCK, block, prepare=False)]
+            calls = [_Call(*row) for row in read_block(self._conn, _BLOCK, block)]
             numbers = [call.phone_number for call in calls if call.phone_number > 0]
             suppressed, recent = find_suppressed(self._conn, numbers), self.leave_out_recent(numbers)
             answered = list_answered(self._conn, self._wanted.batch_id, [call.row for call in calls])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
@@ -30,6 +31,18 @@ class StoredRows:
         """The values for `OF_BLOCK`, for one block after the other."""
         for after_row in range(0, self.last_row, self.block_rows):
             yield {"batch_id": self.batch_id, "after_row": after_row, "last_row": after_row + self.block_rows}
+
+
+def read_block(conn: Connection, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of a query that joins tables by `row` within `OF_BLOCK`, each table read once."""
+    with conn.transaction(), conn.cursor(binary=True) as cursor:
+        # If statistics do not know the batch, Postgres expects one row in each table, and would read the whole block of
+        # one for each row of another.
+        cursor.execute("set local enable_nestloop = off")
+        # Not prepared: a plan for all blocks might read the whole batch.
+        found = cursor.execute(query, values, prepare=False).fetchall()
+        cursor.execute("set local enable_nestloop = on")
+    return found
 
 
 def get_stored_rows(conn: Connection, batch_id: int) -> StoredRows:

@@ -25,7 +25,7 @@ from receiver.errors import NotFound
 from receiver.model import ERASED
 from receiver.queueing.exported import FAULT_COLUMNS, PREFIX, RESULT_COLUMNS, SKIPPED_COLUMNS
 from receiver.queueing.follow_ups import CALL_STATE
-from receiver.queueing.stored_rows import OF_BLOCK, StoredRows, get_stored_rows
+from receiver.queueing.stored_rows import OF_BLOCK, StoredRows, get_stored_rows, read_block
 from receiver.queueing.submissions import Plan, SkippedRow, header_line
 from receiver.summary.batches import Batch, BatchFilter, list_batches, sql_time
 from receiver.summary.call_json import LISTED_EVENTS, OwnMembers, events_json, events_of_body
@@ -74,7 +74,7 @@ def export_calls_csv(
     def blocks() -> Iterator[bytes]:
         yield (header_line(source.columns) + END).encode() if own else _header(source.columns, RESULT_COLUMNS)
         for values in _blocks(source, wanted):
-            ((lines,),) = _read(reader, batch_id, partial(_get_rows, query=query, values=values))
+            ((lines,),) = _read(reader, batch_id, partial(read_block, query=query, values=values))
             if lines is not None:
                 yield lines if own else defuse_csv(lines)
 
@@ -93,7 +93,7 @@ def export_all_csv(reader: Reader, batches: BatchFilter, wanted: CallFilter) -> 
             of_batch = csv_line([defuse(name) for name in names])
             for values in _blocks(source, wanted):
                 lines: list[bytes] = []
-                for line, results in _read(reader, batch.id, partial(_get_rows, query=query, values=values)):
+                for line, results in _read(reader, batch.id, partial(read_block, query=query, values=values)):
                     destination, *cells = read_csv_line(line)
                     variables = _json(dict(zip(source.columns, cells, strict=True)))
                     own = csv_line((defuse(destination), defuse(variables)))
@@ -144,7 +144,7 @@ def export_skipped_csv(reader: Reader, batch_id: int) -> Iterator[bytes]:
     def blocks() -> Iterator[bytes]:
         yield _header(source.columns, SKIPPED_COLUMNS)
         for values in _blocks(source):
-            skipped = _read(reader, batch_id, partial(_get_rows, query=_SKIPPED, values=values))
+            skipped = _read(reader, batch_id, partial(read_block, query=_SKIPPED, values=values))
             if skipped:
                 yield _with_reasons(skipped, width)
 
@@ -197,6 +197,7 @@ def _ndjson(
     own = OwnMembers(source.columns)
     for values in _blocks(source, wanted):
         lines = []
+        # Not `read_block`: it would read all callbacks of the batch for each block.
         rows = _read(reader, source.batch_id, partial(_get_rows, query=query, values=values))
         for key, line, start, middle, end, *body in rows:
             if key is not None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from receiver.database.pool import Connection
+from receiver.queueing.follow_ups import ChosenCalls, FollowUp
 from receiver.queueing.suppressions import list_suppressions
 from receiver.release.deployment_cancel import claim_cancel
 from receiver.release.sender import abandon_submissions, list_taken
+from receiver.summary.export import export_calls_csv
 from receiver.summary.gauges import get_gauges
+from tests.factories import make_batch, phone_number
 
 SUBMISSIONS = 20_000
 
@@ -86,3 +91,47 @@ def test_what_is_being_sent_is_found_without_reading_what_waits(
 def test_suppressions_are_found_by_their_reason(paced: Connection) -> None:
     assert [each.phone_number for each in list_suppressions(paced, 10, reason="rare")] == [7]
     assert_few_rows_read(paced, "suppression")
+
+
+UNKNOWN_ROWS = 1_000
+
+
+@pytest.fixture
+def unknown_id(conn: Connection) -> int:
+    """A batch of 1,000 final calls that the statistics of Postgres do not know, beside one that they know."""
+    for known in (True, False):
+        numbers = map(phone_number, range(5_000 if known else UNKNOWN_ROWS))
+        batch_id = make_batch(conn, numbers)
+        conn.execute(
+            "insert into result (batch_id, row, callback_id, outcome, attempts, received_at, last_event_at, provider_status)"
+            " select batch_id, row, row, 'failed', 1, now(), now(), 'failed' from call where batch_id = %s",
+            (batch_id,),
+        )
+        conn.commit()
+        conn.autocommit = True
+        if known:
+            conn.execute("vacuum analyze")
+        conn.autocommit = False
+    return batch_id
+
+
+def reader_of(conn: Connection) -> Any:
+    return SimpleNamespace(read=lambda read, *given: read(conn, *given))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda conn, batch_id: ChosenCalls(conn, FollowUp(batch_id)),
+        lambda conn, batch_id: export_calls_csv(reader_of(conn), batch_id),
+    ],
+    ids=["follow-up", "CSV"],
+)
+def test_results_of_a_batch_that_statistics_do_not_know_are_read_once(
+    conn: Connection, unknown_id: int, read: Callable[[Connection, int], Iterator[object]]
+) -> None:
+    assert list(read(conn, unknown_id))
+    row = conn.execute(
+        "select seq_tup_read, idx_tup_fetch from pg_stat_xact_user_tables where relname = 'result'"
+    ).fetchone()
+    assert row is not None and UNKNOWN_ROWS <= sum(row) <= 2 * UNKNOWN_ROWS, row
