@@ -103,8 +103,9 @@ def unknown_id(conn: Connection) -> int:
         numbers = map(phone_number, range(5_000 if known else UNKNOWN_ROWS))
         batch_id = make_batch(conn, numbers)
         conn.execute(
-            "insert into result (batch_id, row, callback_id, outcome, attempts, received_at, last_event_at, provider_status)"
-            " select batch_id, row, row, 'failed', 1, now(), now(), 'failed' from call where batch_id = %s",
+            "insert into result (batch_id, row, callback_id, outcome, attempts, received_at, last_event_at,"
+            " provider_status) select batch_id, row, row, 'failed', 1, now(), now(), 'failed' from call"
+            " where batch_id = %s",
             (batch_id,),
         )
         conn.commit()
