@@ -29,8 +29,8 @@ class ExternalIdUsed(InvalidInput):
     code = "external_id_used"
 
     def __init__(self, batch_id: int) -> None:
-        message = f"Batch {batch_id} has this external_id. Each batch needs its own."
-        super().__init__(message, [Fault("external_id", self.code, message)], batch_id=batch_id)
+        fault = Fault("external_id", self.code, f"Batch {batch_id} has this external_id.")
+        super().__init__("Each batch needs an external_id of its own.", [fault], batch_id=batch_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,8 @@ def test_pace_hours_and_names_are_options(run: Run, conn: Connection, contacts: 
     assert (batch.external_id, batch.labels, batch.created_by) == ("crm 7", {"team": "north"}, "command line")
     assert [submission.time_zone for submission in batch.submissions] == ["Asia/Tokyo", "Europe/Berlin"]
     again = run("queue", contacts, *TO, "--external-id", "crm 7")
-    assert (again.status, again.err) == (1, "receiver: Batch 1 has this external_id. Each batch needs its own.\n")
+    fault = "external_id: Batch 1 has this external_id. (external_id_used)"
+    assert (again.status, again.err) == (1, f"receiver: Each batch needs an external_id of its own.\n  {fault}\n")
     assert run("queue", contacts, *TO, "--calling-days", "mon").status == 2
 
 
