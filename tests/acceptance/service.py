@@ -136,7 +136,7 @@ class Service:
         return self._process.pid
 
     def start(self) -> None:
-        """Return when it reports that it is running. Reads its API key from the file in its output."""
+        """Return when it reports that it is running, and answers. Reads its API key from the file in its output."""
         log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = self._runner.start(
@@ -150,7 +150,14 @@ class Service:
         assert self._process.poll() is None, f"it ended with {self._process.returncode}:\n{text}"
         if found := re.search(r"^ +API key +in (\S+)$", text, re.MULTILINE):
             self.key = Path(found[1]).read_text().strip()
-        return found is not None
+        return found is not None and self._answers()
+
+    def _answers(self) -> bool:
+        """On a slow machine, it reports that it is running before its web processes listen."""
+        try:
+            return self.ask("/healthz").status == 200
+        except OSError:
+            return False
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Send a signal to `serve` only. Returns its exit status and the seconds until it ended."""
