@@ -27,7 +27,7 @@ REWRITTEN = test -d tests/web/__pycache__ || { \
 PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + $(1)))}
 
 # A process that has no test left takes some from the others.
-test: $(VENV)/.development ## Run the tests, in five minutes on two cores
+test: $(VENV)/.development ## Run the tests, in six minutes on two cores
 	@tests/tools
 	@$(REWRITTEN)
 	@exec $(call PYTEST,1) --dist worksteal -m "not long" $(PYTEST_ARGS)
