@@ -100,7 +100,8 @@ def described() -> BaseSchema:
                         *("create_endpoint", "change_endpoint"),  # not every text is an address that is allowed
                         "create_key",
                         # No note contains a NUL.
-                        *("acknowledge_callbacks", "acknowledge_batch", "pause_batch", "resume_batch", "cancel_batch"),
+                        *("acknowledge_callbacks", "acknowledge_batch", "acknowledge_given_up"),
+                        *("pause_batch", "resume_batch", "cancel_batch"),
                     )
                 ),
                 *(
