@@ -23,20 +23,19 @@ COLLECT = $(BIN)/python -m pytest --collect-only -q -m "not long"
 REWRITTEN = test -d tests/web/__pycache__ || { \
 	$(COLLECT) tests/[a-d]*/ tests/web >/dev/null 2>&1 & $(COLLECT) tests/[e-t]*/ tests/test_*.py >/dev/null 2>&1 & wait; }
 
-# More processes than cores, because many tests wait.
-PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + $(1)))}
+# One process more than cores: many tests wait. A process that has no test left takes some from the others. (Modes that
+# keep modules together tell tests by their ids, and run only one of those that schemathesis generates.)
+PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal
 
-# A process that has no test left takes some from the others.
 test: $(VENV)/.development ## Run the tests, in six minutes on two cores
 	@tests/tools
 	@$(REWRITTEN)
-	@exec $(call PYTEST,1) --dist worksteal -m "not long" $(PYTEST_ARGS)
+	@exec $(PYTEST) -m "not long" $(PYTEST_ARGS)
 
-# A module is run by one process, so that its services are started once; the slowest modules are first (conftest.py).
-# These tests wait for half of their time.
+# The slowest modules are first (conftest.py).
 test-long: $(VENV)/.development $(VENV)/.clients ## Run the long tests: kills, outages, load, upgrades, browsers and documents
 	@tests/tools
-	@exec $(call PYTEST,2) --dist loadfile --no-loadscope-reorder -m long $(PYTEST_ARGS)
+	@exec $(PYTEST) -m long $(PYTEST_ARGS)
 
 slowest: ## Run the tests, and list the slowest twenty
 	@$(MAKE) test PYTEST_ARGS="--durations=20 $(PYTEST_ARGS)"
