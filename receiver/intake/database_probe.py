@@ -131,7 +131,7 @@ class DatabaseProbe:
             conn.close()
             return
         self.conn = conn
-        log.info("callbacks are stored in the database", extra=about("database_used"))
+        log.info("callbacks are stored in the database", extra=about("database_stores"))
         self._on_return()
         self._check.set()
 

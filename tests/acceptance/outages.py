@@ -135,7 +135,7 @@ class World:
 
         def all_use_it() -> bool:
             last = self._last_logged(0)
-            return all(last.get(each.pid) == "database_used" for each in self.web_processes())
+            return all(last.get(each.pid) == "database_stores" for each in self.web_processes())
 
         eventually(all_use_it, otherwise=self._describe)
 
@@ -159,7 +159,7 @@ class World:
         """For each process that logged whether it uses the database: the last of these events."""
         lines = self.service.log.read_bytes()[log_start:].splitlines()
         entries = [json.loads(line) for line in lines if b'"receiver.intake.' in line and line.endswith(b"}")]
-        events = ("database_away", "database_used")
+        events = ("database_away", "database_stores")
         return {each["process"]: each["event"] for each in entries if each["event"] in events}
 
     def log_size(self) -> int:
