@@ -23,8 +23,8 @@ COLLECT = $(BIN)/python -m pytest --collect-only -q -m "not long"
 REWRITTEN = test -d tests/web/__pycache__ || { \
 	$(COLLECT) tests/[a-d]*/ tests/web >/dev/null 2>&1 & $(COLLECT) tests/[e-t]*/ tests/test_*.py >/dev/null 2>&1 & wait; }
 
-# One process more than cores: many tests wait. A process that has no test left takes some from the others. (Modes that
-# keep modules together tell tests by their ids, and run only one of those that schemathesis generates.)
+# One process more than cores: many tests wait. A process that has no test left takes some from the others. Not
+# loadfile or loadscope: they tell tests by their ids, and all tests that schemathesis generates have the same id.
 PYTEST = $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-$$(($$(getconf _NPROCESSORS_ONLN) + 1))} --dist worksteal
 
 test: $(VENV)/.development ## Run the tests, in six minutes on two cores

@@ -185,7 +185,10 @@ def accept(
     if not is_first:
         # At the same time, some of these calls were followed up, their batch was purged, or the same request was sent a
         # second time. A follow-up keeps its lock: an erasure must not come between reading parameters and storing them.
-        conn.execute("rollback to begun") if isinstance(source, FollowUp) else conn.rollback()
+        if isinstance(source, FollowUp):
+            conn.execute("rollback to begun")
+        else:
+            conn.rollback()
         return accept(conn, source, parameters, limits, request, created_by=created_by)
     record_change(conn, created_by or SYSTEM, "queue", batch_id=batch_id)
     return Accepted(batch_id)
