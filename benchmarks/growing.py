@@ -278,7 +278,7 @@ class _Place:
 
     def settle(self) -> None:
         """Settle a fresh batch beside what is there."""
-        journal(self._url, self._world.batch(self._url, SETTLED), 1, SETTLED)
+        journal(self._url, self._world.sent_batch(self._url, SETTLED), 1, SETTLED)
         with connect(self._url, name="benchmark", autocommit=True) as conn:
             before = settled_callbacks(conn)
             with self._world.worker(self._url) as pid:

@@ -44,7 +44,7 @@ def drain(world: World, *, callbacks: int) -> list[Figure]:
     rates = []
     for workers in (1, 2):
         url = world.receiver_database(f"bench_drain_{workers}")
-        journal(url, world.batch(url, callbacks), 1, callbacks)
+        journal(url, world.sent_batch(url, callbacks), 1, callbacks)
         with connect(url, name="benchmark", autocommit=True) as conn:
             conn.execute("vacuum analyze")
             with ExitStack() as stack:
@@ -69,7 +69,7 @@ def keep_up(world: World, *, seconds: int, rounds: int) -> list[Figure]:
     """Acknowledged and settled at once, beside FastAPI, which does both in the request; then at 0.9 of that rate."""
     rows = 9_000 * (rounds + 1) * (seconds + 2)  # more than anything here reaches: each result is its call's first
     url = world.receiver_database("bench_sustained")
-    batch_id = world.batch(url, rows)
+    batch_id = world.sent_batch(url, rows)
     peers = world.peer_database("bench_sustained_peer", rows)
     script, peer_script = world.folder / "sustained.lua", world.folder / "sustained_peer.lua"
     write_wrk_script(script, world.result_paths(batch_id, rows), rows)
@@ -113,7 +113,7 @@ def delay(world: World, *, rate: int, seconds: int) -> list[Figure]:
     """From the acknowledgement of a callback to its being in the batch's counts, at `rate` callbacks a second."""
     rows = rate * seconds
     url = world.receiver_database("bench_delay")
-    batch_id = world.batch(url, rows)
+    batch_id = world.sent_batch(url, rows)
     paths = world.result_paths(batch_id, rows)
     acknowledged: list[float] = []
     seen: list[tuple[float, int]] = []

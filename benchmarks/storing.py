@@ -16,7 +16,7 @@ TABLES = ("callback", "call", "result", "outstanding", "waiting", "set_aside", "
 
 def measure(world: World, *, calls: int) -> list[Figure]:
     url = world.receiver_database("bench_storing")
-    batch_id = world.batch(url, calls)
+    batch_id = world.sent_batch(url, calls)
     journal(url, batch_id, 1, calls)
     with world.worker(url), connect(url, name="benchmark", autocommit=True) as conn:
         while settled_callbacks(conn) < calls:

@@ -25,6 +25,10 @@ from receiver.intake.token import ResultTokens
 from receiver.model import SubmissionKey
 from receiver.queueing.acceptance import Limits, accept
 from receiver.queueing.parameters import BatchParameters
+from receiver.release.answer import Answer
+from receiver.release.claim import claim_submission
+from receiver.release.presence import register_worker
+from receiver.release.recording import record_answer
 from receiver.supervisor.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +76,19 @@ class World:
         csv = io.BytesIO("".join(contact_rows(rows)).encode())
         with connect(url, name="benchmark") as conn:
             return accept(conn, csv, BatchParameters(1, 1), Limits(SUBMISSION_ROWS, 3600)).batch_id
+
+    def sent_batch(self, url: str, rows: int) -> int:
+        """A batch of `rows` calls that the provider has accepted, as it is before callbacks arrive; returns its id.
+
+        Otherwise settling would also have to mark submissions as accepted, and a worker would try to send them.
+        """
+        batch_id = self.batch(url, rows)
+        with connect(url, name="benchmark") as conn:
+            worker_id = register_worker(conn, "benchmark", 1)
+            while (outgoing := claim_submission(conn, worker_id)) is not None:
+                record_answer(conn, outgoing, Answer("accepted", 200, outgoing.calls))
+                conn.commit()
+        return batch_id
 
     def result_paths(self, batch_id: int, rows: int) -> list[str]:
         """The path of each submission's result_url, in the order of their rows."""
