@@ -197,8 +197,7 @@ def _ndjson(
     own = OwnMembers(source.columns)
     for values in _blocks(source, wanted):
         lines = []
-        # Not `read_block`: it would read all callbacks of the batch for each block.
-        rows = _read(reader, source.batch_id, partial(_get_rows, query=query, values=values))
+        rows = _read(reader, source.batch_id, partial(read_block, query=query, values=values))
         for key, line, start, middle, end, *body in rows:
             if key is not None:
                 events = events_json(*reader.read(get_call, *key).read_events(LISTED_EVENTS))
@@ -223,12 +222,6 @@ def _matching(wanted: CallFilter) -> str:
         "c.phone_number = any(%(phone_numbers)s)": wanted.phone_numbers,
     }
     return " and ".join(condition for condition, value in conditions.items() if value is not None) or "true"
-
-
-def _get_rows(conn: Connection, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-    with conn.cursor(binary=True) as cursor:
-        # Not prepared: a plan for all blocks might read the whole batch.
-        return cursor.execute(query, values, prepare=False).fetchall()
 
 
 _Row = TypeVar("_Row")
@@ -343,7 +336,9 @@ CALL_PARTS = f"""c.line, concat('{{"batch_id":', c.batch_id, ',"row":', c.row, '
     nullif(j.content_encoding, '')"""
 """SQL: the parts of a call's JSON, and what is needed to read its events from body `j`."""
 
-_MORE = f"""left join callback j on j.batch_id = {{call}}.batch_id and j.callback_id = r.callback_id
+# Each body is read by its key (`offset 0` keeps the subquery): `read_block` would read all callbacks of the batch.
+_MORE = f"""left join lateral (select * from callback where batch_id = {{call}}.batch_id and callback_id = r.callback_id
+        offset 0) j on true
     left join (select row, next_batch_id, next_row from follow_up where {OF_BLOCK}) f on f.row = c.row
     left join (select next_row, batch_id, row as earlier_row from follow_up where next_batch_id = %(batch_id)s
         and next_row > %(after_row)s and next_row <= %(last_row)s) e on e.next_row = c.row"""
