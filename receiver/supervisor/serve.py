@@ -40,6 +40,7 @@ from receiver.supervisor.outage import Outage, is_unavailable
 from receiver.supervisor.ports import free_port
 
 READY_SECONDS = 20.0
+"""If the start takes longer, `serve` says so."""
 WATCH_SECONDS = 0.2
 ORPHAN_SECONDS = 20.0
 """How long the children of a killed `serve` may take to end."""
@@ -224,19 +225,22 @@ def _serving_key(database_url: str, data_dir: Path) -> str:
 
 
 def _wait_until_ready(port: int, database_url: str | None, children: list[Child], stop: threading.Event) -> None:
-    """Wait until the web processes answer and a worker runs, a child ends, or READY_SECONDS are over.
+    """Wait until the web processes answer and a worker runs, or a child ends.
 
     `database_url` None: the database is unavailable, so no worker is expected. This does not request `/readyz`: its
     503 would be logged and counted as a fault.
     """
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and all(child.exit_status() is None for child in children):
+    told_at = time.monotonic()
+    while all(child.exit_status() is None for child in children):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
                 if database_url is None or _has_worker(database_url):
                     return
         except (OSError, DatabaseUnavailable):
             pass
+        if time.monotonic() > told_at + READY_SECONDS:
+            _print_line("The service is still starting: its web processes do not answer, or no worker runs yet.")
+            told_at = time.monotonic()
         if stop.wait(0.05):
             return
 
