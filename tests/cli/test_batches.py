@@ -148,7 +148,7 @@ def test_refusal_names_lines_options_and_recent_batches_but_no_skipped_rows(
     assert ran.err.splitlines() == [
         "receiver: Some rows cannot be called. Correct them, or leave them out (on_duplicate, on_recent: skip).",
         f"  row 2, line 3: This number was queued recently, in batch {recent}. (recent)",
-        "  row 4, line 5: Same destination as an earlier row. (duplicate)",
+        "  row 4, line 5: Same number as row 3. (duplicate)",
     ]
 
 

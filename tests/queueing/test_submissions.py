@@ -190,26 +190,26 @@ def test_every_kept_row_is_planned_once_and_every_number_once_in_its_submission(
 def test_number_table_agrees_with_a_dictionary() -> None:
     draws = random.Random(20261123)
     table, layers = _Numbers(), dict[int, int]()
-    destinations = dict[int, set[str | None]]()
+    destinations = dict[int, dict[str | None, int]]()
     # Neighbours as in a bought range, numbers of any length, and every tenth again.
     start = draws.randrange(12_000_000_000, 19_000_000_000)
     numbers = [*range(start, start + 60_000), *(draws.randrange(1, 10**15) for _ in range(120_000))]
     numbers += draws.choices(numbers, k=20_000)
     draws.shuffle(numbers)
-    for value in numbers:
+    for row, value in enumerate(numbers, 1):
         postd = draws.choice((None, None, None, "1"))
         keep = draws.random() < 0.5
-        known = destinations.setdefault(value, set())
-        repeated = postd in known
-        layer = layers.get(value, 0)
-        assert table.add(value, postd, keep) == ((0, True) if repeated and not keep else (layer, repeated))
-        if not repeated or keep:
-            known.add(postd)
+        known = destinations.setdefault(value, {})
+        first_row = known.get(postd)
+        layer = 0 if first_row is not None and not keep else layers.get(value, 0)
+        assert table.add(value, postd, row, keep) == (layer, first_row)
+        if first_row is None or keep:
+            known.setdefault(postd, row)
             layers[value] = layer + 1
 
 
 def test_number_table_stays_compact() -> None:
     table = _Numbers()
-    for value in range(16_000_000_000, 16_000_200_000):
-        table.add(value, None, False)
-    assert len(table._slots) * table._slots.itemsize <= 24 * 200_000
+    for row, value in enumerate(range(16_000_000_000, 16_000_200_000)):
+        table.add(value, None, row, False)
+    assert sum(len(each) * each.itemsize for each in (table._slots, table._rows)) <= 32 * 200_000

@@ -67,7 +67,7 @@ def test_invalid_rows_are_listed_and_block_the_batch_until_they_are_skipped(brow
     path = drafted(browser, FAULTY)
     page = browser.get(path)
     assert button(page) is None
-    reasons = {"2": "is not a valid US phone number", "4": "emergency", "3": "Same destination as an earlier row"}
+    reasons = {"2": "is not a valid US phone number", "4": "emergency", "3": "Same number as row 1"}
     for row, reason in reasons.items():
         assert re.search(
             rf'class="figure">{row}</th><td class="figure">{int(row) + 1}</td><td><bdi>\d+</bdi></td><td>[^<]*{reason}',
