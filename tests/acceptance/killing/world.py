@@ -228,4 +228,7 @@ class World:
             pass  # it has already ended
 
     def _log_tail(self) -> str:
-        return self.service.log.read_text()[-6000:]
+        """The ends of the logs, and what runs now."""
+        logs = [self.service.log, *self.service.data_dir.glob("postgres/log/*")]
+        running = [f"{each.pid} {each.command}" for each in self.service.processes()]
+        return "\n".join([*(log.read_text()[-6000:] for log in logs), *running])
