@@ -1,4 +1,4 @@
-"""The load while processes are killed: results are posted, and batches are queued.
+"""The load while processes are killed: results are posted, batches are queued and followed up, and some are paused.
 
 It records what was sent and how it was answered.
 """
@@ -10,38 +10,64 @@ import json
 import random
 import subprocess
 import threading
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from tests.acceptance.service import Service
+from tests.acceptance.service import Answer, Service
 
 POSTED_NUMBERS = [str(6_173_000_000 + index) for index in range(2_000)]
 BATCH_ROWS = 6
 POSTERS = 3
+
+PACE = 40
+"""Calls per minute of a batch with a pace: it is divided into three submissions, and is released within six seconds."""
+
+PAUSE_SECONDS = 4.0
+
+LEFT_ALONE = 6
+"""A batch is followed up when so many were queued after it: most of its results have arrived then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause of a batch: the unreleased submissions in the answers to the pause and to the resumption."""
+
+    batch_id: int
+    at_pause: set[int]
+    at_resumption: set[int]
 
 
 @dataclass(slots=True)
 class Record:
     """`posted`: the bodies by mark. `acknowledged`: the marks of the bodies that were answered 200.
 
-    `queued`: the batch ids by Idempotency-Key.
+    `numbers`: how many batches were requested. `queued`: the batch ids by Idempotency-Key; `follow_ups`: the earlier
+    batches of those that are follow-ups. `to_follow_up`, `to_pause`: batches for which this is still to be done.
     """
 
     posted: dict[str, bytes] = field(default_factory=dict)
     acknowledged: set[str] = field(default_factory=set)
+    numbers: int = 0
     queued: dict[str, int] = field(default_factory=dict)
+    follow_ups: dict[int, int] = field(default_factory=dict)
+    pauses: list[Pause] = field(default_factory=list)
+    to_follow_up: deque[int] = field(default_factory=deque)
+    to_pause: deque[int] = field(default_factory=lambda: deque(maxlen=1))
 
 
 class Load:
-    """Threads that post results and queue batches until the context ends. The content type contains the body's mark."""
+    """Threads that send requests until the context ends. The content type of a result contains its body's mark."""
 
     def __init__(self, service: Service, result_url: str, folder: Path, record: Record, seed: int) -> None:
         self._service, self._folder, self._record, self._seed = service, folder, record, seed
         self._address = urlsplit(result_url)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._post, args=(number,)) for number in range(POSTERS)]
-        self._threads.append(threading.Thread(target=self._queue))
+        self._threads += [threading.Thread(target=self._queue), threading.Thread(target=self._pause)]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -76,33 +102,79 @@ class Load:
         connection.close()
 
     def _queue(self) -> None:
-        """Queue one batch after the other. Each request is repeated with the same key until it is answered."""
-        number = len(self._record.queued)
+        """Queue one batch after the other: of two, one is a follow-up or has a pace."""
+        record = self._record
         while not self._stop.is_set():
-            number += 1
-            contacts = self._folder / "contacts.csv"
-            contacts.write_text(
-                "\n".join(["destination,name", *(f"{called_number(number, row)},N" for row in range(BATCH_ROWS))])
-            )
-            key = f"key-{number}"
-            while True:
-                try:
-                    answer = self._service.queue(
-                        contacts,
-                        f"Idempotency-Key: {key}",
-                        "Prefer: wait=0",
-                        application_id=str(application_id(number)),
-                    )
-                except (subprocess.SubprocessError, ValueError, IndexError):
-                    pass  # no process was running, or it was killed before its answer
-                else:
-                    if answer.status in (201, 202):
-                        self._record.queued[key] = int(answer.json["id"])
-                        break
-                    assert answer.status >= 500, answer.body
-                if self._stop.wait(0.2):
-                    return
+            record.numbers += 1
+            number, earlier = record.numbers, None
+            if number % 4 == 0 and len(record.to_follow_up) > LEFT_ALONE:
+                earlier = record.to_follow_up.popleft()
+                batch_id = self._follow_up(number, earlier)
+            else:
+                batch_id = self._queue_contacts(number, paced=number % 4 == 2)
+            if batch_id is not None:
+                record.queued[f"key-{number}"] = batch_id
+                record.to_follow_up.append(batch_id)
+                if earlier is not None:
+                    record.follow_ups[batch_id] = earlier
+                elif number % 4 == 2:
+                    record.to_pause.append(batch_id)
             self._stop.wait(0.4)
+
+    def _queue_contacts(self, number: int, *, paced: bool) -> int | None:
+        contacts = self._folder / "contacts.csv"
+        contacts.write_text(
+            "\n".join(["destination,name", *(f"{called_number(number, row)},N" for row in range(BATCH_ROWS))])
+        )
+        fields = {"application_id": str(application_id(number))} | ({"calls_per_minute": str(PACE)} if paced else {})
+        key = f"Idempotency-Key: key-{number}"
+        answer = self._repeat(lambda: self._service.queue(contacts, key, "Prefer: wait=0", **fields))[0]
+        return None if answer is None else _queued(answer)
+
+    def _follow_up(self, number: int, batch_id: int) -> int | None:
+        """None: no call of the batch can be followed up, or the load ended before the answer."""
+        headers = {"Idempotency-Key": f"key-{number}", "Prefer": "wait=0", "Content-Type": "application/json"}
+        body = json.dumps({"application_id": application_id(number)}).encode()
+        path = f"/api/v1/batches/{batch_id}/follow-ups"
+        answer = self._repeat(lambda: self._service.ask(path, "POST", body, headers))[0]
+        if answer is None or answer.json.get("code") == "nothing_to_follow_up":
+            return None
+        return _queued(answer)
+
+    def _pause(self) -> None:
+        """Pause the newest batch with a pace, and resume it; then the next one. `World.settle` resumes the last one."""
+        record = self._record
+        while not self._stop.wait(0.05):
+            if not record.to_pause:
+                continue
+            batch_id = record.to_pause.pop()
+            paused, _ = self._change(batch_id, "pause")
+            self._stop.wait(PAUSE_SECONDS)
+            resumed, sent_once = self._change(batch_id, "resume")
+            if paused is not None and resumed is not None and sent_once:
+                record.pauses.append(Pause(batch_id, _unreleased(paused), _unreleased(resumed)))
+
+    def _change(self, batch_id: int, action: str) -> tuple[dict[str, Any] | None, bool]:
+        """The batch after this, None if the load ended before the answer; and whether one request was enough."""
+        answer, sent_once = self._repeat(lambda: self._service.ask(f"/api/v1/batches/{batch_id}/{action}", "POST"))
+        if answer is None:
+            return None, sent_once
+        assert answer.status == 200, answer
+        return answer.json, sent_once
+
+    def _repeat(self, request: Callable[[], Answer]) -> tuple[Answer | None, bool]:
+        """Repeat the same request until the service answers it; None: the load ended. And whether it was sent once."""
+        sent_once = True
+        while True:
+            try:
+                answer = request()
+                if answer.status < 500 and answer.json:
+                    return answer, sent_once
+            except (OSError, http.client.HTTPException, subprocess.SubprocessError, ValueError, IndexError):
+                pass  # no process was running, or it was killed before its answer
+            sent_once = False
+            if self._stop.wait(0.2):
+                return None, False
 
 
 def application_id(number: int) -> int:
@@ -111,8 +183,17 @@ def application_id(number: int) -> int:
 
 
 def called_number(batch: int, row: int) -> int:
-    """Each number is in only one batch."""
+    """Each number is in only one batch, and in its follow-ups."""
     return 6_174_000_000 + batch * BATCH_ROWS + row
+
+
+def _queued(answer: Answer) -> int:
+    assert answer.status in (201, 202), answer
+    return int(answer.json["id"])
+
+
+def _unreleased(batch: dict[str, Any]) -> set[int]:
+    return {submission["id"] for submission in batch["submissions"] if submission["state"] == "pending"}
 
 
 def _draw_body(draws: random.Random, mark: str) -> bytes:

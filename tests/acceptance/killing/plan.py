@@ -1,7 +1,7 @@
 """Which process is killed at which time: drawn from a seed, so that a failed run can be repeated.
 
-Each plan has every named step once, and random moments for the rest. The kills of a volley are armed together, so
-that a web process and a worker can be killed at the same time.
+Each plan has every named step once, and kills at random moments. The kills of a volley are armed together, so that a
+web process and a worker can be killed at the same time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PLAN_KILLS = 50
+PLAN_KILLS = 90
+"""How many kills a plan has."""
+
+RANDOM_KILLS = 8
+"""Kills of a plan at random moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,9 @@ WEB_STEPS = [
     *_commits("intake.spool.Spool.append", times=3, after="database", postgres=False),
     *_commits("intake.spool.Spool.remove", after="database", postgres=False),
     *_commits("web.api.batches.queue_batch", times=2),
+    *_commits("web.api.follow_ups.follow_up"),
+    *_commits("web.api.release.pause_batch"),
+    *_commits("web.api.release.resume_batch"),
 ]
 WORKER_STEPS = [
     *_commits("release.presence.register_worker", after="worker"),
@@ -65,6 +72,10 @@ WORKER_STEPS = [
     *_commits("results.maintenance.Maintenance.give_positions", times=2),
     *_commits("results.maintenance.Maintenance.rotate", after="worker"),
     *_commits("relay.people.People.step", after="worker"),
+    Step("before a send to an endpoint", 20, postgres=False),
+    Step("after a send to an endpoint", 20, postgres=False),
+    # Two commits: it records outcomes, and ends its reading of what to send next.
+    *_commits("relay.delivery._Window._turn", times=10),
     *_commits("results.recovery.poll_once", times=3),
 ]
 SERVE_STEPS = [
@@ -111,8 +122,8 @@ class Kill:
 Volley = tuple[Kill, ...]
 
 
-def draw_plan(seed: int, kills: int = PLAN_KILLS) -> list[Volley]:
-    """The volleys of one seed: all named steps, and random moments up to `kills` or a few more."""
+def draw_plan(seed: int) -> list[Volley]:
+    """The volleys of one seed."""
     draws = random.Random(seed)
     web, worker = draws.sample(WEB_STEPS, len(WEB_STEPS)), draws.sample(WORKER_STEPS, len(WORKER_STEPS))
     volleys = []
@@ -122,7 +133,7 @@ def draw_plan(seed: int, kills: int = PLAN_KILLS) -> list[Volley]:
         for needed in sorted({step.after for step in steps if step.after is not None}):
             volley.append(Kill("worker" if needed == "worker" else draws.choice(("postmaster", "backend"))))
         volleys.append(tuple(volley))
-    while sum(map(len, volleys)) < kills:
+    for _ in range(RANDOM_KILLS):
         (victim,) = draws.choices(list(MOMENTS), list(MOMENTS.values()))
         volleys.insert(draws.randrange(len(volleys)), (Kill(victim, seconds=draws.uniform(0.0, 1.5)),))
     return volleys

@@ -1,7 +1,7 @@
-"""Kill any process at any step. No acknowledged callback is lost, and no number is called twice.
+"""Kill any process at any step. No acknowledged callback and no event is lost, and no number is called twice.
 
-`make test-long` kills 50 times; `make kill-long` with KILLS=1000 kills 1000 times, with more seeds. For one seed:
-`KILL_SEED=7 KILLS=50 make kill-long`.
+`make test-long` runs one plan of kills; `make kill-long` with KILLS=1000 kills 1000 times, with more seeds. For one
+seed: `KILL_SEED=7 KILLS=1 make kill-long`.
 """
 
 from __future__ import annotations
@@ -55,17 +55,29 @@ def was_busy(world: World) -> bool:
     """Whether there was enough load for the kills. On a slow machine, results and batches need more time."""
     world.restart_if_killed()  # the last kill may have been of `serve`
     record, kills = world.record, world.kills.total()
-    return len(record.acknowledged) > 10 * kills and 5 * len(record.queued) > kills
+    return (
+        len(record.acknowledged) > 10 * kills
+        and 5 * len(record.queued) > kills
+        and len(record.follow_ups) > 0
+        and any(pause.at_pause for pause in record.pauses)
+    )
 
 
 def describe(world: World, seconds: float) -> str:
     """One line with the figures of the run."""
-    record, states = world.record, Counter(batch["state"] for batch in world.batches())
+    record, inbox, batches = world.record, world.inbox, world.batches()
+    states = Counter(batch["state"] for batch in batches)
+    submissions = Counter(each["state"] for batch in batches for each in batch["submissions"])
+    paced = sum(batch["parameters"]["calls_per_minute"] is not None for batch in batches)
     victims = Counter(kill.partition(" ")[0] for kill in world.kills.elements())
     named = sum(times for kill, times in world.kills.items() if " " in kill)
     return (
         f"\nseed {world.seed}: {world.kills.total()} kills, {named} of them at a named step,"
         f" in {seconds:.0f} s ({', '.join(f'{name} {times}' for name, times in victims.most_common())});"
         f" callbacks: {len(record.posted)} posted, {len(record.acknowledged)} answered 200;"
-        f" batches: {states['queued']} queued, {states['unknown']} unknown"
+        f" batches: {states['queued']} queued, {states['unknown']} unknown, {paced} of them with a pace,"
+        f" {sum(batch['follows'] is not None for batch in batches)} follow-ups,"
+        f" {sum(bool(pause.at_pause) for pause in record.pauses)} pauses;"
+        f" submissions: {submissions['accepted']} accepted, {submissions['unknown']} unknown;"
+        f" events: {len(inbox.meanings)} delivered in {inbox.requests} requests"
     )

@@ -1,7 +1,9 @@
-"""A service, a provider and their callers, in which processes are killed."""
+"""A service, a provider, their callers and an endpoint. Processes of the service are killed."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import random
 import signal
@@ -13,10 +15,12 @@ from typing import Any
 
 from receiver.supervisor.ports import free_port
 from tests.acceptance.calling import simulator
+from tests.acceptance.killing.endpoint import Inbox
 from tests.acceptance.killing.load import POSTED_NUMBERS, Load, Record, application_id
 from tests.acceptance.killing.plan import Kill, Volley
 from tests.acceptance.killing.steps import Steps
 from tests.acceptance.service import Process, Service, ask
+from tests.relay.endpoint_server import receiving
 from tests.waiting import eventually
 
 LIMIT_SECONDS = 180.0
@@ -47,6 +51,8 @@ class World:
         self.provider = ""
         self.result_url = ""
         self.posted_batch = 0
+        self.inbox = Inbox()
+        self.endpoint_id = 0
         self._folder = folder
         self._draws = random.Random(f"{seed} victims")
         port = free_port()
@@ -57,6 +63,9 @@ class World:
             "PLUM_URL": f"http://127.0.0.1:{port}",
             "PLUM_USER": "simulator",
             "PLUM_KEY": "simulator",
+            "RELAY_NETWORKS": "127.0.0.0/8",
+            # A refused event is sent again after 50 ms. An endpoint may fail for more than an hour.
+            "TEST_RELAY_SPEED": "100",
             "WEB_CONCURRENCY": "2",
         }
         self._simulator = simulator(port, "--seed", str(seed), *PROVIDER)
@@ -66,7 +75,10 @@ class World:
     def __enter__(self) -> World:
         with ExitStack() as stack:
             self.provider = stack.enter_context(self._simulator)
+            endpoint = stack.enter_context(receiving(self.inbox.answer))
             stack.enter_context(self.service)
+            # Before the first batch: it gets the events from then on.
+            eventually(lambda: self._create_endpoint(endpoint.url), LIMIT_SECONDS, self._log_tail)
             # The test posts the results of this batch itself, so the provider must not dial it during the test.
             contacts = self._folder / "posted.csv"
             contacts.write_text("\n".join(("destination", *POSTED_NUMBERS)))
@@ -171,20 +183,47 @@ class World:
                 return found
             cursor = f"&cursor={answer.json['next_cursor']}"
 
+    def events_owed(self) -> dict[str, int]:
+        """The events of the endpoint, by state."""
+        answer = self.service.ask(f"/api/v1/endpoints/{self.endpoint_id}")
+        assert answer.status == 200, answer
+        found: dict[str, int] = answer.json["events_owed"]
+        return found
+
+    def _create_endpoint(self, url: str) -> bool:
+        """Without `events`, it gets all of them."""
+        body, headers = json.dumps({"url": url}).encode(), {"Content-Type": "application/json"}
+        answer = self.service.ask("/api/v1/endpoints", "POST", body, headers)
+        if answer.status == 201:
+            self.endpoint_id, self.inbox.secret = answer.json["id"], answer.json["secret"]
+        return answer.status == 201
+
     def _is_settled(self) -> bool:
+        """Each condition stays true once those before it are."""
         self.restart_if_killed()  # a step is recorded as reached just before its victim dies
-        ledger = self.ledger()
-        if ledger["calls"]["to_come"] != len(POSTED_NUMBERS) or ledger["callbacks"]["to_come"]:
-            return False
         try:
-            if not self._is_ready():
-                return False
-            listed = self.service.ask("/api/v1/batches?limit=1000")
-        except OSError:
+            return (
+                self._is_released()
+                and self._has_called()
+                and self._is_ready()
+                and all(batch["callbacks"]["waiting"] == 0 for batch in self.batches())
+                and self.events_owed()["waiting"] == 0
+            )
+        except (OSError, http.client.HTTPException, AssertionError):
             return False  # the process that was killed last has not been restarted yet
-        return listed.status == 200 and all(
-            batch["state"] != "queueing" and batch["callbacks"]["waiting"] == 0 for batch in listed.json["batches"]
-        )
+
+    def _is_released(self) -> bool:
+        """Whether all batches were sent. Resumes those that are paused: their answers were lost when the load ended."""
+        batches = self.batches()
+        for batch in batches:
+            if batch["paused_at"] is not None:
+                self.service.ask(f"/api/v1/batches/{batch['id']}/resume", "POST")
+        return all(batch["state"] != "queueing" for batch in batches)
+
+    def _has_called(self) -> bool:
+        """Whether the provider has posted all results."""
+        ledger = self.ledger()
+        return bool(ledger["calls"]["to_come"] == len(POSTED_NUMBERS) and ledger["callbacks"]["to_come"] == 0)
 
     def _is_ready(self) -> bool:
         """Whether a web process stores callbacks in the database, and none is left on the spool."""

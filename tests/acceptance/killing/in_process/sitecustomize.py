@@ -2,7 +2,7 @@
 at its start, and it wraps modules when they are imported. So the service's code needs no hooks.
 
 A step is `before …` or `after …` an action that a kill can interrupt: a commit, named after the function that made it;
-a send to the provider; an answer to a callback.
+a send to the provider or to an endpoint; an answer to a callback.
 
 `KILLING_STEPS` names a folder. `armed/STEP` in it contains a number and a victim: the process to kill when a process
 reaches the step this many times. The victim `hang`: the process that reaches the step waits until `reached/STEP` is
@@ -167,6 +167,18 @@ def _wrap_sends(module: ModuleType) -> None:
     module.PlainConnection.send = send_or_die
 
 
+def _wrap_sender(module: ModuleType) -> None:
+    send = module.Sender.send
+
+    def send_or_die(self: Any, *args: Any) -> Any:
+        reach("before a send to an endpoint")
+        attempt = send(self, *args)
+        reach("after a send to an endpoint")
+        return attempt
+
+    module.Sender.send = send_or_die
+
+
 def _wrap_endpoint(module: ModuleType) -> None:
     call = module.Endpoint.__call__
 
@@ -216,6 +228,7 @@ WRAPS: dict[str, Callable[[ModuleType], None]] = {
     "receiver.worker": _wrap_worker,
     "receiver.supervisor.children": _wrap_children,
     "receiver.release.connection": _wrap_sends,
+    "receiver.relay.sending": _wrap_sender,
     "receiver.intake.endpoint": _wrap_endpoint,
     "receiver.intake.wsgi": _wrap_wsgi,
 }
