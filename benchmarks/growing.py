@@ -324,7 +324,7 @@ def draw(measured: list[Size], path: Path) -> None:
 
     calls = [size.calls for size in measured]
     figure, ((reading, working, growing), (settling, storing, empty)) = pyplot.subplots(
-        2, 3, figsize=(14, 8), layout="constrained"
+        2, 3, figsize=(17, 9), layout="constrained"
     )
     empty.set_axis_off()
     for axes, names, title in (
@@ -332,6 +332,7 @@ def draw(measured: list[Size], path: Path) -> None:
         (working, WRITTEN, "Work of one transaction"),
         (growing, COUNTED, "What grows: each row is read or written"),
     ):
+        axes.set_prop_cycle(color=pyplot.colormaps["tab20"].colors)
         for name, label in names.items():
             axes.plot(calls, [size.cpu[name] for size in measured], marker="o", label=label)
         axes.set(title=title, ylabel="ms of CPU time", yscale="log")
@@ -341,7 +342,7 @@ def draw(measured: list[Size], path: Path) -> None:
     for axes, below in ((reading, 30), (working, 30), (growing, 1)):
         low, high = axes.dataLim.y0, axes.dataLim.y1
         axes.set_ylim(low / 1.5, high * below)  # room for the legend
-        axes.legend(fontsize="small", ncols=2 if below > 1 else 1, loc="upper left")
+        axes.legend(fontsize="x-small", ncols=2 if below > 1 else 1, loc="upper left")
     settled = [size for size in measured if "settle" in size.cpu]
     settling.plot([size.calls for size in settled], [1000 * size.cpu["settle"] for size in settled], marker="o")
     settling.set(title=f"Settling {SETTLED:,} callbacks beside them", ylabel="µs of CPU time a callback")
