@@ -510,8 +510,8 @@ class CallKey(Answer):
 class Call(Answer):
     batch_id = whole("The id of the batch.")
     row = whole("The row in the CSV, numbered from 1 after the header.")
-    phone_number = text("The phone number in E.164 format.")
-    destination = text("The destination as written in the CSV.")
+    phone_number = text("The phone number in E.164 format, or `erased`.")
+    destination = text("The destination as written in the CSV, or `erased`.")
     variables = texts("The other cells of the row, by column name.")
     state = word(
         CALL_STATES,
@@ -573,7 +573,8 @@ class Callback(CallbackOfCall):
     submission_id = whole("The submission's number in the batch, from 1.")
     reason = text("Why it was not applied; null if it was.", allow_none=True)
     row = whole(
-        "The row of its call; null if it belongs to no call, is not settled yet, or its call was erased.",
+        "The row of its call. Null if it belongs to no call or is not settled yet, or if its call was erased and it is"
+        " `applied`.",
         allow_none=True,
     )
     acknowledged_at = moment("When a person marked it as seen; null: never, or not in its state.", allow_none=True)
