@@ -235,8 +235,8 @@ def _copy_submissions(conn: Connection, batch_id: int, plan: Plan, grace: timede
             zones = list(draft.zones) if draft.zones else None
             copy.write_row((batch_id, draft.submission_no, *size, zones, opens_at.get(draft.zones, now)))
     conn.execute(
-        "update batch set due_at = %s where batch_id = %s",
-        (estimate_due_at(gates, calls_of, plan.parameters.retries, now, grace), batch_id),
+        "update batch set due_at = %s, submissions = %s where batch_id = %s",
+        (estimate_due_at(gates, calls_of, plan.parameters.retries, now, grace), len(plan.submissions), batch_id),
     )
 
 

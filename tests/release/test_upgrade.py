@@ -111,6 +111,8 @@ def test_batches_of_an_older_release_go_on_where_they_were(empty_database_url: s
         new = insert_batch(conn, "queueing", ["pending", "pending"])
         conn.execute("update batch set simulated = false where batch_id = %s", (new,))
         conn.commit()
+        totals = {batch_id: read_batch(conn, batch_id).submissions_total for batch_id in (ended, late, under_way, new)}
+        assert totals == {ended: 1, late: 2, under_way: 3, new: 2}
         times = conn.execute(
             "select s.released_at is not null, s.due_at = b.due_at from submission s join batch b using (batch_id)"
             " where batch_id = %s",
