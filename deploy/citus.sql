@@ -1,5 +1,5 @@
 -- Distributes the tables of calls over the servers of a Citus cluster: all rows of a batch are on one server. Not tested
--- on Citus. Lists, exports, the feed, deliveries, `verify` and /metrics would fail there (docs/large-scale.md). Run it
+-- on Citus. Lists of calls, exports, the feed, deliveries and `verify` would fail there (docs/large-scale.md). Run it
 -- once on the coordinator, in the service's database, after `migrate` and before the service starts, as the owner of
 -- the tables. No process of release 1.0.0 or 1.1.0 may run on this database.
 --   psql --dbname=receiver --set=ON_ERROR_STOP=1 --file=deploy/citus.sql
@@ -10,6 +10,7 @@ create extension if not exists citus;
 -- They serve releases 1.0.0 and 1.1.0 only. Citus has no triggers on distributed tables.
 drop trigger keep_gates on submission;
 drop trigger forget_last_event on result;
+drop trigger count_submissions on batch;
 -- Local tables cannot refer to distributed ones. `purge` deletes these rows itself.
 alter table external_id drop constraint external_id_batch_id_fkey;
 alter table idempotency drop constraint idempotency_batch_id_fkey;

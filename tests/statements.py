@@ -19,10 +19,8 @@ RECEIVER = str(ROOT / "receiver") + "/"
 
 LINEAGE = "It reads the calls of a lineage, which are in several batches."
 EXCEPTIONS = {
-    "receiver/summary/batches.py:list_batches": "A list reads ahead in the submissions of each of its batches.",
     "receiver/summary/calls.py:_read_page": LINEAGE,
     "receiver/summary/export.py:_read": LINEAGE,
-    "receiver/summary/gauges.py:get_gauges": "It reads only the first and the last submission of each batch.",
     "receiver/summary/lineage.py:_count_latest": LINEAGE,
     "receiver/summary/stored_calls.py:list_stored_calls": LINEAGE,
     "receiver/summary/verify.py:_count_broken_links": LINEAGE,

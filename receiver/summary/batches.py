@@ -138,35 +138,23 @@ class BatchFilter:
     """Batches with unsent submissions that were not made for this kind of provider (True: a simulator)."""
 
 
-UNRELEASED = """(b.state = 'queueing' and exists (select from submission u
-    where u.batch_id = b.batch_id and u.state = 'pending'))"""
-"""SQL: something of batch `b` waits to be released."""
+_UNRELEASED = """select q.batch_id from batch q where q.state = 'queueing' and exists (select from submission u
+    where u.batch_id = q.batch_id and u.state = 'pending')"""
+"""SQL: the batches of which something waits to be released."""
 
-PHASE = f"""case when {UNRELEASED} then case when b.paused_at is not null then 'paused'
-        when b.last_release_at is null then 'scheduled' else 'releasing' end
-    when {REMAINING} > c.overdue then 'calling' when {REMAINING} > 0 then 'overdue' else 'ended' end"""
-"""SQL: a batch's phase."""
+_RELEASED = f"case when {REMAINING} > c.overdue then 'calling' when {REMAINING} > 0 then 'overdue' else 'ended' end"
+"""SQL: the phase of a batch of which everything was released."""
+
+
+def _phase(batch_id: str, released: str, condition: str = "") -> str:
+    """SQL: the phase of batch `b`. `batch_id`, `released`: SQL for its id, and for its phase once everything is
+    released. `condition`: which batches `q` are looked at."""
+    return f"""case when {batch_id} in ({_UNRELEASED}{condition}) then case when b.paused_at is not null then 'paused'
+        when b.last_release_at is null then 'scheduled' else 'releasing' end else {released} end"""
+
 
 PAST_DUE = "b.due_at < now() and b.state <> 'queueing'"
 """SQL: all submissions of batch `b` are due."""
-
-_SELECT = f"""
-select b.batch_id as id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state, {PHASE} as phase,
-    coalesce(b.simulated, false) as simulated, b.follows, array(select f.batch_id from batch f where f.first_batch_id =
-        (select coalesce(o.first_batch_id, o.batch_id) from batch o where o.batch_id = {{batch_id}})
-        and f.follows = {{batch_id}} order by 1) as follow_ups,
-    b.left_out, b.created_by, b.start_at as start_timestamp, b.end_at as end_timestamp,
-    b.max_attempts, b.reattempt_wait_seconds as reattempt_wait, b.is_pci, b.calls_per_minute, b.opens_minute,
-    b.closes_minute, b.calling_days, b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at,
-    {UNRELEASED} as due_at_estimated, {PAST_DUE} as past_due,
-    c.rows, c.skipped, c.refused, c.withdrawn, c.overdue, c.completed, c.failed, c.canceled, c.rejected, c.other,
-    c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
-    c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at,
-    (select max(submission_no) from submission s where s.batch_id = b.batch_id) as submissions_total,
-    (select count(*) from waiting w where w.batch_id = {{batch_id}} and w.callback_id >= {LOW_WATER_MARK})
-        as waiting{{submissions}}
-from batch b join batch_total c using (batch_id) left join external_id x using (batch_id)
-"""
 
 
 def sql_time(moment: str) -> str:
@@ -181,26 +169,84 @@ RELEASE_AT = """case when s.released_at is not null then s.released_at
 DUE_AT = "case when s.released_at is not null then s.due_at end"
 """SQL: the due time of submission `s`; null if it is sent again, because its last try was not queued."""
 
-_LISTED = f"""submission_no as id, state, calls, calls_queued, provider_status, error, error_code,
-            array_to_string(time_zones, ',') as time_zone, {sql_time(RELEASE_AT)} as release_at,
-            {sql_time(DUE_AT)} as due_at"""
+_LISTED = f"""s.submission_no as id, s.state, s.calls, s.calls_queued, s.provider_status, s.error, s.error_code,
+    array_to_string(s.time_zones, ',') as time_zone, {sql_time(RELEASE_AT)} as release_at,
+    {sql_time(DUE_AT)} as due_at"""
 
-# In the same statement: another one would cost as much again. Both lists end early, however many submissions there are.
-_SUBMISSIONS = f""",
+_COLUMNS = f"""b.batch_id as id, b.name, x.external_id, b.labels, b.application_id, b.deployment_id, b.state,
+    coalesce(b.simulated, false) as simulated, b.follows, b.left_out, b.created_by,
+    b.start_at as start_timestamp, b.end_at as end_timestamp, b.max_attempts,
+    b.reattempt_wait_seconds as reattempt_wait, b.is_pci, b.calls_per_minute, b.opens_minute, b.closes_minute,
+    b.calling_days, b.time_zone, b.created_at, b.queued_at, b.due_at, b.paused_at, b.decided_at,
+    {PAST_DUE} as past_due, b.submissions as submissions_total,
+    c.rows, c.skipped, c.refused, c.withdrawn, c.overdue, c.completed, c.failed, c.canceled, c.rejected, c.other,
+    c.applied, c.duplicate, c.conflict, c.unmatched, c.unreadable,
+    c.attempts, c.duration_seconds, c.polled, c.first_result_at, c.last_result_at"""
+
+_TABLES = "batch b join batch_total c using (batch_id) left join external_id x using (batch_id)"
+
+_IN_DOUBT = "state in ('unknown', 'refused')"
+
+# One statement, so that all figures are of the same moment. No subquery depends on another row.
+_ONE = f"""
+select {_COLUMNS}, {_phase("b.batch_id", _RELEASED, " and q.batch_id = %(batch_id)s")} as phase,
+    array(select f.batch_id from batch f where f.first_batch_id =
+        (select coalesce(o.first_batch_id, o.batch_id) from batch o where o.batch_id = %(batch_id)s)
+        and f.follows = %(batch_id)s order by 1) as follow_ups,
+    (select count(*) from waiting w where w.batch_id = %(batch_id)s and w.callback_id >= {LOW_WATER_MARK}) as waiting
+    {{submissions}}
+from {_TABLES} where b.batch_id = %(batch_id)s
+"""
+
+# Both lists end early, however many submissions there are.
+_SUBMISSIONS_OF_ONE = f""",
     (select json_agg(each)::text from (
-        (select {_LISTED} from submission s where s.batch_id = b.batch_id and state in ('unknown', 'refused')
-            order by state = 'refused', submission_no limit {SUBMISSIONS_LISTED})
+        (select {_LISTED} from submission s where s.batch_id = b.batch_id and {_IN_DOUBT}
+            order by s.state = 'refused', s.submission_no limit {SUBMISSIONS_LISTED})
         union all
-        (select {_LISTED} from submission s where s.batch_id = b.batch_id and state not in ('unknown', 'refused')
-            order by submission_no limit {SUBMISSIONS_LISTED})
+        (select {_LISTED} from submission s where s.batch_id = b.batch_id and not {_IN_DOUBT}
+            order by s.submission_no limit {SUBMISSIONS_LISTED})
         limit {SUBMISSIONS_LISTED}
     ) as each) as submissions_json
 """
 
+# The same of several batches, in forms that a distributed Postgres can run. Each part is read once: with the ids as an
+# array, no plan reads a whole table, and `materialized` keeps a plan from reading it again for each batch.
+_EACH = f"""
+with page as materialized (
+    select {_COLUMNS}, {_RELEASED} as released, coalesce(b.first_batch_id, b.batch_id) as first_batch_id,
+        b.last_release_at, b.next_release_at
+    from {_TABLES} where {{where}}
+), followed as materialized (
+    select follows as id, array_agg(batch_id order by batch_id) as follow_ups from batch
+    where first_batch_id = any(array(select first_batch_id from page)) and follows = any(array(select id from page))
+    group by 1
+), waits as materialized (
+    select batch_id as id, count(*) as waiting from waiting
+    where batch_id = any(array(select id from page)) and callback_id >= {LOW_WATER_MARK} group by 1
+){{submissions}}
+select *, {_phase("id", "released", " and q.batch_id = any(array(select id from page))")} as phase
+from page b left join followed using (id) left join waits using (id) {{with_submissions}} order by id desc
+"""
+
+# The order makes Postgres use the index on a submission's number, which ends early.
+_SUBMISSIONS_OF_EACH = f""", listed as materialized (
+    select batch_id as id, json_agg(listed)::text as submissions_json from (
+        select s.batch_id, listed, row_number() over (partition by s.batch_id
+            order by case s.state when 'unknown' then 0 when 'refused' then 1 else 2 end, s.submission_no) as place
+        from (
+            select * from submission where batch_id = any(array(select id from page)) and {_IN_DOUBT}
+            union all
+            (select * from submission where batch_id = any(array(select id from page)) and not {_IN_DOUBT}
+                and submission_no <= {SUBMISSIONS_LISTED} order by batch_id, submission_no)
+        ) s join page b on b.id = s.batch_id cross join lateral (select {_LISTED}) as listed
+    ) as each where place <= {SUBMISSIONS_LISTED} group by 1
+)"""
+
 
 def get_batch(conn: Connection, batch_id: int, *, with_submissions: bool = True) -> Batch:
     """One batch; without its submissions the cost does not depend on their number. Raises NotFound."""
-    query = _select("%(batch_id)s", with_submissions) + "where b.batch_id = %(batch_id)s"
+    query = _ONE.format(submissions=_SUBMISSIONS_OF_ONE if with_submissions else "")
     # The view takes a seventh of the time, and only a busy batch has parts that it must add.
     in_one_row = (
         query.replace("batch_total", "batch_count") + " and not exists (select from batch_count_part"
@@ -226,9 +272,15 @@ def list_batches(
 ) -> list[Batch]:
     """Batches, newest first, with ids below `before`."""
     where, values = where_of(wanted)
-    older = "true" if before is None else "b.batch_id < %s"
-    query = f"{_select('b.batch_id', with_submissions)} where {where} and {older} order by b.batch_id desc limit %s"
-    return _read(conn, query, [*values, *([] if before is None else [before]), limit])
+    # A fixed limit lets Postgres keep one plan. For a rare state it must not: a plan for all states reads every batch.
+    is_fixed = (wanted.state, wanted.submission_state, wanted.not_sent_by) == (None, None, None)
+    older, most = "true" if before is None else "b.batch_id < %s", limit if is_fixed else "%s"
+    query = _EACH.format(
+        where=f"{where} and {older} order by b.batch_id desc limit {most}",
+        submissions=_SUBMISSIONS_OF_EACH if with_submissions else "",
+        with_submissions="left join listed using (id)" if with_submissions else "",
+    )
+    return _read(conn, query, [*values, *([] if before is None else [before]), *([] if is_fixed else [limit])])
 
 
 def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
@@ -244,7 +296,7 @@ def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
         " l.value, e'\\n', l.key, ':', l.value), e'\\n') from jsonb_each_text(b.labels) l)))) > 0": wanted.text,
         f"(b.state = 'queueing' or {REMAINING} > c.overdue) = %s": wanted.running,
         f"(c.overdue > c.acknowledged_overdue and {REMAINING} > 0) = %s": wanted.overdue,
-        f"{PHASE} = any(string_to_array(%s, ','))": wanted.phase,
+        f"{_phase('b.batch_id', _RELEASED)} = any(string_to_array(%s, ','))": wanted.phase,
         "x.external_id = %s": wanted.external_id,
         "b.batch_id in (select batch_id from idempotency where idempotency_key = %s)": wanted.idempotency_key,
         "b.labels @> %s": None if wanted.label is None else Jsonb(dict([wanted.label])),
@@ -257,18 +309,13 @@ def where_of(wanted: BatchFilter) -> tuple[str, list[Any]]:
     return all_given(conditions)
 
 
-def _select(batch_id: str, with_submissions: bool) -> str:
-    """`batch_id`: SQL. The parameter if only one batch is read: then no subquery depends on another row."""
-    return _SELECT.format(batch_id=batch_id, submissions=_SUBMISSIONS if with_submissions else "")
-
-
 def _read(conn: Connection, query: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Batch]:
     with conn.cursor(row_factory=dict_row) as cursor:
         return [_batch(row) for row in cursor.execute(query, values)]
 
 
 def _batch(row: dict[str, Any]) -> Batch:
-    callbacks: dict[str, int] = {state: row[state] for state in CALLBACK_STATES}
+    callbacks: dict[str, int] = {state: row[state] or 0 for state in CALLBACK_STATES}
     counts = balance(row)
     callable_rows = counts["rows"] - counts["skipped"] - counts["refused"] - counts["withdrawn"]
     days, decided_at = row["calling_days"], row["decided_at"] or row["queued_at"]
@@ -281,9 +328,10 @@ def _batch(row: dict[str, Any]) -> Batch:
             "calling_days": None if days is None else days_text(days),
             "time_zone": row["time_zone"],
         },
+        "due_at_estimated": row["phase"] in ("paused", "scheduled", "releasing"),
         "paused_at": row["paused_at"] if row["phase"] == "paused" else None,
         "ended_at": ended_at if row["phase"] == "ended" else None,
-        "submissions_total": row["submissions_total"] or 0,
+        "follow_ups": row["follow_ups"] or [],
         "submissions_json": row.get("submissions_json") or "[]",
         "counts": counts,
         "callbacks": {"received": sum(callbacks.values()), **callbacks},

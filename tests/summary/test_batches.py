@@ -7,6 +7,9 @@ import pytest
 
 from receiver.database.pool import Connection
 from receiver.errors import NotFound
+from receiver.queueing.acceptance import Limits, accept
+from receiver.queueing.follow_ups import FollowUp
+from receiver.queueing.parameters import BatchParameters
 from receiver.summary.batches import BatchFilter, get_batch, list_batches
 from tests.factories import (
     ACCEPTED,
@@ -115,6 +118,32 @@ def test_waiting_callbacks_are_counted_for_their_own_batch(conn: Connection) -> 
     first, second = make_batch(conn), make_batch(conn)
     journal(conn, make_callback(first), make_callback(first), make_callback(second))
     assert [batch.callbacks["waiting"] for batch in list_batches(conn, EVERYTHING, 10)] == [1, 2]
+
+
+def test_list_has_the_submissions_of_each_batch_that_need_attention_first(conn: Connection) -> None:
+    answers = {5: REFUSED, 110: REFUSED, 120: UNKNOWN}
+    long = make_batch(conn, map(phone_number, range(130)), submission_rows=1, send=False)
+    answer_submissions(conn, lambda outgoing: answers.get(outgoing.submission_no, ACCEPTED))
+    waits = make_batch(conn, [phone_number(0), phone_number(1)], submission_rows=1, send=False)
+    found = {batch.id: batch for batch in list_batches(conn, EVERYTHING, 10)}
+    numbers = {batch_id: [submission.id for submission in batch.submissions] for batch_id, batch in found.items()}
+    assert numbers == {long: [120, 5, 110, 1, 2, 3, 4, *range(6, 99)], waits: [1, 2]}
+    assert {batch_id: batch.submissions_total for batch_id, batch in found.items()} == {long: 130, waits: 2}
+    assert (found[waits].phase, found[waits].due_at_estimated) == ("scheduled", True)
+    assert list(found.values()) == [get_batch(conn, waits), get_batch(conn, long)]
+
+
+def test_list_has_the_follow_ups_of_each_batch(conn: Connection) -> None:
+    numbers = [phone_number(0), phone_number(1)]
+    first, other = make_batch(conn, numbers), make_batch(conn, numbers)
+    deliver(conn, first, *(result_body(number, "failed") for number in numbers))
+    parameters = BatchParameters(7, 3, max_attempts=1)
+    second = accept(conn, FollowUp(first), parameters, Limits(10_000, 3600)).batch_id
+    answer_submissions(conn)
+    deliver(conn, second, result_body(phone_number(1), "failed"))
+    third = accept(conn, FollowUp(second), parameters, Limits(10_000, 3600)).batch_id
+    found = {batch.id: batch.follow_ups for batch in list_batches(conn, EVERYTHING, 10)}
+    assert found == {first: [second], other: [], second: [third], third: []}
 
 
 def test_filters_combine(conn: Connection) -> None:
