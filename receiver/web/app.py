@@ -62,6 +62,7 @@ def build_app() -> Flask:
     app = Flask("receiver.web", static_folder=None)  # see receiver.web.dashboard.assets
     app.request_class = UploadRequest
     app.url_map.converters["int"] = _Id
+    app.url_map.merge_slashes = False  # a path with two slashes is an unknown one, not a redirect in HTML
     app.json = JSONProvider(app)
     app.config.update(
         API_TITLE="result_url receiver",

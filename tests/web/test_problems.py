@@ -38,6 +38,8 @@ def test_missing_resource_is_404(reader: FlaskClient) -> None:
         "/api/v1/batches/%00",
         "/api/v1/batches/%ED%A0%80",
         "/api/v1/batches/1/",
+        "/api/v1/batches//1",
+        "/api//v1/batches",
     ):
         problem_of(reader.get(path), 404, "not_found")
 
