@@ -83,7 +83,7 @@ def is_one_too_many(deaths: deque[float]) -> bool:
     return len(deaths) >= DEATHS
 
 
-def lock_file(path: Path, refusal: str, wait_seconds: float = 0.0) -> IO[str]:
+def lock_file(path: Path, refusal: str, wait_seconds: float) -> IO[str]:
     """Lock the file. The lock is held until this process and all that inherit the file have closed it.
 
     Raises CannotStart with `refusal` if another process holds the lock for `wait_seconds`.

@@ -42,6 +42,8 @@ from receiver.supervisor.ports import free_port
 READY_SECONDS = 20.0
 """If the start takes longer, `serve` says so."""
 WATCH_SECONDS = 0.2
+HANDOVER_SECONDS = 5.0
+"""How long a child that was forked just before `serve` was killed may keep its lock: until its program starts."""
 ORPHAN_SECONDS = 20.0
 """How long the children of a killed `serve` may take to end."""
 
@@ -68,7 +70,7 @@ def serve(config: Config) -> int:
         data_dir = config.data_dir
         check_data_dir(data_dir)
         refusal = f"Another `serve` is running on {data_dir}. Stop it, or set DATA_DIR and PORT to run a second one."
-        stack.enter_context(lock_file(data_dir / "serve.lock", refusal))
+        stack.enter_context(lock_file(data_dir / "serve.lock", refusal, HANDOVER_SECONDS))
         # The children inherit this lock. So it is free when those of a killed `serve` have ended, and left the port.
         file = data_dir / "serve.children"
         orphans = f"Processes of an earlier `serve` on {data_dir} do not end."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -110,6 +112,17 @@ def test_key_is_printed_only_on_a_terminal(server_dir: Path) -> None:
                 with suppress(OSError):  # no process has the other end open any more
                     os.read(our_end, 4096)
             os.close(our_end)
+
+
+def test_start_waits_for_the_lock_of_a_serve_that_was_just_killed(server_dir: Path) -> None:
+    """A child that was forked just before the kill has the lock until its program starts."""
+    service = Service(server_dir)
+    service.data_dir.mkdir(exist_ok=True)
+    held = (service.data_dir / "serve.lock").open("a")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    Timer(2, held.close).start()
+    with service:
+        assert held.closed
 
 
 def test_second_serve_is_refused_with_the_reason(server_dir: Path) -> None:
