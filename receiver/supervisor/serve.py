@@ -90,11 +90,12 @@ def serve(config: Config) -> int:
             if outage is None or not child.needs_database:
                 child.start()
         # After the greeting, `queue` and `doctor` must work. So this waits for the worker, too.
-        _wait_until_ready(config.port, config.database_url if outage is None else None, children, stop)
+        database = server or config.database_url
+        _wait_until_ready(config.port, database if outage is None else None, children, stop)
         if not stop.is_set():
             simulated = _describe_simulated(config.database_url) if outage is None and not config.simulated else ""
             _greet(config, key, provider, simulated)
-        return _watch(children, server or config.database_url, stop, outage)
+        return _watch(children, database, stop, outage)
 
 
 def _prepare(config: Config, database_url: str) -> tuple[str, Outage | None]:
@@ -226,14 +227,20 @@ def _serving_key(database_url: str, data_dir: Path) -> str:
     return key
 
 
-def _wait_until_ready(port: int, database_url: str | None, children: list[Child], stop: threading.Event) -> None:
+def _wait_until_ready(
+    port: int, database: EmbeddedPostgres | str | None, children: list[Child], stop: threading.Event
+) -> None:
     """Wait until the web processes answer and a worker runs, or a child ends.
 
-    `database_url` None: the database is unavailable, so no worker is expected. This does not request `/readyz`: its
+    `database`: as in `_watch`; None: it is unavailable, so no worker is expected. This does not request `/readyz`: its
     503 would be logged and counted as a fault.
     """
     told_at = time.monotonic()
+    database_deaths: deque[float] = deque()
+    database_url = database.conninfo if isinstance(database, EmbeddedPostgres) else database
     while all(child.exit_status() is None for child in children):
+        if isinstance(database, EmbeddedPostgres) and not database.is_running():
+            _start_again(database, database_deaths)
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
                 if database_url is None or _has_worker(database_url):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
+from receiver.embedded_postgres.server import EmbeddedPostgres
 from receiver.supervisor import serve
 from receiver.supervisor.ports import free_port
 from tests.waiting import eventually
@@ -48,3 +52,29 @@ def test_start_ends_at_once_when_it_is_stopped() -> None:
     stop = threading.Event()
     stop.set()
     serve._wait_until_ready(free_port(), None, [], stop)
+
+
+def test_database_that_ends_during_the_start_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, server_dir: Path
+) -> None:
+    stop = threading.Event()
+    data_dir = server_dir / "var"
+    data_dir.mkdir()
+    with EmbeddedPostgres(data_dir) as server, HTTPServer(("127.0.0.1", 0), _Healthy) as web:
+        answering = threading.Thread(target=web.serve_forever)
+        answering.start()
+        monkeypatch.setattr(serve, "_has_worker", lambda _: server.accepts_connections())
+        pid = server.postmaster_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not server.is_running())
+        waiting = threading.Thread(target=serve._wait_until_ready, args=(web.server_port, server, [], stop))
+        waiting.start()
+        try:
+            eventually(lambda: not waiting.is_alive())
+            assert server.accepts_connections()
+        finally:
+            stop.set()
+            waiting.join()
+            web.shutdown()
+            answering.join()
