@@ -256,9 +256,12 @@ class World:
         postmasters = [each for each in everything if " -D " in each.command and "postgres " in each.command]
         if victim == "postmaster":
             return postmasters
-        # Any server process, for connections or maintenance, except its logger: Postgres does not restart for it.
+        # Any server process, for connections or maintenance, except two. Postgres does not restart for its logger. If
+        # its startup process, which has no title at first, is killed early in the restart after a crash, then
+        # Postgres 18.6 starts no other, and stays in recovery mode until it is killed.
         pids = {each.pid for each in postmasters}
-        return [each for each in everything if each.parent in pids and ": logger" not in each.command]
+        spared = (": logger", ": startup", " -D ")
+        return [each for each in everything if each.parent in pids and not any(name in each.command for name in spared)]
 
     def _kill_process(self, process: Process) -> None:
         try:
