@@ -306,3 +306,18 @@ def test_statement_ends_with_a_semicolon_at_the_end_of_a_line() -> None:
         "-- no-transaction\nselect\n ';', 1; -- more\nselect 2",
         "\n-- A comment\nselect 3",
     ]
+
+
+def test_small_tables_that_change_all_the_time_are_vacuumed_after_few_rows(conn: Connection) -> None:
+    """After a fifth of its rows, a queue would be vacuumed too late once it was large, and a table of one row never."""
+    found = {
+        name: dict(option.split("=") for option in options or ())
+        for name, options in conn.execute(
+            "select relname::text, reloptions from pg_class where relkind = 'r' and relname ~"
+            " '^(waiting|settling|poll|changed_results|endpoint_count|batch_count_part|owed_event_[0-9]+)$'"
+        )
+    }
+    assert len(found) == 6 + 17
+    for name, options in found.items():
+        assert options["autovacuum_vacuum_scale_factor"] == "0", name
+        assert int(options["autovacuum_vacuum_threshold"]) <= (5 if name == "settling" else 5000), name
