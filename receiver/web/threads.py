@@ -192,6 +192,7 @@ class _Answer:
         self._app = app
         self._environ = environ
         self._context = contextvars.copy_context()
+        self._step: asyncio.Future[None] | None = None
         self._iterable: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] | None = None
         self.status = 0
@@ -199,8 +200,14 @@ class _Answer:
         self.piece, self.ended = b"", False
 
     async def run(self, pool: ThreadPoolExecutor, step: Callable[[], None]) -> None:
-        """Run a step in a thread. All steps share their context variables."""
-        await _run(pool, self._context.run, step)
+        """Run a step in a thread. All steps share their context variables.
+
+        If the request is canceled (at the end of the process), its step goes on. The next one waits for it.
+        """
+        if self._step is not None and not self._step.done():
+            await asyncio.wait([self._step])
+        self._step = asyncio.get_running_loop().run_in_executor(pool, self._context.run, step)
+        await asyncio.shield(self._step)
 
     def more(self) -> None:
         """Produce the next piece. Raises what the application raises."""

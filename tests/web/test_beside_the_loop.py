@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -17,7 +19,7 @@ from receiver.database.api_keys import create_key
 from receiver.database.pool import Connection
 from receiver.server.in_progress import MOST_IN_PROGRESS
 from receiver.web.app import UPLOAD_BYTES
-from receiver.web.threads import MEMORY_BYTES
+from receiver.web.threads import MEMORY_BYTES, PIECE_BYTES, Threads
 from tests.factories import make_batch, phone_number
 from tests.waiting import eventually
 from tests.web.gunicorn import Sender, gunicorn_process
@@ -256,3 +258,59 @@ def test_download_ends_when_its_client_disconnects(port: int, conn: Connection) 
         sender.close()
     # Requests in progress count for the key. If they had not ended, this one would be refused.
     eventually(lambda: requests.get(url, headers=headers, timeout=60).status_code == 200)
+
+
+def test_canceled_answer_is_closed_after_its_last_step_has_ended() -> None:
+    """A process that stops cancels slow downloads while their threads read the next piece."""
+    done: list[str] = []
+    is_reading, may_go_on = threading.Event(), threading.Event()
+
+    class Pieces:
+        pieces = iter([b"." * PIECE_BYTES, b"."])
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield next(self.pieces)
+            is_reading.set()
+            assert may_go_on.wait(60)
+            done.append("read")
+            yield next(self.pieces)
+
+        def close(self) -> None:
+            done.append("closed")
+
+    def app(_: Any, start_response: Any) -> Pieces:
+        start_response("200 OK", [])
+        return Pieces()
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(_: dict[str, Any]) -> None:
+        pass
+
+    async def cancel_a_download() -> None:
+        scope = {
+            "method": "GET",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": [],
+            "scheme": "http",
+            "http_version": "1.1",
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "type": "http",
+        }
+        threads = Threads(app, threads=2, longest_body=0, may_upload=lambda _: False)
+        answering = asyncio.create_task(threads(scope, receive, send))
+        while not is_reading.is_set():
+            await asyncio.sleep(0.01)
+        answering.cancel()
+        asyncio.get_running_loop().call_later(0.1, may_go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        threads.close()
+
+    asyncio.run(cancel_a_download())
+    assert done == ["read", "closed"]
