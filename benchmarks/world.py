@@ -80,7 +80,7 @@ class World:
     def sent_batch(self, url: str, rows: int) -> int:
         """A batch of `rows` calls that the provider has accepted, as it is before callbacks arrive; returns its id.
 
-        Otherwise settling would also have to mark submissions as accepted, and a worker would try to send them.
+        With unsent submissions, settling would also mark them as accepted, and a worker would try to send them.
         """
         batch_id = self.batch(url, rows)
         with connect(url, name="benchmark") as conn:

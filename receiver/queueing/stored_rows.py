@@ -38,7 +38,8 @@ def read_block(conn: Connection, query: str, values: dict[str, Any]) -> list[tup
     with conn.transaction(), conn.cursor(binary=True) as cursor:
         # If statistics do not know the batch, Postgres expects one row in each table, and would read the whole block of
         # one for each row of another.
-        cursor.execute("set local enable_nestloop = off")
+        # The joins that are left have such a high cost that some versions would compile the query for each block (jit).
+        cursor.execute("select set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)")
         # Not prepared: a plan for all blocks might read the whole batch.
         found = cursor.execute(query, values, prepare=False).fetchall()
         cursor.execute("set local enable_nestloop = on")

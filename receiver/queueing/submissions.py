@@ -252,7 +252,7 @@ def header_line(columns: Sequence[str]) -> str:
 
 
 class _Numbers:
-    """The first row of each number. Our own hash table: it needs 12 to 30 bytes for each, a dict needs over 100."""
+    """The first row of each number. Our own hash table: it needs 24 to 48 bytes for each, a dict over 100."""
 
     def __init__(self) -> None:
         self._bits = 12

@@ -148,7 +148,7 @@ _RELEASED = f"case when {REMAINING} > c.overdue then 'calling' when {REMAINING} 
 
 def _phase(batch_id: str, released: str, condition: str = "") -> str:
     """SQL: the phase of batch `b`. `batch_id`, `released`: SQL for its id, and for its phase once everything is
-    released. `condition`: which batches `q` are looked at."""
+    released. `condition`: limits which batches `q` are read."""
     return f"""case when {batch_id} in ({_UNRELEASED}{condition}) then case when b.paused_at is not null then 'paused'
         when b.last_release_at is null then 'scheduled' else 'releasing' end else {released} end"""
 
@@ -187,7 +187,7 @@ _TABLES = "batch b join batch_total c using (batch_id) left join external_id x u
 
 _IN_DOUBT = "state in ('unknown', 'refused')"
 
-# One statement, so that all figures are of the same moment. No subquery depends on another row.
+# One statement, so that all figures are of the same moment. Subqueries depend on no row but that of the batch.
 _ONE = f"""
 select {_COLUMNS}, {_phase("b.batch_id", _RELEASED, " and q.batch_id = %(batch_id)s")} as phase,
     array(select f.batch_id from batch f where f.first_batch_id =
@@ -198,7 +198,7 @@ select {_COLUMNS}, {_phase("b.batch_id", _RELEASED, " and q.batch_id = %(batch_i
 from {_TABLES} where b.batch_id = %(batch_id)s
 """
 
-# Both lists end early, however many submissions there are.
+# The second list ends early, however many submissions there are.
 _SUBMISSIONS_OF_ONE = f""",
     (select json_agg(each)::text from (
         (select {_LISTED} from submission s where s.batch_id = b.batch_id and {_IN_DOUBT}

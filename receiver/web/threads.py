@@ -87,14 +87,17 @@ class Threads:
             except Disconnected:
                 return
             answer = _Answer(self._app, environ)
-            await answer.run(pool, answer.more)
-            while (wait := environ.get(WAIT)) is not None:
-                await answer.run(pool, answer.close)
-                await self._wait(wait)
-                environ = resume(environ, wait)
-                answer = _Answer(self._app, environ)
+            try:
                 await answer.run(pool, answer.more)
-            await self._send(answer, receive, send)
+                while (wait := environ.get(WAIT)) is not None:
+                    await answer.run(pool, answer.close)
+                    await self._wait(wait)
+                    environ = resume(environ, wait)
+                    answer = _Answer(self._app, environ)
+                    await answer.run(pool, answer.more)
+                await self._send(answer, receive, send)
+            finally:
+                await answer.finish_step()  # if the request was canceled, a thread may still read the body
 
     async def _send(self, answer: _Answer, receive: Receive, send: Send) -> None:
         gone: asyncio.Future[None] | None = None
@@ -204,10 +207,14 @@ class _Answer:
 
         If the request is canceled (at the end of the process), its step goes on. The next one waits for it.
         """
-        if self._step is not None and not self._step.done():
-            await asyncio.wait([self._step])
+        await self.finish_step()
         self._step = asyncio.get_running_loop().run_in_executor(pool, self._context.run, step)
         await asyncio.shield(self._step)
+
+    async def finish_step(self) -> None:
+        """Wait for the step that is in progress, if there is one."""
+        if self._step is not None and not self._step.done():
+            await asyncio.wait([self._step])
 
     def more(self) -> None:
         """Produce the next piece. Raises what the application raises."""
