@@ -194,7 +194,7 @@ class _Place:
 
     def measure(self, count: int) -> None:
         """Measure everything `count` times, and what takes longer once."""
-        self._world.batch(self._url, 1000)  # to claim from: the last turn sent all earlier ones
+        self._world.batch(self._url, 1000)  # Submissions to claim: the last turn sent all earlier ones.
         with Reader(self._port, self._key) as reader:
             for name, path in self._paths(reader).items():
                 reader.ask(path)
